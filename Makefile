@@ -1,0 +1,51 @@
+# The whole life of the project: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+KBLAM_GOLDEN ?= ../shared/golden/dev
+
+# The default encoder comes from a package: nothing here may reach for a model hub.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test check format golden gpu-check gpu-bench clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with the tested set of packages
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,dev]'
+	touch $@
+
+demo: setup ## a small model answers from a knowledge base it never saw; writes build/demo.json
+	$(BIN)/python -m kblam.demo
+
+test: setup ## the whole suite; needs no GPU and no network
+	$(BIN)/python -m pytest -q
+
+check: setup ## lint, format, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: setup ## every case of KBLAM_GOLDEN, numbers made by running upstream
+	KBLAM_GOLDEN=$(abspath $(KBLAM_GOLDEN)) $(BIN)/python -m pytest -q tests/golden
+
+gpu-check: ## GPU tests against float64, then compute-sanitizer on small shapes
+	$(PYTHON) -m benchmarks.gpu_check
+
+gpu-bench: ## peers side by side with the ceilings of the same run; writes benchmarks/results/<device>/
+	$(PYTHON) -m benchmarks.gpu_bench
+
+clean: ## remove what was built
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
