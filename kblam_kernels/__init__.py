@@ -1,0 +1,25 @@
+"""Fused kernels for rectangular attention: a causal prompt and a block of knowledge tokens in one softmax.
+
+Needs torch only; triton is imported when a CUDA tensor first asks for it.
+"""
+
+from kblam_kernels.dispatch import Explanation
+from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
+from kblam_kernels.evidence import evidence, knowledge_lse, top_knowledge
+from kblam_kernels.knowledge import DenseKnowledge
+from kblam_kernels.rectangular import explain, rectangular_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailableError",
+    "DenseKnowledge",
+    "Explanation",
+    "KernelError",
+    "UnsupportedInputError",
+    "evidence",
+    "explain",
+    "knowledge_lse",
+    "rectangular_attention",
+    "top_knowledge",
+]

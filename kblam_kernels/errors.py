@@ -1,0 +1,15 @@
+"""What the kernels raise. Every message names the value that is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class KernelError(Exception):
+    """Base of everything `kblam_kernels` raises on purpose."""
+
+
+class UnsupportedInputError(KernelError, ValueError):
+    """An argument has a shape, dtype, device or value that the operation does not take."""
+
+
+class BackendUnavailableError(KernelError, RuntimeError):
+    """A backend was asked for by name and cannot serve this call; the message has the reason."""
