@@ -1,0 +1,98 @@
+"""Every error kblam raises on purpose: each message names the value that failed and the fix.
+
+All derive from `KblamError`, so `except KblamError` separates "your input or machine" from a bug in kblam.
+`docs/errors.md` lists what raises each of them, and the test of each row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KblamError(Exception):
+    """Base of every error that kblam raises on purpose."""
+
+
+# --- triples ---------------------------------------------------------------------------------------------
+
+
+class TripleFormatError(KblamError):
+    """A triple, or a file of triples, cannot be read.
+
+    `path` and `line` (from 1) say where, when the triple came from a file; the message begins with them.
+    """
+
+    def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self.line = line
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + message)
+
+
+# --- encoders --------------------------------------------------------------------------------------------
+
+
+class EncoderError(KblamError):
+    """An encoder failed, was refused by its server, or returned something that is not a batch of vectors."""
+
+
+class EncoderUnavailableError(EncoderError):
+    """An encoder cannot be used on this machine: unknown name, package, model, device or key is missing."""
+
+
+class EncoderMismatchError(EncoderError):
+    """A knowledge base was built with another encoder than the one given: their vectors cannot be mixed."""
+
+
+class EmbeddingError(KblamError):
+    """Vectors that cannot be stored: NaN, infinity, beyond float16, or of the wrong shape."""
+
+
+# --- the store -------------------------------------------------------------------------------------------
+
+
+class StoreError(KblamError):
+    """A knowledge base file cannot be used: it is missing, closed, or SQLite reported something unexpected."""
+
+
+class StoreFormatError(StoreError):
+    """A file is not a knowledge base, is damaged, or is of a newer format. It is left untouched."""
+
+
+class StoreWriteError(StoreError):
+    """A write did not happen (read-only, no space, no such folder): the knowledge base is as it was."""
+
+
+class StoreBusyError(StoreWriteError):
+    """Another process kept the knowledge base locked for longer than the timeout."""
+
+
+# --- adapters, models and knowledge in use ---------------------------------------------------------------
+
+
+class AdapterError(KblamError):
+    """An adapter cannot be used."""
+
+
+class AdapterConfigError(AdapterError):
+    """An adapter configuration contradicts itself, or does not fit the model or the encoder."""
+
+
+class AdapterFormatError(AdapterError):
+    """Adapter files cannot be read: missing, damaged, of a newer format, or tensors of the wrong shape."""
+
+
+class UnsupportedModelError(KblamError):
+    """A model is of a family, or in a state, that `attach` does not support."""
+
+
+class KnowledgeError(KblamError):
+    """Knowledge does not fit what it is attached to: dtype, device, shape or dimension."""
+
+
+class ModelFolderError(KblamError):
+    """A folder written by `kblam integrate` cannot be read: missing pieces, damaged, or of a newer format."""
+
+
+class GenerationError(KblamError):
+    """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""

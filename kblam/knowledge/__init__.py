@@ -1,0 +1,1 @@
+"""Facts: triples and their files, encoders, and the knowledge base that stores both."""
