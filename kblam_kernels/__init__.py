@@ -5,8 +5,9 @@ Needs torch only; triton is imported when a CUDA tensor first asks for it.
 
 from kblam_kernels.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
-from kblam_kernels.evidence import evidence, knowledge_lse, top_knowledge
+from kblam_kernels.evidence import evidence, knowledge_lse
 from kblam_kernels.knowledge import DenseKnowledge
+from kblam_kernels.pruning import prune
 from kblam_kernels.rectangular import explain, rectangular_attention
 
 __version__ = "0.1.0"
@@ -20,6 +21,6 @@ __all__ = [
     "evidence",
     "explain",
     "knowledge_lse",
+    "prune",
     "rectangular_attention",
-    "top_knowledge",
 ]

@@ -1,5 +1,5 @@
-"""Which knowledge tokens an answer used: exact attention mass, and the top-k of it."""
+"""Which knowledge tokens an answer used: exact attention mass."""
 
-from kblam_kernels.evidence.interface import evidence, knowledge_lse, top_knowledge
+from kblam_kernels.evidence.interface import evidence, knowledge_lse
 
-__all__ = ["evidence", "knowledge_lse", "top_knowledge"]
+__all__ = ["evidence", "knowledge_lse"]

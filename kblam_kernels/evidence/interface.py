@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from kblam_kernels.errors import UnsupportedInputError
 from kblam_kernels.evidence import reference
 from kblam_kernels.knowledge import DenseKnowledge
-from kblam_kernels.rectangular.interface import _bias_tensor
-
-
-def _row_weight(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
-    rows = knowledge_query.shape[:3]
-    if row_weight is None:
-        return torch.ones(rows, dtype=torch.float32, device=knowledge_query.device)
-    try:
-        return row_weight.expand(rows)
-    except RuntimeError:
-        raise UnsupportedInputError(
-            f"row_weight must broadcast to (B, Hq, N) = {tuple(rows)}; got {tuple(row_weight.shape)}"
-        ) from None
+from kblam_kernels.rectangular.arguments import bias_tensor, row_weight_of
 
 
 def evidence(
@@ -47,9 +33,9 @@ def evidence(
     Raises:
         UnsupportedInputError: if row_weight or knowledge_bias does not fit.
     """
-    bias = _bias_tensor(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
+    bias = bias_tensor(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
     scale = knowledge.head_dim**-0.5 if scale is None else scale
-    weight = _row_weight(knowledge_query, row_weight)
+    weight = row_weight_of(knowledge_query, row_weight)
     return reference.mass(knowledge_query, knowledge.key, lse, bias, knowledge_range, weight, scale)
 
 
@@ -65,33 +51,6 @@ def knowledge_lse(
 
     exp(knowledge_lse - lse) is the share of attention that went to knowledge. Differentiable.
     """
-    bias = _bias_tensor(knowledge_bias, knowledge_query.shape[0], knowledge.num_tokens, knowledge_query)
+    bias = bias_tensor(knowledge_bias, knowledge_query.shape[0], knowledge.num_tokens, knowledge_query)
     scale = knowledge.head_dim**-0.5 if scale is None else scale
     return reference.knowledge_lse(knowledge_query, knowledge.key, bias, knowledge_range, scale)
-
-
-def top_knowledge(
-    knowledge_query: Tensor,
-    knowledge: DenseKnowledge,
-    k: int,
-    *,
-    row_weight: Tensor | None = None,
-) -> Tensor:
-    """The k tokens of each batch row with the highest score summed over heads and queries.
-
-    This is the selection of upstream's `dynamic_sparsify`; attend to the selected tokens with their own scores.
-
-    Args:
-        row_weight: as in `evidence`; give padding queries 0.
-
-    Returns:
-        int64 (B, min(k, M)), best first.
-
-    Raises:
-        UnsupportedInputError: if k < 1.
-    """
-    if k < 1:
-        raise UnsupportedInputError(f"k must be at least 1; got {k}")
-    weight = _row_weight(knowledge_query, row_weight)
-    scores = reference.summed_scores(knowledge_query, knowledge.key, weight, 1.0)
-    return scores.topk(min(k, knowledge.num_tokens), dim=-1).indices

@@ -61,17 +61,3 @@ def knowledge_lse(
     for _, scores in score_chunks(knowledge_query, knowledge_key, bias, knowledge_range, scale):
         lse = torch.logaddexp(lse, torch.logsumexp(scores, -1))
     return lse
-
-
-def summed_scores(knowledge_query: Tensor, knowledge_key: Tensor, row_weight: Tensor, scale: float) -> Tensor:
-    """sum over (h, n) of row_weight * s: (B, M), what upstream's `dynamic_sparsify` selects by.
-
-    Linear in the query, so the rows are summed first: one (B, Hq, D) query against M keys.
-    """
-    dtype = accumulation_dtype(knowledge_query)
-    r = torch.einsum("bhnd,bhn->bhd", knowledge_query.to(dtype), row_weight.to(dtype)) * scale
-    total = torch.zeros(knowledge_query.shape[0], knowledge_key.shape[-2], dtype=dtype, device=knowledge_query.device)
-    layout = "bhd,hmd->bm" if knowledge_key.dim() == 3 else "bhd,bhmd->bm"
-    for cols in chunks(knowledge_key.shape[-2]):
-        total[:, cols] = torch.einsum(layout, r, knowledge_key[..., cols, :].to(dtype))
-    return total

@@ -54,7 +54,6 @@ def times_knowledge(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def prompt_visibility(
-    batch: int,
     N: int,
     T: int,
     cols: slice,
@@ -133,7 +132,7 @@ def forward(
 
     q = query.to(dtype) * scale
     for cols in chunks(T):
-        visible = prompt_visibility(B, N, T, cols, prompt_mask, window, device)
+        visible = prompt_visibility(N, T, cols, prompt_mask, window, device)
         sees_prompt = sees_prompt | visible.any(-1)
         scores = times_grouped(q, key[:, :, cols].to(dtype).transpose(-1, -2))
         weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
@@ -192,7 +191,7 @@ def backward(
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(key), torch.empty_like(value)
     for cols in chunks(T):
         k, v = key[:, :, cols].to(dtype), value[:, :, cols].to(dtype)
-        visible = prompt_visibility(B, N, T, cols, prompt_mask, window, device)[:, None]
+        visible = prompt_visibility(N, T, cols, prompt_mask, window, device)[:, None]
         scores = times_grouped(q, k.transpose(-1, -2)) * scale
         p = torch.exp(scores.masked_fill(~visible, float("-inf")) - level)
         ds = p * (times_grouped(do, v.transpose(-1, -2)) - delta[..., None]) * scale

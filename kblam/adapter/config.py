@@ -1,0 +1,142 @@
+"""What an adapter is: its shapes and switches, stored as config.json beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from kblam.errors import AdapterConfigError
+
+FORMAT_VERSION = 1
+PROJECTORS = ("linear", "mlp", "identity")
+# Upstream's refusal sentence: what its adapters are trained to say.
+REFUSAL = "I am sorry I cannot find relevant information in the KB."
+
+
+def _help(text: str, **kwargs: Any) -> Any:
+    return field(metadata={"help": text}, **kwargs)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Shapes and switches of a knowledge adapter (KBLaM, arXiv 2410.10450, section 4).
+
+    Raises:
+        AdapterConfigError: if a value is out of range or two do not fit together.
+    """
+
+    embedding_dim: int = _help("P, width of the sentence embeddings")
+    hidden_size: int = _help("width of the model's hidden states, the input of the query heads")
+    num_layers: int = _help("decoder layers of the model")
+    num_heads: int = _help("query heads of the model; knowledge has one head for each")
+    head_dim: int = _help("width of one head")
+    layer_frequency: int = _help("every how many layers one sees knowledge: layer % frequency == 0", default=3)
+    projector: str = _help("linear, mlp or identity", default="linear")
+    mlp_depth: int = _help("mlp only: hidden layers, each Linear then GELU", default=0)
+    mlp_hidden_dim: int = _help("mlp only: width of the hidden layers", default=0)
+    separate_query_head: bool = _help("own, never rotated query projection for knowledge", default=True)
+    knowledge_scale: float | None = _help(
+        "C: adds log C - log M to knowledge scores; only with separate_query_head", default=None
+    )
+    top_k: int | None = _help("attend to the k best triples only (upstream's dynamic_sparsify)", default=None)
+    evidence_layer: int | None = _help(
+        "layer whose attention names the triples used; default: the middle one", default=None
+    )
+    encoder: str | None = _help("fingerprint of the sentence encoder it was trained with", default=None)
+    base_model: str | None = _help("name or path of the model it was trained for", default=None)
+    prompt: str | None = _help(
+        "template around {question}; default: the family's, then the chat template", default=None
+    )
+    refusal: str = _help("what the model says when the knowledge base has no answer", default=REFUSAL)
+    format_version: int = _help("version of this format", default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dim", "hidden_size", "num_layers", "num_heads", "head_dim", "layer_frequency"):
+            if (value := getattr(self, name)) < 1:
+                raise AdapterConfigError(f"{name} must be at least 1; got {value}")
+        if self.format_version > FORMAT_VERSION:
+            raise AdapterConfigError(
+                f"this adapter has format version {self.format_version}, newer than {FORMAT_VERSION}, "
+                "the newest this kblam reads; upgrade kblam"
+            )
+        if self.projector not in PROJECTORS:
+            raise AdapterConfigError(f"projector must be one of {', '.join(PROJECTORS)}; got {self.projector!r}")
+        if self.projector == "mlp" and self.mlp_hidden_dim < 1:
+            raise AdapterConfigError(f"projector 'mlp' needs mlp_hidden_dim >= 1; got {self.mlp_hidden_dim}")
+        if self.projector == "identity" and self.embedding_dim != self.out_dim:
+            raise AdapterConfigError(
+                f"projector 'identity' needs embedding_dim == num_slots * num_heads * head_dim = {self.out_dim}; "
+                f"got {self.embedding_dim}"
+            )
+        if self.knowledge_scale is not None and self.knowledge_scale <= 0:
+            raise AdapterConfigError(f"knowledge_scale must be positive or None; got {self.knowledge_scale}")
+        if self.top_k is not None and self.top_k < 1:
+            raise AdapterConfigError(f"top_k must be at least 1 or None; got {self.top_k}")
+        if self.evidence_layer is not None and self.evidence_layer not in self.knowledge_layers:
+            raise AdapterConfigError(
+                f"evidence_layer {self.evidence_layer} is not a knowledge layer; those are {self.knowledge_layers}"
+            )
+        if self.prompt is not None and "{question}" not in self.prompt:
+            raise AdapterConfigError(f"prompt must contain {{question}}; got {self.prompt!r}")
+
+    @property
+    def knowledge_layers(self) -> list[int]:
+        """Layers that see knowledge: every `layer_frequency`-th, from 0."""
+        return list(range(0, self.num_layers, self.layer_frequency))
+
+    @property
+    def num_slots(self) -> int:
+        """S. When the frequency divides the layers the last slot is never read, as upstream; the key norm counts it."""
+        return 1 + self.num_layers // self.layer_frequency
+
+    @property
+    def out_dim(self) -> int:
+        """Width of a projected key or value: S * Hq * D."""
+        return self.num_slots * self.num_heads * self.head_dim
+
+    @property
+    def retrieval_layer(self) -> int:
+        """`evidence_layer`, or the middle knowledge layer, where upstream's official run retrieves (15 of 32)."""
+        if self.evidence_layer is not None:
+            return self.evidence_layer
+        return self.knowledge_layers[len(self.knowledge_layers) // 2]
+
+    def slot_of(self, layer: int) -> int:
+        """Which slot of a projected vector a knowledge layer reads."""
+        return layer // self.layer_frequency
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AdapterConfig:
+        """The inverse of `to_dict`. Unknown keys are ignored with a warning; a newer format is refused."""
+        version = data.get("format_version", FORMAT_VERSION)
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise AdapterConfigError(
+                    f"this adapter has format version {version}, newer than {FORMAT_VERSION}; upgrade kblam"
+                )
+            warnings.warn(f"ignoring unknown keys in the adapter's config: {', '.join(unknown)}", stacklevel=2)
+        try:
+            return cls(**{name: value for name, value in data.items() if name in known})
+        except TypeError as error:
+            raise AdapterConfigError(f"the adapter's config does not fit: {error}") from error
+
+    @classmethod
+    def for_model(cls, model_config: Any, embedding_dim: int, **options: Any) -> AdapterConfig:
+        """The config that fits a transformers model config; `options` are further fields of this class."""
+        text = model_config.get_text_config()
+        heads = text.num_attention_heads
+        return cls(
+            embedding_dim=embedding_dim,
+            hidden_size=text.hidden_size,
+            num_layers=text.num_hidden_layers,
+            num_heads=heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            **options,
+        )

@@ -1,0 +1,144 @@
+"""The attention function that transformers calls in every layer of a model with knowledge in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from kblam.errors import KnowledgeError
+from kblam.models.masks import knowledge_mask
+from kblam_kernels import DenseKnowledge, prune, rectangular_attention
+from kblam_kernels.rectangular.reference import prompt_visibility
+
+IMPLEMENTATION = "kblam"
+
+
+@dataclass(frozen=True)
+class LayerKnowledge:
+    """What a knowledge layer's attention needs beside the prompt; travels in the module's keyword arguments.
+
+    Args:
+        knowledge: dense keys and values of this layer.
+        query: the knowledge query (B, Hq, N, D), or None to use the rotated one.
+        bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
+        span: int32 (B, 2) or None, the [start, end) of M each row sees.
+        top_k: attend to this many best triples only; None attends to all.
+        backend: of the kernels.
+        observe: called after the attention with what it used and its lse.
+    """
+
+    knowledge: DenseKnowledge
+    query: Tensor | None
+    bias: float | Tensor
+    span: Tensor | None
+    top_k: int | None = None
+    backend: str = "auto"
+    observe: Callable[..., None] | None = None
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    layer_knowledge: LayerKnowledge | None = None,
+    base_implementation: str = "sdpa",
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D)."""
+    if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
+        key, value = key[:, :, : attention_mask.shape[-1]], value[:, :, : attention_mask.shape[-1]]
+    if layer_knowledge is None:
+        return _prompt_attention(
+            module, query, key, value, attention_mask, scaling, dropout, sliding_window, base_implementation, kwargs
+        )
+    if dropout:
+        raise KnowledgeError(
+            f"attention_dropout is {dropout}; knowledge layers do not drop attention: set it to 0 in the model's config"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    r = query if layer_knowledge.query is None else layer_knowledge.query
+    knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
+    index = None
+    if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
+        seen = None if attention_mask is None else attention_mask[:, None, -query.shape[2] :]
+        knowledge, bias, index = prune(
+            r, knowledge, layer_knowledge.top_k, knowledge_bias=bias, knowledge_range=span, row_weight=seen
+        )
+        span = None
+    output, lse = rectangular_attention(
+        query,
+        key,
+        value,
+        knowledge,
+        r,
+        scale=scale,
+        knowledge_bias=bias,
+        prompt_mask=attention_mask,
+        window=sliding_window,
+        knowledge_range=span,
+        return_lse=True,
+        backend=layer_knowledge.backend,
+    )
+    if layer_knowledge.observe is not None:
+        layer_knowledge.observe(knowledge=knowledge, query=r, bias=bias, span=span, scale=scale, lse=lse, index=index)
+    return output.transpose(1, 2), None
+
+
+def _prompt_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+    base_implementation: str,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, None]:
+    """A layer that sees no knowledge: the model's own flash attention where it has one, else SDPA."""
+    if base_implementation.startswith("flash_attention"):
+        flash = ALL_ATTENTION_FUNCTIONS[base_implementation]
+        output, _ = flash(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+        return output, None
+    N, T = query.shape[2], key.shape[2]
+    windowed = sliding_window is not None and sliding_window < T
+    mask, causal = None, False
+    if attention_mask is None and not windowed and N in (1, T):
+        causal = N > 1
+    elif N == 1 and not windowed and attention_mask is not None:
+        mask = attention_mask[:, None, None, :]
+    else:
+        window = sliding_window if windowed else None
+        mask = prompt_visibility(N, T, slice(0, T), attention_mask, window, query.device)[:, None]
+    output = F.scaled_dot_product_attention(
+        query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return output.transpose(1, 2), None
+
+
+def register() -> None:
+    """Puts the function and its mask into transformers' registries; again is harmless."""
+    AttentionInterface.register(IMPLEMENTATION, attention_forward)
+    AttentionMaskInterface.register(IMPLEMENTATION, knowledge_mask)

@@ -1,0 +1,61 @@
+"""The mask that reaches the attention function: one flag per key column, never a (N x T) matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def knowledge_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Any = None,
+    attention_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    **_: Any,
+) -> Tensor | None:
+    """Registered in transformers' mask registry: which of the key columns are not padding.
+
+    Causality and windows are the kernels' own business. A dynamic cache hands over exactly the seen columns. A
+    static one hands over its whole length: for one new token the columns not yet written are masked, for more
+    (prefill) the mask is cut to the written ones, and `attention.py` cuts keys and values to its length.
+
+    Returns:
+        bool (B, kv_length or fewer), or None when every column counts.
+    """
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, -kv_length:].to(device=device, dtype=torch.bool)
+    written = q_offset + q_length - kv_offset
+    if isinstance(written, Tensor) or written < kv_length:
+        if q_length == 1:
+            return _static_decode_mask(batch_size, kv_length, written, attention_mask, device)
+        length = int(written)
+        if attention_mask is None:
+            return torch.ones(batch_size, length, dtype=torch.bool, device=device)
+        return attention_mask[:, :length]
+    if attention_mask is None or _all_true(attention_mask, q_length):
+        return None
+    return attention_mask
+
+
+def _static_decode_mask(
+    batch_size: int, kv_length: int, written: int | Tensor, attention_mask: Tensor | None, device: torch.device | str
+) -> Tensor:
+    valid = (torch.arange(kv_length, device=device) < written).expand(batch_size, kv_length)
+    if attention_mask is None:
+        return valid
+    # `generate` gives the mask of the tokens seen so far, which is shorter than the cache.
+    missing = kv_length - attention_mask.shape[1]
+    return valid & torch.nn.functional.pad(attention_mask, (0, missing), value=True)
+
+
+def _all_true(mask: Tensor, q_length: int) -> bool:
+    """Whether the mask hides nothing. Not asked where reading it would stall decode or break a graph."""
+    if torch.compiler.is_compiling() or (mask.is_cuda and q_length == 1):
+        return False
+    return bool(mask.all())
