@@ -1,0 +1,54 @@
+"""Text files as numbered lines of UTF-8: what every format shares, and what every format refuses."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+from kblam.errors import TripleFormatError
+
+MAX_LINE_BYTES = 8 * 2**20  # all fields of a triple at their longest, several times over
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line, decoded; the text keeps its line feed. Never holds more than one line."""
+    with path.open("rb") as file:
+        number, empty = 0, True
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if number == 1:
+                refuse_other_encodings(path, raw)
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if len(raw) > MAX_LINE_BYTES:
+                raise TripleFormatError(
+                    f"the line is longer than {MAX_LINE_BYTES:,} bytes; is this one triple a line?",
+                    path=path,
+                    line=number,
+                )
+            text = decode(path, raw, first_line=number)
+            empty = empty and not text.strip()
+            yield number, text
+        if empty:
+            raise TripleFormatError("the file is empty; it needs at least one triple", path=path)
+
+
+def refuse_other_encodings(path: Path, head: bytes) -> None:
+    for mark, name in _BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            raise TripleFormatError(f"the file is {name}; save it as UTF-8", path=path, line=1)
+
+
+def decode(path: Path, raw: bytes, *, first_line: int) -> str:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + raw.count(b"\n", 0, error.start)
+        raise TripleFormatError(
+            f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", path=path, line=line
+        ) from None
+    if "\0" in text:
+        line = first_line + text.count("\n", 0, text.index("\0"))
+        raise TripleFormatError("a NUL byte: this is a binary file, not text", path=path, line=line)
+    return text

@@ -1,0 +1,39 @@
+"""Stand-ins that need no model and no network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+class HashingEncoder:
+    """A deterministic encoder: unit vectors seeded by the text, so equal texts and only they coincide.
+
+    `seed` gives another encoder of the same dimension. `calls` holds every text that was encoded, in order.
+    """
+
+    def __init__(self, dimension: int = 16, seed: int = 0) -> None:
+        self.dimension = dimension
+        self.seed = seed
+        self.calls: list[str] = []
+
+    @property
+    def fingerprint(self) -> str:
+        return f"hashing:{self.seed}:{self.dimension}"
+
+    @property
+    def spec(self) -> str:
+        return f"hashing:{self.seed}"
+
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        self.calls.extend(texts)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for row, text in enumerate(texts):
+            digest = hashlib.sha256(f"{self.seed}|{text}".encode()).digest()
+            vectors[row] = np.random.default_rng(list(digest)).standard_normal(self.dimension)
+            vectors[row] /= np.linalg.norm(vectors[row])
+            if progress is not None:
+                progress(row + 1, len(texts))
+        return vectors

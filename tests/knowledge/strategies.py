@@ -1,0 +1,25 @@
+"""Hypothesis strategies for triples in any language."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from kblam.knowledge.triples import Triple
+
+# Everything a UTF-8 text file can hold, control characters and line separators included.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+fields = texts.filter(lambda text: text.strip() != "")
+triples = st.builds(
+    Triple,
+    name=fields,
+    property=fields,
+    value=fields,
+    key_string=st.none() | fields,
+    question=st.none() | fields,
+    answer=st.none() | fields,
+)
+
+
+def unique(items: list[Triple]) -> list[Triple]:
+    """The last triple of each identity."""
+    return list({triple.identity: triple for triple in items}.values())

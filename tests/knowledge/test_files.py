@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kblam.errors import TripleFormatError
+from kblam.knowledge.files import check_triples, read_triples, write_triples
+from kblam.knowledge.triples import MAX_FIELD_CHARACTERS, Triple
+from tests.knowledge import strategies
+
+A, B = Triple("A", "p", "one"), Triple("B", "description", "two")
+SUFFIXES = ["json", "jsonl", "ndjson", "csv", "tsv"]
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(items=st.lists(strategies.triples, max_size=6).map(strategies.unique))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_unicode_round_trips(tmp_path: Path, suffix: str, items: list[Triple]) -> None:
+    path = tmp_path / f"kb.{suffix}"
+    assert write_triples(path, items) == len(items)
+    if items or suffix in ("json", "csv", "tsv"):  # an empty JSON Lines file is an empty file: an error
+        assert list(read_triples(path)) == items
+        assert check_triples(path) == len(items)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("a.json", '[{"name":"A","property":"p","value":"one"}, {"entity":"B","value":"two"}]', id="list"),
+        pytest.param(
+            "a.json",
+            '{"version": [1, {}], "triples": [{"name":"A","property":"p","value":"one"},'
+            '{"entity":"B","description":"two"}], "x": "y"}',
+            id="object",
+        ),
+        pytest.param(
+            "a.jsonl",
+            '{"name":"A","description_type":"p","value":"one"}\n\n{"entity":"B","value":"two"}',
+            id="jsonl-blank-line-and-no-end-of-line",
+        ),
+        pytest.param("a.csv", "name,property,value\r\nA,p,one\r\n,,\r\nB,,two\r\n", id="csv-blank-row"),
+        pytest.param("a.csv", 'value;entity;"property";note\n"one";A;p;x\ntwo;B;;\n', id="semicolons"),
+        pytest.param("a.tsv", "name\tproperty\tvalue\nA\tp\tone\nB\t\ttwo\n", id="tabs"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
+def test_every_layout(tmp_path: Path, name: str, content: str, mark: bytes) -> None:
+    assert list(read_triples(put(tmp_path, name, mark + content.encode()))) == [A, B]
+
+
+BAD_FILES = [
+    pytest.param("e.json", "", None, "the file is empty", id="empty-json"),
+    pytest.param("e.jsonl", "\n \n", None, "the file is empty", id="blank-jsonl"),
+    pytest.param("e.csv", b"\xef\xbb\xbf", None, "the file is empty", id="only-a-bom"),
+    pytest.param("e.txt", "x", None, "cannot tell the format from 'e.txt'; name it .json", id="suffix"),
+    pytest.param("e.json", "[\n{},\n", 2, "missing field", id="json-element"),
+    pytest.param("e.json", '[\n{"name":"a","value":"b"}\n', 3, "ends before ','", id="json-cut"),
+    pytest.param("e.json", '[{"name":"a",\n"value":"b}]', 2, "Unterminated string", id="json-cut-string"),
+    pytest.param("e.json", '[\n\n{"name" "a"}]', 3, "Expecting ':'", id="json-syntax"),
+    pytest.param("e.json", "3", 1, "expected a list of triples", id="json-number"),
+    pytest.param("e.json", '{"a": 1}', 1, 'no list "triples"', id="json-object"),
+    pytest.param("e.json", '{"triples": {}}', 1, 'no list "triples"', id="json-triples-not-a-list"),
+    pytest.param("e.json", '{"a": 1}\n{"a": 2}', 2, "name the file .jsonl", id="json-lines-in-json"),
+    pytest.param("e.json", "[" * 100_000, 1, "nested too deeply", id="json-deep"),
+    pytest.param("e.json", '[{"name":"a","value":' + "9" * 5000 + "}]", 1, "not JSON: Exceeds the limit", id="json-huge-number"),
+    pytest.param("e.jsonl", '{"name":"a","value":"b"}\n{"name"\n', 2, "not JSON", id="jsonl-syntax"),
+    pytest.param("e.jsonl", '{"name":"a","value":"b"}\n[1]\n', 2, "got a list", id="jsonl-list"),
+    pytest.param("e.jsonl", '{"name":"a","value":"b"}\n\n{"name":"c"}', 3, "missing field", id="jsonl-missing"),
+    pytest.param("e.csv", "one,two\na,b\n", 1, "must name the columns", id="csv-header"),
+    pytest.param("e.csv", "name,value,value\na,b,c\n", 1, "two columns have one name", id="csv-columns"),
+    pytest.param("e.csv", "name,value\na,b\nc,d,e\n", 3, "3 cells, but the header has 2", id="csv-cells"),
+    pytest.param("e.csv", 'name,value\n"a\nb",c\nd,"e', 4, "an unclosed quote?", id="csv-quote"),
+    pytest.param("e.csv", 'name,value\n"a\nb",c\nd,\n', 4, "missing field", id="csv-after-two-lines"),
+    pytest.param("e.csv", b"name,value\na,b\xff\n", 2, "byte 0xff is not UTF-8", id="latin-1"),
+    pytest.param("e.json", b'[{"name":"a",\n"value":"\xe9"}]', 2, "byte 0xe9 is not UTF-8", id="json-latin-1"),
+    pytest.param("e.jsonl", "é".encode("utf-16"), 1, "the file is UTF-16", id="utf-16"),
+    pytest.param("e.csv", b"\x00\x01\x02", 1, "binary", id="binary"),
+    pytest.param("e.json", b"PK\x03\x04\x00", 1, "binary", id="binary-json"),
+    pytest.param("e.jsonl", b"x" * (8 * 2**20 + 1), 1, "longer than 8,388,608 bytes", id="huge-line"),
+    pytest.param(
+        "e.jsonl", json.dumps({"name": "a", "value": "x" * (MAX_FIELD_CHARACTERS + 1)}), 1, "more than", id="huge-field"
+    ),
+    pytest.param("e.csv", 'name,value\na,"' + "x\n" * 100_000, 2, "an unclosed quote?", id="csv-runaway-quote"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "line", "message"), BAD_FILES)
+def test_bad_files_name_the_line(
+    tmp_path: Path, name: str, content: str | bytes, line: int | None, message: str
+) -> None:
+    path = put(tmp_path, name, content)
+    with pytest.raises(TripleFormatError, match=message) as caught:
+        list(read_triples(path))
+    assert caught.value.line == line
+    assert str(caught.value).startswith(f"{path}: " if line is None else f"{path}:{line}: ")
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(TripleFormatError, match="No such file"):
+        check_triples(tmp_path / "none.json")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(TripleFormatError, match="Is a directory"):
+        check_triples(tmp_path / "folder.csv")
+
+
+def test_writing_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(TripleFormatError, match="cannot write"):
+        write_triples(tmp_path / "none" / "a.json", [A])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_contradiction_names_both_lines(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_triples(path, [A, B, Triple("A", "p", "three")])
+    shift = 0 if suffix.endswith(("jsonl", "ndjson")) else 1  # a header line, or an opening bracket
+    with pytest.raises(TripleFormatError, match=rf"\('A', 'p'\) is on line {1 + shift} too") as caught:
+        check_triples(path)
+    assert caught.value.line == 3 + shift
+    assert list(read_triples(path, duplicates="last")) == [B, Triple("A", "p", "three")]
+
+
+def test_a_repeated_triple_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_triples(path, [A, B, A])
+    assert list(read_triples(path)) == [A, B]
+    assert list(read_triples(path, duplicates="last")) == [B, A]
+
+
+def test_writing_over_the_file_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_triples(path, [A, B])
+    write_triples(path, read_triples(path))
+    assert list(read_triples(path)) == [A, B]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_reading_is_streamed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    value = "v" * 2000
+    write_triples(path, (Triple(f"n{i}", "p", value) for i in range(2000)))
+    assert path.stat().st_size > 4_000_000
+    tracemalloc.start()
+    check_triples(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_500_000

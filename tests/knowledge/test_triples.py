@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+
+from kblam.errors import TripleFormatError
+from kblam.knowledge.triples import MAX_FIELD_CHARACTERS, Triple, as_triple, identity_of
+from tests.knowledge import strategies
+
+
+def test_key_text_is_the_property_of_the_name() -> None:
+    assert Triple("Amber Falcon", "capital", "Zirconia").key_text == "the capital of Amber Falcon"
+
+
+def test_key_string_replaces_the_key_text() -> None:
+    assert Triple("a", "b", "c", key_string="what a is").key_text == "what a is"
+
+
+def test_spellings_that_look_alike_are_one_identity() -> None:
+    composed, decomposed = "Am\u00e9lie", "Ame\u0301lie"
+    assert Triple(f" {decomposed}\t", "Stadt", "x").identity == (composed, "Stadt")
+    assert identity_of(f"{decomposed}\n", " Stadt") == (composed, "Stadt")
+
+
+def test_a_triple_cannot_be_changed() -> None:
+    triple = Triple("a", "b", "c")
+    with pytest.raises(FrozenInstanceError):
+        triple.value = "d"  # type: ignore[misc]
+
+
+UPSTREAM = {
+    "name": "Nebula Forge",
+    "description_type": "objectives",
+    "description": "to bend light",
+    "Q": "What are the objectives of Nebula Forge?",
+    "A": "The objectives of Nebula Forge is to bend light.",
+    "key_string": "the objectives of Nebula Forge",
+    "extended_Q": "ignored",
+}
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        pytest.param(
+            UPSTREAM,
+            Triple("Nebula Forge", "objectives", "to bend light", UPSTREAM["key_string"], UPSTREAM["Q"], UPSTREAM["A"]),
+            id="upstream",
+        ),
+        pytest.param({"entity": "E", "description": "d"}, Triple("E", "description", "d"), id="short"),
+        pytest.param({"entity": "E", "property": "p", "value": "v"}, Triple("E", "p", "v"), id="own-names"),
+        pytest.param({"name": "名", "value": "値", "Q": None}, Triple("名", "description", "値"), id="null-optional"),
+        pytest.param({"name": "n", "value": "v", "Q": " "}, Triple("n", "description", "v"), id="blank-optional"),
+        pytest.param(
+            {"name": "n", "entity": "n", "value": "v"}, Triple("n", "description", "v"), id="two-names-that-agree"
+        ),
+    ],
+)
+def test_records_in_every_form(record: dict[str, str], expected: Triple) -> None:
+    assert Triple.from_record(record) == expected
+    assert as_triple(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        pytest.param({"description": "d"}, 'missing field "name" or "entity"', id="no-name"),
+        pytest.param({"entity": "e"}, 'missing field "value" or "description"', id="no-value"),
+        pytest.param({"entity": " ", "description": "d"}, 'missing field "name" or "entity"', id="blank-name"),
+        pytest.param({"entity": "e", "description": 42}, '"description" must be text, got a number: 42', id="int"),
+        pytest.param({"entity": ["e"], "description": "d"}, '"entity" must be text, got a list', id="list"),
+        pytest.param({"entity": "e", "description": True}, "got a boolean", id="boolean"),
+        pytest.param("text", "expected an object with fields, got str", id="not-an-object"),
+        pytest.param(None, "got null", id="null"),
+        pytest.param({"entity": "e", "value": "v", "description": "d"}, '"value" and "description"', id="two-values"),
+        pytest.param({"entity": "e", "value": "a\0b"}, "value holds a NUL", id="nul"),
+        pytest.param({"entity": "\ud800", "value": "v"}, "half of a surrogate pair", id="surrogate"),
+        pytest.param(
+            {"entity": "e", "value": "x" * (MAX_FIELD_CHARACTERS + 1)}, "more than 100,000: 'xxx", id="too-long"
+        ),
+    ],
+)
+def test_bad_records_name_the_field_and_the_value(record: object, message: str) -> None:
+    with pytest.raises(TripleFormatError) as caught:
+        Triple.from_record(record)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("field", ["name", "property", "value", "key_string"])
+def test_the_constructor_refuses_empty_text(field: str) -> None:
+    fields = {"name": "n", "property": "p", "value": "v", field: "  "}
+    with pytest.raises(TripleFormatError, match=f"{field} is empty"):
+        Triple(**fields)
+
+
+@given(strategies.triples)
+def test_records_round_trip(triple: Triple) -> None:
+    assert Triple.from_record(triple.to_record()) == triple
+    assert pickle.loads(pickle.dumps(triple)) == triple
