@@ -67,6 +67,7 @@ class Attachment:
         self._in_force: _InForce | None = None
         self._observer: Callable[..., None] | None = None
         self._hooks: list[Any] = []
+        self.resident: KnowledgeSource | None = None  # kept by `resident_for`
 
     @property
     def config(self) -> AdapterConfig:

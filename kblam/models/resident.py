@@ -8,7 +8,8 @@ from torch import Tensor
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.projected import slot_view
 from kblam.errors import EncoderMismatchError
-from kblam.knowledge import DeviceEmbeddings, KnowledgeBase
+from kblam.knowledge import DeviceEmbeddings, KnowledgeBase, Triple
+from kblam.models.attach import Attachment
 from kblam_kernels import DenseKnowledge
 
 # Rows projected at a time: bounds the scratch memory of a large knowledge base.
@@ -81,9 +82,9 @@ class ResidentKnowledge:
         self.log_count.fill_(max(self.embeddings.count, 1)).log_()
         return len(rows)
 
-    def triples_at(self, rows: list[int]) -> list[int]:
-        """The triple ids that sit in these rows."""
-        return [self.embeddings.ids[row] for row in rows]
+    def triples_at(self, rows: list[int]) -> list[Triple]:
+        """The triples that sit in these rows."""
+        return self.knowledge_base.triples_at([self.embeddings.ids[row] for row in rows])
 
     def _allocate(self, capacity: int) -> None:
         config = self.adapter.config
@@ -104,3 +105,19 @@ class ResidentKnowledge:
             slot = config.slot_of(layer)
             dense.key[:, rows] = slot_view(keys, config, slot).to(self.dtype)
             dense.value[:, rows] = slot_view(values, config, slot).to(self.dtype)
+
+
+def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
+    """The device copy of a knowledge base for an attached model, brought up to date.
+
+    One is kept per attachment: asking the same knowledge base again only takes in its changes.
+    """
+    resident = attachment.resident
+    if not isinstance(resident, ResidentKnowledge) or resident.knowledge_base is not knowledge_base:
+        attachment.resident = None  # frees the old copy before the new one is made
+        model = attachment.model
+        resident = ResidentKnowledge(knowledge_base, attachment.adapter, dtype=model.dtype, device=model.device)
+        attachment.resident = resident
+    else:
+        resident.sync()
+    return resident
