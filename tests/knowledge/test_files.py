@@ -73,7 +73,9 @@ BAD_FILES = [
     pytest.param("e.json", '{"triples": {}}', 1, 'no list "triples"', id="json-triples-not-a-list"),
     pytest.param("e.json", '{"a": 1}\n{"a": 2}', 2, "name the file .jsonl", id="json-lines-in-json"),
     pytest.param("e.json", "[" * 100_000, 1, "nested too deeply", id="json-deep"),
-    pytest.param("e.json", '[{"name":"a","value":' + "9" * 5000 + "}]", 1, "not JSON: Exceeds the limit", id="json-huge-number"),
+    pytest.param(
+        "e.json", '[{"name":"a","value":' + "9" * 5000 + "}]", 1, "not JSON: Exceeds the limit", id="json-huge-number"
+    ),
     pytest.param("e.jsonl", '{"name":"a","value":"b"}\n{"name"\n', 2, "not JSON", id="jsonl-syntax"),
     pytest.param("e.jsonl", '{"name":"a","value":"b"}\n[1]\n', 2, "got a list", id="jsonl-list"),
     pytest.param("e.jsonl", '{"name":"a","value":"b"}\n\n{"name":"c"}', 3, "missing field", id="jsonl-missing"),

@@ -1,0 +1,73 @@
+"""From the words a user types to an encoder."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from kblam.errors import EncoderUnavailableError
+from kblam.knowledge.encoders.base import Encoder
+from kblam.knowledge.encoders.openai import DEFAULT_BASE_URL, DEFAULT_KEY_VARIABLE, OpenAIEncoder, checked_base_url
+from kblam.knowledge.encoders.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEncoder
+
+_SHORT_NAMES = {"minilm": DEFAULT_MODEL, "all-minilm-l6-v2": DEFAULT_MODEL}
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_OPENAI = re.compile(r"openai:(?P<model>[^#@\s]+)(#(?P<dimensions>\d{1,5}))?(@(?P<base_url>https?://\S+))?")
+_FORMS = (
+    '"minilm" (the default), a sentence-transformers model on the hub ("sentence-transformers/all-mpnet-base-v2"), '
+    'a folder that holds one, or "openai:MODEL[#DIMENSIONS][@BASE_URL]"'
+)
+
+
+def load_encoder(
+    spec: str = "minilm",
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    api_key_env: str = DEFAULT_KEY_VARIABLE,
+) -> Encoder:
+    """The encoder a text asks for. Models are loaded and servers reached at the first use, not here.
+
+    Args:
+        spec: "minilm", a hub id "org/model", a folder, or "openai:MODEL[#DIMENSIONS][@BASE_URL]".
+        device: for a model on this machine.
+        batch_size: texts in one forward pass or one request; None is the encoder's own default.
+        api_key_env: the environment variable with the key, for "openai:".
+
+    Raises:
+        EncoderUnavailableError: the text names no encoder; the message lists what is possible.
+    """
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    if spec.startswith("openai:"):
+        parts = _OPENAI.fullmatch(spec)
+        if parts is None:
+            raise EncoderUnavailableError(f"cannot read the encoder {spec!r}; possible: {_FORMS}")
+        dimensions = int(parts["dimensions"]) if parts["dimensions"] else None
+        return OpenAIEncoder(
+            parts["model"], base_url=parts["base_url"], dimensions=dimensions, api_key_env=api_key_env, **size
+        )
+    model = _SHORT_NAMES.get(spec.lower(), spec)
+    if (model and Path(model).expanduser().is_dir()) or _HUB_ID.fullmatch(model):
+        return SentenceTransformerEncoder(model, device=device, **size)
+    raise EncoderUnavailableError(f"no encoder or folder {spec!r}; possible: {_FORMS}")
+
+
+def load_recorded_encoder(spec: str) -> Encoder:
+    """The encoder whose spec was found in a file.
+
+    A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address.
+
+    Raises:
+        EncoderUnavailableError: as `load_encoder`, or the spec names a server the user has not named.
+    """
+    parts = _OPENAI.fullmatch(spec)
+    if parts is not None:
+        address = checked_base_url(parts["base_url"] or DEFAULT_BASE_URL)
+        trusted = {DEFAULT_BASE_URL, (os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")}
+        if address not in trusted:
+            raise EncoderUnavailableError(
+                f"this knowledge base was built through the server {address}; to send texts there, "
+                f"name it yourself: encoder={spec!r}, or OPENAI_BASE_URL={address}"
+            )
+    return load_encoder(spec)

