@@ -6,7 +6,7 @@ Needs torch only; triton is imported when a CUDA tensor first asks for it.
 from kblam_kernels.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
 from kblam_kernels.evidence import evidence, knowledge_lse
-from kblam_kernels.knowledge import DenseKnowledge
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.pruning import prune
 from kblam_kernels.rectangular import explain, rectangular_attention
 
@@ -17,6 +17,8 @@ __all__ = [
     "DenseKnowledge",
     "Explanation",
     "KernelError",
+    "LatentKnowledge",
+    "LatentProjection",
     "UnsupportedInputError",
     "evidence",
     "explain",

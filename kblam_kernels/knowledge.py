@@ -69,3 +69,125 @@ class DenseKnowledge:
         """Knowledge of no token (M = 0)."""
         nothing = torch.empty(num_heads, 0, head_dim, dtype=dtype, device=device)
         return cls(nothing, nothing)
+
+
+@dataclass(frozen=True)
+class LatentProjection:
+    """How one layer reads latents: key `norm * (key_weight e + key_bias)`, value `value_weight f + value_bias`.
+
+    Args:
+        key_weight, value_weight: (Hq, D, P), the key's centred (`kblam_kernels.latent.absorb` makes them).
+        key_bias, value_bias: (Hq, D).
+
+    All of one dtype, the model's, and on one device.
+
+    Raises:
+        UnsupportedInputError: if shapes, dtypes or devices do not fit.
+    """
+
+    key_weight: Tensor
+    key_bias: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+
+    def __post_init__(self) -> None:
+        weight = self.key_weight
+        if weight.dim() != 3:
+            raise UnsupportedInputError(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
+        expected = {"key_bias": weight.shape[:2], "value_weight": weight.shape, "value_bias": weight.shape[:2]}
+        for name, shape in expected.items():
+            tensor = getattr(self, name)
+            if tensor.shape != shape:
+                raise UnsupportedInputError(
+                    f"{name} must be {tuple(shape)} to fit key_weight {tuple(weight.shape)}; got {tuple(tensor.shape)}"
+                )
+            if tensor.dtype != weight.dtype or tensor.device != weight.device:
+                raise UnsupportedInputError(
+                    f"{name} is {tensor.dtype} on {tensor.device}, key_weight {weight.dtype} on {weight.device}; "
+                    "they must be alike"
+                )
+
+    @property
+    def num_heads(self) -> int:
+        """Hq."""
+        return self.key_weight.shape[0]
+
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        return self.key_weight.shape[1]
+
+    @property
+    def width(self) -> int:
+        """P."""
+        return self.key_weight.shape[2]
+
+
+@dataclass(frozen=True)
+class LatentKnowledge:
+    """M knowledge tokens as encoder latents: one copy for all heads and, with another projection, for all layers.
+
+    Args:
+        key, value: (M, P), shared by the batch; a contiguous last dimension.
+        norm: (M,) float32 (float64 for float64 latents), the LayerNorm scalar of each key.
+        projection: how the layer at hand reads them.
+
+    M may be 0. To change a triple, write its row of `key`, `value` and `norm` in place.
+
+    Raises:
+        UnsupportedInputError: if shapes, dtypes or devices do not fit.
+    """
+
+    key: Tensor
+    value: Tensor
+    norm: Tensor
+    projection: LatentProjection
+
+    def __post_init__(self) -> None:
+        key, value, norm, weight = self.key, self.value, self.norm, self.projection.key_weight
+        if key.dim() != 2 or key.shape != value.shape:
+            raise UnsupportedInputError(
+                f"latent key and value must both be (M, P); got {tuple(key.shape)} and {tuple(value.shape)}"
+            )
+        if key.shape[1] != self.projection.width:
+            raise UnsupportedInputError(
+                f"latents are {key.shape[1]} wide, the projection takes P = {self.projection.width}"
+            )
+        if key.dtype != value.dtype or key.dtype != weight.dtype:
+            raise UnsupportedInputError(
+                f"latent key, value and projection must have one dtype; got {key.dtype}, {value.dtype}, {weight.dtype}"
+            )
+        expected = torch.float64 if key.dtype == torch.float64 else torch.float32
+        if tuple(norm.shape) != (key.shape[0],) or norm.dtype != expected:
+            raise UnsupportedInputError(
+                f"norm must be {expected} (M={key.shape[0]},); got {norm.dtype} {tuple(norm.shape)}"
+            )
+        if not key.device == value.device == norm.device == weight.device:
+            raise UnsupportedInputError(
+                "latent key, value, norm and projection must be on one device; got "
+                f"{key.device}, {value.device}, {norm.device}, {weight.device}"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """M."""
+        return self.key.shape[0]
+
+    @property
+    def num_heads(self) -> int:
+        """Hq."""
+        return self.projection.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        return self.projection.head_dim
+
+    def to_dense(self) -> DenseKnowledge:
+        """The keys and values that this layer sees, materialised: (Hq, M, D)."""
+        p = self.projection
+        key = torch.baddbmm(p.key_bias[:, None], self.key.expand(p.num_heads, -1, -1), p.key_weight.transpose(1, 2))
+        value = torch.baddbmm(
+            p.value_bias[:, None], self.value.expand(p.num_heads, -1, -1), p.value_weight.transpose(1, 2)
+        )
+        return DenseKnowledge((key * self.norm[:, None]).to(key.dtype), value)

@@ -1,0 +1,147 @@
+"""Absorption: an adapter's linear projections move from the M knowledge tokens to the N queries.
+
+LayerNorm without affine is linear up to one scalar a token, so with centred weights Wc = W_k - (mean over all outputs)
+a knowledge key is `rho * (Wc e + bc)`. The scalar rho = (variance of W_k e + b_k over all outputs + eps) ** -0.5
+is a quadratic form in e: a Gram matrix of P + 1 columns replaces the S * Hq * D outputs. The folder's README has the
+derivation; the idea is weight absorption, DeepSeek-V2, arXiv 2405.04434, section 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.knowledge import LatentProjection
+
+KEY_NORM_EPS = 1e-5
+# Latents normalised at a time: bounds the scratch memory of a large knowledge base.
+ROWS = 16384
+
+
+@dataclass(frozen=True)
+class KeyNorm:
+    """rho of latents: the scalar that turns a centred projection into its LayerNorm.
+
+    Args:
+        factor: float64 (P, P + 1) and
+        offset: float64 (P + 1,), with variance(e) = |e @ factor + offset| ** 2: a sum of squares, so rounding never
+            makes it negative, as it could make the Gram form e'Ge + 2g'e + g0.
+        eps: of the LayerNorm.
+    """
+
+    factor: Tensor
+    offset: Tensor
+    eps: float = KEY_NORM_EPS
+
+    def __call__(self, latents: Tensor, *, accumulate: torch.dtype | None = None) -> Tensor:
+        """rho of each latent, as stored: any rows, one changed row alone too.
+
+        Args:
+            latents: (M, P), floating point.
+            accumulate: dtype of the products; None is float32, float64 for float64 latents.
+
+        Returns:
+            (M,) float32; float64 for float64 latents.
+        """
+        result = torch.float64 if latents.dtype == torch.float64 else torch.float32
+        working = accumulate or result
+        factor, offset = self.factor.to(working), self.offset.to(working)
+        norm = torch.empty(latents.shape[0], dtype=result, device=latents.device)
+        for start in range(0, latents.shape[0], ROWS):
+            rows = slice(start, start + ROWS)
+            root = torch.addmm(offset, latents[rows].to(working), factor)
+            norm[rows] = root.square().sum(-1).add(self.eps).rsqrt()
+        return norm
+
+
+@dataclass(frozen=True)
+class AbsorbedAdapter:
+    """Both projections of an adapter, taken apart: one `LatentProjection` for each slot, one `KeyNorm` for all.
+
+    Args:
+        key_norm: of the whole key vector; a slot that no layer reads counts in it.
+        slots: S projections.
+    """
+
+    key_norm: KeyNorm
+    slots: tuple[LatentProjection, ...]
+
+
+def absorb(
+    key_weight: Tensor,
+    key_bias: Tensor | None,
+    value_weight: Tensor,
+    value_bias: Tensor | None,
+    *,
+    num_slots: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: torch.dtype | None = None,
+    eps: float = KEY_NORM_EPS,
+) -> AbsorbedAdapter:
+    """Takes the last linear layers of an adapter's key and value projector apart, in float64.
+
+    Keys are `LayerNorm(key_weight @ e + key_bias)` over all outputs, values `value_weight @ f + value_bias`. Of an MLP
+    adapter these are the last layers, and e and f the last hidden activations.
+
+    Args:
+        key_weight, value_weight: (S * Hq * D, P), slot-major, then head, then dim.
+        key_bias, value_bias: (S * Hq * D,) or None.
+        num_slots, num_heads, head_dim: S, Hq, D.
+        dtype: of the projections, the model's; None keeps that of the weights.
+        eps: of the key LayerNorm.
+
+    Raises:
+        UnsupportedInputError: if a weight or bias does not have S * Hq * D rows, or the two widths P differ.
+    """
+    outputs = num_slots * num_heads * head_dim
+    key_bias = _bias("key_bias", key_bias, "key_weight", key_weight, outputs)
+    value_bias = _bias("value_bias", value_bias, "value_weight", value_weight, outputs)
+    if key_weight.shape[1] != value_weight.shape[1]:
+        raise UnsupportedInputError(
+            f"key_weight and value_weight must take one latent width; got {key_weight.shape[1]} and "
+            f"{value_weight.shape[1]}"
+        )
+    dtype = dtype or key_weight.dtype
+    heads = (num_heads, head_dim)
+    # One float64 slot at a time: the whole adapter in float64 could outweigh the model's layer.
+    mean = torch.cat([key_weight.mean(0, dtype=torch.float64), key_bias.mean(0, dtype=torch.float64)[None]])
+    gram = torch.zeros(mean.shape[0], mean.shape[0], dtype=torch.float64, device=mean.device)
+    slots = []
+    for rows in _slot_rows(num_slots, outputs):
+        centred = torch.cat([key_weight[rows], key_bias[rows, None]], dim=1).double() - mean
+        gram += centred.T @ centred
+        slots.append(
+            LatentProjection(
+                key_weight=centred[:, :-1].to(dtype).unflatten(0, heads),
+                key_bias=centred[:, -1].to(dtype).unflatten(0, heads),
+                value_weight=value_weight[rows].to(dtype).unflatten(0, heads),
+                value_bias=value_bias[rows].to(dtype).unflatten(0, heads),
+            )
+        )
+    # Its square root in the sense of root @ root.T = gram; Cholesky would refuse a Gram matrix that lacks full rank.
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram / outputs)
+    root = eigenvectors * eigenvalues.clamp_min(0).sqrt()
+    return AbsorbedAdapter(KeyNorm(root[:-1].contiguous(), root[-1].contiguous(), eps), tuple(slots))
+
+
+def _slot_rows(num_slots: int, outputs: int) -> Iterator[slice]:
+    rows = outputs // num_slots
+    return (slice(slot * rows, (slot + 1) * rows) for slot in range(num_slots))
+
+
+def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
+    """Checks a projection; zeros for no bias."""
+    if weight.dim() != 2 or weight.shape[0] != outputs:
+        raise UnsupportedInputError(
+            f"{weight_name} must be (slots * heads * head_dim = {outputs}, P); got {tuple(weight.shape)}"
+        )
+    if bias is None:
+        return weight.new_zeros(outputs)
+    if tuple(bias.shape) != (outputs,):
+        raise UnsupportedInputError(f"{name} must be ({outputs},) to fit {weight_name}; got {tuple(bias.shape)}")
+    return bias
