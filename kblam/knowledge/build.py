@@ -1,0 +1,116 @@
+"""Bringing a store to what a list of triples says, encoding only what changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from kblam.errors import EmbeddingError
+from kblam.knowledge.encoders.base import Encoder, Progress
+from kblam.knowledge.store import Store
+from kblam.knowledge.triples import Triple, as_triple
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What an update did.
+
+    Attributes:
+        added: triples that were not there.
+        updated: triples whose text, example question or answer changed.
+        unchanged: triples that were there word for word; they cost no encoding.
+        seconds: wall time.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.added + self.updated + self.unchanged
+
+    def __add__(self, other: BuildReport) -> BuildReport:
+        return BuildReport(
+            self.added + other.added,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.seconds + other.seconds,
+        )
+
+
+def apply_in_batches(
+    store: Store,
+    encoder: Encoder,
+    triples: Iterable[Triple | Mapping[str, object]],
+    *,
+    batch_size: int,
+    progress: Progress | None,
+    total: int | None = None,
+) -> BuildReport:
+    """Apply triples, `batch_size` a transaction: what is committed stays when the process dies.
+
+    Run again with the same triples it skips what is there, so an interrupted build goes on where it stopped.
+    `progress(done, total)` counts triples; total is 0 when nobody can know it beforehand.
+    """
+    known = total if total is not None else len(triples) if isinstance(triples, Sized) else 0
+    source = iter(triples)
+    report = BuildReport()
+    while batch := [as_triple(item) for item in islice(source, max(1, batch_size))]:
+        report += apply(store, encoder, batch)
+        if progress is not None:
+            progress(report.total, known)
+    return report
+
+
+def apply(store: Store, encoder: Encoder, batch: Sequence[Triple]) -> BuildReport:
+    """Apply triples in one transaction after encoding those whose texts changed.
+
+    Of one identity given twice the later stands, and the earlier counts as unchanged.
+
+    Raises:
+        EmbeddingError: the encoder returned something that cannot be stored; nothing was written.
+    """
+    began = time.monotonic()
+    latest = {triple.identity: triple for triple in batch}
+    stored = store.get(latest)
+    to_encode: list[Triple] = []
+    to_annotate: list[tuple[Triple, Triple]] = []
+    for identity, triple in latest.items():
+        old = stored.get(identity)
+        if old == triple:
+            continue
+        if old is not None and (old.key_text, old.value_text) == (triple.key_text, triple.value_text):
+            to_annotate.append((old, triple))
+        else:
+            to_encode.append(triple)
+    added, updated = 0, 0
+    if to_encode:
+        key, value = encode_triples(encoder, to_encode, store.info.dimension)
+        added, updated = store.upsert(to_encode, key, value)
+    if to_annotate:
+        updated += store.annotate(to_annotate)
+    return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began)
+
+
+def encode_triples(encoder: Encoder, triples: Sequence[Triple], dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Key and value vectors, (len(triples), P) float32 each; a text that occurs twice is encoded once.
+
+    Raises:
+        EmbeddingError: the encoder returned another shape.
+    """
+    texts = [triple.key_text for triple in triples] + [triple.value_text for triple in triples]
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    vectors = encoder.encode(list(row_of))
+    if vectors.shape != (len(row_of), dimension):
+        raise EmbeddingError(
+            f"the encoder {encoder.fingerprint} returned shape {vectors.shape} for {len(row_of)} texts, "
+            f"expected {(len(row_of), dimension)}"
+        )
+    rows = np.array([row_of[text] for text in texts])
+    return vectors[rows[: len(triples)]], vectors[rows[len(triples) :]]

@@ -1,0 +1,305 @@
+"""The knowledge base: triples one can add, change, remove and find, each with its vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kblam.errors import EncoderMismatchError, StoreError
+from kblam.knowledge.build import BuildReport, apply, apply_in_batches
+from kblam.knowledge.embeddings import Changes, Embeddings
+from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
+from kblam.knowledge.files import Duplicates, check_triples, read_triples
+from kblam.knowledge.schema import is_blank
+from kblam.knowledge.store import Store
+from kblam.knowledge.triples import Triple, as_triple
+
+Triples = Iterable["Triple | Mapping[str, object]"]
+
+
+class KnowledgeBase:
+    """Triples and their vectors in one file (or in memory), and the encoder that made the vectors.
+
+    Make one with `create`, `open` or `from_triples`; close it, or use it in a `with` block. Every change is
+    on disk when the call returns. Other processes may read the file meanwhile, and write in turn. Threads may
+    share an object; it must not cross a fork.
+
+        with KnowledgeBase.create("facts.kb", load_encoder("minilm")) as kb:
+            kb.add(Triple("Amber Falcon", "capital", "Zirconia"))
+
+    Raises (any method):
+        StoreBusyError, StoreWriteError, StoreFormatError, StoreError: see `Store`.
+    """
+
+    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+        self._store = store
+        self._encoder = encoder
+        if encoder is not None:
+            _check_encoder(store, encoder)
+
+    @classmethod
+    def create(cls, path: str | Path | None, encoder: Encoder, *, timeout: float = 30.0) -> KnowledgeBase:
+        """Make a new knowledge base; None keeps it in memory.
+
+        Args:
+            path: where nothing is yet (an empty file counts as nothing).
+            encoder: makes its vectors from now on.
+            timeout: seconds to wait for another writer.
+
+        Raises:
+            StoreError: a knowledge base is there already.
+            StoreFormatError: another file is there; it is left untouched.
+            StoreWriteError: it cannot be written.
+        """
+        store = Store.create(
+            path,
+            encoder_spec=encoder.spec,
+            fingerprint=encoder.fingerprint,
+            dimension=encoder.dimension,
+            timeout=timeout,
+        )
+        return cls(store, encoder)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        encoder: Encoder | None = None,
+        *,
+        read_only: bool = False,
+        timeout: float = 30.0,
+    ) -> KnowledgeBase:
+        """Open an existing knowledge base.
+
+        Args:
+            encoder: must be the one it was built with; None loads that one when a text must be encoded.
+            read_only: refuse every change; works in a folder that cannot be written.
+
+        Raises:
+            StoreError: there is none.
+            StoreFormatError: the file is something else, damaged, or of a newer format; it is left untouched.
+            EncoderMismatchError: it was built with another encoder.
+        """
+        store = Store.open(path, read_only=read_only, timeout=timeout)
+        try:
+            return cls(store, encoder)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def from_triples(cls, triples: Triples, encoder: Encoder) -> KnowledgeBase:
+        """A knowledge base in memory."""
+        kb = cls.create(None, encoder)
+        kb.add(triples)
+        return kb
+
+    def close(self) -> None:
+        """Release the file. Closing again does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> KnowledgeBase:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._store.name}, {self._store.info.encoder_spec})"
+
+    # --- changing ----------------------------------------------------------------------------------------
+
+    def add(self, triples: Triple | Mapping[str, object] | Triples) -> BuildReport:
+        """Add triples, or replace those of the same (name, property): all of them, or none on an error.
+
+        Args:
+            triples: one or many, as `Triple` or as mappings with the fields of a file. Of one identity given
+                twice the later stands. They are held in memory; `update` streams.
+
+        Raises:
+            TripleFormatError: a mapping is no triple.
+            EncoderError: encoding failed.
+            EmbeddingError: the encoder returned NaN, infinity, or numbers beyond float16.
+        """
+        self._store.refuse_if_read_only()  # before minutes of encoding, not after
+        many = [triples] if isinstance(triples, Triple | Mapping) else triples
+        batch = [as_triple(item) for item in many]
+        return apply(self._store, self.encoder, batch) if batch else BuildReport()
+
+    def update(
+        self, triples: Triples, *, batch_size: int = 256, progress: Progress | None = None, total: int | None = None
+    ) -> BuildReport:
+        """Add or replace any number of triples, `batch_size` a transaction.
+
+        What was committed stays when the process dies, and the same call then goes on from there.
+
+        Args:
+            progress: `progress(done, total)` in triples, after each transaction.
+            total: for `progress`, when `triples` has no length; else it is told 0.
+
+        Raises:
+            as `add`; batches before the failing one stay.
+        """
+        self._store.refuse_if_read_only()  # before minutes of encoding, not after
+        began = time.monotonic()
+        done = apply_in_batches(
+            self._store, self.encoder, triples, batch_size=batch_size, progress=progress, total=total
+        )
+        return BuildReport(done.added, done.updated, done.unchanged, time.monotonic() - began)
+
+    def remove(self, name: str, property: str | None = None) -> int:
+        """Remove one triple, or all of a name; returns how many there were (0 is no error)."""
+        return self._store.remove(name, property)
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    def __bool__(self) -> bool:
+        return True  # an empty knowledge base is one, unlike None
+
+    def triples(self) -> Iterator[Triple]:
+        """All triples in the order they were added."""
+        return self._store.triples()
+
+    def triples_at(self, ids: Sequence[int] | np.ndarray) -> list[Triple]:
+        """The triples with these ids (`Embeddings.ids`, `DeviceEmbeddings.ids`), in this order.
+
+        Raises:
+            StoreError: an id is not there.
+        """
+        return self._store.at([int(one) for one in ids])
+
+    def find(self, name: str) -> list[Triple]:
+        """All triples of exactly this name."""
+        return self._store.find(name)
+
+    def search(self, text: str, *, limit: int = 20) -> list[Triple]:
+        """Triples whose name holds every word of `text`, in any case; the best first."""
+        return self._store.search(text, limit=limit)
+
+    # --- vectors -----------------------------------------------------------------------------------------
+
+    def embeddings(self) -> Embeddings:
+        """All vectors, from one moment: ids (M,) int64, key and value (M, P) float16."""
+        return self._store.embeddings()
+
+    def changes_since(self, revision: int) -> Changes:
+        """What was written and removed after `revision`; 0 gives everything.
+
+        Raises:
+            StoreError: `revision` is ahead of this knowledge base, so it is that of another one.
+        """
+        return self._store.changes_since(revision)
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
+        """(len(texts), P) float32 vectors of this knowledge base's encoder."""
+        return self.encoder.encode(texts, progress=progress)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder it was built with; loaded when first asked for.
+
+        Raises:
+            EncoderUnavailableError: it cannot be loaded here; `open` takes one made by hand.
+            EncoderMismatchError: what is found under its name now gives other vectors.
+        """
+        if self._encoder is None:
+            encoder = load_recorded_encoder(self._store.info.encoder_spec)
+            _check_encoder(self._store, encoder)
+            self._encoder = encoder
+        return self._encoder
+
+    # --- facts about it ----------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None in memory."""
+        return self._store.path
+
+    @property
+    def read_only(self) -> bool:
+        return self._store.read_only
+
+    @property
+    def store_id(self) -> str:
+        """Differs for every knowledge base ever made, also at one path."""
+        return self._store.info.store_id
+
+    @property
+    def revision(self) -> int:
+        """Rises with every transaction that changed something."""
+        return self._store.revision
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder it was built with."""
+        return self._store.info.fingerprint
+
+    @property
+    def encoder_spec(self) -> str:
+        """How `load_encoder` is asked for the encoder it was built with."""
+        return self._store.info.encoder_spec
+
+    @property
+    def dimension(self) -> int:
+        """P, the length of a vector."""
+        return self._store.info.dimension
+
+
+def build(
+    path: str | Path,
+    triples: str | Path | Triples,
+    encoder: Encoder,
+    *,
+    batch_size: int = 256,
+    duplicates: Duplicates = "error",
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Make a knowledge base from triples, or bring an existing one up to date with them.
+
+    Only texts that are new or changed are encoded, and each batch is committed, so an interrupted build goes
+    on where it stopped when it is run again. Triples that are there and not in the input stay.
+
+    Args:
+        path: the knowledge base file; made when nothing is there.
+        triples: a file of them (read whole once before anything is written, so that a bad line costs nothing),
+            or an iterable.
+        encoder: must be the one an existing file was built with.
+        batch_size: triples a transaction, which is what an interruption can lose.
+        duplicates: for a file: see `read_triples`. In an iterable the later stands.
+        progress: `progress(done, total)` in triples, after each transaction; total is 0 for an iterable
+            without a length.
+
+    Raises:
+        TripleFormatError, EncoderError, EmbeddingError, StoreError: see `KnowledgeBase`.
+    """
+    total = None
+    if isinstance(triples, str | Path):
+        total = check_triples(triples, duplicates=duplicates)
+        triples = read_triples(triples, duplicates=duplicates)
+    with _open_or_create(path, encoder) as kb:
+        return kb.update(triples, batch_size=batch_size, progress=progress, total=total)
+
+
+def _open_or_create(path: str | Path, encoder: Encoder) -> KnowledgeBase:
+    if is_blank(Path(path)):
+        try:
+            return KnowledgeBase.create(path, encoder)
+        except StoreError:
+            # Another process may have made it meanwhile.
+            if is_blank(Path(path)):
+                raise
+    return KnowledgeBase.open(path, encoder)
+
+
+def _check_encoder(store: Store, encoder: Encoder) -> None:
+    if encoder.fingerprint != store.info.fingerprint:
+        raise EncoderMismatchError(
+            f"{store.name} was built with {store.info.encoder_spec} ({store.info.fingerprint}), not with "
+            f"{encoder.spec} ({encoder.fingerprint}); use that encoder, or build a new file with this one"
+        )
