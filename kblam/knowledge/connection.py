@@ -121,13 +121,16 @@ def _open(path: Path, options: str, timeout: float) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
-    connection = _open(path, "mode=ro", timeout)
+    # Not mode=ro where that can be helped: such a connection leaves its -wal and -shm files behind when closed.
+    connection = _open(path, "mode=rw", timeout)
     try:
+        connection.execute("PRAGMA query_only = ON")
         _check(path, connection)
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
         log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size > 0:
+        forbidden = any(words in str(error) for words in ("unable to open", "readonly"))
+        if not forbidden or (log.exists() and log.stat().st_size > 0):
             raise
         # WAL needs a small file beside the database, which a read-only folder cannot have. With no log there
         # are no changes to miss, so the file may be read as it stands.

@@ -1,0 +1,188 @@
+"""Other processes: killed while they write, and reading or writing at the same time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kblam.knowledge import KnowledgeBase, Triple, build
+from kblam.knowledge import connection as connections
+from tests.fakes import HashingEncoder
+from tests.knowledge.conftest import FACTS
+from tests.knowledge.worker import facts
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.knowledge.worker", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def check_whole(path: Path, encoder: HashingEncoder) -> list[Triple]:
+    """SQLite finds no damage, and every triple has the vectors of its own texts."""
+    with sqlite3.connect(path) as sql:
+        assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    sql.close()
+    with KnowledgeBase.open(path, encoder) as kb:
+        triples, found = list(kb.triples()), kb.embeddings()
+        assert len(kb) == len(triples) == len(found)
+        keys = HashingEncoder().encode([triple.key_text for triple in triples])
+        values = HashingEncoder().encode([triple.value for triple in triples])
+        np.testing.assert_array_equal(found.key, keys.astype(np.float16))
+        np.testing.assert_array_equal(found.value, values.astype(np.float16))
+    return triples
+
+
+def test_a_killed_build_loses_nothing_and_goes_on(path: Path, encoder: HashingEncoder) -> None:
+    count, reached = 600, 0
+    for _ in range(3):
+        worker = start("build", path, count)
+        assert worker.stdout is not None
+        told = 0
+        while told < reached + 60:  # a few batches further each time
+            line = worker.stdout.readline()
+            assert line, "the build ended before it was killed"
+            told = int(line)
+        worker.send_signal(signal.SIGKILL)
+        told = max([told, *(int(line) for line in worker.stdout.read().split())])
+        worker.stdout.close()
+        assert worker.wait(timeout=30) == -signal.SIGKILL
+        triples = check_whole(path, encoder)
+        assert triples == facts(count)[: len(triples)]
+        assert told <= len(triples) <= told + 20
+        assert len(triples) % 20 == 0
+        reached = len(triples)
+    assert reached < count
+    encoder.calls.clear()
+    report = build(path, facts(count), encoder)
+    assert (report.added, report.updated, report.unchanged) == (count - reached, 0, reached)
+    assert len(encoder.calls) == 2 * (count - reached)
+    assert check_whole(path, encoder) == facts(count)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_killed_before_any_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies before its n-th SQL statement, for every n of a create, an add and a change."""
+    opened = connections._open
+    changed = [Triple("Amber Falcon", "capital", "Beryl"), *FACTS[1:3]]
+    finished = 0
+    for deadline in range(200):
+        path = tmp_path / f"{deadline}.kb"
+        seen = 0
+
+        def open_and_count(*arguments: object, fatal: int = deadline) -> sqlite3.Connection:
+            def count(statement: str) -> None:
+                nonlocal seen
+                seen += 1
+                if seen > fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sql = opened(*arguments)  # type: ignore[arg-type]
+            sql.set_trace_callback(count)
+            return sql
+
+        def work(path: Path = path) -> None:
+            monkeypatch.setattr(connections, "_open", open_and_count)
+            kb = KnowledgeBase.create(path, HashingEncoder())
+            tell("created")
+            kb.add(FACTS)
+            tell("added")
+            kb.add(changed)
+            kb.remove(FACTS[3].name)
+            tell("changed")
+
+        receive, send = os.pipe()
+
+        def tell(word: str, send: int = send) -> None:
+            os.write(send, f"{word}\n".encode())
+
+        _fork(work)
+        os.close(send)
+        with os.fdopen(receive) as pipe:
+            told = pipe.read().split()
+        encoder = HashingEncoder()
+        if path.exists() and path.stat().st_size:
+            allowed: list[list[Triple]] = [FACTS] if "added" in told else [[], FACTS]
+            allowed += [[*changed, FACTS[3]], changed]
+            assert check_whole(path, encoder) in ([changed] if "changed" in told else allowed)
+        else:
+            assert "created" not in told
+        build(path, changed, encoder)
+        with KnowledgeBase.open(path, encoder) as kb:
+            kb.remove(FACTS[3].name)
+        assert check_whole(path, encoder) == changed
+        finished += told == ["created", "added", "changed"]
+        if finished:
+            break
+    assert finished == 1
+    assert deadline > 40
+
+
+def _fork(work: Callable[[], None]) -> None:
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_reading_while_another_process_writes(path: Path, encoder: HashingEncoder) -> None:
+    """Each step changes ten triples in one transaction: a reader sees all of a step or nothing of it."""
+    with KnowledgeBase.create(path, encoder) as kb:
+        kb.add([Triple(f"n{number}", "p", "step -1") for number in range(10)])
+    seen: set[str] = set()
+    revisions = [0]
+    worker = start("rewrite", path, 150)
+    with KnowledgeBase.open(path, read_only=True) as kb:
+        for _ in range(100_000):
+            running = worker.poll() is None
+            changes = kb.changes_since(0)
+            assert len(changes.upserted) == 10
+            assert (changes.upserted.value == changes.upserted.value[0]).all()
+            revisions.append(changes.revision)
+            seen.add(kb.find("n0")[0].value)
+            if not running:
+                break
+    assert worker.stdout is not None
+    worker.stdout.close()
+    assert worker.wait(timeout=30) == 0
+    assert revisions == sorted(revisions)
+    assert revisions[-1] == 151
+    assert len(seen) > 3
+    assert "step 149" in seen
+
+
+def test_two_writers_take_turns(path: Path, encoder: HashingEncoder) -> None:
+    KnowledgeBase.create(path, encoder).close()
+    workers = [start("add", path, prefix, 60) for prefix in "ab"]
+    for worker in workers:
+        assert worker.communicate(timeout=120)[0] == ""
+        assert worker.returncode == 0
+    assert {triple.name for triple in check_whole(path, encoder)} == {f"{w}{n}" for w in "ab" for n in range(60)}
+    with KnowledgeBase.open(path) as kb:
+        assert kb.revision == 120
+
+
+def test_builds_of_one_new_file_at_the_same_moment(path: Path, tmp_path: Path, encoder: HashingEncoder) -> None:
+    workers = [start("race", path, tmp_path / "signal", 100) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    (tmp_path / "signal").touch()
+    for worker in workers:
+        worker.communicate(timeout=120)
+        assert worker.returncode == 0
+    assert check_whole(path, encoder) == facts(100)
+    with KnowledgeBase.open(path) as kb, kb._store._reading() as sql:
+        assert sql.execute("PRAGMA journal_mode").fetchone() == ("wal",)
