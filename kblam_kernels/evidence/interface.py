@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kblam_kernels.evidence import reference
 from kblam_kernels.knowledge import DenseKnowledge
-from kblam_kernels.rectangular.arguments import bias_tensor, row_weight_of
+from kblam_kernels.rectangular.arguments import bias_tensor, check_scores, refuse, row_weight_of
 
 
 def evidence(
@@ -31,8 +31,14 @@ def evidence(
         (B, M) in the dtype of lse: sum over h, n of row_weight * p[b, h, n, m].
 
     Raises:
-        UnsupportedInputError: if row_weight or knowledge_bias does not fit.
+        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message has it.
     """
+    check_scores(knowledge_query, knowledge, knowledge_range)
+    if lse.shape != knowledge_query.shape[:3] or lse.device != knowledge_query.device:
+        refuse(
+            f"lse must be (B, Hq, N) = {tuple(knowledge_query.shape[:3])} on {knowledge_query.device}; "
+            f"got {tuple(lse.shape)} on {lse.device}"
+        )
     bias = bias_tensor(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
     scale = knowledge.head_dim**-0.5 if scale is None else scale
     weight = row_weight_of(knowledge_query, row_weight)
@@ -50,7 +56,11 @@ def knowledge_lse(
     """Natural-log sum of exponentials of the knowledge scores alone, (B, Hq, N).
 
     exp(knowledge_lse - lse) is the share of attention that went to knowledge. Differentiable.
+
+    Raises:
+        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message has it.
     """
+    check_scores(knowledge_query, knowledge, knowledge_range)
     bias = bias_tensor(knowledge_bias, knowledge_query.shape[0], knowledge.num_tokens, knowledge_query)
     scale = knowledge.head_dim**-0.5 if scale is None else scale
     return reference.knowledge_lse(knowledge_query, knowledge.key, bias, knowledge_range, scale)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kblam_kernels.knowledge import DenseKnowledge
 from kblam_kernels.pruning import reference
-from kblam_kernels.rectangular.arguments import bias_tensor, refuse, row_weight_of
+from kblam_kernels.rectangular.arguments import bias_tensor, check_scores, refuse, row_weight_of
 from kblam_kernels.rectangular.reference import knowledge_offset
 
 
@@ -36,17 +36,18 @@ def prune(
         their indices int64 (B, k'), best first. Differentiable in keys and values, not in the choice.
 
     Raises:
-        UnsupportedInputError: if k < 1, or the bias or weight does not fit.
+        UnsupportedInputError: if k < 1, or a shape, dtype, device or value does not fit; the message has it.
     """
     if k < 1:
         refuse(f"k must be at least 1; got {k}")
+    check_scores(knowledge_query, knowledge, knowledge_range)
     B, Hq, _, D = knowledge_query.shape
     M = knowledge.num_tokens
     bias = bias_tensor(knowledge_bias, B, M, knowledge_query)
     offset = knowledge_offset(bias, knowledge_range, slice(0, M), torch.float32, knowledge_query.device)
     if offset is None:
         offset = torch.zeros(B, M, dtype=torch.float32, device=knowledge_query.device)
-    offset = offset.reshape(-1, M).expand(B, M)
+    offset = offset.flatten(1).expand(B, M)
     with torch.no_grad():
         weight = row_weight_of(knowledge_query, row_weight)
         scores = reference.summed_scores(knowledge_query, knowledge.key, weight, 1.0)

@@ -23,6 +23,8 @@ def check_prompt(query: Tensor, key: Tensor, value: Tensor) -> None:
         if tensor.dim() != 4:
             refuse(f"{name} must be of rank 4 (batch, heads, tokens, head_dim); got {tuple(tensor.shape)}")
     B, Hq, N, D = query.shape
+    if D == 0:
+        refuse(f"head_dim must be at least 1; got query {tuple(query.shape)}")
     if key.shape != value.shape or key.shape[0] != B or key.shape[3] != D:
         refuse(
             f"key and value must both be (B={B}, Hkv, T, D={D}) to fit query {tuple(query.shape)}; "
@@ -45,6 +47,15 @@ def check_knowledge(query: Tensor, knowledge: DenseKnowledge, knowledge_query: T
         )
     if knowledge_query.shape != query.shape:
         refuse(f"knowledge_query must have the shape of query {tuple(query.shape)}; got {tuple(knowledge_query.shape)}")
+
+
+def check_scores(knowledge_query: Tensor, knowledge: DenseKnowledge, knowledge_range: Tensor | None) -> None:
+    """What the operations on knowledge scores alone take: evidence and pruning."""
+    if knowledge_query.dim() != 4:
+        refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
+    check_knowledge(knowledge_query, knowledge, knowledge_query)
+    check_alike({"knowledge": knowledge.key}, knowledge_query)
+    check_masks(None, knowledge_range, knowledge_query, 0)
 
 
 def check_alike(named: dict[str, Tensor], query: Tensor) -> None:
