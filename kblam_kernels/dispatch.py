@@ -27,7 +27,7 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 MAX_TRITON_HEAD_DIM = 256
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-Forward = Callable[..., tuple[Tensor, Tensor]]
+Forward = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ BACKENDS: tuple[Backend, ...] = (
 
 
 @functools.cache
-def forward_of(name: str) -> Forward:
+def forward_of(name: str, backends: tuple[Backend, ...] | None = None) -> Forward:
     """The forward function of a backend, imported on first use."""
-    return next(backend for backend in BACKENDS if backend.name == name).load()
+    return next(backend for backend in backends or BACKENDS if backend.name == name).load()
 
 
 def requested(backend: str) -> str:
@@ -118,16 +118,22 @@ def requested(backend: str) -> str:
     return backend
 
 
-def explain_request(request_for: Callable[[bool], Request], backend: str) -> Explanation:
-    """Runs the verifiers in order; `request_for(by_name)` builds what they look at."""
+def explain_request(
+    request_for: Callable[[bool], Request], backend: str, backends: tuple[Backend, ...] | None = None
+) -> Explanation:
+    """Runs the verifiers in order; `request_for(by_name)` builds what they look at.
+
+    `backends` are those of another op than `rectangular_forward`.
+    """
+    backends = backends or BACKENDS
     wanted = requested(backend)
     if wanted != AUTO:
-        candidate = next(b for b in BACKENDS if b.name == wanted)
-        reason = candidate.verify(request_for(True))
+        by_name = [b for b in backends if b.name == wanted]
+        reason = by_name[0].verify(request_for(True)) if by_name else "it does not have this operation"
         return Explanation(None, {wanted: reason}) if reason else Explanation(wanted, {})
     request = request_for(False)
     rejected: dict[str, str] = {}
-    for candidate in BACKENDS:
+    for candidate in backends:
         reason = candidate.verify(request)
         if reason is None:
             return Explanation(candidate.name, rejected)
@@ -135,13 +141,13 @@ def explain_request(request_for: Callable[[bool], Request], backend: str) -> Exp
     return Explanation(None, rejected)
 
 
-def choose(request_for: Callable[[bool], Request], backend: str) -> str:
+def choose(request_for: Callable[[bool], Request], backend: str, backends: tuple[Backend, ...] | None = None) -> str:
     """The backend that serves.
 
     Raises:
         BackendUnavailableError: if the one asked for by name cannot; the message has its reason.
     """
-    explanation = explain_request(request_for, backend)
+    explanation = explain_request(request_for, backend, backends)
     if explanation.backend is None:
         name, reason = next(iter(explanation.rejected.items()))
         raise BackendUnavailableError(f"backend {name!r} cannot serve this call: {reason}")

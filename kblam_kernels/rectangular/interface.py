@@ -7,7 +7,9 @@ from typing import Literal, overload
 from torch import Tensor
 
 from kblam_kernels import dispatch
-from kblam_kernels.knowledge import DenseKnowledge
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
+from kblam_kernels.latent.backends import LATENT_BACKENDS
+from kblam_kernels.latent.interface import check_latent, latent_attention
 from kblam_kernels.rectangular.arguments import (
     bias_tensor,
     check_alike,
@@ -34,7 +36,7 @@ def rectangular_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    knowledge: DenseKnowledge | None = None,
+    knowledge: DenseKnowledge | LatentKnowledge | None = None,
     knowledge_query: Tensor | None = None,
     *,
     scale: float | None = None,
@@ -52,7 +54,7 @@ def rectangular_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    knowledge: DenseKnowledge | None = None,
+    knowledge: DenseKnowledge | LatentKnowledge | None = None,
     knowledge_query: Tensor | None = None,
     *,
     scale: float | None = None,
@@ -69,7 +71,7 @@ def rectangular_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    knowledge: DenseKnowledge | None = None,
+    knowledge: DenseKnowledge | LatentKnowledge | None = None,
     knowledge_query: Tensor | None = None,
     *,
     scale: float | None = None,
@@ -89,7 +91,8 @@ def rectangular_attention(
     Args:
         query: (B, Hq, N, D), after rotary embedding; float32, float16, bfloat16 (float64: reference backend).
         key, value: (B, Hkv, T, D) with T >= N and Hq a multiple of Hkv: cached tokens first, the new ones last.
-        knowledge: `DenseKnowledge` (Hq, M, D) or (B, Hq, M, D); None and M = 0 give plain attention.
+        knowledge: `DenseKnowledge` (Hq, M, D) or (B, Hq, M, D), or `LatentKnowledge` (M, P), which has no gradient;
+            None and M = 0 give plain attention.
         knowledge_query: (B, Hq, N, D), never rotated; None uses `query`.
         scale: factor of all scores; None means D ** -0.5.
         knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M). -inf hides a token.
@@ -104,10 +107,11 @@ def rectangular_attention(
     Returns:
         Output (B, Hq, N, D) in the dtype of `query`, and with `return_lse` the float32 lse (B, Hq, N) (float64 for
         float64 input). A row that sees no prompt column gives output 0 and lse -inf, never NaN. Both are
-        differentiable in query, key, value, knowledge and knowledge_query.
+        differentiable in query, key, value, dense knowledge and knowledge_query.
 
     Raises:
-        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message has it.
+        UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
+            asked for; the message has it.
         BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reason.
 
     Example:
@@ -123,7 +127,10 @@ def rectangular_attention(
     if knowledge is None:
         knowledge = DenseKnowledge.empty(Hq, D, dtype=query.dtype, device=query.device)
     r = query if knowledge_query is None else knowledge_query
-    check_knowledge(query, knowledge, r)
+    if isinstance(knowledge, LatentKnowledge):
+        check_latent(query, knowledge, r)
+    else:
+        check_knowledge(query, knowledge, r)
     named = {"key": key, "value": value, "knowledge": knowledge.key, "knowledge_query": r}
     check_alike(named, query)
     if not query.dtype.is_floating_point:
@@ -136,6 +143,12 @@ def rectangular_attention(
     def request_for(by_name: bool) -> dispatch.Request:
         return _request(by_name, query, key, value, knowledge.key, knowledge.value, r)
 
+    scale = D**-0.5 if scale is None else float(scale)
+    if isinstance(knowledge, LatentKnowledge):
+        output, lse = latent_attention(
+            query, key, value, knowledge, r, bias, prompt_mask, knowledge_range, scale, window, request_for, backend
+        )
+        return (output, lse) if return_lse else output
     output, lse = rectangular_forward(
         query,
         key,
@@ -146,7 +159,7 @@ def rectangular_attention(
         bias,
         prompt_mask,
         knowledge_range,
-        D**-0.5 if scale is None else float(scale),
+        scale,
         window,
         dispatch.choose(request_for, backend),
     )
@@ -157,7 +170,7 @@ def explain(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    knowledge: DenseKnowledge | None = None,
+    knowledge: DenseKnowledge | LatentKnowledge | None = None,
     knowledge_query: Tensor | None = None,
     *,
     backend: str = dispatch.AUTO,
@@ -172,4 +185,5 @@ def explain(
     tensors = [query, key, value, r]
     if knowledge is not None:
         tensors += [knowledge.key, knowledge.value]
-    return dispatch.explain_request(lambda by_name: _request(by_name, *tensors), backend)
+    backends = LATENT_BACKENDS if isinstance(knowledge, LatentKnowledge) else None
+    return dispatch.explain_request(lambda by_name: _request(by_name, *tensors), backend, backends)

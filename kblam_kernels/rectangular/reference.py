@@ -85,7 +85,7 @@ def knowledge_offset(
     return torch.where(inside, zero if offset is None else offset, float("-inf"))
 
 
-class _OnlineSoftmax:
+class OnlineSoftmax:
     """Running maximum, sum and weighted values of a softmax whose columns arrive in chunks."""
 
     def __init__(self, rows: tuple[int, ...], head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -127,7 +127,7 @@ def forward(
     B, Hq, N, D = query.shape
     T, M = key.shape[2], knowledge_key.shape[-2]
     dtype, device = accumulation_dtype(query), query.device
-    softmax = _OnlineSoftmax((B, Hq, N), D, dtype, device)
+    softmax = OnlineSoftmax((B, Hq, N), D, dtype, device)
     sees_prompt = torch.zeros(B, N, dtype=torch.bool, device=device)
 
     q = query.to(dtype) * scale

@@ -1,0 +1,103 @@
+"""Attention to latents in plain PyTorch: the specification of the op. The maths is in this folder's README.
+
+Accumulates in float32 (float64 for float64 inputs) and goes over both blocks in column chunks, as the reference of the
+dense layout does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.rectangular.reference import (
+    OnlineSoftmax,
+    accumulation_dtype,
+    chunks,
+    knowledge_offset,
+    prompt_visibility,
+    times_grouped,
+)
+
+
+class LatentOutput(NamedTuple):
+    """What one softmax over both blocks gave, before the value projection.
+
+    Args:
+        prompt: (B, Hq, N, D), accumulation dtype; sum over the prompt of p * v.
+        latent: (B, Hq, N, P), dtype of the query; sum over knowledge of p * f.
+        share: (B, Hq, N), accumulation dtype; sum over knowledge of p.
+        lse: (B, Hq, N), accumulation dtype; natural-log sum of exponentials over both blocks.
+    """
+
+    prompt: Tensor
+    latent: Tensor
+    share: Tensor
+    lse: Tensor
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latent_key: Tensor,
+    latent_value: Tensor,
+    norm: Tensor,
+    absorbed_query: Tensor,
+    constant: Tensor,
+    bias: Tensor | None,
+    prompt_mask: Tensor | None,
+    knowledge_range: Tensor | None,
+    scale: float,
+    window: int | None,
+) -> LatentOutput:
+    """One softmax over knowledge and prompt. Knowledge score: scale * norm * (absorbed_query . e + constant) + bias.
+
+    Args:
+        query, key, value, prompt_mask, scale, window: as `rectangular_attention`.
+        latent_key, latent_value, norm: (M, P), (M, P), (M,), as `LatentKnowledge`.
+        absorbed_query: (B, Hq, N, P), key_weight' r.
+        constant: (B, Hq, N) accumulation dtype, r . key_bias.
+        bias: float32 (M,) for each row of the batch or for all: (B or 1, M); or None.
+        knowledge_range: int32 (B or 1, 2), or None.
+    """
+    B, Hq, N, D = query.shape
+    T, (M, P) = key.shape[2], latent_key.shape
+    dtype, device = accumulation_dtype(query), query.device
+    prompt = OnlineSoftmax((B, Hq, N), D, dtype, device)
+    sees_prompt = torch.zeros(B, N, dtype=torch.bool, device=device)
+    q = query.to(dtype) * scale
+    for cols in chunks(T):
+        visible = prompt_visibility(N, T, cols, prompt_mask, window, device)
+        sees_prompt = sees_prompt | visible.any(-1)
+        scores = times_grouped(q, key[:, :, cols].to(dtype).transpose(-1, -2))
+        weights = prompt.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
+        prompt.output = prompt.output + times_grouped(weights, value[:, :, cols].to(dtype))
+
+    knowledge = OnlineSoftmax((B, Hq, N), P, dtype, device)
+    # Every head of every row reads the same latents: one matrix product for all of them.
+    a = absorbed_query.to(dtype).reshape(B * Hq * N, P)
+    for cols in chunks(M):
+        products = (a @ latent_key[cols].to(dtype).T).view(B, Hq, N, -1)
+        scores = (products + constant[..., None]) * (norm[cols] * scale)
+        offset = knowledge_offset(bias, knowledge_range, cols, dtype, device)
+        weights = knowledge.rescale(scores if offset is None else scores + offset)
+        mixed = weights.reshape(B * Hq * N, -1) @ latent_value[cols].to(dtype)
+        knowledge.output = knowledge.output + mixed.view(B, Hq, N, P)
+
+    # A padding row sees no prompt column, so it sees no knowledge either.
+    row = sees_prompt[:, None, :]
+    maximum = torch.maximum(prompt.maximum, knowledge.maximum)
+    # +inf where a row saw nothing: its weights are 0.
+    level = maximum.masked_fill(~row, float("inf"))
+    of_prompt, of_knowledge = torch.exp(prompt.maximum - level), torch.exp(knowledge.maximum - level)
+    total = prompt.total * of_prompt + knowledge.total * of_knowledge
+    lse = torch.where(row, maximum + total.log(), float("-inf"))
+    safe = total.masked_fill(~row, 1.0)
+    return LatentOutput(
+        prompt.output * of_prompt[..., None] / safe[..., None],
+        (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(query.dtype),
+        knowledge.total * of_knowledge / safe,
+        lse,
+    )
