@@ -274,12 +274,14 @@ class Store:
             upserted = self._vectors(
                 sql,
                 "SELECT count(*) FROM triples WHERE revision > ?",
-                "SELECT e.id, e.key, e.value FROM triples t JOIN embeddings e ON e.id = t.id "
-                "WHERE t.revision > ? ORDER BY e.id",
+                # Not a join: to save a sort, SQLite would walk through all of a large table for one change.
+                "SELECT id, key, value FROM embeddings "
+                "WHERE id IN (SELECT id FROM triples WHERE revision > ?) ORDER BY id",
                 (revision,),
             )
-            removed = sql.execute("SELECT id FROM removed WHERE revision > ? ORDER BY id", (revision,)).fetchall()
-        return Changes(upserted, np.array([row[0] for row in removed], np.int64), now)
+            # Sorted here: asked for an order, SQLite would walk through the table in it.
+            removed = sql.execute("SELECT id FROM removed WHERE revision > ?", (revision,)).fetchall()
+        return Changes(upserted, np.sort(np.array([row[0] for row in removed], np.int64)), now)
 
     def _vectors(self, sql: sqlite3.Connection, count: str, select: str, arguments: tuple[int, ...]) -> Embeddings:
         total = int(sql.execute(count, arguments).fetchone()[0])

@@ -24,6 +24,7 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "Q"),
     "answer": ("answer", "A"),
 }
+_FIELD_OF_NAME = {name: field for field, names in FIELD_NAMES.items() for name in names}
 _REQUIRED = ("name", "value")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _KIND_OF_JSON = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
@@ -56,12 +57,14 @@ class Triple:
     answer: str | None = None
 
     def __post_init__(self) -> None:
-        for field in FIELD_NAMES:
+        # The dataclass is frozen, and this is its constructor.
+        object.__setattr__(self, "name", _clean("name", self.name, compose=True))
+        object.__setattr__(self, "property", _clean("property", self.property, compose=True))
+        object.__setattr__(self, "value", _clean("value", self.value))
+        for field in ("key_string", "question", "answer"):
             given = getattr(self, field)
-            if given is None and field not in ("name", "property", "value"):
-                continue
-            text = _clean(field, given, compose=field in ("name", "property"))
-            object.__setattr__(self, field, text)  # the dataclass is frozen; this is its constructor
+            if given is not None:
+                object.__setattr__(self, field, _clean(field, given))
 
     @builtins.property
     def identity(self) -> tuple[str, str]:
@@ -91,15 +94,23 @@ class Triple:
         """
         if not isinstance(record, Mapping):
             raise TripleFormatError(f"expected an object with fields, got {_kind(record)}: {_shorten(record)}")
-        fields = {field: _pick(record, names) for field, names in FIELD_NAMES.items()}
+        fields: dict[str, str] = {}
+        for name, given in record.items():
+            field = _FIELD_OF_NAME.get(name)
+            if field is None or given is None:
+                continue
+            if not isinstance(given, str):
+                raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
+            if given.strip() and fields.setdefault(field, given) != given:
+                options = " and ".join(f'"{name}"' for name in FIELD_NAMES[field] if record.get(name))
+                raise TripleFormatError(f"fields {options} are names of one field but differ; keep one of them")
         for field in _REQUIRED:
-            if fields[field] is None:
+            if field not in fields:
                 options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
                 present = ", ".join(f'"{name}"' for name in list(record)[:12]) or "none"
-                raise TripleFormatError(f"missing field {options}; the fields present: {present}")
-        if fields["property"] is None:
-            fields["property"] = DEFAULT_PROPERTY
-        return cls(**fields)  # type: ignore[arg-type]  # required fields were checked just above
+                raise TripleFormatError(f"missing field {options}; the fields present: {present[:200]}")
+        fields.setdefault("property", DEFAULT_PROPERTY)
+        return cls(**fields)
 
     def to_record(self) -> dict[str, str]:
         """The fields under our own names, absent ones left out: `from_record` gives the same triple back."""
@@ -116,24 +127,7 @@ def identity_of(name: str, property: str) -> tuple[str, str]:
     return _clean("name", name, compose=True), _clean("property", property, compose=True)
 
 
-def _pick(record: Mapping[str, object], names: tuple[str, ...]) -> str | None:
-    """The one text given under any of `names`; None when every one is missing, null or blank."""
-    found: dict[str, str] = {}
-    for name in names:
-        given = record.get(name)
-        if given is None:
-            continue
-        if not isinstance(given, str):
-            raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
-        if given.strip():
-            found[name] = given
-    if len(set(found.values())) > 1:
-        options = " and ".join(f'"{name}"' for name in found)
-        raise TripleFormatError(f"fields {options} are names of the same field but differ; keep one of them")
-    return next(iter(found.values()), None)
-
-
-def _clean(field: str, text: object, *, compose: bool) -> str:
+def _clean(field: str, text: object, *, compose: bool = False) -> str:
     if not isinstance(text, str):
         raise TripleFormatError(f"{field} must be text, got {_kind(text)}: {_shorten(text)}")
     if len(text) > MAX_FIELD_CHARACTERS:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,14 @@ def encoder() -> HashingEncoder:
 def path(tmp_path: Path) -> Path:
     """Where a knowledge base may go; the name has what a careless URI would trip over."""
     return tmp_path / "facts #1 100%?.kb"
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for tests with hundreds of transactions, each a flush to disk."""
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="kblam-test-", dir=where) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

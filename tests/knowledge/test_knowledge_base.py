@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kblam import knowledge
 from kblam.errors import (
     EncoderMismatchError,
     EncoderUnavailableError,
@@ -190,6 +191,21 @@ def test_what_changes_nothing_is_no_revision(kb: KnowledgeBase) -> None:
     assert kb.revision == before
 
 
+def test_one_change_is_found_without_walking_through_everything(kb: KnowledgeBase) -> None:
+    kb.add(Triple("Zürich", "Fluss", "Sihl"))
+    sql = kb._store._connection
+    assert sql is not None
+    statements: list[str] = []
+    sql.set_trace_callback(statements.append)
+    kb.changes_since(kb.revision - 1)
+    sql.set_trace_callback(None)
+    plans = {text: sql.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in statements if "SELECT" in text}
+    assert len(plans) >= 4
+    for text, plan in plans.items():
+        steps = [row[3] for row in plan]
+        assert not [step for step in steps if "SCAN" in step and "store" not in step], (text, steps)
+
+
 # --- encoders --------------------------------------------------------------------------------------------
 
 
@@ -288,8 +304,15 @@ def test_threads_may_share_it(kb: KnowledgeBase) -> None:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import kblam.knowledge as k; heavy = {'torch', 'transformers', 'sentence_transformers', 'httpx'};"
-        "found = heavy & set(sys.modules); assert not found, found; k.DeviceEmbeddings; assert 'torch' in sys.modules"
+        "import sys, kblam.knowledge as k; assert k.KnowledgeBase and k.build;"
+        "found = {'torch', 'transformers', 'sentence_transformers', 'httpx'} & set(sys.modules);"
+        "assert not found, found"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(knowledge, name) is not None for name in knowledge.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = knowledge.Nothing  # type: ignore[attr-defined]

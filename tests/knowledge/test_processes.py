@@ -70,13 +70,13 @@ def test_a_killed_build_loses_nothing_and_goes_on(path: Path, encoder: HashingEn
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_killed_before_any_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_any_statement(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies before its n-th SQL statement, for every n of a create, an add and a change."""
     opened = connections._open
     changed = [Triple("Amber Falcon", "capital", "Beryl"), *FACTS[1:3]]
     finished = 0
     for deadline in range(200):
-        path = tmp_path / f"{deadline}.kb"
+        path = memory_folder / f"{deadline}.kb"
         seen = 0
 
         def open_and_count(*arguments: object, fatal: int = deadline) -> sqlite3.Connection:
