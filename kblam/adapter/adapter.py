@@ -1,6 +1,8 @@
 """The trainable part: key and value projections, and a query head for every knowledge layer."""
 
-# No `from __future__ import annotations`: the hub mixin reads the real types of __init__ to decode config.json.
+from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kblam.adapter.config import AdapterConfig
+from kblam.adapter.files import adapter_folder, load_weights, read_config
 from kblam.adapter.projected import ProjectedKnowledge
 from kblam.adapter.projections import build_projector
 from kblam.errors import KnowledgeError
@@ -20,7 +23,6 @@ class KnowledgeAdapter(
     PyTorchModelHubMixin,
     library_name="kblam",
     tags=["kblam", "knowledge-base"],
-    coders={AdapterConfig: (AdapterConfig.to_dict, AdapterConfig.from_dict)},
 ):
     """Turns sentence embeddings into knowledge tokens, and hidden states into knowledge queries.
 
@@ -46,6 +48,43 @@ class KnowledgeAdapter(
         self.query_heads = nn.ModuleDict(
             {str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in layers}
         )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin takes the arguments of any class, this one its own
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        strict: bool = True,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> KnowledgeAdapter:
+        """An adapter from a folder or the hub, on the CPU, in eval mode.
+
+        In place of the mixin's own, which loads what names happen to match, prints, and may unpickle.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or "user/name" on the hub. A path never reaches for the network.
+            strict: False leaves weights that the file does not have as initialised.
+            force_download, token, cache_dir, local_files_only, revision: as `huggingface_hub` takes them.
+
+        Raises:
+            AdapterFormatError: the files are missing, damaged, or their tensors do not fit the config.
+            AdapterConfigError: the config contradicts itself, or is of a newer format.
+        """
+        folder = adapter_folder(
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        adapter = cls(read_config(folder))
+        load_weights(adapter, folder, strict=strict)
+        return adapter.eval()
 
     def project_keys(self, embeddings: Tensor) -> Tensor:
         """LayerNorm(projection) over the whole S * Hq * D vector, no affine, eps 1e-5: (..., P) -> (..., out_dim)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,18 @@ from typing import Any
 from kblam.errors import AdapterConfigError
 
 FORMAT_VERSION = 1
+# The least value of each field that counts something.
+_COUNTS = {
+    "embedding_dim": 1,
+    "hidden_size": 1,
+    "num_layers": 1,
+    "num_heads": 1,
+    "head_dim": 1,
+    "layer_frequency": 1,
+    "mlp_depth": 0,
+    "mlp_hidden_dim": 0,
+    "format_version": 1,
+}
 PROJECTORS = ("linear", "mlp", "identity")
 # Upstream's refusal sentence: what its adapters are trained to say.
 REFUSAL = "I am sorry I cannot find relevant information in the KB."
@@ -53,9 +66,10 @@ class AdapterConfig:
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "hidden_size", "num_layers", "num_heads", "head_dim", "layer_frequency"):
-            if (value := getattr(self, name)) < 1:
-                raise AdapterConfigError(f"{name} must be at least 1; got {value}")
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise AdapterConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
         if self.format_version > FORMAT_VERSION:
             raise AdapterConfigError(
                 f"this adapter has format version {self.format_version}, newer than {FORMAT_VERSION}, "
@@ -63,15 +77,17 @@ class AdapterConfig:
             )
         if self.projector not in PROJECTORS:
             raise AdapterConfigError(f"projector must be one of {', '.join(PROJECTORS)}; got {self.projector!r}")
-        if self.projector == "mlp" and self.mlp_hidden_dim < 1:
+        if self.projector == "mlp" and self.mlp_hidden_dim == 0:
             raise AdapterConfigError(f"projector 'mlp' needs mlp_hidden_dim >= 1; got {self.mlp_hidden_dim}")
         if self.projector == "identity" and self.embedding_dim != self.out_dim:
             raise AdapterConfigError(
                 f"projector 'identity' needs embedding_dim == num_slots * num_heads * head_dim = {self.out_dim}; "
                 f"got {self.embedding_dim}"
             )
-        if self.knowledge_scale is not None and self.knowledge_scale <= 0:
-            raise AdapterConfigError(f"knowledge_scale must be positive or None; got {self.knowledge_scale}")
+        if self.knowledge_scale is not None and not 0 < self.knowledge_scale < math.inf:
+            raise AdapterConfigError(
+                f"knowledge_scale must be positive and finite, or None; got {self.knowledge_scale}"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise AdapterConfigError(f"top_k must be at least 1 or None; got {self.top_k}")
         if self.evidence_layer is not None and self.evidence_layer not in self.knowledge_layers:

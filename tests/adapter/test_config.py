@@ -1,0 +1,132 @@
+"""The adapter's configuration: what it refuses, and the numbers that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kblam.adapter import AdapterConfig
+from kblam.errors import AdapterConfigError, KblamError
+
+GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6, "num_heads": 4, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        *(({name: 0}, f"{name} must be a whole number of at least 1; got 0") for name in GOOD),
+        ({"num_heads": -4}, "num_heads must be .* got -4"),
+        ({"head_dim": 8.5}, "head_dim must be a whole number .* got 8.5"),
+        ({"head_dim": "8"}, "head_dim must be a whole number .* got '8'"),
+        ({"head_dim": True}, "head_dim must be a whole number .* got True"),
+        ({"head_dim": None}, "head_dim must be a whole number .* got None"),
+        ({"layer_frequency": 0}, "layer_frequency must be .* got 0"),
+        ({"format_version": 2}, "format version 2, newer than 1.*upgrade kblam"),
+        ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
+        ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
+        ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
+        ({"projector": "mlp", "mlp_hidden_dim": 8, "mlp_depth": -1}, "mlp_depth must be .* got -1"),
+        ({"projector": "identity"}, r"num_slots \* num_heads \* head_dim = 96; got 16"),
+        ({"knowledge_scale": 0.0}, "knowledge_scale must be positive .* got 0.0"),
+        ({"knowledge_scale": float("nan")}, "knowledge_scale must be positive .* got nan"),
+        ({"knowledge_scale": float("inf")}, "knowledge_scale must be positive .* got inf"),
+        ({"top_k": 0}, "top_k must be at least 1 or None; got 0"),
+        ({"evidence_layer": 1}, r"evidence_layer 1 is not a knowledge layer; those are \[0, 3\]"),
+        ({"prompt": "Q: "}, "prompt must contain {question}; got 'Q: '"),
+    ],
+    ids=str,
+)
+def test_refuses(bad: dict[str, Any], message: str) -> None:
+    AdapterConfig(**GOOD)
+    with pytest.raises(AdapterConfigError, match=message):
+        AdapterConfig(**{**GOOD, **bad})
+    # A file with the same mistake is refused in the same words.
+    with pytest.raises(AdapterConfigError, match=message):
+        AdapterConfig.from_dict({**GOOD, **bad})
+
+
+# num_layers, frequency -> layers, slots. When the frequency divides the layers the last slot is never read.
+@pytest.mark.parametrize(
+    ("num_layers", "frequency", "layers", "slots"),
+    [
+        (32, 3, list(range(0, 32, 3)), 11),  # Llama-3-8B, Phi-3-mini
+        (16, 3, [0, 3, 6, 9, 12, 15], 6),  # Llama-3.2-1B
+        (6, 3, [0, 3], 3),
+        (6, 1, [0, 1, 2, 3, 4, 5], 7),
+        (2, 5, [0], 1),
+        (1, 1, [0], 2),
+    ],
+)
+def test_layers_and_slots_are_upstreams(num_layers: int, frequency: int, layers: list[int], slots: int) -> None:
+    config = AdapterConfig(**{**GOOD, "num_layers": num_layers, "layer_frequency": frequency})
+    assert config.knowledge_layers == layers
+    assert config.num_slots == slots
+    assert config.out_dim == slots * 4 * 8
+    assert [config.slot_of(layer) for layer in layers] == list(range(len(layers)))
+
+
+def test_evidence_comes_from_the_middle_layer_unless_named() -> None:
+    # Upstream's official run retrieves at layer 15 of 32.
+    assert AdapterConfig(**{**GOOD, "num_layers": 32}).retrieval_layer == 15
+    assert AdapterConfig(**GOOD, evidence_layer=0).retrieval_layer == 0
+
+
+def test_a_file_holds_everything() -> None:
+    config = AdapterConfig(
+        **GOOD,
+        layer_frequency=2,
+        projector="mlp",
+        mlp_depth=1,
+        mlp_hidden_dim=12,
+        separate_query_head=False,
+        knowledge_scale=100.0,
+        top_k=5,
+        evidence_layer=2,
+        encoder="hashing:0:16",
+        base_model="tiny",
+        prompt="{question}?",
+        refusal="no",
+    )
+    defaults = AdapterConfig(**GOOD)
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(defaults, f.name)}
+    assert changed == {f.name for f in dataclasses.fields(config)} - set(GOOD) - {"format_version"}
+    assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_every_field_has_help() -> None:
+    assert all(field.metadata.get("help") for field in dataclasses.fields(AdapterConfig))
+
+
+def test_unknown_keys_warn_and_are_left_out() -> None:
+    with pytest.warns(UserWarning, match="ignoring unknown keys in the adapter's config: color, zest"):
+        config = AdapterConfig.from_dict({**GOOD, "zest": 1, "color": "red"})
+    assert config == AdapterConfig(**GOOD)
+
+
+def test_unknown_keys_of_a_newer_format_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AdapterConfigError, match="format version 9, newer than 1; upgrade kblam"):
+            AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(AdapterConfigError, match="head_dim"):
+        AdapterConfig.from_dict({name: value for name, value in GOOD.items() if name != "head_dim"})
+
+
+@pytest.mark.parametrize(("own", "expected"), [({"head_dim": 24}, 24), ({"head_dim": None}, 8), ({}, 8)], ids=str)
+def test_for_model_reads_the_shapes_of_a_text_model(own: dict[str, Any], expected: int) -> None:
+    text = SimpleNamespace(hidden_size=32, num_hidden_layers=6, num_attention_heads=4, **own)
+    outer = SimpleNamespace(get_text_config=lambda: text)  # a model of several parts keeps its text config inside
+    config = AdapterConfig.for_model(outer, 16, layer_frequency=2)
+    assert config == AdapterConfig(**{**GOOD, "head_dim": expected, "layer_frequency": 2})
+
+
+def test_errors_are_kblams() -> None:
+    assert issubclass(AdapterConfigError, KblamError)
