@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, StoreError
 from kblam.generation.evidence import Evidence, EvidenceRecorder
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
-from kblam.models.resident import resident_for
+from kblam.models.resident import ResidentKnowledge, resident_for
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def ask_many(
     with attachment.using(resident):
         for start in range(0, len(encoded), batch_size):
             rows = encoded[start : start + batch_size]
-            answers += _answer_batch(attachment, knowledge_base, rows, tokenizer, top, max_new_tokens, generate_options)
+            answers += _answer_batch(attachment, resident, rows, tokenizer, top, max_new_tokens, generate_options)
     return answers
 
 
@@ -144,7 +144,7 @@ def _check_length(
 @torch.inference_mode()
 def _answer_batch(
     attachment: Attachment,
-    knowledge_base: KnowledgeBase,
+    resident: ResidentKnowledge,
     rows: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerBase,
     top: int,
@@ -159,16 +159,31 @@ def _answer_batch(
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad_id}
     with attachment.observing(recorder):
         output = model.generate(ids, attention_mask=mask, **(options | generate_options))
-    resident = resident_for(attachment, knowledge_base)
     answers = []
     for row, tokens in enumerate(output[:, ids.shape[1] :].tolist()):
         length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
         text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
-        best = [(place, mass) for place, mass in recorder.best(row, length, top) if place < resident.num_triples]
-        triples = resident.triples_at([place for place, _ in best])
-        found = tuple(Evidence(triple, mass) for triple, (_, mass) in zip(triples, best, strict=True))
+        found = _evidence(resident, recorder.best(row, length, top))
         answers.append(Answer(text, found, is_refusal(text, attachment.config.refusal), length))
     return answers
+
+
+def _evidence(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:
+    """The triples of knowledge rows, as of the resident's last sync: the rows the answer was made from.
+
+    What another process removed while the answer was made is left out, and so is what got no attention at all, such
+    as the unused rows of an over-allocated copy.
+    """
+    found = []
+    for place, mass in best:
+        if not mass > 0:
+            continue
+        try:
+            found.append(Evidence(resident.triples_at([place])[0], mass))
+        except StoreError as error:
+            if type(error) is not StoreError:  # damaged or locked, not removed
+                raise
+    return tuple(found)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -183,4 +198,5 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 def is_refusal(text: str, refusal: str) -> bool:
     """Whether a text begins with the refusal sentence, whatever its case and final stop."""
-    return text.strip().lower().startswith(refusal.strip().rstrip(".").lower())
+    sentence = refusal.strip().rstrip(".").strip().lower()
+    return bool(sentence) and text.strip().lower().startswith(sentence)

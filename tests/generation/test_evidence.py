@@ -1,0 +1,106 @@
+"""Evidence: masses that are known beforehand, and what they add up to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kblam import KnowledgeBase, Triple, ask, ask_many, attach
+from kblam.generation.evidence import EvidenceRecorder
+from kblam.models.resident import resident_for
+from tests.generation.conftest import World
+from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
+
+QUESTION = "what is the capital of amber falcon ?"
+
+
+@pytest.mark.parametrize("triple", FACTS, ids=lambda triple: triple.name)
+def test_the_triple_that_takes_all_attention_is_named_first(world: World, triple: Triple) -> None:
+    make_prefer(world.model, world.adapter, world.encoder, triple)
+    answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=3)
+    assert answer.evidence[0].triple == triple
+    assert answer.evidence[0].mass > 0.99
+    assert sum(item.mass for item in answer.evidence[1:]) < 0.01
+
+
+def test_equal_scores_share_the_attention_equally(world: World) -> None:
+    make_uniform(world.model, world.adapter)
+    prompt = len(world.tokenizer(QUESTION)["input_ids"])
+    answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=4)
+    # The largest share over the tokens is that of the first, which sees the fewest other tokens.
+    expected = 1 / (len(FACTS) + prompt)
+    assert {item.triple for item in answer.evidence} == set(FACTS)
+    assert [item.mass for item in answer.evidence] == pytest.approx([expected] * 3, abs=1e-6)
+
+
+def test_padding_is_no_part_of_the_shares(world: World) -> None:
+    """A short question beside a long one has the masses it has alone."""
+    make_uniform(world.model, world.adapter)
+    answers = ask_many(world.model, world.kb, ["motto ?", QUESTION], tokenizer=world.tokenizer, max_new_tokens=2)
+    for answer, question in zip(answers, ["motto ?", QUESTION], strict=True):
+        prompt = len(world.tokenizer(question)["input_ids"])
+        assert answer.evidence[0].mass == pytest.approx(1 / (3 + prompt), abs=1e-6)
+
+
+def test_the_masses_of_one_token_add_up_to_the_share_of_knowledge(world: World) -> None:
+    recorder = EvidenceRecorder()
+    resident = resident_for(world.attachment, world.kb)
+    with torch.inference_mode(), world.attachment.using(resident), world.attachment.observing(recorder):
+        world.model(torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]]))
+    (masses,), (share,) = recorder.masses, recorder.knowledge_share
+    torch.testing.assert_close(masses.sum(-1), share)
+    assert ((masses >= 0) & (masses <= 1)).all()
+    assert (share > 0).all()
+    assert (share < 1).all(), "the prompt has the rest"
+
+
+def test_evidence_stays_between_0_and_1_and_is_sorted(world: World) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            world.adapter.query_heads["0"].weight.normal_()
+        answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=1)
+        masses = [item.mass for item in answer.evidence]
+        assert masses == sorted(masses, reverse=True)
+        assert 0 < sum(masses) <= 1
+
+
+@pytest.mark.parametrize("top", [0, 1, 2, 10])
+def test_top_bounds_the_evidence(world: World, top: int) -> None:
+    make_uniform(world.model, world.adapter)
+    answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=1, top=top)
+    assert len(answer.evidence) == min(top, len(FACTS))
+
+
+def test_an_updated_triple_is_shown_as_it_is_now(world: World) -> None:
+    make_prefer(world.model, world.adapter, world.encoder, FACTS[0])
+    options = {"tokenizer": world.tokenizer, "max_new_tokens": 2, "top": 1}
+    assert ask(world.model, world.kb, QUESTION, **options).evidence[0].triple.value == "Zirconia"
+    world.kb.add(Triple("Amber Falcon", "capital", "Obsidian"))
+    after = ask(world.model, world.kb, QUESTION, **options).evidence[0]
+    assert (after.triple.value, len(world.kb)) == ("Obsidian", 3)
+    assert after.mass > 0.99
+
+
+def test_an_empty_knowledge_base_gives_no_evidence(world: World) -> None:
+    with KnowledgeBase.create(None, world.encoder) as empty:
+        answer = ask(world.model, empty, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
+    assert answer.evidence == ()
+    assert answer.text
+
+
+def test_a_triple_without_any_attention_is_no_evidence(world: World) -> None:
+    """At this strength the others' shares are zero in float32, as those of unused rows are."""
+    make_prefer(world.model, world.adapter, world.encoder, FACTS[0], strength=200.0)
+    answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=1)
+    assert [item.triple for item in answer.evidence] == [FACTS[0]]
+
+
+def test_pruned_attention_names_the_same_triple(world: World) -> None:
+    """With top_k the kernels see a gathered list; evidence still names rows of the knowledge base."""
+    adapter = tiny_adapter(world.model, world.encoder, top_k=2)
+    make_prefer(world.model, adapter, world.encoder, FACTS[2])
+    attach(world.model, adapter)
+    answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
+    assert answer.evidence[0].triple == FACTS[2]
+    assert answer.evidence[0].mass > 0.99
