@@ -13,3 +13,7 @@ class UnsupportedInputError(KernelError, ValueError):
 
 class BackendUnavailableError(KernelError, RuntimeError):
     """A backend was asked for by name and cannot serve this call; the message has the reason."""
+
+
+class BuildError(KernelError, RuntimeError):
+    """The C++ kernels could not be built: no compiler, no sources, or a compilation that failed; the message says."""

@@ -1,0 +1,17 @@
+// The kernel table of one instruction set: include after its simd header, with KBLAM_ISA and KBLAM_TABLE defined.
+#include "stream.h"
+#include "tile.h"
+
+namespace kblam {
+
+extern const Kernels KBLAM_TABLE;
+
+const Kernels KBLAM_TABLE = {
+    KBLAM_NAME,
+    {KBLAM_ISA::stream_absorb<float>, KBLAM_ISA::stream_absorb<bfloat16>, KBLAM_ISA::stream_absorb<float16>},
+    {KBLAM_ISA::tile_absorb<float>, KBLAM_ISA::tile_absorb<bfloat16>, KBLAM_ISA::tile_absorb<float16>},
+    KBLAM_ISA::stream_scratch,
+    KBLAM_ISA::tile_scratch,
+};
+
+}  // namespace kblam

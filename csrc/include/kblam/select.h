@@ -1,0 +1,11 @@
+// Which kernel table this processor runs.
+#pragma once
+
+#include "types.h"
+
+namespace kblam {
+
+// The fastest table of the processor, or the one called `name`; null if there is none.
+const Kernels* select_kernels(const char* name);
+
+}  // namespace kblam

@@ -1,0 +1,67 @@
+// AVX2 vectors of 8 floats, with FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include "types.h"
+
+namespace kblam::KBLAM_ISA {
+
+using F = __m256;
+constexpr int W = 8;
+constexpr int STREAM_VECTORS = 4;
+constexpr int TILE_I = 4, TILE_J = 2;
+
+inline F zero() { return _mm256_setzero_ps(); }
+inline F set1(float x) { return _mm256_set1_ps(x); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+// If either is NaN the second comes back.
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+
+inline float sum(F a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+inline float maximum(F a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load(const bfloat16* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+inline F load(const float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline void store(float* p, F a) { _mm256_storeu_ps(p, a); }
+
+// The first n < W elements, zeros after them.
+template <class T>
+inline F load_first(const T* p, int n) {
+  T padded[W] = {};
+  for (int i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+}
+
+// a where first <= t < last, else -inf.
+inline F keep_between(F a, F t, F first, F last) {
+  const F inside = _mm256_and_ps(_mm256_cmp_ps(first, t, _CMP_LE_OQ), _mm256_cmp_ps(t, last, _CMP_LT_OQ));
+  return _mm256_blendv_ps(set1(-__builtin_inff()), a, inside);
+}
+
+// 2^n for integral n in [-126, 127].
+inline F power_of_two(F n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+inline F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F zero_below(F a, F x, float limit) {
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, set1(limit), _CMP_LT_OQ), a);
+}
+
+}  // namespace kblam::KBLAM_ISA
+
+#include "exp_generic.h"

@@ -1,0 +1,96 @@
+// AVX-512 vectors of 16 floats; with AVX512-BF16 also the dot product of bfloat16 pairs.
+#pragma once
+
+#include <immintrin.h>
+
+#include "types.h"
+
+namespace kblam::KBLAM_ISA {
+
+using F = __m512;
+constexpr int W = 16;
+constexpr int STREAM_VECTORS = 8;  // accumulators of one row in the weighted sum of values
+constexpr int TILE_I = 4, TILE_J = 4;
+
+inline F zero() { return _mm512_setzero_ps(); }
+inline F set1(float x) { return _mm512_set1_ps(x); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+// If either is NaN the second comes back.
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline float sum(F a) { return _mm512_reduce_add_ps(a); }
+inline float maximum(F a) { return _mm512_reduce_max_ps(a); }
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load(const bfloat16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline F load(const float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
+
+// The first n < W elements, zeros after them.
+inline F load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
+inline F load_first(const bfloat16* p, int n) {
+  const __m256i half = _mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline F load_first(const float16* p, int n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+}
+
+// a where first <= t < last, else -inf.
+inline F keep_between(F a, F t, F first, F last) {
+  const __mmask16 inside = _mm512_cmp_ps_mask(first, t, _CMP_LE_OQ) & _mm512_cmp_ps_mask(t, last, _CMP_LT_OQ);
+  return _mm512_mask_blend_ps(inside, set1(-__builtin_inff()), a);
+}
+
+// e^x for x <= 0 (and a little above): 1-2 ulp, exactly 0 for -inf, NaN for NaN.
+inline F exp(F x) {
+  x = max(set1(-104.f), x);
+  const F n = _mm512_roundscale_ps(mul(x, set1(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  F r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  F p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = add(fma(p, mul(r, r), r), set1(1.f));
+  return _mm512_scalef_ps(p, n);
+}
+
+#ifdef __AVX512BF16__
+#define KBLAM_HAS_PAIRS 1
+
+// c + a.even * b.even + a.odd * b.odd for 16 pairs of bfloat16.
+inline F multiply_pairs(F a, F b, F c) {
+  return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+}
+
+inline F load_pairs(const bfloat16* p) { return _mm512_loadu_ps(reinterpret_cast<const float*>(p)); }
+inline F load_first_pairs(const bfloat16* p, int n) {
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(__mmask32((1ull << n) - 1), p));
+}
+
+// Lane i of the result is the pair (even[i], odd[i]), rounded to bfloat16.
+inline F round_to_pairs(F even, F odd) {
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+// Pairs (a[i], b[i]) for i in [0, 16).
+inline F interleave(const bfloat16* a, const bfloat16* b, int n) {
+  const __mmask16 mask = n >= 16 ? __mmask16(0xffff) : __mmask16((1u << n) - 1);
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, a));
+  if (b == nullptr) return _mm512_castsi512_ps(low);
+  const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, b));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+#endif
+
+}  // namespace kblam::KBLAM_ISA

@@ -1,0 +1,168 @@
+// Attention of a few rows: keys and values pass once through the core, tile after tile; bound by memory.
+#pragma once
+
+#include "dot.h"
+
+namespace kblam::KBLAM_ISA {
+
+constexpr int STREAM_TILE = 64;
+
+// output[r][d] += sum over t of weights[r][t] * values[t][d], for NV vectors of d.
+template <int ROWS, int NV, class T>
+inline void add_weighted(float* const* output, const float* const* weights, const T* values, int64_t stride, int n) {
+  F sums[ROWS][NV];
+  for (int r = 0; r < ROWS; ++r)
+    for (int v = 0; v < NV; ++v) sums[r][v] = load(output[r] + v * W);
+  for (int t = 0; t < n; ++t) {
+    const T* value = values + t * stride;
+    F w[ROWS];
+    for (int r = 0; r < ROWS; ++r) w[r] = set1(weights[r][t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const F x = load(value + v * W);
+      for (int r = 0; r < ROWS; ++r) sums[r][v] = fma(w[r], x, sums[r][v]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int v = 0; v < NV; ++v) store(output[r] + v * W, sums[r][v]);
+}
+
+template <int ROWS, class T>
+inline void add_weighted_vectors(float* const* output, const float* const* weights, const T* values, int64_t stride,
+                                 int n, int vectors) {
+  switch (vectors) {
+    case 1: return add_weighted<ROWS, 1>(output, weights, values, stride, n);
+    case 2: return add_weighted<ROWS, 2>(output, weights, values, stride, n);
+    case 3: return add_weighted<ROWS, 3>(output, weights, values, stride, n);
+    case 4: return add_weighted<ROWS, 4>(output, weights, values, stride, n);
+#if defined(__AVX512F__)
+    case 5: return add_weighted<ROWS, 5>(output, weights, values, stride, n);
+    case 6: return add_weighted<ROWS, 6>(output, weights, values, stride, n);
+    case 7: return add_weighted<ROWS, 7>(output, weights, values, stride, n);
+    case 8: return add_weighted<ROWS, 8>(output, weights, values, stride, n);
+#endif
+    default: return;
+  }
+}
+
+template <int ROWS, class T>
+inline void add_weighted_values(float* const* output, const float* const* weights, const T* values, int64_t stride,
+                                int n, int D) {
+  const int vectors = D / W;
+  float* at[ROWS];
+  for (int v = 0; v < vectors; v += STREAM_VECTORS) {
+    const int here = vectors - v < STREAM_VECTORS ? vectors - v : STREAM_VECTORS;
+    for (int r = 0; r < ROWS; ++r) at[r] = output[r] + v * W;
+    add_weighted_vectors<ROWS>(at, weights, values + v * W, stride, n, here);
+  }
+  const int tail = D - vectors * W;
+  if (tail == 0) return;
+  for (int r = 0; r < ROWS; ++r) {
+    float* out = output[r] + vectors * W;
+    F sums = load(out);
+    for (int t = 0; t < n; ++t) sums = fma(set1(weights[r][t]), load_first(values + t * stride + vectors * W, tail), sums);
+    store(out, sums);
+  }
+}
+
+// Turns n scores of tokens from `token` on into weights, after folding them into the row's maximum and total.
+inline void take_scores(const Row& row, float* scores, int64_t token, int n, int D, float scale) {
+  const float infinity = __builtin_inff();
+  const int padded = int(round_up(n, W));
+  for (int t = 0; t < padded; t += W) {
+    F s = fma(load(scores + t), set1(scale), set1(row.offset));
+    if (row.bias != nullptr) {
+      const float* bias = row.bias + token + t;
+      s = add(s, n - t >= W ? load(bias) : load_first(bias, n - t));
+    }
+    store(scores + t, s);
+  }
+  if (row.visible != nullptr) {
+    for (int t = 0; t < n; ++t)
+      if (!row.visible[token + t]) scores[t] = -infinity;
+  }
+  for (int t = n; t < padded; ++t) scores[t] = -infinity;
+  F top = set1(-infinity);
+  for (int t = 0; t < padded; t += W) top = max(top, load(scores + t));
+  const float before = *row.maximum, tile_maximum = maximum(top);
+  const float now = tile_maximum > before ? tile_maximum : before;
+  // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
+  const float level = now > LOWEST ? now : LOWEST;
+  F total = zero();
+  for (int t = 0; t < padded; t += W) {
+    const F weight = exp(add(load(scores + t), set1(-level)));
+    store(scores + t, weight);
+    total = add(total, weight);
+  }
+  float shrink = 1.f;
+  if (now != before) {
+    float factors[W];
+    store(factors, exp(set1(before - level)));
+    shrink = factors[0];
+    for (int d = 0; d < D; d += W) store(row.output + d, mul(load(row.output + d), set1(shrink)));
+  }
+  *row.maximum = now;
+  *row.total = *row.total * shrink + sum(total);
+}
+
+inline int64_t stream_scratch(int head_dim, int count) {
+  return count * round_up(head_dim, 2 * OUTPUT_PAD) * int64_t(sizeof(float)) + 2 * STREAM_TILE * sizeof(float);
+}
+
+template <class T>
+void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int D, float scale,
+                   char* scratch) {
+  using Query = typename Dot<T>::Query;
+  const T* keys = static_cast<const T*>(columns.key);
+  const T* values = static_cast<const T*>(columns.value);
+  const int padded = int(round_up(D, 2 * OUTPUT_PAD));
+  float* scores[2] = {reinterpret_cast<float*>(scratch), reinterpret_cast<float*>(scratch) + STREAM_TILE};
+  Query* queries = reinterpret_cast<Query*>(scores[1] + STREAM_TILE);
+  for (int r = 0; r < count; ++r) copy_query(queries + r * padded, static_cast<const T*>(rows[r].query), D, padded);
+
+  struct Piece {  // the part of a tile that a row sees
+    int row;
+    int64_t first, last;
+  };
+  const auto piece_of = [&](int r, int64_t tile_begin, int64_t tile_end) {
+    Piece piece{r, rows[r].first > tile_begin ? rows[r].first : tile_begin,
+                rows[r].last < tile_end ? rows[r].last : tile_end};
+    return piece;
+  };
+  const auto weigh = [&](const Piece& piece, float* out) {
+    const int n = int(piece.last - piece.first);
+    dot_products(queries + piece.row * padded, keys + piece.first * columns.key_stride, columns.key_stride, n, D, out);
+    take_scores(rows[piece.row], out, piece.first, n, D, scale);
+  };
+  for (int64_t tile = begin; tile < end; tile += STREAM_TILE) {
+    const int64_t tile_end = tile + STREAM_TILE < end ? tile + STREAM_TILE : end;
+    Piece waiting{-1, 0, 0};  // weighed, its values not yet added: two rows share one pass over them
+    const auto finish = [&](const Piece& piece, const float* weights) {
+      float* out = rows[piece.row].output;
+      add_weighted_values<1>(&out, &weights, values + piece.first * columns.value_stride, columns.value_stride,
+                             int(piece.last - piece.first), D);
+    };
+    for (int r = 0; r < count; ++r) {
+      const Piece piece = piece_of(r, tile, tile_end);
+      if (piece.first >= piece.last) continue;
+      weigh(piece, scores[waiting.row < 0 ? 0 : 1]);
+      if (waiting.row < 0) {
+        waiting = piece;
+        continue;
+      }
+      if (waiting.first == piece.first && waiting.last == piece.last) {
+        float* out[2] = {rows[waiting.row].output, rows[r].output};
+        const float* weights[2] = {scores[0], scores[1]};
+        add_weighted_values<2>(out, weights, values + piece.first * columns.value_stride, columns.value_stride,
+                               int(piece.last - piece.first), D);
+      } else {
+        finish(waiting, scores[0]);
+        finish(piece, scores[1]);
+      }
+      waiting.row = -1;
+    }
+    if (waiting.row >= 0) finish(waiting, scores[0]);
+  }
+}
+
+}  // namespace kblam::KBLAM_ISA

@@ -1,0 +1,56 @@
+"""The C++ kernels as a loaded library: built on first use, and why not where they cannot be used."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+
+import torch
+
+from kblam_kernels import build
+from kblam_kernels.errors import BuildError
+
+logger = logging.getLogger("kblam_kernels")
+
+# Names a kernel table ("portable", "avx2", "avx512", "avx512bf16") instead of the fastest that this processor runs.
+ISA_VARIABLE = "KBLAM_CPU_ISA"
+
+
+@torch.compiler.assume_constant_result  # a graph that is being traced asks once and keeps the answer
+def unavailable() -> str | None:
+    """Why the C++ kernels cannot be used here, or None once they are built and loaded.
+
+    A failure is logged in one line, once per process, and not tried again.
+    """
+    if os.environ.get(build.BUILD_VARIABLE) == "0":
+        return f"{build.BUILD_VARIABLE}=0 turns the C++ kernels off"
+    failure = _load()
+    if failure is not None:
+        return failure
+    if not instruction_set():
+        return f"{ISA_VARIABLE}={wanted_instruction_set()!r} is not a kernel table that this processor runs"
+    return None
+
+
+def wanted_instruction_set() -> str:
+    """The kernel table that KBLAM_CPU_ISA names; "" for the fastest."""
+    return os.environ.get(ISA_VARIABLE, "")
+
+
+def instruction_set() -> str:
+    """Name of the kernel table in use, "" if KBLAM_CPU_ISA names none that runs; after `unavailable` is None."""
+    return str(torch.ops.kblam_kernels.cpu_instruction_set(wanted_instruction_set()))
+
+
+@functools.cache
+def _load() -> str | None:
+    """Builds and loads the library; the reason if that fails."""
+    try:
+        torch.ops.load_library(str(build.library()))
+    except (BuildError, OSError) as error:
+        first, _, rest = str(error).partition("\n")
+        logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
+        logger.debug("%s", rest)
+        return f"the C++ kernels are not available: {first}"
+    return None

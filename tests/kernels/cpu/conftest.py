@@ -1,0 +1,30 @@
+"""The C++ kernels are built once for the whole suite; without a compiler their tests are skipped, and say so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kblam_kernels import build, native
+from kblam_kernels.errors import BuildError
+
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16")
+
+
+@pytest.fixture(scope="session")
+def library() -> None:
+    """Loads the kernels. A compiler that fails is an error, not a reason to skip."""
+    try:
+        build.compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+    assert native.unavailable() is None
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest, library: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each kernel table that this processor runs."""
+    if not torch.ops.kblam_kernels.cpu_instruction_set(request.param):
+        pytest.skip(f"this processor does not run {request.param}")
+    monkeypatch.setenv(native.ISA_VARIABLE, request.param)
+    return str(request.param)
