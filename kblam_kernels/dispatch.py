@@ -26,6 +26,7 @@ BACKEND_VARIABLE = "KBLAM_BACKEND"
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 MAX_TRITON_HEAD_DIM = 256
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CPU_DTYPES = TRITON_DTYPES
 
 Forward = Callable[..., tuple[Tensor, ...]]
 
@@ -79,10 +80,31 @@ def _verify_triton(request: Request) -> str | None:
     return None
 
 
+def verify_cpu(request: Request) -> str | None:
+    """Why the C++ kernels cannot serve; the first call that they could serve builds them."""
+    if request.device.type != "cpu":
+        return f"tensors are on {request.device.type}; the C++ kernels run on cpu"
+    if request.dtype not in CPU_DTYPES:
+        return f"dtype {request.dtype} is not one of float32, float16, bfloat16"
+    if request.head_dim % 2:
+        return f"head_dim {request.head_dim} is odd"
+    if not request.last_dim_contiguous:
+        return "the last dimension of a tensor is not contiguous; call .contiguous() on it"
+    from kblam_kernels import native
+
+    return native.unavailable()
+
+
 def _load_triton() -> Forward:
     from kblam_kernels.rectangular import triton_forward
 
     return triton_forward.forward
+
+
+def _load_cpu() -> Forward:
+    from kblam_kernels.rectangular import cpu
+
+    return cpu.forward
 
 
 def _load_reference() -> Forward:
@@ -93,6 +115,7 @@ def _load_reference() -> Forward:
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("triton", _verify_triton, _load_triton),
+    Backend("cpu", verify_cpu, _load_cpu),
     Backend("reference", lambda request: None, _load_reference),
 )
 

@@ -1,0 +1,208 @@
+"""Building on first use: a cache that changes with what it is made of, one builder at a time, clear refusals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from kblam_kernels import BackendUnavailableError, build, explain, native
+from kblam_kernels.errors import BuildError
+from tests.kernels.problems import make
+
+CALL = make(dtype=torch.float32)
+
+# Pretends to compile: writes what follows -o, and a line for each run.
+COMPILER = """#!/bin/sh
+echo run >> "$LOG"
+sleep 0.05
+while [ $# -gt 0 ]; do
+  if [ "$1" = -o ]; then echo built > "$2"; fi
+  shift
+done
+"""
+
+
+@pytest.fixture
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that takes no time; returns the file with one line for each time it ran."""
+    script = tmp_path / "fake c++"
+    script.write_text(COMPILER)
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("LOG", str(log))
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache of $me"))
+    return log
+
+
+@pytest.fixture
+def fresh_load() -> Iterator[None]:
+    """The outcome of an earlier load is forgotten, here and afterwards."""
+    native._load.cache_clear()
+    yield
+    native._load.cache_clear()
+
+
+def runs(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("ninja", [True, False])
+def test_builds_once_and_then_serves_from_the_cache(
+    fake_compiler: Path, ninja: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not ninja:
+        which = build.shutil.which
+        monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "ninja" else which(name))
+    first = build.library()
+    assert first.read_text() == "built\n"
+    files = runs(fake_compiler)
+    assert files == len(build.units(build.source_folder())) + 1  # and the link
+    assert build.library() == first
+    assert runs(fake_compiler) == files
+    assert build.library(force=True) == first
+    assert runs(fake_compiler) == 2 * files
+    assert sorted(path.name for path in first.parent.iterdir()) == [build.LIBRARY, "lock"]
+
+
+def test_two_processes_build_once(fake_compiler: Path) -> None:
+    code = "from kblam_kernels import build; print(build.library())"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    paths = {process.communicate(timeout=120)[0] for process in both}
+    assert len(paths) == 1
+    assert runs(fake_compiler) == len(build.units(build.source_folder())) + 1
+
+
+@pytest.mark.parametrize("what", ["torch", "flags", "sources"])
+def test_another_input_is_another_library(
+    what: str, fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build.library()
+    if what == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9.9")
+    elif what == "flags":
+        monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-g"))
+    else:
+        copy = tmp_path / "sources"
+        subprocess.run(["cp", "-rL", str(build.source_folder()), str(copy)], check=True)
+        header = copy / "include" / "kblam" / "types.h"
+        header.write_text(header.read_text() + "\n")
+        monkeypatch.setattr(build, "source_folder", lambda: copy)
+    assert build.library() != before
+
+
+def test_no_compiler_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler: install g\+\+ or clang"):
+        build.library()
+    monkeypatch.setenv("CXX", "nowhere++")
+    with pytest.raises(BuildError, match=r"CXX=nowhere\+\+ is not a program"):
+        build.library()
+
+
+def test_a_failed_compilation_shows_what_the_compiler_said(fake_compiler: Path) -> None:
+    Path(os.environ["CXX"]).write_text("#!/bin/sh\necho 'types.h:1: a cosmic ray' >&2\nexit 1\n")
+    with pytest.raises(BuildError, match="a cosmic ray"):
+        build.library()
+    assert not list(Path(os.environ[build.CACHE_VARIABLE]).rglob(build.LIBRARY))
+
+
+def test_a_cache_that_cannot_be_written_is_named(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.CACHE_VARIABLE, "/dev/null/cache")
+    with pytest.raises(BuildError, match=r"/dev/null/cache.*set KBLAM_CACHE"):
+        build.library()
+
+
+def test_the_command_prints_the_path_or_the_reason(
+    fake_compiler: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build.main([]) == 0
+    assert build.LIBRARY in capsys.readouterr().out
+    monkeypatch.setenv("CXX", "nowhere++")
+    assert build.main(["--force"]) == 1
+    assert "nowhere++" in capsys.readouterr().err
+
+
+def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
+    fresh_load: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(build.BUILD_VARIABLE, raising=False)
+    monkeypatch.setenv("CXX", "nowhere++")
+    with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
+        for _ in range(3):
+            CALL.run(backend="auto")
+    assert len(caplog.records) == 1
+    assert "CXX=nowhere++ is not a program" in caplog.text
+    explanation = explain(CALL.query, CALL.key, CALL.value)
+    assert explanation.backend == "reference"
+    assert "no C++ compiler" in explanation.rejected["cpu"]
+    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot serve this call.*nowhere"):
+        CALL.run(backend="cpu")
+
+
+def test_kblam_build_0_turns_it_off(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.BUILD_VARIABLE, "0")
+    explanation = explain(CALL.query, CALL.key, CALL.value)
+    assert explanation.backend == "reference"
+    assert explanation.rejected["cpu"] == "KBLAM_BUILD=0 turns the C++ kernels off"
+
+
+def test_cpu_tensors_are_served_by_the_cpp_kernels(library: None) -> None:
+    explanation = explain(CALL.query, CALL.key, CALL.value)
+    assert explanation.backend == "cpu"
+    assert list(explanation.rejected) == ["triton"]
+    torch.testing.assert_close(CALL.run(backend="auto")[0], CALL.run(backend="reference")[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dtype": torch.float64}, "torch.float64"),
+        ({"D": 15, "dtype": torch.float32}, "head_dim 15 is odd"),
+    ],
+    ids=["float64", "odd"],
+)
+def test_what_the_cpp_kernels_do_not_take_they_say(changes: dict[str, object], reason: str) -> None:
+    p = make(**changes)  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError, match=reason):
+        p.run(backend="cpu")
+    p.run(backend="auto")
+
+
+def test_importing_builds_nothing(fake_compiler: Path) -> None:
+    code = "import kblam_kernels, kblam_kernels.build, kblam_kernels.native"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert runs(fake_compiler) == 0
+
+
+def test_an_instruction_set_that_is_not_here_is_refused(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.ISA_VARIABLE, "sve2")
+    with pytest.raises(BackendUnavailableError, match="KBLAM_CPU_ISA='sve2'"):
+        CALL.run(backend="cpu")
+
+
+def test_one_compiled_graph_with_the_cpp_kernels(library: None) -> None:
+    def call(query: torch.Tensor) -> torch.Tensor:
+        return CALL.but(query=query).run(backend="auto")[0] * 2
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(CALL.query), call(CALL.query))
+
+
+def test_gradients_pass_through_the_cpp_forward(library: None) -> None:
+    p = make(dtype=torch.float32, N=6, T=6)
+    for actual, expected in zip(p.gradients(backend="cpu"), p.gradients(backend="reference"), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
