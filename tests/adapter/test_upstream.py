@@ -213,8 +213,10 @@ def test_base_weights_load_into_the_plain_model(checkpoint: Checkpoint) -> None:
     weights = dict(base_weights(checkpoint.folder))
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(weights)  # strict: nothing missing, nothing of upstream's left
+    named = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=weights)
     ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(plain(ids).logits, trained(ids).logits)
+    for model in (plain, named):
+        assert torch.equal(model(ids).logits, trained(ids).logits)
 
 
 def test_an_adapter_does_not_depend_on_the_files_it_came_from(checkpoint: Checkpoint) -> None:
