@@ -9,7 +9,7 @@ KBLAM_GOLDEN ?= ../shared/golden/dev
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test check format golden gpu-check gpu-bench clean
+.PHONY: help setup demo test check format golden gpu-check gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ gpu-check: ## GPU tests against float64, then compute-sanitizer on small shapes
 
 gpu-bench: ## peers side by side with the ceilings of the same run; writes benchmarks/results/<device>/
 	$(PYTHON) -m benchmarks.gpu_bench
+
+sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread sanitizers
+	$(BIN)/python -m tests.kernels.cpu.sanitize
 
 clean: ## remove what was built
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,189 @@
+// Runs the kernels over a grid of shapes for the sanitizers: every tensor is its own allocation of exactly its size,
+// every table that the processor runs, several threads; results are compared with a plain double loop.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kblam/rectangular.h"
+#include "kblam/select.h"
+
+namespace {
+
+using kblam::Dtype;
+
+constexpr double INFINITE = std::numeric_limits<double>::infinity();
+
+void parallel(int64_t tasks, int workers, kblam::Task task, void* context) {
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> threads;
+  for (int worker = 0; worker < workers; ++worker)
+    threads.emplace_back([&, worker] {
+      for (int64_t i = next++; i < tasks; i = next++) task(context, i, worker);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+// A (batch, heads, tokens, D) tensor of small multiples of 1/8, exact in every dtype; tokens lie `gap` apart.
+struct Tensor {
+  int64_t heads, tokens, D, token;
+  Dtype dtype;
+  std::unique_ptr<unsigned char[]> data;
+
+  Tensor(Dtype type, int64_t batch, int64_t h, int64_t t, int64_t d, int64_t gap, std::mt19937& draw)
+      : heads(h), tokens(t), D(d), token(d + gap), dtype(type) {
+    const int64_t elements = std::max<int64_t>(0, batch * heads * tokens * token - gap), size = dtype == Dtype::float32 ? 4 : 2;
+    data.reset(new unsigned char[elements * size]);
+    for (int64_t i = 0; i < elements; ++i) {
+      const float x = float(int(draw() % 33) - 16) / 8;
+      uint32_t bits;
+      std::memcpy(&bits, &x, 4);
+      uint16_t half = uint16_t(bits >> 16);
+      if (dtype == Dtype::float16) half = x == 0 ? 0 : uint16_t((bits >> 16 & 0x8000) | ((bits & 0x7fffffff) - 0x38000000) >> 13);
+      std::memcpy(data.get() + i * size, dtype == Dtype::float32 ? static_cast<void*>(&bits) : &half, size);
+    }
+  }
+
+  int64_t index(int64_t b, int64_t h, int64_t n, int64_t d) const { return ((b * heads + h) * tokens + n) * token + d; }
+
+  double at(int64_t b, int64_t h, int64_t n, int64_t d) const { return value(data.get(), dtype, index(b, h, n, d)); }
+
+  static double value(const void* from, Dtype dtype, int64_t i) {
+    const unsigned char* p = static_cast<const unsigned char*>(from);
+    if (dtype == Dtype::float32) {
+      float x;
+      std::memcpy(&x, p + i * 4, 4);
+      return x;
+    }
+    uint16_t half;
+    std::memcpy(&half, p + i * 2, 2);
+    if (dtype == Dtype::float16)
+      return std::ldexp(half & 0x3ff ? (half & 0x7c00 ? 1024 + (half & 0x3ff) : half & 0x3ff) : half & 0x7c00 ? 1024 : 0,
+                        std::max(1, half >> 10 & 31) - 25) * (half & 0x8000 ? -1 : 1);
+    const uint32_t bits = uint32_t(half) << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+
+  kblam::Strided strided(bool shared = false) const {
+    return {data.get(), shared ? 0 : heads * tokens * token, tokens * token, token};
+  }
+};
+
+struct Shape {
+  int64_t B, Hq, Hkv, N, T, M;
+  int D;
+  int64_t gap;
+};
+
+// False, and a line, if the kernels are wrong.
+bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Kernels& kernels) {
+  std::mt19937 draw(unsigned(s.N * 7919 + s.D * 31 + options));
+  const Tensor q(dtype, s.B, s.Hq, s.N, s.D, s.gap, draw), r(dtype, s.B, s.Hq, s.N, s.D, 0, draw);
+  const Tensor k(dtype, s.B, s.Hkv, s.T, s.D, 0, draw), v(dtype, s.B, s.Hkv, s.T, s.D, s.gap, draw);
+  const int64_t kb_batch = shared ? 1 : s.B;
+  const Tensor kk(dtype, kb_batch, s.Hq, s.M, s.D, s.gap, draw), kv(dtype, kb_batch, s.Hq, s.M, s.D, 0, draw);
+  std::vector<float> bias(s.B * s.M);
+  std::vector<uint8_t> mask(s.B * s.T);
+  std::vector<int64_t> range(2 * s.B);
+  for (float& x : bias) x = draw() % 9 ? float(draw() % 8) / 8 : -std::numeric_limits<float>::infinity();
+  for (uint8_t& x : mask) x = draw() % 3 != 0;
+  for (int64_t& x : range) x = s.M ? int64_t(draw() % (s.M + 1)) : 0;
+
+  kblam::Rectangular p{};
+  p.dtype = dtype;
+  p.B = s.B, p.Hq = s.Hq, p.Hkv = s.Hkv, p.N = s.N, p.T = s.T, p.M = s.M, p.D = s.D;
+  p.query = q.strided(), p.key = k.strided(), p.value = v.strided();
+  p.knowledge_query = r.strided(), p.knowledge_key = kk.strided(shared), p.knowledge_value = kv.strided(shared);
+  if (options & 1) p.bias = bias.data(), p.bias_batch = s.M, p.bias_token = 1;
+  if (options & 2) p.prompt_mask = mask.data(), p.mask_batch = s.T;
+  if (options & 4) p.knowledge_range = range.data();
+  p.window = options & 8 ? 5 : std::numeric_limits<int64_t>::max() / 2;
+  p.scale = 0.125f;
+  const int64_t size = dtype == Dtype::float32 ? 4 : 2;
+  std::unique_ptr<unsigned char[]> output(new unsigned char[s.B * s.N * s.Hq * s.D * size]);
+  std::unique_ptr<float[]> lse(new float[s.B * s.Hq * s.N]);
+  p.output = output.get(), p.lse = lse.get();
+  kblam::rectangular_forward(p, kernels, 3, parallel);
+
+  double worst = 0;
+  for (int64_t b = 0; b < s.B; ++b)
+    for (int64_t h = 0; h < s.Hq; ++h)
+      for (int64_t n = 0; n < s.N; ++n) {
+        const int64_t g = h / (s.Hq / s.Hkv), last = s.T - s.N + n;
+        std::vector<double> scores(s.T + s.M, -INFINITE), exact(s.D, 0.);
+        bool sees_prompt = false;
+        for (int64_t t = 0; t <= last; ++t) {
+          if (t <= last - p.window || ((options & 2) && !mask[b * s.T + t])) continue;
+          sees_prompt = true;
+          scores[t] = 0;
+          for (int d = 0; d < s.D; ++d) scores[t] += 0.125 * q.at(b, h, n, d) * k.at(b, g, t, d);
+        }
+        const int64_t from = options & 4 ? range[2 * b] : 0, to = options & 4 ? range[2 * b + 1] : s.M;
+        const int64_t kb = shared ? 0 : b;
+        for (int64_t m = from; m < to; ++m) {
+          double x = options & 1 ? bias[b * s.M + m] : 0;
+          for (int d = 0; d < s.D; ++d) x += 0.125 * r.at(b, h, n, d) * kk.at(kb, h, m, d);
+          scores[s.T + m] = x;
+        }
+        const float got_lse = lse[(b * s.Hq + h) * s.N + n];
+        double top = -INFINITE, total = 0;
+        for (double x : scores) top = std::max(top, x);
+        if (sees_prompt) {
+          for (int64_t i = 0; i < s.T + s.M; ++i) {
+            if (scores[i] == -INFINITE) continue;
+            const double weight = std::exp(scores[i] - top);
+            total += weight;
+            for (int d = 0; d < s.D; ++d)
+              exact[d] += weight * (i < s.T ? v.at(b, g, i, d) : kv.at(kb, h, i - s.T, d));
+          }
+          for (double& x : exact) x /= total;
+          worst = std::max(worst, std::abs(got_lse - (top + std::log(total))));
+        } else if (got_lse != -std::numeric_limits<float>::infinity()) {
+          worst = INFINITE;
+        }
+        for (int d = 0; d < s.D; ++d)
+          worst = std::max(worst, std::abs(exact[d] - Tensor::value(output.get(), dtype, ((b * s.N + n) * s.Hq + h) * s.D + d)));
+      }
+  const bool right = worst < (dtype == Dtype::float32 ? 1e-4 : 3e-2);
+  if (!right)
+    std::printf("%s dtype %d B%ld Hq%ld Hkv%ld N%ld T%ld M%ld D%d shared %d options %d: off by %g\n", kernels.name,
+                int(dtype), long(s.B), long(s.Hq), long(s.Hkv), long(s.N), long(s.T), long(s.M), s.D, int(shared),
+                options, worst);
+  return right;
+}
+
+}  // namespace
+
+int main() {
+  const Shape shapes[] = {
+      {1, 2, 1, 1, 1, 0, 2, 0},    {2, 2, 1, 1, 9, 70, 24, 2},    {3, 2, 2, 2, 70, 131, 80, 0},
+      {2, 4, 2, 4, 33, 600, 6, 4}, {2, 2, 1, 5, 5, 0, 64, 0},     {2, 2, 1, 17, 30, 129, 24, 2},
+      {1, 1, 1, 70, 75, 65, 96, 0}, {3, 1, 1, 90, 90, 33, 18, 6}, {1, 2, 2, 6, 6, 600, 128, 0},
+  };
+  int runs = 0, wrong = 0;
+  for (const char* name : {"portable", "avx2", "avx512", "avx512bf16"}) {
+    const kblam::Kernels* kernels = kblam::select_kernels(name);
+    if (kernels == nullptr) {
+      std::printf("%s: not on this processor\n", name);
+      continue;
+    }
+    for (const Shape& shape : shapes)
+      for (Dtype dtype : {Dtype::float32, Dtype::bfloat16, Dtype::float16})
+        for (bool shared : {true, false})
+          for (int options : {0, 1, 6, 15}) {
+            ++runs;
+            wrong += !run(shape, dtype, shared, options, *kernels);
+          }
+  }
+  std::printf("%d runs, %d wrong\n", runs, wrong);
+  return wrong != 0;
+}
