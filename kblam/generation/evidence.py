@@ -55,7 +55,8 @@ class EvidenceRecorder:
             row_weight=torch.full((), 1 / heads, device=attention["lse"].device),
         )
         best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
-        self.masses.append(best.values)
+        # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32: a share stays a share.
+        self.masses.append(best.values.clamp(max=1))
         self.rows.append(best.indices if index is None else index.gather(1, best.indices))
         self.knowledge_share.append(mass.sum(-1))
 

@@ -80,7 +80,7 @@ def test_several_sequences_a_question_are_refused(world: World, options: dict[st
 
 def test_a_model_without_adapter_is_refused(world: World) -> None:
     detach(world.model)
-    with pytest.raises(GenerationError, match="call kblam.attach"):
+    with pytest.raises(GenerationError, match=r"call kblam\.attach"):
         ask(world.model, world.kb, QUESTIONS[0], tokenizer=world.tokenizer)
 
 

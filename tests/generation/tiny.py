@@ -13,7 +13,8 @@ from kblam import AdapterConfig, KnowledgeAdapter, Triple
 from kblam.adapter.projected import slot_view
 from tests.fakes import HashingEncoder
 
-WORDS = "what is the capital of founder motto amber falcon quiet harbor silver meadow zirconia basalt pine sorry".split()
+WORDS = ["what", "is", "the", "of", "capital", "founder", "motto", "amber", "falcon", "quiet", "harbor", "silver"]
+WORDS += ["meadow", "zirconia", "basalt", "pine", "sorry"]
 SPECIALS = ["[PAD]", "[UNK]", "[BOS]", "[EOS]"]
 EMBEDDING_DIM = 16
 
