@@ -79,8 +79,9 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
 
 
 def from_blobs(blobs: Sequence[bytes], out: np.ndarray) -> bool:
-    """Fill `out`, (len(blobs), P) float16, from stored blobs; False when one has another length."""
-    if any(len(blob) != out.shape[1] * _STORED.itemsize for blob in blobs):
+    """Fill `out`, (len(blobs), P) float16, from stored blobs; False when one is no blob of that length."""
+    size = out.shape[1] * _STORED.itemsize
+    if any(type(blob) is not bytes or len(blob) != size for blob in blobs):
         return False
     out[:] = np.frombuffer(b"".join(blobs), _STORED).reshape(out.shape)
     return True

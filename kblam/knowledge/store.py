@@ -236,8 +236,8 @@ class Store:
     def search(self, text: str, *, limit: int = 20) -> list[Triple]:
         """Triples whose name holds every word of `text`, in any case and order, also inside longer words.
 
-        Best first: the name itself, then names that begin with the text, then shorter names. No character is
-        special. An empty text finds nothing.
+        Best first: names that begin with the text (so the name itself before all), then shorter names. No
+        character is special. An empty text finds nothing.
         """
         # Substrings by a scan, not FTS5: it works alike in every script, also those without spaces, needs no
         # second index in step with the triples, and 1 M names take a fraction of a second (docs/knowledge.md).
@@ -249,8 +249,8 @@ class Store:
         with self._reading() as sql:
             rows = sql.execute(
                 f"SELECT {_TEXTS} FROM triples WHERE {where} "
-                "ORDER BY folded <> ?, instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?",
-                (*words[:_VARIABLES], folded, folded, max(0, limit)),
+                "ORDER BY instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?",
+                (*words[:_VARIABLES], folded, max(0, limit)),
             ).fetchall()
         return [Triple(*row) for row in rows]
 

@@ -143,9 +143,9 @@ def test_search(kb: KnowledgeBase, text: str, names: list[str]) -> None:
 
 
 def test_search_puts_the_best_first(encoder: HashingEncoder) -> None:
-    names = ["the Beryl cup", "Beryl coast", "Beryl", "aquamarine beryl", "Berylium"]
+    names = ["the Beryl cup", "Beryl coast", "a beryl", "Beryl", "Berylium"]
     kb = KnowledgeBase.from_triples([Triple(name, "p", "v") for name in names], encoder)
-    order = ["Beryl", "Berylium", "Beryl coast", "the Beryl cup", "aquamarine beryl"]
+    order = ["Beryl", "Berylium", "Beryl coast", "a beryl", "the Beryl cup"]
     assert [triple.name for triple in kb.search("beryl")] == order
     assert [triple.name for triple in kb.search("beryl", limit=2)] == order[:2]
     assert kb.search("beryl", limit=0) == []

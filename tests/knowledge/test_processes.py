@@ -149,7 +149,9 @@ def test_reading_while_another_process_writes(path: Path, encoder: HashingEncode
             running = worker.poll() is None
             changes = kb.changes_since(0)
             assert len(changes.upserted) == 10
-            assert (changes.upserted.value == changes.upserted.value[0]).all()
+            # All ten, and the revision told with them, are of one step: revision 1 is step -1.
+            expected = encoder.encode([f"step {changes.revision - 2}"]).astype(np.float16)
+            assert (changes.upserted.value == expected).all()
             revisions.append(changes.revision)
             seen.add(kb.find("n0")[0].value)
             if not running:

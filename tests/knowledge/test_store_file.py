@@ -127,18 +127,25 @@ def test_what_is_no_knowledge_base_is_refused_and_left_as_it_is(
     assert snapshot(path.parent) == before
 
 
-def test_damage_found_while_reading(kb: KnowledgeBase, path: Path) -> None:
+DAMAGE = [
+    pytest.param("UPDATE embeddings SET key = x'00' WHERE id = 2", id="short"),
+    pytest.param(
+        "UPDATE embeddings SET value = zeroblob(CASE id WHEN 2 THEN 30 ELSE 34 END) WHERE id IN (2, 3)",
+        id="one-short-one-long",
+    ),
+    pytest.param("UPDATE embeddings SET key = '0123456789abcdef0123456789abcdef' WHERE id = 2", id="text"),
+    pytest.param("DELETE FROM embeddings WHERE id = 2", id="missing"),
+]
+
+
+@pytest.mark.parametrize("statement", DAMAGE)
+def test_damage_found_while_reading(kb: KnowledgeBase, path: Path, statement: str) -> None:
     with sqlite3.connect(path) as other:
-        other.execute("UPDATE embeddings SET key = x'00' WHERE id = 2")
-        other.execute("DELETE FROM embeddings WHERE id = 4")
+        other.execute(statement)
     other.close()
-    with pytest.raises(StoreFormatError, match=r"damaged: vectors .* do not have 16 numbers"):
-        kb.embeddings()
-    with sqlite3.connect(path) as other:
-        other.execute("DELETE FROM embeddings WHERE id = 2")
-    other.close()
-    with pytest.raises(StoreFormatError, match="are missing"):
-        kb.changes_since(0)
+    for read in (kb.embeddings, lambda: kb.changes_since(0)):
+        with pytest.raises(StoreFormatError, match=r"damaged: vectors near id 1 are missing or do not have 16 numbers"):
+            read()
 
 
 def test_nothing_there(path: Path, encoder: HashingEncoder) -> None:
