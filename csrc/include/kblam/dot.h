@@ -38,10 +38,10 @@ inline void copy_query(bfloat16* to, const bfloat16* from, int n, int padded) {
 }
 #endif
 
-// scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone.
+// scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone. Fetches row t of `ahead`.
 template <class T>
 inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int64_t stride, int n, int D,
-                         float* scores) {
+                         const Ahead& ahead, float* scores) {
   constexpr int STEP = Dot<T>::STEP, TOKENS = 4;
   const int whole = D / STEP * STEP, tail = D - whole;
   int t = 0;
@@ -51,6 +51,7 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     for (int j = 0; j < TOKENS; ++j) {
       k[j] = keys + (t + j) * stride;
       sums[j] = zero();
+      ahead.fetch(t + j);
     }
     for (int d = 0; d < whole; d += STEP) {
       const F q = Dot<T>::load_query(query + d);
@@ -64,6 +65,7 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     for (int j = 0; j < TOKENS; ++j) scores[t + j] = sum(sums[j]);
   }
   for (; t < n; ++t) {
+    ahead.fetch(t);
     const T* k = keys + t * stride;
     F s = zero();
     for (int d = 0; d < whole; d += STEP) s = Dot<T>::step(s, Dot<T>::load_query(query + d), k + d);

@@ -50,6 +50,18 @@ struct Size {
   static constexpr int value = N;
 };
 
+// Rows of memory to ask for while others are worked on; null `data` asks for nothing.
+struct Ahead {
+  const char* data;
+  int64_t stride;  // bytes
+  int bytes;       // of a row
+
+  void fetch(int64_t row) const {
+    if (data == nullptr) return;
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(data + row * stride + i);
+  }
+};
+
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Takes tokens [begin, end) into the state of every row.
