@@ -43,7 +43,8 @@ def run(sanitizer: str, folder: Path) -> bool:
     subprocess.run([cxx, *flags, *objects, "-lpthread", "-o", program], check=True)
     built = time.perf_counter() - start
     status = subprocess.run([program]).returncode
-    print(f"{sanitizer}: {'clean' if status == 0 else f'status {status}'} (built in {built:.0f} s)", flush=True)
+    outcome = "clean" if status == 0 else f"status {status}"
+    sys.stdout.write(f"{sanitizer}: {outcome} (built in {built:.0f} s)\n")
     return status == 0
 
 
