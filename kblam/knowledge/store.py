@@ -159,12 +159,13 @@ class Store:
 
     def remove(self, name: str, property: str | None = None) -> int:
         """Remove one triple, or all of a name; returns how many there were."""
-        name, wanted = identity_of(name, "any" if property is None else property)
+        if property is None:
+            wanted: tuple[str, ...] = identity_of(name, "any")[:1]
+            where = "name = ?"
+        else:
+            where, wanted = "name = ? AND property = ?", identity_of(name, property)
         with self._writing() as (sql, revision):
-            rows = sql.execute(
-                "SELECT id FROM triples WHERE name = ?1 AND (?2 IS NULL OR property = ?2)",
-                (name, None if property is None else wanted),
-            ).fetchall()
+            rows = sql.execute(f"SELECT id FROM triples WHERE {where}", wanted).fetchall()
             for row in rows:
                 sql.execute("DELETE FROM triples WHERE id = ?", row)
                 sql.execute("DELETE FROM embeddings WHERE id = ?", row)
