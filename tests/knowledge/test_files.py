@@ -25,7 +25,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(items=st.lists(strategies.triples, max_size=6).map(strategies.unique))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_unicode_round_trips(tmp_path: Path, suffix: str, items: list[Triple]) -> None:
     path = tmp_path / f"kb.{suffix}"
     assert write_triples(path, items) == len(items)
