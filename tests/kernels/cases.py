@@ -1,0 +1,226 @@
+"""The named case grid of rectangular attention: every backend is run on it.
+
+A name tells the shape, then what is unusual: "B2-N63-M100-D96", "B2-N40-M70-D64-left-window7". Inputs are drawn from
+a seed, so a case is the same on every machine. Shapes are small enough for Triton's interpreter and still span several
+of its 32 x 32 tiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.problems import Problem, make
+
+Change = Callable[[Problem], Problem]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the grid; `problem` makes its inputs."""
+
+    B: int
+    N: int
+    M: int
+    D: int
+    T: int | None = None
+    H: int = 2
+    G: int = 1
+    shared: bool = True
+    changes: dict[str, Change] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The id of the case."""
+        parts = [f"B{self.B}", f"N{self.N}", f"M{self.M}", f"D{self.D}"]
+        if self.T is not None:
+            parts.insert(2, f"T{self.T}")
+        if (self.H, self.G) != (2, 1):
+            parts.append(f"H{self.H}over{self.G}")
+        if not self.shared:
+            parts.append("per_row")
+        return "-".join([*parts, *self.changes])
+
+    def problem(self, dtype: torch.dtype = torch.float64) -> Problem:
+        """Inputs rounded to `dtype`, on the CPU."""
+        sizes: dict[str, int] = {name: getattr(self, name) for name in ("B", "H", "G", "N", "M", "D")}
+        made = make(**sizes, T=self.T or self.N, shared=self.shared, seed=len(self.name)).to(dtype)
+        # After the conversion, which would make every tensor dense.
+        for change in self.changes.values():
+            made = change(made)
+        return made
+
+
+def on(problem: Problem, device: str) -> Problem:
+    """The same problem with every tensor on `device`; strides are kept."""
+    tensors = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
+    return problem.but(**{name: _copy(t, device) for name, t in tensors.items() if isinstance(t, Tensor)})
+
+
+def _copy(tensor: Tensor, device: str) -> Tensor:
+    # .to() makes an expanded or gapped tensor dense.
+    base = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+    return torch.as_strided(base.to(device), tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _mask(*rows: Callable[[Tensor], Tensor]) -> Change:
+    """Row b of the prompt mask is `rows[b % len(rows)]` of its column numbers."""
+
+    def change(p: Problem) -> Problem:
+        B, T = p.query.shape[0], p.key.shape[2]
+        column = torch.arange(T)
+        return p.but(prompt_mask=torch.stack([rows[b % len(rows)](column).expand(T) for b in range(B)]))
+
+    return change
+
+
+def _every(column: Tensor) -> Tensor:
+    return column >= 0
+
+
+def _bias(make_bias: Callable[[int, int], float | Tensor]) -> Change:
+    return lambda p: p.but(knowledge_bias=make_bias(p.query.shape[0], p.knowledge_key.shape[-2]))
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def _some_hidden(B: int, M: int) -> Tensor:
+    return _normal(B, M).masked_fill(torch.arange(M) % 3 == 1, float("-inf"))
+
+
+def _ranges(*ends: tuple[int, int]) -> Change:
+    return lambda p: p.but(
+        knowledge_range=torch.tensor([ends[b % len(ends)] for b in range(p.query.shape[0])], dtype=torch.int32)
+    )
+
+
+def _model_layout(p: Problem) -> Problem:
+    """As a model holds them: heads inside tokens, knowledge as one slot of several, each with room around it."""
+
+    def inside_tokens(t: Tensor) -> Tensor:
+        B, heads, tokens, D = t.shape
+        roomy = torch.full((B, tokens + 3, heads, D + 8), float("nan"), dtype=t.dtype)
+        held = roomy[:, 1 : tokens + 1, :, :D]
+        held.copy_(t.transpose(1, 2))
+        return held.transpose(1, 2)
+
+    def slot(t: Tensor) -> Tensor:
+        heads, tokens, D = t.shape
+        slots = torch.full((tokens, 3, heads, D), float("nan"), dtype=t.dtype)
+        slots[:, 1] = t.transpose(0, 1)
+        return slots[:, 1].transpose(0, 1)
+
+    return p.but(
+        **{name: inside_tokens(getattr(p, name)) for name in ("query", "key", "value", "knowledge_query")},
+        **{name: slot(getattr(p, name)) for name in ("knowledge_key", "knowledge_value")},
+    )
+
+
+def _gapped_mask(p: Problem) -> Problem:
+    assert p.prompt_mask is not None
+    wide = torch.zeros(p.prompt_mask.shape[0], 2 * p.prompt_mask.shape[1], dtype=torch.bool)
+    wide[:, ::2] = p.prompt_mask
+    return p.but(prompt_mask=wide[:, ::2])
+
+
+def _louder(factor: float) -> Change:
+    return lambda p: p.but(query=p.query * factor, knowledge_query=p.knowledge_query * factor)
+
+
+LEFT = _mask(_every, lambda c: c >= 37, lambda c: c >= 5)
+RIGHT = _mask(lambda c: c < 11, _every)
+SCATTERED = _mask(lambda c: c % 3 != 0, lambda c: (c * 7) % 5 > 1)
+NOTHING = _mask(_every, lambda c: c < 0)
+
+
+def _window(size: int) -> Change:
+    return lambda p: p.but(window=size)
+
+
+GRID: tuple[Case, ...] = (
+    # Shapes: one query, no knowledge, one token, primes, whole tiles and not.
+    Case(1, 1, 0, 64),
+    Case(2, 1, 1, 64, T=17),
+    Case(2, 1, 97, 128, T=70),
+    Case(1, 5, 0, 16),
+    Case(2, 63, 100, 96),
+    Case(1, 64, 64, 64),
+    Case(1, 33, 31, 80, T=65),
+    Case(1, 40, 70, 128),
+    Case(1, 34, 65, 256, T=40),
+    # Head dimensions: small, odd, just over a power of two, cut in two with a padded rest.
+    Case(1, 7, 33, 8),
+    Case(1, 7, 33, 12),
+    Case(1, 7, 33, 24),
+    Case(1, 7, 33, 33),
+    Case(1, 7, 33, 72),
+    Case(1, 7, 33, 160),
+    # Heads.
+    Case(2, 5, 40, 32, H=4, G=4),
+    Case(2, 5, 40, 32, H=4, G=1),
+    Case(1, 5, 40, 32, H=6, G=2, T=9),
+    # Knowledge of each row's own.
+    Case(2, 33, 50, 64, shared=False),
+    # Padding.
+    Case(3, 40, 50, 64, changes={"left": LEFT}),
+    Case(2, 40, 50, 64, changes={"right": RIGHT}),
+    Case(2, 40, 50, 64, T=70, changes={"scattered": SCATTERED}),
+    Case(2, 40, 50, 64, changes={"one_row_all_padding": NOTHING}),
+    Case(2, 1, 50, 64, T=40, changes={"left": LEFT}),
+    Case(2, 33, 0, 64, changes={"left": LEFT}),
+    Case(2, 40, 50, 32, changes={"scattered": SCATTERED, "gapped_mask": _gapped_mask}),
+    # Windows: smaller than a tile, a tile, across tiles, wider than the prompt.
+    Case(1, 70, 20, 32, changes={"window1": _window(1)}),
+    Case(1, 70, 20, 32, changes={"window7": _window(7)}),
+    Case(1, 70, 20, 32, T=100, changes={"window32": _window(32)}),
+    Case(1, 70, 20, 32, T=100, changes={"window45": _window(45)}),
+    Case(1, 40, 20, 32, changes={"window99": _window(99)}),
+    Case(1, 1, 20, 32, T=80, changes={"window9": _window(9)}),
+    Case(3, 70, 20, 32, changes={"left": LEFT, "window9": _window(9)}),
+    # Ranges: of each row, empty, a few tiles into the list, past its end.
+    Case(4, 5, 100, 32, changes={"ranges": _ranges((0, 100), (40, 41), (33, 97), (7, 7))}),
+    Case(2, 33, 70, 32, shared=False, changes={"ranges": _ranges((3, 68), (64, 200))}),
+    # Bias: for the list, for each token, for each token and row; hiding some, all.
+    Case(2, 5, 50, 32, changes={"bias": _bias(lambda B, M: -2.5)}),
+    Case(2, 5, 50, 32, changes={"bias_hides_all": _bias(lambda B, M: float("-inf"))}),
+    Case(2, 33, 70, 32, changes={"token_bias": _bias(lambda B, M: _normal(M))}),
+    Case(2, 33, 70, 32, changes={"row_bias": _bias(_normal)}),
+    Case(2, 33, 70, 32, changes={"row_bias_hides_some": _bias(_some_hidden)}),
+    Case(1, 5, 70, 32, changes={"token_bias_hides_all": _bias(lambda B, M: torch.full((M,), float("-inf")))}),
+    Case(2, 5, 0, 32, changes={"bias": _bias(lambda B, M: 1.5)}),
+    # Memory.
+    Case(2, 33, 50, 64, T=40, changes={"model_layout": _model_layout}),
+    # Numbers: peaked, flat and negative scores, and scores of which one exponential alone would overflow.
+    Case(1, 33, 50, 64, changes={"scale0": lambda p: p.but(scale=0.0)}),
+    Case(1, 33, 50, 64, changes={"negative_scale": lambda p: p.but(scale=-0.2)}),
+    Case(1, 33, 50, 64, changes={"loud": _louder(30.0)}),
+    # All at once.
+    Case(
+        3,
+        40,
+        70,
+        80,
+        T=60,
+        H=4,
+        G=2,
+        changes={
+            "left": LEFT,
+            "window30": _window(30),
+            "ranges": _ranges((0, 70), (10, 50), (69, 70)),
+            "row_bias": _bias(_some_hidden),
+            "model_layout": _model_layout,
+        },
+    ),
+)
+
+PARAMS: tuple[Any, ...] = tuple(pytest.param(case, id=case.name) for case in GRID)
+
+assert len({case.name for case in GRID}) == len(GRID)
