@@ -10,38 +10,22 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.errors import KnowledgeError, UnsupportedModelError
+from kblam.errors import KnowledgeError
 from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, register
+from kblam.models.checks import check_fit, check_knowledge, check_options
 from kblam.models.families import attention_modules, family_of
+from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge
 
 _ATTRIBUTE = "_kblam_attachment"
-
-
-class KnowledgeSource(Protocol):
-    """What can be put in force: `ProjectedKnowledge`, or the `ResidentKnowledge` of a knowledge base."""
-
-    @property
-    def num_triples(self) -> int:
-        """M, the triples in force."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """dtype of keys and values."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-
-    def layer(self, layer: int) -> DenseKnowledge:
-        """Keys and values of one knowledge layer."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +39,9 @@ class Attachment:
     """The tie between one model and one adapter; made by `attach`.
 
     Without knowledge in force the model runs its own attention and gives its own logits, bit for bit.
+
+    Training with activation checkpointing: not the reentrant kind, since all layers share the projected knowledge, and
+    with the knowledge still in force during backward, which runs the layers again.
     """
 
     def __init__(self, model: PreTrainedModel, adapter: KnowledgeAdapter, backend: str) -> None:
@@ -63,7 +50,9 @@ class Attachment:
         self.backend = backend
         self.family = family_of(model)
         self._modules = attention_modules(model)
-        self._base_implementation: str = model.config.get_text_config()._attn_implementation
+        # The language model alone: what else a model consists of, such as a vision tower, keeps its attention.
+        self._decoder: PreTrainedModel = model.get_decoder()
+        self._base_implementation: str = self._decoder.config._attn_implementation
         self._in_force: _InForce | None = None
         self._observer: Callable[..., None] | None = None
         self._hooks: list[Any] = []
@@ -96,21 +85,20 @@ class Attachment:
         With beam search or several return sequences, per-row values are repeated for the rows that `generate` adds.
 
         Raises:
-            KnowledgeError: if the dtype or device is not the model's.
+            KnowledgeError: if the knowledge, bias or range does not fit the model, or the model is detached.
         """
         if source is None:
             self._in_force = None
             self._use(self._base_implementation)
             return
-        model = self.model
-        if source.dtype != model.dtype or source.device != model.device:
-            raise KnowledgeError(
-                f"knowledge is {source.dtype} on {source.device}, the model {model.dtype} on {model.device}; "
-                "convert it with .to(dtype=model.dtype, device=model.device)"
-            )
-        if self.model.config.get_text_config()._attn_implementation != IMPLEMENTATION:
+        if attachment_of(self.model) is not self:
+            raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
+        check_knowledge(self.model, self.config, source)
+        check_options(source, bias, knowledge_range)
+        _follow(self.adapter, self.model)
+        if self._decoder.config._attn_implementation != IMPLEMENTATION:
             # Whatever the user chose in between is the base to return to.
-            self._base_implementation = self.model.config.get_text_config()._attn_implementation
+            self._base_implementation = self._decoder.config._attn_implementation
         self._in_force = _InForce(source, bias, knowledge_range)
         self._use(IMPLEMENTATION)
 
@@ -148,8 +136,8 @@ class Attachment:
             self._observer = before
 
     def _use(self, implementation: str) -> None:
-        if self.model.config.get_text_config()._attn_implementation != implementation:
-            self.model.set_attn_implementation(implementation)
+        if self._decoder.config._attn_implementation != implementation:
+            self._decoder.set_attn_implementation(implementation)
 
     def _install(self) -> None:
         for layer, module in enumerate(self._modules):
@@ -167,6 +155,11 @@ class Attachment:
         def add_knowledge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if self._in_force is None:
                 return None
+            if (now := self._decoder.config._attn_implementation) != IMPLEMENTATION:
+                raise KnowledgeError(
+                    f"the attention implementation became {now!r} while knowledge was in force; choose it before "
+                    "set_knowledge, or after set_knowledge(None)"
+                )
             kwargs["base_implementation"] = self._base_implementation
             if layer is not None:
                 hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
@@ -181,12 +174,13 @@ class Attachment:
         query = self.adapter.knowledge_query(layer, hidden_states)
         if query is not None and self.family.query_norm is not None:
             query = getattr(module, self.family.query_norm)(query)
-        batch, config, source = hidden_states.shape[0], self.config, in_force.source
-        top_k = config.top_k if config.top_k is not None and config.top_k < source.num_triples else None
+        batch, config = hidden_states.shape[0], self.config
+        knowledge = in_force.source.layer(layer)
+        top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
-            knowledge=_repeat_knowledge(source.layer(layer), batch),
+            knowledge=_repeat_knowledge(knowledge, batch),
             query=query,
-            bias=_total_bias(in_force, config, top_k, batch),
+            bias=_total_bias(in_force, config, top_k, batch, knowledge.num_tokens),
             span=_span(in_force, batch),
             top_k=top_k,
             backend=self.backend,
@@ -213,27 +207,36 @@ def _repeat_knowledge(knowledge: DenseKnowledge, batch: int) -> DenseKnowledge:
     )
 
 
-def _total_bias(in_force: _InForce, config: AdapterConfig, top_k: int | None, batch: int) -> Tensor | float:
+def _total_bias(
+    in_force: _InForce, config: AdapterConfig, top_k: int | None, batch: int, num_tokens: int
+) -> Tensor | float:
     """The caller's bias plus log C - log M, which upstream applies only with a separate query head."""
     bias = in_force.bias
     if isinstance(bias, Tensor) and bias.dim() == 2:
         bias = _repeat_rows("bias", bias, batch)
-    if config.knowledge_scale is None or not config.separate_query_head or in_force.source.num_triples == 0:
+    if isinstance(bias, Tensor) and bias.dim() > 0 and bias.shape[-1] < num_tokens:
+        # An over-allocated source has rows past its triples.
+        bias = F.pad(bias, (0, num_tokens - bias.shape[-1]))
+    if config.knowledge_scale is None or not config.separate_query_head:
         return bias
-    if top_k is not None:
-        return bias + (math.log(config.knowledge_scale) - math.log(top_k))
-    log_count = getattr(in_force.source, "log_count", None)
-    if log_count is None:
-        log_count = math.log(in_force.source.num_triples)
+    # A tensor where the number of triples may change: read as a Python number it would cost a new compilation.
+    log_count: Tensor | float | None = getattr(in_force.source, "log_count", None)
+    if isinstance(log_count, Tensor):
+        log_count = log_count if top_k is None else log_count.clamp(max=math.log(top_k))
+    elif num_tokens == 0:
+        return bias
+    else:
+        log_count = math.log(num_tokens if top_k is None else top_k)
     return bias + (math.log(config.knowledge_scale) - log_count)
 
 
 def _span(in_force: _InForce, batch: int) -> Tensor | None:
-    """The caller's ranges, or the filled part of an over-allocated source."""
-    if in_force.span is not None:
-        return _repeat_rows("knowledge_range", in_force.span, batch)
+    """The caller's ranges, within the filled part of an over-allocated source."""
     filled: Tensor | None = getattr(in_force.source, "filled", None)
-    return None if filled is None else filled.expand(batch, 2)
+    if in_force.span is None:
+        return None if filled is None else filled.expand(batch, 2)
+    span = _repeat_rows("knowledge_range", in_force.span, batch)
+    return span if filled is None else torch.minimum(span, filled[:, 1:])
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
@@ -260,14 +263,14 @@ def attach(model: PreTrainedModel, adapter: KnowledgeAdapter, *, backend: str = 
             adapter was made for other shapes.
     """
     current = attachment_of(model)
-    if current is not None:
-        if current.adapter is adapter and current.backend == backend:
-            return current
-        detach(model)
+    if current is not None and current.adapter is adapter and current.backend == backend:
+        return current
+    family_of(model)
+    check_fit(model, adapter.config, len(attention_modules(model)))
+    # What was attached stays until the new adapter is known to fit.
+    detach(model)
     fresh = Attachment(model, adapter, backend)
-    _check_fit(model, adapter.config, len(fresh._modules))
-    adapter.to(model.device)
-    adapter.query_heads.to(model.dtype)
+    _follow(adapter, model)
     register()
     fresh._install()
     # A plain object, not a module: the model's state dict stays the base model's.
@@ -284,12 +287,7 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) -> None:
-    needed = AdapterConfig.for_model(model.config, config.embedding_dim, layer_frequency=config.layer_frequency)
-    for name in ("num_layers", "hidden_size", "num_heads", "head_dim"):
-        has = num_layers if name == "num_layers" else getattr(needed, name)
-        if getattr(config, name) != has:
-            raise UnsupportedModelError(
-                f"the adapter was made for {name}={getattr(config, name)}, this model has {has} "
-                f"(adapter's base model: {config.base_model or 'not recorded'})"
-            )
+def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel) -> None:
+    """The adapter to the model's device, its query heads to the model's dtype: they read its hidden states."""
+    adapter.to(model.device)
+    adapter.query_heads.to(model.dtype)

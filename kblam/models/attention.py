@@ -71,7 +71,9 @@ def attention_forward(
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None
     if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
-        seen = None if attention_mask is None else attention_mask[:, None, -query.shape[2] :]
+        # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
+        N = query.shape[2]
+        seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
         knowledge, bias, index = prune(
             r, knowledge, layer_knowledge.top_k, knowledge_bias=bias, knowledge_range=span, row_weight=seen
         )

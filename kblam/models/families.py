@@ -70,17 +70,22 @@ def family_of(model: PreTrainedModel) -> Family:
             f"{type(model).__name__} ({name}) does not route attention through the transformers attention registry; "
             f"supported families: {_supported()}"
         )
-    if getattr(config, "attn_logit_softcapping", None):
-        raise UnsupportedModelError(
-            f"{name} caps its attention scores (attn_logit_softcapping={config.attn_logit_softcapping}), which the "
-            f"kernels do not do; supported families: {_supported()}"
-        )
-    attentions = attention_modules(model)
-    if any(hasattr(attention, "sinks") for attention in attentions):
-        raise UnsupportedModelError(
-            f"{name} uses attention sinks, which the kernels do not; supported families: {_supported()}"
-        )
+    if reason := _unlike_the_kernels(config, attention_modules(model)):
+        raise UnsupportedModelError(f"{name} {reason}, which the kernels do not; supported families: {_supported()}")
     return FAMILIES.get(name, Family(name, name))
+
+
+def _unlike_the_kernels(config: Any, attentions: list[nn.Module]) -> str | None:
+    """What a model does to its attention that knowledge layers would silently leave out."""
+    if cap := getattr(config, "attn_logit_softcapping", None):
+        return f"caps its attention scores (attn_logit_softcapping={cap})"
+    if any(hasattr(attention, "sinks") for attention in attentions):
+        return "uses attention sinks"
+    if size := getattr(config, "attention_chunk_size", None):
+        return f"attends within chunks (attention_chunk_size={size})"
+    if rank := getattr(config, "kv_lora_rank", None):
+        return f"has keys wider than its values (latent attention, kv_lora_rank={rank})"
+    return None
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:

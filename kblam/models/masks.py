@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kblam.errors import KnowledgeError
+
 
 def knowledge_mask(
     batch_size: int,
@@ -17,6 +19,7 @@ def knowledge_mask(
     mask_function: Any = None,
     attention_mask: Tensor | None = None,
     device: torch.device | str = "cpu",
+    allow_is_causal_skip: bool = True,
     **_: Any,
 ) -> Tensor | None:
     """Registered in transformers' mask registry: which of the key columns are not padding.
@@ -27,7 +30,17 @@ def knowledge_mask(
 
     Returns:
         bool (B, kv_length or fewer), or None when every column counts.
+
+    Raises:
+        KnowledgeError: if the model asks for a pattern that is not causal: packed sequences, image blocks.
     """
+    # transformers clears this flag for such patterns, and for one token with a static cache. A compiler clears it
+    # whenever it cannot tell, so it is believed only outside one.
+    if not allow_is_causal_skip and q_length > 1 and not torch.compiler.is_compiling():
+        raise KnowledgeError(
+            "knowledge layers attend causally to one sequence per row; these position_ids pack several sequences into "
+            "a row, or the model asks for a mask of its own. Give each sequence its own row and an attention_mask"
+        )
     if attention_mask is not None:
         attention_mask = attention_mask[:, -kv_length:].to(device=device, dtype=torch.bool)
     written = q_offset + q_length - kv_offset

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.adapter.projected import slot_view
 from kblam.errors import EncoderMismatchError
 from kblam.knowledge import DeviceEmbeddings, KnowledgeBase, Triple
 from kblam.models.attach import Attachment
@@ -98,13 +97,11 @@ class ResidentKnowledge:
 
     @torch.no_grad()
     def _project(self, rows: Tensor) -> None:
-        config = self.adapter.config
-        keys = self.adapter.project_keys(self.embeddings.key[rows])
-        values = self.adapter.project_values(self.embeddings.value[rows])
+        projected = self.adapter.project(self.embeddings.key[rows], self.embeddings.value[rows], dtype=self.dtype)
         for layer, dense in self._layers.items():
-            slot = config.slot_of(layer)
-            dense.key[:, rows] = slot_view(keys, config, slot).to(self.dtype)
-            dense.value[:, rows] = slot_view(values, config, slot).to(self.dtype)
+            fresh = projected.layer(layer)
+            dense.key[:, rows] = fresh.key
+            dense.value[:, rows] = fresh.value
 
 
 def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
@@ -112,10 +109,13 @@ def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> Resid
 
     One is kept per attachment: asking the same knowledge base again only takes in its changes.
     """
-    resident = attachment.resident
-    if not isinstance(resident, ResidentKnowledge) or resident.knowledge_base is not knowledge_base:
-        attachment.resident = None  # frees the old copy before the new one is made
-        model = attachment.model
+    resident, model = attachment.resident, attachment.model
+    if not (
+        isinstance(resident, ResidentKnowledge)
+        and resident.knowledge_base is knowledge_base
+        and (resident.dtype, resident.device) == (model.dtype, model.device)
+    ):
+        attachment.resident = resident = None  # frees the old copy before the new one is made
         resident = ResidentKnowledge(knowledge_base, attachment.adapter, dtype=model.dtype, device=model.device)
         attachment.resident = resident
     else:

@@ -1,0 +1,81 @@
+"""Whether an adapter fits a model, and knowledge both: one place for the messages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kblam.adapter import AdapterConfig, ProjectedKnowledge
+from kblam.errors import KnowledgeError, UnsupportedModelError
+from kblam.models.source import KnowledgeSource
+
+
+def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) -> None:
+    """The adapter was made for this model's shapes.
+
+    Raises:
+        UnsupportedModelError: if not, or if the model has no one shape of heads.
+    """
+    try:
+        needed = AdapterConfig.for_model(model.config, config.embedding_dim, layer_frequency=config.layer_frequency)
+    except (AttributeError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no single number and width of heads: {str(error).splitlines()[0]}"
+        ) from error
+    for name in ("num_layers", "hidden_size", "num_heads", "head_dim"):
+        has = num_layers if name == "num_layers" else getattr(needed, name)
+        if getattr(config, name) != has:
+            raise UnsupportedModelError(
+                f"the adapter was made for {name}={getattr(config, name)}, this model has {has} "
+                f"(adapter's base model: {config.base_model or 'not recorded'})"
+            )
+
+
+def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: KnowledgeSource) -> None:
+    """dtype and device are the model's, heads and slots the adapter's.
+
+    Raises:
+        KnowledgeError: if not.
+    """
+    if source.dtype != model.dtype or source.device != model.device:
+        raise KnowledgeError(
+            f"knowledge is {source.dtype} on {source.device}, the model {model.dtype} on {model.device}; "
+            "convert it with .to(dtype=model.dtype, device=model.device)"
+        )
+    if isinstance(source, ProjectedKnowledge) and source.config.knowledge_layers != config.knowledge_layers:
+        raise KnowledgeError(
+            f"knowledge was projected for layers {source.config.knowledge_layers}, the attached adapter has "
+            f"{config.knowledge_layers}; project it with the attached adapter"
+        )
+    first = source.layer(config.knowledge_layers[0])
+    if (first.num_heads, first.head_dim) != (config.num_heads, config.head_dim):
+        raise KnowledgeError(
+            f"knowledge has {first.num_heads} heads of width {first.head_dim}, the attached adapter "
+            f"{config.num_heads} of {config.head_dim}; project it with the attached adapter"
+        )
+
+
+def check_options(source: KnowledgeSource, bias: Tensor | float, knowledge_range: Tensor | None) -> None:
+    """Shapes, dtypes and devices of a bias over triples and of ranges; their batch is known only later.
+
+    Raises:
+        KnowledgeError: if one does not fit.
+    """
+    M, device = source.num_triples, source.device
+    if isinstance(bias, Tensor):
+        if bias.dim() > 2 or (bias.dim() > 0 and bias.shape[-1] != M):
+            raise KnowledgeError(
+                f"bias must be a number, (), (M,) or (B, M) with M = {M} triples; got {tuple(bias.shape)}"
+            )
+        if bias.dtype != torch.float32 or bias.device != device:
+            raise KnowledgeError(f"bias must be float32 on {device}; got {bias.dtype} on {bias.device}")
+    if knowledge_range is not None:
+        if knowledge_range.dim() != 2 or knowledge_range.shape[1] != 2:
+            raise KnowledgeError(
+                f"knowledge_range must be (B, 2), [start, end) for each row; got {tuple(knowledge_range.shape)}"
+            )
+        if knowledge_range.dtype not in (torch.int32, torch.int64) or knowledge_range.device != device:
+            raise KnowledgeError(
+                f"knowledge_range must be int32 on {device}; got {knowledge_range.dtype} on {knowledge_range.device}"
+            )
