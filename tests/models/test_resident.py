@@ -1,0 +1,241 @@
+"""A knowledge base on the device: what a change rewrites, and that it answers as freshly projected knowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import StaticCache
+
+from kblam.errors import EncoderMismatchError, KnowledgeError
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models.resident import ResidentKnowledge, resident_for
+from tests.fakes import HashingEncoder
+from tests.models.conftest import Tied, tie
+from tests.models.tiny import EMBEDDING_DIM, close, differ, logits, prompts, tiny_adapter, tiny_model
+
+IDS, MASK = prompts()
+
+
+def fact(number: int, value: str = "old") -> Triple:
+    return Triple(f"thing {number}", "color", f"{value} {number}")
+
+
+@pytest.fixture
+def encoder() -> HashingEncoder:
+    return HashingEncoder(EMBEDDING_DIM)
+
+
+@pytest.fixture
+def kb(encoder: HashingEncoder) -> Iterator[KnowledgeBase]:
+    with KnowledgeBase.from_triples([fact(number) for number in range(9)], encoder) as kb:
+        yield kb
+
+
+def resident_of(kb: KnowledgeBase, tied: Tied) -> ResidentKnowledge:
+    return ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def rows_of(resident: ResidentKnowledge) -> list[Tensor]:
+    """Keys and values of every layer, copied."""
+    return [t.clone() for layer in (0, 2) for t in (resident.layer(layer).key, resident.layer(layer).value)]
+
+
+def addresses(resident: ResidentKnowledge) -> list[int]:
+    return [t.data_ptr() for layer in (0, 2) for t in (resident.layer(layer).key, resident.layer(layer).value)]
+
+
+def check_against_projection(resident: ResidentKnowledge, kb: KnowledgeBase, tied: Tied) -> None:
+    """Logits with the resident copy are those with every triple projected anew."""
+    embeddings = kb.embeddings()
+    fresh = tied.adapter.project(torch.from_numpy(embeddings.key), torch.from_numpy(embeddings.value))
+    assert resident.num_triples == len(kb) == fresh.num_triples
+    with tied.attachment.using(fresh):
+        expected = logits(tied.model, IDS, MASK)
+    with tied.attachment.using(resident):
+        close(logits(tied.model, IDS, MASK), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"knowledge_scale": 5.0}, {"top_k": 4, "knowledge_scale": 5.0}], ids=str)
+def test_it_is_the_projected_knowledge_base_through_every_change(options: dict[str, object], kb: KnowledgeBase) -> None:
+    tied = tie(**options)
+    resident = resident_of(kb, tied)
+    check_against_projection(resident, kb, tied)
+    assert resident.filled.tolist() == [[0, 9]]
+    kb.add(fact(3, "new"))
+    kb.add([fact(20), fact(21)])
+    kb.remove("thing 0")
+    kb.remove("thing 8")
+    resident.sync()
+    check_against_projection(resident, kb, tied)
+    assert resident.filled.tolist() == [[0, 9]]
+    kb.add([fact(number) for number in range(100, 300)])
+    resident.sync()
+    check_against_projection(resident, kb, tied)
+    assert resident.filled.tolist() == [[0, 209]]
+    torch.testing.assert_close(resident.log_count, torch.tensor(209.0).log())
+
+
+def test_updating_one_triple_rewrites_one_row_in_place(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied)
+    before, where = rows_of(resident), addresses(resident)
+    base_row = next(row for row in range(9) if resident.triples_at([row]) == [fact(4)])
+    kb.add(fact(4, "new"))
+    assert resident.sync() == 1
+    assert addresses(resident) == where
+    assert resident.triples_at([base_row]) == [fact(4, "new")]
+    changed = set()
+    for old, new in zip(before, rows_of(resident), strict=True):
+        changed |= {row for row in range(new.shape[1]) if not torch.equal(old[:, row], new[:, row])}
+    assert changed == {base_row}
+    # The key text is the same, so only values moved by more than rounding.
+    close(before[0], resident.layer(0).key)
+    assert differ(before[1], resident.layer(0).value)
+
+
+def test_adding_fills_the_next_row_in_place(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied)
+    before, where = rows_of(resident), addresses(resident)
+    kb.add(fact(50))
+    assert resident.sync() == 1
+    assert addresses(resident) == where
+    assert resident.triples_at([9]) == [fact(50)]
+    for old, new in zip(before, rows_of(resident), strict=True):
+        assert torch.equal(old[:, :9], new[:, :9])
+        assert not torch.equal(old[:, 9], new[:, 9])
+
+
+def test_removing_moves_the_last_row_into_the_hole(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied)
+    before, where = rows_of(resident), addresses(resident)
+    last = resident.triples_at([8])
+    kb.remove(resident.triples_at([2])[0].name)
+    assert resident.sync() == 1
+    assert addresses(resident) == where
+    assert resident.triples_at([2]) == last
+    assert resident.num_triples == 8
+    for old, new in zip(before, rows_of(resident), strict=True):
+        torch.testing.assert_close(new[:, 2], old[:, 8])
+        assert torch.equal(old[:, :2], new[:, :2])
+        assert torch.equal(old[:, 3:8], new[:, 3:8])
+    check_against_projection(resident, kb, tied)
+
+
+def test_nothing_new_is_no_work(kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = resident_of(kb, tied)
+
+    def project(*args: object) -> None:
+        raise AssertionError("projected again")
+
+    monkeypatch.setattr(tied.adapter, "project", project)
+    before = addresses(resident)
+    assert resident.sync() == 0
+    assert addresses(resident) == before
+
+
+def test_a_large_knowledge_base_is_projected_in_pieces(
+    kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.models.resident.PROJECTION_ROWS", 4)
+    check_against_projection(resident_of(kb, tied), kb, tied)
+
+
+def test_an_empty_knowledge_base_is_no_knowledge(kb: KnowledgeBase) -> None:
+    tied = tie(knowledge_scale=5.0)
+    base = logits(tied.model, IDS, MASK)
+    for number in range(9):
+        kb.remove(f"thing {number}")
+    resident = resident_of(kb, tied)
+    with tied.attachment.using(resident):
+        close(logits(tied.model, IDS, MASK), base)
+        kb.add(fact(1))
+        resident.sync()
+        assert differ(logits(tied.model, IDS, MASK), base)
+
+
+def test_bias_and_ranges_go_by_the_triples_there_are(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied)
+    assert resident.layer(0).num_tokens > 9, "there are spare rows"
+    bias = torch.zeros(9)
+    bias[4:] = -float("inf")
+    ranges = torch.tensor([[0, 4], [0, 4]], dtype=torch.int32)
+    with tied.attachment.using(resident, knowledge_range=ranges):
+        first_four = logits(tied.model, IDS, MASK)
+    with tied.attachment.using(resident, bias=bias):
+        close(logits(tied.model, IDS, MASK), first_four)
+    with tied.attachment.using(resident, bias=bias.expand(2, 9)):
+        close(logits(tied.model, IDS, MASK), first_four)
+    # A range past the end ends at the last triple, not in the spare rows.
+    with tied.attachment.using(resident):
+        whole = logits(tied.model, IDS, MASK)
+    with tied.attachment.using(resident, knowledge_range=torch.tensor([[0, 64]] * 2, dtype=torch.int32)):
+        assert torch.equal(logits(tied.model, IDS, MASK), whole)
+    with pytest.raises(KnowledgeError, match=r"M = 9 triples; got \(64,\)"):
+        tied.attachment.set_knowledge(resident, bias=torch.zeros(64))
+
+
+def test_an_adapter_in_half_precision_projects(kb: KnowledgeBase, tied: Tied) -> None:
+    full = rows_of(resident_of(kb, tied))
+    tied.adapter.to(torch.bfloat16)
+    half = ResidentKnowledge(kb, tied.adapter, dtype=torch.bfloat16, device=torch.device("cpu"))
+    assert half.layer(0).key.dtype == torch.bfloat16
+    close(half.layer(0).key.float(), full[0], 0.05)
+
+
+def test_another_encoder_is_refused(kb: KnowledgeBase, encoder: HashingEncoder) -> None:
+    model = tiny_model()
+    resident_of(kb, Tied(model, tiny_adapter(model, encoder=encoder.fingerprint), None))  # type: ignore[arg-type]
+    other = tiny_adapter(model, encoder="hashing:7:16")
+    with pytest.raises(EncoderMismatchError, match=r"trained with encoder 'hashing:7:16'.*built with.*'hashing:0:16'"):
+        resident_of(kb, Tied(model, other, None))  # type: ignore[arg-type]
+
+
+def test_vectors_of_another_width_are_refused(tied: Tied) -> None:
+    with KnowledgeBase.from_triples([fact(1)], HashingEncoder(12)) as kb, pytest.raises(KnowledgeError, match="12"):
+        resident_of(kb, tied)
+
+
+def test_one_copy_is_kept_and_brought_up_to_date(kb: KnowledgeBase, tied: Tied, encoder: HashingEncoder) -> None:
+    first = resident_for(tied.attachment, kb)
+    kb.add(fact(30))
+    assert resident_for(tied.attachment, kb) is first
+    assert first.num_triples == 10
+    with KnowledgeBase.from_triples([fact(1)], encoder) as other:
+        assert resident_for(tied.attachment, other).num_triples == 1
+    again = resident_for(tied.attachment, kb)
+    assert again is not first
+    tied.model.to(torch.bfloat16)
+    half = resident_for(tied.attachment, kb)
+    assert half.dtype == torch.bfloat16
+    tied.attachment.set_knowledge(half)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"knowledge_scale": 5.0}, {"top_k": 10, "knowledge_scale": 5.0}], ids=str)
+def test_a_compiled_model_sees_new_facts_without_compiling_again(options: dict[str, object], kb: KnowledgeBase) -> None:
+    tied = tie(layers=2, **options)
+    resident = resident_of(kb, tied)
+    ids, mask = prompts(length=20, padding=2)
+    torch._dynamo.reset()
+    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    cache = StaticCache(config=tied.model.config, max_cache_len=20)
+    with tied.attachment.using(resident):
+        tied.model(ids[:, :10], attention_mask=mask[:, :10], past_key_values=cache)
+        for place in (10, 11, 12):
+            compiled(ids[:, place : place + 1], attention_mask=mask, past_key_values=cache)
+        kb.add([fact(40), fact(3, "new")])
+        resident.sync()
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            first = compiled(ids[:, 13:14], attention_mask=mask, past_key_values=cache).logits
+    # The same token, with the cache filled before and the facts after.
+    eager = StaticCache(config=tied.model.config, max_cache_len=20)
+    with KnowledgeBase.from_triples([fact(n) for n in range(9)], HashingEncoder(EMBEDDING_DIM)) as old:
+        fresh = resident_of(old, tied)
+        with tied.attachment.using(fresh):
+            for start, end in ((0, 10), (10, 11), (11, 12), (12, 13)):
+                tied.model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=eager)
+    with tied.attachment.using(resident):
+        close(first, tied.model(ids[:, 13:14], attention_mask=mask[:, :14], past_key_values=eager).logits)
+    torch._dynamo.reset()
