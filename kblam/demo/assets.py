@@ -1,0 +1,53 @@
+"""The shipped model: writing it after training, loading it for the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.demo.model import DemoModel, rescale_inputs
+from kblam.models import Attachment, attach
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo model, ready to answer."""
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    attachment: Attachment
+
+
+def save(model: DemoModel, tokenizer: PreTrainedTokenizerFast, folder: Path = ASSETS) -> None:
+    """Writes `folder/model` (a plain Llama with its tokenizer) and `folder/adapter`, both in bfloat16.
+
+    Changes `model`: embeddings are folded, the adapter takes unit-norm sentence vectors afterwards.
+    """
+    model.fold()
+    rescale_inputs(model.adapter)
+    cast(nn.Module, model.base).to(torch.bfloat16)
+    model.base.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    model.adapter.to(torch.bfloat16).save_pretrained(folder / "adapter")
+
+
+def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32, backend: str = "auto") -> Demo:
+    """The demo model with its adapter attached.
+
+    Args:
+        folder: written by `save`.
+        dtype: to compute in. The stored weights are bfloat16; float32 is as fast on most CPUs.
+        backend: of the kernels.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    adapter = KnowledgeAdapter.from_pretrained(folder / "adapter").to(dtype)
+    return Demo(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), attach(model, adapter, backend=backend))

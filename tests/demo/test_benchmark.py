@@ -1,0 +1,66 @@
+"""Quizzes and how they are scored."""
+
+from __future__ import annotations
+
+import pytest
+
+from kblam.demo.benchmark import Outcome, Question, build_quiz, score
+from kblam.demo.questions import answer_text
+from kblam.demo.tokenizer import real_words
+from kblam.demo.world import build_world
+
+WORLD = build_world(real_words())
+
+
+def test_a_quiz_asks_what_its_knowledge_base_can_and_cannot_answer() -> None:
+    quiz = build_quiz(WORLD.test_grid, 1000, questions=200)
+    facts = set(quiz.facts)
+    assert 980 <= len(facts) == len(quiz.facts) <= 1000
+    refused = [question for question in quiz.questions if not question.facts]
+    pairs = [question for question in quiz.questions if len(question.facts) == 2]
+    assert (len(refused), len(pairs), len(quiz.questions)) == (50, 20, 200)
+    assert all(set(question.facts) <= facts for question in quiz.questions)
+    known = {(name, prop) for name, prop, _ in quiz.facts}
+    for question in refused:
+        assert not any(name in question.text and f" {prop}" in question.text for name, prop in known)
+
+
+def test_ten_thousand_triples_of_held_out_entities_are_there() -> None:
+    assert len(build_quiz(WORLD.test_grid, 10_000).facts) == 10_000
+
+
+def test_too_few_entities_are_refused_with_the_number() -> None:
+    with pytest.raises(ValueError, match="not enough entities for 10000 triples"):
+        build_quiz(WORLD.test_grid[:100], 10_000)
+
+
+def test_answers_read_as_they_should() -> None:
+    one, two = ("Amber Falcon", "color", "pale red with dots"), ("Zorblax", "food", "raw rice with mint")
+    assert answer_text([one]) == "the color is pale red with dots."
+    assert answer_text([one, two]) == (
+        "the color of Amber Falcon is pale red with dots and the food of Zorblax is raw rice with mint."
+    )
+
+
+def test_figures_of_a_known_quiz() -> None:
+    fact, other = ("A B", "color", "red"), ("C D", "food", "soup")
+    questions = [
+        Question("1", (fact,)),
+        Question("2", (fact, other)),
+        Question("3", (other,)),
+        Question("4", ()),
+        Question("5", ()),
+    ]
+    outcomes = [
+        Outcome("The color  is red.", fact, False),
+        Outcome("the color of a b is red and the food of c d is stew.", other, False),
+        Outcome("i am sorry", None, True),
+        Outcome("i am sorry", fact, True),
+        Outcome("the color is red.", fact, False),
+    ]
+    figures = score(questions, outcomes)
+    assert figures.exact == pytest.approx(1 / 3)
+    assert (figures.exact_single, figures.exact_pair) == (0.5, 0.0)
+    assert figures.top1 == pytest.approx(2 / 3)
+    assert (figures.refusal_precision, figures.refusal_recall, figures.refusal_f1) == (0.5, 0.5, 0.5)
+    assert figures.questions == 5
