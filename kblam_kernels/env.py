@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors", "ninja")
-# Variables that change what the kernels do. None of them holds a secret.
+# Variables that change what the kernels do, beside all that begin with KBLAM_. None of them holds a secret.
 VARIABLES = (
-    "KBLAM_BACKEND",
     "TRITON_INTERPRET",
     "TRITON_CACHE_DIR",
     "CUDA_VISIBLE_DEVICES",
@@ -47,8 +46,14 @@ def report() -> dict[str, Any]:
         "nvidia_driver": nvidia_driver(),
         "compiler": compiler(),
         "backends": backends(),
-        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "environment": environment(),
     }
+
+
+def environment() -> dict[str, str]:
+    """The variables in force that change what the kernels do."""
+    ours = sorted(name for name in os.environ if name.startswith("KBLAM_"))
+    return {name: os.environ[name] for name in (*ours, *VARIABLES) if name in os.environ}
 
 
 def version_of(distribution: str) -> str | None:

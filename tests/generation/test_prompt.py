@@ -52,10 +52,11 @@ def test_a_template_that_begins_with_bos_gets_no_second_one() -> None:
         assert bos not in ids[1:]
 
 
-def test_braces_in_a_question_are_text() -> None:
+def test_other_braces_are_text() -> None:
+    """In a template and in a question: neither is a format string."""
     tokenizer = tiny_tokenizer()
-    attachment = _attached(tokenizer, "motto {question}")
-    assert len(encode_question("{question} {x}", attachment, tokenizer)) == 7
+    attachment = _attached(tokenizer, "{motto} {question}")
+    assert len(encode_question("{question} {0}", attachment, tokenizer)) == 3 + 6
 
 
 @pytest.mark.parametrize("question", ["", "\t\n"])

@@ -1,0 +1,99 @@
+"""`kblam ask`: one question, one answer, and the triples it rests on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from kblam.cli.errors import CommandError
+from kblam.cli.loading import ModelOptions, load
+from kblam.cli.options import (
+    AdapterSource,
+    AsJson,
+    Backend,
+    Device,
+    Dtype,
+    Knowledge,
+    MaxNewTokens,
+    Model,
+    Precision,
+    Top,
+)
+from kblam.cli.output import evidence_lines, out, print_json, waiting
+
+if TYPE_CHECKING:
+    from kblam.generation import Answer
+
+
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In natural language.")],
+    model: Model = None,
+    adapter: AdapterSource = None,
+    kb: Knowledge = None,
+    top: Top = 5,
+    max_new_tokens: MaxNewTokens = 64,
+    device: Device = None,
+    dtype: Dtype = Precision.auto,
+    backend: Backend = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from a knowledge base, and show which triples the answer rests on.
+
+    Without --model it is the small demo model that answers.
+
+    Example: kblam ask "What is the capital of Amber Falcon?" --kb facts.kb
+    """
+    if not question.strip():
+        raise CommandError("the question is empty; ask something")
+    options = ModelOptions(model, adapter, kb, device, dtype, backend)
+    with waiting("loading the model"):
+        loaded = load(options, read_only=True)
+    with loaded.knowledge_base as knowledge_base:
+        import kblam
+
+        began = time.monotonic()
+        with waiting("answering"):
+            answer = kblam.ask(
+                loaded.model,
+                knowledge_base,
+                question,
+                tokenizer=loaded.tokenizer,
+                top=top,
+                max_new_tokens=max_new_tokens,
+            )
+        seconds = time.monotonic() - began
+    if as_json:
+        print_json(answer_record(question, answer, seconds))
+        return
+    out.print(Text(answer.text or "(no text)", style="bold"))
+    print_evidence(answer)
+
+
+def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, Any]:
+    """An answer as plain values."""
+    return {
+        "question": question,
+        "answer": answer.text,
+        "refused": answer.refused,
+        "evidence": [
+            {
+                "name": item.triple.name,
+                "property": item.triple.property,
+                "value": item.triple.value,
+                "mass": round(item.mass, 6),
+            }
+            for item in answer.evidence
+        ],
+        "num_tokens": answer.num_tokens,
+        "seconds": round(seconds, 3),
+    }
+
+
+def print_evidence(answer: Answer) -> None:
+    """The bars, or for a refusal what nearly matched."""
+    out.print(Text("refused; the nearest triples:" if answer.refused else "evidence:", style="dim"))
+    for line in evidence_lines(answer.evidence):
+        out.print(line, soft_wrap=True)

@@ -1,0 +1,58 @@
+"""`kblam doctor`: what works on this machine, what does not and why, and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from kblam.cli.options import AsJson
+from kblam.cli.output import out, print_json, waiting
+from kblam.test import FAIL, MARKS, OFF, OK, Outcome, works
+
+
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also run the self-test, `python -m kblam.test`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what works on this machine, what does not and why, and the fix.
+
+    Exit status 0 when a knowledge base can be built and asked here, 1 otherwise.
+
+    Example: kblam doctor --deep
+    """
+    with waiting("looking around"):
+        from kblam.cli.checks import all_checks
+
+        outcomes = all_checks()
+    if deep:
+        from kblam.test import run
+
+        with waiting("testing"):
+            outcomes += run()
+    fine = works(outcomes)
+    if as_json:
+        print_json({"works": fine, "checks": [dataclasses.asdict(outcome) for outcome in outcomes]})
+    else:
+        _print(outcomes, fine)
+    raise typer.Exit(0 if fine else 1)
+
+
+def _print(outcomes: list[Outcome], fine: bool) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for outcome in outcomes:
+        detail = Text(outcome.detail)
+        if outcome.fix and outcome.status != OK:
+            detail.append(f"\nfix: {outcome.fix}", style="cyan")
+        mark, style = MARKS[outcome.status]
+        table.add_row(Text(mark, style=style), Text(outcome.name, style="bold"), detail)
+    out.print(table)
+    off = sum(outcome.status == OFF for outcome in outcomes)
+    broken = sum(outcome.status == FAIL for outcome in outcomes)
+    if fine:
+        out.print(f"[bold green]A knowledge base can be built and asked here.[/] {off} optional parts are off.")
+    else:
+        out.print(f"[bold red]The main job does not work here: {broken} of {len(outcomes)} checks failed.[/]")

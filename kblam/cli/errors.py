@@ -1,0 +1,96 @@
+"""From an exception to one red line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from kblam.cli.output import err
+from kblam.errors import (
+    EmbeddingError,
+    EncoderError,
+    EncoderMismatchError,
+    EncoderUnavailableError,
+    KblamError,
+    StoreWriteError,
+)
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class CommandError(KblamError):
+    """A command was given options that do not go together, or lacks one that it needs."""
+
+
+class InterruptedWorkError(KblamError):
+    """The user stopped the work; the message says what is left of it."""
+
+
+def exit_status(error: BaseException) -> int:
+    """2 when other input would help; 1 when the input was fine and the work failed; 130 when it was stopped."""
+    if isinstance(error, InterruptedWorkError):
+        return INTERRUPTED
+    if isinstance(error, (EncoderUnavailableError, EncoderMismatchError)):
+        return BAD_INPUT
+    if isinstance(error, (StoreWriteError, EncoderError, EmbeddingError)):
+        return FAILED
+    return BAD_INPUT if isinstance(error, (KblamError, *_kernel_errors())) else FAILED
+
+
+class ErrorsAsMessages(TyperGroup):
+    """The root group: what kblam raises on purpose becomes a message and an exit status, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; `--debug` lets exceptions through."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                raise
+            err.print("[yellow]interrupted[/]")
+            raise typer.Exit(INTERRUPTED) from None
+        except _expected() as error:
+            if ctx.params.get("debug"):
+                raise
+            report(_message(error))
+            raise typer.Exit(exit_status(error)) from None
+
+
+def report(message: str) -> None:
+    """One line on stderr, red, never wrapped in the middle of a path."""
+    line = Text("error: ", style="bold red")
+    line.append(" ".join(message.split()), style="red")
+    err.print(line, soft_wrap=True)
+
+
+def report_unexpected(error: BaseException) -> None:
+    """The line for what nobody foresaw."""
+    report(f"unexpected {type(error).__name__}: {error or 'no message'}")
+    err.print("[dim]`kblam --debug ...` shows where; please report it with the output of `kblam doctor --json`[/]")
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """KblamError, and the errors of the kernels and of torch's memory if those were ever imported."""
+    found: list[type[BaseException]] = [KblamError, MemoryError, *_kernel_errors()]
+    if torch := sys.modules.get("torch"):
+        found.append(torch.OutOfMemoryError)
+    return tuple(found)
+
+
+def _kernel_errors() -> list[type[BaseException]]:
+    """KernelError, if the kernels were ever imported: to import them is to import torch."""
+    kernels = sys.modules.get("kblam_kernels.errors")
+    return [] if kernels is None else [kernels.KernelError]
+
+
+def _message(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {text}; use --dtype bfloat16, a smaller model, or a smaller knowledge base"
+    return text

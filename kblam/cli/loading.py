@@ -1,0 +1,136 @@
+"""From the options of `ask` and `chat` to a model that is ready to be asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kblam
+from kblam.cli.errors import CommandError
+from kblam.cli.options import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from kblam.generation.folder import LoadedModel
+
+# Written by `python -m kblam.demo.train`. Found by path: this package and kblam.demo do not import each other.
+DEMO = Path(kblam.__file__).parent / "demo" / "assets"
+_BUILD_FIRST = "build one with `kblam kb build FILE -o facts.kb`, then pass --kb facts.kb"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the user asked for, as typed."""
+
+    model: str | None
+    adapter: str | None
+    kb: Path | None
+    device: str | None = None
+    dtype: Precision = Precision.auto
+    backend: str = "auto"
+
+
+def demo_is_shipped() -> bool:
+    """Whether the demo model came with this installation."""
+    return (DEMO / "model").is_dir() and (DEMO / "adapter").is_dir()
+
+
+def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
+    """Loads what the options name.
+
+    Raises:
+        CommandError: they do not say enough or contradict each other; found before anything heavy is imported.
+        KblamError: something they name cannot be used.
+    """
+    options = _complete(options)
+    if options.adapter is not None and options.kb is None:
+        raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
+    quiet_libraries()
+    from kblam.generation import folder
+    from kblam_kernels.dispatch import requested
+
+    requested(options.backend)  # an unknown name is told before gigabytes are read
+    device, dtype = _device(options.device), _dtype(options.dtype)
+    if options.adapter is None or options.kb is None:  # a model folder has its own
+        return folder.load_folder(
+            options.model or "",
+            knowledge_base=options.kb,
+            device=device,
+            dtype=dtype,
+            backend=options.backend,
+            read_only=read_only,
+        )
+    return folder.load_model(
+        options.model or _base_of(options.adapter),
+        options.adapter,
+        options.kb,
+        device=device,
+        dtype=dtype,
+        backend=options.backend,
+        read_only=read_only,
+    )
+
+
+def _complete(options: ModelOptions) -> ModelOptions:
+    """Options that name a model folder, or an adapter and a knowledge base."""
+    if options.model is None and options.adapter is None:
+        if not demo_is_shipped():
+            raise CommandError(
+                "--model is missing, and this installation has no demo model to take in its place; "
+                "pass --model FOLDER, or --model NAME --adapter DIR --kb FILE"
+            )
+        if options.kb is None:
+            raise CommandError(
+                f"--kb is missing: the demo model knows nothing but what a knowledge base tells it; {_BUILD_FIRST}"
+            )
+        # The stored weights are bfloat16, which many CPUs compute slower than float32.
+        dtype = Precision.float32 if options.dtype is Precision.auto else options.dtype
+        return replace(options, model=str(DEMO / "model"), adapter=str(DEMO / "adapter"), dtype=dtype)
+    whole = options.model is not None and (Path(options.model).expanduser() / "kblam.json").is_file()
+    if whole and options.adapter is not None:
+        raise CommandError(f"{options.model} is a model folder with an adapter of its own; leave out --adapter")
+    if not whole and options.adapter is None:
+        raise CommandError(
+            f"--adapter is missing: {options.model} is not a model folder (no kblam.json), so it needs an adapter "
+            "trained for it; pass --adapter DIR, or a folder that `kblam integrate` wrote"
+        )
+    return options
+
+
+def _base_of(adapter: str) -> str:
+    from kblam.adapter import KnowledgeAdapter
+
+    base = KnowledgeAdapter.from_pretrained(adapter).config.base_model
+    if base is None:
+        raise CommandError(f"--model is missing, and the adapter {adapter} does not record its base model")
+    return base
+
+
+def _device(name: str | None) -> torch.device | None:
+    import torch
+
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # Unknown names, absent devices and builds without CUDA each raise their own.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(f"--device {name}: {str(error).splitlines()[0]}; see `kblam doctor`") from error
+    return device
+
+
+def _dtype(precision: Precision) -> torch.dtype | None:
+    import torch
+
+    return None if precision is Precision.auto else getattr(torch, precision.value)
+
+
+def quiet_libraries() -> None:
+    """No bars and advice of transformers between our lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,127 @@
+"""`kblam ask`: from a model folder, from parts, from the demo model; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kblam import KnowledgeBase
+from tests.cli.conftest import kblam
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import EMBEDDING_DIM, FACTS
+
+QUESTION = "what is the capital of amber falcon ?"
+SHORT = ["--max-new-tokens", "4"]
+
+
+def test_ask_a_model_folder(model_folder: Path) -> None:
+    result = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--json").ok().json
+    assert result["question"] == QUESTION
+    assert result["answer"]
+    assert result["num_tokens"] == 4
+    first = result["evidence"][0]
+    assert (first["name"], first["property"], first["value"]) == ("Amber Falcon", "capital", "Zirconia")
+    assert 0.9 < first["mass"] <= 1
+
+
+def test_evidence_is_drawn_as_bars(model_folder: Path) -> None:
+    shown = kblam("ask", QUESTION, "--model", model_folder, *SHORT).ok().stdout
+    bar = next(line for line in shown.splitlines() if "█" in line)
+    assert bar.count("█") >= 18, "nearly all of twenty"
+    assert "the capital of Amber Falcon: Zirconia" in bar
+    none = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--top", 0).ok().stdout
+    assert "█" not in none
+
+
+def test_ask_base_adapter_and_knowledge_base(base: Path, adapter: Path, kb: Path) -> None:
+    parts = ["--model", base, "--adapter", adapter, "--kb", kb]
+    result = kblam("ask", QUESTION, *parts, *SHORT, "--json").ok().json
+    assert result["evidence"][0]["name"] == "Amber Falcon"
+    # The adapter knows its base model.
+    recorded = kblam("ask", QUESTION, "--adapter", adapter, "--kb", kb, *SHORT, "--json").ok().json
+    assert recorded["answer"] == result["answer"]
+
+
+def test_the_demo_model_answers_when_none_is_named(demo: Path, kb: Path) -> None:
+    assert kblam("ask", QUESTION, "--kb", kb, *SHORT, "--json").ok().json["evidence"][0]["name"] == "Amber Falcon"
+
+
+def test_another_knowledge_base_can_take_the_place_of_the_folders_own(model_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.kb"
+    with KnowledgeBase.create(other, HashingEncoder(EMBEDDING_DIM)) as made:
+        made.add(FACTS[1])
+    result = kblam("ask", QUESTION, "--model", model_folder, "--kb", other, *SHORT, "--json").ok().json
+    assert [item["name"] for item in result["evidence"]] == ["Quiet Harbor"]
+
+
+def test_what_is_missing_is_named(base: Path, adapter: Path, kb: Path, model_folder: Path, demo: Path) -> None:
+    kblam("ask", " ", "--kb", kb).failed(2, "the question is empty")
+    kblam("ask", QUESTION).failed(2, "--kb is missing", "demo model", "kblam kb build")
+    kblam("ask", QUESTION, "--model", base).failed(2, "--adapter is missing", "kblam integrate")
+    kblam("ask", QUESTION, "--model", base, "--adapter", adapter).failed(2, "--kb is missing")
+    kblam("ask", QUESTION, "--model", model_folder, "--adapter", adapter).failed(2, "leave out --adapter")
+
+
+def test_without_a_demo_model_a_model_must_be_named(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.cli.loading.DEMO", tmp_path / "nothing")
+    kblam("ask", QUESTION, "--kb", kb).failed(2, "--model is missing", "no demo model")
+
+
+def test_parts_that_are_not_there(base: Path, adapter: Path, kb: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    parts = {"--model": base, "--adapter": adapter, "--kb": kb}
+    for option, words in {"--model": "is not a folder", "--adapter": "adapter", "--kb": "knowledge base"}.items():
+        arguments = [part for pair in (parts | {option: nothing}).items() for part in pair]
+        kblam("ask", QUESTION, *arguments).failed(2, words, "nothing")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    kblam("ask", QUESTION, "--model", empty, "--adapter", adapter, "--kb", kb).failed(2, str(empty))
+    kblam("ask", QUESTION, "--model", base, "--adapter", base, "--kb", kb).failed(2, "is not the config of a kblam")
+
+
+def test_another_encoder_than_the_adapters_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.kb"
+    with KnowledgeBase.create(other, HashingEncoder(EMBEDDING_DIM, seed=5)) as made:
+        made.add(FACTS)
+    kblam("ask", QUESTION, "-m", base, "-a", adapter, "-k", other).failed(2, "hashing:0:16", "hashing:5:16", "rebuild")
+
+
+def test_a_question_that_does_not_fit(model_folder: Path) -> None:
+    kblam("ask", "motto " * 100, "--model", model_folder).failed(2, "the model has room for 64")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--device", "abacus"], "--device abacus"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--backend", "fast"], "backend='fast' is not one of"),
+    ],
+)
+def test_devices_and_backends_that_do_not_exist(model_folder: Path, option: list[str], words: str) -> None:
+    kblam("ask", QUESTION, "--model", model_folder, *option).failed(2, words)
+
+
+def test_a_backend_that_cannot_serve_says_why(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    result = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--device", "cpu", "--backend", "triton")
+    result.failed(2, "backend 'triton' cannot serve this call")
+
+
+def test_half_precision_is_a_flag_away(model_folder: Path) -> None:
+    result = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--dtype", "bfloat16", "--json").ok().json
+    assert result["evidence"][0]["name"] == "Amber Falcon"
+    assert kblam("ask", QUESTION, "--model", model_folder, "--dtype", "int3").status == 2
+
+
+def test_an_answer_in_another_script_stays_readable(
+    model_folder: Path, hashing: HashingEncoder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kblam("kb", "remove", model_folder, "Amber Falcon").ok()
+    kblam("kb", "add", model_folder, "--name", "Amber Falcon", "-p", "capital", "--value", "東京").ok()
+    run = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--json").ok()
+    assert "東京" in run.stdout
+    assert json.loads(run.stdout)["evidence"][0]["value"] == "東京"
+    assert capfd.readouterr().out == "", "libraries print nothing of their own"

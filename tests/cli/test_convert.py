@@ -1,0 +1,38 @@
+"""`kblam convert`: an upstream checkpoint becomes an adapter folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kblam import KnowledgeAdapter
+from tests.adapter.upstream_checkpoint import Checkpoint, assert_holds
+from tests.cli.conftest import kblam
+from tests.fakes import HashingEncoder
+
+
+def test_a_checkpoint_becomes_an_adapter_folder(tmp_path: Path, hashing: HashingEncoder) -> None:
+    checkpoint, output = Checkpoint(tmp_path), tmp_path / "adapter"
+    shown = kblam("convert", checkpoint.folder, "-o", output).ok().stdout
+    assert f"{output}: linear adapter, P = 5, layers [0, 3], separate query heads" in shown
+    assert "its sentence encoder is not recorded" in shown
+    assert_holds(KnowledgeAdapter.from_pretrained(output), checkpoint)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_checkpoint_does_not_say_is_given(tmp_path: Path, hashing: HashingEncoder) -> None:
+    checkpoint, output = Checkpoint(tmp_path), tmp_path / "adapter"
+    encoder_file = checkpoint.encoder_folder / "encoder.pt"
+    options = ["--encoder", "minilm", "--base-model", "someone/llama", "--knowledge-scale", 100]
+    result = kblam("convert", checkpoint.folder, encoder_file, "-o", output, *options, "--json").ok().json
+    config = KnowledgeAdapter.from_pretrained(output).config
+    assert result == {"folder": str(output), "config": config.to_dict()}
+    assert (config.encoder, config.base_model, config.knowledge_scale) == (hashing.fingerprint, "someone/llama", 100)
+
+
+def test_what_it_refuses(tmp_path: Path) -> None:
+    checkpoint, output = Checkpoint(tmp_path), tmp_path / "adapter"
+    kblam("convert", tmp_path / "none", "-o", output).failed(2, "is not a folder")
+    kblam("convert", checkpoint.folder, tmp_path / "none.pt", "-o", output).failed(2, "none.pt is missing")
+    kblam("convert", checkpoint.folder, "-o", output, "--layer-frequency", 2).failed(2, "layer_frequency=2")
+    assert not output.exists()
+    kblam("convert", checkpoint.folder, "-o", checkpoint.folder).failed(2, "exists; choose another folder")

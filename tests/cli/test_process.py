@@ -1,0 +1,149 @@
+"""The command as a process of its own: start-up, clean streams, exit statuses, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kblam import cli
+from tests.cli.conftest import command_line, kblam
+from tests.generation.tiny import EMBEDDING_DIM
+
+HEAVY = ("torch", "transformers", "numpy", "sentence_transformers", "huggingface_hub", "httpx")
+
+
+def in_process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [*command_line(), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+from kblam.cli import main
+try: main(["--help"])
+except SystemExit as end: assert end.code == 0
+print(sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.strip() == "[]"
+    for command in ("kb", "ask", "chat", "integrate", "convert", "doctor"):
+        assert command in done.stdout
+    # Processor time, so that a busy machine does not decide.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
+
+
+def test_looking_into_a_knowledge_base_loads_neither_torch_nor_transformers(kb: Path) -> None:
+    code = f"""
+import sys
+from kblam.cli import main
+try: main(["kb", "list", {str(kb)!r}])
+except SystemExit as end: assert end.code == 0
+print(sorted(set(sys.modules) & {{"torch", "transformers", "sentence_transformers"}}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+    assert "Zirconia" in done.stdout
+
+
+def test_a_real_build_with_the_default_encoder(facts_file: Path, tmp_path: Path) -> None:
+    done = in_process("kb", "build", facts_file, "-o", tmp_path / "made.kb", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["added"], result["encoder"]) == (3, "sentence-transformers/all-MiniLM-L6-v2")
+    assert kblam("kb", "info", tmp_path / "made.kb", "--json").ok().json["dimension"] == 384
+
+
+def test_errors_go_to_stderr_with_their_status(tmp_path: Path) -> None:
+    done = in_process("kb", "list", tmp_path / "none.kb", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no knowledge base ")
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = in_process("--debug", "kb", "list", tmp_path / "none.kb")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "StoreError: there is no knowledge base" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["kb", "list"], ["--no-such-option"], ["fly"], ["kb", "list", "x", "--limit", "-1"]]
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    run = kblam(*arguments)
+    assert run.status == 2
+    assert "Usage" in run.stderr
+    assert run.stdout == ""
+
+
+def test_what_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(**_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("kblam.cli.app.app", lambda **_: fail())
+    with pytest.raises(SystemExit) as end:
+        cli.main(["doctor"])
+    assert end.value.code == 1
+    shown = capsys.readouterr().err
+    assert "error: unexpected ZeroDivisionError: division by zero" in shown
+    assert "kblam doctor" in shown
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["--debug", "doctor"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (MemoryError("4 GiB"), 1, "out of memory: 4 GiB; use --dtype")],
+    ids=["^C", "memory"],
+)
+def test_interruption_and_memory(
+    kb: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, words: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kblam.knowledge.KnowledgeBase.open", fail)
+    run = kblam("kb", "list", kb)
+    assert run.status == status
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_control_c_is_status_130(kb: Path, tmp_path: Path) -> None:
+    """A real signal, while a slow encoder works."""
+    code = f"""
+import time
+import kblam.cli, kblam.knowledge.knowledge_base
+from tests.fakes import HashingEncoder
+
+class Slow(HashingEncoder):
+    def encode(self, texts, **options):
+        print("encoding", flush=True)
+        time.sleep(60)
+
+kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec: Slow({EMBEDDING_DIM})
+kblam.cli.main(["kb", "add", {str(kb)!r}, "--name", "x", "--value", "y"])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "encoding\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert kblam("kb", "info", kb, "--json").ok().json["triples"] == 3

@@ -1,0 +1,125 @@
+"""What a bare import costs, and the tables that must not fall behind the code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import kblam
+import kblam_kernels
+
+ROOT = Path(__file__).parent.parent
+READ = (
+    re.compile(r"""(?:environ(?:\.get\(|\.setdefault\(|\.pop\(|\[)|getenv\()\s*["']([A-Z][A-Z0-9_]*)["']"""),
+    # A name of ours in quotes is a variable, however it is read.
+    re.compile(r"""["'](KBLAM_[A-Z0-9_]+)["']"""),
+)
+SOURCES = ("kblam_kernels", "kblam", "csrc", "benchmarks", "tests")
+
+
+def python(code: str, **environment: str) -> str:
+    """Runs code in a process of its own, without a GPU; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_kernels_import_torch_and_nothing_heavier() -> None:
+    loaded = python("import sys, kblam_kernels; print(*sys.modules)").split()
+    assert "torch" in loaded
+    # transformers and triton cost seconds, and need not be there.
+    assert not {"transformers", "triton", "kblam", "sentence_transformers", "huggingface_hub"} & set(loaded)
+
+
+def test_the_kernels_work_without_triton() -> None:
+    said = python(
+        "import sys\n"
+        "sys.modules['triton'] = None\n"  # an import of it now fails as if it were not installed
+        "import torch, kblam_kernels as k\n"
+        "q = torch.randn(1, 2, 3, 8)\n"
+        "print(tuple(k.rectangular_attention(q, q, q, k.DenseKnowledge(q[0], q[0])).shape))\n"
+        "print(k.explain(q, q, q).rejected['triton'])\n"
+        "try: k.rectangular_attention(q, q, q, backend='triton')\n"
+        "except k.BackendUnavailableError as error: print(error)\n",
+        KBLAM_BACKEND="",
+    ).splitlines()
+    assert said[0] == "(1, 2, 3, 8)"
+    assert said[1].startswith("triton is not installed")
+    assert said[1] in said[2]
+
+
+def packages() -> Iterator[ModuleType]:
+    for package in (kblam_kernels, kblam):
+        yield package
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if found.ispkg:
+                yield importlib.import_module(found.name)
+
+
+def test_every_public_name_has_a_contract() -> None:
+    silent = []
+    for module in packages():
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if not (inspect.isclass(value) or inspect.isroutine(value)):
+                continue
+            text = value.__doc__ or ""
+            # A dataclass without a docstring gets its signature as one.
+            if not text or text.startswith(f"{name}("):
+                silent.append(f"{module.__name__}.{name}")
+    assert not silent
+
+
+def test_every_public_name_exists() -> None:
+    missing = [
+        f"{module.__name__}.{name}"
+        for module in packages()
+        for name in getattr(module, "__all__", ())
+        if not hasattr(module, name)
+    ]
+    assert not missing
+
+
+def variables_in_the_sources() -> dict[str, Path]:
+    found = {}
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".py", ".cpp", ".h"} and path != Path(__file__):
+                for pattern in READ:
+                    found.update(dict.fromkeys(pattern.findall(path.read_text("utf-8")), path))
+    return found
+
+
+def variables_in_the_table() -> list[str]:
+    text = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    return re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", text, re.MULTILINE)
+
+
+def test_every_environment_variable_has_one_row() -> None:
+    rows = variables_in_the_table()
+    assert len(rows) == len(set(rows))
+    unlisted = {name: str(path) for name, path in variables_in_the_sources().items() if name not in rows}
+    assert not unlisted, "add a row to docs/environment.md"
+
+
+def test_every_row_is_a_variable_that_something_reads() -> None:
+    files = [ROOT / "Makefile", ROOT / "tests" / "golden" / "files.py"]
+    for folder in SOURCES[:-1]:
+        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".cpp", ".h"}]
+    text = "".join(path.read_text("utf-8") for path in files)
+    assert [name for name in variables_in_the_table() if name not in text] == []
