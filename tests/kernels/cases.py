@@ -198,6 +198,8 @@ GRID: tuple[Case, ...] = (
     Case(2, 5, 0, 32, changes={"bias": _bias(lambda B, M: 1.5)}),
     # Memory.
     Case(2, 33, 50, 64, T=40, changes={"model_layout": _model_layout}),
+    Case(1, 33, 50, 24, T=70, changes={"model_layout": _model_layout}),
+    Case(1, 33, 50, 72, T=70, changes={"model_layout": _model_layout}),
     # Numbers: peaked, flat and negative scores, and scores of which one exponential alone would overflow.
     Case(1, 33, 50, 64, changes={"scale0": lambda p: p.but(scale=0.0)}),
     Case(1, 33, 50, 64, changes={"negative_scale": lambda p: p.but(scale=-0.2)}),

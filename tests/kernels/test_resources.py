@@ -1,0 +1,105 @@
+"""What the compiler makes of every tile on sm_80 and sm_90: nothing spills, all fits, tensor cores work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from kblam_kernels import resources, tiles
+from kblam_kernels.rectangular import forward_jobs
+from kblam_kernels.resources import CompileJob, Resources
+
+pytest.importorskip("triton")
+
+QUICK = [job for job in forward_jobs.compile_jobs() if not job.extended]
+EXTENDED = [job for job in forward_jobs.compile_jobs() if job.extended]
+# Compiling takes seconds a row, and minutes on a busy machine.
+PATIENCE = pytest.mark.timeout(3000)
+
+
+def _name(job: CompileJob) -> str:
+    return f"{job.arch} {job.variant} {job.tile}"
+
+
+def _report(*options: str) -> dict[str, Resources]:
+    """The command's own rows, by name. In a process where the interpreter has not taken the compiler's place."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", *options]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode in (0, 1), result.stderr
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return {f"{row['arch']} {row['variant']} {row['tile']}": Resources(**row) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def quick() -> dict[str, Resources]:
+    return _report("--quick", "--match", "rectangular_forward_kernel")
+
+
+@pytest.fixture(scope="module")
+def complete(quick: dict[str, Resources]) -> dict[str, Resources]:
+    # Triton's cache has the quick rows by now.
+    return _report("--match", "rectangular_forward_kernel")
+
+
+@PATIENCE
+@pytest.mark.slow
+@pytest.mark.parametrize("job", QUICK, ids=_name)
+def test_usual_rows(job: CompileJob, quick: dict[str, Resources]) -> None:
+    row = quick[_name(job)]
+    assert row.broken_limits() == []
+    assert 16 < row.registers <= 255
+
+
+@PATIENCE
+@pytest.mark.slow
+@pytest.mark.parametrize("job", EXTENDED, ids=_name)
+def test_other_rows(job: CompileJob, complete: dict[str, Resources]) -> None:
+    assert complete[_name(job)].broken_limits() == []
+
+
+@PATIENCE
+@pytest.mark.slow
+def test_rows_that_sm_86_takes_from_sm_80_fit_it(complete: dict[str, Resources]) -> None:
+    own = {key[1:] for key in tiles.table() if key[0] == "sm_86"}
+    for job in (*QUICK, *EXTENDED):
+        dtype, head_dim, regime, _ = job.variant.split()
+        precision = "float32" if dtype == "float32" else "half"
+        key = (tiles.bucket_of(int(head_dim.removeprefix("D"))), precision, "prefill" if regime == "masked" else regime)
+        if job.arch == "sm_80" and key not in own:
+            assert complete[_name(job)].shared_bytes <= tiles.SHARED_LIMIT["sm_86"], _name(job)
+
+
+def test_every_row_of_the_table_is_compiled() -> None:
+    compiled = {(job.arch, job.tile) for job in (*QUICK, *EXTENDED)}
+    missing = [key for key, tile in tiles.table().items() if (key[0], str(tile)) not in compiled]
+    assert missing == []
+
+
+GOOD = Resources("k", "v", "sm_80", "t", 255, 0, 163 * 1024, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"spill_bytes": 8}, "spills 8 bytes"),
+        ({"shared_bytes": 163 * 1024 + 1}, "sm_80 has 166912"),
+        ({"tensor_core_instructions": 0}, "does not use the tensor cores"),
+    ],
+)
+def test_broken_limits_are_named(change: dict[str, int], reason: str) -> None:
+    assert GOOD.broken_limits() == []
+    broken = Resources(**{**GOOD.__dict__, **change}).broken_limits()
+    assert len(broken) == 1
+    assert reason in broken[0]
+
+
+def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resources.main([]) == 2
+    assert "unset it" in capsys.readouterr().err
