@@ -57,7 +57,7 @@ class Recipe:
 
     seed: int = 0
     steps: int = 2200
-    finishing_steps: int = 700
+    finishing_steps: int = 1400
     warmup: int = 60
     learning_rate: float = 1.5e-3
     finishing_rate: float = 1e-3
@@ -71,7 +71,7 @@ class Recipe:
     neighbours: int = 8  # nearest tokens of each answer token in each step's softmax
     parts: int = 2  # of a batch, by the length of its rows
     first: Mixture = field(default_factory=lambda: Mixture(brief=False, varied=False))
-    finishing: Mixture = field(default_factory=lambda: Mixture(refusals=0.33))
+    finishing: Mixture = field(default_factory=lambda: Mixture(virtual=0.7, near_miss_cap=4.0))
     checkpoint_every: int = 500
     report_every: int = 100
     check_every: int = 300
