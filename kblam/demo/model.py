@@ -139,7 +139,9 @@ class DemoModel(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Write the token embeddings into the base model's `embed_tokens.weight` (tied to the output layer)."""
-        self.base.get_input_embeddings().weight.copy_(self.embedding(torch.arange(self.embedding.table.shape[0])))
+        cast(nn.Embedding, self.base.get_input_embeddings()).weight.copy_(
+            self.embedding(torch.arange(self.embedding.table.shape[0]))
+        )
 
 
 @torch.no_grad()
