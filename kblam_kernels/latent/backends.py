@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from kblam_kernels.dispatch import Backend, Forward
+from kblam_kernels.dispatch import BACKENDS, Backend, Forward
+
+
+def _load_triton() -> Forward:
+    from kblam_kernels.latent import triton_decode
+
+    return triton_decode.forward
 
 
 def _load_reference() -> Forward:
@@ -11,4 +17,10 @@ def _load_reference() -> Forward:
     return reference.forward
 
 
-LATENT_BACKENDS: tuple[Backend, ...] = (Backend("reference", lambda request: None, _load_reference),)
+# Triton asks the same of a call, whatever the layout of its knowledge.
+_verify_triton = next(backend for backend in BACKENDS if backend.name == "triton").verify
+
+LATENT_BACKENDS: tuple[Backend, ...] = (
+    Backend("triton", _verify_triton, _load_triton),
+    Backend("reference", lambda request: None, _load_reference),
+)

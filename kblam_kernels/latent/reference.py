@@ -93,11 +93,10 @@ def forward(
     level = maximum.masked_fill(~row, float("inf"))
     of_prompt, of_knowledge = torch.exp(prompt.maximum - level), torch.exp(knowledge.maximum - level)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
-    lse = torch.where(row, maximum + total.log(), float("-inf"))
     safe = total.masked_fill(~row, 1.0)
     return LatentOutput(
         prompt.output * of_prompt[..., None] / safe[..., None],
         (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(query.dtype),
         knowledge.total * of_knowledge / safe,
-        lse,
+        maximum + total.log(),
     )

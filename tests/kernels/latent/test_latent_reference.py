@@ -199,11 +199,13 @@ def test_gradients_are_refused_and_nothing_is_lost_without_them() -> None:
 
 
 def test_the_choice_of_backend_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KBLAM_BACKEND", raising=False)
+    for variable in ("KBLAM_BACKEND", "TRITON_INTERPRET"):
+        monkeypatch.delenv(variable, raising=False)
     p = make(dtype=torch.float32)
     choice = explain(p.query, p.key, p.value, p.knowledge, p.knowledge_query)
     assert choice.backend == "reference"
-    with pytest.raises(BackendUnavailableError, match="'triton' cannot serve"):
+    assert "triton" in choice.rejected
+    with pytest.raises(BackendUnavailableError, match="'triton' cannot serve this call"):
         p.run("triton")
 
 

@@ -1,0 +1,173 @@
+"""Attention of few queries to many latents (Triton): splits of the latents and of the prompt in one launch, one merge.
+
+All heads read the same latents, so heads, queries and, when the batch shares one list, batch rows fold into the rows
+of one matrix product: each latent is read once for all of them. What the launcher accepts:
+
+- CUDA tensors, or CPU tensors when TRITON_INTERPRET=1 was set before triton was imported;
+- float32, float16 or bfloat16, one dtype for all but norm, constant, bias (float32), mask (bool), range (int32, int64);
+- any P and any head_dim up to 256; any strides with a contiguous last dimension;
+- shapes and meanings as `reference.forward`.
+
+No host synchronisation and no shape that depends on data: a CUDA graph can capture a call. The knowledge range is read
+on the device, so a list that grows within its allocation needs no new capture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+from torch import Tensor
+
+from kblam_kernels.latent.op import empty_output
+from kblam_kernels.latent.reference import LatentOutput
+from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, value_parts
+from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
+from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, chunk_of, named_strides, split_tokens
+from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
+from kblam_kernels.rectangular.triton_parts import LOG2E
+
+PROMPT_BLOCK = 64
+MERGE_SPLITS = 64
+MERGE_COLUMNS = 64
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latent_key: Tensor,
+    latent_value: Tensor,
+    norm: Tensor,
+    absorbed_query: Tensor,
+    constant: Tensor,
+    bias: Tensor | None,
+    prompt_mask: Tensor | None,
+    knowledge_range: Tensor | None,
+    scale: float,
+    window: int | None,
+    tile: LatentTile | None = None,
+) -> LatentOutput:
+    """`reference.forward` in two launches. `tile` is for tests and tuning; None takes that of the table."""
+    B, Hq, N, D = query.shape
+    Hkv, T = key.shape[1], key.shape[2]
+    M, P = latent_key.shape
+    device = query.device
+    tile = tile or latent_tile(P, query.element_size())
+    result = empty_output(query, P)
+    constant = constant.contiguous()
+
+    # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without a look
+    # at the device.
+    folds = all(t is None or t.shape[0] == 1 for t in (bias, knowledge_range))
+    groups, rows = (1, B * Hq * N) if folds else (B, Hq * N)
+    row_count = B * Hq * N
+    row_tiles = triton.cdiv(rows, tile.block_rows)
+    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), chunk_of(D)
+    parts, value_chunks = value_parts(P, tile)
+    split_size = split_tokens(M, tile.block_m)
+    knowledge_splits, prompt_splits = triton.cdiv(M, split_size), triton.cdiv(T, PROMPT_SPLIT)
+    splits = knowledge_splits + prompt_splits
+    knowledge_programs = knowledge_splits * groups * row_tiles * parts
+    group_size = Hq // Hkv
+    prompt_rows = max(16, min(triton.next_power_of_2(group_size * N), tile.block_rows))
+    prompt_row_tiles = triton.cdiv(group_size * N, prompt_rows)
+
+    def scratch(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=device)
+
+    partial_latent, partial_prompt = scratch(knowledge_splits, row_count, P), scratch(prompt_splits, row_count, D)
+    maximum, total = scratch(row_count, splits), scratch(row_count, splits)
+    columns = triton.cdiv(P, MERGE_COLUMNS) + triton.cdiv(D, MERGE_COLUMNS)
+    on_gpu = query.device.type == "cuda"
+    with torch.cuda.device(query.device) if on_gpu else contextlib.nullcontext():
+        latent_decode_kernel[(knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles,)](
+            query=query,
+            key=key,
+            value=value,
+            latent_key=latent_key,
+            latent_value=latent_value,
+            norm=norm,
+            absorbed_query=absorbed_query,
+            constant=constant,
+            bias=bias,
+            prompt_mask=prompt_mask,
+            knowledge_range=knowledge_range,
+            partial_latent=partial_latent,
+            partial_prompt=partial_prompt,
+            maximum=maximum,
+            total=total,
+            **named_strides("query", query, "batch", "head", "row"),
+            **named_strides("key", key, "batch", "head", "row"),
+            **named_strides("value", value, "batch", "head", "row"),
+            **named_strides("latent_key", latent_key, "row"),
+            **named_strides("latent_value", latent_value, "row"),
+            **named_strides("absorbed", absorbed_query, "batch", "head", "row"),
+            **named_strides("bias", bias, "batch", "token"),
+            **named_strides("mask", prompt_mask, "batch", "column"),
+            **named_strides("range", knowledge_range, "batch", "end"),
+            B=B,
+            Hq=Hq,
+            Hkv=Hkv,
+            N=N,
+            T=T,
+            M=M,
+            window=window or 0,
+            rows=rows,
+            row_count=row_count,
+            row_tiles=row_tiles,
+            groups=groups,
+            knowledge_programs=knowledge_programs,
+            knowledge_splits=knowledge_splits,
+            splits=splits,
+            split_size=split_size,
+            prompt_row_tiles=prompt_row_tiles,
+            scale=scale * LOG2E.value,
+            P=P,
+            HEAD_DIM=D,
+            GROUP=group_size,
+            BLOCK_ROWS=tile.block_rows,
+            BLOCK_M=tile.block_m,
+            CHUNK=chunk,
+            CHUNKS=triton.cdiv(P, chunk),
+            VALUE_CHUNKS=value_chunks,
+            VALUE_PARTS=parts,
+            IS_PADDED=is_padded(P, tile),
+            IS_RESIDENT=tile.resident,
+            PROMPT_ROWS=prompt_rows,
+            PROMPT_BLOCK=PROMPT_BLOCK,
+            PROMPT_SPLIT=PROMPT_SPLIT,
+            DIM_CHUNK=dim_chunk,
+            DIM_CHUNKS=triton.cdiv(D, dim_chunk),
+            IS_DIM_PADDED=D % dim_chunk != 0,
+            HAS_BIAS=bias is not None,
+            HAS_MASK=prompt_mask is not None,
+            HAS_WINDOW=window is not None,
+            HAS_RANGE=knowledge_range is not None,
+            PRECISION=FLOAT32_PRECISION,
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+        )
+        latent_merge_kernel[(row_count, columns)](
+            partial_latent=partial_latent,
+            partial_prompt=partial_prompt,
+            maximum=maximum,
+            total=total,
+            prompt=result.prompt,
+            latent=result.latent,
+            share=result.share,
+            lse=result.lse,
+            **named_strides("latent", result.latent, "batch", "head", "row"),
+            Hq=Hq,
+            N=N,
+            row_count=row_count,
+            knowledge_splits=knowledge_splits,
+            splits=splits,
+            P=P,
+            HEAD_DIM=D,
+            BLOCK_SPLITS=MERGE_SPLITS,
+            BLOCK_COLUMNS=MERGE_COLUMNS,
+            num_warps=4,
+        )
+    return result

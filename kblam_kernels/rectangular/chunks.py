@@ -1,0 +1,42 @@
+"""How decode cuts columns: fixed splits of tokens, power-of-two chunks of widths. Needs no triton."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+PROMPT_SPLIT = 256
+# Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
+MAX_SPLITS = 256
+MIN_SPLIT = 128
+MAX_CHUNK = 128
+MAX_CHUNKS = 12
+
+
+def split_tokens(M: int, block_m: int) -> int:
+    """Knowledge tokens of one split, whole tiles: from the (over-allocated) length of the list, never from the batch.
+
+    That keeps a row's result independent of the rows around it, bit for bit.
+    """
+    tiles = -(-M // (MAX_SPLITS * block_m))
+    return max(MIN_SPLIT, tiles * block_m)
+
+
+def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:
+    """Columns of one chunk: a power of two that divides the width, or, where that takes many chunks, one that pads it.
+
+    128 for 384, 32 for 96, 16 for 80; 32 for 24, 128 for 1008.
+    """
+    dividing = min(width & -width, widest)
+    if dividing == widest or (dividing >= 16 and width <= MAX_CHUNKS * dividing):
+        return dividing
+    padding = 16
+    while padding < min(width, widest):
+        padding *= 2
+    return padding
+
+
+def named_strides(name: str, tensor: Tensor | None, *axes: str) -> dict[str, int]:
+    """`{name}_{axis}_stride` of the leading axes; 0 for a tensor that is not there or has one row on that axis."""
+    if tensor is None:
+        return {f"{name}_{axis}_stride": 0 for axis in axes}
+    return {f"{name}_{axis}_stride": 0 if tensor.shape[i] == 1 else tensor.stride(i) for i, axis in enumerate(axes)}

@@ -1,0 +1,234 @@
+"""The Triton decode kernel in the interpreter, with poisoned memory, against the specification and float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kblam_kernels.latent import reference
+from kblam_kernels.latent.interface import absorb_query
+from kblam_kernels.latent.tiles import LatentTile
+from kblam_kernels.rectangular.chunks import MAX_SPLITS, MIN_SPLIT, chunk_of, split_tokens
+from tests import tolerances
+from tests.kernels.latent.latent_problems import INF, LatentProblem, make
+
+LEFT_PADDED = torch.tensor([[False] * 8 + [True], [True] * 9])
+SCATTERED = torch.tensor([[True, False, True, True, False, True, True, False, True], [False] * 3 + [True] * 6])
+DRAW = torch.Generator().manual_seed(3)
+# Several splits of at least MIN_SPLIT tokens, the last one ragged.
+LONG = 2 * MIN_SPLIT + 37
+TOKEN_BIAS = torch.randn(LONG, generator=DRAW)
+TOKEN_BIAS[::7] = -INF
+
+CASES: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": LONG},
+    "one-row": {"B": 1, "H": 1, "G": 1, "N": 1, "T": 1, "M": 1},
+    "several-new-tokens": {"N": 5, "M": 20},
+    "several-row-tiles": {"B": 3, "H": 6, "G": 3, "N": 3, "M": 33},
+    "M0": {"M": 0},
+    "M-prime": {"N": 1, "M": 131},
+    "M-whole-splits": {"N": 1, "M": 2 * MIN_SPLIT},
+    "mqa": {"N": 1, "G": 1, "M": 20},
+    "prompt-splits": {"B": 1, "H": 2, "G": 1, "N": 2, "T": 300, "M": 9},
+    "left-padded": {"prompt_mask": LEFT_PADDED},
+    "left-padded-M0": {"prompt_mask": LEFT_PADDED, "M": 0},
+    "scattered-window": {"prompt_mask": SCATTERED, "window": 3, "N": 4},
+    "window-past-a-tile": {"B": 1, "H": 2, "G": 2, "N": 1, "T": 300, "window": 40},
+    "ranges": {"N": 1, "M": LONG, "knowledge_range": torch.tensor([[5, 150], [130, 500]], dtype=torch.int32)},
+    "empty-and-reversed-ranges": {"N": 1, "M": 140, "knowledge_range": torch.tensor([[70, 70], [9, 3]])},
+    "hidden-splits": {"N": 1, "M": LONG, "knowledge_range": torch.tensor([[129, 131], [-4, 2]], dtype=torch.int64)},
+    "token-bias": {"N": 1, "M": LONG, "knowledge_bias": TOKEN_BIAS},
+    "row-bias": {"N": 1, "M": LONG, "knowledge_bias": torch.stack([TOKEN_BIAS, TOKEN_BIAS.flip(0)])},
+    "scalar-bias-scale": {"knowledge_bias": -0.75, "scale": 0.4},
+    "all-hidden": {"knowledge_bias": -INF},
+    "head-dim-not-a-power-of-two": {"D": 24, "M": 9},
+    "head-dim-of-two-chunks": {"B": 1, "D": 96, "M": 9},
+    "latents-of-three-chunks": {"N": 1, "P": 48, "M": 40},
+    "latents-of-a-prime-width": {"N": 1, "P": 37, "M": 40},
+    "latents-narrower-than-a-chunk": {"N": 1, "P": 5, "M": 40},
+}
+SMALL = LatentTile(16, 16, True, 1, num_warps=4, num_stages=2, widest_chunk=16)
+TILES = {
+    "parts": SMALL,
+    "uneven-parts": dataclasses.replace(SMALL, value_chunks=2),
+    "streamed": dataclasses.replace(SMALL, resident=False),
+}
+
+
+def hold(problem: LatentProblem) -> None:
+    """Against float64, and against plain PyTorch of the same dtype."""
+    output, lse = problem.run("triton")
+    exact, exact_lse = problem.exact()
+    tolerances.check_output(output, exact, problem.run()[0])
+    # Absorbed queries are rounded to the dtype, so scores are off by its rounding, however they are summed.
+    assert torch.equal(lse == -INF, exact_lse == -INF)
+    _, plain_lse = problem.run()
+    tolerances.check_lse(lse, plain_lse.double())
+    assert (output[exact_lse == -INF] == 0).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_against_float64(interpreted: ModuleType, name: str) -> None:
+    problem = make(**CASES[name], dtype=torch.float32)
+    hold(problem)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["decode", "left-padded", "M0", "ranges", "latents-of-three-chunks"])
+def test_half_precision_against_float64(interpreted: ModuleType, name: str, dtype: torch.dtype) -> None:
+    problem = make(**CASES[name], dtype=dtype)
+    hold(problem)
+
+
+def arguments_of(problem: LatentProblem) -> dict[str, Any]:
+    """Those of the op's forward."""
+    k, bias = problem.knowledge, problem.knowledge_bias
+    absorbed_query, constant = absorb_query(problem.knowledge_query, k)
+    return {
+        "query": problem.query,
+        "key": problem.key,
+        "value": problem.value,
+        "latent_key": k.key,
+        "latent_value": k.value,
+        "norm": k.norm,
+        "absorbed_query": absorbed_query,
+        "constant": constant,
+        "bias": (bias if bias.dim() == 2 else bias[None]) if isinstance(bias, Tensor) else None,
+        "prompt_mask": problem.prompt_mask,
+        "knowledge_range": problem.knowledge_range,
+        "scale": 0.25,
+        "window": problem.window,
+    }
+
+
+def one_row(arguments: dict[str, Any], b: int) -> dict[str, Any]:
+    """The arguments of row b alone."""
+    latents = ("latent_key", "latent_value", "norm")
+    return {
+        name: value[b : b + 1] if isinstance(value, Tensor) and name not in latents and len(value) > 1 else value
+        for name, value in arguments.items()
+    }
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("name", ["latents-of-three-chunks", "latents-of-a-prime-width", "ranges", "M0", "left-padded"])
+def test_every_way_to_cut_the_latents(interpreted: ModuleType, name: str, tile: str) -> None:
+    problem = make(**CASES[name], dtype=torch.float32)
+    expected = reference.forward(**arguments_of(problem))
+    actual = interpreted.forward(**arguments_of(problem), tile=TILES[tile])
+    for part, ours, theirs in zip(expected._fields, actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6, msg=part)
+
+
+@pytest.mark.parametrize("tile", ["parts", "streamed", None])
+@pytest.mark.usefixtures("rows_apart")
+def test_a_row_does_not_depend_on_the_batch_around_it(interpreted: ModuleType, tile: str | None) -> None:
+    # Six heads: the rows of a batch row sit at other places of a row tile than alone.
+    M = MIN_SPLIT + 5
+    problem = make(B=3, H=6, G=2, N=1, M=M, P=48, dtype=torch.float32, knowledge_bias=TOKEN_BIAS[:M])
+    arguments, options = arguments_of(problem), {"tile": TILES[tile] if tile else None}
+    together = interpreted.forward(**arguments, **options)
+    alone = interpreted.forward(**one_row(arguments, 2), **options)
+    for part, ours, theirs in zip(together._fields, alone, together, strict=True):
+        assert torch.equal(ours[0], theirs[2]), part
+
+
+@pytest.mark.usefixtures("rows_apart")
+def test_folded_and_separate_rows_give_the_same_bits(interpreted: ModuleType) -> None:
+    problem = make(B=2, H=6, G=2, N=1, M=LONG, dtype=torch.float32)
+    one = torch.tensor([[3, 200]], dtype=torch.int32)
+    folded = interpreted.forward(**arguments_of(problem.but(knowledge_range=one)))
+    separate = interpreted.forward(**arguments_of(problem.but(knowledge_range=one.repeat(2, 1))))
+    for ours, theirs in zip(folded, separate, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("rows_apart")
+def test_room_to_grow_changes_no_bit(interpreted: ModuleType) -> None:
+    problem = make(N=1, M=LONG, dtype=torch.float32)
+    k = problem.knowledge
+    filled = torch.tensor([[0, 200]], dtype=torch.int32)
+    exact_fit = problem.but(knowledge=dataclasses.replace(k, key=k.key[:200], value=k.value[:200], norm=k.norm[:200]))
+    # What lies past the filled rows is never read.
+    for tensor in (k.key, k.value, k.norm):
+        tensor[200:] = float("nan")
+    grown = interpreted.forward(**arguments_of(problem.but(knowledge_range=filled)))
+    for ours, theirs in zip(grown, interpreted.forward(**arguments_of(exact_fit)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_shared_range_folds_the_batch(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[dict[str, Any]] = []
+    kernel = interpreted.latent_decode_kernel
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda **arguments: (launches.append(arguments), kernel[grid](**arguments))
+
+    monkeypatch.setattr(interpreted, "latent_decode_kernel", Recorder())
+    filled = torch.tensor([[0, 5]], dtype=torch.int32)
+    for ranges in (filled.expand(2, 2), filled.repeat(2, 1)):
+        make(N=1, dtype=torch.float32, knowledge_range=ranges, knowledge_bias=0.5).run("triton")
+    assert [launch["groups"] for launch in launches] == [1, 2]
+
+
+def test_strides_are_free(interpreted: ModuleType) -> None:
+    problem = make(N=3, M=40, dtype=torch.float32)
+    k = problem.knowledge
+
+    def moved(tensor: Tensor) -> Tensor:
+        """(B, heads, tokens, D) in the memory layout (B, tokens, heads, D)."""
+        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
+    def widened(tensor: Tensor) -> Tensor:
+        """Rows of a wider matrix."""
+        wide = torch.full((tensor.shape[0], tensor.shape[1] + 8), float("nan"))
+        wide[:, : tensor.shape[1]] = tensor
+        return wide[:, : tensor.shape[1]]
+
+    changed = problem.but(
+        query=moved(problem.query),
+        key=moved(problem.key),
+        value=moved(problem.value),
+        knowledge_query=moved(problem.knowledge_query),
+        knowledge=dataclasses.replace(k, key=widened(k.key), value=widened(k.value)),
+    )
+    for ours, theirs in zip(changed.run("triton"), problem.run("triton"), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_launcher_looks_at_no_data(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            assert all(isinstance(size, int) for size in grid)
+            return lambda **arguments: None
+
+    monkeypatch.setattr(interpreted, "latent_decode_kernel", Nothing())
+    monkeypatch.setattr(interpreted, "latent_merge_kernel", Nothing())
+    ranges = torch.zeros(2, 2, dtype=torch.int32)
+    arguments = arguments_of(make(dtype=torch.float32, prompt_mask=LEFT_PADDED, knowledge_range=ranges))
+    # Reading a value of a meta tensor raises.
+    meta = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    assert interpreted.forward(**meta).prompt.shape == arguments["query"].shape
+
+
+def test_splits_have_a_size_of_their_own() -> None:
+    assert split_tokens(0, 32) == split_tokens(10_000, 32) == MIN_SPLIT
+    for M in (100_000, 1_000_000):
+        for block in (16, 32, 128):
+            size = split_tokens(M, block)
+            assert size % block == 0
+            assert MAX_SPLITS / 2 < -(-M // size) <= MAX_SPLITS
+
+
+@pytest.mark.parametrize(
+    ("width", "chunk"),
+    [(384, 128), (96, 32), (80, 16), (64, 64), (24, 32), (5, 16), (1008, 128), (576, 64), (3072, 128)],
+)
+def test_chunks_are_powers_of_two_that_fit(width: int, chunk: int) -> None:
+    assert chunk_of(width) == chunk
