@@ -73,9 +73,14 @@ _TABLE: dict[Key, Tile] = {
     ),
     ("sm_80", 128, "half", "short"): Tile(64, 32, 4, 3, "64 columns spill; 49 KiB"),
     ("sm_80", 256, "half", "short"): Tile(64, 32, 8, 3, "four warps spill; 101 KiB"),
-    ("sm_80", 64, "half", "decode"): Tile(16, 128, 4, 3, "smallest mma row tile; 71 KiB of columns, two blocks an SM"),
+    ("sm_80", 64, "half", "decode"): Tile(
+        16, 64, 4, 3, "smallest mma row tile; 128 columns spill; 37 KiB"
+    ),
     ("sm_80", 96, "half", "decode"): Tile(16, 64, 4, 3, "two blocks an SM"),
     ("sm_80", 128, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 71 KiB: two blocks an SM"),
+    ("sm_80", 128, "half", "masked"): Tile(
+        128, 32, 8, 3, "64 columns spill where head_dim is padded; 64 KiB", ragged_stages=1
+    ),
     ("sm_80", 256, "half", "decode"): Tile(16, 32, 4, 3, "168 registers, 74 KiB: two blocks an SM"),
     # float32 as three tf32 products: three times the mma, each operand split in registers.
     ("sm_80", 64, "float32", "prefill"): Tile(64, 32, 4, 3, "wider columns spill; 65 KiB"),
@@ -92,6 +97,8 @@ _TABLE: dict[Key, Tile] = {
     ("sm_90", 96, "half", "prefill"): Tile(128, 128, 8, 2, "no spill; 121 KiB"),
     ("sm_90", 96, "half", "masked"): Tile(128, 64, 8, 3, "128 columns spill; 97 KiB"),
     ("sm_90", 128, "half", "prefill"): Tile(128, 128, 8, 2, "no spill; 161 KiB"),
+    ("sm_90", 128, "half", "decode"): Tile(16, 32, 4, 3, "64 columns spill with every switch on; 128 registers"),
+    ("sm_90", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns spill with every switch on; 66 KiB"),
     ("sm_90", 128, "half", "masked"): Tile(128, 64, 8, 3, "128 columns spill; 129 KiB"),
     ("sm_90", 256, "half", "prefill"): Tile(128, 64, 8, 2, "three stages take 257 KiB; 193 KiB"),
     ("sm_90", 64, "half", "short"): Tile(64, 64, 4, 3, "one warp group, 166 registers; 57 KiB, three blocks an SM"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from rich.console import Console
@@ -24,6 +26,15 @@ def weights_of(trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As `python -m kblam.demo.train` runs: sums in one order give the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_three_steps_lower_the_loss_and_move_every_trained_weight(cache) -> None:
     trainer = tiny_trainer(WORLD, cache)
     before = weights_of(trainer)
@@ -34,7 +45,7 @@ def test_three_steps_lower_the_loss_and_move_every_trained_weight(cache) -> None
     assert unmoved == {"base.model.embed_tokens.weight", "base.lm_head.weight"}
 
 
-def test_a_resumed_run_repeats_an_unbroken_one(cache, tmp_path) -> None:
+def test_a_resumed_run_repeats_an_unbroken_one(cache, tmp_path, one_thread) -> None:
     console = Console(quiet=True)
     unbroken = tiny_trainer(WORLD, cache)
     train(unbroken, tmp_path / "unbroken", console, stop=4)
