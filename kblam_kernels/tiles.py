@@ -73,9 +73,7 @@ _TABLE: dict[Key, Tile] = {
     ),
     ("sm_80", 128, "half", "short"): Tile(64, 32, 4, 3, "64 columns spill; 49 KiB"),
     ("sm_80", 256, "half", "short"): Tile(64, 32, 8, 3, "four warps spill; 101 KiB"),
-    ("sm_80", 64, "half", "decode"): Tile(
-        16, 64, 4, 3, "smallest mma row tile; 128 columns spill; 37 KiB"
-    ),
+    ("sm_80", 64, "half", "decode"): Tile(16, 64, 4, 3, "smallest mma row tile; 128 columns spill; 37 KiB"),
     ("sm_80", 96, "half", "decode"): Tile(16, 64, 4, 3, "two blocks an SM"),
     ("sm_80", 128, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 71 KiB: two blocks an SM"),
     ("sm_80", 128, "half", "masked"): Tile(
