@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kblam_kernels.rectangular.chunks import chunk_of
+from kblam_kernels.tiles import Arch
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class LatentTile:
     num_stages: int
     widest_chunk: int = 128
 
+    def __str__(self) -> str:
+        """BLOCK_ROWS x BLOCK_M x warps x stages, and where the sums are."""
+        place = f"{self.value_chunks} chunks" if self.resident else "streamed"
+        return f"{self.block_rows}x{self.block_m}x{self.num_warps}x{self.num_stages} {place}"
+
 
 # (element size, widest P it serves, tile), the first that serves is taken.
 TILES: tuple[tuple[int, int, LatentTile], ...] = (
@@ -49,9 +55,14 @@ TILES: tuple[tuple[int, int, LatentTile], ...] = (
 )
 
 
-def latent_tile(P: int, element_size: int) -> LatentTile:
+# sm_86 has 99 KiB of shared memory a block: wider latents are streamed there.
+WIDEST_RESIDENT_ON_SM_86 = 384
+
+
+def latent_tile(P: int, element_size: int, arch: Arch = "sm_80") -> LatentTile:
     """The tile for latents of width P whose elements have `element_size` bytes (2 or 4)."""
-    return next(tile for size, widest, tile in TILES if size == element_size and widest >= P)
+    fitting = [tile for size, widest, tile in TILES if size == element_size and widest >= P]
+    return fitting[-1] if arch == "sm_86" and P > WIDEST_RESIDENT_ON_SM_86 else fitting[0]
 
 
 def value_parts(P: int, tile: LatentTile) -> tuple[int, int]:

@@ -20,15 +20,15 @@ import torch
 import triton
 from torch import Tensor
 
+from kblam_kernels import tiles
 from kblam_kernels.latent.op import empty_output
 from kblam_kernels.latent.reference import LatentOutput
 from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, value_parts
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
-from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, chunk_of, named_strides, split_tokens
+from kblam_kernels.rectangular.chunks import PROMPT_BLOCK, PROMPT_SPLIT, chunk_of, named_strides, split_tokens
 from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
 from kblam_kernels.rectangular.triton_parts import LOG2E
 
-PROMPT_BLOCK = 64
 MERGE_SPLITS = 64
 MERGE_COLUMNS = 64
 
@@ -54,7 +54,10 @@ def forward(
     Hkv, T = key.shape[1], key.shape[2]
     M, P = latent_key.shape
     device = query.device
-    tile = tile or latent_tile(P, query.element_size())
+    on_gpu = device.type == "cuda"
+    if tile is None:
+        arch = tiles.arch_of(torch.cuda.get_device_capability(device)) if on_gpu else "interpreter"
+        tile = latent_tile(P, query.element_size(), arch)
     result = empty_output(query, P)
     constant = constant.contiguous()
 
@@ -80,8 +83,7 @@ def forward(
     partial_latent, partial_prompt = scratch(knowledge_splits, row_count, P), scratch(prompt_splits, row_count, D)
     maximum, total = scratch(row_count, splits), scratch(row_count, splits)
     columns = triton.cdiv(P, MERGE_COLUMNS) + triton.cdiv(D, MERGE_COLUMNS)
-    on_gpu = query.device.type == "cuda"
-    with torch.cuda.device(query.device) if on_gpu else contextlib.nullcontext():
+    with torch.cuda.device(device) if on_gpu else contextlib.nullcontext():
         latent_decode_kernel[(knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles,)](
             query=query,
             key=key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 PROMPT_SPLIT = 256
+PROMPT_BLOCK = 64
 # Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
 MAX_SPLITS = 256
 MIN_SPLIT = 128
