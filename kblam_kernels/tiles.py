@@ -66,43 +66,42 @@ _TABLE: dict[Key, Tile] = {
     ("sm_80", 128, "half", "prefill"): Tile(
         128, 64, 8, 3, "four warps spill; ragged loops without prefetch, or registers spill; 97 KiB", ragged_stages=1
     ),
-    ("sm_80", 256, "half", "prefill"): Tile(64, 32, 8, 3, "128 rows spill; 101 KiB"),
+    ("sm_80", 128, "half", "masked"): Tile(128, 32, 8, 3, "64 columns spill beside a prompt mask; 64 KiB"),
+    ("sm_80", 256, "half", "prefill"): Tile(64, 32, 8, 3, "128 rows spill; 100 KiB"),
     ("sm_80", 64, "half", "short"): Tile(64, 64, 4, 3, "no spill; 41 KiB"),
     ("sm_80", 96, "half", "short"): Tile(
         64, 64, 4, 3, "with prefetch in the ragged loops 8 bytes spill; 61 KiB, two blocks an SM", ragged_stages=1
     ),
     ("sm_80", 128, "half", "short"): Tile(64, 32, 4, 3, "64 columns spill; 49 KiB"),
-    ("sm_80", 256, "half", "short"): Tile(64, 32, 8, 3, "four warps spill; 101 KiB"),
-    ("sm_80", 64, "half", "decode"): Tile(16, 64, 4, 3, "smallest mma row tile; 128 columns spill; 37 KiB"),
-    ("sm_80", 96, "half", "decode"): Tile(16, 64, 4, 3, "two blocks an SM"),
+    ("sm_80", 256, "half", "short"): Tile(64, 32, 8, 3, "four warps spill; 100 KiB"),
+    ("sm_80", 64, "half", "decode"): Tile(16, 64, 4, 3, "the rows of one mma; 128 columns spill; 37 KiB"),
+    ("sm_80", 96, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 54 KiB: two blocks an SM"),
     ("sm_80", 128, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 71 KiB: two blocks an SM"),
-    ("sm_80", 128, "half", "masked"): Tile(
-        128, 32, 8, 3, "64 columns spill where head_dim is padded; 64 KiB", ragged_stages=1
-    ),
     ("sm_80", 256, "half", "decode"): Tile(16, 32, 4, 3, "168 registers, 74 KiB: two blocks an SM"),
     # float32 as three tf32 products: three times the mma, each operand split in registers.
-    ("sm_80", 64, "float32", "prefill"): Tile(64, 32, 4, 3, "wider columns spill; 65 KiB"),
-    ("sm_80", 96, "float32", "prefill"): Tile(64, 16, 4, 3, "32 columns spill"),
-    ("sm_80", 128, "float32", "prefill"): Tile(64, 16, 4, 3, "32 columns spill"),
-    ("sm_80", 256, "float32", "prefill"): Tile(16, 32, 4, 2, "32 rows spill; 101 KiB"),
+    ("sm_80", 64, "float32", "prefill"): Tile(64, 32, 4, 3, "wider columns spill; 64 KiB"),
+    ("sm_80", 96, "float32", "prefill"): Tile(64, 16, 4, 3, "32 columns spill; 72 KiB"),
+    ("sm_80", 128, "float32", "prefill"): Tile(64, 16, 4, 3, "32 columns spill; 96 KiB"),
+    ("sm_80", 256, "float32", "prefill"): Tile(16, 32, 4, 2, "32 rows spill; 100 KiB"),
     # Blocks of at most 99 KiB: only what does not fit from the rows of sm_80.
-    ("sm_86", 256, "half", "prefill"): Tile(64, 32, 8, 2, "three stages take 101 KiB"),
-    ("sm_86", 256, "half", "short"): Tile(64, 32, 8, 2, "three stages take 101 KiB"),
-    ("sm_86", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns take 101 KiB"),
+    ("sm_86", 256, "half", "prefill"): Tile(64, 32, 8, 2, "three stages take 100 KiB"),
+    ("sm_86", 256, "half", "short"): Tile(64, 32, 8, 2, "three stages take 100 KiB"),
+    ("sm_86", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns take 100 KiB"),
     # Hopper. wgmma reads columns from shared memory and wants 64 rows a warp group and wide columns; two stages
     # already hold two buffers there.
     ("sm_90", 64, "half", "prefill"): Tile(128, 128, 8, 3, "two warp groups of 64 rows, no spill; 113 KiB"),
     ("sm_90", 96, "half", "prefill"): Tile(128, 128, 8, 2, "no spill; 121 KiB"),
     ("sm_90", 96, "half", "masked"): Tile(128, 64, 8, 3, "128 columns spill; 97 KiB"),
     ("sm_90", 128, "half", "prefill"): Tile(128, 128, 8, 2, "no spill; 161 KiB"),
-    ("sm_90", 128, "half", "decode"): Tile(16, 32, 4, 3, "64 columns spill with every switch on; 128 registers"),
-    ("sm_90", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns spill with every switch on; 66 KiB"),
     ("sm_90", 128, "half", "masked"): Tile(128, 64, 8, 3, "128 columns spill; 129 KiB"),
     ("sm_90", 256, "half", "prefill"): Tile(128, 64, 8, 2, "three stages take 257 KiB; 193 KiB"),
     ("sm_90", 64, "half", "short"): Tile(64, 64, 4, 3, "one warp group, 166 registers; 57 KiB, three blocks an SM"),
     ("sm_90", 96, "half", "short"): Tile(64, 64, 4, 3, "one warp group; 85 KiB, two blocks an SM"),
     ("sm_90", 128, "half", "short"): Tile(64, 64, 4, 3, "one warp group; 113 KiB"),
     ("sm_90", 256, "half", "short"): Tile(64, 32, 4, 3, "one warp group; 129 KiB"),
+    # Fewer rows than wgmma takes, or float32: Ampere's rows, except where they spill here.
+    ("sm_90", 128, "half", "decode"): Tile(16, 32, 4, 3, "64 columns spill; 128 registers, 37 KiB"),
+    ("sm_90", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns spill; 66 KiB"),
 }
 # What a launch uses when its own row is absent.
 _REGIME_FALLBACK: dict[Regime, Regime] = {"masked": "prefill", "short": "prefill", "decode": "short"}
