@@ -139,31 +139,42 @@ def knowledge_base_in_memory() -> str:
 
 
 def demo_model_answers() -> str:
-    """The shipped model finds one fact among others, and the evidence names it."""
+    """The shipped model finds one fact among others, names it, and refuses what is not there."""
     import torch
 
-    from kblam import KnowledgeAdapter, KnowledgeBase, Triple, ask, attach
-    from kblam.cli.loading import DEMO, demo_is_shipped
+    from kblam import KnowledgeAdapter, KnowledgeBase, Triple, ask_many, attach
+    from kblam.cli.loading import DEMO, demo_is_shipped, quiet_libraries
     from kblam.errors import EncoderUnavailableError
     from kblam.generation.loading import load_base, load_tokenizer
     from kblam.knowledge import load_encoder
 
     if not demo_is_shipped():
         raise NotHereError("the demo model is not part of this installation; `python -m kblam.demo.train` makes it")
+    quiet_libraries()
     adapter, tokenizer = KnowledgeAdapter.from_pretrained(DEMO / "adapter"), load_tokenizer(DEMO / "model")
     model = load_base(DEMO / "model", dtype=torch.float32)
     attach(model, adapter)
-    facts = [("Amber Falcon", "capital", "a"), ("Quiet Harbor", "founder", "b"), ("Silver Meadow", "motto", "c")]
+    # In the words that this model knows.
+    facts = [
+        Triple("Amber Falcon", "color", "pale green with stars"),
+        Triple("Quiet Harbor", "color", "deep red with stripes"),
+        Triple("Silver Meadow", "weather", "gentle rain before dawn"),
+    ]
+    questions = [f"What is the {fact.property} of {fact.name}?" for fact in facts]
     try:
-        kb = KnowledgeBase.from_triples([Triple(*fact) for fact in facts], load_encoder("minilm"))
+        kb = KnowledgeBase.from_triples(facts, load_encoder("minilm"))
     except EncoderUnavailableError as error:
         raise NotHereError(f"the default encoder is not here: {error}") from None
     with kb:
-        answer = ask(model, kb, "What is the capital of Amber Falcon?", tokenizer=tokenizer, max_new_tokens=24)
-    if not answer.evidence or answer.evidence[0].triple.name != "Amber Falcon":
+        missing = "What is the food of Amber Falcon?"
+        *answers, refusal = ask_many(model, kb, [*questions, missing], tokenizer=tokenizer, max_new_tokens=24)
+    for fact, question, answer in zip(facts, questions, answers, strict=True):
         found = answer.evidence[0].triple.name if answer.evidence else "nothing"
-        raise RuntimeError(f"asked about Amber Falcon, the evidence names {found}; the answer was {answer.text!r}")
-    return f"answered {answer.text!r}"
+        if fact.value not in answer.text or found != fact.name:
+            raise RuntimeError(f"{question} was answered {answer.text!r}, from {found}; expected {fact.value!r}")
+    if not refusal.refused:
+        raise RuntimeError(f"{missing} has no answer, and got {refusal.text!r}")
+    return f"{len(answers)} of {len(answers)} facts, 1 refusal"
 
 
 CHECKS: dict[str, Callable[[], str]] = {

@@ -44,7 +44,7 @@ def ask(
 
     Without --model it is the small demo model that answers.
 
-    Example: kblam ask "What is the capital of Amber Falcon?" --kb facts.kb
+    Example: kblam ask "What is the color of Amber Falcon?" --kb facts.kb
     """
     if not question.strip():
         raise CommandError("the question is empty; ask something")
@@ -93,7 +93,7 @@ def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, An
 
 
 def print_evidence(answer: Answer) -> None:
-    """The bars, or for a refusal what nearly matched."""
-    out.print(Text("refused; the nearest triples:" if answer.refused else "evidence:", style="dim"))
+    """The bars; for a refusal they show where its attention went."""
+    out.print(Text("refused; it looked at:" if answer.refused else "evidence:", style="dim"))
     for line in evidence_lines(answer.evidence):
         out.print(line, soft_wrap=True)

@@ -18,6 +18,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 BAR_WIDTH = 20
+LEAST_SHOWN = 0.005
 
 
 def print_json(value: Any) -> None:
@@ -42,11 +43,11 @@ def waiting(title: str) -> Iterator[None]:
 
 
 def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
-    """One line per triple: a bar of its attention mass, then the fact."""
-    if not evidence:
-        return [Text("  no evidence: the knowledge base is empty", style="dim")]
+    """One line per triple: a bar of its attention mass, then the fact. What rounds to nothing is left out."""
     lines = []
     for item in evidence:
+        if item.mass < LEAST_SHOWN:
+            continue
         filled = round(item.mass * BAR_WIDTH)
         line = Text("  ")
         line.append("█" * filled, style="green")
@@ -55,4 +56,4 @@ def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
         line.append(f"the {item.triple.property} of {item.triple.name}", style="bold")
         line.append(f": {item.triple.value}")
         lines.append(line)
-    return lines
+    return lines or [Text("  none", style="dim")]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kblam import KnowledgeBase
+from kblam import Evidence, KnowledgeBase
+from kblam.cli.output import evidence_lines
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
@@ -33,6 +34,13 @@ def test_evidence_is_drawn_as_bars(model_folder: Path) -> None:
     assert "the capital of Amber Falcon: Zirconia" in bar
     none = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--top", 0).ok().stdout
     assert "█" not in none
+
+
+def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:
+    drawn = [str(line) for line in evidence_lines([Evidence(FACTS[0], 0.5), Evidence(FACTS[1], 0.004)])]
+    assert len(drawn) == 1
+    assert drawn[0].count("█") == drawn[0].count("░") == 10
+    assert [str(line).strip() for line in evidence_lines([])] == ["none"]
 
 
 def test_ask_base_adapter_and_knowledge_base(base: Path, adapter: Path, kb: Path) -> None:

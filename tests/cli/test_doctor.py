@@ -192,7 +192,7 @@ def test_the_self_test_passes_here() -> None:
     found = {outcome.name: outcome for outcome in selftest.run()}
     assert {name: outcome.status for name, outcome in found.items() if outcome.status == FAIL} == {}
     assert "reference on cpu" in found["kernels"].detail
-    assert found["attach"].status == found["knowledge base"].status == OK
+    assert {outcome.status for outcome in found.values()} == {OK}, "the demo model is part of the repository"
 
 
 def test_deep_runs_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_the_environment_report_never_imports_transformers() -> None:
         "except SystemExit as end: assert end.code == 0\n"
         "assert 'transformers' not in sys.modules and 'typer' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["packages"]["torch"] == found["torch"]["version"].split("+")[0] or found["torch"]["version"]
