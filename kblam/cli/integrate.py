@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kblam.cli.kb import file_of
 from kblam.cli.options import AsJson, Overwrite
 from kblam.cli.output import out, print_json, waiting
 
@@ -35,7 +36,9 @@ def integrate(
         quiet_libraries()
         from kblam.generation import folder
 
-        folder.integrate(model, adapter, kb, output, revision=revision, include_base=include_base, overwrite=overwrite)
+        folder.integrate(
+            model, adapter, file_of(kb), output, revision=revision, include_base=include_base, overwrite=overwrite
+        )
         manifest = folder.read_manifest(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     if as_json:

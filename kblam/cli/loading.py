@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import kblam
 from kblam.cli.errors import CommandError
+from kblam.cli.kb import file_of
 from kblam.cli.options import Precision
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         KblamError: something they name cannot be used.
     """
     options = _complete(options)
-    if options.adapter is not None and options.kb is None:
+    kb = None if options.kb is None else file_of(options.kb)
+    if options.adapter is not None and kb is None:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
     quiet_libraries()
     from kblam.generation import folder
@@ -53,10 +55,10 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
 
     requested(options.backend)  # an unknown name is told before gigabytes are read
     device, dtype = _device(options.device), _dtype(options.dtype)
-    if options.adapter is None or options.kb is None:  # a model folder has its own
+    if options.adapter is None or kb is None:  # a model folder has its own
         return folder.load_folder(
             options.model or "",
-            knowledge_base=options.kb,
+            knowledge_base=kb,
             device=device,
             dtype=dtype,
             backend=options.backend,
@@ -65,7 +67,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     return folder.load_model(
         options.model or _base_of(options.adapter),
         options.adapter,
-        options.kb,
+        kb,
         device=device,
         dtype=dtype,
         backend=options.backend,

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from kblam import Evidence, KnowledgeBase
+from kblam.cli.loading import ModelOptions, load
+from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
+from kblam.generation.loading import load_base
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
@@ -54,6 +58,15 @@ def test_ask_base_adapter_and_knowledge_base(base: Path, adapter: Path, kb: Path
 
 def test_the_demo_model_answers_when_none_is_named(demo: Path, kb: Path) -> None:
     assert kblam("ask", QUESTION, "--kb", kb, *SHORT, "--json").ok().json["evidence"][0]["name"] == "Amber Falcon"
+
+
+def test_the_demo_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:
+    """Its weights are stored in bfloat16, which many CPUs compute slower."""
+    load_base(demo / "model", dtype=torch.bfloat16).save_pretrained(demo / "model")
+    for asked, expected in ((Precision.auto, torch.float32), (Precision.bfloat16, torch.bfloat16)):
+        loaded = load(ModelOptions(None, None, kb, device="cpu", dtype=asked), read_only=True)
+        loaded.knowledge_base.close()
+        assert loaded.model.dtype == expected
 
 
 def test_another_knowledge_base_can_take_the_place_of_the_folders_own(model_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from kblam import test as selftest
 from kblam.cli import checks
+from kblam.generation import ask_many
 from kblam.test import FAIL, OFF, OK, NotHereError, Outcome
 from kblam_kernels import env
 from tests.cli.conftest import kblam
@@ -215,9 +217,19 @@ def test_the_self_test_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> 
         selftest.kernels_agree()
 
 
-def test_the_self_test_finds_a_demo_model_that_looks_elsewhere(demo: Path) -> None:
-    """The tiny stand-in prefers the first fact whatever is asked, and was made for another encoder."""
-    with pytest.raises(Exception, match="hashing:0:16"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda answers: [replace(answers[0], text="the color is black."), *answers[1:]], "expected 'pale green"),
+        (lambda answers: [replace(answers[0], evidence=answers[1].evidence), *answers[1:]], "from Quiet Harbor"),
+        (lambda answers: [*answers[:3], replace(answers[3], refused=False)], "has no answer, and got"),
+    ],
+    ids=["another value", "another triple", "no refusal"],
+)
+def test_the_self_test_finds_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, change: Any, words: str) -> None:
+    changed = lambda *arguments, **options: change(ask_many(*arguments, **options))  # noqa: E731
+    monkeypatch.setattr("kblam.ask_many", changed, raising=False)
+    with pytest.raises(RuntimeError, match=words):
         selftest.demo_model_answers()
 
 

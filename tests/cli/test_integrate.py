@@ -18,6 +18,16 @@ def test_it_says_what_it_wrote(base: Path, adapter: Path, kb: Path, tmp_path: Pa
     assert facts["bytes"] == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def test_a_model_folder_stands_for_its_knowledge_base(
+    base: Path, adapter: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    kblam("integrate", base, adapter, model_folder, "-o", tmp_path / "copy").ok()
+    assert kblam("kb", "info", tmp_path / "copy", "--json").ok().json["triples"] == 3
+    parts = ["--model", base, "--adapter", adapter, "--kb", tmp_path / "copy"]
+    asked = kblam("ask", "motto ?", *parts, "--max-new-tokens", 2, "--json").ok().json
+    assert asked["evidence"][0]["name"] == "Amber Falcon"
+
+
 def test_what_it_refuses(base: Path, adapter: Path, kb: Path, model_folder: Path, tmp_path: Path) -> None:
     kblam("integrate", base, adapter, kb, "-o", model_folder).failed(2, "exists", "--overwrite")
     kblam("integrate", base, adapter, kb, "-o", tmp_path).failed(2, "is not a model folder")
