@@ -102,6 +102,9 @@ def test_parts_of_a_head_dimension_cover_it(block_n: int) -> None:
             assert part & (part - 1) == 0
 
 
-@pytest.mark.parametrize(("head_dim", "parts"), [(80, (64, 16)), (96, (64, 32)), (128, (128, 0)), (256, (128, 128))])
+@pytest.mark.parametrize(
+    ("head_dim", "parts"),
+    [(8, (16, 0)), (24, (32, 0)), (80, (64, 16)), (96, (64, 32)), (112, (128, 0)), (128, (128, 0)), (256, (128, 128))],
+)
 def test_parts_of_the_usual_head_dimensions(head_dim: int, parts: tuple[int, int]) -> None:
     assert tiles.split_head_dim(head_dim, 128) == parts
