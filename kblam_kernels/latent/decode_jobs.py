@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kblam_kernels.latent.tiles import is_padded, latent_tile, value_parts
-from kblam_kernels.rectangular.chunks import PROMPT_BLOCK, PROMPT_SPLIT, chunk_of
+from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, chunk_of, head_chunk_of, prompt_block
 from kblam_kernels.resources import CompileJob
 from kblam_kernels.tiles import Arch
 
@@ -65,10 +65,10 @@ def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extend
         "IS_PADDED": is_padded(P, tile),
         "IS_RESIDENT": tile.resident,
         "PROMPT_ROWS": 16,
-        "PROMPT_BLOCK": PROMPT_BLOCK,
+        "PROMPT_BLOCK": prompt_block(HEAD_DIM, element_size),
         "PROMPT_SPLIT": PROMPT_SPLIT,
-        "DIM_CHUNK": chunk_of(HEAD_DIM),
-        "DIM_CHUNKS": HEAD_DIM // chunk_of(HEAD_DIM),
+        "DIM_CHUNK": head_chunk_of(HEAD_DIM, element_size),
+        "DIM_CHUNKS": HEAD_DIM // head_chunk_of(HEAD_DIM, element_size),
         "IS_DIM_PADDED": False,
         "PRECISION": "tf32x3",
     }

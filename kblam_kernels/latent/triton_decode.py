@@ -25,7 +25,14 @@ from kblam_kernels.latent.op import empty_output
 from kblam_kernels.latent.reference import LatentOutput
 from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, value_parts
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
-from kblam_kernels.rectangular.chunks import PROMPT_BLOCK, PROMPT_SPLIT, chunk_of, named_strides, split_tokens
+from kblam_kernels.rectangular.chunks import (
+    PROMPT_SPLIT,
+    chunk_of,
+    head_chunk_of,
+    named_strides,
+    prompt_block,
+    split_tokens,
+)
 from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
 from kblam_kernels.rectangular.triton_parts import LOG2E
 
@@ -59,6 +66,8 @@ def forward(
         arch = tiles.arch_of(torch.cuda.get_device_capability(device)) if on_gpu else "interpreter"
         tile = latent_tile(P, query.element_size(), arch)
     result = empty_output(query, P)
+    if query.numel() == 0:
+        return result
     constant = constant.contiguous()
 
     # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without a look
@@ -67,7 +76,7 @@ def forward(
     groups, rows = (1, B * Hq * N) if folds else (B, Hq * N)
     row_count = B * Hq * N
     row_tiles = triton.cdiv(rows, tile.block_rows)
-    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), chunk_of(D)
+    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), head_chunk_of(D, query.element_size())
     parts, value_chunks = value_parts(P, tile)
     split_size = split_tokens(M, tile.block_m)
     knowledge_splits, prompt_splits = triton.cdiv(M, split_size), triton.cdiv(T, PROMPT_SPLIT)
@@ -138,7 +147,7 @@ def forward(
             IS_PADDED=is_padded(P, tile),
             IS_RESIDENT=tile.resident,
             PROMPT_ROWS=prompt_rows,
-            PROMPT_BLOCK=PROMPT_BLOCK,
+            PROMPT_BLOCK=prompt_block(D, query.element_size()),
             PROMPT_SPLIT=PROMPT_SPLIT,
             DIM_CHUNK=dim_chunk,
             DIM_CHUNKS=triton.cdiv(D, dim_chunk),

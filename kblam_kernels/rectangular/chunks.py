@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 PROMPT_SPLIT = 256
-PROMPT_BLOCK = 64
 # Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
 MAX_SPLITS = 256
 MIN_SPLIT = 128
@@ -34,6 +33,23 @@ def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:
     while padding < min(width, widest):
         padding *= 2
     return padding
+
+
+def head_chunk_of(D: int, element_size: int) -> int:
+    """Columns of one chunk of a head. Padding is not read, and decode has arithmetic to spare: 128 for 80 and 96.
+
+    Half as many for float32, which takes three products and more registers.
+    """
+    chunk = 16
+    while chunk < min(D, MAX_CHUNK if element_size == 2 else MAX_CHUNK // 2):
+        chunk *= 2
+    return chunk
+
+
+def prompt_block(D: int, element_size: int) -> int:
+    """Prompt columns taken in at a time; a divisor of PROMPT_SPLIT. Wider rows leave room for fewer of them."""
+    row_bytes = max(D, 64) * element_size
+    return 64 if row_bytes <= 256 else 32 if row_bytes <= 512 else 16
 
 
 def named_strides(name: str, tensor: Tensor | None, *axes: str) -> dict[str, int]:
