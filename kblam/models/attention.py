@@ -56,6 +56,9 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D)."""
+    # Under autocast the rotary embedding leaves queries and keys in float32, while values and the knowledge query
+    # come out of linear layers in half precision. Attention runs in the query's dtype.
+    key, value = key.to(query.dtype), value.to(query.dtype)
     if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
         key, value = key[:, :, : attention_mask.shape[-1]], value[:, :, : attention_mask.shape[-1]]
     if layer_knowledge is None:
@@ -67,7 +70,7 @@ def attention_forward(
             f"attention_dropout is {dropout}; knowledge layers do not drop attention: set it to 0 in the model's config"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    r = query if layer_knowledge.query is None else layer_knowledge.query
+    r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None
     if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
