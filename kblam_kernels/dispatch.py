@@ -40,6 +40,7 @@ class Request:
     head_dim: int
     last_dim_contiguous: bool
     by_name: bool
+    storage_dtype: torch.dtype | None = None  # of latents
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from kblam_kernels.errors import UnsupportedInputError
 
+# Storage of latents that needs a scale for each triple; the others hold a latent as it is.
+SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)
+# Storage that fits a projection of any dtype: the store on disk holds float16 embeddings.
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class DenseKnowledge:
@@ -123,16 +128,28 @@ class LatentProjection:
         return self.key_weight.shape[2]
 
 
+def dequantise(latents: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What stored latents (M, P) stand for, in `dtype`; `scale` is float32 (M,) or None, as in `LatentKnowledge`."""
+    if scale is None:
+        return latents.to(dtype)
+    working = torch.float64 if dtype == torch.float64 else torch.float32
+    return (latents.to(working) * scale[:, None].to(working)).to(dtype)
+
+
 @dataclass(frozen=True)
 class LatentKnowledge:
     """M knowledge tokens as encoder latents: one copy for all heads and, with another projection, for all layers.
 
     Args:
-        key, value: (M, P), shared by the batch; a contiguous last dimension.
-        norm: (M,) float32 (float64 for float64 latents), the LayerNorm scalar of each key.
+        key, value: (M, P), shared by the batch; a contiguous last dimension. One dtype for both: the projection's,
+            float16 or bfloat16 whatever the projection's, or int8 or float8_e4m3fn with a scale for each triple.
+        norm: (M,) float32 (float64 for a float64 projection), the LayerNorm scalar of each key as stored.
         projection: how the layer at hand reads them.
+        key_scale, value_scale: float32 (M,), so that a triple's latents are `key[m] * key_scale[m]` and
+            `value[m] * value_scale[m]`; for int8 and float8_e4m3fn, and only for them
+            (`kblam_kernels.latent.quantise` makes them).
 
-    M may be 0. To change a triple, write its row of `key`, `value` and `norm` in place.
+    M may be 0. To change a triple, write its row of each tensor in place.
 
     Raises:
         UnsupportedInputError: if shapes, dtypes or devices do not fit.
@@ -142,6 +159,8 @@ class LatentKnowledge:
     value: Tensor
     norm: Tensor
     projection: LatentProjection
+    key_scale: Tensor | None = None
+    value_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         key, value, norm, weight = self.key, self.value, self.norm, self.projection.key_weight
@@ -153,11 +172,12 @@ class LatentKnowledge:
             raise UnsupportedInputError(
                 f"latents are {key.shape[1]} wide, the projection takes P = {self.projection.width}"
             )
-        if key.dtype != value.dtype or key.dtype != weight.dtype:
+        if key.dtype != value.dtype or key.dtype not in (weight.dtype, *HALF_DTYPES, *SCALED_DTYPES):
             raise UnsupportedInputError(
-                f"latent key, value and projection must have one dtype; got {key.dtype}, {value.dtype}, {weight.dtype}"
+                f"latent key and value must both be of the projection's dtype {weight.dtype}, float16, bfloat16, int8 "
+                f"or float8_e4m3fn; got {key.dtype} and {value.dtype}"
             )
-        expected = torch.float64 if key.dtype == torch.float64 else torch.float32
+        expected = torch.float64 if weight.dtype == torch.float64 else torch.float32
         if tuple(norm.shape) != (key.shape[0],) or norm.dtype != expected:
             raise UnsupportedInputError(
                 f"norm must be {expected} (M={key.shape[0]},); got {norm.dtype} {tuple(norm.shape)}"
@@ -166,6 +186,24 @@ class LatentKnowledge:
             raise UnsupportedInputError(
                 "latent key, value, norm and projection must be on one device; got "
                 f"{key.device}, {value.device}, {norm.device}, {weight.device}"
+            )
+        self._check_scale("key_scale", self.key_scale)
+        self._check_scale("value_scale", self.value_scale)
+
+    def _check_scale(self, name: str, scale: Tensor | None) -> None:
+        if self.key.dtype not in SCALED_DTYPES:
+            if scale is not None:
+                raise UnsupportedInputError(f"{name} is for int8 and float8_e4m3fn latents; these are {self.key.dtype}")
+            return
+        if scale is None:
+            raise UnsupportedInputError(
+                f"{self.key.dtype} latents need {name}, float32 (M={self.num_tokens},); "
+                "kblam_kernels.latent.quantise makes it"
+            )
+        if tuple(scale.shape) != (self.num_tokens,) or scale.dtype != torch.float32 or scale.device != self.key.device:
+            raise UnsupportedInputError(
+                f"{name} must be float32 (M={self.num_tokens},) on {self.key.device}; "
+                f"got {scale.dtype} {tuple(scale.shape)} on {scale.device}"
             )
 
     @property
@@ -184,10 +222,16 @@ class LatentKnowledge:
         return self.projection.head_dim
 
     def to_dense(self) -> DenseKnowledge:
-        """The keys and values that this layer sees, materialised: (Hq, M, D)."""
+        """The keys and values that this layer sees, materialised: (Hq, M, D) in the projection's dtype."""
         p = self.projection
-        key = torch.baddbmm(p.key_bias[:, None], self.key.expand(p.num_heads, -1, -1), p.key_weight.transpose(1, 2))
-        value = torch.baddbmm(
-            p.value_bias[:, None], self.value.expand(p.num_heads, -1, -1), p.value_weight.transpose(1, 2)
+        dtype = p.key_weight.dtype
+        key, value = (
+            torch.baddbmm(
+                bias[:, None], dequantise(latents, scale, dtype).expand(p.num_heads, -1, -1), weight.transpose(1, 2)
+            )
+            for latents, scale, weight, bias in (
+                (self.key, self.key_scale, p.key_weight, p.key_bias),
+                (self.value, self.value_scale, p.value_weight, p.value_bias),
+            )
         )
-        return DenseKnowledge((key * self.norm[:, None]).to(key.dtype), value)
+        return DenseKnowledge((key * self.norm[:, None]).to(dtype), value)

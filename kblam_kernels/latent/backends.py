@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kblam_kernels.dispatch import BACKENDS, Backend, Forward
+from kblam_kernels.dispatch import BACKENDS, Backend, Forward, Request
 
 
 def _load_triton() -> Forward:
@@ -17,8 +17,12 @@ def _load_reference() -> Forward:
     return reference.forward
 
 
-# Triton asks the same of a call, whatever the layout of its knowledge.
-_verify_triton = next(backend for backend in BACKENDS if backend.name == "triton").verify
+def _verify_triton(request: Request) -> str | None:
+    if request.storage_dtype != request.dtype:
+        return f"it does not read {request.storage_dtype} latents under {request.dtype} queries"
+    # For the rest Triton asks the same of a call, whatever the layout of its knowledge.
+    return next(backend for backend in BACKENDS if backend.name == "triton").verify(request)
+
 
 LATENT_BACKENDS: tuple[Backend, ...] = (
     Backend("triton", _verify_triton, _load_triton),

@@ -36,19 +36,23 @@ def latent_attention(
     knowledge_range: Tensor | None,
     scale: float,
     window: int | None,
+    skip_threshold: float,
+    skip_counts: Tensor | None,
     request_for: RequestFor,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """`rectangular_attention` on latents, arguments checked: (output, lse)."""
     _refuse_gradients(query, key, value, knowledge_query, knowledge.key, knowledge.projection.key_weight)
     absorbed_query, constant = absorb_query(knowledge_query, knowledge)
-    prompt, latent, share, lse = latent_forward(
+    prompt, latent, share, lse, tiles = latent_forward(
         query,
         key,
         value,
         knowledge.key,
         knowledge.value,
         knowledge.norm,
+        knowledge.key_scale,
+        knowledge.value_scale,
         absorbed_query,
         constant,
         _one_row_if_shared(bias),
@@ -56,8 +60,11 @@ def latent_attention(
         _one_row_if_shared(knowledge_range),
         scale,
         window,
+        skip_threshold,
         dispatch.choose(request_for, backend, LATENT_BACKENDS),
     )
+    if skip_counts is not None and skip_threshold:
+        skip_counts.add_(tiles)
     p = knowledge.projection
     projected = times_knowledge(latent, p.value_weight.transpose(1, 2))
     output = prompt + projected + share[..., None] * p.value_bias[:, None]

@@ -10,8 +10,11 @@ from kblam_kernels.latent.reference import LatentOutput
 from kblam_kernels.rectangular.reference import accumulation_dtype
 
 
-def empty_output(query: Tensor, P: int) -> LatentOutput:
-    """Unwritten results. `latent` is (Hq, B, N, P) in memory: the value projection is one matrix product a head."""
+def empty_output(query: Tensor, P: int, skip_threshold: float) -> LatentOutput:
+    """Unwritten results, and tile counts of 0.
+
+    `latent` is (Hq, B, N, P) in memory: the value projection is one matrix product a head.
+    """
     B, Hq, N, D = query.shape
     dtype, device = accumulation_dtype(query), query.device
     return LatentOutput(
@@ -19,6 +22,7 @@ def empty_output(query: Tensor, P: int) -> LatentOutput:
         torch.empty(Hq, B, N, P, dtype=query.dtype, device=device).transpose(0, 1),
         torch.empty(B, Hq, N, dtype=dtype, device=device),
         torch.empty(B, Hq, N, dtype=dtype, device=device),
+        torch.zeros(2 if skip_threshold else 0, dtype=torch.int64, device=device),
     )
 
 
@@ -30,6 +34,8 @@ def latent_forward(
     latent_key: Tensor,
     latent_value: Tensor,
     norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     absorbed_query: Tensor,
     constant: Tensor,
     bias: Tensor | None,
@@ -37,18 +43,21 @@ def latent_forward(
     knowledge_range: Tensor | None,
     scale: float,
     window: int | None,
+    skip_threshold: float,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`LatentOutput` of one backend; arguments as `reference.forward`."""
     from kblam_kernels.dispatch import forward_of
 
-    prompt, latent, share, lse = forward_of(backend, LATENT_BACKENDS)(
+    prompt, latent, share, lse, tiles = forward_of(backend, LATENT_BACKENDS)(
         query,
         key,
         value,
         latent_key,
         latent_value,
         norm,
+        key_scale,
+        value_scale,
         absorbed_query,
         constant,
         bias,
@@ -56,9 +65,10 @@ def latent_forward(
         knowledge_range,
         scale,
         window,
+        skip_threshold,
     )
     # One memory layout whatever the backend; a backend that wrote it already is not copied.
-    return prompt.contiguous(), latent.transpose(0, 1).contiguous().transpose(0, 1), share, lse
+    return prompt.contiguous(), latent.transpose(0, 1).contiguous().transpose(0, 1), share, lse, tiles
 
 
 @latent_forward.register_fake
@@ -69,6 +79,8 @@ def _(
     latent_key: Tensor,
     latent_value: Tensor,
     norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     absorbed_query: Tensor,
     constant: Tensor,
     bias: Tensor | None,
@@ -76,7 +88,8 @@ def _(
     knowledge_range: Tensor | None,
     scale: float,
     window: int | None,
+    skip_threshold: float,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    prompt, latent, share, lse = empty_output(query, latent_key.shape[1])
-    return prompt, latent, share, lse
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    prompt, latent, share, lse, tiles = empty_output(query, latent_key.shape[1], skip_threshold)
+    return prompt, latent, share, lse, tiles

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.errors import UnsupportedInputError
-from kblam_kernels.knowledge import LatentProjection
+from kblam_kernels.knowledge import LatentProjection, dequantise
 
 KEY_NORM_EPS = 1e-5
 # Latents normalised at a time: bounds the scratch memory of a large knowledge base.
@@ -37,11 +37,14 @@ class KeyNorm:
     offset: Tensor
     eps: float = KEY_NORM_EPS
 
-    def __call__(self, latents: Tensor, *, accumulate: torch.dtype | None = None) -> Tensor:
+    def __call__(
+        self, latents: Tensor, scale: Tensor | None = None, *, accumulate: torch.dtype | None = None
+    ) -> Tensor:
         """rho of each latent, as stored: any rows, one changed row alone too.
 
         Args:
-            latents: (M, P), floating point.
+            latents: (M, P), of any dtype that `LatentKnowledge` stores.
+            scale: (M,), of quantised latents.
             accumulate: dtype of the products; None is float32, float64 for float64 latents.
 
         Returns:
@@ -53,7 +56,8 @@ class KeyNorm:
         norm = torch.empty(latents.shape[0], dtype=result, device=latents.device)
         for start in range(0, latents.shape[0], ROWS):
             rows = slice(start, start + ROWS)
-            root = torch.addmm(offset, latents[rows].to(working), factor)
+            stored = dequantise(latents[rows], None if scale is None else scale[rows], working)
+            root = torch.addmm(offset, stored, factor)
             norm[rows] = root.square().sum(-1).add(self.eps).rsqrt()
         return norm
 

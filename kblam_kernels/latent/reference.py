@@ -29,12 +29,14 @@ class LatentOutput(NamedTuple):
         latent: (B, Hq, N, P), dtype of the query; sum over knowledge of p * f.
         share: (B, Hq, N), accumulation dtype; sum over knowledge of p.
         lse: (B, Hq, N), accumulation dtype; natural-log sum of exponentials over both blocks.
+        tiles: int64 (2,), value tiles skipped and visited; (0,) where skipping is off.
     """
 
     prompt: Tensor
     latent: Tensor
     share: Tensor
     lse: Tensor
+    tiles: Tensor
 
 
 def forward(
@@ -44,6 +46,8 @@ def forward(
     latent_key: Tensor,
     latent_value: Tensor,
     norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     absorbed_query: Tensor,
     constant: Tensor,
     bias: Tensor | None,
@@ -51,16 +55,22 @@ def forward(
     knowledge_range: Tensor | None,
     scale: float,
     window: int | None,
+    skip_threshold: float = 0.0,
 ) -> LatentOutput:
-    """One softmax over knowledge and prompt. Knowledge score: scale * norm * (absorbed_query . e + constant) + bias.
+    """One softmax over knowledge and prompt, with the knowledge scores
+
+        scale * norm * (key_scale * (absorbed_query . e) + constant) + bias
 
     Args:
         query, key, value, prompt_mask, scale, window: as `rectangular_attention`.
-        latent_key, latent_value, norm: (M, P), (M, P), (M,), as `LatentKnowledge`.
+        latent_key, latent_value, norm, key_scale, value_scale: (M, P) twice and (M,), as `LatentKnowledge`.
         absorbed_query: (B, Hq, N, P), key_weight' r.
         constant: (B, Hq, N) accumulation dtype, r . key_bias.
         bias: float32 (M,) for each row of the batch or for all: (B or 1, M); or None.
         knowledge_range: int32 (B or 1, 2), or None.
+        skip_threshold: in [0, 1); the values of a tile of tokens are left out when exp(score - running maximum) is
+            below it for every row and token of the tile. Sums, so share and lse too, are of all tokens. Here a tile
+            is a column chunk; every backend has tiles of its own, and its own running maximum.
     """
     B, Hq, N, D = query.shape
     T, (M, P) = key.shape[2], latent_key.shape
@@ -78,11 +88,19 @@ def forward(
     knowledge = OnlineSoftmax((B, Hq, N), P, dtype, device)
     # Every head of every row reads the same latents: one matrix product for all of them.
     a = absorbed_query.to(dtype).reshape(B * Hq * N, P)
+    skipped = 0
     for cols in chunks(M):
         products = (a @ latent_key[cols].to(dtype).T).view(B, Hq, N, -1)
+        if key_scale is not None:
+            products = products * key_scale[cols]
         scores = (products + constant[..., None]) * (norm[cols] * scale)
         offset = knowledge_offset(bias, knowledge_range, cols, dtype, device)
         weights = knowledge.rescale(scores if offset is None else scores + offset)
+        if skip_threshold and bool((weights < skip_threshold).all()):
+            skipped += 1
+            continue
+        if value_scale is not None:
+            weights = weights * value_scale[cols]
         mixed = weights.reshape(B * Hq * N, -1) @ latent_value[cols].to(dtype)
         knowledge.output = knowledge.output + mixed.view(B, Hq, N, P)
 
@@ -99,4 +117,5 @@ def forward(
         (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(query.dtype),
         knowledge.total * of_knowledge / safe,
         maximum + total.log(),
+        torch.tensor([skipped, len(list(chunks(M)))] if skip_threshold else [], dtype=torch.int64, device=device),
     )

@@ -47,6 +47,8 @@ def forward(
     latent_key: Tensor,
     latent_value: Tensor,
     norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     absorbed_query: Tensor,
     constant: Tensor,
     bias: Tensor | None,
@@ -54,6 +56,7 @@ def forward(
     knowledge_range: Tensor | None,
     scale: float,
     window: int | None,
+    skip_threshold: float = 0.0,
     tile: LatentTile | None = None,
 ) -> LatentOutput:
     """`reference.forward` in two launches. `tile` is for tests and tuning; None takes that of the table."""
@@ -65,7 +68,7 @@ def forward(
     if tile is None:
         arch = tiles.arch_of(torch.cuda.get_device_capability(device)) if on_gpu else "interpreter"
         tile = latent_tile(P, query.element_size(), arch)
-    result = empty_output(query, P)
+    result = empty_output(query, P, skip_threshold)
     if query.numel() == 0:
         return result
     constant = constant.contiguous()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.errors import UnsupportedInputError
-from kblam_kernels.knowledge import DenseKnowledge
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
 
 
 def refuse(message: str) -> NoReturn:
@@ -101,6 +101,18 @@ def check_masks(prompt_mask: Tensor | None, knowledge_range: Tensor | None, quer
             )
         if knowledge_range.device != query.device:
             refuse(f"knowledge_range must be on {query.device}; got {knowledge_range.device}")
+
+
+def check_skipping(
+    threshold: float, counts: Tensor | None, knowledge: DenseKnowledge | LatentKnowledge, query: Tensor
+) -> None:
+    """Skipping of value tiles: latents have it, dense knowledge does not."""
+    if not 0 <= threshold < 1:
+        refuse(f"skip_threshold must be at least 0 (exact) and below 1; got {threshold}")
+    if threshold and isinstance(knowledge, DenseKnowledge):
+        refuse(f"skip_threshold={threshold} is for LatentKnowledge; dense knowledge is always attended to in full")
+    if counts is not None and (tuple(counts.shape), counts.dtype, counts.device) != ((2,), torch.int64, query.device):
+        refuse(f"skip_counts must be int64 (2,) on {query.device}; got {counts.dtype} {tuple(counts.shape)}")
 
 
 def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:

@@ -16,18 +16,23 @@ from kblam_kernels.rectangular.arguments import (
     check_knowledge,
     check_masks,
     check_prompt,
+    check_skipping,
     refuse,
 )
 from kblam_kernels.rectangular.op import rectangular_forward
 
 
-def _request(by_name: bool, *tensors: Tensor) -> dispatch.Request:
+def _request(by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None, *tensors: Tensor) -> dispatch.Request:
+    storage = knowledge.key.dtype if isinstance(knowledge, LatentKnowledge) else None
+    if knowledge is not None:
+        tensors += (knowledge.key, knowledge.value)
     return dispatch.Request(
         dtype=tensors[0].dtype,
         device=tensors[0].device,
         head_dim=tensors[0].shape[-1],
         last_dim_contiguous=all(t.stride(-1) == 1 or t.shape[-1] == 1 for t in tensors),
         by_name=by_name,
+        storage_dtype=storage,
     )
 
 
@@ -44,6 +49,8 @@ def rectangular_attention(
     prompt_mask: Tensor | None = None,
     window: int | None = None,
     knowledge_range: Tensor | None = None,
+    skip_threshold: float = 0.0,
+    skip_counts: Tensor | None = None,
     return_lse: Literal[False] = False,
     backend: str = dispatch.AUTO,
 ) -> Tensor: ...
@@ -62,6 +69,8 @@ def rectangular_attention(
     prompt_mask: Tensor | None = None,
     window: int | None = None,
     knowledge_range: Tensor | None = None,
+    skip_threshold: float = 0.0,
+    skip_counts: Tensor | None = None,
     return_lse: Literal[True],
     backend: str = dispatch.AUTO,
 ) -> tuple[Tensor, Tensor]: ...
@@ -79,6 +88,8 @@ def rectangular_attention(
     prompt_mask: Tensor | None = None,
     window: int | None = None,
     knowledge_range: Tensor | None = None,
+    skip_threshold: float = 0.0,
+    skip_counts: Tensor | None = None,
     return_lse: bool = False,
     backend: str = dispatch.AUTO,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -99,6 +110,11 @@ def rectangular_attention(
         prompt_mask: bool (B, T), False hides a prompt column (padding anywhere); None shows all.
         window: sliding-window size in tokens, counting the query's own; None is unlimited. Knowledge has no window.
         knowledge_range: int32 (B, 2), the [start, end) of M that each row sees; None is (0, M).
+        skip_threshold: latents only, in [0, 1): the values of a tile of tokens are not read when all their weights,
+            relative to the largest seen so far, are below it. 0 is exact. The error of the mixed latents is at most
+            skip_threshold x M x the largest |value latent|, and the lse stays exact; which tiles there are is each
+            backend's own matter, and what is skipped depends on the batch (`kblam_kernels/latent/README.md`).
+        skip_counts: int64 (2,) on the device, to which the numbers of value tiles skipped and visited are added.
         return_lse: also return the natural-log sum of exponentials over both blocks.
         backend: "auto", "triton" or "reference"; KBLAM_BACKEND decides when this is "auto".
 
@@ -111,7 +127,7 @@ def rectangular_attention(
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
-            asked for; the message has it.
+            asked for, or skipping over dense knowledge; the message has it.
         BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reason.
 
     Example:
@@ -131,8 +147,9 @@ def rectangular_attention(
         check_latent(query, knowledge, r)
     else:
         check_knowledge(query, knowledge, r)
-    named = {"key": key, "value": value, "knowledge": knowledge.key, "knowledge_query": r}
-    check_alike(named, query)
+    of_knowledge = knowledge.projection.key_weight if isinstance(knowledge, LatentKnowledge) else knowledge.key
+    check_alike({"key": key, "value": value, "knowledge": of_knowledge, "knowledge_query": r}, query)
+    check_skipping(skip_threshold, skip_counts, knowledge, query)
     if not query.dtype.is_floating_point:
         refuse(f"query must be a floating-point tensor; got {query.dtype}")
     if window is not None and window < 1:
@@ -141,12 +158,25 @@ def rectangular_attention(
     bias = bias_tensor(knowledge_bias, B, knowledge.num_tokens, query)
 
     def request_for(by_name: bool) -> dispatch.Request:
-        return _request(by_name, query, key, value, knowledge.key, knowledge.value, r)
+        return _request(by_name, knowledge, query, key, value, r)
 
     scale = D**-0.5 if scale is None else float(scale)
     if isinstance(knowledge, LatentKnowledge):
         output, lse = latent_attention(
-            query, key, value, knowledge, r, bias, prompt_mask, knowledge_range, scale, window, request_for, backend
+            query,
+            key,
+            value,
+            knowledge,
+            r,
+            bias,
+            prompt_mask,
+            knowledge_range,
+            scale,
+            window,
+            skip_threshold,
+            skip_counts,
+            request_for,
+            backend,
         )
         return (output, lse) if return_lse else output
     output, lse = rectangular_forward(
@@ -182,8 +212,7 @@ def explain(
         readable `str()`.
     """
     r = query if knowledge_query is None else knowledge_query
-    tensors = [query, key, value, r]
-    if knowledge is not None:
-        tensors += [knowledge.key, knowledge.value]
     backends = LATENT_BACKENDS if isinstance(knowledge, LatentKnowledge) else None
-    return dispatch.explain_request(lambda by_name: _request(by_name, *tensors), backend, backends)
+    return dispatch.explain_request(
+        lambda by_name: _request(by_name, knowledge, query, key, value, r), backend, backends
+    )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kblam_kernels import LatentKnowledge, rectangular_attention
-from kblam_kernels.latent import absorb
+from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
+from kblam_kernels.latent import absorb, quantise
 
 INF = float("inf")
 
@@ -29,19 +30,27 @@ class LatentProblem:
     window: int | None = None
     knowledge_range: Tensor | None = None
     scale: float | None = None
+    skip_threshold: float = 0.0
 
     def but(self, **changes: Any) -> LatentProblem:
         """This problem with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def to(self, dtype: torch.dtype) -> LatentProblem:
-        """Every tensor of the computation in another dtype."""
+    def to(self, dtype: torch.dtype, storage: torch.dtype | None = None) -> LatentProblem:
+        """Every tensor of the computation in another dtype; the latents in `storage` where one is given."""
         k, p = self.knowledge, self.knowledge.projection
         projection = dataclasses.replace(p, **{f.name: getattr(p, f.name).to(dtype) for f in dataclasses.fields(p)})
         norm = k.norm.to(torch.float64 if dtype == torch.float64 else torch.float32)
         names = ("query", "key", "value", "knowledge_query")
+        latents = (dequantise(k.key, k.key_scale, torch.float64), dequantise(k.value, k.value_scale, torch.float64))
+        scales: tuple[Tensor | None, Tensor | None] = (None, None)
+        if storage in SCALED_DTYPES:
+            (key, key_scale), (value, value_scale) = (quantise(latent, storage) for latent in latents)
+            scales = (key_scale, value_scale)
+        else:
+            key, value = (latent.to(storage or dtype) for latent in latents)
         return self.but(
-            knowledge=LatentKnowledge(k.key.to(dtype), k.value.to(dtype), norm, projection),
+            knowledge=LatentKnowledge(key, value, norm, projection, *scales),
             **{name: getattr(self, name).to(dtype) for name in names},
         )
 
@@ -68,6 +77,7 @@ class LatentProblem:
             prompt_mask=self.prompt_mask,
             window=self.window,
             knowledge_range=self.knowledge_range,
+            skip_threshold=0.0 if dense else self.skip_threshold,
             return_lse=True,
             backend=backend,
         )

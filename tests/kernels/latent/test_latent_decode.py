@@ -96,6 +96,8 @@ def arguments_of(problem: LatentProblem) -> dict[str, Any]:
         "latent_key": k.key,
         "latent_value": k.value,
         "norm": k.norm,
+        "key_scale": k.key_scale,
+        "value_scale": k.value_scale,
         "absorbed_query": absorbed_query,
         "constant": constant,
         "bias": (bias if bias.dim() == 2 else bias[None]) if isinstance(bias, Tensor) else None,
@@ -108,7 +110,7 @@ def arguments_of(problem: LatentProblem) -> dict[str, Any]:
 
 def one_row(arguments: dict[str, Any], b: int) -> dict[str, Any]:
     """The arguments of row b alone."""
-    latents = ("latent_key", "latent_value", "norm")
+    latents = ("latent_key", "latent_value", "norm", "key_scale", "value_scale")
     return {
         name: value[b : b + 1] if isinstance(value, Tensor) and name not in latents and len(value) > 1 else value
         for name, value in arguments.items()

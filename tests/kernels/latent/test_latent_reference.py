@@ -98,7 +98,7 @@ def test_parts_sum_to_one_softmax() -> None:
     p = make(knowledge_bias=TOKEN_BIAS)
     k = p.knowledge
     absorbed_query, constant = absorb_query(p.knowledge_query, k)
-    arguments = (p.query, p.key, torch.ones_like(p.value), k.key, torch.ones_like(k.value), k.norm)
+    arguments = (p.query, p.key, torch.ones_like(p.value), k.key, torch.ones_like(k.value), k.norm, None, None)
     bias = TOKEN_BIAS[None]
     out = reference.forward(*arguments, absorbed_query, constant, bias, None, None, 0.25, None)
     ones = torch.ones_like(out.share)
@@ -165,6 +165,8 @@ def test_opcheck(problem: LatentProblem) -> None:
             k.key,
             k.value,
             k.norm,
+            k.key_scale,
+            k.value_scale,
             absorbed_query,
             constant,
             None if bias is None else bias.expand(1, -1),
@@ -172,6 +174,7 @@ def test_opcheck(problem: LatentProblem) -> None:
             problem.knowledge_range,
             0.25,
             problem.window,
+            0.0,
             "reference",
         ),
     )
@@ -216,7 +219,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
         dataclasses.replace(k, value=k.value[:6])
     with pytest.raises(UnsupportedInputError, match="20 wide, the projection takes P = 24"):
         dataclasses.replace(k, key=k.key[:, :20], value=k.value[:, :20])
-    with pytest.raises(UnsupportedInputError, match="one dtype"):
+    with pytest.raises(UnsupportedInputError, match=r"got torch\.float32 and torch\.float32"):
         dataclasses.replace(k, key=k.key.float(), value=k.value.float())
     with pytest.raises(UnsupportedInputError, match=r"norm must be torch\.float64 \(M=7,\); got torch\.float32"):
         dataclasses.replace(k, norm=k.norm.float())

@@ -1,0 +1,39 @@
+"""Latents in one byte a number: symmetric, one scale for each triple."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.knowledge import SCALED_DTYPES
+
+# The largest number that a row's largest is mapped to.
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+
+
+def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Latents as `scale[m] * quantised[m]`, rounded to nearest; the scale is the row's largest number over `LARGEST`.
+
+    Each row is quantised on its own: one changed row alone gives what the whole list would.
+
+    Args:
+        latents: (M, P), floating point and finite; a row that holds inf or NaN gets such a scale, so that it shows.
+        dtype: torch.int8 or torch.float8_e4m3fn.
+
+    Returns:
+        (M, P) of `dtype` and the scale, float32 (M,); 0 for a row of zeros.
+
+    Raises:
+        UnsupportedInputError: another dtype, or latents that are not a floating-point matrix.
+    """
+    if dtype not in SCALED_DTYPES:
+        raise UnsupportedInputError(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
+    if latents.dim() != 2 or not latents.dtype.is_floating_point:
+        raise UnsupportedInputError(
+            f"latents must be floating point (M, P); got {latents.dtype} of shape {tuple(latents.shape)}"
+        )
+    rows = latents.float()
+    scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / LARGEST[dtype]
+    scaled = rows / torch.where(scale == 0, 1.0, scale)[:, None]
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale
