@@ -7,6 +7,7 @@ from kblam_kernels.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
 from kblam_kernels.evidence import evidence, knowledge_lse
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
+from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune
 from kblam_kernels.rectangular import explain, rectangular_attention
 
@@ -19,10 +20,12 @@ __all__ = [
     "KernelError",
     "LatentKnowledge",
     "LatentProjection",
+    "Plan",
     "UnsupportedInputError",
     "evidence",
     "explain",
     "knowledge_lse",
+    "plan",
     "prune",
     "rectangular_attention",
 ]

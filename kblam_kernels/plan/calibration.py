@@ -1,0 +1,83 @@
+"""Short measurements of the kernels that would serve on a device: a few milliseconds each, never at import.
+
+The sizes are those of a middling model; what counts is the ratio of the rates, which decides between paths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
+from kblam_kernels.rectangular import rectangular_attention
+
+HEADS, HEAD_DIM, WIDTH, TRIPLES = 8, 64, 384, 2048
+# Enough queries for the matrix units to be what bounds the time.
+QUERIES = 16
+READ_BYTES = 64 * 2**20
+
+
+def read_rate(device: torch.device) -> float:
+    """Bytes a second of a sum over more than a cache holds."""
+    data = torch.ones(READ_BYTES // 4, device=device)
+    return READ_BYTES / _seconds(data.sum, device)
+
+
+def latent_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of attention to latents."""
+    return _attention_rate(_latents(device, dtype), WIDTH, device, dtype)
+
+
+def dense_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of attention to dense keys and values."""
+    key = _drawn((HEADS, TRIPLES, HEAD_DIM), device, dtype)
+    return _attention_rate(DenseKnowledge(key, key.clone()), HEAD_DIM, device, dtype)
+
+
+def projection_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of making dense keys and values from latents."""
+    latents = _latents(device, dtype)
+    return 4 * TRIPLES * HEADS * HEAD_DIM * WIDTH / _seconds(latents.to_dense, device)
+
+
+def _latents(device: torch.device, dtype: torch.dtype) -> LatentKnowledge:
+    key = _drawn((TRIPLES, WIDTH), device, dtype)
+    weight = _drawn((HEADS, HEAD_DIM, WIDTH), device, dtype) * WIDTH**-0.5
+    bias = torch.zeros(HEADS, HEAD_DIM, device=device, dtype=dtype)
+    norm = torch.ones(TRIPLES, device=device)
+    return LatentKnowledge(key, key.clone(), norm, LatentProjection(weight, bias, weight, bias))
+
+
+def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Normal numbers that leave the caller's random state alone."""
+    draw = torch.Generator(device).manual_seed(0)
+    return torch.randn(shape, generator=draw, device=device).to(dtype)
+
+
+def _attention_rate(
+    knowledge: DenseKnowledge | LatentKnowledge, width: int, device: torch.device, dtype: torch.dtype
+) -> float:
+    query = _drawn((1, HEADS, QUERIES, HEAD_DIM), device, dtype)
+    seconds = _seconds(lambda: rectangular_attention(query, query, query, knowledge), device)
+    return 4 * HEADS * QUERIES * TRIPLES * width / seconds
+
+
+@torch.no_grad()
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The best of a few calls: what else runs can only make one slower."""
+    call()
+    times = []
+    for _ in range(3):
+        _wait(device)
+        began = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,135 @@
+"""How fast a device reads and multiplies, and how much it can hold: from public specifications, or measured."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.plan import calibration
+
+# Of a specified matrix rate a fused attention kernel rarely reaches more.
+SPECIFIED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one device does for one dtype.
+
+    Args:
+        bytes_per_second: read from memory.
+        latent, dense, projection: operations a second of attention to latents, of attention to dense keys and values,
+            and of the matrix product that makes these from latents.
+    """
+
+    bytes_per_second: float
+    latent: float
+    dense: float
+    projection: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as the planner sees it.
+
+    Args:
+        name: for people.
+        half, single: rates for 16-bit types and for float32.
+        memory: bytes that knowledge may take, with whatever else is on the device taken off.
+        source: where the rates come from.
+    """
+
+    name: str
+    half: Rates
+    single: Rates
+    memory: int
+    source: str
+
+    def rates(self, element_size: int) -> Rates:
+        """Those for a model whose numbers have this many bytes."""
+        return self.half if element_size <= 2 else self.single
+
+    def with_memory(self, memory: int) -> Device:
+        """The same device with another amount of free memory."""
+        return replace(self, memory=memory)
+
+
+def _specified(name: str, gigabytes: int, terabytes_per_second: float, half: float, single: float) -> Device:
+    def rates(teraflops: float) -> Rates:
+        reached = SPECIFIED_SHARE * teraflops * 1e12
+        return Rates(terabytes_per_second * 1e12, reached, reached, 1.5 * reached)
+
+    source = f"public specification, attention at {SPECIFIED_SHARE:.0%} of the matrix rate; not measured"
+    return Device(name, rates(half), rates(single), gigabytes * 10**9, source)
+
+
+# Datasheets of the SXM modules: memory in GB, TB/s, dense TFLOP/s in bfloat16 and in float32.
+SPECIFIED: dict[str, Device] = {
+    "a100": _specified("NVIDIA A100 80 GB", 80, 2.039, 312, 19.5),
+    "h100": _specified("NVIDIA H100 80 GB", 80, 3.35, 989, 67),
+    "h200": _specified("NVIDIA H200", 141, 4.8, 989, 67),
+}
+
+
+def named(name: str) -> Device:
+    """A device by the name the command line takes: "cpu" (measured here), "cuda" (the one here), "a100", ...
+
+    Raises:
+        UnsupportedInputError: if it is not known.
+    """
+    if name in SPECIFIED:
+        return SPECIFIED[name]
+    if name in ("cpu", "cuda"):
+        return device_of(torch.device(name))
+    raise UnsupportedInputError(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
+
+
+def device_of(device: torch.device) -> Device:
+    """The planner's view of a torch device, with the memory that is free on it now.
+
+    A GPU of the table is taken from there; the CPU and any other GPU are measured once a process, in less than a
+    second.
+    """
+    known = _device(device.type, device.index)
+    return known.with_memory(free_memory(device))
+
+
+@functools.cache
+def _device(kind: str, index: int | None) -> Device:
+    device = torch.device(kind if index is None else f"{kind}:{index}")
+    name = "this machine's CPU"
+    if kind == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for key, known in SPECIFIED.items():
+            if key.upper() in name.upper():
+                return known
+    half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return Device(name, half, single, 0, "measured in this process")
+
+
+def _measured(device: torch.device, dtype: torch.dtype) -> Rates:
+    return Rates(
+        calibration.read_rate(device),
+        calibration.latent_rate(device, dtype),
+        calibration.dense_rate(device, dtype),
+        calibration.projection_rate(device, dtype),
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken now without pushing anything out."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError, AttributeError):  # no such names on this system
+        return 8 * 10**9

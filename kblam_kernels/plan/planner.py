@@ -1,0 +1,192 @@
+"""Which path knowledge takes in prefill and in decode, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+
+from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.plan.cost import PATHS, PHASES, Cost, Path, Phase, cost_of
+from kblam_kernels.plan.devices import Device, device_of, named
+from kblam_kernels.plan.shape import Shape
+
+AUTO = "auto"
+PLAN_VARIABLE = "KBLAM_PLAN"
+# Of the memory that is free, dense keys and values of all layers may take this much: they are a copy that the latents
+# make unnecessary, and the rest is wanted for the prompt.
+DENSE_SHARE = 0.1
+# Scratch for one layer is given back at once, so it may take more.
+SCRATCH_SHARE = 0.5
+# Past this many new tokens at a time nothing changes any more.
+MOST_QUERIES = 65536
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The paths of one knowledge base on one device; `str()` of it is the reasoning, for people.
+
+    Args:
+        shape, device: what it was made for.
+        decode, prefill: "latent" (attention to the latents), "dense" (keys and values of every layer are kept), or
+            "materialise" (those of one layer are made from the latents, used, and freed).
+        crossover: the least number of new tokens, over all rows of a batch, that take prefill's path; with fewer a
+            forward pass takes decode's. None: one new token a row takes decode's (both are pinned).
+        reasons: one line for each phase and path.
+    """
+
+    shape: Shape
+    device: Device
+    decode: Path
+    prefill: Path
+    crossover: int | None
+    reasons: tuple[str, ...] = field(repr=False)
+
+    def path(self, batch: int, new_tokens: int) -> Path:
+        """The path of a forward pass with so many rows and new tokens a row."""
+        is_decode = new_tokens == 1 if self.crossover is None else batch * new_tokens < self.crossover
+        return self.decode if is_decode else self.prefill
+
+    @property
+    def holds_latents(self) -> bool:
+        """Whether a path reads latents."""
+        return {self.decode, self.prefill} != {"dense"}
+
+    @property
+    def holds_dense(self) -> bool:
+        """Whether a path reads keys and values that are kept."""
+        return "dense" in (self.decode, self.prefill)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the knowledge base takes on the device."""
+        latents = self.shape.latent_bytes if self.holds_latents else 0
+        return latents + (self.shape.dense_bytes if self.holds_dense else 0)
+
+    def __str__(self) -> str:
+        s, d = self.shape, self.device
+        head = (
+            f"plan for {s.triples:,} triples, {s.layers} layers of {s.num_heads} heads x {s.head_dim}, latents of "
+            f"{s.width} x {s.latent_size} bytes, batch {s.batch}"
+        )
+        where = f"on {d.name}: {d.rates(s.element_size).bytes_per_second / 1e9:,.0f} GB/s, {_size(d.memory)} free"
+        if self.decode == self.prefill:
+            rule = f"{self.decode} for every forward pass"
+        elif self.crossover is None:
+            rule = f"{self.decode} for one new token a row, {self.prefill} for more"
+        else:
+            rule = f"{self.decode} below {self.crossover:,} new tokens at a time, {self.prefill} from there on"
+        reasons = (f"  {line}" for line in self.reasons)
+        return "\n".join([head, f"{where} ({d.source})", *reasons, f"{rule}; holds {_size(self.held_bytes)}"])
+
+
+def plan(shape: Shape, device: Device | torch.device | str, *, pin: str = AUTO) -> Plan:
+    """Chooses the path of each phase by the cost model of `cost.py` and the memory that is free.
+
+    Args:
+        shape: sizes.
+        device: a `Device`, a torch device (a CPU, or a GPU that no table knows, is measured once, briefly), or a name:
+            "cpu", "cuda", "a100", "h100", "h200".
+        pin: "auto", a path for both phases ("materialise": for prefill; decode then reads the latents), or
+            "decode=latent,prefill=dense". "auto" leaves it to the environment variable KBLAM_PLAN.
+
+    Raises:
+        UnsupportedInputError: if a pin is not known, or asks for what the adapter or the memory does not allow.
+    """
+    if isinstance(device, str):
+        device = named(device)
+    elif isinstance(device, torch.device):
+        device = device_of(device)
+    pins = _pins(pin)
+    for phase, path in pins.items():
+        if reason := _impossible(path, shape, device, pinned=True):
+            raise UnsupportedInputError(f"{path!r} is pinned for {phase} and cannot be: {reason}")
+    reasons: list[str] = []
+    decode = _choose("decode", shape, device, pins, reasons)
+    prefill = _choose("prefill", shape, device, pins, reasons)
+    pinned = len(pins) == len(PHASES)
+    crossover = None if pinned or decode == prefill else _crossover(shape, device, decode, prefill)
+    return Plan(shape, device, decode, prefill, crossover, tuple(reasons))
+
+
+def _pins(pin: str) -> dict[Phase, Path]:
+    source = "pin"
+    if pin == AUTO:
+        source, pin = PLAN_VARIABLE, os.environ.get(PLAN_VARIABLE) or AUTO
+    if pin == AUTO:
+        return {}
+    pins: dict[Phase, Path] = {}
+    for part in pin.split(","):
+        name, _, given = part.rpartition("=")
+        phases = [phase for phase in PHASES if name.strip() in ("", phase)]
+        paths = [path for path in PATHS if path == given.strip()]
+        if not phases or not paths:
+            raise UnsupportedInputError(
+                f"{source}={pin!r} is not understood; give auto, {', '.join(PATHS)}, or "
+                "'decode=PATH,prefill=PATH' with one of these"
+            )
+        for phase in phases:
+            # Nobody gains from making keys and values for one token: decode reads the latents that are there.
+            alone = phase == "decode" and paths[0] == "materialise" and not name
+            pins[phase] = "latent" if alone else paths[0]
+    return pins
+
+
+def _impossible(path: Path, shape: Shape, device: Device, *, pinned: bool = False) -> str | None:
+    """Why a path cannot be taken, or None. What is pinned may take all memory."""
+    if path != "dense" and not shape.absorbable:
+        return "the adapter does not end in a linear layer, so it has no latents"
+    if path == "dense" and not pinned and shape.latent_size < 2:
+        return "latents are quantised to save memory; dense keys and values would take it back"
+    needed = shape.dense_bytes if path == "dense" else shape.dense_layer_bytes if path == "materialise" else 0
+    share = 1.0 if pinned else DENSE_SHARE if path == "dense" else SCRATCH_SHARE
+    # Without latents there is no other path: what does not fit is then for the allocator to say.
+    if needed > share * device.memory and (shape.absorbable or pinned):
+        what = "keys and values of all layers" if path == "dense" else "keys and values of one layer"
+        part = "" if share == 1 else f", of which they may take {share:.0%}"
+        return f"{what} are {_size(needed)}, and {_size(device.memory)} are free{part}"
+    return None
+
+
+def _choose(phase: Phase, shape: Shape, device: Device, pins: dict[Phase, Path], reasons: list[str]) -> Path:
+    """The quickest possible path of a phase; leaves a line for each."""
+    queries = shape.batch * (shape.prefill_tokens if phase == "prefill" else 1)
+    # To make keys and values for one token and throw them away is never worth it.
+    paths = PATHS if phase == "prefill" else tuple(path for path in PATHS if path != "materialise")
+    costs: dict[Path, Cost] = {}
+    lines = []
+    for path in paths:
+        cost = cost_of(path, shape, device, queries)
+        reason = _impossible(path, shape, device)
+        if reason is None:
+            costs[path] = cost
+        figures = f"{cost.seconds * 1e3:.3f} ms a layer, {_size(cost.bytes)}, {cost.operations / 1e9:.1f} GFLOP"
+        lines.append(f"  {path:<11} {figures if reason is None else 'not possible: ' + reason}")
+    chosen = pins[phase] if phase in pins else min(costs, key=lambda path: costs[path].seconds)
+    tokens = "1 new token" if queries == 1 else f"{queries:,} new tokens"
+    reasons.append(f"{phase}, {tokens}: {chosen}{' (pinned)' if phase in pins else ''}")
+    reasons.extend(lines)
+    return chosen
+
+
+def _crossover(shape: Shape, device: Device, decode: Path, prefill: Path) -> int:
+    """The least number of new tokens from which prefill's path is quicker; found by halving."""
+
+    def prefill_wins(queries: int) -> bool:
+        costs = [cost_of(path, shape, device, queries).seconds for path in (prefill, decode)]
+        return costs[0] < costs[1]
+
+    low, high = shape.batch, shape.batch + 1
+    while high < MOST_QUERIES and not prefill_wins(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if prefill_wins(middle) else (middle, high)
+    return high
+
+
+def _size(count: float) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

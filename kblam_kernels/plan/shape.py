@@ -1,0 +1,84 @@
+"""What a plan is made for: the sizes of one knowledge base under one model, and a few real models' sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kblam_kernels.errors import UnsupportedInputError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One knowledge base under one model.
+
+    Args:
+        triples: M.
+        width: P, numbers in a latent.
+        num_heads, head_dim: Hq, D of the model.
+        layers: how many layers see knowledge.
+        batch: B, sequences at a time.
+        prefill_tokens: N of a prefill; a decode step has one new token a sequence.
+        element_size: bytes of a number in the model's dtype.
+        latent_size: bytes of a number in a stored latent: 2, or 1 for int8 and float8.
+        absorbable: False for an adapter whose projections are not linear at the end: it has no latents.
+
+    Raises:
+        UnsupportedInputError: if a size is not positive (`triples` may be 0).
+    """
+
+    triples: int
+    width: int
+    num_heads: int
+    head_dim: int
+    layers: int
+    batch: int = 1
+    prefill_tokens: int = 512
+    element_size: int = 2
+    latent_size: int = 2
+    absorbable: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_heads", "head_dim", "layers", "batch", "prefill_tokens", "element_size"):
+            if getattr(self, name) < 1:
+                raise UnsupportedInputError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.triples < 0:
+            raise UnsupportedInputError(f"triples must be at least 0; got {self.triples}")
+
+    @property
+    def latent_bytes(self) -> int:
+        """The knowledge base as latents: one copy for all layers, with norms and, quantised, scales."""
+        scalars = 4 if self.latent_size > 1 else 12
+        return self.triples * (2 * self.width * self.latent_size + scalars)
+
+    @property
+    def dense_layer_bytes(self) -> int:
+        """Keys and values of one layer."""
+        return self.triples * 2 * self.num_heads * self.head_dim * self.element_size
+
+    @property
+    def dense_bytes(self) -> int:
+        """Keys and values of every knowledge layer."""
+        return self.layers * self.dense_layer_bytes
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the command line knows of a model: sizes from its published configuration, adapter at every third layer."""
+
+    title: str
+    num_heads: int
+    head_dim: int
+    num_layers: int
+    parameters: int
+
+    def shape(self, triples: int, *, width: int = 384, batch: int = 1, prefill_tokens: int = 512) -> Shape:
+        """The model in a 16-bit dtype with latents of MiniLM's width, unless told."""
+        layers = len(range(0, self.num_layers, 3))
+        return Shape(triples, width, self.num_heads, self.head_dim, layers, batch, prefill_tokens)
+
+
+MODELS: dict[str, ModelSize] = {
+    "llama-3-8b": ModelSize("Llama-3-8B", 32, 128, 32, 8_030_000_000),
+    "llama-3.2-1b": ModelSize("Llama-3.2-1B", 32, 64, 16, 1_240_000_000),
+    "phi-3-mini": ModelSize("Phi-3-mini", 32, 96, 32, 3_820_000_000),
+}

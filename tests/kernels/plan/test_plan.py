@@ -1,0 +1,199 @@
+"""The planner: costs by hand, what memory and pins allow, where the crossover lies, what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kblam_kernels import UnsupportedInputError, plan
+from kblam_kernels.plan import Device, Rates, Shape, device_of
+from kblam_kernels.plan.__main__ import main
+from kblam_kernels.plan.cost import cost_of
+from kblam_kernels.plan.devices import SPECIFIED
+
+GB = 10**9
+# 1 GB/s and 10 GFLOP/s, so that costs can be computed in the head.
+RATES = Rates(bytes_per_second=1e9, latent=1e10, dense=1e10, projection=2e10)
+DEVICE = Device("a device", half=RATES, single=dataclasses.replace(RATES, latent=5e9), memory=GB, source="made up")
+SHAPE = Shape(triples=1000, width=100, num_heads=4, head_dim=25, layers=3)
+LLAMA = Shape(10_000, 384, 32, 128, layers=11)
+
+
+@pytest.fixture(autouse=True)
+def no_pin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KBLAM_PLAN", raising=False)
+
+
+def test_what_is_held() -> None:
+    assert SHAPE.latent_bytes == 1000 * (2 * 100 * 2 + 4)
+    assert SHAPE.dense_layer_bytes == 1000 * 2 * 4 * 25 * 2
+    assert SHAPE.dense_bytes == 3 * SHAPE.dense_layer_bytes
+    quantised = dataclasses.replace(SHAPE, latent_size=1)
+    assert quantised.latent_bytes == 1000 * (2 * 100 + 12)
+
+
+def test_costs_by_hand() -> None:
+    latent = cost_of("latent", SHAPE, DEVICE, 2)
+    assert latent.bytes == 404_000 + 2 * 4 * 25 * 100 * 2
+    assert latent.operations == 4 * 2 * 4 * 100 * 1025
+    assert latent.seconds == pytest.approx(latent.bytes / 1e9)
+    dense = cost_of("dense", SHAPE, DEVICE, 2000)
+    assert dense.operations == 4 * 2000 * 4 * 25 * 1000
+    assert dense.seconds == pytest.approx(dense.operations / 1e10)
+    made = cost_of("materialise", SHAPE, DEVICE, 2000)
+    assert made.operations == dense.operations + 4 * 1000 * 4 * 25 * 100
+    assert made.seconds == pytest.approx(dense.seconds + 4 * 1000 * 4 * 25 * 100 / 2e10)
+    # Float32 has rates of its own.
+    single = dataclasses.replace(SHAPE, element_size=4)
+    assert cost_of("latent", single, DEVICE, 500).seconds == pytest.approx(4 * 500 * 4 * 100 * 1025 / 5e9)
+
+
+@pytest.mark.parametrize(
+    ("triples", "prefill"), [(10_000, "dense"), (100_000, "materialise"), (1_000_000, "materialise")]
+)
+@pytest.mark.parametrize("device", SPECIFIED)
+def test_a_gpu_decodes_from_latents_and_prefills_as_memory_allows(device: str, triples: int, prefill: str) -> None:
+    made = plan(dataclasses.replace(LLAMA, triples=triples), device)
+    assert (made.decode, made.prefill) == ("latent", prefill)
+    assert made.holds_latents
+    assert made.holds_dense == (prefill == "dense")
+    assert made.held_bytes == made.shape.latent_bytes + (made.shape.dense_bytes if prefill == "dense" else 0)
+
+
+def test_one_layer_that_does_not_fit_is_not_materialised() -> None:
+    made = plan(LLAMA, SPECIFIED["a100"].with_memory(200 * 10**6))
+    assert (made.decode, made.prefill) == ("latent", "latent")
+    assert "keys and values of one layer are 164 MB, and 200 MB are free" in str(made)
+
+
+def test_the_crossover_is_the_least_number_that_gains() -> None:
+    made = plan(LLAMA, "a100")
+    assert made.crossover is not None
+    for queries, wins in ((made.crossover - 1, False), (made.crossover, True)):
+        costs = [cost_of(path, LLAMA, made.device, queries).seconds for path in (made.prefill, made.decode)]
+        assert (costs[0] < costs[1]) == wins
+    assert made.path(1, made.crossover - 1) == "latent"
+    assert made.path(1, made.crossover) == made.path(made.crossover, 1) == "dense"
+
+
+def test_a_model_narrower_than_its_latents_decodes_from_dense() -> None:
+    assert plan(dataclasses.replace(SHAPE, num_heads=1), DEVICE).decode == "dense"
+
+
+def test_an_adapter_without_latents_and_no_triples() -> None:
+    stiff = dataclasses.replace(LLAMA, absorbable=False)
+    for memory in (64 * GB, GB):
+        made = plan(stiff, SPECIFIED["a100"].with_memory(memory))
+        assert (made.decode, made.prefill, made.holds_latents) == ("dense", "dense", False)
+    assert plan(dataclasses.replace(LLAMA, triples=0), "a100").held_bytes == 0
+
+
+def test_quantised_latents_are_not_joined_by_dense_copies() -> None:
+    made = plan(dataclasses.replace(LLAMA, latent_size=1), "h200")
+    assert (made.decode, made.prefill) == ("latent", "materialise")
+
+
+@pytest.mark.parametrize(
+    ("pin", "decode", "prefill"),
+    [
+        ("latent", "latent", "latent"),
+        ("dense", "dense", "dense"),
+        ("materialise", "latent", "materialise"),
+        ("decode=dense", "dense", "dense"),
+        ("prefill=latent", "latent", "latent"),
+        ("decode=dense, prefill=materialise", "dense", "materialise"),
+    ],
+)
+def test_pins(pin: str, decode: str, prefill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(LLAMA, "a100", pin=pin)
+    assert (made.decode, made.prefill) == (decode, prefill)
+    assert "(pinned)" in str(made)
+    monkeypatch.setenv("KBLAM_PLAN", pin)
+    assert plan(LLAMA, "a100") == made
+    monkeypatch.setenv("KBLAM_PLAN", "latent")
+    assert plan(LLAMA, "a100", pin=pin) == made, "the argument goes first"
+
+
+def test_pinned_phases_go_by_the_phase_and_not_by_the_number_of_tokens() -> None:
+    made = plan(LLAMA, "a100", pin="decode=latent,prefill=dense")
+    assert made.path(1000, 1) == "latent"
+    assert made.path(1, 2) == "dense"
+    assert str(made).splitlines()[-1].startswith("latent for one new token a row, dense for more; holds ")
+
+
+@pytest.mark.parametrize(
+    ("pin", "message"),
+    [
+        ("fast", "pin='fast' is not understood; give auto, latent, dense, materialise, or"),
+        ("encode=latent", "pin='encode=latent' is not understood"),
+        ("decode=", "is not understood"),
+    ],
+)
+def test_an_unknown_pin_is_refused(pin: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnsupportedInputError, match=message):
+        plan(LLAMA, "a100", pin=pin)
+    monkeypatch.setenv("KBLAM_PLAN", pin)
+    with pytest.raises(UnsupportedInputError, match="KBLAM_PLAN="):
+        plan(LLAMA, "a100")
+
+
+def test_a_pin_that_cannot_be_raises_and_does_not_fall_back() -> None:
+    with pytest.raises(UnsupportedInputError, match=r"'dense' is pinned for .*1\.80 GB, and 1\.00 GB are free"):
+        plan(LLAMA, DEVICE, pin="dense")
+    with pytest.raises(UnsupportedInputError, match=r"'latent' is pinned for .* has no latents"):
+        plan(dataclasses.replace(LLAMA, absorbable=False), "a100", pin="latent")
+
+
+def test_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UnsupportedInputError, match="head_dim must be at least 1; got 0"):
+        dataclasses.replace(SHAPE, head_dim=0)
+    with pytest.raises(UnsupportedInputError, match="triples must be at least 0; got -1"):
+        dataclasses.replace(SHAPE, triples=-1)
+    with pytest.raises(UnsupportedInputError, match="device 'abacus' is not one of cpu, cuda, a100, h100, h200"):
+        plan(SHAPE, "abacus")
+
+
+def test_it_says_why() -> None:
+    text = str(plan(LLAMA, SPECIFIED["a100"]))
+    assert text.splitlines()[0] == (
+        "plan for 10,000 triples, 11 layers of 32 heads x 128, latents of 384 x 2 bytes, batch 1"
+    )
+    assert "on NVIDIA A100 80 GB: 2,039 GB/s, 80.00 GB free (public specification" in text
+    assert "  decode, 1 new token: latent\n" in text
+    assert "  prefill, 512 new tokens: dense\n" in text
+    assert text.count("ms a layer") == 5
+    assert "new tokens at a time, dense from there on; holds 1.82 GB" in text
+
+
+def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    device = device_of(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert device.source == "measured in this process"
+    assert 2**20 < device.memory < 2**50
+    for rates in (device.half, device.single):
+        # From a slow reference to a large server.
+        assert all(1e6 < rate < 1e16 for rate in dataclasses.astuple(rates))
+    assert device_of(torch.device("cpu")).half is device.half
+
+
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--model", "llama-3-8b", "--triples", "100000", "--device", "a100", "--batch", "8"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("Llama-3-8B: plan for 100,000 triples, 11 layers of 32 heads x 128")
+    assert "63.94 GB free" in printed, "the model's weights are taken off"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--device", "a100", "--pin", "fast"])
+    assert "pin='fast' is not understood" in capsys.readouterr().err
+
+
+def test_the_import_measures_nothing() -> None:
+    code = (
+        "import kblam_kernels; from kblam_kernels.plan import devices; assert not devices._device.cache_info().misses"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
