@@ -97,9 +97,9 @@ def verify_cpu(request: Request) -> str | None:
 
 
 def _load_triton() -> Forward:
-    from kblam_kernels.rectangular import triton_forward
+    from kblam_kernels.rectangular import triton_backend
 
-    return triton_forward.forward
+    return triton_backend.forward
 
 
 def _load_cpu() -> Forward:

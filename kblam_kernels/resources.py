@@ -28,7 +28,11 @@ from typing import Any
 from kblam_kernels.errors import BackendUnavailableError
 from kblam_kernels.tiles import SHARED_LIMIT
 
-PROVIDERS = ("kblam_kernels.rectangular.forward_jobs", "kblam_kernels.latent.decode_jobs")
+PROVIDERS = (
+    "kblam_kernels.rectangular.forward_jobs",
+    "kblam_kernels.rectangular.decode_jobs",
+    "kblam_kernels.latent.decode_jobs",
+)
 
 # One instruction of a disassembly: its address, perhaps a predicate, its name.
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", re.MULTILINE)

@@ -4,8 +4,8 @@ A row is found by architecture class, head-dimension bucket, precision and regim
 ahead of time (`python -m kblam_kernels.resources`: registers, spills, shared memory) and from counting
 instructions in the machine code. None of the rows has been measured on a GPU yet.
 
-KBLAM_TILE pins one tile for every launch, for experiments: `BLOCK_NxBLOCK_MxWARPSxSTAGES`, for example
-`KBLAM_TILE=128x64x8x3`; a fifth number sets the stages of the ragged loops.
+KBLAM_TILE pins one tile for every call on dense knowledge, those of few queries too, for experiments:
+`BLOCK_NxBLOCK_MxWARPSxSTAGES`, for example `KBLAM_TILE=128x64x8x3`; a fifth number sets the stages of the ragged loops.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
 
 Arch = Literal["sm_80", "sm_86", "sm_90", "interpreter"]
 Precision = Literal["half", "float32"]
-# decode: at most 16 queries; short: at most 64, a question; prefill: more; masked: prefill with a prompt mask, a
-# window or a bias for each token, whose loops need more registers.
-Regime = Literal["decode", "short", "prefill", "masked"]
+# short: at most 64 queries, a question; prefill: more; masked: prefill with a prompt mask, a window or a bias for each
+# token, whose loops need more registers. Fewer queries still are for split decode (`rectangular/decode_tiles.py`).
+Regime = Literal["short", "prefill", "masked"]
 
 TILE_VARIABLE = "KBLAM_TILE"
 HEAD_DIM_BUCKETS = (64, 96, 128, 256)
@@ -74,10 +74,6 @@ _TABLE: dict[Key, Tile] = {
     ),
     ("sm_80", 128, "half", "short"): Tile(64, 32, 4, 3, "64 columns spill; 49 KiB"),
     ("sm_80", 256, "half", "short"): Tile(64, 32, 8, 3, "four warps spill; 100 KiB"),
-    ("sm_80", 64, "half", "decode"): Tile(16, 64, 4, 3, "the rows of one mma; 128 columns spill; 37 KiB"),
-    ("sm_80", 96, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 54 KiB: two blocks an SM"),
-    ("sm_80", 128, "half", "decode"): Tile(16, 64, 4, 3, "168 registers, 71 KiB: two blocks an SM"),
-    ("sm_80", 256, "half", "decode"): Tile(16, 32, 4, 3, "168 registers, 74 KiB: two blocks an SM"),
     # float32 as three tf32 products: three times the mma, each operand split in registers.
     ("sm_80", 64, "float32", "prefill"): Tile(64, 32, 4, 3, "wider columns spill; 64 KiB"),
     ("sm_80", 96, "float32", "prefill"): Tile(64, 16, 4, 3, "32 columns spill; 72 KiB"),
@@ -99,12 +95,11 @@ _TABLE: dict[Key, Tile] = {
     ("sm_90", 96, "half", "short"): Tile(64, 64, 4, 3, "one warp group; 85 KiB, two blocks an SM"),
     ("sm_90", 128, "half", "short"): Tile(64, 64, 4, 3, "one warp group; 113 KiB"),
     ("sm_90", 256, "half", "short"): Tile(64, 32, 4, 3, "one warp group; 129 KiB"),
-    # Fewer rows than wgmma takes, or float32: Ampere's rows, except where they spill here.
-    ("sm_90", 128, "half", "decode"): Tile(16, 32, 4, 3, "64 columns spill; 128 registers, 37 KiB"),
+    # float32: Ampere's rows, except where they spill here.
     ("sm_90", 256, "float32", "prefill"): Tile(16, 16, 4, 2, "32 columns spill; 66 KiB"),
 }
 # What a launch uses when its own row is absent.
-_REGIME_FALLBACK: dict[Regime, Regime] = {"masked": "prefill", "short": "prefill", "decode": "short"}
+_REGIME_FALLBACK: dict[Regime, Regime] = {"masked": "prefill", "short": "prefill"}
 _ARCH_FALLBACK: dict[Arch, Arch] = {"sm_86": "sm_80", "sm_90": "sm_80"}
 _INTERPRETER = Tile(32, 32, 4, 1, "small, so that short test inputs span several tiles")
 
@@ -128,8 +123,6 @@ def arch_of(capability: tuple[int, int]) -> Arch:
 
 def regime_of(rows: int, masked: bool) -> Regime:
     """The regime of `rows` new queries a head; `masked` as in `Regime`."""
-    if rows <= 16:
-        return "decode"
     if rows <= 64:
         return "short"
     return "masked" if masked else "prefill"

@@ -8,17 +8,25 @@ PROMPT_SPLIT = 256
 # Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
 MAX_SPLITS = 256
 MIN_SPLIT = 128
+# Dense knowledge has a program for each head and split: fewer and longer splits fill a GPU and leave less to merge.
+MAX_DENSE_SPLITS = 64
+MIN_DENSE_SPLIT = 256
+# New queries up to which a call on dense knowledge is split: what the rows of one matrix instruction hold. One pass
+# has a program a head and batch row, too few for a GPU; from here on its wider row tiles read less. By the number of
+# queries alone: a choice by the batch would make a row's bits depend on it.
+MAX_DECODE_QUERIES = 16
 MAX_CHUNK = 128
 MAX_CHUNKS = 12
 
 
-def split_tokens(M: int, block_m: int) -> int:
+def split_tokens(M: int, block_m: int, most: int = MAX_SPLITS, least: int = MIN_SPLIT) -> int:
     """Knowledge tokens of one split, whole tiles: from the (over-allocated) length of the list, never from the batch.
 
-    That keeps a row's result independent of the rows around it, bit for bit.
+    That keeps a row's result independent of the rows around it, bit for bit. At most `most` splits, of at least
+    `least` tokens.
     """
-    tiles = -(-M // (MAX_SPLITS * block_m))
-    return max(MIN_SPLIT, tiles * block_m)
+    tiles = -(-M // (most * block_m))
+    return max(least, tiles * block_m)
 
 
 def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:

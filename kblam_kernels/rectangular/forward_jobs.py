@@ -27,7 +27,6 @@ def compile_jobs() -> Iterator[CompileJob]:
             yield _job(arch, head_dim, "bfloat16", "masked", "everything", _EVERYTHING)
             yield _job(arch, head_dim, "bfloat16", "short", "everything", _EVERYTHING)
             yield _job(arch, head_dim, "bfloat16", "masked", "padded", _PADDED, extended=True)
-            yield _job(arch, head_dim, "bfloat16", "decode", "everything", _EVERYTHING, extended=True)
             yield _job(arch, head_dim, "float32", "prefill", "everything", _EVERYTHING, extended=True)
         yield _job(arch, 128, "float16", "prefill", "plain", _PLAIN, extended=True)
         yield _job(arch, 80, "bfloat16", "prefill", "plain", _PLAIN, extended=True)

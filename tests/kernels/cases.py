@@ -84,7 +84,7 @@ def _every(column: Tensor) -> Tensor:
     return column >= 0
 
 
-def _bias(make_bias: Callable[[int, int], float | Tensor]) -> Change:
+def bias(make_bias: Callable[[int, int], float | Tensor]) -> Change:
     return lambda p: p.but(knowledge_bias=make_bias(p.query.shape[0], p.knowledge_key.shape[-2]))
 
 
@@ -92,11 +92,11 @@ def _normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def _some_hidden(B: int, M: int) -> Tensor:
+def some_hidden(B: int, M: int) -> Tensor:
     return _normal(B, M).masked_fill(torch.arange(M) % 3 == 1, float("-inf"))
 
 
-def _ranges(*ends: tuple[int, int]) -> Change:
+def ranges(*ends: tuple[int, int]) -> Change:
     return lambda p: p.but(
         knowledge_range=torch.tensor([ends[b % len(ends)] for b in range(p.query.shape[0])], dtype=torch.int32)
     )
@@ -141,7 +141,7 @@ SCATTERED = _mask(lambda c: c % 3 != 0, lambda c: (c * 7) % 5 > 1)
 NOTHING = _mask(_every, lambda c: c < 0)
 
 
-def _window(size: int) -> Change:
+def window(size: int) -> Change:
     return lambda p: p.but(window=size)
 
 
@@ -178,24 +178,24 @@ GRID: tuple[Case, ...] = (
     Case(2, 33, 0, 64, changes={"left": LEFT}),
     Case(2, 40, 50, 32, changes={"scattered": SCATTERED, "gapped_mask": _gapped_mask}),
     # Windows: smaller than a tile, a tile, across tiles, wider than the prompt.
-    Case(1, 70, 20, 32, changes={"window1": _window(1)}),
-    Case(1, 70, 20, 32, changes={"window7": _window(7)}),
-    Case(1, 70, 20, 32, T=100, changes={"window32": _window(32)}),
-    Case(1, 70, 20, 32, T=100, changes={"window45": _window(45)}),
-    Case(1, 40, 20, 32, changes={"window99": _window(99)}),
-    Case(1, 1, 20, 32, T=80, changes={"window9": _window(9)}),
-    Case(3, 70, 20, 32, changes={"left": LEFT, "window9": _window(9)}),
+    Case(1, 70, 20, 32, changes={"window1": window(1)}),
+    Case(1, 70, 20, 32, changes={"window7": window(7)}),
+    Case(1, 70, 20, 32, T=100, changes={"window32": window(32)}),
+    Case(1, 70, 20, 32, T=100, changes={"window45": window(45)}),
+    Case(1, 40, 20, 32, changes={"window99": window(99)}),
+    Case(1, 1, 20, 32, T=80, changes={"window9": window(9)}),
+    Case(3, 70, 20, 32, changes={"left": LEFT, "window9": window(9)}),
     # Ranges: of each row, empty, a few tiles into the list, past its end.
-    Case(4, 5, 100, 32, changes={"ranges": _ranges((0, 100), (40, 41), (33, 97), (7, 7))}),
-    Case(2, 33, 70, 32, shared=False, changes={"ranges": _ranges((3, 68), (64, 200))}),
+    Case(4, 5, 100, 32, changes={"ranges": ranges((0, 100), (40, 41), (33, 97), (7, 7))}),
+    Case(2, 33, 70, 32, shared=False, changes={"ranges": ranges((3, 68), (64, 200))}),
     # Bias: for the list, for each token, for each token and row; hiding some, all.
-    Case(2, 5, 50, 32, changes={"bias": _bias(lambda B, M: -2.5)}),
-    Case(2, 5, 50, 32, changes={"bias_hides_all": _bias(lambda B, M: float("-inf"))}),
-    Case(2, 33, 70, 32, changes={"token_bias": _bias(lambda B, M: _normal(M))}),
-    Case(2, 33, 70, 32, changes={"row_bias": _bias(_normal)}),
-    Case(2, 33, 70, 32, changes={"row_bias_hides_some": _bias(_some_hidden)}),
-    Case(1, 5, 70, 32, changes={"token_bias_hides_all": _bias(lambda B, M: torch.full((M,), float("-inf")))}),
-    Case(2, 5, 0, 32, changes={"bias": _bias(lambda B, M: 1.5)}),
+    Case(2, 5, 50, 32, changes={"bias": bias(lambda B, M: -2.5)}),
+    Case(2, 5, 50, 32, changes={"bias_hides_all": bias(lambda B, M: float("-inf"))}),
+    Case(2, 33, 70, 32, changes={"token_bias": bias(lambda B, M: _normal(M))}),
+    Case(2, 33, 70, 32, changes={"row_bias": bias(_normal)}),
+    Case(2, 33, 70, 32, changes={"row_bias_hides_some": bias(some_hidden)}),
+    Case(1, 5, 70, 32, changes={"token_bias_hides_all": bias(lambda B, M: torch.full((M,), float("-inf")))}),
+    Case(2, 5, 0, 32, changes={"bias": bias(lambda B, M: 1.5)}),
     # Memory.
     Case(2, 33, 50, 64, T=40, changes={"model_layout": _model_layout}),
     Case(1, 33, 50, 24, T=70, changes={"model_layout": _model_layout}),
@@ -215,9 +215,9 @@ GRID: tuple[Case, ...] = (
         G=2,
         changes={
             "left": LEFT,
-            "window30": _window(30),
-            "ranges": _ranges((0, 70), (10, 50), (69, 70)),
-            "row_bias": _bias(_some_hidden),
+            "window30": window(30),
+            "ranges": ranges((0, 70), (10, 50), (69, 70)),
+            "row_bias": bias(some_hidden),
             "model_layout": _model_layout,
         },
     ),

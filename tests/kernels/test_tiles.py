@@ -26,16 +26,16 @@ def test_every_launch_finds_a_tile(arch: tiles.Arch, monkeypatch: pytest.MonkeyP
 
 
 def test_nearest_row_stands_in() -> None:
-    # No masked row of its own: prefill. No decode row on Hopper: Ampere's, whose mma takes 16 rows.
+    # No masked row of its own: prefill. No float32 row on Hopper: Ampere's.
     assert tiles.lookup("sm_80", 64, "half", "masked") == tiles.lookup("sm_80", 64, "half", "prefill")
-    assert tiles.lookup("sm_90", 96, "half", "decode") == tiles.lookup("sm_80", 96, "half", "decode")
+    assert tiles.lookup("sm_90", 96, "float32", "short") == tiles.lookup("sm_80", 96, "float32", "prefill")
     assert tiles.lookup("sm_90", 128, "half", "masked") != tiles.lookup("sm_90", 128, "half", "prefill")
     assert tiles.lookup("sm_86", 256, "half", "masked") == tiles.lookup("sm_86", 256, "half", "prefill")
 
 
 @pytest.mark.parametrize(
     ("rows", "masked", "regime"),
-    [(1, False, "decode"), (16, True, "decode"), (17, True, "short"), (64, False, "short"), (65, False, "prefill")],
+    [(1, True, "short"), (64, False, "short"), (65, False, "prefill")],
 )
 def test_regimes(rows: int, masked: bool, regime: tiles.Regime) -> None:
     assert tiles.regime_of(rows, masked) == regime

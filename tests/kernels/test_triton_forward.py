@@ -1,4 +1,4 @@
-"""The Triton forward kernel in the interpreter, against the specification, on the case grid."""
+"""The single-pass Triton kernel in the interpreter, against the specification, on the case grid."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.rectangular import chunks
 from tests.kernels import cases
 from tests.kernels.cases import Case
 from tests.kernels.held import hold
@@ -17,6 +18,12 @@ pytestmark = [
     pytest.mark.usefixtures("poisoned_memory"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: see test_gpu_forward"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few queries too."""
+    monkeypatch.setattr(chunks, "MAX_DECODE_QUERIES", -1)
 
 
 @pytest.mark.parametrize("case", cases.PARAMS)
