@@ -43,8 +43,8 @@ _X86_FILES = {
     "kernels_avx512.cpp": _AVX512,
     "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512bf16"),
 }
-_FILES = ("kernels_portable.cpp", "select.cpp", "rectangular.cpp")
-_BINDING = "binding.cpp"
+_FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "rectangular.cpp", "latent.cpp")
+_BINDINGS = ("binding.cpp", "binding_latent.cpp")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def source_folder() -> Path:
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / _BINDING).is_file():
+        if (folder / _BINDINGS[0]).is_file():
             return folder
-    raise BuildError(f"the C++ sources are not installed: no csrc/{_BINDING} in {package} or beside it")
+    raise BuildError(f"the C++ sources are not installed: no csrc/{_BINDINGS[0]} in {package} or beside it")
 
 
 def compiler() -> str:
@@ -83,7 +83,7 @@ def compiler() -> str:
 
 
 def kernel_units(folder: Path) -> list[Unit]:
-    """Everything but the binding: needs no torch."""
+    """Everything but the bindings: needs no torch."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     base = ("-DKBLAM_X86",) if x86 else ()
     units = [Unit(folder / name, base) for name in _FILES]
@@ -94,8 +94,8 @@ def units(folder: Path) -> list[Unit]:
     """All that the library is made of."""
     from torch.utils.cpp_extension import include_paths
 
-    includes = tuple(f"-isystem{path}" for path in include_paths())
-    return [*kernel_units(folder), Unit(folder / _BINDING, (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}", *includes))]
+    flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}", *(f"-isystem{path}" for path in include_paths()))
+    return [*kernel_units(folder), *(Unit(folder / name, flags) for name in _BINDINGS)]
 
 
 def _cache_root() -> Path:

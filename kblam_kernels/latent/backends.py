@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from kblam_kernels.dispatch import BACKENDS, Backend, Forward, Request
+from kblam_kernels.dispatch import BACKENDS, Backend, Forward, Request, verify_cpu
 
 
 def _load_triton() -> Forward:
     from kblam_kernels.latent import triton_decode
 
     return triton_decode.forward
+
+
+def _load_cpu() -> Forward:
+    from kblam_kernels.latent import cpu
+
+    return cpu.forward
 
 
 def _load_reference() -> Forward:
@@ -26,5 +32,6 @@ def _verify_triton(request: Request) -> str | None:
 
 LATENT_BACKENDS: tuple[Backend, ...] = (
     Backend("triton", _verify_triton, _load_triton),
+    Backend("cpu", verify_cpu, _load_cpu),
     Backend("reference", lambda request: None, _load_reference),
 )

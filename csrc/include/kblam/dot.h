@@ -3,15 +3,20 @@
 
 namespace kblam::KBLAM_ISA {
 
-// Queries are kept as floats, and keys widened, unless the processor multiplies pairs of bfloat16.
+// Queries are floats, and keys are widened to floats.
 template <class T>
-struct Dot {
+struct WideDot {
   using Query = float;
   static constexpr int STEP = W;
   static F load_query(const float* q) { return load(q); }
-  static F step(F sum, F q, const T* k) { return fma(q, load(k), sum); }
-  static F step_first(F sum, F q, const T* k, int n) { return fma(q, load_first(k, n), sum); }
+  static F load_key(const T* k) { return load(k); }
+  static F load_first_key(const T* k, int n) { return load_first(k, n); }
+  static F multiply(F q, F k, F sum) { return fma(q, k, sum); }
 };
+
+// The same, unless the processor multiplies pairs of bfloat16.
+template <class T>
+struct Dot : WideDot<T> {};
 
 #ifdef KBLAM_HAS_PAIRS
 template <>
@@ -19,8 +24,9 @@ struct Dot<bfloat16> {
   using Query = bfloat16;
   static constexpr int STEP = 2 * W;
   static F load_query(const bfloat16* q) { return load_pairs(q); }
-  static F step(F sum, F q, const bfloat16* k) { return multiply_pairs(q, load_pairs(k), sum); }
-  static F step_first(F sum, F q, const bfloat16* k, int n) { return multiply_pairs(q, load_first_pairs(k, n), sum); }
+  static F load_key(const bfloat16* k) { return load_pairs(k); }
+  static F load_first_key(const bfloat16* k, int n) { return load_first_pairs(k, n); }
+  static F multiply(F q, F k, F sum) { return multiply_pairs(q, k, sum); }
 };
 #endif
 
@@ -56,11 +62,11 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     for (int d = 0; d < whole; d += STEP) {
       const F q = Dot<T>::load_query(query + d);
 #pragma GCC unroll 4
-      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::step(sums[j], q, k[j] + d);
+      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::multiply(q, Dot<T>::load_key(k[j] + d), sums[j]);
     }
     if (tail) {
       const F q = Dot<T>::load_query(query + whole);
-      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::step_first(sums[j], q, k[j] + whole, tail);
+      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::multiply(q, Dot<T>::load_first_key(k[j] + whole, tail), sums[j]);
     }
     for (int j = 0; j < TOKENS; ++j) scores[t + j] = sum(sums[j]);
   }
@@ -68,8 +74,8 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     ahead.fetch(t);
     const T* k = keys + t * stride;
     F s = zero();
-    for (int d = 0; d < whole; d += STEP) s = Dot<T>::step(s, Dot<T>::load_query(query + d), k + d);
-    if (tail) s = Dot<T>::step_first(s, Dot<T>::load_query(query + whole), k + whole, tail);
+    for (int d = 0; d < whole; d += STEP) s = Dot<T>::multiply(Dot<T>::load_query(query + d), Dot<T>::load_key(k + d), s);
+    if (tail) s = Dot<T>::multiply(Dot<T>::load_query(query + whole), Dot<T>::load_first_key(k + whole, tail), s);
     scores[t] = sum(s);
   }
 }

@@ -11,6 +11,7 @@ using F = __m256;
 constexpr int W = 8;
 constexpr int STREAM_VECTORS = 4;
 constexpr int TILE_I = 4, TILE_J = 2;
+constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at a time
 
 inline F zero() { return _mm256_setzero_ps(); }
 inline F set1(float x) { return _mm256_set1_ps(x); }
@@ -37,7 +38,25 @@ inline F load(const bfloat16* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 inline F load(const float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline F load(const float8* p) {
+  // The bits of a float16 that is 256 times smaller; 0x7f is NaN, which these bits would not be.
+  const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m128i magnitude = _mm_and_si128(wide, _mm_set1_epi16(0x7f));
+  const __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x80)), 8);
+  const __m128i nan = _mm_slli_epi16(_mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f)), 10);
+  const __m128i half = _mm_or_si128(_mm_or_si128(_mm_slli_epi16(magnitude, 7), sign), nan);
+  return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.f));
+}
 inline void store(float* p, F a) { _mm256_storeu_ps(p, a); }
+
+// The sums of four vectors to four floats.
+inline void store_sums(float* to, F a, F b, F c, F d) {
+  const F lanes = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1)));
+}
 
 // The first n < W elements, zeros after them.
 template <class T>

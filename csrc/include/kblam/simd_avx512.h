@@ -11,6 +11,7 @@ using F = __m512;
 constexpr int W = 16;
 constexpr int STREAM_VECTORS = 8;  // accumulators of one row in the weighted sum of values
 constexpr int TILE_I = 4, TILE_J = 4;
+constexpr int SCORE_ROWS = 4;  // absorbed queries that go against four keys at a time
 
 inline F zero() { return _mm512_setzero_ps(); }
 inline F set1(float x) { return _mm512_set1_ps(x); }
@@ -28,7 +29,28 @@ inline F load(const bfloat16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 inline F load(const float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline F widen_float8(__m128i bytes) {
+  // The bits of a float16 that is 256 times smaller; 0x7f is NaN, which these bits would not be.
+  const __m256i wide = _mm256_cvtepu8_epi16(bytes), magnitude = _mm256_and_si256(wide, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
+  const __m256i nan = _mm256_slli_epi16(_mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f)), 10);
+  const __m256i half = _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign), nan);
+  return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.f));
+}
+inline F load(const float8* p) { return widen_float8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
+
+// The sums of four vectors to four floats.
+inline void store_sums(float* to, F a, F b, F c, F d) {
+  const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const F lanes = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 
 // The first n < W elements, zeros after them.
 inline F load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
@@ -38,6 +60,12 @@ inline F load_first(const bfloat16* p, int n) {
 }
 inline F load_first(const float16* p, int n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+}
+inline F load_first(const int8_t* p, int n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(__mmask16((1u << n) - 1), p)));
+}
+inline F load_first(const float8* p, int n) {
+  return widen_float8(_mm_maskz_loadu_epi8(__mmask16((1u << n) - 1), p));
 }
 
 // a where first <= t < last, else -inf.
@@ -81,6 +109,21 @@ inline F round_to_pairs(F even, F odd) {
   const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
   const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
   return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+inline void store_rounded(bfloat16* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a));
+}
+
+// Pairs (a[i], b[i]) for i in [0, 32), in two vectors.
+inline void interleave_two(const bfloat16* a, const bfloat16* b, F& low, F& high) {
+  const __m512i even = _mm512_loadu_si512(a), odd = _mm512_loadu_si512(b);
+  const __m512i step = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b, 0x002a000a,
+                                        0x00290009, 0x00280008, 0x00270007, 0x00260006, 0x00250005, 0x00240004,
+                                        0x00230003, 0x00220002, 0x00210001, 0x00200000);
+  low = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, step, odd));
+  high = _mm512_castsi512_ps(
+      _mm512_permutex2var_epi16(even, _mm512_add_epi16(step, _mm512_set1_epi16(16)), odd));
 }
 
 // Pairs (a[i], b[i]) for i in [0, 16).

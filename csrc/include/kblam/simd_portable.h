@@ -10,6 +10,7 @@ typedef int32_t I32 __attribute__((vector_size(16)));
 constexpr int W = 4;
 constexpr int STREAM_VECTORS = 4;
 constexpr int TILE_I = 4, TILE_J = 2;
+constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at a time
 
 inline F zero() { return F{}; }
 inline F set1(float x) { return F{x, x, x, x}; }
@@ -39,6 +40,14 @@ inline float to_float(float16 x) {
   return as_float(sign | (rest << 13)) * as_float(0x77800000);
 }
 
+inline float to_float(int8_t x) { return float(x); }
+inline float to_float(float8 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x80) << 24, rest = x.bits & 0x7f;
+  if (rest == 0x7f) return as_float(sign | 0x7fc00000);
+  // As for float16: 2^120 rebiases.
+  return as_float(sign | rest << 20) * as_float(0x7b800000);
+}
+
 inline F load(const float* p) {
   F a;
   __builtin_memcpy(&a, p, sizeof a);
@@ -49,6 +58,9 @@ inline F load(const T* p) {
   return F{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
 }
 inline void store(float* p, F a) { __builtin_memcpy(p, &a, sizeof a); }
+
+// The sums of four vectors to four floats.
+inline void store_sums(float* to, F a, F b, F c, F d) { store(to, F{sum(a), sum(b), sum(c), sum(d)}); }
 
 // The first n < W elements, zeros after them.
 template <class T>

@@ -13,7 +13,16 @@ struct float16 {
   uint16_t bits;
 };
 
-enum class Dtype : int { float32, bfloat16, float16 };
+struct float8 {  // e4m3fn: no infinity, largest 448
+  uint8_t bits;
+};
+
+// Queries and dense tensors are of the first three; latents may be stored in any.
+enum class Dtype : int { float32, bfloat16, float16, int8, float8 };
+
+constexpr int64_t element_size(Dtype dtype) {
+  return dtype == Dtype::float32 ? 4 : dtype == Dtype::int8 || dtype == Dtype::float8 ? 1 : 2;
+}
 
 // Keys and values of one head: token m starts at `key + m * key_stride` elements.
 struct Columns {
@@ -36,6 +45,27 @@ struct Row {
   float* output;  // D floats, padded to a multiple of OUTPUT_PAD
 };
 
+// Latents of all tokens, and what turns their products into scores and sums. Token m starts at `key + m * key_stride`.
+struct Latents {
+  const void* key;
+  const void* value;
+  int64_t key_stride, value_stride;  // elements
+  const float* norm;
+  const float *key_scale, *value_scale;  // one for each token; or null
+  Dtype storage;
+};
+
+// One absorbed query, and what it has seen so far, as in Row. The tokens it sees are the task's.
+struct LatentRow {
+  const void* query;  // P contiguous elements
+  float constant;     // added to the product with every key
+  const float* bias;  // as in Row
+  float offset;
+  float* maximum;
+  float* total;
+  float* output;  // P floats, padded to a multiple of OUTPUT_PAD
+};
+
 constexpr int OUTPUT_PAD = 16;
 
 // Stands in for the maximum of a row that has seen nothing: e^(-inf - LOWEST) is 0.
@@ -43,6 +73,9 @@ constexpr float LOWEST = -3.4e38f;
 
 // Rows that a tile task takes at most: what its scratch memory is sized for.
 constexpr int MAX_TILE_ROWS = 256;
+
+// Absorbed queries that a latent task takes at most: with 384 numbers each they fit a first-level cache beside a few keys.
+constexpr int MAX_LATENT_ROWS = 32;
 
 // A size known to the compiler, passed as a value.
 template <int N>
@@ -60,6 +93,12 @@ struct Ahead {
     if (data == nullptr) return;
     for (int i = 0; i < bytes; i += 64) __builtin_prefetch(data + row * stride + i);
   }
+
+  // Into the second-level cache: for more than the first one holds.
+  void fetch_far(int64_t row) const {
+    if (data == nullptr) return;
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(data + row * stride + i, 0, 2);
+  }
 };
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -68,13 +107,26 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple -
 using Absorb = void (*)(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int head_dim,
                         float scale, char* scratch);
 
-// The kernels of one instruction set; indexed by Dtype.
+// What a task on latents left out, counted in tiles of values.
+struct Skipped {
+  int64_t skipped, visited;
+};
+
+// Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens. The
+// values of a tile whose every weight is below `threshold` are not read; 0 reads all.
+using AbsorbLatents = Skipped (*)(const Latents& latents, Dtype query, const LatentRow* rows, int count, int64_t begin,
+                                  int64_t end, int P, float scale, float threshold, char* scratch);
+
+// The kernels of one instruction set; `stream` and `tile` are indexed by Dtype.
 struct Kernels {
   const char* name;
   Absorb stream[3];  // few rows: reads each key and value once, bound by memory
   Absorb tile[3];    // many rows, at most MAX_TILE_ROWS: two small matrix products for each tile
+  AbsorbLatents latent;
+  void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors
   int64_t (*stream_scratch)(int head_dim, int count);  // bytes
   int64_t (*tile_scratch)(int head_dim);
+  int64_t (*latent_scratch)(int P);
 };
 
 }  // namespace kblam

@@ -1,0 +1,91 @@
+// The torch side of attention to latents.
+#include "binding.h"
+#include "kblam/latent.h"
+
+namespace kblam::binding {
+namespace {
+
+Dtype storage_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Char: return Dtype::int8;
+    case ScalarType::Float8_e4m3fn: return Dtype::float8;
+    default: return dtype_of(t);
+  }
+}
+
+const float* of_tokens(const char* name, const Tensor& t, int64_t M) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.dim() == 1 && t.size(0) == M &&
+                      last_is_contiguous(t),
+                  name, " must be contiguous float32 (M,)");
+  return static_cast<const float*>(t.const_data_ptr());
+}
+
+Latents latents_of(const Tensor& key, const Tensor& value, const Tensor& norm, const MaybeTensor& key_scale,
+                   const MaybeTensor& value_scale) {
+  STD_TORCH_CHECK(key.dim() == 2 && value.dim() == 2 && key.size(0) == value.size(0) && key.size(1) == value.size(1) &&
+                      key.size(1) > 0 && key.scalar_type() == value.scalar_type() && key.is_cpu() && value.is_cpu() &&
+                      last_is_contiguous(key) && last_is_contiguous(value),
+                  "latents must both be (M, P) of one dtype with a contiguous last dimension");
+  const int64_t M = key.size(0);
+  Latents l{};
+  l.key = key.const_data_ptr(), l.value = value.const_data_ptr();
+  l.key_stride = key.stride(0), l.value_stride = value.stride(0);
+  l.storage = storage_of(key);
+  l.norm = of_tokens("norm", norm, M);
+  if (key_scale) l.key_scale = of_tokens("key_scale", *key_scale, M);
+  if (value_scale) l.value_scale = of_tokens("value_scale", *value_scale, M);
+  return l;
+}
+
+const float* of_rows(const Tensor& t, const Prompt& p) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.dim() == 3 && t.is_contiguous() &&
+                      t.size(0) == p.B && t.size(1) == p.Hq && t.size(2) == p.N,
+                  "constant must be contiguous float32 (B, Hq, N)");
+  return static_cast<const float*>(t.const_data_ptr());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+    const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
+    const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& absorbed_query,
+    const Tensor& constant, const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range,
+    double scale, std::optional<int64_t> window, double skip_threshold, std::string kernels) {
+  LatentAttention p{};
+  set_prompt(p, query, key, value, prompt_mask, scale, window);
+  p.latents = latents_of(latent_key, latent_value, norm, key_scale, value_scale);
+  p.M = latent_key.size(0), p.P = int(latent_key.size(1));
+  p.absorbed_query = strided("absorbed_query", absorbed_query, query, p.B, p.Hq, p.N, p.P);
+  p.constant = of_rows(constant, p);
+  if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
+  if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
+  p.threshold = float(skip_threshold);
+  const Kernels& chosen = kernels_named(kernels);
+
+  const auto of_float = [&](std::initializer_list<int64_t> shape) {
+    return torch::stable::new_empty(query, shape, ScalarType::Float);
+  };
+  Tensor prompt = of_float({p.B, p.Hq, p.N, p.D}), share = of_float({p.B, p.Hq, p.N}), lse = of_float({p.B, p.Hq, p.N});
+  Tensor latent = torch::stable::new_empty(query, {p.Hq, p.B, p.N, p.P});
+  Tensor tiles = torch::stable::new_empty(query, {skip_threshold > 0 ? 2 : 0}, ScalarType::Long);
+  p.prompt = static_cast<float*>(prompt.mutable_data_ptr());
+  p.share = static_cast<float*>(share.mutable_data_ptr());
+  p.lse = static_cast<float*>(lse.mutable_data_ptr());
+  p.latent = latent.mutable_data_ptr();
+  p.tiles = skip_threshold > 0 ? static_cast<int64_t*>(tiles.mutable_data_ptr()) : nullptr;
+  latent_forward(p, chosen, workers(), parallel);
+  return {prompt, torch::stable::transpose(latent, 0, 1), share, lse, tiles};
+}
+
+}  // namespace
+}  // namespace kblam::binding
+
+STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
+  m.def(
+      "latent_forward_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, Tensor norm, "
+      "Tensor? key_scale, Tensor? value_scale, Tensor absorbed_query, Tensor constant, Tensor? bias, "
+      "Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, float skip_threshold, str kernels) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
+  m.impl("latent_forward_cpu", TORCH_BOX(&kblam::binding::forward));
+}

@@ -1,0 +1,103 @@
+#include "kblam/split.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace kblam {
+namespace {
+
+constexpr int64_t CHUNK = 512;  // columns of a task at least
+
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+uint16_t to_bfloat16(float x) {
+  const uint32_t bits = bits_of(x);
+  if (std::isnan(x)) return 0x7fc0;
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+uint16_t to_float16(float x) {
+  const uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to 65536 or more
+  if (magnitude < 0x38800000) {                                 // subnormal: an addition rounds at the right bit
+    float shifted;
+    std::memcpy(&shifted, &magnitude, sizeof shifted);
+    return uint16_t(sign | (bits_of(shifted + 0.5f) - bits_of(0.5f)));
+  }
+  return uint16_t(sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
+}
+
+}  // namespace
+
+Cut::Cut(int64_t columns_, int64_t wanted_chunks) : columns(columns_) {
+  chunk = std::max(CHUNK, round_up((columns + wanted_chunks - 1) / wanted_chunks, CHUNK));
+  chunks = (columns + chunk - 1) / chunk;
+}
+
+States::States(int64_t rows, int64_t parts_, int64_t width) : parts(parts_), padded(round_up(width, OUTPUT_PAD)) {
+  maximum.assign(rows * parts, -std::numeric_limits<float>::infinity());
+  total.assign(rows * parts, 0.f);
+  output.reset(new float[rows * parts * padded]);
+}
+
+float* States::fresh(int64_t state) {
+  float* here = output.get() + state * padded;
+  std::fill(here, here + padded, 0.f);
+  return here;
+}
+
+PromptTasks::PromptTasks(const Prompt& problem, const Kernels& kernels, States& states_, int64_t first_part_,
+                         const Cut& cut_)
+    : p(problem),
+      states(states_),
+      first_part(first_part_),
+      cut(cut_),
+      streaming(p.N <= STREAM_QUERIES),
+      absorb((streaming ? kernels.stream : kernels.tile)[int(p.dtype)]),
+      rows(p.Hq / p.Hkv * p.N),
+      block_rows(streaming ? rows : MAX_TILE_ROWS),
+      blocks(streaming ? 1 : (rows + MAX_TILE_ROWS - 1) / MAX_TILE_ROWS),
+      tasks(p.B * p.Hkv * blocks * cut.chunks),
+      scratch(streaming ? kernels.stream_scratch(p.D, int(rows)) : kernels.tile_scratch(p.D)) {}
+
+void PromptTasks::run(int64_t index, char* memory) {
+  const int64_t size = element_size(p.dtype);
+  const int64_t part = index % cut.chunks, block = index / cut.chunks % blocks;
+  const int64_t head = index / cut.chunks / blocks % p.Hkv, b = index / cut.chunks / blocks / p.Hkv;
+  std::vector<Row> taken;
+  for (int64_t i = block * block_rows; i < std::min(rows, (block + 1) * block_rows); ++i) {
+    const int64_t h = head * (p.Hq / p.Hkv) + i / p.N, n = i % p.N;
+    const int64_t state = states.index(p.row(b, h, n), first_part + part);
+    Row r{};
+    r.query = p.query.at(size, b, h, n);
+    r.maximum = &states.maximum[state];
+    r.total = &states.total[state];
+    r.output = states.fresh(state);
+    r.last = p.T - p.N + n + 1;
+    r.first = std::max<int64_t>(0, r.last - p.window);
+    if (p.prompt_mask != nullptr) r.visible = p.prompt_mask + b * p.mask_batch;
+    taken.push_back(r);
+  }
+  const Columns columns{p.key.at(size, b, head, 0), p.value.at(size, b, head, 0), p.key.token, p.value.token};
+  absorb(columns, taken.data(), int(taken.size()), cut.begin(part), cut.end(part), p.D, p.scale, memory);
+}
+
+void write_rounded(const float* from, void* to, int64_t n, Dtype dtype) {
+  if (dtype == Dtype::float32) {
+    std::memcpy(to, from, n * sizeof(float));
+    return;
+  }
+  for (int64_t d = 0; d < n; ++d) {
+    const uint16_t bits = dtype == Dtype::bfloat16 ? to_bfloat16(from[d]) : to_float16(from[d]);
+    std::memcpy(static_cast<char*>(to) + d * 2, &bits, 2);
+  }
+}
+
+}  // namespace kblam

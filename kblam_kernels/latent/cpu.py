@@ -1,0 +1,60 @@
+"""Attention to latents on the CPU by the C++ kernels of `csrc/`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kblam_kernels import native
+from kblam_kernels.latent.reference import LatentOutput
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latent_key: Tensor,
+    latent_value: Tensor,
+    norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+    absorbed_query: Tensor,
+    constant: Tensor,
+    bias: Tensor | None,
+    prompt_mask: Tensor | None,
+    knowledge_range: Tensor | None,
+    scale: float,
+    window: int | None,
+    skip_threshold: float = 0.0,
+) -> LatentOutput:
+    """`LatentOutput`; arguments as `reference.forward`.
+
+    The same bits for any number of threads and, with `skip_threshold` 0, for a row whatever the rest of its batch is.
+    A tile that may be skipped is 128 tokens for 32 rows, and its running maximum is that of its chunk of the list.
+    """
+    if bias is not None and bias.stride(1) not in (0, 1):
+        bias = bias.contiguous()
+    if prompt_mask is not None and prompt_mask.stride(1) != 1:
+        prompt_mask = prompt_mask.contiguous()
+    if knowledge_range is not None:
+        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+    results = torch.ops.kblam_kernels.latent_forward_cpu(
+        query,
+        key,
+        value,
+        latent_key,
+        latent_value,
+        norm.contiguous(),
+        None if key_scale is None else key_scale.contiguous(),
+        None if value_scale is None else value_scale.contiguous(),
+        absorbed_query,
+        constant.contiguous(),
+        bias,
+        prompt_mask,
+        knowledge_range,
+        scale,
+        window,
+        skip_threshold,
+        native.wanted_instruction_set(),
+    )
+    return LatentOutput(*results)
