@@ -5,7 +5,7 @@ Needs torch only; triton is imported when a CUDA tensor first asks for it.
 
 from kblam_kernels.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
-from kblam_kernels.evidence import evidence, knowledge_lse
+from kblam_kernels.evidence import evidence, knowledge_lse, top_evidence
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune
@@ -28,4 +28,5 @@ __all__ = [
     "plan",
     "prune",
     "rectangular_attention",
+    "top_evidence",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kblam_kernels.evidence.arguments import check_scores
 from kblam_kernels.knowledge import DenseKnowledge
 from kblam_kernels.pruning import reference
-from kblam_kernels.rectangular.arguments import bias_tensor, check_scores, refuse, row_weight_of
+from kblam_kernels.rectangular.arguments import bias_tensor, refuse, row_weight_of
 from kblam_kernels.rectangular.reference import knowledge_offset
 
 

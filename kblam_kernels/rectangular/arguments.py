@@ -49,15 +49,6 @@ def check_knowledge(query: Tensor, knowledge: DenseKnowledge, knowledge_query: T
         refuse(f"knowledge_query must have the shape of query {tuple(query.shape)}; got {tuple(knowledge_query.shape)}")
 
 
-def check_scores(knowledge_query: Tensor, knowledge: DenseKnowledge, knowledge_range: Tensor | None) -> None:
-    """What the operations on knowledge scores alone take: evidence and pruning."""
-    if knowledge_query.dim() != 4:
-        refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
-    check_knowledge(knowledge_query, knowledge, knowledge_query)
-    check_alike({"knowledge": knowledge.key}, knowledge_query)
-    check_masks(None, knowledge_range, knowledge_query, 0)
-
-
 def check_alike(named: dict[str, Tensor], query: Tensor) -> None:
     """One dtype and one device for all."""
     for name, tensor in named.items():

@@ -22,7 +22,10 @@ from kblam_kernels.rectangular.arguments import (
 from kblam_kernels.rectangular.op import rectangular_forward
 
 
-def _request(by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None, *tensors: Tensor) -> dispatch.Request:
+def request_of(
+    by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None, *tensors: Tensor
+) -> dispatch.Request:
+    """What a backend's verifier looks at; the first of `tensors` has the dtype and head_dim of the call."""
     storage = knowledge.key.dtype if isinstance(knowledge, LatentKnowledge) else None
     if knowledge is not None:
         tensors += (knowledge.key, knowledge.value)
@@ -158,7 +161,7 @@ def rectangular_attention(
     bias = bias_tensor(knowledge_bias, B, knowledge.num_tokens, query)
 
     def request_for(by_name: bool) -> dispatch.Request:
-        return _request(by_name, knowledge, query, key, value, r)
+        return request_of(by_name, knowledge, query, key, value, r)
 
     scale = D**-0.5 if scale is None else float(scale)
     if isinstance(knowledge, LatentKnowledge):
@@ -214,5 +217,5 @@ def explain(
     r = query if knowledge_query is None else knowledge_query
     backends = LATENT_BACKENDS if isinstance(knowledge, LatentKnowledge) else None
     return dispatch.explain_request(
-        lambda by_name: _request(by_name, knowledge, query, key, value, r), backend, backends
+        lambda by_name: request_of(by_name, knowledge, query, key, value, r), backend, backends
     )

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels import DenseKnowledge, evidence, knowledge_lse
+from kblam_kernels import DenseKnowledge, UnsupportedInputError, evidence, knowledge_lse, top_evidence
+from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.rectangular import reference
 from tests.kernels.problems import Problem, make
 
@@ -146,3 +147,33 @@ def test_half_precision_input_gives_float32_masses(dtype: torch.dtype) -> None:
     shares = mass(p, p.run()[1])
     assert shares.dtype == torch.float32
     close(shares.double(), mass(exact, exact.run()[1]), 1e-5)
+
+
+def test_the_best_come_first_and_hidden_triples_last() -> None:
+    p = make(knowledge_bias=TOKEN_BIAS)
+    _, lse = p.run()
+    knowledge = DenseKnowledge(p.knowledge_key, p.knowledge_value)
+    best, index = top_evidence(p.knowledge_query, knowledge, lse, 3, knowledge_bias=TOKEN_BIAS)
+    expected = mass(p, lse).sort(descending=True)
+    assert torch.equal(best, expected.values[:, :3])
+    assert torch.equal(index, expected.indices[:, :3])
+    best, index = top_evidence(p.knowledge_query, knowledge, lse, 100, knowledge_bias=TOKEN_BIAS)
+    assert (index[:, -1] == 1).all()
+    assert (best[:, -1] == 0).all()
+    with pytest.raises(UnsupportedInputError, match="k must be at least 1; got 0"):
+        top_evidence(p.knowledge_query, knowledge, lse, 0)
+
+
+def test_a_gradient_of_row_weight_is_refused() -> None:
+    p = make()
+    with pytest.raises(UnsupportedInputError, match=r"row_weight\.detach"):
+        mass(p, p.run()[1], row_weight=torch.ones(1, requires_grad=True))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "per-row"])
+def test_the_op_is_a_good_citizen(shared: bool) -> None:
+    p = make(shared=shared, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]])).leaves()
+    _, lse = p.run()
+    weight = torch.ones(lse.shape)
+    tensors = (p.knowledge_query, p.knowledge_key, None, None, None, lse.detach().requires_grad_(), TOKEN_BIAS[None])
+    torch.library.opcheck(evidence_mass, (*tensors, p.knowledge_range, weight, 0.25, "reference"))
