@@ -22,8 +22,9 @@ from kblam.errors import KnowledgeError
 from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, register
 from kblam.models.checks import check_fit, check_knowledge, check_options
 from kblam.models.families import attention_modules, family_of
+from kblam.models.formats import AUTO, check_storage
 from kblam.models.source import KnowledgeSource
-from kblam_kernels import DenseKnowledge
+from kblam_kernels import DenseKnowledge, LatentKnowledge
 
 _ATTRIBUTE = "_kblam_attachment"
 
@@ -44,10 +45,14 @@ class Attachment:
     with the knowledge still in force during backward, which runs the layers again.
     """
 
-    def __init__(self, model: PreTrainedModel, adapter: KnowledgeAdapter, backend: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, adapter: KnowledgeAdapter, backend: str, plan: str, storage: str
+    ) -> None:
         self.model = model
         self.adapter = adapter
         self.backend = backend
+        self.plan = plan
+        self.storage = storage
         self.family = family_of(model)
         self._modules = attention_modules(model)
         # The language model alone: what else a model consists of, such as a vision tower, keeps its attention.
@@ -125,9 +130,9 @@ class Attachment:
     def observing(self, observer: Callable[..., None]) -> Iterator[None]:
         """Calls `observer` after the attention of the evidence layer, in every forward pass of the block.
 
-        It gets, by keyword, what `rectangular_attention` was given and returned: `knowledge` (DenseKnowledge),
-        `query` (B, Hq, N, D), `bias`, `span`, `scale`, `lse` (B, Hq, N) and `index` (the triples that `knowledge`
-        holds, (B, k), when top_k pruned it; else None). All of it carries gradients.
+        It gets, by keyword, what `rectangular_attention` was given and returned: `knowledge`, `query` (B, Hq, N, D),
+        `bias`, `span`, `scale`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds, (B, k), when top_k
+        pruned it; else None). Where knowledge is dense all of it carries gradients.
         """
         before, self._observer = self._observer, observer
         try:
@@ -174,8 +179,8 @@ class Attachment:
         query = self.adapter.knowledge_query(layer, hidden_states)
         if query is not None and self.family.query_norm is not None:
             query = getattr(module, self.family.query_norm)(query)
-        batch, config = hidden_states.shape[0], self.config
-        knowledge = in_force.source.layer(layer)
+        (batch, new_tokens), config = hidden_states.shape[:2], self.config
+        knowledge = in_force.source.layer(layer, batch, new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
             knowledge=_repeat_knowledge(knowledge, batch),
@@ -198,8 +203,8 @@ def _repeat_rows(name: str, tensor: Tensor, batch: int) -> Tensor:
     return tensor.repeat_interleave(batch // rows, dim=0)
 
 
-def _repeat_knowledge(knowledge: DenseKnowledge, batch: int) -> DenseKnowledge:
-    if knowledge.is_shared or knowledge.key.shape[0] == batch:
+def _repeat_knowledge(knowledge: DenseKnowledge | LatentKnowledge, batch: int) -> DenseKnowledge | LatentKnowledge:
+    if isinstance(knowledge, LatentKnowledge) or knowledge.is_shared or knowledge.key.shape[0] == batch:
         return knowledge
     return DenseKnowledge(
         _repeat_rows("per-row knowledge", knowledge.key, batch),
@@ -244,7 +249,14 @@ def attachment_of(model: PreTrainedModel) -> Attachment | None:
     return getattr(model, _ATTRIBUTE, None)
 
 
-def attach(model: PreTrainedModel, adapter: KnowledgeAdapter, *, backend: str = "auto") -> Attachment:
+def attach(
+    model: PreTrainedModel,
+    adapter: KnowledgeAdapter,
+    *,
+    backend: str = "auto",
+    plan: str = AUTO,
+    storage: str = AUTO,
+) -> Attachment:
     """Ties an adapter to a causal language model.
 
     Idempotent: the same adapter again returns the same attachment; another one replaces it. The adapter moves to
@@ -253,7 +265,9 @@ def attach(model: PreTrainedModel, adapter: KnowledgeAdapter, *, backend: str = 
     Args:
         model: any causal LM whose attention goes through the transformers attention registry.
         adapter: made for this model's layers, heads and widths.
-        backend: of the kernels: "auto", "triton", "reference".
+        backend: of the kernels: "auto", "triton", "cpu", "reference".
+        plan: how a resident knowledge base is read: "auto", or a pin as `kblam_kernels.plan` takes it.
+        storage: dtype of its latents, see `ResidentKnowledge`; "int8" halves them.
 
     Returns:
         The `Attachment`; with no knowledge in force the model gives the base model's logits bit for bit.
@@ -261,15 +275,27 @@ def attach(model: PreTrainedModel, adapter: KnowledgeAdapter, *, backend: str = 
     Raises:
         UnsupportedModelError: if the model cannot be served (the message names the supported families) or the
             adapter was made for other shapes.
+        KnowledgeError: if `storage` is not known.
     """
     current = attachment_of(model)
-    if current is not None and current.adapter is adapter and current.backend == backend:
+    asked = (backend, plan, storage)
+    if (
+        current is not None
+        and current.adapter is adapter
+        and asked
+        == (
+            current.backend,
+            current.plan,
+            current.storage,
+        )
+    ):
         return current
+    check_storage(storage)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     # What was attached stays until the new adapter is known to fit.
     detach(model)
-    fresh = Attachment(model, adapter, backend)
+    fresh = Attachment(model, adapter, backend, plan, storage)
     _follow(adapter, model)
     register()
     fresh._install()

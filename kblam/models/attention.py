@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -13,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kblam.errors import KnowledgeError
 from kblam.models.masks import knowledge_mask
-from kblam_kernels import DenseKnowledge, prune, rectangular_attention
+from kblam_kernels import DenseKnowledge, LatentKnowledge, prune, rectangular_attention
 from kblam_kernels.rectangular.reference import prompt_visibility
 
 IMPLEMENTATION = "kblam"
@@ -24,7 +25,7 @@ class LayerKnowledge:
     """What a knowledge layer's attention needs beside the prompt; travels in the module's keyword arguments.
 
     Args:
-        knowledge: dense keys and values of this layer.
+        knowledge: keys and values of this layer, or latents and how it reads them.
         query: the knowledge query (B, Hq, N, D), or None to use the rotated one.
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
         span: int32 (B, 2) or None, the [start, end) of M each row sees.
@@ -33,7 +34,7 @@ class LayerKnowledge:
         observe: called after the attention with what it used and its lse.
     """
 
-    knowledge: DenseKnowledge
+    knowledge: DenseKnowledge | LatentKnowledge
     query: Tensor | None
     bias: float | Tensor
     span: Tensor | None
@@ -73,7 +74,12 @@ def attention_forward(
     r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None
-    if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
+    prunes = layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens
+    if isinstance(knowledge, LatentKnowledge) and (prunes or _needs_gradient(query, key, value, r)):
+        # Attention to latents has no gradient, and pruning gathers keys and values.
+        knowledge = knowledge.to_dense()
+    if layer_knowledge.top_k is not None and prunes:
+        assert isinstance(knowledge, DenseKnowledge)
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
@@ -98,6 +104,10 @@ def attention_forward(
     if layer_knowledge.observe is not None:
         layer_knowledge.observe(knowledge=knowledge, query=r, bias=bias, span=span, scale=scale, lse=lse, index=index)
     return output.transpose(1, 2), None
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _prompt_attention(

@@ -1,39 +1,49 @@
-"""A knowledge base on the model's device: projected once, updated row by row."""
+"""A knowledge base on the model's device: laid out as the planner says, updated row by row."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.errors import EncoderMismatchError
-from kblam.knowledge import DeviceEmbeddings, KnowledgeBase, Triple
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.rows import DeviceRows, RowFormat
 from kblam.models.attach import Attachment
-from kblam_kernels import DenseKnowledge
+from kblam.models.formats import AUTO, DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
+from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
+from kblam_kernels.plan import Shape, device_of
 
-# Rows projected at a time: bounds the scratch memory of a large knowledge base.
-PROJECTION_ROWS = 4096
+# Dense keys and values below this are read in so little time that measuring a CPU first would cost more.
+WORTH_MEASURING = 32 * 2**20
 
 
 class ResidentKnowledge:
-    """Dense keys and values of a knowledge base for every knowledge layer, over-allocated.
+    """A knowledge base on a device as its plan has it: latents for all layers, dense keys and values, or both.
 
-    Changing one triple rewrites one row of each layer in place: no tensor moves, so a captured CUDA graph or a
+    Changing one triple rewrites one row of each buffer in place: no tensor moves, so a captured CUDA graph or a
     compiled model keeps reading the right memory. The number of filled rows and its logarithm are tensors on the
-    device for the same reason.
+    device for the same reason. When the triples outgrow their room, a new plan is made and the buffers are new.
 
     Args:
         knowledge_base: the triples; `sync` follows its later changes.
-        adapter: what projects them.
+        adapter: what projects them, with the weights it has now.
         dtype, device: of the model.
+        storage: dtype of latents, "float16", "bfloat16", "int8", "float8_e4m3fn" or "float32"; "auto" is the
+            model's, and float16 under a float32 model with a linear adapter, which loses nothing: so they are stored.
+        plan: a pin, as `kblam_kernels.plan` takes it.
 
     Attributes:
         filled: int32 (1, 2), [0, M): the rows in use.
         log_count: float32 (), log M.
+        plan: the plan in force; `print` it for the reasons.
 
     Raises:
         EncoderMismatchError: if the knowledge base was built with another encoder than the adapter's.
+        KnowledgeError: if the storage is not known or does not fit the model, or there is no room.
+        UnsupportedInputError: if the pin cannot be.
     """
+
+    plan: Plan
 
     def __init__(
         self,
@@ -42,6 +52,8 @@ class ResidentKnowledge:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        storage: str = AUTO,
+        plan: str = AUTO,
     ) -> None:
         config = adapter.config
         if config.encoder is not None and config.encoder != knowledge_base.fingerprint:
@@ -53,55 +65,105 @@ class ResidentKnowledge:
         self.adapter = adapter
         self.dtype = dtype
         self.device = device
-        self.embeddings = DeviceEmbeddings(config.embedding_dim, dtype=torch.float32, device=device)
+        self.storage = storage_dtype(storage, adapter, dtype)
+        self._pin = plan
         self.filled = torch.zeros(1, 2, dtype=torch.int32, device=device)
         self.log_count = torch.zeros((), dtype=torch.float32, device=device)
-        self._layers: dict[int, DenseKnowledge] = {}
+        self._rows: DeviceRows | None = None
+        self._latent: LatentFormat | None = None
+        self._latents: dict[int, LatentKnowledge] = {}
+        self._dense: dict[int, DenseKnowledge] = {}
         self.sync()
 
     @property
     def num_triples(self) -> int:
         """M, the triples in force."""
-        return self.embeddings.count
+        return 0 if self._rows is None else self._rows.count
 
-    def layer(self, layer: int) -> DenseKnowledge:
-        """(Hq, capacity, D) keys and values of one layer; rows from M on are unused, see `filled`."""
-        return self._layers[layer]
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """What is on the device, by name; one row a triple, `filled` of them in use."""
+        return {} if self._rows is None else self._rows.buffers
+
+    @property
+    def num_bytes(self) -> int:
+        """What the buffers take, spare rows included."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
+
+    def is_for(self, attachment: Attachment, knowledge_base: KnowledgeBase) -> bool:
+        """Whether this is what the attachment needs for a knowledge base, and `sync` is all there is to do."""
+        model = attachment.model
+        same_place = (self.dtype, self.device) == (model.dtype, model.device)
+        return same_place and self.knowledge_base is knowledge_base
+
+    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+        """What one layer attends to in a forward pass of so many rows and new tokens a row.
+
+        Its rows from M on are unused, see `filled`.
+        """
+        path = self.plan.path(batch, new_tokens)
+        if path == "dense":
+            return self._dense[layer]
+        return self._latents[layer].to_dense() if path == "materialise" else self._latents[layer]
 
     def sync(self) -> int:
         """Takes in what changed in the knowledge base since the last call; returns how many rows were rewritten."""
-        rows = self.embeddings.sync(self.knowledge_base)
-        capacity = self.embeddings.key.shape[0]
-        if not self._layers or next(iter(self._layers.values())).num_tokens != capacity:
-            self._allocate(capacity)
-            rows = list(range(self.embeddings.count))
-        for start in range(0, len(rows), PROJECTION_ROWS):
-            self._project(torch.tensor(rows[start : start + PROJECTION_ROWS], device=self.device))
-        self.filled[0, 1] = self.embeddings.count
-        self.log_count.fill_(max(self.embeddings.count, 1)).log_()
-        return len(rows)
+        count = len(self.knowledge_base)
+        if self._rows is None or count > self._rows.capacity:
+            self._lay_out(count)
+        assert self._rows is not None
+        before = self._rows.buffers
+        changed = len(self._rows.sync(self.knowledge_base))
+        if self._rows.buffers is not before or not (self._latents or self._dense):
+            self._see_layers()
+        self.filled[0, 1] = self._rows.count
+        self.log_count.fill_(max(self._rows.count, 1)).log_()
+        return changed
 
     def triples_at(self, rows: list[int]) -> list[Triple]:
         """The triples that sit in these rows."""
-        return self.knowledge_base.triples_at([self.embeddings.ids[row] for row in rows])
+        assert self._rows is not None
+        return self.knowledge_base.triples_at([self._rows.ids[row] for row in rows])
 
-    def _allocate(self, capacity: int) -> None:
+    def _lay_out(self, count: int) -> None:
+        """Plans for `count` triples; buffers are made anew when the plan holds something else than before."""
+        shape = self._shape(count)
+        measure = shape.dense_bytes >= WORTH_MEASURING
+        before = None if self._rows is None else (self.plan.holds_latents, self.plan.holds_dense)
+        self.plan = plan(shape, device_of(self.device, measure=measure), pin=self._pin)
+        if before == (self.plan.holds_latents, self.plan.holds_dense):
+            return
+        self._latents, self._dense = {}, {}
+        self._rows = None  # frees the old buffers before there are new ones
+        forms: list[RowFormat] = []
+        if self.plan.holds_latents:
+            self._latent = self._latent or LatentFormat(self.adapter, self.dtype, self.device, self.storage)
+            forms.append(self._latent)
+        if self.plan.holds_dense:
+            forms.append(DenseFormat(self.adapter, self.dtype, self.device))
+        self._rows = DeviceRows(self.adapter.config.embedding_dim, Joined(tuple(forms)), self.device)
+
+    def _shape(self, count: int) -> Shape:
         config = self.adapter.config
-        shape = (config.num_heads, capacity, config.head_dim)
+        return Shape(
+            triples=count,
+            width=latent_width(self.adapter),
+            num_heads=config.num_heads,
+            head_dim=config.head_dim,
+            layers=len(config.knowledge_layers),
+            element_size=self.dtype.itemsize,
+            latent_size=self.storage.itemsize,
+            absorbable=is_absorbable(self.adapter),
+        )
 
-        def zeros() -> Tensor:
-            # Zeros, not garbage: an unused row's score is finite and its weight exactly 0.
-            return torch.zeros(shape, dtype=self.dtype, device=self.device)
-
-        self._layers = {layer: DenseKnowledge(zeros(), zeros()) for layer in config.knowledge_layers}
-
-    @torch.no_grad()
-    def _project(self, rows: Tensor) -> None:
-        projected = self.adapter.project(self.embeddings.key[rows], self.embeddings.value[rows], dtype=self.dtype)
-        for layer, dense in self._layers.items():
-            fresh = projected.layer(layer)
-            dense.key[:, rows] = fresh.key
-            dense.value[:, rows] = fresh.value
+    def _see_layers(self) -> None:
+        """Views of the buffers as each layer reads them, made once for each allocation."""
+        layers = self.adapter.config.knowledge_layers
+        if self.plan.holds_latents and self._latent is not None:
+            self._latents = {layer: self._latent.layer(layer, self.buffers) for layer in layers}
+        if self.plan.holds_dense:
+            dense = DenseFormat(self.adapter, self.dtype, self.device)
+            self._dense = {layer: dense.layer(layer, self.buffers) for layer in layers}
 
 
 def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
@@ -109,15 +171,18 @@ def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> Resid
 
     One is kept per attachment: asking the same knowledge base again only takes in its changes.
     """
-    resident, model = attachment.resident, attachment.model
-    if not (
-        isinstance(resident, ResidentKnowledge)
-        and resident.knowledge_base is knowledge_base
-        and (resident.dtype, resident.device) == (model.dtype, model.device)
-    ):
-        attachment.resident = resident = None  # frees the old copy before the new one is made
-        resident = ResidentKnowledge(knowledge_base, attachment.adapter, dtype=model.dtype, device=model.device)
-        attachment.resident = resident
-    else:
+    resident = attachment.resident
+    if isinstance(resident, ResidentKnowledge) and resident.is_for(attachment, knowledge_base):
         resident.sync()
-    return resident
+        return resident
+    attachment.resident = resident = None  # frees the old copy before the new one is made
+    model = attachment.model
+    attachment.resident = made = ResidentKnowledge(
+        knowledge_base,
+        attachment.adapter,
+        dtype=model.dtype,
+        device=model.device,
+        storage=attachment.storage,
+        plan=attachment.plan,
+    )
+    return made

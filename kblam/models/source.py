@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from kblam_kernels import DenseKnowledge
+from kblam_kernels import DenseKnowledge, LatentKnowledge
 
 
 class KnowledgeSource(Protocol):
@@ -18,11 +18,11 @@ class KnowledgeSource(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """dtype of keys and values."""
+        """The model's dtype, for which the knowledge was made."""
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Where it is."""
 
-    def layer(self, layer: int) -> DenseKnowledge:
-        """Keys and values of one knowledge layer."""
+    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+        """What one knowledge layer attends to in a forward pass of `batch` rows of `new_tokens` each."""

@@ -45,7 +45,7 @@ class SelectionByUntrainedHead:
     def device(self) -> torch.device:
         return self._source.device
 
-    def layer(self, layer: int) -> DenseKnowledge:
+    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge:
         whole, hidden = self._source.layer(layer), self._hidden.get(layer)
         if hidden is None:  # asked for its shape, before any pass
             return DenseKnowledge(whole.key[..., : self._k, :], whole.value[..., : self._k, :])

@@ -11,6 +11,7 @@ from transformers import StaticCache
 
 from kblam.errors import EncoderMismatchError, KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models.formats import Joined
 from kblam.models.resident import ResidentKnowledge, resident_for
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
@@ -34,20 +35,31 @@ def kb(encoder: HashingEncoder) -> Iterator[KnowledgeBase]:
         yield kb
 
 
-def resident_of(kb: KnowledgeBase, tied: Tied) -> ResidentKnowledge:
-    return ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu"))
+def resident_of(kb: KnowledgeBase, tied: Tied, **options: str) -> ResidentKnowledge:
+    return ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu"), **options)
 
 
-def rows_of(resident: ResidentKnowledge) -> list[Tensor]:
-    """Keys and values of every layer, copied."""
-    return [t.clone() for layer in (0, 2) for t in (resident.layer(layer).key, resident.layer(layer).value)]
+def rows_of(resident: ResidentKnowledge) -> dict[str, Tensor]:
+    """All that is held, copied; a row a triple."""
+    return {name: buffer.clone() for name, buffer in resident.buffers.items()}
 
 
-def addresses(resident: ResidentKnowledge) -> list[int]:
-    return [t.data_ptr() for layer in (0, 2) for t in (resident.layer(layer).key, resident.layer(layer).value)]
+def addresses(resident: ResidentKnowledge) -> dict[str, int]:
+    return {name: buffer.data_ptr() for name, buffer in resident.buffers.items()}
 
 
-def check_against_projection(resident: ResidentKnowledge, kb: KnowledgeBase, tied: Tied) -> None:
+def changed_rows(before: dict[str, Tensor], resident: ResidentKnowledge) -> dict[str, list[int]]:
+    """Which rows of each buffer are not what they were."""
+    found = {}
+    for name, buffer in resident.buffers.items():
+        rows = (before[name] != buffer).flatten(1) if buffer.dim() > 1 else (before[name] != buffer)[:, None]
+        found[name] = rows.any(1).nonzero().flatten().tolist()
+    return found
+
+
+def check_against_projection(
+    resident: ResidentKnowledge, kb: KnowledgeBase, tied: Tied, tolerance: float = 1e-4
+) -> None:
     """Logits with the resident copy are those with every triple projected anew."""
     embeddings = kb.embeddings()
     fresh = tied.adapter.project(torch.from_numpy(embeddings.key), torch.from_numpy(embeddings.value))
@@ -55,13 +67,19 @@ def check_against_projection(resident: ResidentKnowledge, kb: KnowledgeBase, tie
     with tied.attachment.using(fresh):
         expected = logits(tied.model, IDS, MASK)
     with tied.attachment.using(resident):
-        close(logits(tied.model, IDS, MASK), expected)
+        close(logits(tied.model, IDS, MASK), expected, tolerance)
 
 
+PINS = ["latent", "dense", "materialise", "decode=latent,prefill=dense"]
+
+
+@pytest.mark.parametrize("plan", PINS)
 @pytest.mark.parametrize("options", [{}, {"knowledge_scale": 5.0}, {"top_k": 4, "knowledge_scale": 5.0}], ids=str)
-def test_it_is_the_projected_knowledge_base_through_every_change(options: dict[str, object], kb: KnowledgeBase) -> None:
+def test_it_is_the_projected_knowledge_base_through_every_change(
+    options: dict[str, object], plan: str, kb: KnowledgeBase
+) -> None:
     tied = tie(**options)
-    resident = resident_of(kb, tied)
+    resident = resident_of(kb, tied, plan=plan)
     check_against_projection(resident, kb, tied)
     assert resident.filled.tolist() == [[0, 9]]
     kb.add(fact(3, "new"))
@@ -78,37 +96,36 @@ def test_it_is_the_projected_knowledge_base_through_every_change(options: dict[s
     torch.testing.assert_close(resident.log_count, torch.tensor(209.0).log())
 
 
-def test_updating_one_triple_rewrites_one_row_in_place(kb: KnowledgeBase, tied: Tied) -> None:
-    resident = resident_of(kb, tied)
+@pytest.mark.parametrize("storage", ["auto", "int8"])
+@pytest.mark.parametrize("plan", ["latent", "dense", "decode=latent,prefill=dense"])
+def test_updating_one_triple_rewrites_one_row_in_place(plan: str, storage: str, kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied, plan=plan, storage=storage)
     before, where = rows_of(resident), addresses(resident)
-    base_row = next(row for row in range(9) if resident.triples_at([row]) == [fact(4)])
+    row = next(row for row in range(9) if resident.triples_at([row]) == [fact(4)])
     kb.add(fact(4, "new"))
     assert resident.sync() == 1
     assert addresses(resident) == where
-    assert resident.triples_at([base_row]) == [fact(4, "new")]
-    changed = set()
-    for old, new in zip(before, rows_of(resident), strict=True):
-        changed |= {row for row in range(new.shape[1]) if not torch.equal(old[:, row], new[:, row])}
-    assert changed == {base_row}
-    # The key text is the same, so only values moved by more than rounding.
-    close(before[0], resident.layer(0).key)
-    assert differ(before[1], resident.layer(0).value)
+    assert resident.triples_at([row]) == [fact(4, "new")]
+    changed = changed_rows(before, resident)
+    # The key text is the same. A dense key projected alone may differ in its last bit from one projected in a batch.
+    for name, rows in changed.items():
+        assert rows == [row] if "value" in name else set(rows) <= {row}, name
+        if "key" in name:
+            close(before[name].float(), resident.buffers[name].float())
 
 
 def test_adding_fills_the_next_row_in_place(kb: KnowledgeBase, tied: Tied) -> None:
-    resident = resident_of(kb, tied)
+    resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
     before, where = rows_of(resident), addresses(resident)
     kb.add(fact(50))
     assert resident.sync() == 1
     assert addresses(resident) == where
     assert resident.triples_at([9]) == [fact(50)]
-    for old, new in zip(before, rows_of(resident), strict=True):
-        assert torch.equal(old[:, :9], new[:, :9])
-        assert not torch.equal(old[:, 9], new[:, 9])
+    assert set(map(tuple, changed_rows(before, resident).values())) == {(9,)}
 
 
 def test_removing_moves_the_last_row_into_the_hole(kb: KnowledgeBase, tied: Tied) -> None:
-    resident = resident_of(kb, tied)
+    resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
     before, where = rows_of(resident), addresses(resident)
     last = resident.triples_at([8])
     kb.remove(resident.triples_at([2])[0].name)
@@ -116,20 +133,23 @@ def test_removing_moves_the_last_row_into_the_hole(kb: KnowledgeBase, tied: Tied
     assert addresses(resident) == where
     assert resident.triples_at([2]) == last
     assert resident.num_triples == 8
-    for old, new in zip(before, rows_of(resident), strict=True):
-        torch.testing.assert_close(new[:, 2], old[:, 8])
-        assert torch.equal(old[:, :2], new[:, :2])
-        assert torch.equal(old[:, 3:8], new[:, 3:8])
+    for name, old in before.items():
+        new = resident.buffers[name]
+        torch.testing.assert_close(new[2], old[8])
+        assert torch.equal(old[:2], new[:2])
+        assert torch.equal(old[3:8], new[3:8])
+        assert not new[8:].any(), "what is no longer in use is zero"
     check_against_projection(resident, kb, tied)
 
 
-def test_nothing_new_is_no_work(kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
-    resident = resident_of(kb, tied)
+@pytest.mark.parametrize("plan", ["latent", "dense"])
+def test_nothing_new_is_no_work(plan: str, kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = resident_of(kb, tied, plan=plan)
 
-    def project(*args: object) -> None:
-        raise AssertionError("projected again")
+    def encode(*args: object) -> None:
+        raise AssertionError("encoded again")
 
-    monkeypatch.setattr(tied.adapter, "project", project)
+    monkeypatch.setattr(Joined, "encode", encode)
     before = addresses(resident)
     assert resident.sync() == 0
     assert addresses(resident) == before
@@ -138,7 +158,7 @@ def test_nothing_new_is_no_work(kb: KnowledgeBase, tied: Tied, monkeypatch: pyte
 def test_a_large_knowledge_base_is_projected_in_pieces(
     kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kblam.models.resident.PROJECTION_ROWS", 4)
+    monkeypatch.setattr("kblam.knowledge.rows.ENCODED_ROWS", 4)
     check_against_projection(resident_of(kb, tied), kb, tied)
 
 
@@ -177,11 +197,11 @@ def test_bias_and_ranges_go_by_the_triples_there_are(kb: KnowledgeBase, tied: Ti
 
 
 def test_an_adapter_in_half_precision_projects(kb: KnowledgeBase, tied: Tied) -> None:
-    full = rows_of(resident_of(kb, tied))
+    full = resident_of(kb, tied, plan="dense").layer(0).key
     tied.adapter.to(torch.bfloat16)
-    half = ResidentKnowledge(kb, tied.adapter, dtype=torch.bfloat16, device=torch.device("cpu"))
+    half = ResidentKnowledge(kb, tied.adapter, dtype=torch.bfloat16, device=torch.device("cpu"), plan="dense")
     assert half.layer(0).key.dtype == torch.bfloat16
-    close(half.layer(0).key.float(), full[0], 0.05)
+    close(half.layer(0).key.float(), full, 0.05)
 
 
 def test_another_encoder_is_refused(kb: KnowledgeBase, encoder: HashingEncoder) -> None:

@@ -1,0 +1,190 @@
+"""Rows on a device that follow a knowledge base: one a triple, over-allocated, rewritten in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kblam.errors import KnowledgeError
+from kblam.knowledge.knowledge_base import KnowledgeBase
+
+MIN_CAPACITY = 64
+# Triples encoded at a time: bounds the scratch memory of a large knowledge base.
+ENCODED_ROWS = 4096
+
+
+class RowFormat(Protocol):
+    """What is kept of each triple."""
+
+    def allocate(self, rows: int) -> dict[str, Tensor]:
+        """Zeros by name, with `rows` as the first dimension of each."""
+
+    def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        """(n, P) vectors as the store has them, on the CPU -> what to write into n rows, by name."""
+
+
+class DeviceRows:
+    """What a format makes of a knowledge base's triples, with room to grow: changing one triple rewrites one row.
+
+    Rows [0, count) are in use, in no particular order; `ids[row]` says whose they are. The rest are zeros.
+
+    Attributes:
+        buffers: tensors by name, `capacity` rows each. They stay the same objects at the same address until
+            `capacity` changes.
+        ids: the triple of each row in use (`KnowledgeBase.triples_at` gives the words).
+        version: rises with every `sync` that changed something.
+
+    Args:
+        dimension: P of the vectors.
+        form: what is kept of them.
+        device: where.
+        headroom: spare rows as a share of those in use, whenever room is made.
+
+    Raises:
+        KnowledgeError: the headroom is negative, or the device is not there.
+    """
+
+    def __init__(self, dimension: int, form: RowFormat, device: torch.device | str, headroom: float = 0.125) -> None:
+        if dimension < 1 or not headroom >= 0:
+            raise KnowledgeError(f"dimension must be positive and headroom at least 0, got {dimension} and {headroom}")
+        self.dimension = dimension
+        self.headroom = headroom
+        self.ids: list[int] = []
+        self.version = 0
+        self._form = form
+        self._row_of: dict[int, int] = {}
+        self._store_id: str | None = None
+        self._revision = 0
+        try:
+            self.device = torch.device(device)
+            self.buffers = form.allocate(MIN_CAPACITY)
+        # torch raises either for a device that is not there, by kind of device and release.
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error) or "no such device").splitlines()[0]
+            raise KnowledgeError(f"cannot hold embeddings on {device!s}: {reason}; use device='cpu'") from error
+
+    @property
+    def count(self) -> int:
+        """Rows in use."""
+        return len(self.ids)
+
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for. When it changes, `buffers` are new tensors."""
+        return next(iter(self.buffers.values())).shape[0]
+
+    @property
+    def revision(self) -> int:
+        """The revision of the knowledge base that this is a copy of."""
+        return self._revision
+
+    def sync(self, kb: KnowledgeBase) -> list[int]:
+        """Take over what changed in `kb` since the last call; returns the rows whose contents are new, ascending.
+
+        A changed triple keeps its row, a new one is appended, and a removal moves the last row into the hole.
+        Another knowledge base than last time replaces everything.
+
+        Raises:
+            KnowledgeError: its vectors have another dimension, or there is no room; nothing was changed. If memory
+                ran out later, while many rows were written, the next call writes them all again.
+        """
+        if kb.dimension != self.dimension:
+            raise KnowledgeError(
+                f"{kb!r} has vectors of {kb.dimension} numbers, this copy holds {self.dimension}; "
+                "make a new copy with DeviceEmbeddings.of(kb)"
+            )
+        other = kb.store_id != self._store_id
+        changes = kb.changes_since(0 if other else self._revision)
+        known = {} if other else self._row_of
+        gone = sum(one in known for one in changes.removed.tolist())
+        new = sum(one not in known for one in changes.upserted.ids.tolist())
+        # The most memory is asked for before anything changes a row.
+        self._make_room(len(known) - gone + new)
+        if other:
+            self._clear()
+        moved = self._remove(changes.removed.tolist())
+        written = self._write(changes.upserted.ids.tolist(), changes.upserted.key, changes.upserted.value)
+        rows = sorted({*moved, *written})
+        if other or gone or rows:
+            self.version += 1
+        self._store_id, self._revision = kb.store_id, changes.revision
+        return rows
+
+    def _clear(self) -> None:
+        for buffer in self.buffers.values():
+            buffer[: self.count].zero_()
+        self.ids.clear()
+        self._row_of.clear()
+
+    def _remove(self, ids: list[int]) -> list[int]:
+        """Forget these triples; returns the rows that another one moved into."""
+        before = self.count
+        origin: dict[int, int] = {}  # row -> the row whose contents belong there now
+        for one in ids:
+            hole = self._row_of.pop(one, None)
+            if hole is None:
+                continue  # it came and went between two calls
+            last = len(self.ids) - 1
+            mover = self.ids.pop()
+            source = origin.pop(last, last)
+            if hole != last:
+                self.ids[hole] = mover
+                self._row_of[mover] = hole
+                origin[hole] = source
+        if self.count == before:
+            return []
+        to = torch.tensor(list(origin), dtype=torch.int64, device=self.device)
+        source_rows = torch.tensor(list(origin.values()), dtype=torch.int64, device=self.device)
+        for buffer in self.buffers.values():
+            if origin:
+                # Indexing on the right copies first, so rows that are both read and written are safe.
+                buffer[to] = buffer[source_rows]
+            buffer[self.count : before].zero_()
+        return list(origin)
+
+    def _write(self, ids: list[int], key: np.ndarray, value: np.ndarray) -> list[int]:
+        """Put triples in their rows, appending new ones; returns the rows."""
+        rows = []
+        for one in ids:
+            row = self._row_of.setdefault(one, len(self.ids))
+            if row == len(self.ids):
+                self.ids.append(one)
+            rows.append(row)
+        for start in range(0, len(rows), ENCODED_ROWS):
+            part = rows[start : start + ENCODED_ROWS]
+            pieces = (torch.from_numpy(vectors[start : start + ENCODED_ROWS]) for vectors in (key, value))
+            with self._memory(len(part)):
+                encoded = self._form.encode(*pieces)
+            # A run of rows, as at the first copy and at every append, needs no index on the device.
+            run = part == list(range(part[0], part[0] + len(part)))
+            where = slice(part[0], part[-1] + 1) if run else torch.tensor(part, device=self.device)
+            for name, buffer in self.buffers.items():
+                buffer[where] = encoded[name]
+        return rows
+
+    def _make_room(self, count: int) -> None:
+        if count <= self.capacity:
+            return
+        capacity = count + int(count * self.headroom)
+        with self._memory(capacity):
+            fresh = self._form.allocate(capacity)
+        for name, buffer in self.buffers.items():
+            fresh[name][: self.count] = buffer[: self.count]
+        self.buffers = fresh
+
+    @contextmanager
+    def _memory(self, rows: int) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            row_bytes = sum(buffer[0].numel() * buffer.element_size() for buffer in self.buffers.values())
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise KnowledgeError(
+                f"no room for {rows:,} rows of embeddings ({rows * row_bytes / 2**20:,.0f} MiB) on {self.device}: "
+                f"{reason}; use a smaller dtype or device='cpu'"
+            ) from error

@@ -1,0 +1,197 @@
+"""What a model keeps of each triple on its device: latents for all layers, keys and values of each, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.errors import KnowledgeError
+from kblam.knowledge.rows import RowFormat
+from kblam_kernels import DenseKnowledge, LatentKnowledge
+from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
+from kblam_kernels.latent import absorb, quantise
+
+AUTO = "auto"
+STORAGE: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+}
+
+
+def is_absorbable(adapter: KnowledgeAdapter) -> bool:
+    """Whether the adapter's projections end in a linear layer, so that it has latents."""
+    return adapter.config.projector != "identity"
+
+
+def latent_width(adapter: KnowledgeAdapter) -> int:
+    """P of the latents: the embeddings', or of an MLP that of its last hidden layer."""
+    return adapter.config.mlp_hidden_dim if adapter.config.projector == "mlp" else adapter.config.embedding_dim
+
+
+def check_storage(storage: str) -> None:
+    """Raises KnowledgeError if `storage` is not a name this module knows."""
+    if storage not in (AUTO, *STORAGE):
+        raise KnowledgeError(f"storage must be one of {', '.join([AUTO, *STORAGE])}; got {storage!r}")
+
+
+def storage_dtype(storage: str, adapter: KnowledgeAdapter, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of stored latents for a model of `dtype`.
+
+    "auto" is the model's, but float16 under a float32 model with a linear adapter: its latents are the embeddings,
+    which the knowledge base has in float16 already.
+
+    Raises:
+        KnowledgeError: if the kernels do not read latents of that dtype under this model.
+    """
+    check_storage(storage)
+    if storage == AUTO:
+        return torch.float16 if dtype == torch.float32 and adapter.config.projector == "linear" else dtype
+    chosen = STORAGE[storage]
+    if chosen == torch.float32 != dtype:
+        raise KnowledgeError(f"storage 'float32' is for float32 models, this one is {dtype}; use 'auto' or 'float16'")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several formats side by side; no name occurs in two of them."""
+
+    parts: tuple[RowFormat, ...]
+
+    def allocate(self, rows: int) -> dict[str, Tensor]:
+        return {name: tensor for part in self.parts for name, tensor in part.allocate(rows).items()}
+
+    def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        return {name: tensor for part in self.parts for name, tensor in part.encode(key, value).items()}
+
+
+class DenseFormat:
+    """Keys and values of every knowledge layer, projected once.
+
+    Args:
+        adapter: what projects.
+        dtype, device: of the model.
+    """
+
+    def __init__(self, adapter: KnowledgeAdapter, dtype: torch.dtype, device: torch.device) -> None:
+        self.adapter, self.dtype, self.device = adapter, dtype, device
+
+    def allocate(self, rows: int) -> dict[str, Tensor]:
+        config = self.adapter.config
+        # Zeros, not garbage: an unused row's score is finite and its weight exactly 0. In memory (Hq, rows, D), as the
+        # kernels read it, seen with the rows first.
+        return {
+            name: torch.zeros(config.num_heads, rows, config.head_dim, dtype=self.dtype, device=self.device).transpose(
+                0, 1
+            )
+            for layer in config.knowledge_layers
+            for name in (f"dense key {layer}", f"dense value {layer}")
+        }
+
+    @torch.no_grad()
+    def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        projected = self.adapter.project(key, value, dtype=self.dtype)
+        encoded = {}
+        for layer in self.adapter.config.knowledge_layers:
+            dense = projected.layer(layer)
+            encoded[f"dense key {layer}"] = dense.key.transpose(0, 1)
+            encoded[f"dense value {layer}"] = dense.value.transpose(0, 1)
+        return encoded
+
+    def layer(self, layer: int, buffers: dict[str, Tensor]) -> DenseKnowledge:
+        """One layer's keys and values, (Hq, capacity, D)."""
+        return DenseKnowledge(
+            buffers[f"dense key {layer}"].transpose(0, 1), buffers[f"dense value {layer}"].transpose(0, 1)
+        )
+
+
+class LatentFormat:
+    """Encoder latents, one copy for all layers, with the LayerNorm scalar of each key.
+
+    Args:
+        adapter: taken apart here, as its weights are now.
+        dtype, device: of the model.
+        storage: dtype of the latents.
+    """
+
+    def __init__(
+        self, adapter: KnowledgeAdapter, dtype: torch.dtype, device: torch.device, storage: torch.dtype
+    ) -> None:
+        config = adapter.config
+        self.device, self.storage, self.width = device, storage, latent_width(adapter)
+        self._hidden_key, last_key = _split(adapter.key_projector)
+        self._hidden_value, last_value = _split(adapter.value_projector)
+        with torch.no_grad():
+            weights = (last_key.weight, last_key.bias, last_value.weight, last_value.bias)
+            self._absorbed = absorb(
+                *(weight.to(device) for weight in weights),
+                num_slots=config.num_slots,
+                num_heads=config.num_heads,
+                head_dim=config.head_dim,
+                dtype=dtype,
+            )
+        self._slots = {layer: config.slot_of(layer) for layer in config.knowledge_layers}
+        self._norm_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def allocate(self, rows: int) -> dict[str, Tensor]:
+        shape, device = (rows, self.width), self.device
+        buffers = {name: torch.zeros(shape, dtype=self.storage, device=device) for name in ("key", "value")}
+        buffers["norm"] = torch.zeros(rows, dtype=self._norm_dtype, device=device)
+        if self.storage in SCALED_DTYPES:
+            buffers |= {name: torch.zeros(rows, device=device) for name in ("key scale", "value scale")}
+        return buffers
+
+    @torch.no_grad()
+    def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        key = _hidden(self._hidden_key, key).to(self.device)
+        value = _hidden(self._hidden_value, value).to(self.device)
+        if self.storage not in SCALED_DTYPES:
+            key, value = key.to(self.storage), value.to(self.storage)
+            return {"key": key, "value": value, "norm": self._absorbed.key_norm(key.to(self._norm_dtype))}
+        stored_key, key_scale = quantise(key, self.storage)
+        stored_value, value_scale = quantise(value, self.storage)
+        # The norm of the key as stored: after rounding, keys are still exactly normalised.
+        norm = self._absorbed.key_norm(dequantise(stored_key, key_scale, self._norm_dtype))
+        return {
+            "key": stored_key,
+            "value": stored_value,
+            "norm": norm,
+            "key scale": key_scale,
+            "value scale": value_scale,
+        }
+
+    def layer(self, layer: int, buffers: dict[str, Tensor]) -> LatentKnowledge:
+        """The latents as one layer reads them; rows are shared by all layers."""
+        return LatentKnowledge(
+            buffers["key"],
+            buffers["value"],
+            buffers["norm"],
+            self._absorbed.slots[self._slots[layer]],
+            buffers.get("key scale"),
+            buffers.get("value scale"),
+        )
+
+
+def _split(projector: nn.Module) -> tuple[nn.Module | None, nn.Linear]:
+    """What comes before an adapter's last linear layer, and that layer."""
+    if isinstance(projector, nn.Sequential):
+        hidden, last = projector[:-1], projector[-1]
+    else:
+        hidden, last = None, projector
+    assert isinstance(last, nn.Linear), "the adapter's own projectors end in one, see is_absorbable"
+    return hidden, last
+
+
+def _hidden(layers: nn.Module | None, vectors: Tensor) -> Tensor:
+    """The latents of embeddings; a linear adapter's are the embeddings."""
+    if layers is None:
+        return vectors
+    own = next(layers.parameters())
+    hidden: Tensor = layers(vectors.to(own.device, own.dtype))
+    return hidden

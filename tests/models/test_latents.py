@@ -1,0 +1,188 @@
+"""A resident knowledge base as latents: storage, adapters, gradients, and which path a forward pass takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from kblam.errors import KnowledgeError
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models import attach
+from kblam.models.resident import ResidentKnowledge, resident_for
+from kblam_kernels import DenseKnowledge, LatentKnowledge, UnsupportedInputError
+from kblam_kernels.plan import devices
+from tests.fakes import HashingEncoder
+from tests.models.conftest import Tied, tie
+from tests.models.tiny import EMBEDDING_DIM, close, logits, prompts, tiny_adapter, tiny_model
+
+IDS, MASK = prompts()
+CPU = torch.device("cpu")
+MLP = {"projector": "mlp", "mlp_depth": 1, "mlp_hidden_dim": 20}
+
+
+@pytest.fixture
+def kb() -> Iterator[KnowledgeBase]:
+    facts = [Triple(f"thing {number}", "color", f"value {number}") for number in range(30)]
+    with KnowledgeBase.from_triples(facts, HashingEncoder(EMBEDDING_DIM)) as kb:
+        yield kb
+
+
+def resident_of(kb: KnowledgeBase, tied: Tied, dtype: torch.dtype = torch.float32, **options: str) -> ResidentKnowledge:
+    return ResidentKnowledge(kb, tied.adapter, dtype=dtype, device=CPU, **options)
+
+
+def with_knowledge(tied: Tied, resident: ResidentKnowledge) -> Tensor:
+    with tied.attachment.using(resident):
+        return logits(tied.model, IDS, MASK)
+
+
+@pytest.mark.parametrize(
+    ("storage", "least", "most"),
+    [
+        ("auto", 0, 1e-5),
+        ("float32", 0, 1e-5),
+        ("float16", 0, 1e-5),
+        ("bfloat16", 1e-4, 2e-2),
+        ("int8", 1e-3, 2e-2),
+        ("float8_e4m3fn", 1e-2, 1e-1),
+    ],
+)
+def test_storage_costs_what_its_precision_costs(
+    storage: str, least: float, most: float, kb: KnowledgeBase, tied: Tied
+) -> None:
+    expected = with_knowledge(tied, resident_of(kb, tied, plan="dense"))
+    resident = resident_of(kb, tied, plan="latent", storage=storage)
+    error = (with_knowledge(tied, resident) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert least <= error < most
+
+
+def test_float16_loses_nothing_of_what_is_stored_in_float16(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied, plan="latent")
+    latents = resident.layer(0)
+    assert isinstance(latents, LatentKnowledge)
+    assert latents.key.dtype == torch.float16
+    stored = kb.embeddings()
+    for row in range(30):
+        (there,) = kb.triples_at([int(stored.ids[row])])
+        at = next(place for place in range(30) if resident.triples_at([place]) == [there])
+        assert torch.equal(latents.key[at], torch.from_numpy(stored.key[row]))
+
+
+def test_latents_take_what_they_promise(kb: KnowledgeBase, tied: Tied) -> None:
+    sizes = {}
+    for storage in ("float32", "auto", "int8"):
+        resident = resident_of(kb, tied, plan="latent", storage=storage)
+        sizes[storage] = resident.num_bytes / len(resident.buffers["norm"])
+    assert sizes == {"float32": 2 * 16 * 4 + 4, "auto": 2 * 16 * 2 + 4, "int8": 2 * 16 + 12}
+    one = resident_of(kb, tied, plan="latent")
+    assert one.layer(0).key.data_ptr() == one.layer(2).key.data_ptr(), "all layers share them"
+
+
+def test_an_mlp_adapter_holds_its_last_hidden_activation(kb: KnowledgeBase) -> None:
+    tied = tie(knowledge_scale=4.0, **MLP)
+    resident = resident_of(kb, tied, plan="latent")
+    latents = resident.layer(0)
+    # Not embeddings any more: in the model's own dtype.
+    assert (latents.key.dtype, latents.key.shape[1]) == (torch.float32, 20)
+    close(with_knowledge(tied, resident), with_knowledge(tied, resident_of(kb, tied, plan="dense")))
+    kb.add(Triple("thing 3", "color", "another"))
+    resident.sync()
+    close(with_knowledge(tied, resident), with_knowledge(tied, resident_of(kb, tied, plan="dense")))
+
+
+def test_bfloat16_models_hold_bfloat16(kb: KnowledgeBase) -> None:
+    tied = tie()
+    tied.model.to(torch.bfloat16)
+    resident = resident_of(kb, tied, torch.bfloat16, plan="latent")
+    assert resident.buffers["key"].dtype == torch.bfloat16
+    dense = with_knowledge(tied, resident_of(kb, tied, torch.bfloat16, plan="dense"))
+    latent = with_knowledge(tied, resident)
+    exact = tie()
+    truth = with_knowledge(exact, resident_of(kb, exact, plan="dense"))
+    # As far from float32 as the dense path is.
+    assert (latent - truth).abs().mean() < 1.5 * (dense - truth).abs().mean() + 1e-3
+
+
+def test_an_identity_adapter_is_dense(kb: KnowledgeBase) -> None:
+    model = tiny_model(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, hidden_size=8, head_dim=4)
+    adapter = tiny_adapter(model, projector="identity", layer_frequency=1)
+    assert adapter.config.out_dim == EMBEDDING_DIM
+    tied = Tied(model, adapter, attach(model, adapter))
+    resident = resident_of(kb, tied)
+    assert (resident.plan.decode, resident.plan.prefill) == ("dense", "dense")
+    assert isinstance(resident.layer(0), DenseKnowledge)
+    with pytest.raises(UnsupportedInputError, match=r"'latent' is pinned .* has no latents"):
+        resident_of(kb, tied, plan="latent")
+
+
+def test_each_phase_reads_what_the_plan_says(kb: KnowledgeBase, tied: Tied) -> None:
+    resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
+    assert isinstance(resident.layer(0, batch=4, new_tokens=1), LatentKnowledge)
+    assert isinstance(resident.layer(0, batch=1, new_tokens=2), DenseKnowledge)
+    made = resident_of(kb, tied, plan="materialise")
+    assert not made.plan.holds_dense
+    close(made.layer(0, new_tokens=9).key[:, :30], resident.layer(0, new_tokens=9).key[:, :30])
+    # One answer whatever path its tokens take.
+    seen = []
+    for plan in ("latent", "dense", "decode=latent,prefill=dense", "materialise"):
+        with tied.attachment.using(resident_of(kb, tied, plan=plan)):
+            seen.append(tied.model.generate(IDS, attention_mask=MASK, max_new_tokens=8, do_sample=False).tolist())
+    assert seen[1:] == seen[:1] * 3
+
+
+def test_gradients_read_dense_keys_and_values(kb: KnowledgeBase, tied: Tied) -> None:
+    tied.adapter.query_heads.requires_grad_(True)
+    found = []
+    for plan in ("latent", "dense"):
+        tied.adapter.zero_grad()
+        with tied.attachment.using(resident_of(kb, tied, plan=plan)):
+            tied.model(IDS, attention_mask=MASK, labels=IDS.masked_fill(MASK == 0, -100)).loss.backward()
+        found.append(tied.adapter.query_heads["2"].weight.grad.clone())
+    assert found[1].any()
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_attach_says_how_it_is_held(kb: KnowledgeBase) -> None:
+    model = tiny_model()
+    adapter = tiny_adapter(model)
+    attachment = attach(model, adapter, plan="latent", storage="int8")
+    assert attach(model, adapter, plan="latent", storage="int8") is attachment
+    resident = resident_for(attachment, kb)
+    assert resident.buffers["key"].dtype == torch.int8
+    assert resident_for(attachment, kb) is resident
+    again = attach(model, adapter, plan="dense")
+    assert again is not attachment
+    assert set(resident_for(again, kb).buffers) == {
+        f"dense {what} {layer}" for what in ("key", "value") for layer in (0, 2)
+    }
+
+
+def test_what_cannot_be_stored_is_refused(kb: KnowledgeBase, tied: Tied) -> None:
+    with pytest.raises(KnowledgeError, match=r"storage must be one of auto, float32, .*; got 'int4'"):
+        attach(tied.model, tied.adapter, storage="int4")
+    with pytest.raises(KnowledgeError, match=r"'float32' is for float32 models, this one is torch.bfloat16"):
+        resident_of(kb, tied, torch.bfloat16, storage="float32")
+
+
+def test_growth_makes_a_new_plan(kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its room the knowledge base is planned for anew, and may change its layout; within, nothing moves."""
+    monkeypatch.setattr(devices, "free_memory", lambda device: 400_000)
+    resident = resident_of(kb, tied, plan="prefill=dense")
+    dense = resident_of(kb, tied)
+    before = dense.plan
+    assert {"key", "dense key 0"} <= dense.buffers.keys()
+    monkeypatch.setattr(devices, "free_memory", lambda device: 10_000)
+    kb.add([Triple(f"thing {number}", "color", "more") for number in range(30, 50)])
+    dense.sync()
+    assert dense.plan is before, "there was room"
+    kb.add([Triple(f"thing {number}", "color", "more") for number in range(50, 100)])
+    dense.sync()
+    assert dense.plan is not before
+    assert dense.plan.shape.triples == 100
+    assert dense.buffers.keys() == {"key", "value", "norm"}
+    with pytest.raises(UnsupportedInputError, match="'dense' is pinned for prefill"):
+        resident.sync()
+    close(with_knowledge(tied, dense), with_knowledge(tied, resident_of(kb, tied, plan="latent")))
