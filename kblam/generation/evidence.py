@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from kblam.knowledge import Triple
-from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence
-from kblam_kernels.knowledge import dequantise
-from kblam_kernels.latent.interface import absorb_query
+from kblam_kernels import evidence
 
 # Triples remembered per generated token; an answer that rests on more than this at one token is not one answer.
 KEPT_PER_TOKEN = 16
@@ -47,12 +45,9 @@ class EvidenceRecorder:
     def __call__(self, *, index: Tensor | None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
         heads = attention["query"].shape[1]
-        query, knowledge = attention["query"][:, :, -1:], attention["knowledge"]
-        if isinstance(knowledge, LatentKnowledge):
-            query, knowledge = _scored_as_dense(query, knowledge)
         mass = evidence(
-            query,
-            knowledge,
+            attention["query"][:, :, -1:],
+            attention["knowledge"],
             attention["lse"][:, :, -1:],
             scale=attention["scale"],
             knowledge_bias=attention["bias"],
@@ -72,12 +67,3 @@ class EvidenceRecorder:
             for row, mass in zip(rows[batch_row].tolist(), masses[batch_row].tolist(), strict=True):
                 peak[row] = max(mass, peak.get(row, 0.0))
         return sorted(peak.items(), key=lambda item: -item[1])[:top]
-
-
-def _scored_as_dense(query: Tensor, knowledge: LatentKnowledge) -> tuple[Tensor, DenseKnowledge]:
-    """A query and keys of width P + 1 with the scores of a query against latents; all heads share one copy of these."""
-    absorbed, constant = absorb_query(query, knowledge)
-    wide = torch.cat([absorbed.to(constant.dtype), constant[..., None]], dim=-1)
-    keys = dequantise(knowledge.key, knowledge.key_scale, constant.dtype) * knowledge.norm[:, None]
-    keys = torch.cat([keys, knowledge.norm[:, None]], dim=-1).expand(knowledge.num_heads, -1, -1)
-    return wide, DenseKnowledge(keys, keys)
