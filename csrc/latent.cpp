@@ -1,5 +1,5 @@
-// Latent knowledge: a task is a block of rows (heads, new tokens and, where they see the same tokens, batch rows) against a
-// chunk of the list. Tasks of one chunk follow each other, so that its latents are in a cache for all but the first.
+// Latent knowledge: a task is a block of rows (heads, new tokens and, where they see the same tokens, batch rows)
+// against a chunk of the list. Tasks of a chunk follow each other: its latents are in a cache for all but the first.
 #include "kblam/latent.h"
 
 #include <algorithm>

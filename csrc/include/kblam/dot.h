@@ -66,7 +66,8 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     }
     if (tail) {
       const F q = Dot<T>::load_query(query + whole);
-      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::multiply(q, Dot<T>::load_first_key(k[j] + whole, tail), sums[j]);
+      for (int j = 0; j < TOKENS; ++j)
+        sums[j] = Dot<T>::multiply(q, Dot<T>::load_first_key(k[j] + whole, tail), sums[j]);
     }
     for (int j = 0; j < TOKENS; ++j) scores[t + j] = sum(sums[j]);
   }
@@ -74,7 +75,8 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     ahead.fetch(t);
     const T* k = keys + t * stride;
     F s = zero();
-    for (int d = 0; d < whole; d += STEP) s = Dot<T>::multiply(Dot<T>::load_query(query + d), Dot<T>::load_key(k + d), s);
+    for (int d = 0; d < whole; d += STEP)
+      s = Dot<T>::multiply(Dot<T>::load_query(query + d), Dot<T>::load_key(k + d), s);
     if (tail) s = Dot<T>::multiply(Dot<T>::load_query(query + whole), Dot<T>::load_first_key(k + whole, tail), s);
     scores[t] = sum(s);
   }

@@ -1,9 +1,9 @@
 // Attention of absorbed queries to latents: every head of every query reads the same tokens.
 //
-// For each tile of tokens: inner products of SCORE_ROWS queries with four keys at a time, a softmax step over vectors of
-// tokens, and a small matrix product of weights and values. Latents stay as they lie in memory, a row for each triple.
-// Pairs of bfloat16 are multiplied where the processor can and nothing is lost: bfloat16 queries, and latents of bfloat16
-// or int8. Values are then interleaved in pairs of tokens, a panel of columns at a time.
+// For each tile of tokens: inner products of SCORE_ROWS queries with four keys at a time, a softmax step over vectors
+// of tokens, and a small matrix product of weights and values. Latents stay as they lie in memory, a row a triple.
+// Pairs of bfloat16 are multiplied where the processor can and nothing is lost: bfloat16 queries, and latents of
+// bfloat16 or int8. Values are then interleaved in pairs of tokens, a panel of columns at a time.
 #pragma once
 
 #include "tile.h"
@@ -103,11 +103,14 @@ inline void token_factors(const Latents& latents, int64_t tile, int n, float sca
   for (int t = n; t < round_up(n, W); ++t) s.of_product[t] = s.of_constant[t] = s.of_value[t] = 0.f;
 }
 
-// Turns the n products of a row into weights relative to its running maximum. Returns the largest of them.
+// Turns the n products of a row into weights relative to its running maximum, and hands those, times what the token's
+// value is multiplied by, to `keep(t, weights)` vector by vector. Returns the largest weight.
+template <class Keep>
 inline float take_products(const LatentRow& row, const LatentScratch& s, float* scores, int64_t tile, int n,
-                           float* shrink) {
+                           float* shrink, const Keep& keep) {
   const float infinity = __builtin_inff();
   const int padded = int(round_up(n, W));
+  F top = set1(-infinity);
   for (int t = 0; t < padded; t += W) {
     F x = fma(load(s.of_constant + t), set1(row.constant), set1(row.offset));
     x = fma(load(scores + t), load(s.of_product + t), x);
@@ -116,10 +119,12 @@ inline float take_products(const LatentRow& row, const LatentScratch& s, float* 
       x = add(x, n - t >= W ? load(bias) : load_first(bias, n - t));
     }
     store(scores + t, x);
+    if (t + W > n) {
+      for (int i = n; i < padded; ++i) scores[i] = -infinity;
+      x = load(scores + t);
+    }
+    top = max(top, x);
   }
-  for (int t = n; t < padded; ++t) scores[t] = -infinity;
-  F top = set1(-infinity);
-  for (int t = 0; t < padded; t += W) top = max(top, load(scores + t));
   const float before = *row.maximum, of_tile = maximum(top);
   const float now = of_tile > before ? of_tile : before;
   // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
@@ -127,12 +132,15 @@ inline float take_products(const LatentRow& row, const LatentScratch& s, float* 
   F total = zero();
   for (int t = 0; t < padded; t += W) {
     const F weight = exp(add(load(scores + t), set1(-level)));
-    store(scores + t, weight);
     total = add(total, weight);
+    keep(t, mul(weight, load(s.of_value + t)));
   }
   float factor[W];
-  store(factor, exp(set1(before - level)));
-  *shrink = factor[0];
+  *shrink = 1.f;
+  if (now != before) {
+    store(factor, exp(set1(before - level)));
+    *shrink = factor[0];
+  }
   store(factor, exp(set1(of_tile - level)));
   *row.maximum = now;
   *row.total = *row.total * *shrink + sum(total);
@@ -156,9 +164,8 @@ struct WideLatents {
     score_keys<WideDot<float>>(queries, rows, wide, query_stride(P), n, P, to);
   }
 
-  static void weigh(const LatentScratch& s, int row, int n) {
-    float* weights = s.scores + row * LATENT_TILE;
-    for (int t = 0; t < n; t += W) store(weights + t, mul(load(weights + t), load(s.of_value + t)));
+  static void keep(const LatentScratch& s, int row, int t, F weights) {
+    store(s.scores + row * LATENT_TILE + t, weights);
   }
 
   // A panel that ends inside a vector is copied, so that no load passes the end of a row.
@@ -221,10 +228,8 @@ struct PairLatents {
     }
   }
 
-  static void weigh(const LatentScratch& s, int row, int n) {
-    const float* weights = s.scores + row * LATENT_TILE;
-    bfloat16* pairs = reinterpret_cast<bfloat16*>(s.pairs) + row * LATENT_TILE;
-    for (int t = 0; t < n; t += W) store_rounded(pairs + t, mul(load(weights + t), load(s.of_value + t)));
+  static void keep(const LatentScratch& s, int row, int t, F weights) {
+    store_rounded(reinterpret_cast<bfloat16*>(s.pairs) + row * LATENT_TILE + t, weights);
   }
 
   static bool packs(int) { return true; }
@@ -297,8 +302,9 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentRow* rows, int c
   const T* keys = static_cast<const T*>(latents.key);
   const T* values = static_cast<const T*>(latents.value);
   const auto ahead = [&](const T* from, int64_t stride, int64_t token, int64_t n) {
-    return Fetches{{reinterpret_cast<const char*>(from + token * stride), stride * int64_t(sizeof(T)), P * int(sizeof(T))},
-                   n, 0};
+    const Ahead rows{reinterpret_cast<const char*>(from + token * stride), stride * int64_t(sizeof(T)),
+                     P * int(sizeof(T))};
+    return Fetches{rows, n, 0};
   };
   Skipped tiles{};
   for (int64_t tile = begin; tile < end; tile += LATENT_TILE) {
@@ -315,7 +321,8 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentRow* rows, int c
     }
     float largest = 0.f;
     for (int r = 0; r < count; ++r) {
-      const float weight = take_products(rows[r], s, s.scores + r * LATENT_TILE, tile, n, s.shrink + r);
+      const float weight = take_products(rows[r], s, s.scores + r * LATENT_TILE, tile, n, s.shrink + r,
+                                         [&](int t, F weights) { L::keep(s, r, t, weights); });
       if (!(weight <= largest)) largest = weight;  // NaN stays
     }
     ++tiles.visited;
@@ -324,7 +331,6 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentRow* rows, int c
       ++tiles.skipped;
       continue;
     }
-    for (int r = 0; r < count; ++r) L::weigh(s, r, n);
     sum_values<L>(s, rows, count, values + tile * latents.value_stride, latents.value_stride, n, P, next_keys);
   }
   return tiles;

@@ -74,7 +74,7 @@ constexpr float LOWEST = -3.4e38f;
 // Rows that a tile task takes at most: what its scratch memory is sized for.
 constexpr int MAX_TILE_ROWS = 256;
 
-// Absorbed queries that a latent task takes at most: with 384 numbers each they fit a first-level cache beside a few keys.
+// Absorbed queries that a latent task takes at most: 32 of 384 numbers fit a first-level cache beside a few keys.
 constexpr int MAX_LATENT_ROWS = 32;
 
 // A size known to the compiler, passed as a value.
