@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kblam_kernels.dispatch import BACKENDS, Backend, Forward, Request, verify_cpu
+from kblam_kernels.dispatch import BACKENDS, Backend, Forward, verify_cpu
 
 
 def _load_triton() -> Forward:
@@ -23,12 +23,8 @@ def _load_reference() -> Forward:
     return reference.forward
 
 
-def _verify_triton(request: Request) -> str | None:
-    if request.storage_dtype != request.dtype:
-        return f"it does not read {request.storage_dtype} latents under {request.dtype} queries"
-    # For the rest Triton asks the same of a call, whatever the layout of its knowledge.
-    return next(backend for backend in BACKENDS if backend.name == "triton").verify(request)
-
+# Triton asks the same of a call, whatever the layout of its knowledge; it reads latents of every storage dtype.
+_verify_triton = next(backend for backend in BACKENDS if backend.name == "triton").verify
 
 LATENT_BACKENDS: tuple[Backend, ...] = (
     Backend("triton", _verify_triton, _load_triton),

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from kblam_kernels.latent.tiles import is_padded, latent_tile, value_parts
+import torch
+
+from kblam_kernels.latent.tiles import is_padded, latent_tile, storage_of, value_parts
 from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, chunk_of, head_chunk_of, prompt_block
 from kblam_kernels.resources import CompileJob
 from kblam_kernels.tiles import Arch
 
 HEAD_DIM = 128
-# (dtype, pointer type, element size, P, left out of the quick set)
+_ELEMENT_SIZE = {"*bf16": 2, "*fp16": 2, "*fp32": 4}
+_NAMES = {"*bf16": "bfloat16", "*fp16": "float16", "*fp32": "float32", "*i8": "int8", "*u8": "fp8"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One variant: pointer types of the queries and of the latents, the latents' width, whether it may skip."""
+
+    query: str
+    P: int
+    stored: str = ""
+    skips: bool = False
+    extended: bool = True
+
+    @property
+    def name(self) -> str:
+        stored = f"/{_NAMES[self.stored]}" if self.stored else ""
+        return f"{_NAMES[self.query]}{stored} P{self.P} D{HEAD_DIM} {'skipping' if self.skips else 'everything'}"
+
+
 _ROWS = (
-    ("bfloat16", "*bf16", 2, 384, False),
-    ("bfloat16", "*bf16", 2, 1536, False),
-    ("bfloat16", "*bf16", 2, 256, True),
-    ("bfloat16", "*bf16", 2, 512, True),
-    ("bfloat16", "*bf16", 2, 768, True),
-    ("bfloat16", "*bf16", 2, 1024, True),
-    ("bfloat16", "*bf16", 2, 3072, True),
-    ("float16", "*fp16", 2, 384, True),
-    ("float32", "*fp32", 4, 384, True),
+    _Row("*bf16", 384, extended=False),
+    _Row("*bf16", 384, "*i8", extended=False),
+    _Row("*bf16", 384, "*u8", extended=False),
+    _Row("*bf16", 384, skips=True, extended=False),
+    _Row("*bf16", 1536, extended=False),
+    *(_Row("*bf16", P) for P in (256, 512, 768, 1024, 3072)),
+    *(_Row("*bf16", P, "*i8") for P in (256, 512, 768, 1024, 1536, 3072)),
+    *(_Row("*bf16", P, "*u8") for P in (768, 1024, 1536)),
+    *(_Row("*bf16", P, "*fp16") for P in (384, 1024, 1536)),
+    *(_Row("*bf16", P, skips=True) for P in (1024, 1536)),
+    _Row("*bf16", 384, "*i8", skips=True),
+    _Row("*fp16", 384),
+    *(_Row("*fp16", 384, stored) for stored in ("*bf16", "*i8", "*u8")),
+    _Row("*fp32", 384),
+    *(_Row("*fp32", 384, stored) for stored in ("*fp16", "*i8", "*u8")),
+    _Row("*fp32", 384, skips=True),
 )
 _SIZES = (
     *("B", "Hq", "Hkv", "N", "T", "M", "window", "rows", "row_count", "row_tiles", "groups"),
@@ -40,12 +69,15 @@ def compile_jobs() -> Iterator[CompileJob]:
     """The jobs of `latent_decode_kernel`."""
     archs: tuple[Arch, ...] = ("sm_80", "sm_90")
     for arch in archs:
-        for dtype, pointer, element_size, P, extended in _ROWS:
-            yield _job(arch, dtype, pointer, element_size, P, extended)
-    yield _job("sm_86", "bfloat16", "*bf16", 2, 512, True)
+        for row in _ROWS:
+            yield _job(arch, row)
+    yield _job("sm_86", _Row("*bf16", 512))
+    yield _job("sm_86", _Row("*bf16", 512, "*i8"))
 
 
-def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extended: bool) -> CompileJob:
+def _job(arch: Arch, row: _Row) -> CompileJob:
+    P, element_size, stored = row.P, _ELEMENT_SIZE[row.query], row.stored or row.query
+    storage = storage_of({"*i8": torch.int8, "*u8": torch.float8_e4m3fn}.get(stored, torch.float32))
     tile = latent_tile(P, element_size, arch)
     chunk = chunk_of(P, tile.widest_chunk)
     parts, value_chunks = value_parts(P, tile)
@@ -64,6 +96,10 @@ def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extend
         "VALUE_PARTS": parts,
         "IS_PADDED": is_padded(P, tile),
         "IS_RESIDENT": tile.resident,
+        "KEY_GAIN": storage.gain,
+        "VALUE_HEADROOM": storage.headroom,
+        "HAS_SCALE": stored in ("*i8", "*u8"),
+        "SKIPS": row.skips,
         "PROMPT_ROWS": 16,
         "PROMPT_BLOCK": prompt_block(HEAD_DIM, element_size),
         "PROMPT_SPLIT": PROMPT_SPLIT,
@@ -72,8 +108,15 @@ def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extend
         "IS_DIM_PADDED": False,
         "PRECISION": "tf32x3",
     }
-    types = dict.fromkeys(_SIZES, "i32") | {"scale": "fp32", "prompt_mask": "*i1", "knowledge_range": "*i32"}
-    types |= dict.fromkeys(("query", "key", "value", "latent_key", "latent_value", "absorbed_query"), pointer)
+    types = dict.fromkeys(_SIZES, "i32") | dict.fromkeys(("scale", "skip_threshold"), "fp32")
+    types |= {"prompt_mask": "*i1", "knowledge_range": "*i32"}
+    types |= dict.fromkeys(("query", "key", "value", "absorbed_query"), row.query)
+    types |= dict.fromkeys(("latent_key", "latent_value"), stored)
+    if constants["HAS_SCALE"]:
+        types |= {"key_scale": "*fp32", "value_scale": "*fp32"}
+    if row.skips:
+        types |= {"tiles": "*i64"}
+    constants |= {name: None for name in ("key_scale", "value_scale", "tiles") if name not in types}
     types |= dict.fromkeys(("norm", "constant", "bias", "partial_latent", "partial_prompt"), "*fp32")
     types |= dict.fromkeys(("maximum", "total"), "*fp32")
     aligned = {f"{tensor}_{axis}_stride": "i32" for tensor, axes in _STRIDES.items() for axis in axes}
@@ -81,7 +124,7 @@ def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extend
     pointers = {name for name, type_ in types.items() if type_.startswith("*")}
     return CompileJob(
         kernel="latent_decode_kernel",
-        variant=f"{dtype} P{P} D{HEAD_DIM} everything",
+        variant=row.name,
         arch=arch,
         tile=str(tile),
         module="kblam_kernels.latent.triton_kernels",
@@ -90,5 +133,5 @@ def _job(arch: Arch, dtype: str, pointer: str, element_size: int, P: int, extend
         divisible=frozenset(pointers | set(aligned)),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        extended=extended,
+        extended=row.extended,
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from kblam_kernels.rectangular.chunks import chunk_of
 from kblam_kernels.tiles import Arch
 
@@ -39,6 +41,28 @@ class LatentTile:
         """BLOCK_ROWS x BLOCK_M x warps x stages, and where the sums are."""
         place = f"{self.value_chunks} chunks" if self.resident else "streamed"
         return f"{self.block_rows}x{self.block_m}x{self.num_warps}x{self.num_stages} {place}"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a kernel's numbers are worth.
+
+    Args:
+        gain: a stored number over what it reads as on the chip.
+        headroom: about the largest quantised number. A value's scale is so many times smaller than the value: a weight
+            times the scale alone would underflow in float16.
+    """
+
+    gain: int
+    headroom: int
+
+
+_STORAGE = {torch.int8: Storage(1, 128), torch.float8_e4m3fn: Storage(256, 512)}
+
+
+def storage_of(dtype: torch.dtype) -> Storage:
+    """Of latents stored in `dtype`; both 1 for those without scales."""
+    return _STORAGE.get(dtype, Storage(1, 1))
 
 
 # (element size, widest P it serves, tile), the first that serves is taken.

@@ -4,7 +4,8 @@ All heads read the same latents, so heads, queries and, when the batch shares on
 of one matrix product: each latent is read once for all of them. What the launcher accepts:
 
 - CUDA tensors, or CPU tensors when TRITON_INTERPRET=1 was set before triton was imported;
-- float32, float16 or bfloat16, one dtype for all but norm, constant, bias (float32), mask (bool), range (int32, int64);
+- float32, float16 or bfloat16, one dtype for all but norm, scales, constant, bias (float32), mask (bool), range (int32,
+  int64) and the latents: these may also be float16, bfloat16, int8 or float8_e4m3fn under any of them;
 - any P and any head_dim up to 256; any strides with a contiguous last dimension;
 - shapes and meanings as `reference.forward`.
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from kblam_kernels import tiles
 from kblam_kernels.latent.op import empty_output
 from kblam_kernels.latent.reference import LatentOutput
-from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, value_parts
+from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, storage_of, value_parts
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
 from kblam_kernels.rectangular.chunks import (
     PROMPT_SPLIT,
@@ -68,10 +69,15 @@ def forward(
     if tile is None:
         arch = tiles.arch_of(torch.cuda.get_device_capability(device)) if on_gpu else "interpreter"
         tile = latent_tile(P, query.element_size(), arch)
+    storage = storage_of(latent_key.dtype)
+    if latent_key.dtype == torch.float8_e4m3fn:
+        latent_key, latent_value = latent_key.view(torch.uint8), latent_value.view(torch.uint8)
     result = empty_output(query, P, skip_threshold)
     if query.numel() == 0:
         return result
-    constant = constant.contiguous()
+    constant, norm = constant.contiguous(), norm.contiguous()
+    if key_scale is not None and value_scale is not None:
+        key_scale, value_scale = key_scale.contiguous(), value_scale.contiguous()
 
     # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without a look
     # at the device.
@@ -103,6 +109,8 @@ def forward(
             latent_key=latent_key,
             latent_value=latent_value,
             norm=norm,
+            key_scale=key_scale,
+            value_scale=value_scale,
             absorbed_query=absorbed_query,
             constant=constant,
             bias=bias,
@@ -112,6 +120,7 @@ def forward(
             partial_prompt=partial_prompt,
             maximum=maximum,
             total=total,
+            tiles=result.tiles if skip_threshold else None,
             **named_strides("query", query, "batch", "head", "row"),
             **named_strides("key", key, "batch", "head", "row"),
             **named_strides("value", value, "batch", "head", "row"),
@@ -138,6 +147,7 @@ def forward(
             split_size=split_size,
             prompt_row_tiles=prompt_row_tiles,
             scale=scale * LOG2E.value,
+            skip_threshold=skip_threshold,
             P=P,
             HEAD_DIM=D,
             GROUP=group_size,
@@ -149,6 +159,10 @@ def forward(
             VALUE_PARTS=parts,
             IS_PADDED=is_padded(P, tile),
             IS_RESIDENT=tile.resident,
+            KEY_GAIN=storage.gain,
+            VALUE_HEADROOM=storage.headroom,
+            HAS_SCALE=key_scale is not None,
+            SKIPS=skip_threshold > 0,
             PROMPT_ROWS=prompt_rows,
             PROMPT_BLOCK=prompt_block(D, query.element_size()),
             PROMPT_SPLIT=PROMPT_SPLIT,
@@ -180,6 +194,7 @@ def forward(
             splits=splits,
             P=P,
             HEAD_DIM=D,
+            VALUE_UNIT=storage.gain / storage.headroom,
             BLOCK_SPLITS=MERGE_SPLITS,
             BLOCK_COLUMNS=MERGE_COLUMNS,
             num_warps=4,

@@ -10,84 +10,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.rectangular.triton_parts import LOG2E, product
+from kblam_kernels.latent.triton_storage import resident_scores, resident_sum, streamed_scores, streamed_sum
+from kblam_kernels.rectangular.triton_parts import LOG2E
 from kblam_kernels.rectangular.triton_split import (
     LN2,
     gather_rows,
     highest_of,
-    load_tile,
     mix_of,
     no_values,
     prompt_split,
-    scores_of,
     store_statistics,
     store_values,
     sums_of,
-    take_in,
     weigh,
 )
-
-
-@triton.jit
-def _streamed_scores(
-    rows_base,
-    present,
-    key_base,
-    first,
-    inside,
-    stride,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    P: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """absorbed_query @ key.T where the query does not fit on the chip: both arrive chunk by chunk."""
-    score = tl.zeros([BLOCK_ROWS, BLOCK_M], dtype=tl.float32)
-    for start in range(0, P, CHUNK):
-        query = gather_rows(rows_base + start, present, P - start, 1, CHUNK, IS_PADDED)
-        tile = load_tile(key_base + start, first, inside, stride, P - start, BLOCK_M, 0, CHUNK, IS_PADDED)
-        score = product(query[0], tl.trans(tile), score, PRECISION)
-    return score  # [BLOCK_ROWS, BLOCK_M]
-
-
-@triton.jit
-def _stream_in(
-    partial_rows,
-    present,
-    row_max,
-    row_sum,
-    score,
-    value_base,
-    first,
-    inside,
-    stride,
-    seen_before,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    P: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """`take_in` where the sums do not fit on the chip: they stay in this program's own part of the scratch memory."""
-    p, shrink, row_max, row_sum = weigh(row_max, row_sum, score)
-    weights = p.to(value_base.dtype.element_ty)
-    for start in range(0, P, CHUNK):
-        tile = load_tile(value_base + start, first, inside, stride, P - start, BLOCK_M, 0, CHUNK, IS_PADDED)
-        dim = start + tl.arange(0, CHUNK)
-        pointers = partial_rows[:, None] + dim[None, :]
-        stored = present[:, None]
-        if IS_PADDED:
-            stored = stored & (dim < P)[None, :]
-        # Before the first tile the scratch memory holds anything, NaN too: it is not read.
-        acc = tl.load(pointers, mask=stored & seen_before, other=0.0)
-        acc = product(weights, tile, acc * shrink[:, None], PRECISION)
-        tl.store(pointers, acc, mask=stored)
-    # Other threads of the program read these sums for the next tile.
-    tl.debug_barrier()
-    return row_max, row_sum
 
 
 @triton.jit
@@ -96,6 +32,8 @@ def _latent_split(
     latent_key,
     latent_value,
     norm,
+    key_scale,
+    value_scale,
     absorbed_query,
     constant,
     bias,
@@ -103,6 +41,7 @@ def _latent_split(
     partial_latent,
     maximum,
     total,
+    tiles,
     latent_key_row_stride,
     latent_value_row_stride,
     absorbed_batch_stride,
@@ -122,6 +61,7 @@ def _latent_split(
     splits,
     split_size,
     scale,
+    skip_threshold,
     P: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -131,6 +71,10 @@ def _latent_split(
     VALUE_PARTS: tl.constexpr,
     IS_PADDED: tl.constexpr,
     IS_RESIDENT: tl.constexpr,
+    KEY_GAIN: tl.constexpr,
+    VALUE_HEADROOM: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    SKIPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RANGE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -167,34 +111,57 @@ def _latent_split(
     if IS_RESIDENT:
         a = gather_rows(rows_base, present, P, CHUNKS, CHUNK, IS_PADDED)
         acc = no_values(BLOCK_ROWS, VALUE_CHUNKS, CHUNK)
+    seen = tl.zeros([], dtype=tl.int32)
+    skipped = tl.zeros([], dtype=tl.int64)
+    visited = tl.zeros([], dtype=tl.int64)
     for first in range(start, stop, BLOCK_M):
         token = first + tl.arange(0, BLOCK_M)
         inside = (token >= first_seen) & (token < stop)
         if IS_RESIDENT:
-            score = scores_of(
-                a, latent_key, first, inside, latent_key_row_stride, P, BLOCK_M, CHUNKS, CHUNK, IS_PADDED, PRECISION
-            )
+            score = resident_scores(
+                a, latent_key, first, inside, latent_key_row_stride, P,
+                BLOCK_ROWS, BLOCK_M, CHUNKS, CHUNK, IS_PADDED, PRECISION,
+            )  # fmt: skip
         else:
-            score = _streamed_scores(
+            score = streamed_scores(
                 rows_base, present, latent_key, first, inside, latent_key_row_stride,
                 BLOCK_ROWS, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
             )  # fmt: skip
+        if HAS_SCALE:
+            score *= (tl.load(key_scale + token, mask=inside, other=0.0) * KEY_GAIN)[None, :]
         score = (score + c[:, None]) * (tl.load(norm + token, mask=inside, other=0.0) * scale)[None, :]
         if HAS_BIAS:
             pointers = bias_base + token.to(tl.int64) * bias_token_stride
             score += tl.load(pointers, mask=inside, other=float("-inf"))[None, :] * LOG2E
         else:
             score = tl.where(inside[None, :], score, float("-inf"))
-        if IS_RESIDENT:
-            acc, row_max, row_sum = take_in(
-                acc, row_max, row_sum, score, latent_value + first_column, first, inside, latent_value_row_stride,
-                P - first_column, BLOCK_M, VALUE_CHUNKS, CHUNK, IS_PADDED, PRECISION,
-            )  # fmt: skip
+        p, shrink, row_max, row_sum = weigh(row_max, row_sum, score)
+        if SKIPS:
+            # Rows past the last one weigh their tokens too, and nobody reads what they sum.
+            needed = tl.max(tl.max(tl.where(present[:, None], p, 0.0), 1), 0) >= skip_threshold
+            skipped += tl.where(needed, 0, 1)
+            visited += 1
         else:
-            row_max, row_sum = _stream_in(
-                partial_base + row.to(tl.int64) * P, present, row_max, row_sum, score, latent_value, first, inside,
-                latent_value_row_stride, first > start, BLOCK_ROWS, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
-            )  # fmt: skip
+            needed = True
+        # The token of a row's largest score weighs 1: in a skipped tile there is none, so no maximum moved.
+        if needed:
+            if HAS_SCALE:
+                p *= (tl.load(value_scale + token, mask=inside, other=0.0) * VALUE_HEADROOM)[None, :]
+            weights = p.to(absorbed_query.dtype.element_ty)
+            if IS_RESIDENT:
+                acc = resident_sum(
+                    acc, weights, shrink, latent_value + first_column, first, inside, latent_value_row_stride,
+                    P - first_column, BLOCK_M, VALUE_CHUNKS, CHUNK, IS_PADDED, PRECISION,
+                )  # fmt: skip
+            else:
+                streamed_sum(
+                    partial_base + row.to(tl.int64) * P, present, weights, shrink, latent_value, first, inside,
+                    latent_value_row_stride, seen > 0, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
+                )  # fmt: skip
+            seen += 1
+    if SKIPS:
+        tl.atomic_add(tiles, skipped, sem="relaxed")
+        tl.atomic_add(tiles + 1, visited, sem="relaxed")
     store_statistics(maximum, total, row_max, row_sum, row, present & (part == 0), split, splits)
     if IS_RESIDENT:
         store_values(
@@ -230,6 +197,8 @@ def latent_decode_kernel(
     latent_key,
     latent_value,
     norm,
+    key_scale,
+    value_scale,
     absorbed_query,
     constant,
     bias,
@@ -239,6 +208,7 @@ def latent_decode_kernel(
     partial_prompt,
     maximum,
     total,
+    tiles,
     query_batch_stride,
     query_head_stride,
     query_row_stride,
@@ -276,6 +246,7 @@ def latent_decode_kernel(
     split_size,
     prompt_row_tiles,
     scale,
+    skip_threshold,
     P: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
@@ -287,6 +258,10 @@ def latent_decode_kernel(
     VALUE_PARTS: tl.constexpr,
     IS_PADDED: tl.constexpr,
     IS_RESIDENT: tl.constexpr,
+    KEY_GAIN: tl.constexpr,
+    VALUE_HEADROOM: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    SKIPS: tl.constexpr,
     PROMPT_ROWS: tl.constexpr,
     PROMPT_BLOCK: tl.constexpr,
     PROMPT_SPLIT: tl.constexpr,
@@ -306,12 +281,12 @@ def latent_decode_kernel(
     program = tl.program_id(0)
     if program < knowledge_programs:
         _latent_split(
-            program, latent_key, latent_value, norm, absorbed_query, constant, bias, knowledge_range,
-            partial_latent, maximum, total, latent_key_row_stride, latent_value_row_stride,
+            program, latent_key, latent_value, norm, key_scale, value_scale, absorbed_query, constant, bias,
+            knowledge_range, partial_latent, maximum, total, tiles, latent_key_row_stride, latent_value_row_stride,
             absorbed_batch_stride, absorbed_head_stride, absorbed_row_stride, bias_batch_stride, bias_token_stride,
             range_batch_stride, range_end_stride, Hq, N, M, rows, row_count, row_tiles, groups, splits, split_size,
-            scale, P, BLOCK_ROWS, BLOCK_M, CHUNK, CHUNKS, VALUE_CHUNKS, VALUE_PARTS, IS_PADDED, IS_RESIDENT,
-            HAS_BIAS, HAS_RANGE, PRECISION,
+            scale, skip_threshold, P, BLOCK_ROWS, BLOCK_M, CHUNK, CHUNKS, VALUE_CHUNKS, VALUE_PARTS, IS_PADDED,
+            IS_RESIDENT, KEY_GAIN, VALUE_HEADROOM, HAS_SCALE, SKIPS, HAS_BIAS, HAS_RANGE, PRECISION,
         )  # fmt: skip
     else:
         prompt_split(
@@ -344,6 +319,7 @@ def latent_merge_kernel(
     splits,
     P: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    VALUE_UNIT: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -369,7 +345,7 @@ def latent_merge_kernel(
         head = (row // N % Hq).to(tl.int64)
         latent += (row // (N * Hq)).to(tl.int64) * latent_batch_stride + head * latent_head_stride
         latent += (row % N).to(tl.int64) * latent_row_stride
-        tl.store(latent + column, (mixed * inverse).to(latent.dtype.element_ty), mask=column < P)
+        tl.store(latent + column, (mixed * (inverse * VALUE_UNIT)).to(latent.dtype.element_ty), mask=column < P)
     else:
         column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
         mixed = mix_of(

@@ -15,13 +15,13 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(math.log2(math.e))
 # The interpreter holds bfloat16 as integers and would multiply those. Products of two bfloat16 are exact in float32.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
 def product(a, b, acc, PRECISION: tl.constexpr):
     """a @ b + acc, in float32."""
-    if _INTERPRETED:
+    if INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)
