@@ -37,6 +37,7 @@ def save(model: DemoModel, tokenizer: PreTrainedTokenizerFast, folder: Path = AS
     model.base.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     model.adapter.to(torch.bfloat16).save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a blank form; the card of both is `folder/README.md`
 
 
 def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32, backend: str = "auto") -> Demo:

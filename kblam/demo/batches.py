@@ -24,6 +24,7 @@ from kblam.demo.questions import (
     PLAIN_QUESTIONS,
     QUESTIONS,
     REFUSAL,
+    TERSE_QUESTIONS,
     clauses,
     dress,
     pair_question,
@@ -48,6 +49,7 @@ class Mixture:
         whole_refusals: refusals that are spelt out; the others stop after the token that decides.
         brief: answers about one fact leave its name out.
         varied: all phrasings, with openings and closings; else the plain ones alone.
+        terse: share of questions that are little more than a name and a property; counts where `varied`.
     """
 
     rows: int = 64
@@ -61,6 +63,7 @@ class Mixture:
     whole_refusals: float = 0.2
     brief: bool = True
     varied: bool = True
+    terse: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -287,7 +290,8 @@ class BatchBuilder:
     def _phrasing(self) -> str:
         if not self.mixture.varied:
             return self.rng.choice(PLAIN_QUESTIONS)
-        return dress(self.rng.choice(QUESTIONS), self.rng)
+        terse = self.rng.random() < self.mixture.terse
+        return dress(self.rng.choice(TERSE_QUESTIONS if terse else QUESTIONS), self.rng)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

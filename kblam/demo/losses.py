@@ -17,6 +17,8 @@ from kblam.demo.batches import IGNORE, Batch
 
 FIRST_TOKEN_WEIGHT = 0.5  # the token that decides between answer and refusal, against all others together
 REFUSAL_WEIGHT = 2.0
+# The last prompt token decides between answer and refusal; each answer has it once, and several tokens of value.
+FIRST_EVIDENCE_WEIGHT = 3.0
 
 
 @dataclass
@@ -64,8 +66,16 @@ def answer_loss(hidden: Tensor, embeddings: Tensor, batch: Batch, candidates: Ca
     return (loss * weight[answer]).sum()
 
 
+def evidence_weight(batch: Batch) -> Tensor:
+    """(E,) weight of each row of `batch.evidence` in the retrieval term."""
+    row, position, _ = batch.evidence.unbind(1)
+    return torch.where(position == batch.first[row], FIRST_EVIDENCE_WEIGHT, 1.0)
+
+
 def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """(retrieval, refusal) terms of the evidence layer, each a mean over heads, summed over its positions.
+
+    The retrieval term is weighted by `evidence_weight`.
 
     Args:
         query: (B, H, N, D) knowledge queries of the layer.
@@ -75,7 +85,8 @@ def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch) -> tup
     scale = query.shape[-1] ** -0.5
     row, position, triple = batch.evidence.unbind(1)
     true_score = (query[row, :, position].float() * keys[:, triple].transpose(0, 1).float()).sum(-1) * scale
-    retrieval = -(true_score + batch.bias[row, triple][:, None] - lse[row, :, position]).mean(1).sum()
+    log_share = (true_score + batch.bias[row, triple][:, None] - lse[row, :, position]).mean(1)
+    retrieval = -(log_share * evidence_weight(batch)).sum()
     refused = batch.refused.nonzero().squeeze(1)
     if len(refused) == 0:
         return retrieval, retrieval.new_zeros(())

@@ -59,6 +59,9 @@ QUESTIONS: tuple[str, ...] = (
     "Show {n} and its {p}.",
 )
 
+# Nothing but the name and the property to go by: harder than their share of QUESTIONS gives practice for.
+TERSE_QUESTIONS: tuple[str, ...] = ("{p} of {n}?", "{p} of {n}", "{n}'s {p}?", "{n}: {p}?")
+
 # Put before and after a question now and then, so that names are found by their place in the sentence and not by
 # the absence of other words.
 OPENINGS: tuple[str, ...] = (

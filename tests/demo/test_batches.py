@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kblam.demo.batches import IGNORE, BatchBuilder, Mixture
-from kblam.demo.questions import REFUSAL
+from kblam.demo.losses import FIRST_EVIDENCE_WEIGHT, evidence_weight
+from kblam.demo.questions import REFUSAL, TERSE_QUESTIONS
 from kblam.demo.tokenizer import build_tokenizer
 from tests.demo.small import tiny_cache, tiny_world
 
@@ -110,3 +111,22 @@ def test_the_seed_decides_everything(cache) -> None:
     first, again = (builder_for(cache).build(40)[0] for _ in range(2))
     assert torch.equal(first.input_ids, again.input_ids)
     assert torch.equal(first.bias, again.bias)
+
+
+def test_the_place_that_decides_weighs_more_in_the_retrieval_term(cache) -> None:
+    (batch,) = builder_for(cache, refusals=0.0).build(40)
+    row, position, _ = batch.evidence.unbind(1)
+    weight = evidence_weight(batch)
+    decides = position == batch.first[row]
+    assert int(decides.sum()) == len(batch.labels)
+    assert set(weight[decides].tolist()) == {FIRST_EVIDENCE_WEIGHT}
+    assert set(weight[~decides].tolist()) == {1.0}
+
+
+def test_terse_questions_have_their_share(cache) -> None:
+    (terse,) = builder_for(cache, pairs=0.0, terse=1.0).build(40)
+    (plain,) = builder_for(cache, pairs=0.0, varied=False).build(40)
+    # Bare, or within an opening and a closing of a few words.
+    lengths = [batch.first.float().median() for batch in (terse, plain)]
+    assert lengths[0] < lengths[1]
+    assert all("{n}" in template and "{p}" in template for template in TERSE_QUESTIONS)
