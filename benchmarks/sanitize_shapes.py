@@ -6,15 +6,32 @@ The results are checked by `pytest -m gpu`; here only the memory accesses matter
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import torch
 
 from kblam_kernels.errors import BackendUnavailableError
 from tests.kernels.cases import GRID, on
+from tests.kernels.latent.latent_problems import make
+
+# Latents of each storage, resident, in two parts and streamed, each with a width that pads the last chunk.
+LATENT_WIDTHS = (384, 37, 1024, 1500)
+STORAGE = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
+
+
+def latents(device: str) -> Iterator[str]:
+    """Runs latent decode over every storage, with and without skipping; yields what ran."""
+    for P in LATENT_WIDTHS:
+        for storage in STORAGE:
+            for dtype in (torch.bfloat16, torch.float32):
+                problem = make(B=2, H=4, G=2, N=1, T=70, M=300, D=64, P=P).to(dtype, storage).on(device)
+                for threshold in (0.0, 1e-3):
+                    problem.but(skip_threshold=threshold).run("triton")
+            yield f"latents of {P} in {storage}"
 
 
 def main() -> int:
-    """Runs the case grid on the GPU in two dtypes; returns the exit status."""
+    """Runs the case grid and the latents on the GPU in two dtypes; returns the exit status."""
     if not torch.cuda.is_available():
         error = BackendUnavailableError("no CUDA device here")
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -24,6 +41,9 @@ def main() -> int:
             on(case.problem(dtype), "cuda").run("triton")
         torch.cuda.synchronize()
         print(case.name, flush=True)
+    for name in latents("cuda"):
+        torch.cuda.synchronize()
+        print(name, flush=True)
     return 0
 
 

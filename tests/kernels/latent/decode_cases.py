@@ -57,9 +57,9 @@ TILES = {
 }
 
 
-def hold(problem: LatentProblem) -> None:
-    """Against float64, and against plain PyTorch of the same dtype."""
-    output, lse = problem.run("triton")
+def hold(problem: LatentProblem, device: str = "cpu") -> None:
+    """Triton's result on a device against float64, and against plain PyTorch of the same dtype."""
+    output, lse = (result.cpu() for result in problem.on(device).run("triton"))
     exact, exact_lse = problem.exact()
     tolerances.check_output(output, exact, problem.run()[0])
     # Absorbed queries are rounded to the dtype, so scores are off by its rounding, however they are summed.

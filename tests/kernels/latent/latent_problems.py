@@ -54,6 +54,17 @@ class LatentProblem:
             **{name: getattr(self, name).to(dtype) for name in names},
         )
 
+    def on(self, device: str) -> LatentProblem:
+        """Every tensor on another device."""
+
+        def moved(owner: Any) -> dict[str, Any]:
+            fields = {f.name: getattr(owner, f.name) for f in dataclasses.fields(owner)}
+            return {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
+
+        k = self.knowledge
+        projection = dataclasses.replace(k.projection, **moved(k.projection))
+        return self.but(**moved(self), knowledge=LatentKnowledge(**moved(k), projection=projection))
+
     def rows(self, rows: slice) -> LatentProblem:
         """Some rows of the batch."""
         changes = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "knowledge_query")}

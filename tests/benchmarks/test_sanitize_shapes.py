@@ -1,0 +1,25 @@
+"""The launches for compute-sanitizer, in the interpreter: they must not fail for another reason than memory."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from benchmarks import sanitize_shapes
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: kernels are compiled")
+def test_latents_of_every_storage_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sanitize_shapes, "LATENT_WIDTHS", (37,))
+    monkeypatch.setattr(sanitize_shapes, "STORAGE", (torch.int8, torch.float16))
+    assert list(sanitize_shapes.latents("cpu")) == ["latents of 37 in torch.int8", "latents of 37 in torch.float16"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
+def test_without_a_gpu_nothing_is_said_to_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sanitize_shapes.main() == 2
+    assert "no CUDA device" in capsys.readouterr().err
