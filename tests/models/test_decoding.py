@@ -1,0 +1,116 @@
+"""Decoding while the knowledge base changes: nothing is read back to the host, nothing is compiled again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import StaticCache
+
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models.resident import ResidentKnowledge
+from tests.fakes import HashingEncoder
+from tests.models.conftest import Tied, tie
+from tests.models.tiny import EMBEDDING_DIM, close, differ, prompts
+
+PROMPT, STEPS = 10, 50
+INF = float("inf")
+IDS, MASK = prompts(length=PROMPT + STEPS, padding=2)
+PLANS = ["latent", "dense"]
+
+
+class RefuseReading(TorchDispatchMode):
+    """Raises where a tensor's value becomes a Python number, which on a GPU waits for everything before it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise AssertionError(f"{func} reads from the device")
+        return func(*args, **(kwargs or {}))
+
+
+def fact(number: int, value: str = "old") -> Triple:
+    return Triple(f"thing {number}", "color", f"{value} {number}")
+
+
+@pytest.fixture
+def kb() -> Iterator[KnowledgeBase]:
+    with KnowledgeBase.from_triples([fact(number) for number in range(20)], HashingEncoder(EMBEDDING_DIM)) as kb:
+        yield kb
+
+
+@pytest.fixture
+def tied() -> Iterator[Tied]:
+    torch._dynamo.reset()
+    yield tie(layers=2, knowledge_scale=5.0)
+    torch._dynamo.reset()
+
+
+def resident_of(kb: KnowledgeBase, tied: Tied, plan: str) -> ResidentKnowledge:
+    return ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu"), plan=plan)
+
+
+def prefilled(tied: Tied) -> StaticCache:
+    cache = StaticCache(config=tied.model.config, max_cache_len=PROMPT + STEPS)
+    tied.model(IDS[:, :PROMPT], attention_mask=MASK[:, :PROMPT], past_key_values=cache)
+    return cache
+
+
+def step(model: Any, place: int, cache: StaticCache) -> Tensor:
+    logits: Tensor = model(IDS[:, place : place + 1], attention_mask=MASK, past_key_values=cache).logits
+    return logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_decode_step_reads_nothing_back(plan: str, kb: KnowledgeBase, tied: Tied) -> None:
+    with tied.attachment.using(resident_of(kb, tied, plan)):
+        cache = prefilled(tied)
+        # The mode sees what it should: reading a value is refused.
+        with pytest.raises(AssertionError, match="reads from the device"), RefuseReading():
+            torch.ones(()).item()
+        with RefuseReading():
+            logits = [step(tied.model, place, cache) for place in range(PROMPT, PROMPT + STEPS)]
+    assert torch.cat(logits).isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", PLANS)
+def test_fifty_compiled_steps_follow_the_knowledge_base(plan: str, kb: KnowledgeBase, tied: Tied) -> None:
+    """One graph for 50 tokens, between which triples are changed, added and removed, hidden and shown."""
+    resident = resident_of(kb, tied, plan)
+    bias = torch.zeros(20)
+    ranges = torch.tensor([[0, 20], [0, 20]], dtype=torch.int32)
+    changes = {
+        PROMPT + 10: lambda: kb.add(fact(3, "new")),
+        PROMPT + 20: lambda: (kb.remove("thing 7"), kb.add(fact(40))),
+        PROMPT + 30: lambda: bias[:5].fill_(-INF),
+        PROMPT + 40: lambda: ranges[0].copy_(torch.tensor([2, 9])),
+    }
+    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    with tied.attachment.using(resident, bias=bias, knowledge_range=ranges):
+        caches = prefilled(tied), prefilled(tied)
+        # Dynamo makes the position a symbol at its second value.
+        for place in (PROMPT, PROMPT + 1):
+            step(compiled, place, caches[0])
+            step(tied.model, place, caches[1])
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        where = {name: buffer.data_ptr() for name, buffer in resident.buffers.items()}
+        stale: Tensor | None = None
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for place in range(PROMPT + 2, PROMPT + STEPS):
+                if change := changes.get(place):
+                    stale = step(tied.model, place, copy.deepcopy(caches[1]))
+                    change()
+                    resident.sync()
+                found, expected = step(compiled, place, caches[0]), step(tied.model, place, caches[1])
+                close(found, expected)
+                if place in changes:
+                    assert stale is not None
+                    assert differ(found, stale, by=1e-3), "the change is seen at the next token"
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+        assert {name: buffer.data_ptr() for name, buffer in resident.buffers.items()} == where
