@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <string>
@@ -39,6 +40,15 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
+// Of latents, which may be stored otherwise than queries.
+inline Dtype storage_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Char: return Dtype::int8;
+    case ScalarType::Float8_e4m3fn: return Dtype::float8;
+    default: return dtype_of(t);
+  }
+}
+
 inline const Kernels& kernels_named(const std::string& name) {
   const Kernels* chosen = select_kernels(name.c_str());
   STD_TORCH_CHECK(chosen != nullptr, "this processor does not run the kernels called ", name);
@@ -68,6 +78,14 @@ inline const float* bias_of(const Tensor& bias, int64_t B, int64_t M, int64_t& b
   STD_TORCH_CHECK(token == 0 || token == 1, "bias must have stride 0 or 1 along M");
   batch = bias.size(0) == 1 ? 0 : bias.stride(0);
   return static_cast<const float*>(bias.const_data_ptr());
+}
+
+// Contiguous float32 of such a shape.
+inline const float* floats_of(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.is_contiguous() &&
+                      t.dim() == int64_t(shape.size()) && std::equal(shape.begin(), shape.end(), t.sizes().begin()),
+                  name, " must be contiguous float32 of a shape that fits the query");
+  return static_cast<const float*>(t.const_data_ptr());
 }
 
 inline const int64_t* range_of(const Tensor& range, int64_t B) {

@@ -5,21 +5,6 @@
 namespace kblam::binding {
 namespace {
 
-Dtype storage_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Char: return Dtype::int8;
-    case ScalarType::Float8_e4m3fn: return Dtype::float8;
-    default: return dtype_of(t);
-  }
-}
-
-const float* of_tokens(const char* name, const Tensor& t, int64_t M) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.dim() == 1 && t.size(0) == M &&
-                      last_is_contiguous(t),
-                  name, " must be contiguous float32 (M,)");
-  return static_cast<const float*>(t.const_data_ptr());
-}
-
 Latents latents_of(const Tensor& key, const Tensor& value, const Tensor& norm, const MaybeTensor& key_scale,
                    const MaybeTensor& value_scale) {
   STD_TORCH_CHECK(key.dim() == 2 && value.dim() == 2 && key.size(0) == value.size(0) && key.size(1) == value.size(1) &&
@@ -31,17 +16,10 @@ Latents latents_of(const Tensor& key, const Tensor& value, const Tensor& norm, c
   l.key = key.const_data_ptr(), l.value = value.const_data_ptr();
   l.key_stride = key.stride(0), l.value_stride = value.stride(0);
   l.storage = storage_of(key);
-  l.norm = of_tokens("norm", norm, M);
-  if (key_scale) l.key_scale = of_tokens("key_scale", *key_scale, M);
-  if (value_scale) l.value_scale = of_tokens("value_scale", *value_scale, M);
+  l.norm = floats_of("norm", norm, {M});
+  if (key_scale) l.key_scale = floats_of("key_scale", *key_scale, {M});
+  if (value_scale) l.value_scale = floats_of("value_scale", *value_scale, {M});
   return l;
-}
-
-const float* of_rows(const Tensor& t, const Prompt& p) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.dim() == 3 && t.is_contiguous() &&
-                      t.size(0) == p.B && t.size(1) == p.Hq && t.size(2) == p.N,
-                  "constant must be contiguous float32 (B, Hq, N)");
-  return static_cast<const float*>(t.const_data_ptr());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
@@ -54,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   p.latents = latents_of(latent_key, latent_value, norm, key_scale, value_scale);
   p.M = latent_key.size(0), p.P = int(latent_key.size(1));
   p.absorbed_query = strided("absorbed_query", absorbed_query, query, p.B, p.Hq, p.N, p.P);
-  p.constant = of_rows(constant, p);
+  p.constant = floats_of("constant", constant, {p.B, p.Hq, p.N});
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
   p.threshold = float(skip_threshold);

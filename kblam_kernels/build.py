@@ -43,8 +43,8 @@ _X86_FILES = {
     "kernels_avx512.cpp": _AVX512,
     "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512bf16"),
 }
-_FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "rectangular.cpp", "latent.cpp")
-_BINDINGS = ("binding.cpp", "binding_latent.cpp")
+_FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "rectangular.cpp", "latent.cpp", "mass.cpp")
+_BINDINGS = ("binding.cpp", "binding_latent.cpp", "binding_mass.cpp")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from kblam_kernels.dispatch import Backend, Forward
+from kblam_kernels.dispatch import Backend, Forward, verify_cpu
+
+
+def _load_cpu() -> Forward:
+    from kblam_kernels.evidence import cpu
+
+    return cpu.mass
 
 
 def _load_reference() -> Forward:
@@ -11,4 +17,7 @@ def _load_reference() -> Forward:
     return reference.mass
 
 
-EVIDENCE_BACKENDS: tuple[Backend, ...] = (Backend("reference", lambda request: None, _load_reference),)
+EVIDENCE_BACKENDS: tuple[Backend, ...] = (
+    Backend("cpu", verify_cpu, _load_cpu),
+    Backend("reference", lambda request: None, _load_reference),
+)

@@ -1,5 +1,5 @@
 // The kernel table of one instruction set: include after its simd header, with KBLAM_ISA and KBLAM_TABLE defined.
-#include "latent_tile.h"
+#include "mass_tile.h"
 #include "stream.h"
 #include "tile.h"
 
@@ -12,6 +12,7 @@ const Kernels KBLAM_TABLE = {
     {KBLAM_ISA::stream_absorb<float>, KBLAM_ISA::stream_absorb<bfloat16>, KBLAM_ISA::stream_absorb<float16>},
     {KBLAM_ISA::tile_absorb<float>, KBLAM_ISA::tile_absorb<bfloat16>, KBLAM_ISA::tile_absorb<float16>},
     KBLAM_ISA::latent_absorb,
+    KBLAM_ISA::add_mass,
     KBLAM_ISA::add_scaled,
     KBLAM_ISA::stream_scratch,
     KBLAM_ISA::tile_scratch,

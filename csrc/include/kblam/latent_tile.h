@@ -95,7 +95,7 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
 // What the tile's tokens multiply, scale included.
 inline void token_factors(const Latents& latents, int64_t tile, int n, float scale, const LatentScratch& s) {
   for (int t = 0; t < n; ++t) {
-    const float norm = latents.norm[tile + t] * scale;
+    const float norm = latents.norm == nullptr ? scale : latents.norm[tile + t] * scale;
     s.of_constant[t] = norm;
     s.of_product[t] = latents.key_scale == nullptr ? norm : norm * latents.key_scale[tile + t];
     s.of_value[t] = latents.value_scale == nullptr ? 1.f : latents.value_scale[tile + t];
@@ -336,38 +336,49 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentRow* rows, int c
   return tiles;
 }
 
-template <class Q, class T>
-inline void pack_latent_queries(const LatentRow* rows, int count, int P, Q* to) {
+// f(kind, element) for the way in which such queries and latents are multiplied.
+template <class Function>
+inline auto by_kind(Dtype query, Dtype storage, const Function& f) {
+#ifdef KBLAM_HAS_PAIRS
+  if (query == Dtype::bfloat16 && storage == Dtype::bfloat16) return f(PairLatents<bfloat16>{}, bfloat16{});
+  if (query == Dtype::bfloat16 && storage == Dtype::int8) return f(PairLatents<int8_t>{}, int8_t{});
+#endif
+  switch (storage) {
+    case Dtype::bfloat16: return f(WideLatents<bfloat16>{}, bfloat16{});
+    case Dtype::float16: return f(WideLatents<float16>{}, float16{});
+    case Dtype::int8: return f(WideLatents<int8_t>{}, int8_t{});
+    case Dtype::float8: return f(WideLatents<float8>{}, float8{});
+    default: return f(WideLatents<float>{}, float{});
+  }
+}
+
+// The rows' queries, padded with zeros, as the kind multiplies them.
+template <class L, class AnyRow>
+inline void copy_queries(Dtype query, const AnyRow* rows, int count, int P, const LatentScratch& s) {
+  using Query = typename L::Query;
   const int padded = int(query_stride(P));
-  for (int r = 0; r < count; ++r) copy_query(to + r * padded, static_cast<const T*>(rows[r].query), P, padded);
+  for (int r = 0; r < count; ++r) {
+    Query* to = static_cast<Query*>(s.queries) + r * padded;
+    if constexpr (sizeof(Query) == sizeof(bfloat16)) {
+      copy_query(to, static_cast<const bfloat16*>(rows[r].query), P, padded);
+    } else {
+      switch (query) {
+        case Dtype::bfloat16: copy_query(to, static_cast<const bfloat16*>(rows[r].query), P, padded); break;
+        case Dtype::float16: copy_query(to, static_cast<const float16*>(rows[r].query), P, padded); break;
+        default: copy_query(to, static_cast<const float*>(rows[r].query), P, padded);
+      }
+    }
+  }
 }
 
 inline Skipped latent_absorb(const Latents& latents, Dtype query, const LatentRow* rows, int count, int64_t begin,
                              int64_t end, int P, float scale, float threshold, char* scratch) {
   const LatentScratch s = lay_out_latent(scratch, P);
-  const auto absorb = [&](auto kind, auto element) {
-    return absorb_tiles<decltype(kind), decltype(element)>(latents, rows, count, begin, end, P, scale, threshold, s);
-  };
-#ifdef KBLAM_HAS_PAIRS
-  if (query == Dtype::bfloat16 && (latents.storage == Dtype::bfloat16 || latents.storage == Dtype::int8)) {
-    pack_latent_queries<bfloat16, bfloat16>(rows, count, P, static_cast<bfloat16*>(s.queries));
-    if (latents.storage == Dtype::int8) return absorb(PairLatents<int8_t>{}, int8_t{});
-    return absorb(PairLatents<bfloat16>{}, bfloat16{});
-  }
-#endif
-  float* queries = static_cast<float*>(s.queries);
-  switch (query) {
-    case Dtype::bfloat16: pack_latent_queries<float, bfloat16>(rows, count, P, queries); break;
-    case Dtype::float16: pack_latent_queries<float, float16>(rows, count, P, queries); break;
-    default: pack_latent_queries<float, float>(rows, count, P, queries);
-  }
-  switch (latents.storage) {
-    case Dtype::bfloat16: return absorb(WideLatents<bfloat16>{}, bfloat16{});
-    case Dtype::float16: return absorb(WideLatents<float16>{}, float16{});
-    case Dtype::int8: return absorb(WideLatents<int8_t>{}, int8_t{});
-    case Dtype::float8: return absorb(WideLatents<float8>{}, float8{});
-    default: return absorb(WideLatents<float>{}, float{});
-  }
+  return by_kind(query, latents.storage, [&](auto kind, auto element) {
+    using L = decltype(kind);
+    copy_queries<L>(query, rows, count, P, s);
+    return absorb_tiles<L, decltype(element)>(latents, rows, count, begin, end, P, scale, threshold, s);
+  });
 }
 
 // to += factor * from, whole vectors.

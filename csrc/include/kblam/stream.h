@@ -63,7 +63,8 @@ inline void add_weighted_values(float* const* output, const float* const* weight
   for (int r = 0; r < ROWS; ++r) {
     float* out = output[r] + vectors * W;
     F sums = load(out);
-    for (int t = 0; t < n; ++t) sums = fma(set1(weights[r][t]), load_first(values + t * stride + vectors * W, tail), sums);
+    for (int t = 0; t < n; ++t)
+      sums = fma(set1(weights[r][t]), load_first(values + t * stride + vectors * W, tail), sums);
     store(out, sums);
   }
 }

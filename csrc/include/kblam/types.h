@@ -50,7 +50,7 @@ struct Latents {
   const void* key;
   const void* value;
   int64_t key_stride, value_stride;  // elements
-  const float* norm;
+  const float* norm;                     // null is 1
   const float *key_scale, *value_scale;  // one for each token; or null
   Dtype storage;
 };
@@ -117,16 +117,30 @@ struct Skipped {
 using AbsorbLatents = Skipped (*)(const Latents& latents, Dtype query, const LatentRow* rows, int count, int64_t begin,
                                   int64_t end, int P, float scale, float threshold, char* scratch);
 
+// One query of an attention that is over, and the weight of its share.
+struct MassRow {
+  const void* query;  // contiguous elements
+  float constant;     // as in LatentRow
+  float level;        // lse; +inf for a row that saw nothing
+  float weight;
+};
+
+// mass[m] += sum over rows of weight * e^(score - level) for tokens [begin, end) and at most MAX_LATENT_ROWS rows.
+// Dense keys have no norm and no scale; values are not looked at.
+using AddMass = void (*)(const Latents& keys, Dtype query, const MassRow* rows, int count, int64_t begin, int64_t end,
+                         int width, float scale, const float* bias, float offset, float* mass, char* scratch);
+
 // The kernels of one instruction set; `stream` and `tile` are indexed by Dtype.
 struct Kernels {
   const char* name;
   Absorb stream[3];  // few rows: reads each key and value once, bound by memory
   Absorb tile[3];    // many rows, at most MAX_TILE_ROWS: two small matrix products for each tile
   AbsorbLatents latent;
+  AddMass mass;
   void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors
   int64_t (*stream_scratch)(int head_dim, int count);  // bytes
   int64_t (*tile_scratch)(int head_dim);
-  int64_t (*latent_scratch)(int P);
+  int64_t (*latent_scratch)(int P);  // of `latent` and `mass`
 };
 
 }  // namespace kblam

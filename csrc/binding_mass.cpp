@@ -1,0 +1,51 @@
+// The torch side of evidence.
+#include "binding.h"
+#include "kblam/mass.h"
+
+namespace kblam::binding {
+namespace {
+
+Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
+            const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias, const MaybeTensor& knowledge_range,
+            const Tensor& row_weight, double scale, std::string kernels) {
+  STD_TORCH_CHECK(rows.dim() == 4 && key.dim() >= 2 && key.dim() <= 4, "rows must be of rank 4, key of rank 2 to 4");
+  Mass p{};
+  p.dtype = dtype_of(rows);
+  p.B = rows.size(0), p.Hq = rows.size(1), p.N = rows.size(2), p.width = int(rows.size(3));
+  p.M = key.size(-2);
+  STD_TORCH_CHECK(p.width > 0 && key.is_cpu() && last_is_contiguous(key) && key.size(-1) == p.width &&
+                      (key.dim() == 2 || key.size(-3) == p.Hq) && (key.dim() < 4 || key.size(0) == p.B),
+                  "key has a shape or device that does not fit the rows");
+  p.rows = strided("rows", rows, rows, p.B, p.Hq, p.N, p.width);
+  p.keys.key = key.const_data_ptr();
+  p.keys.key_stride = key.stride(-2);
+  p.keys.storage = storage_of(key);
+  p.heads = key.dim() == 2 ? 1 : p.Hq;
+  p.key_head = key.dim() == 2 ? 0 : key.stride(-3);
+  p.key_batch = key.dim() == 4 ? key.stride(0) : 0;
+  if (norm) p.keys.norm = floats_of("norm", *norm, {p.M});
+  if (key_scale) p.keys.key_scale = floats_of("key_scale", *key_scale, {p.M});
+  if (constant) p.constant = floats_of("constant", *constant, {p.B, p.Hq, p.N});
+  p.lse = floats_of("lse", lse, {p.B, p.Hq, p.N});
+  p.row_weight = floats_of("row_weight", row_weight, {p.B, p.Hq, p.N});
+  if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
+  if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
+  p.scale = float(scale);
+  Tensor result = torch::stable::new_empty(lse, {p.B, p.M});
+  p.mass = static_cast<float*>(result.mutable_data_ptr());
+  evidence_mass(p, kernels_named(kernels), workers(), parallel);
+  return result;
+}
+
+}  // namespace
+}  // namespace kblam::binding
+
+STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
+  m.def(
+      "evidence_mass_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor lse, "
+      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, str kernels) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
+  m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass));
+}
