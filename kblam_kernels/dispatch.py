@@ -12,9 +12,9 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
 
@@ -28,7 +28,8 @@ MAX_TRITON_HEAD_DIM = 256
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CPU_DTYPES = TRITON_DTYPES
 
-Forward = Callable[..., tuple[Tensor, ...]]
+# A tensor or several, as the op at hand has it.
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ PROVIDERS = (
     "kblam_kernels.rectangular.forward_jobs",
     "kblam_kernels.rectangular.decode_jobs",
     "kblam_kernels.latent.decode_jobs",
+    "kblam_kernels.evidence.jobs",
 )
 
 # One instruction of a disassembly: its address, perhaps a predicate, its name.

@@ -28,8 +28,9 @@ def evidence_mass(
     """(B, M) in the dtype of lse, by one backend; arguments as `reference.mass`."""
     from kblam_kernels.dispatch import forward_of
 
-    serve: Any = forward_of(backend, EVIDENCE_BACKENDS)
-    mass: Tensor = serve(rows, key, norm, key_scale, constant, lse, bias, knowledge_range, row_weight, scale)
+    mass: Tensor = forward_of(backend, EVIDENCE_BACKENDS)(
+        rows, key, norm, key_scale, constant, lse, bias, knowledge_range, row_weight, scale
+    )
     return mass
 
 

@@ -1,0 +1,191 @@
+"""Evidence in Triton's interpreter, dense and latent, against the specification; what the compiler makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kblam_kernels import BackendUnavailableError, DenseKnowledge, LatentKnowledge, evidence, top_evidence
+from kblam_kernels.evidence import jobs
+from kblam_kernels.evidence.tiles import TILES, MassTile, mass_tile
+from kblam_kernels.latent import quantise
+from kblam_kernels.resources import Resources
+from tests import tolerances
+from tests.kernels.latent import latent_problems
+from tests.kernels.problems import make
+
+pytest.importorskip("triton")
+INF = float("inf")
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0")
+RANGES = torch.tensor([[0, 70], [33, 35], [40, 200], [9, 9]], dtype=torch.int32)
+BIAS = torch.randn(70, generator=torch.Generator().manual_seed(0)).masked_fill(torch.arange(70) % 5 == 2, -INF)
+MASK = torch.arange(9) >= torch.tensor([[0], [8], [3]])
+
+DENSE: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": 70},
+    "several-rows": {"N": 5, "M": 33, "D": 24},
+    "more-rows-than-a-tile": {"N": 19, "T": 20, "M": 33},
+    "heads-of-two-chunks": {"B": 1, "H": 2, "N": 1, "M": 40, "D": 160},
+    "per-row": {"N": 2, "M": 40, "shared": False},
+    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": RANGES},
+    "token-bias": {"N": 1, "M": 70, "knowledge_bias": BIAS},
+    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([BIAS, BIAS.flip(0)])},
+    "all-hidden": {"N": 1, "M": 40, "knowledge_bias": -INF},
+    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": MASK},
+    "M0": {"M": 0},
+    "M1": {"M": 1},
+    "no-query": {"N": 0, "M": 5},
+    "scale": {"N": 1, "M": 40, "scale": -0.4},
+}
+LATENT: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": 70},
+    "more-rows-than-a-tile": {"H": 8, "N": 5, "M": 33},
+    "wide": {"B": 1, "N": 1, "M": 33, "P": 400},
+    "prime-width": {"N": 1, "M": 33, "P": 37},
+    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": RANGES.long()},
+    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([BIAS, BIAS.flip(0)])},
+    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": MASK},
+    "M0": {"M": 0},
+}
+
+
+def masses(problem: Any, knowledge: DenseKnowledge | LatentKnowledge) -> tuple[Tensor, Tensor]:
+    """Of the kernel, and of the specification on the same inputs."""
+    _, lse = problem.run()
+    B, H, N = lse.shape
+    weight = torch.rand(H, N, generator=torch.Generator().manual_seed(1))
+    options = {"scale": problem.scale, "knowledge_bias": problem.knowledge_bias}
+    options |= {"knowledge_range": problem.knowledge_range, "row_weight": weight}
+    ours, theirs = (
+        evidence(problem.knowledge_query, knowledge, lse, backend=backend, **options)
+        for backend in ("triton", "reference")
+    )
+    assert ours.shape == (B, knowledge.num_tokens)
+    return ours, theirs
+
+
+def dense_of(problem: Any) -> DenseKnowledge:
+    return DenseKnowledge(problem.knowledge_key, problem.knowledge_value)
+
+
+def hold(ours: Tensor, theirs: Tensor) -> None:
+    """Both accumulate in float32, from the same rounded inputs."""
+    assert ours.dtype == torch.float32
+    assert tolerances.relative_error(ours, theirs) < 2e-5
+    assert torch.equal(ours == 0, theirs == 0)
+
+
+@interpreted
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DENSE)
+def test_dense(name: str, dtype: torch.dtype) -> None:
+    problem = make(**DENSE[name], dtype=dtype)
+    hold(*masses(problem, dense_of(problem)))
+
+
+@interpreted
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("name", LATENT)
+def test_latent(name: str, dtype: torch.dtype) -> None:
+    problem = latent_problems.make(**LATENT[name], dtype=dtype)
+    hold(*masses(problem, problem.knowledge))
+
+
+@interpreted
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float16], ids=str)
+def test_latents_are_read_as_they_are_stored(dtype: torch.dtype) -> None:
+    problem = latent_problems.make(N=1, M=70, dtype=torch.float32)
+    k, scales = problem.knowledge, dict[str, Tensor]()
+    if dtype == torch.float16:
+        key = k.key.to(dtype)
+    else:
+        key, scales["key_scale"] = quantise(k.key, dtype)
+        scales["value_scale"] = scales["key_scale"]
+    problem = problem.but(knowledge=dataclasses.replace(k, key=key, value=key, **scales))
+    hold(*masses(problem, problem.knowledge))
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "tile", [MassTile(16, 16, 16, 9, 4, 1), MassTile(64, 64, 16, 1, 4, 1)], ids=["small", "chunk-by-chunk"]
+)
+def test_other_tiles_give_the_same(tile: MassTile, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kblam_kernels.evidence import triton_mass
+
+    monkeypatch.setattr(triton_mass, "mass_tile", lambda rows, element_size: tile)
+    dense = make(B=1, H=2, G=1, N=5, M=70, D=40, knowledge_bias=BIAS, dtype=torch.float32)
+    hold(*masses(dense, dense_of(dense)))
+    latent = latent_problems.make(B=1, H=2, G=1, N=5, M=70, P=40, knowledge_bias=BIAS, dtype=torch.float32)
+    hold(*masses(latent, latent.knowledge))
+
+
+@interpreted
+def test_keys_in_a_models_memory_layout() -> None:
+    problem = make(N=1, M=40, dtype=torch.float32)
+    slots = torch.full((40, 3, 4, 16), float("nan"))
+    slots[:, 1] = problem.knowledge_key.transpose(0, 1)
+    strided = problem.but(knowledge_key=slots[:, 1].transpose(0, 1))
+    assert torch.equal(masses(strided, dense_of(strided))[0], masses(problem, dense_of(problem))[0])
+
+
+@interpreted
+def test_tokens_outside_the_range_are_not_read() -> None:
+    problem = make(B=1, N=1, M=70, dtype=torch.float32, knowledge_range=torch.tensor([[33, 40]]))
+    _, lse = problem.run()
+    options: dict[str, Any] = {"knowledge_range": problem.knowledge_range, "backend": "triton"}
+    expected = evidence(problem.knowledge_query, dense_of(problem), lse, **options)
+    problem.knowledge_key[:, :33] = float("nan")
+    problem.knowledge_key[:, 40:] = float("nan")
+    assert torch.equal(evidence(problem.knowledge_query, dense_of(problem), lse, **options), expected)
+
+
+@interpreted
+def test_the_best_come_first() -> None:
+    problem = make(N=1, M=70, dtype=torch.float32)
+    _, lse = problem.run()
+    arguments = (problem.knowledge_query, dense_of(problem), lse, 4)
+    best, index = top_evidence(*arguments, backend="triton")
+    plain, plain_index = top_evidence(*arguments, backend="reference")
+    assert torch.equal(index, plain_index)
+    torch.testing.assert_close(best, plain)
+
+
+def test_float64_is_refused_by_name() -> None:
+    problem = make()
+    with pytest.raises(BackendUnavailableError, match=r"'triton' cannot serve .*float64"):
+        evidence(problem.knowledge_query, dense_of(problem), problem.run()[1], backend="triton")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, Resources]:
+    """The quick rows, from a process where the interpreter has not taken the compiler's place."""
+    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", "--quick", "--match", "evidence_mass_kernel"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
+    assert result.returncode in (0, 1), result.stderr
+    return {f"{row['arch']} {row['variant']}": Resources(**row) for row in json.loads(result.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("name", [f"{job.arch} {job.variant}" for job in jobs.compile_jobs() if not job.extended])
+def test_usual_rows_fit_and_do_not_spill(name: str, compiled: dict[str, Resources]) -> None:
+    assert compiled[name].broken_limits() == []
+    # Small enough for 8 programs on a multiprocessor of an A100, which hide each other's waits.
+    if "rows1000" not in name:
+        assert compiled[name].shared_bytes <= 50 * 1024
+
+
+def test_every_tile_is_compiled_by_the_command() -> None:
+    assert {str(tile) for _, _, tile in TILES} == {job.tile for job in jobs.compile_jobs()}
+    assert str(mass_tile(17, 2)) == "32x32x4x2"
