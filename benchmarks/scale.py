@@ -1,0 +1,207 @@
+"""How a knowledge base scales inside a model on the CPU: memory and time per token, with and without it.
+
+`python -m benchmarks.scale [--json FILE] [--triples 10000 100000 1000000]`: a model of Llama-3.2-1B's shape with random
+bfloat16 weights, an adapter at every third layer, synthetic latents. Times with and without knowledge are taken in
+turn, so that both meet the same machine. `--smoke` is a tiny model, to test the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
+
+from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.models import Attachment, attach
+from kblam.models.formats import LatentFormat
+from kblam_kernels import LatentKnowledge, UnsupportedInputError, plan
+from kblam_kernels.plan import Shape, device_of
+
+EMBEDDING_DIM = 384  # MiniLM's
+PROMPT_TOKENS = 32
+# Synthetic triples encoded at a time: bounds what building needs beside the latents themselves.
+ROWS = 16384
+LLAMA_3_2_1B = LlamaConfig(
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=64,
+    vocab_size=128256,
+    tie_word_embeddings=True,
+)
+SMOKE = LlamaConfig(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=256,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One size. Bytes: of the latents, of the whole process with them, of dense keys and values in their place."""
+
+    triples: int
+    knowledge_bytes: int
+    resident_bytes: int
+    dense_bytes: int
+    ms_per_token: float
+    ms_per_token_without: float
+
+
+class SyntheticKnowledge:
+    """Random triples as latents, laid out as a resident knowledge base lays them out, without a store behind.
+
+    Args:
+        adapter: what reads them.
+        triples: how many.
+        dtype: of the model.
+        storage: of the latents.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype) -> None:
+        self.num_triples, self.dtype = triples, dtype
+        form = LatentFormat(adapter, dtype, self.device, storage)
+        self.buffers = form.allocate(triples)
+        self._form = form
+        for start in range(0, triples, ROWS):
+            self.write(start, min(start + ROWS, triples))
+        self._layers = {layer: form.layer(layer, self.buffers) for layer in adapter.config.knowledge_layers}
+
+    def write(self, start: int, end: int) -> None:
+        """Rows [start, end) anew."""
+        draw = torch.Generator().manual_seed(start)
+        key, value = (torch.randn(end - start, EMBEDDING_DIM, generator=draw) for _ in range(2))
+        for name, rows in self._form.encode(key, value).items():
+            self.buffers[name][start:end] = rows
+
+    @property
+    def num_bytes(self) -> int:
+        """What the buffers take."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
+
+    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> LatentKnowledge:
+        """The latents as one layer reads them."""
+        return self._layers[layer]
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now; Linux."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS in /proc/self/status")
+
+
+def build(config: LlamaConfig) -> Attachment:
+    """The model with random weights, and a random adapter attached at every third layer."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
+    return attach(model, adapter.requires_grad_(False))
+
+
+@torch.inference_mode()
+def time_tokens(attachment: Attachment, source: SyntheticKnowledge, rounds: int) -> tuple[float, float]:
+    """Median milliseconds of a decode step, (with, without) knowledge, in turn."""
+    model: Any = attachment.model
+    ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS + 1))
+    # Values of a prompt do not matter to the time: it is taken in once, without knowledge.
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :PROMPT_TOKENS], past_key_values=cache)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(rounds + 1):
+        for known in (False, True):
+            with attachment.using(source if known else None):
+                seconds = _step(model, ids[:, PROMPT_TOKENS:], cache)
+            if number:  # the first of each warms up
+                times[known].append(seconds)
+    return 1e3 * statistics.median(times[True]), 1e3 * statistics.median(times[False])
+
+
+def _step(model: Any, token: Tensor, cache: DynamicCache) -> float:
+    began = time.perf_counter()
+    model(token, past_key_values=cache)
+    took = time.perf_counter() - began
+    cache.crop(-1)
+    return took
+
+
+def dense_verdict(shape: Shape) -> str:
+    """Whether dense keys and values could be held here, in words."""
+    try:
+        plan(shape, device_of(torch.device("cpu"), measure=False), pin="dense")
+    except UnsupportedInputError as error:
+        return f"refused: {error}"
+    return "would fit"
+
+
+def measure(attachment: Attachment, triples: int, storage: torch.dtype, rounds: int) -> tuple[Row, str, float]:
+    """One size: its row, what is said of the dense path, and milliseconds to rewrite one triple."""
+    config = attachment.config
+    shape = Shape(
+        triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers), element_size=2
+    )
+    verdict = dense_verdict(shape)
+    source = SyntheticKnowledge(attachment.adapter, triples, attachment.model.dtype, storage)
+    began = time.perf_counter()
+    source.write(triples // 2, triples // 2 + 1)
+    update = 1e3 * (time.perf_counter() - began)
+    with_knowledge, without = time_tokens(attachment, source, rounds)
+    row = Row(triples, source.num_bytes, resident_bytes(), shape.dense_bytes, with_knowledge, without)
+    return row, verdict, update
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Prints the table; returns its rows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
+    parser.add_argument("--triples", type=int, nargs="+", default=None)
+    parser.add_argument("--storage", choices=["bfloat16", "float16", "int8"], default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=9, help="pairs of decode steps")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model: tests the code, measures nothing")
+    given = parser.parse_args(arguments)
+    sizes = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
+    attachment = build(SMOKE if given.smoke else LLAMA_3_2_1B)
+    print(
+        f"{'tiny' if given.smoke else 'Llama-3.2-1B shape'}, {given.storage} latents, {torch.get_num_threads()} "
+        f"threads; {resident_bytes() / 1e9:.2f} GB with the model alone\n"
+    )
+    print(
+        "| triples | latents | process | ms per token | without | ratio | one triple changed | dense keys and values |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    rows = []
+    for triples in sizes:
+        row, verdict, update = measure(attachment, triples, getattr(torch, given.storage), given.rounds)
+        rows.append(row)
+        print(
+            f"| {triples:,} | {row.knowledge_bytes / 1e6:,.0f} MB | {row.resident_bytes / 1e9:.2f} GB "
+            f"| {row.ms_per_token:.1f} | {row.ms_per_token_without:.1f} "
+            f"| {row.ms_per_token / row.ms_per_token_without:.2f} | {update:.2f} ms "
+            f"| {row.dense_bytes / 1e9:.2f} GB, {verdict} |",
+            flush=True,
+        )
+    if given.json is not None:
+        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

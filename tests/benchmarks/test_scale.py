@@ -1,0 +1,52 @@
+"""The scale benchmark on a tiny model: its rows, its memory, and what it says where dense knowledge cannot fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import scale
+from kblam_kernels.plan import Shape
+
+
+def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "scale.json"
+    scale.main(["--smoke", "--triples", "50", "700", "--rounds", "1", "--json", str(file)])
+    rows = json.loads(file.read_text())
+    fields = {
+        "triples",
+        "knowledge_bytes",
+        "resident_bytes",
+        "dense_bytes",
+        "ms_per_token",
+        "ms_per_token_without",
+    }
+    assert [set(row) for row in rows] == [fields, fields]
+    for row, triples in zip(rows, (50, 700), strict=True):
+        assert row["triples"] == triples
+        assert row["knowledge_bytes"] == triples * (2 * 384 * 2 + 4)
+        assert row["dense_bytes"] == triples * 2 * (2 * 4 * 16 * 2), "2 layers x key and value x 4 heads of 16"
+        assert row["resident_bytes"] > row["knowledge_bytes"]
+        assert row["ms_per_token"] > 0 < row["ms_per_token_without"]
+    assert "| 700 | 1 MB |" in capsys.readouterr().out
+
+
+def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
+    attachment = scale.build(scale.SMOKE)
+    source = scale.SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
+    assert source.num_bytes == 40 * (2 * 384 + 12)
+    assert source.layer(0).key.dtype == torch.int8
+    before = source.buffers["key"].clone()
+    source.write(20, 21)
+    changed = (before != source.buffers["key"]).any(1).nonzero().flatten().tolist()
+    assert changed == [20]
+
+
+def test_dense_knowledge_that_does_not_fit_is_refused_in_words() -> None:
+    assert scale.dense_verdict(Shape(10, 384, 4, 16, 2)) == "would fit"
+    verdict = scale.dense_verdict(Shape(10**9, 384, 32, 64, 6))
+    assert verdict.startswith("refused: 'dense' is pinned")
+    assert "keys and values of all layers are 49152.00 GB" in verdict
