@@ -39,6 +39,7 @@ def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
     source = scale.SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
     assert source.num_bytes == 40 * (2 * 384 + 12)
     assert source.layer(0).key.dtype == torch.int8
+    assert source.buffers["norm"].all(), "every row is written"
     before = source.buffers["key"].clone()
     source.write(20, 21)
     changed = (before != source.buffers["key"]).any(1).nonzero().flatten().tolist()
