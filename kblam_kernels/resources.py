@@ -33,6 +33,7 @@ PROVIDERS = (
     "kblam_kernels.rectangular.decode_jobs",
     "kblam_kernels.latent.decode_jobs",
     "kblam_kernels.evidence.jobs",
+    "kblam_kernels.pruning.jobs",
 )
 
 # One instruction of a disassembly: its address, perhaps a predicate, its name.

@@ -1,4 +1,7 @@
-"""Selection of knowledge tokens in plain PyTorch, chunked over M."""
+"""Scores of knowledge tokens summed over heads and queries, in plain PyTorch, chunked over M.
+
+A sum of scores is linear in the query, so rows are summed first: what is left is one query a head and batch row.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,27 @@ from torch import Tensor
 
 from kblam_kernels.rectangular.reference import accumulation_dtype, chunks
 
+_LAYOUTS = {2: "bhw,mw->bm", 3: "bhw,hmw->bm", 4: "bhw,bhmw->bm"}
 
-def summed_scores(knowledge_query: Tensor, knowledge_key: Tensor, row_weight: Tensor, scale: float) -> Tensor:
-    """sum over (h, n) of row_weight * scale * r . kappa: (B, M), without bias.
 
-    Linear in the query, so the rows are summed first: one (B, Hq, D) query against M keys.
+def summed_scores(
+    rows: Tensor, key: Tensor, norm: Tensor | None, key_scale: Tensor | None, constant: Tensor | None
+) -> Tensor:
+    """norm * (key_scale * sum over heads of rows . key + constant): (B, M) in the dtype of `rows`.
+
+    Args:
+        rows: (B, H, W) float32 (float64 for float64 keys), summed over queries; H = 1 for latents, summed over heads.
+        key: (H, M, W), (B, H, M, W), or latents (M, W) in any storage dtype.
+        norm, key_scale: (M,), of latents; None is 1.
+        constant: (B,), of latents; None is 0.
     """
-    dtype = accumulation_dtype(knowledge_query)
-    r = torch.einsum("bhnd,bhn->bhd", knowledge_query.to(dtype), row_weight.to(dtype)) * scale
-    M = knowledge_key.shape[-2]
-    total = torch.empty(knowledge_query.shape[0], M, dtype=dtype, device=knowledge_query.device)
-    layout = "bhd,hmd->bm" if knowledge_key.dim() == 3 else "bhd,bhmd->bm"
-    for cols in chunks(M):
-        total[:, cols] = torch.einsum(layout, r, knowledge_key[..., cols, :].to(dtype))
+    dtype = accumulation_dtype(rows)
+    total = torch.empty(rows.shape[0], key.shape[-2], dtype=dtype, device=rows.device)
+    for cols in chunks(key.shape[-2]):
+        scores = torch.einsum(_LAYOUTS[key.dim()], rows, key[..., cols, :].to(dtype))
+        if key_scale is not None:
+            scores = scores * key_scale[cols]
+        if constant is not None:
+            scores = scores + constant[:, None]
+        total[:, cols] = scores if norm is None else scores * norm[cols]
     return total
