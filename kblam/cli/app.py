@@ -8,6 +8,7 @@ import typer
 
 from kblam import __version__
 from kblam.cli.ask import ask
+from kblam.cli.bench import bench
 from kblam.cli.chat import chat
 from kblam.cli.convert import convert
 from kblam.cli.doctor import doctor
@@ -31,6 +32,7 @@ app.command()(chat)
 app.command()(integrate)
 app.command()(convert)
 app.command()(doctor)
+app.command()(bench)
 
 
 def _print_version(asked: bool) -> None:

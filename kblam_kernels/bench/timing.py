@@ -1,0 +1,130 @@
+"""One row for each provider and shape, beside the ceilings of the same run.
+
+Every repeat times each provider once, in turn, so that a change of the machine's load touches all of them; the median
+is reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many multiplications at
+the rate of a large matrix product, whichever is longer.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from kblam_kernels import native
+from kblam_kernels.bench import providers
+from kblam_kernels.bench.shapes import DTYPES, Inputs, Shape, make
+from kblam_kernels.errors import BackendUnavailableError, KernelError
+
+SIDE = 1024  # of the square matrices whose product is the ceiling of arithmetic
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+READ, PRODUCT = "ceiling: read", "ceiling: product"
+
+
+class Row(TypedDict):
+    """A row of `kblam bench --json`; ms of all heads, `share_of_ceiling` of the work of the provider's own layout."""
+
+    regime: str
+    provider: str
+    triples: int
+    queries: int
+    dtype: str
+    ms: float
+    ratio_to_best_peer: float
+    share_of_ceiling: float
+
+
+def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
+    """Rows of a shape: ours, the peers, and the ceilings of both layouts.
+
+    Raises:
+        BackendUnavailableError: if the C++ kernels cannot be used here; the message has the reason.
+        KernelError: if a provider computes something else than the others.
+    """
+    reason = native.unavailable()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend 'cpu' cannot be measured: {reason}")
+    with torch.no_grad():
+        x = make(shape)
+        ours, peers = providers.ours(shape, x), providers.peers(shape, x, flex=flex)
+        _check(shape, {**ours, **peers})
+        ceilings = _ceilings(shape, x)
+        times = _timed({**ours, **peers, **ceilings}, repeats)
+    # Heads are independent: the time of some, times their share.
+    scaled = {name: ms * _share_of_heads(shape, name) for name, ms in times.items()}
+    best = min(scaled[name] for name in peers)
+    floors = {layout: _floor(shape, layout, times) for layout in ("latent", "dense")}
+    rows = []
+    for name, ms in scaled.items():
+        if name == PRODUCT:
+            continue
+        floor = floors["latent" if "latent" in name else "dense"]
+        shown = floor if name.startswith(READ) else ms
+        rows.append(
+            Row(
+                regime=shape.regime,
+                provider=name.replace(READ, "ceiling"),
+                triples=shape.triples,
+                queries=shape.queries,
+                dtype=shape.dtype,
+                ms=round(shown, 4),
+                ratio_to_best_peer=round(best / shown, 3),
+                share_of_ceiling=round(floor / shown, 3),
+            )
+        )
+    return rows
+
+
+def _share_of_heads(shape: Shape, name: str) -> float:
+    whole = "latent" in name or name == PRODUCT
+    return 1.0 if whole else shape.heads / shape.dense_heads
+
+
+def _floor(shape: Shape, layout: str, times: dict[str, float]) -> float:
+    """Milliseconds that reading and multiplying take at least, over all heads."""
+    columns = shape.width if layout == "latent" else shape.head_dim
+    multiplications = 2 * shape.heads * shape.queries * shape.triples * columns
+    name = f"{READ}, {layout}"
+    return max(times[name] * _share_of_heads(shape, name), times[PRODUCT] * multiplications / SIDE**3)
+
+
+def _check(shape: Shape, calls: dict[str, providers.Call]) -> None:
+    expected = calls["two calls and merge"]().float()
+    tolerance = TOLERANCE[shape.dtype]
+    for name, call in calls.items():
+        # Ours on latents has all heads, whatever the others have.
+        actual = call()[:, : shape.dense_heads].float()
+        error = ((actual - expected).norm() / expected.norm()).item()
+        if not error <= tolerance:
+            raise KernelError(f"{name} is off by {error:.2g} for {shape}; nothing wrong is timed")
+
+
+def _ceilings(shape: Shape, x: Inputs) -> dict[str, Callable[[], Any]]:
+    a, b = (torch.randn(SIDE, SIDE).to(DTYPES[shape.dtype]) for _ in range(2))
+    dense = x.dense(shape.triples)
+    return {
+        f"{READ}, latent": lambda: [_read(t) for t in (x.latents.key, x.latents.value)],
+        f"{READ}, dense": lambda: [_read(t[h]) for h in range(shape.dense_heads) for t in (dense.key, dense.value)],
+        PRODUCT: lambda: a @ b,
+    }
+
+
+def _read(tensor: Tensor) -> Tensor:
+    """A pass over contiguous memory that does next to nothing with it."""
+    return tensor.view(torch.int32).amax()
+
+
+def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of each, measured in turns; the first turn warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if repeat:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(of) for name, of in times.items()}
