@@ -49,14 +49,14 @@ def _latent(shape: Shape, device: Device, queries: int) -> Cost:
     read = shape.latent_bytes + weights
     # Scores and mixtures over M latents; absorbing the query and projecting the mixture cost D more of them.
     operations = 4 * queries * shape.num_heads * shape.width * (shape.triples + shape.head_dim)
-    seconds = max(read / rates.bytes_per_second, operations / rates.latent)
+    seconds = max(read / rates.latent_bytes, operations / rates.latent)
     return Cost(read, operations, seconds, shape.latent_bytes)
 
 
 def _dense(shape: Shape, device: Device, queries: int) -> Cost:
     rates = device.rates(shape.element_size)
     operations = 4 * queries * shape.num_heads * shape.head_dim * shape.triples
-    seconds = max(shape.dense_layer_bytes / rates.bytes_per_second, operations / rates.dense)
+    seconds = max(shape.dense_layer_bytes / rates.dense_bytes, operations / rates.dense)
     return Cost(shape.dense_layer_bytes, operations, seconds, shape.dense_bytes)
 
 

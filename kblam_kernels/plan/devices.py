@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +25,20 @@ class Rates:
         bytes_per_second: read from memory.
         latent, dense, projection: operations a second of attention to latents, of attention to dense keys and values,
             and of the matrix product that makes these from latents.
+        latent_bytes, dense_bytes: bytes a second that the two kernels get through with one query; never more than
+            memory gives.
     """
 
     bytes_per_second: float
     latent: float
     dense: float
     projection: float
+    latent_bytes: float = math.inf
+    dense_bytes: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("latent_bytes", "dense_bytes"):
+            object.__setattr__(self, name, min(getattr(self, name), self.bytes_per_second))
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,11 @@ SPECIFIED: dict[str, Device] = {
 }
 
 
-# For knowledge so small that measuring would take longer than any choice could save.
+# For knowledge so small that measuring would take longer than any choice could save; as two cores of an EPYC gave them.
 TYPICAL = Device(
     "a CPU",
-    half=Rates(2e10, latent=2e11, dense=1e11, projection=2e11),
-    single=Rates(2e10, latent=1e11, dense=1e11, projection=1e11),
+    half=Rates(4e10, latent=3e11, dense=3e11, projection=1e11, latent_bytes=1.3e10),
+    single=Rates(4e10, latent=2.5e11, dense=1.3e11, projection=1e11, latent_bytes=2e10),
     memory=0,
     source="typical rates: too little knowledge to measure for",
 )
@@ -122,12 +131,10 @@ def _device(kind: str, index: int | None) -> Device:
 
 
 def _measured(device: torch.device, dtype: torch.dtype) -> Rates:
-    return Rates(
-        calibration.read_rate(device),
-        calibration.latent_rate(device, dtype),
-        calibration.dense_rate(device, dtype),
-        calibration.projection_rate(device, dtype),
-    )
+    latent_bytes, latent = calibration.latent_rates(device, dtype)
+    dense_bytes, dense = calibration.dense_rates(device, dtype)
+    projection = calibration.projection_rate(device, dtype)
+    return Rates(calibration.read_rate(device), latent, dense, projection, latent_bytes, dense_bytes)
 
 
 def free_memory(device: torch.device) -> int:

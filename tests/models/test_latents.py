@@ -173,7 +173,7 @@ def test_growth_makes_a_new_plan(kb: KnowledgeBase, tied: Tied, monkeypatch: pyt
     resident = resident_of(kb, tied, plan="prefill=dense")
     dense = resident_of(kb, tied)
     before = dense.plan
-    assert {"key", "dense key 0"} <= dense.buffers.keys()
+    assert "dense key 0" in dense.buffers
     monkeypatch.setattr(devices, "free_memory", lambda device: 10_000)
     kb.add([Triple(f"thing {number}", "color", "more") for number in range(30, 50)])
     dense.sync()

@@ -47,6 +47,10 @@ def test_costs_by_hand() -> None:
     made = cost_of("materialise", SHAPE, DEVICE, 2000)
     assert made.operations == dense.operations + 4 * 1000 * 4 * 25 * 100
     assert made.seconds == pytest.approx(dense.seconds + 4 * 1000 * 4 * 25 * 100 / 2e10)
+    # A kernel that gets through less than memory gives is what bounds.
+    slow = dataclasses.replace(DEVICE, half=dataclasses.replace(RATES, latent_bytes=1e8, dense_bytes=2e8))
+    assert cost_of("latent", SHAPE, slow, 2).seconds == pytest.approx(latent.bytes / 1e8)
+    assert cost_of("dense", SHAPE, slow, 1).seconds == pytest.approx(SHAPE.dense_layer_bytes / 2e8)
     # Float32 has rates of its own.
     single = dataclasses.replace(SHAPE, element_size=4)
     assert cost_of("latent", single, DEVICE, 500).seconds == pytest.approx(4 * 500 * 4 * 100 * 1025 / 5e9)
@@ -179,6 +183,7 @@ def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
     for rates in (device.half, device.single):
         # From a slow reference to a large server.
         assert all(1e6 < rate < 1e16 for rate in dataclasses.astuple(rates))
+        assert max(rates.latent_bytes, rates.dense_bytes) <= rates.bytes_per_second
     assert device_of(torch.device("cpu")).half is device.half
 
 

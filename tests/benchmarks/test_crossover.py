@@ -1,0 +1,33 @@
+"""Predicted and measured crossovers: the benchmark runs, and reads its points right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import crossover
+from benchmarks.crossover import Point
+
+
+def test_it_times_every_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "points.json"
+    arguments = ["--triples", "50", "--queries", "1", "3", "--shapes", "demo model", "--json", str(file)]
+    crossover.main(arguments)
+    points = json.loads(file.read_text())
+    assert [(p["path"], p["queries"]) for p in points] == [
+        (path, queries) for queries in (1, 3) for path in ("latent", "dense", "materialise")
+    ]
+    assert all(p["measured"] > 0 < p["predicted"] for p in points)
+    assert "dense is quicker than latent from" in capsys.readouterr().out
+
+
+def test_a_crossover_holds_from_there_on() -> None:
+    dense = {1: 3.0, 2: 1.0, 4: 5.0, 8: 2.0, 16: 2.0}
+    points = [Point("s", "latent", n, predicted=4.0, measured=4.0 * (n > 8)) for n in dense]
+    points += [Point("s", "dense", n, predicted=ms, measured=3.0) for n, ms in dense.items()]
+    assert crossover.crossover(points, "dense", predicted=True) == 8, "at 4 it is slower again"
+    assert crossover.crossover(points, "dense", predicted=False) == 16
+    never = [*points[:8], *(Point("s", "dense", n, predicted=9.0, measured=9.0) for n in (8, 16))]
+    assert crossover.crossover(never, "dense", predicted=True) is None
