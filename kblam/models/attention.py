@@ -75,11 +75,10 @@ def attention_forward(
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None
     prunes = layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens
-    if isinstance(knowledge, LatentKnowledge) and (prunes or _needs_gradient(query, key, value, r)):
-        # Attention to latents has no gradient, and pruning gathers keys and values.
+    if isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
+        # Attention to latents has no gradient.
         knowledge = knowledge.to_dense()
     if layer_knowledge.top_k is not None and prunes:
-        assert isinstance(knowledge, DenseKnowledge)
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None

@@ -186,3 +186,23 @@ def test_growth_makes_a_new_plan(kb: KnowledgeBase, tied: Tied, monkeypatch: pyt
     with pytest.raises(UnsupportedInputError, match="'dense' is pinned for prefill"):
         resident.sync()
     close(with_knowledge(tied, dense), with_knowledge(tied, resident_of(kb, tied, plan="latent")))
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_pruned_latents_are_projected_and_attended_to_like_pruned_keys(storage: str, kb: KnowledgeBase) -> None:
+    tied = tie(top_k=4, knowledge_scale=4.0)
+    resident = resident_of(kb, tied, plan="latent", storage=storage)
+    chosen: list[tuple[DenseKnowledge, Tensor]] = []
+
+    def observe(*, knowledge: DenseKnowledge, index: Tensor, **_: object) -> None:
+        chosen.append((knowledge, index))
+
+    with tied.attachment.observing(observe):
+        pruned = with_knowledge(tied, resident)
+        dense = with_knowledge(tied, resident_of(kb, tied, plan="dense"))
+    (of_latents, index), (of_keys, dense_index) = chosen
+    assert isinstance(of_latents, DenseKnowledge)
+    assert of_latents.key.shape == of_keys.key.shape
+    if storage == "float32":
+        close(pruned, dense)
+        assert torch.equal(index, dense_index)
