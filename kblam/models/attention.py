@@ -83,9 +83,18 @@ def attention_forward(
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
         knowledge, bias, index = prune(
-            r, knowledge, layer_knowledge.top_k, knowledge_bias=bias, knowledge_range=span, row_weight=seen
+            r,
+            knowledge,
+            layer_knowledge.top_k,
+            knowledge_bias=bias,
+            knowledge_range=span,
+            row_weight=seen,
+            backend=layer_knowledge.backend,
         )
         span = None
+    elif isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
+        # Attention to latents has no gradient.
+        knowledge = knowledge.to_dense()
     output, lse = rectangular_attention(
         query,
         key,
