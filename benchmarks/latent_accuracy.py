@@ -1,0 +1,245 @@
+"""What it costs to hold latents in fewer bits: `python -m benchmarks.latent_accuracy [--demo] [--json FILE]`.
+
+Random data of the Llama-3-8B shape, against float64 on the latents before they were rounded (the cost of storing) and
+on the latents as stored (the error of the kernel); with --demo, the answers of the shipped model. No timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels import BackendUnavailableError, LatentKnowledge, rectangular_attention
+from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
+from kblam_kernels.latent import AbsorbedAdapter, absorb, quantise
+from kblam_kernels.latent.interface import absorb_query
+from tests.tolerances import relative_error
+
+HEADS, PROMPT_HEADS, HEAD_DIM, WIDTH, CACHED = 32, 8, 128, 384, 64
+STORAGE = (torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+BACKENDS = ("triton", "cpu", "reference")
+# Standard deviation of the knowledge scores: as of random weights, and as of a model that looks for one triple.
+SPREADS = {"flat": 1.0, "peaked": 4.0}
+# (storage, skip_threshold); the others are compared with the first.
+DEMO_ROWS = (
+    *((storage, 0.0) for storage in ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")),
+    *(("float16", threshold) for threshold in (1e-5, 1e-4, 1e-3, 1e-2)),
+)
+
+
+@dataclass(frozen=True)
+class Error:
+    """Errors of one way to hold and to compute; `kernel` and `stored` are over the exact output's root mean square.
+
+    Args:
+        backend: what computed.
+        dtype, storage: of the model and of the latents.
+        spread: of the scores, a key of SPREADS.
+        kernel: largest error of the output against float64 on the latents as stored.
+        stored: root mean square error of the output against float64 on the latents before they were stored.
+        lse: largest error of the lse, against float64 on the latents before they were stored.
+        top1: share of heads whose heaviest triple is the exact one.
+    """
+
+    backend: str
+    dtype: str
+    storage: str
+    spread: str
+    kernel: float
+    stored: float
+    lse: float
+    top1: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """Float64 arguments of one decode step."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    knowledge_query: Tensor
+    latent_key: Tensor
+    latent_value: Tensor
+    adapter: AbsorbedAdapter
+    scale: float
+
+
+def draw(tokens: int, spread: float, width: int = WIDTH, heads: int = HEADS) -> Data:
+    """Unit-norm latents, as sentence encoders give them, a random adapter, random queries; seeded."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    groups = max(heads * PROMPT_HEADS // HEADS, 1)
+    outputs = heads * HEAD_DIM
+    latents = (torch.nn.functional.normalize(normal(tokens, width), dim=1) for _ in range(2))
+    weights = (normal(outputs, width), 0.1 * normal(outputs), normal(outputs, width), 0.1 * normal(outputs))
+    adapter = absorb(*weights, num_slots=1, num_heads=heads, head_dim=HEAD_DIM)
+    shapes = ((heads, 1), (groups, CACHED), (groups, CACHED), (heads, 1))
+    return Data(*(normal(1, *shape, HEAD_DIM) for shape in shapes), *latents, adapter, spread * HEAD_DIM**-0.5)
+
+
+def knowledge_of(data: Data, dtype: torch.dtype, storage: torch.dtype) -> LatentKnowledge:
+    """The latents as a model of `dtype` holds them, with the norms of what is stored; float64 is not rounded."""
+    p = data.adapter.slots[0]
+    weights = (w.to(dtype) for w in (p.key_weight, p.key_bias, p.value_weight, p.value_bias))
+    if storage == torch.float64:
+        weights = (w.double() for w in weights)
+    projection = LatentProjection(*weights)
+    if storage in SCALED_DTYPES:
+        (key, key_scale), (value, value_scale) = (quantise(t, storage) for t in (data.latent_key, data.latent_value))
+        norm = data.adapter.key_norm(key, key_scale)
+        return LatentKnowledge(key, value, norm, projection, key_scale, value_scale)
+    key, value = data.latent_key.to(storage), data.latent_value.to(storage)
+    return LatentKnowledge(key, value, data.adapter.key_norm(key), projection)
+
+
+def in_float64(knowledge: LatentKnowledge) -> LatentKnowledge:
+    """Exactly what `knowledge` stands for."""
+    p = knowledge.projection
+    weights = (p.key_weight, p.key_bias, p.value_weight, p.value_bias)
+    key = dequantise(knowledge.key, knowledge.key_scale, torch.float64)
+    value = dequantise(knowledge.value, knowledge.value_scale, torch.float64)
+    return LatentKnowledge(key, value, knowledge.norm.double(), LatentProjection(*(w.double() for w in weights)))
+
+
+def attend(data: Data, dtype: torch.dtype, knowledge: LatentKnowledge, backend: str) -> tuple[Tensor, Tensor]:
+    """(output, lse) of the step in `dtype`."""
+    query, key, value, r = (t.to(dtype) for t in (data.query, data.key, data.value, data.knowledge_query))
+    return rectangular_attention(query, key, value, knowledge, r, scale=data.scale, return_lse=True, backend=backend)
+
+
+def heaviest(data: Data, knowledge: LatentKnowledge) -> Tensor:
+    """Index of each head's largest knowledge score, in float64."""
+    absorbed_query, constant = absorb_query(data.knowledge_query, knowledge)
+    return ((absorbed_query @ knowledge.key.T + constant[..., None]) * knowledge.norm).argmax(-1)
+
+
+def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Iterator[Error]:
+    """One row for each model dtype, storage and backend that can run here."""
+    for dtype in DTYPES:
+        # Queries, cache and projections are those of the model, rounded to its dtype, throughout.
+        names = ("query", "key", "value", "knowledge_query")
+        rounded = replace(data, **{name: getattr(data, name).to(dtype).double() for name in names})
+        whole = in_float64(knowledge_of(data, dtype, torch.float64))
+        exact, exact_lse = attend(rounded, torch.float64, whole, "reference")
+        for storage in (dtype, *(storage for storage in STORAGE if storage != dtype)):
+            held = knowledge_of(data, dtype, storage)
+            as_stored = in_float64(held)
+            stored, _ = attend(rounded, torch.float64, as_stored, "reference")
+            same = heaviest(rounded, as_stored) == heaviest(rounded, whole)
+            for backend in backends:
+                try:
+                    output, lse = attend(rounded, dtype, held, backend)
+                except BackendUnavailableError:
+                    continue
+                yield Error(
+                    backend,
+                    *(str(name).removeprefix("torch.") for name in (dtype, storage)),
+                    spread,
+                    relative_error(output, stored),
+                    ((output.double() - exact).norm() / exact.norm()).item(),
+                    (lse.double() - exact_lse).abs().max().item(),
+                    same.double().mean().item(),
+                )
+
+
+@contextlib.contextmanager
+def skipping(threshold: float) -> Iterator[Tensor]:
+    """Every attention of a model to latents skips at this threshold; gives the counts of tiles skipped and visited."""
+    from kblam.models import attention
+
+    counts = torch.zeros(2, dtype=torch.int64)
+    plain = attention.rectangular_attention
+
+    def skips(*arguments: Any, **options: Any) -> Any:
+        if isinstance(arguments[3], LatentKnowledge):
+            options |= {"skip_threshold": threshold, "skip_counts": counts}
+        return plain(*arguments, **options)
+
+    attention.rectangular_attention = skips
+    try:
+        yield counts
+    finally:
+        attention.rectangular_attention = plain
+
+
+def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
+    """How the shipped model answers with latents of each storage and with skipping, beside exact float32 ones."""
+    from kblam.demo.assets import load
+    from kblam.demo.benchmark import build_quiz, score
+    from kblam.demo.evaluate import answer_quiz, triples_of
+    from kblam.demo.tokenizer import real_words
+    from kblam.demo.world import build_world
+    from kblam.knowledge import KnowledgeBase, load_encoder
+    from kblam.models import attach
+
+    demo = load()
+    quiz = build_quiz(build_world(real_words()).test_grid, triples, questions=questions)
+    plain = None
+    with KnowledgeBase.from_triples(triples_of(quiz), load_encoder("minilm")) as knowledge_base:
+        for storage, threshold in DEMO_ROWS:
+            attach(demo.model, demo.attachment.adapter, plan="latent", storage=storage)
+            with skipping(threshold) as counts:
+                outcomes = answer_quiz(demo, knowledge_base, quiz)
+            plain = plain or outcomes
+            skipped, visited = counts.tolist()
+            figures = score(quiz.questions, outcomes)
+            yield {
+                "triples": triples,
+                "questions": questions,
+                "storage": storage,
+                "skip_threshold": threshold,
+                "exact": figures.exact,
+                "top1": figures.top1,
+                "refusal_f1": figures.refusal_f1,
+                "answers_changed": sum(a.text != b.text for a, b in zip(outcomes, plain, strict=True)),
+                "evidence_changed": sum(a.best != b.best for a, b in zip(outcomes, plain, strict=True)),
+                "tiles_skipped": skipped / visited if visited else 0.0,
+            }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=10_000, help="triples of the random data")
+    parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
+    parser.add_argument("--demo", action="store_true", help="ask the shipped model too")
+    parser.add_argument("--triples", type=int, nargs="+", default=[1000], help="of the demo's knowledge bases")
+    parser.add_argument("--questions", type=int, default=100, help="for each of them")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    rows: list[dict[str, object]] = []
+
+    def add(row: dict[str, object]) -> None:
+        if not rows or rows[-1].keys() != row.keys():
+            print("| " + " | ".join(row) + " |\n|" + "---|" * len(row), flush=True)
+        rows.append(row)
+        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+    for spread, deviation in SPREADS.items():
+        data = draw(options.tokens, deviation)
+        for error in errors(data, spread, tuple(options.backends)):
+            add(asdict(error))
+    if options.demo:
+        for triples in options.triples:
+            for row in demo_rows(triples, options.questions):
+                add(row)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The cost of storing latents, measured on toy shapes: the order is known, and so is what costs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import latent_accuracy
+from kblam.models import attention
+from tests.kernels.latent.latent_problems import make
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[tuple[str, str], latent_accuracy.Error]:
+    data = latent_accuracy.draw(50, 2.0, width=24, heads=4)
+    return {(row.dtype, row.storage): row for row in latent_accuracy.errors(data, "peaked", ("reference",))}
+
+
+def test_fewer_bits_cost_more(rows: dict[tuple[str, str], latent_accuracy.Error]) -> None:
+    names = ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")
+    stored = [rows["float32", name].stored for name in names]
+    assert stored == sorted(stored)
+    assert stored[0] < 1e-5 < stored[1] < stored[2] < stored[3] < stored[4] < 0.3
+    assert len(rows) == 3 * 5 - 2  # float32 latents are for float32 models
+
+
+def test_the_kernel_error_does_not_hold_the_cost_of_storing(rows: dict[tuple[str, str], latent_accuracy.Error]) -> None:
+    for (dtype, storage), row in rows.items():
+        assert row.backend == "reference"
+        assert row.kernel < 50 * torch.finfo(getattr(torch, dtype)).eps, storage
+
+
+def test_skipping_counts_the_calls_of_a_model() -> None:
+    p = make(N=1, M=40).to(torch.float32)
+    before = attention.rectangular_attention
+    with latent_accuracy.skipping(1e-3) as counts:
+        attention.rectangular_attention(p.query, p.key, p.value, p.knowledge, p.knowledge_query, backend="reference")
+        attention.rectangular_attention(p.query, p.key, p.value, p.knowledge.to_dense(), p.knowledge_query)
+    assert counts.tolist() == [0, 1]
+    assert attention.rectangular_attention is before
+
+
+def test_the_command_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "rows.json"
+    latent_accuracy.main(["--tokens", "3", "--backends", "reference", "--json", str(report)])
+    assert len(json.loads(report.read_text())) == 2 * 13
+    assert "| reference | float32 | int8 |" in capsys.readouterr().out
