@@ -74,11 +74,7 @@ def attention_forward(
     r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None
-    prunes = layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens
-    if isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
-        # Attention to latents has no gradient.
-        knowledge = knowledge.to_dense()
-    if layer_knowledge.top_k is not None and prunes:
+    if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
