@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from kblam_kernels import UnsupportedInputError
+from kblam_kernels import LatentKnowledge, UnsupportedInputError, rectangular_attention
 from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
-from kblam_kernels.latent import quantise
+from kblam_kernels.latent import absorb, quantise
+from kblam_kernels.latent.op import latent_forward
 from kblam_kernels.latent.quantise import LARGEST
+from tests.kernels.latent.decode_cases import arguments_of
 from tests.kernels.latent.latent_problems import make
 
 STORAGE = (torch.float16, torch.bfloat16, *SCALED_DTYPES)
@@ -82,6 +85,51 @@ def test_to_dense_is_what_the_latents_stand_for(storage: torch.dtype) -> None:
         dense.key[head, token], k.norm[token] * (p.key_weight[head] @ key[token] + p.key_bias[head])
     )
     torch.testing.assert_close(dense.value[head, token], p.value_weight[head] @ value[token] + p.value_bias[head])
+
+
+@pytest.mark.parametrize("storage", SCALED_DTYPES)
+def test_keys_are_normalised_as_stored(storage: torch.dtype) -> None:
+    heads, head_dim, width = 3, 8, 12
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(heads * head_dim, width, generator=draw, dtype=torch.float64)
+    adapter = absorb(weight, None, weight, None, num_slots=1, num_heads=heads, head_dim=head_dim)
+    key, scale = quantise(torch.randn(9, width, generator=draw), storage)
+    norm = adapter.key_norm(key, scale, accumulate=torch.float64)
+    assert norm.dtype == torch.float32
+    dense = LatentKnowledge(key, key, norm.double(), adapter.slots[0], scale, scale).to_dense()
+    # LayerNorm over all outputs of a token: mean 0, variance 1, but for its eps.
+    outputs = dense.key.transpose(0, 1).reshape(9, -1)
+    torch.testing.assert_close(outputs.mean(1), torch.zeros(9, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs.square().mean(1), torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("storage", [torch.float16, torch.int8])  # the check cannot compare fp8 inputs
+def test_opcheck(storage: torch.dtype, threshold: float) -> None:
+    arguments = arguments_of(make(M=5).to(torch.float32, storage))
+    torch.library.opcheck(latent_forward, (*arguments.values(), threshold, "reference"))
+
+
+def test_counts_grow_in_a_compiled_call() -> None:
+    p = make(N=1).to(torch.float32, torch.int8)
+    counts = torch.zeros(2, dtype=torch.int64)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(query: Tensor) -> Tensor:
+        return rectangular_attention(
+            query,
+            p.key,
+            p.value,
+            p.knowledge,
+            p.knowledge_query,
+            skip_threshold=1e-3,
+            skip_counts=counts,
+            backend="reference",
+        )
+
+    compiled(p.query)
+    compiled(p.query)
+    assert counts.tolist() == [0, 2]
 
 
 def test_what_does_not_fit_is_refused() -> None:
