@@ -159,4 +159,31 @@ PEERS: dict[str, Peer] = {
     "flex concat": flex_concat,
     "eager concat": eager_concat,
 }
-NEEDS_CUDA = frozenset({"flex concat"})
+NEEDS_CUDA = frozenset({"flex concat", "compiled mass"})
+
+
+def eager_mass(o: Operands, lse: Tensor) -> Callable[[], Tensor]:
+    """Attention mass from a matrix of weights: (B, Hq, N, M) in memory."""
+    return lambda: _mass(o.query, o.knowledge_key, lse, o.bias, o.scale)
+
+
+def _mass(query: Tensor, key: Tensor, lse: Tensor, bias: float, scale: float) -> Tensor:
+    scores = (query @ key.transpose(-1, -2)).float() * scale + bias
+    return torch.exp(scores - lse[..., None]).mean((1, 2))
+
+
+@functools.cache
+def _compiled_mass() -> Callable[..., Tensor]:
+    return torch.compile(_mass, dynamic=False)
+
+
+def compiled_mass(o: Operands, lse: Tensor) -> Callable[[], Tensor]:
+    """The same, compiled: one matrix product, then exponential and sum in one kernel."""
+    mass = _compiled_mass()
+    return lambda: mass(o.query, o.knowledge_key, lse, o.bias, o.scale)
+
+
+EVIDENCE_PEERS: dict[str, Callable[[Operands, Tensor], Callable[[], Tensor]]] = {
+    "eager mass": eager_mass,
+    "compiled mass": compiled_mass,
+}

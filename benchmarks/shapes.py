@@ -8,19 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Model:
-    """Attention of one model; sizes from its published configuration."""
+    """Attention of one model, sizes from its published configuration; latents of MiniLM."""
 
     name: str
     query_heads: int
     key_heads: int
     head_dim: int
+    latent_width: int = 384
 
 
 LLAMA_3_8B = Model("Llama-3-8B", 32, 8, 128)
 LLAMA_3_2_1B = Model("Llama-3.2-1B", 32, 8, 64)
 PHI_3_MINI = Model("Phi-3-mini", 32, 32, 96)
 MODELS = (LLAMA_3_8B, LLAMA_3_2_1B, PHI_3_MINI)
-TINY = Model("tiny", 4, 2, 16)
+TINY = Model("tiny", 4, 2, 16, 24)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call must do at least: multiplications and additions, elements of the input dtype moved, other bytes."""
+
+    flops: int
+    elements: int
+    other_bytes: int = 0
+
+    def bytes_moved(self, element_size: int) -> int:
+        """Bytes that cross memory."""
+        return self.elements * element_size + self.other_bytes
 
 
 @dataclass(frozen=True)
@@ -40,29 +54,64 @@ class Shape:
         return f"{self.model.name} {self.phase} B{self.B} N{self.N} T{self.T} M{self.M}"
 
     @property
-    def flops(self) -> int:
-        """Multiplications and additions of the two matrix products, over visible pairs."""
-        prompt_pairs = self.N * (self.T - self.N) + self.N * (self.N + 1) // 2
-        pairs = self.B * self.model.query_heads * (prompt_pairs + self.N * self.M)
-        return 4 * pairs * self.model.head_dim
+    def rows(self) -> int:
+        """Queries of all heads."""
+        return self.B * self.model.query_heads * self.N
 
-    def bytes_moved(self, element_size: int) -> int:
-        """What must cross memory at least: every input once, the output once."""
-        rows = self.B * self.model.query_heads * self.N
-        prompt = 2 * self.B * self.model.key_heads * self.T
-        knowledge = 2 * self.model.query_heads * self.M
+    @property
+    def dense_work(self) -> Work:
+        """Attention to dense keys and values: every input read once, the output written once."""
+        D, (pairs, prompt) = self.model.head_dim, self._prompt
         # Query and output: the benchmark passes one tensor as both queries.
-        return (2 * rows + prompt + knowledge) * self.model.head_dim * element_size
+        elements = 2 * self.rows + prompt + 2 * self.model.query_heads * self.M
+        return Work(4 * (pairs + self.rows * self.M) * D, elements * D)
+
+    @property
+    def latent_work(self) -> Work:
+        """Attention to latents: their width in place of the head's, one copy for all heads, a float32 norm for each.
+
+        Projecting queries and outputs counts too: both weights are read once.
+        """
+        D, P, (pairs, prompt) = self.model.head_dim, self.model.latent_width, self._prompt
+        weights = 2 * self.model.query_heads * D * P
+        flops = 4 * pairs * D + 4 * self.rows * self.M * P + 4 * self.rows * D * P
+        return Work(flops, (2 * self.rows + prompt) * D + weights + 2 * self.M * P, 4 * self.M)
+
+    @property
+    def dense_evidence_work(self) -> Work:
+        """Evidence reads the keys and writes a mass a token, for each batch row."""
+        D = self.model.head_dim
+        return Work(2 * self.rows * self.M * D, (self.rows + self.model.query_heads * self.M) * D, 4 * self.B * self.M)
+
+    @property
+    def latent_evidence_work(self) -> Work:
+        """The same of latents, with the projection of the queries."""
+        D, P = self.model.head_dim, self.model.latent_width
+        flops = 2 * self.rows * self.M * P + 2 * self.rows * D * P
+        elements = self.rows * D + self.model.query_heads * D * P + self.M * P
+        return Work(flops, elements, 4 * self.M * (1 + self.B))
+
+    @property
+    def _prompt(self) -> tuple[int, int]:
+        """Visible (query, prompt token) pairs of all heads, and rows of cached keys and values."""
+        pairs = self.N * (self.T - self.N) + self.N * (self.N + 1) // 2
+        return self.B * self.model.query_heads * pairs, 2 * self.B * self.model.key_heads * self.T
+
+
+KNOWLEDGE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def registry() -> Iterator[Shape]:
-    """Prefill of a long prompt, of a question, and decode, over the sizes of knowledge that people have."""
+    """Prefill of a long prompt, of a question, decode and evidence, over the sizes of knowledge that people have."""
     for model in MODELS:
         for N in (1024, 4096):
             yield Shape(model, "prefill", 1, N, N, 10_000)
         yield Shape(model, "question", 1, 48, 48, 10_000)
-        for B, M in ((1, 1_000), (1, 10_000), (1, 100_000), (8, 10_000), (32, 10_000)):
-            yield Shape(model, "decode", B, 1, 1024, M)
+        for B in (1, 8, 32):
+            for M in KNOWLEDGE_SIZES:
+                yield Shape(model, "decode", B, 1, 1024, M)
+        for B, M in ((1, 10_000), (1, 100_000), (1, 1_000_000), (8, 10_000)):
+            yield Shape(model, "evidence", B, 1, 1024, M)
 
 
 def tiny() -> Iterator[Shape]:
@@ -70,3 +119,4 @@ def tiny() -> Iterator[Shape]:
     yield Shape(TINY, "prefill", 2, 8, 8, 20)
     yield Shape(TINY, "question", 1, 3, 3, 20)
     yield Shape(TINY, "decode", 2, 1, 9, 20)
+    yield Shape(TINY, "evidence", 2, 1, 9, 20)

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from benchmarks import gpu_bench, gpu_check, peers, shapes
+from benchmarks import gpu_bench, gpu_check, peers, shapes, subjects
+from kblam_kernels import DenseKnowledge, LatentKnowledge
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
 
 
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "cpu" / "attention.json").read_text())
+    return report
+
+
+def run(folder: Path, *options: str) -> int:
+    return gpu_bench.main(["--device", "cpu", "--tiny", "--results", str(folder), *options])
+
+
 def test_tiny_run_writes_a_row_for_each_implementation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_bench.main(["--device", "cpu", "--tiny", "--results", str(tmp_path)]) == 0
-    report = json.loads((tmp_path / "cpu" / "attention.json").read_text())
+    assert run(tmp_path) == 0
+    report = report_of(tmp_path)
     assert report["ceilings"]["bytes_per_second"] > 0
     assert {"device", "commit", "torch", "triton"} <= set(report["environment"])
-    names = {gpu_bench.OURS, *peers.PEERS}
-    assert len(report["rows"]) == len(names) * len(list(shapes.tiny()))
+    attention, of_evidence = {*subjects.OURS, *peers.PEERS}, {*subjects.OURS, *peers.EVIDENCE_PEERS}
+    for shape in shapes.tiny():
+        names = {row["implementation"] for row in report["rows"] if row["shape"] == shape.name}
+        assert names == (of_evidence if shape.phase == "evidence" else attention)
     for row in report["rows"]:
         if row["implementation"] in peers.NEEDS_CUDA:
             assert row["note"] == "needs a CUDA device"
         else:
             assert row["seconds"] > 0
             assert row["relative_error"] < 1e-5
-    assert {row["backend"] for row in report["rows"] if row["implementation"] == gpu_bench.OURS} <= {"cpu", "reference"}
-    assert "us" in capsys.readouterr().out
+            assert row["ratio_to_best_peer"] > 0
+    assert {row["backend"] for row in report["rows"] if row["implementation"] in subjects.OURS} <= {"cpu", "reference"}
+    best = [row for row in report["rows"] if row["ratio_to_best_peer"] == 1]
+    assert {row["shape"] for row in best} == {shape.name for shape in shapes.tiny()}
+    assert "x the best peer" in capsys.readouterr().out
 
 
 def test_a_wrong_peer_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,22 +52,53 @@ def test_a_wrong_peer_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return lambda: right() * 1.01
 
     def broken(o: peers.Operands) -> object:
-        raise RuntimeError("out of memory\nlong story")
+        raise ValueError("not this shape\nlong story")
 
-    monkeypatch.setattr(peers, "PEERS", {"wrong": wrong, "broken": broken})
-    assert gpu_bench.main(["--device", "cpu", "--tiny", "--match", "question", "--results", str(tmp_path)]) == 0
-    rows = {r["implementation"]: r for r in json.loads((tmp_path / "cpu" / "attention.json").read_text())["rows"]}
+    def large(o: peers.Operands) -> object:
+        raise torch.OutOfMemoryError("tried to allocate 500 GiB\nlong story")
+
+    monkeypatch.setattr(peers, "PEERS", {"wrong": wrong, "broken": broken, "large": large})
+    assert run(tmp_path, "--match", "question") == 0
+    rows = {row["implementation"]: row for row in report_of(tmp_path)["rows"]}
     assert rows["wrong"]["seconds"] is None
     assert "gate" in rows["wrong"]["note"]
-    assert rows["broken"]["note"] == "RuntimeError: out of memory"
+    assert rows["broken"]["note"] == "ValueError: not this shape"
+    assert rows["large"]["note"] == "does not fit: tried to allocate 500 GiB"
+    assert rows["kblam dense"]["seconds"] > 0
+    assert rows["kblam dense"]["ratio_to_best_peer"] is None
 
 
-def test_our_own_wrong_result_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(o: peers.Operands) -> object:
-        return lambda: torch.zeros_like(o.query)
+@pytest.mark.parametrize("phase", ["question", "evidence"])
+def test_our_own_wrong_result_fails_the_run(phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rectangular_attention", "evidence"):
+        right = getattr(subjects, name)
 
-    monkeypatch.setattr(gpu_bench, "ours", wrong)
-    assert gpu_bench.main(["--device", "cpu", "--tiny", "--match", "question", "--results", str(tmp_path)]) == 1
+        def wrong(*arguments: Any, right: Any = right, **options: Any) -> Any:
+            result = right(*arguments, **options)
+            return result if "backend" in options else result * 1.01
+
+        monkeypatch.setattr(subjects, name, wrong)
+    assert run(tmp_path, "--match", phase) == 1
+
+
+def test_knowledge_that_does_not_fit_is_a_row_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(latents: LatentKnowledge) -> DenseKnowledge:
+        raise torch.OutOfMemoryError("tried to allocate 16 GiB")
+
+    monkeypatch.setattr(LatentKnowledge, "to_dense", too_large)
+    assert run(tmp_path, "--match", "decode") == 0
+    rows = {row["implementation"]: row for row in report_of(tmp_path)["rows"]}
+    assert rows["kblam latent"]["seconds"] > 0
+    assert rows["kblam dense"]["note"] == "does not fit: tried to allocate 16 GiB"
+
+
+@pytest.mark.parametrize("shape", [pytest.param(s, id=s.phase) for s in shapes.tiny()])
+def test_the_measured_dtype_passes_its_own_gate(shape: shapes.Shape) -> None:
+    """What a GPU run does, in bfloat16, with the calls on the CPU."""
+    limits = gpu_bench.ceilings.Ceilings(1e9, 1e9)
+    rows = gpu_bench.measure(shape, "cpu", torch.bfloat16, limits)
+    assert {row.note for row in rows} <= {"", "needs a CUDA device"}
+    assert {row.implementation for row in rows if row.seconds} >= set(subjects.OURS)
 
 
 @needs_no_gpu
@@ -94,17 +140,30 @@ def test_gpu_check_says_that_the_sanitizer_is_missing(monkeypatch: pytest.Monkey
         gpu_check.commands(with_sanitizer=True)
 
 
-@pytest.mark.parametrize("name", sorted(set(peers.PEERS) - peers.NEEDS_CUDA))
-@pytest.mark.parametrize("shape", [pytest.param(s, id=s.phase) for s in shapes.tiny()])
-def test_peers_compute_the_same_function(name: str, shape: shapes.Shape) -> None:
-    o = gpu_bench.operands_of(shape, "cpu", torch.float32)
-    ours: Tensor = gpu_bench.ours(o)()
-    torch.testing.assert_close(peers.PEERS[name](o)(), ours, rtol=1e-4, atol=1e-5)
+def test_latents_stand_for_the_dense_keys_that_peers_get() -> None:
+    for shape in shapes.tiny():
+        x = subjects.problem_of(shape, "cpu", torch.float32)
+        dense, latent = (subjects.attention_judge(x, knowledge).exact for knowledge in (x.dense, x.latents))
+        torch.testing.assert_close(latent, dense, rtol=1e-4, atol=1e-5)
 
 
 def test_operations_and_bytes_of_a_shape() -> None:
-    shape = shapes.Shape(shapes.Model("m", 2, 1, 4), "prefill", 3, 2, 5, 7)
+    shape = shapes.Shape(shapes.Model("m", 2, 1, 4, 6), "prefill", 3, 2, 5, 7)
     # Visible pairs of a head: query 0 sees 4 prompt columns, query 1 sees 5, each sees 7 knowledge tokens.
-    assert shape.flops == 4 * 4 * 3 * 2 * (4 + 5 + 14)
-    # Query and output 3*2*2 rows each, keys and values 3*1*5 each, knowledge 2*7 each.
-    assert shape.bytes_moved(2) == 2 * 4 * (2 * 12 + 2 * 15 + 2 * 14)
+    pairs, rows = 3 * 2 * (4 + 5), 3 * 2 * 2
+    assert shape.dense_work.flops == 4 * 4 * (pairs + rows * 7)
+    # Query and output, keys and values, knowledge.
+    assert shape.dense_work.bytes_moved(2) == 2 * 4 * (2 * rows + 2 * 15 + 2 * 14)
+    assert shape.latent_work.flops == 4 * 4 * pairs + 4 * 6 * rows * 7 + 4 * 4 * 6 * rows
+    # Both weights, and one copy of the latents with a norm each.
+    assert shape.latent_work.bytes_moved(2) == 2 * (4 * (2 * rows + 2 * 15) + 2 * 2 * 4 * 6 + 2 * 7 * 6) + 4 * 7
+    assert shape.dense_evidence_work.bytes_moved(2) == 2 * 4 * (rows + 14) + 4 * 3 * 7
+    assert shape.latent_evidence_work.bytes_moved(2) == 2 * (4 * rows + 2 * 4 * 6 + 7 * 6) + 4 * 7 * (1 + 3)
+
+
+def test_the_registry_covers_models_batches_and_sizes() -> None:
+    registry = list(shapes.registry())
+    assert len({shape.name for shape in registry}) == len(registry)
+    for model in shapes.MODELS:
+        decode = {(shape.B, shape.M) for shape in registry if shape.model == model and shape.phase == "decode"}
+        assert decode == {(B, M) for B in (1, 8, 32) for M in (1_000, 10_000, 100_000, 1_000_000)}
