@@ -16,6 +16,7 @@ from kblam_kernels import (
     LatentKnowledge,
     UnsupportedInputError,
     explain,
+    native,
     rectangular_attention,
 )
 from kblam_kernels.latent import reference
@@ -206,8 +207,12 @@ def test_the_choice_of_backend_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(variable, raising=False)
     p = make(dtype=torch.float32)
     choice = explain(p.query, p.key, p.value, p.knowledge, p.knowledge_query)
-    assert choice.backend == "reference"
-    assert "triton" in choice.rejected
+    assert "tensors are on cpu" in choice.rejected["triton"]
+    assert choice.backend == ("cpu" if native.unavailable() is None else "reference")
+    wide = make(dtype=torch.float64)
+    exact = explain(wide.query, wide.key, wide.value, wide.knowledge, wide.knowledge_query)
+    assert exact.backend == "reference"
+    assert exact.rejected.keys() == {"triton", "cpu"}
     with pytest.raises(BackendUnavailableError, match="'triton' cannot serve this call"):
         p.run("triton")
 
