@@ -15,12 +15,12 @@ from pathlib import Path
 
 from kblam_kernels import build
 
-DRIVER = Path(__file__).with_suffix(".cpp")
+DRIVERS = tuple(Path(__file__).with_name(name) for name in ("sanitize.cpp", "sanitize_latent.cpp"))
 SANITIZERS = ("address,undefined", "thread")
 
 
 def run(sanitizer: str, folder: Path) -> bool:
-    """Builds the driver and the kernels under one sanitizer and runs them; whether nothing was reported."""
+    """Builds the drivers and the kernels under one sanitizer and runs them; whether nothing was reported."""
     flags = [
         "-std=c++17",
         "-O2",
@@ -30,7 +30,7 @@ def run(sanitizer: str, folder: Path) -> bool:
         "-fno-omit-frame-pointer",
     ]
     flags += ["-fno-sanitize-recover=all", f"-I{build.source_folder() / 'include'}"]
-    units = [*build.kernel_units(build.source_folder()), build.Unit(DRIVER, ())]
+    units = [*build.kernel_units(build.source_folder()), *(build.Unit(driver, ()) for driver in DRIVERS)]
     cxx, objects = build.compiler(), [str(folder / f"{unit.source.stem}.o") for unit in units]
 
     def compile_one(unit: build.Unit, target: str) -> None:

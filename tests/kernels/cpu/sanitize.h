@@ -1,0 +1,102 @@
+// What the sanitizer drivers share: threads, and tensors that are their own allocation of exactly their size.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kblam/select.h"
+#include "kblam/split.h"
+
+namespace sanitize {
+
+using kblam::Dtype;
+
+constexpr double INFINITE = std::numeric_limits<double>::infinity();
+
+inline void parallel(int64_t tasks, int workers, kblam::Task task, void* context) {
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> threads;
+  for (int worker = 0; worker < workers; ++worker)
+    threads.emplace_back([&, worker] {
+      for (int64_t i = next++; i < tasks; i = next++) task(context, i, worker);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+// A (batch, heads, tokens, D) tensor of small multiples of 1/8, exact in every dtype; tokens lie `gap` apart.
+struct Tensor {
+  int64_t heads, tokens, D, token;
+  Dtype dtype;
+  std::unique_ptr<unsigned char[]> data;
+
+  Tensor(Dtype type, int64_t batch, int64_t h, int64_t t, int64_t d, int64_t gap, std::mt19937& draw)
+      : heads(h), tokens(t), D(d), token(d + gap), dtype(type) {
+    const int64_t elements = std::max<int64_t>(0, batch * heads * tokens * token - gap);
+    const int64_t size = kblam::element_size(dtype);
+    data.reset(new unsigned char[elements * size]);
+    for (int64_t i = 0; i < elements; ++i) {
+      const float x = float(int(draw() % 33) - 16) / 8;
+      uint32_t bits;
+      std::memcpy(&bits, &x, 4);
+      if (size == 1) {
+        // -16 to 16 as int8; as float8 any bits but NaN.
+        data[i] = (unsigned char)(dtype == Dtype::int8 ? int(x * 8) : int(draw() % 127) | int(draw() % 2) << 7);
+        continue;
+      }
+      uint16_t half = uint16_t(bits >> 16);
+      if (dtype == Dtype::float16) half = x == 0 ? 0 : uint16_t((bits >> 16 & 0x8000) | ((bits & 0x7fffffff) - 0x38000000) >> 13);
+      std::memcpy(data.get() + i * size, dtype == Dtype::float32 ? static_cast<void*>(&bits) : &half, size);
+    }
+  }
+
+  int64_t index(int64_t b, int64_t h, int64_t n, int64_t d) const { return ((b * heads + h) * tokens + n) * token + d; }
+
+  double at(int64_t b, int64_t h, int64_t n, int64_t d) const { return value(data.get(), dtype, index(b, h, n, d)); }
+
+  static double value(const void* from, Dtype dtype, int64_t i) {
+    const unsigned char* p = static_cast<const unsigned char*>(from);
+    if (dtype == Dtype::float32) {
+      float x;
+      std::memcpy(&x, p + i * 4, 4);
+      return x;
+    }
+    if (dtype == Dtype::int8) return static_cast<signed char>(p[i]);
+    if (dtype == Dtype::float8) {
+      const int exponent = p[i] >> 3 & 15, mantissa = p[i] & 7;
+      return std::ldexp(exponent ? 8 + mantissa : mantissa, std::max(1, exponent) - 10) * (p[i] & 0x80 ? -1 : 1);
+    }
+    uint16_t half;
+    std::memcpy(&half, p + i * 2, 2);
+    if (dtype == Dtype::float16)
+      return std::ldexp(half & 0x3ff ? (half & 0x7c00 ? 1024 + (half & 0x3ff) : half & 0x3ff) : half & 0x7c00 ? 1024 : 0,
+                        std::max(1, half >> 10 & 31) - 25) * (half & 0x8000 ? -1 : 1);
+    const uint32_t bits = uint32_t(half) << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+
+  kblam::Strided strided(bool shared = false) const {
+    return {data.get(), shared ? 0 : heads * tokens * token, tokens * token, token};
+  }
+};
+
+// Rows of float32, exactly as many as there are.
+template <class T>
+std::unique_ptr<T[]> exactly(int64_t n) {
+  return std::unique_ptr<T[]>(new T[n]);
+}
+
+// The latent and evidence kernels over a grid: how many problems, how many of them wrong.
+void run_latents(int& runs, int& wrong);
+
+}  // namespace sanitize
