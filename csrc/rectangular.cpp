@@ -13,6 +13,8 @@ namespace kblam {
 namespace {
 
 constexpr int64_t ENOUGH_TASKS = 64;  // with so many, row blocks alone fill the cores
+// Up to so many new tokens the kernel of latents is quicker than that of tiles, which is made for 64 rows at a time.
+constexpr int64_t FOLDED_QUERIES = 16;
 
 int64_t chunks_wanted(const Prompt& p) {
   if (p.N <= STREAM_QUERIES) return MAX_CHUNKS;
@@ -26,16 +28,23 @@ class Launch {
       : p(problem),
         size(element_size(problem.dtype)),
         streaming(problem.N <= STREAM_QUERIES),
+        folding(!streaming && problem.N <= FOLDED_QUERIES),
         absorb((streaming ? kernels.stream : kernels.tile)[int(problem.dtype)]),
-        shared(problem.B > 1 && problem.knowledge_key.batch == 0 && problem.knowledge_value.batch == 0),
+        absorb_folded(kernels.latent),
+        shared(problem.B > 1 && problem.knowledge_key.batch == 0 && problem.knowledge_value.batch == 0 &&
+               // Rows that are folded see the same tokens.
+               !(folding && problem.knowledge_range != nullptr)),
         knowledge(p.M, chunks_wanted(p)),
         prompt(p.T, chunks_wanted(p)),
         states(p.rows(), knowledge.chunks + prompt.chunks, p.D),
         prompt_tasks(p, kernels, states, knowledge.chunks, prompt) {
     rows = shared ? p.B * p.N : p.N;
-    blocks = streaming ? 1 : (rows + MAX_TILE_ROWS - 1) / MAX_TILE_ROWS;
+    block_rows = streaming ? rows : folding ? MAX_LATENT_ROWS : MAX_TILE_ROWS;
+    blocks = (rows + block_rows - 1) / block_rows;
     knowledge_tasks = (shared ? 1 : p.B) * p.Hq * blocks * knowledge.chunks;
-    const int64_t own = streaming ? kernels.stream_scratch(p.D, int(rows)) : kernels.tile_scratch(p.D);
+    const int64_t own = streaming ? kernels.stream_scratch(p.D, int(rows))
+                        : folding ? kernels.latent_scratch(p.D)
+                                  : kernels.tile_scratch(p.D);
     scratch_bytes = round_up(std::max(own, prompt_tasks.scratch_bytes()), 64);
     scratch.reset(new char[scratch_bytes * workers]);
   }
@@ -90,7 +99,6 @@ class Launch {
   void run_knowledge(int64_t index, char* memory) {
     const int64_t part = index % knowledge.chunks, block = index / knowledge.chunks % blocks;
     const int64_t h = index / knowledge.chunks / blocks % p.Hq, own_b = index / knowledge.chunks / blocks / p.Hq;
-    const int64_t block_rows = streaming ? rows : MAX_TILE_ROWS;
     std::vector<Row> taken;
     for (int64_t i = block * block_rows; i < std::min(rows, (block + 1) * block_rows); ++i) {
       const int64_t b = shared ? i / p.N : own_b, n = i % p.N;
@@ -116,17 +124,31 @@ class Launch {
     }
     const Columns columns{p.knowledge_key.at(size, own_b, h, 0), p.knowledge_value.at(size, own_b, h, 0),
                           p.knowledge_key.token, p.knowledge_value.token};
+    if (folding) return run_folded(columns, taken, part, memory);
     absorb(columns, taken.data(), int(taken.size()), knowledge.begin(part), knowledge.end(part), p.D, p.scale, memory);
   }
 
+  void run_folded(const Columns& columns, const std::vector<Row>& rows, int64_t part, char* memory) {
+    const Latents keys{columns.key, columns.value, columns.key_stride, columns.value_stride, nullptr, nullptr, nullptr,
+                       p.dtype};
+    const int64_t begin = std::max(knowledge.begin(part), rows[0].first);
+    const int64_t end = std::min(knowledge.end(part), rows[0].last);
+    if (begin >= end) return;
+    LatentRow folded[MAX_LATENT_ROWS];
+    for (size_t i = 0; i < rows.size(); ++i)
+      folded[i] = {rows[i].query, 0.f, rows[i].bias, rows[i].offset, rows[i].maximum, rows[i].total, rows[i].output};
+    absorb_folded(keys, p.dtype, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
+  }
+
   const int64_t size;
-  const bool streaming;
+  const bool streaming, folding;
   const Absorb absorb;
+  const AbsorbLatents absorb_folded;
   const bool shared;
   const Cut knowledge, prompt;
   States states;
   PromptTasks prompt_tasks;
-  int64_t rows, blocks, knowledge_tasks, scratch_bytes;
+  int64_t rows, block_rows, blocks, knowledge_tasks, scratch_bytes;
   std::unique_ptr<char[]> scratch;
 };
 
