@@ -45,6 +45,8 @@ class ResidentKnowledge:
 
     plan: Plan
 
+    # Whoever asks first may do so in inference mode; buffers made there could not be written outside it later.
+    @torch.inference_mode(False)
     def __init__(
         self,
         knowledge_base: KnowledgeBase,
@@ -106,6 +108,8 @@ class ResidentKnowledge:
             return self._dense[layer]
         return self._latents[layer].to_dense() if path == "materialise" else self._latents[layer]
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def sync(self) -> int:
         """Takes in what changed in the knowledge base since the last call; returns how many rows were rewritten."""
         count = len(self.knowledge_base)

@@ -259,3 +259,13 @@ def test_a_compiled_model_sees_new_facts_without_compiling_again(options: dict[s
     with tied.attachment.using(resident):
         close(first, tied.model(ids[:, 13:14], attention_mask=mask[:, :14], past_key_values=eager).logits)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("plan", ["latent", "dense"])
+def test_made_in_inference_mode_it_is_still_updated_outside(plan: str, kb: KnowledgeBase, tied: Tied) -> None:
+    with torch.inference_mode():
+        resident = resident_of(kb, tied, plan=plan)
+    kb.add(fact(50))
+    resident.sync()
+    with torch.no_grad():
+        check_against_projection(resident, kb, tied)
