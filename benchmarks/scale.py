@@ -2,7 +2,8 @@
 
 `python -m benchmarks.scale [--json FILE] [--triples 10000 100000 1000000]`: a model of Llama-3.2-1B's shape with random
 bfloat16 weights, an adapter at every third layer, synthetic latents. Times with and without knowledge are taken in
-turn, so that both meet the same machine. `--smoke` is a tiny model, to test the code.
+turn, so that both meet the same machine. `--encoder minilm` makes real triples, encoded and stored, in place of
+synthetic latents. `--smoke` is a tiny model, to test the code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.knowledge import KnowledgeBase, Triple, load_encoder
 from kblam.models import Attachment, attach
-from kblam.models.formats import LatentFormat
+from kblam.models.formats import STORAGE, LatentFormat
+from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import LatentKnowledge, UnsupportedInputError, plan
 from kblam_kernels.plan import Shape, device_of
 
@@ -101,6 +104,37 @@ class SyntheticKnowledge:
         return self._layers[layer]
 
 
+Knowledge = SyntheticKnowledge | ResidentKnowledge
+
+
+def synthetic(attachment: Attachment, triples: int, storage: str) -> tuple[SyntheticKnowledge, Callable[[], object]]:
+    """Random latents, and what rewrites one triple of them."""
+    source = SyntheticKnowledge(attachment.adapter, triples, attachment.model.dtype, STORAGE[storage])
+    return source, lambda: source.write(triples // 2, triples // 2 + 1)
+
+
+def encoded(
+    attachment: Attachment, triples: int, storage: str, encoder: str
+) -> tuple[ResidentKnowledge, Callable[[], object]]:
+    """A knowledge base of real vectors, and what takes in one changed triple, whose text is encoded before."""
+    began = time.perf_counter()
+    facts = [Triple(f"entity {number}", "number", f"{number} in words") for number in range(triples)]
+    knowledge_base = KnowledgeBase.from_triples(facts, load_encoder(encoder))
+    built = time.perf_counter()
+    source = ResidentKnowledge(
+        knowledge_base,
+        attachment.adapter,
+        dtype=attachment.model.dtype,
+        device=torch.device("cpu"),
+        storage=storage,
+        plan="latent",
+    )
+    print(f"{triples:,} triples encoded and stored in {built - began:.1f} s, on the device in ", end="")
+    print(f"{time.perf_counter() - built:.2f} s", flush=True)
+    knowledge_base.add(Triple(f"entity {triples // 2}", "number", "another one"))
+    return source, source.sync
+
+
 def resident_bytes() -> int:
     """Memory of this process that is in RAM now; Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -118,7 +152,7 @@ def build(config: LlamaConfig) -> Attachment:
 
 
 @torch.inference_mode()
-def time_tokens(attachment: Attachment, source: SyntheticKnowledge, rounds: int) -> tuple[float, float]:
+def time_tokens(attachment: Attachment, source: Knowledge, rounds: int) -> tuple[float, float]:
     """Median milliseconds of a decode step, (with, without) knowledge, in turn."""
     model: Any = attachment.model
     ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS + 1))
@@ -152,20 +186,19 @@ def dense_verdict(shape: Shape) -> str:
     return "would fit"
 
 
-def measure(attachment: Attachment, triples: int, storage: torch.dtype, rounds: int) -> tuple[Row, str, float]:
+def measure(
+    attachment: Attachment, source: Knowledge, update: Callable[[], object], rounds: int
+) -> tuple[Row, str, float]:
     """One size: its row, what is said of the dense path, and milliseconds to rewrite one triple."""
-    config = attachment.config
-    shape = Shape(
-        triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers), element_size=2
-    )
+    config, triples = attachment.config, source.num_triples
+    shape = Shape(triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers))
     verdict = dense_verdict(shape)
-    source = SyntheticKnowledge(attachment.adapter, triples, attachment.model.dtype, storage)
     began = time.perf_counter()
-    source.write(triples // 2, triples // 2 + 1)
-    update = 1e3 * (time.perf_counter() - began)
+    update()
+    took = 1e3 * (time.perf_counter() - began)
     with_knowledge, without = time_tokens(attachment, source, rounds)
     row = Row(triples, source.num_bytes, resident_bytes(), shape.dense_bytes, with_knowledge, without)
-    return row, verdict, update
+    return row, verdict, took
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -173,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
     parser.add_argument("--triples", type=int, nargs="+", default=None)
     parser.add_argument("--storage", choices=["bfloat16", "float16", "int8"], default="bfloat16")
+    parser.add_argument("--encoder", default=None, metavar="NAME", help="real triples through this encoder")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of decode steps")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     parser.add_argument("--smoke", action="store_true", help="a tiny model: tests the code, measures nothing")
@@ -188,9 +222,15 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     )
     print("|---|---|---|---|---|---|---|---|")
     rows = []
+    source: Knowledge
     for triples in sizes:
-        row, verdict, update = measure(attachment, triples, getattr(torch, given.storage), given.rounds)
+        if given.encoder is None:
+            source, change = synthetic(attachment, triples, given.storage)
+        else:
+            source, change = encoded(attachment, triples, given.storage, given.encoder)
+        row, verdict, update = measure(attachment, source, change, given.rounds)
         rows.append(row)
+        del source, change  # frees it before the next is built
         print(
             f"| {triples:,} | {row.knowledge_bytes / 1e6:,.0f} MB | {row.resident_bytes / 1e9:.2f} GB "
             f"| {row.ms_per_token:.1f} | {row.ms_per_token_without:.1f} "

@@ -34,6 +34,14 @@ def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| 700 | 1 MB |" in capsys.readouterr().out
 
 
+def test_real_triples_go_through_an_encoder_and_a_store(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = scale.main(["--smoke", "--triples", "70", "--rounds", "1", "--encoder", "minilm", "--storage", "int8"])
+    assert row.triples == 70
+    # A resident knowledge base has spare rows: an eighth.
+    assert row.knowledge_bytes == 78 * (2 * 384 + 12)
+    assert "70 triples encoded and stored in" in capsys.readouterr().out
+
+
 def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
     attachment = scale.build(scale.SMOKE)
     source = scale.SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
