@@ -19,6 +19,18 @@ def test_latents_of_every_storage_are_launched(monkeypatch: pytest.MonkeyPatch) 
     assert list(sanitize_shapes.latents("cpu")) == ["latents of 37 in torch.int8", "latents of 37 in torch.float16"]
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: kernels are compiled")
+def test_scores_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sanitize_shapes, "DENSE", {"small": {"N": 1, "M": 5, "D": 16}})
+    monkeypatch.setattr(sanitize_shapes, "STORAGE", (torch.int8,))
+    names = list(sanitize_shapes.scores("cpu"))
+    assert names == [
+        f"scores of {what}"
+        for dtype in ("bfloat16", "float32")
+        for what in (f"dense small in torch.{dtype}", "latents in torch.int8")
+    ]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
 def test_without_a_gpu_nothing_is_said_to_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert sanitize_shapes.main() == 2

@@ -13,74 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels import BackendUnavailableError, DenseKnowledge, LatentKnowledge, evidence, top_evidence
+from kblam_kernels import BackendUnavailableError, evidence, top_evidence
 from kblam_kernels.evidence import jobs
 from kblam_kernels.evidence.tiles import TILES, MassTile, mass_tile
 from kblam_kernels.latent import quantise
 from kblam_kernels.resources import Resources
-from tests import tolerances
 from tests.kernels.latent import latent_problems
 from tests.kernels.problems import make
+from tests.kernels.score_cases import BIAS, DENSE, LATENT, dense_of, hold, masses
 
 pytest.importorskip("triton")
-INF = float("inf")
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0")
-RANGES = torch.tensor([[0, 70], [33, 35], [40, 200], [9, 9]], dtype=torch.int32)
-BIAS = torch.randn(70, generator=torch.Generator().manual_seed(0)).masked_fill(torch.arange(70) % 5 == 2, -INF)
-MASK = torch.arange(9) >= torch.tensor([[0], [8], [3]])
-
-DENSE: dict[str, dict[str, Any]] = {
-    "decode": {"N": 1, "M": 70},
-    "several-rows": {"N": 5, "M": 33, "D": 24},
-    "more-rows-than-a-tile": {"N": 19, "T": 20, "M": 33},
-    "heads-of-two-chunks": {"B": 1, "H": 2, "N": 1, "M": 40, "D": 160},
-    "per-row": {"N": 2, "M": 40, "shared": False},
-    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": RANGES},
-    "token-bias": {"N": 1, "M": 70, "knowledge_bias": BIAS},
-    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([BIAS, BIAS.flip(0)])},
-    "all-hidden": {"N": 1, "M": 40, "knowledge_bias": -INF},
-    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": MASK},
-    "M0": {"M": 0},
-    "M1": {"M": 1},
-    "no-query": {"N": 0, "M": 5},
-    "scale": {"N": 1, "M": 40, "scale": -0.4},
-}
-LATENT: dict[str, dict[str, Any]] = {
-    "decode": {"N": 1, "M": 70},
-    "more-rows-than-a-tile": {"H": 8, "N": 5, "M": 33},
-    "wide": {"B": 1, "N": 1, "M": 33, "P": 400},
-    "prime-width": {"N": 1, "M": 33, "P": 37},
-    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": RANGES.long()},
-    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([BIAS, BIAS.flip(0)])},
-    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": MASK},
-    "M0": {"M": 0},
-}
-
-
-def masses(problem: Any, knowledge: DenseKnowledge | LatentKnowledge) -> tuple[Tensor, Tensor]:
-    """Of the kernel, and of the specification on the same inputs."""
-    _, lse = problem.run()
-    B, H, N = lse.shape
-    weight = torch.rand(H, N, generator=torch.Generator().manual_seed(1))
-    options = {"scale": problem.scale, "knowledge_bias": problem.knowledge_bias}
-    options |= {"knowledge_range": problem.knowledge_range, "row_weight": weight}
-    ours, theirs = (
-        evidence(problem.knowledge_query, knowledge, lse, backend=backend, **options)
-        for backend in ("triton", "reference")
-    )
-    assert ours.shape == (B, knowledge.num_tokens)
-    return ours, theirs
-
-
-def dense_of(problem: Any) -> DenseKnowledge:
-    return DenseKnowledge(problem.knowledge_key, problem.knowledge_value)
-
-
-def hold(ours: Tensor, theirs: Tensor) -> None:
-    """Both accumulate in float32, from the same rounded inputs."""
-    assert ours.dtype == torch.float32
-    assert tolerances.relative_error(ours, theirs) < 2e-5
-    assert torch.equal(ours == 0, theirs == 0)
 
 
 @interpreted
@@ -89,7 +32,7 @@ def hold(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("name", DENSE)
 def test_dense(name: str, dtype: torch.dtype) -> None:
     problem = make(**DENSE[name], dtype=dtype)
-    hold(*masses(problem, dense_of(problem)))
+    hold(*masses(problem))
 
 
 @interpreted
@@ -98,7 +41,7 @@ def test_dense(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", LATENT)
 def test_latent(name: str, dtype: torch.dtype) -> None:
     problem = latent_problems.make(**LATENT[name], dtype=dtype)
-    hold(*masses(problem, problem.knowledge))
+    hold(*masses(problem))
 
 
 @interpreted
@@ -113,7 +56,7 @@ def test_latents_are_read_as_they_are_stored(dtype: torch.dtype) -> None:
         key, scales["key_scale"] = quantise(k.key, dtype)
         scales["value_scale"] = scales["key_scale"]
     problem = problem.but(knowledge=dataclasses.replace(k, key=key, value=key, **scales))
-    hold(*masses(problem, problem.knowledge))
+    hold(*masses(problem))
 
 
 @interpreted
@@ -125,9 +68,9 @@ def test_other_tiles_give_the_same(tile: MassTile, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(triton_mass, "mass_tile", lambda rows, element_size: tile)
     dense = make(B=1, H=2, G=1, N=5, M=70, D=40, knowledge_bias=BIAS, dtype=torch.float32)
-    hold(*masses(dense, dense_of(dense)))
+    hold(*masses(dense))
     latent = latent_problems.make(B=1, H=2, G=1, N=5, M=70, P=40, knowledge_bias=BIAS, dtype=torch.float32)
-    hold(*masses(latent, latent.knowledge))
+    hold(*masses(latent))
 
 
 @interpreted
@@ -136,7 +79,7 @@ def test_keys_in_a_models_memory_layout() -> None:
     slots = torch.full((40, 3, 4, 16), float("nan"))
     slots[:, 1] = problem.knowledge_key.transpose(0, 1)
     strided = problem.but(knowledge_key=slots[:, 1].transpose(0, 1))
-    assert torch.equal(masses(strided, dense_of(strided))[0], masses(problem, dense_of(problem))[0])
+    assert torch.equal(masses(strided)[0], masses(problem)[0])
 
 
 @interpreted
