@@ -43,10 +43,10 @@ class Launch {
       prompt_tasks.run(index - knowledge_tasks, memory);
   }
 
-  // Merges the partial states of one row.
-  void finish(int64_t row) {
-    const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
-    char* latent = static_cast<char*>(p.latent) + ((h * p.B + b) * p.N + n) * p.P * element_size(p.dtype);
+  // Merges the partial states of one row into its lse and share, and hands the two sums, floats, to
+  // `write(prompt, latent)`. False, and nothing handed, for a row that sees no prompt: it sees no knowledge either.
+  template <class Write>
+  bool finish(int64_t row, float* lse, float* share, const Write& write) const {
     float top = -INFINITE;
     bool sees_prompt = false;
     for (int64_t part = 0; part < prompt.chunks; ++part) {
@@ -54,25 +54,21 @@ class Launch {
       top = std::max(top, attended.maximum[state]);
       sees_prompt = sees_prompt || attended.total[state] != 0.f;
     }
-    // A padding row sees no prompt column, so it sees no knowledge either.
-    if (!sees_prompt) {
-      std::fill(p.prompt + row * p.D, p.prompt + (row + 1) * p.D, 0.f);
-      std::memset(latent, 0, p.P * element_size(p.dtype));
-      p.share[row] = 0.f;
-      p.lse[row] = -INFINITE;
-      return;
-    }
+    *share = 0.f, *lse = -INFINITE;
+    if (!sees_prompt) return false;
     for (int64_t part = 0; part < knowledge.chunks; ++part) top = std::max(top, mixed.maximum[mixed.index(row, part)]);
-    std::unique_ptr<float[]> sums(new float[attended.padded + mixed.padded]());
+    // Both are padded with zeros, as products with them want it.
+    std::unique_ptr<float[]> sums(new float[attended.padded + round_up(p.P, 2 * OUTPUT_PAD)]());
     float* of_prompt = sums.get();
     float* of_knowledge = of_prompt + attended.padded;
-    const float prompt_total = merge(attended, row, top, of_prompt), share = merge(mixed, row, top, of_knowledge);
-    const float total = prompt_total + share;
-    for (int64_t d = 0; d < p.D; ++d) p.prompt[row * p.D + d] = of_prompt[d] / total;
+    const float prompt_total = merge(attended, row, top, of_prompt);
+    const float knowledge_total = merge(mixed, row, top, of_knowledge), total = prompt_total + knowledge_total;
+    for (int64_t d = 0; d < p.D; ++d) of_prompt[d] /= total;
     for (int64_t d = 0; d < p.P; ++d) of_knowledge[d] /= total;
-    write_rounded(of_knowledge, latent, p.P, p.dtype);
-    p.share[row] = share / total;
-    p.lse[row] = top + std::log(total);
+    *share = knowledge_total / total;
+    *lse = top + std::log(total);
+    write(of_prompt, of_knowledge);
+    return true;
   }
 
   const LatentAttention& p;
@@ -133,23 +129,85 @@ class Launch {
   std::unique_ptr<char[]> scratch;
 };
 
+// f(row) for every row, a few to a task: merging is short.
+template <class Function>
+void for_rows(int64_t rows, int workers, Parallel parallel, const Function& f) {
+  constexpr int64_t ROWS = 4;
+  struct Context {
+    int64_t rows;
+    const Function& f;
+  } context{rows, f};
+  parallel((rows + ROWS - 1) / ROWS, workers,
+           [](void* c, int64_t i, int) {
+             const Context& context = *static_cast<Context*>(c);
+             for (int64_t row = i * ROWS; row < std::min(context.rows, (i + 1) * ROWS); ++row) context.f(row);
+           },
+           &context);
+}
+
+void run_all(Launch& launch, int workers, Parallel parallel) {
+  parallel(launch.tasks(), workers, [](void* l, int64_t i, int w) { static_cast<Launch*>(l)->run(i, w); }, &launch);
+  if (launch.p.tiles != nullptr) launch.p.tiles[0] = launch.skipped, launch.p.tiles[1] = launch.visited;
+}
+
 }  // namespace
 
-void latent_forward(const LatentAttention& problem, const Kernels& kernels, int workers, Parallel parallel) {
-  if (problem.rows() != 0) {
-    Launch launch(problem, kernels, workers);
-    parallel(launch.tasks(), workers, [](void* l, int64_t i, int w) { static_cast<Launch*>(l)->run(i, w); }, &launch);
-    constexpr int64_t ROWS = 4;  // of a merging task
-    parallel((problem.rows() + ROWS - 1) / ROWS, workers,
-             [](void* l, int64_t i, int) {
-               Launch& launch = *static_cast<Launch*>(l);
-               for (int64_t row = i * ROWS; row < std::min(launch.p.rows(), (i + 1) * ROWS); ++row) launch.finish(row);
-             },
-             &launch);
-    if (problem.tiles != nullptr) problem.tiles[0] = launch.skipped, problem.tiles[1] = launch.visited;
-  } else if (problem.tiles != nullptr) {
-    problem.tiles[0] = problem.tiles[1] = 0;
-  }
+void latent_forward(const LatentAttention& p, const Kernels& kernels, int workers, Parallel parallel) {
+  if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
+  if (p.rows() == 0) return;
+  Launch launch(p, kernels, workers);
+  run_all(launch, workers, parallel);
+  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+    const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq, size = element_size(p.dtype);
+    float* prompt = p.prompt + row * p.D;
+    char* latent = static_cast<char*>(p.latent) + ((h * p.B + b) * p.N + n) * p.P * size;
+    const bool sees = launch.finish(row, p.lse + row, p.share + row, [&](const float* of_prompt, const float* mixed) {
+      std::copy(of_prompt, of_prompt + p.D, prompt);
+      write_rounded(mixed, latent, p.P, p.dtype);
+    });
+    if (!sees) std::fill(prompt, prompt + p.D, 0.f), std::memset(latent, 0, p.P * size);
+  });
+}
+
+void latent_attention(LatentAttention p, const Strided& knowledge_query, const Projection& projection, void* output,
+                      const Kernels& kernels, int workers, Parallel parallel) {
+  if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
+  if (p.rows() == 0) return;
+  const int64_t size = element_size(p.dtype), padded = round_up(p.D, OUTPUT_PAD);
+  const auto of_head = [&](const void* weights, int64_t h, int64_t width) {
+    return static_cast<const char*>(weights) + h * p.D * width * size;
+  };
+  std::unique_ptr<char[]> absorbed(new char[p.rows() * p.P * size]);
+  std::unique_ptr<float[]> constant(new float[p.rows()]);
+  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+    const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
+    std::unique_ptr<float[]> memory(new float[2 * padded + round_up(p.P, OUTPUT_PAD)]);
+    float *query = memory.get(), *bias = query + padded, *mixed = bias + padded;
+    kernels.widen_row(knowledge_query.at(size, b, h, n), p.dtype, p.D, query);
+    kernels.widen_row(of_head(projection.key_bias, h, 1), p.dtype, p.D, bias);
+    constant[row] = 0.f;
+    for (int d = 0; d < p.D; ++d) constant[row] += query[d] * bias[d];
+    kernels.mix_rows(of_head(projection.key_weight, h, p.P), p.dtype, p.P, p.D, p.P, query, mixed);
+    // Rounded as `latent_forward` gets it.
+    write_rounded(mixed, absorbed.get() + row * p.P * size, p.P, p.dtype);
+  });
+  p.absorbed_query = {absorbed.get(), p.Hq * p.N * p.P, p.N * p.P, p.P};
+  p.constant = constant.get();
+  Launch launch(p, kernels, workers);
+  run_all(launch, workers, parallel);
+  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+    const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
+    char* out = static_cast<char*>(output) + ((b * p.N + n) * p.Hq + h) * p.D * size;
+    std::unique_ptr<float[]> memory(new float[2 * padded]);
+    float *result = memory.get(), *bias = result + padded, share;
+    const bool sees = launch.finish(row, p.lse + row, &share, [&](const float* of_prompt, const float* mixed) {
+      kernels.dot_rows(of_head(projection.value_weight, h, p.P), p.dtype, p.P, p.D, p.P, mixed, result);
+      kernels.widen_row(of_head(projection.value_bias, h, 1), p.dtype, p.D, bias);
+      for (int d = 0; d < p.D; ++d) result[d] += of_prompt[d] + share * bias[d];
+      write_rounded(result, out, p.D, p.dtype);
+    });
+    if (!sees) std::memset(out, 0, p.D * size);
+  });
 }
 
 }  // namespace kblam

@@ -32,12 +32,6 @@ def forward(
     The same bits for any number of threads and, with `skip_threshold` 0, for a row whatever the rest of its batch is.
     A tile that may be skipped is 128 tokens for 32 rows, and its running maximum is that of its chunk of the list.
     """
-    if bias is not None and bias.stride(1) not in (0, 1):
-        bias = bias.contiguous()
-    if prompt_mask is not None and prompt_mask.stride(1) != 1:
-        prompt_mask = prompt_mask.contiguous()
-    if knowledge_range is not None:
-        knowledge_range = knowledge_range.to(torch.int64).contiguous()
     results = torch.ops.kblam_kernels.latent_forward_cpu(
         query,
         key,
@@ -45,16 +39,32 @@ def forward(
         latent_key,
         latent_value,
         norm.contiguous(),
-        None if key_scale is None else key_scale.contiguous(),
-        None if value_scale is None else value_scale.contiguous(),
+        contiguous_or_none(key_scale),
+        contiguous_or_none(value_scale),
         absorbed_query,
         constant.contiguous(),
-        bias,
-        prompt_mask,
-        knowledge_range,
+        *in_rows(bias, prompt_mask, knowledge_range),
         scale,
         window,
         skip_threshold,
         native.wanted_instruction_set(),
     )
     return LatentOutput(*results)
+
+
+def contiguous_or_none(tensor: Tensor | None) -> Tensor | None:
+    """As the kernels read it."""
+    return None if tensor is None else tensor.contiguous()
+
+
+def in_rows(
+    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Bias, mask and range in strides and dtypes that the kernels read; a view that is one is not copied."""
+    if bias is not None and bias.stride(1) not in (0, 1):
+        bias = bias.contiguous()
+    if prompt_mask is not None and prompt_mask.stride(1) != 1:
+        prompt_mask = prompt_mask.contiguous()
+    if knowledge_range is not None:
+        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+    return bias, prompt_mask, knowledge_range

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kblam_kernels import dispatch
 from kblam_kernels.knowledge import LatentKnowledge
+from kblam_kernels.latent import fused
 from kblam_kernels.latent.backends import LATENT_BACKENDS
 from kblam_kernels.latent.op import latent_forward
 from kblam_kernels.rectangular.arguments import refuse
@@ -43,6 +44,33 @@ def latent_attention(
 ) -> tuple[Tensor, Tensor]:
     """`rectangular_attention` on latents, arguments checked: (output, lse)."""
     _refuse_gradients(query, key, value, knowledge_query, knowledge.key, knowledge.projection.key_weight)
+    backend = dispatch.choose(request_for, backend, LATENT_BACKENDS)
+    p = knowledge.projection
+    if fused.serves(backend, query, p):
+        output, lse, tiles = fused.latent_attention(
+            query,
+            key,
+            value,
+            knowledge.key,
+            knowledge.value,
+            knowledge.norm,
+            knowledge.key_scale,
+            knowledge.value_scale,
+            knowledge_query,
+            p.key_weight,
+            p.key_bias,
+            p.value_weight,
+            p.value_bias,
+            _one_row_if_shared(bias),
+            prompt_mask,
+            _one_row_if_shared(knowledge_range),
+            scale,
+            window,
+            skip_threshold,
+        )
+        if skip_counts is not None and skip_threshold:
+            skip_counts.add_(tiles)
+        return output, lse
     absorbed_query, constant = absorb_query(knowledge_query, knowledge)
     prompt, latent, share, lse, tiles = latent_forward(
         query,
@@ -61,11 +89,10 @@ def latent_attention(
         scale,
         window,
         skip_threshold,
-        dispatch.choose(request_for, backend, LATENT_BACKENDS),
+        backend,
     )
     if skip_counts is not None and skip_threshold:
         skip_counts.add_(tiles)
-    p = knowledge.projection
     projected = times_knowledge(latent, p.value_weight.transpose(1, 2))
     output = prompt + projected + share[..., None] * p.value_bias[:, None]
     return output.to(query.dtype).transpose(1, 2).contiguous().transpose(1, 2), lse

@@ -45,10 +45,10 @@ inline void copy_query(bfloat16* to, const bfloat16* from, int n, int padded) {
 #endif
 
 // scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone. Fetches row t of `ahead`.
-template <class T>
-inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int64_t stride, int n, int D,
+template <class Product, class T>
+inline void dot_products(const typename Product::Query* query, const T* keys, int64_t stride, int n, int D,
                          const Ahead& ahead, float* scores) {
-  constexpr int STEP = Dot<T>::STEP, TOKENS = 4;
+  constexpr int STEP = Product::STEP, TOKENS = 4;
   const int whole = D / STEP * STEP, tail = D - whole;
   int t = 0;
   for (; t + TOKENS <= n; t += TOKENS) {
@@ -60,14 +60,14 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
       ahead.fetch(t + j);
     }
     for (int d = 0; d < whole; d += STEP) {
-      const F q = Dot<T>::load_query(query + d);
+      const F q = Product::load_query(query + d);
 #pragma GCC unroll 4
-      for (int j = 0; j < TOKENS; ++j) sums[j] = Dot<T>::multiply(q, Dot<T>::load_key(k[j] + d), sums[j]);
+      for (int j = 0; j < TOKENS; ++j) sums[j] = Product::multiply(q, Product::load_key(k[j] + d), sums[j]);
     }
     if (tail) {
-      const F q = Dot<T>::load_query(query + whole);
+      const F q = Product::load_query(query + whole);
       for (int j = 0; j < TOKENS; ++j)
-        sums[j] = Dot<T>::multiply(q, Dot<T>::load_first_key(k[j] + whole, tail), sums[j]);
+        sums[j] = Product::multiply(q, Product::load_first_key(k[j] + whole, tail), sums[j]);
     }
     for (int j = 0; j < TOKENS; ++j) scores[t + j] = sum(sums[j]);
   }
@@ -76,8 +76,8 @@ inline void dot_products(const typename Dot<T>::Query* query, const T* keys, int
     const T* k = keys + t * stride;
     F s = zero();
     for (int d = 0; d < whole; d += STEP)
-      s = Dot<T>::multiply(Dot<T>::load_query(query + d), Dot<T>::load_key(k + d), s);
-    if (tail) s = Dot<T>::multiply(Dot<T>::load_query(query + whole), Dot<T>::load_first_key(k + whole, tail), s);
+      s = Product::multiply(Product::load_query(query + d), Product::load_key(k + d), s);
+    if (tail) s = Product::multiply(Product::load_query(query + whole), Product::load_first_key(k + whole, tail), s);
     scores[t] = sum(s);
   }
 }

@@ -1,5 +1,6 @@
 // The kernel table of one instruction set: include after its simd header, with KBLAM_ISA and KBLAM_TABLE defined.
 #include "mass_tile.h"
+#include "project.h"
 #include "stream.h"
 #include "tile.h"
 
@@ -14,6 +15,9 @@ const Kernels KBLAM_TABLE = {
     KBLAM_ISA::latent_absorb,
     KBLAM_ISA::add_mass,
     KBLAM_ISA::add_scaled,
+    KBLAM_ISA::mix_rows,
+    KBLAM_ISA::dot_rows,
+    KBLAM_ISA::widen_row,
     KBLAM_ISA::stream_scratch,
     KBLAM_ISA::tile_scratch,
     KBLAM_ISA::latent_scratch,

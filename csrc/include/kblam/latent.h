@@ -23,4 +23,15 @@ struct LatentAttention : Prompt {
 
 void latent_forward(const LatentAttention& problem, const Kernels& kernels, int workers, Parallel parallel);
 
+// How a layer reads latents, of the query's dtype. Weights are (Hq, D, P) and biases (Hq, D), each contiguous.
+struct Projection {
+  const void *key_weight, *key_bias, *value_weight, *value_bias;
+};
+
+// The whole attention of a few new tokens: absorbs `knowledge_query` (B, Hq, N, D), attends, projects to `output`
+// (B, N, Hq, D), contiguous, of `dtype`. Of `problem`, what is made here is not looked at: absorbed_query, constant,
+// prompt, share, latent.
+void latent_attention(LatentAttention problem, const Strided& knowledge_query, const Projection& projection,
+                      void* output, const Kernels& kernels, int workers, Parallel parallel);
+
 }  // namespace kblam

@@ -137,8 +137,8 @@ void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t b
   Ahead next_values{}, next_keys{};
   const auto weigh = [&](const Piece& piece, float* out) {
     const int n = int(piece.last - piece.first);
-    dot_products(queries + piece.row * padded, keys + piece.first * columns.key_stride, columns.key_stride, n, D,
-                 next_values, out);
+    const T* from = keys + piece.first * columns.key_stride;
+    dot_products<Dot<T>>(queries + piece.row * padded, from, columns.key_stride, n, D, next_values, out);
     next_values.data = nullptr;
     take_scores(rows[piece.row], out, piece.first, n, D, scale);
   };

@@ -138,6 +138,10 @@ struct Kernels {
   AbsorbLatents latent;
   AddMass mass;
   void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors
+  // Rows of a (n, P) matrix: mixed by n weights, or multiplied with one row. Paddings are said where they are defined.
+  void (*mix_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, const float* weights, float* to);
+  void (*dot_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, const float* query, float* to);
+  void (*widen_row)(const void* from, Dtype dtype, int n, float* to);  // to has room for whole vectors
   int64_t (*stream_scratch)(int head_dim, int count);  // bytes
   int64_t (*tile_scratch)(int head_dim);
   int64_t (*latent_scratch)(int P);  // of `latent` and `mass`

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kblam_kernels import BackendUnavailableError, explain
-from kblam_kernels.latent import cpu
+from kblam_kernels.latent import cpu, fused, interface
 from kblam_kernels.latent.reference import LatentOutput
 from tests import tolerances
+from tests.kernels.latent.decode_cases import CASES, LONG, arguments_of, one_row
 from tests.kernels.latent.latent_problems import INF, LatentProblem, make
-from tests.kernels.latent.test_latent_decode import CASES, LONG, arguments_of, one_row
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 STORAGE = (None, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
@@ -35,19 +35,38 @@ def hold(problem: LatentProblem) -> None:
     assert (output[exact_lse == -INF] == 0).all()
 
 
+def no_fused_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projections by PyTorch, around `latent_forward`, for few queries too."""
+    monkeypatch.setattr(fused, "MAX_QUERIES", 0)
+
+
 def run(problem: LatentProblem, **changes: Any) -> LatentOutput:
     """The five results of the op."""
     return cpu.forward(**{**arguments_of(problem), **changes})
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["one_call", "forward"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_case_against_float64(name: str, instruction_set: str) -> None:
+def test_every_case_against_float64(
+    name: str, whole: bool, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not whole:
+        no_fused_call(monkeypatch)
     hold(make(**CASES[name], dtype=torch.float32))
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["one_call", "forward"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("storage", STORAGE, ids=str)
-def test_every_storage_under_every_query(storage: torch.dtype | None, dtype: torch.dtype, instruction_set: str) -> None:
+def test_every_storage_under_every_query(
+    storage: torch.dtype | None,
+    dtype: torch.dtype,
+    whole: bool,
+    instruction_set: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not whole:
+        no_fused_call(monkeypatch)
     # 36 rows: a whole block and a ragged one; a width that ends inside a vector; an odd number of tokens.
     hold(make(B=3, H=12, G=3, N=1, M=147, P=75, D=32).to(dtype, storage))
     hold(make(B=1, H=2, G=1, N=1, M=147, P=96, D=32).to(dtype, storage))
@@ -101,6 +120,46 @@ def test_a_row_does_not_depend_on_the_batch_around_it(
         alone = cpu.forward(**one_row(arguments, b))
         for part, ours, theirs in zip(together._fields, alone, together, strict=True):
             assert part == "tiles" or torch.equal(ours[0], theirs[b]), (part, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_call_does_not_depend_on_the_batch_or_threads(dtype: torch.dtype, instruction_set: str) -> None:
+    problem = make(B=3, H=6, G=2, N=2, M=700, P=75, D=22, knowledge_bias=torch.randn(3, 700), dtype=dtype)
+    together = problem.run("cpu")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert all(torch.equal(a, b) for a, b in zip(problem.run("cpu"), together, strict=True))
+    finally:
+        torch.set_num_threads(before)
+    for b in range(3):
+        alone = problem.rows(slice(b, b + 1)).run("cpu")
+        assert all(torch.equal(a[0], t[b]) for a, t in zip(alone, together, strict=True))
+
+
+def test_which_calls_are_one_call(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for name, module in (("latent_attention", fused), ("latent_forward", interface)):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real: (taken.append(name), real(*a))[1])
+    few, many = make(N=4, T=9, dtype=torch.float32), make(N=5, T=9, dtype=torch.float32)
+    weight = few.knowledge.projection.key_weight.mT.contiguous().mT
+    gapped = dataclasses.replace(few.knowledge.projection, key_weight=weight)
+    for problem in (few, many, few.but(knowledge=dataclasses.replace(few.knowledge, projection=gapped))):
+        problem.run("cpu")
+    few.run("reference")
+    assert taken == ["latent_attention", "latent_forward", "latent_forward", "latent_forward"]
+
+
+@pytest.mark.parametrize("skip_threshold", [0.0, 0.01])
+def test_one_call_is_an_op_with_a_fake(skip_threshold: float, library: None) -> None:
+    p = make(N=2, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]], dtype=torch.int32))
+    k, projection = p.knowledge, p.knowledge.projection
+    tensors = (p.query, p.key, p.value, k.key, k.value, k.norm, None, None, p.knowledge_query)
+    weights = tuple(getattr(projection, f.name) for f in dataclasses.fields(projection))
+    torch.library.opcheck(
+        fused.latent_attention, (*tensors, *weights, None, None, p.knowledge_range, 0.25, None, skip_threshold)
+    )
 
 
 @pytest.mark.parametrize("storage", [None, torch.int8], ids=str)

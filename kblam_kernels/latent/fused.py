@@ -1,0 +1,99 @@
+"""Attention of a few new tokens to latents in one C++ call: absorbs, attends, projects.
+
+For one token the projections are two passes over a few megabytes; as matrix products of their own, each with its
+threads to wake and to wait for, they take longer than attention to 10,000 triples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.knowledge import LatentProjection
+from kblam_kernels.rectangular.op import empty_output
+
+# With more of them a matrix product reads the weights once for all.
+MAX_QUERIES = 4
+
+
+def serves(backend: str, query: Tensor, projection: LatentProjection) -> bool:
+    """Whether this is the way to go: never by the batch size, so that a row's bits do not depend on its batch."""
+    p = projection
+    weights = (p.key_weight, p.key_bias, p.value_weight, p.value_bias)
+    return backend == "cpu" and query.shape[2] <= MAX_QUERIES and all(weight.is_contiguous() for weight in weights)
+
+
+@torch.library.custom_op("kblam_kernels::latent_attention", mutates_args=())
+def latent_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latent_key: Tensor,
+    latent_value: Tensor,
+    norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+    knowledge_query: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    bias: Tensor | None,
+    prompt_mask: Tensor | None,
+    knowledge_range: Tensor | None,
+    scale: float,
+    window: int | None,
+    skip_threshold: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`."""
+    # Imports the builder: not before it is needed.
+    from kblam_kernels import native
+    from kblam_kernels.latent.cpu import contiguous_or_none, in_rows
+
+    output, lse, tiles = torch.ops.kblam_kernels.latent_attention_cpu(
+        query,
+        key,
+        value,
+        latent_key,
+        latent_value,
+        norm.contiguous(),
+        contiguous_or_none(key_scale),
+        contiguous_or_none(value_scale),
+        knowledge_query,
+        key_weight,
+        key_bias,
+        value_weight,
+        value_bias,
+        *in_rows(bias, prompt_mask, knowledge_range),
+        scale,
+        window,
+        skip_threshold,
+        native.wanted_instruction_set(),
+    )
+    return output, lse, tiles
+
+
+@latent_attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latent_key: Tensor,
+    latent_value: Tensor,
+    norm: Tensor,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+    knowledge_query: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    bias: Tensor | None,
+    prompt_mask: Tensor | None,
+    knowledge_range: Tensor | None,
+    scale: float,
+    window: int | None,
+    skip_threshold: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tiles = query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
+    return (*empty_output(query), tiles)
