@@ -72,6 +72,8 @@ def _flex(shape: Shape, r: Tensor, keys: Tensor, values: Tensor) -> Call:
     def visible(b: Tensor, h: Tensor, n: Tensor, column: Tensor) -> Tensor:
         return column - M <= T - N + n
 
+    # Each shape compiles anew: what is compiled for many at once is slower, and there is a limit to recompiling.
+    torch.compiler.reset()
     # One new token sees every column.
     blocks = None if N == 1 else create_block_mask(visible, None, None, N, M + T, device="cpu")
     return lambda: _compiled_flex()(r, keys, values, block_mask=blocks)

@@ -20,6 +20,7 @@ from kblam_kernels.bench import providers
 from kblam_kernels.bench.shapes import DTYPES, Inputs, Shape, make
 from kblam_kernels.errors import BackendUnavailableError, KernelError
 
+BUDGET = 20.0  # seconds after which a shape gets no more repeats
 SIDE = 1024  # of the square matrices whose product is the ceiling of arithmetic
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 READ, PRODUCT = "ceiling: read", "ceiling: product"
@@ -119,9 +120,12 @@ def _read(tensor: Tensor) -> Tensor:
 
 
 def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, measured in turns; the first turn warms up."""
+    """Median milliseconds of each, measured in turns; the first turn warms up. Three turns at least, then BUDGET."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
     for repeat in range(repeats + 1):
+        if repeat > 3 and time.perf_counter() - begin > BUDGET:
+            break
         for name, call in calls.items():
             start = time.perf_counter()
             call()
