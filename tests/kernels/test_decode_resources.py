@@ -1,0 +1,47 @@
+"""What the compiler makes of dense decode on sm_80 and sm_90: nothing spills, all fits, tensor cores work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kblam_kernels.rectangular import decode_jobs
+from kblam_kernels.rectangular.decode_tiles import TILES
+from kblam_kernels.resources import Resources, jobs
+from kblam_kernels.tiles import SHARED_LIMIT
+
+pytest.importorskip("triton")
+
+JOBS = list(decode_jobs.compile_jobs())
+QUICK = [f"{job.arch} {job.variant}" for job in JOBS if not job.extended]
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Resources]:
+    """The quick rows, from a process where the interpreter has not taken the compiler's place."""
+    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", "--quick", "--match", "rectangular_decode"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
+    assert result.returncode in (0, 1), result.stderr
+    return {f"{row['arch']} {row['variant']}": Resources(**row) for row in json.loads(result.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("name", QUICK)
+def test_usual_rows_fit_and_do_not_spill(name: str, rows: dict[str, Resources]) -> None:
+    assert rows[name].broken_limits() == []
+    # Two programs share a multiprocessor of an A100, and sm_86 has room for one.
+    assert rows[name].shared_bytes <= SHARED_LIMIT["sm_80"] // 2 <= SHARED_LIMIT["sm_86"]
+    assert rows[name].tensor_core_instructions >= 48
+
+
+def test_every_tile_is_compiled_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    registered = [job for job in jobs() if job.kernel == "rectangular_decode_kernel"]
+    assert [job.variant for job in registered] == [job.variant for job in JOBS]
+    for arch in ("sm_80", "sm_90"):
+        assert {str(tile) for _, _, tile in TILES} == {job.tile for job in registered if job.arch == arch}
