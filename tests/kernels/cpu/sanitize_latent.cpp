@@ -73,6 +73,16 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   m.scale = p.scale, m.mass = got.mass.get();
   kblam::evidence_mass(m, kernels, 3, parallel);
 
+  // The whole attention in one call; that it is right is for other tests, here it must be finite.
+  const Tensor r(dtype, s.B, s.Hq, s.N, s.D, s.gap, draw), weights(dtype, 1, s.Hq, s.D, s.P, 0, draw);
+  const Tensor biases(dtype, 1, 1, s.Hq, s.D, 0, draw);
+  auto output = exactly<unsigned char>(rows * s.D * size);
+  auto lse = exactly<float>(rows);
+  kblam::LatentAttention whole = p;
+  whole.prompt = whole.share = nullptr, whole.latent = nullptr, whole.lse = lse.get();
+  const kblam::Projection projection{weights.data.get(), biases.data.get(), weights.data.get(), biases.data.get()};
+  kblam::latent_attention(whole, r.strided(), projection, output.get(), kernels, 3, parallel);
+
   double worst = p.tiles != nullptr && got.tiles[0] > got.tiles[1] ? INFINITE : 0;
   std::vector<double> mass(s.B * s.M, 0.);
   for (int64_t b = 0; b < s.B; ++b)
@@ -115,6 +125,9 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
           worst = std::max(worst, std::abs(got.lse[row] - (top + std::log(total))));
         }
         worst = std::max(worst, std::abs(got.share[row] - share));
+        if (std::isnan(lse[row]) || (lse[row] == -INFINITE) == sees_prompt) worst = INFINITE;
+        for (int d = 0; d < s.D; ++d)
+          if (!std::isfinite(Tensor::value(output.get(), dtype, row * s.D + d))) worst = INFINITE;
         for (int d = 0; d < s.D; ++d) worst = std::max(worst, std::abs(got.prompt[row * s.D + d] - prompt[d]));
         for (int d = 0; d < s.P; ++d)
           worst = std::max(worst, std::abs(Tensor::value(got.latent.get(), dtype, ((h * s.B + b) * s.N + n) * s.P + d) -
