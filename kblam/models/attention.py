@@ -57,9 +57,23 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D)."""
-    # Under autocast the rotary embedding leaves queries and keys in float32, while values and the knowledge query
-    # come out of linear layers in half precision. Attention runs in the query's dtype.
-    key, value = key.to(query.dtype), value.to(query.dtype)
+    if layer_knowledge is not None and torch.is_autocast_enabled(query.device.type):
+        # The rotary embedding leaves queries and keys in float32, while values and the knowledge query come out of
+        # linear layers in half precision. Attention to knowledge runs in the query's dtype, all of it.
+        with torch.autocast(query.device.type, enabled=False):
+            return attention_forward(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                scaling,
+                dropout,
+                sliding_window,
+                layer_knowledge,
+                base_implementation,
+                **kwargs,
+            )
     if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
         key, value = key[:, :, : attention_mask.shape[-1]], value[:, :, : attention_mask.shape[-1]]
     if layer_knowledge is None:
@@ -71,6 +85,7 @@ def attention_forward(
             f"attention_dropout is {dropout}; knowledge layers do not drop attention: set it to 0 in the model's config"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key, value = key.to(query.dtype), value.to(query.dtype)
     r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
     knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
     index = None

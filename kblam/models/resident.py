@@ -106,7 +106,10 @@ class ResidentKnowledge:
         path = self.plan.path(batch, new_tokens)
         if path == "dense":
             return self._dense[layer]
-        return self._latents[layer].to_dense() if path == "materialise" else self._latents[layer]
+        if path == "latent":
+            return self._latents[layer]
+        with torch.autocast(self.device.type, enabled=False):
+            return self._latents[layer].to_dense()
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -117,7 +120,8 @@ class ResidentKnowledge:
             self._lay_out(count)
         assert self._rows is not None
         before = self._rows.buffers
-        changed = len(self._rows.sync(self.knowledge_base))
+        with torch.autocast(self.device.type, enabled=False):
+            changed = len(self._rows.sync(self.knowledge_base))
         if self._rows.buffers is not before or not (self._latents or self._dense):
             self._see_layers()
         self.filled[0, 1] = self._rows.count
