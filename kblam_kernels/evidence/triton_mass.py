@@ -48,7 +48,7 @@ def _add_chunk(
 
 
 # Lengths are not specialised: a growing knowledge base must not compile again.
-@triton.jit(do_not_specialize=["B", "N", "M", "rows", "bias_batch_stride"])
+@triton.jit(do_not_specialize=["B", "Hq", "N", "M", "heads", "rows", "bias_batch_stride"])
 def evidence_mass_kernel(
     rows_of,
     key,

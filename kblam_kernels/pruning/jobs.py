@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from kblam_kernels.latent.tiles import storage_of
+from kblam_kernels.pruning import tiles
+from kblam_kernels.rectangular.chunks import chunk_of
 from kblam_kernels.resources import CompileJob
 
 # Storage with a scale for each triple, by the type its kernels read.
@@ -30,10 +32,7 @@ def compile_jobs() -> Iterator[CompileJob]:
 
 
 def _job(arch: str, layout: str, width: int, stored: str, extended: bool) -> CompileJob:
-    from kblam_kernels.pruning import triton_scores as kernel
-    from kblam_kernels.rectangular.chunks import chunk_of
-
-    chunk = chunk_of(width, kernel.WIDEST_CHUNK)
+    chunk = chunk_of(width, tiles.WIDEST_CHUNK)
     constants: dict[str, int | bool | str | None] = {
         "HAS_NORM": layout == "latent",
         "HAS_SCALE": stored in _SCALED,
@@ -41,8 +40,8 @@ def _job(arch: str, layout: str, width: int, stored: str, extended: bool) -> Com
         "CHUNK": chunk,
         "CHUNKS": -(-width // chunk),
         "IS_PADDED": width % chunk != 0,
-        "BLOCK_ROWS": kernel.BLOCK_ROWS,
-        "BLOCK_M": kernel.BLOCK_M,
+        "BLOCK_ROWS": tiles.BLOCK_ROWS,
+        "BLOCK_M": tiles.BLOCK_M,
         "KEY_GAIN": storage_of(_SCALED[stored]).gain if stored in _SCALED else 1,
         "PRECISION": "tf32x3",
     }
@@ -64,12 +63,12 @@ def _job(arch: str, layout: str, width: int, stored: str, extended: bool) -> Com
         kernel="summed_scores_kernel",
         variant=f"{layout} {stored[1:]} W{width}",
         arch=arch,
-        tile=f"{kernel.BLOCK_ROWS}x{kernel.BLOCK_M}x{kernel.NUM_WARPS}x{kernel.NUM_STAGES}",
+        tile=f"{tiles.BLOCK_ROWS}x{tiles.BLOCK_M}x{tiles.NUM_WARPS}x{tiles.NUM_STAGES}",
         module="kblam_kernels.pruning.triton_scores",
         types=types,
         constants=constants,
         divisible=frozenset({name for name, type_ in types.items() if type_.startswith("*")} | set(aligned)),
-        num_warps=kernel.NUM_WARPS,
-        num_stages=kernel.NUM_STAGES,
+        num_warps=tiles.NUM_WARPS,
+        num_stages=tiles.NUM_STAGES,
         extended=extended,
     )

@@ -17,17 +17,15 @@ from torch import Tensor
 
 from kblam_kernels.latent.tiles import storage_of
 from kblam_kernels.latent.triton_storage import as_numbers
+from kblam_kernels.pruning.tiles import BLOCK_M, BLOCK_ROWS, NUM_STAGES, NUM_WARPS, WIDEST_CHUNK
 from kblam_kernels.rectangular.chunks import chunk_of, named_strides
 from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
 from kblam_kernels.rectangular.triton_parts import product
 from kblam_kernels.rectangular.triton_split import gather_rows, load_tile
 
-# Compiled for sm_80 and sm_90 without spills (`jobs.py`); not timed on a GPU.
-BLOCK_ROWS, BLOCK_M, WIDEST_CHUNK, NUM_WARPS, NUM_STAGES = 16, 32, 64, 4, 3
-
 
 # Lengths are not specialised: a growing knowledge base must not compile again.
-@triton.jit(do_not_specialize=["M", "rows", "row_tiles"])
+@triton.jit(do_not_specialize=["M", "heads", "rows", "row_tiles", "tiles"])
 def summed_scores_kernel(
     rows_of,
     key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, head_chunk_of, prompt_block
@@ -28,10 +29,30 @@ _TENSORS = ("query", "key", "value", "knowledge_key", "knowledge_value", "knowle
 
 
 def compile_jobs() -> Iterator[CompileJob]:
-    """The jobs of `rectangular_decode_kernel`."""
+    """The jobs of `rectangular_decode_kernel`: with all inputs, and with none of those that may be absent."""
     for arch in ("sm_80", "sm_90"):
         for dtype, pointer, element_size, head_dim, extended in _ROWS:
             yield _job(arch, dtype, pointer, element_size, head_dim, extended)
+            if head_dim in (64, 128) and dtype != "float16":
+                yield _without_options(_job(arch, dtype, pointer, element_size, head_dim, True))
+
+
+def _without_options(job: CompileJob) -> CompileJob:
+    types, constants = dict(job.types), dict(job.constants)
+    for switch, tensor, batch, column in (
+        ("HAS_BIAS", "bias", "bias_batch_stride", "bias_token_stride"),
+        ("HAS_MASK", "prompt_mask", "mask_batch_stride", "mask_column_stride"),
+        ("HAS_RANGE", "knowledge_range", "range_batch_stride", "range_end_stride"),
+    ):
+        del types[tensor], constants[column]
+        types |= dict.fromkeys((batch, column), "i32")
+        constants |= {switch: False, tensor: None}
+    return dataclasses.replace(
+        job,
+        variant=job.variant.replace("everything", "plain"),
+        types=types,
+        constants=constants | {"HAS_WINDOW": False},
+    )
 
 
 def _job(arch: str, dtype: str, pointer: str, element_size: int, head_dim: int, extended: bool) -> CompileJob:

@@ -31,7 +31,7 @@ TILES: tuple[tuple[int, int, DecodeTile], ...] = (
     (2, 64, DecodeTile(16, 128, 4, 3)),
     (2, 128, DecodeTile(16, 64, 4, 3)),
     (2, 256, DecodeTile(16, 32, 4, 3)),
-    (4, 64, DecodeTile(16, 64, 8, 2)),
+    (4, 64, DecodeTile(16, 32, 8, 2)),
     (4, 128, DecodeTile(16, 32, 8, 2)),
     (4, 256, DecodeTile(16, 16, 8, 2)),
 )

@@ -22,9 +22,7 @@ from kblam_kernels.rectangular.arguments import (
 from kblam_kernels.rectangular.op import rectangular_forward
 
 
-def request_of(
-    by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None, *tensors: Tensor
-) -> dispatch.Request:
+def request_of(by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None, *tensors: Tensor) -> dispatch.Request:
     """What a backend's verifier looks at; the first of `tensors` has the dtype and head_dim of the call."""
     storage = knowledge.key.dtype if isinstance(knowledge, LatentKnowledge) else None
     if knowledge is not None:

@@ -103,3 +103,12 @@ def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert resources.main([]) == 2
     assert "unset it" in capsys.readouterr().err
+
+
+def test_listing_the_jobs_imports_no_kernel() -> None:
+    """What triton decorates while TRITON_INTERPRET=0 stays compiled: later tests in the process would fail."""
+    program = (
+        "import sys; from kblam_kernels import resources; list(resources.jobs()); sys.exit('triton' in sys.modules)"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
