@@ -36,7 +36,7 @@ class MassTile:
 TILES: tuple[tuple[int, int, MassTile], ...] = (
     (2, 16, MassTile(16, 32, 128, 3, 4, 3)),
     (2, 32, MassTile(32, 32, 128, 3, 4, 2)),
-    (2, 1 << 40, MassTile(64, 64, 128, 2, 4, 2)),
+    (2, 1 << 40, MassTile(64, 32, 128, 2, 4, 2)),
     # float32 products take three passes; 32 rows spill.
     (4, 1 << 40, MassTile(16, 32, 64, 2, 4, 2)),
 )
