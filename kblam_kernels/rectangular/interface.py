@@ -117,7 +117,7 @@ def rectangular_attention(
             backend's own matter, and what is skipped depends on the batch (`kblam_kernels/latent/README.md`).
         skip_counts: int64 (2,) on the device, to which the numbers of value tiles skipped and visited are added.
         return_lse: also return the natural-log sum of exponentials over both blocks.
-        backend: "auto", "triton" or "reference"; KBLAM_BACKEND decides when this is "auto".
+        backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
 
     All tensors are on one device; strides are free as long as the last dimension is contiguous.
 
