@@ -49,8 +49,9 @@ def test_splits(case: Case) -> None:
     hold(case, "triton", torch.float32)
 
 
+# The interpreter cuts weights off to bfloat16 where a GPU rounds them: errors are near twice as large here.
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (FEW["B1-N4-T7-M33-D72"], SPLITS[4])])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (FEW["B2-N4-T63-M100-D96"], SPLITS[4])])
 def test_half(case: Case, dtype: torch.dtype) -> None:
     hold(case, "triton", dtype)
 
