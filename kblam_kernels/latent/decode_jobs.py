@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kblam_kernels.latent.tiles import is_padded, latent_tile, storage_of, value_parts
-from kblam_kernels.rectangular.chunks import PROMPT_SPLIT, chunk_of, head_chunk_of, prompt_block
+from kblam_kernels.rectangular.chunks import PROMPT_ROWS, PROMPT_SPLIT, chunk_of, head_chunk_of, prompt_block
 from kblam_kernels.resources import CompileJob
 from kblam_kernels.tiles import Arch
 
@@ -100,7 +100,7 @@ def _job(arch: Arch, row: _Row) -> CompileJob:
         "VALUE_HEADROOM": storage.headroom,
         "HAS_SCALE": stored in ("*i8", "*u8"),
         "SKIPS": row.skips,
-        "PROMPT_ROWS": 16,
+        "PROMPT_ROWS": PROMPT_ROWS,
         "PROMPT_BLOCK": prompt_block(HEAD_DIM, element_size),
         "PROMPT_SPLIT": PROMPT_SPLIT,
         "DIM_CHUNK": head_chunk_of(HEAD_DIM, element_size),

@@ -27,6 +27,7 @@ from kblam_kernels.latent.reference import LatentOutput
 from kblam_kernels.latent.tiles import LatentTile, is_padded, latent_tile, storage_of, value_parts
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
 from kblam_kernels.rectangular.chunks import (
+    PROMPT_ROWS,
     PROMPT_SPLIT,
     chunk_of,
     head_chunk_of,
@@ -92,8 +93,7 @@ def forward(
     splits = knowledge_splits + prompt_splits
     knowledge_programs = knowledge_splits * groups * row_tiles * parts
     group_size = Hq // Hkv
-    prompt_rows = max(16, min(triton.next_power_of_2(group_size * N), tile.block_rows))
-    prompt_row_tiles = triton.cdiv(group_size * N, prompt_rows)
+    prompt_row_tiles = triton.cdiv(group_size * N, PROMPT_ROWS)
 
     def scratch(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=device)
@@ -163,7 +163,7 @@ def forward(
             VALUE_HEADROOM=storage.headroom,
             HAS_SCALE=key_scale is not None,
             SKIPS=skip_threshold > 0,
-            PROMPT_ROWS=prompt_rows,
+            PROMPT_ROWS=PROMPT_ROWS,
             PROMPT_BLOCK=prompt_block(D, query.element_size()),
             PROMPT_SPLIT=PROMPT_SPLIT,
             DIM_CHUNK=dim_chunk,

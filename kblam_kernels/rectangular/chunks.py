@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 PROMPT_SPLIT = 256
+# Queries of one key head that a program of the prompt part takes: the least of a matrix instruction. 32 spill.
+PROMPT_ROWS = 16
 # Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
 MAX_SPLITS = 256
 MIN_SPLIT = 128
