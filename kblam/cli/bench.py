@@ -40,7 +40,9 @@ def bench(
         torch.set_num_threads(threads)
     rows: list[Row] = []
     for shape in QUICK if quick else FULL:
-        title = f"{shape.regime}, {shape.queries:,} new tokens, {shape.triples:,} triples, {shape.dtype}"
+        tokens = "1 new token" if shape.queries == 1 else f"{shape.queries:,} new tokens"
+        heads = f"{shape.heads} heads x {shape.head_dim}"
+        title = f"{shape.regime}, {tokens}, {shape.triples:,} triples, {heads}, {shape.dtype}"
         with waiting(title):
             rows_of_shape = measure(shape, repeats=5 if quick else 15, flex=flex)
         out.print(_table(title, rows_of_shape))
