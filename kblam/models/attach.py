@@ -278,17 +278,8 @@ def attach(
         KnowledgeError: if `storage` is not known.
     """
     current = attachment_of(model)
-    asked = (backend, plan, storage)
-    if (
-        current is not None
-        and current.adapter is adapter
-        and asked
-        == (
-            current.backend,
-            current.plan,
-            current.storage,
-        )
-    ):
+    asked = (adapter, backend, plan, storage)
+    if current is not None and (current.adapter, current.backend, current.plan, current.storage) == asked:
         return current
     check_storage(storage)
     family_of(model)
