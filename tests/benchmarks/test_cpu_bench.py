@@ -46,6 +46,11 @@ def test_a_row_for_each_provider_and_ceiling(queries: int, dtype: str) -> None:
     peers = [row["ratio_to_best_peer"] for row in rows[2:5]]
     assert max(peers) == 1
     assert [row["share_of_ceiling"] for row in rows[-2:]] == [1, 1]
+    floors = {row["provider"].rpartition(" ")[2]: row["ms"] for row in rows[-2:]}
+    for row in rows:
+        floor = floors["latent" if "latent" in row["provider"] else "dense"]
+        # Times are rounded to a tenth of a microsecond, which counts at this size.
+        assert row["share_of_ceiling"] == pytest.approx(floor / row["ms"], rel=0.2, abs=2e-3)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
