@@ -12,6 +12,9 @@
 namespace kblam {
 namespace {
 
+// From so many heads and new tokens on, rows are the lanes of vectors. Never by the batch size, for the order of additions
+// follows from it.
+constexpr int64_t LANE_ROWS = 24;
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 class Launch {
@@ -19,6 +22,7 @@ class Launch {
   Launch(const LatentAttention& problem, const Kernels& chosen, int workers)
       : p(problem),
         kernels(chosen),
+        lanes(p.Hq * p.N >= LANE_ROWS),
         knowledge(p.M, MAX_CHUNKS),
         prompt(p.T, MAX_CHUNKS),
         mixed(p.rows(), knowledge.chunks, p.P),
@@ -30,17 +34,17 @@ class Launch {
     blocks = (rows + MAX_LATENT_ROWS - 1) / MAX_LATENT_ROWS;
     knowledge_tasks = knowledge.chunks * groups * blocks;
     scratch_bytes = round_up(std::max(kernels.latent_scratch(p.P), prompt_tasks.scratch_bytes()), 64);
-    scratch.reset(new char[scratch_bytes * workers]);
+    scratch = lines<char>(scratch_bytes * workers);
+    held.assign(workers, -1);
   }
 
   int64_t tasks() const { return knowledge_tasks + prompt_tasks.count(); }
 
   void run(int64_t index, int worker) {
     char* memory = scratch.get() + worker * scratch_bytes;
-    if (index < knowledge_tasks)
-      run_knowledge(index, memory);
-    else
-      prompt_tasks.run(index - knowledge_tasks, memory);
+    if (index < knowledge_tasks) return run_knowledge(index, memory, held[worker]);
+    held[worker] = -1;
+    prompt_tasks.run(index - knowledge_tasks, memory);
   }
 
   // Merges the partial states of one row into its lse and share, and hands the two sums, floats, to
@@ -75,7 +79,8 @@ class Launch {
   std::atomic<int64_t> skipped{0}, visited{0};
 
  private:
-  void run_knowledge(int64_t index, char* memory) {
+  // `holds`: the rows whose queries `memory` has.
+  void run_knowledge(int64_t index, char* memory, int64_t& holds) {
     const int64_t block = index % blocks, group = index / blocks % groups, part = index / blocks / groups;
     int64_t begin = knowledge.begin(part), end = knowledge.end(part);
     if (p.knowledge_range != nullptr) {
@@ -102,8 +107,11 @@ class Launch {
           r.bias = bias;
       }
     }
+    const int64_t these = group * blocks + block;
+    const LatentQueries queries{p.dtype, lanes, holds == these};
+    holds = these;
     const Skipped tiles =
-        kernels.latent(p.latents, p.dtype, taken, count, begin, end, p.P, p.scale, p.threshold, memory);
+        kernels.latent(p.latents, queries, taken, count, begin, end, p.P, p.scale, p.threshold, memory);
     skipped += tiles.skipped;
     visited += tiles.visited;
   }
@@ -122,11 +130,13 @@ class Launch {
   }
 
   const Kernels& kernels;
+  const bool lanes;
   const Cut knowledge, prompt;
   States mixed, attended;
   PromptTasks prompt_tasks;
   int64_t groups, rows, blocks, knowledge_tasks, scratch_bytes;
-  std::unique_ptr<char[]> scratch;
+  Lines<char> scratch;
+  std::vector<int64_t> held;
 };
 
 // f(row) for every row, a few to a task: merging is short.
@@ -200,7 +210,7 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
     char* out = static_cast<char*>(output) + ((b * p.N + n) * p.Hq + h) * p.D * size;
     std::unique_ptr<float[]> memory(new float[2 * padded]);
     float *result = memory.get(), *bias = result + padded, share;
-    const bool sees = launch.finish(row, p.lse + row, &share, [&](const float* of_prompt, const float* mixed) {
+    const bool sees = launch.finish(row, p.lse + row, &share, [&](const float* of_prompt, float* mixed) {
       kernels.dot_rows(of_head(projection.value_weight, h, p.P), p.dtype, p.P, p.D, p.P, mixed, result);
       kernels.widen_row(of_head(projection.value_bias, h, 1), p.dtype, p.D, bias);
       for (int d = 0; d < p.D; ++d) result[d] += of_prompt[d] + share * bias[d];

@@ -16,7 +16,7 @@ class Launch {
  public:
   Launch(const Mass& problem, const Kernels& chosen, int workers) : p(problem), kernels(chosen) {
     scratch_bytes = round_up(kernels.latent_scratch(p.width), 64);
-    scratch.reset(new char[scratch_bytes * workers]);
+    scratch = lines<char>(scratch_bytes * workers);
   }
 
   int64_t tasks() const { return (p.M + TOKENS - 1) / TOKENS * p.B; }
@@ -58,7 +58,7 @@ class Launch {
   const Mass& p;
   const Kernels& kernels;
   int64_t scratch_bytes;
-  std::unique_ptr<char[]> scratch;
+  Lines<char> scratch;
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ class Launch {
                         : folding ? kernels.latent_scratch(p.D)
                                   : kernels.tile_scratch(p.D);
     scratch_bytes = round_up(std::max(own, prompt_tasks.scratch_bytes()), 64);
-    scratch.reset(new char[scratch_bytes * workers]);
+    scratch = lines<char>(scratch_bytes * workers);
   }
 
   int64_t tasks() const { return knowledge_tasks + prompt_tasks.count(); }
@@ -137,7 +137,7 @@ class Launch {
     LatentRow folded[MAX_LATENT_ROWS];
     for (size_t i = 0; i < rows.size(); ++i)
       folded[i] = {rows[i].query, 0.f, rows[i].bias, rows[i].offset, rows[i].maximum, rows[i].total, rows[i].output};
-    absorb_folded(keys, p.dtype, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
+    absorb_folded(keys, {p.dtype, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
   }
 
   const int64_t size;
@@ -149,7 +149,7 @@ class Launch {
   States states;
   PromptTasks prompt_tasks;
   int64_t rows, block_rows, blocks, knowledge_tasks, scratch_bytes;
-  std::unique_ptr<char[]> scratch;
+  Lines<char> scratch;
 };
 
 }  // namespace

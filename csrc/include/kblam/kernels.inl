@@ -1,4 +1,5 @@
 // The kernel table of one instruction set: include after its simd header, with KBLAM_ISA and KBLAM_TABLE defined.
+#include "latent_tile.h"
 #include "mass_tile.h"
 #include "project.h"
 #include "stream.h"

@@ -2,7 +2,7 @@
 // rows, and a weighted sum of their exponentials. Dense keys and latents are one formula.
 #pragma once
 
-#include "latent_tile.h"
+#include "latent_dots.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -13,13 +13,14 @@ inline void add_mass(const Latents& keys, Dtype query, const MassRow* rows, int 
     using L = decltype(kind);
     using T = decltype(element);
     const T* all = static_cast<const T*>(keys.key);
-    copy_queries<L>(query, rows, count, width, s);
+    Dots<L>::take_queries(query, rows, count, width, s);
     for (int64_t tile = begin; tile < end; tile += LATENT_TILE) {
       const int n = int(end - tile < LATENT_TILE ? end - tile : LATENT_TILE);
       token_factors(keys, tile, n, scale, s);
+      Fetches none(nullptr, 0, 0);
       for (int t = 0; t < n; t += SCORE_TOKENS)
-        L::scores(s, count, all + (tile + t) * keys.key_stride, keys.key_stride,
-                  n - t < SCORE_TOKENS ? n - t : SCORE_TOKENS, width, s.scores + t);
+        Dots<L>::scores(s, count, all + tile * keys.key_stride, keys.key_stride, t,
+                        n - t < SCORE_TOKENS ? n - t : SCORE_TOKENS, width, none);
       for (int t = 0; t < n; t += W) {
         F shift = set1(offset), total = zero();
         if (bias != nullptr) {

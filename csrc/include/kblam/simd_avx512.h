@@ -11,6 +11,7 @@ using F = __m512;
 constexpr int W = 16;
 constexpr int STREAM_VECTORS = 8;  // accumulators of one row in the weighted sum of values
 constexpr int TILE_I = 4, TILE_J = 4;
+constexpr int LANE_I = 8, LANE_J = 2;  // keys by vectors of absorbed queries, where those are lanes
 constexpr int SCORE_ROWS = 4;  // absorbed queries that go against four keys at a time
 
 inline F zero() { return _mm512_setzero_ps(); }

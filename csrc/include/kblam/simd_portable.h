@@ -10,6 +10,7 @@ typedef int32_t I32 __attribute__((vector_size(16)));
 constexpr int W = 4;
 constexpr int STREAM_VECTORS = 4;
 constexpr int TILE_I = 4, TILE_J = 2;
+constexpr int LANE_I = 4, LANE_J = 2;  // keys by vectors of absorbed queries, where those are lanes
 constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at a time
 
 inline F zero() { return F{}; }

@@ -4,9 +4,9 @@
 // size or the number of threads, and partial states merge in their order: results are the same bit for bit.
 #pragma once
 
-#include <memory>
 #include <vector>
 
+#include "memory.h"
 #include "types.h"
 
 namespace kblam {
@@ -60,7 +60,7 @@ class States {
 
   const int64_t parts, padded;
   std::vector<float> maximum, total;  // -inf and 0 where a row has seen nothing; then the output is not written
-  std::unique_ptr<float[]> output;
+  Lines<float> output;
 };
 
 // Up to so many new tokens a key or value is worth less than a pass through memory.

@@ -31,15 +31,17 @@ inline F broadcast(const char* p) {
   return set1(x);
 }
 
-// sums[i][j] += a[i][k] * b[k][j vectors]; strides in bytes, a step of a and a lane of b are 4 bytes.
-template <class T, int I, int J>
+// sums[i][j] += a[i][k] * b[k][j vectors]; strides in bytes, a step of a and a lane of b are 4 bytes. Calls between(k)
+// before each step.
+template <class T, int I, int J, class Between>
 inline void product(F (&sums)[I][J], const char* a, int64_t a_row, int64_t a_step, const char* b, int64_t b_step,
-                    int steps) {
+                    int steps, const Between& between) {
   for (int k = 0; k < steps; ++k) {
+    between(k);
     F right[J];
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) right[j] = load(reinterpret_cast<const float*>(b) + j * W);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < I; ++i) {
       const F left = broadcast(a + i * a_row);
 #pragma GCC unroll 4
@@ -48,6 +50,12 @@ inline void product(F (&sums)[I][J], const char* a, int64_t a_row, int64_t a_ste
     a += a_step;
     b += b_step;
   }
+}
+
+template <class T, int I, int J>
+inline void product(F (&sums)[I][J], const char* a, int64_t a_row, int64_t a_step, const char* b, int64_t b_step,
+                    int steps) {
+  product<T>(sums, a, a_row, a_step, b, b_step, steps, [](int) {});
 }
 
 // f(Size<i>, Size<j>) for i in [1, TILE_I] and j in [1, TILE_J].

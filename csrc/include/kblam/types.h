@@ -112,10 +112,18 @@ struct Skipped {
   int64_t skipped, visited;
 };
 
+// How the queries of a task on latents are multiplied.
+struct LatentQueries {
+  Dtype dtype;
+  bool lanes;  // rows are the lanes of vectors: for many of them, and another order of additions
+  bool taken;  // they are those of the call before on the same scratch memory, which still has them
+};
+
 // Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens. The
 // values of a tile whose every weight is below `threshold` are not read; 0 reads all.
-using AbsorbLatents = Skipped (*)(const Latents& latents, Dtype query, const LatentRow* rows, int count, int64_t begin,
-                                  int64_t end, int P, float scale, float threshold, char* scratch);
+using AbsorbLatents = Skipped (*)(const Latents& latents, const LatentQueries& queries, const LatentRow* rows,
+                                  int count, int64_t begin, int64_t end, int P, float scale, float threshold,
+                                  char* scratch);
 
 // One query of an attention that is over, and the weight of its share.
 struct MassRow {
@@ -140,7 +148,7 @@ struct Kernels {
   void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors
   // Rows of a (n, P) matrix: mixed by n weights, or multiplied with one row. Paddings are said where they are defined.
   void (*mix_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, const float* weights, float* to);
-  void (*dot_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, const float* query, float* to);
+  void (*dot_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, float* query, float* to);
   void (*widen_row)(const void* from, Dtype dtype, int n, float* to);  // to has room for whole vectors
   int64_t (*stream_scratch)(int head_dim, int count);  // bytes
   int64_t (*tile_scratch)(int head_dim);
