@@ -27,7 +27,7 @@ LatentAttention problem_of(const Tensor& query, const Tensor& key, const Tensor&
                            const Tensor& latent_value, const Tensor& norm, const MaybeTensor& key_scale,
                            const MaybeTensor& value_scale, const MaybeTensor& bias, const MaybeTensor& prompt_mask,
                            const MaybeTensor& knowledge_range, double scale, std::optional<int64_t> window,
-                           double skip_threshold) {
+                           double skip_threshold, bool int8_products) {
   LatentAttention p{};
   set_prompt(p, query, key, value, prompt_mask, scale, window);
   p.latents = latents_of(latent_key, latent_value, norm, key_scale, value_scale);
@@ -35,6 +35,7 @@ LatentAttention problem_of(const Tensor& query, const Tensor& key, const Tensor&
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
   p.threshold = float(skip_threshold);
+  p.bytes = int8_products;
   return p;
 }
 
@@ -50,9 +51,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
     const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& absorbed_query,
     const Tensor& constant, const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range,
-    double scale, std::optional<int64_t> window, double skip_threshold, std::string kernels) {
+    double scale, std::optional<int64_t> window, double skip_threshold, bool int8_products,
+    std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
-                                 prompt_mask, knowledge_range, scale, window, skip_threshold);
+                                 prompt_mask, knowledge_range, scale, window, skip_threshold, int8_products);
   p.absorbed_query = strided("absorbed_query", absorbed_query, query, p.B, p.Hq, p.N, p.P);
   p.constant = floats_of("constant", constant, {p.B, p.Hq, p.N});
   const auto of_float = [&](std::initializer_list<int64_t> shape) {
@@ -78,9 +80,10 @@ std::tuple<Tensor, Tensor, Tensor> attention(
     const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& knowledge_query,
     const Tensor& key_weight, const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias,
     const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range, double scale,
-    std::optional<int64_t> window, double skip_threshold, std::string kernels) {
+    std::optional<int64_t> window, double skip_threshold, bool int8_products,
+    std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
-                                 prompt_mask, knowledge_range, scale, window, skip_threshold);
+                                 prompt_mask, knowledge_range, scale, window, skip_threshold, int8_products);
   const Strided r = strided("knowledge_query", knowledge_query, query, p.B, p.Hq, p.N, p.D);
   const Projection projection{weights_of("key_weight", key_weight, query, p, p.P),
                               weights_of("key_bias", key_bias, query, p, 1),
@@ -100,13 +103,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def(
       "latent_forward_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, Tensor norm, "
       "Tensor? key_scale, Tensor? value_scale, Tensor absorbed_query, Tensor constant, Tensor? bias, "
-      "Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, float skip_threshold, str kernels) "
+      "Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, float skip_threshold, "
+      "bool int8_products, str kernels) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "latent_attention_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, "
       "Tensor norm, Tensor? key_scale, Tensor? value_scale, Tensor knowledge_query, Tensor key_weight, "
       "Tensor key_bias, Tensor value_weight, Tensor value_bias, Tensor? bias, Tensor? prompt_mask, "
-      "Tensor? knowledge_range, float scale, int? window, float skip_threshold, str kernels) "
+      "Tensor? knowledge_range, float scale, int? window, float skip_threshold, "
+      "bool int8_products, str kernels) "
       "-> (Tensor, Tensor, Tensor)");
 }
 

@@ -108,7 +108,7 @@ class Launch {
       }
     }
     const int64_t these = group * blocks + block;
-    const LatentQueries queries{p.dtype, lanes, holds == these};
+    const LatentQueries queries{p.dtype, lanes, p.bytes, holds == these};
     holds = these;
     const Skipped tiles =
         kernels.latent(p.latents, queries, taken, count, begin, end, p.P, p.scale, p.threshold, memory);

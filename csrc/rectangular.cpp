@@ -137,7 +137,7 @@ class Launch {
     LatentRow folded[MAX_LATENT_ROWS];
     for (size_t i = 0; i < rows.size(); ++i)
       folded[i] = {rows[i].query, 0.f, rows[i].bias, rows[i].offset, rows[i].maximum, rows[i].total, rows[i].output};
-    absorb_folded(keys, {p.dtype, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
+    absorb_folded(keys, {p.dtype, false, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
   }
 
   const int64_t size;

@@ -41,7 +41,8 @@ _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 _X86_FILES = {
     "kernels_avx2.cpp": _AVX2,
     "kernels_avx512.cpp": _AVX512,
-    "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512bf16"),
+    "kernels_avx512vnni.cpp": (*_AVX512, "-mavx512vnni"),
+    "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
 }
 _FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "rectangular.cpp", "latent.cpp", "mass.cpp")
 _BINDINGS = ("binding.cpp", "binding_latent.cpp", "binding_mass.cpp")

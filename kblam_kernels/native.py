@@ -13,7 +13,8 @@ from kblam_kernels.errors import BuildError
 
 logger = logging.getLogger("kblam_kernels")
 
-# Names a kernel table ("portable", "avx2", "avx512", "avx512bf16") instead of the fastest that this processor runs.
+# Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16") instead of the fastest that this
+# processor runs.
 ISA_VARIABLE = "KBLAM_CPU_ISA"
 
 

@@ -26,6 +26,7 @@ def forward(
     scale: float,
     window: int | None,
     skip_threshold: float = 0.0,
+    int8_products: bool = False,
 ) -> LatentOutput:
     """`LatentOutput`; arguments as `reference.forward`.
 
@@ -47,6 +48,7 @@ def forward(
         scale,
         window,
         skip_threshold,
+        int8_products,
         native.wanted_instruction_set(),
     )
     return LatentOutput(*results)

@@ -44,6 +44,7 @@ def latent_attention(
     scale: float,
     window: int | None,
     skip_threshold: float,
+    int8_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`."""
     # Imports the builder: not before it is needed.
@@ -68,6 +69,7 @@ def latent_attention(
         scale,
         window,
         skip_threshold,
+        int8_products,
         native.wanted_instruction_set(),
     )
     return output, lse, tiles
@@ -94,6 +96,7 @@ def _(
     scale: float,
     window: int | None,
     skip_threshold: float,
+    int8_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tiles = query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
     return (*empty_output(query), tiles)

@@ -39,6 +39,7 @@ def latent_attention(
     window: int | None,
     skip_threshold: float,
     skip_counts: Tensor | None,
+    int8_products: bool,
     request_for: RequestFor,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -67,6 +68,7 @@ def latent_attention(
             scale,
             window,
             skip_threshold,
+            int8_products,
         )
         if skip_counts is not None and skip_threshold:
             skip_counts.add_(tiles)
@@ -89,6 +91,7 @@ def latent_attention(
         scale,
         window,
         skip_threshold,
+        int8_products,
         backend,
     )
     if skip_counts is not None and skip_threshold:

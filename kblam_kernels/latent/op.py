@@ -44,11 +44,14 @@ def latent_forward(
     scale: float,
     window: int | None,
     skip_threshold: float,
+    int8_products: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`LatentOutput` of one backend; arguments as `reference.forward`."""
     from kblam_kernels.dispatch import forward_of
 
+    # A permission; only the C++ kernels make use of it.
+    allowed = {"int8_products": int8_products} if backend == "cpu" else {}
     prompt, latent, share, lse, tiles = forward_of(backend, LATENT_BACKENDS)(
         query,
         key,
@@ -66,6 +69,7 @@ def latent_forward(
         scale,
         window,
         skip_threshold,
+        **allowed,
     )
     # One memory layout whatever the backend; a backend that wrote it already is not copied.
     return prompt.contiguous(), latent.transpose(0, 1).contiguous().transpose(0, 1), share, lse, tiles
@@ -89,6 +93,7 @@ def _(
     scale: float,
     window: int | None,
     skip_threshold: float,
+    int8_products: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     prompt, latent, share, lse, tiles = empty_output(query, latent_key.shape[1], skip_threshold)

@@ -15,6 +15,7 @@ struct LatentAttention : Prompt {
   int64_t bias_batch, bias_token;               // bias_batch is 0 for one row; bias_token is 0 or 1
   const int64_t* knowledge_range;               // (range_rows, 2) contiguous, or null
   int64_t range_rows;                           // 1 or B
+  bool bytes;                                   // int8 latents may be multiplied as bytes
   float threshold;                              // values of lighter tiles are not read; 0 reads all
   float *prompt, *share, *lse;                  // (B, Hq, N, D), (B, Hq, N) twice; contiguous
   void* latent;                                 // (Hq, B, N, P) contiguous, of `dtype`

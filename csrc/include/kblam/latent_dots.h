@@ -2,7 +2,7 @@
 // summed across its vector; a softmax step runs over vectors of tokens.
 #pragma once
 
-#include "latent_kinds.h"
+#include "latent_values.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -140,6 +140,12 @@ struct Dots {
     const void* data = s.scores;
     if constexpr (L::PAIRS) data = s.pairs;
     return static_cast<const char*>(data);
+  }
+
+  template <class T>
+  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const T* values, int64_t stride, int n,
+                  int P, const void* next, int64_t bytes) {
+    sum_values<Dots, L>(s, rows, count, values, stride, n, P, next, bytes);
   }
 
   static void begin(const LatentRow*, int, const LatentScratch&) {}

@@ -2,7 +2,7 @@
 // broadcast from where they lie, four bytes at a time, and neither the products nor the softmax have a horizontal step.
 #pragma once
 
-#include "latent_kinds.h"
+#include "latent_values.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -121,6 +121,12 @@ struct Lanes {
     const void* data = s.scores;
     if constexpr (L::PAIRS) data = s.pairs;
     return static_cast<const char*>(data);
+  }
+
+  template <class T>
+  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const T* values, int64_t stride, int n,
+                  int P, const void* next, int64_t bytes) {
+    sum_values<Lanes, L>(s, rows, count, values, stride, n, P, next, bytes);
   }
 
   static void end(const LatentRow* rows, int count, const LatentScratch& s) {

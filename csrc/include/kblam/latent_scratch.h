@@ -23,8 +23,11 @@ struct LatentScratch {
   float* panel;   // [LATENT_TILE][PANEL] floats, or [LATENT_TILE / 2][PANEL] pairs
   void* keys;     // [KEY_ROWS][query_stride], converted
   void* queries;  // [LANES][query_stride], or [steps][LANES] where rows are lanes
-  // Of each row, where rows are lanes.
-  float *constant, *offset, *maximum, *total;  // [LANES]
+  // Of each row, [LANES]: where rows are lanes,
+  float *constant, *offset, *maximum, *total;
+  // and where bytes are multiplied.
+  float *query_factor, *weight_scale;
+  int32_t* query_shift;
 };
 
 template <class Take>
@@ -44,6 +47,9 @@ inline LatentScratch lay_out_latent(int P, const Take& take) {
   s.offset = take(LANES);
   s.maximum = take(LANES);
   s.total = take(LANES);
+  s.query_factor = take(LANES);
+  s.weight_scale = take(LANES);
+  s.query_shift = reinterpret_cast<int32_t*>(take(LANES));
   return s;
 }
 

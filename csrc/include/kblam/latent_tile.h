@@ -4,54 +4,14 @@
 // values. Latents stay as they lie in memory, a row a triple.
 #pragma once
 
+#include "latent_bytes.h"
 #include "latent_dots.h"
 #include "latent_lanes.h"
 
 namespace kblam::KBLAM_ISA {
 
-// output[row] = output[row] * shrink[row] + weights[row] . values. Asks for `bytes` from `next` on meanwhile.
-template <class Layout, class L, class T>
-inline void sum_values(const LatentScratch& s, const LatentRow* rows, int count, const T* values, int64_t stride, int n,
-                       int P, const void* next, int64_t bytes) {
-  const int all = int(round_up(P, W) / W), steps = L::panel_steps(n);
-  const int blocks = count / LANE_I + count % LANE_I / 4 + count % 4;
-  Fetches ahead(next, bytes, int64_t((all + LANE_J - 1) / LANE_J) * blocks * steps);
-  for (int v = 0; v < all; v += LANE_J) {
-    const int vectors = all - v < LANE_J ? all - v : LANE_J;
-    const int columns = P - v * W < vectors * W ? P - v * W : vectors * W;
-    const bool packed = L::packs(columns);
-    if (packed) L::pack(s, values + v * W, stride, n, columns);
-    const auto add = [&](auto i, auto j, int r) {
-      constexpr int I = decltype(i)::value, J = decltype(j)::value;
-      F sums[I][J];
-#pragma GCC unroll 8
-      for (int a = 0; a < I; ++a)
-#pragma GCC unroll 2
-        for (int b = 0; b < J; ++b) sums[a][b] = mul(load(rows[r + a].output + (v + b) * W), set1(s.shrink[r + a]));
-      L::template add_panel<Layout>(sums, s, Layout::weights(s) + r * Layout::ROW, values + v * W, stride, n, packed,
-                                    ahead);
-      ahead.pass(steps);
-#pragma GCC unroll 8
-      for (int a = 0; a < I; ++a)
-#pragma GCC unroll 2
-        for (int b = 0; b < J; ++b) store(rows[r + a].output + (v + b) * W, sums[a][b]);
-      return r + I;
-    };
-    const auto add_all = [&](auto j) {
-      int r = 0;
-      while (r + LANE_I <= count) r = add(Size<LANE_I>{}, j, r);
-      while (r + 4 <= count) r = add(Size<4>{}, j, r);
-      while (r < count) r = add(Size<1>{}, j, r);
-    };
-    if (vectors == LANE_J)
-      add_all(Size<LANE_J>{});
-    else
-      add_all(Size<1>{});
-  }
-}
-
-// `Layout`: how rows meet keys, `Dots` or `Lanes`.
-template <class Layout, class L, class T>
+// `Layout`: how rows meet tokens, `Dots`, `Lanes`, `ByteDots` or `ByteLanes`.
+template <class Layout, class T>
 inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
                             int64_t begin, int64_t end, int P, float scale, float threshold, const LatentScratch& s) {
   const T* keys = static_cast<const T*>(latents.key);
@@ -77,8 +37,8 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries
       continue;
     }
     const int64_t left = end - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
-    sum_values<Layout, L>(s, rows, count, these_values, latents.value_stride, n, P, these_keys + n * latents.key_stride,
-                          next * key_bytes);
+    Layout::mix(s, rows, count, these_values, latents.value_stride, n, P, these_keys + n * latents.key_stride,
+                next * key_bytes);
   }
   Layout::end(rows, count, s);
   return tiles;
@@ -87,10 +47,16 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries
 inline Skipped latent_absorb(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
                              int64_t begin, int64_t end, int P, float scale, float threshold, char* scratch) {
   const LatentScratch s = lay_out_latent(scratch, P);
+#ifdef KBLAM_HAS_BYTES
+  if (queries.bytes && latents.storage == Dtype::int8) {
+    const auto absorb = queries.lanes ? absorb_tiles<ByteLanes, int8_t> : absorb_tiles<ByteDots, int8_t>;
+    return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
+  }
+#endif
   return by_kind(queries.dtype, latents.storage, [&](auto kind, auto element) {
     using L = decltype(kind);
     using T = decltype(element);
-    const auto absorb = queries.lanes ? absorb_tiles<Lanes<L>, L, T> : absorb_tiles<Dots<L>, L, T>;
+    const auto absorb = queries.lanes ? absorb_tiles<Lanes<L>, T> : absorb_tiles<Dots<L>, T>;
     return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
   });
 }

@@ -116,6 +116,7 @@ struct Skipped {
 struct LatentQueries {
   Dtype dtype;
   bool lanes;  // rows are the lanes of vectors: for many of them, and another order of additions
+  bool bytes;  // int8 latents may be multiplied as bytes, queries and weights rounded to them
   bool taken;  // they are those of the call before on the same scratch memory, which still has them
 };
 

@@ -70,6 +70,9 @@ def test_every_storage_under_every_query(
     # 36 rows: a whole block and a ragged one; a width that ends inside a vector; an odd number of tokens.
     hold(make(B=3, H=12, G=3, N=1, M=147, P=75, D=32).to(dtype, storage))
     hold(make(B=1, H=2, G=1, N=1, M=147, P=96, D=32).to(dtype, storage))
+    # 40 rows of one batch row are the lanes of vectors: a whole block and a ragged one, or two batch rows in a block.
+    hold(make(B=1, H=40, G=8, N=1, M=147, P=75, D=8).to(dtype, storage))
+    hold(make(B=2, H=12, G=3, N=2, M=141, P=96, D=8, knowledge_bias=torch.randn(2, 141)).to(dtype, storage))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,11 +112,14 @@ def spread(problem: LatentProblem) -> LatentProblem:
 @pytest.mark.parametrize("storage", STORAGE, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("changes", [{}, {"knowledge_range": torch.tensor([[3, 700], [9, 9], [200, 401]])}], ids=str)
+@pytest.mark.parametrize("heads", [6, 26])
 def test_a_row_does_not_depend_on_the_batch_around_it(
-    changes: dict[str, Any], dtype: torch.dtype, storage: torch.dtype | None, instruction_set: str
+    heads: int, changes: dict[str, Any], dtype: torch.dtype, storage: torch.dtype | None, instruction_set: str
 ) -> None:
     # Six heads: alone, a batch row is less than the four queries that go together; in the batch it straddles them.
-    problem = make(B=3, H=6, G=2, N=1, M=700, P=48, knowledge_bias=torch.randn(3, 700), **changes).to(dtype, storage)
+    # 26: a batch row fills most of a block of lanes, and begins in the middle of one.
+    problem = make(B=3, H=heads, G=2, N=1, M=700, P=48, D=8, knowledge_bias=torch.randn(3, 700), **changes)
+    problem = problem.to(dtype, storage)
     arguments = arguments_of(problem)
     together = cpu.forward(**arguments)
     for b in range(3):
@@ -157,14 +163,14 @@ def test_one_call_is_an_op_with_a_fake(skip_threshold: float, library: None) -> 
     k, projection = p.knowledge, p.knowledge.projection
     tensors = (p.query, p.key, p.value, k.key, k.value, k.norm, None, None, p.knowledge_query)
     weights = tuple(getattr(projection, f.name) for f in dataclasses.fields(projection))
-    torch.library.opcheck(
-        fused.latent_attention, (*tensors, *weights, None, None, p.knowledge_range, 0.25, None, skip_threshold)
-    )
+    options = (None, None, p.knowledge_range, 0.25, None, skip_threshold, False)
+    torch.library.opcheck(fused.latent_attention, (*tensors, *weights, *options))
 
 
+@pytest.mark.parametrize("heads", [4, 10])
 @pytest.mark.parametrize("storage", [None, torch.int8], ids=str)
-def test_threads_do_not_change_a_bit(storage: torch.dtype | None, instruction_set: str) -> None:
-    arguments = arguments_of(make(B=2, H=4, G=2, N=3, T=600, M=3000, P=40).to(torch.bfloat16, storage))
+def test_threads_do_not_change_a_bit(storage: torch.dtype | None, heads: int, instruction_set: str) -> None:
+    arguments = arguments_of(make(B=2, H=heads, G=2, N=3, T=600, M=3000, P=40).to(torch.bfloat16, storage))
     before = torch.get_num_threads()
     try:
         results = []
@@ -202,8 +208,9 @@ def test_a_changed_row_is_seen_at_once(library: None) -> None:
 
 @pytest.mark.parametrize("name", ["absorbed_query", "latent_key", "latent_value", "norm"])
 @pytest.mark.parametrize("skip_threshold", [0.0, 0.5])
-def test_nan_is_not_hidden(name: str, skip_threshold: float, instruction_set: str) -> None:
-    arguments = arguments_of(make(B=1, H=2, G=1, N=1, M=200, dtype=torch.bfloat16))
+@pytest.mark.parametrize("heads", [2, 24])
+def test_nan_is_not_hidden(name: str, skip_threshold: float, heads: int, instruction_set: str) -> None:
+    arguments = arguments_of(make(B=1, H=heads, G=1, N=1, M=200, dtype=torch.bfloat16))
     arguments[name] = arguments[name].clone()
     arguments[name].view(-1)[-3 if name != "norm" else -1] = float("nan")
     result = cpu.forward(**arguments, skip_threshold=skip_threshold)
@@ -240,9 +247,10 @@ def quiet_after(loud: int, M: int, storage: torch.dtype | None, **options: Any) 
     return make(N=1, M=M, knowledge_bias=bias, **options).to(torch.float32, storage)
 
 
+@pytest.mark.parametrize("heads", [4, 24])
 @pytest.mark.parametrize("storage", [None, torch.int8], ids=str)
-def test_values_below_the_threshold_are_not_read(storage: torch.dtype | None, instruction_set: str) -> None:
-    problem = quiet_after(5, 3 * TILE + 11, storage)
+def test_values_below_the_threshold_are_not_read(storage: torch.dtype | None, heads: int, instruction_set: str) -> None:
+    problem = quiet_after(5, 3 * TILE + 11, storage, B=1, H=heads)
     exact, skipping = run(problem), run(problem, skip_threshold=1e-4)
     assert skipping.tiles.tolist() == [3, 4]
     assert exact.tiles.shape == (0,)

@@ -31,6 +31,7 @@ class LatentProblem:
     knowledge_range: Tensor | None = None
     scale: float | None = None
     skip_threshold: float = 0.0
+    int8_products: bool = False
 
     def but(self, **changes: Any) -> LatentProblem:
         """This problem with some fields changed."""
@@ -89,6 +90,7 @@ class LatentProblem:
             window=self.window,
             knowledge_range=self.knowledge_range,
             skip_threshold=0.0 if dense else self.skip_threshold,
+            int8_products=self.int8_products,
             return_lse=True,
             backend=backend,
         )

@@ -176,6 +176,7 @@ def test_opcheck(problem: LatentProblem) -> None:
             0.25,
             problem.window,
             0.0,
+            False,
             "reference",
         ),
     )

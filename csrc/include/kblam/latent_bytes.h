@@ -1,0 +1,261 @@
+// int8 latents multiplied as bytes, four to a step, where the caller allows it: absorbed queries are rounded to int8, one
+// scale for each, and weights to [0, 255], one scale for each row and tile. The processor multiplies bytes without sign
+// by bytes with sign: keys get 128 added on the way, and 128 times the sum of the query is taken off the result.
+#pragma once
+
+#include "latent_dots.h"
+#include "latent_lanes.h"
+
+#ifdef KBLAM_HAS_BYTES
+namespace kblam::KBLAM_ISA {
+
+struct KeyBytes {};
+struct ValueBytes {};
+template <>
+struct Step<KeyBytes> {
+  static F multiply(F keys, F queries, F sum) { return multiply_bytes(without_sign(keys), queries, sum); }
+};
+template <>
+struct Step<ValueBytes> {
+  static F multiply(F weights, F values, F sum) { return multiply_bytes(weights, values, sum); }
+};
+
+constexpr float WEIGHT_LEVELS = 255.f;
+constexpr int BYTE_PANEL = 64;  // columns of values that are interleaved together
+
+// A query rounded to bytes in place, zeros up to 2 * query_stride; what its sums are shifted by and multiplied with.
+inline int8_t* round_query(float* wide, int P, int32_t& shift, float& factor) {
+  F largest = zero(), spoilt = zero();
+  for (int p = 0; p < query_stride(P); p += W) {
+    const F x = load(wide + p);
+    largest = max(largest, max(x, mul(x, set1(-1.f))));
+    spoilt = fma(x, zero(), spoilt);  // NaN and infinity go into every score
+  }
+  const float top = maximum(largest), levels = top > 0.f ? 127.f / top : 0.f;
+  int8_t* rounded = reinterpret_cast<int8_t*>(wide);
+  for (int p = 0; p < query_stride(P); p += W) store_rounded(rounded + p, mul(load(wide + p), set1(levels)));
+  for (int64_t p = query_stride(P); p < 2 * query_stride(P); ++p) rounded[p] = 0;
+  shift = 0;
+  for (int p = 0; p < P; ++p) shift += 128 * rounded[p];
+  factor = top / 127.f + sum(spoilt);
+  return rounded;
+}
+
+// output[row] = output[row] * shrink[row] + weights[row] . values, of any layout.
+template <class Layout>
+inline void sum_bytes(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride,
+                      int n, int P, const void* next, int64_t bytes) {
+  constexpr int J = BYTE_PANEL / W;
+  const int steps = (n + 3) / 4;
+  Fetches ahead(next, bytes, int64_t((P + BYTE_PANEL - 1) / BYTE_PANEL) * (count / 4 + count % 4) * steps);
+  for (int first = 0; first < P; first += BYTE_PANEL) {
+    const int columns = P - first < BYTE_PANEL ? P - first : BYTE_PANEL;
+    for (int t = 0; t < n; t += 4) {
+      F four[4], packed[J];
+      for (int i = 0; i < 4; ++i) {
+        const int8_t* from = values + (t + i) * stride + first;
+        four[i] = t + i < n ? load_first_bytes(from, columns) : zero();
+      }
+      interleave_four(four[0], four[1], four[2], four[3], packed);
+      for (int j = 0; j < J; ++j) store(s.panel + t * W + j * W, packed[j]);
+    }
+    const auto add = [&](auto i, int r) {
+      constexpr int I = decltype(i)::value;
+      F sums[I][J];
+#pragma GCC unroll 4
+      for (int a = 0; a < I; ++a)
+#pragma GCC unroll 4
+        for (int b = 0; b < J; ++b) sums[a][b] = zero();
+      product<ValueBytes>(sums, Layout::weights(s) + r * Layout::ROW, Layout::ROW, Layout::STEP,
+                          reinterpret_cast<const char*>(s.panel), BYTE_PANEL * 4, steps, ahead);
+      ahead.pass(steps);
+#pragma GCC unroll 4
+      for (int a = 0; a < I; ++a)
+#pragma GCC unroll 4
+        for (int b = 0; b < J; ++b) {
+          if (b * W >= columns) continue;  // rows of output end there
+          float* out = rows[r + a].output + first + b * W;
+          store(out, fma(load(out), set1(s.shrink[r + a]), scaled(sums[a][b], zero(), set1(s.weight_scale[r + a]))));
+        }
+      return r + I;
+    };
+    int r = 0;
+    while (r + 4 <= count) r = add(Size<4>{}, r);
+    while (r < count) r = add(Size<1>{}, r);
+  }
+}
+
+struct ByteLanes : Lanes<WideLatents<int8_t>> {
+  static int steps(int P) { return (P + 3) / 4; }
+  static int64_t score_steps(int rows, int n, int P) {
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * LANE_J - 1) / (W * LANE_J)) * steps(P);
+  }
+
+  static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
+    float* queries = static_cast<float*>(s.queries);
+    float* one = static_cast<float*>(s.keys);  // free until the first tile
+    for (int r = 0; r < round_up(count, W); ++r) {
+      const int8_t* rounded = nullptr;
+      s.query_shift[r] = 0, s.query_factor[r] = 0.f;
+      if (r < count) {
+        take_query(one, rows[r].query, query, P);
+        rounded = round_query(one, P, s.query_shift[r], s.query_factor[r]);
+      }
+      for (int step = 0; step < steps(P); ++step) {
+        float four = 0.f;
+        if (r < count) __builtin_memcpy(&four, rounded + step * 4, 4);
+        __builtin_memcpy(queries + step * LANES + r, &four, 4);
+      }
+    }
+  }
+
+  static void scores(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int t, int n, int P,
+                     Fetches& ahead) {
+    const int8_t* from = keys + t * stride;
+    int64_t bytes = stride;
+    if (P % 4) {  // a row ends within a step
+      int8_t* copied = static_cast<int8_t*>(s.keys);
+      bytes = round_up(P, 64);
+      for (int i = 0; i < n; ++i)
+        for (int p = 0; p < P; p += 64)
+          store(reinterpret_cast<float*>(copied + i * bytes + p), load_first_bytes(from + i * stride + p, P - p));
+      from = copied;
+    }
+    const int vectors = int(round_up(rows, W) / W);
+    const char* at = reinterpret_cast<const char*>(from);
+    for (int v = 0; v < vectors; v += LANE_J) {
+      if (n == TOKENS && vectors - v >= LANE_J) {
+        multiply<TOKENS, LANE_J>(s, at, bytes, P, t, v, ahead);
+      } else {
+        for (int i = 0; i < n; ++i)
+          for (int j = v; j < vectors && j < v + LANE_J; ++j) multiply<1, 1>(s, at + i * bytes, bytes, P, t + i, j, ahead);
+      }
+    }
+  }
+
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
+    const float largest = Lanes::weigh(s, rows, count, tile, n);
+    for (int v = 0; v < round_up(count, W); v += W) {
+      const float* weights = s.scores + v;
+      F top = zero(), spoilt = zero();
+      for (int t = 0; t < n; ++t) {
+        const F weight = load(weights + t * LANES);
+        top = max(top, weight);
+        spoilt = fma(weight, zero(), spoilt);
+      }
+      float scale[W], levels[W];
+      store(scale, mul(add(top, spoilt), set1(1.f / WEIGHT_LEVELS)));
+      for (int i = 0; i < W; ++i) levels[i] = scale[i] > 0.f ? 1.f / scale[i] : 0.f;
+      store(s.weight_scale + v, load(scale));
+      const F level = load(levels);
+      const auto at = [&](int t) { return t < n ? mul(load(weights + t * LANES), level) : zero(); };
+      for (int t = 0; t < n; t += 4)
+        store(reinterpret_cast<float*>(s.pairs) + t / 4 * LANES + v,
+              round_to_bytes(at(t), at(t + 1), at(t + 2), at(t + 3)));
+    }
+    return largest;
+  }
+
+  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
+  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,
+                  int P, const void* next, int64_t bytes) {
+    sum_bytes<ByteLanes>(s, rows, count, values, stride, n, P, next, bytes);
+  }
+
+ private:
+  template <int I, int J>
+  static void multiply(const LatentScratch& s, const char* keys, int64_t bytes, int P, int t, int v, Fetches& ahead) {
+    F sums[I][J];
+#pragma GCC unroll 8
+    for (int i = 0; i < I; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < J; ++j) sums[i][j] = zero();
+    const float* queries = static_cast<const float*>(s.queries) + v * W;
+    product<KeyBytes>(sums, keys, bytes, 4, reinterpret_cast<const char*>(queries), LANES * 4, steps(P),
+                      Fetches(ahead));
+    ahead.pass(steps(P));
+#pragma GCC unroll 2
+    for (int j = 0; j < J; ++j) {
+      const F shift = load(reinterpret_cast<const float*>(s.query_shift) + (v + j) * W);
+      const F factor = load(s.query_factor + (v + j) * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < I; ++i) store(s.scores + (t + i) * LANES + (v + j) * W, scaled(sums[i][j], shift, factor));
+    }
+  }
+};
+
+struct ByteDots : Dots<WideLatents<int8_t>> {
+  static constexpr int64_t ROW = LATENT_TILE, STEP = 4;
+  static int64_t score_steps(int rows, int n, int P) {
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + SCORE_ROWS - 1) / SCORE_ROWS) * ((P + 63) / 64);
+  }
+
+  static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
+    for (int r = 0; r < count; ++r) {
+      float* to = static_cast<float*>(s.queries) + r * query_stride(P);
+      take_query(to, rows[r].query, query, P);
+      round_query(to, P, s.query_shift[r], s.query_factor[r]);
+    }
+  }
+
+  static void scores(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int t, int n, int P,
+                     Fetches& ahead) {
+    const int8_t* key[SCORE_TOKENS];
+    for (int j = 0; j < SCORE_TOKENS; ++j) key[j] = keys + (t + (j < n ? j : n - 1)) * stride;
+    for (int r = 0; r < rows; r += SCORE_ROWS) {
+      const int8_t* query[SCORE_ROWS];
+      F sums[SCORE_ROWS][SCORE_TOKENS];
+#pragma GCC unroll 4
+      for (int i = 0; i < SCORE_ROWS; ++i) {
+        const int row = r + i < rows ? r + i : rows - 1;
+        query[i] = reinterpret_cast<const int8_t*>(static_cast<const float*>(s.queries) + row * query_stride(P));
+#pragma GCC unroll 4
+        for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = zero();
+      }
+      for (int p = 0; p < P; p += 64) {
+        ahead(p / 64);
+        F k[SCORE_TOKENS];
+#pragma GCC unroll 4
+        for (int j = 0; j < SCORE_TOKENS; ++j) k[j] = without_sign(load_first_bytes(key[j] + p, P - p));
+#pragma GCC unroll 4
+        for (int i = 0; i < SCORE_ROWS; ++i) {
+          const F q = load_bytes(query[i] + p);
+#pragma GCC unroll 4
+          for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = multiply_bytes(k[j], q, sums[i][j]);
+        }
+      }
+      ahead.pass((P + 63) / 64);
+      for (int i = 0; i < SCORE_ROWS && r + i < rows; ++i)
+        store_scaled_sums(s.scores + (r + i) * LATENT_TILE + t, sums[i][0], sums[i][1], sums[i][2], sums[i][3],
+                          s.query_shift[r + i], s.query_factor[r + i]);
+    }
+  }
+
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
+    const float largest = Dots::weigh(s, rows, count, tile, n);
+    for (int r = 0; r < count; ++r) {
+      const float* weights = s.scores + r * LATENT_TILE;
+      F top = zero(), spoilt = zero();
+      for (int t = 0; t < n; t += W) {
+        const F weight = load(weights + t);
+        top = max(top, weight);
+        spoilt = fma(weight, zero(), spoilt);
+      }
+      const float scale = (maximum(top) + sum(spoilt)) / WEIGHT_LEVELS;
+      s.weight_scale[r] = scale;
+      const F level = set1(scale > 0.f ? 1.f / scale : 0.f);
+      uint8_t* to = reinterpret_cast<uint8_t*>(s.pairs) + r * LATENT_TILE;
+      for (int t = 0; t < n; t += W) store_rounded(to + t, mul(load(weights + t), level));
+    }
+    return largest;
+  }
+
+  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
+  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,
+                  int P, const void* next, int64_t bytes) {
+    sum_bytes<ByteDots>(s, rows, count, values, stride, n, P, next, bytes);
+  }
+};
+
+}  // namespace kblam::KBLAM_ISA
+#endif
