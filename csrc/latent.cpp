@@ -15,6 +15,13 @@ namespace {
 // From so many heads and new tokens on, rows are the lanes of vectors. Never by the batch size, for the order of additions
 // follows from it.
 constexpr int64_t LANE_ROWS = 24;
+
+// Row blocks of one batch row alone fill the cores where there are many; then partial states would only take memory.
+int64_t chunks_wanted(const LatentAttention& p) {
+  const int64_t blocks = (p.Hq * p.N + MAX_LATENT_ROWS - 1) / MAX_LATENT_ROWS;
+  return std::max<int64_t>(1, MAX_CHUNKS / blocks);
+}
+
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 class Launch {
@@ -23,8 +30,8 @@ class Launch {
       : p(problem),
         kernels(chosen),
         lanes(p.Hq * p.N >= LANE_ROWS),
-        knowledge(p.M, MAX_CHUNKS),
-        prompt(p.T, MAX_CHUNKS),
+        knowledge(p.M, chunks_wanted(p)),
+        prompt(p.T, chunks_wanted(p)),
         mixed(p.rows(), knowledge.chunks, p.P),
         attended(p.rows(), prompt.chunks, p.D),
         prompt_tasks(p, kernels, attended, 0, prompt) {
