@@ -6,11 +6,11 @@ What is measured, against whom and how is in `kblam_kernels/bench`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
+from benchmarks.output import write_json
 from kblam_kernels import native
 from kblam_kernels.bench import FULL, QUICK, Row, measure
 
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
     print(f"{native.instruction_set()} kernels")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.output import write_json
 from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attention
 from kblam_kernels.plan import Path as KnowledgePath
 from kblam_kernels.plan import Shape, device_of
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
         ratio = statistics.geometric_mean(p.measured / p.predicted for p in points)
         print(f"measured / predicted, geometric mean: {ratio:.2f}")
     if given.json is not None:
-        given.json.write_text(json.dumps([dataclasses.asdict(p) for p in everything], indent=1) + "\n")
+        write_json([dataclasses.asdict(p) for p in everything], given.json)
     return everything
 
 

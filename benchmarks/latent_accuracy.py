@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.output import write_json
 from kblam_kernels import BackendUnavailableError, LatentKnowledge, rectangular_attention
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
 from kblam_kernels.latent import AbsorbedAdapter, absorb, quantise
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
             for row in demo_rows(triples, options.questions):
                 add(row)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(rows, options.json)
 
 
 if __name__ == "__main__":

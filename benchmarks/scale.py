@@ -1,16 +1,18 @@
 """How a knowledge base scales inside a model on the CPU: memory and time per token, with and without it.
 
-`python -m benchmarks.scale [--json FILE] [--triples 10000 100000 1000000]`: a model of Llama-3.2-1B's shape with random
-bfloat16 weights, an adapter at every third layer, synthetic latents. Times with and without knowledge are taken in
-turn, so that both meet the same machine. `--encoder minilm` makes real triples, encoded and stored, in place of
-synthetic latents. `--smoke` is a tiny model, to test the code.
+`python -m benchmarks.scale [--json [FILE]] [--triples 10000 100000 1000000]`: a model of Llama-3.2-1B's shape with
+random bfloat16 weights, an adapter at every third layer, synthetic latents, read in decode and a prefill of 32 tokens.
+Times with and without knowledge are taken in turn, so that both meet the same machine. `--encoder minilm` makes real
+triples, encoded and stored, in place of synthetic latents. `--smoke` is a tiny model, to test the code. `--json` alone
+prints the rows on stdout and the table on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
 
+from benchmarks.output import STDOUT, write_json
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
 from kblam.models import Attachment, attach
@@ -31,6 +34,7 @@ from kblam_kernels.plan import Shape, device_of
 
 EMBEDDING_DIM = 384  # MiniLM's
 PROMPT_TOKENS = 32
+PREFILL_ROUNDS = 3  # at most: from a million triples one takes seconds
 # Synthetic triples encoded at a time: bounds what building needs beside the latents themselves.
 ROWS = 16384
 LLAMA_3_2_1B = LlamaConfig(
@@ -64,6 +68,15 @@ class Row:
     dense_bytes: int
     ms_per_token: float
     ms_per_token_without: float
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What else the table says of a size: milliseconds to rewrite one triple, and of a prefill (with, without)."""
+
+    update: float
+    prefill: tuple[float, float]
+    dense_verdict: str
 
 
 class SyntheticKnowledge:
@@ -129,8 +142,11 @@ def encoded(
         storage=storage,
         plan="latent",
     )
-    print(f"{triples:,} triples encoded and stored in {built - began:.1f} s, on the device in ", end="")
-    print(f"{time.perf_counter() - built:.2f} s", flush=True)
+    print(
+        f"{triples:,} triples encoded and stored in {built - began:.1f} s, on the device in "
+        f"{time.perf_counter() - built:.2f} s",
+        file=sys.stderr,
+    )
     knowledge_base.add(Triple(f"entity {triples // 2}", "number", "another one"))
     return source, source.sync
 
@@ -151,30 +167,47 @@ def build(config: LlamaConfig) -> Attachment:
     return attach(model, adapter.requires_grad_(False))
 
 
-@torch.inference_mode()
-def time_tokens(attachment: Attachment, source: Knowledge, rounds: int) -> tuple[float, float]:
-    """Median milliseconds of a decode step, (with, without) knowledge, in turn."""
-    model: Any = attachment.model
-    ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS + 1))
-    # Values of a prompt do not matter to the time: it is taken in once, without knowledge.
-    cache = DynamicCache(config=model.config)
-    model(ids[:, :PROMPT_TOKENS], past_key_values=cache)
+def in_turn(attachment: Attachment, source: Knowledge, rounds: int, timed: Callable[[], float]) -> tuple[float, float]:
+    """Median milliseconds of what returns its seconds, (with, without) knowledge, in turn."""
     times: dict[bool, list[float]] = {True: [], False: []}
     for number in range(rounds + 1):
         for known in (False, True):
             with attachment.using(source if known else None):
-                seconds = _step(model, ids[:, PROMPT_TOKENS:], cache)
+                seconds = timed()
             if number:  # the first of each warms up
                 times[known].append(seconds)
     return 1e3 * statistics.median(times[True]), 1e3 * statistics.median(times[False])
 
 
-def _step(model: Any, token: Tensor, cache: DynamicCache) -> float:
+@torch.inference_mode()
+def time_tokens(attachment: Attachment, source: Knowledge, rounds: int) -> tuple[float, float]:
+    """Of a decode step after a prompt."""
+    model: Any = attachment.model
+    ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS + 1))
+    # Values of a prompt do not matter to the time: it is taken in once, without knowledge.
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :PROMPT_TOKENS], past_key_values=cache)
+
+    def step() -> float:
+        seconds = _forward(model, ids[:, PROMPT_TOKENS:], cache)
+        cache.crop(-1)
+        return seconds
+
+    return in_turn(attachment, source, rounds, step)
+
+
+@torch.inference_mode()
+def time_prefill(attachment: Attachment, source: Knowledge, rounds: int) -> tuple[float, float]:
+    """Of taking in a prompt."""
+    model: Any = attachment.model
+    ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS))
+    return in_turn(attachment, source, rounds, lambda: _forward(model, ids, DynamicCache(config=model.config)))
+
+
+def _forward(model: Any, ids: Tensor, cache: DynamicCache) -> float:
     began = time.perf_counter()
-    model(token, past_key_values=cache)
-    took = time.perf_counter() - began
-    cache.crop(-1)
-    return took
+    model(ids, past_key_values=cache)
+    return time.perf_counter() - began
 
 
 def dense_verdict(shape: Shape) -> str:
@@ -186,10 +219,8 @@ def dense_verdict(shape: Shape) -> str:
     return "would fit"
 
 
-def measure(
-    attachment: Attachment, source: Knowledge, update: Callable[[], object], rounds: int
-) -> tuple[Row, str, float]:
-    """One size: its row, what is said of the dense path, and milliseconds to rewrite one triple."""
+def measure(attachment: Attachment, source: Knowledge, update: Callable[[], object], rounds: int) -> tuple[Row, Beside]:
+    """One size."""
     config, triples = attachment.config, source.num_triples
     shape = Shape(triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers))
     verdict = dense_verdict(shape)
@@ -198,7 +229,39 @@ def measure(
     took = 1e3 * (time.perf_counter() - began)
     with_knowledge, without = time_tokens(attachment, source, rounds)
     row = Row(triples, source.num_bytes, resident_bytes(), shape.dense_bytes, with_knowledge, without)
-    return row, verdict, took
+    # After the row: what a prefill needs for itself is no part of the memory of decode.
+    prefill = time_prefill(attachment, source, min(rounds, PREFILL_ROUNDS))
+    return row, Beside(took, prefill, verdict)
+
+
+COLUMNS = (
+    "triples",
+    "latents",
+    "process",
+    "ms per token",
+    "without",
+    "ratio",
+    f"ms prefill of {PROMPT_TOKENS}",
+    "without",
+    "one triple changed",
+    "dense keys and values",
+)
+
+
+def line(row: Row, beside: Beside) -> str:
+    """A row of the table."""
+    cells = (
+        f"{row.triples:,}",
+        f"{row.knowledge_bytes / 1e6:,.0f} MB",
+        f"{row.resident_bytes / 1e9:.2f} GB",
+        f"{row.ms_per_token:.1f}",
+        f"{row.ms_per_token_without:.1f}",
+        f"{row.ms_per_token / row.ms_per_token_without:.2f}",
+        *(f"{milliseconds:.0f}" for milliseconds in beside.prefill),
+        f"{beside.update:.2f} ms",
+        f"{row.dense_bytes / 1e9:.2f} GB, {beside.dense_verdict}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -208,19 +271,17 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--storage", choices=["bfloat16", "float16", "int8"], default="bfloat16")
     parser.add_argument("--encoder", default=None, metavar="NAME", help="real triples through this encoder")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of decode steps")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    parser.add_argument("--json", nargs="?", const=STDOUT, default=None, metavar="FILE", help="alone: on stdout")
     parser.add_argument("--smoke", action="store_true", help="a tiny model: tests the code, measures nothing")
     given = parser.parse_args(arguments)
+    say = functools.partial(print, file=sys.stderr if given.json == STDOUT else sys.stdout, flush=True)
     sizes = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
     attachment = build(SMOKE if given.smoke else LLAMA_3_2_1B)
-    print(
+    say(
         f"{'tiny' if given.smoke else 'Llama-3.2-1B shape'}, {given.storage} latents, {torch.get_num_threads()} "
         f"threads; {resident_bytes() / 1e9:.2f} GB with the model alone\n"
     )
-    print(
-        "| triples | latents | process | ms per token | without | ratio | one triple changed | dense keys and values |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    say(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     rows = []
     source: Knowledge
     for triples in sizes:
@@ -228,18 +289,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             source, change = synthetic(attachment, triples, given.storage)
         else:
             source, change = encoded(attachment, triples, given.storage, given.encoder)
-        row, verdict, update = measure(attachment, source, change, given.rounds)
+        row, beside = measure(attachment, source, change, given.rounds)
         rows.append(row)
         del source, change  # frees it before the next is built
-        print(
-            f"| {triples:,} | {row.knowledge_bytes / 1e6:,.0f} MB | {row.resident_bytes / 1e9:.2f} GB "
-            f"| {row.ms_per_token:.1f} | {row.ms_per_token_without:.1f} "
-            f"| {row.ms_per_token / row.ms_per_token_without:.2f} | {update:.2f} ms "
-            f"| {row.dense_bytes / 1e9:.2f} GB, {verdict} |",
-            flush=True,
-        )
+        say(line(row, beside))
     if given.json is not None:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_json([asdict(row) for row in rows], given.json)
     return rows
 
 

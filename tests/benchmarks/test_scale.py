@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,27 @@ def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| 700 | 1 MB |" in capsys.readouterr().out
 
 
+def test_json_alone_leaves_stdout_to_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = scale.main(["--smoke", "--triples", "50", "--rounds", "1", "--encoder", "minilm", "--json"])
+    out, table = capsys.readouterr()
+    assert json.loads(out) == [asdict(row) for row in rows]
+    assert "| 50 | 0 MB |" in table
+
+
+def test_a_prefill_is_timed_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    scale.main(["--smoke", "--triples", "50", "--rounds", "1"])
+    titles, _, cells = ([cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.split("\n")[2:5])
+    at = titles.index("ms prefill of 32")
+    assert titles[at + 1] == "without"
+    assert all(float(cell) > 0 for cell in cells[at : at + 2])
+
+
 def test_real_triples_go_through_an_encoder_and_a_store(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = scale.main(["--smoke", "--triples", "70", "--rounds", "1", "--encoder", "minilm", "--storage", "int8"])
     assert row.triples == 70
     # A resident knowledge base has spare rows: an eighth.
     assert row.knowledge_bytes == 78 * (2 * 384 + 12)
-    assert "70 triples encoded and stored in" in capsys.readouterr().out
+    assert "70 triples encoded and stored in" in capsys.readouterr().err
 
 
 def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
