@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import StaticCache
 
+from kblam.generation.evidence import EvidenceRecorder
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models import attach
 from kblam.models.resident import ResidentKnowledge
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, close, differ, prompts
+from tests.reading import no_reading
 
 PROMPT, STEPS = 10, 50
 INF = float("inf")
 IDS, MASK = prompts(length=PROMPT + STEPS, padding=2)
 PLANS = ["latent", "dense"]
-
-
-class RefuseReading(TorchDispatchMode):
-    """Raises where a tensor's value becomes a Python number, which on a GPU waits for everything before it."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise AssertionError(f"{func} reads from the device")
-        return func(*args, **(kwargs or {}))
-
-
-def refuse_reading(*arguments: object) -> None:
-    raise AssertionError("reads from the device")
 
 
 def fact(number: int, value: str = "old") -> Triple:
@@ -69,23 +59,55 @@ def step(model: Any, place: int, cache: StaticCache) -> Tensor:
     return logits
 
 
+@torch.library.custom_op("kblam_tests::reads", mutates_args=())
+def reads(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.sum() > 0 else -tensor
+
+
+READS: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda t: t.item(),
+    "tolist": lambda t: t.tolist(),
+    "numpy": lambda t: t.numpy(),
+    "asarray": np.asarray,
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "range": range,
+    "mask": lambda t: t[t > 0],
+    "an op's body": lambda t: reads(t),
+}
+
+
+@pytest.mark.parametrize("way", READS)
+def test_what_reads_is_refused(way: str) -> None:
+    """In the body of an op too, into which a dispatch mode alone does not see."""
+    one = torch.ones((), dtype=torch.int64)
+    READS[way](one)
+    with pytest.raises(AssertionError, match="reads from the device"), no_reading():
+        READS[way](one)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_decode_step_reads_nothing_back(
-    plan: str, kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("top_k", [None, 4], ids=["all", "top-k"])
+@pytest.mark.parametrize("plan", [*PLANS, "materialise"])
+def test_a_step_reads_nothing_back(plan: str, top_k: int | None, backend: str, kb: KnowledgeBase) -> None:
+    """With evidence. A prefill neither, where neither padding nor a static cache makes its mask be looked at."""
+    tied = tie(layers=2, knowledge_scale=5.0, top_k=top_k)
+    attachment = attach(tied.model, tied.adapter, backend=backend)
     ranges = torch.tensor([[0, 20], [0, 10]], dtype=torch.int32)
-    with tied.attachment.using(resident_of(kb, tied, plan), bias=torch.zeros(20), knowledge_range=ranges):
+    recorder = EvidenceRecorder()
+    resident = resident_of(kb, tied, plan)
+    with (
+        attachment.using(resident, bias=torch.zeros(20), knowledge_range=ranges),
+        attachment.observing(recorder),
+    ):
         cache = prefilled(tied)
-        # The mode sees what it should: reading a value is refused.
-        with pytest.raises(AssertionError, match="reads from the device"), RefuseReading():
-            torch.ones(()).item()
-        for name in ("tolist", "numpy", "cpu"):  # on the CPU these go past the dispatcher
-            monkeypatch.setattr(Tensor, name, refuse_reading)
-        with RefuseReading():
+        with no_reading():
             logits = [step(tied.model, place, cache) for place in range(PROMPT, PROMPT + STEPS)]
-    monkeypatch.undo()
-    assert torch.cat(logits).isfinite().all()
+            logits.append(tied.model(IDS).logits)
+    assert torch.cat(logits, 1).isfinite().all()
+    assert len(recorder.masses) == 1 + STEPS + 1
 
 
 @torch.no_grad()
