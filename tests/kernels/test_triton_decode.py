@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests import tolerances
 from tests.kernels import cases
 from tests.kernels.cases import Case
 from tests.kernels.held import hold
+from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import Problem, make
 
 pytest.importorskip("triton")
@@ -147,23 +147,6 @@ def test_other_tiles_give_the_same(tile: DecodeTile) -> None:
     tolerances.check_lse(lse, exact_lse)
 
 
-class Recorder:
-    """Stands in for a kernel: notes what it is launched with, and calls it if there is one."""
-
-    def __init__(self, kernel: Any = None) -> None:
-        self.kernel, self.launches = kernel, list[dict[str, Any]]()
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        assert all(isinstance(size, int) for size in grid)
-
-        def launch(**arguments: Any) -> None:
-            self.launches.append(arguments)
-            if self.kernel is not None:
-                self.kernel[grid](**arguments)
-
-        return launch
-
-
 def test_a_shared_list_folds_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     from kblam_kernels.rectangular import triton_decode
 
@@ -182,9 +165,7 @@ def test_the_launcher_looks_at_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(triton_decode, kernel, Recorder())
     ranges = torch.zeros(2, 2, dtype=torch.int32)
     problem = make(N=1, dtype=torch.float32, prompt_mask=torch.ones(2, 9, dtype=torch.bool), knowledge_range=ranges)
-    # Reading a value of a meta tensor raises.
-    fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
-    meta = problem.but(**{name: t.to("meta") for name, t in fields.items() if isinstance(t, Tensor)})
+    meta = problem.but(**without_data(**{f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}))
     assert forward_of(meta)[0].shape == problem.query.shape
 
 

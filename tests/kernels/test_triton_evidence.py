@@ -19,6 +19,7 @@ from kblam_kernels.evidence.tiles import TILES, MassTile, mass_tile
 from kblam_kernels.latent import quantise
 from kblam_kernels.resources import Resources
 from tests.kernels.latent import latent_problems
+from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import make
 from tests.kernels.score_cases import BIAS, DENSE, LATENT, dense_of, hold, masses
 
@@ -102,6 +103,24 @@ def test_the_best_come_first() -> None:
     plain, plain_index = top_evidence(*arguments, backend="reference")
     assert torch.equal(index, plain_index)
     torch.testing.assert_close(best, plain)
+
+
+@pytest.mark.parametrize("storage", [None, torch.int8, torch.float8_e4m3fn], ids=str)
+def test_the_launcher_looks_at_no_data(storage: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kblam_kernels.evidence import triton_mass
+
+    recorder = Recorder()
+    monkeypatch.setattr(triton_mass, "evidence_mass_kernel", recorder)
+    level = torch.ones(2, 4, 3)
+    arguments = {"rows": torch.ones(2, 4, 3, 16), "lse": level, "row_weight": level.half(), "scale": 0.25}
+    arguments |= {"bias": torch.ones(2, 70), "knowledge_range": torch.zeros(2, 2, dtype=torch.int32)}
+    if storage is None:
+        arguments |= {"key": torch.ones(4, 70, 16)} | dict.fromkeys(("norm", "key_scale", "constant"))
+    else:
+        arguments |= {"key": torch.ones(70, 16, dtype=storage), "constant": level}
+        arguments |= {"norm": torch.ones(70), "key_scale": torch.ones(70)}
+    assert triton_mass.mass(**without_data(**arguments)).shape == (2, 70)
+    assert len(recorder.launches) == 1
 
 
 def test_float64_is_refused_by_name() -> None:

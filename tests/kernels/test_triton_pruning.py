@@ -18,6 +18,7 @@ from kblam_kernels.pruning import jobs, reference
 from kblam_kernels.resources import Resources
 from tests import tolerances
 from tests.kernels.latent import latent_problems
+from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import make
 
 pytest.importorskip("triton")
@@ -86,6 +87,22 @@ def test_the_choice_is_that_of_plain_pytorch(layout: str) -> None:
             ours, theirs = (getattr(knowledge, field.name) for knowledge, _, _ in chosen)
             if isinstance(ours, torch.Tensor):
                 assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("storage", [None, torch.int8, torch.float8_e4m3fn], ids=str)
+def test_the_launcher_looks_at_no_data(storage: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kblam_kernels.pruning import triton_scores
+
+    recorder = Recorder()
+    monkeypatch.setattr(triton_scores, "summed_scores_kernel", recorder)
+    if storage is None:
+        arguments = {"rows": torch.ones(3, 4, 16), "key": torch.ones(4, 70, 16)}
+        arguments |= dict.fromkeys(("norm", "key_scale", "constant"))
+    else:
+        arguments = {"rows": torch.ones(3, 1, 16), "key": torch.ones(70, 16, dtype=storage)}
+        arguments |= {"norm": torch.ones(70), "key_scale": torch.ones(70), "constant": torch.ones(3)}
+    assert triton_scores.summed_scores(**without_data(**arguments)).shape == (3, 70)
+    assert len(recorder.launches) == 1
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from kblam_kernels.latent import reference
 from kblam_kernels.rectangular.chunks import MAX_SPLITS, MIN_SPLIT, chunk_of, split_tokens
 from tests.kernels.latent.decode_cases import CASES, LEFT_PADDED, LONG, TILES, TOKEN_BIAS, arguments_of, hold, one_row
 from tests.kernels.latent.latent_problems import make
+from tests.kernels.launches import Recorder, without_data
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -77,18 +77,12 @@ def test_room_to_grow_changes_no_bit(interpreted: ModuleType) -> None:
 
 
 def test_a_shared_range_folds_the_batch(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    launches: list[dict[str, Any]] = []
-    kernel = interpreted.latent_decode_kernel
-
-    class Recorder:
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            return lambda **arguments: (launches.append(arguments), kernel[grid](**arguments))
-
-    monkeypatch.setattr(interpreted, "latent_decode_kernel", Recorder())
+    recorder = Recorder(interpreted.latent_decode_kernel)
+    monkeypatch.setattr(interpreted, "latent_decode_kernel", recorder)
     filled = torch.tensor([[0, 5]], dtype=torch.int32)
     for ranges in (filled.expand(2, 2), filled.repeat(2, 1)):
         make(N=1, dtype=torch.float32, knowledge_range=ranges, knowledge_bias=0.5).run("triton")
-    assert [launch["groups"] for launch in launches] == [1, 2]
+    assert [launch["groups"] for launch in recorder.launches] == [1, 2]
 
 
 def test_strides_are_free(interpreted: ModuleType) -> None:
@@ -117,18 +111,11 @@ def test_strides_are_free(interpreted: ModuleType) -> None:
 
 
 def test_the_launcher_looks_at_no_data(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nothing:
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            assert all(isinstance(size, int) for size in grid)
-            return lambda **arguments: None
-
-    monkeypatch.setattr(interpreted, "latent_decode_kernel", Nothing())
-    monkeypatch.setattr(interpreted, "latent_merge_kernel", Nothing())
+    monkeypatch.setattr(interpreted, "latent_decode_kernel", Recorder())
+    monkeypatch.setattr(interpreted, "latent_merge_kernel", Recorder())
     ranges = torch.zeros(2, 2, dtype=torch.int32)
     arguments = arguments_of(make(dtype=torch.float32, prompt_mask=LEFT_PADDED, knowledge_range=ranges))
-    # Reading a value of a meta tensor raises.
-    meta = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    assert interpreted.forward(**meta).prompt.shape == arguments["query"].shape
+    assert interpreted.forward(**without_data(**arguments)).prompt.shape == arguments["query"].shape
 
 
 def test_splits_have_a_size_of_their_own() -> None:
