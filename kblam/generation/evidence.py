@@ -53,6 +53,7 @@ class EvidenceRecorder:
             knowledge_bias=attention["bias"],
             knowledge_range=attention["span"],
             row_weight=torch.full((), 1 / heads, device=attention["lse"].device),
+            backend=attention["backend"],
         )
         best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32: a share stays a share.

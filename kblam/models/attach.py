@@ -131,8 +131,8 @@ class Attachment:
         """Calls `observer` after the attention of the evidence layer, in every forward pass of the block.
 
         It gets, by keyword, what `rectangular_attention` was given and returned: `knowledge`, `query` (B, Hq, N, D),
-        `bias`, `span`, `scale`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds, (B, k), when top_k
-        pruned it; else None). Where knowledge is dense all of it carries gradients.
+        `bias`, `span`, `scale`, `backend`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds, (B, k),
+        when top_k pruned it; else None). Where knowledge is dense all of it carries gradients.
         """
         before, self._observer = self._observer, observer
         try:

@@ -121,7 +121,16 @@ def attention_forward(
         backend=layer_knowledge.backend,
     )
     if layer_knowledge.observe is not None:
-        layer_knowledge.observe(knowledge=knowledge, query=r, bias=bias, span=span, scale=scale, lse=lse, index=index)
+        layer_knowledge.observe(
+            knowledge=knowledge,
+            query=r,
+            bias=bias,
+            span=span,
+            scale=scale,
+            lse=lse,
+            index=index,
+            backend=layer_knowledge.backend,
+        )
     return output.transpose(1, 2), None
 
 

@@ -8,6 +8,9 @@ import torch
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.models.resident import resident_for
+from kblam_kernels import dispatch
+from kblam_kernels.dispatch import BACKENDS, Backend, Forward
+from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
 
@@ -52,6 +55,21 @@ def test_the_masses_of_one_token_add_up_to_the_share_of_knowledge(world: World) 
     assert ((masses >= 0) & (masses <= 1)).all()
     assert (share > 0).all()
     assert (share < 1).all(), "the prompt has the rest"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_pinned_backend_is_evidences_too(backend: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(world.model, world.adapter, backend=backend)
+    served, chosen = [], dispatch.forward_of
+
+    def forward_of(name: str, backends: tuple[Backend, ...] = BACKENDS) -> Forward:
+        if backends is EVIDENCE_BACKENDS:
+            served.append(name)
+        return chosen(name, backends)
+
+    monkeypatch.setattr(dispatch, "forward_of", forward_of)
+    ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
+    assert set(served) == {backend}
 
 
 def test_evidence_stays_between_0_and_1_and_is_sorted(world: World) -> None:
