@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import KnowledgeError
 from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, register
-from kblam.models.checks import check_fit, check_knowledge, check_options
+from kblam.models.checks import check_fit, check_knowledge, check_options, check_skip_threshold
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import AUTO, check_storage
 from kblam.models.source import KnowledgeSource
@@ -36,23 +36,42 @@ class _InForce:
     span: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What `attach` was asked for."""
+
+    backend: str
+    plan: str
+    storage: str
+    skip_threshold: float
+    top_k_shared: bool
+
+
 class Attachment:
     """The tie between one model and one adapter; made by `attach`.
 
     Without knowledge in force the model runs its own attention and gives its own logits, bit for bit.
 
+    Attributes:
+        skip_counts: int64 (2,) on the model's device: value tiles skipped and visited since the attachment was made, in
+            all layers and passes that read latents with a `skip_threshold`. `.zero_()` begins anew.
+
     Training with activation checkpointing: not the reentrant kind, since all layers share the projected knowledge, and
     with the knowledge still in force during backward, which runs the layers again.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, adapter: KnowledgeAdapter, backend: str, plan: str, storage: str
-    ) -> None:
+    # In inference mode too `skip_counts` must be a tensor that can be written outside it.
+    @torch.inference_mode(False)
+    def __init__(self, model: PreTrainedModel, adapter: KnowledgeAdapter, options: _Options) -> None:
         self.model = model
         self.adapter = adapter
-        self.backend = backend
-        self.plan = plan
-        self.storage = storage
+        self.backend = options.backend
+        self.plan = options.plan
+        self.storage = options.storage
+        self.skip_threshold = options.skip_threshold
+        self.top_k_shared = options.top_k_shared
+        self.skip_counts = torch.zeros(2, dtype=torch.int64, device=model.device)
+        self._options = options
         self.family = family_of(model)
         self._modules = attention_modules(model)
         # The language model alone: what else a model consists of, such as a vision tower, keeps its attention.
@@ -101,6 +120,8 @@ class Attachment:
         check_knowledge(self.model, self.config, source)
         check_options(source, bias, knowledge_range)
         _follow(self.adapter, self.model)
+        with torch.inference_mode(False):
+            self.skip_counts = self.skip_counts.to(self.model.device)
         if self._decoder.config._attn_implementation != IMPLEMENTATION:
             # Whatever the user chose in between is the base to return to.
             self._base_implementation = self._decoder.config._attn_implementation
@@ -188,6 +209,9 @@ class Attachment:
             bias=_total_bias(in_force, config, top_k, batch, knowledge.num_tokens),
             span=_span(in_force, batch),
             top_k=top_k,
+            top_k_shared=self.top_k_shared,
+            skip_threshold=self.skip_threshold,
+            skip_counts=self.skip_counts,
             backend=self.backend,
             observe=self._observer if layer == config.retrieval_layer else None,
         )
@@ -256,6 +280,8 @@ def attach(
     backend: str = "auto",
     plan: str = AUTO,
     storage: str = AUTO,
+    skip_threshold: float = 0.0,
+    top_k_shared: bool = False,
 ) -> Attachment:
     """Ties an adapter to a causal language model.
 
@@ -268,6 +294,10 @@ def attach(
         backend: of the kernels: "auto", "triton", "cpu", "reference".
         plan: how a resident knowledge base is read: "auto", or a pin as `kblam_kernels.plan` takes it.
         storage: dtype of its latents, see `ResidentKnowledge`; "int8" halves them.
+        skip_threshold: in [0, 1): where latents are read, values of tiles that weigh less than this are not; 0 is
+            exact. `Attachment.skip_counts` says how many were. Dense knowledge is always read in full.
+        top_k_shared: with an adapter that has a `top_k`, one choice of triples for the whole batch, which keeps latents
+            latents; an answer then depends on the others of its batch.
 
     Returns:
         The `Attachment`; with no knowledge in force the model gives the base model's logits bit for bit.
@@ -275,18 +305,19 @@ def attach(
     Raises:
         UnsupportedModelError: if the model cannot be served (the message names the supported families) or the
             adapter was made for other shapes.
-        KnowledgeError: if `storage` is not known.
+        KnowledgeError: if `storage` is not known, or `skip_threshold` is outside [0, 1).
     """
     current = attachment_of(model)
-    asked = (adapter, backend, plan, storage)
-    if current is not None and (current.adapter, current.backend, current.plan, current.storage) == asked:
+    options = _Options(backend, plan, storage, skip_threshold, top_k_shared)
+    if current is not None and (current.adapter, current._options) == (adapter, options):
         return current
     check_storage(storage)
+    check_skip_threshold(skip_threshold)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     # What was attached stays until the new adapter is known to fit.
     detach(model)
-    fresh = Attachment(model, adapter, backend, plan, storage)
+    fresh = Attachment(model, adapter, options)
     _follow(adapter, model)
     register()
     fresh._install()

@@ -30,6 +30,9 @@ class LayerKnowledge:
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
         span: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
+        top_k_shared: one choice of them for the whole batch.
+        skip_threshold: see `rectangular_attention`; where dense knowledge is read nothing is skipped.
+        skip_counts: int64 (2,), to which value tiles skipped and visited are added.
         backend: of the kernels.
         observe: called after the attention with what it used and its lse.
     """
@@ -39,6 +42,9 @@ class LayerKnowledge:
     bias: float | Tensor
     span: Tensor | None
     top_k: int | None = None
+    top_k_shared: bool = False
+    skip_threshold: float = 0.0
+    skip_counts: Tensor | None = None
     backend: str = "auto"
     observe: Callable[..., None] | None = None
 
@@ -100,12 +106,14 @@ def attention_forward(
             knowledge_bias=bias,
             knowledge_range=span,
             row_weight=seen,
+            shared=layer_knowledge.top_k_shared,
             backend=layer_knowledge.backend,
         )
         span = None
-    elif isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
+    if isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
         # Attention to latents has no gradient.
         knowledge = knowledge.to_dense()
+    skips = layer_knowledge.skip_threshold > 0 and isinstance(knowledge, LatentKnowledge)
     output, lse = rectangular_attention(
         query,
         key,
@@ -117,6 +125,8 @@ def attention_forward(
         prompt_mask=attention_mask,
         window=sliding_window,
         knowledge_range=span,
+        skip_threshold=layer_knowledge.skip_threshold if skips else 0.0,
+        skip_counts=layer_knowledge.skip_counts if skips else None,
         return_lse=True,
         backend=layer_knowledge.backend,
     )

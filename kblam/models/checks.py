@@ -32,6 +32,16 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
             )
 
 
+def check_skip_threshold(threshold: float) -> None:
+    """It is what the kernels take, told before a forward pass tells it.
+
+    Raises:
+        KnowledgeError: if not.
+    """
+    if not 0 <= threshold < 1:
+        raise KnowledgeError(f"skip_threshold must be at least 0 (exact) and below 1; got {threshold}")
+
+
 def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: KnowledgeSource) -> None:
     """dtype and device are the model's, heads and slots the adapter's.
 
