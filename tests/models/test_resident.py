@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -153,6 +155,52 @@ def test_nothing_new_is_no_work(plan: str, kb: KnowledgeBase, tied: Tied, monkey
     before = addresses(resident)
     assert resident.sync() == 0
     assert addresses(resident) == before
+
+
+class DrawingEncoder:
+    """Random vectors, drawn as they are asked for: cheap, and a text gets another one each time."""
+
+    dimension, spec, fingerprint = EMBEDDING_DIM, "drawing", "drawing:16"
+
+    def __init__(self) -> None:
+        self._draw = np.random.default_rng(0)
+
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        return self._draw.standard_normal((len(texts), self.dimension), np.float32)
+
+
+@pytest.fixture(scope="module")
+def large_kb() -> Iterator[KnowledgeBase]:
+    with KnowledgeBase.create(None, DrawingEncoder()) as kb:
+        kb.update((fact(number) for number in range(100_000)), batch_size=8192)
+        yield kb
+
+
+@pytest.mark.parametrize("plan", ["latent", "dense"])
+def test_one_change_of_a_hundred_thousand_writes_one_row(
+    plan: str, large_kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = resident_of(large_kb, tied, plan=plan)
+    assert resident.num_triples == 100_000
+    encoded: list[int] = []
+    encode = Joined.encode
+
+    def counted(form: Joined, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        encoded.append(len(key))
+        return encode(form, key, value)
+
+    monkeypatch.setattr(Joined, "encode", counted)
+    before, where, times = rows_of(resident), addresses(resident), list[float]()
+    for number in range(77_777, 77_782):
+        large_kb.add(fact(number, f"new {plan}"))
+        began = time.perf_counter()
+        assert resident.sync() == 1
+        times.append(time.perf_counter() - began)
+    assert encoded == [1] * 5
+    assert {len(rows) for rows in changed_rows(before, resident).values()} == {5}
+    assert addresses(resident) == where
+    # Writing them all takes far longer; some room for a machine that does much else.
+    assert min(times) < 0.02
 
 
 def test_a_large_knowledge_base_is_projected_in_pieces(
