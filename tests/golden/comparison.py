@@ -24,6 +24,13 @@ class Scores:
         self.note(what, error)
         assert error <= tolerance, f"{what}: largest difference {error:.3g}, allowed {tolerance:.3g}"
 
+    def near(self, what: str, ours: Tensor, golden: Tensor, share: float) -> None:
+        """The root-mean-square error is at most this share of the golden values' own root mean square."""
+        assert ours.shape == golden.shape, (what, ours.shape, golden.shape)
+        error, size = (x.double().square().mean().sqrt().item() for x in (ours - golden, golden))
+        self.note(f"{what}, share of their RMS", error / size)
+        assert error <= share * size, f"{what}: RMS error {error:.3g} of {size:.3g}, allowed {share:.3g} of it"
+
     def no_worse(self, what: str, ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
         """Our root-mean-square error against exact values is at most twice theirs (taken as 1e-3 where it is less).
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, attention_forward, register
-from kblam_kernels import DenseKnowledge, evidence, rectangular_attention
+from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular_attention
 from kblam_kernels.rectangular.reference import prompt_visibility
 
 
@@ -36,7 +36,7 @@ class LayerCall:
     """One layer in one forward pass: what its attention was given, and the lse over both blocks."""
 
     prompt: PromptBlock
-    knowledge: DenseKnowledge
+    knowledge: DenseKnowledge | LatentKnowledge
     knowledge_query: Tensor
     bias: Tensor | float
     lse: Tensor
@@ -54,7 +54,8 @@ class LayerCall:
     def knowledge_weights(self, rows: Tensor) -> Tensor:
         """(B, H, R, M) of the queries `rows`."""
         bias, scale = torch.as_tensor(self.bias), self.prompt.scale
-        scores = self.knowledge_query[:, :, rows].float() @ self.knowledge.key.float().transpose(-1, -2) * scale
+        dense = self.knowledge.to_dense() if isinstance(self.knowledge, LatentKnowledge) else self.knowledge
+        scores = self.knowledge_query[:, :, rows].float() @ dense.key.float().transpose(-1, -2) * scale
         scores = scores + (bias[:, None, None] if bias.dim() == 2 else bias)
         return torch.exp(scores - self.lse[:, :, rows, None])
 
@@ -93,7 +94,12 @@ def recording() -> Iterator[list[dict[int, LayerCall]]]:
         window = kwargs.get("sliding_window")
 
         def observe(
-            knowledge: DenseKnowledge, query: Tensor, bias: Tensor | float, lse: Tensor, index: Tensor | None, **_: Any
+            knowledge: DenseKnowledge | LatentKnowledge,
+            query: Tensor,
+            bias: Tensor | float,
+            lse: Tensor,
+            index: Tensor | None,
+            **_: Any,
         ) -> None:
             passes[-1][layer] = LayerCall(prompt, knowledge, query, bias, lse, index)
 

@@ -15,18 +15,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kblam.adapter import KnowledgeAdapter, ProjectedKnowledge
+from kblam.adapter import KnowledgeAdapter
 from kblam.models.families import attention_modules
-from kblam_kernels import DenseKnowledge, prune
+from kblam.models.source import KnowledgeSource
+from kblam_kernels import DenseKnowledge, LatentKnowledge, prune
+from kblam_kernels.pruning.selection import of_all_rows
 
 
 class SelectionByUntrainedHead:
-    """A knowledge source with the k triples that `heads` rank highest in each layer, batch row and pass.
+    """A knowledge source, dense or latent, with the k triples that `heads` rank highest in each layer, row and pass.
 
     `passes` gets their indices, layer -> (B, k), for every forward pass.
     """
 
-    def __init__(self, source: ProjectedKnowledge, heads: KnowledgeAdapter, k: int) -> None:
+    def __init__(self, source: KnowledgeSource, heads: KnowledgeAdapter, k: int) -> None:
         self._source, self._k = source, k
         self._heads = heads.to(source.dtype)
         self._hidden: dict[int, Tensor] = {}
@@ -45,10 +47,10 @@ class SelectionByUntrainedHead:
     def device(self) -> torch.device:
         return self._source.device
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge:
+    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         whole, hidden = self._source.layer(layer), self._hidden.get(layer)
         if hidden is None:  # asked for its shape, before any pass
-            return DenseKnowledge(whole.key[..., : self._k, :], whole.value[..., : self._k, :])
+            return of_all_rows(whole, torch.arange(self.num_triples))
         query = self._heads.knowledge_query(layer, hidden)
         assert query is not None
         weight = None if self._mask is None else self._mask[:, None, -hidden.shape[1] :].to(hidden.dtype)

@@ -6,6 +6,7 @@ to the knowledge uniformly in float32, to everything in bfloat16. docs/upstream.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -115,10 +116,12 @@ def test_without_knowledge(case: Case, scores: Scores, upstream_models: Upstream
     scores.close("hf_logits", plain[seen], t["hf_logits"][seen], LOGITS)
 
 
-def pruning_of(case: Case, t: dict[str, Tensor], models: UpstreamModels) -> tuple[KnowledgeAdapter, Any, Any]:
-    """Adapter, knowledge source, and a context in which the source works, of a case that may prune."""
+def pruning_of(
+    case: Case, t: dict[str, Tensor], models: UpstreamModels, knowledge: Callable[..., Any] = knowledge_of
+) -> tuple[KnowledgeAdapter, Any, Any]:
+    """Adapter, source of the `knowledge` of its triples, and a context in which it works, of a case that may prune."""
     adapter = models.adapter(case.folder, case["kb_config"])
-    source = knowledge_of(case, t.get("kb_index"), adapter)
+    source = knowledge(case, t.get("kb_index"), adapter)
     if adapter.config.top_k is None or adapter.config.separate_query_head or source is None:
         return adapter, source, nullcontext()
     heads = models.adapter(case.folder, {**case["kb_config"], "sep_query_head": True})
@@ -151,10 +154,17 @@ def check_choice(t: dict[str, Tensor], suffix: str, step: int | None, index_of: 
 
 @pytest.mark.parametrize("case", cases_of("sparsify"))
 def test_top_k_pruning(case: Case, scores: Scores, upstream_models: UpstreamModels) -> None:
+    check_pruning(case, scores, upstream_models)
+
+
+def check_pruning(
+    case: Case, scores: Scores, models: UpstreamModels, knowledge: Callable[..., Any] = knowledge_of, **options: Any
+) -> None:
+    """A prefill that prunes: logits, choice and weights. `options` are those of `attach`."""
     t = case.tensors()
-    model = upstream_models.model(case.folder)
-    adapter, source, selecting = pruning_of(case, t, upstream_models)
-    attachment = attach(model, adapter)
+    model = models.model(case.folder)
+    adapter, source, selecting = pruning_of(case, t, models, knowledge)
+    attachment = attach(model, adapter, **options)
     with attachment.using(source), recording() as passes, selecting:
         logits = prefill(model, t, use_cache=False).logits
     suffix, seen = correct_suffix(t), seen_rows(t, model)
