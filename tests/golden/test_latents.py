@@ -21,7 +21,7 @@ from tests.golden.upstream_models import UpstreamModels
 pytestmark = pytest.mark.golden
 INTERPRETED = 8  # new tokens at most
 # Root mean square error of the logits over their own, by what a number of a latent keeps.
-STORED = {torch.float16: 3e-3, torch.bfloat16: 2e-2, torch.int8: 6e-2, torch.float8_e4m3fn: 0.25}
+STORED = {torch.float16: 3e-3, torch.bfloat16: 2e-2, torch.int8: 6e-2, torch.float8_e4m3fn: 0.2}
 
 
 @dataclass(frozen=True)
