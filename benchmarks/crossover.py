@@ -22,13 +22,12 @@ from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attenti
 from kblam_kernels.plan import Path as KnowledgePath
 from kblam_kernels.plan import Shape, device_of
 from kblam_kernels.plan.cost import PATHS, cost_of
+from kblam_kernels.plan.shape import MODELS
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
-SHAPES = {
-    "demo model": Shape(10_000, 384, 4, 64, 2, element_size=4),
-    "Llama-3.2-1B": Shape(10_000, 384, 32, 64, 6),
-    "Llama-3-8B": Shape(10_000, 384, 32, 128, 11),
-}
+TRIPLES = 10_000
+SHAPES = {"demo model": Shape(TRIPLES, 384, 4, 64, 2, element_size=4)}
+SHAPES |= {model.title: model.shape(TRIPLES) for model in MODELS.values()}
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -37,6 +36,7 @@ class Point:
     """One shape, path and number of new tokens; milliseconds a layer."""
 
     shape: str
+    triples: int
     path: KnowledgePath
     queries: int
     predicted: float
@@ -82,7 +82,7 @@ def measure(name: str, shape: Shape, device: torch.device, queries: Sequence[int
         for path in PATHS:
             seconds = best_seconds(calls[path], device)
             predicted = cost_of(path, shape, planned, count).seconds
-            points.append(Point(name, path, count, 1e3 * predicted, 1e3 * seconds))
+            points.append(Point(name, shape.triples, path, count, 1e3 * predicted, 1e3 * seconds))
     return points
 
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
     """Prints a table for each shape; returns its points."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crossover", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--triples", type=int, default=10_000)
+    parser.add_argument("--triples", type=int, default=TRIPLES)
     parser.add_argument("--queries", type=int, nargs="+", default=list(QUERIES))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
