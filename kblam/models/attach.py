@@ -45,6 +45,7 @@ class _Options:
     storage: str
     skip_threshold: float
     top_k_shared: bool
+    int8_products: bool
 
 
 class Attachment:
@@ -70,6 +71,7 @@ class Attachment:
         self.storage = options.storage
         self.skip_threshold = options.skip_threshold
         self.top_k_shared = options.top_k_shared
+        self.int8_products = options.int8_products
         self.skip_counts = torch.zeros(2, dtype=torch.int64, device=model.device)
         self._options = options
         self.family = family_of(model)
@@ -212,6 +214,7 @@ class Attachment:
             top_k_shared=self.top_k_shared,
             skip_threshold=self.skip_threshold,
             skip_counts=self.skip_counts,
+            int8_products=self.int8_products,
             backend=self.backend,
             observe=self._observer if layer == config.retrieval_layer else None,
         )
@@ -282,6 +285,7 @@ def attach(
     storage: str = AUTO,
     skip_threshold: float = 0.0,
     top_k_shared: bool = False,
+    int8_products: bool = False,
 ) -> Attachment:
     """Ties an adapter to a causal language model.
 
@@ -298,6 +302,8 @@ def attach(
             exact. `Attachment.skip_counts` says how many were. Dense knowledge is always read in full.
         top_k_shared: with an adapter that has a `top_k`, one choice of triples for the whole batch, which keeps latents
             latents; an answer then depends on the others of its batch.
+        int8_products: allows latents stored as int8 to be multiplied as int8, see `rectangular_attention`: quicker on
+            a CPU that has it, and a little less exact.
 
     Returns:
         The `Attachment`; with no knowledge in force the model gives the base model's logits bit for bit.
@@ -308,7 +314,7 @@ def attach(
         KnowledgeError: if `storage` is not known, or `skip_threshold` is outside [0, 1).
     """
     current = attachment_of(model)
-    options = _Options(backend, plan, storage, skip_threshold, top_k_shared)
+    options = _Options(backend, plan, storage, skip_threshold, top_k_shared, int8_products)
     if current is not None and (current.adapter, current._options) == (adapter, options):
         return current
     check_storage(storage)

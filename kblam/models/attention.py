@@ -33,6 +33,7 @@ class LayerKnowledge:
         top_k_shared: one choice of them for the whole batch.
         skip_threshold: see `rectangular_attention`; where dense knowledge is read nothing is skipped.
         skip_counts: int64 (2,), to which value tiles skipped and visited are added.
+        int8_products: see `rectangular_attention`.
         backend: of the kernels.
         observe: called after the attention with what it used and its lse.
     """
@@ -45,6 +46,7 @@ class LayerKnowledge:
     top_k_shared: bool = False
     skip_threshold: float = 0.0
     skip_counts: Tensor | None = None
+    int8_products: bool = False
     backend: str = "auto"
     observe: Callable[..., None] | None = None
 
@@ -127,6 +129,7 @@ def attention_forward(
         knowledge_range=span,
         skip_threshold=layer_knowledge.skip_threshold if skips else 0.0,
         skip_counts=layer_knowledge.skip_counts if skips else None,
+        int8_products=layer_knowledge.int8_products,
         return_lse=True,
         backend=layer_knowledge.backend,
     )
