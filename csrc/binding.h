@@ -22,6 +22,8 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
 inline void parallel(int64_t tasks, int workers, Task task, void* context) {
+  // Waking a thread takes longer than many a task.
+  workers = int(std::min<int64_t>(tasks, workers));
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker)

@@ -146,18 +146,18 @@ class Launch {
   std::vector<int64_t> held;
 };
 
-// f(row) for every row, a few to a task: merging is short.
+// f(row) for every row, a few to a task where there are many: merging is short.
 template <class Function>
 void for_rows(int64_t rows, int workers, Parallel parallel, const Function& f) {
-  constexpr int64_t ROWS = 4;
   struct Context {
-    int64_t rows;
+    int64_t rows, together;
     const Function& f;
-  } context{rows, f};
-  parallel((rows + ROWS - 1) / ROWS, workers,
+  } context{rows, rows < 64 ? 1 : 4, f};
+  parallel((rows + context.together - 1) / context.together, workers,
            [](void* c, int64_t i, int) {
              const Context& context = *static_cast<Context*>(c);
-             for (int64_t row = i * ROWS; row < std::min(context.rows, (i + 1) * ROWS); ++row) context.f(row);
+             const int64_t first = i * context.together;
+             for (int64_t row = first; row < std::min(context.rows, first + context.together); ++row) context.f(row);
            },
            &context);
 }

@@ -28,7 +28,6 @@ import torch
 
 from kblam_kernels.errors import BuildError
 
-BUILD_VARIABLE = "KBLAM_BUILD"
 CACHE_VARIABLE = "KBLAM_CACHE"
 LIBRARY = "kblam_kernels_cpu.so"
 

@@ -8,11 +8,11 @@ import os
 
 import torch
 
-from kblam_kernels import build
 from kblam_kernels.errors import BuildError
 
 logger = logging.getLogger("kblam_kernels")
 
+BUILD_VARIABLE = "KBLAM_BUILD"
 # Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16") instead of the fastest that this
 # processor runs.
 ISA_VARIABLE = "KBLAM_CPU_ISA"
@@ -24,8 +24,8 @@ def unavailable() -> str | None:
 
     A failure is logged in one line, once per process, and not tried again.
     """
-    if os.environ.get(build.BUILD_VARIABLE) == "0":
-        return f"{build.BUILD_VARIABLE}=0 turns the C++ kernels off"
+    if os.environ.get(BUILD_VARIABLE) == "0":
+        return f"{BUILD_VARIABLE}=0 turns the C++ kernels off"
     failure = _load()
     if failure is not None:
         return failure
@@ -34,6 +34,7 @@ def unavailable() -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
 def wanted_instruction_set() -> str:
     """The kernel table that KBLAM_CPU_ISA names; "" for the fastest."""
     return os.environ.get(ISA_VARIABLE, "")
@@ -41,12 +42,20 @@ def wanted_instruction_set() -> str:
 
 def instruction_set() -> str:
     """Name of the kernel table in use, "" if KBLAM_CPU_ISA names none that runs; after `unavailable` is None."""
-    return str(torch.ops.kblam_kernels.cpu_instruction_set(wanted_instruction_set()))
+    return _instruction_set(wanted_instruction_set())
+
+
+@functools.cache
+def _instruction_set(wanted: str) -> str:
+    return str(torch.ops.kblam_kernels.cpu_instruction_set(wanted))
 
 
 @functools.cache
 def _load() -> str | None:
     """Builds and loads the library; the reason if that fails."""
+    # Not before it is needed: the builder is for systems with compilers and file locks.
+    from kblam_kernels import build
+
     try:
         torch.ops.load_library(str(build.library()))
     except (BuildError, OSError) as error:
@@ -54,4 +63,7 @@ def _load() -> str | None:
         logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
         logger.debug("%s", rest)
         return f"the C++ kernels are not available: {first}"
+    from kblam_kernels import fakes
+
+    fakes.register()
     return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.knowledge import LatentProjection
-from kblam_kernels.rectangular.op import empty_output
+from kblam_kernels.knowledge import LatentKnowledge, LatentProjection
 
 # With more of them a matrix product reads the weights once for all.
 MAX_QUERIES = 4
@@ -23,21 +22,12 @@ def serves(backend: str, query: Tensor, projection: LatentProjection) -> bool:
     return backend == "cpu" and query.shape[2] <= MAX_QUERIES and all(weight.is_contiguous() for weight in weights)
 
 
-@torch.library.custom_op("kblam_kernels::latent_attention", mutates_args=())
 def latent_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
+    knowledge: LatentKnowledge,
     knowledge_query: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
     bias: Tensor | None,
     prompt_mask: Tensor | None,
     knowledge_range: Tensor | None,
@@ -46,26 +36,33 @@ def latent_attention(
     skip_threshold: float,
     int8_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`."""
-    # Imports the builder: not before it is needed.
+    """Output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`.
+
+    The op is the C++ one itself: another op around it would take as long as attention to a thousand triples.
+    """
+    # Imports what compiles graphs: not before it is needed.
     from kblam_kernels import native
     from kblam_kernels.latent.cpu import contiguous_or_none, in_rows
 
+    p = knowledge.projection
+    bias, prompt_mask, knowledge_range = in_rows(bias, prompt_mask, knowledge_range)
     output, lse, tiles = torch.ops.kblam_kernels.latent_attention_cpu(
         query,
         key,
         value,
-        latent_key,
-        latent_value,
-        norm.contiguous(),
-        contiguous_or_none(key_scale),
-        contiguous_or_none(value_scale),
+        knowledge.key,
+        knowledge.value,
+        knowledge.norm.contiguous(),
+        contiguous_or_none(knowledge.key_scale),
+        contiguous_or_none(knowledge.value_scale),
         knowledge_query,
-        key_weight,
-        key_bias,
-        value_weight,
-        value_bias,
-        *in_rows(bias, prompt_mask, knowledge_range),
+        p.key_weight,
+        p.key_bias,
+        p.value_weight,
+        p.value_bias,
+        bias,
+        prompt_mask,
+        knowledge_range,
         scale,
         window,
         skip_threshold,
@@ -73,30 +70,3 @@ def latent_attention(
         native.wanted_instruction_set(),
     )
     return output, lse, tiles
-
-
-@latent_attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    knowledge_query: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float,
-    int8_products: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
-    return (*empty_output(query), tiles)

@@ -12,7 +12,7 @@ from kblam_kernels.knowledge import LatentKnowledge
 from kblam_kernels.latent import fused
 from kblam_kernels.latent.backends import LATENT_BACKENDS
 from kblam_kernels.latent.op import latent_forward
-from kblam_kernels.rectangular.arguments import refuse
+from kblam_kernels.rectangular.arguments import needs_gradient, refuse
 from kblam_kernels.rectangular.reference import accumulation_dtype, times_knowledge
 
 RequestFor = Callable[[bool], dispatch.Request]
@@ -52,16 +52,8 @@ def latent_attention(
             query,
             key,
             value,
-            knowledge.key,
-            knowledge.value,
-            knowledge.norm,
-            knowledge.key_scale,
-            knowledge.value_scale,
+            knowledge,
             knowledge_query,
-            p.key_weight,
-            p.key_bias,
-            p.value_weight,
-            p.value_bias,
             _one_row_if_shared(bias),
             prompt_mask,
             _one_row_if_shared(knowledge_range),
@@ -119,7 +111,7 @@ def _one_row_if_shared(rows: Tensor | None) -> Tensor | None:
 
 
 def _refuse_gradients(*tensors: Tensor) -> None:
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if needs_gradient(*tensors):
         refuse(
             "attention to latents has no gradient and an input requires one: run it under torch.no_grad(), or train "
             "on dense knowledge (LatentKnowledge.to_dense)"

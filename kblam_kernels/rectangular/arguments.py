@@ -106,6 +106,11 @@ def check_skipping(
         refuse(f"skip_counts must be int64 (2,) on {query.device}; got {counts.dtype} {tuple(counts.shape)}")
 
 
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a gradient of one of them is asked for."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
     """`row_weight` as a view (B, Hq, N); ones for None."""
     rows = knowledge_query.shape[:3]

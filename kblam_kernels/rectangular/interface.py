@@ -17,6 +17,7 @@ from kblam_kernels.rectangular.arguments import (
     check_masks,
     check_prompt,
     check_skipping,
+    needs_gradient,
     refuse,
 )
 from kblam_kernels.rectangular.op import rectangular_forward
@@ -187,7 +188,7 @@ def rectangular_attention(
             backend,
         )
         return (output, lse) if return_lse else output
-    output, lse = rectangular_forward(
+    arguments = (
         query,
         key,
         value,
@@ -199,8 +200,13 @@ def rectangular_attention(
         knowledge_range,
         scale,
         window,
-        dispatch.choose(request_for, backend),
     )
+    backend = dispatch.choose(request_for, backend)
+    if backend == "cpu" and not needs_gradient(query, key, value, knowledge.key, knowledge.value, r):
+        # The C++ op as it is: the one around it is there for gradients.
+        output, lse = dispatch.forward_of(backend)(*arguments)
+    else:
+        output, lse = rectangular_forward(*arguments, backend)
     return (output, lse) if return_lse else output
 
 

@@ -139,7 +139,7 @@ def test_the_command_prints_the_path_or_the_reason(
 def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
     fresh_load: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv(build.BUILD_VARIABLE, raising=False)
+    monkeypatch.delenv(native.BUILD_VARIABLE, raising=False)
     monkeypatch.setenv("CXX", "nowhere++")
     with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
         for _ in range(3):
@@ -154,7 +154,7 @@ def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
 
 
 def test_kblam_build_0_turns_it_off(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(build.BUILD_VARIABLE, "0")
+    monkeypatch.setenv(native.BUILD_VARIABLE, "0")
     explanation = explain(CALL.query, CALL.key, CALL.value)
     assert explanation.backend == "reference"
     assert explanation.rejected["cpu"] == "KBLAM_BUILD=0 turns the C++ kernels off"

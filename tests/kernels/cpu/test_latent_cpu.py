@@ -159,12 +159,12 @@ def test_which_calls_are_one_call(library: None, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("skip_threshold", [0.0, 0.01])
 def test_one_call_is_an_op_with_a_fake(skip_threshold: float, library: None) -> None:
-    p = make(N=2, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]], dtype=torch.int32))
+    p = make(N=2, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]]))
     k, projection = p.knowledge, p.knowledge.projection
     tensors = (p.query, p.key, p.value, k.key, k.value, k.norm, None, None, p.knowledge_query)
     weights = tuple(getattr(projection, f.name) for f in dataclasses.fields(projection))
-    options = (None, None, p.knowledge_range, 0.25, None, skip_threshold, False)
-    torch.library.opcheck(fused.latent_attention, (*tensors, *weights, *options))
+    options = (None, None, p.knowledge_range, 0.25, None, skip_threshold, False, "")
+    torch.library.opcheck(torch.ops.kblam_kernels.latent_attention_cpu.default, (*tensors, *weights, *options))
 
 
 @pytest.mark.parametrize("heads", [4, 10])

@@ -1,0 +1,29 @@
+"""Fake implementations of the C++ ops that are called as they are, so that `torch.compile` traces past them.
+
+An op around another takes as long as attention to a thousand triples; where no gradient is asked for there is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.rectangular.op import empty_output
+
+
+def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    skip_threshold = others[-3]
+    output, lse = empty_output(query)
+    return output, lse, query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
+
+
+def _rectangular_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return empty_output(query)
+
+
+def register() -> None:
+    """Once, after the library is loaded: the ops must be there."""
+    torch.library.register_fake("kblam_kernels::latent_attention_cpu", _latent_attention)
+    torch.library.register_fake("kblam_kernels::rectangular_forward_cpu", _rectangular_forward)
