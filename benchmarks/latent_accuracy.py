@@ -7,7 +7,6 @@ on the latents as stored (the error of the kernel); with --demo, the answers of 
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,10 +28,11 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("triton", "cpu", "reference")
 # Standard deviation of the knowledge scores: as of random weights, and as of a model that looks for one triple.
 SPREADS = {"flat": 1.0, "peaked": 4.0}
-# (storage, skip_threshold); the others are compared with the first.
-DEMO_ROWS = (
-    *((storage, 0.0) for storage in ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")),
-    *(("float16", threshold) for threshold in (1e-5, 1e-4, 1e-3, 1e-2)),
+# What `attach` is asked for; the others are compared with the first.
+DEMO_ROWS: tuple[dict[str, Any], ...] = (
+    *({"storage": storage} for storage in ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")),
+    {"storage": "int8", "int8_products": True},
+    *({"storage": "float16", "skip_threshold": threshold} for threshold in (1e-5, 1e-4, 1e-3, 1e-2)),
 )
 
 
@@ -43,6 +43,7 @@ class Error:
     Args:
         backend: what computed.
         dtype, storage: of the model and of the latents.
+        products: "exact", or "int8" where int8 latents were multiplied as int8.
         spread: of the scores, a key of SPREADS.
         kernel: largest error of the output against float64 on the latents as stored.
         stored: root mean square error of the output against float64 on the latents before they were stored.
@@ -53,6 +54,7 @@ class Error:
     backend: str
     dtype: str
     storage: str
+    products: str
     spread: str
     kernel: float
     stored: float
@@ -114,10 +116,13 @@ def in_float64(knowledge: LatentKnowledge) -> LatentKnowledge:
     return LatentKnowledge(key, value, knowledge.norm.double(), LatentProjection(*(w.double() for w in weights)))
 
 
-def attend(data: Data, dtype: torch.dtype, knowledge: LatentKnowledge, backend: str) -> tuple[Tensor, Tensor]:
+def attend(
+    data: Data, dtype: torch.dtype, knowledge: LatentKnowledge, backend: str, products: str = "exact"
+) -> tuple[Tensor, Tensor]:
     """(output, lse) of the step in `dtype`."""
     query, key, value, r = (t.to(dtype) for t in (data.query, data.key, data.value, data.knowledge_query))
-    return rectangular_attention(query, key, value, knowledge, r, scale=data.scale, return_lse=True, backend=backend)
+    options: dict[str, Any] = {"scale": data.scale, "int8_products": products == "int8", "backend": backend}
+    return rectangular_attention(query, key, value, knowledge, r, return_lse=True, **options)
 
 
 def heaviest(data: Data, knowledge: LatentKnowledge) -> Tensor:
@@ -139,40 +144,24 @@ def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Ite
             as_stored = in_float64(held)
             stored, _ = attend(rounded, torch.float64, as_stored, "reference")
             same = heaviest(rounded, as_stored) == heaviest(rounded, whole)
-            for backend in backends:
+            runs = [(backend, "exact") for backend in backends]
+            if storage == torch.int8 and "cpu" in backends:
+                runs.append(("cpu", "int8"))
+            for backend, products in runs:
                 try:
-                    output, lse = attend(rounded, dtype, held, backend)
+                    output, lse = attend(rounded, dtype, held, backend, products)
                 except BackendUnavailableError:
                     continue
                 yield Error(
                     backend,
                     *(str(name).removeprefix("torch.") for name in (dtype, storage)),
+                    products,
                     spread,
                     relative_error(output, stored),
                     ((output.double() - exact).norm() / exact.norm()).item(),
                     (lse.double() - exact_lse).abs().max().item(),
                     same.double().mean().item(),
                 )
-
-
-@contextlib.contextmanager
-def skipping(threshold: float) -> Iterator[Tensor]:
-    """Every attention of a model to latents skips at this threshold; gives the counts of tiles skipped and visited."""
-    from kblam.models import attention
-
-    counts = torch.zeros(2, dtype=torch.int64)
-    plain = attention.rectangular_attention
-
-    def skips(*arguments: Any, **options: Any) -> Any:
-        if isinstance(arguments[3], LatentKnowledge):
-            options |= {"skip_threshold": threshold, "skip_counts": counts}
-        return plain(*arguments, **options)
-
-    attention.rectangular_attention = skips
-    try:
-        yield counts
-    finally:
-        attention.rectangular_attention = plain
 
 
 def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
@@ -189,18 +178,18 @@ def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
     quiz = build_quiz(build_world(real_words()).test_grid, triples, questions=questions)
     plain = None
     with KnowledgeBase.from_triples(triples_of(quiz), load_encoder("minilm")) as knowledge_base:
-        for storage, threshold in DEMO_ROWS:
-            attach(demo.model, demo.attachment.adapter, plan="latent", storage=storage)
-            with skipping(threshold) as counts:
-                outcomes = answer_quiz(demo, knowledge_base, quiz)
+        for asked in DEMO_ROWS:
+            attachment = attach(demo.model, demo.attachment.adapter, plan="latent", **asked)
+            outcomes = answer_quiz(demo, knowledge_base, quiz)
             plain = plain or outcomes
-            skipped, visited = counts.tolist()
+            skipped, visited = attachment.skip_counts.tolist()
             figures = score(quiz.questions, outcomes)
             yield {
                 "triples": triples,
                 "questions": questions,
-                "storage": storage,
-                "skip_threshold": threshold,
+                "storage": asked["storage"],
+                "products": "int8" if attachment.int8_products else "exact",
+                "skip_threshold": attachment.skip_threshold,
                 "exact": figures.exact,
                 "top1": figures.top1,
                 "refusal_f1": figures.refusal_f1,

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks import latent_accuracy
-from kblam.models import attention
-from tests.kernels.latent.latent_problems import make
+from kblam_kernels import native
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +32,20 @@ def test_the_kernel_error_does_not_hold_the_cost_of_storing(rows: dict[tuple[str
         assert row.kernel < 50 * torch.finfo(getattr(torch, dtype)).eps, storage
 
 
-def test_skipping_counts_the_calls_of_a_model() -> None:
-    p = make(N=1, M=40).to(torch.float32)
-    before = attention.rectangular_attention
-    with latent_accuracy.skipping(1e-3) as counts:
-        attention.rectangular_attention(p.query, p.key, p.value, p.knowledge, p.knowledge_query, backend="reference")
-        attention.rectangular_attention(p.query, p.key, p.value, p.knowledge.to_dense(), p.knowledge_query)
-    assert counts.tolist() == [0, 1]
-    assert attention.rectangular_attention is before
+def test_int8_products_are_rows_of_their_own() -> None:
+    if native.unavailable():
+        pytest.skip("no C++ kernels here")
+    data = latent_accuracy.draw(300, 2.0, width=64, heads=4)
+    rows = [row for row in latent_accuracy.errors(data, "flat", ("cpu",)) if row.storage == "int8"]
+    assert [(row.dtype, row.products) for row in rows] == [
+        (dtype, products) for dtype in ("float32", "float16", "bfloat16") for products in ("exact", "int8")
+    ]
+    for exact, rounded in zip(rows[::2], rows[1::2], strict=True):
+        assert rounded.stored < 5 * exact.stored + 0.02
 
 
 def test_the_command_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "rows.json"
     latent_accuracy.main(["--tokens", "3", "--backends", "reference", "--json", str(report)])
     assert len(json.loads(report.read_text())) == 2 * 13
-    assert "| reference | float32 | int8 |" in capsys.readouterr().out
+    assert "| reference | float32 | int8 | exact |" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from kblam.generation.evidence import EvidenceRecorder
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment, attach, attachment_of
 from kblam.models.resident import resident_for
-from kblam_kernels import DenseKnowledge, LatentKnowledge
+from kblam_kernels import DenseKnowledge, LatentKnowledge, native
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, close, differ, logits, prompts
@@ -54,6 +54,20 @@ def test_tiles_that_weigh_nothing_are_skipped_and_counted(tied: Tied, kb: Knowle
     # A bound, not a switch: what weighs more is read.
     seen(skipping, kb, bias=0.0)
     assert counts.tolist() == [0, visited]
+
+
+def test_int8_products_reach_the_kernels_and_int8_latents_alone(tied: Tied, kb: KnowledgeBase) -> None:
+    found = {}
+    for storage in ("int8", "float16"):
+        for allowed in (False, True):
+            asked = {"plan": "latent", "backend": "cpu", "storage": storage, "int8_products": allowed}
+            attachment = attach(tied.model, tied.adapter, **asked)
+            assert attach(tied.model, tied.adapter, **asked) is attachment
+            found[storage, allowed] = seen(attachment, kb, bias=0.0)
+    assert torch.equal(found["float16", True], found["float16", False])
+    torch.testing.assert_close(found["int8", True], found["int8", False], rtol=0, atol=0.2)
+    has_bytes = native.instruction_set() in ("avx512vnni", "avx512bf16")
+    assert torch.equal(found["int8", True], found["int8", False]) != has_bytes
 
 
 @pytest.mark.parametrize("plan", ["dense", "materialise", "decode=dense,prefill=latent"])
