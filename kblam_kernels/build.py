@@ -2,7 +2,8 @@
 
 Needs a C++17 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
 at import. The cache is $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library
-holds every instruction set and picks one at run time, so a cache may be shared by different processors.
+holds every instruction set and picks one at run time, so a cache may be shared by different processors; a library that
+was built ahead is used where there is no compiler.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import torch
 
+from kblam_kernels.env import program
 from kblam_kernels.errors import BuildError
 
 CACHE_VARIABLE = "KBLAM_CACHE"
@@ -68,15 +70,15 @@ def source_folder() -> Path:
     raise BuildError(f"the C++ sources are not installed: no csrc/{_BINDINGS[0]} in {package} or beside it")
 
 
-def compiler() -> str:
-    """Path of the C++ compiler.
+def compiler() -> list[str]:
+    """The C++ compiler as the words of a command: $CXX may hold arguments, as in "ccache g++".
 
     Raises:
         BuildError: if there is none.
     """
-    named = os.environ.get("CXX")
+    named = os.environ.get("CXX", "").strip()
     for candidate in [named] if named else ["c++", "g++", "clang++"]:
-        found = shutil.which(candidate)
+        found = program(candidate)
         if found is not None:
             return found
     raise BuildError(f"no C++ compiler: {f'CXX={named} is not a program' if named else 'install g++ or clang++'}")
@@ -92,9 +94,7 @@ def kernel_units(folder: Path) -> list[Unit]:
 
 def units(folder: Path) -> list[Unit]:
     """All that the library is made of."""
-    from torch.utils.cpp_extension import include_paths
-
-    flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}", *(f"-isystem{path}" for path in include_paths()))
+    flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}",)
     return [*kernel_units(folder), *(Unit(folder / name, flags) for name in _BINDINGS)]
 
 
@@ -102,17 +102,21 @@ def _cache_root() -> Path:
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kblam_kernels"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kblam_kernels"
+    except RuntimeError as error:
+        raise BuildError(f"no folder for the build cache: {error} set {CACHE_VARIABLE} to a writable folder") from error
 
 
-def _key(folder: Path, cxx: str, parts: list[Unit]) -> str:
-    """Changes whenever the library would: sources, flags, torch, compiler."""
+def _key(folder: Path, parts: list[Unit]) -> str:
+    """Changes whenever the library would: sources, flags, torch, machine. Paths and compilers differ between where a
+    library is built ahead and where it runs."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     flags = [" ".join(unit.flags) for unit in parts]
-    for text in (torch.__version__, cxx, platform.machine(), *_FLAGS, *flags):
+    for text in (torch.__version__, platform.machine(), *_FLAGS, *flags):
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -143,17 +147,17 @@ def _ninja_file(compile_commands: list[tuple[str, list[str]]], link: list[str]) 
     return "\n".join([*text, f"build {LIBRARY}: run {objects}", f"  words = {line(link)}", ""])
 
 
-def _compile(cxx: str, parts: list[Unit], folder: Path, include: Path) -> Path:
+def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> Path:
+    from torch.utils.cpp_extension import include_paths
+
+    common = [*cxx, *_FLAGS, f"-I{include}", *(f"-isystem{path}" for path in include_paths())]
     compiles = [
-        (
-            f"{unit.source.stem}.o",
-            [cxx, *_FLAGS, f"-I{include}", *unit.flags, "-c", str(unit.source), "-o", f"{unit.source.stem}.o"],
-        )
+        (f"{unit.source.stem}.o", [*common, *unit.flags, "-c", str(unit.source), "-o", f"{unit.source.stem}.o"])
         for unit in parts
     ]
     library_folder = Path(torch.__file__).parent / "lib"
     torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
-    link = [cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
+    link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
     ninja = shutil.which("ninja")
     if ninja is not None:
         (folder / "build.ninja").write_text(_ninja_file(compiles, link))
@@ -175,12 +179,12 @@ def library(*, force: bool = False) -> Path:
         BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written.
     """
     folder = source_folder()
-    cxx = compiler()
     parts = units(folder)
-    home = _cache_root() / _key(folder, cxx, parts)
+    home = _cache_root() / _key(folder, parts)
     target = home / LIBRARY
     if target.is_file() and not force:
         return target
+    cxx = compiler()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home / "lock"):
@@ -194,6 +198,26 @@ def library(*, force: bool = False) -> Path:
             f"cannot write the build cache {home}: {error}; set {CACHE_VARIABLE} to a writable folder"
         ) from error
     return target
+
+
+def rebuilt(path: Path) -> Path:
+    """The library built once more, after the one at `path` could not be loaded: damaged, or made on another system.
+
+    What that does not cure is not tried again by every process that comes: the last attempt is noted beside it.
+
+    Raises:
+        BuildError: as `library`, or if `path` is what an earlier call built.
+    """
+    note = path.with_name("rebuilt")
+    if note.is_file() and note.read_text() == _stamp(path):
+        raise BuildError(f"it was built anew already; remove {path.parent} to try once more")
+    path = library(force=True)
+    note.write_text(_stamp(path))
+    return path
+
+
+def _stamp(path: Path) -> str:
+    return str(path.stat().st_mtime_ns)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,8 +115,9 @@ def nvidia_driver() -> str | None:
 def compiler() -> dict[str, Any]:
     """The C++ compiler ($CXX, c++, g++, clang++: the first that runs) and ninja."""
     found: dict[str, Any] = {"path": None, "version": None}
-    for command in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        said = _first_line([command, "--version"]) if command else None
+    for words in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        command = program(words)
+        said = _first_line([*command, "--version"]) if command else None
         if said is not None:
             found.update(path=said[0], version=said[1])
             break
@@ -142,6 +144,22 @@ def backends() -> dict[str, Any]:
         else:
             found[device] = {"backend": explanation.backend, "rejected": explanation.rejected}
     return found
+
+
+def program(words: str) -> list[str] | None:
+    """A command and its arguments with the command's full path; None if there is no such program.
+
+    All the words may be one path, even with spaces in it.
+    """
+    try:
+        candidates = [[words], shlex.split(words)]
+    except ValueError:  # quotes that do not close
+        candidates = [[words]]
+    for command in candidates:
+        path = shutil.which(command[0]) if command else None
+        if path is not None:
+            return [path, *command[1:]]
+    return None
 
 
 def _first_line(command: list[str]) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from pathlib import Path
 
 import torch
 
@@ -57,7 +58,11 @@ def _load() -> str | None:
     from kblam_kernels import build
 
     try:
-        torch.ops.load_library(str(build.library()))
+        path = build.library()
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            _load_anew(path, error)
     except (BuildError, OSError) as error:
         first, _, rest = str(error).partition("\n")
         logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
@@ -67,3 +72,11 @@ def _load() -> str | None:
 
     fakes.register()
     return None
+
+
+def _load_anew(path: Path, error: OSError) -> None:
+    """For a library in the cache that is damaged or was made on another system."""
+    try:
+        torch.ops.load_library(str(build.rebuilt(path)))
+    except (BuildError, OSError) as again:
+        raise BuildError(f"{path} cannot be loaded ({error}), nor built anew: {again}") from again

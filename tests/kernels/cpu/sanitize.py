@@ -34,13 +34,13 @@ def run(sanitizer: str, folder: Path) -> bool:
     cxx, objects = build.compiler(), [str(folder / f"{unit.source.stem}.o") for unit in units]
 
     def compile_one(unit: build.Unit, target: str) -> None:
-        subprocess.run([cxx, *flags, *unit.flags, "-c", str(unit.source), "-o", target], check=True)
+        subprocess.run([*cxx, *flags, *unit.flags, "-c", str(unit.source), "-o", target], check=True)
 
     start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, units, objects))
     program = str(folder / "driver")
-    subprocess.run([cxx, *flags, *objects, "-lpthread", "-o", program], check=True)
+    subprocess.run([*cxx, *flags, *objects, "-lpthread", "-o", program], check=True)
     built = time.perf_counter() - start
     status = subprocess.run([program]).returncode
     outcome = "clean" if status == 0 else f"status {status}"

@@ -85,6 +85,84 @@ def test_two_processes_build_once(fake_compiler: Path) -> None:
     assert runs(fake_compiler) == len(build.units(build.source_folder())) + 1
 
 
+@pytest.mark.parametrize("cxx", ["nowhere++", None])
+def test_a_library_built_ahead_needs_no_compiler(
+    cxx: str | None, fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = build.library()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    if cxx is None:
+        monkeypatch.delenv("CXX")
+    else:
+        monkeypatch.setenv("CXX", cxx)
+    assert build.library() == ahead
+    # Nor does it matter where torch is installed, which the compiler is told.
+    monkeypatch.setattr("torch.utils.cpp_extension.include_paths", lambda: ["/elsewhere"])
+    assert build.library() == ahead
+
+
+def test_a_compiler_may_have_arguments(fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\necho "launched with $1" >> "$LOG"\nshift\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{launcher} --quick '{os.environ['CXX']}'")
+    build.library()
+    lines = fake_compiler.read_text().splitlines()
+    assert set(lines) == {"launched with --quick", "run"}
+    assert lines.count("run") == lines.count("launched with --quick")
+    monkeypatch.setenv("CXX", "'not closed")
+    with pytest.raises(BuildError, match="CXX='not closed is not a program"):
+        build.library(force=True)
+
+
+def test_a_damaged_library_is_built_anew(fake_compiler: Path, library: None) -> None:
+    # The pretended compiler copies the real library; a process that has not loaded it yet needs it.
+    real = next(path for path in torch.ops.loaded_libraries if path.endswith(build.LIBRARY))
+    Path(os.environ["CXX"]).write_text(COMPILER.replace("echo built >", f"cp '{real}'"))
+    damaged = build.library()
+    damaged.write_text("not a library")
+    code = "from kblam_kernels import native; print(native.unavailable())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "None\n"
+    assert damaged.read_bytes() == Path(real).read_bytes()
+
+
+def test_a_library_that_never_loads_is_built_anew_once(
+    fake_compiler: Path, fresh_load: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build.library()
+    first = runs(fake_compiler)
+    reason = native.unavailable()
+    assert reason is not None
+    assert f"{path} cannot be loaded" in reason
+    assert runs(fake_compiler) == 2 * first
+    native._load.cache_clear()  # the next process
+    again = native.unavailable()
+    assert again is not None
+    assert f"remove {path.parent}" in again
+    assert runs(fake_compiler) == 2 * first
+    native._load.cache_clear()
+    path.write_text("damaged later")
+    monkeypatch.setenv("CXX", "nowhere++")
+    without = native.unavailable()
+    assert without is not None
+    assert "nor built anew: no C++ compiler: CXX=nowhere++" in without
+
+
+def test_a_user_without_a_home_gets_the_reference_and_the_reason(
+    fake_compiler: Path, fresh_load: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(build.CACHE_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(build.Path, "home", nobody)
+    explanation = explain(CALL.query, CALL.key, CALL.value)
+    assert explanation.backend == "reference"
+    assert "home directory. set KBLAM_CACHE to a writable folder" in explanation.rejected["cpu"]
+
+
 @pytest.mark.parametrize("what", ["torch", "flags", "sources"])
 def test_another_input_is_another_library(
     what: str, fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +182,7 @@ def test_another_input_is_another_library(
 
 
 def test_no_compiler_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"no C\+\+ compiler: install g\+\+ or clang"):
@@ -137,8 +216,9 @@ def test_the_command_prints_the_path_or_the_reason(
 
 
 def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
-    fresh_load: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fresh_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.delenv(native.BUILD_VARIABLE, raising=False)
     monkeypatch.setenv("CXX", "nowhere++")
     with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
