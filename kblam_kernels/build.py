@@ -130,10 +130,22 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # What compilers say is looked through for a reason, in English.
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         output = (done.stdout + done.stderr).strip()
-        raise BuildError(f"{' '.join(command)} failed with status {done.returncode}:\n{output[-4000:]}")
+        raise BuildError(
+            f"the compiler failed: {_reason(output) or f'status {done.returncode}'}\n"
+            f"{shlex.join(command)} failed with status {done.returncode}:\n{output[-4000:]}"
+        )
+
+
+def _reason(output: str) -> str:
+    """The line that says most: the first error, or else the last line that is not ninja's."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("ninja: ")]
+    errors = [line for line in lines if "error: " in line]
+    return (errors[:1] or lines[-1:] or [""])[0][:300]
 
 
 def _ninja_file(compile_commands: list[tuple[str, list[str]]], link: list[str]) -> str:

@@ -65,6 +65,8 @@ def _load() -> str | None:
             _load_anew(path, error)
     except (BuildError, OSError) as error:
         first, _, rest = str(error).partition("\n")
+        if rest:
+            first += " (python -m kblam_kernels.build shows all)"
         logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
         logger.debug("%s", rest)
         return f"the C++ kernels are not available: {first}"

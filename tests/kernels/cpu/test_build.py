@@ -52,6 +52,11 @@ def fresh_load() -> Iterator[None]:
     native._load.cache_clear()
 
 
+def without_ninja(monkeypatch: pytest.MonkeyPatch) -> None:
+    which = build.shutil.which
+    monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "ninja" else which(name))
+
+
 def runs(log: Path) -> int:
     return len(log.read_text().splitlines())
 
@@ -61,8 +66,7 @@ def test_builds_once_and_then_serves_from_the_cache(
     fake_compiler: Path, ninja: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not ninja:
-        which = build.shutil.which
-        monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "ninja" else which(name))
+        without_ninja(monkeypatch)
     first = build.library()
     assert first.read_text() == "built\n"
     files = runs(fake_compiler)
@@ -197,6 +201,52 @@ def test_a_failed_compilation_shows_what_the_compiler_said(fake_compiler: Path) 
     with pytest.raises(BuildError, match="a cosmic ray"):
         build.library()
     assert not list(Path(os.environ[build.CACHE_VARIABLE]).rglob(build.LIBRARY))
+
+
+def says(text: str) -> None:
+    """The compiler fails, with these words."""
+    Path(os.environ["CXX"]).write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{text}\nEND\nexit 1\n")
+
+
+@pytest.mark.parametrize("ninja", [True, False])
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (
+            "In file included:\n tile.h:7:1: error: no such thing\n   7 | thing\nb.h:2:1: error: also",
+            "error: no such thing",
+        ),
+        ("collect2: cannot find -lc10", "cannot find -lc10"),
+        ("", ""),
+    ],
+    ids=["first-error", "last-line", "silent"],
+)
+def test_with_a_failing_compiler_the_reference_serves_and_one_line_has_its_reason(
+    output: str,
+    reason: str,
+    ninja: bool,
+    fake_compiler: Path,
+    fresh_load: None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not ninja:
+        without_ninja(monkeypatch)
+    says(output)
+    with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
+        explanation = explain(CALL.query, CALL.key, CALL.value)
+        CALL.run(backend="auto")
+    assert explanation.backend == "reference"
+    said = explanation.rejected["cpu"]
+    assert said.startswith("the C++ kernels are not available: the compiler failed: ")
+    assert reason in said
+    assert said.endswith(" (python -m kblam_kernels.build shows all)")
+    assert "\n" not in said
+    assert len(said) < 450  # not the whole command
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert reason in line
+    with pytest.raises(BackendUnavailableError, match="the compiler failed"):
+        CALL.run(backend="cpu")
 
 
 def test_a_cache_that_cannot_be_written_is_named(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
