@@ -21,6 +21,7 @@ inline F mul(F a, F b) { return a * b; }
 inline F select(I32 mask, F a, F b) { return (F)((mask & (I32)a) | (~mask & (I32)b)); }
 // If either is NaN the second comes back.
 inline F max(F a, F b) { return select((I32)(a > b), a, b); }
+inline F min(F a, F b) { return select((I32)(a < b), a, b); }
 inline float sum(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 inline float maximum(F a) {
   const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];

@@ -139,6 +139,21 @@ def test_nan_is_not_hidden(instruction_set: str) -> None:
     assert not mass[0, :149].isnan().any()
 
 
+def test_a_score_far_above_the_lse_gives_what_exp_gives(instruction_set: str) -> None:
+    # Against an lse of 0, a query (1, 0) and a scale of 1, the mass is e to the key's first number.
+    ends = torch.tensor([-INF, -1e4, -104.5, 88.37, 88.38, 88.5, 88.72, 88.73, 95.0, 137.0, 1e4, INF, float("nan")])
+    x = torch.cat([torch.linspace(-110, 88.7, 1900), ends])
+    key = torch.stack([x, torch.zeros_like(x)], -1)[None]
+    mass = evidence(
+        torch.tensor([1.0, 0.0]).view(1, 1, 1, 2),
+        DenseKnowledge(key, key),
+        torch.zeros(1, 1, 1),
+        scale=1.0,
+        backend="cpu",
+    )[0]
+    torch.testing.assert_close(mass, x.double().exp().float(), rtol=5e-7, atol=1.8e-38, equal_nan=True)
+
+
 def test_evidence_on_the_cpu_is_served_by_the_cpp_kernels(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [backend.name for backend in EVIDENCE_BACKENDS] == ["triton", "cpu", "reference"]
     calls: list[object] = []
