@@ -248,7 +248,7 @@ inline void value_tile(const float* weights, const float* values, const Row* row
     }
 }
 
-// Bias and mask of the tile's tokens, for one row into extra[t * stride].
+// Bias of the tile's tokens for one row into extra[t * stride]; -inf where the mask hides them.
 inline void fill_extra(const Row& row, int64_t tile, int n, float* extra, int stride) {
   for (int t = 0; t < n; ++t) {
     const float bias = row.bias == nullptr ? 0.f : row.bias[tile + t];
@@ -260,7 +260,9 @@ inline void fill_extra(const Row& row, int64_t tile, int n, float* extra, int st
 template <class T>
 inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& block, int64_t tile, int n, float scale) {
   const bool partly = tile < block.all_first || tile + n > block.all_last;
+  bool masked = false;
   if (block.extra) {
+    for (int r = block.begin; r < block.begin + block.count; ++r) masked = masked || rows[r].visible != nullptr;
     if (block.same_extra)
       fill_extra(rows[block.begin], tile, n, s.extra, 1);
     else
@@ -281,7 +283,12 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
     F top = before;
     for (int t = 0; t < n; ++t) {
       F x = fma(load(scores + t * BLOCK_ROWS), scales, offset);
-      if (block.extra) x = add(x, block.same_extra ? set1(s.extra[t]) : load(s.extra + t * BLOCK_ROWS + v * W));
+      if (block.extra) {
+        const F extra = block.same_extra ? set1(s.extra[t]) : load(s.extra + t * BLOCK_ROWS + v * W);
+        x = add(x, extra);
+        // What is hidden may be NaN, which an addition would leave.
+        if (masked) x = keep_between(x, extra, set1(LOWEST), set1(__builtin_inff()));
+      }
       if (partly) x = keep_between(x, set1(float(t)), first, last);
       store(scores + t * BLOCK_ROWS, x);
       top = max(top, x);

@@ -173,6 +173,16 @@ def test_nan_is_not_hidden(name: str, N: int, instruction_set: str) -> None:
 
 
 @pytest.mark.parametrize("N", [1, 9, 20])
+@pytest.mark.parametrize("mask", [[[False] * 4 + [True] * 26], [[True] * 3 + [False] + [True] * 26, [True] * 30]])
+def test_a_hidden_prompt_key_may_be_nan(mask: list[list[bool]], N: int, instruction_set: str) -> None:
+    hidden = torch.tensor(mask)
+    p = make(B=len(mask), H=6, N=N, T=30, M=20, dtype=torch.bfloat16, prompt_mask=hidden)
+    poisoned = p.key.masked_fill(~hidden[:, None, :, None], float("nan"))
+    for actual, expected in zip(run(p.but(key=poisoned)), run(p), strict=True):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("N", [1, 9, 20])
 def test_large_scores(N: int, instruction_set: str) -> None:
     p = make(B=1, N=N, T=30, M=200, D=64, dtype=torch.float32)
     check(p.but(knowledge_query=p.knowledge_query * 100, query=p.query * 100))
