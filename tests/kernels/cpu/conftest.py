@@ -23,6 +23,12 @@ def library() -> None:
     assert reason is None
 
 
+@pytest.fixture(scope="session")
+def instruction_sets(library: None) -> list[str]:
+    """The kernel tables that this processor runs, to draw from."""
+    return [name for name in INSTRUCTION_SETS if torch.ops.kblam_kernels.cpu_instruction_set(name)]
+
+
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest, library: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each kernel table that this processor runs."""
