@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels import DenseKnowledge, explain, knowledge_lse, rectangular_attention
+from kblam_kernels import DenseKnowledge, explain, knowledge_lse, native, rectangular_attention
 from kblam_kernels.dispatch import BACKENDS
 from tests.golden.comparison import Scores
 from tests.golden.files import Case, cases_of
@@ -78,6 +78,23 @@ def test_kernel(case: Case, dtype: torch.dtype, scores: Scores) -> None:
     lse_kb = knowledge_lse(r, knowledge, knowledge_bias=bias)
     check_lse("lse_kb", lse_kb)
     check_lse("lse", torch.logaddexp(lse_kb, lse_prompt))
+
+
+CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", OUTPUT_TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_the_cpp_kernels_are_among_the_backends(dtype: torch.dtype) -> None:
+    """Or every case would be held by the reference alone, and nobody would see it."""
+    reason = native.unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    # A dtype and an even head dimension are all that they ask of a case.
+    for param in cases_of("kernel"):
+        t = param.values[0].tensors()
+        query, key, value, r, kappa, nu = (t[name].to(dtype) for name in ("q", "k", "v", "q_kb", "k_kb", "v_kb"))
+        names = backends_for(query, key, value, DenseKnowledge(kappa, nu), r)
+        assert ("cpu" in names) == (dtype in CPU_DTYPES and query.shape[-1] % 2 == 0)
 
 
 def backends_for(query: Tensor, key: Tensor, value: Tensor, knowledge: DenseKnowledge, r: Tensor) -> list[str]:

@@ -30,8 +30,9 @@ def test_one_graph(layout: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_op_is_a_good_citizen() -> None:
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_op_is_a_good_citizen(backend: str) -> None:
     k = make(M=20, dtype=torch.float32).knowledge
     rows, constant = torch.randn(2, 1, 24), torch.randn(2)
-    torch.library.opcheck(summed_scores, (rows, k.key, k.norm, None, constant, "reference"))
-    torch.library.opcheck(summed_scores, (torch.randn(2, 4, 16), torch.randn(4, 20, 16), None, None, None, "reference"))
+    torch.library.opcheck(summed_scores, (rows, k.key, k.norm, None, constant, backend))
+    torch.library.opcheck(summed_scores, (torch.randn(2, 4, 16), torch.randn(4, 20, 16), None, None, None, backend))

@@ -13,6 +13,8 @@ from torch import Tensor
 from kblam_kernels import DenseKnowledge, LatentKnowledge, dispatch, evidence
 from kblam_kernels.evidence import cpu
 from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
+from kblam_kernels.evidence.op import evidence_mass
+from kblam_kernels.latent.interface import absorb_query
 from tests import tolerances
 from tests.kernels import score_cases
 from tests.kernels.cpu.pinned import with_instruction_set, with_threads
@@ -213,3 +215,18 @@ def test_evidence_on_the_cpu_is_served_by_the_cpp_kernels(library: None, monkeyp
     finally:
         dispatch.forward_of.cache_clear()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("layout", ["dense", "per-row", "latent"])
+def test_the_op_with_the_cpp_kernels_is_a_good_citizen(layout: str, library: None) -> None:
+    p = make(shared=layout == "dense", dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]])).leaves()
+    _, lse = p.run()
+    lse = lse.detach().requires_grad_()
+    scored: tuple[Any, ...] = (p.knowledge_query, p.knowledge_key, None, None, None)
+    if layout == "latent":  # which have no gradient
+        latent = make_latent(M=7, dtype=torch.float32).to(torch.float32, torch.int8)
+        rows, constant = absorb_query(latent.knowledge_query, latent.knowledge)
+        scored = (rows, latent.knowledge.key, latent.knowledge.norm, latent.knowledge.key_scale, constant)
+        lse = latent.run()[1]
+    row_weight = torch.ones(lse.shape)
+    torch.library.opcheck(evidence_mass, (*scored, lse, bias(1, 7), p.knowledge_range, row_weight, 0.25, "cpu"))

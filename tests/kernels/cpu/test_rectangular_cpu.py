@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kblam_kernels.rectangular.op import rectangular_forward
 from tests.kernels import cases
 from tests.kernels.cpu.pinned import with_instruction_set, with_threads
 from tests.kernels.held import hold, hold_problem
@@ -210,3 +213,22 @@ def test_every_output_is_written(N: int, instruction_set: str) -> None:
         torch.use_deterministic_algorithms(False)
     assert not output.isnan().any()
     assert not lse.isnan().any()
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "M0": {"M": 0},
+    "mask-window": {"prompt_mask": scattered(2, 9), "window": 4},
+    "range-bias": {"N": 1, "knowledge_range": torch.tensor([[0, 7], [2, 5]]), "knowledge_bias": bias(2, 7)},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_op_with_the_cpp_kernels_is_a_good_citizen(name: str, dtype: torch.dtype, library: None) -> None:
+    p = make(dtype=dtype, **OPTIONS[name]).leaves()
+    of_bias = p.knowledge_bias if isinstance(p.knowledge_bias, torch.Tensor) else None
+    tensors = (getattr(p, name) for name in TENSORS)
+    torch.library.opcheck(
+        rectangular_forward, (*tensors, of_bias, p.prompt_mask, p.knowledge_range, 0.25, p.window, "cpu")
+    )
