@@ -41,8 +41,7 @@ def bench(
     rows: list[Row] = []
     for shape in QUICK if quick else FULL:
         tokens = "1 new token" if shape.queries == 1 else f"{shape.queries:,} new tokens"
-        heads = f"{shape.heads} heads x {shape.head_dim}"
-        title = f"{shape.regime}, {tokens}, {shape.triples:,} triples, {heads}, {shape.dtype}"
+        title = f"{shape.regime}, {tokens}, {shape.triples:,} triples, {shape.heads_text}, {shape.dtype}"
         with waiting(title):
             rows_of_shape = measure(shape, repeats=5 if quick else 15, flex=flex)
         out.print(_table(title, rows_of_shape))

@@ -34,6 +34,17 @@ class Shape:
         return "decode" if self.queries == 1 else "prefill"
 
     @property
+    def heads_text(self) -> str:
+        """How many heads of what width."""
+        return f"{self.heads} heads x {self.head_dim}"
+
+    @property
+    def row_regime(self) -> str:
+        """The regime of a row, which has no field for heads: with them where they are not those of most shapes."""
+        usual = (self.heads, self.head_dim) == (Shape.heads, Shape.head_dim)
+        return self.regime if usual else f"{self.regime}, {self.heads_text}"
+
+    @property
     def element_size(self) -> int:
         """Bytes of a number."""
         return DTYPES[self.dtype].itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ import kblam_kernels.bench
 from benchmarks import cpu_attention
 from kblam.cli.app import app
 from kblam_kernels import BackendUnavailableError, native
-from kblam_kernels.bench import FULL, QUICK, Shape, measure, providers, shapes
-from kblam_kernels.bench.timing import READ
+from kblam_kernels.bench import FULL, QUICK, Shape, measure, providers, shapes, timing
+from kblam_kernels.bench.timing import PRODUCT, READ
 from kblam_kernels.errors import KernelError
 
 TINY = Shape(1, 70, "float32", heads=4, prompt_heads=2, head_dim=16, width=24, cached=3)
@@ -40,7 +41,8 @@ def test_a_row_for_each_provider_and_ceiling(queries: int, dtype: str) -> None:
     assert [row["provider"] for row in rows] == [*PROVIDERS, *CEILINGS]
     for row in rows:
         assert set(row) == KEYS
-        assert (row["regime"], row["triples"]) == ("decode" if queries == 1 else "prefill", 70)
+        assert row["regime"] == f"{'decode' if queries == 1 else 'prefill'}, 4 heads x 16"
+        assert row["triples"] == 70
         assert (row["queries"], row["dtype"]) == (queries, dtype)
         assert row["ms"] > 0
     peers = [row["ratio_to_best_peer"] for row in rows[2:5]]
@@ -85,7 +87,7 @@ def test_dense_heads_that_do_not_fit_stand_for_the_others(monkeypatch: pytest.Mo
     def constant(calls: dict[str, object], repeats: int) -> dict[str, float]:
         return dict.fromkeys(calls, 1.0)
 
-    monkeypatch.setattr("kblam_kernels.bench.timing._timed", constant)
+    monkeypatch.setattr(timing, "_timed", constant)
     times = {row["provider"]: row["ms"] for row in measure(TINY, flex=False)}
     # Two of four heads were timed; the latents are those of all heads.
     assert times["eager"] == times["kblam dense"] == times["ceiling, dense"] == 2
@@ -99,11 +101,47 @@ def test_the_ceiling_reads_all_bytes_of_the_knowledge(monkeypatch: pytest.Monkey
         read.append(tensor.nbytes)
         return tensor
 
-    monkeypatch.setattr("kblam_kernels.bench.timing._read", counted)
+    monkeypatch.setattr(timing, "_read", counted)
     measure(TINY, repeats=1, flex=False)
     # Warm-up and one repeat, of keys and values.
     assert sum(read) == 2 * 2 * (70 * 24 + 4 * 70 * 16) * 4
     assert READ.startswith("ceiling")
+
+
+def test_a_ceiling_is_the_fastest_of_its_repeats_and_a_provider_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def lasting(*seconds: float) -> Callable[[], None]:
+        left = iter(seconds)
+
+        def call() -> None:
+            nonlocal now
+            now += next(left)
+
+        return call
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(timing, "PRODUCTS", 1)
+    warm_up, turns = 0.001, (3.0, 9.0, 4.0)
+    names = ("eager", f"{READ}, dense", f"{PRODUCT}, square")
+    times = timing._timed({name: lasting(warm_up, *turns) for name in names}, repeats=3)
+    assert times == {"eager": 4000, f"{READ}, dense": 3000, f"{PRODUCT}, square": 3000}
+
+
+@pytest.mark.parametrize("faster", ["square", "dense"])
+def test_arithmetic_is_held_to_the_faster_product(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = dataclasses.replace(TINY, queries=6)
+    tiles = timing._tiles() * 128 * 16 * 256
+    rate = {"square": 1e6, "dense": 1e6, faster: 5e6}  # multiplications a millisecond
+    times = {f"{READ}, dense": 1e-9}
+    times |= {f"{PRODUCT}, square": timing.SIDE**3 / rate["square"], f"{PRODUCT}, dense": tiles / rate["dense"]}
+    assert timing._floor(shape, "dense", times) == pytest.approx(2 * 4 * 6 * 70 * 16 / 5e6)
+
+
+def test_rows_of_two_shapes_can_be_told_apart() -> None:
+    assert Shape(1, 10_000).row_regime == "decode"
+    assert Shape(1, 10_000, head_dim=64).row_regime == "decode, 32 heads x 64"
+    assert len({(shape.row_regime, shape.triples, shape.queries, shape.dtype) for shape in FULL}) == len(FULL)
 
 
 def test_without_kernels_there_is_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
