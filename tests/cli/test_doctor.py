@@ -266,3 +266,13 @@ def test_the_environment_report_as_text(capsys: pytest.CaptureFixture[str], monk
     shown = capsys.readouterr().out
     assert "  KBLAM_BACKEND: reference" in shown
     assert "    backend: reference" in shown
+
+
+def test_a_compiler_with_arguments_is_the_one_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = tmp_path / "my cache"
+    launcher.write_text('#!/bin/sh\necho "launched: $1 $2"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CXX", f"'{launcher}' g++")
+    assert env.compiler()["version"] == "launched: g++ --version"
+    monkeypatch.setenv("CXX", str(launcher))
+    assert env.compiler()["path"] == str(launcher)

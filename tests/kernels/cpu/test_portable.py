@@ -35,7 +35,7 @@ def test_all_else_compiles_for_a_processor_that_is_not_x86(monkeypatch: pytest.M
         *build._BINDINGS,
     }
     for unit in units:
-        assert not any("KBLAM_X86" in flag or flag.startswith("-m") for flag in unit.flags)
+        assert unit.flags == ()  # nothing of x86 switched on
         command = [*cxx, *build._FLAGS, "-Werror", "-fsyntax-only", f"-I{folder / 'include'}", *unit.flags]
         done = subprocess.run([*command, str(unit.source)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
