@@ -10,16 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kblam_kernels.errors import UnsupportedInputError
 from kblam_kernels.rectangular.op import empty_output
 
 
+def _check_device(query: Tensor, others: tuple[Any, ...]) -> None:
+    # One tensor without memory among those with brings a call here; nothing would be computed.
+    for other in others:
+        if isinstance(other, Tensor) and other.device != query.device:
+            raise UnsupportedInputError(f"tensors must be on one device; got {query.device} and {other.device}")
+
+
 def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _check_device(query, others)
     skip_threshold = others[-3]
     output, lse = empty_output(query)
     return output, lse, query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
 
 
 def _rectangular_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    _check_device(query, others)
     return empty_output(query)
 
 

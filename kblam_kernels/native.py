@@ -78,6 +78,8 @@ def _load() -> str | None:
 
 def _load_anew(path: Path, error: OSError) -> None:
     """For a library in the cache that is damaged or was made on another system."""
+    from kblam_kernels import build
+
     try:
         torch.ops.load_library(str(build.rebuilt(path)))
     except (BuildError, OSError) as again:

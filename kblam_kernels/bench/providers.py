@@ -20,12 +20,18 @@ Call = Callable[[], Tensor]
 
 
 def ours(shape: Shape, x: Inputs) -> dict[str, Call]:
-    """The whole public call, on latents (with the projections before and after) and on dense knowledge."""
+    """The whole public call, on latents (with the projections before and after) and on dense knowledge.
+
+    "kblam latent int8" multiplies int8 latents as int8, which is less exact than the others.
+    """
     heads = slice(0, shape.dense_heads)
     groups = slice(0, max(1, shape.dense_heads * shape.prompt_heads // shape.heads))
-    dense, r = x.dense(shape.triples), x.knowledge_query
+    dense, r, latents = x.dense(shape.triples), x.knowledge_query, x.int8_latents
     return {
         "kblam latent": lambda: rectangular_attention(r, x.key, x.value, x.latents, r, backend="cpu"),
+        "kblam latent int8": lambda: rectangular_attention(
+            r, x.key, x.value, latents, r, int8_products=True, backend="cpu"
+        ),
         "kblam dense": lambda: rectangular_attention(
             r[:, heads], x.key[:, groups], x.value[:, groups], dense, r[:, heads], backend="cpu"
         ),

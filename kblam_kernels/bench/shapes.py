@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
+from kblam_kernels.latent import quantise
 
 # Dense keys and values of all heads are not made past this; the peers then get fewer heads, and their time is scaled.
 MAX_DENSE_BYTES = 3 * 2**30
@@ -82,6 +84,14 @@ class Inputs:
     latents: LatentKnowledge
     keys: Tensor
     values: Tensor
+
+    @functools.cached_property
+    def int8_latents(self) -> LatentKnowledge:
+        """The same latents in half the bytes; the norms are those of the exact keys."""
+        (key, key_scale), (value, value_scale) = (
+            quantise(t, torch.int8) for t in (self.latents.key, self.latents.value)
+        )
+        return LatentKnowledge(key, value, self.latents.norm, self.latents.projection, key_scale, value_scale)
 
     def dense(self, triples: int) -> DenseKnowledge:
         """The knowledge in `keys` and `values`."""

@@ -27,6 +27,8 @@ SIDE = 1024  # of the square matrices whose product is a ceiling of arithmetic
 TILE_TOKENS, TILE_QUERIES = 128, 256
 PRODUCTS = 3  # in a turn: the first of them wakes the threads
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+INT8_TOLERANCE = 3e-2
+LAYOUTS = ("latent int8", "latent", "dense")
 READ, PRODUCT = "ceiling: read", "ceiling: product"
 
 
@@ -62,12 +64,12 @@ def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
     # Heads are independent: the time of some, times their share.
     scaled = {name: ms * _share_of_heads(shape, name) for name, ms in times.items()}
     best = min(scaled[name] for name in peers)
-    floors = {layout: _floor(shape, layout, times) for layout in ("latent", "dense")}
+    floors = {layout: _floor(shape, layout, times) for layout in LAYOUTS}
     rows = []
     for name, ms in scaled.items():
         if name.startswith(PRODUCT):
             continue
-        floor = floors["latent" if "latent" in name else "dense"]
+        floor = floors[next((layout for layout in LAYOUTS if layout in name), "dense")]
         shown = floor if name.startswith(READ) else ms
         rows.append(
             Row(
@@ -94,13 +96,16 @@ def _floor(shape: Shape, layout: str, times: dict[str, float]) -> float:
     width = _width(shape, layout)
     multiplications = 2 * shape.heads * shape.queries * shape.triples * width
     tiles = _tiles() * TILE_TOKENS * width * TILE_QUERIES
-    rate = max(SIDE**3 / times[f"{PRODUCT}, square"], tiles / times[f"{PRODUCT}, {layout}"])
+    if layout == "latent int8":
+        rate = SIDE**3 / times[f"{PRODUCT}, int8"]
+    else:
+        rate = max(SIDE**3 / times[f"{PRODUCT}, square"], tiles / times[f"{PRODUCT}, {layout}"])
     name = f"{READ}, {layout}"
     return max(times[name] * _share_of_heads(shape, name), multiplications / rate)
 
 
 def _width(shape: Shape, layout: str) -> int:
-    return shape.width if layout == "latent" else shape.head_dim
+    return shape.head_dim if layout == "dense" else shape.width
 
 
 def _tiles() -> int:
@@ -114,7 +119,7 @@ def _check(shape: Shape, calls: dict[str, providers.Call]) -> None:
         # Ours on latents has all heads, whatever the others have.
         actual = call()[:, : shape.dense_heads].float()
         error = ((actual - expected).norm() / expected.norm()).item()
-        if not error <= tolerance:
+        if not error <= (INT8_TOLERANCE if "int8" in name else tolerance):
             raise KernelError(f"{name} is off by {error:.2g} for {shape}; nothing wrong is timed")
 
 
@@ -125,10 +130,13 @@ def _ceilings(shape: Shape, x: Inputs) -> dict[str, Callable[[], Any]]:
         return lambda: a @ b
 
     dense = x.dense(shape.triples)
+    whole = torch.randint(-127, 128, (SIDE, SIDE), dtype=torch.int8)
     found: dict[str, Callable[[], Any]] = {
+        f"{READ}, latent int8": lambda: [_read(t) for t in (x.int8_latents.key, x.int8_latents.value)],
         f"{READ}, latent": lambda: [_read(t) for t in (x.latents.key, x.latents.value)],
         f"{READ}, dense": lambda: [_read(t) for t in (dense.key, dense.value)],
         f"{PRODUCT}, square": product(SIDE, SIDE, inner=SIDE),
+        f"{PRODUCT}, int8": lambda: torch._int_mm(whole, whole),
     }
     for layout in ("latent", "dense"):
         width = _width(shape, layout)

@@ -23,8 +23,8 @@ from kblam_kernels.errors import KernelError
 
 TINY = Shape(1, 70, "float32", heads=4, prompt_heads=2, head_dim=16, width=24, cached=3)
 KEYS = {"regime", "provider", "triples", "queries", "dtype", "ms", "ratio_to_best_peer", "share_of_ceiling"}
-PROVIDERS = ["kblam latent", "kblam dense", "sdpa", "eager", "two calls and merge"]
-CEILINGS = ["ceiling, latent", "ceiling, dense"]
+PROVIDERS = ["kblam latent", "kblam latent int8", "kblam dense", "sdpa", "eager", "two calls and merge"]
+CEILINGS = ["ceiling, latent int8", "ceiling, latent", "ceiling, dense"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +45,16 @@ def test_a_row_for_each_provider_and_ceiling(queries: int, dtype: str) -> None:
         assert row["triples"] == 70
         assert (row["queries"], row["dtype"]) == (queries, dtype)
         assert row["ms"] > 0
-    peers = [row["ratio_to_best_peer"] for row in rows[2:5]]
+    peers = [row["ratio_to_best_peer"] for row in rows[3:6]]
     assert max(peers) == 1
-    assert [row["share_of_ceiling"] for row in rows[-2:]] == [1, 1]
-    floors = {row["provider"].rpartition(" ")[2]: row["ms"] for row in rows[-2:]}
+    assert [row["share_of_ceiling"] for row in rows[-3:]] == [1, 1, 1]
+    floors = {row["provider"].removeprefix("ceiling, "): row["ms"] for row in rows[-3:]}
     for row in rows:
-        floor = floors["latent" if "latent" in row["provider"] else "dense"]
+        floor = (
+            floors[row["provider"].removeprefix("ceiling, ").removeprefix("kblam ")]
+            if "latent" in row["provider"]
+            else floors["dense"]
+        )
         # Times are rounded to a tenth of a microsecond, which counts at this size.
         assert row["share_of_ceiling"] == pytest.approx(floor / row["ms"], rel=0.2, abs=2e-3)
 
@@ -91,7 +95,7 @@ def test_dense_heads_that_do_not_fit_stand_for_the_others(monkeypatch: pytest.Mo
     times = {row["provider"]: row["ms"] for row in measure(TINY, flex=False)}
     # Two of four heads were timed; the latents are those of all heads.
     assert times["eager"] == times["kblam dense"] == times["ceiling, dense"] == 2
-    assert times["kblam latent"] == times["ceiling, latent"] == 1
+    assert times["kblam latent"] == times["kblam latent int8"] == times["ceiling, latent"] == 1
 
 
 def test_the_ceiling_reads_all_bytes_of_the_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +108,7 @@ def test_the_ceiling_reads_all_bytes_of_the_knowledge(monkeypatch: pytest.Monkey
     monkeypatch.setattr(timing, "_read", counted)
     measure(TINY, repeats=1, flex=False)
     # Warm-up and one repeat, of keys and values.
-    assert sum(read) == 2 * 2 * (70 * 24 + 4 * 70 * 16) * 4
+    assert sum(read) == 2 * 2 * (70 * 24 * (4 + 1) + 4 * 70 * 16 * 4)
     assert READ.startswith("ceiling")
 
 
