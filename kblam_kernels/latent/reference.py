@@ -90,7 +90,8 @@ def forward(
     a = absorbed_query.to(dtype).reshape(B * Hq * N, P)
     skipped = 0
     for cols in chunks(M):
-        products = (a @ latent_key[cols].to(dtype).T).view(B, Hq, N, -1)
+        keys = latent_key[cols].to(dtype)
+        products = (a @ keys.T).view(B, Hq, N, len(keys))
         if key_scale is not None:
             products = products * key_scale[cols]
         scores = (products + constant[..., None]) * (norm[cols] * scale)
@@ -101,7 +102,7 @@ def forward(
             continue
         if value_scale is not None:
             weights = weights * value_scale[cols]
-        mixed = weights.reshape(B * Hq * N, -1) @ latent_value[cols].to(dtype)
+        mixed = weights.reshape(B * Hq * N, len(keys)) @ latent_value[cols].to(dtype)
         knowledge.output = knowledge.output + mixed.view(B, Hq, N, P)
 
     # A padding row sees no prompt column, so it sees no knowledge either.

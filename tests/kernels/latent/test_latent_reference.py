@@ -182,6 +182,13 @@ def test_opcheck(problem: LatentProblem) -> None:
     )
 
 
+@pytest.mark.parametrize("M", [0, 3])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_no_new_token_is_nothing(backend: str, M: int) -> None:
+    output, lse = make(N=0, T=2, M=M, dtype=torch.float32).run(backend)
+    assert (output.shape, lse.shape) == ((2, 4, 0, 16), (2, 4, 0))
+
+
 def test_compiles_to_one_graph() -> None:
     problem = make(dtype=torch.float32, knowledge_bias=TOKEN_BIAS, knowledge_range=RANGES)
 
