@@ -299,7 +299,7 @@ def latent_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["N", "row_count", "knowledge_splits", "splits"])
+@triton.jit(do_not_specialize=["N", "result_queries", "row_count", "knowledge_splits", "splits"])
 def latent_merge_kernel(
     partial_latent,
     partial_prompt,
@@ -314,6 +314,7 @@ def latent_merge_kernel(
     latent_row_stride,
     Hq,
     N,
+    result_queries,
     row_count,
     knowledge_splits,
     splits,
@@ -323,7 +324,10 @@ def latent_merge_kernel(
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """One program: one row's splits brought together, for some columns of `latent` or, after those, of `prompt`."""
+    """One program: one row's splits brought together, for some columns of `latent` or, after those, of `prompt`.
+
+    The N queries of a head are part of `result_queries` in `prompt`, `share` and `lse`.
+    """
     row = tl.program_id(0)
     block = tl.program_id(1)
     maximum += row.to(tl.int64) * splits
@@ -352,8 +356,10 @@ def latent_merge_kernel(
             partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest, 0,
             splits - knowledge_splits, row_count * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS, BLOCK_COLUMNS,
         )  # fmt: skip
-        tl.store(prompt + row.to(tl.int64) * HEAD_DIM + column, mixed * inverse, mask=column < HEAD_DIM)
+        # The row of this query among those of the whole call.
+        at = (row // N).to(tl.int64) * result_queries + row % N
+        tl.store(prompt + at * HEAD_DIM + column, mixed * inverse, mask=column < HEAD_DIM)
         if block == LATENT_BLOCKS:
-            tl.store(share + row, of_knowledge * inverse)
+            tl.store(share + at, of_knowledge * inverse)
             row_lse = (highest + tl.math.log2(of_prompt + of_knowledge)) * LN2
-            tl.store(lse + row, tl.where(sees, row_lse, float("-inf")))
+            tl.store(lse + at, tl.where(sees, row_lse, float("-inf")))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kblam_kernels import LatentKnowledge
 from kblam_kernels.knowledge import SCALED_DTYPES
-from kblam_kernels.latent import reference
+from kblam_kernels.latent import reference, scratch
 from tests import tolerances
 from tests.kernels.latent.decode_cases import CASES, arguments_of, hold, one_row
 from tests.kernels.latent.latent_problems import LatentProblem, make
@@ -75,6 +75,15 @@ def test_a_row_does_not_depend_on_the_batch_around_it(P: int, storage: torch.dty
         assert torch.equal(ours[0], theirs[3]), part
     for part, ours, theirs in zip(together._fields[:4], forward(**arguments), together, strict=False):
         assert torch.equal(ours, theirs), f"{part} twice"
+
+
+@pytest.mark.parametrize("P", [384, 1536])
+def test_blocks_of_queries_change_no_bit(P: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = arguments_of(make(**REAL | {"N": 70, "P": P, "window": 300}).to(torch.bfloat16).on(DEVICE))
+    whole = forward(**arguments)
+    monkeypatch.setattr(scratch, "SCRATCH_BYTES", scratch.SCRATCH_BYTES // 32)
+    for part, ours, theirs in zip(whole._fields[:4], forward(**arguments), whole, strict=False):
+        assert torch.equal(ours, theirs), part
 
 
 @STORAGES

@@ -1,0 +1,53 @@
+"""The scratch memory of latent decode on a GPU: what a query takes of it, and how many queries share it.
+
+Needs no triton: the planner counts it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kblam_kernels.latent.tiles import LatentTile
+from kblam_kernels.rectangular.chunks import PROMPT_ROWS, PROMPT_SPLIT, split_tokens
+
+# Queries past this are left to a further block, which reads the latents again. So much is about 340 rows of MiniLM's
+# 384 columns, at the most splits: a byte of 16-bit latents read again serves 340 operations. An H100 at half its matrix
+# rate makes 148 in the time of a byte, so reading again hides behind arithmetic, and more memory would buy nothing.
+SCRATCH_BYTES = 128 * 2**20
+
+
+def splits_of(M: int, T: int, tile: LatentTile) -> tuple[int, int, int]:
+    """(tokens of a split of the latents, splits of M latents, splits of T prompt columns)."""
+    size = split_tokens(M, tile.block_m)
+    return size, -(-M // size), -(-T // PROMPT_SPLIT)
+
+
+def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tile: LatentTile) -> int:
+    """Bytes of one query, all heads: weighted sums, a maximum and a total of every split, in float32."""
+    _, knowledge_splits, prompt_splits = splits_of(M, T, tile)
+    return 4 * num_heads * (knowledge_splits * (P + 2) + prompt_splits * (D + 2))
+
+
+def queries_at_once(query_bytes: int) -> int:
+    """How many queries, over all rows of the batch, share the scratch memory: at least one, whatever it takes."""
+    return max(SCRATCH_BYTES // max(query_bytes, 1), 1)
+
+
+def blocks(B: int, N: int, query_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Cuts B rows of N queries into blocks that fit the scratch memory: slices of rows, and of queries.
+
+    By sizes alone. What a row gets does not depend on the rows around it, so cutting changes no bit.
+    """
+    most = queries_at_once(query_bytes)
+    if most >= B * N:
+        yield slice(0, B), slice(0, N)
+        return
+    # Whole rows of the batch first: their queries share the prompt.
+    rows = max(most // N, 1)
+    rows = -(-B // -(-B // rows))
+    queries = min(N, max(most // rows, 1))
+    if PROMPT_ROWS < queries < N:
+        queries -= queries % PROMPT_ROWS
+    for b in range(0, B, rows):
+        for n in range(0, N, queries):
+            yield slice(b, min(b + rows, B)), slice(n, min(n + queries, N))
