@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
+from kblam_kernels.latent import scratch
+from kblam_kernels.latent.tiles import latent_tile
 from kblam_kernels.rectangular import rectangular_attention
 
 HEADS, HEAD_DIM, WIDTH, TRIPLES = 8, 64, 384, 8192
@@ -29,14 +31,18 @@ def read_rate(device: torch.device) -> float:
 def latent_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Bytes a second of attention to latents by one query, operations a second by many."""
     latents = _latents(device, dtype)
-    return _attention_rates(latents, 2 * WIDTH * latents.key.element_size(), WIDTH, device, dtype)
+    moved = 2 * TRIPLES * WIDTH * latents.key.element_size()
+    if device.type == "cuda":
+        tile = latent_tile(WIDTH, dtype.itemsize)
+        moved += 2 * scratch.query_bytes(HEADS, WIDTH, HEAD_DIM, TRIPLES, 1, tile)
+    return _attention_rates(latents, moved, WIDTH, device, dtype)
 
 
 def dense_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Bytes a second of attention to dense keys and values by one query, operations a second by many."""
     key = _drawn((HEADS, TRIPLES, HEAD_DIM), device, dtype)
-    token_bytes = 2 * HEADS * HEAD_DIM * key.element_size()
-    return _attention_rates(DenseKnowledge(key, key.clone()), token_bytes, HEAD_DIM, device, dtype)
+    moved = 2 * TRIPLES * HEADS * HEAD_DIM * key.element_size()
+    return _attention_rates(DenseKnowledge(key, key.clone()), moved, HEAD_DIM, device, dtype)
 
 
 def projection_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -61,12 +67,12 @@ def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> 
 
 
 def _attention_rates(
-    knowledge: DenseKnowledge | LatentKnowledge, token_bytes: int, width: int, device: torch.device, dtype: torch.dtype
+    knowledge: DenseKnowledge | LatentKnowledge, moved: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float]:
     one, many = (_drawn((1, HEADS, queries, HEAD_DIM), device, dtype) for queries in (1, QUERIES))
     reading = _seconds(lambda: rectangular_attention(one, one, one, knowledge), device)
     computing = _seconds(lambda: rectangular_attention(many, many, many, knowledge), device)
-    return TRIPLES * token_bytes / reading, 4 * HEADS * QUERIES * TRIPLES * width / computing
+    return moved / reading, 4 * HEADS * QUERIES * TRIPLES * width / computing
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kblam_kernels.latent import scratch
+from kblam_kernels.latent.tiles import latent_tile
 from kblam_kernels.plan.devices import Device
 from kblam_kernels.plan.shape import Shape
 
@@ -19,10 +21,10 @@ class Cost:
     """One layer, one forward pass.
 
     Args:
-        bytes: that cross memory.
+        bytes: that cross memory, scratch memory included.
         operations: multiplications and additions.
         seconds: of whichever takes longer; of materialising, the sum of its two steps.
-        memory: bytes that must be found for the path, for all layers.
+        memory: bytes that must be found beside the latents: keys and values that are kept for all layers, or scratch.
     """
 
     bytes: int
@@ -46,11 +48,23 @@ def cost_of(path: Path, shape: Shape, device: Device, queries: int) -> Cost:
 def _latent(shape: Shape, device: Device, queries: int) -> Cost:
     rates = device.rates(shape.element_size)
     weights = 2 * shape.num_heads * shape.head_dim * shape.width * shape.element_size
-    read = shape.latent_bytes + weights
+    read, taken = shape.latent_bytes + weights, 0
+    if device.has_scratch:
+        each = _scratch_bytes(shape)
+        at_once = scratch.queries_at_once(each)
+        # A block of queries reads the latents anew; partial sums are written, and read to be merged.
+        read += (-(-queries // at_once) - 1) * shape.latent_bytes + 2 * queries * each
+        taken = min(queries, at_once) * each
     # Scores and mixtures over M latents; absorbing the query and projecting the mixture cost D more of them.
     operations = 4 * queries * shape.num_heads * shape.width * (shape.triples + shape.head_dim)
     seconds = max(read / rates.latent_bytes, operations / rates.latent)
-    return Cost(read, operations, seconds, shape.latent_bytes)
+    return Cost(read, operations, seconds, taken)
+
+
+def _scratch_bytes(shape: Shape) -> int:
+    """Of one query in Triton's latent decode, without the prompt's part."""
+    tile = latent_tile(shape.width, 2 if shape.element_size <= 2 else 4)
+    return scratch.query_bytes(shape.num_heads, shape.width, shape.head_dim, shape.triples, 0, tile)
 
 
 def _dense(shape: Shape, device: Device, queries: int) -> Cost:
@@ -67,5 +81,4 @@ def _materialise(shape: Shape, device: Device, queries: int) -> Cost:
     operations = 4 * shape.triples * shape.num_heads * shape.head_dim * shape.width
     making = max(moved / rates.bytes_per_second, operations / rates.projection)
     dense = _dense(shape, device, queries)
-    memory = shape.latent_bytes + shape.dense_layer_bytes
-    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, memory)
+    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, shape.dense_layer_bytes)

@@ -50,6 +50,7 @@ class Device:
         half, single: rates for 16-bit types and for float32.
         memory: bytes that knowledge may take, with whatever else is on the device taken off.
         source: where the rates come from.
+        has_scratch: whether attention to latents leaves partial sums in memory: a GPU's does, the CPU's does not.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Device:
     single: Rates
     memory: int
     source: str
+    has_scratch: bool = False
 
     def rates(self, element_size: int) -> Rates:
         """Those for a model whose numbers have this many bytes."""
@@ -73,7 +75,7 @@ def _specified(name: str, gigabytes: int, terabytes_per_second: float, half: flo
         return Rates(terabytes_per_second * 1e12, reached, reached, 1.5 * reached)
 
     source = f"public specification, attention at {SPECIFIED_SHARE:.0%} of the matrix rate; not measured"
-    return Device(name, rates(half), rates(single), gigabytes * 10**9, source)
+    return Device(name, rates(half), rates(single), gigabytes * 10**9, source, has_scratch=True)
 
 
 # Datasheets of the SXM modules: memory in GB, TB/s, dense TFLOP/s in bfloat16 and in float32.
@@ -127,7 +129,7 @@ def _device(kind: str, index: int | None) -> Device:
             if key.upper() in name.upper():
                 return known
     half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    return Device(name, half, single, 0, "measured in this process")
+    return Device(name, half, single, 0, "measured in this process", has_scratch=kind == "cuda")
 
 
 def _measured(device: torch.device, dtype: torch.dtype) -> Rates:

@@ -17,8 +17,13 @@ PLAN_VARIABLE = "KBLAM_PLAN"
 # Of the memory that is free, dense keys and values of all layers may take this much: they are a copy that the latents
 # make unnecessary, and the rest is wanted for the prompt.
 DENSE_SHARE = 0.1
-# Scratch for one layer is given back at once, so it may take more.
+# Scratch for one layer, to make keys and values or to sum in, is given back at once, so it may take more.
 SCRATCH_SHARE = 0.5
+_NEEDS: dict[Path, str] = {
+    "latent": "partial sums of attention to latents",
+    "dense": "keys and values of all layers",
+    "materialise": "keys and values of one layer",
+}
 # Past this many new tokens at a time nothing changes any more.
 MOST_QUERIES = 65536
 
@@ -100,7 +105,8 @@ def plan(shape: Shape, device: Device | torch.device | str, *, pin: str = AUTO) 
         device = device_of(device)
     pins = _pins(pin)
     for phase, path in pins.items():
-        if reason := _impossible(path, shape, device, pinned=True):
+        cost = cost_of(path, shape, device, _queries(phase, shape))
+        if reason := _refusal(path, shape, pinned=True) or _lack(path, cost, device, pinned=True):
             raise UnsupportedInputError(f"{path!r} is pinned for {phase} and cannot be: {reason}")
     reasons: list[str] = []
     decode = _choose("decode", shape, device, pins, reasons)
@@ -133,39 +139,57 @@ def _pins(pin: str) -> dict[Phase, Path]:
     return pins
 
 
-def _impossible(path: Path, shape: Shape, device: Device, *, pinned: bool = False) -> str | None:
-    """Why a path cannot be taken, or None. What is pinned may take all memory."""
+def _queries(phase: Phase, shape: Shape) -> int:
+    """New tokens of a forward pass, of all rows of the batch together."""
+    return shape.batch * (shape.prefill_tokens if phase == "prefill" else 1)
+
+
+def _refusal(path: Path, shape: Shape, *, pinned: bool = False) -> str | None:
+    """Why a path cannot be taken however much memory there is, or None."""
     if path != "dense" and not shape.absorbable:
         return "the adapter does not end in a linear layer, so it has no latents"
     if path == "dense" and not pinned and shape.latent_size < 2:
         return "latents are quantised to save memory; dense keys and values would take it back"
-    needed = shape.dense_bytes if path == "dense" else shape.dense_layer_bytes if path == "materialise" else 0
-    share = 1.0 if pinned else DENSE_SHARE if path == "dense" else SCRATCH_SHARE
-    # Without latents there is no other path: what does not fit is then for the allocator to say.
-    if needed > share * device.memory and (shape.absorbable or pinned):
-        what = "keys and values of all layers" if path == "dense" else "keys and values of one layer"
-        part = "" if share == 1 else f", of which they may take {share:.0%}"
-        return f"{what} are {_size(needed)}, and {_size(device.memory)} are free{part}"
     return None
+
+
+def _lack(path: Path, cost: Cost, device: Device, *, pinned: bool = False) -> str | None:
+    """Which memory a path lacks, or None. What is pinned may take all there is."""
+    share = 1.0 if pinned else DENSE_SHARE if path == "dense" else SCRATCH_SHARE
+    if cost.memory <= share * device.memory:
+        return None
+    part = "" if share == 1 else f", of which they may take {share:.0%}"
+    return f"{_NEEDS[path]} are {_size(cost.memory)}, and {_size(device.memory)} are free{part}"
 
 
 def _choose(phase: Phase, shape: Shape, device: Device, pins: dict[Phase, Path], reasons: list[str]) -> Path:
     """The quickest possible path of a phase; leaves a line for each."""
-    queries = shape.batch * (shape.prefill_tokens if phase == "prefill" else 1)
+    queries = _queries(phase, shape)
     # To make keys and values for one token and throw them away is never worth it.
     paths = PATHS if phase == "prefill" else tuple(path for path in PATHS if path != "materialise")
-    costs: dict[Path, Cost] = {}
+    allowed: dict[Path, Cost] = {}
+    fitting: dict[Path, Cost] = {}
     lines = []
     for path in paths:
         cost = cost_of(path, shape, device, queries)
-        reason = _impossible(path, shape, device)
+        reason = _refusal(path, shape)
         if reason is None:
-            costs[path] = cost
+            allowed[path] = cost
+            # Without latents there is no other path: what does not fit is then for the allocator to say.
+            reason = _lack(path, cost, device) if shape.absorbable else None
+        if reason is None:
+            fitting[path] = cost
         figures = f"{cost.seconds * 1e3:.3f} ms a layer, {_size(cost.bytes)}, {cost.operations / 1e9:.1f} GFLOP"
         lines.append(f"  {path:<11} {figures if reason is None else 'not possible: ' + reason}")
-    chosen = pins[phase] if phase in pins else min(costs, key=lambda path: costs[path].seconds)
+    note = ""
+    if phase in pins:
+        chosen, note = pins[phase], " (pinned)"
+    elif fitting:
+        chosen = min(fitting, key=lambda path: fitting[path].seconds)
+    else:
+        chosen, note = min(allowed, key=lambda path: allowed[path].memory), " (none fits; it needs the least memory)"
     tokens = "1 new token" if queries == 1 else f"{queries:,} new tokens"
-    reasons.append(f"{phase}, {tokens}: {chosen}{' (pinned)' if phase in pins else ''}")
+    reasons.append(f"{phase}, {tokens}: {chosen}{note}")
     reasons.extend(lines)
     return chosen
 
