@@ -61,8 +61,8 @@ class ProjectedKnowledge:
         """Where keys and values are."""
         return self.keys.device
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge:
-        """What one knowledge layer attends to: a view, no copy, the same for any rows and new tokens."""
+    def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge:
+        """What one knowledge layer attends to: a view, no copy, the same for any number of new tokens."""
         slot = self.config.slot_of(layer)
         return DenseKnowledge(slot_view(self.keys, self.config, slot), slot_view(self.values, self.config, slot))
 

@@ -203,7 +203,7 @@ class Attachment:
         if query is not None and self.family.query_norm is not None:
             query = getattr(module, self.family.query_norm)(query)
         (batch, new_tokens), config = hidden_states.shape[:2], self.config
-        knowledge = in_force.source.layer(layer, batch, new_tokens)
+        knowledge = in_force.source.layer(layer, new_tokens=new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
             knowledge=_repeat_knowledge(knowledge, batch),

@@ -98,12 +98,12 @@ class ResidentKnowledge:
         same_place = (self.dtype, self.device) == (model.dtype, model.device)
         return same_place and self.knowledge_base is knowledge_base
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
-        """What one layer attends to in a forward pass of so many rows and new tokens a row.
+    def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+        """What one layer attends to in a forward pass of so many new tokens a row.
 
         Its rows from M on are unused, see `filled`.
         """
-        path = self.plan.path(batch, new_tokens)
+        path = self.plan.path(new_tokens)
         if path == "dense":
             return self._dense[layer]
         if path == "latent":

@@ -24,5 +24,5 @@ class KnowledgeSource(Protocol):
     def device(self) -> torch.device:
         """Where it is."""
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
-        """What one knowledge layer attends to in a forward pass of `batch` rows of `new_tokens` each."""
+    def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+        """What one knowledge layer attends to in a forward pass of `new_tokens` a row, whatever the batch."""

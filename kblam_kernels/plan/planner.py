@@ -24,8 +24,8 @@ _NEEDS: dict[Path, str] = {
     "dense": "keys and values of all layers",
     "materialise": "keys and values of one layer",
 }
-# Past this many new tokens at a time nothing changes any more.
-MOST_QUERIES = 65536
+# Past this many new tokens a row nothing changes any more.
+MOST_TOKENS = 65536
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Plan:
         shape, device: what it was made for.
         decode, prefill: "latent" (attention to the latents), "dense" (keys and values of every layer are kept), or
             "materialise" (those of one layer are made from the latents, used, and freed).
-        crossover: the least number of new tokens, over all rows of a batch, that take prefill's path; with fewer a
-            forward pass takes decode's. None: one new token a row takes decode's (both are pinned).
+        crossover: the least number of new tokens a row that takes prefill's path, at least 2; with fewer a forward pass
+            takes decode's. None: only one new token a row takes decode's (both are pinned).
         reasons: one line for each phase and path.
     """
 
@@ -48,9 +48,12 @@ class Plan:
     crossover: int | None
     reasons: tuple[str, ...] = field(repr=False)
 
-    def path(self, batch: int, new_tokens: int) -> Path:
-        """The path of a forward pass with so many rows and new tokens a row."""
-        is_decode = new_tokens == 1 if self.crossover is None else batch * new_tokens < self.crossover
+    def path(self, new_tokens: int) -> Path:
+        """The path of a forward pass with so many new tokens a row.
+
+        Never by the number of rows: a row must get the same bits whatever batch it is in.
+        """
+        is_decode = new_tokens == 1 if self.crossover is None else new_tokens < self.crossover
         return self.decode if is_decode else self.prefill
 
     @property
@@ -81,7 +84,7 @@ class Plan:
         elif self.crossover is None:
             rule = f"{self.decode} for one new token a row, {self.prefill} for more"
         else:
-            rule = f"{self.decode} below {self.crossover:,} new tokens at a time, {self.prefill} from there on"
+            rule = f"{self.decode} below {self.crossover:,} new tokens a row, {self.prefill} from there on"
         reasons = (f"  {line}" for line in self.reasons)
         return "\n".join([head, f"{where} ({d.source})", *reasons, f"{rule}; holds {_size(self.held_bytes)}"])
 
@@ -195,14 +198,17 @@ def _choose(phase: Phase, shape: Shape, device: Device, pins: dict[Phase, Path],
 
 
 def _crossover(shape: Shape, device: Device, decode: Path, prefill: Path) -> int:
-    """The least number of new tokens from which prefill's path is quicker; found by halving."""
+    """The least number of new tokens a row, of `shape.batch` rows, from which prefill's path is quicker; by halving.
 
-    def prefill_wins(queries: int) -> bool:
-        costs = [cost_of(path, shape, device, queries).seconds for path in (prefill, decode)]
+    At least 2: one new token is decode.
+    """
+
+    def prefill_wins(new_tokens: int) -> bool:
+        costs = [cost_of(path, shape, device, shape.batch * new_tokens).seconds for path in (prefill, decode)]
         return costs[0] < costs[1]
 
-    low, high = shape.batch, shape.batch + 1
-    while high < MOST_QUERIES and not prefill_wins(high):
+    low, high = 1, 2
+    while high < MOST_TOKENS and not prefill_wins(high):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2

@@ -47,7 +47,7 @@ class SelectionByUntrainedHead:
     def device(self) -> torch.device:
         return self._source.device
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+    def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         whole, hidden = self._source.layer(layer), self._hidden.get(layer)
         if hidden is None:  # asked for its shape, before any pass
             return of_all_rows(whole, torch.arange(self.num_triples))

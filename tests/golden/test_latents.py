@@ -37,7 +37,7 @@ class Latents:
     def num_triples(self) -> int:
         return len(self.buffers["norm"])
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> LatentKnowledge:
+    def layer(self, layer: int, new_tokens: int = 1) -> LatentKnowledge:
         return self.form.layer(layer, self.buffers)
 
 

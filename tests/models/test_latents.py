@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -120,8 +121,8 @@ def test_an_identity_adapter_is_dense(kb: KnowledgeBase) -> None:
 
 def test_each_phase_reads_what_the_plan_says(kb: KnowledgeBase, tied: Tied) -> None:
     resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
-    assert isinstance(resident.layer(0, batch=4, new_tokens=1), LatentKnowledge)
-    assert isinstance(resident.layer(0, batch=1, new_tokens=2), DenseKnowledge)
+    assert isinstance(resident.layer(0, new_tokens=1), LatentKnowledge)
+    assert isinstance(resident.layer(0, new_tokens=2), DenseKnowledge)
     made = resident_of(kb, tied, plan="materialise")
     assert not made.plan.holds_dense
     close(made.layer(0, new_tokens=9).key[:, :30], resident.layer(0, new_tokens=9).key[:, :30])
@@ -131,6 +132,25 @@ def test_each_phase_reads_what_the_plan_says(kb: KnowledgeBase, tied: Tied) -> N
         with tied.attachment.using(resident_of(kb, tied, plan=plan)):
             seen.append(tied.model.generate(IDS, attention_mask=MASK, max_new_tokens=8, do_sample=False).tolist())
     assert seen[1:] == seen[:1] * 3
+
+
+def test_the_batch_does_not_choose_the_path(kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
+    resident.plan = dataclasses.replace(resident.plan, crossover=4)
+    seen: list[type] = []
+    layer = ResidentKnowledge.layer
+
+    def noted(self: ResidentKnowledge, *arguments: int, **options: int) -> DenseKnowledge | LatentKnowledge:
+        knowledge = layer(self, *arguments, **options)
+        seen.append(type(knowledge))
+        return knowledge
+
+    monkeypatch.setattr(ResidentKnowledge, "layer", noted)
+    with tied.attachment.using(resident):
+        for batch, new_tokens, expected in ((1, 1, LatentKnowledge), (8, 3, LatentKnowledge), (1, 4, DenseKnowledge)):
+            seen.clear()
+            tied.model(IDS[:1, -new_tokens:].expand(batch, -1))
+            assert set(seen) == {expected}, (batch, new_tokens)
 
 
 def test_gradients_read_dense_keys_and_values(kb: KnowledgeBase, tied: Tied) -> None:
