@@ -343,8 +343,8 @@ def latent_merge_kernel(
     if block < LATENT_BLOCKS:
         column += block * BLOCK_COLUMNS
         mixed = mix_of(
-            partial_latent + row.to(tl.int64) * P, maximum, highest, 0, knowledge_splits, row_count * P,
-            column, P, BLOCK_SPLITS, BLOCK_COLUMNS,
+            partial_latent + row.to(tl.int64) * P, maximum, highest, 0, knowledge_splits,
+            tl.cast(row_count, tl.int64) * P, column, P, BLOCK_SPLITS, BLOCK_COLUMNS,
         )  # fmt: skip
         head = (row // N % Hq).to(tl.int64)
         latent += (row // (N * Hq)).to(tl.int64) * latent_batch_stride + head * latent_head_stride
@@ -354,7 +354,8 @@ def latent_merge_kernel(
         column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
         mixed = mix_of(
             partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest, 0,
-            splits - knowledge_splits, row_count * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS, BLOCK_COLUMNS,
+            splits - knowledge_splits, tl.cast(row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM,
+            BLOCK_SPLITS, BLOCK_COLUMNS,
         )  # fmt: skip
         # The row of this query among those of the whole call.
         at = (row // N).to(tl.int64) * result_queries + row % N

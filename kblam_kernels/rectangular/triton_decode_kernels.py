@@ -270,8 +270,8 @@ def rectangular_merge_kernel(
     sees = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS) > 0.0
     summed = sums_of(maximum, total, highest, 0, splits, BLOCK_SPLITS)
     mixed = mix_of(
-        partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, 0, splits, row_count * HEAD_DIM, column, HEAD_DIM,
-        BLOCK_SPLITS, BLOCK_COLUMNS,
+        partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, 0, splits, tl.cast(row_count, tl.int64) * HEAD_DIM,
+        column, HEAD_DIM, BLOCK_SPLITS, BLOCK_COLUMNS,
     )  # fmt: skip
     result = mixed * tl.where(sees, 1.0 / summed, 0.0)
     output += (row // (N * Hq)).to(tl.int64) * output_batch_stride + (row // N % Hq).to(tl.int64) * output_head_stride

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -100,6 +101,43 @@ def test_a_long_prefill_over_a_million_triples_stays_within_the_budget(
     launches = [launch for launch in seen if "maximum" in launch and "query" in launch]
     assert sum(launch["N"] for launch in launches) == 512
     assert max(map(bytes_of, launches)) <= scratch.SCRATCH_BYTES == 128 * 2**20
+
+
+def test_partial_sums_further_apart_than_32_bits_reach(interpreted: ModuleType, tmp_path: Path) -> None:
+    """Two splits of 2^32 + 64 numbers each, in a sparse file: a stride cut to 32 bits would find the second at 64."""
+    P = D = 16
+    row_count = 2**32 // P + 4
+    far = row_count * P
+    partial = torch.from_file(str(tmp_path / "partial"), shared=True, size=far + P, dtype=torch.float32)
+    partial[:P], partial[far:] = 1.0, 5.0
+    prompt = torch.full((1, D), 2.0)
+    maximum, total = torch.zeros(1, 3), torch.ones(1, 3)
+    result = [torch.empty(1, 1, 1, D), torch.empty(1, 1, 1, P), torch.empty(1), torch.empty(1)]
+    interpreted.latent_merge_kernel[(1, 2)](
+        partial_latent=partial,
+        partial_prompt=prompt,
+        maximum=maximum,
+        total=total,
+        prompt=result[0],
+        latent=result[1],
+        share=result[2],
+        lse=result[3],
+        latent_batch_stride=0,
+        latent_head_stride=0,
+        latent_row_stride=0,
+        Hq=1,
+        N=1,
+        result_queries=1,
+        row_count=row_count,
+        knowledge_splits=2,
+        splits=3,
+        P=P,
+        HEAD_DIM=D,
+        VALUE_UNIT=1.0,
+        BLOCK_SPLITS=4,
+        BLOCK_COLUMNS=16,
+    )
+    assert (result[1] == 2.0).all(), "(1 + 5) / 3"
 
 
 @pytest.mark.parametrize(("heads", "P", "D"), [(32, 384, 128), (32, 384, 64), (32, 1024, 96), (32, 3072, 128)])
