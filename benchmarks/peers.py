@@ -34,13 +34,15 @@ class Operands:
 
 
 Peer = Callable[[Operands], Callable[[], Tensor]]
+KeysAndValues = tuple[Tensor, Tensor]
 
 
 def _grouped(tensor: Tensor, heads: int) -> Tensor:
     return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
-def _concatenated(o: Operands) -> tuple[Tensor, Tensor]:
+def _concatenated(o: Operands) -> KeysAndValues:
+    """Knowledge and prompt as one list of (B, Hq, M + T, D): for each batch row and query head its own copy."""
     B, H = o.query.shape[:2]
     keys = torch.cat([o.knowledge_key.expand(B, -1, -1, -1), _grouped(o.key, H)], dim=2)
     values = torch.cat([o.knowledge_value.expand(B, -1, -1, -1), _grouped(o.value, H)], dim=2)
@@ -57,24 +59,23 @@ def _column_mask(o: Operands) -> Tensor:
     return mask.to(o.query.dtype)
 
 
-def eager_concat(o: Operands) -> Callable[[], Tensor]:
-    """Upstream's way: concatenate, matmul, float32 softmax, matmul."""
+def _eager(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
     mask = _column_mask(o)
 
     def call() -> Tensor:
-        keys, values = _concatenated(o)
+        keys, values = cached()
         scores = o.query @ keys.transpose(-1, -2) * o.scale + mask
         return scores.softmax(-1, dtype=torch.float32).to(o.query.dtype) @ values
 
     return call
 
 
-def sdpa_concat(o: Operands) -> Callable[[], Tensor]:
-    """One SDPA call over concatenated keys and values with an explicit mask, which rules its flash kernel out."""
+def _sdpa(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+    """An explicit mask, which rules SDPA's flash kernel out."""
     mask = _column_mask(o)
 
     def call() -> Tensor:
-        keys, values = _concatenated(o)
+        keys, values = cached()
         return F.scaled_dot_product_attention(o.query, keys, values, attn_mask=mask, scale=o.scale)
 
     return call
@@ -87,8 +88,8 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def flex_concat(o: Operands) -> Callable[[], Tensor]:
-    """Compiled FlexAttention over concatenated keys and values: block mask, and the bias as a score_mod."""
+def _flex(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+    """Compiled FlexAttention: block mask, and the bias as a score_mod."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     N, T, M = o.query.shape[2], o.key.shape[2], o.knowledge_key.shape[1]
@@ -103,10 +104,28 @@ def flex_concat(o: Operands) -> Callable[[], Tensor]:
     flex = _compiled_flex()
 
     def call() -> Tensor:
-        keys, values = _concatenated(o)
+        keys, values = cached()
         return flex(o.query, keys, values, score_mod=biased, block_mask=blocks, scale=o.scale)
 
     return call
+
+
+Attention = Callable[[Operands, Callable[[], KeysAndValues]], Callable[[], Tensor]]
+
+
+def _concat(attention: Attention) -> Peer:
+    """Upstream's way: knowledge and prompt are concatenated in every call."""
+    return lambda o: attention(o, lambda: _concatenated(o))
+
+
+def _static_cache(attention: Attention) -> Peer:
+    """As a static cache that already holds the knowledge: concatenated beforehand, for each row, and not timed."""
+
+    def build(o: Operands) -> Callable[[], Tensor]:
+        held = _concatenated(o)
+        return attention(o, lambda: held)
+
+    return build
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -152,14 +171,14 @@ def two_flash_calls(o: Operands) -> Callable[[], Tensor]:
     return call
 
 
+_ATTENTION: dict[str, Attention] = {"sdpa": _sdpa, "flex": _flex, "eager": _eager}
 # FlexAttention needs a compiler: a GPU, or a C++ one on a CPU, where a tiny run should not wait for it.
 PEERS: dict[str, Peer] = {
     "two flash calls + merge": two_flash_calls,
-    "sdpa concat": sdpa_concat,
-    "flex concat": flex_concat,
-    "eager concat": eager_concat,
+    **{f"{name} concat": _concat(attention) for name, attention in _ATTENTION.items()},
+    **{f"{name} static cache": _static_cache(attention) for name, attention in _ATTENTION.items()},
 }
-NEEDS_CUDA = frozenset({"flex concat", "compiled mass"})
+NEEDS_CUDA = frozenset({"flex concat", "flex static cache", "compiled mass"})
 
 
 def eager_mass(o: Operands, lse: Tensor) -> Callable[[], Tensor]:

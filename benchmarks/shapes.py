@@ -78,6 +78,19 @@ class Shape:
         return Work(flops, (2 * self.rows + prompt) * D + weights + 2 * self.M * P, 4 * self.M)
 
     @property
+    def quantised_work(self) -> Work:
+        """The same with a byte for each number of a latent, and a float32 scale for each key and value."""
+        work, latents = self.latent_work, 2 * self.M * self.model.latent_width
+        return Work(work.flops, work.elements - latents, work.other_bytes + latents + 8 * self.M)
+
+    @property
+    def materialise_work(self) -> Work:
+        """Keys and values made from latents, written once, then attention to them."""
+        D, P, heads, dense = self.model.head_dim, self.model.latent_width, self.model.query_heads, self.dense_work
+        made = 2 * self.M * P + 2 * heads * D * P + 2 * heads * self.M * D
+        return Work(dense.flops + 4 * self.M * heads * D * P, dense.elements + made, 4 * self.M)
+
+    @property
     def dense_evidence_work(self) -> Work:
         """Evidence reads the keys and writes a mass a token, for each batch row."""
         D = self.model.head_dim
@@ -99,13 +112,18 @@ class Shape:
 
 
 KNOWLEDGE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+# Prompt tokens of a row: shorter ones in a large batch, or a peer's scores alone would fill the memory.
+PREFILL_TOKENS = {1: 1024, 8: 512, 32: 256}
 
 
 def registry() -> Iterator[Shape]:
-    """Prefill of a long prompt, of a question, decode and evidence, over the sizes of knowledge that people have."""
+    """Prefill of prompts, of one question, decode and evidence, over the sizes of knowledge that people have."""
     for model in MODELS:
-        for N in (1024, 4096):
-            yield Shape(model, "prefill", 1, N, N, 10_000)
+        for B, N in PREFILL_TOKENS.items():
+            # A million triples with one prompt alone: with more, a float64 result takes minutes.
+            for M in KNOWLEDGE_SIZES if B == 1 else KNOWLEDGE_SIZES[:-1]:
+                yield Shape(model, "prefill", B, N, N, M)
+        yield Shape(model, "prefill", 1, 4096, 4096, 10_000)
         yield Shape(model, "question", 1, 48, 48, 10_000)
         for B in (1, 8, 32):
             for M in KNOWLEDGE_SIZES:

@@ -26,13 +26,17 @@ from kblam_kernels import (
 )
 from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
 from kblam_kernels.evidence.reference import mass
+from kblam_kernels.latent import quantise
 from kblam_kernels.rectangular import reference
 from kblam_kernels.rectangular.interface import request_of
 from tests import tolerances
 
 Knowledge = DenseKnowledge | LatentKnowledge
 Call = Callable[[], Tensor]
-OURS = ("kblam dense", "kblam latent")
+OURS = ("kblam dense", "kblam latent", "kblam latent int8", "kblam latent fp8", "kblam materialise")
+# Which of them a phase has: keys and values are not made anew for one token, and evidence reads keys alone.
+OURS_IN = {"prefill": OURS, "question": OURS, "decode": OURS[:4], "evidence": OURS[:2]}
+QUANTISED = {OURS[2]: torch.int8, OURS[3]: torch.float8_e4m3fn}
 # log C - log M for C = 100 and M = 10,000, as far as bfloat16 has it: peers carry it in a bfloat16 mask.
 BIAS = -4.625
 
@@ -99,7 +103,14 @@ class Problem:
         key, value = latents.key, latents.value
         if key.dtype == torch.float32:
             key, value = key.double(), value.double()
-        return LatentKnowledge(key, value, latents.norm.double(), projection)
+        return LatentKnowledge(key, value, latents.norm.double(), projection, latents.key_scale, latents.value_scale)
+
+    def quantised(self, dtype: torch.dtype, tokens: int | None = None) -> LatentKnowledge:
+        """The latents, all or the first few, in one byte a number, with the norm of the keys before they were."""
+        latents = self.latents
+        key, key_scale = quantise(latents.key[:tokens], dtype)
+        value, value_scale = quantise(latents.value[:tokens], dtype)
+        return LatentKnowledge(key, value, latents.norm[:tokens], latents.projection, key_scale, value_scale)
 
 
 def problem_of(shape: Shape, device: str, dtype: torch.dtype) -> Problem:
@@ -141,10 +152,24 @@ def _attention_subjects(shape: Shape, x: Problem) -> Iterator[Subject]:
     def backend(knowledge: Knowledge) -> str | None:
         return explain(x.query, x.key, x.value, knowledge).backend
 
+    def quantised(name: str, dtype: torch.dtype) -> Subject:
+        stored = functools.cache(lambda: x.quantised(dtype))
+        serves = backend(x.quantised(dtype, tokens=0))
+        return Subject(
+            name, True, lambda: call(stored()), lambda: attention_judge(x, stored()), shape.quantised_work, serves
+        )
+
+    def materialised() -> Tensor:
+        return call(x.latents.to_dense())()
+
     judge = functools.partial(attention_judge, x, x.latents)
     yield Subject(OURS[1], True, lambda: call(x.latents), judge, shape.latent_work, backend(x.latents))
     # A backend is chosen by dtypes and widths: no need to make all keys before it is their turn.
+    for name, dtype in QUANTISED.items():
+        yield quantised(name, dtype)
     yield Subject(OURS[0], True, lambda: call(x.dense), dense_judge, shape.dense_work, backend(x.no_keys))
+    if OURS[4] in OURS_IN[shape.phase]:
+        yield Subject(OURS[4], True, lambda: materialised, dense_judge, shape.materialise_work, backend(x.no_keys))
     for name, peer in peers.PEERS.items():
         yield Subject(name, False, functools.partial(lambda p: p(x.operands), peer), dense_judge, shape.dense_work)
 

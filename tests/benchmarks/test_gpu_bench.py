@@ -29,10 +29,10 @@ def test_tiny_run_writes_a_row_for_each_implementation(tmp_path: Path, capsys: p
     report = report_of(tmp_path)
     assert report["ceilings"]["bytes_per_second"] > 0
     assert {"device", "commit", "torch", "triton"} <= set(report["environment"])
-    attention, of_evidence = {*subjects.OURS, *peers.PEERS}, {*subjects.OURS, *peers.EVIDENCE_PEERS}
     for shape in shapes.tiny():
-        names = {row["implementation"] for row in report["rows"] if row["shape"] == shape.name}
-        assert names == (of_evidence if shape.phase == "evidence" else attention)
+        names = [row["implementation"] for row in report["rows"] if row["shape"] == shape.name]
+        others = peers.EVIDENCE_PEERS if shape.phase == "evidence" else peers.PEERS
+        assert sorted(names) == sorted([*subjects.OURS_IN[shape.phase], *others])
     for row in report["rows"]:
         if row["implementation"] in peers.NEEDS_CUDA:
             assert row["note"] == "needs a CUDA device"
@@ -47,8 +47,10 @@ def test_tiny_run_writes_a_row_for_each_implementation(tmp_path: Path, capsys: p
 
 
 def test_a_wrong_peer_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sdpa = peers.PEERS["sdpa concat"]
+
     def wrong(o: peers.Operands) -> object:
-        right = peers.sdpa_concat(o)
+        right = sdpa(o)
         return lambda: right() * 1.01
 
     def broken(o: peers.Operands) -> object:
@@ -98,7 +100,7 @@ def test_the_measured_dtype_passes_its_own_gate(shape: shapes.Shape) -> None:
     limits = gpu_bench.ceilings.Ceilings(1e9, 1e9)
     rows = gpu_bench.measure(shape, "cpu", torch.bfloat16, limits)
     assert {row.note for row in rows} <= {"", "needs a CUDA device"}
-    assert {row.implementation for row in rows if row.seconds} >= set(subjects.OURS)
+    assert {row.implementation for row in rows if row.seconds} >= set(subjects.OURS_IN[shape.phase])
 
 
 @needs_no_gpu
@@ -157,6 +159,13 @@ def test_operations_and_bytes_of_a_shape() -> None:
     assert shape.latent_work.flops == 4 * 4 * pairs + 4 * 6 * rows * 7 + 4 * 4 * 6 * rows
     # Both weights, and one copy of the latents with a norm each.
     assert shape.latent_work.bytes_moved(2) == 2 * (4 * (2 * rows + 2 * 15) + 2 * 2 * 4 * 6 + 2 * 7 * 6) + 4 * 7
+    # A byte a number, and two scales more.
+    assert shape.quantised_work.flops == shape.latent_work.flops
+    assert shape.quantised_work.bytes_moved(2) == shape.latent_work.bytes_moved(2) - 2 * 7 * 6 + 8 * 7
+    # Keys and values of two heads made from latents of 6, by both weights.
+    assert shape.materialise_work.flops == shape.dense_work.flops + 2 * 2 * 7 * 2 * 4 * 6
+    made = 2 * (2 * 7 * 6 + 2 * 2 * 4 * 6 + 2 * 2 * 7 * 4) + 4 * 7
+    assert shape.materialise_work.bytes_moved(2) == shape.dense_work.bytes_moved(2) + made
     assert shape.dense_evidence_work.bytes_moved(2) == 2 * 4 * (rows + 14) + 4 * 3 * 7
     assert shape.latent_evidence_work.bytes_moved(2) == 2 * (4 * rows + 2 * 4 * 6 + 7 * 6) + 4 * 7 * (1 + 3)
 
@@ -166,4 +175,32 @@ def test_the_registry_covers_models_batches_and_sizes() -> None:
     assert len({shape.name for shape in registry}) == len(registry)
     for model in shapes.MODELS:
         decode = {(shape.B, shape.M) for shape in registry if shape.model == model and shape.phase == "decode"}
-        assert decode == {(B, M) for B in (1, 8, 32) for M in (1_000, 10_000, 100_000, 1_000_000)}
+        sizes = (1_000, 10_000, 100_000)
+        assert decode == {(B, M) for B in (1, 8, 32) for M in (*sizes, 1_000_000)}
+        prefill = {(shape.B, shape.M) for shape in registry if shape.model == model and shape.phase == "prefill"}
+        assert prefill == {(B, M) for B in (1, 8, 32) for M in sizes} | {(1, 1_000_000)}
+    assert all(shape.N == shape.T >= 256 for shape in registry if shape.phase == "prefill")
+
+
+def test_every_layout_and_every_peer_has_its_row() -> None:
+    x = subjects.problem_of(next(shapes.tiny()), "cpu", torch.float32)
+    names = [subject.name for subject in subjects.subjects(next(shapes.tiny()), "cpu", torch.float32)]
+    assert {"kblam latent", "kblam latent int8", "kblam latent fp8", "kblam dense", "kblam materialise"} <= set(names)
+    for attention in ("sdpa", "flex", "eager"):
+        assert {f"{attention} concat", f"{attention} static cache"} <= set(names)
+    assert x.quantised(torch.int8).key.dtype == torch.int8
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_a_static_cache_is_not_concatenated_in_the_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = subjects.problem_of(next(shapes.tiny()), "cpu", torch.float32)
+    cached, anew = (peers.PEERS[f"{name} {way}"](x.operands) for way in ("static cache", "concat"))
+    expected = anew()
+
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("concatenated in a timed call")
+
+    monkeypatch.setattr(torch, "cat", never)
+    assert torch.equal(cached(), expected)
+    with pytest.raises(AssertionError, match="timed call"):
+        anew()
