@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import ceilings, peers, shapes, subjects
-from benchmarks.timing import captured, median_seconds
+from benchmarks.timing import median_seconds
 from kblam_kernels.errors import BackendUnavailableError, KernelError
+from kblam_kernels.graphs import captured
 from tests import tolerances
 
 RESULTS = Path(__file__).parent / "results"

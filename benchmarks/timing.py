@@ -12,27 +12,6 @@ import torch
 FLUSH_BYTES = 256 * 2**20
 
 
-def captured(call: Callable[[], object]) -> Callable[[], object] | None:
-    """`call` as the replay of a CUDA graph, or None if it cannot be captured.
-
-    A decode kernel takes less time than its launch from Python; a graph, as servers use it, leaves the kernel's own.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            call()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return None
-    return graph.replay
-
-
 def median_seconds(call: Callable[[], object], device: str, *, budget: float = 0.5, at_least: int = 5) -> float:
     """Median time of one call, after warm-up, with a cold L2; `budget` seconds of calls, at least `at_least`."""
     if torch.device(device).type != "cuda":

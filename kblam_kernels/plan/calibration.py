@@ -10,12 +10,17 @@ from collections.abc import Callable
 
 import torch
 
+from kblam_kernels.graphs import captured
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
 from kblam_kernels.rectangular import rectangular_attention
 
-HEADS, HEAD_DIM, WIDTH, TRIPLES = 8, 64, 384, 8192
+HEADS, HEAD_DIM, WIDTH = 8, 64, 384
+# A GPU would keep the CPU's number in its cache.
+TRIPLES, GPU_TRIPLES = 2**13, 2**17
+# Calls that a GPU is given at once: it then waits for none. They are replays of a graph, without Python.
+QUEUED = 8
 # Enough queries for the matrix units to be what bounds the time.
 QUERIES = 16
 # More than the caches of a server's core hold.
@@ -31,32 +36,37 @@ def read_rate(device: torch.device) -> float:
 def latent_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Bytes a second of attention to latents by one query, operations a second by many."""
     latents = _latents(device, dtype)
-    moved = 2 * TRIPLES * WIDTH * latents.key.element_size()
+    triples = latents.num_tokens
+    moved = 2 * triples * WIDTH * latents.key.element_size()
     if device.type == "cuda":
         tile = latent_tile(WIDTH, dtype.itemsize)
-        moved += 2 * scratch.query_bytes(HEADS, WIDTH, HEAD_DIM, TRIPLES, 1, tile)
+        moved += 2 * scratch.query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, tile)
     return _attention_rates(latents, moved, WIDTH, device, dtype)
 
 
 def dense_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Bytes a second of attention to dense keys and values by one query, operations a second by many."""
-    key = _drawn((HEADS, TRIPLES, HEAD_DIM), device, dtype)
-    moved = 2 * TRIPLES * HEADS * HEAD_DIM * key.element_size()
+    key = _drawn((HEADS, _triples(device), HEAD_DIM), device, dtype)
+    moved = 2 * key.numel() * key.element_size()
     return _attention_rates(DenseKnowledge(key, key.clone()), moved, HEAD_DIM, device, dtype)
 
 
 def projection_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of making dense keys and values from latents."""
     latents = _latents(device, dtype)
-    return 4 * TRIPLES * HEADS * HEAD_DIM * WIDTH / _seconds(latents.to_dense, device)
+    return 4 * latents.num_tokens * HEADS * HEAD_DIM * WIDTH / _seconds(latents.to_dense, device)
+
+
+def _triples(device: torch.device) -> int:
+    return GPU_TRIPLES if device.type == "cuda" else TRIPLES
 
 
 def _latents(device: torch.device, dtype: torch.dtype) -> LatentKnowledge:
     # As a resident knowledge base stores them.
-    key = _drawn((TRIPLES, WIDTH), device, torch.float16 if dtype == torch.float32 else dtype)
+    key = _drawn((_triples(device), WIDTH), device, torch.float16 if dtype == torch.float32 else dtype)
     weight = _drawn((HEADS, HEAD_DIM, WIDTH), device, dtype) * WIDTH**-0.5
     bias = torch.zeros(HEADS, HEAD_DIM, device=device, dtype=dtype)
-    norm = torch.ones(TRIPLES, device=device)
+    norm = torch.ones(len(key), device=device)
     return LatentKnowledge(key, key.clone(), norm, LatentProjection(weight, bias, weight, bias))
 
 
@@ -72,20 +82,24 @@ def _attention_rates(
     one, many = (_drawn((1, HEADS, queries, HEAD_DIM), device, dtype) for queries in (1, QUERIES))
     reading = _seconds(lambda: rectangular_attention(one, one, one, knowledge), device)
     computing = _seconds(lambda: rectangular_attention(many, many, many, knowledge), device)
-    return moved / reading, 4 * HEADS * QUERIES * TRIPLES * width / computing
+    return moved / reading, 4 * HEADS * QUERIES * knowledge.num_tokens * width / computing
 
 
 @torch.no_grad()
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """The best of a few calls: what else runs can only make one slower, so short calls are made more often."""
+    queued = 1
+    if device.type == "cuda":
+        call, queued = captured(call) or call, QUEUED
     call()
     times: list[float] = []
     while len(times) < 3 or (len(times) < 12 and sum(times) < 0.03):
         _wait(device)
         began = time.perf_counter()
-        call()
+        for _ in range(queued):
+            call()
         _wait(device)
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began) / queued)
     return min(times)
 
 

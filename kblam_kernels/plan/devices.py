@@ -86,6 +86,14 @@ SPECIFIED: dict[str, Device] = {
 }
 
 
+# Which row a card is, by the whole name that its driver reports. Others of a family (PCIe and NVL cards, 40 GB, GH200,
+# a MIG slice) have other memory or clocks: they are measured.
+DRIVER_NAMES = {
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+}
+
 # For knowledge so small that measuring would take longer than any choice could save; as two cores of an EPYC gave them.
 TYPICAL = Device(
     "a CPU",
@@ -96,38 +104,43 @@ TYPICAL = Device(
 )
 
 
-def named(name: str) -> Device:
+def named(name: str, *, specified: bool = True) -> Device:
     """A device by the name the command line takes: "cpu" (measured here), "cuda" (the one here), "a100", ...
 
+    Without `specified` the one here is measured even if a table has it.
+
     Raises:
-        UnsupportedInputError: if it is not known.
+        UnsupportedInputError: if it is not known, or is not here and shall be measured.
     """
     if name in SPECIFIED:
+        if not specified:
+            raise UnsupportedInputError(
+                f"{name!r} is a row of a table; to measure the device that is here, say cuda or cpu"
+            )
         return SPECIFIED[name]
     if name in ("cpu", "cuda"):
-        return device_of(torch.device(name))
+        return device_of(torch.device(name), specified=specified)
     raise UnsupportedInputError(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
 
 
-def device_of(device: torch.device, *, measure: bool = True) -> Device:
+def device_of(device: torch.device, *, measure: bool = True, specified: bool = True) -> Device:
     """The planner's view of a torch device, with the memory that is free on it now.
 
-    A GPU of the table is taken from there; the CPU and any other GPU are measured once a process, in about a second.
-    Without `measure` they have the rates of `TYPICAL`.
+    A GPU of the table is taken from there, unless `specified` is false; the CPU and any other GPU are measured once a
+    process, in about a second. Without `measure` a CPU has the rates of `TYPICAL`.
     """
-    known = _device(device.type, device.index) if measure or device.type == "cuda" else TYPICAL
+    known = _device(device.type, device.index, specified) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
 
 
 @functools.cache
-def _device(kind: str, index: int | None) -> Device:
+def _device(kind: str, index: int | None, specified: bool) -> Device:
     device = torch.device(kind if index is None else f"{kind}:{index}")
     name = "this machine's CPU"
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
-        for key, known in SPECIFIED.items():
-            if key.upper() in name.upper():
-                return known
+        if specified and name in DRIVER_NAMES:
+            return SPECIFIED[DRIVER_NAMES[name]]
     half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     return Device(name, half, single, 0, "measured in this process", has_scratch=kind == "cuda")
 

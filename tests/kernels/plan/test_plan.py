@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.latent.scratch import SCRATCH_BYTES
-from kblam_kernels.plan import Device, Rates, Shape, device_of
+from kblam_kernels.plan import Device, Rates, Shape, device_of, devices
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of
 from kblam_kernels.plan.devices import SPECIFIED
@@ -227,6 +228,73 @@ def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
         assert all(1e6 < rate < 1e16 for rate in dataclasses.astuple(rates))
         assert max(rates.latent_bytes, rates.dense_bytes) <= rates.bytes_per_second
     assert device_of(torch.device("cpu")).half is device.half
+
+
+@pytest.fixture
+def gpu_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Device]]:
+    """`device_of` where a CUDA device of some name is; what would be measured is made up."""
+
+    def seen(name: str, **options: bool) -> Device:
+        devices._device.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        monkeypatch.setattr(devices, "free_memory", lambda device: GB)
+        monkeypatch.setattr(devices, "_measured", lambda device, dtype: RATES)
+        return device_of(torch.device("cuda"), **options)
+
+    yield seen
+    devices._device.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA L40S", None),
+    ],
+)
+def test_a_card_is_of_the_table_by_its_whole_name(name: str, row: str | None, gpu_named: Callable[..., Device]) -> None:
+    found = gpu_named(name)
+    if row is None:
+        assert (found.name, found.half, found.source) == (name, RATES, "measured in this process")
+    else:
+        assert (found.name, found.half) == (SPECIFIED[row].name, SPECIFIED[row].half)
+    assert found.has_scratch
+    assert found.memory == GB
+
+
+def test_a_card_of_the_table_can_be_measured(
+    gpu_named: Callable[..., Device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu_named("NVIDIA H200", specified=False).source == "measured in this process"
+    main(["--device", "cuda", "--measure"])
+    assert "on NVIDIA H200: 1 GB/s, 1.00 GB free (measured in this process)" in capsys.readouterr().out
+    main(["--device", "cuda"])
+    assert "on NVIDIA H200: 4,800 GB/s" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["--device", "h200", "--measure"])
+    assert "'h200' is a row of a table; to measure the device that is here, say cuda or cpu" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_measured() -> None:
+    measured = device_of(torch.device("cuda"), specified=False)
+    assert measured.source == "measured in this process"
+    for rates in (measured.half, measured.single):
+        # From a small card to twice a B200, and no kernel further than a tenth from what memory gives.
+        assert 1e11 < rates.bytes_per_second < 1.6e13
+        assert min(rates.latent_bytes, rates.dense_bytes) > 0.1 * rates.bytes_per_second
+        assert min(rates.latent, rates.dense, rates.projection) > 1e11
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
