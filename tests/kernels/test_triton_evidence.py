@@ -21,7 +21,7 @@ from kblam_kernels.resources import Resources
 from tests.kernels.latent import latent_problems
 from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import make
-from tests.kernels.score_cases import BIAS, DENSE, LATENT, dense_of, hold, masses
+from tests.kernels.score_cases import ABSORBED, BIAS, DENSE, LATENT, dense_of, hold, masses
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0")
@@ -33,7 +33,7 @@ interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reas
 @pytest.mark.parametrize("name", DENSE)
 def test_dense(name: str, dtype: torch.dtype) -> None:
     problem = make(**DENSE[name], dtype=dtype)
-    hold(*masses(problem))
+    hold(masses(problem))
 
 
 @interpreted
@@ -42,7 +42,7 @@ def test_dense(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", LATENT)
 def test_latent(name: str, dtype: torch.dtype) -> None:
     problem = latent_problems.make(**LATENT[name], dtype=dtype)
-    hold(*masses(problem))
+    hold(masses(problem), absorbed=ABSORBED[dtype])
 
 
 @interpreted
@@ -57,7 +57,7 @@ def test_latents_are_read_as_they_are_stored(dtype: torch.dtype) -> None:
         key, scales["key_scale"] = quantise(k.key, dtype)
         scales["value_scale"] = scales["key_scale"]
     problem = problem.but(knowledge=dataclasses.replace(k, key=key, value=key, **scales))
-    hold(*masses(problem))
+    hold(masses(problem))
 
 
 @interpreted
@@ -69,9 +69,9 @@ def test_other_tiles_give_the_same(tile: MassTile, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(triton_mass, "mass_tile", lambda rows, element_size: tile)
     dense = make(B=1, H=2, G=1, N=5, M=70, D=40, knowledge_bias=BIAS, dtype=torch.float32)
-    hold(*masses(dense))
+    hold(masses(dense))
     latent = latent_problems.make(B=1, H=2, G=1, N=5, M=70, P=40, knowledge_bias=BIAS, dtype=torch.float32)
-    hold(*masses(latent))
+    hold(masses(latent))
 
 
 @interpreted

@@ -20,6 +20,7 @@ from tests import tolerances
 from tests.kernels.latent import latent_problems
 from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import make
+from tests.kernels.score_cases import hold_choice
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0")
@@ -103,6 +104,18 @@ def test_the_launcher_looks_at_no_data(storage: torch.dtype | None, monkeypatch:
         arguments |= {"norm": torch.ones(70), "key_scale": torch.ones(70), "constant": torch.ones(3)}
     assert triton_scores.summed_scores(**without_data(**arguments)).shape == (3, 70)
     assert len(recorder.launches) == 1
+
+
+@interpreted
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shared", [False, True], ids=["per-row", "shared"])
+@pytest.mark.parametrize("layout", ["dense", "dense-per-row", "latent", "int8"])
+def test_the_choice_is_that_of_float64(layout: str, shared: bool) -> None:
+    if layout.startswith("dense"):
+        hold_choice(make(B=3, N=3, M=70, shared=layout == "dense", dtype=torch.bfloat16), 9, shared)
+    else:
+        storage = torch.int8 if layout == "int8" else None
+        hold_choice(latent_problems.make(B=3, M=70).to(torch.bfloat16, storage), 9, shared)
 
 
 @pytest.fixture(scope="module")
