@@ -205,15 +205,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--arch", choices=sorted(SHARED_LIMIT), help="this architecture only")
-    parser.add_argument("--match", default="", help="only jobs whose 'kernel variant' contains this text")
+    parser.add_argument("--match", default="", help="only jobs in whose 'arch kernel variant' this expression is found")
     parser.add_argument("--quick", action="store_true", help="leave out what is rarely launched")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="compile this many at once")
     options = parser.parse_args(arguments)
     try:
+        match = re.compile(options.match)
+    except re.error as error:
+        parser.error(f"--match {options.match!r} is no regular expression: {error}")
+    try:
         selected = [
             job
             for job in jobs()
-            if options.match in f"{job.kernel} {job.variant}"
+            if match.search(f"{job.arch} {job.kernel} {job.variant}")
             and options.arch in (None, job.arch)
             and not (options.quick and job.extended)
         ]

@@ -1,4 +1,7 @@
-"""What `kblam_kernels.resources` compiles of latent decode: every row of its tile table, with all inputs present."""
+"""What `kblam_kernels.resources` compiles of latent decode: every row of its tile table, with all inputs present.
+
+Widths, storage and skipping are compiled with heads of 128; the other heads with every width and the usual storage.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,32 @@ from dataclasses import dataclass
 
 import torch
 
-from kblam_kernels.latent.tiles import is_padded, latent_tile, storage_of, value_parts
-from kblam_kernels.rectangular.chunks import PROMPT_ROWS, PROMPT_SPLIT, chunk_of, head_chunk_of, prompt_block
+from kblam_kernels.latent.tiles import is_padded, latent_tile, prompt_chunk, storage_of, value_parts
+from kblam_kernels.rectangular.chunks import PROMPT_ROWS, PROMPT_SPLIT, chunk_of, prompt_block
 from kblam_kernels.resources import CompileJob
 from kblam_kernels.tiles import Arch
 
 HEAD_DIM = 128
+WIDTHS = (256, 384, 512, 768, 1024, 1536, 3072)
 _ELEMENT_SIZE = {"*bf16": 2, "*fp16": 2, "*fp32": 4}
 _NAMES = {"*bf16": "bfloat16", "*fp16": "float16", "*fp32": "float32", "*i8": "int8", "*u8": "fp8"}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One variant: pointer types of the queries and of the latents, the latents' width, whether it may skip."""
+    """One variant: pointer types of queries and of latents, widths of latents and heads, whether it may skip."""
 
     query: str
     P: int
     stored: str = ""
+    head_dim: int = HEAD_DIM
     skips: bool = False
     extended: bool = True
 
     @property
     def name(self) -> str:
         stored = f"/{_NAMES[self.stored]}" if self.stored else ""
-        return f"{_NAMES[self.query]}{stored} P{self.P} D{HEAD_DIM} {'skipping' if self.skips else 'everything'}"
+        return f"{_NAMES[self.query]}{stored} P{self.P} D{self.head_dim} {'skipping' if self.skips else 'everything'}"
 
 
 _ROWS = (
@@ -50,6 +55,9 @@ _ROWS = (
     _Row("*fp32", 384),
     *(_Row("*fp32", 384, stored) for stored in ("*fp16", "*i8", "*u8")),
     _Row("*fp32", 384, skips=True),
+    *(_Row("*bf16", P, head_dim=D) for D in (64, 96, 256) for P in WIDTHS),
+    *(_Row("*bf16", 384, stored, head_dim=D) for D in (64, 96, 256) for stored in ("*i8", "*u8")),
+    *(_Row("*fp32", 384, head_dim=D) for D in (64, 96, 256)),
 )
 _SIZES = (
     *("B", "Hq", "Hkv", "N", "T", "M", "window", "rows", "row_count", "row_tiles", "groups"),
@@ -76,17 +84,17 @@ def compile_jobs() -> Iterator[CompileJob]:
 
 
 def _job(arch: Arch, row: _Row) -> CompileJob:
-    P, element_size, stored = row.P, _ELEMENT_SIZE[row.query], row.stored or row.query
+    P, D, element_size, stored = row.P, row.head_dim, _ELEMENT_SIZE[row.query], row.stored or row.query
     storage = storage_of({"*i8": torch.int8, "*u8": torch.float8_e4m3fn}.get(stored, torch.float32))
     tile = latent_tile(P, element_size, arch)
-    chunk = chunk_of(P, tile.widest_chunk)
+    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), prompt_chunk(D, element_size)
     parts, value_chunks = value_parts(P, tile)
     constants: dict[str, int | bool | str | None] = {
         **dict.fromkeys(("HAS_BIAS", "HAS_MASK", "HAS_WINDOW", "HAS_RANGE"), True),
         # The launcher specialises on a stride of 1.
         **dict.fromkeys(("bias_token_stride", "mask_column_stride", "range_end_stride"), 1),
         "P": P,
-        "HEAD_DIM": HEAD_DIM,
+        "HEAD_DIM": D,
         "GROUP": 4,
         "BLOCK_ROWS": tile.block_rows,
         "BLOCK_M": tile.block_m,
@@ -101,11 +109,11 @@ def _job(arch: Arch, row: _Row) -> CompileJob:
         "HAS_SCALE": stored in ("*i8", "*u8"),
         "SKIPS": row.skips,
         "PROMPT_ROWS": PROMPT_ROWS,
-        "PROMPT_BLOCK": prompt_block(HEAD_DIM, element_size),
+        "PROMPT_BLOCK": prompt_block(D, element_size),
         "PROMPT_SPLIT": PROMPT_SPLIT,
-        "DIM_CHUNK": head_chunk_of(HEAD_DIM, element_size),
-        "DIM_CHUNKS": HEAD_DIM // head_chunk_of(HEAD_DIM, element_size),
-        "IS_DIM_PADDED": False,
+        "DIM_CHUNK": dim_chunk,
+        "DIM_CHUNKS": -(-D // dim_chunk),
+        "IS_DIM_PADDED": D % dim_chunk != 0,
         "PRECISION": "tf32x3",
     }
     types = dict.fromkeys(_SIZES, "i32") | dict.fromkeys(("scale", "skip_threshold"), "fp32")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kblam_kernels.rectangular.chunks import chunk_of
+from kblam_kernels.rectangular.chunks import MAX_CHUNK, chunk_of, head_chunk_of
 from kblam_kernels.tiles import Arch
 
 
@@ -87,6 +87,12 @@ def latent_tile(P: int, element_size: int, arch: Arch = "sm_80") -> LatentTile:
     """The tile for latents of width P whose elements have `element_size` bytes (2 or 4)."""
     fitting = [tile for size, widest, tile in TILES if size == element_size and widest >= P]
     return fitting[-1] if arch == "sm_86" and P > WIDEST_RESIDENT_ON_SM_86 else fitting[0]
+
+
+def prompt_chunk(D: int, element_size: int) -> int:
+    """Columns of a chunk of a head in the prompt's part: half of dense decode's past 128, or 8 to 32 bytes spill."""
+    chunk = head_chunk_of(D, element_size)
+    return chunk // 2 if D > MAX_CHUNK else chunk
 
 
 def value_parts(P: int, tile: LatentTile) -> tuple[int, int]:

@@ -27,13 +27,20 @@ from kblam_kernels import tiles
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.op import empty_output
 from kblam_kernels.latent.reference import LatentOutput
-from kblam_kernels.latent.tiles import LatentTile, Storage, is_padded, latent_tile, storage_of, value_parts
+from kblam_kernels.latent.tiles import (
+    LatentTile,
+    Storage,
+    is_padded,
+    latent_tile,
+    prompt_chunk,
+    storage_of,
+    value_parts,
+)
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
 from kblam_kernels.rectangular.chunks import (
     PROMPT_ROWS,
     PROMPT_SPLIT,
     chunk_of,
-    head_chunk_of,
     named_strides,
     prompt_block,
 )
@@ -149,7 +156,7 @@ def _launch(
     groups, rows = (1, B * Hq * N) if folds else (B, Hq * N)
     row_count = B * Hq * N
     row_tiles = triton.cdiv(rows, tile.block_rows)
-    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), head_chunk_of(D, query.element_size())
+    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), prompt_chunk(D, query.element_size())
     parts, value_chunks = value_parts(P, tile)
     split_size, knowledge_splits, prompt_splits = scratch.splits_of(M, T, tile)
     splits = knowledge_splits + prompt_splits

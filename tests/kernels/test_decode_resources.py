@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 from kblam_kernels.rectangular import decode_jobs
 from kblam_kernels.rectangular.decode_tiles import TILES
 from kblam_kernels.resources import Resources, jobs
 from kblam_kernels.tiles import SHARED_LIMIT
+from tests.kernels.compiled import name_of, report
 
 pytest.importorskip("triton")
 
 JOBS = list(decode_jobs.compile_jobs())
-QUICK = [f"{job.arch} {job.variant}" for job in JOBS if not job.extended]
+QUICK = [name_of(job) for job in JOBS if not job.extended]
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Resources]:
-    """The quick rows, from a process where the interpreter has not taken the compiler's place."""
-    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", "--quick", "--match", "rectangular_decode"]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
-    assert result.returncode in (0, 1), result.stderr
-    return {f"{row['arch']} {row['variant']}": Resources(**row) for row in json.loads(result.stdout)}
+    """The quick rows."""
+    return report("--quick", "--match", "rectangular_decode")
 
 
 @pytest.mark.slow

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from kblam_kernels import resources, tiles
 from kblam_kernels.rectangular import forward_jobs
 from kblam_kernels.resources import CompileJob, Resources
+from tests.kernels.compiled import name_of, report
 
 pytest.importorskip("triton")
 
@@ -22,45 +21,31 @@ EXTENDED = [job for job in forward_jobs.compile_jobs() if job.extended]
 PATIENCE = pytest.mark.timeout(3000)
 
 
-def _name(job: CompileJob) -> str:
-    return f"{job.arch} {job.variant} {job.tile}"
-
-
-def _report(*options: str) -> dict[str, Resources]:
-    """The command's own rows, by name. In a process where the interpreter has not taken the compiler's place."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", *options]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode in (0, 1), result.stderr
-    rows: list[dict[str, Any]] = json.loads(result.stdout)
-    return {f"{row['arch']} {row['variant']} {row['tile']}": Resources(**row) for row in rows}
-
-
 @pytest.fixture(scope="module")
 def quick() -> dict[str, Resources]:
-    return _report("--quick", "--match", "rectangular_forward_kernel")
+    return report("--quick", "--match", "rectangular_forward_kernel")
 
 
 @pytest.fixture(scope="module")
 def complete(quick: dict[str, Resources]) -> dict[str, Resources]:
     # Triton's cache has the quick rows by now.
-    return _report("--match", "rectangular_forward_kernel")
+    return report("--match", "rectangular_forward_kernel")
 
 
 @PATIENCE
 @pytest.mark.slow
-@pytest.mark.parametrize("job", QUICK, ids=_name)
+@pytest.mark.parametrize("job", QUICK, ids=name_of)
 def test_usual_rows(job: CompileJob, quick: dict[str, Resources]) -> None:
-    row = quick[_name(job)]
+    row = quick[name_of(job)]
     assert row.broken_limits() == []
     assert 16 < row.registers <= 255
 
 
 @PATIENCE
 @pytest.mark.slow
-@pytest.mark.parametrize("job", EXTENDED, ids=_name)
+@pytest.mark.parametrize("job", EXTENDED, ids=name_of)
 def test_other_rows(job: CompileJob, complete: dict[str, Resources]) -> None:
-    assert complete[_name(job)].broken_limits() == []
+    assert complete[name_of(job)].broken_limits() == []
 
 
 @PATIENCE
@@ -72,7 +57,7 @@ def test_rows_that_sm_86_takes_from_sm_80_fit_it(complete: dict[str, Resources])
         precision = "float32" if dtype == "float32" else "half"
         key = (tiles.bucket_of(int(head_dim.removeprefix("D"))), precision, "prefill" if regime == "masked" else regime)
         if job.arch == "sm_80" and key not in own:
-            assert complete[_name(job)].shared_bytes <= tiles.SHARED_LIMIT["sm_86"], _name(job)
+            assert complete[name_of(job)].shared_bytes <= tiles.SHARED_LIMIT["sm_86"], name_of(job)
 
 
 def test_every_row_of_the_table_is_compiled() -> None:
@@ -92,11 +77,17 @@ GOOD = Resources("k", "v", "sm_80", "t", 255, 0, 163 * 1024, 1)
         ({"tensor_core_instructions": 0}, "does not use the tensor cores"),
     ],
 )
-def test_broken_limits_are_named(change: dict[str, int], reason: str) -> None:
+def test_broken_limits_arename_ofd(change: dict[str, int], reason: str) -> None:
     assert GOOD.broken_limits() == []
     broken = Resources(**{**GOOD.__dict__, **change}).broken_limits()
     assert len(broken) == 1
     assert reason in broken[0]
+
+
+def test_an_expression_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        resources.main(["--match", "D128 ("])
+    assert "--match 'D128 (' is no regular expression" in capsys.readouterr().err
 
 
 def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

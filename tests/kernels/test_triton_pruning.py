@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,6 +14,7 @@ from kblam_kernels.latent import quantise
 from kblam_kernels.pruning import jobs, reference
 from kblam_kernels.resources import Resources
 from tests import tolerances
+from tests.kernels.compiled import name_of, report
 from tests.kernels.latent import latent_problems
 from tests.kernels.launches import Recorder, without_data
 from tests.kernels.problems import make
@@ -120,15 +118,12 @@ def test_the_choice_is_that_of_float64(layout: str, shared: bool) -> None:
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, Resources]:
-    """The quick rows, from a process where the interpreter has not taken the compiler's place."""
-    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", "--quick", "--match", "summed_scores_kernel"]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
-    assert result.returncode in (0, 1), result.stderr
-    return {f"{row['arch']} {row['variant']}": Resources(**row) for row in json.loads(result.stdout)}
+    """The quick rows."""
+    return report("--quick", "--match", "summed_scores_kernel")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("name", [f"{job.arch} {job.variant}" for job in jobs.compile_jobs() if not job.extended])
+@pytest.mark.parametrize("name", [name_of(job) for job in jobs.compile_jobs() if not job.extended])
 def test_usual_rows_fit_and_do_not_spill(name: str, compiled: dict[str, Resources]) -> None:
     assert compiled[name].broken_limits() == []

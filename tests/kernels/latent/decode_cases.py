@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all-hidden": {"knowledge_bias": -INF},
     "head-dim-not-a-power-of-two": {"D": 24, "M": 9},
     "head-dim-of-two-chunks": {"B": 1, "D": 96, "M": 9},
+    "head-dim-past-128": {"B": 1, "H": 2, "G": 1, "N": 2, "D": 160, "M": 9},
     "latents-of-three-chunks": {"N": 1, "P": 48, "M": 40},
     "latents-of-a-prime-width": {"N": 1, "P": 37, "M": 40},
     "latents-narrower-than-a-chunk": {"N": 1, "P": 5, "M": 40},

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,22 +10,18 @@ from kblam_kernels.latent import decode_jobs
 from kblam_kernels.latent.tiles import TILES, latent_tile, value_parts
 from kblam_kernels.resources import Resources, jobs
 from kblam_kernels.tiles import SHARED_LIMIT
+from tests.kernels.compiled import name_of, report
 
 pytest.importorskip("triton")
 
 JOBS = list(decode_jobs.compile_jobs())
-QUICK = [f"{job.arch} {job.variant}" for job in JOBS if not job.extended]
+QUICK = [name_of(job) for job in JOBS if not job.extended]
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Resources]:
-    """The quick rows, from a process where the interpreter has not taken the compiler's place."""
-    command = [sys.executable, "-m", "kblam_kernels.resources", "--json", "--quick", "--match", "latent_decode_kernel"]
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode in (0, 1), result.stderr
-    found: list[dict[str, Any]] = json.loads(result.stdout)
-    return {f"{row['arch']} {row['variant']}": Resources(**row) for row in found}
+    """The quick rows."""
+    return report("--quick", "--match", "latent_decode_kernel")
 
 
 @pytest.mark.slow
