@@ -159,12 +159,12 @@ def resident_bytes() -> int:
     raise RuntimeError("no VmRSS in /proc/self/status")
 
 
-def build(config: LlamaConfig) -> Attachment:
+def build(config: LlamaConfig, *, int8_products: bool = False) -> Attachment:
     """The model with random weights, and a random adapter attached at every third layer."""
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
-    return attach(model, adapter.requires_grad_(False))
+    return attach(model, adapter.requires_grad_(False), int8_products=int8_products)
 
 
 def in_turn(attachment: Attachment, source: Knowledge, rounds: int, timed: Callable[[], float]) -> tuple[float, float]:
@@ -269,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
     parser.add_argument("--triples", type=int, nargs="+", default=None)
     parser.add_argument("--storage", choices=["bfloat16", "float16", "int8"], default="bfloat16")
+    parser.add_argument("--int8-products", action="store_true", help="int8 latents are multiplied as int8")
     parser.add_argument("--encoder", default=None, metavar="NAME", help="real triples through this encoder")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of decode steps")
     parser.add_argument("--json", nargs="?", const=STDOUT, default=None, metavar="FILE", help="alone: on stdout")
@@ -276,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     given = parser.parse_args(arguments)
     say = functools.partial(print, file=sys.stderr if given.json == STDOUT else sys.stdout, flush=True)
     sizes = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
-    attachment = build(SMOKE if given.smoke else LLAMA_3_2_1B)
+    attachment = build(SMOKE if given.smoke else LLAMA_3_2_1B, int8_products=given.int8_products)
     say(
         f"{'tiny' if given.smoke else 'Llama-3.2-1B shape'}, {given.storage} latents, {torch.get_num_threads()} "
         f"threads; {resident_bytes() / 1e9:.2f} GB with the model alone\n"

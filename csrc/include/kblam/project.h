@@ -23,7 +23,7 @@ constexpr int ROWS_AHEAD = 16;  // weights come from memory, each once: asked fo
 template <int ROWS, class T>
 inline void fetch_mixed(const T* from, int64_t stride) {
 #pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i) __builtin_prefetch(from + (i + ROWS_AHEAD) * stride);
+  for (int i = 0; i < ROWS; ++i) __builtin_prefetch(from + (i + ROWS_AHEAD) * stride, 0, 2);
 }
 
 // to[p] += sum over ROWS rows of weights[d] * matrix[d][p]
