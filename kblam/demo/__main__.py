@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from kblam.demo.words import PROPERTIES, VALUE_GRAMMAR
 from kblam.demo.world import Entity, build_world
 from kblam.generation import Answer, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
+from kblam.models import attach
 
 REPORT = Path("build/demo.json")
 SHOWN_TRIPLES = 2000
@@ -89,10 +91,11 @@ def conversation(demo: Demo, knowledge_base: KnowledgeBase, entities: Sequence[E
     put(invented)
 
 
-def report(path: Path, rows: dict[int, Figures], times: TokenTimes, backend: str) -> None:
-    """Writes the demo's figures as JSON."""
+def report(path: Path, rows: dict[int, Figures], times: TokenTimes, int8: TokenTimes, backend: str) -> None:
+    """Writes the demo's figures as JSON; `int8`: with latents that are stored and multiplied as int8."""
     sizes = {str(size): figures.to_dict() for size, figures in rows.items()}
     per_token = {"without": round(times.without, 3), "with": round(times.with_knowledge, 3)}
+    per_token |= {"without_beside_int8": round(int8.without, 3), "with_int8": round(int8.with_knowledge, 3)}
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"sizes": sizes, "ms_per_token": per_token, "backend": backend}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -121,12 +124,16 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
         console.print(figures_table({f"{size:,} triples": figures for size, figures in rows.items()}, ""))
         times = time_tokens(demo, knowledge_base, everything[0].questions[0].text)
         backend = backend_in_use(demo, knowledge_base)
-        console.print(
-            f"one token: {times.without:.1f} ms without knowledge, {times.with_knowledge:.1f} ms with "
-            f"{SIZES[-1]:,} triples (backend {backend}, {torch.get_num_threads()} threads)",
-            highlight=False,
-        )
-    report(output, rows, times, backend)
+        adapter = demo.attachment.adapter
+        bytewise = replace(demo, attachment=attach(demo.model, adapter, storage="int8", int8_products=True))
+        int8 = time_tokens(bytewise, knowledge_base, everything[0].questions[0].text)
+        for label, found in (("", times), (" as int8", int8)):
+            console.print(
+                f"one token: {found.without:.1f} ms without knowledge, {found.with_knowledge:.1f} ms with "
+                f"{SIZES[-1]:,} triples{label} (backend {backend}, {torch.get_num_threads()} threads)",
+                highlight=False,
+            )
+    report(output, rows, times, int8, backend)
     console.print(f"wrote {output}", highlight=False)
 
 
