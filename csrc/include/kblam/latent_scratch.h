@@ -9,6 +9,7 @@ constexpr int LATENT_TILE = 128;
 constexpr int PANEL = LANE_J * W;                  // columns of values that are worked on together
 constexpr int KEY_ROWS = LANE_I < 4 ? 4 : LANE_I;  // keys that are converted together
 constexpr int LANES = MAX_LATENT_ROWS;
+static_assert(LANE_J == 2, "a block that is not whole is one vector wide");
 // A query takes up so many elements: whole steps of any product.
 inline int64_t query_stride(int P) { return round_up(P, 2 * OUTPUT_PAD); }
 
