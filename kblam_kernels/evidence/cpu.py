@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels import native
+from kblam_kernels.rectangular.cpu import in_rows
 
 
 def mass(
@@ -21,10 +22,7 @@ def mass(
     scale: float,
 ) -> Tensor:
     """`reference.mass`, in float32. The same bits for any number of threads and whatever the rest of the batch is."""
-    if bias is not None and bias.stride(1) not in (0, 1):
-        bias = bias.contiguous()
-    if knowledge_range is not None:
-        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+    bias, _, knowledge_range = in_rows(bias, None, knowledge_range)
     result: Tensor = torch.ops.kblam_kernels.evidence_mass_cpu(
         rows,
         key,

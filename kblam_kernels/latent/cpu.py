@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kblam_kernels import native
 from kblam_kernels.latent.reference import LatentOutput
+from kblam_kernels.rectangular.cpu import in_rows
 
 
 def forward(
@@ -57,16 +58,3 @@ def forward(
 def contiguous_or_none(tensor: Tensor | None) -> Tensor | None:
     """As the kernels read it."""
     return None if tensor is None else tensor.contiguous()
-
-
-def in_rows(
-    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Bias, mask and range in strides and dtypes that the kernels read; a view that is one is not copied."""
-    if bias is not None and bias.stride(1) not in (0, 1):
-        bias = bias.contiguous()
-    if prompt_mask is not None and prompt_mask.stride(1) != 1:
-        prompt_mask = prompt_mask.contiguous()
-    if knowledge_range is not None:
-        knowledge_range = knowledge_range.to(torch.int64).contiguous()
-    return bias, prompt_mask, knowledge_range

@@ -42,7 +42,8 @@ def latent_attention(
     """
     # Imports what compiles graphs: not before it is needed.
     from kblam_kernels import native
-    from kblam_kernels.latent.cpu import contiguous_or_none, in_rows
+    from kblam_kernels.latent.cpu import contiguous_or_none
+    from kblam_kernels.rectangular.cpu import in_rows
 
     p = knowledge.projection
     bias, prompt_mask, knowledge_range = in_rows(bias, prompt_mask, knowledge_range)

@@ -25,12 +25,7 @@ def forward(
 
     The same bits for any number of threads, and for a row whatever the other rows of the batch are.
     """
-    if bias is not None and bias.stride(1) not in (0, 1):
-        bias = bias.contiguous()
-    if prompt_mask is not None and prompt_mask.stride(1) != 1:
-        prompt_mask = prompt_mask.contiguous()
-    if knowledge_range is not None:
-        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+    bias, prompt_mask, knowledge_range = in_rows(bias, prompt_mask, knowledge_range)
     output, lse = torch.ops.kblam_kernels.rectangular_forward_cpu(
         query,
         key,
@@ -46,3 +41,16 @@ def forward(
         native.wanted_instruction_set(),
     )
     return output, lse
+
+
+def in_rows(
+    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Bias, mask and range in strides and dtypes that the kernels read; a view that is one is not copied."""
+    if bias is not None and bias.stride(1) not in (0, 1):
+        bias = bias.contiguous()
+    if prompt_mask is not None and prompt_mask.stride(1) != 1:
+        prompt_mask = prompt_mask.contiguous()
+    if knowledge_range is not None:
+        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+    return bias, prompt_mask, knowledge_range

@@ -27,6 +27,7 @@ struct WideLatents {
   using Query = float;
   static constexpr bool PAIRS = false;
   static int steps(int P) { return P; }
+  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.scores); }
 
   // Up to KEY_ROWS keys as they are multiplied, and the bytes from one to the next.
   static const char* keys(const LatentScratch& s, const T* from, int64_t stride, int n, int P, int64_t& bytes) {
@@ -89,6 +90,7 @@ struct PairLatents {
   using Query = bfloat16;
   static constexpr bool PAIRS = true;
   static int steps(int P) { return (P + 1) / 2; }
+  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
 
   static const char* keys(const LatentScratch& s, const T* from, int64_t stride, int n, int P, int64_t& bytes) {
     if constexpr (sizeof(T) == sizeof(bfloat16)) {

@@ -117,11 +117,7 @@ struct Lanes {
     return all;
   }
 
-  static const char* weights(const LatentScratch& s) {
-    const void* data = s.scores;
-    if constexpr (L::PAIRS) data = s.pairs;
-    return static_cast<const char*>(data);
-  }
+  static const char* weights(const LatentScratch& s) { return L::weights(s); }
 
   template <class T>
   static void mix(const LatentScratch& s, const LatentRow* rows, int count, const T* values, int64_t stride, int n,
