@@ -10,7 +10,7 @@ from typing import Any
 
 from kblam.errors import AdapterConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `layers`
 # The least value of each field that counts something.
 _COUNTS = {
     "embedding_dim": 1,
@@ -46,6 +46,9 @@ class AdapterConfig:
     num_heads: int = _help("query heads of the model; knowledge has one head for each")
     head_dim: int = _help("width of one head")
     layer_frequency: int = _help("every how many layers one sees knowledge: layer % frequency == 0", default=3)
+    layers: tuple[int, ...] | None = _help(
+        "the layers that see knowledge, ascending, in place of every layer_frequency-th", default=None
+    )
     projector: str = _help("linear, mlp or identity", default="linear")
     mlp_depth: int = _help("mlp only: hidden layers, each Linear then GELU", default=0)
     mlp_hidden_dim: int = _help("mlp only: width of the hidden layers", default=0)
@@ -70,6 +73,7 @@ class AdapterConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise AdapterConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        self._check_layers()
         if self.format_version > FORMAT_VERSION:
             raise AdapterConfigError(
                 f"this adapter has format version {self.format_version}, newer than {FORMAT_VERSION}, "
@@ -97,14 +101,36 @@ class AdapterConfig:
         if self.prompt is not None and "{question}" not in self.prompt:
             raise AdapterConfigError(f"prompt must contain {{question}}; got {self.prompt!r}")
 
+    def _check_layers(self) -> None:
+        if self.layers is None:
+            return
+        try:
+            layers = tuple(self.layers)  # JSON has lists
+        except TypeError:
+            layers = ()
+        whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
+        if not layers or not whole or list(layers) != sorted({n for n in layers if 0 <= n < self.num_layers}):
+            raise AdapterConfigError(
+                f"layers must be different layers of 0 .. {self.num_layers - 1}, ascending, or None; "
+                f"got {self.layers!r}"
+            )
+        object.__setattr__(self, "layers", layers)
+
     @property
     def knowledge_layers(self) -> list[int]:
-        """Layers that see knowledge: every `layer_frequency`-th, from 0."""
+        """Layers that see knowledge: `layers`, or every `layer_frequency`-th, from 0."""
+        if self.layers is not None:
+            return list(self.layers)
         return list(range(0, self.num_layers, self.layer_frequency))
 
     @property
     def num_slots(self) -> int:
-        """S. When the frequency divides the layers the last slot is never read, as upstream; the key norm counts it."""
+        """S: one for each of `layers`.
+
+        With a frequency as upstream: when it divides the layers the last slot is never read, and the key norm counts it.
+        """
+        if self.layers is not None:
+            return len(self.layers)
         return 1 + self.num_layers // self.layer_frequency
 
     @property
@@ -121,7 +147,7 @@ class AdapterConfig:
 
     def slot_of(self, layer: int) -> int:
         """Which slot of a projected vector a knowledge layer reads."""
-        return layer // self.layer_frequency
+        return layer // self.layer_frequency if self.layers is None else self.layers.index(layer)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

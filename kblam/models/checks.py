@@ -18,7 +18,7 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
         UnsupportedModelError: if not, or if the model has no one shape of heads.
     """
     try:
-        needed = AdapterConfig.for_model(model.config, config.embedding_dim, layer_frequency=config.layer_frequency)
+        needed = AdapterConfig.for_model(model.config, config.embedding_dim)
     except (AttributeError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no single number and width of heads: {str(error).splitlines()[0]}"

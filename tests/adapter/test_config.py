@@ -26,7 +26,22 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"head_dim": True}, "head_dim must be a whole number .* got True"),
         ({"head_dim": None}, "head_dim must be a whole number .* got None"),
         ({"layer_frequency": 0}, "layer_frequency must be .* got 0"),
-        ({"format_version": 2}, "format version 2, newer than 1.*upgrade kblam"),
+        *(
+            ({"layers": layers}, rf"layers must be different layers of 0 \.\. 5, ascending, or None; got {got}")
+            for layers, got in [
+                ((), r"\(\)"),
+                ((6,), r"\(6,\)"),
+                ((-1, 2), r"\(-1, 2\)"),
+                ((4, 2), r"\(4, 2\)"),
+                ((2, 2), r"\(2, 2\)"),
+                ((True,), r"\(True,\)"),
+                ((1.0,), r"\(1.0,\)"),
+                ("2", "'2'"),
+                (2, "2"),
+            ]
+        ),
+        ({"layers": (2, 4), "evidence_layer": 3}, r"evidence_layer 3 is not a knowledge layer; those are \[2, 4\]"),
+        ({"format_version": 3}, "format version 3, newer than 2.*upgrade kblam"),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -70,6 +85,16 @@ def test_layers_and_slots_are_upstreams(num_layers: int, frequency: int, layers:
     assert [config.slot_of(layer) for layer in layers] == list(range(len(layers)))
 
 
+@pytest.mark.parametrize(("layers", "frequency"), [((2,), 3), ([1, 4, 5], 3), ((0, 5), 1)], ids=str)
+def test_named_layers_have_one_slot_each(layers: Any, frequency: int) -> None:
+    config = AdapterConfig(**GOOD, layers=layers, layer_frequency=frequency)
+    assert config.knowledge_layers == list(layers)
+    assert config.num_slots == len(layers)
+    assert [config.slot_of(layer) for layer in layers] == list(range(len(layers)))
+    assert config.retrieval_layer in layers
+    assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
 def test_evidence_comes_from_the_middle_layer_unless_named() -> None:
     # Upstream's official run retrieves at layer 15 of 32.
     assert AdapterConfig(**{**GOOD, "num_layers": 32}).retrieval_layer == 15
@@ -80,6 +105,7 @@ def test_a_file_holds_everything() -> None:
     config = AdapterConfig(
         **GOOD,
         layer_frequency=2,
+        layers=(0, 2),
         projector="mlp",
         mlp_depth=1,
         mlp_hidden_dim=12,
@@ -111,7 +137,7 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match="format version 9, newer than 1; upgrade kblam"):
+        with pytest.raises(AdapterConfigError, match="format version 9, newer than 2; upgrade kblam"):
             AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
 
 

@@ -62,7 +62,8 @@ def randomise(module: nn.Module, scale: float) -> None:
 
 def tiny_adapter(model: PreTrainedModel, *, seed: int = 1, **options: Any) -> KnowledgeAdapter:
     """A frozen random adapter; layers 0 and 2 see knowledge."""
-    config = AdapterConfig.for_model(model.config, EMBEDDING_DIM, **{"layer_frequency": 2, **options})
+    shape = {"embedding_dim": EMBEDDING_DIM, "layer_frequency": 2, **options}
+    config = AdapterConfig.for_model(model.config, **shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapter = KnowledgeAdapter(config)
