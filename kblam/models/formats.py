@@ -12,7 +12,7 @@ from kblam.errors import KnowledgeError
 from kblam.knowledge.rows import RowFormat
 from kblam_kernels import DenseKnowledge, LatentKnowledge
 from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
-from kblam_kernels.latent import absorb, quantise
+from kblam_kernels.latent import absorb, narrowed, quantise
 
 AUTO = "auto"
 STORAGE: dict[str, torch.dtype] = {
@@ -29,9 +29,17 @@ def is_absorbable(adapter: KnowledgeAdapter) -> bool:
     return adapter.config.projector != "identity"
 
 
-def latent_width(adapter: KnowledgeAdapter) -> int:
-    """P of the latents: the embeddings', or of an MLP that of its last hidden layer."""
-    return adapter.config.mlp_hidden_dim if adapter.config.projector == "mlp" else adapter.config.embedding_dim
+def latent_width(adapter: KnowledgeAdapter, storage: torch.dtype) -> int:
+    """P of the latents: the embeddings', or of an MLP that of its last hidden layer.
+
+    An adapter whose projections have fewer outputs (few knowledge layers of a small model) has latents of so many
+    numbers: what the projections see. Not in float16 with a linear adapter: so the knowledge base has its embeddings,
+    and rounding others would lose what these do not.
+    """
+    config = adapter.config
+    if config.projector != "mlp":
+        return config.embedding_dim if storage == torch.float16 else min(config.embedding_dim, config.out_dim)
+    return min(config.mlp_hidden_dim, config.out_dim)
 
 
 def check_storage(storage: str) -> None:
@@ -112,7 +120,7 @@ class DenseFormat:
 
 
 class LatentFormat:
-    """Encoder latents, one copy for all layers, with the LayerNorm scalar of each key.
+    """Encoder latents, one copy for all layers, with the LayerNorm scalar of each key; `latent_width` wide.
 
     Args:
         adapter: taken apart here, as its weights are now.
@@ -124,20 +132,28 @@ class LatentFormat:
         self, adapter: KnowledgeAdapter, dtype: torch.dtype, device: torch.device, storage: torch.dtype
     ) -> None:
         config = adapter.config
-        self.device, self.storage, self.width = device, storage, latent_width(adapter)
+        self.device, self.storage, self.width = device, storage, latent_width(adapter, storage)
+        self._norm_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self._hidden_key, last_key = _split(adapter.key_projector)
         self._hidden_value, last_value = _split(adapter.value_projector)
         with torch.no_grad():
-            weights = (last_key.weight, last_key.bias, last_value.weight, last_value.bias)
+            key_weight, self._key_basis = self._narrow(last_key)
+            value_weight, self._value_basis = self._narrow(last_value)
             self._absorbed = absorb(
-                *(weight.to(device) for weight in weights),
+                *(weight.to(device) for weight in (key_weight, last_key.bias, value_weight, last_value.bias)),
                 num_slots=config.num_slots,
                 num_heads=config.num_heads,
                 head_dim=config.head_dim,
                 dtype=dtype,
             )
         self._slots = {layer: config.slot_of(layer) for layer in config.knowledge_layers}
-        self._norm_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def _narrow(self, last: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """The weight that reads the latents, and what makes them of what the layer reads, or None if they are that."""
+        if last.in_features == self.width:
+            return last.weight, None
+        weight, basis = narrowed(last.weight)
+        return weight, basis.to(self.device, self._norm_dtype)
 
     def allocate(self, rows: int) -> dict[str, Tensor]:
         shape, device = (rows, self.width), self.device
@@ -149,8 +165,8 @@ class LatentFormat:
 
     @torch.no_grad()
     def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
-        key = _hidden(self._hidden_key, key).to(self.device)
-        value = _hidden(self._hidden_value, value).to(self.device)
+        key = _seen(self._key_basis, _hidden(self._hidden_key, key).to(self.device))
+        value = _seen(self._value_basis, _hidden(self._hidden_value, value).to(self.device))
         if self.storage not in SCALED_DTYPES:
             key, value = key.to(self.storage), value.to(self.storage)
             return {"key": key, "value": value, "norm": self._absorbed.key_norm(key.to(self._norm_dtype))}
@@ -195,3 +211,8 @@ def _hidden(layers: nn.Module | None, vectors: Tensor) -> Tensor:
     own = next(layers.parameters())
     hidden: Tensor = layers(vectors.to(own.device, own.dtype))
     return hidden
+
+
+def _seen(basis: Tensor | None, vectors: Tensor) -> Tensor:
+    """What the projections see of them."""
+    return vectors if basis is None else vectors.to(basis.dtype) @ basis

@@ -155,7 +155,7 @@ class ResidentKnowledge:
         config = self.adapter.config
         return Shape(
             triples=count,
-            width=latent_width(self.adapter),
+            width=latent_width(self.adapter, self.storage),
             num_heads=config.num_heads,
             head_dim=config.head_dim,
             layers=len(config.knowledge_layers),

@@ -133,6 +133,18 @@ def absorb(
     return AbsorbedAdapter(KeyNorm(root[:-1].contiguous(), root[-1].contiguous(), eps), tuple(slots))
 
 
+def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A projection (O, P) of latents that are wider than its outputs, O < P, as one of latents of O numbers.
+
+    Exact: what the projection does not see of a latent is left out. The latents' other numbers are `e @ basis`.
+
+    Returns:
+        The narrow weight (O, O) and the basis (P, O), of orthonormal columns: `weight = narrow @ basis.T`; float64.
+    """
+    basis, upper = torch.linalg.qr(weight.double().T)
+    return upper.T, basis
+
+
 def _slot_rows(num_slots: int, outputs: int) -> Iterator[slice]:
     rows = outputs // num_slots
     return (slice(slot * rows, (slot + 1) * rows) for slot in range(num_slots))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_kernels import LatentKnowledge, UnsupportedInputError
-from kblam_kernels.latent import AbsorbedAdapter, absorb
+from kblam_kernels.latent import AbsorbedAdapter, absorb, narrowed
 
 CONFIGS = {
     # 6 % 3 == 0: the last slot is read by no layer, yet it counts in the key norm.
@@ -99,6 +99,16 @@ def test_absorbed_attention_is_the_projected_one(name: str) -> None:
         materialised = LatentKnowledge(key, value, norm, slot).to_dense()
         torch.testing.assert_close(materialised.key, dense.key, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(materialised.value, dense.value, rtol=1e-10, atol=1e-10)
+
+
+def test_a_narrowed_projection_gives_what_the_wide_one_gives() -> None:
+    torch.manual_seed(0)
+    weight, latents = torch.randn(12, 30), torch.randn(7, 30, dtype=torch.float64)
+    narrow, basis = narrowed(weight)
+    assert (narrow.shape, basis.shape, narrow.dtype) == ((12, 12), (30, 12), torch.float64)
+    torch.testing.assert_close(latents @ basis @ narrow.T, latents @ weight.double().T, rtol=1e-12, atol=1e-12)
+    # Orthonormal: a row's numbers are no larger than before, so quantising them costs no more.
+    torch.testing.assert_close(basis.T @ basis, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_a_changed_row_alone_has_the_norm_it_has_among_others() -> None:

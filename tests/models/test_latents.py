@@ -226,3 +226,58 @@ def test_pruned_latents_are_projected_and_attended_to_like_pruned_keys(storage: 
     if storage == "float32":
         close(pruned, dense)
         assert torch.equal(index, dense_index)
+
+
+WIDE = {
+    "linear": {},
+    "mlp": {"projector": "mlp", "mlp_depth": 1, "mlp_hidden_dim": 40},
+}
+
+
+@pytest.mark.parametrize("projector", WIDE)
+@pytest.mark.parametrize(
+    ("storage", "width", "error"), [("float32", 32, 1e-5), ("int8", 32, 2e-2), ("auto", None, 1e-5)]
+)
+def test_latents_are_no_wider_than_what_the_projections_see(
+    projector: str, storage: str, width: int | None, error: float
+) -> None:
+    tied = tie()
+    adapter = tiny_adapter(tied.model, **{"layers": (2,), "embedding_dim": 48, **WIDE[projector]})
+    tied = Tied(tied.model, adapter, attach(tied.model, adapter))
+    facts = [Triple(f"thing {number}", "color", f"value {number}") for number in range(30)]
+    with KnowledgeBase.from_triples(facts, HashingEncoder(48)) as kb:
+        resident = resident_of(kb, tied, plan="latent", storage=storage)
+        # What is stored in float16 anyway is stored as it is, for a model of float32.
+        expected_width = width or (48 if projector == "linear" else 32)
+        assert resident.layer(2).key.shape[1] == resident.plan.shape.width == expected_width
+
+        def differs() -> Tensor:
+            expected = with_knowledge(tied, resident_of(kb, tied, plan="dense"))
+            return (with_knowledge(tied, resident) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+
+        assert differs() < error
+        kb.add(Triple("thing 3", "color", "another"))
+        resident.sync()
+        assert differs() < error
+
+
+def test_an_adapter_of_named_layers_reaches_them_alone(kb: KnowledgeBase, tied: Tied) -> None:
+    model = tied.model
+    adapter = tiny_adapter(model, layers=(1, 3))
+    named = Tied(model, adapter, attach(model, adapter))
+    asked = []
+    layer_of = ResidentKnowledge.layer
+
+    class Seen(ResidentKnowledge):
+        def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
+            asked.append(layer)
+            return layer_of(self, layer, new_tokens)
+
+    results = []
+    for plan in ("latent", "dense"):
+        resident = Seen(kb, adapter, dtype=torch.float32, device=CPU, plan=plan)
+        results.append(with_knowledge(named, resident))
+    assert set(asked) == {1, 3}
+    close(*results)
+    with pytest.raises(AssertionError):
+        close(results[0], logits(model, IDS, MASK))
