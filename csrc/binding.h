@@ -90,11 +90,11 @@ inline const float* floats_of(const char* name, const Tensor& t, std::initialize
   return static_cast<const float*>(t.const_data_ptr());
 }
 
-inline const int64_t* range_of(const Tensor& range, int64_t B) {
-  STD_TORCH_CHECK(range.scalar_type() == ScalarType::Long && range.is_cpu() && range.is_contiguous() &&
+inline const int32_t* range_of(const Tensor& range, int64_t B) {
+  STD_TORCH_CHECK(range.scalar_type() == ScalarType::Int && range.is_cpu() && range.is_contiguous() &&
                       range.dim() == 2 && (range.size(0) == B || range.size(0) == 1) && range.size(1) == 2,
-                  "knowledge_range must be contiguous int64 (B or 1, 2)");
-  return static_cast<const int64_t*>(range.const_data_ptr());
+                  "knowledge_range must be contiguous int32 (B or 1, 2)");
+  return static_cast<const int32_t*>(range.const_data_ptr());
 }
 
 // Everything of the prompt block.

@@ -82,8 +82,9 @@ class Launch {
     return true;
   }
 
-  const LatentAttention& p;
-  std::atomic<int64_t> skipped{0}, visited{0};
+  void report_tiles() const {
+    if (p.tiles != nullptr) p.tiles[0] = skipped, p.tiles[1] = visited;
+  }
 
  private:
   // `holds`: the rows whose queries `memory` has.
@@ -91,8 +92,8 @@ class Launch {
     const int64_t block = index % blocks, group = index / blocks % groups, part = index / blocks / groups;
     int64_t begin = knowledge.begin(part), end = knowledge.end(part);
     if (p.knowledge_range != nullptr) {
-      begin = std::max(begin, p.knowledge_range[2 * group]);
-      end = std::min(end, p.knowledge_range[2 * group + 1]);
+      begin = std::max<int64_t>(begin, p.knowledge_range[2 * group]);
+      end = std::min<int64_t>(end, p.knowledge_range[2 * group + 1]);
     }
     if (begin >= end) return;
     LatentRow taken[MAX_LATENT_ROWS];
@@ -136,10 +137,12 @@ class Launch {
     return sum;
   }
 
+  const LatentAttention& p;
   const Kernels& kernels;
   const bool lanes;
   const Cut knowledge, prompt;
   States mixed, attended;
+  std::atomic<int64_t> skipped{0}, visited{0};
   PromptTasks prompt_tasks;
   int64_t groups, rows, blocks, knowledge_tasks, scratch_bytes;
   Lines<char> scratch;
@@ -148,23 +151,21 @@ class Launch {
 
 // f(row) for every row, a few to a task where there are many: merging is short.
 template <class Function>
-void for_rows(int64_t rows, int workers, Parallel parallel, const Function& f) {
-  struct Context {
-    int64_t rows, together;
-    const Function& f;
-  } context{rows, rows < 64 ? 1 : 4, f};
-  parallel((rows + context.together - 1) / context.together, workers,
-           [](void* c, int64_t i, int) {
-             const Context& context = *static_cast<Context*>(c);
-             const int64_t first = i * context.together;
-             for (int64_t row = first; row < std::min(context.rows, first + context.together); ++row) context.f(row);
-           },
-           &context);
-}
+struct RowTasks {
+  int64_t rows;
+  Function f;
 
-void run_all(Launch& launch, int workers, Parallel parallel) {
-  parallel(launch.tasks(), workers, [](void* l, int64_t i, int w) { static_cast<Launch*>(l)->run(i, w); }, &launch);
-  if (launch.p.tiles != nullptr) launch.p.tiles[0] = launch.skipped, launch.p.tiles[1] = launch.visited;
+  int64_t together() const { return rows < 64 ? 1 : 4; }
+  int64_t count() const { return (rows + together() - 1) / together(); }
+  void operator()(int64_t index, int) const {
+    const int64_t first = index * together();
+    for (int64_t row = first; row < std::min(rows, first + together()); ++row) f(row);
+  }
+};
+
+template <class Function>
+RowTasks<Function> for_rows(int64_t rows, const Function& f) {
+  return {rows, f};
 }
 
 }  // namespace
@@ -173,8 +174,8 @@ void latent_forward(const LatentAttention& p, const Kernels& kernels, int worker
   if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
   if (p.rows() == 0) return;
   Launch launch(p, kernels, workers);
-  run_all(launch, workers, parallel);
-  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+  const auto attend = [&](int64_t index, int worker) { launch.run(index, worker); };
+  const auto finish = for_rows(p.rows(), [&](int64_t row) {
     const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq, size = element_size(p.dtype);
     float* prompt = p.prompt + row * p.D;
     char* latent = static_cast<char*>(p.latent) + ((h * p.B + b) * p.N + n) * p.P * size;
@@ -184,6 +185,8 @@ void latent_forward(const LatentAttention& p, const Kernels& kernels, int worker
     });
     if (!sees) std::fill(prompt, prompt + p.D, 0.f), std::memset(latent, 0, p.P * size);
   });
+  run_steps({step_of(launch.tasks(), attend), step_of(finish.count(), finish)}, p.multiplications(), workers, parallel);
+  launch.report_tiles();
 }
 
 void latent_attention(LatentAttention p, const Strided& knowledge_query, const Projection& projection, void* output,
@@ -196,7 +199,10 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
   };
   std::unique_ptr<char[]> absorbed(new char[p.rows() * p.P * size]);
   std::unique_ptr<float[]> constant(new float[p.rows()]);
-  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+  p.absorbed_query = {absorbed.get(), p.Hq * p.N * p.P, p.N * p.P, p.P};
+  p.constant = constant.get();
+  Launch launch(p, kernels, workers);
+  const auto absorb = for_rows(p.rows(), [&](int64_t row) {
     const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
     std::unique_ptr<float[]> memory(new float[2 * padded + round_up(p.P, OUTPUT_PAD)]);
     float *query = memory.get(), *bias = query + padded, *mixed = bias + padded;
@@ -208,11 +214,8 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
     // Rounded as `latent_forward` gets it.
     write_rounded(mixed, absorbed.get() + row * p.P * size, p.P, p.dtype);
   });
-  p.absorbed_query = {absorbed.get(), p.Hq * p.N * p.P, p.N * p.P, p.P};
-  p.constant = constant.get();
-  Launch launch(p, kernels, workers);
-  run_all(launch, workers, parallel);
-  for_rows(p.rows(), workers, parallel, [&](int64_t row) {
+  const auto attend = [&](int64_t index, int worker) { launch.run(index, worker); };
+  const auto project = for_rows(p.rows(), [&](int64_t row) {
     const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
     char* out = static_cast<char*>(output) + ((b * p.N + n) * p.Hq + h) * p.D * size;
     std::unique_ptr<float[]> memory(new float[2 * padded]);
@@ -225,6 +228,9 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
     });
     if (!sees) std::memset(out, 0, p.D * size);
   });
+  run_steps({step_of(absorb.count(), absorb), step_of(launch.tasks(), attend), step_of(project.count(), project)},
+            p.multiplications() + 2 * p.rows() * p.D * p.P, workers, parallel);
+  launch.report_tiles();
 }
 
 }  // namespace kblam

@@ -27,8 +27,8 @@ class Launch {
     float* mass = p.mass + b * p.M;
     std::fill(mass + begin, mass + end, 0.f);
     if (p.knowledge_range != nullptr) {
-      const int64_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
-      begin = std::max(begin, range[0]), end = std::min(end, range[1]);
+      const int32_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
+      begin = std::max<int64_t>(begin, range[0]), end = std::min<int64_t>(end, range[1]);
     }
     if (begin >= end) return;
     const float* bias = p.bias == nullptr ? nullptr : p.bias + b * p.bias_batch;
@@ -66,7 +66,9 @@ class Launch {
 void evidence_mass(const Mass& problem, const Kernels& kernels, int workers, Parallel parallel) {
   if (problem.B * problem.M == 0) return;
   Launch launch(problem, kernels, workers);
-  parallel(launch.tasks(), workers, [](void* l, int64_t i, int w) { static_cast<Launch*>(l)->run(i, w); }, &launch);
+  const auto weigh = [&](int64_t index, int worker) { launch.run(index, worker); };
+  run_steps({step_of(launch.tasks(), weigh)}, problem.B * problem.Hq * problem.N * problem.M * problem.width, workers,
+            parallel);
 }
 
 }  // namespace kblam

@@ -93,8 +93,6 @@ class Launch {
     *lse = top + std::log(sum);
   }
 
-  const Rectangular& p;
-
  private:
   void run_knowledge(int64_t index, char* memory) {
     const int64_t part = index % knowledge.chunks, block = index / knowledge.chunks % blocks;
@@ -111,7 +109,7 @@ class Launch {
       r.last = p.M;
       if (p.knowledge_range != nullptr) {
         r.first = std::max<int64_t>(0, p.knowledge_range[2 * b]);
-        r.last = std::min(p.M, p.knowledge_range[2 * b + 1]);
+        r.last = std::min<int64_t>(p.M, p.knowledge_range[2 * b + 1]);
       }
       if (p.bias != nullptr) {
         const float* bias = p.bias + b * p.bias_batch;
@@ -140,6 +138,7 @@ class Launch {
     absorb_folded(keys, {p.dtype, false, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
   }
 
+  const Rectangular& p;
   const int64_t size;
   const bool streaming, folding;
   const Absorb absorb;
@@ -157,14 +156,13 @@ class Launch {
 void rectangular_forward(const Rectangular& problem, const Kernels& kernels, int workers, Parallel parallel) {
   if (problem.rows() == 0) return;
   Launch launch(problem, kernels, workers);
-  parallel(launch.tasks(), workers, [](void* l, int64_t i, int w) { static_cast<Launch*>(l)->run(i, w); }, &launch);
+  const auto attend = [&](int64_t index, int worker) { launch.run(index, worker); };
   constexpr int64_t ROWS = 64;  // of a merging task
-  parallel((problem.rows() + ROWS - 1) / ROWS, workers,
-           [](void* l, int64_t i, int) {
-             Launch& launch = *static_cast<Launch*>(l);
-             for (int64_t row = i * ROWS; row < std::min(launch.p.rows(), (i + 1) * ROWS); ++row) launch.finish(row);
-           },
-           &launch);
+  const auto finish = [&](int64_t index, int) {
+    for (int64_t row = index * ROWS; row < std::min(problem.rows(), (index + 1) * ROWS); ++row) launch.finish(row);
+  };
+  run_steps({step_of(launch.tasks(), attend), step_of((problem.rows() + ROWS - 1) / ROWS, finish)},
+            2 * problem.rows() * (problem.M + problem.T) * problem.D, workers, parallel);
 }
 
 }  // namespace kblam

@@ -1,14 +1,43 @@
 #include "kblam/split.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <thread>
 
 namespace kblam {
 namespace {
 
 constexpr int64_t CHUNK = 512;  // columns of a task at least
+constexpr int64_t WORTH_WAKING = 1 << 20;  // multiplications, about as long as a thread takes to wake
+
+// Where the threads of a step are.
+struct alignas(64) Progress {
+  std::atomic<int64_t> next{0}, done{0};
+};
+
+struct Course {
+  const Step* steps;
+  size_t count;
+  std::unique_ptr<Progress[]> progress;
+
+  void run(int worker) {
+    for (size_t s = 0; s < count; ++s) {
+      const Step& step = steps[s];
+      Progress& p = progress[s];
+      for (int64_t i = p.next++; i < step.tasks; i = p.next++) {
+        step.task(step.context, i, worker);
+        p.done.fetch_add(1, std::memory_order_release);
+      }
+      // Others are at its last tasks. Not long, unless their thread has lost its core.
+      for (int spins = 0; p.done.load(std::memory_order_acquire) < step.tasks; ++spins)
+        if (spins > 4096) std::this_thread::yield();
+    }
+  }
+};
 
 uint32_t bits_of(float x) {
   uint32_t bits;
@@ -34,6 +63,15 @@ uint16_t to_float16(float x) {
 }
 
 }  // namespace
+
+void run_steps(std::initializer_list<Step> steps, int64_t multiplications, int workers, Parallel parallel) {
+  int64_t most = 1;
+  for (const Step& step : steps) most = std::max(most, step.tasks);
+  workers = multiplications < WORTH_WAKING ? 1 : int(std::min<int64_t>(workers, most));
+  Course course{steps.begin(), steps.size(), std::unique_ptr<Progress[]>(new Progress[steps.size()])};
+  if (workers == 1) return course.run(0);
+  parallel(workers, workers, [](void* c, int64_t, int worker) { static_cast<Course*>(c)->run(worker); }, &course);
+}
 
 Cut::Cut(int64_t columns_, int64_t wanted_chunks) : columns(columns_) {
   chunk = std::max(CHUNK, round_up((columns + wanted_chunks - 1) / wanted_chunks, CHUNK));

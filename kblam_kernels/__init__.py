@@ -9,7 +9,7 @@ from kblam_kernels.evidence import evidence, knowledge_lse, top_evidence
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune
-from kblam_kernels.rectangular import explain, rectangular_attention
+from kblam_kernels.rectangular import RectangularAttention, explain, rectangular_attention
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,7 @@ __all__ = [
     "LatentKnowledge",
     "LatentProjection",
     "Plan",
+    "RectangularAttention",
     "UnsupportedInputError",
     "evidence",
     "explain",

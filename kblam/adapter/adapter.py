@@ -123,7 +123,7 @@ class KnowledgeAdapter(
         if not self.config.separate_query_head:
             return None
         heads = self.query_heads[str(layer)](hidden_states)
-        return heads.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
+        return heads.view(*heads.shape[:-1], self.config.num_heads, self.config.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:
         c = self.config

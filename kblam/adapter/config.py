@@ -127,7 +127,7 @@ class AdapterConfig:
     def num_slots(self) -> int:
         """S: one for each of `layers`.
 
-        With a frequency as upstream: when it divides the layers the last slot is never read, and the key norm counts it.
+        With a frequency as upstream: if it divides the layers the last slot is never read, yet the key norm counts it.
         """
         if self.layers is not None:
             return len(self.layers)

@@ -7,6 +7,7 @@ pre-hook on each knowledge layer adds what that layer's attention needs to the k
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import KnowledgeError
-from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, register
+from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, attention_over, register
 from kblam.models.checks import check_fit, check_knowledge, check_options, check_skip_threshold
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import AUTO, check_storage
 from kblam.models.source import KnowledgeSource
-from kblam_kernels import DenseKnowledge, LatentKnowledge
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
 _ATTRIBUTE = "_kblam_attachment"
 
@@ -80,6 +81,8 @@ class Attachment:
         self._decoder: PreTrainedModel = model.get_decoder()
         self._base_implementation: str = self._decoder.config._attn_implementation
         self._in_force: _InForce | None = None
+        self._attentions: dict[int, RectangularAttention] = {}  # of knowledge layers asked the same again
+        self._asked: dict[int, weakref.ref[DenseKnowledge | LatentKnowledge]] = {}  # what each was asked last
         self._observer: Callable[..., None] | None = None
         self._hooks: list[Any] = []
         self.resident: KnowledgeSource | None = None  # kept by `resident_for`
@@ -113,6 +116,7 @@ class Attachment:
         Raises:
             KnowledgeError: if the knowledge, bias or range does not fit the model, or the model is detached.
         """
+        self._attentions, self._asked = {}, {}
         if source is None:
             self._in_force = None
             self._use(self._base_implementation)
@@ -169,9 +173,7 @@ class Attachment:
 
     def _install(self) -> None:
         for layer, module in enumerate(self._modules):
-            has_knowledge = layer in self.config.knowledge_layers
-            hook = self._pre_hook(layer if has_knowledge else None)
-            self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            self._hooks.append(module.register_forward_pre_hook(self._pre_hook(layer), with_kwargs=True))
 
     def _remove(self) -> None:
         self.set_knowledge(None)
@@ -179,17 +181,20 @@ class Attachment:
             hook.remove()
         self._hooks.clear()
 
-    def _pre_hook(self, layer: int | None) -> Callable[..., Any]:
+    def _pre_hook(self, layer: int) -> Callable[..., Any]:
+        """Runs in every layer at every step: what it can know now it does not ask then."""
+        is_first, has_knowledge = layer == 0, layer in self.config.knowledge_layers
+
         def add_knowledge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if self._in_force is None:
                 return None
-            if (now := self._decoder.config._attn_implementation) != IMPLEMENTATION:
+            if is_first and (now := self._decoder.config._attn_implementation) != IMPLEMENTATION:
                 raise KnowledgeError(
                     f"the attention implementation became {now!r} while knowledge was in force; choose it before "
                     "set_knowledge, or after set_knowledge(None)"
                 )
             kwargs["base_implementation"] = self._base_implementation
-            if layer is not None:
+            if has_knowledge:
                 hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
                 kwargs["layer_knowledge"] = self._layer_knowledge(self._in_force, layer, module, hidden_states)
             return args, kwargs
@@ -206,18 +211,37 @@ class Attachment:
         knowledge = in_force.source.layer(layer, new_tokens=new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
-            knowledge=_repeat_knowledge(knowledge, batch),
+            attend=self._attention(layer, _repeat_knowledge(knowledge, batch)),
             query=query,
             bias=_total_bias(in_force, config, top_k, batch, knowledge.num_tokens),
             span=_span(in_force, batch),
             top_k=top_k,
             top_k_shared=self.top_k_shared,
+            observe=self._observer if self._observer is not None and layer == config.retrieval_layer else None,
+        )
+
+    def _attention(self, layer: int, knowledge: DenseKnowledge | LatentKnowledge) -> RectangularAttention:
+        """The last one of a layer while it is about the same knowledge: it remembers what it has checked.
+
+        Kept from the second time on: what is made for one forward pass (materialised keys and values) must be freed.
+        """
+        asked = self._asked.get(layer)
+        again = asked is not None and asked() is knowledge
+        if again and layer in self._attentions:
+            return self._attentions[layer]
+        self._asked[layer] = weakref.ref(knowledge)
+        attend = attention_over(
+            knowledge,
             skip_threshold=self.skip_threshold,
             skip_counts=self.skip_counts,
             int8_products=self.int8_products,
             backend=self.backend,
-            observe=self._observer if layer == config.retrieval_layer else None,
         )
+        if again:
+            self._attentions[layer] = attend
+        else:
+            self._attentions.pop(layer, None)
+        return attend
 
 
 def _repeat_rows(name: str, tensor: Tensor, batch: int) -> Tensor:

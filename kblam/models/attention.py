@@ -14,41 +14,52 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kblam.errors import KnowledgeError
 from kblam.models.masks import knowledge_mask
-from kblam_kernels import DenseKnowledge, LatentKnowledge, prune, rectangular_attention
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, prune
 from kblam_kernels.rectangular.reference import prompt_visibility
 
 IMPLEMENTATION = "kblam"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made in every layer at every step, and freezing takes longer than the rest
 class LayerKnowledge:
     """What a knowledge layer's attention needs beside the prompt; travels in the module's keyword arguments.
 
     Args:
-        knowledge: keys and values of this layer, or latents and how it reads them.
+        attend: attention to this layer's keys and values, or to latents and how it reads them.
         query: the knowledge query (B, Hq, N, D), or None to use the rotated one.
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
         span: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
         top_k_shared: one choice of them for the whole batch.
-        skip_threshold: see `rectangular_attention`; where dense knowledge is read nothing is skipped.
-        skip_counts: int64 (2,), to which value tiles skipped and visited are added.
-        int8_products: see `rectangular_attention`.
-        backend: of the kernels.
         observe: called after the attention with what it used and its lse.
     """
 
-    knowledge: DenseKnowledge | LatentKnowledge
+    attend: RectangularAttention
     query: Tensor | None
     bias: float | Tensor
     span: Tensor | None
     top_k: int | None = None
     top_k_shared: bool = False
-    skip_threshold: float = 0.0
-    skip_counts: Tensor | None = None
-    int8_products: bool = False
-    backend: str = "auto"
     observe: Callable[..., None] | None = None
+
+
+def attention_over(
+    knowledge: DenseKnowledge | LatentKnowledge,
+    *,
+    skip_threshold: float = 0.0,
+    skip_counts: Tensor | None = None,
+    int8_products: bool = False,
+    backend: str = "auto",
+) -> RectangularAttention:
+    """Attention to it as an attachment asks for it: where dense knowledge is read nothing is skipped."""
+    skips = skip_threshold > 0 and isinstance(knowledge, LatentKnowledge)
+    return RectangularAttention(
+        knowledge,
+        skip_threshold=skip_threshold if skips else 0.0,
+        skip_counts=skip_counts if skips else None,
+        int8_products=int8_products,
+        backend=backend,
+    )
 
 
 def attention_forward(
@@ -95,8 +106,8 @@ def attention_forward(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     key, value = key.to(query.dtype), value.to(query.dtype)
     r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
-    knowledge, bias, span = layer_knowledge.knowledge, layer_knowledge.bias, layer_knowledge.span
-    index = None
+    attend, bias, span, index = layer_knowledge.attend, layer_knowledge.bias, layer_knowledge.span, None
+    knowledge = attend.knowledge
     if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
         N = query.shape[2]
@@ -109,29 +120,30 @@ def attention_forward(
             knowledge_range=span,
             row_weight=seen,
             shared=layer_knowledge.top_k_shared,
-            backend=layer_knowledge.backend,
+            backend=attend.backend,
         )
         span = None
     if isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
         # Attention to latents has no gradient.
         knowledge = knowledge.to_dense()
-    skips = layer_knowledge.skip_threshold > 0 and isinstance(knowledge, LatentKnowledge)
-    output, lse = rectangular_attention(
+    if knowledge is not attend.knowledge:
+        attend = attention_over(
+            knowledge,
+            skip_threshold=attend.skip_threshold,
+            skip_counts=attend.skip_counts,
+            int8_products=attend.int8_products,
+            backend=attend.backend,
+        )
+    output, lse = attend(
         query,
         key,
         value,
-        knowledge,
         r,
         scale=scale,
+        window=sliding_window,
         knowledge_bias=bias,
         prompt_mask=attention_mask,
-        window=sliding_window,
         knowledge_range=span,
-        skip_threshold=layer_knowledge.skip_threshold if skips else 0.0,
-        skip_counts=layer_knowledge.skip_counts if skips else None,
-        int8_products=layer_knowledge.int8_products,
-        return_lse=True,
-        backend=layer_knowledge.backend,
     )
     if layer_knowledge.observe is not None:
         layer_knowledge.observe(
@@ -142,7 +154,7 @@ def attention_forward(
             scale=scale,
             lse=lse,
             index=index,
-            backend=layer_knowledge.backend,
+            backend=attend.backend,
         )
     return output.transpose(1, 2), None
 

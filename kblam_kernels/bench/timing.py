@@ -1,9 +1,10 @@
 """One row for each provider and shape, beside the ceilings of the same run.
 
-Every repeat times each provider once, in turn, so that a change of the machine's load touches all of them; the median
-is reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many multiplications at
-the rate of matrix products, whichever is longer. It is what the machine can do, so of its repeats the fastest counts,
-and of a large square product and one of tiles (oneDNN's brgemm) the one that multiplies faster.
+Every turn times each provider once, and the ceilings beside them, so that a change of the machine's load touches all of
+them; medians are reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many
+multiplications at the rate of matrix products, whichever is longer; of a large square product and one of tiles (oneDNN's
+brgemm) the one that multiplies faster. A share of it is that of the same turn, and the median of those: the speed of a
+shared machine wanders, and one turn's ceiling says nothing of another's.
 """
 
 from __future__ import annotations
@@ -61,16 +62,18 @@ def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
         _check(shape, {**ours, **peers})
         ceilings = _ceilings(shape, x)
         times = _timed({**ours, **peers, **ceilings}, repeats)
+    turns = [{name: of[turn] for name, of in times.items()} for turn in range(len(next(iter(times.values()))))]
+    floors = {layout: [_floor(shape, layout, turn) for turn in turns] for layout in LAYOUTS}
     # Heads are independent: the time of some, times their share.
-    scaled = {name: ms * _share_of_heads(shape, name) for name, ms in times.items()}
-    best = min(scaled[name] for name in peers)
-    floors = {layout: _floor(shape, layout, times) for layout in LAYOUTS}
+    scaled = {name: [ms * _share_of_heads(shape, name) for ms in of] for name, of in times.items()}
+    best = min(statistics.median(scaled[name]) for name in peers)
     rows = []
-    for name, ms in scaled.items():
+    for name, of in scaled.items():
         if name.startswith(PRODUCT):
             continue
         floor = floors[next((layout for layout in LAYOUTS if layout in name), "dense")]
-        shown = floor if name.startswith(READ) else ms
+        of = floor if name.startswith(READ) else of
+        shown = statistics.median(of)
         rows.append(
             Row(
                 regime=shape.row_regime,
@@ -80,7 +83,7 @@ def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
                 dtype=shape.dtype,
                 ms=round(shown, 4),
                 ratio_to_best_peer=round(best / shown, 3),
-                share_of_ceiling=round(floor / shown, 3),
+                share_of_ceiling=round(statistics.median(least / ms for least, ms in zip(floor, of, strict=True)), 3),
             )
         )
     return rows
@@ -149,10 +152,10 @@ def _read(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int32).amax()
 
 
-def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Milliseconds of each, measured in turns; the first turn warms up. Three turns at least, then BUDGET.
+def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each in each turn; the first turn warms up. Three turns at least, then BUDGET.
 
-    The median of a provider, which meets what the others left in the caches; the fastest of a ceiling.
+    A call meets what the others left in the caches. Of the products of a turn the fastest counts.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
@@ -160,9 +163,11 @@ def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float
         if repeat > 3 and time.perf_counter() - begin > BUDGET:
             break
         for name, call in calls.items():
+            took = []
             for _ in range(PRODUCTS if name.startswith(PRODUCT) else 1):
                 start = time.perf_counter()
                 call()
-                if repeat:
-                    times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: (min if name.startswith((READ, PRODUCT)) else statistics.median)(of) for name, of in times.items()}
+                took.append((time.perf_counter() - start) * 1e3)
+            if repeat:
+                times[name].append(min(took))
+    return times

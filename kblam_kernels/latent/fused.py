@@ -6,10 +6,13 @@ threads to wake and to wait for, they take longer than attention to 10,000 tripl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from kblam_kernels.knowledge import LatentKnowledge, LatentProjection
+from kblam_kernels.rectangular.arguments import one_row_if_shared
 
 # With more of them a matrix product reads the weights once for all.
 MAX_QUERIES = 4
@@ -22,21 +25,12 @@ def serves(backend: str, query: Tensor, projection: LatentProjection) -> bool:
     return backend == "cpu" and query.shape[2] <= MAX_QUERIES and all(weight.is_contiguous() for weight in weights)
 
 
-def latent_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    knowledge: LatentKnowledge,
-    knowledge_query: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float,
-    int8_products: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`.
+def bound(
+    knowledge: LatentKnowledge, scale: float, window: int | None, skip_threshold: float, int8_products: bool
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The call with all that a decode loop repeats in place: `f(query, key, value, r, bias, prompt_mask, range)`.
+
+    It gives output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`.
 
     The op is the C++ one itself: another op around it would take as long as attention to a thousand triples.
     """
@@ -45,29 +39,29 @@ def latent_attention(
     from kblam_kernels.latent.cpu import contiguous_or_none
     from kblam_kernels.rectangular.cpu import in_rows
 
-    p = knowledge.projection
-    bias, prompt_mask, knowledge_range = in_rows(bias, prompt_mask, knowledge_range)
-    output, lse, tiles = torch.ops.kblam_kernels.latent_attention_cpu(
-        query,
-        key,
-        value,
+    op = torch.ops.kblam_kernels.latent_attention_cpu.default
+    latents = (
         knowledge.key,
         knowledge.value,
         knowledge.norm.contiguous(),
         contiguous_or_none(knowledge.key_scale),
         contiguous_or_none(knowledge.value_scale),
-        knowledge_query,
-        p.key_weight,
-        p.key_bias,
-        p.value_weight,
-        p.value_bias,
-        bias,
-        prompt_mask,
-        knowledge_range,
-        scale,
-        window,
-        skip_threshold,
-        int8_products,
-        native.wanted_instruction_set(),
     )
-    return output, lse, tiles
+    p = knowledge.projection
+    projection = (p.key_weight, p.key_bias, p.value_weight, p.value_bias)
+    options = (scale, window, skip_threshold, int8_products, native.wanted_instruction_set())
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor,
+        bias: Tensor | None,
+        prompt_mask: Tensor | None,
+        knowledge_range: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = in_rows(one_row_if_shared(bias), prompt_mask, one_row_if_shared(knowledge_range))
+        output, lse, tiles = op(query, key, value, *latents, knowledge_query, *projection, *rows, *options)
+        return output, lse, tiles
+
+    return attend

@@ -11,7 +11,7 @@ from kblam_kernels.knowledge import LatentKnowledge
 from kblam_kernels.latent import fused
 from kblam_kernels.latent.backends import LATENT_BACKENDS
 from kblam_kernels.latent.op import latent_forward
-from kblam_kernels.rectangular.arguments import needs_gradient, refuse
+from kblam_kernels.rectangular.arguments import needs_gradient, one_row_if_shared, refuse
 from kblam_kernels.rectangular.reference import accumulation_dtype, times_knowledge
 
 RequestFor = Callable[[bool], dispatch.Request]
@@ -47,20 +47,8 @@ def latent_attention(
     backend = dispatch.choose(request_for, backend, LATENT_BACKENDS)
     p = knowledge.projection
     if fused.serves(backend, query, p):
-        output, lse, tiles = fused.latent_attention(
-            query,
-            key,
-            value,
-            knowledge,
-            knowledge_query,
-            _one_row_if_shared(bias),
-            prompt_mask,
-            _one_row_if_shared(knowledge_range),
-            scale,
-            window,
-            skip_threshold,
-            int8_products,
-        )
+        attend = fused.bound(knowledge, scale, window, skip_threshold, int8_products)
+        output, lse, tiles = attend(query, key, value, knowledge_query, bias, prompt_mask, knowledge_range)
         if skip_counts is not None and skip_threshold:
             skip_counts.add_(tiles)
         return output, lse
@@ -76,9 +64,9 @@ def latent_attention(
         knowledge.value_scale,
         absorbed_query,
         constant,
-        _one_row_if_shared(bias),
+        one_row_if_shared(bias),
         prompt_mask,
-        _one_row_if_shared(knowledge_range),
+        one_row_if_shared(knowledge_range),
         scale,
         window,
         skip_threshold,
@@ -102,11 +90,6 @@ def check_latent(query: Tensor, knowledge: LatentKnowledge, knowledge_query: Ten
         )
     if knowledge_query.shape != query.shape:
         refuse(f"knowledge_query must have the shape of query {tuple(query.shape)}; got {tuple(knowledge_query.shape)}")
-
-
-def _one_row_if_shared(rows: Tensor | None) -> Tensor | None:
-    """(B, K) -> (1, K) where all rows are one view: then a kernel reads latents once for the whole batch."""
-    return rows[:1] if rows is not None and rows.stride(0) == 0 else rows
 
 
 def _refuse_gradients(*tensors: Tensor) -> None:

@@ -76,6 +76,11 @@ def bias_tensor(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor |
     return bias.expand(B, M)
 
 
+def one_row_if_shared(rows: Tensor | None) -> Tensor | None:
+    """(B, K) -> (1, K) where all rows are one view: then a kernel reads latents once for the whole batch."""
+    return rows[:1] if rows is not None and rows.stride(0) == 0 else rows
+
+
 def check_masks(prompt_mask: Tensor | None, knowledge_range: Tensor | None, query: Tensor, T: int) -> None:
     """Shapes, dtypes and devices of the optional masks."""
     B = query.shape[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,22 +27,33 @@ def forward(
 
     The same bits for any number of threads, and for a row whatever the other rows of the batch are.
     """
-    bias, prompt_mask, knowledge_range = in_rows(bias, prompt_mask, knowledge_range)
-    output, lse = torch.ops.kblam_kernels.rectangular_forward_cpu(
-        query,
-        key,
-        value,
-        knowledge_key,
-        knowledge_value,
-        knowledge_query,
-        bias,
-        prompt_mask,
-        knowledge_range,
-        scale,
-        window,
-        native.wanted_instruction_set(),
-    )
-    return output, lse
+    attend = bound(knowledge_key, knowledge_value, scale, window)
+    return attend(query, key, value, knowledge_query, bias, prompt_mask, knowledge_range)
+
+
+def bound(
+    knowledge_key: Tensor, knowledge_value: Tensor, scale: float, window: int | None
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`forward` with all that a decode loop repeats in place: `f(query, key, value, r, bias, prompt_mask, range)`."""
+    op = torch.ops.kblam_kernels.rectangular_forward_cpu.default
+    kernels = native.wanted_instruction_set()
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor,
+        bias: Tensor | None,
+        prompt_mask: Tensor | None,
+        knowledge_range: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        rows = in_rows(bias, prompt_mask, knowledge_range)
+        output, lse = op(
+            query, key, value, knowledge_key, knowledge_value, knowledge_query, *rows, scale, window, kernels
+        )
+        return output, lse
+
+    return attend
 
 
 def in_rows(
@@ -52,5 +65,7 @@ def in_rows(
     if prompt_mask is not None and prompt_mask.stride(1) != 1:
         prompt_mask = prompt_mask.contiguous()
     if knowledge_range is not None:
-        knowledge_range = knowledge_range.to(torch.int64).contiguous()
+        # No row sees 2 ** 31 tokens.
+        wide = knowledge_range.dtype == torch.int64
+        knowledge_range = (knowledge_range.clamp(0, 2**31 - 1) if wide else knowledge_range).to(torch.int32).contiguous()
     return bias, prompt_mask, knowledge_range

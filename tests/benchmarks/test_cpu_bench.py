@@ -88,8 +88,8 @@ def test_dense_heads_that_do_not_fit_stand_for_the_others(monkeypatch: pytest.Mo
     x = shapes.make(TINY)
     assert x.keys.shape == (1, 2, 74, 16)
 
-    def constant(calls: dict[str, object], repeats: int) -> dict[str, float]:
-        return dict.fromkeys(calls, 1.0)
+    def constant(calls: dict[str, object], repeats: int) -> dict[str, list[float]]:
+        return dict.fromkeys(calls, [1.0])
 
     monkeypatch.setattr(timing, "_timed", constant)
     times = {row["provider"]: row["ms"] for row in measure(TINY, flex=False)}
@@ -112,7 +112,7 @@ def test_the_ceiling_reads_all_bytes_of_the_knowledge(monkeypatch: pytest.Monkey
     assert READ.startswith("ceiling")
 
 
-def test_a_ceiling_is_the_fastest_of_its_repeats_and_a_provider_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_turn_times_all_and_of_its_products_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     def lasting(*seconds: float) -> Callable[[], None]:
@@ -125,11 +125,25 @@ def test_a_ceiling_is_the_fastest_of_its_repeats_and_a_provider_the_median(monke
         return call
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(timing, "PRODUCTS", 1)
-    warm_up, turns = 0.001, (3.0, 9.0, 4.0)
-    names = ("eager", f"{READ}, dense", f"{PRODUCT}, square")
-    times = timing._timed({name: lasting(warm_up, *turns) for name in names}, repeats=3)
-    assert times == {"eager": 4000, f"{READ}, dense": 3000, f"{PRODUCT}, square": 3000}
+    monkeypatch.setattr(timing, "PRODUCTS", 2)
+    product = f"{PRODUCT}, square"
+    calls = {"eager": lasting(0.1, 3.0, 9.0), product: lasting(0.1, 0.1, 5.0, 4.0, 6.0, 7.0)}
+    assert timing._timed(calls, repeats=2) == {"eager": [3000, 9000], product: [4000, 6000]}
+
+
+def test_a_share_of_the_ceiling_is_that_of_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The machine is three times slower in the second turn and half as fast in the third.
+    speeds = (1.0, 3.0, 2.0)
+
+    def wandering(calls: dict[str, object], repeats: int) -> dict[str, list[float]]:
+        of = {"kblam dense": 2.0, f"{READ}, dense": 1.5, "eager": 4.0}
+        return {name: [of.get(name, 1e-6) * speed for speed in speeds] for name in calls}
+
+    monkeypatch.setattr(timing, "_timed", wandering)
+    rows = {row["provider"]: row for row in measure(TINY, flex=False)}
+    assert rows["kblam dense"]["share_of_ceiling"] == 0.75
+    assert rows["kblam dense"]["ms"] == 4.0
+    assert rows["ceiling, dense"]["ms"] == 3.0
 
 
 @pytest.mark.parametrize("faster", ["square", "dense"])

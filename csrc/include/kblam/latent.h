@@ -13,13 +13,15 @@ struct LatentAttention : Prompt {
   const float* constant;                        // (B, Hq, N) contiguous
   const float* bias;                            // (B or 1, M) or null
   int64_t bias_batch, bias_token;               // bias_batch is 0 for one row; bias_token is 0 or 1
-  const int64_t* knowledge_range;               // (range_rows, 2) contiguous, or null
+  const int32_t* knowledge_range;               // (range_rows, 2) contiguous, or null
   int64_t range_rows;                           // 1 or B
   bool bytes;                                   // int8 latents may be multiplied as bytes
   float threshold;                              // values of lighter tiles are not read; 0 reads all
   float *prompt, *share, *lse;                  // (B, Hq, N, D), (B, Hq, N) twice; contiguous
   void* latent;                                 // (Hq, B, N, P) contiguous, of `dtype`
   int64_t* tiles;                               // skipped and visited, or null
+
+  int64_t multiplications() const { return 2 * rows() * (M * P + T * D); }
 };
 
 void latent_forward(const LatentAttention& problem, const Kernels& kernels, int workers, Parallel parallel);

@@ -85,6 +85,50 @@ inline void sum_bytes(const LatentScratch& s, const LatentRow* rows, int count, 
   }
 }
 
+// The same for up to four rows, whose products are too few to wait for a panel in memory.
+template <class Layout, int I>
+inline void sum_few_bytes(const LatentScratch& s, const LatentRow* rows, const int8_t* values, int64_t stride, int n,
+                          int P, const void* next, int64_t bytes) {
+  constexpr int J = BYTE_PANEL / W;
+  const int steps = (n + 3) / 4;
+  Fetches ahead(next, bytes, int64_t((P + BYTE_PANEL - 1) / BYTE_PANEL) * steps);
+  for (int first = 0; first < P; first += BYTE_PANEL, ahead.pass(steps)) {
+    const int columns = P - first < BYTE_PANEL ? P - first : BYTE_PANEL;
+    F sums[I][J];
+#pragma GCC unroll 4
+    for (int a = 0; a < I; ++a)
+#pragma GCC unroll 4
+      for (int b = 0; b < J; ++b) sums[a][b] = zero();
+    const auto add = [&](int step, int tokens) {
+      const int8_t* from = values + step * 4 * stride + first;
+      const auto row = [&](int i) { return i < tokens ? load_first_bytes(from + i * stride, columns) : zero(); };
+      F packed[J];
+      interleave_bytes(row(0), row(1), row(2), row(3), packed);
+#pragma GCC unroll 4
+      for (int a = 0; a < I; ++a) {
+        const F weights = broadcast(Layout::weights(s) + a * Layout::ROW + step * Layout::STEP);
+#pragma GCC unroll 4
+        for (int b = 0; b < J; ++b) sums[a][b] = multiply_bytes(weights, packed[b], sums[a][b]);
+      }
+    };
+    for (int step = 0; step < n / 4; ++step) {
+      ahead(step);
+      add(step, 4);
+    }
+    if (n % 4) add(n / 4, n % 4);
+#pragma GCC unroll 4
+    for (int a = 0; a < I; ++a) {
+      sort_columns(sums[a]);
+#pragma GCC unroll 4
+      for (int b = 0; b < J; ++b) {
+        if (b * W >= columns) continue;  // rows of output end there
+        float* out = rows[a].output + first + b * W;
+        store(out, fma(load(out), set1(s.shrink[a]), scaled(sums[a][b], zero(), set1(s.weight_scale[a]))));
+      }
+    }
+  }
+}
+
 struct ByteLanes : Lanes<WideLatents<int8_t>> {
   static int steps(int P) { return (P + 3) / 4; }
   static int64_t score_steps(int rows, int n, int P) {
@@ -185,9 +229,16 @@ struct ByteLanes : Lanes<WideLatents<int8_t>> {
 };
 
 struct ByteDots : Dots<WideLatents<int8_t>> {
+  static constexpr int TOKENS = LATENT_TILE;
   static constexpr int64_t ROW = LATENT_TILE, STEP = 4;
+  // Queries of four rows of up to so many bytes are kept in registers.
+  static constexpr int MAX_STEPS = 6;
+  static_assert(SCORE_ROWS == 4, "so many sums of a token are stored at once");
+
   static int64_t score_steps(int rows, int n, int P) {
-    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + SCORE_ROWS - 1) / SCORE_ROWS) * ((P + 63) / 64);
+    const int64_t steps = (P + 63) / 64;
+    if (rows <= SCORE_ROWS && steps <= MAX_STEPS) return n;
+    return int64_t((n + SCORE_TOKENS - 1) / SCORE_TOKENS) * ((rows + SCORE_ROWS - 1) / SCORE_ROWS) * steps;
   }
 
   static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
@@ -200,6 +251,85 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
 
   static void scores(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int t, int n, int P,
                      Fetches& ahead) {
+    if (rows <= SCORE_ROWS) {
+      switch ((P + 63) / 64) {
+        case 1: return score_few<1>(s, rows, keys, stride, n, P, ahead);
+        case 2: return score_few<2>(s, rows, keys, stride, n, P, ahead);
+        case 3: return score_few<3>(s, rows, keys, stride, n, P, ahead);
+        case 4: return score_few<4>(s, rows, keys, stride, n, P, ahead);
+        case 5: return score_few<5>(s, rows, keys, stride, n, P, ahead);
+        case 6: return score_few<6>(s, rows, keys, stride, n, P, ahead);
+        default: break;
+      }
+    }
+    for (; t < n; t += SCORE_TOKENS)
+      score_four(s, rows, keys, stride, t, n - t < SCORE_TOKENS ? n - t : SCORE_TOKENS, P, ahead);
+  }
+
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
+    const float largest = Dots::weigh(s, rows, count, tile, n);
+    for (int r = 0; r < count; ++r) {
+      const float* weights = s.scores + r * LATENT_TILE;
+      F top = zero(), spoilt = zero();
+      for (int t = 0; t < n; t += W) {
+        const F weight = load(weights + t);
+        top = max(top, weight);
+        spoilt = fma(weight, zero(), spoilt);
+      }
+      const float scale = (maximum(top) + sum(spoilt)) / WEIGHT_LEVELS;
+      s.weight_scale[r] = scale;
+      const F level = set1(scale > 0.f ? 1.f / scale : 0.f);
+      uint8_t* to = reinterpret_cast<uint8_t*>(s.pairs) + r * LATENT_TILE;
+      for (int t = 0; t < n; t += W) store_rounded(to + t, mul(load(weights + t), level));
+    }
+    return largest;
+  }
+
+  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
+  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,
+                  int P, const void* next, int64_t bytes) {
+    switch (count) {
+      case 1: return sum_few_bytes<ByteDots, 1>(s, rows, values, stride, n, P, next, bytes);
+      case 2: return sum_few_bytes<ByteDots, 2>(s, rows, values, stride, n, P, next, bytes);
+      case 3: return sum_few_bytes<ByteDots, 3>(s, rows, values, stride, n, P, next, bytes);
+      case 4: return sum_few_bytes<ByteDots, 4>(s, rows, values, stride, n, P, next, bytes);
+      default: return sum_bytes<ByteDots>(s, rows, count, values, stride, n, P, next, bytes);
+    }
+  }
+
+ private:
+  // Up to four rows: keys are read one after the other, as they lie, so that the processor fetches ahead too.
+  template <int STEPS>
+  static void score_few(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int n, int P,
+                        Fetches& ahead) {
+    F query[SCORE_ROWS][STEPS];
+#pragma GCC unroll 4
+    for (int i = 0; i < SCORE_ROWS; ++i) {
+      const float* of_row = static_cast<const float*>(s.queries) + (i < rows ? i : rows - 1) * query_stride(P);
+#pragma GCC unroll 6
+      for (int k = 0; k < STEPS; ++k) query[i][k] = load_bytes(reinterpret_cast<const int8_t*>(of_row) + 64 * k);
+    }
+    for (int t = 0; t < n; ++t) {
+      ahead(t);
+      const int8_t* key = keys + t * stride;
+      F sums[SCORE_ROWS];
+#pragma GCC unroll 4
+      for (int i = 0; i < SCORE_ROWS; ++i) sums[i] = zero();
+#pragma GCC unroll 6
+      for (int k = 0; k < STEPS; ++k) {
+        const F four = without_sign(k + 1 < STEPS ? load_bytes(key + 64 * k) : load_first_bytes(key + 64 * k, P - 64 * k));
+#pragma GCC unroll 4
+        for (int i = 0; i < SCORE_ROWS; ++i) sums[i] = multiply_bytes(four, query[i][k], sums[i]);
+      }
+      float scores[SCORE_ROWS];
+      store_scaled_sums(scores, sums, s.query_shift, s.query_factor);
+      for (int i = 0; i < rows; ++i) s.scores[i * LATENT_TILE + t] = scores[i];
+    }
+    ahead.pass(n);
+  }
+
+  static void score_four(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int t, int n, int P,
+                         Fetches& ahead) {
     const int8_t* key[SCORE_TOKENS];
     for (int j = 0; j < SCORE_TOKENS; ++j) key[j] = keys + (t + (j < n ? j : n - 1)) * stride;
     for (int r = 0; r < rows; r += SCORE_ROWS) {
@@ -229,31 +359,6 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
         store_scaled_sums(s.scores + (r + i) * LATENT_TILE + t, sums[i][0], sums[i][1], sums[i][2], sums[i][3],
                           s.query_shift[r + i], s.query_factor[r + i]);
     }
-  }
-
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
-    const float largest = Dots::weigh(s, rows, count, tile, n);
-    for (int r = 0; r < count; ++r) {
-      const float* weights = s.scores + r * LATENT_TILE;
-      F top = zero(), spoilt = zero();
-      for (int t = 0; t < n; t += W) {
-        const F weight = load(weights + t);
-        top = max(top, weight);
-        spoilt = fma(weight, zero(), spoilt);
-      }
-      const float scale = (maximum(top) + sum(spoilt)) / WEIGHT_LEVELS;
-      s.weight_scale[r] = scale;
-      const F level = set1(scale > 0.f ? 1.f / scale : 0.f);
-      uint8_t* to = reinterpret_cast<uint8_t*>(s.pairs) + r * LATENT_TILE;
-      for (int t = 0; t < n; t += W) store_rounded(to + t, mul(load(weights + t), level));
-    }
-    return largest;
-  }
-
-  static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
-  static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,
-                  int P, const void* next, int64_t bytes) {
-    sum_bytes<ByteDots>(s, rows, count, values, stride, n, P, next, bytes);
   }
 };
 

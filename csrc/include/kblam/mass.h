@@ -16,7 +16,7 @@ struct Mass {
   const float *constant, *lse, *row_weight;  // (B, Hq, N) contiguous; constant may be null
   const float* bias;                         // as in LatentAttention
   int64_t bias_batch, bias_token;
-  const int64_t* knowledge_range;
+  const int32_t* knowledge_range;
   int64_t range_rows;
   float scale;
   float* mass;  // (B, M)

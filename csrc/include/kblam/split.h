@@ -4,6 +4,7 @@
 // size or the number of threads, and partial states merge in their order: results are the same bit for bit.
 #pragma once
 
+#include <initializer_list>
 #include <vector>
 
 #include "memory.h"
@@ -14,6 +15,24 @@ namespace kblam {
 // Runs task(context, index, worker) for every index in [0, tasks), in any order, worker < workers.
 using Task = void (*)(void* context, int64_t index, int worker);
 using Parallel = void (*)(int64_t tasks, int workers, Task task, void* context);
+
+// One step of an op: task(index, worker) for every index in [0, tasks), in any order.
+struct Step {
+  int64_t tasks;
+  Task task;
+  void* context;
+};
+
+template <class Function>
+Step step_of(int64_t tasks, const Function& f) {
+  return {tasks, [](void* f, int64_t i, int worker) { (*static_cast<const Function*>(f))(i, worker); },
+          const_cast<Function*>(&f)};
+}
+
+// Runs steps one after the other on the same threads. A thread that wakes late joins in where the others are, and none
+// waits for one that has not begun: waking takes as long as a small step. `multiplications` is the work of all; too
+// little wakes nobody.
+void run_steps(std::initializer_list<Step> steps, int64_t multiplications, int workers, Parallel parallel);
 
 struct Strided {  // (batch, heads, tokens, D): strides in elements, the last dimension contiguous
   const void* data;

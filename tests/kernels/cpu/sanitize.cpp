@@ -22,10 +22,10 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   const Tensor kk(dtype, kb_batch, s.Hq, s.M, s.D, s.gap, draw), kv(dtype, kb_batch, s.Hq, s.M, s.D, 0, draw);
   std::vector<float> bias(s.B * s.M);
   std::vector<uint8_t> mask(s.B * s.T);
-  std::vector<int64_t> range(2 * s.B);
+  std::vector<int32_t> range(2 * s.B);
   for (float& x : bias) x = draw() % 9 ? float(draw() % 8) / 8 : -std::numeric_limits<float>::infinity();
   for (uint8_t& x : mask) x = draw() % 3 != 0;
-  for (int64_t& x : range) x = s.M ? int64_t(draw() % (s.M + 1)) : 0;
+  for (int32_t& x : range) x = s.M ? int32_t(draw() % (s.M + 1)) : 0;
 
   kblam::Rectangular p{};
   p.dtype = dtype;

@@ -29,7 +29,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   auto norm = exactly<float>(s.M), key_scale = exactly<float>(s.M), value_scale = exactly<float>(s.M);
   auto constant = exactly<float>(rows), weight = exactly<float>(rows), bias = exactly<float>(s.B * s.M);
   auto mask = exactly<uint8_t>(s.B * s.T);
-  auto range = exactly<int64_t>(2 * range_rows);
+  auto range = exactly<int32_t>(2 * range_rows);
   // Float8 numbers reach 448: their scores must stay near the others'.
   const float small = storage == Dtype::float8 ? 1.f / 2048 : 1.f / 64;
   for (int64_t m = 0; m < s.M; ++m) {
@@ -41,7 +41,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   for (int64_t i = 0; i < s.B * s.M; ++i)
     bias[i] = draw() % 9 ? float(draw() % 8) / 8 : -std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < s.B * s.T; ++i) mask[i] = draw() % 3 != 0;
-  for (int64_t i = 0; i < 2 * range_rows; ++i) range[i] = s.M ? int64_t(draw() % (s.M + 1)) : 0;
+  for (int64_t i = 0; i < 2 * range_rows; ++i) range[i] = s.M ? int32_t(draw() % (s.M + 1)) : 0;
 
   kblam::LatentAttention p{};
   p.dtype = dtype;
@@ -98,7 +98,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
           scores[t] = 0;
           for (int d = 0; d < s.D; ++d) scores[t] += 0.125 * q.at(b, h, n, d) * k.at(b, g, t, d);
         }
-        const int64_t* ends = range.get() + (shared_range ? 0 : 2 * b);
+        const int32_t* ends = range.get() + (shared_range ? 0 : 2 * b);
         const int64_t from = options & 4 ? ends[0] : 0, to = options & 4 ? ends[1] : s.M;
         for (int64_t t = from; t < to; ++t) {
           double dot = 0;

@@ -22,7 +22,7 @@ def restrictions() -> dict[str, Tensor]:
     return {
         "bias": torch.randn(B, M),
         "prompt_mask": torch.ones(B, T, dtype=torch.bool),
-        "knowledge_range": torch.tensor([[0, M], [2, 5]]),
+        "knowledge_range": torch.tensor([[0, M], [2, 5]], dtype=torch.int32),
     }
 
 
@@ -106,7 +106,11 @@ def another_rank(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def another_dtype(tensor: Tensor) -> Iterator[Tensor]:
-    yield from (tensor.to(dtype) for dtype in (torch.float64, torch.int32, torch.complex64) if dtype != tensor.dtype)
+    yield from (
+        tensor.to(dtype)
+        for dtype in (torch.float64, torch.int32, torch.int64, torch.complex64)
+        if dtype != tensor.dtype
+    )
 
 
 def gaps_in_the_last_dimension(tensor: Tensor) -> Iterator[Tensor]:

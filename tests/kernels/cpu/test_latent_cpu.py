@@ -145,7 +145,7 @@ def test_one_call_does_not_depend_on_the_batch_or_threads(dtype: torch.dtype, in
 
 def test_which_calls_are_one_call(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    for name, module in (("latent_attention", fused), ("latent_forward", interface)):
+    for name, module in (("bound", fused), ("latent_forward", interface)):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, name=name, real=real: (taken.append(name), real(*a))[1])
     few, many = make(N=4, T=9, dtype=torch.float32), make(N=5, T=9, dtype=torch.float32)
@@ -154,12 +154,12 @@ def test_which_calls_are_one_call(library: None, monkeypatch: pytest.MonkeyPatch
     for problem in (few, many, few.but(knowledge=dataclasses.replace(few.knowledge, projection=gapped))):
         problem.run("cpu")
     few.run("reference")
-    assert taken == ["latent_attention", "latent_forward", "latent_forward", "latent_forward"]
+    assert taken == ["bound", "latent_forward", "latent_forward", "latent_forward"]
 
 
 @pytest.mark.parametrize("skip_threshold", [0.0, 0.01])
 def test_one_call_is_an_op_with_a_fake(skip_threshold: float, library: None) -> None:
-    p = make(N=2, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]]))
+    p = make(N=2, dtype=torch.float32, knowledge_range=torch.tensor([[0, 7], [2, 5]], dtype=torch.int32))
     k, projection = p.knowledge, p.knowledge.projection
     tensors = (p.query, p.key, p.value, k.key, k.value, k.norm, None, None, p.knowledge_query)
     weights = tuple(getattr(projection, f.name) for f in dataclasses.fields(projection))
