@@ -123,7 +123,10 @@ class KnowledgeAdapter(
         if not self.config.separate_query_head:
             return None
         heads = self.query_heads[str(layer)](hidden_states)
-        return heads.view(*heads.shape[:-1], self.config.num_heads, self.config.head_dim).transpose(1, 2)
+        B, N, _ = heads.shape
+        if N == 1:
+            return heads.view(B, self.config.num_heads, 1, self.config.head_dim)
+        return heads.view(B, N, self.config.num_heads, self.config.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:
         c = self.config

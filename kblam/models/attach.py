@@ -290,7 +290,7 @@ def _span(in_force: _InForce, batch: int) -> Tensor | None:
     """The caller's ranges, within the filled part of an over-allocated source."""
     filled: Tensor | None = getattr(in_force.source, "filled", None)
     if in_force.span is None:
-        return None if filled is None else filled.expand(batch, 2)
+        return filled if filled is None or batch == 1 else filled.expand(batch, 2)
     span = _repeat_rows("knowledge_range", in_force.span, batch)
     return span if filled is None else torch.minimum(span, filled[:, 1:])
 

@@ -104,8 +104,9 @@ def attention_forward(
             f"attention_dropout is {dropout}; knowledge layers do not drop attention: set it to 0 in the model's config"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    key, value = key.to(query.dtype), value.to(query.dtype)
-    r = query if layer_knowledge.query is None else layer_knowledge.query.to(query.dtype)
+    r = query if layer_knowledge.query is None else layer_knowledge.query
+    if not query.dtype == key.dtype == value.dtype == r.dtype:
+        key, value, r = (tensor.to(query.dtype) for tensor in (key, value, r))
     attend, bias, span, index = layer_knowledge.attend, layer_knowledge.bias, layer_knowledge.span, None
     knowledge = attend.knowledge
     if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:

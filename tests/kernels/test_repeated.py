@@ -172,7 +172,7 @@ def test_tiles_skipped_are_counted_in_every_call(library: None) -> None:
         (lambda q, k, v, r: ((q, k, v, r), {"knowledge_bias": float("nan")}), "knowledge_bias must be finite or -inf"),
         (lambda q, k, v, r: ((q, k, v, r), {"knowledge_bias": torch.zeros(7)}), r"\(M=300,\)"),
         (lambda q, k, v, r: ((q, k, v, r), {"prompt_mask": torch.ones(B, 2, dtype=torch.bool)}), "prompt_mask must"),
-        (lambda q, k, v, r: ((q, k, v, r), {"knowledge_range": torch.zeros(3, 2)}), "knowledge_range must be int32"),
+        (lambda q, k, v, r: ((q, k, v, r), {"knowledge_range": torch.zeros(B, 2)}), "knowledge_range must be int32"),
     ],
 )
 def test_bad_input_is_refused_in_every_call(knowledge: Any, spoil: Any, message: str, library: None) -> None:
