@@ -69,22 +69,34 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
 }
 
 const void* weights_of(const char* name, const Tensor& t, const Tensor& query, const LatentAttention& p, int64_t P) {
+  const bool flat = t.dim() == 2 && t.size(0) == p.Hq * p.D;
   STD_TORCH_CHECK(t.scalar_type() == query.scalar_type() && t.is_cpu() && t.is_contiguous() &&
-                      t.numel() == p.Hq * p.D * P && t.size(0) == p.Hq && t.size(1) == p.D,
+                      t.numel() == p.Hq * p.D * P && (flat || (t.size(0) == p.Hq && t.size(1) == p.D)),
                   name, " must be contiguous and fit the query");
   return t.const_data_ptr();
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention(
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
     const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& knowledge_query,
-    const Tensor& key_weight, const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias,
+    const MaybeTensor& query_weight, const Tensor& key_weight, const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias,
     const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range, double scale,
     std::optional<int64_t> window, double skip_threshold, bool int8_products,
     std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
                                  prompt_mask, knowledge_range, scale, window, skip_threshold, int8_products);
-  const Strided r = strided("knowledge_query", knowledge_query, query, p.B, p.Hq, p.N, p.D);
+  Tensor made = torch::stable::new_empty(query, {query_weight ? p.B : 0, p.Hq, p.N, p.D});
+  QueryHead head{};
+  if (query_weight) {
+    // With a weight it is hidden states, (B, N, width).
+    head.width = int(query_weight->size(-1));
+    STD_TORCH_CHECK(knowledge_query.dim() == 3 && head.width > 0 && head.width % 2 == 0,
+                    "hidden states must be (B, N, width) of an even width");
+    head.hidden = strided("hidden_states", knowledge_query, query, 0, p.B, p.N, head.width);
+    head.hidden.batch = head.hidden.head, head.hidden.head = 0;
+    head.weight = weights_of("query_weight", *query_weight, query, p, head.width);
+  }
+  const Strided r = strided("knowledge_query", query_weight ? made : knowledge_query, query, p.B, p.Hq, p.N, p.D);
   const Projection projection{weights_of("key_weight", key_weight, query, p, p.P),
                               weights_of("key_bias", key_bias, query, p, 1),
                               weights_of("value_weight", value_weight, query, p, p.P),
@@ -92,8 +104,8 @@ std::tuple<Tensor, Tensor, Tensor> attention(
   Tensor output = torch::stable::new_empty(query, {p.B, p.N, p.Hq, p.D});
   Tensor lse = torch::stable::new_empty(query, {p.B, p.Hq, p.N}, ScalarType::Float), tiles = tiles_for(p, query);
   p.lse = floats(lse);
-  latent_attention(p, r, projection, output.mutable_data_ptr(), kernels_named(kernels), workers(), parallel);
-  return {torch::stable::transpose(output, 1, 2), lse, tiles};
+  latent_attention(p, r, head, projection, output.mutable_data_ptr(), kernels_named(kernels), workers(), parallel);
+  return {torch::stable::transpose(output, 1, 2), lse, tiles, made};
 }
 
 }  // namespace
@@ -108,11 +120,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "latent_attention_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, "
-      "Tensor norm, Tensor? key_scale, Tensor? value_scale, Tensor knowledge_query, Tensor key_weight, "
+      "Tensor norm, Tensor? key_scale, Tensor? value_scale, Tensor knowledge_query, Tensor? query_weight, "
+      "Tensor key_weight, "
       "Tensor key_bias, Tensor value_weight, Tensor value_bias, Tensor? bias, Tensor? prompt_mask, "
       "Tensor? knowledge_range, float scale, int? window, float skip_threshold, "
       "bool int8_products, str kernels) "
-      "-> (Tensor, Tensor, Tensor)");
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {

@@ -189,8 +189,9 @@ void latent_forward(const LatentAttention& p, const Kernels& kernels, int worker
   launch.report_tiles();
 }
 
-void latent_attention(LatentAttention p, const Strided& knowledge_query, const Projection& projection, void* output,
-                      const Kernels& kernels, int workers, Parallel parallel) {
+void latent_attention(LatentAttention p, const Strided& knowledge_query, const QueryHead& head,
+                      const Projection& projection, void* output, const Kernels& kernels, int workers,
+                      Parallel parallel) {
   if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
   if (p.rows() == 0) return;
   const int64_t size = element_size(p.dtype), padded = round_up(p.D, OUTPUT_PAD);
@@ -206,7 +207,14 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
     const int64_t n = row % p.N, h = row / p.N % p.Hq, b = row / p.N / p.Hq;
     std::unique_ptr<float[]> memory(new float[2 * padded + round_up(p.P, OUTPUT_PAD)]);
     float *query = memory.get(), *bias = query + padded, *mixed = bias + padded;
-    kernels.widen_row(knowledge_query.at(size, b, h, n), p.dtype, p.D, query);
+    const void* asked = knowledge_query.at(size, b, h, n);
+    if (head.weight != nullptr) {
+      std::unique_ptr<float[]> hidden(new float[round_up(head.width, 2 * OUTPUT_PAD)]());
+      kernels.widen_row(head.hidden.at(size, b, 0, n), p.dtype, head.width, hidden.get());
+      kernels.dot_rows(of_head(head.weight, h, head.width), p.dtype, head.width, p.D, head.width, hidden.get(), query);
+      write_rounded(query, const_cast<void*>(asked), p.D, p.dtype);
+    }
+    kernels.widen_row(asked, p.dtype, p.D, query);
     kernels.widen_row(of_head(projection.key_bias, h, 1), p.dtype, p.D, bias);
     constant[row] = 0.f;
     for (int d = 0; d < p.D; ++d) constant[row] += query[d] * bias[d];
@@ -229,7 +237,7 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const P
     if (!sees) std::memset(out, 0, p.D * size);
   });
   run_steps({step_of(absorb.count(), absorb), step_of(launch.tasks(), attend), step_of(project.count(), project)},
-            p.multiplications() + 2 * p.rows() * p.D * p.P, workers, parallel);
+            p.multiplications() + p.rows() * p.D * (2 * p.P + head.width), workers, parallel);
   launch.report_tiles();
 }
 

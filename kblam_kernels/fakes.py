@@ -21,11 +21,13 @@ def _check_device(query: Tensor, others: tuple[Any, ...]) -> None:
             raise UnsupportedInputError(f"tensors must be on one device; got {query.device} and {other.device}")
 
 
-def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_device(query, others)
-    skip_threshold = others[-3]
+    query_weight, skip_threshold = others[8], others[-3]
     output, lse = empty_output(query)
-    return output, lse, query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64)
+    B, Hq, N, D = query.shape
+    made = query.new_empty(0 if query_weight is None else B, Hq, N, D)
+    return output, lse, query.new_empty(2 if skip_threshold > 0 else 0, dtype=torch.int64), made
 
 
 def _rectangular_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:

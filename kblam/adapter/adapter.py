@@ -118,6 +118,15 @@ class KnowledgeAdapter(
         projected = ProjectedKnowledge(keys, values, self.config)
         return projected if dtype is None else projected.to(dtype)
 
+    def plain_query_head(self, layer: int) -> nn.Linear | None:
+        """The query head of a knowledge layer where it is its weight and nothing else: no hook, no wrapper."""
+        if not self.config.separate_query_head:
+            return None
+        head = self.query_heads[str(layer)]
+        if type(head) is nn.Linear and head.bias is None and not head._forward_hooks and not head._forward_pre_hooks:
+            return head
+        return None
+
     def knowledge_query(self, layer: int, hidden_states: Tensor) -> Tensor | None:
         """r (B, Hq, N, D) of a knowledge layer from its hidden states (B, N, hidden); None without separate heads."""
         if not self.config.separate_query_head:

@@ -40,15 +40,21 @@ def save(model: DemoModel, tokenizer: PreTrainedTokenizerFast, folder: Path = AS
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a blank form; the card of both is `folder/README.md`
 
 
-def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32, backend: str = "auto") -> Demo:
+def load(
+    folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32, backend: str = "auto", exact: bool = False
+) -> Demo:
     """The demo model with its adapter attached.
 
     Args:
         folder: written by `save`.
         dtype: to compute in. The stored weights are bfloat16; float32 is as fast on most CPUs.
         backend: of the kernels.
+        exact: False keeps the knowledge base as int8 latents and allows int8 products, which costs this model no answer
+            (docs/latent.md); True is what `attach` does unless told.
     """
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     adapter = KnowledgeAdapter.from_pretrained(folder / "adapter").to(dtype)
-    return Demo(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), attach(model, adapter, backend=backend))
+    reading = {} if exact else {"storage": "int8", "int8_products": True}
+    attachment = attach(model, adapter, backend=backend, **reading)
+    return Demo(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), attachment)

@@ -45,8 +45,9 @@ two facts (not with unseen phrasings).
 |---|---|---|---|---|---|
 {rows}
 
-Exact: the whole answer to the letter. Top-1: the strongest evidence is a fact that was asked for.
-Layer 0, also a knowledge layer by the rule `layer % 2 == 0`, does not retrieve; layer 2 does.
+Exact: the whole answer to the letter. Top-1: the strongest evidence is a fact that was asked for. Layer 2 alone sees
+knowledge. `load()` keeps a knowledge base as int8 latents that are multiplied as int8 where the processor can, and
+so it was measured; `load(exact=True)` does not.
 """
 
 

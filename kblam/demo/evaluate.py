@@ -136,6 +136,7 @@ def evaluate(
 def write_metrics(folder: Path, rows: dict[str, Figures]) -> None:
     """Writes `folder/metrics.json`: row name to figures."""
     text = json.dumps({name: figures.to_dict() for name, figures in rows.items()}, indent=2)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
 
 

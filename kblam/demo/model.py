@@ -52,13 +52,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 256, layers
 
 
 def build_adapter(config: LlamaConfig, encoder: str | None = None) -> KnowledgeAdapter:
-    """Knowledge at layers 0 and 2, evidence read at layer 2 (layer 0 sees no context yet and stays inert)."""
+    """Knowledge at layer 2 alone, the one that retrieves: layer 0 sees no context yet and cannot ask."""
     return KnowledgeAdapter(
         AdapterConfig.for_model(
             config,
             EMBEDDING_DIM,
-            layer_frequency=2,
-            evidence_layer=2,
+            layers=(2,),
             prompt="[BOS]{question}[SEP]",
             refusal=REFUSAL,
             encoder=encoder,

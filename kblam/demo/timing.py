@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -81,7 +82,7 @@ def time_tokens(
             if number:
                 prompt, first, *_ = clock.at
                 firsts[known].append(1000 * (first - prompt))
-                steps[known] += [1000 * (later - earlier) for earlier, later in zip(clock.at[1:-1], clock.at[2:])]
+                steps[known] += [1000 * (later - earlier) for earlier, later in pairwise(clock.at[1:])]
     return TokenTimes(*(statistics.median(times[known]) for times in (steps, firsts) for known in (False, True)))
 
 

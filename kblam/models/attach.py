@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import KnowledgeError
-from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, attention_over, register
+from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, QueryHead, attention_over, register
 from kblam.models.checks import check_fit, check_knowledge, check_options, check_skip_threshold
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import AUTO, check_storage
@@ -204,21 +204,37 @@ class Attachment:
     def _layer_knowledge(
         self, in_force: _InForce, layer: int, module: nn.Module, hidden_states: Tensor
     ) -> LayerKnowledge:
-        query = self.adapter.knowledge_query(layer, hidden_states)
-        if query is not None and self.family.query_norm is not None:
-            query = getattr(module, self.family.query_norm)(query)
         (batch, new_tokens), config = hidden_states.shape[:2], self.config
         knowledge = in_force.source.layer(layer, new_tokens=new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
             attend=self._attention(layer, _repeat_knowledge(knowledge, batch)),
-            query=query,
+            query=self._query(layer, module, hidden_states, knowledge),
             bias=_total_bias(in_force, config, top_k, batch, knowledge.num_tokens),
             span=_span(in_force, batch),
             top_k=top_k,
             top_k_shared=self.top_k_shared,
             observe=self._observer if self._observer is not None and layer == config.retrieval_layer else None,
         )
+
+    def _query(
+        self, layer: int, module: nn.Module, hidden_states: Tensor, knowledge: DenseKnowledge | LatentKnowledge
+    ) -> Tensor | QueryHead | None:
+        """The knowledge query, or how to make it where that costs the kernels less than a matrix product of its own."""
+        head = self.adapter.plain_query_head(layer) if self.family.query_norm is None else None
+        if (
+            head is not None
+            and isinstance(knowledge, LatentKnowledge)
+            and hidden_states.shape[1] == 1
+            and hidden_states.dtype == head.weight.dtype
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        ):
+            return QueryHead(hidden_states, head.weight)
+        query = self.adapter.knowledge_query(layer, hidden_states)
+        if query is not None and self.family.query_norm is not None:
+            query = getattr(module, self.family.query_norm)(query)
+        return query
 
     def _attention(self, layer: int, knowledge: DenseKnowledge | LatentKnowledge) -> RectangularAttention:
         """The last one of a layer while it is about the same knowledge: it remembers what it has checked.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,26 @@ from kblam_kernels.rectangular.reference import prompt_visibility
 IMPLEMENTATION = "kblam"
 
 
+class QueryHead(NamedTuple):
+    """A knowledge query that the kernels may make: `F.linear(hidden_states, weight)`, head by head."""
+
+    hidden_states: Tensor
+    weight: Tensor
+
+    def made(self, query: Tensor) -> Tensor:
+        """It, (B, Hq, N, D) as `query` is."""
+        B, Hq, N, D = query.shape
+        return F.linear(self.hidden_states, self.weight).view(B, N, Hq, D).transpose(1, 2)
+
+
 @dataclass(slots=True)  # not frozen: one is made in every layer at every step, and freezing takes longer than the rest
 class LayerKnowledge:
     """What a knowledge layer's attention needs beside the prompt; travels in the module's keyword arguments.
 
     Args:
         attend: attention to this layer's keys and values, or to latents and how it reads them.
-        query: the knowledge query (B, Hq, N, D), or None to use the rotated one.
+        query: the knowledge query (B, Hq, N, D), or None to use the rotated one; a `QueryHead` where it is still to be
+            made.
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
         span: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
@@ -35,7 +48,7 @@ class LayerKnowledge:
     """
 
     attend: RectangularAttention
-    query: Tensor | None
+    query: Tensor | QueryHead | None
     bias: float | Tensor
     span: Tensor | None
     top_k: int | None = None
@@ -105,11 +118,13 @@ def attention_forward(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     r = query if layer_knowledge.query is None else layer_knowledge.query
-    if not query.dtype == key.dtype == value.dtype == r.dtype:
+    if isinstance(r, QueryHead) and layer_knowledge.top_k is not None:
+        r = r.made(query)
+    if isinstance(r, Tensor) and not query.dtype == key.dtype == value.dtype == r.dtype:
         key, value, r = (tensor.to(query.dtype) for tensor in (key, value, r))
     attend, bias, span, index = layer_knowledge.attend, layer_knowledge.bias, layer_knowledge.span, None
     knowledge = attend.knowledge
-    if layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
+    if isinstance(r, Tensor) and layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
@@ -124,7 +139,7 @@ def attention_forward(
             backend=attend.backend,
         )
         span = None
-    if isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
+    if isinstance(r, Tensor) and isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
         # Attention to latents has no gradient.
         knowledge = knowledge.to_dense()
     if knowledge is not attend.knowledge:
@@ -135,17 +150,17 @@ def attention_forward(
             int8_products=attend.int8_products,
             backend=attend.backend,
         )
-    output, lse = attend(
-        query,
-        key,
-        value,
-        r,
-        scale=scale,
-        window=sliding_window,
-        knowledge_bias=bias,
-        prompt_mask=attention_mask,
-        knowledge_range=span,
-    )
+    options: dict[str, Any] = {
+        "scale": scale,
+        "window": sliding_window,
+        "knowledge_bias": bias,
+        "prompt_mask": attention_mask,
+        "knowledge_range": span,
+    }
+    if isinstance(r, QueryHead):
+        output, lse, r = attend.of_hidden_states(query, key, value, *r, **options)
+    else:
+        output, lse = attend(query, key, value, r, **options)
     if layer_knowledge.observe is not None:
         layer_knowledge.observe(
             knowledge=knowledge,

@@ -1,10 +1,10 @@
 """One row for each provider and shape, beside the ceilings of the same run.
 
-Every turn times each provider once, and the ceilings beside them, so that a change of the machine's load touches all of
-them; medians are reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many
-multiplications at the rate of matrix products, whichever is longer; of a large square product and one of tiles (oneDNN's
-brgemm) the one that multiplies faster. A share of it is that of the same turn, and the median of those: the speed of a
-shared machine wanders, and one turn's ceiling says nothing of another's.
+Every turn times each provider once, and the ceilings beside them, so that a change of the machine's load touches all
+of them; medians are reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many
+multiplications at the rate of matrix products, whichever is longer; of a large square product and one of tiles
+(oneDNN's brgemm) the one that multiplies faster. A share of it is that of the same turn, and the median of those: the
+speed of a shared machine wanders, and one turn's ceiling says nothing of another's.
 """
 
 from __future__ import annotations

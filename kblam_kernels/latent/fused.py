@@ -1,7 +1,7 @@
-"""Attention of a few new tokens to latents in one C++ call: absorbs, attends, projects.
+"""Attention of a few new tokens to latents in one C++ call: makes the knowledge query, absorbs, attends, projects.
 
-For one token the projections are two passes over a few megabytes; as matrix products of their own, each with its
-threads to wake and to wait for, they take longer than attention to 10,000 triples.
+For one token the projections are passes over a few megabytes; as matrix products of their own, each with its threads to
+wake and to wait for, they take longer than attention to 10,000 triples.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ def serves(backend: str, query: Tensor, projection: LatentProjection) -> bool:
 
 def bound(
     knowledge: LatentKnowledge, scale: float, window: int | None, skip_threshold: float, int8_products: bool
-) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     """The call with all that a decode loop repeats in place: `f(query, key, value, r, bias, prompt_mask, range)`.
 
-    It gives output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), and tiles as `reference.LatentOutput`.
+    With a last argument, `query_weight` (Hq * D, width), r is hidden states (B, N, width), and the knowledge query is
+    their product with it. It gives output (B, Hq, N, D) in the query's dtype, float32 lse (B, Hq, N), tiles as
+    `reference.LatentOutput`, and the knowledge query (B, Hq, N, D) if it was made here.
 
     The op is the C++ one itself: another op around it would take as long as attention to a thousand triples.
     """
@@ -59,9 +61,11 @@ def bound(
         bias: Tensor | None,
         prompt_mask: Tensor | None,
         knowledge_range: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        query_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = in_rows(one_row_if_shared(bias), prompt_mask, one_row_if_shared(knowledge_range))
-        output, lse, tiles = op(query, key, value, *latents, knowledge_query, *projection, *rows, *options)
-        return output, lse, tiles
+        results = op(query, key, value, *latents, knowledge_query, query_weight, *projection, *rows, *options)
+        output, lse, tiles, made = results
+        return output, lse, tiles, made
 
     return attend

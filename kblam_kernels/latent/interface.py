@@ -48,7 +48,7 @@ def latent_attention(
     p = knowledge.projection
     if fused.serves(backend, query, p):
         attend = fused.bound(knowledge, scale, window, skip_threshold, int8_products)
-        output, lse, tiles = attend(query, key, value, knowledge_query, bias, prompt_mask, knowledge_range)
+        output, lse, tiles, _ = attend(query, key, value, knowledge_query, bias, prompt_mask, knowledge_range)
         if skip_counts is not None and skip_threshold:
             skip_counts.add_(tiles)
         return output, lse

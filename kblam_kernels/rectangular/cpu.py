@@ -67,5 +67,7 @@ def in_rows(
     if knowledge_range is not None:
         # No row sees 2 ** 31 tokens.
         wide = knowledge_range.dtype == torch.int64
-        knowledge_range = (knowledge_range.clamp(0, 2**31 - 1) if wide else knowledge_range).to(torch.int32).contiguous()
+        knowledge_range = (
+            (knowledge_range.clamp(0, 2**31 - 1) if wide else knowledge_range).to(torch.int32).contiguous()
+        )
     return bias, prompt_mask, knowledge_range

@@ -38,6 +38,33 @@ def request_of(by_name: bool, knowledge: DenseKnowledge | LatentKnowledge | None
     )
 
 
+def check_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: DenseKnowledge | LatentKnowledge,
+    knowledge_query: Tensor,
+    prompt_mask: Tensor | None,
+    window: int | None,
+    knowledge_range: Tensor | None,
+    skip_threshold: float,
+    skip_counts: Tensor | None,
+) -> None:
+    """What `rectangular_attention` refuses after `check_prompt`, but for a bias that does not fit."""
+    if isinstance(knowledge, LatentKnowledge):
+        check_latent(query, knowledge, knowledge_query)
+    else:
+        check_knowledge(query, knowledge, knowledge_query)
+    of_knowledge = knowledge.projection.key_weight if isinstance(knowledge, LatentKnowledge) else knowledge.key
+    check_alike({"key": key, "value": value, "knowledge": of_knowledge, "knowledge_query": knowledge_query}, query)
+    check_skipping(skip_threshold, skip_counts, knowledge, query)
+    if not query.dtype.is_floating_point:
+        refuse(f"query must be a floating-point tensor; got {query.dtype}")
+    if window is not None and window < 1:
+        refuse(f"window must be at least 1 (the query's own token) or None; got {window}")
+    check_masks(prompt_mask, knowledge_range, query, key.shape[2])
+
+
 @overload
 def rectangular_attention(
     query: Tensor,
@@ -151,18 +178,7 @@ def rectangular_attention(
     if knowledge is None:
         knowledge = DenseKnowledge.empty(Hq, D, dtype=query.dtype, device=query.device)
     r = query if knowledge_query is None else knowledge_query
-    if isinstance(knowledge, LatentKnowledge):
-        check_latent(query, knowledge, r)
-    else:
-        check_knowledge(query, knowledge, r)
-    of_knowledge = knowledge.projection.key_weight if isinstance(knowledge, LatentKnowledge) else knowledge.key
-    check_alike({"key": key, "value": value, "knowledge": of_knowledge, "knowledge_query": r}, query)
-    check_skipping(skip_threshold, skip_counts, knowledge, query)
-    if not query.dtype.is_floating_point:
-        refuse(f"query must be a floating-point tensor; got {query.dtype}")
-    if window is not None and window < 1:
-        refuse(f"window must be at least 1 (the query's own token) or None; got {window}")
-    check_masks(prompt_mask, knowledge_range, query, key.shape[2])
+    check_call(query, key, value, knowledge, r, prompt_mask, window, knowledge_range, skip_threshold, skip_counts)
     bias = bias_tensor(knowledge_bias, B, knowledge.num_tokens, query)
 
     def request_for(by_name: bool) -> dispatch.Request:

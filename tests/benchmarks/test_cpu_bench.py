@@ -89,7 +89,7 @@ def test_dense_heads_that_do_not_fit_stand_for_the_others(monkeypatch: pytest.Mo
     assert x.keys.shape == (1, 2, 74, 16)
 
     def constant(calls: dict[str, object], repeats: int) -> dict[str, list[float]]:
-        return dict.fromkeys(calls, [1.0])
+        return {name: [1.0] for name in calls}
 
     monkeypatch.setattr(timing, "_timed", constant)
     times = {row["provider"]: row["ms"] for row in measure(TINY, flex=False)}

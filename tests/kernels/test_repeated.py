@@ -80,12 +80,19 @@ def library() -> None:
 
 @pytest.fixture
 def straight(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From here on the whole call is an error."""
+    """From here on the whole call is an error, and so is checking everything."""
 
-    def whole(*_: Any, **__: Any) -> None:
-        raise AssertionError("the whole call was made")
+    def forbidden(name: str) -> Callable[..., None]:
+        def called(*_: Any, **__: Any) -> None:
+            raise AssertionError(f"{name} was called")
 
-    return lambda: monkeypatch.setattr(repeated, "rectangular_attention", whole)
+        return called
+
+    def forbid() -> None:
+        for name in ("rectangular_attention", "check_call"):
+            monkeypatch.setattr(repeated, name, forbidden(name))
+
+    return forbid
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -114,11 +121,11 @@ def test_later_calls_go_straight_to_the_op(kind: str, straight: Callable[[], Non
     if goes_straight:
         attend(*step(new, 5))
     else:
-        with pytest.raises(AssertionError, match="the whole call"):
+        with pytest.raises(AssertionError, match="rectangular_attention was called"):
             attend(*step(new, 5))
     # Another shape, and other options of the same shape, are looked at anew.
     for change, options in ((3, {}), (new, {"scale": 0.7}), (new, {"window": 2})):
-        with pytest.raises(AssertionError, match="the whole call"):
+        with pytest.raises(AssertionError, match="check_call was called"):
             attend(*step(change, 5), **options)
 
 
@@ -226,3 +233,71 @@ def test_a_compiler_traces_through_it(knowledge: Any, library: None) -> None:
     compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
     for seed in (1, 2):
         torch.testing.assert_close(compiled(*step(1, 4, seed)), doubled(*step(1, 4, seed)))
+
+
+def hidden_and_weight(new: int, width: int = 10, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(5)
+    sizes = ((B, new, width), (HQ * D, width))
+    return tuple(torch.randn(*size, generator=draw).to(dtype) for size in sizes)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_that_is_still_to_be_made(kind: str, dtype: torch.dtype, library: None) -> None:
+    knowledge, fixed, new, _ = KINDS[kind]
+    knowledge = knowledge()
+    if isinstance(knowledge, DenseKnowledge):
+        knowledge = DenseKnowledge(knowledge.key.to(dtype), knowledge.value.to(dtype))
+    else:
+        knowledge = latent(dtype, torch.int8 if knowledge.key.dtype == torch.int8 else None)
+    attend = RectangularAttention(knowledge, **{**fixed, "skip_threshold": 0.0})
+    query, key, value, _ = step(new, 4, dtype=dtype)
+    hidden, weight = hidden_and_weight(new, dtype=dtype)
+    exact = (hidden.double() @ weight.double().T).view(B, new, HQ, D).transpose(1, 2)
+    found = []
+    for _ in range(2):
+        output, lse, r = attend.of_hidden_states(query, key, value, hidden, weight)
+        assert r.dtype == dtype
+        torch.testing.assert_close(r.double(), exact, rtol=torch.finfo(dtype).eps, atol=16 * torch.finfo(dtype).eps)
+        expected, expected_lse = attend(query, key, value, r)
+        # It is the query that was attended with, rounded as it is given back.
+        assert torch.equal(output, expected)
+        assert torch.equal(lse, expected_lse)
+        found.append(output)
+    assert torch.equal(*found), "the first call has the bits of all"
+
+
+def test_a_row_of_hidden_states_has_the_bits_it_has_alone(library: None) -> None:
+    query, key, value, _ = step(2, 4)
+    hidden, weight = hidden_and_weight(2, width=50)
+    attend = RectangularAttention(latent())
+    together = attend.of_hidden_states(query, key, value, hidden, weight)
+    alone = attend.of_hidden_states(query[1:], key[1:], value[1:], hidden[1:], weight)
+    assert all(torch.equal(a[0], t[1]) for a, t in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("knowledge", [dense, latent])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda h, w: (h[:1], w), r"hidden_states must be \(B=2, N=1, width\)"),
+        (lambda h, w: (h[0], w), r"hidden_states must be \(B=2, N=1, width\)"),
+        (lambda h, w: (h, w[:-1]), r"query_weight \(Hq \* D = 64, width\)"),
+        (lambda h, w: (h, w[:, :-1]), r"query_weight \(Hq \* D = 64, width\)"),
+    ],
+)
+def test_hidden_states_that_do_not_fit_are_refused(knowledge: Any, spoil: Any, message: str, library: None) -> None:
+    attend = RectangularAttention(knowledge())
+    query, key, value, _ = step(1, 4)
+    for _ in range(2):
+        with pytest.raises(UnsupportedInputError, match=message):
+            attend.of_hidden_states(query, key, value, *spoil(*hidden_and_weight(1)))
+
+
+def test_hidden_states_of_an_odd_width_are_served(library: None) -> None:
+    query, key, value, _ = step(1, 4)
+    hidden, weight = hidden_and_weight(1, width=7)
+    attend = RectangularAttention(latent())
+    output, _, r = attend.of_hidden_states(query, key, value, hidden, weight)
+    assert torch.equal(r, torch.nn.functional.linear(hidden, weight).view(B, 1, HQ, D).transpose(1, 2))
+    assert torch.equal(output, attend(query, key, value, r)[0])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach
 from kblam.models.resident import ResidentKnowledge, resident_for
-from kblam_kernels import DenseKnowledge, LatentKnowledge, UnsupportedInputError
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, UnsupportedInputError, native
 from kblam_kernels.plan import devices
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
@@ -281,3 +283,49 @@ def test_an_adapter_of_named_layers_reaches_them_alone(kb: KnowledgeBase, tied: 
     close(*results)
     with pytest.raises(AssertionError):
         close(results[0], logits(model, IDS, MASK))
+
+
+@torch.no_grad()
+def decoded(tied: Tied, resident: ResidentKnowledge) -> tuple[Tensor, dict[str, Any]]:
+    """Logits of two steps after a prompt, and what the last step's evidence layer was observed with."""
+    seen: dict[str, Any] = {}
+    with tied.attachment.using(resident):
+        cache = DynamicCache(config=tied.model.config)
+        found = [tied.model(IDS[1:], past_key_values=cache).logits[:, -1]]
+        found.append(tied.model(IDS[1:, :1], past_key_values=cache).logits[:, -1])
+        with tied.attachment.observing(seen.update):
+            found.append(tied.model(IDS[1:, 1:2], past_key_values=cache).logits[:, -1])
+    return torch.stack(found), seen
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"knowledge_scale": 3.0}], ids=str)
+def test_a_query_head_read_by_the_kernels_asks_what_it_asks_itself(
+    options: dict[str, Any], backend: str, kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = tie(**options)
+    if backend == "cpu" and (reason := native.unavailable()) is not None:
+        pytest.skip(reason)
+    tied.attachment = attach(tied.model, tied.adapter, backend=backend)
+    resident = resident_of(kb, tied, plan="latent")
+    read: list[torch.Size] = []
+    whole = RectangularAttention.of_hidden_states
+
+    def reading(self: RectangularAttention, *arguments: Any, **named: Any) -> Any:
+        read.append(arguments[3].shape)
+        return whole(self, *arguments, **named)
+
+    monkeypatch.setattr(RectangularAttention, "of_hidden_states", reading)
+    found, seen = decoded(tied, resident)
+    # Of every single new token, in both knowledge layers; pruning wants the query itself.
+    assert read == ([] if options.get("top_k") else [torch.Size([1, 1, 32])] * 4)
+    calls: list[int] = []
+    for head in tied.adapter.query_heads.values():
+        # With a hook it is no weight alone.
+        head.register_forward_hook(lambda *_: calls.append(1))
+    expected, expected_seen = decoded(tied, resident)
+    assert len(calls) == 6
+    assert len(read) == (0 if options.get("top_k") else 4)
+    close(found, expected)
+    torch.testing.assert_close(seen["query"], expected_seen["query"], rtol=1e-5, atol=1e-5)
+    assert seen["query"].shape == (1, 4, 1, 8)

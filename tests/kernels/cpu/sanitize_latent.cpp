@@ -82,7 +82,15 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   kblam::LatentAttention whole = p;
   whole.prompt = whole.share = nullptr, whole.latent = nullptr, whole.lse = lse.get();
   const kblam::Projection projection{weights.data.get(), biases.data.get(), weights.data.get(), biases.data.get()};
-  kblam::latent_attention(whole, r.strided(), projection, output.get(), kernels, 3, parallel);
+  // Of hidden states with every other choice of options.
+  const int width = 2 * s.P;
+  const Tensor hidden(dtype, 1, s.B, s.N, width, s.gap, draw), head_weight(dtype, 1, s.Hq, s.D, width, 0, draw);
+  kblam::QueryHead head{};
+  if (options & 1) {
+    head = {head_weight.data.get(), width, hidden.strided()};
+    head.hidden.batch = head.hidden.head, head.hidden.head = 0;
+  }
+  kblam::latent_attention(whole, r.strided(), head, projection, output.get(), kernels, 3, parallel);
 
   double worst = p.tiles != nullptr && got.tiles[0] > got.tiles[1] ? INFINITE : 0;
   std::vector<double> mass(s.B * s.M, 0.);

@@ -60,6 +60,7 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         **prompt(),
         **latents(),
         "knowledge_query": torch.randn(B, HQ, N, D),
+        "query_weight": None,
         **{f"{name}_weight": torch.randn(HQ, D, P) for name in ("key", "value")},
         **{f"{name}_bias": torch.randn(HQ, D) for name in ("key", "value")},
         **restrictions(),
@@ -67,6 +68,11 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         "window": 5,
         "skip_threshold": 0.1,
         "int8_products": False,
+    },
+    "latent_attention_cpu of hidden states": lambda: {
+        **OPS["latent_attention_cpu"](),
+        "knowledge_query": torch.randn(B, N, P),
+        "query_weight": torch.randn(HQ * D, P),
     },
     "evidence_mass_cpu": lambda: {
         "rows": torch.randn(B, HQ, N, P),

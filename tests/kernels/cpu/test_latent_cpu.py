@@ -164,7 +164,9 @@ def test_one_call_is_an_op_with_a_fake(skip_threshold: float, library: None) -> 
     tensors = (p.query, p.key, p.value, k.key, k.value, k.norm, None, None, p.knowledge_query)
     weights = tuple(getattr(projection, f.name) for f in dataclasses.fields(projection))
     options = (None, None, p.knowledge_range, 0.25, None, skip_threshold, False, "")
-    torch.library.opcheck(torch.ops.kblam_kernels.latent_attention_cpu.default, (*tensors, *weights, *options))
+    torch.library.opcheck(torch.ops.kblam_kernels.latent_attention_cpu.default, (*tensors, None, *weights, *options))
+    hidden = (*tensors[:-1], torch.randn(2, 2, 12), torch.randn(4 * 16, 12))
+    torch.library.opcheck(torch.ops.kblam_kernels.latent_attention_cpu.default, (*hidden, *weights, *options))
 
 
 @pytest.mark.parametrize("heads", [4, 10])
