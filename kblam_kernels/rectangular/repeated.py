@@ -13,7 +13,6 @@ from kblam_kernels import dispatch
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
 from kblam_kernels.latent import fused
 from kblam_kernels.latent.backends import LATENT_BACKENDS
-from kblam_kernels.rectangular import cpu
 from kblam_kernels.rectangular.arguments import bias_tensor, check_masks, check_prompt, refuse
 from kblam_kernels.rectangular.interface import check_call, rectangular_attention, request_of
 
@@ -206,5 +205,8 @@ class RectangularAttention:
             if fused.serves(backend, query, knowledge.projection):
                 return fused.bound(knowledge, scale, window, self.skip_threshold, self.int8_products)
         elif backend == "cpu":
+            # Imports what compiles graphs: not before it is needed.
+            from kblam_kernels.rectangular import cpu
+
             return cpu.bound(knowledge.key, knowledge.value, scale, window)
         return None

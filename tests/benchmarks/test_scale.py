@@ -13,6 +13,10 @@ from benchmarks import scale
 from kblam_kernels.plan import Shape
 
 
+# Of a latent: the toy has fewer outputs than MiniLM's vectors have numbers, two slots of four heads of 16.
+WIDTH = 128
+
+
 def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scale.json"
     scale.main(["--smoke", "--triples", "50", "700", "--rounds", "1", "--json", str(file)])
@@ -28,7 +32,7 @@ def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [set(row) for row in rows] == [fields, fields]
     for row, triples in zip(rows, (50, 700), strict=True):
         assert row["triples"] == triples
-        assert row["knowledge_bytes"] == triples * (2 * 384 * 2 + 4)
+        assert row["knowledge_bytes"] == triples * (2 * WIDTH * 2 + 4)
         assert row["dense_bytes"] == triples * 2 * (2 * 4 * 16 * 2), "2 layers x key and value x 4 heads of 16"
         assert row["resident_bytes"] > row["knowledge_bytes"]
         assert row["ms_per_token"] > 0 < row["ms_per_token_without"]
@@ -54,14 +58,14 @@ def test_real_triples_go_through_an_encoder_and_a_store(capsys: pytest.CaptureFi
     (row,) = scale.main(["--smoke", "--triples", "70", "--rounds", "1", "--encoder", "minilm", "--storage", "int8"])
     assert row.triples == 70
     # A resident knowledge base has spare rows: an eighth.
-    assert row.knowledge_bytes == 78 * (2 * 384 + 12)
+    assert row.knowledge_bytes == 78 * (2 * WIDTH + 12)
     assert "70 triples encoded and stored in" in capsys.readouterr().err
 
 
 def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
     attachment = scale.build(scale.SMOKE)
     source = scale.SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
-    assert source.num_bytes == 40 * (2 * 384 + 12)
+    assert source.num_bytes == 40 * (2 * WIDTH + 12)
     assert source.layer(0).key.dtype == torch.int8
     assert source.buffers["norm"].all(), "every row is written"
     before = source.buffers["key"].clone()
