@@ -44,41 +44,32 @@ inline void copy_query(bfloat16* to, const bfloat16* from, int n, int padded) {
 }
 #endif
 
-// scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone. Fetches row t of `ahead`.
+// scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone. Keys are read one after the
+// other, as they lie: memory in one stream is what a processor fetches ahead by itself.
 template <class Product, class T>
 inline void dot_products(const typename Product::Query* query, const T* keys, int64_t stride, int n, int D,
-                         const Ahead& ahead, float* scores) {
-  constexpr int STEP = Product::STEP, TOKENS = 4;
+                         float* scores) {
+  constexpr int STEP = Product::STEP, TOKENS = 4;  // so many sums are added up across their vectors together
   const int whole = D / STEP * STEP, tail = D - whole;
-  int t = 0;
-  for (; t + TOKENS <= n; t += TOKENS) {
-    const T* k[TOKENS];
-    F sums[TOKENS];
-    for (int j = 0; j < TOKENS; ++j) {
-      k[j] = keys + (t + j) * stride;
-      sums[j] = zero();
-      ahead.fetch(t + j);
-    }
-    for (int d = 0; d < whole; d += STEP) {
-      const F q = Product::load_query(query + d);
-#pragma GCC unroll 4
-      for (int j = 0; j < TOKENS; ++j) sums[j] = Product::multiply(q, Product::load_key(k[j] + d), sums[j]);
-    }
-    if (tail) {
-      const F q = Product::load_query(query + whole);
-      for (int j = 0; j < TOKENS; ++j)
-        sums[j] = Product::multiply(q, Product::load_first_key(k[j] + whole, tail), sums[j]);
-    }
-    for (int j = 0; j < TOKENS; ++j) scores[t + j] = sum(sums[j]);
-  }
-  for (; t < n; ++t) {
-    ahead.fetch(t);
-    const T* k = keys + t * stride;
+  const auto product = [&](int t) {
+    const T* key = keys + t * stride;
     F s = zero();
     for (int d = 0; d < whole; d += STEP)
-      s = Product::multiply(Product::load_query(query + d), Product::load_key(k + d), s);
-    if (tail) s = Product::multiply(Product::load_query(query + whole), Product::load_first_key(k + whole, tail), s);
-    scores[t] = sum(s);
+      s = Product::multiply(Product::load_query(query + d), Product::load_key(key + d), s);
+    if (tail) s = Product::multiply(Product::load_query(query + whole), Product::load_first_key(key + whole, tail), s);
+    return s;
+  };
+  int t = 0;
+  for (; t + TOKENS <= n; t += TOKENS) {
+    F sums[TOKENS];
+#pragma GCC unroll 4
+    for (int j = 0; j < TOKENS; ++j) sums[j] = product(t + j);
+    store_sums(scores + t, sums[0], sums[1], sums[2], sums[3]);
+  }
+  for (; t < n; ++t) {
+    float one[TOKENS];
+    store_sums(one, product(t), zero(), zero(), zero());
+    scores[t] = one[0];
   }
 }
 

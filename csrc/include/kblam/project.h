@@ -97,9 +97,7 @@ inline void dot_rows(const void* matrix, Dtype dtype, int64_t stride, int n, int
         store_rounded(reinterpret_cast<bfloat16*>(query) + p, load(query + p));
 #endif
     const auto* multiplied = reinterpret_cast<const typename Product::Query*>(query);
-    const Ahead ahead{static_cast<const char*>(matrix) + ROWS_AHEAD * stride * int64_t(sizeof(T)),
-                      stride * int64_t(sizeof(T)), P * int(sizeof(T))};
-    dot_products<Product>(multiplied, static_cast<const T*>(matrix), stride, n, P, ahead, to);
+    dot_products<Product>(multiplied, static_cast<const T*>(matrix), stride, n, P, to);
   });
 }
 

@@ -5,17 +5,15 @@
 
 namespace kblam::KBLAM_ISA {
 
-constexpr int STREAM_TILE = 64;
+constexpr int STREAM_TILE = 128;  // keys, then as many values, each in one stream
 
-// output[r][d] += sum over t of weights[r][t] * values[t][d], for NV vectors of d. Fetches row t of `ahead`.
+// output[r][d] += sum over t of weights[r][t] * values[t][d], for NV vectors of d.
 template <int ROWS, int NV, class T>
-inline void add_weighted(float* const* output, const float* const* weights, const T* values, int64_t stride, int n,
-                         const Ahead& ahead) {
+inline void add_weighted(float* const* output, const float* const* weights, const T* values, int64_t stride, int n) {
   F sums[ROWS][NV];
   for (int r = 0; r < ROWS; ++r)
     for (int v = 0; v < NV; ++v) sums[r][v] = load(output[r] + v * W);
   for (int t = 0; t < n; ++t) {
-    ahead.fetch(t);
     const T* value = values + t * stride;
     F w[ROWS];
     for (int r = 0; r < ROWS; ++r) w[r] = set1(weights[r][t]);
@@ -31,17 +29,17 @@ inline void add_weighted(float* const* output, const float* const* weights, cons
 
 template <int ROWS, class T>
 inline void add_weighted_vectors(float* const* output, const float* const* weights, const T* values, int64_t stride,
-                                 int n, int vectors, const Ahead& ahead) {
+                                 int n, int vectors) {
   switch (vectors) {
-    case 1: return add_weighted<ROWS, 1>(output, weights, values, stride, n, ahead);
-    case 2: return add_weighted<ROWS, 2>(output, weights, values, stride, n, ahead);
-    case 3: return add_weighted<ROWS, 3>(output, weights, values, stride, n, ahead);
-    case 4: return add_weighted<ROWS, 4>(output, weights, values, stride, n, ahead);
+    case 1: return add_weighted<ROWS, 1>(output, weights, values, stride, n);
+    case 2: return add_weighted<ROWS, 2>(output, weights, values, stride, n);
+    case 3: return add_weighted<ROWS, 3>(output, weights, values, stride, n);
+    case 4: return add_weighted<ROWS, 4>(output, weights, values, stride, n);
 #if defined(__AVX512F__)
-    case 5: return add_weighted<ROWS, 5>(output, weights, values, stride, n, ahead);
-    case 6: return add_weighted<ROWS, 6>(output, weights, values, stride, n, ahead);
-    case 7: return add_weighted<ROWS, 7>(output, weights, values, stride, n, ahead);
-    case 8: return add_weighted<ROWS, 8>(output, weights, values, stride, n, ahead);
+    case 5: return add_weighted<ROWS, 5>(output, weights, values, stride, n);
+    case 6: return add_weighted<ROWS, 6>(output, weights, values, stride, n);
+    case 7: return add_weighted<ROWS, 7>(output, weights, values, stride, n);
+    case 8: return add_weighted<ROWS, 8>(output, weights, values, stride, n);
 #endif
     default: return;
   }
@@ -49,14 +47,13 @@ inline void add_weighted_vectors(float* const* output, const float* const* weigh
 
 template <int ROWS, class T>
 inline void add_weighted_values(float* const* output, const float* const* weights, const T* values, int64_t stride,
-                                int n, int D, Ahead ahead) {
+                                int n, int D) {
   const int vectors = D / W;
   float* at[ROWS];
   for (int v = 0; v < vectors; v += STREAM_VECTORS) {
     const int here = vectors - v < STREAM_VECTORS ? vectors - v : STREAM_VECTORS;
     for (int r = 0; r < ROWS; ++r) at[r] = output[r] + v * W;
-    add_weighted_vectors<ROWS>(at, weights, values + v * W, stride, n, here, ahead);
-    ahead.data = nullptr;
+    add_weighted_vectors<ROWS>(at, weights, values + v * W, stride, n, here);
   }
   const int tail = D - vectors * W;
   if (tail == 0) return;
@@ -133,13 +130,10 @@ void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t b
                 rows[r].last < tile_end ? rows[r].last : tile_end};
     return piece;
   };
-  // Values are on their way while their keys are worked on, and the next keys while these values are.
-  Ahead next_values{}, next_keys{};
   const auto weigh = [&](const Piece& piece, float* out) {
     const int n = int(piece.last - piece.first);
     const T* from = keys + piece.first * columns.key_stride;
-    dot_products<Dot<T>>(queries + piece.row * padded, from, columns.key_stride, n, D, next_values, out);
-    next_values.data = nullptr;
+    dot_products<Dot<T>>(queries + piece.row * padded, from, columns.key_stride, n, D, out);
     take_scores(rows[piece.row], out, piece.first, n, D, scale);
   };
   const auto finish = [&](auto how_many, const Piece* pieces, const float* const* weights) {
@@ -147,17 +141,10 @@ void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t b
     float* out[ROWS];
     for (int r = 0; r < ROWS; ++r) out[r] = rows[pieces[r].row].output;
     add_weighted_values<ROWS>(out, weights, values + pieces->first * columns.value_stride, columns.value_stride,
-                              int(pieces->last - pieces->first), D, next_keys);
-    next_keys.data = nullptr;
+                              int(pieces->last - pieces->first), D);
   };
-  const int row_bytes = D * int(sizeof(T));
   for (int64_t tile = begin; tile < end; tile += STREAM_TILE) {
     const int64_t tile_end = tile + STREAM_TILE < end ? tile + STREAM_TILE : end;
-    next_values = {reinterpret_cast<const char*>(values + tile * columns.value_stride),
-                   columns.value_stride * int64_t(sizeof(T)), row_bytes};
-    next_keys = {reinterpret_cast<const char*>(keys + tile_end * columns.key_stride),
-                 columns.key_stride * int64_t(sizeof(T)), row_bytes};
-    if (tile_end + STREAM_TILE > end) next_keys.data = nullptr;
     Piece waiting[2];  // weighed, values not yet added: two rows share one pass over them
     bool one_waits = false;
     for (int r = 0; r < count; ++r) {

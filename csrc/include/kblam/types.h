@@ -83,19 +83,6 @@ struct Size {
   static constexpr int value = N;
 };
 
-// Rows of memory to ask for while others are worked on, into the second-level cache: the first has no room for a tile of
-// each. Null `data` asks for nothing.
-struct Ahead {
-  const char* data;
-  int64_t stride;  // bytes
-  int bytes;       // of a row
-
-  void fetch(int64_t row) const {
-    if (data == nullptr) return;
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(data + row * stride + i, 0, 2);
-  }
-};
-
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Takes tokens [begin, end) into the state of every row.
