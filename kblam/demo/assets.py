@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 from kblam.adapter import KnowledgeAdapter
 from kblam.demo.model import DemoModel, rescale_inputs
 from kblam.models import Attachment, attach
+from kblam.models.formats import AUTO
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -55,6 +56,6 @@ def load(
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     adapter = KnowledgeAdapter.from_pretrained(folder / "adapter").to(dtype)
-    reading = {} if exact else {"storage": "int8", "int8_products": True}
-    attachment = attach(model, adapter, backend=backend, **reading)
+    storage = AUTO if exact else "int8"
+    attachment = attach(model, adapter, backend=backend, storage=storage, int8_products=not exact)
     return Demo(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), attachment)
