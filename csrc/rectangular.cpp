@@ -13,11 +13,9 @@ namespace kblam {
 namespace {
 
 constexpr int64_t ENOUGH_TASKS = 64;  // with so many, row blocks alone fill the cores
-// Up to so many new tokens the kernel of latents is quicker than that of tiles, which is made for 64 rows at a time.
-constexpr int64_t FOLDED_QUERIES = 16;
 
-int64_t chunks_wanted(const Prompt& p) {
-  if (p.N <= STREAM_QUERIES) return MAX_CHUNKS;
+int64_t chunks_wanted(const Prompt& p, const Kernels& kernels) {
+  if (streams(p, kernels)) return MAX_CHUNKS;
   const int64_t row_tasks = p.Hq * ((p.N + MAX_TILE_ROWS - 1) / MAX_TILE_ROWS);
   return std::max<int64_t>(1, ENOUGH_TASKS / row_tasks);
 }
@@ -27,15 +25,15 @@ class Launch {
   Launch(const Rectangular& problem, const Kernels& kernels, int workers)
       : p(problem),
         size(element_size(problem.dtype)),
-        streaming(problem.N <= STREAM_QUERIES),
-        folding(!streaming && problem.N <= FOLDED_QUERIES),
+        streaming(streams(problem, kernels)),
+        folding(!streaming && problem.N < kernels.tile_queries[int(problem.dtype)]),
         absorb((streaming ? kernels.stream : kernels.tile)[int(problem.dtype)]),
         absorb_folded(kernels.latent),
         shared(problem.B > 1 && problem.knowledge_key.batch == 0 && problem.knowledge_value.batch == 0 &&
                // Rows that are folded see the same tokens.
                !(folding && problem.knowledge_range != nullptr)),
-        knowledge(p.M, chunks_wanted(p)),
-        prompt(p.T, chunks_wanted(p)),
+        knowledge(p.M, chunks_wanted(p, kernels)),
+        prompt(p.T, chunks_wanted(p, kernels)),
         states(p.rows(), knowledge.chunks + prompt.chunks, p.D),
         prompt_tasks(p, kernels, states, knowledge.chunks, prompt) {
     rows = shared ? p.B * p.N : p.N;

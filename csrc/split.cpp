@@ -96,7 +96,7 @@ PromptTasks::PromptTasks(const Prompt& problem, const Kernels& kernels, States& 
       states(states_),
       first_part(first_part_),
       cut(cut_),
-      streaming(p.N <= STREAM_QUERIES),
+      streaming(streams(p, kernels)),
       absorb((streaming ? kernels.stream : kernels.tile)[int(p.dtype)]),
       rows(p.Hq / p.Hkv * p.N),
       block_rows(streaming ? rows : MAX_TILE_ROWS),

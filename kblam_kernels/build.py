@@ -44,6 +44,7 @@ _X86_FILES = {
     "kernels_avx512.cpp": _AVX512,
     "kernels_avx512vnni.cpp": (*_AVX512, "-mavx512vnni"),
     "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "kernels_amx.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
 _FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "rectangular.cpp", "latent.cpp", "mass.cpp")
 _BINDINGS = ("binding.cpp", "binding_latent.cpp", "binding_mass.cpp")

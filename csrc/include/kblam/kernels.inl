@@ -3,7 +3,7 @@
 #include "mass_tile.h"
 #include "project.h"
 #include "stream.h"
-#include "tile.h"
+#include "tile_absorb.h"
 
 namespace kblam {
 
@@ -13,6 +13,8 @@ const Kernels KBLAM_TABLE = {
     KBLAM_NAME,
     {KBLAM_ISA::stream_absorb<float>, KBLAM_ISA::stream_absorb<bfloat16>, KBLAM_ISA::stream_absorb<float16>},
     {KBLAM_ISA::tile_absorb<float>, KBLAM_ISA::tile_absorb<bfloat16>, KBLAM_ISA::tile_absorb<float16>},
+    {KBLAM_ISA::stream_queries<float>(), KBLAM_ISA::stream_queries<bfloat16>(), KBLAM_ISA::stream_queries<float16>()},
+    {KBLAM_ISA::tile_queries<float>(), KBLAM_ISA::tile_queries<bfloat16>(), KBLAM_ISA::tile_queries<float16>()},
     KBLAM_ISA::latent_absorb,
     KBLAM_ISA::add_mass,
     KBLAM_ISA::add_scaled,

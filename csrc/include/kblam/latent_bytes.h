@@ -41,6 +41,21 @@ inline int8_t* round_query(float* wide, int P, int32_t& shift, float& factor) {
   return rounded;
 }
 
+// The first `columns` of n values, up to BYTE_PANEL, as fours of tokens: [n / 4][BYTE_PANEL].
+// Calls between(t) for every fourth token.
+template <class Between>
+inline void pack_bytes(const LatentScratch& s, const int8_t* values, int64_t stride, int n, int columns,
+                       const Between& between) {
+  for (int t = 0; t < n; t += 4) {
+    between(t);
+    F four[4], packed[BYTE_PANEL / W];
+    for (int i = 0; i < 4; ++i)
+      four[i] = t + i < n ? load_first_bytes(values + (t + i) * stride, columns) : zero();
+    interleave_four(four[0], four[1], four[2], four[3], packed);
+    for (int j = 0; j < BYTE_PANEL / W; ++j) store(s.panel + t / 4 * BYTE_PANEL + j * W, packed[j]);
+  }
+}
+
 // output[row] = output[row] * shrink[row] + weights[row] . values, of any layout.
 template <class Layout>
 inline void sum_bytes(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride,
@@ -50,15 +65,7 @@ inline void sum_bytes(const LatentScratch& s, const LatentRow* rows, int count, 
   Fetches ahead(next, bytes, int64_t((P + BYTE_PANEL - 1) / BYTE_PANEL) * (count / 4 + count % 4) * steps);
   for (int first = 0; first < P; first += BYTE_PANEL) {
     const int columns = P - first < BYTE_PANEL ? P - first : BYTE_PANEL;
-    for (int t = 0; t < n; t += 4) {
-      F four[4], packed[J];
-      for (int i = 0; i < 4; ++i) {
-        const int8_t* from = values + (t + i) * stride + first;
-        four[i] = t + i < n ? load_first_bytes(from, columns) : zero();
-      }
-      interleave_four(four[0], four[1], four[2], four[3], packed);
-      for (int j = 0; j < J; ++j) store(s.panel + t * W + j * W, packed[j]);
-    }
+    pack_bytes(s, values + first, stride, n, columns, [](int) {});
     const auto add = [&](auto i, int r) {
       constexpr int I = decltype(i)::value;
       F sums[I][J];
@@ -145,7 +152,7 @@ struct ByteLanes : Lanes<WideLatents<int8_t>> {
         take_query(one, rows[r].query, query, P);
         rounded = round_query(one, P, s.query_shift[r], s.query_factor[r]);
       }
-      for (int step = 0; step < steps(P); ++step) {
+      for (int64_t step = 0; step < query_stride(P) / 2; ++step) {
         float four = 0.f;
         if (r < count) __builtin_memcpy(&four, rounded + step * 4, 4);
         __builtin_memcpy(queries + step * LANES + r, &four, 4);
@@ -177,8 +184,13 @@ struct ByteLanes : Lanes<WideLatents<int8_t>> {
     }
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
-    const float largest = Lanes::weigh(s, rows, count, tile, n);
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
+    return weigh(s, rows, count, tile, n, [](int) {});
+  }
+  template <class Between>
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
+                     const Between& between) {
+    const float largest = Lanes::weigh(s, rows, count, tile, n, between);
     for (int v = 0; v < round_up(count, W); v += W) {
       const float* weights = s.scores + v;
       F top = zero(), spoilt = zero();
@@ -266,8 +278,8 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
       score_four(s, rows, keys, stride, t, n - t < SCORE_TOKENS ? n - t : SCORE_TOKENS, P, ahead);
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
-    const float largest = Dots::weigh(s, rows, count, tile, n);
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
+    const float largest = Dots::weigh(s, rows, count, tile, n, ahead);
     for (int r = 0; r < count; ++r) {
       const float* weights = s.scores + r * LATENT_TILE;
       F top = zero(), spoilt = zero();

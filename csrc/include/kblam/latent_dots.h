@@ -120,7 +120,7 @@ struct Dots {
     score_keys<Dot<Query>>(queries, rows, wide, bytes / int64_t(sizeof(Query)), n, P, s.scores + t, ahead);
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
     float largest = 0.f;
     for (int r = 0; r < count; ++r) {
       float* scores = s.scores + r * LATENT_TILE;

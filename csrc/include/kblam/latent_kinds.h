@@ -7,21 +7,6 @@
 
 namespace kblam::KBLAM_ISA {
 
-// Memory that will be wanted soon, asked for bit by bit between products: a core has room for two dozen lines on their
-// way, and stands still when it asks for more. `step` bytes at each step of a product; more than there is does no harm.
-struct Fetches {
-  const char* at;
-  int64_t step;
-
-  Fetches(const void* from, int64_t bytes, int64_t steps)
-      : at(static_cast<const char*>(from)), step(steps > 0 ? (bytes + steps - 1) / steps : 0) {}
-
-  void operator()(int64_t k) const {
-    for (int64_t i = 0; i < step; i += 64) __builtin_prefetch(at + k * step + i, 0, 2);
-  }
-  void pass(int64_t steps) { at += steps * step; }
-};
-
 template <class T>
 struct WideLatents {
   using Query = float;
@@ -113,7 +98,14 @@ struct PairLatents {
 
   static bool packs(int) { return true; }
   static void pack(const LatentScratch& s, const T* values, int64_t stride, int n, int columns) {
+    pack(s, values, stride, n, columns, [](int) {});
+  }
+  // Calls between(t) for every even token.
+  template <class Between>
+  static void pack(const LatentScratch& s, const T* values, int64_t stride, int n, int columns,
+                   const Between& between) {
     for (int t = 0; t < n; t += 2) {
+      between(t);
       const T* even = values + t * stride;
       const T* odd = t + 1 < n ? even + stride : nullptr;
       float* to = s.panel + t / 2 * PANEL;

@@ -15,9 +15,9 @@ struct Lanes {
     return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * LANE_J - 1) / (W * LANE_J)) * L::steps(P);
   }
 
-  // Queries as the column operand: [step][LANES], absent rows 0.
+  // Queries as the column operand: [step][LANES], absent rows 0, and so is what is left of query_stride.
   static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
-    const int steps = L::steps(P);
+    const int steps = int(query_stride(P) * int64_t(sizeof(Query)) / 4);
     float* queries = static_cast<float*>(s.queries);
     Query* one = static_cast<Query*>(s.keys);  // free until the first tile
     for (int r = 0; r < round_up(count, W); ++r) {
@@ -61,8 +61,15 @@ struct Lanes {
     }
   }
 
-  // Scores into weights relative to each row's running maximum, times what the token's value is multiplied by.
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n) {
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
+    return weigh(s, rows, count, tile, n, [](int) {});
+  }
+
+  // Scores into weights relative to each row's running maximum, times what the token's value is multiplied by. Calls
+  // between(t) for every even token of each vector of rows.
+  template <class Between>
+  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
+                     const Between& between) {
     const float* bias = rows[0].bias;
     bool same_bias = true;
     for (int r = 1; r < count; ++r) same_bias = same_bias && rows[r].bias == bias;
@@ -98,12 +105,16 @@ struct Lanes {
 #ifdef KBLAM_HAS_PAIRS
         float* pairs = reinterpret_cast<float*>(s.pairs) + v;
         for (int t = 0; t < n; t += 2) {
+          between(t);
           const F even = weight_of(t);
           store(pairs + t / 2 * LANES, round_to_pairs(even, t + 1 < n ? weight_of(t + 1) : zero()));
         }
 #endif
       } else {
-        for (int t = 0; t < n; ++t) store(scores + t * LANES, weight_of(t));
+        for (int t = 0; t < n; ++t) {
+          if (t % 2 == 0) between(t);
+          store(scores + t * LANES, weight_of(t));
+        }
       }
       const F shrink = exp(add(before, level));
       store(s.shrink + v, shrink);

@@ -7,10 +7,11 @@
 #include "latent_bytes.h"
 #include "latent_dots.h"
 #include "latent_lanes.h"
+#include "latent_matrix.h"
 
 namespace kblam::KBLAM_ISA {
 
-// `Layout`: how rows meet tokens, `Dots`, `Lanes`, `ByteDots` or `ByteLanes`.
+// `Layout`: how rows meet tokens, `Dots` or `ByteDots`, `Many` or `ManyBytes`.
 template <class Layout, class T>
 inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
                             int64_t begin, int64_t end, int P, float scale, float threshold, const LatentScratch& s) {
@@ -32,7 +33,7 @@ inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries
                      ahead);
     ++tiles.visited;
     // No row has a new maximum where all are below, so the sums so far need no factor either.
-    if (Layout::weigh(s, rows, count, tile, n) < threshold) {
+    if (Layout::weigh(s, rows, count, tile, n, ahead) < threshold) {
       ++tiles.skipped;
       continue;
     }
@@ -49,14 +50,14 @@ inline Skipped latent_absorb(const Latents& latents, const LatentQueries& querie
   const LatentScratch s = lay_out_latent(scratch, P);
 #ifdef KBLAM_HAS_BYTES
   if (queries.bytes && latents.storage == Dtype::int8) {
-    const auto absorb = queries.lanes ? absorb_tiles<ByteLanes, int8_t> : absorb_tiles<ByteDots, int8_t>;
+    const auto absorb = queries.lanes ? absorb_tiles<ManyBytes, int8_t> : absorb_tiles<ByteDots, int8_t>;
     return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
   }
 #endif
   return by_kind(queries.dtype, latents.storage, [&](auto kind, auto element) {
     using L = decltype(kind);
     using T = decltype(element);
-    const auto absorb = queries.lanes ? absorb_tiles<Lanes<L>, T> : absorb_tiles<Dots<L>, T>;
+    const auto absorb = queries.lanes ? absorb_tiles<Many<L>, T> : absorb_tiles<Dots<L>, T>;
     return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
   });
 }

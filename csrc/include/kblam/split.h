@@ -82,8 +82,9 @@ class States {
   Lines<float> output;
 };
 
-// Up to so many new tokens a key or value is worth less than a pass through memory.
-constexpr int64_t STREAM_QUERIES = 4;
+// So few new tokens that each key and value goes once through the core, for one row after the other.
+inline bool streams(const Prompt& p, const Kernels& kernels) { return p.N <= kernels.stream_queries[int(p.dtype)]; }
+
 
 // Attention to the prompt: the query heads of a group share a task, because they read the same keys.
 class PromptTasks {

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "dot.h"
+#include "fetch.h"
+#include "matrix.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -89,16 +91,15 @@ struct TileScratch {
   float* values;   // [steps][padded D]
   float* queries;  // [blocks][steps of D][BLOCK_ROWS]
   float *maximum, *total, *shrink, *offset, *first, *last;  // [MAX_TILE_ROWS]
+#ifdef KBLAM_HAS_MATRIX
+  float* rows;   // [BLOCK_ROWS][TILE_TOKENS / 2]: weights, pairs of tokens
+  float* block;  // [BLOCK][BLOCK]: sums of one product
+#endif
 };
 
-inline TileScratch lay_out(char* memory, int D) {
+template <class Take>
+inline TileScratch lay_out(int D, const Take& take) {
   TileScratch s;
-  float* next = reinterpret_cast<float*>(memory);
-  const auto take = [&](int64_t floats) {
-    float* here = next;
-    next += floats;
-    return here;
-  };
   const int64_t padded = round_up(D, OUTPUT_PAD);
   s.scores = take(TILE_TOKENS * BLOCK_ROWS);
   s.weights = take(TILE_TOKENS * BLOCK_ROWS);
@@ -112,13 +113,29 @@ inline TileScratch lay_out(char* memory, int D) {
   s.offset = take(MAX_TILE_ROWS);
   s.first = take(MAX_TILE_ROWS);
   s.last = take(MAX_TILE_ROWS);
+#ifdef KBLAM_HAS_MATRIX
+  s.rows = take(BLOCK_ROWS * TILE_TOKENS / 2);
+  s.block = take(BLOCK * BLOCK);
+#endif
   return s;
 }
 
+inline TileScratch lay_out(char* memory, int D) {
+  float* next = reinterpret_cast<float*>(memory);
+  return lay_out(D, [&](int64_t floats) {
+    float* here = next;
+    next += floats;
+    return here;
+  });
+}
+
 inline int64_t tile_scratch(int D) {
-  const int64_t padded = round_up(D, OUTPUT_PAD);
-  return int64_t(sizeof(float)) *
-         (3 * TILE_TOKENS * BLOCK_ROWS + (2 * TILE_TOKENS + MAX_TILE_ROWS) * padded + 6 * MAX_TILE_ROWS);
+  int64_t all = 0;
+  lay_out(D, [&](int64_t floats) {
+    all += floats;
+    return static_cast<float*>(nullptr);
+  });
+  return all * int64_t(sizeof(float));
 }
 
 // Rows [begin, begin + count) of a task that go through the products together.
@@ -144,16 +161,27 @@ inline Block block_of(const Row* rows, int begin, int count) {
   return b;
 }
 
-// Queries of a block as the column operand: [step][BLOCK_ROWS], absent rows 0.
+// Steps of four bytes in a packed query: whole ones of any product.
+template <class T>
+inline int query_steps(int D) {
+  if constexpr (!Step<T>::PAIRS) return D;
+#ifdef KBLAM_HAS_MATRIX
+  return int(round_up(D / 2, MATRIX_STEPS));
+#endif
+  return D / 2;
+}
+
+// Queries of a block as the column operand: [step][BLOCK_ROWS], absent rows 0, and so are steps past D.
 template <class T>
 inline void pack_queries(const Row* rows, const Block& block, int D, float* to) {
   const int lanes = block.vectors * W;
   for (int r = 0; r < lanes; ++r) {
     const T* query = r < block.count ? static_cast<const T*>(rows[block.begin + r].query) : nullptr;
     if constexpr (Step<T>::PAIRS) {
-      for (int d = 0; d < D; d += 2) {
-        const T pair[2] = {query ? query[d] : T{}, query ? query[d + 1] : T{}};
-        __builtin_memcpy(to + d / 2 * BLOCK_ROWS + r, pair, sizeof pair);
+      for (int step = 0; step < query_steps<T>(D); ++step) {
+        T pair[2] = {};
+        if (query != nullptr && 2 * step < D) __builtin_memcpy(pair, query + 2 * step, sizeof pair);
+        __builtin_memcpy(to + step * BLOCK_ROWS + r, pair, sizeof pair);
       }
     } else {
       for (int d = 0; d < D; d += W) {
@@ -193,7 +221,14 @@ inline void pack_values(const T* values, int64_t stride, int n, int D, float* to
     for (int t = 0; t < n; t += 2) {
       const T* even = values + t * stride;
       const T* odd = t + 1 < n ? even + stride : nullptr;
-      for (int d = 0; d < D; d += W)
+      int d = 0;
+      for (; odd != nullptr && d + 2 * W <= D; d += 2 * W) {
+        F low, high;
+        interleave_two(even + d, odd + d, low, high);
+        store(to + t / 2 * padded + d, low);
+        store(to + t / 2 * padded + d + W, high);
+      }
+      for (; d < D; d += W)
         store(to + t / 2 * padded + d, interleave(even + d, odd == nullptr ? nullptr : odd + d, D - d));
     }
 #endif
@@ -317,55 +352,6 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
     store(s.shrink + lane, shrink);
     store(s.total + lane, fma(load(s.total + lane), shrink, total));
     store(s.maximum + lane, top);
-  }
-}
-
-template <class T>
-void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int D, float scale,
-                 char* scratch) {
-  const TileScratch s = lay_out(scratch, D);
-  const bool narrow = sizeof(T) < sizeof(float) && !Step<T>::PAIRS;  // elements that must be widened first
-  const int query_steps = Step<T>::PAIRS ? D / 2 : D;
-  const int64_t packed_query = int64_t(query_steps) * BLOCK_ROWS;
-  Block blocks[MAX_TILE_ROWS / BLOCK_ROWS];
-  int n_blocks = 0;
-  for (int r = 0; r < MAX_TILE_ROWS; ++r) {
-    s.maximum[r] = r < count ? *rows[r].maximum : -__builtin_inff();
-    s.total[r] = r < count ? *rows[r].total : 0.f;
-    s.offset[r] = r < count ? rows[r].offset : 0.f;
-    s.first[r] = s.last[r] = 0.f;
-  }
-  for (int r = 0; r < count; r += BLOCK_ROWS, ++n_blocks) {
-    blocks[n_blocks] = block_of(rows, r, count - r < BLOCK_ROWS ? count - r : BLOCK_ROWS);
-    pack_queries<T>(rows, blocks[n_blocks], D, s.queries + n_blocks * packed_query);
-  }
-  for (int64_t tile = begin; tile < end; tile += TILE_TOKENS) {
-    const int n = int(end - tile < TILE_TOKENS ? end - tile : TILE_TOKENS);
-    const T* values = static_cast<const T*>(columns.value) + tile * columns.value_stride;
-    const T* key_rows = static_cast<const T*>(columns.key) + tile * columns.key_stride;
-    const char* keys = reinterpret_cast<const char*>(key_rows);
-    int64_t key_bytes = columns.key_stride * int64_t(sizeof(T));
-    bool packed = false;
-    for (int b = 0; b < n_blocks; ++b) {
-      const Block& block = blocks[b];
-      if (block.last <= tile || block.first >= tile + n) continue;
-      if (!packed) {
-        packed = true;
-        pack_values(values, columns.value_stride, n, D, s.values);
-        if (narrow) {
-          widen(key_rows, columns.key_stride, n, D, s.keys, D);
-          keys = reinterpret_cast<const char*>(s.keys);
-          key_bytes = int64_t(D) * sizeof(float);
-        }
-      }
-      score_tile<T>(keys, key_bytes, n, s.queries + b * packed_query, block, query_steps, s.scores);
-      softmax_tile<T>(s, rows, block, tile, n, scale);
-      value_tile<T>(s.weights, s.values, rows, block, Step<T>::PAIRS ? (n + 1) / 2 : n, s.shrink + block.begin, D);
-    }
-  }
-  for (int r = 0; r < count; ++r) {
-    *rows[r].maximum = s.maximum[r];
-    *rows[r].total = s.total[r];
   }
 }
 

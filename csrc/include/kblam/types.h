@@ -126,6 +126,8 @@ struct Kernels {
   const char* name;
   Absorb stream[3];  // few rows: reads each key and value once, bound by memory
   Absorb tile[3];    // many rows, at most MAX_TILE_ROWS: two small matrix products for each tile
+  int stream_queries[3];  // new tokens up to which `stream` is quicker,
+  int tile_queries[3];    // and from which `tile` is; between them `latent` is, on dense knowledge
   AbsorbLatents latent;
   AddMass mass;
   void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors

@@ -8,7 +8,7 @@ import torch
 from kblam_kernels import build, native
 from kblam_kernels.errors import BuildError
 
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16")
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,98 @@
+// Takes a chunk of tokens into the states of many rows, tile by tile.
+#pragma once
+
+#include "tile.h"
+#include "tile_matrix.h"
+
+namespace kblam::KBLAM_ISA {
+
+// Where products are of vectors, a key or value is worth less than a pass through memory up to 4 rows, and tiles, made for
+// 64 rows, are the slower kernel up to 16. A matrix unit waits for memory with any number.
+template <class T>
+constexpr bool multiplies_matrices() {
+#ifdef KBLAM_HAS_MATRIX
+  return Step<T>::PAIRS;
+#else
+  return false;
+#endif
+}
+template <class T>
+constexpr int stream_queries() {
+  return multiplies_matrices<T>() ? 0 : 4;
+}
+template <class T>
+constexpr int tile_queries() {
+  return multiplies_matrices<T>() ? 1 : 17;
+}
+
+template <class T>
+void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int D, float scale,
+                 char* scratch) {
+  const TileScratch s = lay_out(scratch, D);
+  const bool narrow = sizeof(T) < sizeof(float) && !Step<T>::PAIRS;  // elements that must be widened first
+  const int64_t packed_query = int64_t(query_steps<T>(D)) * BLOCK_ROWS;
+  Block blocks[MAX_TILE_ROWS / BLOCK_ROWS];
+  int n_blocks = 0;
+  for (int r = 0; r < MAX_TILE_ROWS; ++r) {
+    s.maximum[r] = r < count ? *rows[r].maximum : -__builtin_inff();
+    s.total[r] = r < count ? *rows[r].total : 0.f;
+    s.offset[r] = r < count ? rows[r].offset : 0.f;
+    s.first[r] = s.last[r] = 0.f;
+  }
+  for (int r = 0; r < count; r += BLOCK_ROWS, ++n_blocks) {
+    blocks[n_blocks] = block_of(rows, r, count - r < BLOCK_ROWS ? count - r : BLOCK_ROWS);
+    pack_queries<T>(rows, blocks[n_blocks], D, s.queries + n_blocks * packed_query);
+  }
+#ifdef KBLAM_HAS_MATRIX
+  if constexpr (multiplies_matrices<T>()) matrix_begin();
+#endif
+  for (int64_t tile = begin; tile < end; tile += TILE_TOKENS) {
+    const int n = int(end - tile < TILE_TOKENS ? end - tile : TILE_TOKENS);
+    const T* values = static_cast<const T*>(columns.value) + tile * columns.value_stride;
+    const T* key_rows = static_cast<const T*>(columns.key) + tile * columns.key_stride;
+    const char* keys = reinterpret_cast<const char*>(key_rows);
+    int64_t key_bytes = columns.key_stride * int64_t(sizeof(T));
+    bool packed = false;
+    for (int b = 0; b < n_blocks; ++b) {
+      const Block& block = blocks[b];
+      if (block.last <= tile || block.first >= tile + n) continue;
+      if (!packed) {
+        packed = true;
+        pack_values(values, columns.value_stride, n, D, s.values);
+        if (narrow) {
+          widen(key_rows, columns.key_stride, n, D, s.keys, D);
+          keys = reinterpret_cast<const char*>(s.keys);
+          key_bytes = int64_t(D) * sizeof(float);
+        }
+#ifdef KBLAM_HAS_MATRIX
+        if constexpr (multiplies_matrices<T>()) keys = whole_keys(key_rows, key_bytes, n, D, s.keys);
+#endif
+      }
+      const float* queries = s.queries + b * packed_query;
+      const int steps = Step<T>::PAIRS ? (n + 1) / 2 : n;
+      if constexpr (multiplies_matrices<T>()) {
+#ifdef KBLAM_HAS_MATRIX
+        const int64_t left = b == 0 ? end - tile - n : 0, next = left < TILE_TOKENS ? left : TILE_TOKENS;
+        Fetches next_values(values + n * columns.value_stride, next * columns.value_stride * 2, score_fetches(block, n, D));
+        Fetches next_keys(key_rows + n * columns.key_stride, next * columns.key_stride * 2, value_fetches(block, n, D));
+        score_blocks(keys, key_bytes, n, queries, block, D, s.scores, next_values);
+        softmax_tile<T>(s, rows, block, tile, n, scale);
+        value_blocks(s, rows, block, steps, s.shrink + block.begin, D, next_keys);
+#endif
+      } else {
+        score_tile<T>(keys, key_bytes, n, queries, block, query_steps<T>(D), s.scores);
+        softmax_tile<T>(s, rows, block, tile, n, scale);
+        value_tile<T>(s.weights, s.values, rows, block, steps, s.shrink + block.begin, D);
+      }
+    }
+  }
+#ifdef KBLAM_HAS_MATRIX
+  if constexpr (multiplies_matrices<T>()) matrix_end();
+#endif
+  for (int r = 0; r < count; ++r) {
+    *rows[r].maximum = s.maximum[r];
+    *rows[r].total = s.total[r];
+  }
+}
+
+}  // namespace kblam::KBLAM_ISA
