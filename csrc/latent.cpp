@@ -12,10 +12,6 @@
 namespace kblam {
 namespace {
 
-// From so many heads and new tokens on, rows are the lanes of vectors. Never by the batch size, for the order of additions
-// follows from it.
-constexpr int64_t LANE_ROWS = 24;
-
 // Row blocks of one batch row alone fill the cores where there are many; then partial states would only take memory.
 int64_t chunks_wanted(const LatentAttention& p) {
   const int64_t blocks = (p.Hq * p.N + MAX_LATENT_ROWS - 1) / MAX_LATENT_ROWS;
@@ -29,7 +25,8 @@ class Launch {
   Launch(const LatentAttention& problem, const Kernels& chosen, int workers)
       : p(problem),
         kernels(chosen),
-        lanes(p.Hq * p.N >= LANE_ROWS),
+        // Never by the batch size, for the order of additions follows from it.
+        lanes(p.Hq * p.N >= kernels.lane_rows(p.dtype, p.latents.storage, p.bytes)),
         knowledge(p.M, chunks_wanted(p)),
         prompt(p.T, chunks_wanted(p)),
         mixed(p.rows(), knowledge.chunks, p.P),

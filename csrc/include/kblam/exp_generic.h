@@ -22,4 +22,6 @@ inline F exp(F x) {
   return zero_below(mul(p, power_of_two(add(n, set1(-1.f)))), x, smallest);
 }
 
+inline F exp2(F x) { return exp(mul(x, set1(0.693147181f))); }
+
 }  // namespace kblam::KBLAM_ISA

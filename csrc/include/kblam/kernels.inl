@@ -16,6 +16,7 @@ const Kernels KBLAM_TABLE = {
     {KBLAM_ISA::stream_queries<float>(), KBLAM_ISA::stream_queries<bfloat16>(), KBLAM_ISA::stream_queries<float16>()},
     {KBLAM_ISA::tile_queries<float>(), KBLAM_ISA::tile_queries<bfloat16>(), KBLAM_ISA::tile_queries<float16>()},
     KBLAM_ISA::latent_absorb,
+    KBLAM_ISA::lane_rows,
     KBLAM_ISA::add_mass,
     KBLAM_ISA::add_scaled,
     KBLAM_ISA::mix_rows,

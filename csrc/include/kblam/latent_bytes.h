@@ -136,7 +136,7 @@ inline void sum_few_bytes(const LatentScratch& s, const LatentRow* rows, const i
   }
 }
 
-struct ByteLanes : Lanes<WideLatents<int8_t>> {
+struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
   static int steps(int P) { return (P + 3) / 4; }
   static int64_t score_steps(int rows, int n, int P) {
     return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * LANE_J - 1) / (W * LANE_J)) * steps(P);

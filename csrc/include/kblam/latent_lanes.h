@@ -6,7 +6,8 @@
 
 namespace kblam::KBLAM_ISA {
 
-template <class L>
+// `ROUNDS`: weights are rounded to eight bits next, and may be so much less exact.
+template <class L, bool ROUNDS = L::PAIRS>
 struct Lanes {
   using Query = typename L::Query;
   static constexpr int TOKENS = LANE_I;
@@ -94,10 +95,11 @@ struct Lanes {
       }
       const F now = max(top, before);
       // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
-      const F level = mul(max(set1(LOWEST), now), set1(-1.f));
+      const F level = mul(max(set1(LOWEST), now), set1(-1.f)), level2 = mul(max(set1(LOWEST / 2), now), set1(-LOG2_E));
       F total = zero();
       const auto weight_of = [&](int t) {
-        const F weight = exp(add(load(scores + t * LANES), level));
+        const F score = load(scores + t * LANES);
+        const F weight = ROUNDS ? exp2(fma(score, set1(LOG2_E), level2)) : exp(add(score, level));
         total = add(total, weight);
         return mul(weight, set1(s.of_value[t]));
       };

@@ -62,6 +62,15 @@ inline Skipped latent_absorb(const Latents& latents, const LatentQueries& querie
   });
 }
 
+// Vectors of rows want to be full; a matrix unit multiplies 16 rows in the time of one.
+inline int64_t lane_rows([[maybe_unused]] Dtype query, [[maybe_unused]] Dtype storage, [[maybe_unused]] bool bytes) {
+#ifdef KBLAM_HAS_MATRIX
+  const bool pairs = by_kind(query, storage, [](auto kind, auto) { return decltype(kind)::PAIRS; });
+  if (pairs || (bytes && storage == Dtype::int8)) return 5;
+#endif
+  return 24;
+}
+
 // to += factor * from, whole vectors.
 inline void add_scaled(float* to, const float* from, float factor, int64_t n) {
   for (int64_t d = 0; d < n; d += W) store(to + d, fma(set1(factor), load(from + d), load(to + d)));

@@ -91,6 +91,20 @@ inline F exp(F x) {
   return _mm512_scalef_ps(p, n);
 }
 
+// 2^x: 2 ulp, exactly 0 for -inf, inf from 128 on, NaN for NaN. Half the work of `exp`: what is left below a whole number,
+// and scalef takes that number itself.
+inline F exp2(F x) {
+  constexpr int BELOW_WHOLE = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  const F f = _mm512_reduce_ps(x, BELOW_WHOLE);  // 0 for an infinity
+  F p = set1(1.877576658e-3f);
+  p = fma(p, f, set1(8.989340131e-3f));
+  p = fma(p, f, set1(5.582631802e-2f));
+  p = fma(p, f, set1(2.401536171e-1f));
+  p = fma(p, f, set1(6.931530732e-1f));
+  p = fma(p, f, set1(9.999999251e-1f));
+  return _mm512_scalef_ps(p, x);
+}
+
 #ifdef __AVX512BF16__
 #define KBLAM_HAS_PAIRS 1
 

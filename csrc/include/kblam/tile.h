@@ -315,9 +315,12 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
     float* scores = s.scores + v * W;
     const F scales = set1(scale), offset = load(s.offset + lane), before = load(s.maximum + lane);
     const F first = load(s.first + lane), last = load(s.last + lane);
-    F top = before;
+    // A positive scale changes no order: the second pass may apply it.
+    const bool raw = Step<T>::PAIRS && !block.extra && scale > 0.f;
+    F top = set1(-__builtin_inff());
     for (int t = 0; t < n; ++t) {
-      F x = fma(load(scores + t * BLOCK_ROWS), scales, offset);
+      F x = load(scores + t * BLOCK_ROWS);
+      if (!raw) x = fma(x, scales, offset);
       if (block.extra) {
         const F extra = block.same_extra ? set1(s.extra[t]) : load(s.extra + t * BLOCK_ROWS + v * W);
         x = add(x, extra);
@@ -325,18 +328,23 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
         if (masked) x = keep_between(x, extra, set1(LOWEST), set1(__builtin_inff()));
       }
       if (partly) x = keep_between(x, set1(float(t)), first, last);
-      store(scores + t * BLOCK_ROWS, x);
+      if (!raw || partly) store(scores + t * BLOCK_ROWS, x);
       top = max(top, x);
     }
+    top = max(raw ? fma(top, scales, offset) : top, before);
     // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
     const F level = mul(max(set1(LOWEST), top), set1(-1.f));
     F total = zero();
     float* weights = s.weights + v * W;
     if constexpr (Step<T>::PAIRS) {
 #ifdef KBLAM_HAS_PAIRS
+      // Rounded to bfloat16 next: powers of 2 do.
+      const F level2 = max(set1(LOWEST / 2), top);
+      const F factor = set1(raw ? scale * LOG2_E : LOG2_E);
+      const F shift = mul(add(raw ? offset : zero(), mul(level2, set1(-1.f))), set1(LOG2_E));
+      const auto weight_of = [&](int t) { return exp2(fma(load(scores + t * BLOCK_ROWS), factor, shift)); };
       for (int t = 0; t < n; t += 2) {
-        const F even = exp(add(load(scores + t * BLOCK_ROWS), level));
-        const F odd = t + 1 < n ? exp(add(load(scores + (t + 1) * BLOCK_ROWS), level)) : zero();
+        const F even = weight_of(t), odd = t + 1 < n ? weight_of(t + 1) : zero();
         total = add(add(total, even), odd);
         store(weights + t / 2 * BLOCK_ROWS, round_to_pairs(even, odd));
       }

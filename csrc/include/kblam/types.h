@@ -71,6 +71,8 @@ constexpr int OUTPUT_PAD = 16;
 // Stands in for the maximum of a row that has seen nothing: e^(-inf - LOWEST) is 0.
 constexpr float LOWEST = -3.4e38f;
 
+constexpr float LOG2_E = 1.44269504f;
+
 // Rows that a tile task takes at most: what its scratch memory is sized for.
 constexpr int MAX_TILE_ROWS = 256;
 
@@ -129,6 +131,7 @@ struct Kernels {
   int stream_queries[3];  // new tokens up to which `stream` is quicker,
   int tile_queries[3];    // and from which `tile` is; between them `latent` is, on dense knowledge
   AbsorbLatents latent;
+  int64_t (*lane_rows)(Dtype query, Dtype storage, bool bytes);  // heads and new tokens from which rows are lanes
   AddMass mass;
   void (*add_scaled)(float* to, const float* from, float factor, int64_t n);  // to += factor * from; n is whole vectors
   // Rows of a (n, P) matrix: mixed by n weights, or multiplied with one row. Paddings are said where they are defined.
