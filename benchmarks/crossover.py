@@ -26,7 +26,7 @@ from kblam_kernels.plan.shape import MODELS
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 TRIPLES = 10_000
-SHAPES = {"demo model": Shape(TRIPLES, 384, 4, 64, 2, element_size=4)}
+SHAPES = {"demo model": Shape(TRIPLES, 256, 4, 64, 1, element_size=4)}
 SHAPES |= {model.title: model.shape(TRIPLES) for model in MODELS.values()}
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 

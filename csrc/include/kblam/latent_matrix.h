@@ -31,8 +31,8 @@ inline int64_t score_fetches(int rows, int n, int steps) {
   return int64_t((n + BLOCK - 1) / BLOCK) * steps * BETWEEN + (rows > W ? 2 : 1) * ((n + SPARSE - 1) / SPARSE);
 }
 
-// output[row] = output[row] * shrink[row] + weights[row] . values for a panel of up to PANEL columns from `first` on, packed
-// as the column operand; `of_sums(sums, row)` makes floats of them.
+// output[row] = output[row] * shrink[row] + weights[row] . values for a panel of up to PANEL columns from `first` on,
+// packed as the column operand; `of_sums(sums, row)` makes floats of them.
 template <class Multiply, class OfSums>
 inline void mix_block(const LatentScratch& s, const LatentRow* rows, int count, int first, int P, const float* panel,
                       int64_t panel_row, int steps, Fetches& ahead, const OfSums& of_sums) {
@@ -98,7 +98,8 @@ struct MatrixLanes : Lanes<L> {
     for (int first = 0; first < P; first += PANEL) {
       L::pack(s, values + first, stride, n, P - first < PANEL ? P - first : PANEL,
               [&](int t) { ahead.sometimes(t, SPARSE); });
-      mix_block<MultiplyPairs>(s, rows, count, first, P, s.panel, PANEL, steps, ahead, [](F sums, int) { return sums; });
+      mix_block<MultiplyPairs>(s, rows, count, first, P, s.panel, PANEL, steps, ahead,
+                               [](F sums, int) { return sums; });
     }
   }
 };
@@ -148,7 +149,8 @@ struct MatrixByteLanes : ByteLanes {
                   int P, const void* next, int64_t bytes) {
     const int fours = (n + 3) / 4, steps = (fours + MATRIX_STEPS - 1) / MATRIX_STEPS;
     lanes_to_rows(reinterpret_cast<const float*>(s.pairs), LANES, count > W ? 2 : 1, fours, s.rows, LATENT_TILE / 2);
-    Fetches ahead(next, bytes, int64_t((P + PANEL - 1) / PANEL) * BETWEEN * steps + (P + BYTE_PANEL - 1) / BYTE_PANEL * fours);
+    Fetches ahead(next, bytes,
+                  int64_t((P + PANEL - 1) / PANEL) * BETWEEN * steps + (P + BYTE_PANEL - 1) / BYTE_PANEL * fours);
     for (int t = fours; t < steps * MATRIX_STEPS; ++t)
       for (int d = 0; d < BYTE_PANEL; d += W) store(s.panel + t * BYTE_PANEL + d, zero());
     for (int panel = 0; panel < P; panel += BYTE_PANEL) {

@@ -1,5 +1,5 @@
-// Products of blocks on a matrix unit, and the layout of what it multiplies: rows of 64 bytes on the left, steps of four
-// bytes by columns on the right.
+// Products of blocks on a matrix unit, and the layout of what it multiplies: rows of 64 bytes on the left, steps of
+// four bytes by columns on the right.
 #pragma once
 
 #include "types.h"
@@ -54,8 +54,8 @@ inline void registers(int i, int j, const Function& f) {
   return j > 1 ? f(Size<1>{}, Size<2>{}) : f(Size<1>{}, Size<1>{});
 }
 
-// to[row][step] = from[step][row] for `vectors` vectors of rows: weights, four bytes each, as the row operand. Zeros from
-// step n to the next whole product.
+// to[row][step] = from[step][row] for `vectors` vectors of rows: weights, four bytes each, as the row operand. Zeros
+// from step n to the next whole product.
 inline void lanes_to_rows(const float* from, int64_t lanes, int vectors, int n, float* to, int64_t to_row) {
   for (int v = 0; v < vectors; ++v)
     for (int step = 0; step < n; step += MATRIX_STEPS) {

@@ -22,8 +22,8 @@ inline void matrix_begin() {
 }
 inline void matrix_end() { asm volatile("tilerelease"); }
 
-// Written as assembly: a register's number is part of the instruction, and compilers' own intrinsics take it as a literal
-// only; theirs do not say that memory is read, either. `stride`: bytes between rows.
+// Written as assembly: a register's number is part of the instruction, and compilers' own intrinsics take it as a
+// literal only; theirs do not say that memory is read, either. `stride`: bytes between rows.
 template <int R>
 inline void matrix_zero() {
   asm volatile("tilezero %%tmm%c0" ::"i"(R));

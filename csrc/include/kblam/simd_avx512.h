@@ -91,8 +91,8 @@ inline F exp(F x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// 2^x: 2 ulp, exactly 0 for -inf, inf from 128 on, NaN for NaN. Half the work of `exp`: what is left below a whole number,
-// and scalef takes that number itself.
+// 2^x: 2 ulp, exactly 0 for -inf, inf from 128 on, NaN for NaN. Half the work of `exp`: a polynomial of what is left
+// above a whole number, which scalef takes from x itself.
 inline F exp2(F x) {
   constexpr int BELOW_WHOLE = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
   const F f = _mm512_reduce_ps(x, BELOW_WHOLE);  // 0 for an infinity

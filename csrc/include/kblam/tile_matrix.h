@@ -16,7 +16,8 @@ inline const char* whole_keys(const bfloat16* keys, int64_t& bytes, int n, int D
   if (n % BLOCK == 0 && width == D) return reinterpret_cast<const char*>(keys);
   const int64_t stride = bytes / 2;
   bfloat16* whole = reinterpret_cast<bfloat16*>(to);
-  for (int t = 0; t < round_up(n, BLOCK); ++t) copy_query(whole + t * width, keys + t * stride, t < n ? D : 0, int(width));
+  for (int t = 0; t < round_up(n, BLOCK); ++t)
+    copy_query(whole + t * width, keys + t * stride, t < n ? D : 0, int(width));
   bytes = width * 2;
   return reinterpret_cast<const char*>(whole);
 }
@@ -34,11 +35,12 @@ inline void score_blocks(const char* keys, int64_t key_bytes, int n, const float
       });
 }
 
-inline void value_blocks(const TileScratch& s, const Row* rows, const Block& block, int pairs, const float* shrink, int D,
-                         Fetches& ahead) {
+inline void value_blocks(const TileScratch& s, const Row* rows, const Block& block, int pairs, const float* shrink,
+                         int D, Fetches& ahead) {
   const int padded = int(round_up(D, OUTPUT_PAD)), vectors = padded / W;
   const int steps = (pairs + MATRIX_STEPS - 1) / MATRIX_STEPS;
-  for (int64_t i = int64_t(pairs) * padded; i < int64_t(steps) * MATRIX_STEPS * padded; i += W) store(s.values + i, zero());
+  for (int64_t i = int64_t(pairs) * padded; i < int64_t(steps) * MATRIX_STEPS * padded; i += W)
+    store(s.values + i, zero());
   lanes_to_rows(s.weights, BLOCK_ROWS, block.vectors, pairs, s.rows, TILE_TOKENS / 2);
   for (int r = 0; r < block.count; r += BLOCK)
     for (int v = 0; v < vectors; v += 2)
