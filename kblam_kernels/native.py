@@ -14,8 +14,8 @@ from kblam_kernels.errors import BuildError
 logger = logging.getLogger("kblam_kernels")
 
 BUILD_VARIABLE = "KBLAM_BUILD"
-# Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx") instead of the fastest that this
-# processor runs.
+# Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx") instead of the fastest that
+# this processor runs.
 ISA_VARIABLE = "KBLAM_CPU_ISA"
 
 

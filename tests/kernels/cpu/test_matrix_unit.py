@@ -54,7 +54,8 @@ def test_any_scale(N: int, scale: float, instruction_set: str) -> None:
 def test_products_of_others_between_calls_are_as_ever(instruction_set: str) -> None:
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(4, 256, 192, generator=draw).to(torch.bfloat16) for _ in range(2))
-    ours, latents = make(N=20, T=30, M=300, D=64, dtype=torch.bfloat16), make_latent(H=32, M=300, P=64).to(torch.bfloat16)
+    ours = make(N=20, T=30, M=300, D=64, dtype=torch.bfloat16)
+    latents = make_latent(H=32, M=300, P=64).to(torch.bfloat16)
 
     def others() -> list[torch.Tensor]:
         whole = (a[0].float() * 9).to(torch.int8)
