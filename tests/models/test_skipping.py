@@ -15,6 +15,7 @@ from kblam.models import Attachment, attach, attachment_of
 from kblam.models.resident import resident_for
 from kblam_kernels import DenseKnowledge, LatentKnowledge, native
 from tests.fakes import HashingEncoder
+from tests.kernels.cpu.pinned import HAVE_BYTES
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, close, differ, logits, prompts
 from tests.reading import no_reading
@@ -66,7 +67,7 @@ def test_int8_products_reach_the_kernels_and_int8_latents_alone(tied: Tied, kb: 
             found[storage, allowed] = seen(attachment, kb, bias=0.0)
     assert torch.equal(found["float16", True], found["float16", False])
     torch.testing.assert_close(found["int8", True], found["int8", False], rtol=0, atol=0.2)
-    has_bytes = native.instruction_set() in ("avx512vnni", "avx512bf16")
+    has_bytes = native.instruction_set() in HAVE_BYTES
     assert torch.equal(found["int8", True], found["int8", False]) != has_bytes
 
 

@@ -10,6 +10,9 @@ import torch
 
 from kblam_kernels import native
 
+# Kernel tables that multiply int8 latents as int8 where it is allowed.
+HAVE_BYTES = ("avx512vnni", "avx512bf16", "amx")
+
 
 @contextmanager
 def with_instruction_set(name: str) -> Iterator[None]:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from kblam_kernels import rectangular_attention
 from kblam_kernels.latent import cpu, fused
+from tests.kernels.cpu.pinned import HAVE_BYTES
 from tests.kernels.latent.decode_cases import arguments_of, one_row
 from tests.kernels.latent.latent_problems import INF, LatentProblem, make
 
-HAVE_BYTES = ("avx512vnni", "avx512bf16", "amx")
 # A query is rounded to 254 levels of its largest number, a weight to 255 of its tile's: so much of an output's root
 # mean square, where scores spread by about one.
 RMS = 0.012
