@@ -22,6 +22,7 @@ inline F exp(F x) {
   return zero_below(mul(p, power_of_two(add(n, set1(-1.f)))), x, smallest);
 }
 
+// Nothing is gained by powers of 2 here.
 inline F exp2(F x) { return exp(mul(x, set1(0.693147181f))); }
 
 }  // namespace kblam::KBLAM_ISA

@@ -18,9 +18,8 @@ struct Fetches {
     for (int64_t i = 0; i < step; i += 64) __builtin_prefetch(at + k * step + i, 0, 2);
   }
   void pass(int64_t steps) { at += steps * step; }
-  // One step, and past it, for every so many values of t.
-  void sometimes(int t, int every) {
-    if (t % every) return;
+  // Of one step, for work that is not a product.
+  void once() {
     (*this)(0);
     pass(1);
   }

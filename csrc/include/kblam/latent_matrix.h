@@ -25,8 +25,11 @@ inline void score_block(const LatentScratch& s, int rows, const char* keys, int6
   ahead.pass(BETWEEN * steps);
 }
 
-// Scores take about as long as softmax steps; of a step of these, a fetch for every fourth token takes part.
+// Between tokens that are weighed or packed, so often that the time between two fetches is about that in a product.
 constexpr int SPARSE = 4;
+inline void fetch_sparsely(Fetches& ahead, int t) {
+  if (t % SPARSE == 0) ahead.once();
+}
 inline int64_t score_fetches(int rows, int n, int steps) {
   return int64_t((n + BLOCK - 1) / BLOCK) * steps * BETWEEN + (rows > W ? 2 : 1) * ((n + SPARSE - 1) / SPARSE);
 }
@@ -84,7 +87,7 @@ struct MatrixLanes : Lanes<L> {
   }
 
   static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
-    return Lanes<L>::weigh(s, rows, count, tile, n, [&](int t) { ahead.sometimes(t, SPARSE); });
+    return Lanes<L>::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
   }
 
   template <class T>
@@ -97,7 +100,7 @@ struct MatrixLanes : Lanes<L> {
       for (int d = 0; d < PANEL; d += W) store(s.panel + t * PANEL + d, zero());
     for (int first = 0; first < P; first += PANEL) {
       L::pack(s, values + first, stride, n, P - first < PANEL ? P - first : PANEL,
-              [&](int t) { ahead.sometimes(t, SPARSE); });
+              [&](int t) { fetch_sparsely(ahead, t); });
       mix_block<MultiplyPairs>(s, rows, count, first, P, s.panel, PANEL, steps, ahead,
                                [](F sums, int) { return sums; });
     }
@@ -142,7 +145,7 @@ struct MatrixByteLanes : ByteLanes {
   }
 
   static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
-    return ByteLanes::weigh(s, rows, count, tile, n, [&](int t) { ahead.sometimes(t, SPARSE); });
+    return ByteLanes::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
   }
 
   static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,
@@ -154,7 +157,7 @@ struct MatrixByteLanes : ByteLanes {
     for (int t = fours; t < steps * MATRIX_STEPS; ++t)
       for (int d = 0; d < BYTE_PANEL; d += W) store(s.panel + t * BYTE_PANEL + d, zero());
     for (int panel = 0; panel < P; panel += BYTE_PANEL) {
-      pack_bytes(s, values + panel, stride, n, P - panel, [&](int) { ahead.sometimes(0, 1); });
+      pack_bytes(s, values + panel, stride, n, P - panel, [&](int) { ahead.once(); });
       for (int first = panel; first < P && first < panel + BYTE_PANEL; first += PANEL)
         mix_block<MultiplyLevels>(s, rows, count, first, P, s.panel + (first - panel), BYTE_PANEL, steps, ahead,
                                   [&](F sums, int r) { return scaled(sums, zero(), set1(s.weight_scale[r])); });

@@ -9,11 +9,11 @@ namespace kblam::KBLAM_ISA {
 
 constexpr int MATRIX_STEPS = MATRIX_BYTES / 4;  // four bytes each, of one product
 constexpr int BLOCK = 2 * MATRIX_ROWS;          // rows, and columns, of a block: four registers of sums
-constexpr int BETWEEN = 4;
+constexpr int BETWEEN = 4;                      // times in a step of a product that other work may come between
 
 // to[i][j] = sum over steps of a[i] and b[j], for I x J registers of sums; `to` holds whole numbers where bytes are
-// multiplied. Strides in bytes, but of `to`. `steps`: of MATRIX_STEPS. Calls
-// between(i) for i in [0, BETWEEN * steps), evenly.
+// multiplied. Strides in bytes, but of `to`. `steps`: of MATRIX_STEPS. Calls between(i) for i in [0, BETWEEN * steps),
+// evenly.
 template <class Multiply, int I, int J, class Between>
 inline void matrix_product(const char* a, int64_t a_row, const char* b, int64_t b_step, int steps, float* to,
                            int64_t to_row, const Between& between) {

@@ -6,8 +6,6 @@
 
 namespace kblam::KBLAM_ISA {
 
-// Where products are of vectors, a key or value is worth less than a pass through memory up to 4 rows, and tiles, made
-// for 64 rows, are the slower kernel up to 16. A matrix unit waits for memory with any number.
 template <class T>
 constexpr bool multiplies_matrices() {
 #ifdef KBLAM_HAS_MATRIX
@@ -16,6 +14,9 @@ constexpr bool multiplies_matrices() {
   return false;
 #endif
 }
+
+// Where products are of vectors, a key or value is worth less than a pass through memory up to 4 rows, and tiles, made
+// for 64 rows, are the slower kernel up to 16. A matrix unit waits for memory with any number.
 template <class T>
 constexpr int stream_queries() {
   return multiplies_matrices<T>() ? 0 : 4;
@@ -73,7 +74,7 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
       if constexpr (multiplies_matrices<T>()) {
 #ifdef KBLAM_HAS_MATRIX
         const int64_t left = b == 0 ? end - tile - n : 0, next = left < TILE_TOKENS ? left : TILE_TOKENS;
-        // Products alone take turns with memory: a softmax is short.
+        // Where rows are few memory is the limit: the next tile is asked for while this one's first block is worked on.
         Fetches next_values(values + n * columns.value_stride, next * columns.value_stride * 2,
                             score_fetches(block, n, D));
         Fetches next_keys(key_rows + n * columns.key_stride, next * columns.key_stride * 2, value_fetches(block, n, D));

@@ -101,7 +101,7 @@ int main() {
       {1, 1, 1, 70, 75, 65, 96, 0}, {3, 1, 1, 90, 90, 33, 18, 6}, {1, 2, 2, 6, 6, 600, 128, 0},
   };
   int runs = 0, wrong = 0;
-  for (const char* name : {"portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
+  for (const char* name : TABLES) {
     const kblam::Kernels* kernels = kblam::select_kernels(name);
     if (kernels == nullptr) {
       std::printf("%s: not on this processor\n", name);

@@ -20,6 +20,8 @@ namespace sanitize {
 
 using kblam::Dtype;
 
+constexpr const char* TABLES[] = {"portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+
 constexpr double INFINITE = std::numeric_limits<double>::infinity();
 
 inline void parallel(int64_t tasks, int workers, kblam::Task task, void* context) {

@@ -162,7 +162,7 @@ void run_latents(int& runs, int& wrong) {
       {1, 1, 1, 1, 1, 0, 2, 5, 0},     {2, 4, 2, 1, 9, 70, 24, 37, 2},  {3, 12, 3, 1, 70, 131, 8, 96, 0},
       {2, 2, 1, 5, 30, 600, 6, 64, 4}, {1, 6, 2, 7, 20, 517, 10, 1, 3},
   };
-  for (const char* name : {"portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
+  for (const char* name : TABLES) {
     const kblam::Kernels* kernels = kblam::select_kernels(name);
     if (kernels == nullptr) continue;
     for (const Shape& shape : shapes)
