@@ -21,7 +21,7 @@ from kblam_kernels.latent.tiles import storage_of
 from kblam_kernels.latent.triton_storage import as_numbers
 from kblam_kernels.rectangular.chunks import chunk_of, named_strides
 from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
-from kblam_kernels.rectangular.triton_parts import LOG2E, product
+from kblam_kernels.rectangular.triton_parts import LOG2E, load_range, product
 from kblam_kernels.rectangular.triton_split import gather_rows, load_tile
 
 
@@ -101,9 +101,7 @@ def evidence_mass_kernel(
     begin = 0
     stop = M
     if HAS_RANGE:
-        range_base = knowledge_range + batch * range_batch_stride
-        begin = tl.maximum(begin, tl.load(range_base).to(tl.int32))
-        stop = tl.minimum(stop, tl.load(range_base + range_end_stride).to(tl.int32))
+        begin, stop = load_range(knowledge_range + batch * range_batch_stride, range_end_stride, M)
     inside = (token >= begin) & (token < stop)
     # What is outside the row's range is not read.
     steps = tl.where((first < stop) & (first + BLOCK_M > begin), heads * tl.cdiv(rows, BLOCK_ROWS), 0)

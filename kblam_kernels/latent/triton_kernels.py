@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 
 from kblam_kernels.latent.triton_storage import resident_scores, resident_sum, streamed_scores, streamed_sum
-from kblam_kernels.rectangular.triton_parts import LOG2E
+from kblam_kernels.rectangular.triton_parts import LOG2E, load_range
 from kblam_kernels.rectangular.triton_split import (
     LN2,
     gather_rows,
-    highest_of,
+    levels_of,
     mix_of,
     no_values,
     prompt_split,
@@ -97,9 +97,9 @@ def _latent_split(
     first_seen = start
     stop = tl.minimum(start + split_size, M)
     if HAS_RANGE:
-        range_base = knowledge_range + group * range_batch_stride
-        stop = tl.minimum(stop, tl.load(range_base + range_end_stride).to(tl.int32))
-        first_seen = tl.maximum(start, tl.load(range_base).to(tl.int32))
+        range_start, range_end = load_range(knowledge_range + group * range_batch_stride, range_end_stride, M)
+        stop = tl.minimum(stop, range_end)
+        first_seen = tl.maximum(start, range_start)
         # Tiles are counted from the split's start whatever the range: it hides columns and moves no sum.
         start += tl.minimum(first_seen - start, split_size) // BLOCK_M * BLOCK_M
     if HAS_BIAS:
@@ -173,6 +173,9 @@ def _latent_split(
 # must not compile again.
 @triton.jit(
     do_not_specialize=[
+        "B",
+        "Hq",
+        "Hkv",
         "N",
         "T",
         "M",
@@ -299,7 +302,7 @@ def latent_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["N", "result_queries", "row_count", "knowledge_splits", "splits"])
+@triton.jit(do_not_specialize=["Hq", "N", "result_queries", "row_count", "knowledge_splits", "splits"])
 def latent_merge_kernel(
     partial_latent,
     partial_prompt,
@@ -332,11 +335,10 @@ def latent_merge_kernel(
     block = tl.program_id(1)
     maximum += row.to(tl.int64) * splits
     total += row.to(tl.int64) * splits
-    highest = highest_of(maximum, splits, BLOCK_SPLITS)
+    # A padding row sees no prompt column, so it sees no knowledge either.
+    highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
     of_prompt = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS)
     of_knowledge = sums_of(maximum, total, highest, 0, knowledge_splits, BLOCK_SPLITS)
-    # A padding row sees no prompt column, so it sees no knowledge either.
-    sees = of_prompt > 0.0
     inverse = tl.where(sees, 1.0 / (of_prompt + of_knowledge), 0.0)
     LATENT_BLOCKS: tl.constexpr = (P + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     column = tl.arange(0, BLOCK_COLUMNS)

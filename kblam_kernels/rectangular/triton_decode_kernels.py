@@ -10,11 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.rectangular.triton_parts import LOG2E
+from kblam_kernels.rectangular.triton_parts import LOG2E, load_range
 from kblam_kernels.rectangular.triton_split import (
     LN2,
     gather_rows,
-    highest_of,
+    levels_of,
     mix_of,
     no_values,
     prompt_split,
@@ -90,9 +90,9 @@ def _knowledge_split(
     first_seen = start
     stop = tl.minimum(start + split_size, M)
     if HAS_RANGE:
-        range_base = knowledge_range + group * range_batch_stride
-        stop = tl.minimum(stop, tl.load(range_base + range_end_stride).to(tl.int32))
-        first_seen = tl.maximum(start, tl.load(range_base).to(tl.int32))
+        range_start, range_end = load_range(knowledge_range + group * range_batch_stride, range_end_stride, M)
+        stop = tl.minimum(stop, range_end)
+        first_seen = tl.maximum(start, range_start)
         # Tiles are counted from the split's start whatever the range: it hides columns and moves no sum.
         start += tl.minimum(first_seen - start, split_size) // BLOCK_M * BLOCK_M
     if HAS_BIAS:
@@ -127,6 +127,8 @@ def _knowledge_split(
 @triton.jit(
     do_not_specialize=[
         "B",
+        "Hq",
+        "Hkv",
         "N",
         "T",
         "M",
@@ -241,7 +243,7 @@ def rectangular_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["N", "row_count", "knowledge_splits", "splits"])
+@triton.jit(do_not_specialize=["Hq", "N", "row_count", "knowledge_splits", "splits"])
 def rectangular_merge_kernel(
     partial,
     maximum,
@@ -265,9 +267,8 @@ def rectangular_merge_kernel(
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     maximum += row.to(tl.int64) * splits
     total += row.to(tl.int64) * splits
-    highest = highest_of(maximum, splits, BLOCK_SPLITS)
     # A padding row sees no prompt column, so it sees no knowledge either.
-    sees = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS) > 0.0
+    highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
     summed = sums_of(maximum, total, highest, 0, splits, BLOCK_SPLITS)
     mixed = mix_of(
         partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, 0, splits, tl.cast(row_count, tl.int64) * HEAD_DIM,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kblam_kernels import tiles
 from kblam_kernels.rectangular.op import empty_output
-from kblam_kernels.rectangular.triton_parts import LOG2E, knowledge_span, load_rows, prompt_span, store_rows
+from kblam_kernels.rectangular.triton_parts import LOG2E, knowledge_span, load_range, load_rows, prompt_span, store_rows
 
 LN2 = tl.constexpr(math.log(2.0))
 # tf32x3 splits a float32 into two tf32 parts and keeps three of the four products: tensor cores (52 TFLOP/s at most on
@@ -31,7 +31,7 @@ FLOAT32_PRECISION = "tf32x3"
 
 
 # Lengths and the strides that follow them are not specialised: a growing cache must not compile again.
-@triton.jit(do_not_specialize=["B", "N", "T", "M", "window", "bias_batch_stride", "mask_batch_stride"])
+@triton.jit(do_not_specialize=["B", "Hq", "N", "T", "M", "window", "bias_batch_stride", "mask_batch_stride"])
 def rectangular_forward_kernel(
     query,
     key,
@@ -165,8 +165,7 @@ def rectangular_forward_kernel(
     knowledge_end = M
     if HAS_RANGE:
         range_base = knowledge_range + batch * range_batch_stride
-        knowledge_start = tl.maximum(tl.load(range_base).to(tl.int32), 0)
-        knowledge_end = tl.minimum(tl.load(range_base + range_end_stride).to(tl.int32), M)
+        knowledge_start, knowledge_end = load_range(range_base, range_end_stride, M)
     if HAS_MASK:
         # A tile of padding rows alone has nothing to read.
         anyone = tl.max(sees_prompt.to(tl.int32), 0)

@@ -71,6 +71,14 @@ def store_rows(base, tile, stored, stride, FIRST_DIM: tl.constexpr, DIMS: tl.con
 
 
 @triton.jit
+def load_range(base, end_stride, M):
+    """The [start, end) of a row's knowledge, within [0, M]. Bounded before it is narrowed: int64 may say "no end"."""
+    start = tl.minimum(tl.maximum(tl.load(base), 0), M).to(tl.int32)
+    end = tl.minimum(tl.maximum(tl.load(base + end_stride), 0), M).to(tl.int32)
+    return start, end
+
+
+@triton.jit
 def load_vector(base, start, stop, stride, other, LENGTH: tl.constexpr, BOUNDED: tl.constexpr):
     """Elements [start, start + LENGTH) of a strided vector; when BOUNDED, `other` from `stop` on."""
     element = tl.arange(0, LENGTH)

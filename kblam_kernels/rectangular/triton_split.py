@@ -262,14 +262,27 @@ def sums_of(maximum, total, highest, first, end, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def highest_of(maximum, splits, BLOCK: tl.constexpr):
-    """The largest of the splits' maxima; 0 when no split saw anything, so that nothing subtracts -inf from itself."""
+def highest_of(maximum, first, end, BLOCK: tl.constexpr):
+    """The largest of the maxima of splits [first, end); -inf when none of them saw anything."""
     highest = float("-inf")
-    for start in range(0, splits, BLOCK):
+    for start in range(first, end, BLOCK):
         split = start + tl.arange(0, BLOCK)
-        level = tl.load(maximum + split, mask=split < splits, other=float("-inf"))
+        level = tl.load(maximum + split, mask=split < end, other=float("-inf"))
         highest = tl.maximum(highest, tl.max(level, 0))
-    return tl.where(highest == float("-inf"), 0.0, highest)
+    return highest
+
+
+@triton.jit
+def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
+    """The largest maximum of a row's splits, 0 in place of -inf, and whether the row sees a prompt column.
+
+    Seeing is decided from the prompt's own maximum: its sum, brought to the joint maximum, underflows where knowledge
+    scores are far above the prompt's.
+    """
+    of_prompt = highest_of(maximum, knowledge_splits, splits, BLOCK)
+    highest = tl.maximum(highest_of(maximum, 0, knowledge_splits, BLOCK), of_prompt)
+    # Nothing may subtract -inf from itself.
+    return tl.where(highest == float("-inf"), 0.0, highest), of_prompt > float("-inf")
 
 
 @triton.jit

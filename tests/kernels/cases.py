@@ -96,9 +96,9 @@ def some_hidden(B: int, M: int) -> Tensor:
     return _normal(B, M).masked_fill(torch.arange(M) % 3 == 1, float("-inf"))
 
 
-def ranges(*ends: tuple[int, int]) -> Change:
+def ranges(*ends: tuple[int, int], dtype: torch.dtype = torch.int32) -> Change:
     return lambda p: p.but(
-        knowledge_range=torch.tensor([ends[b % len(ends)] for b in range(p.query.shape[0])], dtype=torch.int32)
+        knowledge_range=torch.tensor([ends[b % len(ends)] for b in range(p.query.shape[0])], dtype=dtype)
     )
 
 
@@ -134,6 +134,10 @@ def _gapped_mask(p: Problem) -> Problem:
 def _louder(factor: float) -> Change:
     return lambda p: p.but(query=p.query * factor, knowledge_query=p.knowledge_query * factor)
 
+
+# Past what a float32 exponential can hold: e^-200 is 0, e^200 overflows.
+FAR = 200.0
+INT64 = torch.iinfo(torch.int64)
 
 LEFT = _mask(_every, lambda c: c >= 37, lambda c: c >= 5)
 RIGHT = _mask(lambda c: c < 11, _every)
@@ -188,6 +192,9 @@ GRID: tuple[Case, ...] = (
     # Ranges: of each row, empty, a few tiles into the list, past its end.
     Case(4, 5, 100, 32, changes={"ranges": ranges((0, 100), (40, 41), (33, 97), (7, 7))}),
     Case(2, 33, 70, 32, shared=False, changes={"ranges": ranges((3, 68), (64, 200))}),
+    # "No end" and "from the beginning" as int64 says them.
+    Case(2, 1, 70, 32, changes={"no_end": ranges((0, INT64.max), (INT64.min, 40), dtype=torch.int64)}),
+    Case(2, 33, 70, 32, changes={"no_end": ranges((0, INT64.max), (INT64.min, 40), dtype=torch.int64)}),
     # Bias: for the list, for each token, for each token and row; hiding some, all.
     Case(2, 5, 50, 32, changes={"bias": bias(lambda B, M: -2.5)}),
     Case(2, 5, 50, 32, changes={"bias_hides_all": bias(lambda B, M: float("-inf"))}),
@@ -204,6 +211,13 @@ GRID: tuple[Case, ...] = (
     Case(1, 33, 50, 64, changes={"scale0": lambda p: p.but(scale=0.0)}),
     Case(1, 33, 50, 64, changes={"negative_scale": lambda p: p.but(scale=-0.2)}),
     Case(1, 33, 50, 64, changes={"loud": _louder(30.0)}),
+    Case(1, 1, 50, 64, changes={"loud": _louder(30.0)}),
+    # One block's scores so far above the other's that the other weighs nothing; who sees the prompt must not change.
+    Case(2, 1, 50, 32, T=40, changes={"knowledge_far_above": bias(lambda B, M: FAR)}),
+    Case(2, 33, 50, 32, T=40, changes={"knowledge_far_above": bias(lambda B, M: FAR)}),
+    Case(2, 40, 50, 32, T=40, changes={"left": LEFT, "knowledge_far_above": bias(lambda B, M: FAR)}),
+    Case(2, 1, 50, 32, T=40, changes={"nothing": NOTHING, "knowledge_far_above": bias(lambda B, M: FAR)}),
+    Case(2, 1, 50, 32, T=40, changes={"knowledge_far_below": bias(lambda B, M: -FAR)}),
     # All at once.
     Case(
         3,

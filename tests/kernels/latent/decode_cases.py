@@ -12,6 +12,7 @@ from kblam_kernels.latent.interface import absorb_query
 from kblam_kernels.latent.tiles import LatentTile
 from kblam_kernels.rectangular.chunks import MIN_SPLIT
 from tests import tolerances
+from tests.kernels.cases import FAR, INT64
 from tests.kernels.latent.latent_problems import INF, LatentProblem
 
 LEFT_PADDED = torch.tensor([[False] * 8 + [True], [True] * 9])
@@ -43,6 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
     "row-bias": {"N": 1, "M": LONG, "knowledge_bias": torch.stack([TOKEN_BIAS, TOKEN_BIAS.flip(0)])},
     "scalar-bias-scale": {"knowledge_bias": -0.75, "scale": 0.4},
     "all-hidden": {"knowledge_bias": -INF},
+    "knowledge-far-above": {"N": 1, "M": LONG, "knowledge_bias": FAR},
+    "knowledge-far-above-left-padded": {"N": 2, "M": 20, "knowledge_bias": FAR, "prompt_mask": LEFT_PADDED},
+    "knowledge-far-below": {"N": 1, "M": 20, "knowledge_bias": -FAR},
+    "no-end": {"N": 1, "M": 140, "knowledge_range": torch.tensor([[0, INT64.max], [INT64.min, 90]])},
     "head-dim-not-a-power-of-two": {"D": 24, "M": 9},
     "head-dim-of-two-chunks": {"B": 1, "D": 96, "M": 9},
     "head-dim-past-128": {"B": 1, "H": 2, "G": 1, "N": 2, "D": 160, "M": 9},
