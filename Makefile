@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+# A machine with a GPU often brings its own torch and triton: .venv there is, or PYTHON; a PYTHON that was given wins.
+GPU_PYTHON = $(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON))
 KBLAM_GOLDEN ?= ../shared/golden/dev
 
 # The default encoder comes from a package: nothing here may reach for a model hub.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test check format golden gpu-check gpu-bench sanitize clean
+.PHONY: help setup demo test check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -41,11 +43,14 @@ format: setup ## rewrite the sources in the project's format
 golden: setup ## every case of KBLAM_GOLDEN, numbers made by running upstream
 	KBLAM_GOLDEN=$(abspath $(KBLAM_GOLDEN)) $(BIN)/python -m pytest -q tests/golden
 
-gpu-check: ## GPU tests against float64, then compute-sanitizer on small shapes
-	$(PYTHON) -m benchmarks.gpu_check
+gpu-check: ## GPU tests against float64; needs torch, triton, transformers and pytest only
+	$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
 
-gpu-bench: ## peers side by side with the ceilings of the same run; writes benchmarks/results/<device>/
-	$(PYTHON) -m benchmarks.gpu_bench
+gpu-sanitize: ## the GPU kernels under compute-sanitizer
+	$(GPU_PYTHON) -m benchmarks.gpu_sanitize $(ARGS)
+
+gpu-bench: ## peers beside the ceilings of the same run; QUICK=1 for eight minutes, ARGS="--results DIR"
+	$(GPU_PYTHON) -m benchmarks.gpu_bench $(if $(QUICK),--quick) $(ARGS)
 
 sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread sanitizers
 	$(BIN)/python -m tests.kernels.cpu.sanitize

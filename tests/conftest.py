@@ -2,6 +2,9 @@
 
 Triton reads TRITON_INTERPRET when it is imported, and transformers imports it, so this cannot wait for the tests of
 the kernels. `make gpu-check` sets TRITON_INTERPRET=0 and compiles them.
+
+What pyproject.toml and the tests say to pytest-timeout is declared here where it is not installed: the GPU tests need
+pytest alone.
 """
 
 from __future__ import annotations
@@ -13,3 +16,13 @@ import pytest
 
 if os.environ.setdefault("TRITON_INTERPRET", "1") == "1" and "triton" in sys.modules:
     raise pytest.UsageError("triton was imported before tests/conftest.py; set TRITON_INTERPRET=1 in the environment")
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "of pytest-timeout, which is not installed: without effect")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout: of pytest-timeout, which is not installed: without effect")

@@ -33,5 +33,11 @@ def test_scores_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
 def test_without_a_gpu_nothing_is_said_to_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sanitize_shapes.main() == 2
+    assert sanitize_shapes.main([]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sanitize_shapes.main(["--part", "everything"])
+    assert "invalid choice: 'everything' (choose from" in capsys.readouterr().err

@@ -61,6 +61,7 @@ def test_the_same_bits_twice(dtype: torch.dtype) -> None:
     assert torch.equal(first[1], second[1])
 
 
+@pytest.mark.alone
 def test_offsets_beyond_32_bits() -> None:
     heads, D, M = 2, 128, 40_000
     # One slot of a knowledge base in the layout (M, slots, heads, D): M * stride passes 2^31 elements.

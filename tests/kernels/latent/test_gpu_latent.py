@@ -151,6 +151,7 @@ def test_torch_compile_keeps_one_graph() -> None:
     torch.testing.assert_close(compiled(), eager, rtol=2**-6, atol=2**-6)
 
 
+@pytest.mark.alone
 def test_offsets_beyond_32_bits() -> None:
     P, M = 3072, 2**31 // 3072 + 500
     needed = M * P + M * 8

@@ -286,6 +286,7 @@ def test_a_card_of_the_table_can_be_measured(
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_measured() -> None:
     measured = device_of(torch.device("cuda"), specified=False)
