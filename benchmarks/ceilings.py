@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from benchmarks.timing import median_seconds
+from benchmarks.timing import Call, Timing, measure
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes a second of a large copy (read and write counted), and operations a second of a large matmul."""
+    """Bytes a second of a large copy (read and write counted) and of a pass that only reads, operations a second of a
+    large matrix product; `timings` has the times they follow from, with percentiles and clocks."""
 
-    bytes_per_second: float
-    flops_per_second: float
+    copy: float
+    read: float
+    matmul: float
+    timings: dict[str, Timing]
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """For a report."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        clocks = {timing.sm_clock for timing in self.timings.values() if timing.sm_clock is not None}
+        return (
+            f"copy {self.copy / 1e9:.0f} GB/s, read {self.read / 1e9:.0f} GB/s, matmul {self.matmul / 1e12:.2f} TFLOP/s"
+            + (f", SM clock {min(clocks)} to {max(clocks)} MHz" if clocks else "")
+        )
 
 
-def measure(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Ceilings:
-    """Both ceilings of `device`, now."""
+def of(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Ceilings:
+    """All ceilings of `device`, now."""
     count, side = (2**16, 128) if tiny else (2**30, 8192)
-    source = torch.empty(count, dtype=torch.int8, device=device).fill_(1)
+    # Random, not constant: memory and matrix units draw less power on zeros, and may run faster.
+    source = torch.randn(count // 4, device=device)
     target = torch.empty_like(source)
-    copy_seconds = median_seconds(lambda: target.copy_(source), device)
+    row = torch.randn(256, device=device)
+    # Decode barely writes. Which of PyTorch's passes reads fastest depends on the card: the best counts.
+    reads: dict[str, Call] = {
+        "read: sum": source.sum,
+        "read: max": source.amax,
+        "read: matrix times vector": lambda: source.view(-1, 256) @ row,
+    }
+    timings = {"copy": measure([lambda: target.copy_(source)], device)}
+    timings |= {name: measure([call], device) for name, call in reads.items()}
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    matmul_seconds = median_seconds(lambda: a @ b, device)
-    return Ceilings(2 * count / copy_seconds, 2 * side**3 / matmul_seconds)
+    timings["matmul"] = measure([lambda: a @ b], device)
+    size = source.numel() * source.element_size()
+    return Ceilings(
+        copy=2 * size / timings["copy"].median,
+        read=size / min(timings[name].median for name in reads),
+        matmul=2 * side**3 / timings["matmul"].median,
+        timings=timings,
+    )

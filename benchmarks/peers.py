@@ -9,43 +9,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.operands import Operands, Peer, grouped
+from benchmarks.two_calls import TWO_CALLS, missing
 
-@dataclass(frozen=True)
-class Operands:
-    """query (B, Hq, N, D), key and value (B, Hkv, T, D), knowledge (Hq, M, D), a bias for all knowledge scores."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    knowledge_key: Tensor
-    knowledge_value: Tensor
-    bias: float
-
-    @property
-    def scale(self) -> float:
-        """1 / sqrt(D)."""
-        return float(self.query.shape[-1] ** -0.5)
-
-
-Peer = Callable[[Operands], Callable[[], Tensor]]
 KeysAndValues = tuple[Tensor, Tensor]
-
-
-def _grouped(tensor: Tensor, heads: int) -> Tensor:
-    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
 def _concatenated(o: Operands) -> KeysAndValues:
     """Knowledge and prompt as one list of (B, Hq, M + T, D): for each batch row and query head its own copy."""
     B, H = o.query.shape[:2]
-    keys = torch.cat([o.knowledge_key.expand(B, -1, -1, -1), _grouped(o.key, H)], dim=2)
-    values = torch.cat([o.knowledge_value.expand(B, -1, -1, -1), _grouped(o.value, H)], dim=2)
+    keys = torch.cat([o.knowledge_key.expand(B, -1, -1, -1), grouped(o.key, H)], dim=2)
+    values = torch.cat([o.knowledge_value.expand(B, -1, -1, -1), grouped(o.value, H)], dim=2)
     return keys, values
 
 
@@ -88,19 +68,25 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def _flex(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
-    """Compiled FlexAttention: block mask, and the bias as a score_mod."""
+@functools.lru_cache(maxsize=1)
+def _flex_columns(N: int, T: int, M: int, bias: float, device: str) -> tuple[Callable[..., Tensor], Any]:
+    """score_mod and block mask of a shape: one for all copies of its inputs, or the compiler would start anew."""
     from torch.nn.attention.flex_attention import create_block_mask
-
-    N, T, M = o.query.shape[2], o.key.shape[2], o.knowledge_key.shape[1]
 
     def visible(b: Tensor, h: Tensor, n: Tensor, column: Tensor) -> Tensor:
         return column - M <= T - N + n
 
     def biased(score: Tensor, b: Tensor, h: Tensor, n: Tensor, column: Tensor) -> Tensor:
-        return torch.where(column < M, score + o.bias, score)
+        return torch.where(column < M, score + bias, score)
 
-    blocks = create_block_mask(visible, None, None, N, M + T, device=str(o.query.device))
+    return biased, create_block_mask(visible, None, None, N, M + T, device=device)
+
+
+def _flex(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+    """Compiled FlexAttention: block mask, and the bias as a score_mod."""
+    biased, blocks = _flex_columns(
+        o.query.shape[2], o.key.shape[2], o.knowledge_key.shape[1], o.bias, str(o.query.device)
+    )
     flex = _compiled_flex()
 
     def call() -> Tensor:
@@ -128,57 +114,30 @@ def _static_cache(attention: Attention) -> Peer:
     return build
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """PyTorch's own FlashAttention-2 with its lse."""
-    if query.is_cuda:
-        result = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
-        return result[0], result[1]
-    heads = query.shape[1]
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, _grouped(key, heads), _grouped(value, heads), 0.0, causal, scale=scale
-    )
-    return out, lse
-
-
-def _merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> Tensor:
-    share = torch.sigmoid(first_lse - second_lse)[..., None]
-    return (first.float() * share + second.float() * (1 - share)).to(first.dtype)
-
-
-@functools.cache
-def _compiled_merge() -> Callable[..., Tensor]:
-    return torch.compile(_merge)
-
-
-def two_flash_calls(o: Operands) -> Callable[[], Tensor]:
-    """FlashAttention over the knowledge, the batch folded into one sequence; over the prompt; one fused merge.
-
-    Adding the bias to the knowledge's lse is adding it to every score.
-    """
-    B, H, N, D = o.query.shape
-    if 1 < N < o.key.shape[2]:
-        raise ValueError(f"the flash op aligns its causal mask to the first column; N={N} must be 1 or T")
-    merge = _compiled_merge() if o.query.is_cuda else _merge
-
-    def call() -> Tensor:
-        folded = o.query.transpose(0, 1).reshape(1, H, B * N, D)
-        known, known_lse = _flash(folded, o.knowledge_key[None], o.knowledge_value[None], False, o.scale)
-        known = known.view(H, B, N, D).transpose(0, 1)
-        known_lse = known_lse.view(H, B, N).transpose(0, 1) + o.bias
-        prompt, prompt_lse = _flash(o.query, o.key, o.value, N > 1, o.scale)
-        return merge(known, known_lse, prompt, prompt_lse)
-
-    return call
-
-
 _ATTENTION: dict[str, Attention] = {"sdpa": _sdpa, "flex": _flex, "eager": _eager}
-# FlexAttention needs a compiler: a GPU, or a C++ one on a CPU, where a tiny run should not wait for it.
 PEERS: dict[str, Peer] = {
-    "two flash calls + merge": two_flash_calls,
-    **{f"{name} concat": _concat(attention) for name, attention in _ATTENTION.items()},
+    **TWO_CALLS,
     **{f"{name} static cache": _static_cache(attention) for name, attention in _ATTENTION.items()},
+    **{f"{name} concat": _concat(attention) for name, attention in _ATTENTION.items()},
 }
-NEEDS_CUDA = frozenset({"flex concat", "flex static cache", "compiled mass"})
+# FlexAttention needs a compiler: a GPU, or a C++ one on a CPU, where a tiny run should not wait for it.
+NEEDS_CUDA = frozenset(
+    {
+        "flex concat",
+        "flex static cache",
+        "compiled mass",
+        *(name for name in TWO_CALLS if name != "two flash calls + merge"),
+    }
+)
+# Upstream's way and a matrix of scores, which others beat everywhere: a short run leaves them out.
+SLOW = frozenset({name for name in PEERS if name.endswith("concat") or name.startswith("eager")})
+
+
+def reason_against(name: str, device: str) -> str | None:
+    """Why a peer cannot run here, or None."""
+    if name in NEEDS_CUDA and torch.device(device).type != "cuda":
+        return "needs a CUDA device"
+    return missing(name)
 
 
 def eager_mass(o: Operands, lse: Tensor) -> Callable[[], Tensor]:

@@ -87,12 +87,13 @@ class SyntheticKnowledge:
         triples: how many.
         dtype: of the model.
         storage: of the latents.
+        device: of the model.
     """
 
-    device = torch.device("cpu")
-
-    def __init__(self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype) -> None:
-        self.num_triples, self.dtype = triples, dtype
+    def __init__(
+        self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype, device: str = "cpu"
+    ) -> None:
+        self.num_triples, self.dtype, self.device = triples, dtype, torch.device(device)
         form = LatentFormat(adapter, dtype, self.device, storage)
         self.buffers = form.allocate(triples)
         self._form = form
@@ -102,8 +103,8 @@ class SyntheticKnowledge:
 
     def write(self, start: int, end: int) -> None:
         """Rows [start, end) anew."""
-        draw = torch.Generator().manual_seed(start)
-        key, value = (torch.randn(end - start, EMBEDDING_DIM, generator=draw) for _ in range(2))
+        draw = torch.Generator(self.device).manual_seed(start)
+        key, value = (torch.randn(end - start, EMBEDDING_DIM, generator=draw, device=self.device) for _ in range(2))
         for name, rows in self._form.encode(key, value).items():
             self.buffers[name][start:end] = rows
 
@@ -159,11 +160,12 @@ def resident_bytes() -> int:
     raise RuntimeError("no VmRSS in /proc/self/status")
 
 
-def build(config: LlamaConfig, *, int8_products: bool = False) -> Attachment:
-    """The model with random weights, and a random adapter attached at every third layer."""
+def build(config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu") -> Attachment:
+    """The model with random weights drawn on its device, and a random adapter attached at every third layer."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
+    with torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
     return attach(model, adapter.requires_grad_(False), int8_products=int8_products)
 
 

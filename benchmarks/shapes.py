@@ -114,20 +114,39 @@ class Shape:
 KNOWLEDGE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 # Prompt tokens of a row: shorter ones in a large batch, or a peer's scores alone would fill the memory.
 PREFILL_TOKENS = {1: 1024, 8: 512, 32: 256}
+QUESTION_TOKENS = 32
+
+
+def quick() -> Iterator[Shape]:
+    """A few minutes of them, the most telling first: what a cut-off run leaves."""
+    for B, M in ((1, 10_000), (1, 100_000), (1, 1_000_000), (8, 10_000), (32, 10_000)):
+        yield Shape(LLAMA_3_8B, "decode", B, 1, 1024, M)
+    for N in (1024, 4096):
+        yield Shape(LLAMA_3_8B, "prefill", 1, N, N, 10_000)
+    yield Shape(LLAMA_3_8B, "question", 1, QUESTION_TOKENS, QUESTION_TOKENS, 10_000)
+    for M in (10_000, 1_000_000):
+        yield Shape(LLAMA_3_8B, "evidence", 1, 1, 1024, M)
 
 
 def registry() -> Iterator[Shape]:
-    """Prefill of prompts, of one question, decode and evidence, over the sizes of knowledge that people have."""
+    """Decode, prefill of prompts, of one question, and evidence, over the sizes of knowledge that people have; first
+    those of `quick`."""
+    first = list(quick())
+    yield from first
+    yield from (shape for shape in _every() if shape not in first)
+
+
+def _every() -> Iterator[Shape]:
     for model in MODELS:
+        for B in (1, 8, 32):
+            for M in KNOWLEDGE_SIZES:
+                yield Shape(model, "decode", B, 1, 1024, M)
         for B, N in PREFILL_TOKENS.items():
             # A million triples with one prompt alone: with more, a float64 result takes minutes.
             for M in KNOWLEDGE_SIZES if B == 1 else KNOWLEDGE_SIZES[:-1]:
                 yield Shape(model, "prefill", B, N, N, M)
         yield Shape(model, "prefill", 1, 4096, 4096, 10_000)
-        yield Shape(model, "question", 1, 48, 48, 10_000)
-        for B in (1, 8, 32):
-            for M in KNOWLEDGE_SIZES:
-                yield Shape(model, "decode", B, 1, 1024, M)
+        yield Shape(model, "question", 1, QUESTION_TOKENS, QUESTION_TOKENS, 10_000)
         for B, M in ((1, 10_000), (1, 100_000), (1, 1_000_000), (8, 10_000)):
             yield Shape(model, "evidence", B, 1, 1024, M)
 
