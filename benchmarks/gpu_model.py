@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, StaticCache
 
 from benchmarks import kernels, scale, timing
 from benchmarks.measured import FAILED, MEASURED, TOO_LARGE, described, first_line
+from kblam.adapter import KnowledgeAdapter
 from kblam.models import Attachment
 from kblam_kernels.graphs import captured
 
@@ -111,6 +113,15 @@ class ModelRow:
     compiled: bool = False
 
 
+class GrowingKnowledge(scale.SyntheticKnowledge):
+    """With the numbers that a knowledge base keeps on the device because it may grow: each layer reads them."""
+
+    def __init__(self, adapter: KnowledgeAdapter, triples: int, *others: Any) -> None:
+        super().__init__(adapter, triples, *others)
+        self.filled = torch.tensor([[0, triples]], dtype=torch.int32, device=self.device)
+        self.log_count = torch.tensor(math.log(triples), device=self.device)
+
+
 class Decoding:
     """STEPS greedy tokens after the same prompt, at every call; nothing of it waits for the device.
 
@@ -188,7 +199,7 @@ def _measured(row: ModelRow, attachment: Attachment, settings: Settings) -> Mode
     device = settings.device
     on_gpu = torch.device(device).type == "cuda"
     model: Any = attachment.model
-    source = scale.SyntheticKnowledge(attachment.adapter, row.triples, model.dtype, torch.bfloat16, device)
+    source = GrowingKnowledge(attachment.adapter, row.triples, model.dtype, torch.bfloat16, device)
     forward = torch.compile(model, dynamic=False) if settings.compiled else model
     decode = Decoding(model, forward, settings.context)
 
@@ -200,7 +211,12 @@ def _measured(row: ModelRow, attachment: Attachment, settings: Settings) -> Mode
     for call in calls:
         call()
     launched = [kernels.of([call], device, count=1) for call in calls]
-    graphs = [captured(call) if on_gpu else None for call in calls]
+    graphs: list[Callable[[], object] | None] = [None, None]
+    if on_gpu:
+        graphs[0] = captured(decode)
+        # What puts knowledge in force is no part of a token, and of no graph.
+        with attachment.using(source):
+            graphs[1] = captured(decode)
     is_graph = all(graph is not None for graph in graphs)
     if is_graph:
         calls = [graph for graph in graphs if graph is not None]
