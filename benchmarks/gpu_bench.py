@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -186,14 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(options.device, compiled=options.compile, **small)
     seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else None
     chosen = [part for part in parts(quick=options.quick, tiny=options.tiny) if options.match in part.name]
-    known = len(report.rows) + len(report.models)
     bench = Bench(run, settings, report, seconds)
     try:
         bench.over(chosen)
     except DeviceLostError:
         print("the device is lost to this process; the rest is measured by another one", file=sys.stderr, flush=True)
-        if len(report.rows) + len(report.models) > known:
-            return _again(sys.argv[1:] if arguments is None else arguments, bench.left)
+        _again(sys.argv[1:] if arguments is None else arguments, bench.left)
     for name in report.left_out:
         print(f"left out, for want of time: {name}")
     for name in report.failed:
@@ -202,11 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.failed else 0
 
 
-def _again(arguments: Sequence[str], left: float | None) -> int:
-    """The same command over what has no row yet; the row that lost the device has one."""
+def _again(arguments: Sequence[str], left: float | None) -> NoReturn:
+    """The same command over what has no row yet; the row that lost the device has one.
+
+    In place of this process, which would keep the device's memory.
+    """
     limit = [] if left is None else ["--seconds", f"{max(0.0, left):.0f}"]
-    command = [sys.executable, "-m", "benchmarks.gpu_bench", *arguments, "--resume", *limit]
-    return subprocess.run(command, cwd=Path(__file__).parents[1]).returncode
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu_bench", *arguments, "--resume", *limit])
 
 
 if __name__ == "__main__":

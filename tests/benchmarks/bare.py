@@ -42,7 +42,7 @@ class WithoutExtras(PathFinder):
 if __name__ == "__main__":
     sys.meta_path[:] = [WithoutExtras if finder is PathFinder else finder for finder in sys.meta_path]
     # Plugins are found by metadata, not by import.
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     sys.path[0] = str(Path.cwd())
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
