@@ -8,10 +8,11 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.demo.model import DemoModel, rescale_inputs
+from kblam.generation.loading import load_base, load_tokenizer
 from kblam.models import Attachment, attach
 from kblam.models.formats import AUTO
 
@@ -53,9 +54,9 @@ def load(
         exact: False keeps the knowledge base as int8 latents and allows int8 products, which costs this model no answer
             (docs/latent.md); True is what `attach` does unless told.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    model = cast(LlamaForCausalLM, load_base(folder / "model", dtype=dtype, device="cpu"))
+    tokenizer = load_tokenizer(folder / "model")
     adapter = KnowledgeAdapter.from_pretrained(folder / "adapter").to(dtype)
     storage = AUTO if exact else "int8"
     attachment = attach(model, adapter, backend=backend, storage=storage, int8_products=not exact)
-    return Demo(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), attachment)
+    return Demo(model, cast(PreTrainedTokenizerFast, tokenizer), attachment)

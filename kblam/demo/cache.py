@@ -25,7 +25,7 @@ def encode(texts: list[str]) -> np.ndarray[Any, np.dtype[np.float16]]:
     """
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(minilm_path()), device="cpu")
+    encoder = SentenceTransformer(str(minilm_path()), device="cpu", trust_remote_code=False)
     with torch.autocast("cpu", torch.bfloat16):
         vectors = encoder.encode(texts, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
     return np.asarray(vectors, dtype=np.float16)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError, StoreError
+from kblam.errors import GenerationError, ModelFolderError, StoreError
 from kblam.generation.evidence import Evidence, EvidenceRecorder
+from kblam.generation.loading import load_tokenizer
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
@@ -118,15 +119,15 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a model, loaded by the name or folder the model was loaded from.
 
     Raises:
-        GenerationError: if the model has no name, or no tokenizer is found there.
+        GenerationError: if the model has no name, or no tokenizer that can be used is found there.
     """
     name = model.config._name_or_path
+    if not name:
+        raise GenerationError("this model was not loaded from a name or folder that has its tokenizer; pass tokenizer=")
     try:
-        if not name:
-            raise OSError("the model was not loaded from a name or folder")
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise GenerationError(f"cannot load the tokenizer of this model ({error}); pass tokenizer=") from error
+        return load_tokenizer(name)
+    except ModelFolderError as error:
+        raise GenerationError(f"{error}; pass tokenizer=") from error
 
 
 def _check_length(

@@ -176,7 +176,7 @@ def _check_fit(model: str | Path | PreTrainedModel, model_config: Any, config: A
         shapes = model
     else:
         with torch.device("meta"):
-            shapes = AutoModelForCausalLM.from_config(model_config)
+            shapes = AutoModelForCausalLM.from_config(model_config, trust_remote_code=False)
     family_of(shapes)
     check_fit(shapes, config, len(attention_modules(shapes)))
 

@@ -1,6 +1,7 @@
 """Base model, adapter and knowledge base from paths and hub names, with one kind of error for each.
 
-What is on disk is read from disk alone: a path is never looked up on the hub. A model's own code is never run.
+What is on disk is read from disk alone: a path is never looked up on the hub. Code that a model or tokenizer brings
+along is never run, and nobody is asked whether to run it.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def load_base(
         device: None is cuda where there is one, else cpu.
 
     Raises:
-        ModelFolderError: there is no such model, it cannot be read, or the device is not there.
+        ModelFolderError: there is no such model, it cannot be read, it needs code of its own, or the device is not
+            there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,7 +128,7 @@ def load_config(name: str | Path, revision: str | None = None) -> Any:
     """The config of a model, without its weights.
 
     Raises:
-        ModelFolderError: there is no such model.
+        ModelFolderError: there is no such model, or it needs code of its own.
     """
     with _errors_of("model", name):
         return AutoConfig.from_pretrained(_source(name), **_where(name, revision))
@@ -136,7 +138,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """The tokenizer of a model.
 
     Raises:
-        ModelFolderError: there is none.
+        ModelFolderError: there is none, or it needs code of its own.
     """
     with _errors_of("tokenizer of", name):
         return AutoTokenizer.from_pretrained(_source(name), **_where(name, revision))
@@ -151,17 +153,22 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
         raise
     # torch answers an absent device with an AssertionError in builds without CUDA.
     except (*_LOADING_ERRORS, AssertionError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelFolderError(
+                f"the {what} {str(name)!r} brings code of its own (auto_map), and kblam never runs such code; use one "
+                "whose classes transformers has"
+            ) from error
         raise ModelFolderError(f"cannot load the {what} {str(name)!r}: {_reason(error)}") from error
 
 
 def _where(name: str | Path, revision: str | None) -> dict[str, Any]:
-    """Where transformers may look."""
+    """Where transformers may look, and that it runs no code it finds there (None, its default, asks the user)."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return {"local_files_only": True}
+        return {"local_files_only": True, "trust_remote_code": False}
     if path.exists() or _is_path(str(name)):
         raise ModelFolderError(f"{name} is not a folder with a model; give such a folder, or a name on the hub")
-    return {"revision": revision} if revision else {}
+    return {"trust_remote_code": False} | ({"revision": revision} if revision else {})
 
 
 def _is_path(name: str) -> bool:

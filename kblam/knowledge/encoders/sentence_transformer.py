@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -36,7 +37,8 @@ class SentenceTransformerEncoder:
         batch_size: texts in one forward pass.
 
     Raises:
-        EncoderUnavailableError: at the first use, when the package, the model or the device is missing.
+        EncoderUnavailableError: at the first use, when the package, the model or the device is missing, or the model
+            needs code of its own, which is never run.
     """
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, *, device: str | None = None, batch_size: int = 64) -> None:
@@ -96,13 +98,23 @@ class SentenceTransformerEncoder:
                 f"the encoder {self.model!r} needs sentence-transformers ({error}): pip install 'kblam-kernels[kblam]'"
             ) from error
         source = _folder_in_package() if self.model == DEFAULT_MODEL else None
+        if foreign := _foreign_classes(source or Path(self.model)):
+            raise EncoderUnavailableError(self._brings_code(", ".join(foreign)))
         try:
             with _no_loading_bars():
-                model = SentenceTransformer(str(source or self.model), device=self.device)
+                model = SentenceTransformer(str(source or self.model), device=self.device, trust_remote_code=False)
                 return model.eval()
         # Which exceptions a missing model, a broken file or an absent device raises differs by release.
         except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
+            if "trust_remote_code" in str(error):
+                raise EncoderUnavailableError(self._brings_code("auto_map")) from error
             raise EncoderUnavailableError(self._why_not(error)) from error
+
+    def _brings_code(self, where: str) -> str:
+        return (
+            f"the encoder {self.model!r} brings code of its own ({where}), and kblam never runs such code; use a model "
+            "whose classes sentence-transformers and transformers have"
+        )
 
     def _why_not(self, error: BaseException) -> str:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -123,6 +135,45 @@ def _folder_in_package() -> Path | None:
         return None
     folder = Path(found.origin).parent / "model"
     return folder if (folder / "modules.json").is_file() else None
+
+
+def _foreign_classes(folder: Path) -> list[str]:
+    """Classes outside sentence-transformers that a model folder is made of.
+
+    sentence-transformers 5 takes them from the folder and runs them, whatever trust_remote_code says; 6 refuses.
+    """
+    foreign, todo, seen = [], [folder], set()
+    while todo:
+        part = todo.pop().absolute()
+        if part in seen:
+            continue
+        seen.add(part)
+        for kind, path in [*_modules(part / "modules.json"), *_routes(part / "router_config.json")]:
+            if not kind.startswith("sentence_transformers."):
+                foreign.append(kind)
+            todo.append(part / path)
+    return foreign
+
+
+def _modules(file: Path) -> list[tuple[str, str]]:
+    """(class, subfolder) of each module in a modules.json."""
+    data = _json(file)
+    modules = [module for module in data if isinstance(module, dict)] if isinstance(data, list) else []
+    return [(str(module.get("type")), str(module.get("path") or "")) for module in modules]
+
+
+def _routes(file: Path) -> list[tuple[str, str]]:
+    """(class, subfolder) of each module of a router."""
+    data = _json(file)
+    types = data.get("types") if isinstance(data, dict) else None
+    return [(str(kind), str(path)) for path, kind in types.items()] if isinstance(types, dict) else []
+
+
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # missing or damaged: whoever loads the model says so
 
 
 def _hash_of_weights(model: SentenceTransformer) -> str:

@@ -1,0 +1,100 @@
+"""A folder may bring Python along: none of it runs, and nobody is asked whether to run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kblam import KnowledgeBase, ask
+from kblam.errors import GenerationError, ModelFolderError
+from kblam.generation.folder import integrate, load_folder
+from kblam.generation.loading import load_base, load_config, load_tokenizer
+from tests.fakes import HashingEncoder
+from tests.generation.conftest import World
+from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+Path({ran!r}).write_text("ran")
+class Config(PreTrainedConfig):
+    model_type = "brought"
+class Model(LlamaForCausalLM):
+    config_class = Config
+class Tokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+MODEL = {"AutoConfig": "brought.Config", "AutoModelForCausalLM": "brought.Model"}
+BRINGS_CODE = r"brings code of its own \(auto_map\), and kblam never runs such code"
+
+
+@pytest.fixture(autouse=True)
+def answer_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks is told yes, as a person in a hurry does."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """There once the folder's code has run."""
+    return tmp_path / "ran"
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def brought(tmp_path: Path, ran: Path) -> Path:
+    """A model and a tokenizer of classes that only the folder has."""
+    folder = save_base(tmp_path / "base")
+    (folder / "brought.py").write_text(CODE.format(ran=str(ran)))
+    edit(folder / "config.json", model_type="brought", auto_map=MODEL)
+    edit(
+        folder / "tokenizer_config.json",
+        tokenizer_class="Tokenizer",
+        auto_map={"AutoTokenizer": [None, "brought.Tokenizer"]},
+    )
+    return folder
+
+
+@pytest.mark.parametrize("load", [load_config, load_base, load_tokenizer])
+def test_a_folder_that_needs_its_own_code_is_refused(load: Callable[[Path], object], brought: Path, ran: Path) -> None:
+    with pytest.raises(ModelFolderError, match=BRINGS_CODE):
+        load(brought)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("load", [load_config, load_base])
+def test_a_family_that_transformers_has_loads_without_the_folders_code(
+    load: Callable[[Path], object], brought: Path, ran: Path
+) -> None:
+    """As Phi-3 does on the hub, whose config still names the code it came with."""
+    edit(brought / "config.json", model_type="llama")
+    assert load(brought) is not None
+    assert not ran.exists()
+
+
+def test_the_tokenizer_beside_a_model_is_not_run(world: World, brought: Path, ran: Path) -> None:
+    world.model.config._name_or_path = str(brought)
+    with pytest.raises(GenerationError, match=BRINGS_CODE + ".*pass tokenizer="):
+        ask(world.model, world.kb, "motto ?")
+    assert not ran.exists()
+
+
+def test_a_model_folder_is_refused(tmp_path: Path, brought: Path, ran: Path) -> None:
+    adapter = tiny_adapter(tiny_model(tiny_tokenizer()), HashingEncoder(EMBEDDING_DIM))
+    with KnowledgeBase.from_triples(FACTS, HashingEncoder(EMBEDDING_DIM)) as kb:
+        with pytest.raises(ModelFolderError, match=BRINGS_CODE):
+            integrate(brought, adapter, kb, tmp_path / "folder")
+        whole = integrate(save_base(tmp_path / "plain"), adapter, kb, tmp_path / "folder", include_base=True)
+    for part in ("base", "tokenizer"):
+        shutil.copytree(brought, whole / part, dirs_exist_ok=True)
+        with pytest.raises(ModelFolderError, match=BRINGS_CODE):
+            load_folder(whole, device="cpu")
+        shutil.copytree(tmp_path / "plain", whole / part, dirs_exist_ok=True)
+    assert not ran.exists()
