@@ -3,13 +3,13 @@
 Needs torch only; triton is imported when a CUDA tensor first asks for it.
 """
 
-from kblam_kernels.dispatch import Explanation
+from kblam_kernels.attention import RectangularAttention, explain, rectangular_attention
+from kblam_kernels.common.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
 from kblam_kernels.evidence import evidence, knowledge_lse, top_evidence
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune
-from kblam_kernels.rectangular import RectangularAttention, explain, rectangular_attention
 
 __version__ = "0.1.0"
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kblam_kernels.attention import rectangular_attention
 from kblam_kernels.bench.shapes import Inputs, Shape
-from kblam_kernels.rectangular import rectangular_attention
 
 Call = Callable[[], Tensor]
 

@@ -17,9 +17,9 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from kblam_kernels import native
 from kblam_kernels.bench import providers
 from kblam_kernels.bench.shapes import DTYPES, Inputs, Shape, make
+from kblam_kernels.common import native
 from kblam_kernels.errors import BackendUnavailableError, KernelError
 
 BUDGET = 20.0  # seconds after which a shape gets no more repeats

@@ -5,35 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels import native
-from kblam_kernels.rectangular.cpu import in_rows
+from kblam_kernels.common import native
+from kblam_kernels.evidence.call import EvidenceCall
 
 
-def mass(
-    rows: Tensor,
-    key: Tensor,
-    norm: Tensor | None,
-    key_scale: Tensor | None,
-    constant: Tensor | None,
-    lse: Tensor,
-    bias: Tensor | None,
-    knowledge_range: Tensor | None,
-    row_weight: Tensor,
-    scale: float,
-) -> Tensor:
+def mass(call: EvidenceCall) -> Tensor:
     """`reference.mass`, in float32. The same bits for any number of threads and whatever the rest of the batch is."""
-    bias, _, knowledge_range = in_rows(bias, None, knowledge_range)
+    bias, _, knowledge_range = native.kernel_layout(call.bias, None, call.knowledge_range)
     result: Tensor = torch.ops.kblam_kernels.evidence_mass_cpu(
-        rows,
-        key,
-        None if norm is None else norm.contiguous(),
-        None if key_scale is None else key_scale.contiguous(),
-        None if constant is None else constant.contiguous(),
-        lse.contiguous(),
+        call.rows,
+        call.key,
+        native.contiguous_or_none(call.norm),
+        native.contiguous_or_none(call.key_scale),
+        native.contiguous_or_none(call.constant),
+        call.lse.contiguous(),
         bias,
         knowledge_range,
-        row_weight.to(torch.float32).contiguous(),
-        scale,
+        call.row_weight.to(torch.float32).contiguous(),
+        call.scale,
         native.wanted_instruction_set(),
     )
     return result

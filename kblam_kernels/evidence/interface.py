@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TypedDict
 
-import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from kblam_kernels import dispatch
+from kblam_kernels.common.call import needs_gradient
+from kblam_kernels.common.checks import (
+    bias_rows,
+    check_alike,
+    check_masks,
+    one_row_if_shared,
+    refuse,
+    row_weight_of,
+)
+from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.dense.call import check_heads
 from kblam_kernels.evidence import reference
-from kblam_kernels.evidence.arguments import check_scores
-from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
+from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
-from kblam_kernels.latent.interface import absorb_query
-from kblam_kernels.rectangular.arguments import bias_tensor, refuse, row_weight_of
-from kblam_kernels.rectangular.interface import request_of
+from kblam_kernels.latent.absorption import absorb_query
+from kblam_kernels.latent.call import check_projection
+
+Knowledge = DenseKnowledge | LatentKnowledge
 
 
-class _Scored(NamedTuple):
-    """What both layouts come down to; fields as `reference.score_chunks`."""
+class Options(TypedDict, total=False):
+    """What `evidence` takes by name."""
 
-    rows: Tensor
-    key: Tensor
-    norm: Tensor | None
-    key_scale: Tensor | None
-    constant: Tensor | None
+    scale: float | None
+    knowledge_bias: float | Tensor
+    knowledge_range: Tensor | None
+    row_weight: Tensor | None
+    backend: str
 
 
 def evidence(
     knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
+    knowledge: Knowledge,
     lse: Tensor,
     *,
     scale: float | None = None,
     knowledge_bias: float | Tensor = 0.0,
     knowledge_range: Tensor | None = None,
     row_weight: Tensor | None = None,
-    backend: str = dispatch.AUTO,
+    backend: str = AUTO,
 ) -> Tensor:
     """Exact attention mass of each knowledge token, in one pass and without ever holding an N x M matrix.
 
@@ -55,7 +65,7 @@ def evidence(
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
             asked for; the message has it.
-        BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reason.
+        BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
 
     Example:
         >>> import torch
@@ -72,44 +82,32 @@ def evidence(
             f"lse must be (B, Hq, N) = {tuple(knowledge_query.shape[:3])} on {knowledge_query.device}; "
             f"got {tuple(lse.shape)} on {lse.device}"
         )
-    bias = bias_tensor(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
-    if isinstance(knowledge, LatentKnowledge) and torch.is_grad_enabled():
-        inputs = (knowledge_query, lse, knowledge.key, knowledge.projection.key_weight)
-        if any(t.requires_grad for t in inputs):
-            refuse(
-                "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
-                "LatentKnowledge.to_dense()"
-            )
-    return evidence_mass(
-        *_scored(knowledge_query, knowledge),
-        lse,
-        bias,
-        knowledge_range,
-        weight,
-        knowledge.head_dim**-0.5 if scale is None else float(scale),
-        dispatch.choose(lambda by_name: request_of(by_name, knowledge, knowledge_query), backend, EVIDENCE_BACKENDS),
-    )
+    if isinstance(knowledge, LatentKnowledge) and needs_gradient(
+        knowledge_query, lse, knowledge.key, knowledge.projection.key_weight
+    ):
+        refuse(
+            "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
+            "LatentKnowledge.to_dense()"
+        )
+    call = _call(knowledge_query, knowledge, lse, weight, scale, knowledge_bias, knowledge_range)
+    return evidence_mass(call, evidence_mass.choose(call, backend))[0]
 
 
 def top_evidence(
     knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
+    knowledge: Knowledge,
     lse: Tensor,
     k: int,
-    *,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-    row_weight: Tensor | None = None,
-    backend: str = dispatch.AUTO,
+    **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
     """The k knowledge tokens that got the most attention: `evidence`, then the best of each batch row.
 
     Args:
-        k: how many, at least 1; the others as `evidence`.
+        k: how many, at least 1.
+        options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight` and `backend`, as `evidence` takes them.
 
     Returns:
         mass (B, k') in the dtype of lse, largest first, and their indices int64 (B, k'), with k' = min(k, M). A token
@@ -120,23 +118,14 @@ def top_evidence(
     """
     if k < 1:
         refuse(f"k must be at least 1; got {k}")
-    mass = evidence(
-        knowledge_query,
-        knowledge,
-        lse,
-        scale=scale,
-        knowledge_bias=knowledge_bias,
-        knowledge_range=knowledge_range,
-        row_weight=row_weight,
-        backend=backend,
-    )
+    mass = evidence(knowledge_query, knowledge, lse, **options)
     best, index = mass.topk(min(k, mass.shape[1]), dim=-1)
     return best, index
 
 
 def knowledge_lse(
     knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
+    knowledge: Knowledge,
     *,
     scale: float | None = None,
     knowledge_bias: float | Tensor = 0.0,
@@ -151,13 +140,54 @@ def knowledge_lse(
         UnsupportedInputError: a shape, dtype, device or value that does not fit; the message has it.
     """
     check_scores(knowledge_query, knowledge, knowledge_range)
-    bias = bias_tensor(knowledge_bias, knowledge_query.shape[0], knowledge.num_tokens, knowledge_query)
-    scale = knowledge.head_dim**-0.5 if scale is None else float(scale)
-    return reference.knowledge_lse(*_scored(knowledge_query, knowledge), bias, knowledge_range, scale)
+    unused = knowledge_query[..., 0]
+    return reference.knowledge_lse(
+        _call(knowledge_query, knowledge, unused, unused, scale, knowledge_bias, knowledge_range)
+    )
 
 
-def _scored(knowledge_query: Tensor, knowledge: DenseKnowledge | LatentKnowledge) -> _Scored:
-    if isinstance(knowledge, DenseKnowledge):
-        return _Scored(knowledge_query, knowledge.key, None, None, None)
-    absorbed_query, constant = absorb_query(knowledge_query, knowledge)
-    return _Scored(absorbed_query, knowledge.key, knowledge.norm, knowledge.key_scale, constant)
+def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
+    """Shapes, dtypes and devices of what gives scores of knowledge alone.
+
+    Raises:
+        UnsupportedInputError: the message names the value.
+    """
+    if knowledge_query.dim() != 4:
+        refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
+    B, Hq, _, D = knowledge_query.shape
+    if isinstance(knowledge, LatentKnowledge):
+        check_projection(knowledge.projection.key_weight, knowledge_query)
+        check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)
+    else:
+        check_heads(knowledge.key, B, Hq, D, knowledge_query)
+        check_alike({"knowledge": knowledge.key}, knowledge_query)
+    check_masks(None, knowledge_range, knowledge_query, 0)
+
+
+def _call(
+    knowledge_query: Tensor,
+    knowledge: Knowledge,
+    lse: Tensor,
+    row_weight: Tensor,
+    scale: float | None,
+    knowledge_bias: float | Tensor,
+    knowledge_range: Tensor | None,
+) -> EvidenceCall:
+    bias = bias_rows(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
+    rows, constant, norm, key_scale = knowledge_query, None, None, None
+    if isinstance(knowledge, LatentKnowledge):
+        p = knowledge.projection
+        rows, constant = absorb_query(knowledge_query, p.key_weight, p.key_bias)
+        norm, key_scale = knowledge.norm, knowledge.key_scale
+    return EvidenceCall(
+        rows=rows,
+        key=knowledge.key,
+        norm=norm,
+        key_scale=key_scale,
+        constant=constant,
+        lse=lse,
+        bias=bias,
+        knowledge_range=one_row_if_shared(knowledge_range),
+        row_weight=row_weight,
+        scale=knowledge.head_dim**-0.5 if scale is None else float(scale),
+    )

@@ -9,20 +9,21 @@ No host synchronisation and no shape that depends on data.
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kblam_kernels.common.launch import FLOAT32_PRECISION, Sizes, heads, launch, masks, target_arch
+from kblam_kernels.common.native import contiguous_or_none
+from kblam_kernels.common.splits import chunk_of
+from kblam_kernels.common.tiles import precision_of
+from kblam_kernels.common.triton_parts import LOG2E, load_range, product
+from kblam_kernels.common.triton_split import gather_rows, load_tile
+from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import MassTile, is_unrolled, mass_tile
-from kblam_kernels.latent.tiles import storage_of
+from kblam_kernels.latent.tiles import as_bits, storage_of
 from kblam_kernels.latent.triton_storage import as_numbers
-from kblam_kernels.rectangular.chunks import chunk_of, named_strides
-from kblam_kernels.rectangular.triton_forward import FLOAT32_PRECISION
-from kblam_kernels.rectangular.triton_parts import LOG2E, load_range, product
-from kblam_kernels.rectangular.triton_split import gather_rows, load_tile
 
 
 @triton.jit
@@ -48,9 +49,9 @@ def _add_chunk(
 
 
 # Lengths are not specialised: a growing knowledge base must not compile again.
-@triton.jit(do_not_specialize=["B", "Hq", "N", "M", "heads", "rows", "bias_batch_stride"])
+@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "bias_batch_stride"])
 def evidence_mass_kernel(
-    rows_of,
+    rows,
     key,
     norm,
     key_scale,
@@ -60,22 +61,11 @@ def evidence_mass_kernel(
     knowledge_range,
     row_weight,
     mass,
-    rows_batch_stride,
-    rows_head_stride,
-    rows_row_stride,
-    key_batch_stride,
-    key_head_stride,
-    key_row_stride,
     bias_batch_stride,
-    bias_token_stride,
     range_batch_stride,
-    range_end_stride,
-    B,
-    Hq,
-    N,
-    M,
+    sizes,
     heads,
-    rows,
+    rows_of_head,
     scale,
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -84,141 +74,112 @@ def evidence_mass_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     KEY_GAIN: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_RANGE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is met by `rows` rows, counted
-    (head, query). `scale` has log2(e) folded in.
+    """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is met by `rows_of_head` rows, counted
+    (head, query). Rows and keys are `Heads`, bias and range `Columns`; what is not there is None. `scale` has log2(e)
+    folded in.
     """
+    N, M = sizes.N, sizes.M
     program = tl.program_id(0)
     # Batch rows that share their keys are neighbours, so that they meet in L2.
-    batch = (program % B).to(tl.int64)
-    first = program // B * BLOCK_M
+    batch = (program % sizes.B).to(tl.int64)
+    first = program // sizes.B * BLOCK_M
     token = first + tl.arange(0, BLOCK_M)
     begin = 0
     stop = M
-    if HAS_RANGE:
-        begin, stop = load_range(knowledge_range + batch * range_batch_stride, range_end_stride, M)
+    if knowledge_range is not None:
+        begin, stop = load_range(knowledge_range.data + batch * range_batch_stride, knowledge_range.column, M)
     inside = (token >= begin) & (token < stop)
     # What is outside the row's range is not read.
-    steps = tl.where((first < stop) & (first + BLOCK_M > begin), heads * tl.cdiv(rows, BLOCK_ROWS), 0)
-    if HAS_NORM:
+    steps = tl.where((first < stop) & (first + BLOCK_M > begin), heads * tl.cdiv(rows_of_head, BLOCK_ROWS), 0)
+    if norm is not None:
         factor = tl.load(norm + token, mask=inside, other=0.0) * scale
     else:
         factor = tl.full([BLOCK_M], scale, dtype=tl.float32)
-    if HAS_SCALE:
+    if key_scale is not None:
         gain = tl.load(key_scale + token, mask=inside, other=0.0) * KEY_GAIN
-    if HAS_BIAS:
-        bias_of = bias + batch * bias_batch_stride + token.to(tl.int64) * bias_token_stride
+    if bias is not None:
+        bias_of = bias.data + batch * bias_batch_stride + token.to(tl.int64) * bias.column
         shift = tl.load(bias_of, mask=inside, other=float("-inf")) * LOG2E
     else:
         shift = tl.where(inside, 0.0, float("-inf"))
-    key_base = key + batch * key_batch_stride
+    key_base = key.data + batch * key.batch
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     for step in range(0, steps):
         key_head = step % heads
         local = step // heads * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        present = local < rows
+        present = local < rows_of_head
         head = key_head + local // N
         new = local % N
-        pointers = rows_of + batch * rows_batch_stride + head.to(tl.int64) * rows_head_stride
-        pointers += new.to(tl.int64) * rows_row_stride
+        pointers = rows.data + batch * rows.batch + head.to(tl.int64) * rows.head
+        pointers += new.to(tl.int64) * rows.row
         score = tl.zeros([BLOCK_ROWS, BLOCK_M], dtype=tl.float32)
-        head_base = key_base + key_head.to(tl.int64) * key_head_stride
+        head_base = key_base + key_head.to(tl.int64) * key.head
         if UNROLLED:
             # Keys of the next head are fetched while this one's are multiplied.
             for i in tl.static_range(0, WIDTH, CHUNK):
                 score = _add_chunk(
-                    score, pointers, present, head_base, first, inside, key_row_stride, i,
+                    score, pointers, present, head_base, first, inside, key.row, i,
                     BLOCK_M, WIDTH, CHUNK, IS_PADDED, PRECISION,
                 )  # fmt: skip
         else:
             for start in range(0, WIDTH, CHUNK):
                 score = _add_chunk(
-                    score, pointers, present, head_base, first, inside, key_row_stride, start,
+                    score, pointers, present, head_base, first, inside, key.row, start,
                     BLOCK_M, WIDTH, CHUNK, IS_PADDED, PRECISION,
                 )  # fmt: skip
-        at = (batch * Hq + head) * N + new
+        at = (batch * sizes.Hq + head) * N + new
         # A row that saw nothing has lse -inf and gives nothing.
         level = tl.load(lse + at, mask=present, other=float("-inf"))
         level = tl.where(level == float("-inf"), float("inf"), level * LOG2E)
         weight = tl.load(row_weight + at, mask=present, other=0.0)
-        if HAS_SCALE:
+        if key_scale is not None:
             score *= gain[None, :]
-        if HAS_NORM:
+        if norm is not None:
             score += tl.load(constant + at, mask=present, other=0.0)[:, None]
         p = tl.math.exp2(score * factor[None, :] + shift[None, :] - level[:, None])  # [BLOCK_ROWS, BLOCK_M]
         total += tl.sum(p * weight[:, None], 0)
     tl.store(mass + batch * M + token, total, mask=token < M)
 
 
-def mass(
-    rows: Tensor,
-    key: Tensor,
-    norm: Tensor | None,
-    key_scale: Tensor | None,
-    constant: Tensor | None,
-    lse: Tensor,
-    bias: Tensor | None,
-    knowledge_range: Tensor | None,
-    row_weight: Tensor,
-    scale: float,
-    tile: MassTile | None = None,
-) -> Tensor:
+def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
     """`reference.mass` in one launch. `tile` is for tests and tuning; None takes that of the table."""
+    rows, lse = call.rows, call.lse
     B, Hq, N, W = rows.shape
-    M = key.shape[-2]
+    M = call.key.shape[-2]
     result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
     if result.numel() == 0:
         return result
     # Latents are one head that the queries of all heads meet.
-    heads, rows_of_head = (1, Hq * N) if key.dim() == 2 else (Hq, N)
-    tile = tile or mass_tile(rows_of_head, rows.element_size())
-    storage = storage_of(key.dtype)
-    if key.dtype == torch.float8_e4m3fn:
-        key = key.view(torch.uint8)
-    key = key[(None,) * (4 - key.dim())]
+    key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
+    tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
     chunk = chunk_of(W, tile.chunk)
-    on_gpu = rows.device.type == "cuda"
-    with torch.cuda.device(rows.device) if on_gpu else contextlib.nullcontext():
-        evidence_mass_kernel[(triton.cdiv(M, tile.block_m) * B,)](
-            rows_of=rows,
-            key=key,
-            norm=norm,
-            key_scale=key_scale,
-            constant=None if constant is None else constant.contiguous(),
-            lse=lse.contiguous(),
-            bias=bias,
-            knowledge_range=knowledge_range,
-            row_weight=row_weight.to(torch.float32).contiguous(),
-            mass=result,
-            **named_strides("rows", rows, "batch", "head", "row"),
-            **named_strides("key", key, "batch", "head", "row"),
-            **named_strides("bias", bias, "batch", "token"),
-            **named_strides("range", knowledge_range, "batch", "end"),
-            B=B,
-            Hq=Hq,
-            N=N,
-            M=M,
-            heads=heads,
-            rows=rows_of_head,
-            scale=scale * LOG2E.value,
-            WIDTH=W,
-            CHUNK=chunk,
-            IS_PADDED=W % chunk != 0,
-            UNROLLED=is_unrolled(W, tile),
-            BLOCK_ROWS=tile.block_rows,
-            BLOCK_M=tile.block_m,
-            KEY_GAIN=storage.gain,
-            HAS_NORM=norm is not None,
-            HAS_SCALE=key_scale is not None,
-            HAS_BIAS=bias is not None,
-            HAS_RANGE=knowledge_range is not None,
-            PRECISION=FLOAT32_PRECISION,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
+    launch(
+        evidence_mass_kernel,
+        (triton.cdiv(M, tile.block_m) * B,),
+        tile,
+        rows,
+        rows=heads(rows),
+        key=heads(as_bits(call.key)),
+        norm=call.norm,
+        key_scale=call.key_scale,
+        constant=contiguous_or_none(call.constant),
+        lse=lse.contiguous(),
+        **masks(call.bias, call.knowledge_range),
+        row_weight=call.row_weight.to(torch.float32).contiguous(),
+        mass=result,
+        sizes=Sizes(B, Hq, key_heads, N, N, M),
+        heads=key_heads,
+        rows_of_head=rows_of_head,
+        scale=call.scale * LOG2E.value,
+        WIDTH=W,
+        CHUNK=chunk,
+        IS_PADDED=W % chunk != 0,
+        UNROLLED=is_unrolled(W, tile),
+        BLOCK_ROWS=tile.block_rows,
+        BLOCK_M=tile.block_m,
+        KEY_GAIN=storage_of(call.key.dtype).gain,
+        PRECISION=FLOAT32_PRECISION,
+    )
     return result

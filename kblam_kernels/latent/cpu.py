@@ -1,60 +1,93 @@
-"""Attention to latents on the CPU by the C++ kernels of `csrc/`."""
+"""Attention to latents on the CPU by the C++ kernels of `csrc/`.
+
+A few new tokens go through one C++ call that makes the knowledge query, absorbs, attends and projects: for one token
+the projections are passes over a few megabytes, and as matrix products of their own, each with its threads to wake and
+to wait for, they take longer than attention to 10,000 triples.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from kblam_kernels import native
-from kblam_kernels.latent.reference import LatentOutput
-from kblam_kernels.rectangular.cpu import in_rows
+from kblam_kernels.common import native
+from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
+from kblam_kernels.latent.call import LatentCall
+
+# With more new tokens a matrix product reads the weights once for all.
+MAX_FUSED_QUERIES = 4
+# What changes from token to token: query, key, value, knowledge query, bias, prompt mask, range; perhaps query_weight.
+Attend = Callable[..., tuple[Tensor, ...]]
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    absorbed_query: Tensor,
-    constant: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float = 0.0,
-    int8_products: bool = False,
-) -> LatentOutput:
-    """`LatentOutput`; arguments as `reference.forward`.
+def forward(call: LatentCall) -> tuple[Tensor, ...]:
+    """Output and lse. The same bits for any number of threads, and for a row whatever the rest of its batch is."""
+    if not is_fused(call):
+        return projected(call, mix)
+    return bound(call)(
+        call.query, call.key, call.value, call.knowledge_query, call.bias, call.prompt_mask, call.knowledge_range
+    )[:2]
 
-    The same bits for any number of threads and, with `skip_threshold` 0, for a row whatever the rest of its batch is.
-    A tile that may be skipped is 128 tokens for 32 rows, and its running maximum is that of its chunk of the list.
+
+def is_fused(call: LatentCall) -> bool:
+    """Whether a call takes the one C++ call: never by the batch, so that a row's bits do not depend on it."""
+    weights = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
+    return call.query.shape[2] <= MAX_FUSED_QUERIES and all(weight.is_contiguous() for weight in weights)
+
+
+def bound(call: LatentCall) -> Attend:
+    """The one C++ call with all that a decode loop repeats in place; call it with what `Attend` says.
+
+    With a last argument, `query_weight` (Hq * D, width), the knowledge query given is hidden states (B, N, width), and
+    the one attended with is their product with it. It gives output (B, Hq, N, D) in the query's dtype, float32 lse
+    (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was made here.
+
+    The op is the C++ one itself: another op around it would take as long as attention to a thousand triples.
     """
+    op = torch.ops.kblam_kernels.latent_attention_cpu.default
+    latents = _latents(call)
+    projection = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
+    options = (call.scale, call.window, call.int8_products, native.wanted_instruction_set())
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor,
+        bias: Tensor | None,
+        prompt_mask: Tensor | None,
+        knowledge_range: Tensor | None,
+        query_weight: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
+        results: tuple[Tensor, ...] = op(
+            query, key, value, *latents, knowledge_query, query_weight, *projection, *rows, *options
+        )
+        return results
+
+    return attend
+
+
+def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
+    """One softmax over both blocks, of any number of new tokens."""
     results = torch.ops.kblam_kernels.latent_forward_cpu(
-        query,
-        key,
-        value,
-        latent_key,
-        latent_value,
-        norm.contiguous(),
-        contiguous_or_none(key_scale),
-        contiguous_or_none(value_scale),
-        absorbed_query,
-        constant.contiguous(),
-        *in_rows(bias, prompt_mask, knowledge_range),
-        scale,
-        window,
-        skip_threshold,
-        int8_products,
+        call.query,
+        call.key,
+        call.value,
+        *_latents(call),
+        absorbed.query,
+        absorbed.constant.contiguous(),
+        *native.kernel_layout(call.bias, call.prompt_mask, call.knowledge_range),
+        call.scale,
+        call.window,
+        call.int8_products,
         native.wanted_instruction_set(),
     )
-    return LatentOutput(*results)
+    return Mixed(*results)
 
 
-def contiguous_or_none(tensor: Tensor | None) -> Tensor | None:
-    """As the kernels read it."""
-    return None if tensor is None else tensor.contiguous()
+def _latents(call: LatentCall) -> tuple[Tensor | None, ...]:
+    scales = (native.contiguous_or_none(scale) for scale in (call.key_scale, call.value_scale))
+    return call.latent_key, call.latent_value, call.norm.contiguous(), *scales

@@ -1,100 +1,49 @@
-"""The `torch.library` op of latent attention, so that `torch.compile` keeps one graph. It has no gradient."""
+"""Attention to latents as an op: who can serve it. It has no gradient."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from kblam_kernels.latent.backends import LATENT_BACKENDS
-from kblam_kernels.latent.reference import LatentOutput
-from kblam_kernels.rectangular.reference import accumulation_dtype
+from kblam_kernels.common import dispatch
+from kblam_kernels.common.op import Op
+from kblam_kernels.common.output import empty_output
+from kblam_kernels.latent.call import LatentCall
+
+Tensors = tuple[Tensor, ...]
 
 
-def empty_output(query: Tensor, P: int, skip_threshold: float) -> LatentOutput:
-    """Unwritten results, and tile counts of 0.
+class LatentReference(dispatch.Reference[LatentCall]):
+    def forward(self, call: LatentCall) -> Tensors:
+        from kblam_kernels.latent import absorption, reference
 
-    `latent` is (Hq, B, N, P) in memory: the value projection is one matrix product a head.
-    """
-    B, Hq, N, D = query.shape
-    dtype, device = accumulation_dtype(query), query.device
-    return LatentOutput(
-        torch.empty(B, Hq, N, D, dtype=dtype, device=device),
-        torch.empty(Hq, B, N, P, dtype=query.dtype, device=device).transpose(0, 1),
-        torch.empty(B, Hq, N, dtype=dtype, device=device),
-        torch.empty(B, Hq, N, dtype=dtype, device=device),
-        torch.zeros(2 if skip_threshold else 0, dtype=torch.int64, device=device),
-    )
+        return absorption.projected(call, reference.mix)
 
 
-@torch.library.custom_op("kblam_kernels::latent_forward", mutates_args=())
-def latent_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    absorbed_query: Tensor,
-    constant: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float,
-    int8_products: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`LatentOutput` of one backend; arguments as `reference.forward`."""
-    from kblam_kernels.dispatch import forward_of
+class LatentCpu(dispatch.Cpu[LatentCall]):
+    def forward(self, call: LatentCall) -> Tensors:
+        from kblam_kernels.latent import cpu
 
-    # A permission; only the C++ kernels make use of it.
-    allowed = {"int8_products": int8_products} if backend == "cpu" else {}
-    prompt, latent, share, lse, tiles = forward_of(backend, LATENT_BACKENDS)(
-        query,
-        key,
-        value,
-        latent_key,
-        latent_value,
-        norm,
-        key_scale,
-        value_scale,
-        absorbed_query,
-        constant,
-        bias,
-        prompt_mask,
-        knowledge_range,
-        scale,
-        window,
-        skip_threshold,
-        **allowed,
-    )
-    # One memory layout whatever the backend; a backend that wrote it already is not copied.
-    return prompt.contiguous(), latent.transpose(0, 1).contiguous().transpose(0, 1), share, lse, tiles
+        return cpu.forward(call)
+
+    def is_one_op(self, call: LatentCall) -> bool:
+        from kblam_kernels.latent import cpu
+
+        return cpu.is_fused(call)
 
 
-@latent_forward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    absorbed_query: Tensor,
-    constant: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float,
-    int8_products: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    prompt, latent, share, lse, tiles = empty_output(query, latent_key.shape[1], skip_threshold)
-    return prompt, latent, share, lse, tiles
+class LatentTriton(dispatch.Triton[LatentCall]):
+    def forward(self, call: LatentCall) -> Tensors:
+        from kblam_kernels.latent import absorption, triton_decode
+
+        return absorption.projected(call, triton_decode.mix)
+
+
+LATENT_BACKENDS = (LatentTriton(), LatentCpu(), LatentReference())
+
+latent_attention: Op[LatentCall] = Op(
+    "latent_attention",
+    LatentCall,
+    LATENT_BACKENDS,
+    results=("output", "lse"),
+    empty=lambda call: empty_output(call.query),
+)

@@ -6,103 +6,45 @@ dense layout does.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
-from kblam_kernels.rectangular.reference import (
-    OnlineSoftmax,
-    accumulation_dtype,
-    chunks,
-    knowledge_offset,
-    prompt_visibility,
-    times_grouped,
-)
+from kblam_kernels.common.columns import chunks, knowledge_offset, prompt_visibility, times_grouped
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
+from kblam_kernels.latent.absorption import Absorbed, Mixed
+from kblam_kernels.latent.call import LatentCall
 
 
-class LatentOutput(NamedTuple):
-    """What one softmax over both blocks gave, before the value projection.
-
-    Args:
-        prompt: (B, Hq, N, D), accumulation dtype; sum over the prompt of p * v.
-        latent: (B, Hq, N, P), dtype of the query; sum over knowledge of p * f.
-        share: (B, Hq, N), accumulation dtype; sum over knowledge of p.
-        lse: (B, Hq, N), accumulation dtype; natural-log sum of exponentials over both blocks.
-        tiles: int64 (2,), value tiles skipped and visited; (0,) where skipping is off.
-    """
-
-    prompt: Tensor
-    latent: Tensor
-    share: Tensor
-    lse: Tensor
-    tiles: Tensor
-
-
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    latent_key: Tensor,
-    latent_value: Tensor,
-    norm: Tensor,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    absorbed_query: Tensor,
-    constant: Tensor,
-    bias: Tensor | None,
-    prompt_mask: Tensor | None,
-    knowledge_range: Tensor | None,
-    scale: float,
-    window: int | None,
-    skip_threshold: float = 0.0,
-) -> LatentOutput:
+def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
     """One softmax over knowledge and prompt, with the knowledge scores
 
-        scale * norm * (key_scale * (absorbed_query . e) + constant) + bias
-
-    Args:
-        query, key, value, prompt_mask, scale, window: as `rectangular_attention`.
-        latent_key, latent_value, norm, key_scale, value_scale: (M, P) twice and (M,), as `LatentKnowledge`.
-        absorbed_query: (B, Hq, N, P), key_weight' r.
-        constant: (B, Hq, N) accumulation dtype, r . key_bias.
-        bias: float32 (M,) for each row of the batch or for all: (B or 1, M); or None.
-        knowledge_range: int32 (B or 1, 2), or None.
-        skip_threshold: in [0, 1); the values of a tile of tokens are left out when exp(score - running maximum) is
-            below it for every row and token of the tile. Sums, so share and lse too, are of all tokens. Here a tile
-            is a column chunk; every backend has tiles of its own, and its own running maximum.
+    scale * norm * (key_scale * (absorbed.query . e) + absorbed.constant) + bias
     """
-    B, Hq, N, D = query.shape
-    T, (M, P) = key.shape[2], latent_key.shape
-    dtype, device = accumulation_dtype(query), query.device
+    B, Hq, _, N, T, D, M, P = call.sizes
+    dtype, device = accumulation_dtype(call.query), call.query.device
     prompt = OnlineSoftmax((B, Hq, N), D, dtype, device)
     sees_prompt = torch.zeros(B, N, dtype=torch.bool, device=device)
-    q = query.to(dtype) * scale
+    q = call.query.to(dtype) * call.scale
     for cols in chunks(T):
-        visible = prompt_visibility(N, T, cols, prompt_mask, window, device)
+        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)
         sees_prompt = sees_prompt | visible.any(-1)
-        scores = times_grouped(q, key[:, :, cols].to(dtype).transpose(-1, -2))
+        scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2))
         weights = prompt.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
-        prompt.output = prompt.output + times_grouped(weights, value[:, :, cols].to(dtype))
+        prompt.output = prompt.output + times_grouped(weights, call.value[:, :, cols].to(dtype))
 
     knowledge = OnlineSoftmax((B, Hq, N), P, dtype, device)
     # Every head of every row reads the same latents: one matrix product for all of them.
-    a = absorbed_query.to(dtype).reshape(B * Hq * N, P)
-    skipped = 0
+    a = absorbed.query.to(dtype).reshape(B * Hq * N, P)
     for cols in chunks(M):
-        keys = latent_key[cols].to(dtype)
+        keys = call.latent_key[cols].to(dtype)
         products = (a @ keys.T).view(B, Hq, N, len(keys))
-        if key_scale is not None:
-            products = products * key_scale[cols]
-        scores = (products + constant[..., None]) * (norm[cols] * scale)
-        offset = knowledge_offset(bias, knowledge_range, cols, dtype, device)
+        if call.key_scale is not None:
+            products = products * call.key_scale[cols]
+        scores = (products + absorbed.constant[..., None]) * (call.norm[cols] * call.scale)
+        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
         weights = knowledge.rescale(scores if offset is None else scores + offset)
-        if skip_threshold and bool((weights < skip_threshold).all()):
-            skipped += 1
-            continue
-        if value_scale is not None:
-            weights = weights * value_scale[cols]
-        mixed = weights.reshape(B * Hq * N, len(keys)) @ latent_value[cols].to(dtype)
+        if call.value_scale is not None:
+            weights = weights * call.value_scale[cols]
+        mixed = weights.reshape(B * Hq * N, len(keys)) @ call.latent_value[cols].to(dtype)
         knowledge.output = knowledge.output + mixed.view(B, Hq, N, P)
 
     # A padding row sees no prompt column, so it sees no knowledge either.
@@ -113,10 +55,9 @@ def forward(
     of_prompt, of_knowledge = torch.exp(prompt.maximum - level), torch.exp(knowledge.maximum - level)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
     safe = total.masked_fill(~row, 1.0)
-    return LatentOutput(
+    return Mixed(
         prompt.output * of_prompt[..., None] / safe[..., None],
-        (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(query.dtype),
+        (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(call.query.dtype),
         knowledge.total * of_knowledge / safe,
         maximum + total.log(),
-        torch.tensor([skipped, len(list(chunks(M)))] if skip_threshold else [], dtype=torch.int64, device=device),
     )

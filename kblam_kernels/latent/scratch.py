@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kblam_kernels.common.splits import PROMPT_ROWS, PROMPT_SPLIT, split_tokens
 from kblam_kernels.latent.tiles import LatentTile
-from kblam_kernels.rectangular.chunks import PROMPT_ROWS, PROMPT_SPLIT, split_tokens
 
 # Queries past this are left to a further block, which reads the latents again. So much is about 340 rows of MiniLM's
 # 384 columns, at the most splits: a byte of 16-bit latents read again serves 340 operations. An H100 at half its matrix

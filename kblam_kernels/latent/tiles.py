@@ -1,7 +1,4 @@
-"""Tile choices of latent decode, and what the compiler says of them (`python -m kblam_kernels.resources`).
-
-None has been timed on a GPU: the reason beside each row is that it fits sm_80 and sm_90 without spills.
-"""
+"""Tiles of latent decode, and how stored numbers read on the chip. Needs no triton: the planner asks too."""
 
 from __future__ import annotations
 
@@ -9,38 +6,36 @@ from dataclasses import dataclass
 
 import torch
 
-from kblam_kernels.rectangular.chunks import MAX_CHUNK, chunk_of, head_chunk_of
-from kblam_kernels.tiles import Arch
+from kblam_kernels.common.splits import MAX_CHUNK, chunk_of, head_chunk_of
+from kblam_kernels.common.tiles import EVERYWHERE, UNLIMITED, Arch, Choice, Precision, Tile, select
 
 
 @dataclass(frozen=True)
-class LatentTile:
+class LatentTile(Tile):
     """How one program of latent decode cuts its work.
 
+    `block_rows` (heads x queries x batch) is the same for every batch size: a matrix instruction sums in an order of
+    its own, so another shape could give other bits.
+
     Args:
-        block_rows: rows (heads x queries x batch) of a program. The same for every batch size: a matrix instruction
-            sums in an order of its own, so another shape could give other bits.
-        block_m: tokens taken in at a time.
-        resident: whether a row tile's absorbed query and its sums stay on the chip. Else the query arrives chunk by
-            chunk with the keys, and the sums live in the program's part of the scratch memory, in L2.
-        value_chunks: resident only, chunks of value columns that a program sums, at most; the others belong to
-            further programs, which compute the scores again.
+        value_chunks: of a row tile whose absorbed query and sums stay on the chip ("resident"): chunks of value columns
+            that a program sums, at most; the others belong to further programs, which compute the scores again. 0: the
+            query arrives chunk by chunk with the keys, and the sums live in the program's part of the scratch memory,
+            in L2 ("streamed").
         widest_chunk: columns of a chunk, at most.
-        num_warps, num_stages: of the launch.
     """
 
-    block_rows: int
-    block_m: int
-    resident: bool
     value_chunks: int
-    num_warps: int
-    num_stages: int
     widest_chunk: int = 128
 
+    @property
+    def resident(self) -> bool:
+        """Whether a row tile's absorbed query and its sums stay on the chip."""
+        return self.value_chunks > 0
+
     def __str__(self) -> str:
-        """BLOCK_ROWS x BLOCK_M x warps x stages, and where the sums are."""
-        place = f"{self.value_chunks} chunks" if self.resident else "streamed"
-        return f"{self.block_rows}x{self.block_m}x{self.num_warps}x{self.num_stages} {place}"
+        """The tile, and where the sums are."""
+        return f"{super().__str__()} {f'{self.value_chunks} chunks' if self.resident else 'streamed'}"
 
 
 @dataclass(frozen=True)
@@ -65,28 +60,42 @@ def storage_of(dtype: torch.dtype) -> Storage:
     return _STORAGE.get(dtype, Storage(1, 1))
 
 
-# (element size, widest P it serves, tile), the first that serves is taken.
-TILES: tuple[tuple[int, int, LatentTile], ...] = (
-    # Two programs of 4 warps share a multiprocessor of an A100.
-    (2, 384, LatentTile(32, 32, True, 3, num_warps=4, num_stages=2)),
-    (2, 768, LatentTile(32, 32, True, 6, num_warps=8, num_stages=2)),
-    # Eight chunks of values would need more than 255 registers: two programs of four.
-    (2, 1024, LatentTile(32, 32, True, 4, num_warps=8, num_stages=2)),
-    # The absorbed query of 32 rows no longer fits beside the keys.
-    (2, 1 << 20, LatentTile(32, 128, False, 0, num_warps=8, num_stages=3)),
-    # float32 products on tensor cores take three passes and three times the registers.
-    (4, 1 << 20, LatentTile(32, 64, False, 0, num_warps=8, num_stages=2, widest_chunk=64)),
+def as_bits(latents: torch.Tensor) -> torch.Tensor:
+    """fp8 as kernels read it: sm_80 has no e4m3."""
+    return latents.view(torch.uint8) if latents.dtype == torch.float8_e4m3fn else latents
+
+
+_ROOMY: tuple[Arch, ...] = ("sm_80", "sm_90", "interpreter")
+# Rows are latents of P numbers.
+TILES: tuple[Choice[LatentTile], ...] = (
+    Choice(LatentTile(32, 32, 4, 2, 3), "two programs share an SM of an A100; 76 KiB", "half", (1, 384)),
+    Choice(LatentTile(32, 32, 8, 2, 6), "no spill", "half", (385, 768), _ROOMY),
+    Choice(
+        LatentTile(32, 32, 8, 2, 4),
+        "eight chunks of values need more than 255 registers: two programs of four; 162 KiB",
+        "half",
+        (769, 1024),
+        _ROOMY,
+    ),
+    Choice(
+        LatentTile(32, 128, 8, 3, 0),
+        "the absorbed query no longer fits beside the keys: past 1,024 numbers, past 384 in 99 KiB",
+        "half",
+        (385, UNLIMITED),
+    ),
+    Choice(
+        LatentTile(32, 64, 8, 2, 0, widest_chunk=64),
+        "products on tensor cores take three passes and three times the registers",
+        "float32",
+        (1, UNLIMITED),
+        EVERYWHERE,
+    ),
 )
 
 
-# sm_86 has 99 KiB of shared memory a block: wider latents are streamed there.
-WIDEST_RESIDENT_ON_SM_86 = 384
-
-
-def latent_tile(P: int, element_size: int, arch: Arch = "sm_80") -> LatentTile:
-    """The tile for latents of width P whose elements have `element_size` bytes (2 or 4)."""
-    fitting = [tile for size, widest, tile in TILES if size == element_size and widest >= P]
-    return fitting[-1] if arch == "sm_86" and P > WIDEST_RESIDENT_ON_SM_86 else fitting[0]
+def latent_tile(P: int, precision: Precision, arch: Arch = "sm_80") -> LatentTile:
+    """The tile for latents of width P under queries of a precision."""
+    return select(TILES, arch, precision, P)
 
 
 def prompt_chunk(D: int, element_size: int) -> int:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.rectangular.triton_parts import INTERPRETED, product
-from kblam_kernels.rectangular.triton_split import gather_rows, load_tile
+from kblam_kernels.common.triton_parts import INTERPRETED, product
+from kblam_kernels.common.triton_split import gather_rows, load_tile
 
 
 @triton.jit

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import torch
 
-from kblam_kernels.graphs import captured
+from kblam_kernels.attention import rectangular_attention
+from kblam_kernels.common.graphs import captured
+from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
-from kblam_kernels.rectangular import rectangular_attention
 
 HEADS, HEAD_DIM, WIDTH = 8, 64, 384
 # A GPU would keep the CPU's number in its cache.
@@ -39,7 +40,7 @@ def latent_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float
     triples = latents.num_tokens
     moved = 2 * triples * WIDTH * latents.key.element_size()
     if device.type == "cuda":
-        tile = latent_tile(WIDTH, dtype.itemsize)
+        tile = latent_tile(WIDTH, precision_of(dtype))
         moved += 2 * scratch.query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, tile)
     return _attention_rates(latents, moved, WIDTH, device, dtype)
 

@@ -63,7 +63,7 @@ def _latent(shape: Shape, device: Device, queries: int) -> Cost:
 
 def _scratch_bytes(shape: Shape) -> int:
     """Of one query in Triton's latent decode, without the prompt's part."""
-    tile = latent_tile(shape.width, 2 if shape.element_size <= 2 else 4)
+    tile = latent_tile(shape.width, "half" if shape.element_size <= 2 else "float32")
     return scratch.query_bytes(shape.num_heads, shape.width, shape.head_dim, shape.triples, 0, tile)
 
 

@@ -1,118 +1,154 @@
-"""The public call that keeps the best k knowledge tokens of each batch row, or of the batch."""
+"""Attention to the best k knowledge tokens only (upstream's `dynamic_sparsify`): which they are, and their knowledge.
+
+Plain PyTorch on every device: a sum of scores over heads and queries is one product with the summed query, and memory
+is what bounds it.
+"""
 
 from __future__ import annotations
-
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from kblam_kernels import dispatch
-from kblam_kernels.evidence.arguments import check_scores
-from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
-from kblam_kernels.pruning import selection
-from kblam_kernels.pruning.backends import PRUNING_BACKENDS
-from kblam_kernels.pruning.op import summed_scores
-from kblam_kernels.rectangular.arguments import bias_tensor, refuse, row_weight_of
-from kblam_kernels.rectangular.interface import request_of
-from kblam_kernels.rectangular.reference import accumulation_dtype, knowledge_offset
+from kblam_kernels.common.checks import bias_rows, refuse, row_weight_of
+from kblam_kernels.common.columns import knowledge_offset
+from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.evidence.interface import check_scores
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, dequantise
+
+Knowledge = DenseKnowledge | LatentKnowledge
+# Numbers of keys converted to float32 at a time: a choice should not depend on rounding, nor its memory on M.
+CONVERTED = 2**24
+_LAYOUTS = {2: "bhw,mw->bm", 3: "bhw,hmw->bm", 4: "bhw,bhmw->bm"}
 
 
-@overload
 def prune(
     knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
+    knowledge: Knowledge,
     k: int,
     *,
     knowledge_bias: float | Tensor = 0.0,
     knowledge_range: Tensor | None = None,
     row_weight: Tensor | None = None,
-    shared: Literal[False] = False,
-    backend: str = dispatch.AUTO,
-) -> tuple[DenseKnowledge, Tensor, Tensor]: ...
-
-
-@overload
-def prune(
-    knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
-    k: int,
-    *,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-    row_weight: Tensor | None = None,
-    shared: bool,
-    backend: str = dispatch.AUTO,
-) -> tuple[DenseKnowledge | LatentKnowledge, Tensor, Tensor]: ...
-
-
-def prune(
-    knowledge_query: Tensor,
-    knowledge: DenseKnowledge | LatentKnowledge,
-    k: int,
-    *,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-    row_weight: Tensor | None = None,
-    shared: bool = False,
-    backend: str = dispatch.AUTO,
-) -> tuple[DenseKnowledge | LatentKnowledge, Tensor, Tensor]:
-    """The k tokens with the highest score summed over heads and queries, of each batch row or of the whole batch.
+) -> tuple[DenseKnowledge, Tensor, Tensor]:
+    """The k tokens of each batch row that `choose` ranks highest, ready for `rectangular_attention`.
 
     Upstream's `dynamic_sparsify`, with one difference: the result attends with the *selected* tokens' own scores,
-    where upstream pairs their values with the scores of the first k. One pass over the keys, O(B x M) memory.
+    where upstream pairs their values with the scores of the first k.
+
+    Args:
+        As `choose`.
+
+    Returns:
+        The selected tokens, `DenseKnowledge` (B, Hq, k', D), projected if they were latents; their bias (B, k'), -inf
+        where a row does not see one; and their indices int64 (B, k'), best first, with k' = min(k, M).
+        Differentiable in dense keys and values, not in the choice.
+
+    Raises:
+        UnsupportedInputError: as `choose`.
+    """
+    index = choose(
+        knowledge_query,
+        knowledge,
+        k,
+        knowledge_bias=knowledge_bias,
+        knowledge_range=knowledge_range,
+        row_weight=row_weight,
+    )
+    return (
+        select(knowledge, index),
+        _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range).gather(1, index),
+        index,
+    )
+
+
+@torch.no_grad()
+def choose(
+    knowledge_query: Tensor,
+    knowledge: Knowledge,
+    k: int,
+    *,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> Tensor:
+    """The k tokens with the highest score summed over heads and queries, of each batch row.
 
     Args:
         knowledge_query, knowledge, knowledge_range: as given to `rectangular_attention`.
         k: how many to keep, at least 1.
         knowledge_bias: as given to `rectangular_attention`. It does not rank tokens, but -inf hides them.
         row_weight: broadcastable to (B, Hq, N), weight of a head and query in the sum; give padding queries 0.
-        shared: one choice for the batch, by scores summed over the rows that see a token; the result keeps the layout
-            of `knowledge`, so that latents stay latents. False: each row has its own.
-        backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
 
     Returns:
-        The selected tokens, their bias (B, k') for `rectangular_attention` (-inf where a row does not see one), and
-        their indices int64 (B, k'), best first, with k' = min(k, M). Tokens of each row: `DenseKnowledge`
-        (B, Hq, k', D), projected if they were latents. Shared: the layout of `knowledge`, with k' tokens.
-        Differentiable in dense keys and values, not in the choice.
+        Indices int64 (B, k'), best first, with k' = min(k, M); tokens that a row does not see come last.
 
     Raises:
         UnsupportedInputError: if k < 1, or a shape, dtype, device or value does not fit; the message has it.
-        BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reason.
     """
     if k < 1:
         refuse(f"k must be at least 1; got {k}")
     check_scores(knowledge_query, knowledge, knowledge_range)
-    B, M = knowledge_query.shape[0], knowledge.num_tokens
-    bias = bias_tensor(knowledge_bias, B, M, knowledge_query)
-    offset = knowledge_offset(bias, knowledge_range, slice(0, M), torch.float32, knowledge_query.device)
-    if offset is None:
-        offset = torch.zeros(B, M, dtype=torch.float32, device=knowledge_query.device)
-    offset = offset.flatten(1).expand(B, M)
-    name = dispatch.choose(lambda by_name: request_of(by_name, knowledge, knowledge_query), backend, PRUNING_BACKENDS)
-    with torch.no_grad():
-        scores = _scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight), name)
-        hidden = offset == float("-inf")
-        if shared:
-            scores = scores.masked_fill(hidden, 0.0).sum(0, keepdim=True)
-            hidden = hidden.all(0, keepdim=True)
-        index = scores.masked_fill(hidden, float("-inf")).topk(min(k, M), dim=-1).indices
-    if not shared:
-        return selection.of_each_row(knowledge, index), offset.gather(1, index), index
-    index = index.expand(B, -1)
-    return selection.of_all_rows(knowledge, index[0]), offset.gather(1, index), index
+    offset = _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range)
+    scores = summed_scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight))
+    return scores.masked_fill(offset == float("-inf"), float("-inf")).topk(min(k, scores.shape[1]), dim=-1).indices
 
 
-def _scores(
-    knowledge_query: Tensor, knowledge: DenseKnowledge | LatentKnowledge, row_weight: Tensor, backend: str
-) -> Tensor:
-    """Summed scores (B, M), without scale and bias."""
+def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
+    """Tokens index[b] of each batch row: (B, Hq, k, D), gathered, or projected from the gathered latents."""
+    B, k = index.shape
+    if isinstance(knowledge, DenseKnowledge):
+        H, M, D = knowledge.key.shape[-3:]
+        rows = index[:, None, :, None].expand(B, H, k, D)
+        key, value = (t.expand(B, H, M, D).gather(2, rows) for t in (knowledge.key, knowledge.value))
+        return DenseKnowledge(key, value)
+    p, flat = knowledge.projection, index.flatten()
+    dtype = p.key_weight.dtype
+
+    def projected(latents: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        chosen = dequantise(latents[flat], None if scale is None else scale[flat], dtype)
+        return chosen.view(B, 1, k, p.width) @ weight.transpose(1, 2) + bias[:, None]
+
+    key = projected(knowledge.key, knowledge.key_scale, p.key_weight, p.key_bias)
+    value = projected(knowledge.value, knowledge.value_scale, p.value_weight, p.value_bias)
+    return DenseKnowledge((key * knowledge.norm[index][:, None, :, None]).to(dtype), value)
+
+
+def summed_scores(knowledge_query: Tensor, knowledge: Knowledge, row_weight: Tensor) -> Tensor:
+    """Scores (B, M) summed over heads and queries with `row_weight` (B, Hq, N), without scale and bias; float32.
+
+    A sum of scores is linear in the query, so rows are summed first: what is left is one query a head and batch row,
+    and for latents, whose heads are summed too, one vector of width P.
+    """
     dtype = accumulation_dtype(knowledge_query)
     rows = torch.einsum("bhnd,bhn->bhd", knowledge_query.to(dtype), row_weight.to(dtype))
     if isinstance(knowledge, DenseKnowledge):
-        return summed_scores(rows, knowledge.key, None, None, None, backend)
+        return _products(rows, knowledge.key)
     p = knowledge.projection
     absorbed = torch.einsum("bhd,hdp->bp", rows, p.key_weight.to(dtype))[:, None]
-    constant = (rows * p.key_bias.to(dtype)).sum((1, 2))
-    return summed_scores(absorbed, knowledge.key, knowledge.norm, knowledge.key_scale, constant, backend)
+    scores = _products(absorbed, knowledge.key)
+    if knowledge.key_scale is not None:
+        scores = scores * knowledge.key_scale
+    return (scores + (rows * p.key_bias.to(dtype)).sum((1, 2))[:, None]) * knowledge.norm
+
+
+def _products(rows: Tensor, key: Tensor) -> Tensor:
+    """rows (B, H, W) against keys (H, M, W), (B, H, M, W) or latents (M, W), summed over heads: (B, M)."""
+    M = key.shape[-2]
+    columns = max(CONVERTED * M // max(key.numel(), 1), 1)
+    parts = [
+        torch.einsum(_LAYOUTS[key.dim()], rows, key[..., start : start + columns, :].to(rows.dtype))
+        for start in range(0, M, columns)
+    ]
+    return torch.cat(parts, 1) if parts else rows.new_empty(rows.shape[0], 0)
+
+
+def _offset(
+    knowledge_query: Tensor, knowledge: Knowledge, knowledge_bias: float | Tensor, knowledge_range: Tensor | None
+) -> Tensor:
+    """What is added to the scores of each row, (B, M): its bias, -inf where the row does not see a token."""
+    B, M, device = knowledge_query.shape[0], knowledge.num_tokens, knowledge_query.device
+    bias = bias_rows(knowledge_bias, B, M, knowledge_query)
+    offset = knowledge_offset(bias, knowledge_range, slice(0, M), torch.float32, device)
+    if offset is None:
+        return torch.zeros(B, M, dtype=torch.float32, device=device)
+    return offset.flatten(1).expand(B, M)

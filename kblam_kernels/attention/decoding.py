@@ -1,0 +1,250 @@
+"""Attention to the same knowledge again and again, as decoding asks for it: planned once, run at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from kblam_kernels.attention.interface import Knowledge, Options, call_of
+from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared, refuse
+from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.op import Op
+from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.latent.call import LatentCall
+
+
+class Step(TypedDict, total=False):
+    """What may change from one step to the next beside the tensors."""
+
+    knowledge_bias: float | Tensor
+    prompt_mask: Tensor | None
+    knowledge_range: Tensor | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `RectangularAttention.plan` found out: all that later steps of the same form do not ask again.
+
+    Args:
+        form: what a step must share with the planned one: shape and dtype of the query, scale, window.
+        backend: the one that serves.
+        straight: the C++ op with the knowledge in place, where it serves without an op around it; else None.
+        makes_queries: whether `straight` can make the knowledge query too.
+    """
+
+    form: tuple[Any, ...]
+    backend: str
+    straight: Callable[..., tuple[Tensor, ...]] | None
+    makes_queries: bool
+
+
+class RectangularAttention:
+    """`rectangular_attention` over one `knowledge`, for loops: hold one for each layer and call it at every step.
+
+    `plan` checks everything and chooses the backend, as `rectangular_attention` does; `run` is a step of the planned
+    form. Where the C++ kernels serve, it goes straight to their op: less than half of the time that Python takes
+    otherwise. Calling the object plans when the form changes, then runs. Rows of the knowledge may be written in place
+    between calls. KBLAM_BACKEND, KBLAM_BUILD and KBLAM_CPU_ISA are read when planning.
+
+    Args:
+        knowledge: `DenseKnowledge` or `LatentKnowledge`.
+        int8_products, backend: as `rectangular_attention` takes them.
+
+    Attributes:
+        planned: what the last `plan` found out, or None.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import DenseKnowledge, RectangularAttention
+        >>> attend = RectangularAttention(DenseKnowledge(torch.randn(8, 1000, 64), torch.randn(8, 1000, 64)))
+        >>> query, key, value = (torch.randn(1, heads, 1, 64) for heads in (8, 2, 2))
+        >>> attend.plan(query, key, value).backend in ("cpu", "reference")
+        True
+        >>> output, lse = attend.run(query, key, value)
+        >>> output.shape, lse.shape
+        (torch.Size([1, 8, 1, 64]), torch.Size([1, 8, 1]))
+    """
+
+    def __init__(self, knowledge: Knowledge, *, int8_products: bool = False, backend: str = AUTO) -> None:
+        self.knowledge = knowledge
+        self.int8_products = int8_products
+        self.backend = backend
+        self.planned: Planned | None = None
+
+    def plan(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor | None = None,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+    ) -> Planned:
+        """Prepares for steps of this form: `key` and `value` may grow, and masks, ranges and biases may change.
+
+        Raises:
+            UnsupportedInputError, BackendUnavailableError: as `rectangular_attention`.
+        """
+        op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
+        backend = op.choose(call, self.backend)
+        straight = _straight(call, backend)
+        makes_queries = straight is not None and isinstance(call, LatentCall)
+        self.planned = Planned((query.shape, query.dtype, scale, window), backend, straight, makes_queries)
+        return self.planned
+
+    def run(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor | None = None,
+        **step: Unpack[Step],
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the planned form.
+
+        Args:
+            step: `knowledge_bias`, `prompt_mask` and `knowledge_range`, as `rectangular_attention` takes them.
+
+        Returns:
+            Output (B, Hq, N, D) and lse (B, Hq, N).
+
+        Raises:
+            UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
+        """
+        planned = self._of_form(query)
+        r = query if knowledge_query is None else knowledge_query
+        if planned.straight is not None and _is_direct():
+            output, lse, *_ = self._run_straight(planned, (query, key, value, r), (), **step)
+            return output, lse
+        scale, window = planned.form[2:]
+        op, call = self._call(query, key, value, r, scale=scale, window=window, **step)
+        output, lse = op(call, planned.backend)
+        return output, lse
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor | None = None,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        **step: Unpack[Step],
+    ) -> tuple[Tensor, Tensor]:
+        """`run`, after `plan` if the form is another; arguments and errors are those of `rectangular_attention`."""
+        if torch.compiler.is_compiling():
+            # A graph being traced remembers by itself.
+            op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
+            output, lse = op(call, op.choose(call, self.backend))
+            return output, lse
+        if not self._has_planned(query, scale, window):
+            self.plan(query, key, value, knowledge_query, scale=scale, window=window)
+        return self.run(query, key, value, knowledge_query, **step)
+
+    def of_hidden_states(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        hidden_states: Tensor,
+        query_weight: Tensor,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        **step: Unpack[Step],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same where the knowledge query is still to be made, in the same C++ call if there is one.
+
+        Args:
+            hidden_states: (B, N, width).
+            query_weight: (Hq * D, width), of a linear layer without bias whose outputs are the heads one by one.
+
+        Returns:
+            Output, lse, and the knowledge query (B, Hq, N, D).
+
+        Raises:
+            UnsupportedInputError: as `rectangular_attention`, or if the two do not fit the query.
+        """
+        B, Hq, N, D = query.shape
+        width = hidden_states.shape[-1]
+        if tuple(hidden_states.shape) != (B, N, width) or tuple(query_weight.shape) != (Hq * D, width):
+            refuse(
+                f"hidden_states must be (B={B}, N={N}, width) and query_weight (Hq * D = {Hq * D}, width) to fit query "
+                f"{tuple(query.shape)}; got {tuple(hidden_states.shape)} and {tuple(query_weight.shape)}"
+            )
+        if _is_direct():
+            if not self._has_planned(query, scale, window):
+                self.plan(query, key, value, scale=scale, window=window)
+            planned = self._of_form(query)
+            if planned.makes_queries:
+                output, lse, made = self._run_straight(
+                    planned, (query, key, value, hidden_states), (query_weight,), **step
+                )
+                return output, lse, made
+        r = F.linear(hidden_states, query_weight).view(B, N, Hq, D).transpose(1, 2)
+        output, lse = self(query, key, value, r, scale=scale, window=window, **step)
+        return output, lse, r
+
+    def _call(
+        self, query: Tensor, key: Tensor, value: Tensor, knowledge_query: Tensor | None, **options: Unpack[Options]
+    ) -> tuple[Op[Any], DenseCall | LatentCall]:
+        options["int8_products"] = self.int8_products
+        return call_of(query, key, value, self.knowledge, knowledge_query, **options)
+
+    def _has_planned(self, query: Tensor, scale: float | None, window: int | None) -> bool:
+        return self.planned is not None and self.planned.form == (query.shape, query.dtype, scale, window)
+
+    def _of_form(self, query: Tensor) -> Planned:
+        if self.planned is None or self.planned.form[:2] != (query.shape, query.dtype):
+            planned = "nothing" if self.planned is None else f"{self.planned.form[1]} {tuple(self.planned.form[0])}"
+            refuse(
+                f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
+            )
+        return self.planned
+
+    def _run_straight(
+        self,
+        planned: Planned,
+        tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+        weight: tuple[Tensor, ...],
+        knowledge_bias: float | Tensor = 0.0,
+        prompt_mask: Tensor | None = None,
+        knowledge_range: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The C++ op on (query, key, value, r); with a weight, r is the hidden states that it makes queries of."""
+        query, key, value, _ = tensors
+        check_masks(prompt_mask, knowledge_range, query, key.shape[2])
+        bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
+        try:
+            return planned.straight(*tensors, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)  # type: ignore[misc]
+        except RuntimeError:
+            # The op checks what memory safety rests on. What does not fit is said in the words of the whole call.
+            scale, window = planned.form[2:]
+            self._call(query, key, value, query if weight else tensors[3], scale=scale, window=window)
+            raise
+
+
+def _straight(call: DenseCall | LatentCall, backend: str) -> Callable[..., tuple[Tensor, ...]] | None:
+    if backend != "cpu":
+        return None
+    # These import what compiles graphs: not before it is needed.
+    if isinstance(call, DenseCall):
+        from kblam_kernels.dense import cpu as dense_cpu
+
+        return dense_cpu.bound(call)
+    from kblam_kernels.latent import cpu as latent_cpu
+
+    return latent_cpu.bound(call) if latent_cpu.is_fused(call) else None
+
+
+def _is_direct() -> bool:
+    # A compiler traces the whole; a gradient needs the op that has one.
+    return not torch.compiler.is_compiling() and not torch.is_grad_enabled()

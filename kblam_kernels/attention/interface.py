@@ -1,0 +1,215 @@
+"""The public call: makes it an object, checks it, chooses a backend, runs the op."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict, overload
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from kblam_kernels.common.call import needs_gradient
+from kblam_kernels.common.checks import bias_rows, check_masks, check_prompt, one_row_if_shared, refuse
+from kblam_kernels.common.dispatch import AUTO, Explanation
+from kblam_kernels.common.op import Op
+from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.dense.op import dense_attention
+from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
+from kblam_kernels.latent.call import LatentCall
+from kblam_kernels.latent.op import latent_attention
+
+Knowledge = DenseKnowledge | LatentKnowledge
+
+
+class Options(TypedDict, total=False):
+    """What `rectangular_attention` takes by name and passes on."""
+
+    scale: float | None
+    knowledge_bias: float | Tensor
+    prompt_mask: Tensor | None
+    window: int | None
+    knowledge_range: Tensor | None
+    int8_products: bool
+
+
+@overload
+def rectangular_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: Knowledge | None = None,
+    knowledge_query: Tensor | None = None,
+    *,
+    return_lse: Literal[False] = False,
+    backend: str = AUTO,
+    **options: Unpack[Options],
+) -> Tensor: ...
+
+
+@overload
+def rectangular_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: Knowledge | None = None,
+    knowledge_query: Tensor | None = None,
+    *,
+    return_lse: Literal[True],
+    backend: str = AUTO,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def rectangular_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: Knowledge | None = None,
+    knowledge_query: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    prompt_mask: Tensor | None = None,
+    window: int | None = None,
+    knowledge_range: Tensor | None = None,
+    int8_products: bool = False,
+    return_lse: bool = False,
+    backend: str = AUTO,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal attention to the prompt and, in the same softmax, attention to M knowledge tokens.
+
+    Prompt column t is visible to new query n if `prompt_mask[b, t]`, t <= T - N + n and, with a window,
+    t > T - N + n - window. Every query that sees at least one prompt column sees its row's whole knowledge range.
+    KBLaM, arXiv 2410.10450, section 3.
+
+    Args:
+        query: (B, Hq, N, D), after rotary embedding; float32, float16, bfloat16 (float64: reference backend).
+        key, value: (B, Hkv, T, D) with T >= N and Hq a multiple of Hkv: cached tokens first, the new ones last.
+        knowledge: `DenseKnowledge` (Hq, M, D) or (B, Hq, M, D), or `LatentKnowledge` (M, P), which has no gradient;
+            None and M = 0 give plain attention.
+        knowledge_query: (B, Hq, N, D), never rotated; None uses `query`.
+        scale: factor of all scores; None means D ** -0.5.
+        knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M). -inf hides a token.
+        prompt_mask: bool (B, T), False hides a prompt column (padding anywhere); None shows all.
+        window: sliding-window size in tokens, counting the query's own; None is unlimited. Knowledge has no window.
+        knowledge_range: int32 (B, 2), the [start, end) of M that each row sees; None is (0, M).
+        int8_products: allows int8 latents to be multiplied as int8, with absorbed queries and weights rounded to 8 bits
+            on the way: twice as fast where a backend has it (C++ with AVX512-VNNI), as exact as ever elsewhere. The
+            rounding costs about as much accuracy as that of the latents did (docs/latent.md).
+        return_lse: also return the natural-log sum of exponentials over both blocks.
+        backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
+
+    All tensors are on one device; strides are free as long as the last dimension is contiguous.
+
+    Returns:
+        Output (B, Hq, N, D) in the dtype of `query`, and with `return_lse` the float32 lse (B, Hq, N) (float64 for
+        float64 input). A row that sees no prompt column gives output 0 and lse -inf, never NaN. Both are
+        differentiable in query, key, value, dense knowledge and knowledge_query.
+
+    Raises:
+        UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
+            asked for; the message has it.
+        BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import DenseKnowledge, rectangular_attention
+        >>> query, key, value = (torch.randn(1, heads, 5, 64) for heads in (8, 2, 2))
+        >>> knowledge = DenseKnowledge(torch.randn(8, 1000, 64), torch.randn(8, 1000, 64))
+        >>> rectangular_attention(query, key, value, knowledge).shape
+        torch.Size([1, 8, 5, 64])
+    """
+    op, call = call_of(
+        query,
+        key,
+        value,
+        knowledge,
+        knowledge_query,
+        scale=scale,
+        knowledge_bias=knowledge_bias,
+        prompt_mask=prompt_mask,
+        window=window,
+        knowledge_range=knowledge_range,
+        int8_products=int8_products,
+    )
+    output, lse = op(call, op.choose(call, backend))
+    return (output, lse) if return_lse else output
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: Knowledge | None = None,
+    knowledge_query: Tensor | None = None,
+    *,
+    backend: str = AUTO,
+) -> Explanation:
+    """Which backend `rectangular_attention` would use for these tensors, and why not the ones before it.
+
+    Returns:
+        An `Explanation`: `backend` (None if the one asked for cannot serve), `rejected` (name -> its reasons), and a
+        readable `str()`.
+
+    Raises:
+        UnsupportedInputError: as `rectangular_attention`.
+    """
+    op, call = call_of(query, key, value, knowledge, knowledge_query)
+    return op.explain(call, backend)
+
+
+def call_of(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    knowledge: Knowledge | None,
+    knowledge_query: Tensor | None,
+    *,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    prompt_mask: Tensor | None = None,
+    window: int | None = None,
+    knowledge_range: Tensor | None = None,
+    int8_products: bool = False,
+) -> tuple[Op[Any], DenseCall | LatentCall]:
+    """The op that serves the layout, and the call as it takes it, checked; arguments as `rectangular_attention`."""
+    check_prompt(query, key, value)
+    check_masks(prompt_mask, knowledge_range, query, key.shape[2])
+    B, Hq, _, D = query.shape
+    if knowledge is None:
+        knowledge = DenseKnowledge.empty(Hq, D, dtype=query.dtype, device=query.device)
+    attention: dict[str, Any] = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "knowledge_query": query if knowledge_query is None else knowledge_query,
+        "bias": bias_rows(knowledge_bias, B, knowledge.num_tokens, query),
+        "prompt_mask": prompt_mask,
+        "knowledge_range": one_row_if_shared(knowledge_range),
+        "scale": D**-0.5 if scale is None else float(scale),
+        "window": window,
+    }
+    if isinstance(knowledge, DenseKnowledge):
+        dense = DenseCall(**attention, knowledge_key=knowledge.key, knowledge_value=knowledge.value)
+        dense.check()
+        return dense_attention, dense
+    p = knowledge.projection
+    latent = LatentCall(
+        **attention,
+        latent_key=knowledge.key,
+        latent_value=knowledge.value,
+        norm=knowledge.norm,
+        key_scale=knowledge.key_scale,
+        value_scale=knowledge.value_scale,
+        key_weight=p.key_weight,
+        key_bias=p.key_bias,
+        value_weight=p.value_weight,
+        value_bias=p.value_bias,
+        int8_products=int8_products,
+    )
+    latent.check()
+    if needs_gradient(query, key, value, latent.knowledge_query, knowledge.key, p.key_weight):
+        refuse(
+            "attention to latents has no gradient and an input requires one: run it under torch.no_grad(), or train "
+            "on dense knowledge (LatentKnowledge.to_dense)"
+        )
+    return latent_attention, latent

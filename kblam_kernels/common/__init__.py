@@ -1,0 +1,1 @@
+"""What every op stands on: a call as an object, dispatch, checks, softmax, how columns are cut, launches, the build."""

@@ -1,0 +1,267 @@
+"""Builds the C++ kernels of `csrc/` into a cache, on first use or ahead: `python -m kblam_kernels build`.
+
+Needs a C++17 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
+at import. The cache is $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library
+holds every instruction set and picks one at run time, so a cache may be shared by different processors; a library that
+was built ahead is used where there is no compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kblam_kernels.errors import BuildError
+
+CACHE_VARIABLE = "KBLAM_CACHE"
+LIBRARY = "kblam_kernels_cpu.so"
+
+# The binding uses torch's stable ABI of this release: one library serves it and every later one.
+_TORCH_TARGET = "0x020b000000000000ULL"
+# No -march=native and no -ffast-math: each file asks for its own instructions, and NaN must stay NaN.
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
+_X86_FILES = {
+    "kernels_avx2.cpp": _AVX2,
+    "kernels_avx512.cpp": _AVX512,
+    "kernels_avx512vnni.cpp": (*_AVX512, "-mavx512vnni"),
+    "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "kernels_amx.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+}
+_FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "dense.cpp", "latent.cpp", "mass.cpp")
+_BINDINGS = ("binding_dense.cpp", "binding_latent.cpp", "binding_mass.cpp")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One source file and the flags it is compiled with."""
+
+    source: Path
+    flags: tuple[str, ...]
+
+
+def source_folder() -> Path:
+    """Where the C++ sources are: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        BuildError: if neither is there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "csrc", package.parent / "csrc"):
+        if (folder / _BINDINGS[0]).is_file():
+            return folder
+    raise BuildError(f"the C++ sources are not installed: no csrc/{_BINDINGS[0]} in {package} or beside it")
+
+
+def program(words: str) -> list[str] | None:
+    """A command and its arguments with the command's full path; None if there is no such program.
+
+    All the words may be one path, even with spaces in it.
+    """
+    try:
+        candidates = [[words], shlex.split(words)]
+    except ValueError:  # quotes that do not close
+        candidates = [[words]]
+    for command in candidates:
+        path = shutil.which(command[0]) if command else None
+        if path is not None:
+            return [path, *command[1:]]
+    return None
+
+
+def compiler() -> list[str]:
+    """The C++ compiler as the words of a command: $CXX may hold arguments, as in "ccache g++".
+
+    Raises:
+        BuildError: if there is none.
+    """
+    named = os.environ.get("CXX", "").strip()
+    for candidate in [named] if named else ["c++", "g++", "clang++"]:
+        found = program(candidate)
+        if found is not None:
+            return found
+    raise BuildError(f"no C++ compiler: {f'CXX={named} is not a program' if named else 'install g++ or clang++'}")
+
+
+def kernel_units(folder: Path) -> list[Unit]:
+    """Everything but the bindings: needs no torch."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    base = ("-DKBLAM_X86",) if x86 else ()
+    units = [Unit(folder / name, base) for name in _FILES]
+    return units + [Unit(folder / name, (*base, *flags)) for name, flags in _X86_FILES.items() if x86]
+
+
+def units(folder: Path) -> list[Unit]:
+    """All that the library is made of."""
+    flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}",)
+    return [*kernel_units(folder), *(Unit(folder / name, flags) for name in _BINDINGS)]
+
+
+def _cache_root() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kblam_kernels"
+    except RuntimeError as error:
+        raise BuildError(f"no folder for the build cache: {error} set {CACHE_VARIABLE} to a writable folder") from error
+
+
+def _key(folder: Path, parts: list[Unit]) -> str:
+    """Changes whenever the library would: sources, flags, torch, machine. Paths and compilers differ between where a
+    library is built ahead and where it runs."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    flags = [" ".join(unit.flags) for unit in parts]
+    for text in (torch.__version__, platform.machine(), *_FLAGS, *flags):
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One builder at a time; the lock goes with the process, so a killed builder leaves nothing behind."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: list[str], folder: Path) -> None:
+    # What compilers say is looked through for a reason, in English.
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode:
+        output = (done.stdout + done.stderr).strip()
+        raise BuildError(
+            f"the compiler failed: {_reason(output) or f'status {done.returncode}'}\n"
+            f"{shlex.join(command)} failed with status {done.returncode}:\n{output[-4000:]}"
+        )
+
+
+def _reason(output: str) -> str:
+    """The line that says most: the first error, or else the last line that is not ninja's."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("ninja: ")]
+    errors = [line for line in lines if "error: " in line]
+    return (errors[:1] or lines[-1:] or [""])[0][:300]
+
+
+def _ninja_file(compile_commands: list[tuple[str, list[str]]], link: list[str]) -> str:
+    def line(command: list[str]) -> str:
+        return shlex.join(command).replace("$", "$$")
+
+    text = ["rule run", "  command = $words"]
+    for target, command in compile_commands:
+        text += [f"build {target}: run", f"  words = {line(command)}"]
+    objects = " ".join(target for target, _ in compile_commands)
+    return "\n".join([*text, f"build {LIBRARY}: run {objects}", f"  words = {line(link)}", ""])
+
+
+def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> Path:
+    from torch.utils.cpp_extension import include_paths
+
+    common = [*cxx, *_FLAGS, f"-I{include}", *(f"-isystem{path}" for path in include_paths())]
+    compiles = [
+        (f"{unit.source.stem}.o", [*common, *unit.flags, "-c", str(unit.source), "-o", f"{unit.source.stem}.o"])
+        for unit in parts
+    ]
+    library_folder = Path(torch.__file__).parent / "lib"
+    torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
+    link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
+    ninja = shutil.which("ninja")
+    if ninja is not None:
+        (folder / "build.ninja").write_text(_ninja_file(compiles, link))
+        _run([ninja, "--quiet"], folder)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for outcome in [pool.submit(_run, command, folder) for _, command in compiles]:
+                outcome.result()
+        _run(link, folder)
+    return folder / LIBRARY
+
+
+def library(*, force: bool = False) -> Path:
+    """The built library, built now if the cache has none for these sources, flags and torch.
+
+    Processes that ask at once wait for one of them; the library appears by an atomic rename.
+
+    Raises:
+        BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written.
+    """
+    folder = source_folder()
+    parts = units(folder)
+    home = _cache_root() / _key(folder, parts)
+    target = home / LIBRARY
+    if target.is_file() and not force:
+        return target
+    cxx = compiler()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home / "lock"):
+            if target.is_file() and not force:
+                return target
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                built = _compile(cxx, parts, Path(scratch), folder / "include")
+                built.replace(target)
+    except OSError as error:
+        raise BuildError(
+            f"cannot write the build cache {home}: {error}; set {CACHE_VARIABLE} to a writable folder"
+        ) from error
+    return target
+
+
+def rebuilt(path: Path) -> Path:
+    """The library built once more, after the one at `path` could not be loaded: damaged, or made on another system.
+
+    What that does not cure is not tried again by every process that comes: the last attempt is noted beside it.
+
+    Raises:
+        BuildError: as `library`, or if `path` is what an earlier call built.
+    """
+    note = path.with_name("rebuilt")
+    if note.is_file() and note.read_text() == _stamp(path):
+        raise BuildError(f"it was built anew already; remove {path.parent} to try once more")
+    path = library(force=True)
+    note.write_text(_stamp(path))
+    return path
+
+
+def _stamp(path: Path) -> str:
+    return str(path.stat().st_mtime_ns)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Builds and prints the path; exits 1 with the reason if it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m kblam_kernels build", description="Build the C++ CPU kernels.")
+    parser.add_argument("--force", action="store_true", help="build again even if the cache has the library")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    try:
+        path = library(force=options.force)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{path} ({time.perf_counter() - start:.1f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

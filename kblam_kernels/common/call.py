@@ -1,0 +1,128 @@
+"""A call of an op as one object: its fields are its documentation, the schema, the fake and the kernels' arguments.
+
+A call kind is a frozen dataclass. The order of its fields is the order of the op's schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.checks import check_alike, refuse
+
+C = TypeVar("C", bound="Call")
+# How a field's annotation reads in a schema of `torch.library`.
+_SCHEMA = {
+    "Tensor": "Tensor",
+    "Tensor | None": "Tensor?",
+    "float": "float",
+    "int | None": "int?",
+    "bool": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """Base of the call kinds.
+
+    Class attributes:
+        LEADING: the tensor whose dtype, device and width are those of the call.
+        STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
+        DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward gives them.
+    """
+
+    LEADING: ClassVar[str]
+    STRIDED: ClassVar[tuple[str, ...]]
+    DIFFERENTIABLE: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the fields, in order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def schema(cls) -> str:
+        """The fields as arguments of a `torch.library` schema."""
+        return ", ".join(f"{_SCHEMA[str(field.type)]} {field.name}" for field in dataclasses.fields(cls))
+
+    def but(self: C, **changes: Any) -> C:
+        """This call with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def leading(self) -> Tensor:
+        """The tensor that says dtype, device and width."""
+        tensor: Tensor = getattr(self, self.LEADING)
+        return tensor
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row of the leading tensor: head_dim, or P of latents."""
+        return self.leading.shape[-1]
+
+    def needs_gradient(self) -> bool:
+        """Whether a gradient of one of its differentiable tensors is asked for."""
+        return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))
+
+    def has_contiguous_rows(self) -> bool:
+        """Whether the last dimension of every tensor that kernels stride over is contiguous."""
+        for name in self.STRIDED:
+            tensor = getattr(self, name)
+            if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+                return False
+        return True
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a gradient of one of them is asked for."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class AttentionCall(Call):
+    """What every attention to knowledge has: the prompt block, and what hides or shifts columns.
+
+    Args:
+        query: (B, Hq, N, D), after rotary embedding.
+        key, value: (B, Hkv, T, D), T >= N, Hq a multiple of Hkv.
+        knowledge_query: (B, Hq, N, D), never rotated.
+        bias: float32 (B, M), or (1, M) where the batch shares one, added to knowledge scores; None adds nothing.
+        prompt_mask: bool (B, T), False hides a prompt column; None shows all.
+        knowledge_range: int32 or int64 (B, 2), or (1, 2) where the batch shares one: the [start, end) of M that a row
+            sees, with any end; None is (0, M).
+        scale: factor of all scores.
+        window: sliding-window size of the prompt in tokens; None is unlimited.
+    """
+
+    LEADING = "query"
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    knowledge_query: Tensor
+    bias: Tensor | None
+    prompt_mask: Tensor | None
+    knowledge_range: Tensor | None
+    scale: float
+    window: int | None
+
+    def check(self) -> None:
+        """Refuses what does not fit together, of tensors that `check_prompt` and `check_masks` have let pass.
+
+        Raises:
+            UnsupportedInputError: the message names the value.
+        """
+        check_alike({"key": self.key, "value": self.value, "knowledge_query": self.knowledge_query}, self.query)
+        if not self.query.dtype.is_floating_point:
+            refuse(f"query must be a floating-point tensor; got {self.query.dtype}")
+        if self.knowledge_query.shape != self.query.shape:
+            refuse(
+                f"knowledge_query must have the shape of query {tuple(self.query.shape)}; "
+                f"got {tuple(self.knowledge_query.shape)}"
+            )
+        if self.window is not None and self.window < 1:
+            refuse(f"window must be at least 1 (the query's own token) or None; got {self.window}")

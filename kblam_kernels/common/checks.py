@@ -1,0 +1,96 @@
+"""Checks of what users pass: one place for the messages. They look at shapes, dtypes and devices, never at values."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.errors import UnsupportedInputError
+
+
+def refuse(message: str) -> NoReturn:
+    """Raises `UnsupportedInputError`."""
+    raise UnsupportedInputError(message)
+
+
+def check_prompt(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Ranks and shapes of the prompt block."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            refuse(f"{name} must be of rank 4 (batch, heads, tokens, head_dim); got {tuple(tensor.shape)}")
+    B, Hq, N, D = query.shape
+    if D == 0:
+        refuse(f"head_dim must be at least 1; got query {tuple(query.shape)}")
+    if key.shape != value.shape or key.shape[0] != B or key.shape[3] != D:
+        refuse(
+            f"key and value must both be (B={B}, Hkv, T, D={D}) to fit query {tuple(query.shape)}; "
+            f"got {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if key.shape[1] == 0 or Hq % key.shape[1]:
+        refuse(f"query heads must be a multiple of key heads; got {Hq} and {key.shape[1]}")
+    if key.shape[2] < N:
+        refuse(f"key must hold the N={N} new tokens after the cached ones; it has only {key.shape[2]}")
+
+
+def check_alike(named: dict[str, Tensor], query: Tensor) -> None:
+    """One dtype and one device for all."""
+    for name, tensor in named.items():
+        if tensor.dtype != query.dtype or tensor.device != query.device:
+            refuse(
+                f"{name} is {tensor.dtype} on {tensor.device}, query is {query.dtype} on {query.device}; "
+                f"convert it with .to(query)"
+            )
+
+
+def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | None:
+    """`knowledge_bias` as a float32 view (B, M), or (1, M) where the batch shares one; None when it adds nothing."""
+    if not isinstance(bias, Tensor):
+        if bias == 0:
+            return None
+        if math.isnan(bias) or bias == math.inf:
+            refuse(f"knowledge_bias must be finite or -inf; got {bias}")
+        bias = torch.full((), bias, dtype=torch.float32, device=query.device)
+    if bias.dtype != torch.float32 or bias.device != query.device:
+        refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
+    if bias.requires_grad:
+        refuse("knowledge_bias is a constant of the op and gets no gradient; pass bias.detach()")
+    if tuple(bias.shape) not in ((), (M,), (B, M)):
+        refuse(f"knowledge_bias must be a number, (M={M},) or (B={B}, M={M}); got {tuple(bias.shape)}")
+    return one_row_if_shared(bias) if bias.dim() == 2 else bias.expand(1, M)
+
+
+def one_row_if_shared(rows: Tensor | None) -> Tensor | None:
+    """(B, K) -> (1, K) where all rows are one view: a kernel then reads the knowledge once for the whole batch."""
+    return rows[:1] if rows is not None and rows.stride(0) == 0 else rows
+
+
+def check_masks(prompt_mask: Tensor | None, knowledge_range: Tensor | None, query: Tensor, T: int) -> None:
+    """Shapes, dtypes and devices of the optional masks."""
+    B = query.shape[0]
+    if prompt_mask is not None:
+        if tuple(prompt_mask.shape) != (B, T) or prompt_mask.dtype != torch.bool:
+            refuse(f"prompt_mask must be bool (B={B}, T={T}); got {prompt_mask.dtype} {tuple(prompt_mask.shape)}")
+        if prompt_mask.device != query.device:
+            refuse(f"prompt_mask must be on {query.device}; got {prompt_mask.device}")
+    if knowledge_range is not None:
+        if tuple(knowledge_range.shape) != (B, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
+            refuse(
+                f"knowledge_range must be int32 (B={B}, 2), [start, end) for each row; "
+                f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
+            )
+        if knowledge_range.device != query.device:
+            refuse(f"knowledge_range must be on {query.device}; got {knowledge_range.device}")
+
+
+def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
+    """`row_weight` as a view (B, Hq, N); ones for None."""
+    rows = knowledge_query.shape[:3]
+    if row_weight is None:
+        return torch.ones(rows, dtype=torch.float32, device=knowledge_query.device)
+    try:
+        return row_weight.expand(rows)
+    except RuntimeError:
+        refuse(f"row_weight must broadcast to (B, Hq, N) = {tuple(rows)}; got {tuple(row_weight.shape)}")

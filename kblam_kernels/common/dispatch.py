@@ -1,0 +1,201 @@
+"""Which backend serves a call: an ordered list, each with the reasons why it cannot.
+
+`backend="auto"` takes the first that can serve. A backend asked for by name, in the call or through the
+environment variable KBLAM_BACKEND, serves or raises: it never falls back.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from kblam_kernels.common.call import Call
+from kblam_kernels.common.tiles import arch_refusal
+from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
+
+logger = logging.getLogger("kblam_kernels")
+
+AUTO = "auto"
+BACKEND_VARIABLE = "KBLAM_BACKEND"
+# Looks for the package without importing it.
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+MAX_TRITON_HEAD_DIM = 256
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+C = TypeVar("C", bound=Call)
+
+
+class Backend(Generic[C]):
+    """One implementation of an op. What it needs is imported when it first runs."""
+
+    name: ClassVar[str]
+
+    def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
+        """Everything that keeps it from serving a call; empty if it can. Never looks at what tensors hold.
+
+        Args:
+            by_name: whether the caller asked for this backend and no other.
+        """
+        raise NotImplementedError
+
+    def forward(self, call: C) -> tuple[Any, ...]:
+        """The results of the op; the call is one that it can serve."""
+        raise NotImplementedError
+
+    def is_one_op(self, call: C) -> bool:
+        """Whether `forward` is one op of `torch.library` already, so that without gradients it needs none around it."""
+        return False
+
+    def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Gradients of `call.DIFFERENTIABLE` from the op's results and the gradients of these."""
+        raise NotImplementedError
+
+
+class Reference(Backend[C]):
+    """Plain PyTorch, on every device: the specification of the op."""
+
+    name = "reference"
+
+    def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
+        return []
+
+
+class Triton(Backend[C]):
+    """Triton on CUDA; by name in its interpreter too."""
+
+    name = "triton"
+    max_width: ClassVar[int | None] = MAX_TRITON_HEAD_DIM
+
+    def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
+        found = []
+        device = call.leading.device
+        if not TRITON_INSTALLED:
+            found.append("triton is not installed (pip install 'kblam-kernels[triton]')")
+        interpreted = device.type == "cpu" and by_name and os.environ.get("TRITON_INTERPRET") == "1"
+        if device.type == "cuda":
+            found += arch_refusal(device)
+        elif not interpreted:
+            found.append(f"tensors are on {device.type}; triton runs on cuda (or, by name, with TRITON_INTERPRET=1)")
+        if self.max_width is not None and call.width > self.max_width:
+            found.append(f"head_dim {call.width} is over {self.max_width}")
+        return found + _kernel_reasons(call)
+
+
+class Cpu(Backend[C]):
+    """The C++ kernels of `csrc/`; the first call that they could serve builds them."""
+
+    name = "cpu"
+
+    def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
+        found = []
+        if call.leading.device.type != "cpu":
+            found.append(f"tensors are on {call.leading.device.type}; the C++ kernels run on cpu")
+        if self.has_odd_rows(call):
+            found.append(f"head_dim {call.width} is odd")
+        found += _kernel_reasons(call)
+        if found:
+            return found
+        from kblam_kernels.common import native
+
+        failure = native.unavailable()
+        return [] if failure is None else [failure]
+
+    def has_odd_rows(self, call: C) -> bool:
+        """Whether rows do not split into the pairs that the kernels read."""
+        return call.width % 2 == 1
+
+
+def _kernel_reasons(call: Call) -> list[str]:
+    found = []
+    if call.leading.dtype not in KERNEL_DTYPES:
+        found.append(f"dtype {call.leading.dtype} is not one of float32, float16, bfloat16")
+    if not call.has_contiguous_rows():
+        found.append("the last dimension of a tensor is not contiguous; call .contiguous() on it")
+    return found
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The outcome of a choice; `str()` of it is meant for people.
+
+    Args:
+        backend: the one that serves; None if none does.
+        rejected: the others that were asked, each with its reasons, joined by "; ".
+    """
+
+    backend: str | None
+    rejected: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"backend: {self.backend or 'none'}"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+
+def named(name: str, backends: Sequence[Backend[C]]) -> Backend[C]:
+    """The backend of that name; there is one."""
+    for backend in backends:
+        if backend.name == name:
+            return backend
+    raise KeyError(name)
+
+
+def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
+    """The backend asked for: the argument if it names one, else KBLAM_BACKEND, else "auto".
+
+    Raises:
+        UnsupportedInputError: if the name is not a backend.
+    """
+    source = "backend"
+    if backend == AUTO:
+        source, backend = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or AUTO
+    names = [each.name for each in backends]
+    if backend != AUTO and backend not in names:
+        raise UnsupportedInputError(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")
+    return backend
+
+
+def explain(call: C, backends: Sequence[Backend[C]], backend: str = AUTO) -> Explanation:
+    """Asks the backends in order, or the one that is named.
+
+    Raises:
+        UnsupportedInputError: if the name is not a backend.
+    """
+    wanted = requested(backend, backends)
+    rejected: dict[str, str] = {}
+    for candidate in backends:
+        if wanted not in (AUTO, candidate.name):
+            continue
+        reasons = candidate.reasons(call, by_name=wanted != AUTO)
+        if not reasons:
+            return Explanation(candidate.name, rejected)
+        rejected[candidate.name] = "; ".join(reasons)
+    return Explanation(None, rejected)
+
+
+def choose(call: C, backends: Sequence[Backend[C]], backend: str = AUTO) -> str:
+    """The backend that serves.
+
+    Raises:
+        BackendUnavailableError: if the one asked for by name cannot; the message has its reasons.
+        UnsupportedInputError: if the name is not a backend.
+    """
+    explanation = explain(call, backends, backend)
+    if explanation.backend is None:
+        name, reason = next(iter(explanation.rejected.items()))
+        raise BackendUnavailableError(f"backend {name!r} cannot serve this call: {reason}")
+    if explanation.rejected and not torch.compiler.is_compiling():
+        _log_once(str(explanation))
+    return explanation.backend
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.info(message)

@@ -1,0 +1,39 @@
+"""Fake implementations of the C++ ops that are called as they are, so that `torch.compile` traces past them.
+
+An op around another takes as long as attention to a thousand triples; where no gradient is asked for there is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.output import empty_output
+from kblam_kernels.errors import UnsupportedInputError
+
+
+def _check_device(query: Tensor, others: tuple[Any, ...]) -> None:
+    # One tensor without memory among those with brings a call here; nothing would be computed.
+    for other in others:
+        if isinstance(other, Tensor) and other.device != query.device:
+            raise UnsupportedInputError(f"tensors must be on one device; got {query.device} and {other.device}")
+
+
+def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _check_device(query, others)
+    B, Hq, N, D = query.shape
+    query_weight = others[8]
+    return *empty_output(query), query.new_empty(0 if query_weight is None else B, Hq, N, D)
+
+
+def _dense_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    _check_device(query, others)
+    return empty_output(query)
+
+
+def register() -> None:
+    """Once, after the library is loaded: the ops must be there."""
+    torch.library.register_fake("kblam_kernels::latent_attention_cpu", _latent_attention)
+    torch.library.register_fake("kblam_kernels::dense_forward_cpu", _dense_forward)

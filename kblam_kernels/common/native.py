@@ -1,0 +1,108 @@
+"""The C++ kernels as a loaded library: built on first use, and why not where they cannot be used."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.errors import BuildError
+
+logger = logging.getLogger("kblam_kernels")
+
+BUILD_VARIABLE = "KBLAM_BUILD"
+# Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx") instead of the fastest that
+# this processor runs.
+ISA_VARIABLE = "KBLAM_CPU_ISA"
+
+
+@torch.compiler.assume_constant_result  # a graph that is being traced asks once and keeps the answer
+def unavailable() -> str | None:
+    """Why the C++ kernels cannot be used here, or None once they are built and loaded.
+
+    A failure is logged in one line, once per process, and not tried again.
+    """
+    if os.environ.get(BUILD_VARIABLE) == "0":
+        return f"{BUILD_VARIABLE}=0 turns the C++ kernels off"
+    failure = _load()
+    if failure is not None:
+        return failure
+    if not instruction_set():
+        return f"{ISA_VARIABLE}={wanted_instruction_set()!r} is not a kernel table that this processor runs"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def wanted_instruction_set() -> str:
+    """The kernel table that KBLAM_CPU_ISA names; "" for the fastest."""
+    return os.environ.get(ISA_VARIABLE, "")
+
+
+def instruction_set() -> str:
+    """Name of the kernel table in use, "" if KBLAM_CPU_ISA names none that runs; after `unavailable` is None."""
+    return _instruction_set(wanted_instruction_set())
+
+
+@functools.cache
+def _instruction_set(wanted: str) -> str:
+    return str(torch.ops.kblam_kernels.cpu_instruction_set(wanted))
+
+
+@functools.cache
+def _load() -> str | None:
+    """Builds and loads the library; the reason if that fails."""
+    # Not before it is needed: the builder is for systems with compilers and file locks.
+    from kblam_kernels.common import build
+
+    try:
+        path = build.library()
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            _load_anew(path, error)
+    except (BuildError, OSError) as error:
+        first, _, rest = str(error).partition("\n")
+        if rest:
+            first += " (python -m kblam_kernels build shows all)"
+        logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
+        logger.debug("%s", rest)
+        return f"the C++ kernels are not available: {first}"
+    from kblam_kernels.common import fakes
+
+    fakes.register()
+    return None
+
+
+def _load_anew(path: Path, error: OSError) -> None:
+    """For a library in the cache that is damaged or was made on another system."""
+    from kblam_kernels.common import build
+
+    try:
+        torch.ops.load_library(str(build.rebuilt(path)))
+    except (BuildError, OSError) as again:
+        raise BuildError(f"{path} cannot be loaded ({error}), nor built anew: {again}") from again
+
+
+def kernel_layout(
+    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Bias, mask and range in strides and dtypes that the C++ kernels read; a view that is one is not copied."""
+    if bias is not None and bias.stride(1) not in (0, 1):
+        bias = bias.contiguous()
+    if prompt_mask is not None and prompt_mask.stride(1) != 1:
+        prompt_mask = prompt_mask.contiguous()
+    if knowledge_range is not None:
+        if knowledge_range.dtype == torch.int64:
+            # No row sees 2 ** 31 tokens, and int64 may say "no end".
+            knowledge_range = knowledge_range.clamp(0, 2**31 - 1)
+        knowledge_range = knowledge_range.to(torch.int32).contiguous()
+    return bias, prompt_mask, knowledge_range
+
+
+def contiguous_or_none(tensor: Tensor | None) -> Tensor | None:
+    """As the C++ kernels read scales and norms."""
+    return None if tensor is None else tensor.contiguous()

@@ -1,0 +1,124 @@
+"""The `torch.library` op of a call kind: schema, fake and autograd follow from its fields.
+
+The backend is chosen before the op is called and travels as its last argument; the op only runs it. So `torch.compile`
+sees one opaque node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.call import Call
+from kblam_kernels.common.dispatch import Backend, Explanation, choose, explain, named
+
+C = TypeVar("C", bound=Call)
+Results = tuple[Tensor, ...]
+
+
+class Op(Generic[C]):
+    """One op, called with an object.
+
+    Args:
+        name: in the namespace `kblam_kernels`.
+        kind: of its calls.
+        backends: who can serve, in the order in which "auto" tries them.
+        backwards: who can differentiate, the first that can serves; chosen apart from the forward. None: no gradient.
+        results: names of what it returns, for people who read the schema.
+        empty: unwritten results of a call; what the fake gives.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[C],
+        backends: Sequence[Backend[C]],
+        *,
+        backwards: Sequence[Backend[C]] = (),
+        results: Sequence[str],
+        empty: Callable[[C], Results],
+    ) -> None:
+        self.name, self.kind, self.backends, self.backwards = name, kind, tuple(backends), tuple(backwards)
+        self.fields = kind.names()
+        returns = ", ".join(f"Tensor {result}" for result in results)
+        self.overload = torch.library.custom_op(
+            f"kblam_kernels::{name}",
+            self._run,
+            mutates_args=(),
+            schema=f"({kind.schema()}, str backend) -> ({returns})",
+        )
+        self.overload.register_fake(lambda *values: _one_or_all(empty(kind(*values[:-1]))))
+        if backwards:
+            self._differentiate(len(results))
+
+    def __call__(self, call: C, name: str) -> Results:
+        """The results of one call by a backend that serves it."""
+        backend = named(name, self.backends)
+        if backend.is_one_op(call) and not call.needs_gradient():
+            return backend.forward(call)
+        results = self.overload(*self.arguments(call), name)
+        return results if isinstance(results, tuple) else (results,)
+
+    def arguments(self, call: C) -> list[Any]:
+        """The fields, as the schema has them."""
+        return [getattr(call, name) for name in self.fields]
+
+    def choose(self, call: C, backend: str) -> str:
+        """The backend that serves a call, see `dispatch.choose`."""
+        return choose(call, self.backends, backend)
+
+    def explain(self, call: C, backend: str) -> Explanation:
+        """Which backend serves, and why not the ones before it, see `dispatch.explain`."""
+        return explain(call, self.backends, backend)
+
+    def _run(self, *values: Any) -> Any:
+        return _one_or_all(named(values[-1], self.backends).forward(self.kind(*values[:-1])))
+
+    def _differentiate(self, count: int) -> None:
+        """Gives the op, which has `count` results, a gradient: an op of its own, `{name}_backward`."""
+        kind, differentiable = self.kind, self.kind.DIFFERENTIABLE
+
+        def run(*values: Any) -> Any:
+            call = kind(*values[2 * count :])
+            backward = next(backend for backend in self.backwards if not backend.reasons(call))
+            made = backward.backward(call, values[count : 2 * count], values[:count])
+            return _one_or_all(tuple(gradient.contiguous() for gradient in made))
+
+        def empty(*values: Any) -> Any:
+            call = kind(*values[2 * count :])
+            like = (getattr(call, name) for name in differentiable)
+            return _one_or_all(tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in like))
+
+        tensors = [f"Tensor {part}{i}" for part in ("grad", "result") for i in range(count)]
+        returns = ", ".join(f"Tensor grad_{name}" for name in differentiable)
+        self.backward_overload = torch.library.custom_op(
+            f"kblam_kernels::{self.name}_backward",
+            run,
+            mutates_args=(),
+            schema=f"({', '.join(tensors)}, {kind.schema()}) -> ({returns})",
+        )
+        self.backward_overload.register_fake(empty)
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            results = output if isinstance(output, tuple) else (output,)
+            values = inputs[:-1]
+            ctx.is_tensor = [isinstance(value, Tensor) for value in values]
+            ctx.others = [None if there else value for value, there in zip(values, ctx.is_tensor, strict=True)]
+            ctx.save_for_backward(*results, *(v for v, there in zip(values, ctx.is_tensor, strict=True) if there))
+
+        def apply(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+            results, saved = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+            values = [next(saved) if there else other for other, there in zip(ctx.others, ctx.is_tensor, strict=True)]
+            made = self.backward_overload(*gradients, *results, *values)
+            of = dict(zip(differentiable, made if isinstance(made, tuple) else (made,), strict=True))
+            return (*(of.get(name) for name in self.fields), None)
+
+        self.overload.register_autograd(apply, setup_context=setup)
+
+
+def _one_or_all(results: Results) -> Any:
+    """As the dispatcher wants it: a tuple for several, one alone as it is."""
+    return results if len(results) > 1 else results[0]

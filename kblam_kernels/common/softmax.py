@@ -1,0 +1,37 @@
+"""The softmax of the specifications: columns arrive in chunks, sums are float32 (float64 for float64 input)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64 input, float32 for everything else."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+class OnlineSoftmax:
+    """Running maximum, sum and weighted values of a softmax whose columns arrive in chunks."""
+
+    def __init__(self, rows: tuple[int, ...], width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.maximum = torch.full(rows, float("-inf"), dtype=dtype, device=device)
+        self.total = torch.zeros(rows, dtype=dtype, device=device)
+        self.output = torch.zeros(*rows, width, dtype=dtype, device=device)
+
+    def rescale(self, scores: Tensor) -> Tensor:
+        """Takes the scores (..., L) in and returns exp(scores - new maximum), which the caller weighs values with."""
+        maximum = torch.maximum(self.maximum, scores.amax(-1))
+        # A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
+        safe = maximum.masked_fill(maximum == float("-inf"), 0.0)
+        shrink = torch.exp(self.maximum - safe)
+        weights = torch.exp(scores - safe[..., None])
+        self.maximum = maximum
+        self.total = self.total * shrink + weights.sum(-1)
+        self.output = self.output * shrink[..., None]
+        return weights
+
+
+def level_of(lse: Tensor) -> Tensor:
+    """(..., N) -> (..., N, 1), with which p = exp(score - level): +inf where a row saw nothing, so that it weighs 0."""
+    return lse.masked_fill(lse == float("-inf"), float("inf"))[..., None]

@@ -1,0 +1,64 @@
+"""How decode cuts columns: fixed splits of tokens, power-of-two chunks of widths. Needs no triton."""
+
+from __future__ import annotations
+
+from kblam_kernels.common.tiles import Tile
+
+PROMPT_SPLIT = 256
+# Queries of one key head that a program of the prompt part takes: the least of a matrix instruction. 32 spill.
+PROMPT_ROWS = 16
+# Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
+MAX_SPLITS = 256
+MIN_SPLIT = 128
+# Dense knowledge has a program for each head and split: fewer and longer splits fill a GPU and leave less to merge.
+MAX_DENSE_SPLITS = 64
+MIN_DENSE_SPLIT = 256
+# New queries up to which a call on dense knowledge is split: what the rows of one matrix instruction hold. One pass
+# has a program a head and batch row, too few for a GPU; from here on its wider row tiles read less. By the number of
+# queries alone: a choice by the batch would make a row's bits depend on it.
+MAX_DECODE_QUERIES = 16
+# Merges take so many splits, and so many columns of the output, at a time.
+MERGE = Tile(64, 64, num_warps=4, num_stages=3)
+MAX_CHUNK = 128
+MAX_CHUNKS = 12
+
+
+def split_tokens(M: int, block_m: int, most: int = MAX_SPLITS, least: int = MIN_SPLIT) -> int:
+    """Knowledge tokens of one split, whole tiles: from the (over-allocated) length of the list, never from the batch.
+
+    That keeps a row's result independent of the rows around it, bit for bit. At most `most` splits, of at least
+    `least` tokens.
+    """
+    tiles = -(-M // (most * block_m))
+    return max(least, tiles * block_m)
+
+
+def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:
+    """Columns of one chunk: a power of two that divides the width, or, where that takes many chunks, one that pads it.
+
+    128 for 384, 32 for 96, 16 for 80; 32 for 24, 128 for 1008.
+    """
+    dividing = min(width & -width, widest)
+    if dividing == widest or (dividing >= 16 and width <= MAX_CHUNKS * dividing):
+        return dividing
+    padding = 16
+    while padding < min(width, widest):
+        padding *= 2
+    return padding
+
+
+def head_chunk_of(D: int, element_size: int) -> int:
+    """Columns of one chunk of a head. Padding is not read, and decode has arithmetic to spare: 128 for 80 and 96.
+
+    Half as many for float32, which takes three products and more registers.
+    """
+    chunk = 16
+    while chunk < min(D, MAX_CHUNK if element_size == 2 else MAX_CHUNK // 2):
+        chunk *= 2
+    return chunk
+
+
+def prompt_block(D: int, element_size: int) -> int:
+    """Prompt columns taken in at a time; a divisor of PROMPT_SPLIT. Wider rows leave room for fewer of them."""
+    row_bytes = max(D, 64) * element_size
+    return 64 if row_bytes <= 256 else 32 if row_bytes <= 512 else 16

@@ -1,0 +1,121 @@
+"""Tiles of kernel launches: one shape of table for all kernels, each row with its reason.
+
+The reasons come from compiling ahead of time (`python -m kblam_kernels resources`: registers, spills, shared memory)
+and from counting instructions in the machine code. None of the rows has been measured on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+
+from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
+
+Arch = Literal["sm_80", "sm_86", "sm_90", "interpreter"]
+GPUS: tuple[Arch, ...] = ("sm_80", "sm_86", "sm_90")
+EVERYWHERE: tuple[Arch, ...] = (*GPUS, "interpreter")
+Precision = Literal["half", "float32"]
+# Bytes of shared memory that one block may opt in to. sm_86 stands for 8.6, 8.9 and 12.x.
+SHARED_LIMIT: dict[str, int] = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024}
+# Pins the tile of the single pass over dense knowledge, see `dense/tiles.py`.
+TILE_VARIABLE = "KBLAM_TILE"
+UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one program cuts its work: `block_rows` query rows against `block_m` columns at a time."""
+
+    block_rows: int
+    block_m: int
+    num_warps: int
+    num_stages: int
+
+    def __str__(self) -> str:
+        """block_rows x block_m x warps x stages."""
+        return f"{self.block_rows}x{self.block_m}x{self.num_warps}x{self.num_stages}"
+
+
+T = TypeVar("T", bound=Tile)
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """One row of a table: a tile, the launches it is for, and why.
+
+    Args:
+        widths: the least and the most numbers of a row: head_dim, or P of latents.
+        most_rows: the most query rows of a head.
+        masked: only for launches with a prompt mask, a window or a bias for each token, whose loops need more
+            registers.
+    """
+
+    tile: T
+    reason: str
+    precision: Precision
+    widths: tuple[int, int]
+    archs: tuple[Arch, ...] = EVERYWHERE
+    most_rows: int = UNLIMITED
+    masked: bool = False
+
+    def fits(self, arch: Arch, precision: Precision, width: int, rows: int, masked: bool) -> bool:
+        """Whether a launch may take this row."""
+        return (
+            arch in self.archs
+            and precision == self.precision
+            and self.widths[0] <= width <= self.widths[1]
+            and rows <= self.most_rows
+            and (masked or not self.masked)
+        )
+
+
+def select(
+    table: Sequence[Choice[T]], arch: Arch, precision: Precision, width: int, rows: int = 1, *, masked: bool = False
+) -> T:
+    """The tile of the first row that a launch may take.
+
+    Raises:
+        UnsupportedInputError: if there is none; the message names the width.
+    """
+    for choice in table:
+        if choice.fits(arch, precision, width, rows, masked):
+            return choice.tile
+    raise UnsupportedInputError(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
+
+
+def precision_of(dtype: torch.dtype) -> Precision:
+    """float16 and bfloat16 cost the same and share their rows."""
+    return "float32" if dtype == torch.float32 else "half"
+
+
+def arch_of(capability: tuple[int, int]) -> Arch:
+    """The architecture class of a CUDA compute capability.
+
+    Raises:
+        BackendUnavailableError: below 8.0, which has neither bfloat16 tensor cores nor cp.async, and for 10.x and 11.x,
+            for which no tile was ever compiled.
+    """
+    major, minor = capability
+    if major < 8:
+        raise BackendUnavailableError(
+            f"compute capability {major}.{minor} is below 8.0 (Ampere); use backend='reference'"
+        )
+    if major not in (8, 9, 12):
+        raise BackendUnavailableError(
+            f"compute capability {major}.{minor}: no tile was compiled for it; use backend='reference'"
+        )
+    if capability in ((8, 0), (8, 7)):
+        return "sm_80"
+    return "sm_90" if major == 9 else "sm_86"
+
+
+def arch_refusal(device: torch.device) -> list[str]:
+    """Why there is no tile for a CUDA device; nothing if there is."""
+    try:
+        arch_of(torch.cuda.get_device_capability(device))
+    except BackendUnavailableError as error:
+        return [str(error)]
+    return []

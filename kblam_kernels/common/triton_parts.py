@@ -1,0 +1,88 @@
+"""Pieces that Triton kernels share: products, bounded loads and stores, ranges."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+import os
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(math.log2(math.e))
+LN2 = tl.constexpr(math.log(2.0))
+# The interpreter holds bfloat16 as integers and would multiply those. Products of two bfloat16 are exact in float32.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def product(a, b, acc, PRECISION: tl.constexpr):
+    """a @ b + acc, in float32."""
+    if INTERPRETED:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def load_rows(
+    base,
+    start,
+    stop,
+    stride,
+    ROWS: tl.constexpr,
+    FIRST_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):
+    """Rows [start, start + ROWS) and columns [FIRST_DIM, FIRST_DIM + DIMS) of a matrix.
+
+    Columns from HEAD_DIM on read as 0, and so do rows from `stop` on when BOUNDED; else they must exist.
+    """
+    row = tl.arange(0, ROWS)
+    dim = FIRST_DIM + tl.arange(0, DIMS)
+    # In a loop over `start` only the scalar before the plus changes. All of it is 64-bit: M * stride passes 2^31.
+    pointers = (base + tl.cast(start, tl.int64) * stride) + (row.to(tl.int64)[:, None] * stride + dim[None, :])
+    if BOUNDED and FIRST_DIM + DIMS > HEAD_DIM:
+        tile = tl.load(pointers, mask=(start + row < stop)[:, None] & (dim < HEAD_DIM)[None, :], other=0.0)
+    elif BOUNDED:
+        tile = tl.load(pointers, mask=(start + row < stop)[:, None], other=0.0)
+    elif FIRST_DIM + DIMS > HEAD_DIM:
+        tile = tl.load(pointers, mask=(dim < HEAD_DIM)[None, :], other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile  # [ROWS, DIMS]
+
+
+@triton.jit
+def store_rows(base, tile, stored, stride, FIRST_DIM: tl.constexpr, DIMS: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Writes the rows of `tile` [ROWS, DIMS] where `stored` [ROWS], from column FIRST_DIM, in the dtype of `base`."""
+    row = tl.arange(0, tile.shape[0])
+    dim = FIRST_DIM + tl.arange(0, DIMS)
+    kept = stored[:, None]
+    if FIRST_DIM + DIMS > HEAD_DIM:
+        kept = kept & (dim < HEAD_DIM)[None, :]
+    pointers = base + (row.to(tl.int64)[:, None] * stride + dim[None, :])
+    tl.store(pointers, tile.to(base.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def load_range(base, end_stride, M):
+    """The [start, end) of a row's knowledge, within [0, M]. Bounded before it is narrowed: int64 may say "no end"."""
+    start = tl.minimum(tl.maximum(tl.load(base), 0), M).to(tl.int32)
+    end = tl.minimum(tl.maximum(tl.load(base + end_stride), 0), M).to(tl.int32)
+    return start, end
+
+
+@triton.jit
+def load_vector(base, start, stop, stride, other, LENGTH: tl.constexpr, BOUNDED: tl.constexpr):
+    """Elements [start, start + LENGTH) of a strided vector; when BOUNDED, `other` from `stop` on."""
+    element = tl.arange(0, LENGTH)
+    pointers = (base + tl.cast(start, tl.int64) * stride) + element * stride
+    if BOUNDED:
+        elements = tl.load(pointers, mask=start + element < stop, other=other)
+    else:
+        elements = tl.load(pointers)
+    return elements  # [LENGTH]

@@ -1,0 +1,1 @@
+"""Attention to knowledge held as keys and values of each head."""

@@ -1,0 +1,45 @@
+"""Attention to dense knowledge on the CPU by the C++ kernels of `csrc/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common import native
+from kblam_kernels.dense.call import DenseCall
+
+# What changes from token to token: query, key, value, knowledge query, bias, prompt mask, range.
+Attend = Callable[..., tuple[Tensor, ...]]
+
+
+def forward(call: DenseCall) -> tuple[Tensor, ...]:
+    """Output and lse. The same bits for any number of threads, and for a row whatever the rest of its batch is."""
+    return bound(call)(
+        call.query, call.key, call.value, call.knowledge_query, call.bias, call.prompt_mask, call.knowledge_range
+    )
+
+
+def bound(call: DenseCall) -> Attend:
+    """The C++ op with all that a decode loop repeats in place; call it with what `Attend` says."""
+    op = torch.ops.kblam_kernels.dense_forward_cpu.default
+    knowledge = (call.knowledge_key, call.knowledge_value)
+    options = (call.scale, call.window, native.wanted_instruction_set())
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor,
+        bias: Tensor | None,
+        prompt_mask: Tensor | None,
+        knowledge_range: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        if knowledge_range is not None and knowledge_range.shape[0] == 1:
+            knowledge_range = knowledge_range.expand(query.shape[0], 2)
+        rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
+        results: tuple[Tensor, ...] = op(query, key, value, *knowledge, knowledge_query, *rows, *options)
+        return results
+
+    return attend

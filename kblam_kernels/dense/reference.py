@@ -1,0 +1,111 @@
+"""Attention to dense knowledge in plain PyTorch: the specification of the op. The maths is in this folder's README.
+
+Accumulates in float32 (float64 for float64 inputs). Both loops go over column chunks, so memory grows with
+N x CHUNK and never with N x M. KBLaM section 3, arXiv 2410.10450.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.columns import (
+    chunks,
+    knowledge_offset,
+    prompt_visibility,
+    times_grouped,
+    times_knowledge,
+)
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
+from kblam_kernels.dense.call import DenseCall
+
+
+def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
+    """One softmax over knowledge and prompt.
+
+    Returns:
+        output (B, Hq, N, D) in the dtype of the query, and the natural-log lse (B, Hq, N) in the accumulation dtype.
+    """
+    query, key, value = call.query, call.key, call.value
+    kappa, nu = call.knowledge_key, call.knowledge_value
+    B, Hq, N, D = query.shape
+    T, M = key.shape[2], kappa.shape[-2]
+    dtype, device = accumulation_dtype(query), query.device
+    softmax = OnlineSoftmax((B, Hq, N), D, dtype, device)
+    sees_prompt = torch.zeros(B, N, dtype=torch.bool, device=device)
+
+    q = query.to(dtype) * call.scale
+    for cols in chunks(T):
+        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)
+        sees_prompt = sees_prompt | visible.any(-1)
+        scores = times_grouped(q, key[:, :, cols].to(dtype).transpose(-1, -2))
+        weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
+        softmax.output = softmax.output + times_grouped(weights, value[:, :, cols].to(dtype))
+
+    r = call.knowledge_query.to(dtype) * call.scale
+    for cols in chunks(M):
+        scores = times_knowledge(r, kappa[..., cols, :].to(dtype).transpose(-1, -2))
+        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
+        weights = softmax.rescale(scores if offset is None else scores + offset)
+        softmax.output = softmax.output + times_knowledge(weights, nu[..., cols, :].to(dtype))
+
+    # A padding row sees no prompt column, so it sees no knowledge either.
+    row = sees_prompt[:, None, :]
+    output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
+    lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))
+    return output.to(query.dtype), lse
+
+
+def backward(call: DenseCall, output: Tensor, lse: Tensor, grad_output: Tensor, grad_lse: Tensor) -> tuple[Tensor, ...]:
+    """Gradients from (output, lse) alone: probabilities are recomputed chunk by chunk, p = exp(s - lse).
+
+    ds = p * (dp - <grad_output, output> + grad_lse); the bias is a constant and gets no gradient.
+
+    Returns:
+        Those of `DenseCall.DIFFERENTIABLE`, each in the dtype and shape of its tensor.
+    """
+    query, key, value, scale = call.query, call.key, call.value, call.scale
+    kappa, nu = call.knowledge_key, call.knowledge_value
+    B, Hq, N, _ = query.shape
+    Hkv, T, M = key.shape[1], key.shape[2], kappa.shape[-2]
+    dtype, device = accumulation_dtype(query), query.device
+    do = grad_output.to(dtype)
+    delta = ((do * output.to(dtype)).sum(-1) - grad_lse.to(dtype))[..., None]
+    level = level_of(lse.to(dtype))
+    q, r = query.to(dtype), call.knowledge_query.to(dtype)
+
+    def fold(rows: Tensor) -> Tensor:
+        """(B, Hq, N, L) -> (B, Hkv, group * N, L): the rows that share one prompt head."""
+        return rows.reshape(B, Hkv, Hq // Hkv * N, rows.shape[-1])
+
+    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(key), torch.empty_like(value)
+    for cols in chunks(T):
+        k, v = key[:, :, cols].to(dtype), value[:, :, cols].to(dtype)
+        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)[:, None]
+        scores = times_grouped(q, k.transpose(-1, -2)) * scale
+        p = torch.exp(scores.masked_fill(~visible, float("-inf")) - level)
+        ds = p * (times_grouped(do, v.transpose(-1, -2)) - delta) * scale
+        grad_q += times_grouped(ds, k)
+        grad_k[:, :, cols] = (fold(ds).transpose(-1, -2) @ fold(q)).to(key.dtype)
+        grad_v[:, :, cols] = (fold(p).transpose(-1, -2) @ fold(do)).to(value.dtype)
+
+    grad_r, grad_kappa, grad_nu = torch.zeros_like(r), torch.empty_like(kappa), torch.empty_like(nu)
+    columns_times = "bhnm,bhnd->hmd" if kappa.dim() == 3 else "bhnm,bhnd->bhmd"
+    for cols in chunks(M):
+        keys, values = kappa[..., cols, :].to(dtype), nu[..., cols, :].to(dtype)
+        scores = times_knowledge(r, keys.transpose(-1, -2)) * scale
+        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
+        p = torch.exp((scores if offset is None else scores + offset) - level)
+        ds = p * (times_knowledge(do, values.transpose(-1, -2)) - delta) * scale
+        grad_r += times_knowledge(ds, keys)
+        grad_kappa[..., cols, :] = torch.einsum(columns_times, ds, r).to(kappa.dtype)
+        grad_nu[..., cols, :] = torch.einsum(columns_times, p, do).to(nu.dtype)
+
+    return (
+        grad_q.to(query.dtype),
+        grad_k,
+        grad_v,
+        grad_kappa,
+        grad_nu,
+        grad_r.to(call.knowledge_query.dtype),
+    )

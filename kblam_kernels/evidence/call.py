@@ -1,0 +1,47 @@
+"""Evidence as an object: scores of knowledge alone, and the attention that is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kblam_kernels.common.call import Call
+
+
+@dataclass(frozen=True)
+class EvidenceCall(Call):
+    """Scores of knowledge alone, and the attention that is over. Both layouts are one formula (this folder's README).
+
+    Args:
+        rows: (B, Hq, N, W), the knowledge query, or for latents the absorbed one.
+        key: (Hq, M, W), (B, Hq, M, W), or latents (M, W) in any storage dtype.
+        norm, key_scale: float32 (M,), of latents; None is 1.
+        constant: (B, Hq, N), of latents; None is 0.
+        lse: (B, Hq, N), of the attention.
+        bias: float32 (B or 1, M) or None.
+        knowledge_range: int32 or int64 (B or 1, 2) or None.
+        row_weight: (B, Hq, N), weight of a head and query in the sum.
+        scale: of all scores.
+    """
+
+    LEADING = "rows"
+    STRIDED = ("rows", "key")
+    # Latents, a key of rank 2, get no gradient: `interface` refuses them.
+    DIFFERENTIABLE = ("rows", "key", "lse")
+
+    rows: Tensor
+    key: Tensor
+    norm: Tensor | None
+    key_scale: Tensor | None
+    constant: Tensor | None
+    lse: Tensor
+    bias: Tensor | None
+    knowledge_range: Tensor | None
+    row_weight: Tensor
+    scale: float
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether all heads read one list of latents."""
+        return self.key.dim() == 2

@@ -1,0 +1,59 @@
+"""Attention to latents as an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.checks import check_alike, refuse
+
+
+@dataclass(frozen=True)
+class LatentCall(AttentionCall):
+    """Attention to latents of all heads, each read through the projection of the layer at hand.
+
+    Args:
+        latent_key, latent_value, norm, key_scale, value_scale: (M, P) twice and (M,), as `LatentKnowledge`.
+        key_weight, key_bias, value_weight, value_bias: (Hq, D, P) and (Hq, D), as `LatentProjection`.
+        int8_products: int8 latents may be multiplied as int8; only the C++ kernels make use of it.
+    """
+
+    STRIDED = ("query", "key", "value", "knowledge_query", "latent_key", "latent_value")
+
+    latent_key: Tensor
+    latent_value: Tensor
+    norm: Tensor
+    key_scale: Tensor | None
+    value_scale: Tensor | None
+    key_weight: Tensor
+    key_bias: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+    int8_products: bool
+
+    def check(self) -> None:
+        super().check()
+        check_alike({"knowledge": self.key_weight}, self.query)
+        check_projection(self.key_weight, self.query)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int, int, int, int]:
+        """B, Hq, Hkv, N, T, D, M, P."""
+        (B, Hq, N, D), (M, P) = self.query.shape, self.latent_key.shape
+        return B, Hq, self.key.shape[1], N, self.key.shape[2], D, M, P
+
+
+def check_projection(key_weight: Tensor, query: Tensor) -> None:
+    """The projection of latents has the heads of the query.
+
+    Raises:
+        UnsupportedInputError: if not.
+    """
+    Hq, D = query.shape[1], query.shape[3]
+    if tuple(key_weight.shape[:2]) != (Hq, D):
+        refuse(
+            f"the latents' projection is for {key_weight.shape[0]} heads of width {key_weight.shape[1]}; query "
+            f"{tuple(query.shape)} needs one per query head, Hq={Hq} and D={D}"
+        )

@@ -1,0 +1,1 @@
+"""Commands about the kernels: what this machine offers, what the compiler makes of each kernel."""

@@ -1,0 +1,242 @@
+"""What `resources` compiles: calls on tensors without memory, one for each row of each tile table and kind of input.
+
+Each row is compiled with the inputs that cost the most registers; prefill also with those of a usual call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.tiles import Arch
+from kblam_kernels.dense import triton_decode as dense_decode
+from kblam_kernels.dense import triton_forward
+from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.evidence import triton_mass
+from kblam_kernels.evidence.call import EvidenceCall
+from kblam_kernels.latent import triton_decode as latent_decode
+from kblam_kernels.latent.absorption import Absorbed
+from kblam_kernels.latent.call import LatentCall
+
+ARCHS: tuple[Arch, ...] = ("sm_80", "sm_90")
+# Two rows of Llama-3-8B's heads, 10,000 triples.
+B, HQ, HKV, T, M = 2, 32, 8, 4096, 10000
+BF16, FP16, FP32, INT8, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.int8, torch.float8_e4m3fn
+_NAMES = {BF16: "bfloat16", FP16: "float16", FP32: "float32", INT8: "int8", FP8: "fp8"}
+WIDTHS = (256, 384, 512, 768, 1024, 1536, 3072)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Args:
+        variant: for people.
+        arch: to compile for.
+        launch: runs a launcher; its first launch is compiled.
+        extended: left out of the quick set.
+    """
+
+    variant: str
+    arch: Arch
+    launch: Callable[[], Any]
+    extended: bool = False
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    for arch in ARCHS:
+        yield from _forward(arch)
+    # The other rows of sm_86 are those of sm_80; test_tiles checks that they fit.
+    for regime, N, dtype in (("prefill", 1024, BF16), ("short", 48, BF16), ("prefill", 1024, FP32)):
+        yield _pass("sm_86", 256, dtype, N, regime, "everything", extended=True)
+    for arch in ARCHS:
+        yield from _decode(arch)
+    for arch in ARCHS:
+        yield from _latent(arch)
+    yield _latents("sm_86", BF16, 512)
+    yield _latents("sm_86", BF16, 512, INT8)
+    for arch in ARCHS:
+        yield from _evidence(arch)
+
+
+def _forward(arch: Arch) -> Iterator[Case]:
+    for D in (64, 96, 128, 256):
+        yield _pass(arch, D, BF16, 1024, "prefill", "plain", bias="list")
+        yield _pass(arch, D, BF16, 1024, "masked", "everything")
+        yield _pass(arch, D, BF16, 48, "short", "everything")
+        yield _pass(arch, D, BF16, 1024, "masked", "padded", bias="list", mask=True, extended=True)
+        yield _pass(arch, D, FP32, 1024, "prefill", "everything", extended=True)
+    yield _pass(arch, 128, FP16, 1024, "prefill", "plain", bias="list", extended=True)
+    yield _pass(arch, 80, BF16, 1024, "prefill", "plain", bias="list", extended=True)
+
+
+def _pass(
+    arch: Arch, D: int, dtype: torch.dtype, N: int, regime: str, inputs: str, *, extended: bool = False, **has: Any
+) -> Case:
+    call = dense_call(dtype, D, N, **(has or _EVERYTHING))
+    variant = f"{_NAMES[dtype]} D{D} {regime} {inputs}"
+    return Case(variant, arch, functools.partial(triton_forward.forward, call), extended)
+
+
+def _decode(arch: Arch) -> Iterator[Case]:
+    for dtype, D in (
+        (BF16, 128),
+        (BF16, 64),
+        (BF16, 80),
+        (BF16, 96),
+        (BF16, 256),
+        (FP16, 128),
+        (FP32, 64),
+        (FP32, 128),
+        (FP32, 256),
+    ):
+        for inputs, has in (("everything", _EVERYTHING), ("plain", {})):
+            if inputs == "plain" and (D not in (64, 128) or dtype == FP16):
+                continue
+            launch = functools.partial(dense_decode.forward, dense_call(dtype, D, 1, **has))
+            extended = (dtype, D, inputs) != (BF16, 128, "everything")
+            yield Case(f"{_NAMES[dtype]} D{D} {inputs}", arch, launch, extended)
+
+
+def _latent(arch: Arch) -> Iterator[Case]:
+    quick = functools.partial(_latents, arch, BF16, extended=False)
+    yield quick(384)
+    yield quick(384, INT8)
+    yield quick(384, FP8)
+    yield quick(1536)
+    for P in (256, 512, 768, 1024, 3072):
+        yield _latents(arch, BF16, P)
+    for P in (256, 512, 768, 1024, 1536, 3072):
+        yield _latents(arch, BF16, P, INT8)
+    for P in (768, 1024, 1536):
+        yield _latents(arch, BF16, P, FP8)
+    for P in (384, 1024, 1536):
+        yield _latents(arch, BF16, P, FP16)
+    for stored in (FP16, BF16, INT8, FP8):
+        yield _latents(arch, FP16, 384, stored)
+    for stored in (FP32, FP16, INT8, FP8):
+        yield _latents(arch, FP32, 384, stored)
+    for D in (64, 96, 256):
+        for P in WIDTHS:
+            yield _latents(arch, BF16, P, D=D)
+        for stored in (INT8, FP8):
+            yield _latents(arch, BF16, 384, stored, D=D)
+        yield _latents(arch, FP32, 384, FP32, D=D)
+
+
+def _latents(
+    arch: Arch, dtype: torch.dtype, P: int, stored: torch.dtype = BF16, *, D: int = 128, extended: bool = True
+) -> Case:
+    call, absorbed = latent_call(dtype, P, stored, D)
+    name = f"{_NAMES[dtype]}{'' if stored == dtype else '/' + _NAMES[stored]} P{P} D{D} everything"
+    return Case(name, arch, functools.partial(latent_decode.mix, call, absorbed), extended)
+
+
+def _evidence(arch: Arch) -> Iterator[Case]:
+    for layout, rows, width, dtype, stored, extended in (
+        ("dense", 1, 128, BF16, BF16, False),
+        ("dense", 1, 64, BF16, BF16, True),
+        ("dense", 1, 96, BF16, BF16, True),
+        ("dense", 1, 256, BF16, BF16, True),
+        ("dense", 20, 128, BF16, BF16, True),
+        ("dense", 1000, 128, BF16, BF16, False),
+        ("dense", 1000, 256, FP16, FP16, True),
+        ("dense", 1, 128, FP32, FP32, True),
+        ("dense", 1000, 128, FP32, FP32, True),
+        ("latent", 32, 384, BF16, BF16, False),
+        ("latent", 32, 384, BF16, FP16, True),
+        ("latent", 32, 384, BF16, INT8, True),
+        ("latent", 32, 384, BF16, FP8, False),
+        ("latent", 32, 1536, BF16, BF16, True),
+        ("latent", 1024, 384, BF16, FP8, True),
+        ("latent", 32, 384, FP32, FP16, True),
+        ("latent", 1024, 384, FP32, FP32, True),
+    ):
+        call = evidence_call(layout, rows, width, dtype, stored)
+        variant = f"{layout} {_NAMES[dtype]} of {_NAMES[stored]} W{width} rows{rows}"
+        yield Case(variant, arch, functools.partial(triton_mass.mass, call), extended)
+
+
+_EVERYTHING: dict[str, Any] = {"bias": "rows", "mask": True, "window": 100, "ranges": True}
+
+
+def _empty(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _attention(
+    dtype: torch.dtype,
+    D: int,
+    N: int,
+    *,
+    bias: str = "",
+    mask: bool = False,
+    window: int | None = None,
+    ranges: bool = False,
+) -> dict[str, Any]:
+    """Fields of `AttentionCall`; `bias` is "list" for one number, "rows" for one each token and row."""
+    biases = {"": None, "list": _empty(1, 1).expand(1, M), "rows": _empty(B, M)}
+    fields = {
+        "query": _empty(B, HQ, N, D, dtype=dtype),
+        "key": _empty(B, HKV, T, D, dtype=dtype),
+        "value": _empty(B, HKV, T, D, dtype=dtype),
+        "knowledge_query": _empty(B, HQ, N, D, dtype=dtype),
+        "bias": biases[bias],
+        "prompt_mask": _empty(B, T, dtype=torch.bool) if mask else None,
+        "knowledge_range": _empty(B, 2, dtype=torch.int32) if ranges else None,
+        "scale": D**-0.5,
+        "window": window,
+    }
+    assert set(fields) == set(AttentionCall.names())
+    return fields
+
+
+def dense_call(dtype: torch.dtype, D: int, N: int, **has: Any) -> DenseCall:
+    """Attention of N new tokens to keys and values that the batch shares."""
+    key, value = (_empty(HQ, M, D, dtype=dtype) for _ in range(2))
+    return DenseCall(**_attention(dtype, D, N, **has), knowledge_key=key, knowledge_value=value)
+
+
+def latent_call(dtype: torch.dtype, P: int, stored: torch.dtype, D: int) -> tuple[LatentCall, Absorbed]:
+    """Attention of one new token to latents, with everything that may be there."""
+    scale = _empty(M) if stored in (INT8, FP8) else None
+    weight, bias = _empty(HQ, D, P, dtype=dtype), _empty(HQ, D, dtype=dtype)
+    call = LatentCall(
+        **_attention(dtype, D, 1, **_EVERYTHING),
+        latent_key=_empty(M, P, dtype=stored),
+        latent_value=_empty(M, P, dtype=stored),
+        norm=_empty(M),
+        key_scale=scale,
+        value_scale=scale,
+        key_weight=weight,
+        key_bias=bias,
+        value_weight=weight,
+        value_bias=bias,
+        int8_products=False,
+    )
+    return call, Absorbed(_empty(B, HQ, 1, P, dtype=dtype), _empty(B, HQ, 1))
+
+
+def evidence_call(layout: str, rows: int, width: int, dtype: torch.dtype, stored: torch.dtype) -> EvidenceCall:
+    """Masses from so many rows a key head, with a bias and a range for each batch row."""
+    latent = layout == "latent"
+    N = rows // HQ if latent else rows
+    return EvidenceCall(
+        rows=_empty(B, HQ, N, width, dtype=dtype),
+        key=_empty(M, width, dtype=stored) if latent else _empty(B, HQ, M, width, dtype=stored),
+        norm=_empty(M) if latent else None,
+        key_scale=_empty(M) if stored in (INT8, FP8) else None,
+        constant=_empty(B, HQ, N) if latent else None,
+        lse=_empty(B, HQ, N),
+        bias=_empty(B, M),
+        knowledge_range=_empty(B, 2, dtype=torch.int32),
+        row_weight=_empty(B, HQ, N),
+        scale=width**-0.5,
+    )

@@ -1,0 +1,199 @@
+"""What this machine offers the kernels: `python -m kblam_kernels env [--json]`, for bug reports.
+
+Standard library only; torch and triton are looked at where they are installed, transformers is never imported. If
+torch itself is broken, `python kblam_kernels/tools/env.py` still works: it does not import the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors", "ninja")
+# Variables that change what the kernels do, beside all that begin with KBLAM_. None of them holds a secret.
+VARIABLES = (
+    "TRITON_INTERPRET",
+    "TRITON_CACHE_DIR",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "CXX",
+    "OMP_NUM_THREADS",
+    "TORCH_LOGS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+)
+_COMMAND_SECONDS = 10
+
+
+def report() -> dict[str, Any]:
+    """Everything, as plain values ready for JSON; a part that cannot be read has an "error" instead."""
+    return {
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": platform.platform(),
+        "cpu": cpu(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "torch": torch_build(),
+        "triton": triton_build(),
+        "nvidia_driver": nvidia_driver(),
+        "compiler": compiler(),
+        "backends": backends(),
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """The variables in force that change what the kernels do."""
+    ours = sorted(name for name in os.environ if name.startswith("KBLAM_"))
+    return {name: os.environ[name] for name in (*ours, *VARIABLES) if name in os.environ}
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution, read from its metadata without importing it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu() -> dict[str, Any]:
+    """Model name, cores this process may use, and the vector instructions that kernels care about."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {"model": platform.processor() or platform.machine(), "cores": allowed, "flags": []}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return found
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found["model"] = fields.get("model name", found["model"])
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+    present = (fields.get("flags") or fields.get("Features", "")).split()
+    found["flags"] = [flag for flag in wanted if flag in present]
+    return found
+
+
+def torch_build() -> dict[str, Any]:
+    """Version, the CUDA it was built for, and the devices it sees."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
+        return {"version": version_of("torch"), "error": f"cannot import torch: {error}"}
+    found: dict[str, Any] = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": []}
+    try:
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            device = torch.cuda.get_device_properties(index)
+            found["devices"].append(
+                {"name": device.name, "capability": f"{device.major}.{device.minor}", "memory": device.total_memory}
+            )
+    except RuntimeError as error:
+        found["error"] = f"CUDA is there but does not start: {error}"
+    return found
+
+
+def triton_build() -> dict[str, Any]:
+    """Version of triton, or why it cannot be used. It is found, not imported."""
+    if importlib.util.find_spec("triton") is None:
+        return {"version": None, "error": "not installed"}
+    return {"version": version_of("triton")}
+
+
+def nvidia_driver() -> str | None:
+    """Version of the NVIDIA driver; None where there is none."""
+    said = _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return None if said is None else said[1]
+
+
+def compiler() -> dict[str, Any]:
+    """The C++ compiler ($CXX, c++, g++, clang++: the first that runs) and ninja."""
+    found: dict[str, Any] = {"path": None, "version": None}
+    for words in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        command = _words_of(words)
+        said = _first_line([*command, "--version"]) if command else None
+        if said is not None:
+            found.update(path=said[0], version=said[1])
+            break
+    ninja = _first_line(["ninja", "--version"])
+    found["ninja"] = None if ninja is None else ninja[1]
+    return found
+
+
+def backends() -> dict[str, Any]:
+    """For each kind of device, the backend that "auto" takes and why not the ones before it."""
+    try:
+        import torch
+
+        from kblam_kernels import DenseKnowledge, KernelError, explain
+    except (ImportError, OSError) as error:
+        return {"error": f"cannot import kblam_kernels: {error}"}
+    found: dict[str, Any] = {}
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        try:
+            tensor = torch.zeros(1, 1, 1, 64, device=device)
+            explanation = explain(tensor, tensor, tensor, DenseKnowledge(tensor[0], tensor[0]))
+        except (KernelError, RuntimeError) as error:
+            found[device] = {"error": str(error)}
+        else:
+            found[device] = {"backend": explanation.backend, "rejected": explanation.rejected}
+    return found
+
+
+def _words_of(text: str) -> list[str] | None:
+    """A command as the build finds it; where the package cannot be imported, as the shell would."""
+    try:
+        from kblam_kernels.common.build import program
+    except (ImportError, OSError):
+        path = shutil.which(text)
+        return None if path is None else [path]
+    return program(text)
+
+
+def _first_line(command: list[str]) -> tuple[str, str] | None:
+    """(full path, first line of output) of a command that runs; None for one that does not."""
+    path = shutil.which(command[0])
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=_COMMAND_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.splitlines()
+    return (path, lines[0].strip()) if done.returncode == 0 and lines else None
+
+
+def _as_text(value: Any, indent: int = 0) -> list[str]:
+    if not isinstance(value, dict):
+        return [str(value)]
+    lines = []
+    for key, inner in value.items():
+        space = " " * indent
+        if isinstance(inner, dict) and inner:
+            lines += [f"{space}{key}:", *_as_text(inner, indent + 2)]
+        elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            for item in inner:
+                lines += [f"{space}{key}:", *_as_text(item, indent + 2)]
+        else:
+            shown = ", ".join(map(str, inner)) if isinstance(inner, list) else inner
+            lines.append(f"{space}{key}: {'none' if shown in (None, '', {}) else shown}")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status, which is 0 whatever the machine lacks."""
+    parser = argparse.ArgumentParser(prog="python -m kblam_kernels env", description="What this machine offers.")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    as_json = parser.parse_args(arguments).json
+    found = report()
+    print(json.dumps(found, indent=2) if as_json else "\n".join(_as_text(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

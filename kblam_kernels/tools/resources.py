@@ -1,0 +1,303 @@
+"""What the compiler makes of every kernel and tile, without a GPU: registers, spills, shared memory, tensor cores.
+
+    python -m kblam_kernels resources                        # the whole table; exit status 1 if a row breaks a limit
+    python -m kblam_kernels resources --arch sm_80 --match "D128 prefill" --json
+
+What is compiled is what the launchers launch: each case of `cases.py` is a call on tensors without memory, recorded
+instead of launched. Needs triton, whose wheel carries ptxas and cuobjdump; triton caches what it compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kblam_kernels.common.launch import recording
+from kblam_kernels.common.tiles import SHARED_LIMIT, Tile
+from kblam_kernels.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from kblam_kernels.tools.cases import Case
+
+_TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+
+# One instruction of a disassembly: its address, perhaps a predicate, its name.
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", re.MULTILINE)
+# HMMA and IMMA (mma), HGMMA and its relatives (wgmma), UTC*MMA (Blackwell).
+_TENSOR_CORE = re.compile(r"(?:[A-Z]G?MMA|UTC[A-Z]*MMA)$")
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """Everything that decides the machine code of one kernel: a launch, as the compiler takes it.
+
+    Args:
+        kernel, module: where the kernel is.
+        variant: what tells this job from others of the kernel, for people and `--match`.
+        arch: a key of `tiles.SHARED_LIMIT`.
+        tile: the tile as text.
+        signature: triton type of each argument, such as "*bf16" or "i32", or a named tuple of them; "constexpr" for
+            what is compiled in.
+        constants: value of each argument that is compiled in, by its place.
+        divisible: places of arguments that are multiples of 16, which the launcher specialises on.
+        extended: left out of the quick set (`--quick`).
+    """
+
+    kernel: str
+    module: str
+    variant: str
+    arch: str
+    tile: str
+    signature: dict[str, Any]
+    constants: dict[tuple[int, ...], Any]
+    divisible: tuple[tuple[int, ...], ...]
+    num_warps: int
+    num_stages: int
+    extended: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one program of a compiled kernel takes; bytes, and registers of a thread."""
+
+    kernel: str
+    variant: str
+    arch: str
+    tile: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    tensor_core_instructions: int
+
+    def broken_limits(self) -> list[str]:
+        """Why a device would run this badly or not at all; empty when all is well."""
+        limit = SHARED_LIMIT[self.arch]
+        broken = []
+        if self.spill_bytes:
+            broken.append(f"spills {self.spill_bytes} bytes a thread")
+        if self.shared_bytes > limit:
+            broken.append(f"takes {self.shared_bytes} bytes of shared memory, {self.arch} has {limit}")
+        if not self.tensor_core_instructions:
+            broken.append("does not use the tensor cores")
+        return broken
+
+
+def jobs() -> Iterator[CompileJob]:
+    """Every case of `cases.py`, each from the first launch of the launcher that serves it.
+
+    Raises:
+        BackendUnavailableError: without triton, or when its interpreter has taken the compiler's place.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise BackendUnavailableError("triton is not installed (pip install 'kblam-kernels[triton]')")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise BackendUnavailableError("TRITON_INTERPRET=1 replaces the compiler; unset it")
+    from kblam_kernels.tools.cases import cases
+
+    for case in cases():
+        with recording(case.arch) as made:
+            case.launch()
+        kernel, _, arguments, tile = made.launches[0]
+        yield _job(case, kernel, arguments, tile)
+
+
+def _job(case: Case, kernel: Any, arguments: dict[str, Any], tile: Tile) -> CompileJob:
+    """A launch as Triton's own launcher would specialise it."""
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    divisible: list[tuple[int, ...]] = []
+
+    def typed(value: Any, place: tuple[int, ...], specialised: bool) -> Any:
+        if isinstance(value, tuple):
+            return type(value)(*(typed(part, (*place, i), specialised) for i, part in enumerate(value)))
+        if value is None or (specialised and isinstance(value, int) and value == 1):
+            constants[place] = value
+            return "constexpr"
+        if isinstance(value, torch.Tensor):
+            # The allocator aligns what it gives out; so does whoever cuts it at whole vectors.
+            divisible.append(place)
+            return f"*{_TYPES[value.dtype]}"
+        if isinstance(value, float):
+            return "fp32"
+        if specialised and value % 16 == 0:
+            divisible.append(place)
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+    for i, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        if parameter.is_constexpr:
+            constants[(i,)] = value
+            signature[parameter.name] = "constexpr"
+        else:
+            signature[parameter.name] = typed(value, (i,), not parameter.do_not_specialize)
+    return CompileJob(
+        kernel=kernel.fn.__name__,
+        module=kernel.fn.__module__,
+        variant=case.variant,
+        arch=case.arch,
+        tile=str(tile),
+        signature=signature,
+        constants=constants,
+        divisible=tuple(divisible),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        extended=case.extended,
+    )
+
+
+def measure(job: CompileJob) -> Resources:
+    """Compiles one job for its architecture and reads the machine code."""
+    from triton import compile as triton_compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(
+        fn=getattr(importlib.import_module(job.module), job.kernel),
+        signature=job.signature,
+        constexprs=job.constants,
+        attrs={place: [["tt.divisibility", 16]] for place in job.divisible},
+    )
+    target = GPUTarget("cuda", int(job.arch.removeprefix("sm_")), 32)
+    compiled = triton_compile(source, target=target, options={"num_warps": job.num_warps, "num_stages": job.num_stages})
+    usage, assembly = _disassemble(compiled.asm["cubin"])
+    opcodes = _INSTRUCTION.findall(assembly)
+    return Resources(
+        kernel=job.kernel,
+        variant=job.variant,
+        arch=job.arch,
+        tile=job.tile,
+        registers=_number("REG", usage),
+        spill_bytes=_number("STACK", usage) + _number("LOCAL", usage),
+        shared_bytes=compiled.metadata.shared,
+        tensor_core_instructions=sum(1 for opcode in opcodes if _TENSOR_CORE.match(opcode)),
+    )
+
+
+def _disassemble(cubin: bytes) -> tuple[str, str]:
+    """Resource usage and assembly of a compiled kernel, as the CUDA tools of the triton wheel print them."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, assembly = (
+            subprocess.run(
+                [knobs.nvidia.cuobjdump.path, option, str(path)], check=True, capture_output=True, text=True
+            ).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    return usage, assembly
+
+
+def _number(name: str, usage: str) -> int:
+    found = re.search(rf"\b{name}:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump did not report {name}: {usage!r}")
+    return int(found[1])
+
+
+def measure_all(selected: Sequence[CompileJob], processes: int) -> Iterator[Resources]:
+    """The resources of each job, in order, compiled by `processes` at once."""
+    if processes == 1:
+        yield from map(measure, selected)
+        return
+    # A fork would copy locks that torch's threads may hold.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(measure, selected)
+
+
+_COLUMNS = {
+    "kernel": "kernel",
+    "arch": "arch",
+    "variant": "variant",
+    "tile": "tile",
+    "registers": "registers",
+    "spill_bytes": "spill bytes",
+    "shared_bytes": "shared bytes",
+    "tensor_core_instructions": "tensor-core instructions",
+}
+
+
+def _lines(selected: Sequence[CompileJob], rows: Iterable[Resources]) -> Iterator[str]:
+    """A table, one line as soon as its row is there: compiling takes seconds a row."""
+    widths = {
+        name: max([len(title), *(len(str(getattr(job, name, ""))) for job in selected)])
+        for name, title in _COLUMNS.items()
+    }
+    yield "  ".join(title.ljust(widths[name]) for name, title in _COLUMNS.items()).rstrip()
+    for row in rows:
+        yield "  ".join(str(getattr(row, name)).ljust(widths[name]) for name in _COLUMNS).rstrip()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kblam_kernels resources", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--arch", choices=sorted(SHARED_LIMIT), help="this architecture only")
+    parser.add_argument("--match", default="", help="only jobs in whose 'arch kernel variant' this expression is found")
+    parser.add_argument("--quick", action="store_true", help="leave out what is rarely launched")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="compile this many at once")
+    options = parser.parse_args(arguments)
+    try:
+        match = re.compile(options.match)
+    except re.error as error:
+        parser.error(f"--match {options.match!r} is no regular expression: {error}")
+    try:
+        selected = [
+            job
+            for job in jobs()
+            if match.search(f"{job.arch} {job.kernel} {job.variant}")
+            and options.arch in (None, job.arch)
+            and not (options.quick and job.extended)
+        ]
+    except BackendUnavailableError as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows: list[Resources] = []
+
+    def noted() -> Iterator[Resources]:
+        for row in measure_all(selected, options.processes):
+            rows.append(row)
+            yield row
+
+    if options.json:
+        print(json.dumps([dataclasses.asdict(row) for row in noted()], indent=1))
+    else:
+        for line in _lines(selected, noted()):
+            print(line, flush=True)
+    broken = [f"{row.kernel} {row.variant} {row.arch} {row.tile}: {why}" for row in rows for why in row.broken_limits()]
+    print("\n".join(broken), file=sys.stderr, end="\n" if broken else "")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    # The module under its own name: jobs must be of the class that the worker processes import.
+    from kblam_kernels.tools import resources
+
+    sys.exit(resources.main())
