@@ -36,7 +36,9 @@ LIBRARY = "kblam_kernels_cpu.so"
 _TORCH_TARGET = "0x020b000000000000ULL"
 # No -march=native and no -ffast-math: each file asks for its own instructions, and NaN must stay NaN.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
-_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+# What is rounded once is written as fma: compilers fuse other products with sums as inlining happens to let them, and a
+# result's bits would follow.
+_AVX2 = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 _X86_FILES = {
     "kernels_avx2.cpp": _AVX2,

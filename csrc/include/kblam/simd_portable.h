@@ -16,6 +16,7 @@ constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at 
 inline F zero() { return F{}; }
 inline F set1(float x) { return F{x, x, x, x}; }
 inline F fma(F a, F b, F c) { return a * b + c; }
+inline float fma(float a, float b, float c) { return a * b + c; }
 inline F add(F a, F b) { return a + b; }
 inline F mul(F a, F b) { return a * b; }
 inline F select(I32 mask, F a, F b) { return (F)((mask & (I32)a) | (~mask & (I32)b)); }

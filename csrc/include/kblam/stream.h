@@ -103,7 +103,7 @@ inline void take_scores(const Row& row, float* scores, int64_t token, int n, int
     for (int d = 0; d < D; d += W) store(row.output + d, mul(load(row.output + d), set1(shrink)));
   }
   *row.maximum = now;
-  *row.total = *row.total * shrink + sum(total);
+  *row.total = fma(*row.total, shrink, sum(total));
 }
 
 inline int64_t stream_scratch(int head_dim, int count) {
