@@ -27,45 +27,37 @@ LatentAttention problem_of(const Tensor& query, const Tensor& key, const Tensor&
                            const Tensor& latent_value, const Tensor& norm, const MaybeTensor& key_scale,
                            const MaybeTensor& value_scale, const MaybeTensor& bias, const MaybeTensor& prompt_mask,
                            const MaybeTensor& knowledge_range, double scale, std::optional<int64_t> window,
-                           double skip_threshold, bool int8_products) {
+                           bool int8_products) {
   LatentAttention p{};
   set_prompt(p, query, key, value, prompt_mask, scale, window);
   p.latents = latents_of(latent_key, latent_value, norm, key_scale, value_scale);
   p.M = latent_key.size(0), p.P = int(latent_key.size(1));
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
-  p.threshold = float(skip_threshold);
   p.bytes = int8_products;
   return p;
 }
 
 float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
-Tensor tiles_for(LatentAttention& p, const Tensor& query) {
-  Tensor tiles = torch::stable::new_empty(query, {p.threshold > 0 ? 2 : 0}, ScalarType::Long);
-  p.tiles = p.threshold > 0 ? static_cast<int64_t*>(tiles.mutable_data_ptr()) : nullptr;
-  return tiles;
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
     const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& absorbed_query,
     const Tensor& constant, const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range,
-    double scale, std::optional<int64_t> window, double skip_threshold, bool int8_products,
-    std::string kernels) {
+    double scale, std::optional<int64_t> window, bool int8_products, std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
-                                 prompt_mask, knowledge_range, scale, window, skip_threshold, int8_products);
+                                 prompt_mask, knowledge_range, scale, window, int8_products);
   p.absorbed_query = strided("absorbed_query", absorbed_query, query, p.B, p.Hq, p.N, p.P);
   p.constant = floats_of("constant", constant, {p.B, p.Hq, p.N});
   const auto of_float = [&](std::initializer_list<int64_t> shape) {
     return torch::stable::new_empty(query, shape, ScalarType::Float);
   };
   Tensor prompt = of_float({p.B, p.Hq, p.N, p.D}), share = of_float({p.B, p.Hq, p.N}), lse = of_float({p.B, p.Hq, p.N});
-  Tensor latent = torch::stable::new_empty(query, {p.Hq, p.B, p.N, p.P}), tiles = tiles_for(p, query);
+  Tensor latent = torch::stable::new_empty(query, {p.Hq, p.B, p.N, p.P});
   p.prompt = floats(prompt), p.share = floats(share), p.lse = floats(lse);
   p.latent = latent.mutable_data_ptr();
   latent_forward(p, kernels_named(kernels), workers(), parallel);
-  return {prompt, torch::stable::transpose(latent, 0, 1), share, lse, tiles};
+  return {prompt, torch::stable::transpose(latent, 0, 1), share, lse};
 }
 
 const void* weights_of(const char* name, const Tensor& t, const Tensor& query, const LatentAttention& p, int64_t P) {
@@ -76,15 +68,14 @@ const void* weights_of(const char* name, const Tensor& t, const Tensor& query, c
   return t.const_data_ptr();
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
+std::tuple<Tensor, Tensor, Tensor> attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
     const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& knowledge_query,
     const MaybeTensor& query_weight, const Tensor& key_weight, const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias,
     const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range, double scale,
-    std::optional<int64_t> window, double skip_threshold, bool int8_products,
-    std::string kernels) {
+    std::optional<int64_t> window, bool int8_products, std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
-                                 prompt_mask, knowledge_range, scale, window, skip_threshold, int8_products);
+                                 prompt_mask, knowledge_range, scale, window, int8_products);
   Tensor made = torch::stable::new_empty(query, {query_weight ? p.B : 0, p.Hq, p.N, p.D});
   QueryHead head{};
   if (query_weight) {
@@ -102,10 +93,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
                               weights_of("value_weight", value_weight, query, p, p.P),
                               weights_of("value_bias", value_bias, query, p, 1)};
   Tensor output = torch::stable::new_empty(query, {p.B, p.N, p.Hq, p.D});
-  Tensor lse = torch::stable::new_empty(query, {p.B, p.Hq, p.N}, ScalarType::Float), tiles = tiles_for(p, query);
+  Tensor lse = torch::stable::new_empty(query, {p.B, p.Hq, p.N}, ScalarType::Float);
   p.lse = floats(lse);
   latent_attention(p, r, head, projection, output.mutable_data_ptr(), kernels_named(kernels), workers(), parallel);
-  return {torch::stable::transpose(output, 1, 2), lse, tiles, made};
+  return {torch::stable::transpose(output, 1, 2), lse, made};
 }
 
 }  // namespace
@@ -115,17 +106,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def(
       "latent_forward_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, Tensor norm, "
       "Tensor? key_scale, Tensor? value_scale, Tensor absorbed_query, Tensor constant, Tensor? bias, "
-      "Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, float skip_threshold, "
-      "bool int8_products, str kernels) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, "
+      "bool int8_products, str kernels) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "latent_attention_cpu(Tensor query, Tensor key, Tensor value, Tensor latent_key, Tensor latent_value, "
       "Tensor norm, Tensor? key_scale, Tensor? value_scale, Tensor knowledge_query, Tensor? query_weight, "
       "Tensor key_weight, "
       "Tensor key_bias, Tensor value_weight, Tensor value_bias, Tensor? bias, Tensor? prompt_mask, "
-      "Tensor? knowledge_range, float scale, int? window, float skip_threshold, "
-      "bool int8_products, str kernels) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? knowledge_range, float scale, int? window, "
+      "bool int8_products, str kernels) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {

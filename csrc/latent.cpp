@@ -3,7 +3,6 @@
 #include "kblam/latent.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -79,10 +78,6 @@ class Launch {
     return true;
   }
 
-  void report_tiles() const {
-    if (p.tiles != nullptr) p.tiles[0] = skipped, p.tiles[1] = visited;
-  }
-
  private:
   // `holds`: the rows whose queries `memory` has.
   void run_knowledge(int64_t index, char* memory, int64_t& holds) {
@@ -115,10 +110,7 @@ class Launch {
     const int64_t these = group * blocks + block;
     const LatentQueries queries{p.dtype, lanes, p.bytes, holds == these};
     holds = these;
-    const Skipped tiles =
-        kernels.latent(p.latents, queries, taken, count, begin, end, p.P, p.scale, p.threshold, memory);
-    skipped += tiles.skipped;
-    visited += tiles.visited;
+    kernels.latent(p.latents, queries, taken, count, begin, end, p.P, p.scale, memory);
   }
 
   // Adds a row's states, relative to `top`; returns their total.
@@ -139,7 +131,6 @@ class Launch {
   const bool lanes;
   const Cut knowledge, prompt;
   States mixed, attended;
-  std::atomic<int64_t> skipped{0}, visited{0};
   PromptTasks prompt_tasks;
   int64_t groups, rows, blocks, knowledge_tasks, scratch_bytes;
   Lines<char> scratch;
@@ -168,7 +159,6 @@ RowTasks<Function> for_rows(int64_t rows, const Function& f) {
 }  // namespace
 
 void latent_forward(const LatentAttention& p, const Kernels& kernels, int workers, Parallel parallel) {
-  if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
   if (p.rows() == 0) return;
   Launch launch(p, kernels, workers);
   const auto attend = [&](int64_t index, int worker) { launch.run(index, worker); };
@@ -183,13 +173,11 @@ void latent_forward(const LatentAttention& p, const Kernels& kernels, int worker
     if (!sees) std::fill(prompt, prompt + p.D, 0.f), std::memset(latent, 0, p.P * size);
   });
   run_steps({step_of(launch.tasks(), attend), step_of(finish.count(), finish)}, p.multiplications(), workers, parallel);
-  launch.report_tiles();
 }
 
 void latent_attention(LatentAttention p, const Strided& knowledge_query, const QueryHead& head,
                       const Projection& projection, void* output, const Kernels& kernels, int workers,
                       Parallel parallel) {
-  if (p.tiles != nullptr) p.tiles[0] = p.tiles[1] = 0;
   if (p.rows() == 0) return;
   const int64_t size = element_size(p.dtype), padded = round_up(p.D, OUTPUT_PAD);
   const auto of_head = [&](const void* weights, int64_t h, int64_t width) {
@@ -235,7 +223,6 @@ void latent_attention(LatentAttention p, const Strided& knowledge_query, const Q
   });
   run_steps({step_of(absorb.count(), absorb), step_of(launch.tasks(), attend), step_of(project.count(), project)},
             p.multiplications() + p.rows() * p.D * (2 * p.P + head.width), workers, parallel);
-  launch.report_tiles();
 }
 
 }  // namespace kblam

@@ -16,10 +16,8 @@ struct LatentAttention : Prompt {
   const int32_t* knowledge_range;               // (range_rows, 2) contiguous, or null
   int64_t range_rows;                           // 1 or B
   bool bytes;                                   // int8 latents may be multiplied as bytes
-  float threshold;                              // values of lighter tiles are not read; 0 reads all
   float *prompt, *share, *lse;                  // (B, Hq, N, D), (B, Hq, N) twice; contiguous
   void* latent;                                 // (Hq, B, N, P) contiguous, of `dtype`
-  int64_t* tiles;                               // skipped and visited, or null
 
   int64_t multiplications() const { return 2 * rows() * (M * P + T * D); }
 };

@@ -184,13 +184,13 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
     }
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
-    return weigh(s, rows, count, tile, n, [](int) {});
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
+    weigh(s, rows, count, tile, n, [](int) {});
   }
   template <class Between>
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
                      const Between& between) {
-    const float largest = Lanes::weigh(s, rows, count, tile, n, between);
+    Lanes::weigh(s, rows, count, tile, n, between);
     for (int v = 0; v < round_up(count, W); v += W) {
       const float* weights = s.scores + v;
       F top = zero(), spoilt = zero();
@@ -209,7 +209,6 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
         store(reinterpret_cast<float*>(s.pairs) + t / 4 * LANES + v,
               round_to_bytes(at(t), at(t + 1), at(t + 2), at(t + 3)));
     }
-    return largest;
   }
 
   static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }
@@ -278,8 +277,8 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
       score_four(s, rows, keys, stride, t, n - t < SCORE_TOKENS ? n - t : SCORE_TOKENS, P, ahead);
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
-    const float largest = Dots::weigh(s, rows, count, tile, n, ahead);
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
+    Dots::weigh(s, rows, count, tile, n, ahead);
     for (int r = 0; r < count; ++r) {
       const float* weights = s.scores + r * LATENT_TILE;
       F top = zero(), spoilt = zero();
@@ -294,7 +293,6 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
       uint8_t* to = reinterpret_cast<uint8_t*>(s.pairs) + r * LATENT_TILE;
       for (int t = 0; t < n; t += W) store_rounded(to + t, mul(load(weights + t), level));
     }
-    return largest;
   }
 
   static const char* weights(const LatentScratch& s) { return reinterpret_cast<const char*>(s.pairs); }

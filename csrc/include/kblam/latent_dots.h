@@ -49,9 +49,9 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
 }
 
 // Turns the n products of a row into weights relative to its running maximum, and hands those, times what the token's
-// value is multiplied by, to `keep(t, weights)` vector by vector. Returns the largest weight.
+// value is multiplied by, to `keep(t, weights)` vector by vector.
 template <class Keep>
-inline float take_products(const LatentRow& row, const LatentScratch& s, float* scores, int64_t tile, int n,
+inline void take_products(const LatentRow& row, const LatentScratch& s, float* scores, int64_t tile, int n,
                            float* shrink, const Keep& keep) {
   const float infinity = __builtin_inff();
   const int padded = int(round_up(n, W));
@@ -80,16 +80,14 @@ inline float take_products(const LatentRow& row, const LatentScratch& s, float* 
     total = add(total, weight);
     keep(t, mul(weight, load(s.of_value + t)));
   }
-  float factor[W];
   *shrink = 1.f;
   if (now != before) {
+    float factor[W];
     store(factor, exp(set1(before - level)));
     *shrink = factor[0];
   }
-  store(factor, exp(set1(of_tile - level)));
   *row.maximum = now;
   *row.total = *row.total * *shrink + sum(total);
-  return factor[0];
 }
 
 template <class L>
@@ -120,20 +118,17 @@ struct Dots {
     score_keys<Dot<Query>>(queries, rows, wide, bytes / int64_t(sizeof(Query)), n, P, s.scores + t, ahead);
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
-    float largest = 0.f;
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
     for (int r = 0; r < count; ++r) {
       float* scores = s.scores + r * LATENT_TILE;
-      const float weight = take_products(rows[r], s, scores, tile, n, s.shrink + r, [&](int t, F weights) {
+      take_products(rows[r], s, scores, tile, n, s.shrink + r, [&](int t, F weights) {
 #ifdef KBLAM_HAS_PAIRS
         if constexpr (L::PAIRS)
           return store_rounded(reinterpret_cast<bfloat16*>(s.pairs) + r * LATENT_TILE + t, weights);
 #endif
         store(scores + t, weights);
       });
-      if (!(weight <= largest)) largest = weight;  // NaN stays
     }
-    return largest;
   }
 
   static const char* weights(const LatentScratch& s) { return L::weights(s); }

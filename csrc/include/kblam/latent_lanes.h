@@ -62,14 +62,14 @@ struct Lanes {
     }
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
-    return weigh(s, rows, count, tile, n, [](int) {});
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
+    weigh(s, rows, count, tile, n, [](int) {});
   }
 
   // Scores into weights relative to each row's running maximum, times what the token's value is multiplied by. Calls
   // between(t) for every even token of each vector of rows.
   template <class Between>
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
                      const Between& between) {
     const float* bias = rows[0].bias;
     bool same_bias = true;
@@ -78,7 +78,6 @@ struct Lanes {
       for (int r = 0; r < LANES; ++r)
         for (int t = 0; t < n; ++t)
           s.extra[t * LANES + r] = r < count && rows[r].bias != nullptr ? rows[r].bias[tile + t] : 0.f;
-    float largest[LANES];
     for (int v = 0; v < round_up(count, W); v += W) {
       const auto add_bias = [&](F x, int t) {
         if (!same_bias) return add(x, load(s.extra + t * LANES + v));
@@ -122,12 +121,7 @@ struct Lanes {
       store(s.shrink + v, shrink);
       store(s.total + v, fma(load(s.total + v), shrink, total));
       store(s.maximum + v, now);
-      store(largest + v, exp(add(top, level)));
     }
-    float all = 0.f;
-    for (int r = 0; r < count; ++r)
-      if (!(largest[r] <= all)) all = largest[r];  // NaN stays
-    return all;
   }
 
   static const char* weights(const LatentScratch& s) { return L::weights(s); }

@@ -86,8 +86,8 @@ struct MatrixLanes : Lanes<L> {
     score_block<MultiplyPairs>(s, rows, static_cast<const char*>(s.keys), width * 2, t, steps(P), ahead);
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
-    return Lanes<L>::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
+    Lanes<L>::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
   }
 
   template <class T>
@@ -144,8 +144,8 @@ struct MatrixByteLanes : ByteLanes {
     }
   }
 
-  static float weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
-    return ByteLanes::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
+  static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
+    ByteLanes::weigh(s, rows, count, tile, n, [&](int t) { fetch_sparsely(ahead, t); });
   }
 
   static void mix(const LatentScratch& s, const LatentRow* rows, int count, const int8_t* values, int64_t stride, int n,

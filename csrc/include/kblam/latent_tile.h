@@ -13,52 +13,45 @@ namespace kblam::KBLAM_ISA {
 
 // `Layout`: how rows meet tokens, `Dots` or `ByteDots`, `Many` or `ManyBytes`.
 template <class Layout, class T>
-inline Skipped absorb_tiles(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
-                            int64_t begin, int64_t end, int P, float scale, float threshold, const LatentScratch& s) {
+inline void absorb_tiles(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
+                         int64_t begin, int64_t end, int P, float scale, const LatentScratch& s) {
   const T* keys = static_cast<const T*>(latents.key);
   const T* values = static_cast<const T*>(latents.value);
   const int64_t key_bytes = latents.key_stride * sizeof(T), value_bytes = latents.value_stride * sizeof(T);
   if (!queries.taken) Layout::take_queries(queries.dtype, rows, count, P, s);
   Layout::begin(rows, count, s);
-  Skipped tiles{};
   for (int64_t tile = begin; tile < end; tile += LATENT_TILE) {
     const int n = int(end - tile < LATENT_TILE ? end - tile : LATENT_TILE);
     const T* these_keys = keys + tile * latents.key_stride;
     const T* these_values = values + tile * latents.value_stride;
-    // Values are on their way while keys are worked on, unless they may not be wanted; then the next keys.
-    Fetches ahead(these_values, threshold > 0 ? 0 : n * value_bytes, Layout::score_steps(count, n, P));
+    // Values are on their way while keys are worked on; then the next keys.
+    Fetches ahead(these_values, n * value_bytes, Layout::score_steps(count, n, P));
     token_factors(latents, tile, n, scale, s);
     for (int t = 0; t < n; t += Layout::TOKENS)
       Layout::scores(s, count, these_keys, latents.key_stride, t, n - t < Layout::TOKENS ? n - t : Layout::TOKENS, P,
                      ahead);
-    ++tiles.visited;
-    // No row has a new maximum where all are below, so the sums so far need no factor either.
-    if (Layout::weigh(s, rows, count, tile, n, ahead) < threshold) {
-      ++tiles.skipped;
-      continue;
-    }
+    Layout::weigh(s, rows, count, tile, n, ahead);
     const int64_t left = end - tile - n, next = left < LATENT_TILE ? left : LATENT_TILE;
     Layout::mix(s, rows, count, these_values, latents.value_stride, n, P, these_keys + n * latents.key_stride,
                 next * key_bytes);
   }
   Layout::end(rows, count, s);
-  return tiles;
 }
 
-inline Skipped latent_absorb(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
-                             int64_t begin, int64_t end, int P, float scale, float threshold, char* scratch) {
+inline void latent_absorb(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
+                          int64_t begin, int64_t end, int P, float scale, char* scratch) {
   const LatentScratch s = lay_out_latent(scratch, P);
 #ifdef KBLAM_HAS_BYTES
   if (queries.bytes && latents.storage == Dtype::int8) {
     const auto absorb = queries.lanes ? absorb_tiles<ManyBytes, int8_t> : absorb_tiles<ByteDots, int8_t>;
-    return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
+    return absorb(latents, queries, rows, count, begin, end, P, scale, s);
   }
 #endif
-  return by_kind(queries.dtype, latents.storage, [&](auto kind, auto element) {
+  by_kind(queries.dtype, latents.storage, [&](auto kind, auto element) {
     using L = decltype(kind);
     using T = decltype(element);
     const auto absorb = queries.lanes ? absorb_tiles<Many<L>, T> : absorb_tiles<Dots<L>, T>;
-    return absorb(latents, queries, rows, count, begin, end, P, scale, threshold, s);
+    absorb(latents, queries, rows, count, begin, end, P, scale, s);
   });
 }
 

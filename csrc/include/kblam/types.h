@@ -91,11 +91,6 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple -
 using Absorb = void (*)(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int head_dim,
                         float scale, char* scratch);
 
-// What a task on latents left out, counted in tiles of values.
-struct Skipped {
-  int64_t skipped, visited;
-};
-
 // How the queries of a task on latents are multiplied.
 struct LatentQueries {
   Dtype dtype;
@@ -104,11 +99,9 @@ struct LatentQueries {
   bool taken;  // they are those of the call before on the same scratch memory, which still has them
 };
 
-// Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens. The
-// values of a tile whose every weight is below `threshold` are not read; 0 reads all.
-using AbsorbLatents = Skipped (*)(const Latents& latents, const LatentQueries& queries, const LatentRow* rows,
-                                  int count, int64_t begin, int64_t end, int P, float scale, float threshold,
-                                  char* scratch);
+// Takes tokens [begin, end) into the state of every row, at most MAX_LATENT_ROWS; all rows see all these tokens.
+using AbsorbLatents = void (*)(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
+                               int64_t begin, int64_t end, int P, float scale, char* scratch);
 
 // One query of an attention that is over, and the weight of its share.
 struct MassRow {

@@ -2,7 +2,7 @@
 // every table that the processor runs, several threads; results are compared with a plain double loop.
 #include "sanitize.h"
 
-#include "kblam/rectangular.h"
+#include "kblam/dense.h"
 
 namespace sanitize {
 namespace {
@@ -27,7 +27,7 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   for (uint8_t& x : mask) x = draw() % 3 != 0;
   for (int32_t& x : range) x = s.M ? int32_t(draw() % (s.M + 1)) : 0;
 
-  kblam::Rectangular p{};
+  kblam::DenseAttention p{};
   p.dtype = dtype;
   p.B = s.B, p.Hq = s.Hq, p.Hkv = s.Hkv, p.N = s.N, p.T = s.T, p.M = s.M, p.D = s.D;
   p.query = q.strided(), p.key = k.strided(), p.value = v.strided();
@@ -41,7 +41,7 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   std::unique_ptr<unsigned char[]> output(new unsigned char[s.B * s.N * s.Hq * s.D * size]);
   std::unique_ptr<float[]> lse(new float[s.B * s.Hq * s.N]);
   p.output = output.get(), p.lse = lse.get();
-  kblam::rectangular_forward(p, kernels, 3, parallel);
+  kblam::dense_forward(p, kernels, 3, parallel);
 
   double worst = 0;
   for (int64_t b = 0; b < s.B; ++b)

@@ -15,7 +15,6 @@ struct Shape {
 struct Results {
   std::unique_ptr<float[]> prompt, share, lse, mass;
   std::unique_ptr<unsigned char[]> latent;
-  int64_t tiles[2] = {-1, -1};
 };
 
 // False, and a line, if the kernels are wrong.
@@ -54,15 +53,12 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   if (options & 4) p.knowledge_range = range.get(), p.range_rows = range_rows;
   p.window = options & 8 ? 5 : std::numeric_limits<int64_t>::max() / 2;
   p.scale = 0.125f;
-  // Skips nothing that a result could show.
-  p.threshold = options & 8 ? 1e-30f : 0.f;
   p.bytes = options & 32;
   const int64_t size = kblam::element_size(dtype);
   Results got;
   got.prompt = exactly<float>(rows * s.D), got.share = exactly<float>(rows), got.lse = exactly<float>(rows);
   got.latent = exactly<unsigned char>(rows * s.P * size), got.mass = exactly<float>(s.B * s.M);
   p.prompt = got.prompt.get(), p.share = got.share.get(), p.lse = got.lse.get(), p.latent = got.latent.get();
-  p.tiles = options & 8 ? got.tiles : nullptr;
   kblam::latent_forward(p, kernels, 3, parallel);
 
   kblam::Mass m{};
@@ -92,7 +88,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   }
   kblam::latent_attention(whole, r.strided(), head, projection, output.get(), kernels, 3, parallel);
 
-  double worst = p.tiles != nullptr && got.tiles[0] > got.tiles[1] ? INFINITE : 0;
+  double worst = 0;
   std::vector<double> mass(s.B * s.M, 0.);
   for (int64_t b = 0; b < s.B; ++b)
     for (int64_t h = 0; h < s.Hq; ++h)

@@ -37,7 +37,7 @@ def per_row() -> Tensor:
 
 # As each op has them, every optional tensor present.
 OPS: dict[str, Callable[[], dict[str, Any]]] = {
-    "rectangular_forward_cpu": lambda: {
+    "dense_forward_cpu": lambda: {
         **prompt(),
         **{name: torch.randn(HQ, M, D) for name in ("knowledge_key", "knowledge_value")},
         "knowledge_query": torch.randn(B, HQ, N, D),
@@ -53,7 +53,6 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         **restrictions(),
         "scale": 0.25,
         "window": 5,
-        "skip_threshold": 0.1,
         "int8_products": False,
     },
     "latent_attention_cpu": lambda: {
@@ -66,7 +65,6 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         **restrictions(),
         "scale": 0.25,
         "window": 5,
-        "skip_threshold": 0.1,
         "int8_products": False,
     },
     "latent_attention_cpu of hidden states": lambda: {

@@ -1,6 +1,6 @@
-// The torch side of rectangular attention to dense knowledge.
+// The torch side of attention to dense knowledge.
 #include "binding.h"
-#include "kblam/rectangular.h"
+#include "kblam/dense.h"
 
 namespace kblam::binding {
 namespace {
@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const
                                    const Tensor& knowledge_query, const MaybeTensor& bias,
                                    const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range, double scale,
                                    std::optional<int64_t> window, std::string kernels) {
-  Rectangular p{};
+  DenseAttention p{};
   set_prompt(p, query, key, value, prompt_mask, scale, window);
   STD_TORCH_CHECK(knowledge_key.dim() >= 3, "knowledge must be of rank 3 or 4");
   p.M = knowledge_key.size(-2);
@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const
   Tensor lse = torch::stable::new_empty(query, {p.B, p.Hq, p.N}, ScalarType::Float);
   p.output = output.mutable_data_ptr();
   p.lse = static_cast<float*>(lse.mutable_data_ptr());
-  rectangular_forward(p, chosen, workers(), parallel);
+  dense_forward(p, chosen, workers(), parallel);
   return {torch::stable::transpose(output, 1, 2), lse};
 }
 
@@ -43,14 +43,14 @@ std::string instruction_set(std::string kernels) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def(
-      "rectangular_forward_cpu(Tensor query, Tensor key, Tensor value, Tensor knowledge_key, Tensor knowledge_value, "
+      "dense_forward_cpu(Tensor query, Tensor key, Tensor value, Tensor knowledge_key, Tensor knowledge_value, "
       "Tensor knowledge_query, Tensor? bias, Tensor? prompt_mask, Tensor? knowledge_range, float scale, int? window, "
       "str kernels) -> (Tensor, Tensor)");
   m.def("cpu_instruction_set(str kernels) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
-  m.impl("rectangular_forward_cpu", TORCH_BOX(&kblam::binding::forward));
+  m.impl("dense_forward_cpu", TORCH_BOX(&kblam::binding::forward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CompositeExplicitAutograd, m) {

@@ -1,11 +1,11 @@
-// Rectangular attention over plain pointers: the launcher of the kernels.
+// DenseAttention attention over plain pointers: the launcher of the kernels.
 #pragma once
 
 #include "split.h"
 
 namespace kblam {
 
-struct Rectangular : Prompt {
+struct DenseAttention : Prompt {
   int64_t M;
   Strided knowledge_query, knowledge_key, knowledge_value;  // knowledge batch strides are 0 where it is shared
   const float* bias;                                        // (B, M) or null
@@ -15,6 +15,6 @@ struct Rectangular : Prompt {
   float* lse;                                               // (B, Hq, N)
 };
 
-void rectangular_forward(const Rectangular& problem, const Kernels& kernels, int workers, Parallel parallel);
+void dense_forward(const DenseAttention& problem, const Kernels& kernels, int workers, Parallel parallel);
 
 }  // namespace kblam

@@ -1,6 +1,6 @@
 // Dense knowledge: a task is some rows against a chunk of the columns of one head. Batch rows may share knowledge, and
 // the query heads of a group share the prompt.
-#include "kblam/rectangular.h"
+#include "kblam/dense.h"
 
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,7 @@ int64_t chunks_wanted(const Prompt& p, const Kernels& kernels) {
 
 class Launch {
  public:
-  Launch(const Rectangular& problem, const Kernels& kernels, int workers)
+  Launch(const DenseAttention& problem, const Kernels& kernels, int workers)
       : p(problem),
         size(element_size(problem.dtype)),
         streaming(streams(problem, kernels)),
@@ -133,10 +133,10 @@ class Launch {
     LatentRow folded[MAX_LATENT_ROWS];
     for (size_t i = 0; i < rows.size(); ++i)
       folded[i] = {rows[i].query, 0.f, rows[i].bias, rows[i].offset, rows[i].maximum, rows[i].total, rows[i].output};
-    absorb_folded(keys, {p.dtype, false, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, 0.f, memory);
+    absorb_folded(keys, {p.dtype, false, false, false}, folded, int(rows.size()), begin, end, p.D, p.scale, memory);
   }
 
-  const Rectangular& p;
+  const DenseAttention& p;
   const int64_t size;
   const bool streaming, folding;
   const Absorb absorb;
@@ -151,7 +151,7 @@ class Launch {
 
 }  // namespace
 
-void rectangular_forward(const Rectangular& problem, const Kernels& kernels, int workers, Parallel parallel) {
+void dense_forward(const DenseAttention& problem, const Kernels& kernels, int workers, Parallel parallel) {
   if (problem.rows() == 0) return;
   Launch launch(problem, kernels, workers);
   const auto attend = [&](int64_t index, int worker) { launch.run(index, worker); };
