@@ -41,14 +41,21 @@ _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden"
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 _X86_FILES = {
-    "kernels_avx2.cpp": _AVX2,
-    "kernels_avx512.cpp": _AVX512,
-    "kernels_avx512vnni.cpp": (*_AVX512, "-mavx512vnni"),
-    "kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
-    "kernels_amx.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+    "isa/kernels_avx2.cpp": _AVX2,
+    "isa/kernels_avx512.cpp": _AVX512,
+    "isa/kernels_avx512vnni.cpp": (*_AVX512, "-mavx512vnni"),
+    "isa/kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "isa/kernels_amx.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
-_FILES = ("kernels_portable.cpp", "select.cpp", "split.cpp", "dense.cpp", "latent.cpp", "mass.cpp")
-_BINDINGS = ("binding_dense.cpp", "binding_latent.cpp", "binding_mass.cpp")
+_FILES = (
+    "isa/kernels_portable.cpp",
+    "launch/select.cpp",
+    "launch/split.cpp",
+    "launch/dense.cpp",
+    "launch/latent.cpp",
+    "launch/mass.cpp",
+)
+_BINDINGS = ("binding/dense.cpp", "binding/latent.cpp", "binding/mass.cpp")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,11 @@ class Unit:
 
     source: Path
     flags: tuple[str, ...]
+
+    @property
+    def object(self) -> str:
+        """The file that it is compiled to."""
+        return f"{self.source.parent.name}_{self.source.stem}.o"
 
 
 def source_folder() -> Path:
@@ -182,7 +194,7 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
 
     common = [*cxx, *_FLAGS, f"-I{include}", *(f"-isystem{path}" for path in include_paths())]
     compiles = [
-        (f"{unit.source.stem}.o", [*common, *unit.flags, "-c", str(unit.source), "-o", f"{unit.source.stem}.o"])
+        (unit.object, [*common, *unit.flags, "-c", str(unit.source), "-o", unit.object])
         for unit in parts
     ]
     library_folder = Path(torch.__file__).parent / "lib"
@@ -221,7 +233,7 @@ def library(*, force: bool = False) -> Path:
             if target.is_file() and not force:
                 return target
             with tempfile.TemporaryDirectory(dir=home) as scratch:
-                built = _compile(cxx, parts, Path(scratch), folder / "include")
+                built = _compile(cxx, parts, Path(scratch), folder)
                 built.replace(target)
     except OSError as error:
         raise BuildError(

@@ -2,7 +2,7 @@
 // every table that the processor runs, several threads; results are compared with a plain double loop.
 #include "sanitize.h"
 
-#include "kblam/dense.h"
+#include "launch/dense.h"
 
 namespace sanitize {
 namespace {

@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "kblam/select.h"
-#include "kblam/split.h"
+#include "launch/select.h"
+#include "launch/split.h"
 
 namespace sanitize {
 

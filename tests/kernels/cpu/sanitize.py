@@ -29,9 +29,9 @@ def run(sanitizer: str, folder: Path) -> bool:
         f"-fsanitize={sanitizer}",
         "-fno-omit-frame-pointer",
     ]
-    flags += ["-fno-sanitize-recover=all", f"-I{build.source_folder() / 'include'}"]
+    flags += ["-fno-sanitize-recover=all", f"-I{build.source_folder()}"]
     units = [*build.kernel_units(build.source_folder()), *(build.Unit(driver, ()) for driver in DRIVERS)]
-    cxx, objects = build.compiler(), [str(folder / f"{unit.source.stem}.o") for unit in units]
+    cxx, objects = build.compiler(), [str(folder / unit.object) for unit in units]
 
     def compile_one(unit: build.Unit, target: str) -> None:
         subprocess.run([*cxx, *flags, *unit.flags, "-c", str(unit.source), "-o", target], check=True)

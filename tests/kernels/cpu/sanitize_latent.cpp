@@ -1,6 +1,6 @@
 // Attention to latents and its evidence, over a grid, against a plain double loop.
-#include "kblam/latent.h"
-#include "kblam/mass.h"
+#include "launch/latent.h"
+#include "launch/mass.h"
 #include "sanitize.h"
 
 namespace sanitize {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,29 @@ from kblam_kernels.errors import BuildError
 X86 = re.compile(r"\basm\b|\b_mm\w*|\w*intrin\.h|\b__m(?:128|256|512)\w*|\b__builtin_ia32\w*")
 
 
+def name(path: Path) -> str:
+    return path.relative_to(build.source_folder()).as_posix()
+
+
 def test_intrinsics_are_in_their_files_only() -> None:
     folder = build.source_folder()
     sources = [path for path in folder.rglob("*") if path.suffix in (".cpp", ".h", ".inl")]
-    with_intrinsics = {path.name for path in sources if X86.search(path.read_text())}
-    assert with_intrinsics == {"simd_avx2.h", "simd_avx512.h", "simd_amx.h"}
-    including = {path.name for path in sources if re.search(r'"(kblam/)?simd_a[vm]x', path.read_text())}
-    assert including == set(build._X86_FILES) | {"simd_amx.h"}
+    with_intrinsics = {name(path) for path in sources if X86.search(path.read_text())}
+    assert with_intrinsics == {"isa/simd_avx2.h", "isa/simd_avx512.h", "isa/simd_amx.h"}
+    including = {name(path) for path in sources if re.search(r'"(isa/)?simd_a[vm]x', path.read_text())}
+    assert including == set(build._X86_FILES) | {"isa/simd_amx.h"}
+
+
+def test_each_room_includes_only_the_rooms_below_it() -> None:
+    rooms = ("isa", "kernels", "launch", "binding")
+    folder = build.source_folder()
+    for path in folder.glob("*/*.*"):
+        included = re.findall(r'#include "(\w+)/', path.read_text())
+        above = set(rooms[rooms.index(path.parent.name) + 1 :])
+        if path.suffix != ".cpp" or path.parent.name != "isa":  # those are the tables: an instruction set and all kernels
+            assert not above & set(included), path
+        if path.parent.name != "binding":
+            assert "torch" not in path.read_text(), path
 
 
 def test_all_else_compiles_for_a_processor_that_is_not_x86(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,12 +47,12 @@ def test_all_else_compiles_for_a_processor_that_is_not_x86(monkeypatch: pytest.M
     monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
     folder = build.source_folder()
     units = build.kernel_units(folder)
-    assert {unit.source.name for unit in units} == {path.name for path in folder.glob("*.cpp")} - {
+    assert {name(unit.source) for unit in units} == {name(path) for path in folder.glob("*/*.cpp")} - {
         *build._X86_FILES,
         *build._BINDINGS,
     }
     for unit in units:
         assert unit.flags == ()  # nothing of x86 switched on
-        command = [*cxx, *build._FLAGS, "-Werror", "-fsyntax-only", f"-I{folder / 'include'}", *unit.flags]
+        command = [*cxx, *build._FLAGS, "-Werror", "-fsyntax-only", f"-I{folder}", *unit.flags]
         done = subprocess.run([*command, str(unit.source)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

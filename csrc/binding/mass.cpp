@@ -1,6 +1,6 @@
 // The torch side of evidence.
-#include "binding.h"
-#include "kblam/mass.h"
+#include "tensors.h"
+#include "launch/mass.h"
 
 namespace kblam::binding {
 namespace {

@@ -1,4 +1,4 @@
-#include "kblam/split.h"
+#include "split.h"
 
 #include <algorithm>
 #include <atomic>

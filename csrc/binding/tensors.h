@@ -12,8 +12,8 @@
 #include <optional>
 #include <string>
 
-#include "kblam/select.h"
-#include "kblam/split.h"
+#include "launch/select.h"
+#include "launch/split.h"
 
 namespace kblam::binding {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "memory.h"
-#include "types.h"
+#include "kernels/interface.h"
 
 namespace kblam {
 

@@ -1,7 +1,7 @@
 // Which kernel table this processor runs.
 #pragma once
 
-#include "types.h"
+#include "kernels/interface.h"
 
 namespace kblam {
 

@@ -2,7 +2,7 @@
 // four bytes by columns on the right.
 #pragma once
 
-#include "types.h"
+#include "interface.h"
 
 #ifdef KBLAM_HAS_MATRIX
 namespace kblam::KBLAM_ISA {

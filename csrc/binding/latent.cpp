@@ -1,6 +1,6 @@
 // The torch side of attention to latents.
-#include "binding.h"
-#include "kblam/latent.h"
+#include "tensors.h"
+#include "launch/latent.h"
 
 namespace kblam::binding {
 namespace {

@@ -1,6 +1,6 @@
 // A task has some tokens of one batch row for itself and walks over all heads and queries: no partial results, and the
 // same bits for any number of threads. Batch rows that share keys are neighbours, so that they meet in a cache.
-#include "kblam/mass.h"
+#include "mass.h"
 
 #include <algorithm>
 #include <limits>

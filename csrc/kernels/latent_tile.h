@@ -4,7 +4,7 @@
 // values. Latents stay as they lie in memory, a row a triple.
 #pragma once
 
-#include "latent_bytes.h"
+#include "latent_byte_dots.h"
 #include "latent_dots.h"
 #include "latent_lanes.h"
 #include "latent_matrix.h"

@@ -1,6 +1,6 @@
 // Dense knowledge: a task is some rows against a chunk of the columns of one head. Batch rows may share knowledge, and
 // the query heads of a group share the prompt.
-#include "kblam/dense.h"
+#include "dense.h"
 
 #include <algorithm>
 #include <cmath>

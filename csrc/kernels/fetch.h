@@ -1,7 +1,7 @@
 // Asking for memory ahead of its use.
 #pragma once
 
-#include "types.h"
+#include "interface.h"
 
 namespace kblam::KBLAM_ISA {
 

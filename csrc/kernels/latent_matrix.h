@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-#include "latent_bytes.h"
+#include "latent_byte_lanes.h"
 #include "matrix.h"
 
 namespace kblam::KBLAM_ISA {

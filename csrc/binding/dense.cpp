@@ -1,6 +1,6 @@
 // The torch side of attention to dense knowledge.
-#include "binding.h"
-#include "kblam/dense.h"
+#include "tensors.h"
+#include "launch/dense.h"
 
 namespace kblam::binding {
 namespace {

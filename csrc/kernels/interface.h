@@ -1,28 +1,9 @@
-// Element types and the plain structures that kernels and launchers share. No torch, no intrinsics.
+// What launchers hand to kernels: plain structures, and the table of the kernels of one instruction set.
 #pragma once
 
-#include <cstdint>
+#include "isa/types.h"
 
 namespace kblam {
-
-struct bfloat16 {
-  uint16_t bits;
-};
-
-struct float16 {
-  uint16_t bits;
-};
-
-struct float8 {  // e4m3fn: no infinity, largest 448
-  uint8_t bits;
-};
-
-// Queries and dense tensors are of the first three; latents may be stored in any.
-enum class Dtype : int { float32, bfloat16, float16, int8, float8 };
-
-constexpr int64_t element_size(Dtype dtype) {
-  return dtype == Dtype::float32 ? 4 : dtype == Dtype::int8 || dtype == Dtype::float8 ? 1 : 2;
-}
 
 // Keys and values of one head: token m starts at `key + m * key_stride` elements.
 struct Columns {
@@ -78,14 +59,6 @@ constexpr int MAX_TILE_ROWS = 256;
 
 // Absorbed queries that a latent task takes at most: 32 of 384 numbers fit a first-level cache beside a few keys.
 constexpr int MAX_LATENT_ROWS = 32;
-
-// A size known to the compiler, passed as a value.
-template <int N>
-struct Size {
-  static constexpr int value = N;
-};
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Takes tokens [begin, end) into the state of every row.
 using Absorb = void (*)(const Columns& columns, const Row* rows, int count, int64_t begin, int64_t end, int head_dim,

@@ -1,4 +1,4 @@
-#include "kblam/select.h"
+#include "select.h"
 
 #include <cstring>
 

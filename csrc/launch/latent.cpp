@@ -1,6 +1,6 @@
 // Latent knowledge: a task is a block of rows (heads, new tokens and, where they see the same tokens, batch rows)
 // against a chunk of the list. Tasks of a chunk follow each other: its latents are in a cache for all but the first.
-#include "kblam/latent.h"
+#include "latent.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,138 @@
+// Attention of many rows: for each tile of tokens two small matrix products around a softmax.
+//
+// Scores are made transposed, tokens x rows, so that keys are read in place as the row operand, and the softmax runs
+// over vectors of rows with no horizontal step. A step of the product is 4 bytes of a token: one float, or a pair of
+// bfloat16 where the processor multiplies pairs; then values are interleaved in pairs of tokens.
+#pragma once
+
+#include "dot.h"
+#include "fetch.h"
+#include "tile_pack.h"
+
+namespace kblam::KBLAM_ISA {
+
+// scores[t][row] = keys[t] . queries[row]
+template <class T>
+inline void score_tile(const char* keys, int64_t key_bytes, int n, const float* queries, const Block& block, int steps,
+                       float* scores) {
+  for (int t = 0; t < n; t += TILE_I)
+    for (int v = 0; v < block.vectors; v += TILE_J) {
+      const int i = n - t < TILE_I ? n - t : TILE_I, j = block.vectors - v < TILE_J ? block.vectors - v : TILE_J;
+      sized(i, j, [&](auto tokens, auto vectors) {
+        constexpr int I = decltype(tokens)::value, J = decltype(vectors)::value;
+        F sums[I][J];
+        for (int a = 0; a < I; ++a)
+          for (int b = 0; b < J; ++b) sums[a][b] = zero();
+        product<T>(sums, keys + t * key_bytes, key_bytes, 4, reinterpret_cast<const char*>(queries + v * W),
+                   BLOCK_ROWS * 4, steps);
+        for (int a = 0; a < I; ++a)
+          for (int b = 0; b < J; ++b) store(scores + (t + a) * BLOCK_ROWS + (v + b) * W, sums[a][b]);
+      });
+    }
+}
+
+// output[row][d] = output[row][d] * shrink[row] + sum over tokens of weights[token][row] * values[token][d]
+template <class T>
+inline void value_tile(const float* weights, const float* values, const Row* rows, const Block& block, int steps,
+                       const float* shrink, int D) {
+  const int padded = int(round_up(D, OUTPUT_PAD)), all = padded / W;
+  for (int r = 0; r < block.count; r += TILE_I)
+    for (int v = 0; v < all; v += TILE_J) {
+      const int i = block.count - r < TILE_I ? block.count - r : TILE_I, j = all - v < TILE_J ? all - v : TILE_J;
+      sized(i, j, [&](auto some, auto vectors) {
+        constexpr int I = decltype(some)::value, J = decltype(vectors)::value;
+        F sums[I][J];
+        float* out[I];
+        for (int a = 0; a < I; ++a) {
+          out[a] = rows[block.begin + r + a].output + v * W;
+          for (int b = 0; b < J; ++b) sums[a][b] = mul(load(out[a] + b * W), set1(shrink[r + a]));
+        }
+        product<T>(sums, reinterpret_cast<const char*>(weights + r), 4, BLOCK_ROWS * 4,
+                   reinterpret_cast<const char*>(values + v * W), int64_t(padded) * 4, steps);
+        for (int a = 0; a < I; ++a)
+          for (int b = 0; b < J; ++b) store(out[a] + b * W, sums[a][b]);
+      });
+    }
+}
+
+// Bias of the tile's tokens for one row into extra[t * stride]; -inf where the mask hides them.
+inline void fill_extra(const Row& row, int64_t tile, int n, float* extra, int stride) {
+  for (int t = 0; t < n; ++t) {
+    const float bias = row.bias == nullptr ? 0.f : row.bias[tile + t];
+    extra[t * stride] = row.visible == nullptr || row.visible[tile + t] ? bias : -__builtin_inff();
+  }
+}
+
+// Scores of a tile into weights, relative to each row's running maximum.
+template <class T>
+inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& block, int64_t tile, int n, float scale) {
+  const bool partly = tile < block.all_first || tile + n > block.all_last;
+  bool masked = false;
+  if (block.extra) {
+    for (int r = block.begin; r < block.begin + block.count; ++r) masked = masked || rows[r].visible != nullptr;
+    if (block.same_extra)
+      fill_extra(rows[block.begin], tile, n, s.extra, 1);
+    else
+      for (int r = 0; r < block.count; ++r) fill_extra(rows[block.begin + r], tile, n, s.extra + r, BLOCK_ROWS);
+  }
+  if (partly) {
+    for (int r = block.begin; r < block.begin + block.count; ++r) {
+      const int64_t first = rows[r].first - tile, last = rows[r].last - tile;
+      s.first[r] = float(first < 0 ? 0 : first > n ? n : first);
+      s.last[r] = float(last < 0 ? 0 : last > n ? n : last);
+    }
+  }
+  for (int v = 0; v < block.vectors; ++v) {
+    const int lane = block.begin + v * W;
+    float* scores = s.scores + v * W;
+    const F scales = set1(scale), offset = load(s.offset + lane), before = load(s.maximum + lane);
+    const F first = load(s.first + lane), last = load(s.last + lane);
+    // A positive scale changes no order: the second pass may apply it.
+    const bool raw = Step<T>::PAIRS && !block.extra && scale > 0.f;
+    F top = set1(-__builtin_inff());
+    for (int t = 0; t < n; ++t) {
+      F x = load(scores + t * BLOCK_ROWS);
+      if (!raw) x = fma(x, scales, offset);
+      if (block.extra) {
+        const F extra = block.same_extra ? set1(s.extra[t]) : load(s.extra + t * BLOCK_ROWS + v * W);
+        x = add(x, extra);
+        // What is hidden may be NaN, which an addition would leave.
+        if (masked) x = keep_between(x, extra, set1(LOWEST), set1(__builtin_inff()));
+      }
+      if (partly) x = keep_between(x, set1(float(t)), first, last);
+      if (!raw || partly) store(scores + t * BLOCK_ROWS, x);
+      top = max(top, x);
+    }
+    top = max(raw ? fma(top, scales, offset) : top, before);
+    // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
+    const F level = mul(max(set1(LOWEST), top), set1(-1.f));
+    F total = zero();
+    float* weights = s.weights + v * W;
+    if constexpr (Step<T>::PAIRS) {
+#ifdef KBLAM_HAS_PAIRS
+      // Rounded to bfloat16 next: powers of 2 do.
+      const F level2 = max(set1(LOWEST / 2), top);
+      const F factor = set1(raw ? scale * LOG2_E : LOG2_E);
+      const F shift = mul(add(raw ? offset : zero(), mul(level2, set1(-1.f))), set1(LOG2_E));
+      const auto weight_of = [&](int t) { return exp2(fma(load(scores + t * BLOCK_ROWS), factor, shift)); };
+      for (int t = 0; t < n; t += 2) {
+        const F even = weight_of(t), odd = t + 1 < n ? weight_of(t + 1) : zero();
+        total = add(add(total, even), odd);
+        store(weights + t / 2 * BLOCK_ROWS, round_to_pairs(even, odd));
+      }
+#endif
+    } else {
+      for (int t = 0; t < n; ++t) {
+        const F weight = exp(add(load(scores + t * BLOCK_ROWS), level));
+        total = add(total, weight);
+        store(weights + t * BLOCK_ROWS, weight);
+      }
+    }
+    const F shrink = exp(add(before, level));
+    store(s.shrink + lane, shrink);
+    store(s.total + lane, fma(load(s.total + lane), shrink, total));
+    store(s.maximum + lane, top);
+  }
+}
+
+}  // namespace kblam::KBLAM_ISA
