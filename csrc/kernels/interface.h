@@ -49,11 +49,6 @@ struct LatentRow {
 
 constexpr int OUTPUT_PAD = 16;
 
-// Stands in for the maximum of a row that has seen nothing: e^(-inf - LOWEST) is 0.
-constexpr float LOWEST = -3.4e38f;
-
-constexpr float LOG2_E = 1.44269504f;
-
 // Rows that a tile task takes at most: what its scratch memory is sized for.
 constexpr int MAX_TILE_ROWS = 256;
 

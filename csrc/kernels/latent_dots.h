@@ -3,6 +3,7 @@
 #pragma once
 
 #include "latent_values.h"
+#include "softmax.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -49,10 +50,10 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
 }
 
 // Turns the n products of a row into weights relative to its running maximum, and hands those, times what the token's
-// value is multiplied by, to `keep(t, weights)` vector by vector.
+// value is multiplied by, to `keep(t, weights)` vector by vector. Returns the factor of the row's output so far.
 template <class Keep>
-inline void take_products(const LatentRow& row, const LatentScratch& s, float* scores, int64_t tile, int n,
-                           float* shrink, const Keep& keep) {
+inline float take_products(const LatentRow& row, const LatentScratch& s, float* scores, int64_t tile, int n,
+                           const Keep& keep) {
   const float infinity = __builtin_inff();
   const int padded = int(round_up(n, W));
   F top = set1(-infinity);
@@ -70,24 +71,8 @@ inline void take_products(const LatentRow& row, const LatentScratch& s, float* s
     }
     top = max(top, x);
   }
-  const float before = *row.maximum, of_tile = maximum(top);
-  const float now = of_tile > before ? of_tile : before;
-  // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
-  const float level = now > LOWEST ? now : LOWEST;
-  F total = zero();
-  for (int t = 0; t < padded; t += W) {
-    const F weight = exp(add(load(scores + t), set1(-level)));
-    total = add(total, weight);
-    keep(t, mul(weight, load(s.of_value + t)));
-  }
-  *shrink = 1.f;
-  if (now != before) {
-    float factor[W];
-    store(factor, exp(set1(before - level)));
-    *shrink = factor[0];
-  }
-  *row.maximum = now;
-  *row.total = *row.total * *shrink + sum(total);
+  return take_row<false>(row, scores, padded, top,
+                         [&](int t, F weights) { keep(t, mul(weights, load(s.of_value + t))); });
 }
 
 template <class L>
@@ -121,7 +106,7 @@ struct Dots {
   static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches&) {
     for (int r = 0; r < count; ++r) {
       float* scores = s.scores + r * LATENT_TILE;
-      take_products(rows[r], s, scores, tile, n, s.shrink + r, [&](int t, F weights) {
+      s.shrink[r] = take_products(rows[r], s, scores, tile, n, [&](int t, F weights) {
 #ifdef KBLAM_HAS_PAIRS
         if constexpr (L::PAIRS)
           return store_rounded(reinterpret_cast<bfloat16*>(s.pairs) + r * LATENT_TILE + t, weights);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "latent_values.h"
+#include "softmax.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -84,7 +85,7 @@ struct Lanes {
         return bias == nullptr ? x : add(x, set1(bias[tile + t]));
       };
       float* scores = s.scores + v;
-      const F constant = load(s.constant + v), offset = load(s.offset + v), before = load(s.maximum + v);
+      const F constant = load(s.constant + v), offset = load(s.offset + v);
       F top = set1(-__builtin_inff());
       for (int t = 0; t < n; ++t) {
         F x = fma(set1(s.of_constant[t]), constant, offset);
@@ -92,16 +93,8 @@ struct Lanes {
         store(scores + t * LANES, x);
         top = max(top, x);
       }
-      const F now = max(top, before);
-      // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
-      const F level = mul(max(set1(LOWEST), now), set1(-1.f)), level2 = mul(max(set1(LOWEST / 2), now), set1(-LOG2_E));
-      F total = zero();
-      const auto weight_of = [&](int t) {
-        const F score = load(scores + t * LANES);
-        const F weight = ROUNDS ? exp2(fma(score, set1(LOG2_E), level2)) : exp(add(score, level));
-        total = add(total, weight);
-        return mul(weight, set1(s.of_value[t]));
-      };
+      LaneStep<ROUNDS> step(top, load(s.maximum + v));
+      const auto weight_of = [&](int t) { return mul(step.weigh(load(scores + t * LANES)), set1(s.of_value[t])); };
       if constexpr (L::PAIRS) {
 #ifdef KBLAM_HAS_PAIRS
         float* pairs = reinterpret_cast<float*>(s.pairs) + v;
@@ -117,10 +110,7 @@ struct Lanes {
           store(scores + t * LANES, weight_of(t));
         }
       }
-      const F shrink = exp(add(before, level));
-      store(s.shrink + v, shrink);
-      store(s.total + v, fma(load(s.total + v), shrink, total));
-      store(s.maximum + v, now);
+      step.finish(s.maximum + v, s.total + v, s.shrink + v);
     }
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dot.h"
+#include "softmax.h"
 
 namespace kblam::KBLAM_ISA {
 
@@ -85,25 +86,10 @@ inline void take_scores(const Row& row, float* scores, int64_t token, int n, int
   for (int t = n; t < padded; ++t) scores[t] = -infinity;
   F top = set1(-infinity);
   for (int t = 0; t < padded; t += W) top = max(top, load(scores + t));
-  const float before = *row.maximum, tile_maximum = maximum(top);
-  const float now = tile_maximum > before ? tile_maximum : before;
-  // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
-  const float level = now > LOWEST ? now : LOWEST;
-  F total = zero();
-  for (int t = 0; t < padded; t += W) {
-    const F weight = exp(add(load(scores + t), set1(-level)));
-    store(scores + t, weight);
-    total = add(total, weight);
-  }
-  float shrink = 1.f;
-  if (now != before) {
-    float factors[W];
-    store(factors, exp(set1(before - level)));
-    shrink = factors[0];
+  const float shrink =
+      take_row<true>(row, scores, padded, top, [&](int t, F weights) { store(scores + t, weights); });
+  if (shrink != 1.f)
     for (int d = 0; d < D; d += W) store(row.output + d, mul(load(row.output + d), set1(shrink)));
-  }
-  *row.maximum = now;
-  *row.total = fma(*row.total, shrink, sum(total));
 }
 
 inline int64_t stream_scratch(int head_dim, int count) {

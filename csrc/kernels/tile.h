@@ -7,6 +7,7 @@
 
 #include "dot.h"
 #include "fetch.h"
+#include "softmax.h"
 #include "tile_pack.h"
 
 namespace kblam::KBLAM_ISA {
@@ -85,7 +86,7 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
   for (int v = 0; v < block.vectors; ++v) {
     const int lane = block.begin + v * W;
     float* scores = s.scores + v * W;
-    const F scales = set1(scale), offset = load(s.offset + lane), before = load(s.maximum + lane);
+    const F scales = set1(scale), offset = load(s.offset + lane);
     const F first = load(s.first + lane), last = load(s.last + lane);
     // A positive scale changes no order: the second pass may apply it.
     const bool raw = Step<T>::PAIRS && !block.extra && scale > 0.f;
@@ -103,35 +104,21 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
       if (!raw || partly) store(scores + t * BLOCK_ROWS, x);
       top = max(top, x);
     }
-    top = max(raw ? fma(top, scales, offset) : top, before);
-    // A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
-    const F level = mul(max(set1(LOWEST), top), set1(-1.f));
-    F total = zero();
+    LaneStep<Step<T>::PAIRS> step(raw ? fma(top, scales, offset) : top, load(s.maximum + lane), raw ? scale : 1.f,
+                                  raw ? offset : zero());
     float* weights = s.weights + v * W;
+    const auto weight_of = [&](int t) { return step.weigh(load(scores + t * BLOCK_ROWS)); };
     if constexpr (Step<T>::PAIRS) {
 #ifdef KBLAM_HAS_PAIRS
-      // Rounded to bfloat16 next: powers of 2 do.
-      const F level2 = max(set1(LOWEST / 2), top);
-      const F factor = set1(raw ? scale * LOG2_E : LOG2_E);
-      const F shift = mul(add(raw ? offset : zero(), mul(level2, set1(-1.f))), set1(LOG2_E));
-      const auto weight_of = [&](int t) { return exp2(fma(load(scores + t * BLOCK_ROWS), factor, shift)); };
       for (int t = 0; t < n; t += 2) {
-        const F even = weight_of(t), odd = t + 1 < n ? weight_of(t + 1) : zero();
-        total = add(add(total, even), odd);
-        store(weights + t / 2 * BLOCK_ROWS, round_to_pairs(even, odd));
+        const F even = weight_of(t);
+        store(weights + t / 2 * BLOCK_ROWS, round_to_pairs(even, t + 1 < n ? weight_of(t + 1) : zero()));
       }
 #endif
     } else {
-      for (int t = 0; t < n; ++t) {
-        const F weight = exp(add(load(scores + t * BLOCK_ROWS), level));
-        total = add(total, weight);
-        store(weights + t * BLOCK_ROWS, weight);
-      }
+      for (int t = 0; t < n; ++t) store(weights + t * BLOCK_ROWS, weight_of(t));
     }
-    const F shrink = exp(add(before, level));
-    store(s.shrink + lane, shrink);
-    store(s.total + lane, fma(load(s.total + lane), shrink, total));
-    store(s.maximum + lane, top);
+    step.finish(s.maximum + lane, s.total + lane, s.shrink + lane);
   }
 }
 
