@@ -1,5 +1,8 @@
 #define KBLAM_ISA amx
-#define KBLAM_NAME "amx"
-#define KBLAM_TABLE kernels_amx
 #include "simd_amx.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Amx;
+}
+
 #include "kernels/table.inl"

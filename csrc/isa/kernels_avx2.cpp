@@ -1,5 +1,8 @@
 #define KBLAM_ISA avx2
-#define KBLAM_NAME "avx2"
-#define KBLAM_TABLE kernels_avx2
 #include "simd_avx2.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Avx2;
+}
+
 #include "kernels/table.inl"

@@ -1,5 +1,8 @@
 #define KBLAM_ISA avx512
-#define KBLAM_NAME "avx512"
-#define KBLAM_TABLE kernels_avx512
 #include "simd_avx512.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Avx512;
+}
+
 #include "kernels/table.inl"

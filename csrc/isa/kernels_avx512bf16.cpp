@@ -1,5 +1,8 @@
 #define KBLAM_ISA avx512bf16
-#define KBLAM_NAME "avx512bf16"
-#define KBLAM_TABLE kernels_avx512bf16
-#include "simd_avx512.h"
+#include "simd_avx512bf16.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Avx512Bf16;
+}
+
 #include "kernels/table.inl"

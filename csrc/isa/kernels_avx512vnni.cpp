@@ -1,5 +1,8 @@
 #define KBLAM_ISA avx512vnni
-#define KBLAM_NAME "avx512vnni"
-#define KBLAM_TABLE kernels_avx512vnni
-#include "simd_avx512.h"
+#include "simd_avx512vnni.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Avx512Vnni;
+}
+
 #include "kernels/table.inl"

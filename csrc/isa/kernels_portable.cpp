@@ -1,5 +1,8 @@
 #define KBLAM_ISA portable
-#define KBLAM_NAME "portable"
-#define KBLAM_TABLE kernels_portable
 #include "simd_portable.h"
+
+namespace kblam::KBLAM_ISA {
+using Isa = Portable;
+}
+
 #include "kernels/table.inl"

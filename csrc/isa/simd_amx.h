@@ -1,9 +1,7 @@
 // AMX beside the vectors of AVX-512: eight registers of 16 rows of 64 bytes, and matrix products of them.
 #pragma once
 
-#include "simd_avx512.h"
-
-#define KBLAM_HAS_MATRIX 1
+#include "simd_avx512bf16.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -11,13 +9,15 @@
 
 namespace kblam::KBLAM_ISA {
 
-constexpr int MATRIX_ROWS = 16;   // of a register
-constexpr int MATRIX_BYTES = 64;  // of its rows
+struct Amx : Avx512Bf16 {
+  static constexpr const char* NAME = "amx";
+  static constexpr bool HAS_MATRIX = true;
+};
 
 // All registers whole; what a thread that multiplies matrices begins and ends with.
 inline void matrix_begin() {
   alignas(64) uint8_t shape[64] = {1};
-  for (int i = 0; i < 8; ++i) shape[16 + 2 * i] = MATRIX_BYTES, shape[48 + i] = MATRIX_ROWS;
+  for (int i = 0; i < 8; ++i) shape[16 + 2 * i] = Traits::MATRIX_BYTES, shape[48 + i] = Traits::MATRIX_ROWS;
   asm volatile("ldtilecfg %0" ::"m"(shape));
 }
 inline void matrix_end() { asm volatile("tilerelease"); }
@@ -31,8 +31,8 @@ inline void matrix_zero() {
 template <int R>
 inline void matrix_load(const void* from, int64_t stride) {
 #ifdef __SANITIZE_ADDRESS__  // which does not see into assembly
-  for (int i = 0; i < MATRIX_ROWS; ++i)
-    if (__asan_region_is_poisoned(const_cast<char*>(static_cast<const char*>(from)) + i * stride, MATRIX_BYTES))
+  for (int i = 0; i < Traits::MATRIX_ROWS; ++i)
+    if (__asan_region_is_poisoned(const_cast<char*>(static_cast<const char*>(from)) + i * stride, Traits::MATRIX_BYTES))
       __builtin_trap();
 #endif
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(R) : "memory");
@@ -42,27 +42,16 @@ inline void matrix_store(void* to, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(R) : "memory");
 }
 
-// Register SUM += A * B. Of B, row k has what step k of a row of A meets, four bytes for each of 16 columns.
-struct MultiplyPairs {  // pairs of bfloat16, summed as floats
-  template <int SUM, int A, int B>
-  static void run() {
+template <Multiply KIND, int SUM, int A, int B>
+inline void matrix_multiply() {
+  if constexpr (KIND == Multiply::PAIRS)
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
-  }
-};
-struct MultiplyBytes {  // four signed bytes and four signed ones, summed as whole numbers
-  template <int SUM, int A, int B>
-  static void run() {
+  else if constexpr (KIND == Multiply::BYTES)
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
-  }
-};
-struct MultiplyLevels {  // four bytes without sign and four signed ones
-  template <int SUM, int A, int B>
-  static void run() {
+  else
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
-  }
-};
+}
 
-// Lane j of to[i] is lane i of from[j].
 inline void transpose(const F (&from)[16], F (&to)[16]) {
   __m512 pairs[16], fours[16];
 #pragma GCC unroll 8

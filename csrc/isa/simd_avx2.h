@@ -3,16 +3,20 @@
 
 #include <immintrin.h>
 
-#include "types.h"
+#include "traits.h"
 
 namespace kblam::KBLAM_ISA {
 
 using F = __m256;
 constexpr int W = 8;
-constexpr int STREAM_VECTORS = 4;
-constexpr int TILE_I = 4, TILE_J = 2;
-constexpr int LANE_I = 4, LANE_J = 2;  // keys by vectors of absorbed queries, where those are lanes
-constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at a time
+
+struct Avx2 : Traits {
+  static constexpr const char* NAME = "avx2";
+  static constexpr int STREAM_VECTORS = 4;
+  static constexpr int TILE_I = 4, TILE_J = 2;
+  static constexpr int LANE_I = 4, LANE_J = 2;
+  static constexpr int SCORE_ROWS = 2;
+};
 
 inline F zero() { return _mm256_setzero_ps(); }
 inline F set1(float x) { return _mm256_set1_ps(x); }
@@ -20,7 +24,6 @@ inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-// If either is NaN the second comes back.
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 
@@ -55,21 +58,23 @@ inline F load(const float8* p) {
 }
 inline void store(float* p, F a) { _mm256_storeu_ps(p, a); }
 
-// The sums of four vectors to four floats.
 inline void store_sums(float* to, F a, F b, F c, F d) {
   const F lanes = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
   _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1)));
 }
 
-// The first n < W elements, zeros after them.
 template <class T>
-inline F load_first(const T* p, int n) {
+inline F load_padded(const T* p, int n) {
   T padded[W] = {};
   for (int i = 0; i < n; ++i) padded[i] = p[i];
   return load(padded);
 }
+inline F load_first(const float* p, int n) { return load_padded(p, n); }
+inline F load_first(const bfloat16* p, int n) { return load_padded(p, n); }
+inline F load_first(const float16* p, int n) { return load_padded(p, n); }
+inline F load_first(const int8_t* p, int n) { return load_padded(p, n); }
+inline F load_first(const float8* p, int n) { return load_padded(p, n); }
 
-// a where first <= t < last, else -inf.
 inline F keep_between(F a, F t, F first, F last) {
   const F inside = _mm256_and_ps(_mm256_cmp_ps(first, t, _CMP_LE_OQ), _mm256_cmp_ps(t, last, _CMP_LT_OQ));
   return _mm256_blendv_ps(set1(-__builtin_inff()), a, inside);

@@ -1,17 +1,21 @@
 // Vectors of 4 floats in the compilers' vector extension: NEON on aarch64, SSE2 on x86-64, plain code elsewhere.
 #pragma once
 
-#include "types.h"
+#include "traits.h"
 
 namespace kblam::KBLAM_ISA {
 
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I32 __attribute__((vector_size(16)));
 constexpr int W = 4;
-constexpr int STREAM_VECTORS = 4;
-constexpr int TILE_I = 4, TILE_J = 2;
-constexpr int LANE_I = 4, LANE_J = 2;  // keys by vectors of absorbed queries, where those are lanes
-constexpr int SCORE_ROWS = 2;  // absorbed queries that go against four keys at a time
+
+struct Portable : Traits {
+  static constexpr const char* NAME = "portable";
+  static constexpr int STREAM_VECTORS = 4;
+  static constexpr int TILE_I = 4, TILE_J = 2;
+  static constexpr int LANE_I = 4, LANE_J = 2;
+  static constexpr int SCORE_ROWS = 2;
+};
 
 inline F zero() { return F{}; }
 inline F set1(float x) { return F{x, x, x, x}; }
@@ -20,7 +24,6 @@ inline float fma(float a, float b, float c) { return a * b + c; }
 inline F add(F a, F b) { return a + b; }
 inline F mul(F a, F b) { return a * b; }
 inline F select(I32 mask, F a, F b) { return (F)((mask & (I32)a) | (~mask & (I32)b)); }
-// If either is NaN the second comes back.
 inline F max(F a, F b) { return select((I32)(a > b), a, b); }
 inline F min(F a, F b) { return select((I32)(a < b), a, b); }
 inline float sum(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
@@ -57,23 +60,29 @@ inline F load(const float* p) {
   return a;
 }
 template <class T>
-inline F load(const T* p) {
+inline F widen_four(const T* p) {
   return F{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
 }
+inline F load(const bfloat16* p) { return widen_four(p); }
+inline F load(const float16* p) { return widen_four(p); }
+inline F load(const int8_t* p) { return widen_four(p); }
+inline F load(const float8* p) { return widen_four(p); }
 inline void store(float* p, F a) { __builtin_memcpy(p, &a, sizeof a); }
 
-// The sums of four vectors to four floats.
 inline void store_sums(float* to, F a, F b, F c, F d) { store(to, F{sum(a), sum(b), sum(c), sum(d)}); }
 
-// The first n < W elements, zeros after them.
 template <class T>
-inline F load_first(const T* p, int n) {
+inline F widen_first(const T* p, int n) {
   F a = {};
   for (int i = 0; i < n; ++i) a[i] = to_float(p[i]);
   return a;
 }
+inline F load_first(const float* p, int n) { return widen_first(p, n); }
+inline F load_first(const bfloat16* p, int n) { return widen_first(p, n); }
+inline F load_first(const float16* p, int n) { return widen_first(p, n); }
+inline F load_first(const int8_t* p, int n) { return widen_first(p, n); }
+inline F load_first(const float8* p, int n) { return widen_first(p, n); }
 
-// a where first <= t < last, else -inf.
 inline F keep_between(F a, F t, F first, F last) {
   return select((I32)(first <= t) & (I32)(t < last), a, set1(-__builtin_inff()));
 }

@@ -1,6 +1,8 @@
 // The inner product of a query with a key, for every element type and instruction set.
 #pragma once
 
+#include "product.h"
+
 namespace kblam::KBLAM_ISA {
 
 // Queries are floats, and keys are widened to floats.
@@ -14,13 +16,7 @@ struct WideDot {
   static F multiply(F q, F k, F sum) { return fma(q, k, sum); }
 };
 
-// The same, unless the processor multiplies pairs of bfloat16.
-template <class T>
-struct Dot : WideDot<T> {};
-
-#ifdef KBLAM_HAS_PAIRS
-template <>
-struct Dot<bfloat16> {
+struct PairDot {
   using Query = bfloat16;
   static constexpr int STEP = 2 * W;
   static F load_query(const bfloat16* q) { return load_pairs(q); }
@@ -28,7 +24,10 @@ struct Dot<bfloat16> {
   static F load_first_key(const bfloat16* k, int n) { return load_first_pairs(k, n); }
   static F multiply(F q, F k, F sum) { return multiply_pairs(q, k, sum); }
 };
-#endif
+
+// Of pairs where the processor multiplies them.
+template <class T>
+struct Dot : std::conditional_t<Step<T>::PAIRS, PairDot, WideDot<T>> {};
 
 // Copies n elements and zeros up to `padded`.
 template <class T>
@@ -38,11 +37,9 @@ inline void copy_query(float* to, const T* from, int n, int padded) {
     store(to + d, left >= W ? load(from + d) : left > 0 ? load_first(from + d, left) : zero());
   }
 }
-#ifdef KBLAM_HAS_PAIRS
 inline void copy_query(bfloat16* to, const bfloat16* from, int n, int padded) {
   for (int d = 0; d < padded; ++d) to[d] = d < n ? from[d] : bfloat16{0};
 }
-#endif
 
 // scores[t] = query . keys[t] for t in [0, n); the order of additions depends on D alone. Keys are read one after the
 // other, as they lie: memory in one stream is what a processor fetches ahead by itself.

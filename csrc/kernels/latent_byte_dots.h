@@ -4,7 +4,6 @@
 #include "latent_bytes.h"
 #include "latent_dots.h"
 
-#ifdef KBLAM_HAS_BYTES
 namespace kblam::KBLAM_ISA {
 
 struct ByteDots : Dots<WideLatents<int8_t>> {
@@ -12,12 +11,12 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
   static constexpr int64_t ROW = LATENT_TILE, STEP = 4;
   // Queries of four rows of up to so many bytes are kept in registers.
   static constexpr int MAX_STEPS = 6;
-  static_assert(SCORE_ROWS == 4, "so many sums of a token are stored at once");
+  static_assert(!Isa::HAS_BYTES || Isa::SCORE_ROWS == 4, "so many sums of a token are stored at once");
 
   static int64_t score_steps(int rows, int n, int P) {
     const int64_t steps = (P + 63) / 64;
-    if (rows <= SCORE_ROWS && steps <= MAX_STEPS) return n;
-    return int64_t((n + SCORE_TOKENS - 1) / SCORE_TOKENS) * ((rows + SCORE_ROWS - 1) / SCORE_ROWS) * steps;
+    if (rows <= Isa::SCORE_ROWS && steps <= MAX_STEPS) return n;
+    return int64_t((n + SCORE_TOKENS - 1) / SCORE_TOKENS) * ((rows + Isa::SCORE_ROWS - 1) / Isa::SCORE_ROWS) * steps;
   }
 
   static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
@@ -30,7 +29,7 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
 
   static void scores(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int t, int n, int P,
                      Fetches& ahead) {
-    if (rows <= SCORE_ROWS) {
+    if (rows <= Isa::SCORE_ROWS) {
       switch ((P + 63) / 64) {
         case 1: return score_few<1>(s, rows, keys, stride, n, P, ahead);
         case 2: return score_few<2>(s, rows, keys, stride, n, P, ahead);
@@ -80,9 +79,9 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
   template <int STEPS>
   static void score_few(const LatentScratch& s, int rows, const int8_t* keys, int64_t stride, int n, int P,
                         Fetches& ahead) {
-    F query[SCORE_ROWS][STEPS];
+    F query[Isa::SCORE_ROWS][STEPS];
 #pragma GCC unroll 4
-    for (int i = 0; i < SCORE_ROWS; ++i) {
+    for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
       const float* of_row = static_cast<const float*>(s.queries) + (i < rows ? i : rows - 1) * query_stride(P);
 #pragma GCC unroll 6
       for (int k = 0; k < STEPS; ++k) query[i][k] = load_bytes(reinterpret_cast<const int8_t*>(of_row) + 64 * k);
@@ -90,16 +89,16 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
     for (int t = 0; t < n; ++t) {
       ahead(t);
       const int8_t* key = keys + t * stride;
-      F sums[SCORE_ROWS];
+      F sums[Isa::SCORE_ROWS];
 #pragma GCC unroll 4
-      for (int i = 0; i < SCORE_ROWS; ++i) sums[i] = zero();
+      for (int i = 0; i < Isa::SCORE_ROWS; ++i) sums[i] = zero();
 #pragma GCC unroll 6
       for (int k = 0; k < STEPS; ++k) {
         const F four = without_sign(k + 1 < STEPS ? load_bytes(key + 64 * k) : load_first_bytes(key + 64 * k, P - 64 * k));
 #pragma GCC unroll 4
-        for (int i = 0; i < SCORE_ROWS; ++i) sums[i] = multiply_bytes(four, query[i][k], sums[i]);
+        for (int i = 0; i < Isa::SCORE_ROWS; ++i) sums[i] = multiply_bytes(four, query[i][k], sums[i]);
       }
-      float scores[SCORE_ROWS];
+      float scores[Isa::SCORE_ROWS];
       store_scaled_sums(scores, sums, s.query_shift, s.query_factor);
       for (int i = 0; i < rows; ++i) s.scores[i * LATENT_TILE + t] = scores[i];
     }
@@ -110,11 +109,11 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
                          Fetches& ahead) {
     const int8_t* key[SCORE_TOKENS];
     for (int j = 0; j < SCORE_TOKENS; ++j) key[j] = keys + (t + (j < n ? j : n - 1)) * stride;
-    for (int r = 0; r < rows; r += SCORE_ROWS) {
-      const int8_t* query[SCORE_ROWS];
-      F sums[SCORE_ROWS][SCORE_TOKENS];
+    for (int r = 0; r < rows; r += Isa::SCORE_ROWS) {
+      const int8_t* query[Isa::SCORE_ROWS];
+      F sums[Isa::SCORE_ROWS][SCORE_TOKENS];
 #pragma GCC unroll 4
-      for (int i = 0; i < SCORE_ROWS; ++i) {
+      for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
         const int row = r + i < rows ? r + i : rows - 1;
         query[i] = reinterpret_cast<const int8_t*>(static_cast<const float*>(s.queries) + row * query_stride(P));
 #pragma GCC unroll 4
@@ -126,14 +125,14 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
 #pragma GCC unroll 4
         for (int j = 0; j < SCORE_TOKENS; ++j) k[j] = without_sign(load_first_bytes(key[j] + p, P - p));
 #pragma GCC unroll 4
-        for (int i = 0; i < SCORE_ROWS; ++i) {
+        for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
           const F q = load_bytes(query[i] + p);
 #pragma GCC unroll 4
           for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = multiply_bytes(k[j], q, sums[i][j]);
         }
       }
       ahead.pass((P + 63) / 64);
-      for (int i = 0; i < SCORE_ROWS && r + i < rows; ++i)
+      for (int i = 0; i < Isa::SCORE_ROWS && r + i < rows; ++i)
         store_scaled_sums(s.scores + (r + i) * LATENT_TILE + t, sums[i][0], sums[i][1], sums[i][2], sums[i][3],
                           s.query_shift[r + i], s.query_factor[r + i]);
     }
@@ -141,4 +140,3 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
 };
 
 }  // namespace kblam::KBLAM_ISA
-#endif

@@ -4,13 +4,12 @@
 #include "latent_bytes.h"
 #include "latent_lanes.h"
 
-#ifdef KBLAM_HAS_BYTES
 namespace kblam::KBLAM_ISA {
 
 struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
   static int steps(int P) { return (P + 3) / 4; }
   static int64_t score_steps(int rows, int n, int P) {
-    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * LANE_J - 1) / (W * LANE_J)) * steps(P);
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * Isa::LANE_J - 1) / (W * Isa::LANE_J)) * steps(P);
   }
 
   static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
@@ -45,12 +44,12 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
     }
     const int vectors = int(round_up(rows, W) / W);
     const char* at = reinterpret_cast<const char*>(from);
-    for (int v = 0; v < vectors; v += LANE_J) {
-      if (n == TOKENS && vectors - v >= LANE_J) {
-        multiply<TOKENS, LANE_J>(s, at, bytes, P, t, v, ahead);
+    for (int v = 0; v < vectors; v += Isa::LANE_J) {
+      if (n == TOKENS && vectors - v >= Isa::LANE_J) {
+        multiply<TOKENS, Isa::LANE_J>(s, at, bytes, P, t, v, ahead);
       } else {
         for (int i = 0; i < n; ++i)
-          for (int j = v; j < vectors && j < v + LANE_J; ++j) multiply<1, 1>(s, at + i * bytes, bytes, P, t + i, j, ahead);
+          for (int j = v; j < vectors && j < v + Isa::LANE_J; ++j) multiply<1, 1>(s, at + i * bytes, bytes, P, t + i, j, ahead);
       }
     }
   }
@@ -111,4 +110,3 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
 };
 
 }  // namespace kblam::KBLAM_ISA
-#endif

@@ -5,7 +5,6 @@
 
 #include "latent_kinds.h"
 
-#ifdef KBLAM_HAS_BYTES
 namespace kblam::KBLAM_ISA {
 
 struct KeyBytes {};
@@ -136,4 +135,3 @@ inline void sum_few_bytes(const LatentScratch& s, const LatentRow* rows, const i
 }
 
 }  // namespace kblam::KBLAM_ISA
-#endif

@@ -1,4 +1,4 @@
-// Latents against few rows: scores are inner products of SCORE_ROWS queries with SCORE_TOKENS keys at a time, each
+// Latents against few rows: scores are inner products of Isa::SCORE_ROWS queries with SCORE_TOKENS keys at a time, each
 // summed across its vector; a softmax step runs over vectors of tokens.
 #pragma once
 
@@ -17,16 +17,16 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
   const int64_t width = query_stride(P);
   const T* key[SCORE_TOKENS];
   for (int j = 0; j < SCORE_TOKENS; ++j) key[j] = keys + (j < n ? j : n - 1) * stride;
-  for (int r = 0; r < rows; r += SCORE_ROWS) {
-    const typename D::Query* query[SCORE_ROWS];
-    F sums[SCORE_ROWS][SCORE_TOKENS];
-    for (int i = 0; i < SCORE_ROWS; ++i) {
+  for (int r = 0; r < rows; r += Isa::SCORE_ROWS) {
+    const typename D::Query* query[Isa::SCORE_ROWS];
+    F sums[Isa::SCORE_ROWS][SCORE_TOKENS];
+    for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
       query[i] = queries + (r + i < rows ? r + i : rows - 1) * width;
       for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = zero();
     }
     const auto multiply = [&](const F (&k)[SCORE_TOKENS], int d) {
 #pragma GCC unroll 4
-      for (int i = 0; i < SCORE_ROWS; ++i) {
+      for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
         const F q = D::load_query(query[i] + d);
 #pragma GCC unroll 4
         for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = D::multiply(q, k[j], sums[i][j]);
@@ -44,7 +44,7 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
       multiply(k, whole);
     }
     ahead.pass(P / D::STEP);
-    for (int i = 0; i < SCORE_ROWS; ++i)
+    for (int i = 0; i < Isa::SCORE_ROWS; ++i)
       store_sums(scores + (r + i) * LATENT_TILE, sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
   }
 }
@@ -81,7 +81,7 @@ struct Dots {
   static constexpr int TOKENS = SCORE_TOKENS;
   static constexpr int64_t ROW = LATENT_TILE * (L::PAIRS ? 2 : 4), STEP = 4;  // bytes between weights
   static int64_t score_steps(int rows, int n, int P) {
-    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + SCORE_ROWS - 1) / SCORE_ROWS) * (P / Dot<Query>::STEP);
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + Isa::SCORE_ROWS - 1) / Isa::SCORE_ROWS) * (P / Dot<Query>::STEP);
   }
 
   template <class AnyRow>
@@ -96,7 +96,7 @@ struct Dots {
     const Query* queries = static_cast<const Query*>(s.queries);
     keys += t * stride;
     if constexpr (!L::PAIRS) {
-      if (rows <= SCORE_ROWS) return score_keys<WideDot<T>>(queries, rows, keys, stride, n, P, s.scores + t, ahead);
+      if (rows <= Isa::SCORE_ROWS) return score_keys<WideDot<T>>(queries, rows, keys, stride, n, P, s.scores + t, ahead);
     }
     int64_t bytes;
     const Query* wide = reinterpret_cast<const Query*>(L::keys(s, keys, stride, n, P, bytes));
@@ -107,11 +107,10 @@ struct Dots {
     for (int r = 0; r < count; ++r) {
       float* scores = s.scores + r * LATENT_TILE;
       s.shrink[r] = take_products(rows[r], s, scores, tile, n, [&](int t, F weights) {
-#ifdef KBLAM_HAS_PAIRS
         if constexpr (L::PAIRS)
-          return store_rounded(reinterpret_cast<bfloat16*>(s.pairs) + r * LATENT_TILE + t, weights);
-#endif
-        store(scores + t, weights);
+          store_rounded(reinterpret_cast<bfloat16*>(s.pairs) + r * LATENT_TILE + t, weights);
+        else
+          store(scores + t, weights);
       });
     }
   }

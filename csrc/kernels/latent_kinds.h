@@ -63,7 +63,6 @@ struct WideLatents {
   }
 };
 
-#ifdef KBLAM_HAS_PAIRS
 inline F pairs_of(const bfloat16* even, const bfloat16* odd, int n) { return interleave(even, odd, n); }
 inline F pairs_of(const int8_t* even, const int8_t* odd, int n) {
   const F first = n >= W ? load(even) : load_first(even, n);
@@ -130,15 +129,14 @@ struct PairLatents {
   }
   static int panel_steps(int n) { return (n + 1) / 2; }
 };
-#endif
 
 // f(kind, element) for the way in which such queries and latents are multiplied.
 template <class Function>
 inline auto by_kind(Dtype query, Dtype storage, const Function& f) {
-#ifdef KBLAM_HAS_PAIRS
-  if (query == Dtype::bfloat16 && storage == Dtype::bfloat16) return f(PairLatents<bfloat16>{}, bfloat16{});
-  if (query == Dtype::bfloat16 && storage == Dtype::int8) return f(PairLatents<int8_t>{}, int8_t{});
-#endif
+  if constexpr (Isa::HAS_PAIRS) {
+    if (query == Dtype::bfloat16 && storage == Dtype::bfloat16) return f(PairLatents<bfloat16>{}, bfloat16{});
+    if (query == Dtype::bfloat16 && storage == Dtype::int8) return f(PairLatents<int8_t>{}, int8_t{});
+  }
   switch (storage) {
     case Dtype::bfloat16: return f(WideLatents<bfloat16>{}, bfloat16{});
     case Dtype::float16: return f(WideLatents<float16>{}, float16{});

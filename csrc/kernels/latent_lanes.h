@@ -11,10 +11,10 @@ namespace kblam::KBLAM_ISA {
 template <class L, bool ROUNDS = L::PAIRS>
 struct Lanes {
   using Query = typename L::Query;
-  static constexpr int TOKENS = LANE_I;
+  static constexpr int TOKENS = Isa::LANE_I;
   static constexpr int64_t ROW = 4, STEP = LANES * 4;  // bytes between weights
   static int64_t score_steps(int rows, int n, int P) {
-    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * LANE_J - 1) / (W * LANE_J)) * L::steps(P);
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + W * Isa::LANE_J - 1) / (W * Isa::LANE_J)) * L::steps(P);
   }
 
   // Queries as the column operand: [step][LANES], absent rows 0, and so is what is left of query_stride.
@@ -48,16 +48,16 @@ struct Lanes {
     int64_t bytes;
     const char* from = L::keys(s, keys + t * stride, stride, n, P, bytes);
     const int vectors = int(round_up(rows, W) / W);
-    for (int v = 0; v < vectors; v += LANE_J) {
+    for (int v = 0; v < vectors; v += Isa::LANE_J) {
       const float* queries = static_cast<const float*>(s.queries) + v * W;
       float* to = s.scores + t * LANES + v * W;
-      if (n == TOKENS && vectors - v >= LANE_J) {
-        multiply<TOKENS, LANE_J>(from, bytes, queries, L::steps(P), to, ahead);
+      if (n == TOKENS && vectors - v >= Isa::LANE_J) {
+        multiply<TOKENS, Isa::LANE_J>(from, bytes, queries, L::steps(P), to, ahead);
       } else if (n == TOKENS) {
         multiply<TOKENS, 1>(from, bytes, queries, L::steps(P), to, ahead);
       } else {
         for (int i = 0; i < n; ++i)
-          for (int j = 0; j < LANE_J && v + j < vectors; ++j)
+          for (int j = 0; j < Isa::LANE_J && v + j < vectors; ++j)
             multiply<1, 1>(from + i * bytes, bytes, queries + j * W, L::steps(P), to + i * LANES + j * W, ahead);
       }
     }
@@ -96,14 +96,12 @@ struct Lanes {
       LaneStep<ROUNDS> step(top, load(s.maximum + v));
       const auto weight_of = [&](int t) { return mul(step.weigh(load(scores + t * LANES)), set1(s.of_value[t])); };
       if constexpr (L::PAIRS) {
-#ifdef KBLAM_HAS_PAIRS
         float* pairs = reinterpret_cast<float*>(s.pairs) + v;
         for (int t = 0; t < n; t += 2) {
           between(t);
           const F even = weight_of(t);
           store(pairs + t / 2 * LANES, round_to_pairs(even, t + 1 < n ? weight_of(t + 1) : zero()));
         }
-#endif
       } else {
         for (int t = 0; t < n; ++t) {
           if (t % 2 == 0) between(t);

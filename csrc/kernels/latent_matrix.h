@@ -10,15 +10,15 @@
 
 namespace kblam::KBLAM_ISA {
 
-#ifdef KBLAM_HAS_MATRIX
-static_assert(LANES == BLOCK && PANEL == BLOCK && LATENT_TILE % (4 * MATRIX_STEPS) == 0, "whole blocks");
+static_assert(!Isa::HAS_MATRIX || (LANES == BLOCK && PANEL == BLOCK && LATENT_TILE % (4 * MATRIX_STEPS) == 0),
+              "whole blocks");
 
 // scores[t][row] of n <= BLOCK keys, rows of `bytes`, which there are BLOCK of.
-template <class Multiply>
+template <Multiply KIND>
 inline void score_block(const LatentScratch& s, int rows, const char* keys, int64_t bytes, int t, int steps,
                         Fetches& ahead) {
   registers(2, rows > MATRIX_ROWS ? 2 : 1, [&](auto i, auto j) {
-    matrix_product<Multiply, decltype(i)::value, decltype(j)::value>(
+    matrix_product<KIND, decltype(i)::value, decltype(j)::value>(
         keys, bytes, static_cast<const char*>(s.queries), LANES * 4, steps, s.scores + t * LANES, LANES,
         Fetches(ahead));
   });
@@ -36,12 +36,12 @@ inline int64_t score_fetches(int rows, int n, int steps) {
 
 // output[row] = output[row] * shrink[row] + weights[row] . values for a panel of up to PANEL columns from `first` on,
 // packed as the column operand; `of_sums(sums, row)` makes floats of them.
-template <class Multiply, class OfSums>
+template <Multiply KIND, class OfSums>
 inline void mix_block(const LatentScratch& s, const LatentRow* rows, int count, int first, int P, const float* panel,
                       int64_t panel_row, int steps, Fetches& ahead, const OfSums& of_sums) {
   const int vectors = P - first > W ? 2 : 1;
   registers(count > MATRIX_ROWS ? 2 : 1, vectors, [&](auto i, auto j) {
-    matrix_product<Multiply, decltype(i)::value, decltype(j)::value>(
+    matrix_product<KIND, decltype(i)::value, decltype(j)::value>(
         reinterpret_cast<const char*>(s.rows), LATENT_TILE / 2 * 4, reinterpret_cast<const char*>(panel), panel_row * 4,
         steps, s.block, PANEL, Fetches(ahead));
   });
@@ -74,7 +74,7 @@ struct MatrixLanes : Lanes<L> {
     keys += t * stride;
     const int64_t width = query_stride(P);
     if (sizeof(T) == sizeof(bfloat16) && n == TOKENS && P == width)
-      return score_block<MultiplyPairs>(s, rows, reinterpret_cast<const char*>(keys), stride * 2, t, steps(P), ahead);
+      return score_block<Multiply::PAIRS>(s, rows, reinterpret_cast<const char*>(keys), stride * 2, t, steps(P), ahead);
     // Exact: every int8 is a bfloat16.
     bfloat16* whole = static_cast<bfloat16*>(s.keys);
     for (int i = 0; i < TOKENS; ++i)
@@ -83,7 +83,7 @@ struct MatrixLanes : Lanes<L> {
         const bool absent = i >= n || d >= P;
         store_rounded(whole + i * width + d, absent ? zero() : P - d >= W ? load(here) : load_first(here, P - d));
       }
-    score_block<MultiplyPairs>(s, rows, static_cast<const char*>(s.keys), width * 2, t, steps(P), ahead);
+    score_block<Multiply::PAIRS>(s, rows, static_cast<const char*>(s.keys), width * 2, t, steps(P), ahead);
   }
 
   static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n, Fetches& ahead) {
@@ -101,7 +101,7 @@ struct MatrixLanes : Lanes<L> {
     for (int first = 0; first < P; first += PANEL) {
       L::pack(s, values + first, stride, n, P - first < PANEL ? P - first : PANEL,
               [&](int t) { fetch_sparsely(ahead, t); });
-      mix_block<MultiplyPairs>(s, rows, count, first, P, s.panel, PANEL, steps, ahead,
+      mix_block<Multiply::PAIRS>(s, rows, count, first, P, s.panel, PANEL, steps, ahead,
                                [](F sums, int) { return sums; });
     }
   }
@@ -134,7 +134,7 @@ struct MatrixByteLanes : ByteLanes {
                 i < n ? load_first_bytes(from + i * stride + p, P - p) : zero());
       from = whole;
     }
-    score_block<MultiplyBytes>(s, rows, reinterpret_cast<const char*>(from), bytes, t, steps(P), ahead);
+    score_block<Multiply::BYTES>(s, rows, reinterpret_cast<const char*>(from), bytes, t, steps(P), ahead);
     for (int v = 0; v < rows; v += W) {
       const F factor = load(s.query_factor + v);
       for (int i = 0; i < n; ++i) {
@@ -159,21 +159,15 @@ struct MatrixByteLanes : ByteLanes {
     for (int panel = 0; panel < P; panel += BYTE_PANEL) {
       pack_bytes(s, values + panel, stride, n, P - panel, [&](int) { ahead.once(); });
       for (int first = panel; first < P && first < panel + BYTE_PANEL; first += PANEL)
-        mix_block<MultiplyLevels>(s, rows, count, first, P, s.panel + (first - panel), BYTE_PANEL, steps, ahead,
+        mix_block<Multiply::LEVELS>(s, rows, count, first, P, s.panel + (first - panel), BYTE_PANEL, steps, ahead,
                                   [&](F sums, int r) { return scaled(sums, zero(), set1(s.weight_scale[r])); });
     }
   }
 };
 
-using ManyBytes = MatrixByteLanes;
+// With many rows, as the processor can.
+using ManyBytes = std::conditional_t<Isa::HAS_MATRIX, MatrixByteLanes, ByteLanes>;
 template <class L>
-using Many = std::conditional_t<L::PAIRS, MatrixLanes<L>, Lanes<L>>;
-#else
-#ifdef KBLAM_HAS_BYTES
-using ManyBytes = ByteLanes;
-#endif
-template <class L>
-using Many = Lanes<L>;
-#endif
+using Many = std::conditional_t<Isa::HAS_MATRIX && L::PAIRS, MatrixLanes<L>, Lanes<L>>;
 
 }  // namespace kblam::KBLAM_ISA

@@ -6,14 +6,10 @@
 namespace kblam::KBLAM_ISA {
 
 constexpr int LATENT_TILE = 128;
-constexpr int PANEL = LANE_J * W;                  // columns of values that are worked on together
-#ifdef KBLAM_HAS_MATRIX
-constexpr int KEY_ROWS = 2 * MATRIX_ROWS;  // keys that are converted together
-#else
-constexpr int KEY_ROWS = LANE_I < 4 ? 4 : LANE_I;
-#endif
+constexpr int PANEL = Isa::LANE_J * W;                  // columns of values that are worked on together
+constexpr int KEY_ROWS = Isa::HAS_MATRIX ? BLOCK : Isa::LANE_I < 4 ? 4 : Isa::LANE_I;  // keys that are converted together
 constexpr int LANES = MAX_LATENT_ROWS;
-static_assert(LANE_J == 2, "a block that is not whole is one vector wide");
+static_assert(Isa::LANE_J == 2, "a block that is not whole is one vector wide");
 // A query takes up so many elements: whole steps of any product.
 inline int64_t query_stride(int P) { return round_up(P, 2 * OUTPUT_PAD); }
 
@@ -33,10 +29,9 @@ struct LatentScratch {
   // and where bytes are multiplied.
   float *query_factor, *weight_scale;
   int32_t* query_shift;
-#ifdef KBLAM_HAS_MATRIX
-  float* rows;  // [LANES][LATENT_TILE / 2]: weights as pairs or fours of tokens
+  // For a matrix unit.
+  float* rows;   // [LANES][LATENT_TILE / 2]: weights as pairs or fours of tokens
   float* block;  // [LANES][PANEL]: sums of one product
-#endif
 };
 
 template <class Take>
@@ -59,10 +54,8 @@ inline LatentScratch lay_out_latent(int P, const Take& take) {
   s.query_factor = take(LANES);
   s.weight_scale = take(LANES);
   s.query_shift = reinterpret_cast<int32_t*>(take(LANES));
-#ifdef KBLAM_HAS_MATRIX
-  s.rows = take(LANES * LATENT_TILE / 2);
-  s.block = take(LANES * PANEL);
-#endif
+  s.rows = take(Isa::HAS_MATRIX ? LANES * LATENT_TILE / 2 : 0);
+  s.block = take(Isa::HAS_MATRIX ? LANES * PANEL : 0);
   return s;
 }
 

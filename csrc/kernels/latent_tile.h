@@ -41,12 +41,12 @@ inline void absorb_tiles(const Latents& latents, const LatentQueries& queries, c
 inline void latent_absorb(const Latents& latents, const LatentQueries& queries, const LatentRow* rows, int count,
                           int64_t begin, int64_t end, int P, float scale, char* scratch) {
   const LatentScratch s = lay_out_latent(scratch, P);
-#ifdef KBLAM_HAS_BYTES
-  if (queries.bytes && latents.storage == Dtype::int8) {
-    const auto absorb = queries.lanes ? absorb_tiles<ManyBytes, int8_t> : absorb_tiles<ByteDots, int8_t>;
-    return absorb(latents, queries, rows, count, begin, end, P, scale, s);
+  if constexpr (Isa::HAS_BYTES) {
+    if (queries.bytes && latents.storage == Dtype::int8) {
+      const auto absorb = queries.lanes ? absorb_tiles<ManyBytes, int8_t> : absorb_tiles<ByteDots, int8_t>;
+      return absorb(latents, queries, rows, count, begin, end, P, scale, s);
+    }
   }
-#endif
   by_kind(queries.dtype, latents.storage, [&](auto kind, auto element) {
     using L = decltype(kind);
     using T = decltype(element);
@@ -56,12 +56,9 @@ inline void latent_absorb(const Latents& latents, const LatentQueries& queries, 
 }
 
 // Vectors of rows want to be full; a matrix unit multiplies 16 rows in the time of one.
-inline int64_t lane_rows([[maybe_unused]] Dtype query, [[maybe_unused]] Dtype storage, [[maybe_unused]] bool bytes) {
-#ifdef KBLAM_HAS_MATRIX
+inline int64_t lane_rows(Dtype query, Dtype storage, bool bytes) {
   const bool pairs = by_kind(query, storage, [](auto kind, auto) { return decltype(kind)::PAIRS; });
-  if (pairs || (bytes && storage == Dtype::int8)) return 5;
-#endif
-  return 24;
+  return Isa::HAS_MATRIX && (pairs || (bytes && storage == Dtype::int8)) ? 5 : 24;
 }
 
 // to += factor * from, whole vectors.

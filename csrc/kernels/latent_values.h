@@ -10,10 +10,10 @@ template <class Layout, class L, class T>
 inline void sum_values(const LatentScratch& s, const LatentRow* rows, int count, const T* values, int64_t stride, int n,
                        int P, const void* next, int64_t bytes) {
   const int all = int(round_up(P, W) / W), steps = L::panel_steps(n);
-  const int blocks = count / LANE_I + count % LANE_I / 4 + count % 4;
-  Fetches ahead(next, bytes, int64_t((all + LANE_J - 1) / LANE_J) * blocks * steps);
-  for (int v = 0; v < all; v += LANE_J) {
-    const int vectors = all - v < LANE_J ? all - v : LANE_J;
+  const int blocks = count / Isa::LANE_I + count % Isa::LANE_I / 4 + count % 4;
+  Fetches ahead(next, bytes, int64_t((all + Isa::LANE_J - 1) / Isa::LANE_J) * blocks * steps);
+  for (int v = 0; v < all; v += Isa::LANE_J) {
+    const int vectors = all - v < Isa::LANE_J ? all - v : Isa::LANE_J;
     const int columns = P - v * W < vectors * W ? P - v * W : vectors * W;
     const bool packed = L::packs(columns);
     if (packed) L::pack(s, values + v * W, stride, n, columns);
@@ -35,12 +35,12 @@ inline void sum_values(const LatentScratch& s, const LatentRow* rows, int count,
     };
     const auto add_all = [&](auto j) {
       int r = 0;
-      while (r + LANE_I <= count) r = add(Size<LANE_I>{}, j, r);
+      while (r + Isa::LANE_I <= count) r = add(Size<Isa::LANE_I>{}, j, r);
       while (r + 4 <= count) r = add(Size<4>{}, j, r);
       while (r < count) r = add(Size<1>{}, j, r);
     };
-    if (vectors == LANE_J)
-      add_all(Size<LANE_J>{});
+    if (vectors == Isa::LANE_J)
+      add_all(Size<Isa::LANE_J>{});
     else
       add_all(Size<1>{});
   }

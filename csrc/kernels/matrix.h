@@ -2,11 +2,11 @@
 // four bytes by columns on the right.
 #pragma once
 
-#include "interface.h"
+#include "isa/contract.h"
 
-#ifdef KBLAM_HAS_MATRIX
 namespace kblam::KBLAM_ISA {
 
+constexpr int MATRIX_ROWS = Isa::MATRIX_ROWS, MATRIX_BYTES = Isa::MATRIX_BYTES;
 constexpr int MATRIX_STEPS = MATRIX_BYTES / 4;  // four bytes each, of one product
 constexpr int BLOCK = 2 * MATRIX_ROWS;          // rows, and columns, of a block: four registers of sums
 constexpr int BETWEEN = 4;                      // times in a step of a product that other work may come between
@@ -14,7 +14,7 @@ constexpr int BETWEEN = 4;                      // times in a step of a product 
 // to[i][j] = sum over steps of a[i] and b[j], for I x J registers of sums; `to` holds whole numbers where bytes are
 // multiplied. Strides in bytes, but of `to`. `steps`: of MATRIX_STEPS. Calls between(i) for i in [0, BETWEEN * steps),
 // evenly.
-template <class Multiply, int I, int J, class Between>
+template <Multiply KIND, int I, int J, class Between>
 inline void matrix_product(const char* a, int64_t a_row, const char* b, int64_t b_step, int steps, float* to,
                            int64_t to_row, const Between& between) {
   matrix_zero<0>();
@@ -26,16 +26,16 @@ inline void matrix_product(const char* a, int64_t a_row, const char* b, int64_t 
     matrix_load<4>(a, a_row);
     matrix_load<6>(b, b_step);
     between(BETWEEN * k + 1);
-    Multiply::template run<0, 4, 6>();
+    matrix_multiply<KIND, 0, 4, 6>();
     if constexpr (J == 2) {
       matrix_load<7>(b + MATRIX_BYTES, b_step);
-      Multiply::template run<1, 4, 7>();
+      matrix_multiply<KIND, 1, 4, 7>();
     }
     between(BETWEEN * k + 2);
     if constexpr (I == 2) {
       matrix_load<5>(a + MATRIX_ROWS * a_row, a_row);
-      Multiply::template run<2, 5, 6>();
-      if constexpr (J == 2) Multiply::template run<3, 5, 7>();
+      matrix_multiply<KIND, 2, 5, 6>();
+      if constexpr (J == 2) matrix_multiply<KIND, 3, 5, 7>();
     }
     between(BETWEEN * k + 3);
     a += MATRIX_BYTES;
@@ -69,4 +69,3 @@ inline void lanes_to_rows(const float* from, int64_t lanes, int vectors, int n, 
 }
 
 }  // namespace kblam::KBLAM_ISA
-#endif

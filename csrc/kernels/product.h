@@ -2,20 +2,22 @@
 // where the processor multiplies pairs, or four bytes.
 #pragma once
 
+#include <type_traits>
+
+#include "isa/contract.h"
+
 namespace kblam::KBLAM_ISA {
 
 template <class T>
 struct Step {
-  static constexpr bool PAIRS = false;
-  static F multiply(F a, F b, F c) { return fma(a, b, c); }
+  static constexpr bool PAIRS = Isa::HAS_PAIRS && std::is_same_v<T, bfloat16>;
+  static F multiply(F a, F b, F c) {
+    if constexpr (PAIRS)
+      return multiply_pairs(a, b, c);
+    else
+      return fma(a, b, c);
+  }
 };
-#ifdef KBLAM_HAS_PAIRS
-template <>
-struct Step<bfloat16> {
-  static constexpr bool PAIRS = true;
-  static F multiply(F a, F b, F c) { return multiply_pairs(a, b, c); }
-};
-#endif
 
 inline F broadcast(const char* p) {
   float x;
@@ -50,17 +52,19 @@ inline void product(F (&sums)[I][J], const char* a, int64_t a_row, int64_t a_ste
   product<T>(sums, a, a_row, a_step, b, b_step, steps, [](int) {});
 }
 
-// f(Size<i>, Size<j>) for i in [1, TILE_I] and j in [1, TILE_J].
+// f(Size<i>, Size<j>) for i in [1, Isa::TILE_I] and j in [1, Isa::TILE_J].
 template <class Function>
 inline void sized(int i, int j, const Function& f) {
   const auto columns = [&](auto rows) {
     switch (j) {
       case 1: return f(rows, Size<1>{});
       case 2: return f(rows, Size<2>{});
-#if defined(__AVX512F__)
-      case 3: return f(rows, Size<3>{});
-      case 4: return f(rows, Size<4>{});
-#endif
+      case 3:
+        if constexpr (Isa::TILE_J >= 3) return f(rows, Size<3>{});
+        return;
+      case 4:
+        if constexpr (Isa::TILE_J >= 4) return f(rows, Size<4>{});
+        return;
       default: return;
     }
   };

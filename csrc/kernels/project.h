@@ -28,7 +28,7 @@ inline void fetch_mixed(const T* from, int64_t stride) {
 
 // to[p] += sum over ROWS rows of weights[d] * matrix[d][p]
 template <int ROWS, class T>
-inline void add_mixed(float* to, const float* weights, const T* matrix, int64_t stride, int P) {
+inline void add_mixed_wide(float* to, const float* weights, const T* matrix, int64_t stride, int P) {
   F weight[ROWS];
   for (int i = 0; i < ROWS; ++i) weight[i] = set1(weights[i]);
   for (int p = 0; p < P; p += W) {
@@ -43,10 +43,9 @@ inline void add_mixed(float* to, const float* weights, const T* matrix, int64_t 
   }
 }
 
-#ifdef KBLAM_HAS_PAIRS
 // The same for pairs of rows.
 template <int ROWS>
-inline void add_mixed(float* to, const float* weights, const bfloat16* matrix, int64_t stride, int P) {
+inline void add_mixed_pairs(float* to, const float* weights, const bfloat16* matrix, int64_t stride, int P) {
   static_assert(ROWS % 2 == 0);
   F weight[ROWS / 2];
   for (int i = 0; i < ROWS; i += 2) weight[i / 2] = round_to_pairs(set1(weights[i]), set1(weights[i + 1]));
@@ -71,7 +70,14 @@ inline void add_mixed(float* to, const float* weights, const bfloat16* matrix, i
     store(to + p, sum);
   }
 }
-#endif
+
+template <int ROWS, class T>
+inline void add_mixed(float* to, const float* weights, const T* matrix, int64_t stride, int P) {
+  if constexpr (Step<T>::PAIRS)
+    add_mixed_pairs<ROWS>(to, weights, matrix, stride, P);
+  else
+    add_mixed_wide<ROWS>(to, weights, matrix, stride, P);
+}
 
 // to[p] = sum over n rows, n even, of weights[d] * matrix[d][p]. Weights are numbers of `dtype`; to is padded to
 // OUTPUT_PAD.
@@ -91,11 +97,9 @@ inline void dot_rows(const void* matrix, Dtype dtype, int64_t stride, int n, int
   by_element(dtype, [&](auto element) {
     using T = decltype(element);
     using Product = Dot<T>;
-#ifdef KBLAM_HAS_PAIRS
     if constexpr (Step<T>::PAIRS)
       for (int64_t p = 0; p < round_up(P, 2 * OUTPUT_PAD); p += W)
         store_rounded(reinterpret_cast<bfloat16*>(query) + p, load(query + p));
-#endif
     const auto* multiplied = reinterpret_cast<const typename Product::Query*>(query);
     dot_products<Product>(multiplied, static_cast<const T*>(matrix), stride, n, P, to);
   });

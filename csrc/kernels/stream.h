@@ -36,13 +36,16 @@ inline void add_weighted_vectors(float* const* output, const float* const* weigh
     case 2: return add_weighted<ROWS, 2>(output, weights, values, stride, n);
     case 3: return add_weighted<ROWS, 3>(output, weights, values, stride, n);
     case 4: return add_weighted<ROWS, 4>(output, weights, values, stride, n);
-#if defined(__AVX512F__)
-    case 5: return add_weighted<ROWS, 5>(output, weights, values, stride, n);
-    case 6: return add_weighted<ROWS, 6>(output, weights, values, stride, n);
-    case 7: return add_weighted<ROWS, 7>(output, weights, values, stride, n);
-    case 8: return add_weighted<ROWS, 8>(output, weights, values, stride, n);
-#endif
-    default: return;
+    default: break;
+  }
+  if constexpr (Isa::STREAM_VECTORS > 4) {
+    switch (vectors) {
+      case 5: return add_weighted<ROWS, 5>(output, weights, values, stride, n);
+      case 6: return add_weighted<ROWS, 6>(output, weights, values, stride, n);
+      case 7: return add_weighted<ROWS, 7>(output, weights, values, stride, n);
+      case 8: return add_weighted<ROWS, 8>(output, weights, values, stride, n);
+      default: break;
+    }
   }
 }
 
@@ -51,8 +54,8 @@ inline void add_weighted_values(float* const* output, const float* const* weight
                                 int n, int D) {
   const int vectors = D / W;
   float* at[ROWS];
-  for (int v = 0; v < vectors; v += STREAM_VECTORS) {
-    const int here = vectors - v < STREAM_VECTORS ? vectors - v : STREAM_VECTORS;
+  for (int v = 0; v < vectors; v += Isa::STREAM_VECTORS) {
+    const int here = vectors - v < Isa::STREAM_VECTORS ? vectors - v : Isa::STREAM_VECTORS;
     for (int r = 0; r < ROWS; ++r) at[r] = output[r] + v * W;
     add_weighted_vectors<ROWS>(at, weights, values + v * W, stride, n, here);
   }

@@ -1,30 +1,30 @@
-// The kernel table of one instruction set: include after its simd header, with KBLAM_ISA and KBLAM_TABLE defined.
+// The kernel table of one instruction set: include after its header, with KBLAM_ISA defined and Isa declared.
 #include "latent_tile.h"
 #include "mass_tile.h"
 #include "project.h"
 #include "stream.h"
 #include "tile_absorb.h"
 
-namespace kblam {
+namespace kblam::KBLAM_ISA {
 
-extern const Kernels KBLAM_TABLE;
+extern const Kernels kernels;
 
-const Kernels KBLAM_TABLE = {
-    KBLAM_NAME,
-    {KBLAM_ISA::stream_absorb<float>, KBLAM_ISA::stream_absorb<bfloat16>, KBLAM_ISA::stream_absorb<float16>},
-    {KBLAM_ISA::tile_absorb<float>, KBLAM_ISA::tile_absorb<bfloat16>, KBLAM_ISA::tile_absorb<float16>},
-    {KBLAM_ISA::stream_queries<float>(), KBLAM_ISA::stream_queries<bfloat16>(), KBLAM_ISA::stream_queries<float16>()},
-    {KBLAM_ISA::tile_queries<float>(), KBLAM_ISA::tile_queries<bfloat16>(), KBLAM_ISA::tile_queries<float16>()},
-    KBLAM_ISA::latent_absorb,
-    KBLAM_ISA::lane_rows,
-    KBLAM_ISA::add_mass,
-    KBLAM_ISA::add_scaled,
-    KBLAM_ISA::mix_rows,
-    KBLAM_ISA::dot_rows,
-    KBLAM_ISA::widen_row,
-    KBLAM_ISA::stream_scratch,
-    KBLAM_ISA::tile_scratch,
-    KBLAM_ISA::latent_scratch,
+const Kernels kernels = {
+    Isa::NAME,
+    {stream_absorb<float>, stream_absorb<bfloat16>, stream_absorb<float16>},
+    {tile_absorb<float>, tile_absorb<bfloat16>, tile_absorb<float16>},
+    {stream_queries<float>(), stream_queries<bfloat16>(), stream_queries<float16>()},
+    {tile_queries<float>(), tile_queries<bfloat16>(), tile_queries<float16>()},
+    latent_absorb,
+    lane_rows,
+    add_mass,
+    add_scaled,
+    mix_rows,
+    dot_rows,
+    widen_row,
+    stream_scratch,
+    tile_scratch,
+    latent_scratch,
 };
 
-}  // namespace kblam
+}  // namespace kblam::KBLAM_ISA

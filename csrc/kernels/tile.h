@@ -16,9 +16,9 @@ namespace kblam::KBLAM_ISA {
 template <class T>
 inline void score_tile(const char* keys, int64_t key_bytes, int n, const float* queries, const Block& block, int steps,
                        float* scores) {
-  for (int t = 0; t < n; t += TILE_I)
-    for (int v = 0; v < block.vectors; v += TILE_J) {
-      const int i = n - t < TILE_I ? n - t : TILE_I, j = block.vectors - v < TILE_J ? block.vectors - v : TILE_J;
+  for (int t = 0; t < n; t += Isa::TILE_I)
+    for (int v = 0; v < block.vectors; v += Isa::TILE_J) {
+      const int i = n - t < Isa::TILE_I ? n - t : Isa::TILE_I, j = block.vectors - v < Isa::TILE_J ? block.vectors - v : Isa::TILE_J;
       sized(i, j, [&](auto tokens, auto vectors) {
         constexpr int I = decltype(tokens)::value, J = decltype(vectors)::value;
         F sums[I][J];
@@ -37,9 +37,9 @@ template <class T>
 inline void value_tile(const float* weights, const float* values, const Row* rows, const Block& block, int steps,
                        const float* shrink, int D) {
   const int padded = int(round_up(D, OUTPUT_PAD)), all = padded / W;
-  for (int r = 0; r < block.count; r += TILE_I)
-    for (int v = 0; v < all; v += TILE_J) {
-      const int i = block.count - r < TILE_I ? block.count - r : TILE_I, j = all - v < TILE_J ? all - v : TILE_J;
+  for (int r = 0; r < block.count; r += Isa::TILE_I)
+    for (int v = 0; v < all; v += Isa::TILE_J) {
+      const int i = block.count - r < Isa::TILE_I ? block.count - r : Isa::TILE_I, j = all - v < Isa::TILE_J ? all - v : Isa::TILE_J;
       sized(i, j, [&](auto some, auto vectors) {
         constexpr int I = decltype(some)::value, J = decltype(vectors)::value;
         F sums[I][J];
@@ -109,12 +109,10 @@ inline void softmax_tile(const TileScratch& s, const Row* rows, const Block& blo
     float* weights = s.weights + v * W;
     const auto weight_of = [&](int t) { return step.weigh(load(scores + t * BLOCK_ROWS)); };
     if constexpr (Step<T>::PAIRS) {
-#ifdef KBLAM_HAS_PAIRS
       for (int t = 0; t < n; t += 2) {
         const F even = weight_of(t);
         store(weights + t / 2 * BLOCK_ROWS, round_to_pairs(even, t + 1 < n ? weight_of(t + 1) : zero()));
       }
-#endif
     } else {
       for (int t = 0; t < n; ++t) store(weights + t * BLOCK_ROWS, weight_of(t));
     }

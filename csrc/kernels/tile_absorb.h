@@ -8,11 +8,7 @@ namespace kblam::KBLAM_ISA {
 
 template <class T>
 constexpr bool multiplies_matrices() {
-#ifdef KBLAM_HAS_MATRIX
-  return Step<T>::PAIRS;
-#else
-  return false;
-#endif
+  return Isa::HAS_MATRIX && Step<T>::PAIRS;
 }
 
 // Where products are of vectors, a key or value is worth less than a pass through memory up to 4 rows, and tiles, made
@@ -44,9 +40,7 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
     blocks[n_blocks] = block_of(rows, r, count - r < BLOCK_ROWS ? count - r : BLOCK_ROWS);
     pack_queries<T>(rows, blocks[n_blocks], D, s.queries + n_blocks * packed_query);
   }
-#ifdef KBLAM_HAS_MATRIX
   if constexpr (multiplies_matrices<T>()) matrix_begin();
-#endif
   for (int64_t tile = begin; tile < end; tile += TILE_TOKENS) {
     const int n = int(end - tile < TILE_TOKENS ? end - tile : TILE_TOKENS);
     const T* values = static_cast<const T*>(columns.value) + tile * columns.value_stride;
@@ -65,14 +59,11 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
           keys = reinterpret_cast<const char*>(s.keys);
           key_bytes = int64_t(D) * sizeof(float);
         }
-#ifdef KBLAM_HAS_MATRIX
         if constexpr (multiplies_matrices<T>()) keys = whole_keys(key_rows, key_bytes, n, D, s.keys);
-#endif
       }
       const float* queries = s.queries + b * packed_query;
       const int steps = Step<T>::PAIRS ? (n + 1) / 2 : n;
       if constexpr (multiplies_matrices<T>()) {
-#ifdef KBLAM_HAS_MATRIX
         const int64_t left = b == 0 ? end - tile - n : 0, next = left < TILE_TOKENS ? left : TILE_TOKENS;
         // Where rows are few memory is the limit: the next tile is asked for while this one's first block is worked on.
         Fetches next_values(values + n * columns.value_stride, next * columns.value_stride * 2,
@@ -81,7 +72,6 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
         score_blocks(keys, key_bytes, n, queries, block, D, s.scores, next_values);
         softmax_tile<T>(s, rows, block, tile, n, scale);
         value_blocks(s, rows, block, steps, s.shrink + block.begin, D, next_keys);
-#endif
       } else {
         score_tile<T>(keys, key_bytes, n, queries, block, query_steps<T>(D), s.scores);
         softmax_tile<T>(s, rows, block, tile, n, scale);
@@ -89,9 +79,7 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
       }
     }
   }
-#ifdef KBLAM_HAS_MATRIX
   if constexpr (multiplies_matrices<T>()) matrix_end();
-#endif
   for (int r = 0; r < count; ++r) {
     *rows[r].maximum = s.maximum[r];
     *rows[r].total = s.total[r];

@@ -4,11 +4,10 @@
 
 #include "tile.h"
 
-#ifdef KBLAM_HAS_MATRIX
 namespace kblam::KBLAM_ISA {
 
 constexpr int KEY_WIDTH = MATRIX_BYTES / 2;  // elements of a step
-static_assert(TILE_TOKENS % BLOCK == 0 && BLOCK_ROWS % BLOCK == 0, "whole blocks");
+static_assert(!Isa::HAS_MATRIX || (TILE_TOKENS % BLOCK == 0 && BLOCK_ROWS % BLOCK == 0), "whole blocks");
 
 // Keys of a tile as whole steps of whole blocks: where they lie, or copied to `to` with zeros after them.
 inline const char* whole_keys(const bfloat16* keys, int64_t& bytes, int n, int D, float* to) {
@@ -28,7 +27,7 @@ inline void score_blocks(const char* keys, int64_t key_bytes, int n, const float
   for (int t = 0; t < n; t += BLOCK)
     for (int v = 0; v < block.vectors; v += 2)
       registers(2, block.vectors - v, [&](auto i, auto j) {
-        matrix_product<MultiplyPairs, decltype(i)::value, decltype(j)::value>(
+        matrix_product<Multiply::PAIRS, decltype(i)::value, decltype(j)::value>(
             keys + t * key_bytes, key_bytes, reinterpret_cast<const char*>(queries + v * W), BLOCK_ROWS * 4, steps,
             scores + t * BLOCK_ROWS + v * W, BLOCK_ROWS, Fetches(ahead));
         ahead.pass(BETWEEN * steps);
@@ -46,7 +45,7 @@ inline void value_blocks(const TileScratch& s, const Row* rows, const Block& blo
     for (int v = 0; v < vectors; v += 2)
       registers(block.count - r > MATRIX_ROWS ? 2 : 1, vectors - v, [&](auto i, auto j) {
         constexpr int I = decltype(i)::value, J = decltype(j)::value;
-        matrix_product<MultiplyPairs, I, J>(reinterpret_cast<const char*>(s.rows + r * (TILE_TOKENS / 2)),
+        matrix_product<Multiply::PAIRS, I, J>(reinterpret_cast<const char*>(s.rows + r * (TILE_TOKENS / 2)),
                                             TILE_TOKENS / 2 * 4, reinterpret_cast<const char*>(s.values + v * W),
                                             int64_t(padded) * 4, steps, s.block, BLOCK, Fetches(ahead));
         ahead.pass(BETWEEN * steps);
@@ -68,4 +67,3 @@ inline int64_t value_fetches(const Block& block, int n, int D) {
 }
 
 }  // namespace kblam::KBLAM_ISA
-#endif

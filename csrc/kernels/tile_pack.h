@@ -9,11 +9,10 @@ namespace kblam::KBLAM_ISA {
 // Steps of four bytes in a packed query: whole ones of any product.
 template <class T>
 inline int query_steps(int D) {
-  if constexpr (!Step<T>::PAIRS) return D;
-#ifdef KBLAM_HAS_MATRIX
-  return int(round_up(D / 2, MATRIX_STEPS));
-#endif
-  return D / 2;
+  if constexpr (!Step<T>::PAIRS)
+    return D;
+  else
+    return Isa::HAS_MATRIX ? int(round_up(D / 2, MATRIX_STEPS)) : D / 2;
 }
 
 // Queries of a block as the column operand: [step][BLOCK_ROWS], absent rows 0, and so are steps past D.
@@ -62,7 +61,6 @@ template <class T>
 inline void pack_values(const T* values, int64_t stride, int n, int D, float* to) {
   const int64_t padded = round_up(D, OUTPUT_PAD);
   if constexpr (Step<T>::PAIRS) {
-#ifdef KBLAM_HAS_PAIRS
     for (int t = 0; t < n; t += 2) {
       const T* even = values + t * stride;
       const T* odd = t + 1 < n ? even + stride : nullptr;
@@ -76,7 +74,6 @@ inline void pack_values(const T* values, int64_t stride, int n, int D, float* to
       for (; d < D; d += W)
         store(to + t / 2 * padded + d, interleave(even + d, odd == nullptr ? nullptr : odd + d, D - d));
     }
-#endif
   } else {
     for (int t = 0; t < n; ++t)
       for (int64_t d = round_up(D, W); d < padded; d += W) store(to + t * padded + d, zero());

@@ -17,10 +17,9 @@ struct TileScratch {
   float* values;   // [steps][padded D]
   float* queries;  // [blocks][steps of D][BLOCK_ROWS]
   float *maximum, *total, *shrink, *offset, *first, *last;  // [MAX_TILE_ROWS]
-#ifdef KBLAM_HAS_MATRIX
+  // For a matrix unit.
   float* rows;   // [BLOCK_ROWS][TILE_TOKENS / 2]: weights, pairs of tokens
   float* block;  // [BLOCK][BLOCK]: sums of one product
-#endif
 };
 
 template <class Take>
@@ -39,10 +38,8 @@ inline TileScratch lay_out(int D, const Take& take) {
   s.offset = take(MAX_TILE_ROWS);
   s.first = take(MAX_TILE_ROWS);
   s.last = take(MAX_TILE_ROWS);
-#ifdef KBLAM_HAS_MATRIX
-  s.rows = take(BLOCK_ROWS * TILE_TOKENS / 2);
-  s.block = take(BLOCK * BLOCK);
-#endif
+  s.rows = take(Isa::HAS_MATRIX ? BLOCK_ROWS * TILE_TOKENS / 2 : 0);
+  s.block = take(Isa::HAS_MATRIX ? BLOCK * BLOCK : 0);
   return s;
 }
 

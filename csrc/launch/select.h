@@ -5,6 +5,11 @@
 
 namespace kblam {
 
+struct Candidate {
+  const Kernels* kernels;
+  bool (*runs)();
+};
+
 // The fastest table of the processor, or the one called `name`; null if there is none.
 const Kernels* select_kernels(const char* name);
 

@@ -22,9 +22,25 @@ def test_intrinsics_are_in_their_files_only() -> None:
     folder = build.source_folder()
     sources = [path for path in folder.rglob("*") if path.suffix in (".cpp", ".h", ".inl")]
     with_intrinsics = {name(path) for path in sources if X86.search(path.read_text())}
-    assert with_intrinsics == {"isa/simd_avx2.h", "isa/simd_avx512.h", "isa/simd_amx.h"}
+    vectors = {f"isa/simd_{isa}.h" for isa in ("avx2", "avx512", "avx512vnni", "avx512bf16", "amx")}
+    assert with_intrinsics == vectors
     including = {name(path) for path in sources if re.search(r'"(isa/)?simd_a[vm]x', path.read_text())}
-    assert including == set(build._X86_FILES) | {"isa/simd_amx.h"}
+    assert including == set(build._X86_FILES) | {f"isa/simd_{isa}.h" for isa in ("avx512vnni", "avx512bf16", "amx")}
+
+
+def test_instruction_sets_are_told_apart_by_their_traits_not_by_the_preprocessor() -> None:
+    folder = build.source_folder()
+    lines = {
+        name(path): [line for line in path.read_text().splitlines() if re.match(r"\s*#\s*(if|el|define)", line)]
+        for path in folder.rglob("*.*")
+    }
+    assert lines.pop("launch/select.cpp") == ["#ifdef KBLAM_X86", "#else"]
+    assert {line for line in lines.pop("isa/simd_amx.h")} == {
+        "#ifdef __SANITIZE_ADDRESS__",
+        "#ifdef __SANITIZE_ADDRESS__  // which does not see into assembly",
+    }
+    for path, found in lines.items():
+        assert [line for line in found if not line.startswith("#define KBLAM_ISA ")] == [], path
 
 
 def test_each_room_includes_only_the_rooms_below_it() -> None:
