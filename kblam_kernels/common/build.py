@@ -1,6 +1,6 @@
 """Builds the C++ kernels of `csrc/` into a cache, on first use or ahead: `python -m kblam_kernels build`.
 
-Needs a C++17 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
+Needs a C++20 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
 at import. The cache is $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library
 holds every instruction set and picks one at run time, so a cache may be shared by different processors; a library that
 was built ahead is used where there is no compiler.
@@ -35,7 +35,7 @@ LIBRARY = "kblam_kernels_cpu.so"
 # The binding uses torch's stable ABI of this release: one library serves it and every later one.
 _TORCH_TARGET = "0x020b000000000000ULL"
 # No -march=native and no -ffast-math: each file asks for its own instructions, and NaN must stay NaN.
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
+_FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
 # What is rounded once is written as fma: compilers fuse other products with sums as inlining happens to let them, and a
 # result's bits would follow.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")
