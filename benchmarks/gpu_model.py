@@ -20,7 +20,7 @@ from benchmarks import kernels, scale, timing
 from benchmarks.measured import FAILED, MEASURED, TOO_LARGE, described, first_line
 from kblam.adapter import KnowledgeAdapter
 from kblam.models import Attachment
-from kblam_kernels.graphs import captured
+from kblam_kernels.common.graphs import captured
 
 LLAMA_3_8B = LlamaConfig(
     hidden_size=4096,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kblam_kernels.graphs import captured
+from kblam_kernels.common.graphs import captured
 
 Call = Callable[[], object]
 # Copies of inputs are this many times the L2. At twice a cache that evicts at random still finds a fifth of them.

@@ -118,15 +118,7 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
         """
-        planned = self._of_form(query)
-        r = query if knowledge_query is None else knowledge_query
-        if planned.straight is not None and _is_direct():
-            output, lse, *_ = self._run_straight(planned, (query, key, value, r), (), **step)
-            return output, lse
-        scale, window = planned.form[2:]
-        op, call = self._call(query, key, value, r, scale=scale, window=window, **step)
-        output, lse = op(call, planned.backend)
-        return output, lse
+        return self._step(self._of_form(query), query, key, value, knowledge_query, **step)
 
     def __call__(
         self,
@@ -145,9 +137,10 @@ class RectangularAttention:
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
             output, lse = op(call, op.choose(call, self.backend))
             return output, lse
-        if not self._has_planned(query, scale, window):
-            self.plan(query, key, value, knowledge_query, scale=scale, window=window)
-        return self.run(query, key, value, knowledge_query, **step)
+        planned = self.planned
+        if planned is None or planned.form != (query.shape, query.dtype, scale, window):
+            planned = self.plan(query, key, value, knowledge_query, scale=scale, window=window)
+        return self._step(planned, query, key, value, knowledge_query, **step)
 
     def of_hidden_states(
         self,
@@ -181,9 +174,9 @@ class RectangularAttention:
                 f"{tuple(query.shape)}; got {tuple(hidden_states.shape)} and {tuple(query_weight.shape)}"
             )
         if _is_direct():
-            if not self._has_planned(query, scale, window):
-                self.plan(query, key, value, scale=scale, window=window)
-            planned = self._of_form(query)
+            planned = self.planned
+            if planned is None or planned.form != (query.shape, query.dtype, scale, window):
+                planned = self.plan(query, key, value, scale=scale, window=window)
             if planned.makes_queries:
                 output, lse, made = self._run_straight(
                     planned, (query, key, value, hidden_states), (query_weight,), **step
@@ -199,9 +192,6 @@ class RectangularAttention:
         options["int8_products"] = self.int8_products
         return call_of(query, key, value, self.knowledge, knowledge_query, **options)
 
-    def _has_planned(self, query: Tensor, scale: float | None, window: int | None) -> bool:
-        return self.planned is not None and self.planned.form == (query.shape, query.dtype, scale, window)
-
     def _of_form(self, query: Tensor) -> Planned:
         if self.planned is None or self.planned.form[:2] != (query.shape, query.dtype):
             planned = "nothing" if self.planned is None else f"{self.planned.form[1]} {tuple(self.planned.form[0])}"
@@ -209,6 +199,24 @@ class RectangularAttention:
                 f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
             )
         return self.planned
+
+    def _step(
+        self,
+        planned: Planned,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        knowledge_query: Tensor | None,
+        **step: Unpack[Step],
+    ) -> tuple[Tensor, Tensor]:
+        r = query if knowledge_query is None else knowledge_query
+        if planned.straight is not None and _is_direct():
+            results = self._run_straight(planned, (query, key, value, r), (), **step)
+            return results[0], results[1]
+        scale, window = planned.form[2:]
+        op, call = self._call(query, key, value, r, scale=scale, window=window, **step)
+        output, lse = op(call, planned.backend)
+        return output, lse
 
     def _run_straight(
         self,
