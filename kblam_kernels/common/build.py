@@ -35,7 +35,8 @@ LIBRARY = "kblam_kernels_cpu.so"
 # The binding uses torch's stable ABI of this release: one library serves it and every later one.
 _TORCH_TARGET = "0x020b000000000000ULL"
 # No -march=native and no -ffast-math: each file asks for its own instructions, and NaN must stay NaN.
-_FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
+LANGUAGE = "-std=c++20"
+_FLAGS = (LANGUAGE, "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
 # What is rounded once is written as fma: compilers fuse other products with sums as inlining happens to let them, and a
 # result's bits would follow.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")

@@ -22,7 +22,7 @@ SANITIZERS = ("address,undefined", "thread")
 def run(sanitizer: str, folder: Path) -> bool:
     """Builds the drivers and the kernels under one sanitizer and runs them; whether nothing was reported."""
     flags = [
-        "-std=c++20",
+        build.LANGUAGE,
         "-O2",
         "-g",
         "-Wno-maybe-uninitialized",
