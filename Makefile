@@ -11,6 +11,8 @@ KBLAM_GOLDEN ?= ../shared/golden/dev
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
+CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
+
 .PHONY: help setup demo test check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
@@ -35,10 +37,12 @@ check: setup ## lint, format, types, import direction
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 golden: setup ## every case of KBLAM_GOLDEN, numbers made by running upstream
 	KBLAM_GOLDEN=$(abspath $(KBLAM_GOLDEN)) $(BIN)/python -m pytest -q tests/golden

@@ -1,6 +1,6 @@
 // The torch side of attention to dense knowledge.
-#include "tensors.h"
 #include "launch/dense.h"
+#include "tensors.h"
 
 namespace kblam::binding {
 namespace {
@@ -49,9 +49,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def("cpu_instruction_set(str kernels) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
-  m.impl("dense_forward_cpu", TORCH_BOX(&kblam::binding::forward));
-}
+STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) { m.impl("dense_forward_cpu", TORCH_BOX(&kblam::binding::forward)); }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_instruction_set", TORCH_BOX(&kblam::binding::instruction_set));

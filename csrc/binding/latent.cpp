@@ -1,6 +1,6 @@
 // The torch side of attention to latents.
-#include "tensors.h"
 #include "launch/latent.h"
+#include "tensors.h"
 
 namespace kblam::binding {
 namespace {
@@ -68,12 +68,15 @@ const void* weights_of(const char* name, const Tensor& t, const Tensor& query, c
   return t.const_data_ptr();
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention(
-    const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& latent_key, const Tensor& latent_value,
-    const Tensor& norm, const MaybeTensor& key_scale, const MaybeTensor& value_scale, const Tensor& knowledge_query,
-    const MaybeTensor& query_weight, const Tensor& key_weight, const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias,
-    const MaybeTensor& bias, const MaybeTensor& prompt_mask, const MaybeTensor& knowledge_range, double scale,
-    std::optional<int64_t> window, bool int8_products, std::string kernels) {
+std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                             const Tensor& latent_key, const Tensor& latent_value, const Tensor& norm,
+                                             const MaybeTensor& key_scale, const MaybeTensor& value_scale,
+                                             const Tensor& knowledge_query, const MaybeTensor& query_weight,
+                                             const Tensor& key_weight, const Tensor& key_bias,
+                                             const Tensor& value_weight, const Tensor& value_bias,
+                                             const MaybeTensor& bias, const MaybeTensor& prompt_mask,
+                                             const MaybeTensor& knowledge_range, double scale,
+                                             std::optional<int64_t> window, bool int8_products, std::string kernels) {
   LatentAttention p = problem_of(query, key, value, latent_key, latent_value, norm, key_scale, value_scale, bias,
                                  prompt_mask, knowledge_range, scale, window, int8_products);
   Tensor made = torch::stable::new_empty(query, {query_weight ? p.B : 0, p.Hq, p.N, p.D});
@@ -88,10 +91,9 @@ std::tuple<Tensor, Tensor, Tensor> attention(
     head.weight = weights_of("query_weight", *query_weight, query, p, head.width);
   }
   const Strided r = strided("knowledge_query", query_weight ? made : knowledge_query, query, p.B, p.Hq, p.N, p.D);
-  const Projection projection{weights_of("key_weight", key_weight, query, p, p.P),
-                              weights_of("key_bias", key_bias, query, p, 1),
-                              weights_of("value_weight", value_weight, query, p, p.P),
-                              weights_of("value_bias", value_bias, query, p, 1)};
+  const Projection projection{
+      weights_of("key_weight", key_weight, query, p, p.P), weights_of("key_bias", key_bias, query, p, 1),
+      weights_of("value_weight", value_weight, query, p, p.P), weights_of("value_bias", value_bias, query, p, 1)};
   Tensor output = torch::stable::new_empty(query, {p.B, p.N, p.Hq, p.D});
   Tensor lse = torch::stable::new_empty(query, {p.B, p.Hq, p.N}, ScalarType::Float);
   p.lse = floats(lse);

@@ -1,6 +1,6 @@
 // The torch side of evidence.
-#include "tensors.h"
 #include "launch/mass.h"
+#include "tensors.h"
 
 namespace kblam::binding {
 namespace {
@@ -46,6 +46,4 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
       "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, str kernels) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) {
-  m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass));
-}
+STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) { m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass)); }

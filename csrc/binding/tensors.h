@@ -63,9 +63,9 @@ inline bool last_is_contiguous(const Tensor& t) { return t.size(-1) <= 1 || t.st
 inline Strided strided(const char* name, const Tensor& t, const Tensor& query, int64_t B, int64_t H, int64_t tokens,
                        int64_t width) {
   const bool shared = t.dim() == 3;
-  STD_TORCH_CHECK((shared || (t.dim() == 4 && t.size(0) == B)) && t.size(-3) == H && t.size(-2) == tokens &&
-                      t.size(-1) == width,
-                  name, " has a shape that does not fit the query");
+  STD_TORCH_CHECK(
+      (shared || (t.dim() == 4 && t.size(0) == B)) && t.size(-3) == H && t.size(-2) == tokens && t.size(-1) == width,
+      name, " has a shape that does not fit the query");
   STD_TORCH_CHECK(t.scalar_type() == query.scalar_type() && t.is_cpu(), name, " has another dtype or device");
   STD_TORCH_CHECK(last_is_contiguous(t), name, " must have a contiguous last dimension");
   return {t.const_data_ptr(), shared ? 0 : t.stride(0), t.stride(-3), t.stride(-2)};

@@ -35,12 +35,11 @@ inline void store_rounded(bfloat16* p, F a) {
 // Pairs (a[i], b[i]) for i in [0, 32), in two vectors.
 inline void interleave_two(const bfloat16* a, const bfloat16* b, F& low, F& high) {
   const __m512i even = _mm512_loadu_si512(a), odd = _mm512_loadu_si512(b);
-  const __m512i step = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b, 0x002a000a,
-                                        0x00290009, 0x00280008, 0x00270007, 0x00260006, 0x00250005, 0x00240004,
-                                        0x00230003, 0x00220002, 0x00210001, 0x00200000);
+  const __m512i step =
+      _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b, 0x002a000a, 0x00290009, 0x00280008,
+                       0x00270007, 0x00260006, 0x00250005, 0x00240004, 0x00230003, 0x00220002, 0x00210001, 0x00200000);
   low = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, step, odd));
-  high = _mm512_castsi512_ps(
-      _mm512_permutex2var_epi16(even, _mm512_add_epi16(step, _mm512_set1_epi16(16)), odd));
+  high = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, _mm512_add_epi16(step, _mm512_set1_epi16(16)), odd));
 }
 
 // Pairs (a[i], b[i]) for i in [0, 16).

@@ -92,9 +92,7 @@ inline F round(F x) {
   return (x + magic) - magic;
 }
 // 2^n for integral n in [-126, 127].
-inline F power_of_two(F n) {
-  return (F)((__builtin_convertvector(n, I32) + 127) << 23);
-}
+inline F power_of_two(F n) { return (F)((__builtin_convertvector(n, I32) + 127) << 23); }
 inline F zero_below(F a, F x, float limit) { return (F)(~(I32)(x < set1(limit)) & (I32)a); }
 
 }  // namespace kblam::KBLAM_ISA

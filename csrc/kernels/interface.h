@@ -30,7 +30,7 @@ struct Row {
 struct Latents {
   const void* key;
   const void* value;
-  int64_t key_stride, value_stride;  // elements
+  int64_t key_stride, value_stride;      // elements
   const float* norm;                     // null is 1
   const float *key_scale, *value_scale;  // one for each token; or null
   Dtype storage;
@@ -87,8 +87,8 @@ using AddMass = void (*)(const Latents& keys, Dtype query, const MassRow* rows, 
 // The kernels of one instruction set; `stream` and `tile` are indexed by Dtype.
 struct Kernels {
   const char* name;
-  Absorb stream[3];  // few rows: reads each key and value once, bound by memory
-  Absorb tile[3];    // many rows, at most MAX_TILE_ROWS: two small matrix products for each tile
+  Absorb stream[3];       // few rows: reads each key and value once, bound by memory
+  Absorb tile[3];         // many rows, at most MAX_TILE_ROWS: two small matrix products for each tile
   int stream_queries[3];  // new tokens up to which `stream` is quicker,
   int tile_queries[3];    // and from which `tile` is; between them `latent` is, on dense knowledge
   AbsorbLatents latent;
@@ -99,7 +99,7 @@ struct Kernels {
   void (*mix_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, const float* weights, float* to);
   void (*dot_rows)(const void* matrix, Dtype dtype, int64_t stride, int n, int P, float* query, float* to);
   void (*widen_row)(const void* from, Dtype dtype, int n, float* to);  // to has room for whole vectors
-  int64_t (*stream_scratch)(int head_dim, int count);  // bytes
+  int64_t (*stream_scratch)(int head_dim, int count);                  // bytes
   int64_t (*tile_scratch)(int head_dim);
   int64_t (*latent_scratch)(int P);  // of `latent` and `mass`
 };

@@ -94,7 +94,8 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
       for (int i = 0; i < Isa::SCORE_ROWS; ++i) sums[i] = zero();
 #pragma GCC unroll 6
       for (int k = 0; k < STEPS; ++k) {
-        const F four = without_sign(k + 1 < STEPS ? load_bytes(key + 64 * k) : load_first_bytes(key + 64 * k, P - 64 * k));
+        const F four =
+            without_sign(k + 1 < STEPS ? load_bytes(key + 64 * k) : load_first_bytes(key + 64 * k, P - 64 * k));
 #pragma GCC unroll 4
         for (int i = 0; i < Isa::SCORE_ROWS; ++i) sums[i] = multiply_bytes(four, query[i][k], sums[i]);
       }

@@ -49,7 +49,8 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
         multiply<TOKENS, Isa::LANE_J>(s, at, bytes, P, t, v, ahead);
       } else {
         for (int i = 0; i < n; ++i)
-          for (int j = v; j < vectors && j < v + Isa::LANE_J; ++j) multiply<1, 1>(s, at + i * bytes, bytes, P, t + i, j, ahead);
+          for (int j = v; j < vectors && j < v + Isa::LANE_J; ++j)
+            multiply<1, 1>(s, at + i * bytes, bytes, P, t + i, j, ahead);
       }
     }
   }
@@ -59,7 +60,7 @@ struct ByteLanes : Lanes<WideLatents<int8_t>, true> {
   }
   template <class Between>
   static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
-                     const Between& between) {
+                    const Between& between) {
     Lanes::weigh(s, rows, count, tile, n, between);
     for (int v = 0; v < round_up(count, W); v += W) {
       const float* weights = s.scores + v;

@@ -1,6 +1,6 @@
-// int8 latents multiplied as bytes, four to a step, where the caller allows it: absorbed queries are rounded to int8, one
-// scale for each, and weights to [0, 255], one scale for each row and tile. The processor multiplies bytes without sign
-// by bytes with sign: keys get 128 added on the way, and 128 times the sum of the query is taken off the result.
+// int8 latents multiplied as bytes, four to a step, where the caller allows it: absorbed queries are rounded to int8,
+// one scale for each, and weights to [0, 255], one scale for each row and tile. The processor multiplies bytes without
+// sign by bytes with sign: keys get 128 added on the way, and 128 times the sum of the query is taken off the result.
 #pragma once
 
 #include "latent_kinds.h"
@@ -47,8 +47,7 @@ inline void pack_bytes(const LatentScratch& s, const int8_t* values, int64_t str
   for (int t = 0; t < n; t += 4) {
     between(t);
     F four[4], packed[BYTE_PANEL / W];
-    for (int i = 0; i < 4; ++i)
-      four[i] = t + i < n ? load_first_bytes(values + (t + i) * stride, columns) : zero();
+    for (int i = 0; i < 4; ++i) four[i] = t + i < n ? load_first_bytes(values + (t + i) * stride, columns) : zero();
     interleave_four(four[0], four[1], four[2], four[3], packed);
     for (int j = 0; j < BYTE_PANEL / W; ++j) store(s.panel + t / 4 * BYTE_PANEL + j * W, packed[j]);
   }

@@ -24,7 +24,7 @@ inline void score_keys(const typename D::Query* queries, int rows, const T* keys
       query[i] = queries + (r + i < rows ? r + i : rows - 1) * width;
       for (int j = 0; j < SCORE_TOKENS; ++j) sums[i][j] = zero();
     }
-    const auto multiply = [&](const F (&k)[SCORE_TOKENS], int d) {
+    const auto multiply = [&](const F(&k)[SCORE_TOKENS], int d) {
 #pragma GCC unroll 4
       for (int i = 0; i < Isa::SCORE_ROWS; ++i) {
         const F q = D::load_query(query[i] + d);
@@ -81,7 +81,8 @@ struct Dots {
   static constexpr int TOKENS = SCORE_TOKENS;
   static constexpr int64_t ROW = LATENT_TILE * (L::PAIRS ? 2 : 4), STEP = 4;  // bytes between weights
   static int64_t score_steps(int rows, int n, int P) {
-    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + Isa::SCORE_ROWS - 1) / Isa::SCORE_ROWS) * (P / Dot<Query>::STEP);
+    return int64_t((n + TOKENS - 1) / TOKENS) * ((rows + Isa::SCORE_ROWS - 1) / Isa::SCORE_ROWS) *
+           (P / Dot<Query>::STEP);
   }
 
   template <class AnyRow>
@@ -96,7 +97,8 @@ struct Dots {
     const Query* queries = static_cast<const Query*>(s.queries);
     keys += t * stride;
     if constexpr (!L::PAIRS) {
-      if (rows <= Isa::SCORE_ROWS) return score_keys<WideDot<T>>(queries, rows, keys, stride, n, P, s.scores + t, ahead);
+      if (rows <= Isa::SCORE_ROWS)
+        return score_keys<WideDot<T>>(queries, rows, keys, stride, n, P, s.scores + t, ahead);
     }
     int64_t bytes;
     const Query* wide = reinterpret_cast<const Query*>(L::keys(s, keys, stride, n, P, bytes));

@@ -1,6 +1,6 @@
 // How one kind of latents is multiplied: as floats, or as pairs of bfloat16 where the processor can and nothing is lost
-// (bfloat16 queries; latents of bfloat16 or int8). Keys are read where they lie, or converted a few at a time; values of
-// pairs are interleaved in pairs of tokens, a panel of columns at a time.
+// (bfloat16 queries; latents of bfloat16 or int8). Keys are read where they lie, or converted a few at a time; values
+// of pairs are interleaved in pairs of tokens, a panel of columns at a time.
 #pragma once
 
 #include "latent_scratch.h"

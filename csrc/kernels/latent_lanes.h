@@ -71,7 +71,7 @@ struct Lanes {
   // between(t) for every even token of each vector of rows.
   template <class Between>
   static void weigh(const LatentScratch& s, const LatentRow* rows, int count, int64_t tile, int n,
-                     const Between& between) {
+                    const Between& between) {
     const float* bias = rows[0].bias;
     bool same_bias = true;
     for (int r = 1; r < count; ++r) same_bias = same_bias && rows[r].bias == bias;
@@ -126,8 +126,7 @@ struct Lanes {
 
  private:
   template <int I, int J>
-  static void multiply(const char* keys, int64_t bytes, const float* queries, int steps, float* to,
-                       Fetches& ahead) {
+  static void multiply(const char* keys, int64_t bytes, const float* queries, int steps, float* to, Fetches& ahead) {
     F sums[I][J];
 #pragma GCC unroll 8
     for (int i = 0; i < I; ++i)

@@ -18,9 +18,9 @@ template <Multiply KIND>
 inline void score_block(const LatentScratch& s, int rows, const char* keys, int64_t bytes, int t, int steps,
                         Fetches& ahead) {
   registers(2, rows > MATRIX_ROWS ? 2 : 1, [&](auto i, auto j) {
-    matrix_product<KIND, decltype(i)::value, decltype(j)::value>(
-        keys, bytes, static_cast<const char*>(s.queries), LANES * 4, steps, s.scores + t * LANES, LANES,
-        Fetches(ahead));
+    matrix_product<KIND, decltype(i)::value, decltype(j)::value>(keys, bytes, static_cast<const char*>(s.queries),
+                                                                 LANES * 4, steps, s.scores + t * LANES, LANES,
+                                                                 Fetches(ahead));
   });
   ahead.pass(BETWEEN * steps);
 }
@@ -102,7 +102,7 @@ struct MatrixLanes : Lanes<L> {
       L::pack(s, values + first, stride, n, P - first < PANEL ? P - first : PANEL,
               [&](int t) { fetch_sparsely(ahead, t); });
       mix_block<Multiply::PAIRS>(s, rows, count, first, P, s.panel, PANEL, steps, ahead,
-                               [](F sums, int) { return sums; });
+                                 [](F sums, int) { return sums; });
     }
   }
 };
@@ -160,7 +160,7 @@ struct MatrixByteLanes : ByteLanes {
       pack_bytes(s, values + panel, stride, n, P - panel, [&](int) { ahead.once(); });
       for (int first = panel; first < P && first < panel + BYTE_PANEL; first += PANEL)
         mix_block<Multiply::LEVELS>(s, rows, count, first, P, s.panel + (first - panel), BYTE_PANEL, steps, ahead,
-                                  [&](F sums, int r) { return scaled(sums, zero(), set1(s.weight_scale[r])); });
+                                    [&](F sums, int r) { return scaled(sums, zero(), set1(s.weight_scale[r])); });
     }
   }
 };

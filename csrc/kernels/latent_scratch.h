@@ -6,8 +6,10 @@
 namespace kblam::KBLAM_ISA {
 
 constexpr int LATENT_TILE = 128;
-constexpr int PANEL = Isa::LANE_J * W;                  // columns of values that are worked on together
-constexpr int KEY_ROWS = Isa::HAS_MATRIX ? BLOCK : Isa::LANE_I < 4 ? 4 : Isa::LANE_I;  // keys that are converted together
+constexpr int PANEL = Isa::LANE_J * W;  // columns of values that are worked on together
+constexpr int KEY_ROWS = Isa::HAS_MATRIX   ? BLOCK
+                         : Isa::LANE_I < 4 ? 4
+                                           : Isa::LANE_I;  // keys that are converted together
 constexpr int LANES = MAX_LATENT_ROWS;
 static_assert(Isa::LANE_J == 2, "a block that is not whole is one vector wide");
 // A query takes up so many elements: whole steps of any product.

@@ -1,5 +1,5 @@
-// The small matrix product in vectors, of which tiles are made. A step of it is 4 bytes: one float, or a pair of bfloat16
-// where the processor multiplies pairs, or four bytes.
+// The small matrix product in vectors, of which tiles are made. A step of it is 4 bytes: one float, or a pair of
+// bfloat16 where the processor multiplies pairs, or four bytes.
 #pragma once
 
 #include <type_traits>

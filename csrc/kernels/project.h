@@ -66,7 +66,8 @@ inline void add_mixed_pairs(float* to, const float* weights, const bfloat16* mat
   for (; p < P; p += W) {
     F sum = load(to + p);
     for (int i = 0; i < ROWS; i += 2)
-      sum = multiply_pairs(weight[i / 2], interleave(matrix + i * stride + p, matrix + (i + 1) * stride + p, P - p), sum);
+      sum =
+          multiply_pairs(weight[i / 2], interleave(matrix + i * stride + p, matrix + (i + 1) * stride + p, P - p), sum);
     store(to + p, sum);
   }
 }
@@ -91,8 +92,8 @@ inline void mix_rows(const void* matrix, Dtype dtype, int64_t stride, int n, int
   });
 }
 
-// to[d] = matrix[d] . query for n rows. The query is padded with zeros to 2 * OUTPUT_PAD, and overwritten: where pairs of
-// bfloat16 are multiplied it is rounded to them.
+// to[d] = matrix[d] . query for n rows. The query is padded with zeros to 2 * OUTPUT_PAD, and overwritten: where pairs
+// of bfloat16 are multiplied it is rounded to them.
 inline void dot_rows(const void* matrix, Dtype dtype, int64_t stride, int n, int P, float* query, float* to) {
   by_element(dtype, [&](auto element) {
     using T = decltype(element);

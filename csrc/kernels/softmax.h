@@ -1,6 +1,6 @@
 // The step of the online softmax: what the scores of a tile do to the running maximum and total of the rows that see
-// them, and by what the sums of earlier tiles shrink. There are two forms of it, because scores lie in memory in two ways,
-// and neither form could take the other's without turning the tile:
+// them, and by what the sums of earlier tiles shrink. There are two forms of it, because scores lie in memory in two
+// ways, and neither form could take the other's without turning the tile:
 //
 // - `take_row`: one row at a time, tokens are the lanes. A maximum and a total are taken across a vector, once a tile.
 // - `LaneStep`: as many rows at a time as a vector has lanes. Nothing is taken across a vector.
@@ -16,9 +16,9 @@ constexpr float LOWEST = -3.4e38f;
 constexpr float LOG2_E = 1.44269504f;
 
 // Weights of `padded` scores (whole vectors; what is no token is -inf) relative to the row's running maximum, handed to
-// keep(t, weights) vector by vector. `top` has the largest score. Returns the factor of the row's output so far, 1 where
-// the maximum stays. `FUSED`: the new total is rounded once, not twice. Results keep their bits, so each kernel keeps the
-// one it has always had.
+// keep(t, weights) vector by vector. `top` has the largest score. Returns the factor of the row's output so far, 1
+// where the maximum stays. `FUSED`: the new total is rounded once, not twice. Results keep their bits, so each kernel
+// keeps the one it has always had.
 template <bool FUSED, class AnyRow, class Keep>
 inline float take_row(const AnyRow& row, const float* scores, int padded, F top, const Keep& keep) {
   const float before = *row.maximum, of_tile = maximum(top);

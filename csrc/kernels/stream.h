@@ -89,8 +89,7 @@ inline void take_scores(const Row& row, float* scores, int64_t token, int n, int
   for (int t = n; t < padded; ++t) scores[t] = -infinity;
   F top = set1(-infinity);
   for (int t = 0; t < padded; t += W) top = max(top, load(scores + t));
-  const float shrink =
-      take_row<true>(row, scores, padded, top, [&](int t, F weights) { store(scores + t, weights); });
+  const float shrink = take_row<true>(row, scores, padded, top, [&](int t, F weights) { store(scores + t, weights); });
   if (shrink != 1.f)
     for (int d = 0; d < D; d += W) store(row.output + d, mul(load(row.output + d), set1(shrink)));
 }

@@ -18,7 +18,8 @@ inline void score_tile(const char* keys, int64_t key_bytes, int n, const float* 
                        float* scores) {
   for (int t = 0; t < n; t += Isa::TILE_I)
     for (int v = 0; v < block.vectors; v += Isa::TILE_J) {
-      const int i = n - t < Isa::TILE_I ? n - t : Isa::TILE_I, j = block.vectors - v < Isa::TILE_J ? block.vectors - v : Isa::TILE_J;
+      const int i = n - t < Isa::TILE_I ? n - t : Isa::TILE_I,
+                j = block.vectors - v < Isa::TILE_J ? block.vectors - v : Isa::TILE_J;
       sized(i, j, [&](auto tokens, auto vectors) {
         constexpr int I = decltype(tokens)::value, J = decltype(vectors)::value;
         F sums[I][J];
@@ -39,7 +40,8 @@ inline void value_tile(const float* weights, const float* values, const Row* row
   const int padded = int(round_up(D, OUTPUT_PAD)), all = padded / W;
   for (int r = 0; r < block.count; r += Isa::TILE_I)
     for (int v = 0; v < all; v += Isa::TILE_J) {
-      const int i = block.count - r < Isa::TILE_I ? block.count - r : Isa::TILE_I, j = all - v < Isa::TILE_J ? all - v : Isa::TILE_J;
+      const int i = block.count - r < Isa::TILE_I ? block.count - r : Isa::TILE_I,
+                j = all - v < Isa::TILE_J ? all - v : Isa::TILE_J;
       sized(i, j, [&](auto some, auto vectors) {
         constexpr int I = decltype(some)::value, J = decltype(vectors)::value;
         F sums[I][J];

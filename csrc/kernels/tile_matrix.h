@@ -46,8 +46,8 @@ inline void value_blocks(const TileScratch& s, const Row* rows, const Block& blo
       registers(block.count - r > MATRIX_ROWS ? 2 : 1, vectors - v, [&](auto i, auto j) {
         constexpr int I = decltype(i)::value, J = decltype(j)::value;
         matrix_product<Multiply::PAIRS, I, J>(reinterpret_cast<const char*>(s.rows + r * (TILE_TOKENS / 2)),
-                                            TILE_TOKENS / 2 * 4, reinterpret_cast<const char*>(s.values + v * W),
-                                            int64_t(padded) * 4, steps, s.block, BLOCK, Fetches(ahead));
+                                              TILE_TOKENS / 2 * 4, reinterpret_cast<const char*>(s.values + v * W),
+                                              int64_t(padded) * 4, steps, s.block, BLOCK, Fetches(ahead));
         ahead.pass(BETWEEN * steps);
         for (int a = 0; a < I * MATRIX_ROWS && r + a < block.count; ++a)
           for (int b = 0; b < J; ++b) {

@@ -64,14 +64,21 @@ inline int64_t tile_scratch(int D) {
 // Rows [begin, begin + count) of a task that go through the products together.
 struct Block {
   int begin, count, vectors;
-  int64_t first, last;            // tokens that some row sees
-  int64_t all_first, all_last;    // tokens that every row sees
-  bool extra, same_extra;         // whether scores get a bias or mask, and whether it is one for all rows
+  int64_t first, last;          // tokens that some row sees
+  int64_t all_first, all_last;  // tokens that every row sees
+  bool extra, same_extra;       // whether scores get a bias or mask, and whether it is one for all rows
 };
 
 inline Block block_of(const Row* rows, int begin, int count) {
-  Block b{begin, count, int(round_up(count, W) / W), rows[begin].first, rows[begin].last, rows[begin].first,
-          rows[begin].last, false, true};
+  Block b{begin,
+          count,
+          int(round_up(count, W) / W),
+          rows[begin].first,
+          rows[begin].last,
+          rows[begin].first,
+          rows[begin].last,
+          false,
+          true};
   for (int r = begin; r < begin + count; ++r) {
     const Row& row = rows[r];
     if (row.first < b.first) b.first = row.first;

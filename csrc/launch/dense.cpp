@@ -125,8 +125,8 @@ class Launch {
   }
 
   void run_folded(const Columns& columns, const std::vector<Row>& rows, int64_t part, char* memory) {
-    const Latents keys{columns.key, columns.value, columns.key_stride, columns.value_stride, nullptr, nullptr, nullptr,
-                       p.dtype};
+    const Latents keys{columns.key, columns.value, columns.key_stride, columns.value_stride, nullptr, nullptr,
+                       nullptr,     p.dtype};
     const int64_t begin = std::max(knowledge.begin(part), rows[0].first);
     const int64_t end = std::min(knowledge.end(part), rows[0].last);
     if (begin >= end) return;

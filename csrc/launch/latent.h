@@ -9,15 +9,15 @@ struct LatentAttention : Prompt {
   int64_t M;
   int P;
   Latents latents;
-  Strided absorbed_query;                       // (B, Hq, N, P) of `dtype`
-  const float* constant;                        // (B, Hq, N) contiguous
-  const float* bias;                            // (B or 1, M) or null
-  int64_t bias_batch, bias_token;               // bias_batch is 0 for one row; bias_token is 0 or 1
-  const int32_t* knowledge_range;               // (range_rows, 2) contiguous, or null
-  int64_t range_rows;                           // 1 or B
-  bool bytes;                                   // int8 latents may be multiplied as bytes
-  float *prompt, *share, *lse;                  // (B, Hq, N, D), (B, Hq, N) twice; contiguous
-  void* latent;                                 // (Hq, B, N, P) contiguous, of `dtype`
+  Strided absorbed_query;          // (B, Hq, N, P) of `dtype`
+  const float* constant;           // (B, Hq, N) contiguous
+  const float* bias;               // (B or 1, M) or null
+  int64_t bias_batch, bias_token;  // bias_batch is 0 for one row; bias_token is 0 or 1
+  const int32_t* knowledge_range;  // (range_rows, 2) contiguous, or null
+  int64_t range_rows;              // 1 or B
+  bool bytes;                      // int8 latents may be multiplied as bytes
+  float *prompt, *share, *lse;     // (B, Hq, N, D), (B, Hq, N) twice; contiguous
+  void* latent;                    // (Hq, B, N, P) contiguous, of `dtype`
 
   int64_t multiplications() const { return 2 * rows() * (M * P + T * D); }
 };

@@ -11,7 +11,7 @@
 namespace kblam {
 namespace {
 
-constexpr int64_t CHUNK = 512;  // columns of a task at least
+constexpr int64_t CHUNK = 512;             // columns of a task at least
 constexpr int64_t WORTH_WAKING = 1 << 20;  // multiplications, about as long as a thread takes to wake
 
 // Where the threads of a step are.

@@ -7,8 +7,8 @@
 #include <initializer_list>
 #include <vector>
 
-#include "memory.h"
 #include "kernels/interface.h"
+#include "memory.h"
 
 namespace kblam {
 
@@ -84,7 +84,6 @@ class States {
 
 // So few new tokens that each key and value goes once through the core, for one row after the other.
 inline bool streams(const Prompt& p, const Kernels& kernels) { return p.N <= kernels.stream_queries[int(p.dtype)]; }
-
 
 // Attention to the prompt: the query heads of a group share a task, because they read the same keys.
 class PromptTasks {

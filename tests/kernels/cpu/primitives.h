@@ -1,5 +1,5 @@
-// What the checks of primitives share: numbers of every dtype with their exact values, memory that ends where it ends, and
-// what to say of a primitive that is wrong. Included after a table, whose KBLAM_ISA it looks at.
+// What the checks of primitives share: numbers of every dtype with their exact values, memory that ends where it ends,
+// and what to say of a primitive that is wrong. Included after a table, whose KBLAM_ISA it looks at.
 #pragma once
 
 #include <sys/mman.h>
@@ -77,7 +77,8 @@ T small_number() {
   if constexpr (std::is_same_v<T, int8_t>) return int8_t(eighths);
   if constexpr (std::is_same_v<T, bfloat16>) return {uint16_t(as<uint32_t>(x) >> 16)};
   if constexpr (std::is_same_v<T, float16>)
-    return {uint16_t(x == 0 ? 0 : (as<uint32_t>(x) >> 16 & 0x8000) | ((as<uint32_t>(x) & 0x7fffffff) - 0x38000000) >> 13)};
+    return {
+        uint16_t(x == 0 ? 0 : (as<uint32_t>(x) >> 16 & 0x8000) | ((as<uint32_t>(x) & 0x7fffffff) - 0x38000000) >> 13)};
   if constexpr (std::is_same_v<T, float8>) return {uint8_t(draw() % 127)};
 }
 

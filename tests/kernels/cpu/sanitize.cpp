@@ -71,8 +71,7 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
             if (scores[i] == -INFINITE) continue;
             const double weight = std::exp(scores[i] - top);
             total += weight;
-            for (int d = 0; d < s.D; ++d)
-              exact[d] += weight * (i < s.T ? v.at(b, g, i, d) : kv.at(kb, h, i - s.T, d));
+            for (int d = 0; d < s.D; ++d) exact[d] += weight * (i < s.T ? v.at(b, g, i, d) : kv.at(kb, h, i - s.T, d));
           }
           for (double& x : exact) x /= total;
           worst = std::max(worst, std::abs(got_lse - (top + std::log(total))));
@@ -80,7 +79,8 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
           worst = INFINITE;
         }
         for (int d = 0; d < s.D; ++d)
-          worst = std::max(worst, std::abs(exact[d] - Tensor::value(output.get(), dtype, ((b * s.N + n) * s.Hq + h) * s.D + d)));
+          worst = std::max(
+              worst, std::abs(exact[d] - Tensor::value(output.get(), dtype, ((b * s.N + n) * s.Hq + h) * s.D + d)));
       }
   const bool right = worst < (dtype == Dtype::float32 ? 1e-4 : 3e-2);
   if (!right)
@@ -96,8 +96,8 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
 int main() {
   using namespace sanitize;
   const Shape shapes[] = {
-      {1, 2, 1, 1, 1, 0, 2, 0},    {2, 2, 1, 1, 9, 70, 24, 2},    {3, 2, 2, 2, 70, 131, 80, 0},
-      {2, 4, 2, 4, 33, 600, 6, 4}, {2, 2, 1, 5, 5, 0, 64, 0},     {2, 2, 1, 17, 30, 129, 24, 2},
+      {1, 2, 1, 1, 1, 0, 2, 0},     {2, 2, 1, 1, 9, 70, 24, 2},   {3, 2, 2, 2, 70, 131, 80, 0},
+      {2, 4, 2, 4, 33, 600, 6, 4},  {2, 2, 1, 5, 5, 0, 64, 0},    {2, 2, 1, 17, 30, 129, 24, 2},
       {1, 1, 1, 70, 75, 65, 96, 0}, {3, 1, 1, 90, 90, 33, 18, 6}, {1, 2, 2, 6, 6, 600, 128, 0},
   };
   int runs = 0, wrong = 0;

@@ -55,7 +55,8 @@ struct Tensor {
         continue;
       }
       uint16_t half = uint16_t(bits >> 16);
-      if (dtype == Dtype::float16) half = x == 0 ? 0 : uint16_t((bits >> 16 & 0x8000) | ((bits & 0x7fffffff) - 0x38000000) >> 13);
+      if (dtype == Dtype::float16)
+        half = x == 0 ? 0 : uint16_t((bits >> 16 & 0x8000) | ((bits & 0x7fffffff) - 0x38000000) >> 13);
       std::memcpy(data.get() + i * size, dtype == Dtype::float32 ? static_cast<void*>(&bits) : &half, size);
     }
   }
@@ -79,8 +80,11 @@ struct Tensor {
     uint16_t half;
     std::memcpy(&half, p + i * 2, 2);
     if (dtype == Dtype::float16)
-      return std::ldexp(half & 0x3ff ? (half & 0x7c00 ? 1024 + (half & 0x3ff) : half & 0x3ff) : half & 0x7c00 ? 1024 : 0,
-                        std::max(1, half >> 10 & 31) - 25) * (half & 0x8000 ? -1 : 1);
+      return std::ldexp(half & 0x3ff    ? (half & 0x7c00 ? 1024 + (half & 0x3ff) : half & 0x3ff)
+                        : half & 0x7c00 ? 1024
+                                        : 0,
+                        std::max(1, half >> 10 & 31) - 25) *
+             (half & 0x8000 ? -1 : 1);
     const uint32_t bits = uint32_t(half) << 16;
     float x;
     std::memcpy(&x, &bits, 4);

@@ -135,8 +135,8 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
           if (!std::isfinite(Tensor::value(output.get(), dtype, row * s.D + d))) worst = INFINITE;
         for (int d = 0; d < s.D; ++d) worst = std::max(worst, std::abs(got.prompt[row * s.D + d] - prompt[d]));
         for (int d = 0; d < s.P; ++d)
-          worst = std::max(worst, std::abs(Tensor::value(got.latent.get(), dtype, ((h * s.B + b) * s.N + n) * s.P + d) -
-                                           latent[d]));
+          worst = std::max(
+              worst, std::abs(Tensor::value(got.latent.get(), dtype, ((h * s.B + b) * s.N + n) * s.P + d) - latent[d]));
       }
   // NaN is wrong as well.
   for (int64_t i = 0; i < s.B * s.M; ++i) {
