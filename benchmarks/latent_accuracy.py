@@ -32,7 +32,6 @@ SPREADS = {"flat": 1.0, "peaked": 4.0}
 DEMO_ROWS: tuple[dict[str, Any], ...] = (
     *({"storage": storage} for storage in ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")),
     {"storage": "int8", "int8_products": True},
-    *({"storage": "float16", "skip_threshold": threshold} for threshold in (1e-5, 1e-4, 1e-3, 1e-2)),
 )
 
 
@@ -165,7 +164,7 @@ def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Ite
 
 
 def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
-    """How the shipped model answers with latents of each storage and with skipping, beside exact float32 ones."""
+    """How the shipped model answers with latents of each storage, beside exact float32 ones."""
     from kblam.demo.assets import load
     from kblam.demo.benchmark import build_quiz, score
     from kblam.demo.evaluate import answer_quiz, triples_of
@@ -182,20 +181,17 @@ def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
             attachment = attach(demo.model, demo.attachment.adapter, plan="latent", **asked)
             outcomes = answer_quiz(demo, knowledge_base, quiz)
             plain = plain or outcomes
-            skipped, visited = attachment.skip_counts.tolist()
             figures = score(quiz.questions, outcomes)
             yield {
                 "triples": triples,
                 "questions": questions,
                 "storage": asked["storage"],
                 "products": "int8" if attachment.int8_products else "exact",
-                "skip_threshold": attachment.skip_threshold,
                 "exact": figures.exact,
                 "top1": figures.top1,
                 "refusal_f1": figures.refusal_f1,
                 "answers_changed": sum(a.text != b.text for a, b in zip(outcomes, plain, strict=True)),
                 "evidence_changed": sum(a.best != b.best for a, b in zip(outcomes, plain, strict=True)),
-                "tiles_skipped": skipped / visited if visited else 0.0,
             }
 
 

@@ -53,11 +53,11 @@ class Recorder:
     found: dict[tuple[str, int], list[tuple[float, bool, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def __call__(
-        self, *, query: Tensor, knowledge: Any, lse: Tensor, scale: float, bias: Any, span: Any, **_: Any
+        self, *, query: Tensor, knowledge: Any, lse: Tensor, scale: float, bias: Any, knowledge_range: Any, **_: Any
     ) -> None:
         """Called with what one attention used; see `Attachment.observing`."""
         rows = query.shape[1] * query.shape[2]
-        options = {"knowledge_bias": bias, "knowledge_range": span}
+        options = {"knowledge_bias": bias, "knowledge_range": knowledge_range}
         for k in KEPT:
             best, best_index = top_evidence(query, knowledge, lse, k, scale=scale, **options)
             mass, by_mass = top_evidence(query, knowledge, lse, knowledge.num_tokens, scale=scale, **options)

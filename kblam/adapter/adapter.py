@@ -14,8 +14,7 @@ from kblam.adapter.files import adapter_folder, load_weights, read_config
 from kblam.adapter.projected import ProjectedKnowledge
 from kblam.adapter.projections import build_projector
 from kblam.errors import KnowledgeError
-
-KEY_NORM_EPS = 1e-5
+from kblam_kernels.latent.projection import KEY_NORM_EPS
 
 
 class KnowledgeAdapter(

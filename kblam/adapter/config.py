@@ -57,8 +57,9 @@ class AdapterConfig:
         "C: adds log C - log M to knowledge scores; only with separate_query_head", default=None
     )
     top_k: int | None = _help("attend to the k best triples only (upstream's dynamic_sparsify)", default=None)
-    evidence_layer: int | None = _help(
-        "layer whose attention names the triples used; default: the middle one", default=None
+    # None, as older files have it, is the middle knowledge layer, where upstream's official run retrieves (15 of 32).
+    evidence_layer: int = _help(
+        "knowledge layer whose attention names the triples used; default: the middle one", default=None
     )
     encoder: str | None = _help("fingerprint of the sentence encoder it was trained with", default=None)
     base_model: str | None = _help("name or path of the model it was trained for", default=None)
@@ -94,7 +95,9 @@ class AdapterConfig:
             )
         if self.top_k is not None and self.top_k < 1:
             raise AdapterConfigError(f"top_k must be at least 1 or None; got {self.top_k}")
-        if self.evidence_layer is not None and self.evidence_layer not in self.knowledge_layers:
+        if self.evidence_layer is None:
+            object.__setattr__(self, "evidence_layer", self.knowledge_layers[len(self.knowledge_layers) // 2])
+        if self.evidence_layer not in self.knowledge_layers:
             raise AdapterConfigError(
                 f"evidence_layer {self.evidence_layer} is not a knowledge layer; those are {self.knowledge_layers}"
             )
@@ -137,13 +140,6 @@ class AdapterConfig:
     def out_dim(self) -> int:
         """Width of a projected key or value: S * Hq * D."""
         return self.num_slots * self.num_heads * self.head_dim
-
-    @property
-    def retrieval_layer(self) -> int:
-        """`evidence_layer`, or the middle knowledge layer, where upstream's official run retrieves (15 of 32)."""
-        if self.evidence_layer is not None:
-            return self.evidence_layer
-        return self.knowledge_layers[len(self.knowledge_layers) // 2]
 
     def slot_of(self, layer: int) -> int:
         """Which slot of a projected vector a knowledge layer reads."""

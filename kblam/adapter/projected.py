@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,15 @@ class ProjectedKnowledge:
     def num_triples(self) -> int:
         """M."""
         return self.keys.shape[-2]
+
+    @property
+    def filled(self) -> None:
+        """Every row holds a triple."""
+
+    @property
+    def log_count(self) -> float:
+        """log M; 0 without triples."""
+        return math.log(max(self.num_triples, 1))
 
     @property
     def dtype(self) -> torch.dtype:

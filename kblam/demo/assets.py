@@ -14,7 +14,6 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.demo.model import DemoModel, rescale_inputs
 from kblam.generation.loading import load_base, load_tokenizer
 from kblam.models import Attachment, attach
-from kblam.models.formats import AUTO
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -57,6 +56,6 @@ def load(
     model = cast(LlamaForCausalLM, load_base(folder / "model", dtype=dtype, device="cpu"))
     tokenizer = load_tokenizer(folder / "model")
     adapter = KnowledgeAdapter.from_pretrained(folder / "adapter").to(dtype)
-    storage = AUTO if exact else "int8"
+    storage = "auto" if exact else "int8"
     attachment = attach(model, adapter, backend=backend, storage=storage, int8_products=not exact)
     return Demo(model, cast(PreTrainedTokenizerFast, tokenizer), attachment)

@@ -18,12 +18,12 @@ from itertools import pairwise
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from kblam.adapter.config import REFUSAL
 from kblam.demo.cache import EmbeddingCache
 from kblam.demo.questions import (
     PAIR_QUESTIONS,
     PLAIN_QUESTIONS,
     QUESTIONS,
-    REFUSAL,
     TERSE_QUESTIONS,
     clauses,
     dress,

@@ -110,11 +110,11 @@ def ask_with_words(model: DemoModel, texts: list[list[int]], sentences: Tensor) 
     target = centred.T @ (sums - sums.mean(0)) / len(sentences)
     to_words = torch.linalg.solve(gram + _KEY_RIDGE * torch.eye(len(gram)), target)
     to_words = to_words / (centred @ to_words).std()
-    start = config.slot_of(config.retrieval_layer) * width
+    start = config.slot_of(config.evidence_layer) * width
     projector = cast(nn.Linear, model.adapter.key_projector)
     projector.weight[start : start + width] = to_words.T
     projector.bias[start : start + width] = -mean @ to_words
-    for layer in model.base.model.layers[: config.retrieval_layer]:
+    for layer in model.base.model.layers[: config.evidence_layer]:
         layer.self_attn.v_proj.weight.copy_(torch.eye(width))
         layer.self_attn.o_proj.weight.copy_(_PASS_ON * torch.eye(width))
-    cast(nn.Linear, model.adapter.query_heads[str(config.retrieval_layer)]).weight.copy_(torch.eye(width))
+    cast(nn.Linear, model.adapter.query_heads[str(config.evidence_layer)]).weight.copy_(torch.eye(width))

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.demo.questions import PAIR_QUESTIONS, PLAIN_QUESTIONS, REFUSAL
+from kblam.adapter.config import REFUSAL
+from kblam.demo.questions import PAIR_QUESTIONS, PLAIN_QUESTIONS
 from kblam.demo.tokenizer import SPECIALS, kept_pieces, minilm_path
 from kblam.demo.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES
 from kblam.demo.world import world_words

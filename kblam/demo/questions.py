@@ -6,8 +6,6 @@ import random
 
 from kblam.demo.world import key_text
 
-REFUSAL = "I am sorry I cannot find relevant information in the KB."
-
 PLAIN_QUESTIONS: tuple[str, ...] = (
     "What is the {p} of {n}?",
     "what is {n}'s {p}?",

@@ -170,7 +170,7 @@ def _answer_batch(
 
 
 def _evidence(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:
-    """The triples of knowledge rows, as of the resident's last sync: the rows the answer was made from.
+    """The triples at places of the device copy, as of its last sync: what the answer was made from.
 
     What another process removed while the answer was made is left out, and so is what got no attention at all, such
     as the unused rows of an over-allocated copy.

@@ -34,13 +34,12 @@ class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.
 
     Attributes:
-        masses, rows: one (B, k) tensor per forward pass, of attention mass and of knowledge row.
-        knowledge_share: one (B,) tensor per forward pass: mass of all knowledge together.
+        masses, places: one (B, k) tensor per forward pass, of attention mass and of the knowledge token's place, the
+            m of [0, M).
     """
 
     masses: list[Tensor] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
-    knowledge_share: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
 
     def __call__(self, *, index: Tensor | None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
@@ -51,20 +50,19 @@ class EvidenceRecorder:
             attention["lse"][:, :, -1:],
             scale=attention["scale"],
             knowledge_bias=attention["bias"],
-            knowledge_range=attention["span"],
+            knowledge_range=attention["knowledge_range"],
             row_weight=torch.full((), 1 / heads, device=attention["lse"].device),
             backend=attention["backend"],
         )
         best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32: a share stays a share.
         self.masses.append(best.values.clamp(max=1))
-        self.rows.append(best.indices if index is None else index.gather(1, best.indices))
-        self.knowledge_share.append(mass.sum(-1))
+        self.places.append(best.indices if index is None else index.gather(1, best.indices))
 
-    def best(self, batch_row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
-        """(knowledge row, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
+    def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
+        """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
         peak: dict[int, float] = {}
-        for masses, rows in zip(self.masses[:num_tokens], self.rows[:num_tokens], strict=True):
-            for row, mass in zip(rows[batch_row].tolist(), masses[batch_row].tolist(), strict=True):
-                peak[row] = max(mass, peak.get(row, 0.0))
+        for masses, places in zip(self.masses[:num_tokens], self.places[:num_tokens], strict=True):
+            for place, mass in zip(places[row].tolist(), masses[row].tolist(), strict=True):
+                peak[place] = max(mass, peak.get(place, 0.0))
         return sorted(peak.items(), key=lambda item: -item[1])[:top]

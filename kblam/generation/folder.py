@@ -30,7 +30,6 @@ from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import ModelFolderError, StoreWriteError
 from kblam.generation.loading import (
     LoadedModel,
-    check_encoder,
     load_base,
     load_config,
     load_model,
@@ -39,7 +38,7 @@ from kblam.generation.loading import (
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.connection import connect
 from kblam.knowledge.store import Store
-from kblam.models.checks import check_fit
+from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
 
 FORMAT_VERSION = 1

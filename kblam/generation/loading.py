@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.errors import EncoderMismatchError, ModelFolderError
+from kblam.adapter import KnowledgeAdapter
+from kblam.errors import ModelFolderError
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attach
+from kblam.models.checks import check_encoder
 
 # What a missing, damaged or foreign checkpoint makes transformers, safetensors and the hub client raise.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
@@ -82,19 +83,6 @@ def load_model(
     except BaseException:
         opened.close()
         raise
-
-
-def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
-    """Refuses an adapter and a knowledge base of different encoders.
-
-    Raises:
-        EncoderMismatchError: their vectors mean different things.
-    """
-    if config.encoder is not None and config.encoder != knowledge_base.fingerprint:
-        raise EncoderMismatchError(
-            f"the adapter was trained with encoder {config.encoder!r}, the knowledge base was built with "
-            f"{knowledge_base.fingerprint!r}; rebuild the knowledge base with the adapter's encoder"
-        )
 
 
 def load_base(

@@ -1,11 +1,9 @@
 """Facts: triples and their files, encoders, and the knowledge base that stores both.
 
-Importing this loads neither torch nor an encoder's library; `DeviceEmbeddings` brings torch when it is asked for.
+Importing this loads neither torch nor an encoder's library.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from kblam.knowledge.build import BuildReport
 from kblam.knowledge.embeddings import Changes, Embeddings
@@ -14,13 +12,9 @@ from kblam.knowledge.files import check_triples, read_triples, write_triples
 from kblam.knowledge.knowledge_base import KnowledgeBase, build
 from kblam.knowledge.triples import Triple
 
-if TYPE_CHECKING:
-    from kblam.knowledge.device import DeviceEmbeddings
-
 __all__ = [
     "BuildReport",
     "Changes",
-    "DeviceEmbeddings",
     "Embeddings",
     "Encoder",
     "KnowledgeBase",
@@ -33,11 +27,3 @@ __all__ = [
     "read_triples",
     "write_triples",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name == "DeviceEmbeddings":
-        from kblam.knowledge.device import DeviceEmbeddings
-
-        return DeviceEmbeddings
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -167,7 +167,7 @@ class KnowledgeBase:
         return self._store.triples()
 
     def triples_at(self, ids: Sequence[int] | np.ndarray) -> list[Triple]:
-        """The triples with these ids (`Embeddings.ids`, `DeviceEmbeddings.ids`), in this order.
+        """The triples with these ids (`Embeddings.ids`, `DeviceRows.ids`), in this order.
 
         Raises:
             StoreError: an id is not there.

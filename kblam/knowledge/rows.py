@@ -37,7 +37,6 @@ class DeviceRows:
         buffers: tensors by name, `capacity` rows each. They stay the same objects at the same address until
             `capacity` changes.
         ids: the triple of each row in use (`KnowledgeBase.triples_at` gives the words).
-        version: rises with every `sync` that changed something.
 
     Args:
         dimension: P of the vectors.
@@ -55,7 +54,6 @@ class DeviceRows:
         self.dimension = dimension
         self.headroom = headroom
         self.ids: list[int] = []
-        self.version = 0
         self._form = form
         self._row_of: dict[int, int] = {}
         self._store_id: str | None = None
@@ -96,7 +94,7 @@ class DeviceRows:
         if kb.dimension != self.dimension:
             raise KnowledgeError(
                 f"{kb!r} has vectors of {kb.dimension} numbers, this copy holds {self.dimension}; "
-                "make a new copy with DeviceEmbeddings.of(kb)"
+                "make a new copy for it"
             )
         other = kb.store_id != self._store_id
         changes = kb.changes_since(0 if other else self._revision)
@@ -110,8 +108,6 @@ class DeviceRows:
         moved = self._remove(changes.removed.tolist())
         written = self._write(changes.upserted.ids.tolist(), changes.upserted.key, changes.upserted.value)
         rows = sorted({*moved, *written})
-        if other or gone or rows:
-            self.version += 1
         self._store_id, self._revision = kb.store_id, changes.revision
         return rows
 

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import KnowledgeError
-from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, QueryHead, attention_over, register
-from kblam.models.checks import check_fit, check_knowledge, check_options, check_skip_threshold
+from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, QueryHead, register
+from kblam.models.checks import check_fit, check_knowledge, check_options
 from kblam.models.families import attention_modules, family_of
-from kblam.models.formats import AUTO, check_storage
+from kblam.models.formats import check_storage
 from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -34,7 +34,7 @@ _ATTRIBUTE = "_kblam_attachment"
 class _InForce:
     source: KnowledgeSource
     bias: Tensor | float
-    span: Tensor | None
+    knowledge_range: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class _Options:
     backend: str
     plan: str
     storage: str
-    skip_threshold: float
-    top_k_shared: bool
     int8_products: bool
 
 
@@ -54,26 +52,17 @@ class Attachment:
 
     Without knowledge in force the model runs its own attention and gives its own logits, bit for bit.
 
-    Attributes:
-        skip_counts: int64 (2,) on the model's device: value tiles skipped and visited since the attachment was made, in
-            all layers and passes that read latents with a `skip_threshold`. `.zero_()` begins anew.
-
     Training with activation checkpointing: not the reentrant kind, since all layers share the projected knowledge, and
     with the knowledge still in force during backward, which runs the layers again.
     """
 
-    # In inference mode too `skip_counts` must be a tensor that can be written outside it.
-    @torch.inference_mode(False)
     def __init__(self, model: PreTrainedModel, adapter: KnowledgeAdapter, options: _Options) -> None:
         self.model = model
         self.adapter = adapter
         self.backend = options.backend
         self.plan = options.plan
         self.storage = options.storage
-        self.skip_threshold = options.skip_threshold
-        self.top_k_shared = options.top_k_shared
         self.int8_products = options.int8_products
-        self.skip_counts = torch.zeros(2, dtype=torch.int64, device=model.device)
         self._options = options
         self.family = family_of(model)
         self._modules = attention_modules(model)
@@ -126,8 +115,6 @@ class Attachment:
         check_knowledge(self.model, self.config, source)
         check_options(source, bias, knowledge_range)
         _follow(self.adapter, self.model)
-        with torch.inference_mode(False):
-            self.skip_counts = self.skip_counts.to(self.model.device)
         if self._decoder.config._attn_implementation != IMPLEMENTATION:
             # Whatever the user chose in between is the base to return to.
             self._base_implementation = self._decoder.config._attn_implementation
@@ -151,15 +138,15 @@ class Attachment:
             if before is None:
                 self.set_knowledge(None)
             else:
-                self.set_knowledge(before.source, bias=before.bias, knowledge_range=before.span)
+                self.set_knowledge(before.source, bias=before.bias, knowledge_range=before.knowledge_range)
 
     @contextmanager
     def observing(self, observer: Callable[..., None]) -> Iterator[None]:
         """Calls `observer` after the attention of the evidence layer, in every forward pass of the block.
 
         It gets, by keyword, what `rectangular_attention` was given and returned: `knowledge`, `query` (B, Hq, N, D),
-        `bias`, `span`, `scale`, `backend`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds, (B, k),
-        when top_k pruned it; else None). Where knowledge is dense all of it carries gradients.
+        `bias`, `knowledge_range`, `scale`, `backend`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds,
+        (B, k), when top_k pruned it; else None). Where knowledge is dense all of it carries gradients.
         """
         before, self._observer = self._observer, observer
         try:
@@ -211,10 +198,9 @@ class Attachment:
             attend=self._attention(layer, _repeat_knowledge(knowledge, batch)),
             query=self._query(layer, module, hidden_states, knowledge),
             bias=_total_bias(in_force, config, top_k, batch, knowledge.num_tokens),
-            span=_span(in_force, batch),
+            knowledge_range=_total_range(in_force, batch),
             top_k=top_k,
-            top_k_shared=self.top_k_shared,
-            observe=self._observer if self._observer is not None and layer == config.retrieval_layer else None,
+            observe=self._observer if self._observer is not None and layer == config.evidence_layer else None,
         )
 
     def _query(
@@ -246,13 +232,7 @@ class Attachment:
         if again and layer in self._attentions:
             return self._attentions[layer]
         self._asked[layer] = weakref.ref(knowledge)
-        attend = attention_over(
-            knowledge,
-            skip_threshold=self.skip_threshold,
-            skip_counts=self.skip_counts,
-            int8_products=self.int8_products,
-            backend=self.backend,
-        )
+        attend = RectangularAttention(knowledge, int8_products=self.int8_products, backend=self.backend)
         if again:
             self._attentions[layer] = attend
         else:
@@ -292,23 +272,20 @@ def _total_bias(
     if config.knowledge_scale is None or not config.separate_query_head:
         return bias
     # A tensor where the number of triples may change: read as a Python number it would cost a new compilation.
-    log_count: Tensor | float | None = getattr(in_force.source, "log_count", None)
-    if isinstance(log_count, Tensor):
-        log_count = log_count if top_k is None else log_count.clamp(max=math.log(top_k))
-    elif num_tokens == 0:
-        return bias
-    else:
-        log_count = math.log(num_tokens if top_k is None else top_k)
+    log_count = in_force.source.log_count
+    if top_k is not None:
+        most = math.log(top_k)
+        log_count = log_count.clamp(max=most) if isinstance(log_count, Tensor) else min(log_count, most)
     return bias + (math.log(config.knowledge_scale) - log_count)
 
 
-def _span(in_force: _InForce, batch: int) -> Tensor | None:
+def _total_range(in_force: _InForce, batch: int) -> Tensor | None:
     """The caller's ranges, within the filled part of an over-allocated source."""
-    filled: Tensor | None = getattr(in_force.source, "filled", None)
-    if in_force.span is None:
+    filled = in_force.source.filled
+    if in_force.knowledge_range is None:
         return filled if filled is None or batch == 1 else filled.expand(batch, 2)
-    span = _repeat_rows("knowledge_range", in_force.span, batch)
-    return span if filled is None else torch.minimum(span, filled[:, 1:])
+    ranges = _repeat_rows("knowledge_range", in_force.knowledge_range, batch)
+    return ranges if filled is None else torch.minimum(ranges, filled[:, 1:])
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
@@ -321,10 +298,8 @@ def attach(
     adapter: KnowledgeAdapter,
     *,
     backend: str = "auto",
-    plan: str = AUTO,
-    storage: str = AUTO,
-    skip_threshold: float = 0.0,
-    top_k_shared: bool = False,
+    plan: str = "auto",
+    storage: str = "auto",
     int8_products: bool = False,
 ) -> Attachment:
     """Ties an adapter to a causal language model.
@@ -338,10 +313,6 @@ def attach(
         backend: of the kernels: "auto", "triton", "cpu", "reference".
         plan: how a resident knowledge base is read: "auto", or a pin as `kblam_kernels.plan` takes it.
         storage: dtype of its latents, see `ResidentKnowledge`; "int8" halves them.
-        skip_threshold: in [0, 1): where latents are read, values of tiles that weigh less than this are not; 0 is
-            exact. `Attachment.skip_counts` says how many were. Dense knowledge is always read in full.
-        top_k_shared: with an adapter that has a `top_k`, one choice of triples for the whole batch, which keeps latents
-            latents; an answer then depends on the others of its batch.
         int8_products: allows latents stored as int8 to be multiplied as int8, see `rectangular_attention`: quicker on
             a CPU that has it, and a little less exact.
 
@@ -351,14 +322,13 @@ def attach(
     Raises:
         UnsupportedModelError: if the model cannot be served (the message names the supported families) or the
             adapter was made for other shapes.
-        KnowledgeError: if `storage` is not known, or `skip_threshold` is outside [0, 1).
+        KnowledgeError: if `storage` is not known.
     """
     current = attachment_of(model)
-    options = _Options(backend, plan, storage, skip_threshold, top_k_shared, int8_products)
+    options = _Options(backend, plan, storage, int8_products)
     if current is not None and (current.adapter, current._options) == (adapter, options):
         return current
     check_storage(storage)
-    check_skip_threshold(skip_threshold)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     # What was attached stays until the new adapter is known to fit.

@@ -14,7 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kblam.errors import KnowledgeError
 from kblam.models.masks import knowledge_mask
-from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, prune
+from kblam_kernels import LatentKnowledge, RectangularAttention, prune
+from kblam_kernels.rectangular.arguments import needs_gradient
 from kblam_kernels.rectangular.reference import prompt_visibility
 
 IMPLEMENTATION = "kblam"
@@ -41,38 +42,17 @@ class LayerKnowledge:
         query: the knowledge query (B, Hq, N, D), or None to use the rotated one; a `QueryHead` where it is still to be
             made.
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
-        span: int32 (B, 2) or None, the [start, end) of M each row sees.
+        knowledge_range: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
-        top_k_shared: one choice of them for the whole batch.
         observe: called after the attention with what it used and its lse.
     """
 
     attend: RectangularAttention
     query: Tensor | QueryHead | None
     bias: float | Tensor
-    span: Tensor | None
+    knowledge_range: Tensor | None
     top_k: int | None = None
-    top_k_shared: bool = False
     observe: Callable[..., None] | None = None
-
-
-def attention_over(
-    knowledge: DenseKnowledge | LatentKnowledge,
-    *,
-    skip_threshold: float = 0.0,
-    skip_counts: Tensor | None = None,
-    int8_products: bool = False,
-    backend: str = "auto",
-) -> RectangularAttention:
-    """Attention to it as an attachment asks for it: where dense knowledge is read nothing is skipped."""
-    skips = skip_threshold > 0 and isinstance(knowledge, LatentKnowledge)
-    return RectangularAttention(
-        knowledge,
-        skip_threshold=skip_threshold if skips else 0.0,
-        skip_counts=skip_counts if skips else None,
-        int8_products=int8_products,
-        backend=backend,
-    )
 
 
 def attention_forward(
@@ -122,7 +102,8 @@ def attention_forward(
         r = r.made(query)
     if isinstance(r, Tensor) and not query.dtype == key.dtype == value.dtype == r.dtype:
         key, value, r = (tensor.to(query.dtype) for tensor in (key, value, r))
-    attend, bias, span, index = layer_knowledge.attend, layer_knowledge.bias, layer_knowledge.span, None
+    attend, bias, index = layer_knowledge.attend, layer_knowledge.bias, None
+    knowledge_range = layer_knowledge.knowledge_range
     knowledge = attend.knowledge
     if isinstance(r, Tensor) and layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
         # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
@@ -133,29 +114,22 @@ def attention_forward(
             knowledge,
             layer_knowledge.top_k,
             knowledge_bias=bias,
-            knowledge_range=span,
+            knowledge_range=knowledge_range,
             row_weight=seen,
-            shared=layer_knowledge.top_k_shared,
             backend=attend.backend,
         )
-        span = None
-    if isinstance(r, Tensor) and isinstance(knowledge, LatentKnowledge) and _needs_gradient(query, key, value, r):
+        knowledge_range = None
+    if isinstance(r, Tensor) and isinstance(knowledge, LatentKnowledge) and needs_gradient(query, key, value, r):
         # Attention to latents has no gradient.
         knowledge = knowledge.to_dense()
     if knowledge is not attend.knowledge:
-        attend = attention_over(
-            knowledge,
-            skip_threshold=attend.skip_threshold,
-            skip_counts=attend.skip_counts,
-            int8_products=attend.int8_products,
-            backend=attend.backend,
-        )
+        attend = RectangularAttention(knowledge, int8_products=attend.int8_products, backend=attend.backend)
     options: dict[str, Any] = {
         "scale": scale,
         "window": sliding_window,
         "knowledge_bias": bias,
         "prompt_mask": attention_mask,
-        "knowledge_range": span,
+        "knowledge_range": knowledge_range,
     }
     if isinstance(r, QueryHead):
         output, lse, r = attend.of_hidden_states(query, key, value, *r, **options)
@@ -166,17 +140,13 @@ def attention_forward(
             knowledge=knowledge,
             query=r,
             bias=bias,
-            span=span,
+            knowledge_range=knowledge_range,
             scale=scale,
             lse=lse,
             index=index,
             backend=attend.backend,
         )
     return output.transpose(1, 2), None
-
-
-def _needs_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _prompt_attention(

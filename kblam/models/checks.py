@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, ProjectedKnowledge
-from kblam.errors import KnowledgeError, UnsupportedModelError
+from kblam.errors import EncoderMismatchError, KnowledgeError, UnsupportedModelError
+from kblam.knowledge import KnowledgeBase
 from kblam.models.source import KnowledgeSource
 
 
@@ -32,14 +33,17 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
             )
 
 
-def check_skip_threshold(threshold: float) -> None:
-    """It is what the kernels take, told before a forward pass tells it.
+def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
+    """Adapter and knowledge base are of one encoder.
 
     Raises:
-        KnowledgeError: if not.
+        EncoderMismatchError: if not: their vectors mean different things.
     """
-    if not 0 <= threshold < 1:
-        raise KnowledgeError(f"skip_threshold must be at least 0 (exact) and below 1; got {threshold}")
+    if config.encoder is not None and config.encoder != knowledge_base.fingerprint:
+        raise EncoderMismatchError(
+            f"the adapter was trained with encoder {config.encoder!r}, the knowledge base was built with "
+            f"{knowledge_base.fingerprint!r}; rebuild the knowledge base with the adapter's encoder"
+        )
 
 
 def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: KnowledgeSource) -> None:

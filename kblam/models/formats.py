@@ -14,8 +14,9 @@ from kblam_kernels import DenseKnowledge, LatentKnowledge
 from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
 from kblam_kernels.latent import absorb, narrowed, quantise
 
-AUTO = "auto"
-STORAGE: dict[str, torch.dtype] = {
+# "auto": see `storage_dtype`.
+STORAGE: dict[str, torch.dtype | None] = {
+    "auto": None,
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -44,8 +45,8 @@ def latent_width(adapter: KnowledgeAdapter, storage: torch.dtype) -> int:
 
 def check_storage(storage: str) -> None:
     """Raises KnowledgeError if `storage` is not a name this module knows."""
-    if storage not in (AUTO, *STORAGE):
-        raise KnowledgeError(f"storage must be one of {', '.join([AUTO, *STORAGE])}; got {storage!r}")
+    if storage not in STORAGE:
+        raise KnowledgeError(f"storage must be one of {', '.join(STORAGE)}; got {storage!r}")
 
 
 def storage_dtype(storage: str, adapter: KnowledgeAdapter, dtype: torch.dtype) -> torch.dtype:
@@ -58,9 +59,9 @@ def storage_dtype(storage: str, adapter: KnowledgeAdapter, dtype: torch.dtype) -
         KnowledgeError: if the kernels do not read latents of that dtype under this model.
     """
     check_storage(storage)
-    if storage == AUTO:
-        return torch.float16 if dtype == torch.float32 and adapter.config.projector == "linear" else dtype
     chosen = STORAGE[storage]
+    if chosen is None:
+        return torch.float16 if dtype == torch.float32 and adapter.config.projector == "linear" else dtype
     if chosen == torch.float32 != dtype:
         raise KnowledgeError(f"storage 'float32' is for float32 models, this one is {dtype}; use 'auto' or 'float16'")
     return chosen

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.errors import EncoderMismatchError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.rows import DeviceRows, RowFormat
 from kblam.models.attach import Attachment
-from kblam.models.formats import AUTO, DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
+from kblam.models.checks import check_encoder
+from kblam.models.formats import DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
 from kblam_kernels.plan import Shape, device_of
 
@@ -54,15 +54,10 @@ class ResidentKnowledge:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        storage: str = AUTO,
-        plan: str = AUTO,
+        storage: str = "auto",
+        plan: str = "auto",
     ) -> None:
-        config = adapter.config
-        if config.encoder is not None and config.encoder != knowledge_base.fingerprint:
-            raise EncoderMismatchError(
-                f"the adapter was trained with encoder {config.encoder!r}, the knowledge base was built with "
-                f"{knowledge_base.fingerprint!r}; rebuild the knowledge base with the adapter's encoder"
-            )
+        check_encoder(adapter.config, knowledge_base)
         self.knowledge_base = knowledge_base
         self.adapter = adapter
         self.dtype = dtype
@@ -128,10 +123,10 @@ class ResidentKnowledge:
         self.log_count.fill_(max(self._rows.count, 1)).log_()
         return changed
 
-    def triples_at(self, rows: list[int]) -> list[Triple]:
-        """The triples that sit in these rows."""
+    def triples_at(self, places: list[int]) -> list[Triple]:
+        """The triples that are the knowledge tokens at these places of [0, M)."""
         assert self._rows is not None
-        return self.knowledge_base.triples_at([self._rows.ids[row] for row in rows])
+        return self.knowledge_base.triples_at([self._rows.ids[place] for place in places])
 
     def _lay_out(self, count: int) -> None:
         """Plans for `count` triples; buffers are made anew when the plan holds something else than before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, LatentKnowledge
 
@@ -15,6 +16,14 @@ class KnowledgeSource(Protocol):
     @property
     def num_triples(self) -> int:
         """M, the triples in force."""
+
+    @property
+    def filled(self) -> Tensor | None:
+        """int32 (1, 2), [0, M) of more rows than there are triples; None where every row holds one."""
+
+    @property
+    def log_count(self) -> Tensor | float:
+        """log M, 0 without triples; float32 () on the device where M may change."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -91,14 +91,16 @@ def test_named_layers_have_one_slot_each(layers: Any, frequency: int) -> None:
     assert config.knowledge_layers == list(layers)
     assert config.num_slots == len(layers)
     assert [config.slot_of(layer) for layer in layers] == list(range(len(layers)))
-    assert config.retrieval_layer in layers
+    assert config.evidence_layer in layers
     assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_evidence_comes_from_the_middle_layer_unless_named() -> None:
     # Upstream's official run retrieves at layer 15 of 32.
-    assert AdapterConfig(**{**GOOD, "num_layers": 32}).retrieval_layer == 15
-    assert AdapterConfig(**GOOD, evidence_layer=0).retrieval_layer == 0
+    assert AdapterConfig(**{**GOOD, "num_layers": 32}).evidence_layer == 15
+    assert AdapterConfig(**GOOD, evidence_layer=0).evidence_layer == 0
+    older = AdapterConfig(**GOOD).to_dict() | {"evidence_layer": None}
+    assert AdapterConfig.from_dict(older) == AdapterConfig(**GOOD)
 
 
 def test_a_file_holds_everything() -> None:

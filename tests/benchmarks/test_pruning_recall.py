@@ -16,7 +16,7 @@ def test_recall_is_the_mass_of_the_chosen_over_that_of_the_best() -> None:
     query, key = torch.ones(1, 2, 1, 1), torch.tensor([[[1.0], [3.0]], [[1.5], [-2.0]]])
     recorder = pruning_recall.Recorder()
     lse = torch.zeros(1, 2, 1)
-    recorder(query=query, knowledge=DenseKnowledge(key, key), lse=lse, scale=1.0, bias=0.0, span=None)
+    recorder(query=query, knowledge=DenseKnowledge(key, key), lse=lse, scale=1.0, bias=0.0, knowledge_range=None)
     masses = key.exp().sum((0, 2))
     rows = {row.k: row for row in recorder.rows(2)}
     assert rows[1].phase == "answer"

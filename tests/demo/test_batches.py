@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from kblam.adapter.config import REFUSAL
 from kblam.demo.batches import IGNORE, BatchBuilder, Mixture
 from kblam.demo.losses import FIRST_EVIDENCE_WEIGHT, evidence_weight
-from kblam.demo.questions import REFUSAL, TERSE_QUESTIONS
+from kblam.demo.questions import TERSE_QUESTIONS
 from kblam.demo.tokenizer import build_tokenizer
 from tests.demo.small import tiny_cache, tiny_world
 

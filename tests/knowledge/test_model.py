@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from kblam.knowledge import DeviceEmbeddings, KnowledgeBase, Triple
+from kblam.knowledge import KnowledgeBase, Triple
 from tests.fakes import HashingEncoder
 from tests.knowledge import strategies
+from tests.knowledge.vectors import copy_of
 
 few_names = st.sampled_from(["a", "A", "é", "e\u0301", "b%", "b_", "名前", 'x"; --'])
 few_properties = st.sampled_from(["p", "q"])
@@ -27,7 +28,7 @@ class KnowledgeBaseAgainstADict(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "a.kb"
         self.encoder = HashingEncoder(4)
         self.kb = KnowledgeBase.create(self.path, self.encoder)
-        self.copy = DeviceEmbeddings.of(self.kb)
+        self.copy = copy_of(self.kb)
         self.model: dict[tuple[str, str], Triple] = {}
 
     @rule(
@@ -70,7 +71,7 @@ class KnowledgeBaseAgainstADict(RuleBasedStateMachine):
         held = self.kb.triples_at(self.copy.ids)
         assert {triple.identity: triple for triple in held} == self.model
         expected = self.encoder.encode([triple.value for triple in held]).astype(np.float16)
-        np.testing.assert_array_equal(self.copy.value[: self.copy.count].numpy(), expected)
+        np.testing.assert_array_equal(self.copy.buffers["value"][: self.copy.count].numpy(), expected)
 
     @invariant()
     def agrees(self) -> None:

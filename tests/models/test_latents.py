@@ -18,6 +18,7 @@ from kblam.models.resident import ResidentKnowledge, resident_for
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, UnsupportedInputError, native
 from kblam_kernels.plan import devices
 from tests.fakes import HashingEncoder
+from tests.kernels.cpu.pinned import HAVE_BYTES
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, close, logits, prompts, tiny_adapter, tiny_model
 
@@ -329,3 +330,18 @@ def test_a_query_head_read_by_the_kernels_asks_what_it_asks_itself(
     close(found, expected)
     torch.testing.assert_close(seen["query"], expected_seen["query"], rtol=1e-5, atol=1e-5)
     assert seen["query"].shape == (1, 4, 1, 8)
+
+
+def test_int8_products_reach_the_kernels_and_int8_latents_alone(kb: KnowledgeBase, tied: Tied) -> None:
+    found = {}
+    for storage in ("int8", "float16"):
+        for allowed in (False, True):
+            asked = {"plan": "latent", "backend": "cpu", "storage": storage, "int8_products": allowed}
+            attachment = attach(tied.model, tied.adapter, **asked)
+            assert attach(tied.model, tied.adapter, **asked) is attachment
+            with attachment.using(resident_for(attachment, kb)):
+                found[storage, allowed] = logits(tied.model, IDS, MASK)
+    assert torch.equal(found["float16", True], found["float16", False])
+    torch.testing.assert_close(found["int8", True], found["int8", False], rtol=0, atol=0.2)
+    has_bytes = native.instruction_set() in HAVE_BYTES
+    assert torch.equal(found["int8", True], found["int8", False]) != has_bytes
