@@ -186,7 +186,7 @@ def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
                 "triples": triples,
                 "questions": questions,
                 "storage": asked["storage"],
-                "products": "int8" if attachment.int8_products else "exact",
+                "products": "int8" if attachment.options.int8_products else "exact",
                 "exact": figures.exact,
                 "top1": figures.top1,
                 "refusal_f1": figures.refusal_f1,

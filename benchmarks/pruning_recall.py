@@ -27,7 +27,7 @@ from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
 from kblam.generation.prompt import encode_question
 from kblam.knowledge import Encoder, KnowledgeBase, load_encoder
-from kblam.models.resident import resident_for
+from kblam.models.copies import resident_for
 from kblam_kernels import prune, top_evidence
 
 KEPT = (1, 4, 16, 64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
     from kblam.errors import KblamError
-    from kblam.generation import Answer, Evidence, ask, ask_many
+    from kblam.generation import Answer, Evidence, Session, ask, ask_many
     from kblam.knowledge import KnowledgeBase, Triple
     from kblam.models import Attachment, attach, attachment_of, detach
 
@@ -26,6 +26,7 @@ _HOMES = {
     "KnowledgeAdapter": "kblam.adapter",
     "KnowledgeBase": "kblam.knowledge",
     "ProjectedKnowledge": "kblam.adapter",
+    "Session": "kblam.generation",
     "Triple": "kblam.knowledge",
     "ask": "kblam.generation",
     "ask_many": "kblam.generation",
@@ -43,6 +44,7 @@ __all__ = [
     "KnowledgeAdapter",
     "KnowledgeBase",
     "ProjectedKnowledge",
+    "Session",
     "Triple",
     "ask",
     "ask_many",

@@ -52,18 +52,12 @@ def ask(
     with waiting("loading the model"):
         loaded = load(options, read_only=True)
     with loaded.knowledge_base as knowledge_base:
-        import kblam
+        from kblam.generation import Session
 
+        session = Session(loaded.model, knowledge_base, tokenizer=loaded.tokenizer)
         began = time.monotonic()
         with waiting("answering"):
-            answer = kblam.ask(
-                loaded.model,
-                knowledge_base,
-                question,
-                tokenizer=loaded.tokenizer,
-                top=top,
-                max_new_tokens=max_new_tokens,
-            )
+            answer = session.ask(question, top=top, max_new_tokens=max_new_tokens)
         seconds = time.monotonic() - began
     if as_json:
         print_json(answer_record(question, answer, seconds))

@@ -65,17 +65,19 @@ def chat(
     with waiting("loading the model"):
         loaded = load(ModelOptions(model, adapter, kb, device, dtype, backend), read_only=False)
     with loaded.knowledge_base:
-        status = Session(loaded, top, max_new_tokens, as_json).run(sys.stdin.isatty())
+        status = Conversation(loaded, top, max_new_tokens, as_json).run(sys.stdin.isatty())
     if status:
         raise typer.Exit(status)
 
 
-class Session:
+class Conversation:
     """One run of the loop."""
 
     def __init__(self, loaded: LoadedModel, top: int, max_new_tokens: int, as_json: bool) -> None:
-        self.loaded = loaded
+        from kblam.generation import Session
+
         self.kb = loaded.knowledge_base
+        self.session = Session(loaded.model, self.kb, tokenizer=loaded.tokenizer)
         self.top = top
         self.max_new_tokens = max_new_tokens
         self.as_json = as_json
@@ -121,17 +123,12 @@ class Session:
 
     def question(self, question: str) -> None:
         """Streams the answer, then shows the evidence."""
-        import kblam
-
         began = time.monotonic()
-        answer = kblam.ask(
-            self.loaded.model,
-            self.kb,
+        answer = self.session.ask(
             question,
-            tokenizer=self.loaded.tokenizer,
             top=self.top,
             max_new_tokens=self.max_new_tokens,
-            streamer=None if self.as_json else _streamer(self.loaded.tokenizer),
+            streamer=None if self.as_json else _streamer(self.session.tokenizer),
         )
         seconds = time.monotonic() - began
         if self.as_json:

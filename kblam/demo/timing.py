@@ -13,7 +13,7 @@ from transformers.generation import BaseStreamer
 
 from kblam.demo.assets import Demo
 from kblam.knowledge import KnowledgeBase
-from kblam.models.resident import resident_for
+from kblam.models.copies import resident_for
 from kblam_kernels import explain
 
 
@@ -94,4 +94,4 @@ def backend_in_use(demo: Demo, knowledge_base: KnowledgeBase) -> str:
     with demo.attachment.using(resident), demo.attachment.observing(seen.update):
         demo.model(torch.tensor([[demo.tokenizer.bos_token_id]]))
     query = seen["query"]
-    return str(explain(query, query, query, seen["knowledge"], backend=demo.attachment.backend).backend)
+    return str(explain(query, query, query, seen["knowledge"], backend=demo.attachment.options.backend).backend)

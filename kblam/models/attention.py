@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kblam.errors import KnowledgeError
-from kblam.models.masks import knowledge_mask
+from kblam.models.calls import KnowledgeCall
+from kblam.models.masks import mask_of_call
+from kblam.models.switch import IMPLEMENTATION, base_attention, base_of
 from kblam_kernels import LatentKnowledge, RectangularAttention, prune
 from kblam_kernels.rectangular.arguments import needs_gradient
 from kblam_kernels.rectangular.reference import prompt_visibility
-
-IMPLEMENTATION = "kblam"
 
 
 class QueryHead(NamedTuple):
@@ -64,11 +63,20 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    knowledge_call: KnowledgeCall | None = None,
     layer_knowledge: LayerKnowledge | None = None,
-    base_implementation: str = "sdpa",
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D)."""
+) -> tuple[Tensor, Tensor | None]:
+    """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D).
+
+    A call without knowledge that runs while another one has some gets what the model's own attention gives.
+    """
+    if knowledge_call is None:
+        given = {"scaling": scaling, "dropout": dropout, **kwargs}
+        if sliding_window is not None:
+            given["sliding_window"] = sliding_window
+        found: tuple[Tensor, Tensor | None] = base_attention(module)(module, query, key, value, attention_mask, **given)
+        return found
     if layer_knowledge is not None and torch.is_autocast_enabled(query.device.type):
         # The rotary embedding leaves queries and keys in float32, while values and the knowledge query come out of
         # linear layers in half precision. Attention to knowledge runs in the query's dtype, all of it.
@@ -82,16 +90,14 @@ def attention_forward(
                 scaling,
                 dropout,
                 sliding_window,
+                knowledge_call,
                 layer_knowledge,
-                base_implementation,
                 **kwargs,
             )
     if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
         key, value = key[:, :, : attention_mask.shape[-1]], value[:, :, : attention_mask.shape[-1]]
     if layer_knowledge is None:
-        return _prompt_attention(
-            module, query, key, value, attention_mask, scaling, dropout, sliding_window, base_implementation, kwargs
-        )
+        return _prompt_attention(module, query, key, value, attention_mask, scaling, dropout, sliding_window, kwargs)
     if dropout:
         raise KnowledgeError(
             f"attention_dropout is {dropout}; knowledge layers do not drop attention: set it to 0 in the model's config"
@@ -158,13 +164,11 @@ def _prompt_attention(
     scaling: float | None,
     dropout: float,
     sliding_window: int | None,
-    base_implementation: str,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
     """A layer that sees no knowledge: the model's own flash attention where it has one, else SDPA."""
-    if base_implementation.startswith("flash_attention"):
-        flash = ALL_ATTENTION_FUNCTIONS[base_implementation]
-        output, _ = flash(
+    if base_of(module.config).startswith("flash_attention"):
+        output, _ = base_attention(module)(
             module,
             query,
             key,
@@ -195,4 +199,4 @@ def _prompt_attention(
 def register() -> None:
     """Puts the function and its mask into transformers' registries; again is harmless."""
     AttentionInterface.register(IMPLEMENTATION, attention_forward)
-    AttentionMaskInterface.register(IMPLEMENTATION, knowledge_mask)
+    AttentionMaskInterface.register(IMPLEMENTATION, mask_of_call)

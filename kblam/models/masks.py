@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 from kblam.errors import KnowledgeError
+from kblam.models.switch import attachment_behind, base_mask
+
+
+def mask_of_call(*, config: Any = None, **arguments: Any) -> Any:
+    """Registered in transformers' mask registry: that of attention to knowledge, or without any the model's own."""
+    attachment = attachment_behind(config)
+    if attachment is not None and attachment.call is None:
+        return base_mask(config, **arguments)
+    return knowledge_mask(**arguments)
 
 
 def knowledge_mask(
@@ -22,7 +31,7 @@ def knowledge_mask(
     allow_is_causal_skip: bool = True,
     **_: Any,
 ) -> Tensor | None:
-    """Registered in transformers' mask registry: which of the key columns are not padding.
+    """Which of the key columns are not padding.
 
     Causality and windows are the kernels' own business. A dynamic cache hands over exactly the seen columns. A
     static one hands over its whole length: for one new token the columns not yet written are masked, for more

@@ -7,7 +7,6 @@ import torch
 from kblam.adapter import KnowledgeAdapter
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.rows import DeviceRows, RowFormat
-from kblam.models.attach import Attachment
 from kblam.models.checks import check_encoder
 from kblam.models.formats import DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
@@ -87,11 +86,10 @@ class ResidentKnowledge:
         """What the buffers take, spare rows included."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
 
-    def is_for(self, attachment: Attachment, knowledge_base: KnowledgeBase) -> bool:
-        """Whether this is what the attachment needs for a knowledge base, and `sync` is all there is to do."""
-        model = attachment.model
-        same_place = (self.dtype, self.device) == (model.dtype, model.device)
-        return same_place and self.knowledge_base is knowledge_base
+    @property
+    def revision(self) -> int:
+        """Of the knowledge base, as of the last `sync`."""
+        return 0 if self._rows is None else self._rows.revision
 
     def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         """What one layer attends to in a forward pass of so many new tokens a row.
@@ -167,25 +165,3 @@ class ResidentKnowledge:
         if self.plan.holds_dense:
             dense = DenseFormat(self.adapter, self.dtype, self.device)
             self._dense = {layer: dense.layer(layer, self.buffers) for layer in layers}
-
-
-def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
-    """The device copy of a knowledge base for an attached model, brought up to date.
-
-    One is kept per attachment: asking the same knowledge base again only takes in its changes.
-    """
-    resident = attachment.resident
-    if isinstance(resident, ResidentKnowledge) and resident.is_for(attachment, knowledge_base):
-        resident.sync()
-        return resident
-    attachment.resident = resident = None  # frees the old copy before the new one is made
-    model = attachment.model
-    attachment.resident = made = ResidentKnowledge(
-        knowledge_base,
-        attachment.adapter,
-        dtype=model.dtype,
-        device=model.device,
-        storage=attachment.storage,
-        plan=attachment.plan,
-    )
-    return made

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kblam import KnowledgeBase
-from kblam.cli.chat import Session
+from kblam.cli.chat import Conversation
 from tests.cli.conftest import Run, kblam
 from tests.fakes import HashingEncoder
 
@@ -113,8 +113,8 @@ def test_what_ask_refuses_is_refused(base: Path) -> None:
     kblam("chat", "--model", base, typed="x\n").failed(2, "--adapter is missing")
 
 
-class Stopped(Session):
-    """A session in which Ctrl-C arrives while the line "stop" is answered."""
+class Stopped(Conversation):
+    """A conversation in which Ctrl-C arrives while the line "stop" is answered."""
 
     def __init__(self) -> None:
         self.kb: Any = []
@@ -138,13 +138,13 @@ def test_control_c_at_a_keyboard_stops_the_answer_only(monkeypatch: pytest.Monke
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", type_line)
-    session = Stopped()
-    assert session.run(interactive=True) == 0
-    assert session.taken == ["stop", "go on"]
+    conversation = Stopped()
+    assert conversation.run(interactive=True) == 0
+    assert conversation.taken == ["stop", "go on"]
 
 
 def test_control_c_stops_a_piped_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("stop\ngo on\n"))
-    session = Stopped()
-    assert session.run(interactive=False) == 130
-    assert session.taken == ["stop"]
+    conversation = Stopped()
+    assert conversation.run(interactive=False) == 130
+    assert conversation.taken == ["stop"]

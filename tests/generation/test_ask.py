@@ -10,7 +10,8 @@ import torch
 
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach, detach
 from kblam.errors import EncoderMismatchError, GenerationError
-from kblam.generation.ask import is_refusal
+from kblam.generation.answer import is_refusal
+from kblam.models.copies import resident_for
 from tests.fakes import HashingEncoder
 from tests.generation.conftest import World
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, make_prefer, save_base
@@ -112,7 +113,7 @@ def test_a_changed_knowledge_base_is_seen_at_the_next_question(world: World, tmp
         options = {"tokenizer": world.tokenizer, "max_new_tokens": 2, "top": 1}
         first = ask(world.model, kb, QUESTIONS[0], **options).evidence[0]
         assert first.triple == FACTS[1]
-        address = world.attachment.resident.layer(0).key.data_ptr()
+        address = resident_for(world.attachment, kb).layer(0).key.data_ptr()
         with KnowledgeBase.open(file, world.encoder) as elsewhere:
             elsewhere.add(Triple("Quiet Harbor", "founder", "Obsidian"))
         second = ask(world.model, kb, QUESTIONS[0], **options).evidence[0]
@@ -122,7 +123,7 @@ def test_a_changed_knowledge_base_is_seen_at_the_next_question(world: World, tmp
         third = ask(world.model, kb, QUESTIONS[0], **options).evidence[0]
         assert third.triple != second.triple
         assert third.triple.name != "Quiet Harbor"
-        assert world.attachment.resident.layer(0).key.data_ptr() == address
+        assert resident_for(world.attachment, kb).layer(0).key.data_ptr() == address
 
 
 class RemoveWhileAnswering:

@@ -9,7 +9,7 @@ import torch
 
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach
 from kblam.generation.evidence import EvidenceRecorder
-from kblam.models.resident import resident_for
+from kblam.models.copies import resident_for
 from kblam_kernels import dispatch, knowledge_lse
 from kblam_kernels.dispatch import BACKENDS, Backend, Forward
 from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach
-from kblam.models.resident import resident_for
+from kblam.models.copies import resident_for
 from tests.fakes import HashingEncoder
 from tests.models.conftest import tie
 from tests.models.tiny import EMBEDDING_DIM, prompts

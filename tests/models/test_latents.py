@@ -14,7 +14,8 @@ from transformers import DynamicCache
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach
-from kblam.models.resident import ResidentKnowledge, resident_for
+from kblam.models.copies import resident_for
+from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, UnsupportedInputError, native
 from kblam_kernels.plan import devices
 from tests.fakes import HashingEncoder

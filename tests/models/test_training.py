@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 
+from kblam.errors import KnowledgeError
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, prompts
 
@@ -29,6 +32,15 @@ def loss_of(tied: Tied, keys: Tensor = EMBEDDINGS[0], values: Tensor = EMBEDDING
 
 def gradients(tied: Tied) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in tied.adapter.named_parameters() if p.grad is not None}
+
+
+def save_activations(tied: Tied) -> None:
+    """Turns checkpointing on: layers run again during backward."""
+    # The newest transformers has the first name and warns at the second; the oldest has the second only.
+    model = tied.model
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -63,17 +75,28 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
 def test_checkpointing_gives_the_same_gradients() -> None:
     plain, saving = trainable(), trainable()
     loss_of(plain).backward()
-    # The newest transformers has the first name and warns at the second; the oldest has the second only.
-    enable = (
-        getattr(saving.model, "activation_checkpointing_enable", None) or saving.model.gradient_checkpointing_enable
-    )
-    enable({"use_reentrant": False})
-    saving.model.enable_input_require_grads()
+    save_activations(saving)
     # The forward pass runs again during backward, so the knowledge must still be in force.
     projected = saving.adapter.project(*EMBEDDINGS)
     ids, mask = prompts()
     with saving.attachment.using(projected):
         saving.model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.backward()
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(saving)[name], gradient, msg=name)
+    # After the block the layers would run without knowledge.
+    with pytest.raises(KnowledgeError, match=r"call backward\(\) inside the block"):
+        loss_of(saving).backward()
+
+
+def test_knowledge_goes_along_to_the_thread_that_runs_backward() -> None:
+    """Where layers run again, in a thread that has no block of its own."""
+    plain, saving = trainable(), trainable()
+    loss_of(plain).backward()
+    save_activations(saving)
+    ids, mask = prompts()
+    with saving.attachment.using(saving.adapter.project(*EMBEDDINGS)), ThreadPoolExecutor(1) as other:
+        loss = saving.model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
+        other.submit(loss.backward).result()
     for name, gradient in gradients(plain).items():
         torch.testing.assert_close(gradients(saving)[name], gradient, msg=name)
 

@@ -1,0 +1,144 @@
+"""Knowledge as state of a call: what a `with` block puts in force counts in its own thread or task alone.
+
+A forward pass reads this once, when it enters the decoder; from there a `KnowledgeCall` travels down the layers in
+their keyword arguments, also where autograd runs a layer again.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kblam.models.source import KnowledgeSource
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
+
+if TYPE_CHECKING:
+    from kblam.models.attach import Attachment
+
+Observer = Callable[..., None]
+_Asked = tuple["weakref.ref[DenseKnowledge | LatentKnowledge]", RectangularAttention | None]
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeCall:
+    """What one call attends to beside its prompt.
+
+    Args:
+        source: the knowledge.
+        bias, knowledge_range: as `Attachment.using` takes them.
+        observer: called after the attention of the evidence layer.
+    """
+
+    source: KnowledgeSource
+    bias: Tensor | float = 0.0
+    knowledge_range: Tensor | None = None
+    observer: Observer | None = None
+    # By thread and layer: what was asked last, and its attention from the second time on. Threads may share a call.
+    _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
+
+    def attention(
+        self,
+        layer: int,
+        knowledge: DenseKnowledge | LatentKnowledge,
+        make: Callable[[DenseKnowledge | LatentKnowledge], RectangularAttention],
+    ) -> RectangularAttention:
+        """The last one of a layer while it is about the same knowledge: it remembers what it has checked.
+
+        Kept from the second time on: what is made for one forward pass (materialised keys and values) must be freed.
+        """
+        if torch.compiler.is_compiling():
+            return make(knowledge)
+        key = threading.get_ident(), layer
+        asked, kept = self._asked.get(key, (None, None))
+        again = asked is not None and asked() is knowledge
+        if again and kept is not None:
+            return kept
+        attend = make(knowledge)
+        self._asked[key] = weakref.ref(knowledge), attend if again else None
+        return attend
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What a `with` block says of one attachment.
+
+    Args:
+        owner: the attachment.
+        call: its knowledge; None for none, or if the block leaves that to the attachment's default.
+        is_default: whether it leaves it so.
+        observer: of the block.
+        outer: the block around it.
+    """
+
+    owner: Attachment
+    call: KnowledgeCall | None
+    is_default: bool
+    observer: Observer | None
+    outer: Scope | None
+
+
+class _Thread(threading.local):
+    scope: Scope | None = None
+
+
+# A context variable is of a thread or of an asyncio task, and goes along with `asyncio.to_thread`. Dynamo cannot read
+# one, but it can read a thread-local and guards it; so a compiled model reads what was entered in its own thread.
+_SCOPES: ContextVar[Scope | None] = ContextVar("kblam_scopes", default=None)
+_THREAD = _Thread()
+
+
+def innermost(owner: Attachment) -> Scope | None:
+    """The innermost block of this thread or task that is about an attachment."""
+    scope = _THREAD.scope if torch.compiler.is_compiling() else _SCOPES.get()
+    while scope is not None and scope.owner is not owner:
+        scope = scope.outer
+    return scope
+
+
+def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall | None:
+    """What a call made now attends to; `default` where no block says anything."""
+    scope = innermost(owner)
+    if scope is None:
+        return default
+    call = default if scope.is_default else scope.call
+    if call is None or call.observer is scope.observer:
+        return call
+    return replace(call, observer=scope.observer)
+
+
+@contextmanager
+def knowing(owner: Attachment, call: KnowledgeCall | None) -> Iterator[None]:
+    """A block with its own knowledge, or with none."""
+    around = innermost(owner)
+    observer = None if around is None else around.observer
+    with _entered(Scope(owner, call, False, observer, _SCOPES.get())):
+        yield
+
+
+@contextmanager
+def observing(owner: Attachment, observer: Observer) -> Iterator[None]:
+    """A block with an observer; its knowledge is that of the block around it."""
+    around = innermost(owner)
+    call, is_default = (None, True) if around is None else (around.call, around.is_default)
+    with _entered(Scope(owner, call, is_default, observer, _SCOPES.get())):
+        yield
+
+
+@contextmanager
+def _entered(scope: Scope) -> Iterator[None]:
+    before = _THREAD.scope
+    token = _SCOPES.set(scope)
+    _THREAD.scope = scope
+    try:
+        yield
+    finally:
+        _SCOPES.reset(token)  # first: it refuses where this is not the thread or task of the block
+        _THREAD.scope = before

@@ -1,0 +1,148 @@
+"""The device copies of knowledge bases that an attached model keeps, for any number of threads.
+
+A copy belongs to one attachment and one knowledge base. It is changed only while nobody reads it: whoever finds it
+behind its knowledge base waits until the answers under way are done, and newcomers wait with them.
+
+An attachment keeps the `KEPT` copies that were asked last, and those that are being read. A copy goes when its
+knowledge base does, or its attachment, and all that nobody reads go where a new one finds no room.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from kblam.errors import KnowledgeError
+from kblam.knowledge import KnowledgeBase
+from kblam.models.attach import Attachment
+from kblam.models.resident import ResidentKnowledge
+from kblam_kernels import UnsupportedInputError
+
+KEPT = 4
+_NO_ROOM = (KnowledgeError, UnsupportedInputError, torch.OutOfMemoryError)
+
+
+class _Copy:
+    """One copy, and who reads it."""
+
+    def __init__(self, knowledge_base: KnowledgeBase) -> None:
+        self.turn = threading.Condition()
+        self.readers: Counter[int] = Counter()  # by thread
+        self.resident: ResidentKnowledge | None = None
+        self.of = weakref.ref(knowledge_base, functools.partial(_free, weakref.ref(self)))
+
+
+def _free(copy: weakref.ref[_Copy], _: object) -> None:
+    """The knowledge base is gone. Its entry goes at the next question: this may run in the middle of anything."""
+    if (gone := copy()) is not None:
+        gone.resident = None
+
+
+# By attachment, then by the id of a knowledge base, the one asked last at the end. Beside the model and not on it:
+# neither locks nor open files can be copied or pickled with one.
+_COPIES: weakref.WeakKeyDictionary[Attachment, OrderedDict[int, _Copy]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def reading(attachment: Attachment, knowledge_base: KnowledgeBase) -> Iterator[ResidentKnowledge]:
+    """The up-to-date copy of a knowledge base, which stays as it is until the end of the block.
+
+    Raises:
+        EncoderMismatchError: if the knowledge base was built with another encoder than the adapter's.
+        KnowledgeError, UnsupportedInputError: if it does not fit the device, see `ResidentKnowledge`.
+    """
+    me, copy = threading.get_ident(), _copy_of(attachment, knowledge_base)
+    with copy.turn:
+        # A thread that reads already, and asks again in the middle of its answer, would wait for itself.
+        if not copy.readers[me]:
+            while copy.readers.total() and _is_behind(copy.resident, attachment, knowledge_base):
+                copy.turn.wait()
+            if _is_behind(copy.resident, attachment, knowledge_base):
+                _bring_up(copy, attachment, knowledge_base)
+        assert copy.resident is not None
+        resident = copy.resident
+        copy.readers[me] += 1
+    try:
+        yield resident
+    finally:
+        with copy.turn:
+            copy.readers[me] -= 1
+            copy.readers += Counter()  # forgets threads that read nothing any more
+            copy.turn.notify_all()
+
+
+def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
+    """The copy of a knowledge base for an attached model, brought up to date; for one thread, see `reading`.
+
+    The same object at the next call, as long as it is kept.
+    """
+    with reading(attachment, knowledge_base) as resident:
+        return resident
+
+
+def _copy_of(attachment: Attachment, knowledge_base: KnowledgeBase) -> _Copy:
+    """The copy, made or moved to the end of those that are kept."""
+    with _LOCK:
+        if attachment not in _COPIES:
+            _COPIES[attachment] = OrderedDict()
+        copies, name = _COPIES[attachment], id(knowledge_base)
+        for gone in [other for other, copy in copies.items() if copy.of() is None]:
+            del copies[gone]
+        if name not in copies:
+            copies[name] = _Copy(knowledge_base)
+        copies.move_to_end(name)
+        idle = [other for other, copy in copies.items() if other != name and not copy.readers.total()]
+        for other in idle[: max(0, len(copies) - KEPT)]:
+            del copies[other]
+        return copies[name]
+
+
+def _is_behind(resident: ResidentKnowledge | None, attachment: Attachment, knowledge_base: KnowledgeBase) -> bool:
+    model = attachment.model
+    if resident is None or (resident.dtype, resident.device) != (model.dtype, model.device):
+        return True
+    return resident.revision != knowledge_base.revision
+
+
+def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase) -> None:
+    """Takes in what changed, or makes the copy; nobody reads it now."""
+    model, resident = attachment.model, copy.resident
+    if resident is not None and (resident.dtype, resident.device) == (model.dtype, model.device):
+        resident.sync()
+        return
+    copy.resident = resident = None  # frees the old one before the new one is made
+
+    def make() -> ResidentKnowledge:
+        return ResidentKnowledge(
+            # Else the copy, which is kept here, would keep its knowledge base for ever.
+            weakref.proxy(knowledge_base),
+            attachment.adapter,
+            dtype=model.dtype,
+            device=model.device,
+            storage=attachment.options.storage,
+            plan=attachment.options.plan,
+        )
+
+    try:
+        copy.resident = make()
+    except _NO_ROOM:
+        if not _drop_idle(attachment, copy):
+            raise
+        copy.resident = make()
+
+
+def _drop_idle(attachment: Attachment, but: _Copy) -> bool:
+    """Frees all copies of an attachment that nobody reads; whether there were any."""
+    with _LOCK:
+        copies = _COPIES[attachment]
+        idle = [name for name, copy in copies.items() if copy is not but and not copy.readers.total()]
+        for name in idle:
+            del copies[name]
+    return bool(idle)

@@ -1,0 +1,145 @@
+"""What runs in an attached model at every step: the decoder's hook reads the call, each layer's hook what it needs.
+
+Classes of this module, not closures, so that a model with hooks can be copied and pickled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kblam.adapter import AdapterConfig
+from kblam.errors import KnowledgeError
+from kblam.models.attention import LayerKnowledge, QueryHead
+from kblam.models.calls import KnowledgeCall
+from kblam.models.switch import IMPLEMENTATION
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
+
+if TYPE_CHECKING:
+    from kblam.models.attach import Attachment
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class DecoderHook:
+    """Forward pre-hook of the decoder: reads what is in force, once, and sends it down the layers."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        call = self.attachment.call
+        if call is None:
+            return None
+        return args, {**kwargs, "knowledge_call": call}
+
+
+class LayerHook:
+    """Forward pre-hook of an attention module: adds what its attention needs where it sees knowledge."""
+
+    def __init__(self, attachment: Attachment, layer: int) -> None:
+        self.attachment, self.layer = attachment, layer
+        self.has_knowledge = layer in attachment.config.knowledge_layers
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        call: KnowledgeCall | None = kwargs.get("knowledge_call")
+        if call is None:
+            return None
+        if (now := self.attachment.implementation) != IMPLEMENTATION:
+            raise KnowledgeError(
+                f"the attention implementation became {now!r} while knowledge was in force; choose it before `using` "
+                "or set_knowledge, and call backward() inside the block if activation checkpointing runs layers again"
+            )
+        if not self.has_knowledge:
+            return None
+        hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states)}
+
+    def _layer_knowledge(self, call: KnowledgeCall, module: nn.Module, hidden_states: Tensor) -> LayerKnowledge:
+        (batch, new_tokens), config = hidden_states.shape[:2], self.attachment.config
+        knowledge = call.source.layer(self.layer, new_tokens=new_tokens)
+        top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
+        return LayerKnowledge(
+            attend=call.attention(self.layer, _repeat_knowledge(knowledge, batch), self._attention_over),
+            query=self._query(module, hidden_states, knowledge),
+            bias=_total_bias(call, config, top_k, batch, knowledge.num_tokens),
+            knowledge_range=_total_range(call, batch),
+            top_k=top_k,
+            observe=call.observer if self.layer == config.evidence_layer else None,
+        )
+
+    def _attention_over(self, knowledge: DenseKnowledge | LatentKnowledge) -> RectangularAttention:
+        options = self.attachment.options
+        return RectangularAttention(knowledge, int8_products=options.int8_products, backend=options.backend)
+
+    def _query(
+        self, module: nn.Module, hidden_states: Tensor, knowledge: DenseKnowledge | LatentKnowledge
+    ) -> Tensor | QueryHead | None:
+        """The knowledge query, or how to make it where that costs the kernels less than a matrix product of its own."""
+        adapter, norm = self.attachment.adapter, self.attachment.family.query_norm
+        head = adapter.plain_query_head(self.layer) if norm is None else None
+        if (
+            head is not None
+            and isinstance(knowledge, LatentKnowledge)
+            and hidden_states.shape[1] == 1
+            and hidden_states.dtype == head.weight.dtype
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        ):
+            return QueryHead(hidden_states, head.weight)
+        query = adapter.knowledge_query(self.layer, hidden_states)
+        if query is not None and norm is not None:
+            query = getattr(module, norm)(query)
+        return query
+
+
+def _repeat_rows(name: str, tensor: Tensor, batch: int) -> Tensor:
+    """Row b of B becomes rows b * n .. b * n + n - 1 of `batch` = B * n: how `generate` expands for beams."""
+    rows = tensor.shape[0]
+    if rows == batch:
+        return tensor
+    if batch % rows:
+        raise KnowledgeError(f"{name} has {rows} rows and the batch {batch}; give one per batch row")
+    return tensor.repeat_interleave(batch // rows, dim=0)
+
+
+def _repeat_knowledge(knowledge: DenseKnowledge | LatentKnowledge, batch: int) -> DenseKnowledge | LatentKnowledge:
+    if isinstance(knowledge, LatentKnowledge) or knowledge.is_shared or knowledge.key.shape[0] == batch:
+        return knowledge
+    return DenseKnowledge(
+        _repeat_rows("per-row knowledge", knowledge.key, batch),
+        _repeat_rows("per-row knowledge", knowledge.value, batch),
+    )
+
+
+def _total_bias(
+    call: KnowledgeCall, config: AdapterConfig, top_k: int | None, batch: int, num_tokens: int
+) -> Tensor | float:
+    """The caller's bias plus log C - log M, which upstream applies only with a separate query head."""
+    bias = call.bias
+    if isinstance(bias, Tensor) and bias.dim() == 2:
+        bias = _repeat_rows("bias", bias, batch)
+    if isinstance(bias, Tensor) and bias.dim() > 0 and bias.shape[-1] < num_tokens:
+        # An over-allocated source has rows past its triples.
+        bias = F.pad(bias, (0, num_tokens - bias.shape[-1]))
+    if config.knowledge_scale is None or not config.separate_query_head:
+        return bias
+    # A tensor where the number of triples may change: read as a Python number it would cost a new compilation.
+    log_count = call.source.log_count
+    if top_k is not None:
+        most = math.log(top_k)
+        log_count = log_count.clamp(max=most) if isinstance(log_count, Tensor) else min(log_count, most)
+    return bias + (math.log(config.knowledge_scale) - log_count)
+
+
+def _total_range(call: KnowledgeCall, batch: int) -> Tensor | None:
+    """The caller's ranges, within the filled part of an over-allocated source."""
+    filled = call.source.filled
+    if call.knowledge_range is None:
+        return filled if filled is None or batch == 1 else filled.expand(batch, 2)
+    ranges = _repeat_rows("knowledge_range", call.knowledge_range, batch)
+    return ranges if filled is None else torch.minimum(ranges, filled[:, 1:])

@@ -1,0 +1,99 @@
+"""Which attention a model's config names: "kblam" while any call with knowledge is in force, else the model's own.
+
+That name is state of the model, which all threads share. So calls in force are counted, and a call without knowledge
+that meets "kblam" is handed to the model's own attention and mask function.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+if TYPE_CHECKING:
+    from kblam.models.attach import Attachment
+
+IMPLEMENTATION = "kblam"
+
+
+class Switch:
+    """The state of one config.
+
+    Attributes:
+        base: the model's own attention implementation.
+        in_force: how many calls with knowledge there are now.
+        attachment: the one of the model whose config it is; None while nothing is attached.
+    """
+
+    def __init__(self) -> None:
+        self.base = "sdpa"
+        self.in_force = 0
+        self.attachment: weakref.ref[Attachment] | None = None
+
+
+# By id, since a config cannot be hashed; an entry goes with its config. Here and not on the model: a lock and a weak
+# reference in a model's state would forbid to copy or to pickle it.
+_SWITCHES: dict[int, Switch] = {}
+_LOCK = threading.RLock()
+
+
+def switch_of(config: Any) -> Switch:
+    """The one of a config, made when it is first asked for."""
+    with _LOCK:
+        if id(config) not in _SWITCHES:
+            weakref.finalize(config, _SWITCHES.pop, id(config), None)
+            _SWITCHES[id(config)] = Switch()
+        return _SWITCHES[id(config)]
+
+
+def attachment_behind(config: Any) -> Attachment | None:
+    """The attachment of the model that a config belongs to."""
+    switch = _SWITCHES.get(id(config))
+    return None if switch is None or switch.attachment is None else switch.attachment()
+
+
+def base_of(config: Any) -> str:
+    """The name of the model's own attention implementation."""
+    switch = _SWITCHES.get(id(config))
+    return "sdpa" if switch is None else switch.base
+
+
+def hold(decoder: PreTrainedModel, attachment: Attachment) -> None:
+    """One more call with knowledge; each `hold` needs its `release`."""
+    with _LOCK:
+        switch = switch_of(decoder.config)
+        switch.attachment = weakref.ref(attachment)  # that of a copied model is not here yet
+        now = decoder.config._attn_implementation
+        if now != IMPLEMENTATION:
+            # Whatever the user chose in between is the base to return to.
+            switch.base = now
+            decoder.set_attn_implementation(IMPLEMENTATION)
+        switch.in_force += 1
+
+
+def release(decoder: PreTrainedModel) -> None:
+    """One call fewer; after the last one the model has its own attention back."""
+    with _LOCK:
+        switch = switch_of(decoder.config)
+        switch.in_force -= 1
+        if switch.in_force == 0 and decoder.config._attn_implementation == IMPLEMENTATION:
+            decoder.set_attn_implementation(switch.base)
+
+
+def base_attention(module: nn.Module) -> Callable[..., Any]:
+    """The attention function that a layer would call if nobody had knowledge in force."""
+    own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(base_of(module.config), own)
+    return found
+
+
+def base_mask(config: Any, **arguments: Any) -> Any:
+    """The mask that the model would make if nobody had knowledge in force."""
+    return ALL_MASK_ATTENTION_FUNCTIONS[base_of(config)](config=config, **arguments)

@@ -1,0 +1,200 @@
+"""Sessions: threads, several knowledge bases on one model, and changes while others are answering."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from kblam import KnowledgeBase, Session, Triple, ask, detach
+from kblam.errors import GenerationError, KnowledgeError
+from kblam.generation import Answer
+from kblam.models import copies
+from kblam.models.copies import KEPT, resident_for
+from kblam.models.resident import ResidentKnowledge
+from tests.generation.conftest import World
+from tests.generation.tiny import FACTS, make_prefer
+
+QUESTION = "what is the capital of amber falcon ?"
+QUESTIONS = [QUESTION, "founder of quiet harbor ?", "motto ?", "what is the motto of silver meadow ?"]
+PLACES = ["Zirconia", "Basalt", "Pine"]
+
+
+def facts(shift: int) -> list[Triple]:
+    """The same names and properties with other values."""
+    return [Triple(fact.name, fact.property, PLACES[(at + shift) % 3] + "." * shift) for at, fact in enumerate(FACTS)]
+
+
+@pytest.fixture
+def sessions(world: World) -> Iterator[list[Session]]:
+    """Three knowledge bases on one model."""
+    bases = [KnowledgeBase.from_triples(facts(shift), world.encoder) for shift in range(3)]
+    yield [Session(world.model, kb, tokenizer=world.tokenizer) for kb in bases]
+    for kb in bases:
+        kb.close()
+
+
+def said(answer: Answer) -> tuple[Any, ...]:
+    return answer.text, [item.triple for item in answer.evidence], [item.mass for item in answer.evidence]
+
+
+def test_eight_threads_over_three_knowledge_bases_get_their_own_answers(world: World, sessions: list[Session]) -> None:
+    """As asking one after another gives, texts and evidence; and beside them the base model's logits, bit for bit."""
+    options = {"max_new_tokens": 6, "top": 3}
+    jobs = [(session, question) for session in sessions for question in QUESTIONS]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        base = world.model(ids).logits
+    alone = [said(session.ask(question, **options)) for session, question in jobs]
+    assert len({answer[0] for answer in alone}) > 3, "the answers must tell knowledge bases apart"
+    asking = threading.Event()
+
+    def ask_one(number: int) -> bool:
+        session, question = jobs[number % len(jobs)]
+        return said(session.ask(question, **options)) == alone[number % len(jobs)]
+
+    @torch.inference_mode()
+    def ask_the_base() -> int:
+        count = 0
+        while not asking.is_set():
+            assert torch.equal(world.model(ids).logits, base)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as bare, ThreadPoolExecutor(8) as threads:
+        beside = bare.submit(ask_the_base)
+        try:
+            assert all(threads.map(ask_one, range(96)))
+        finally:
+            asking.set()
+        assert beside.result() > 3
+    assert world.model.config._attn_implementation == "sdpa"
+
+
+class Stop:
+    """A streamer that stops at the second token until it is told to go on."""
+
+    def __init__(self, do: Callable[[], object] | None = None) -> None:
+        self.reached, self.go_on, self.do, self.seen = threading.Event(), threading.Event(), do, 0
+
+    def put(self, _: torch.Tensor) -> None:
+        self.seen += 1
+        if self.seen == 2:
+            self.reached.set()
+            if self.do is not None:
+                self.do()
+            else:
+                assert self.go_on.wait(60)
+
+    def end(self) -> None:
+        pass
+
+
+def test_a_change_waits_for_the_answers_under_way(world: World) -> None:
+    """The first answer names what it rested on, though its row is another triple's for the second."""
+    make_prefer(world.model, world.adapter, world.encoder, FACTS[2], strength=1.0)
+    session, stop = Session(world.model, world.kb, tokenizer=world.tokenizer), Stop()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(session.ask, QUESTION, max_new_tokens=4, streamer=stop)
+        assert stop.reached.wait(60)
+        world.kb.remove("Amber Falcon")  # Silver Meadow moves into its row
+        second = threads.submit(session.ask, QUESTION, max_new_tokens=4)
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        stop.go_on.set()
+        names = [[item.triple.name for item in answer.result().evidence] for answer in (first, second)]
+    assert names[0][0] == "Silver Meadow"
+    assert set(names[0]) == {"Silver Meadow", "Quiet Harbor"}
+    assert set(names[1]) == {"Silver Meadow", "Quiet Harbor"}
+
+
+def test_questions_to_an_unchanged_knowledge_base_do_not_wait(world: World) -> None:
+    session, stop = Session(world.model, world.kb, tokenizer=world.tokenizer), Stop()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(session.ask, QUESTION, max_new_tokens=4, streamer=stop)
+        assert stop.reached.wait(60)
+        assert threads.submit(session.ask, QUESTION, max_new_tokens=4).result(60).num_tokens == 4
+        stop.go_on.set()
+        assert first.result(60).num_tokens == 4
+
+
+def test_a_question_in_the_middle_of_an_answer_does_not_wait_for_itself(world: World) -> None:
+    session = Session(world.model, world.kb, tokenizer=world.tokenizer)
+    inner: list[Answer] = []
+
+    def change_and_ask() -> None:
+        world.kb.add(Triple("Late Comer", "capital", "Pine"))
+        inner.append(session.ask(QUESTION, max_new_tokens=2))
+
+    answer = session.ask(QUESTION, max_new_tokens=4, streamer=Stop(change_and_ask))
+    assert (answer.num_tokens, inner[0].num_tokens) == (4, 2)
+    # The next question sees the change.
+    assert len(session.ask(QUESTION, max_new_tokens=1, top=9).evidence) == 4
+
+
+def test_a_session_says_what_it_lacks(world: World) -> None:
+    with pytest.raises(GenerationError, match="pass tokenizer="):
+        Session(world.model, world.kb)
+    session = Session(world.model, world.kb, tokenizer=world.tokenizer)
+    detach(world.model)
+    with pytest.raises(KnowledgeError, match="detached or replaced"):
+        session.ask(QUESTION, max_new_tokens=2)
+    with pytest.raises(GenerationError, match="no adapter is attached"):
+        Session(world.model, world.kb, tokenizer=world.tokenizer)
+
+
+def test_the_copies_asked_last_are_kept(world: World) -> None:
+    bases = [KnowledgeBase.from_triples(facts(0), world.encoder) for _ in range(KEPT + 1)]
+    first = [resident_for(world.attachment, kb) for kb in bases]
+    again = [resident_for(world.attachment, kb) for kb in reversed(bases)]
+    kept = [one is other for one, other in zip(reversed(first), again, strict=True)]
+    assert kept == [True] * KEPT + [False]
+    for kb in bases:
+        kb.close()
+
+
+def test_a_copy_that_is_read_is_not_dropped(world: World) -> None:
+    with copies.reading(world.attachment, world.kb) as resident:
+        others = [KnowledgeBase.from_triples(facts(0), world.encoder) for _ in range(KEPT + 2)]
+        for kb in others:
+            resident_for(world.attachment, kb)
+        assert resident_for(world.attachment, world.kb) is resident
+
+
+def test_a_copy_goes_with_its_knowledge_base_and_with_its_attachment(world: World) -> None:
+    kb = KnowledgeBase.from_triples(FACTS, world.encoder)
+    of_a_base = weakref.ref(resident_for(world.attachment, kb))
+    of_an_attachment = weakref.ref(resident_for(world.attachment, world.kb))
+    assert of_a_base() is not None
+    del kb
+    assert of_a_base() is None, "at once, and not when memory is collected"
+    attachment = weakref.ref(world.attachment)
+    detach(world.model)
+    world.attachment = None  # type: ignore[assignment]
+    gc.collect()
+    assert attachment() is None
+    assert of_an_attachment() is None
+
+
+def test_copies_that_nobody_reads_make_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [KnowledgeBase.from_triples(facts(shift), world.encoder) for shift in range(2)]
+    idle = [weakref.ref(resident_for(world.attachment, kb)) for kb in others]
+    make = ResidentKnowledge.__init__
+
+    def no_room_beside_others(self: ResidentKnowledge, *arguments: Any, **options: Any) -> None:
+        if any(one() is not None for one in idle):
+            raise KnowledgeError("no room")
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(ResidentKnowledge, "__init__", no_room_beside_others)
+    assert ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2).num_tokens == 2
+    # With nothing left to drop it is told.
+    monkeypatch.setattr(ResidentKnowledge, "__init__", lambda *_, **__: (_ for _ in ()).throw(KnowledgeError("none")))
+    with KnowledgeBase.from_triples(FACTS, world.encoder) as kb, pytest.raises(KnowledgeError, match="none"):
+        ask(world.model, kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)

@@ -1,0 +1,239 @@
+"""Knowledge is state of a call: threads and tasks that overlap on one model each get their own answers."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from kblam.errors import UnsupportedModelError
+from kblam.models import attach, attachment_of
+from tests.models.conftest import Tied, tie
+from tests.models.test_attach import implementation
+from tests.models.tiny import CONFIGS, differ, logits, prompts, stepwise, tiny_adapter, tiny_model, triples
+
+IDS, MASK = prompts(length=16, padding=3)
+
+
+def elsewhere(work: Callable[[], Any]) -> Any:
+    """What it returns in a thread that has no block of its own."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(work).result()
+
+
+def test_each_thread_has_its_own_knowledge(tied: Tied) -> None:
+    sources = [triples(tied.adapter, 9, seed=seed) for seed in range(3)]
+
+    def answer(number: int) -> Tensor:
+        with tied.attachment.using(sources[number]):
+            return logits(tied.model, IDS, MASK)
+
+    alone = [answer(number) for number in range(3)]
+    base = logits(tied.model, IDS, MASK)
+    assert differ(alone[0], alone[1])
+
+    def work(number: int) -> bool:
+        if number % 4 == 3:
+            return torch.equal(logits(tied.model, IDS, MASK), base)
+        return torch.equal(answer(number % 4), alone[number % 4])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(200)))
+    assert implementation(tied.model) == "sdpa"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_call_without_knowledge_is_the_base_model_while_another_has_some(family: str, attention: str) -> None:
+    model = tiny_model(family, attention=attention)
+
+    def work() -> list[Tensor]:
+        found = [logits(model, IDS, MASK), logits(model, IDS)]
+        sizes = [5, 4, 1, 1, 5]
+        for mask in (MASK, None):
+            found.append(stepwise(model, IDS, mask, DynamicCache(config=model.config), sizes))
+        options = {"attention_mask": MASK, "max_new_tokens": 4, "do_sample": False, "disable_compile": True}
+        for cache in ("dynamic", "static"):
+            found.append(model.generate(IDS, **options, cache_implementation=cache))
+        return found
+
+    expected = work()
+    adapter = tiny_adapter(model)
+    attachment = attach(model, adapter)
+    with attachment.using(triples(adapter, 9)):
+        assert implementation(model) == "kblam"
+        others = [elsewhere(work)]
+        with attachment.using(None):
+            others.append(work())
+    for found in others:
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert implementation(model) == attention
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("comes", "goes"), [(0, 2), (0, 3), (1, 1), (None, 0)], ids=str)
+def test_a_pass_in_the_middle_of_which_another_comes_and_goes_is_the_base_models(
+    comes: int | None, goes: int, attention: str
+) -> None:
+    """After which layers; None is before the mask was made."""
+    model = tiny_model(attention=attention)
+    base = logits(model, IDS, MASK)
+    adapter = tiny_adapter(model)
+    block = attach(model, adapter).using(triples(adapter, 9))
+    seen = []
+    with ThreadPoolExecutor(1) as other:
+
+        def step(layer: int) -> None:
+            if layer == comes:
+                other.submit(block.__enter__).result()
+            seen.append(implementation(model))
+            if layer == goes:
+                other.submit(block.__exit__, None, None, None).result()
+
+        if comes is None:
+            other.submit(block.__enter__).result()
+        for number, layer in enumerate(model.model.layers):
+            layer.register_forward_hook(lambda *_, number=number: step(number))
+        assert torch.equal(logits(model, IDS, MASK), base)
+    assert seen.count("kblam") == goes - (comes or 0) + 1
+    assert implementation(model) == attention
+
+
+def test_the_default_is_for_threads_without_a_block(tied: Tied) -> None:
+    default, own = triples(tied.adapter, 9), triples(tied.adapter, 5, seed=8)
+    with tied.attachment.using(default):
+        expected = logits(tied.model, IDS)
+    base = logits(tied.model, IDS)
+    tied.attachment.set_knowledge(default)
+    with tied.attachment.using(own):
+        assert tied.attachment.knowledge is own
+        assert differ(logits(tied.model, IDS), expected)
+        assert torch.equal(elsewhere(lambda: logits(tied.model, IDS)), expected)
+    with tied.attachment.using(None):
+        assert torch.equal(logits(tied.model, IDS), base)
+    assert torch.equal(logits(tied.model, IDS), expected)
+    tied.attachment.set_knowledge(None)
+    assert implementation(tied.model) == "sdpa"
+
+
+def test_an_observer_sees_its_own_thread_alone(tied: Tied) -> None:
+    knowledge = triples(tied.adapter, 9)
+    mine: list[int] = []
+    theirs: list[int] = []
+
+    def other() -> None:
+        with tied.attachment.using(knowledge), tied.attachment.observing(lambda **what: theirs.append(1)):
+            logits(tied.model, IDS)
+
+    with tied.attachment.observing(lambda **what: mine.append(1)), tied.attachment.using(knowledge):
+        logits(tied.model, IDS)
+        elsewhere(other)
+        elsewhere(lambda: logits(tied.model, IDS))
+    assert (len(mine), len(theirs)) == (1, 1)
+
+
+def test_a_block_that_fails_leaves_nothing_in_force(tied: Tied) -> None:
+    base = logits(tied.model, IDS)
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("stop")
+
+    def work() -> None:
+        with tied.attachment.using(triples(tied.adapter, 9)), tied.attachment.observing(fail):
+            logits(tied.model, IDS)
+
+    for run in (lambda: elsewhere(work), work):
+        with pytest.raises(RuntimeError, match="stop"):
+            run()
+        assert tied.attachment.knowledge is None
+        assert implementation(tied.model) == "sdpa"
+        assert torch.equal(logits(tied.model, IDS), base)
+
+
+def test_tasks_of_one_thread_have_their_own_knowledge(tied: Tied) -> None:
+    """They overlap wherever one awaits, and leave in another order than they came."""
+    sources = [triples(tied.adapter, 9, seed=seed) for seed in range(2)]
+    alone = []
+    for source in sources:
+        with tied.attachment.using(source):
+            alone.append(logits(tied.model, IDS))
+
+    async def ask(number: int) -> list[bool]:
+        found = []
+        with tied.attachment.using(sources[number]):
+            for _ in range(2 + number):
+                await asyncio.sleep(0)
+                found.append(torch.equal(logits(tied.model, IDS), alone[number]))
+            in_a_thread = await asyncio.to_thread(logits, tied.model, IDS)
+        return [*found, torch.equal(in_a_thread, alone[number])]
+
+    async def both() -> list[list[bool]]:
+        return await asyncio.gather(ask(0), ask(1))
+
+    assert all(all(found) for found in asyncio.run(both()))
+    assert implementation(tied.model) == "sdpa"
+
+
+@torch.no_grad()
+def test_threads_share_a_compiled_model() -> None:
+    torch._dynamo.reset()
+    tied = tie(layers=2)
+    base = tied.model(IDS, use_cache=False).logits
+    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(3))]
+    barrier = threading.Barrier(4)
+
+    def answer(number: int) -> tuple[Tensor, Tensor]:
+        with tied.attachment.using(sources[number]):
+            barrier.wait()
+            return compiled(IDS, use_cache=False).logits, tied.model(IDS, use_cache=False).logits
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            found = list(threads.map(answer, range(4)))
+            for one, other in found:
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+            assert torch.equal(found[0][1], base)
+            assert differ(found[1][0], found[2][0])
+    torch._dynamo.reset()
+
+
+def test_a_copy_of_an_attached_model_has_an_attachment_of_its_own(tied: Tied) -> None:
+    ids = IDS
+    knowledge = triples(tied.adapter, 9)
+    with tied.attachment.using(knowledge):
+        expected = logits(tied.model, ids)
+    base = logits(tied.model, ids)
+    saved = io.BytesIO()
+    torch.save(tied.model, saved)
+    saved.seek(0)
+    for other in (copy.deepcopy(tied.model), torch.load(saved, weights_only=False)):
+        attachment = attachment_of(other)
+        assert attachment is not tied.attachment
+        with attachment.using(knowledge):
+            assert torch.equal(logits(other, ids), expected)
+            assert torch.equal(logits(tied.model, ids), base)
+            assert torch.equal(elsewhere(lambda other=other: logits(other, ids, MASK)), logits(tied.model, ids, MASK))
+
+
+def test_two_models_of_one_config_object_are_refused(tied: Tied) -> None:
+    other = type(tied.model)(tied.model.config)
+    with pytest.raises(UnsupportedModelError, match="shares its config with another model that has an adapter"):
+        attach(other, tied.adapter)
+
+
+def test_a_layer_that_drops_keyword_arguments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    layer = type(model.model.layers[0])
+    monkeypatch.setattr(layer, "forward", lambda self, hidden_states, attention_mask=None: hidden_states)
+    with pytest.raises(UnsupportedModelError, match="LlamaDecoderLayer does not pass keyword arguments on"):
+        attach(model, tiny_adapter(model))
