@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.output import write_json
-from kblam_kernels import native
+from kblam_kernels.common import native
 from kblam_kernels.bench import FULL, QUICK, Row, measure
 
 

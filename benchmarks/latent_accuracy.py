@@ -19,7 +19,7 @@ from benchmarks.output import write_json
 from kblam_kernels import BackendUnavailableError, LatentKnowledge, rectangular_attention
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
 from kblam_kernels.latent import AbsorbedAdapter, absorb, quantise
-from kblam_kernels.latent.interface import absorb_query
+from kblam_kernels.latent.absorption import absorb_query
 from tests.tolerances import relative_error
 
 HEADS, PROMPT_HEADS, HEAD_DIM, WIDTH, CACHED = 32, 8, 128, 384, 64
@@ -126,7 +126,8 @@ def attend(
 
 def heaviest(data: Data, knowledge: LatentKnowledge) -> Tensor:
     """Index of each head's largest knowledge score, in float64."""
-    absorbed_query, constant = absorb_query(data.knowledge_query, knowledge)
+    p = knowledge.projection
+    absorbed_query, constant = absorb_query(data.knowledge_query, p.key_weight, p.key_bias)
     return ((absorbed_query @ knowledge.key.T + constant[..., None]) * knowledge.norm).argmax(-1)
 
 

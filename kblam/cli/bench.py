@@ -33,7 +33,7 @@ def bench(
     """
     import torch
 
-    from kblam_kernels import native
+    from kblam_kernels.common import native
     from kblam_kernels.bench import FULL, QUICK, measure
 
     if threads is not None:

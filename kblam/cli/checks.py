@@ -72,7 +72,7 @@ def packages() -> Iterable[Outcome]:
 
 def torch() -> Iterable[Outcome]:
     """Whether torch imports, and the devices it sees."""
-    from kblam_kernels import env
+    from kblam_kernels.tools import env
 
     build = env.torch_build()
     if build.get("devices") is None:
@@ -98,7 +98,7 @@ def torch() -> Iterable[Outcome]:
 
 def kernels() -> Iterable[Outcome]:
     """For each kind of device, the backend in use, and why not the ones before it."""
-    from kblam_kernels import env
+    from kblam_kernels.tools import env
 
     outcomes = []
     for device, choice in env.backends().items():
@@ -119,7 +119,7 @@ def kernels() -> Iterable[Outcome]:
 
 def compiler() -> Iterable[Outcome]:
     """A C++ compiler: Triton compiles its launchers with one."""
-    from kblam_kernels import env
+    from kblam_kernels.tools import env
 
     found = env.compiler()
     if found["path"] is None:
@@ -192,7 +192,7 @@ def space() -> Iterable[Outcome]:
 
 def environment() -> Iterable[Outcome]:
     """Variables in force that change what kblam does."""
-    from kblam_kernels import env
+    from kblam_kernels.tools import env
 
     shown = [f"{name}={value}" for name, value in env.environment().items()]
     shown += [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]

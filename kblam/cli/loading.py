@@ -51,9 +51,10 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
     quiet_libraries()
     from kblam.generation import folder
-    from kblam_kernels.dispatch import requested
+    from kblam_kernels.common.dispatch import requested
+    from kblam_kernels.dense.op import DENSE_BACKENDS
 
-    requested(options.backend)  # an unknown name is told before gigabytes are read
+    requested(options.backend, DENSE_BACKENDS)  # an unknown name is told before gigabytes are read
     device, dtype = _device(options.device), _dtype(options.dtype)
     if options.adapter is None or kb is None:  # a model folder has its own
         return folder.load_folder(

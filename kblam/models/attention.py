@@ -16,8 +16,8 @@ from kblam.models.calls import KnowledgeCall
 from kblam.models.masks import mask_of_call
 from kblam.models.switch import IMPLEMENTATION, base_attention, base_of
 from kblam_kernels import LatentKnowledge, RectangularAttention, prune
-from kblam_kernels.rectangular.arguments import needs_gradient
-from kblam_kernels.rectangular.reference import prompt_visibility
+from kblam_kernels.common.call import needs_gradient
+from kblam_kernels.common.columns import prompt_visibility
 
 
 class QueryHead(NamedTuple):
@@ -122,7 +122,6 @@ def attention_forward(
             knowledge_bias=bias,
             knowledge_range=knowledge_range,
             row_weight=seen,
-            backend=attend.backend,
         )
         knowledge_range = None
     if isinstance(r, Tensor) and isinstance(knowledge, LatentKnowledge) and needs_gradient(query, key, value, r):

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 import kblam_kernels.bench
 from benchmarks import cpu_attention
 from kblam.cli.app import app
-from kblam_kernels import BackendUnavailableError, native
+from kblam_kernels import BackendUnavailableError
 from kblam_kernels.bench import FULL, QUICK, Shape, measure, providers, shapes, timing
 from kblam_kernels.bench.timing import PRODUCT, READ
+from kblam_kernels.common import native
 from kblam_kernels.errors import KernelError
 
 TINY = Shape(1, 70, "float32", heads=4, prompt_heads=2, head_dim=16, width=24, cached=3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import latent_accuracy
-from kblam_kernels import native
+from kblam_kernels.common import native
 
 
 @pytest.fixture(scope="module")

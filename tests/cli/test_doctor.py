@@ -16,7 +16,7 @@ from kblam import test as selftest
 from kblam.cli import checks
 from kblam.generation import ask_many
 from kblam.test import FAIL, OFF, OK, NotHereError, Outcome
-from kblam_kernels import env
+from kblam_kernels.tools import env
 from tests.cli.conftest import kblam
 
 
@@ -233,7 +233,7 @@ def test_the_self_test_finds_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, cha
         selftest.demo_model_answers()
 
 
-# --- python -m kblam_kernels.env ---------------------------------------------------------------------------
+# --- python -m kblam_kernels env ----------------------------------------------------------------------------
 
 
 def test_the_environment_report_needs_only_the_standard_library() -> None:
@@ -249,7 +249,7 @@ def test_the_environment_report_needs_only_the_standard_library() -> None:
 def test_the_environment_report_never_imports_transformers() -> None:
     code = (
         "import sys, runpy; sys.argv = ['env', '--json']\n"
-        "try: runpy.run_module('kblam_kernels.env', run_name='__main__')\n"
+        "try: runpy.run_module('kblam_kernels.tools.env', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert 'transformers' not in sys.modules and 'typer' not in sys.modules"
     )

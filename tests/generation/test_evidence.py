@@ -10,9 +10,8 @@ import torch
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.models.copies import resident_for
-from kblam_kernels import dispatch, knowledge_lse
-from kblam_kernels.dispatch import BACKENDS, Backend, Forward
-from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
+from kblam_kernels import knowledge_lse
+from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
 
@@ -72,14 +71,14 @@ def test_the_masses_of_one_token_add_up_to_the_share_of_knowledge(world: World) 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_a_pinned_backend_is_evidences_too(backend: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     attach(world.model, world.adapter, backend=backend)
-    served, chosen = [], dispatch.forward_of
+    served: list[str] = []
+    for each in EVIDENCE_BACKENDS:
 
-    def forward_of(name: str, backends: tuple[Backend, ...] = BACKENDS) -> Forward:
-        if backends is EVIDENCE_BACKENDS:
-            served.append(name)
-        return chosen(name, backends)
+        def forward(call: Any, each: Any = each, real: Any = each.forward) -> Any:
+            served.append(each.name)
+            return real(call)
 
-    monkeypatch.setattr(dispatch, "forward_of", forward_of)
+        monkeypatch.setattr(each, "forward", forward)
     ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
     assert set(served) == {backend}
 

@@ -16,7 +16,8 @@ from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach
 from kblam.models.copies import resident_for
 from kblam.models.resident import ResidentKnowledge
-from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, UnsupportedInputError, native
+from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention, UnsupportedInputError
+from kblam_kernels.common import native
 from kblam_kernels.plan import devices
 from tests.fakes import HashingEncoder
 from tests.kernels.cpu.pinned import HAVE_BYTES

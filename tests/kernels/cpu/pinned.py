@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from kblam_kernels import native
+from kblam_kernels.common import native
 
 # Kernel tables that multiply int8 latents as int8 where it is allowed.
 HAVE_BYTES = ("avx512vnni", "avx512bf16", "amx")
