@@ -143,10 +143,10 @@ def demo_model_answers() -> str:
     import torch
 
     from kblam import KnowledgeAdapter, KnowledgeBase, Triple, ask_many, attach
-    from kblam.cli.loading import DEMO, demo_is_shipped, quiet_libraries
     from kblam.errors import EncoderUnavailableError
-    from kblam.generation.loading import load_base, load_tokenizer
     from kblam.knowledge import load_encoder
+    from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
+    from kblam.shipped import DEMO, demo_is_shipped
 
     if not demo_is_shipped():
         raise NotHereError("the demo model is not part of this installation; `python -m kblam.demo.train` makes it")

@@ -124,3 +124,14 @@ def test_every_row_is_a_variable_that_something_reads() -> None:
         files += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".cpp", ".h"}]
     text = "".join(path.read_text("utf-8") for path in files)
     assert [name for name in variables_in_the_table() if name not in text] == []
+
+
+def test_sql_is_spoken_in_one_place() -> None:
+    """Who else needs something of a knowledge base file asks `kblam.knowledge`."""
+    says = re.compile(r"\.execute\(|\bsqlite3\.(connect|Connection)\b")
+    elsewhere = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "kblam").rglob("*.py"))
+        if path.parts[len(ROOT.parts) + 1] != "knowledge" and says.search(path.read_text("utf-8"))
+    ]
+    assert elsewhere == []

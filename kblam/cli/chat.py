@@ -30,7 +30,7 @@ from kblam.cli.output import err, out, waiting
 from kblam.errors import KblamError
 
 if TYPE_CHECKING:
-    from kblam.generation.folder import LoadedModel
+    from kblam.folder import LoadedModel
 
 HELP = """\
 A line is a question; it stands alone, without the ones before it.

@@ -151,22 +151,12 @@ def encoder() -> Iterable[Outcome]:
 
 def sqlite() -> Iterable[Outcome]:
     """The library that knowledge bases are files of."""
-    detail = f"{sqlite3.sqlite_version}, thread safety {sqlite3.threadsafety}"
-    with_fts = True
-    connection = sqlite3.connect(":memory:")
-    try:
-        connection.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
-    except sqlite3.OperationalError:
-        with_fts = False
-    finally:
-        connection.close()
-    # Said for completeness: knowledge bases are searched without FTS5.
-    return [Outcome("sqlite", OK, f"{detail}, FTS5 {'yes' if with_fts else 'no'} (not needed)")]
+    return [Outcome("sqlite", OK, f"{sqlite3.sqlite_version}, thread safety {sqlite3.threadsafety}")]
 
 
 def demo_model() -> Iterable[Outcome]:
     """The small model that answers when no other is named."""
-    from kblam.cli.loading import DEMO, demo_is_shipped
+    from kblam.shipped import DEMO, demo_is_shipped
 
     if demo_is_shipped():
         size = sum(file.stat().st_size for file in DEMO.rglob("*") if file.is_file())

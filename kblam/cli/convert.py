@@ -58,7 +58,7 @@ def convert(
         raise CommandError(f"{output} exists; choose another folder, or remove it first")
     with waiting("reading the checkpoint"):
         from kblam.adapter.upstream import load_upstream
-        from kblam.generation.folder import new_folder
+        from kblam.folder import new_folder
         from kblam.knowledge import load_encoder
 
         adapter = load_upstream(

@@ -31,15 +31,13 @@ def integrate(
     Example: kblam integrate meta-llama/Llama-3.2-1B-Instruct my-adapter facts.kb -o my-model
     """
     with waiting("reading model and adapter"):
-        from kblam.cli.loading import quiet_libraries
+        from kblam.folder import integrate as write
+        from kblam.folder import read_manifest
+        from kblam.models.loading import quiet_libraries
 
         quiet_libraries()
-        from kblam.generation import folder
-
-        folder.integrate(
-            model, adapter, file_of(kb), output, revision=revision, include_base=include_base, overwrite=overwrite
-        )
-        manifest = folder.read_manifest(output)
+        write(model, adapter, file_of(kb), output, revision=revision, include_base=include_base, overwrite=overwrite)
+        manifest = read_manifest(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     if as_json:
         print_json(

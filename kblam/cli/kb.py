@@ -198,7 +198,7 @@ def info(kb: KnowledgeFile, as_json: AsJson = False) -> None:
 def file_of(kb: Path) -> Path:
     """The knowledge base file that a path means: itself, or the one in a model folder."""
     if kb.is_dir():
-        from kblam.generation.folder import KNOWLEDGE, is_model_folder
+        from kblam.folder import KNOWLEDGE, is_model_folder
 
         if is_model_folder(kb):
             return kb / KNOWLEDGE

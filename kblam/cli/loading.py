@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import kblam
+from kblam import shipped
 from kblam.cli.errors import CommandError
 from kblam.cli.kb import file_of
 from kblam.cli.options import Precision
@@ -14,10 +14,8 @@ from kblam.cli.options import Precision
 if TYPE_CHECKING:
     import torch
 
-    from kblam.generation.folder import LoadedModel
+    from kblam.folder import LoadedModel
 
-# Written by `python -m kblam.demo.train`. Found by path: this package and kblam.demo do not import each other.
-DEMO = Path(kblam.__file__).parent / "demo" / "assets"
 _BUILD_FIRST = "build one with `kblam kb build FILE -o facts.kb`, then pass --kb facts.kb"
 
 
@@ -33,11 +31,6 @@ class ModelOptions:
     backend: str = "auto"
 
 
-def demo_is_shipped() -> bool:
-    """Whether the demo model came with this installation."""
-    return (DEMO / "model").is_dir() and (DEMO / "adapter").is_dir()
-
-
 def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     """Loads what the options name.
 
@@ -49,15 +42,16 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     kb = None if options.kb is None else file_of(options.kb)
     if options.adapter is not None and kb is None:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
-    quiet_libraries()
-    from kblam.generation import folder
+    from kblam.folder import load_folder, load_model
+    from kblam.models.loading import quiet_libraries
     from kblam_kernels.common.dispatch import requested
     from kblam_kernels.dense.op import DENSE_BACKENDS
 
+    quiet_libraries()
     requested(options.backend, DENSE_BACKENDS)  # an unknown name is told before gigabytes are read
     device, dtype = _device(options.device), _dtype(options.dtype)
     if options.adapter is None or kb is None:  # a model folder has its own
-        return folder.load_folder(
+        return load_folder(
             options.model or "",
             knowledge_base=kb,
             device=device,
@@ -65,7 +59,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             backend=options.backend,
             read_only=read_only,
         )
-    return folder.load_model(
+    return load_model(
         options.model or _base_of(options.adapter),
         options.adapter,
         kb,
@@ -79,7 +73,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
 def _complete(options: ModelOptions) -> ModelOptions:
     """Options that name a model folder, or an adapter and a knowledge base."""
     if options.model is None and options.adapter is None:
-        if not demo_is_shipped():
+        if not shipped.demo_is_shipped():
             raise CommandError(
                 "--model is missing, and this installation has no demo model to take in its place; "
                 "pass --model FOLDER, or --model NAME --adapter DIR --kb FILE"
@@ -90,7 +84,7 @@ def _complete(options: ModelOptions) -> ModelOptions:
             )
         # The stored weights are bfloat16, which many CPUs compute slower than float32.
         dtype = Precision.float32 if options.dtype is Precision.auto else options.dtype
-        return replace(options, model=str(DEMO / "model"), adapter=str(DEMO / "adapter"), dtype=dtype)
+        return replace(options, model=str(shipped.DEMO / "model"), adapter=str(shipped.DEMO / "adapter"), dtype=dtype)
     whole = options.model is not None and (Path(options.model).expanduser() / "kblam.json").is_file()
     if whole and options.adapter is not None:
         raise CommandError(f"{options.model} is a model folder with an adapter of its own; leave out --adapter")
@@ -129,11 +123,3 @@ def _dtype(precision: Precision) -> torch.dtype | None:
     import torch
 
     return None if precision is Precision.auto else getattr(torch, precision.value)
-
-
-def quiet_libraries() -> None:
-    """No bars and advice of transformers between our lines."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

@@ -12,10 +12,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.demo.model import DemoModel, rescale_inputs
-from kblam.generation.loading import load_base, load_tokenizer
 from kblam.models import Attachment, attach
+from kblam.models.loading import load_base, load_tokenizer
+from kblam.shipped import DEMO
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = DEMO
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kblam.errors import GenerationError, ModelFolderError, StoreError
 from kblam.generation.answer import Answer, is_refusal
 from kblam.generation.evidence import Evidence, EvidenceRecorder
-from kblam.generation.loading import load_tokenizer
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
+from kblam.models.loading import load_tokenizer
 from kblam.models.resident import ResidentKnowledge
 
 # A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.

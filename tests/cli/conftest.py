@@ -127,7 +127,7 @@ def demo(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "assets"
     shutil.copytree(base, folder / "model")
     shutil.copytree(adapter, folder / "adapter")
-    monkeypatch.setattr("kblam.cli.loading.DEMO", folder)
+    monkeypatch.setattr("kblam.shipped.DEMO", folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from kblam import Evidence, KnowledgeBase
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
-from kblam.generation.loading import load_base
+from kblam.models.loading import load_base
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
@@ -86,7 +86,7 @@ def test_what_is_missing_is_named(base: Path, adapter: Path, kb: Path, model_fol
 
 
 def test_without_a_demo_model_a_model_must_be_named(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kblam.cli.loading.DEMO", tmp_path / "nothing")
+    monkeypatch.setattr("kblam.shipped.DEMO", tmp_path / "nothing")
     kblam("ask", QUESTION, "--kb", kb).failed(2, "--model is missing", "no demo model")
 
 

@@ -162,7 +162,7 @@ def test_secrets_are_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_demo_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kblam.cli.loading.DEMO", tmp_path)
+    monkeypatch.setattr("kblam.shipped.DEMO", tmp_path)
     found = outcomes(checks.demo_model)["demo model"]
     assert found.status == OFF
     assert "kblam.demo.train" in found.fix

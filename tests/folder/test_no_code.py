@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kblam import KnowledgeBase, ask
+from kblam import KnowledgeBase, ask, attach
 from kblam.errors import GenerationError, ModelFolderError
-from kblam.generation.folder import integrate, load_folder
-from kblam.generation.loading import load_base, load_config, load_tokenizer
+from kblam.folder import integrate, load_folder
+from kblam.models.loading import load_base, load_config, load_tokenizer
 from tests.fakes import HashingEncoder
-from tests.generation.conftest import World
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
 
 CODE = """
@@ -79,10 +78,16 @@ def test_a_family_that_transformers_has_loads_without_the_folders_code(
     assert not ran.exists()
 
 
-def test_the_tokenizer_beside_a_model_is_not_run(world: World, brought: Path, ran: Path) -> None:
-    world.model.config._name_or_path = str(brought)
-    with pytest.raises(GenerationError, match=BRINGS_CODE + ".*pass tokenizer="):
-        ask(world.model, world.kb, "motto ?")
+def test_the_tokenizer_beside_a_model_is_not_run(brought: Path, ran: Path) -> None:
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    model = tiny_model(tiny_tokenizer())
+    attach(model, tiny_adapter(model, encoder))
+    model.config._name_or_path = str(brought)
+    with (
+        KnowledgeBase.from_triples(FACTS, encoder) as kb,
+        pytest.raises(GenerationError, match=BRINGS_CODE + ".*pass tokenizer="),
+    ):
+        ask(model, kb, "motto ?")
     assert not ran.exists()
 
 

@@ -21,9 +21,7 @@ from kblam.errors import (
     StoreWriteError,
     UnsupportedModelError,
 )
-from kblam.generation import folder as folders
-from kblam.generation.folder import integrate, is_model_folder, load_folder, read_manifest
-from kblam.generation.loading import load_model
+from kblam.folder import integrate, is_model_folder, load_folder, load_model, read_manifest, writing
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
 
@@ -198,7 +196,7 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
         raise error
 
     before = (written / "kblam.json").read_bytes()
-    monkeypatch.setattr(folders, "_copy_knowledge", fail)
+    monkeypatch.setattr(writing, "copy_knowledge_base", fail)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)) as raised:
         integrate(base, adapter, kb, written, overwrite=True)
     if isinstance(error, OSError):

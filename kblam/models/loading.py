@@ -1,4 +1,4 @@
-"""Base model, adapter and knowledge base from paths and hub names, with one kind of error for each.
+"""Base models and tokenizers from paths and hub names, with one kind of error.
 
 What is on disk is read from disk alone: a path is never looked up on the hub. Code that a model or tokenizer brings
 along is never run, and nobody is asked whether to run it.
@@ -9,80 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from kblam.adapter import KnowledgeAdapter
 from kblam.errors import ModelFolderError
-from kblam.knowledge import KnowledgeBase
-from kblam.models import Attachment, attach
-from kblam.models.checks import check_encoder
 
 # What a missing, damaged or foreign checkpoint makes transformers, safetensors and the hub client raise.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that is ready to be asked.
-
-    Args:
-        model: in eval mode, with the adapter attached.
-        tokenizer: of the model.
-        attachment: what `attach` returned.
-        knowledge_base: open; close it, or the end of the process does.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    attachment: Attachment
-    knowledge_base: KnowledgeBase
-
-
-def load_model(
-    base: str | Path,
-    adapter: str | Path,
-    knowledge_base: str | Path,
-    *,
-    tokenizer: str | Path | None = None,
-    revision: str | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    backend: str = "auto",
-    read_only: bool = False,
-) -> LoadedModel:
-    """Loads the three parts, the cheapest first, so that a mistake is told before gigabytes are read.
-
-    Args:
-        base: folder or hub name of the base model.
-        adapter: folder or hub name.
-        knowledge_base: file.
-        tokenizer: folder or hub name; None is the base model's.
-        revision: of the base model on the hub.
-        device: None is cuda where there is one, else cpu.
-        dtype: None keeps the checkpoint's.
-        backend: of the kernels.
-        read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
-
-    Raises:
-        StoreError, AdapterFormatError, ModelFolderError: a part cannot be read.
-        EncoderMismatchError, UnsupportedModelError: the parts do not belong together.
-    """
-    opened = KnowledgeBase.open(knowledge_base, read_only=read_only)
-    try:
-        loaded_adapter = KnowledgeAdapter.from_pretrained(adapter)
-        check_encoder(loaded_adapter.config, opened)
-        words = load_tokenizer(tokenizer or base, None if tokenizer else revision)
-        model = load_base(base, revision=revision, dtype=dtype, device=device)
-        return LoadedModel(model, words, attach(model, loaded_adapter, backend=backend), opened)
-    except BaseException:
-        opened.close()
-        raise
 
 
 def load_base(
@@ -130,6 +68,12 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """
     with _errors_of("tokenizer of", name):
         return AutoTokenizer.from_pretrained(_source(name), **_where(name, revision))
+
+
+def quiet_libraries() -> None:
+    """No bars and advice of transformers between the lines of a command."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 @contextlib.contextmanager

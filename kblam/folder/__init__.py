@@ -1,0 +1,20 @@
+"""A model folder: base reference, adapter and knowledge base side by side, so that one path is enough to ask."""
+
+from kblam.folder.manifest import KNOWLEDGE, MANIFEST, Manifest, is_model_folder, read_manifest
+from kblam.folder.new import new_folder
+from kblam.folder.parts import LoadedModel, load_model
+from kblam.folder.reading import load_folder
+from kblam.folder.writing import integrate
+
+__all__ = [
+    "KNOWLEDGE",
+    "MANIFEST",
+    "LoadedModel",
+    "Manifest",
+    "integrate",
+    "is_model_folder",
+    "load_folder",
+    "load_model",
+    "new_folder",
+    "read_manifest",
+]
