@@ -167,15 +167,16 @@ def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Ite
 def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
     """How the shipped model answers with latents of each storage, beside exact float32 ones."""
     from kblam.demo.assets import load
-    from kblam.demo.benchmark import build_quiz, score
-    from kblam.demo.evaluate import answer_quiz, triples_of
+    from kblam.demo.evaluate import demo_quiz
     from kblam.demo.tokenizer import real_words
     from kblam.demo.world import build_world
+    from kblam.evaluation.figures import score
+    from kblam.evaluation.loop import answer_quiz, triples_of
     from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models import attach
 
     demo = load()
-    quiz = build_quiz(build_world(real_words()).test_grid, triples, questions=questions)
+    quiz = demo_quiz(build_world(real_words()).test_grid, triples, questions=questions)
     plain = None
     with KnowledgeBase.from_triples(triples_of(quiz), load_encoder("minilm")) as knowledge_base:
         for asked in DEMO_ROWS:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from kblam.demo.assets import Demo, load
-from kblam.demo.benchmark import build_quiz
-from kblam.demo.evaluate import RememberingEncoder, triples_of
+from kblam.demo.evaluate import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
+from kblam.evaluation.loop import RememberingEncoder, triples_of
 from kblam.generation.prompt import encode_question
 from kblam.knowledge import Encoder, KnowledgeBase, load_encoder
 from kblam.models.copies import resident_for
@@ -78,7 +78,7 @@ class Recorder:
 def measure(demo: Demo, encoder: Encoder, triples: int, questions: int) -> list[Row]:
     """The rows of one knowledge-base size."""
     # A quarter of a quiz has no answer.
-    quiz = build_quiz(build_world(real_words()).test_grid, triples, questions=questions + questions // 2 + 1)
+    quiz = demo_quiz(build_world(real_words()).test_grid, triples, questions=questions + questions // 2 + 1)
     attachment, recorder = demo.attachment, Recorder()
     knowledge_base = KnowledgeBase.from_triples(triples_of(quiz), encoder)
     with attachment.using(resident_for(attachment, knowledge_base)), attachment.observing(recorder):

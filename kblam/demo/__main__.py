@@ -13,13 +13,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kblam.data.entities import Entity
+from kblam.data.quiz import Quiz
 from kblam.demo.assets import Demo, load
-from kblam.demo.benchmark import Figures, Quiz
-from kblam.demo.evaluate import SIZES, RememberingEncoder, figures_table, measure, quizzes, triples_of
+from kblam.demo.evaluate import SIZES, quizzes
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.demo.tokenizer import real_words
 from kblam.demo.words import PROPERTIES, VALUE_GRAMMAR
-from kblam.demo.world import Entity, build_world
+from kblam.demo.world import build_world
+from kblam.evaluation.figures import Figures
+from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
+from kblam.evaluation.report import figures_table
 from kblam.generation import Answer, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach

@@ -19,8 +19,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from kblam.adapter.config import REFUSAL
-from kblam.demo.cache import EmbeddingCache
-from kblam.demo.questions import (
+from kblam.data.batch import IGNORE, Batch
+from kblam.data.entities import Entity
+from kblam.data.questions import (
     PAIR_QUESTIONS,
     PLAIN_QUESTIONS,
     QUESTIONS,
@@ -30,10 +31,10 @@ from kblam.demo.questions import (
     pair_question,
     single_question,
 )
+from kblam.demo.cache import EmbeddingCache
 from kblam.demo.words import PROPERTIES
-from kblam.demo.world import Entity, World, key_text
-
-IGNORE = -100
+from kblam.demo.world import World
+from kblam.knowledge.triples import key_text
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,6 @@ class Mixture:
     brief: bool = True
     varied: bool = True
     terse: float = 0.15
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One training batch: B rows of L tokens over a knowledge base of M triples."""
-
-    input_ids: torch.Tensor  # (B, L) int64, padded on the right
-    labels: torch.Tensor  # (B, L) int64: the token after each position, IGNORE outside the answer
-    attention_mask: torch.Tensor  # (B, L) bool
-    bias: torch.Tensor  # (B, M) float32
-    key_rows: torch.Tensor  # (M,) rows of the embedding cache
-    value_rows: torch.Tensor  # (M,)
-    first: torch.Tensor  # (B,) position of the last prompt token, which decides between answer and refusal
-    refused: torch.Tensor  # (B,) bool
-    evidence: torch.Tensor  # (E, 3) row, position, triple: where which triple should be attended to
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kblam.demo.benchmark import Figures
 from kblam.demo.words import PROPERTIES
+from kblam.evaluation.figures import Figures
 
 _CARD = """---
 license: mit

@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerFast
 
 from kblam.demo.cache import EmbeddingCache
 from kblam.demo.model import EMBEDDING_DIM, DemoModel, TokenEmbedding
-from kblam.demo.world import World, key_text
+from kblam.demo.world import World
+from kblam.knowledge.triples import key_text
 
 _SHRINKAGE = 0.03  # of the mean variance, added to every direction before whitening
 _WORD_RIDGE = 1e-4

@@ -15,13 +15,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kblam.adapter import ProjectedKnowledge
+from kblam.data.batch import IGNORE, Batch
 from kblam.demo.assets import ASSETS, load, save
-from kblam.demo.batches import IGNORE, Batch, BatchBuilder, Mixture
+from kblam.demo.batches import BatchBuilder, Mixture
 from kblam.demo.cache import EmbeddingCache
 from kblam.demo.card import write_card
-from kblam.demo.evaluate import evaluate, figures_table, write_metrics
+from kblam.demo.evaluate import evaluate
 from kblam.demo.initialise import start_as_bag_of_words
-from kblam.demo.losses import (
+from kblam.demo.model import EMBEDDING_DIM, DemoModel
+from kblam.demo.tokenizer import build_tokenizer, real_words
+from kblam.demo.world import World, build_world, world_words
+from kblam.evaluation.report import figures_table, write_metrics
+from kblam.knowledge import load_encoder
+from kblam.knowledge.triples import key_text
+from kblam.models import attach
+from kblam.training.losses import (
     REFUSAL_WEIGHT,
     Candidates,
     answer_loss,
@@ -29,11 +37,6 @@ from kblam.demo.losses import (
     evidence_weight,
     nearest_tokens,
 )
-from kblam.demo.model import EMBEDDING_DIM, DemoModel
-from kblam.demo.tokenizer import build_tokenizer, real_words
-from kblam.demo.world import World, build_world, key_text, world_words
-from kblam.knowledge import load_encoder
-from kblam.models import attach
 
 CHECKPOINT_FOLDER = Path("build/demo-train")
 

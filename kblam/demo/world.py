@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from kblam.data.entities import Entity
 from kblam.demo.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES, VALUE_GRAMMAR
 
 HELD_OUT_SHARE = 8
@@ -32,19 +33,6 @@ _CODAS = ["", "", "", "", "", *_split("b ck d g l ll m n n ng p r r rn s sh t th
 
 
 @dataclass(frozen=True)
-class Entity:
-    """One name and its facts, property to value."""
-
-    name: str
-    facts: dict[str, str] = field(hash=False)
-
-    @property
-    def words(self) -> frozenset[str]:
-        """The lower-case words of the name: two entities that share one are near-misses."""
-        return frozenset(self.name.lower().split())
-
-
-@dataclass(frozen=True)
 class World:
     """All entities of the demo world; see the module's text for the four parts."""
 
@@ -56,11 +44,6 @@ class World:
     @property
     def train(self) -> list[Entity]:
         return self.train_grid + self.train_open
-
-
-def key_text(name: str, prop: str) -> str:
-    """The text whose embedding becomes the key of a triple."""
-    return f"the {prop} of {name}"
 
 
 def is_held_out(text: str) -> bool:

@@ -74,7 +74,7 @@ class Triple:
     @builtins.property
     def key_text(self) -> str:
         """The text the key embedding is made from."""
-        return self.key_string or f"the {self.property} of {self.name}"
+        return self.key_string or key_text(self.name, self.property)
 
     @builtins.property
     def value_text(self) -> str:
@@ -120,6 +120,11 @@ class Triple:
 def as_triple(item: Triple | Mapping[str, object]) -> Triple:
     """The triple itself, or the one a mapping describes."""
     return item if isinstance(item, Triple) else Triple.from_record(item)
+
+
+def key_text(name: str, property: str) -> str:
+    """The text whose embedding becomes the key of a triple."""
+    return f"the {property} of {name}"
 
 
 def identity_of(name: str, property: str) -> tuple[str, str]:

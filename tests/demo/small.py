@@ -15,7 +15,8 @@ from kblam.demo.initialise import start_as_bag_of_words
 from kblam.demo.model import EMBEDDING_DIM, DemoModel
 from kblam.demo.tokenizer import build_tokenizer, real_words
 from kblam.demo.train import Recipe, Trainer
-from kblam.demo.world import World, build_world, key_text
+from kblam.demo.world import World, build_world
+from kblam.knowledge.triples import key_text
 
 
 def hashed_embeddings(texts: list[str]) -> np.ndarray:

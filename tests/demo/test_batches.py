@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from kblam.adapter.config import REFUSAL
-from kblam.demo.batches import IGNORE, BatchBuilder, Mixture
-from kblam.demo.losses import FIRST_EVIDENCE_WEIGHT, evidence_weight
-from kblam.demo.questions import TERSE_QUESTIONS
+from kblam.data.batch import IGNORE
+from kblam.data.questions import TERSE_QUESTIONS
+from kblam.demo.batches import BatchBuilder, Mixture
 from kblam.demo.tokenizer import build_tokenizer
+from kblam.training.losses import FIRST_EVIDENCE_WEIGHT, evidence_weight
 from tests.demo.small import tiny_cache, tiny_world
 
 TOKENIZER = build_tokenizer()

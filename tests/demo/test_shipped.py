@@ -7,11 +7,12 @@ import json
 import pytest
 
 from kblam.demo.assets import ASSETS, load
-from kblam.demo.benchmark import Figures, build_quiz, score
 from kblam.demo.card import table_row
-from kblam.demo.evaluate import answer_quiz, triples_of
+from kblam.demo.evaluate import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
+from kblam.evaluation.figures import Figures, score
+from kblam.evaluation.loop import answer_quiz, triples_of
 from kblam.generation import ask
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
 
@@ -50,7 +51,7 @@ def test_the_cards_table_is_the_measured_one() -> None:
 
 
 def test_held_out_questions_are_answered(demo, encoder) -> None:
-    quiz = build_quiz(build_world(real_words()).test_grid, 100, questions=40)
+    quiz = demo_quiz(build_world(real_words()).test_grid, 100, questions=40)
     with KnowledgeBase.from_triples(triples_of(quiz), encoder) as knowledge_base:
         figures = score(quiz.questions, answer_quiz(demo, knowledge_base, quiz))
     assert figures.exact >= 0.95
@@ -59,7 +60,7 @@ def test_held_out_questions_are_answered(demo, encoder) -> None:
 
 
 def test_a_fact_about_an_invented_entity_is_learned(demo, encoder) -> None:
-    quiz = build_quiz(build_world(real_words()).test_grid, 100)
+    quiz = demo_quiz(build_world(real_words()).test_grid, 100)
     question = "What is the treasure of Zorblax Quellin?"
     with KnowledgeBase.from_triples(triples_of(quiz), encoder) as knowledge_base:
         before = ask(demo.model, knowledge_base, question, tokenizer=demo.tokenizer)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kblam.adapter.config import REFUSAL
+from kblam.data.questions import HELD_OUT_QUESTIONS, OPENINGS, QUESTIONS
 from kblam.demo.model import build_adapter, build_model
-from kblam.demo.questions import HELD_OUT_QUESTIONS, OPENINGS, QUESTIONS
 from kblam.demo.tokenizer import build_tokenizer, kept_pieces
 from kblam.demo.words import PROPERTIES
 from kblam.demo.world import world_words

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from kblam.demo import assets
-from kblam.demo.losses import Candidates, nearest_tokens
 from kblam.demo.train import train
+from kblam.training.losses import Candidates, nearest_tokens
 from tests.demo.small import tiny_cache, tiny_trainer, tiny_world
 
 WORLD = tiny_world()

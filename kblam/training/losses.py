@@ -1,4 +1,4 @@
-"""What the demo model is trained on: the answer's tokens, and where its evidence layer should look.
+"""What a model with knowledge is trained on: the answer's tokens, and where its evidence layer should look.
 
 From scratch, cross entropy alone finds no retrieval within thousands of steps. Two further terms at the evidence
 layer, for every head: `-log p(true triple)` at the last prompt token and where a value is being written, and
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kblam.demo.batches import IGNORE, Batch
+from kblam.data.batch import IGNORE, Batch
 
 FIRST_TOKEN_WEIGHT = 0.5  # the token that decides between answer and refusal, against all others together
 REFUSAL_WEIGHT = 2.0

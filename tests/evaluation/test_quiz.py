@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from kblam.demo.benchmark import Outcome, Question, build_quiz, score
-from kblam.demo.questions import answer_text
+from kblam.data.questions import answer_text
+from kblam.data.quiz import Question
+from kblam.demo.evaluate import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
+from kblam.evaluation.figures import Outcome, score
 
 WORLD = build_world(real_words())
 
 
 def test_a_quiz_asks_what_its_knowledge_base_can_and_cannot_answer() -> None:
-    quiz = build_quiz(WORLD.test_grid, 1000, questions=200)
+    quiz = demo_quiz(WORLD.test_grid, 1000, questions=200)
     facts = set(quiz.facts)
     assert 980 <= len(facts) == len(quiz.facts) <= 1000
     refused = [question for question in quiz.questions if not question.facts]
@@ -26,12 +28,12 @@ def test_a_quiz_asks_what_its_knowledge_base_can_and_cannot_answer() -> None:
 
 
 def test_ten_thousand_triples_of_held_out_entities_are_there() -> None:
-    assert len(build_quiz(WORLD.test_grid, 10_000).facts) == 10_000
+    assert len(demo_quiz(WORLD.test_grid, 10_000).facts) == 10_000
 
 
 def test_too_few_entities_are_refused_with_the_number() -> None:
     with pytest.raises(ValueError, match="not enough entities for 10000 triples"):
-        build_quiz(WORLD.test_grid[:100], 10_000)
+        demo_quiz(WORLD.test_grid[:100], 10_000)
 
 
 def test_answers_read_as_they_should() -> None:

@@ -1,10 +1,10 @@
-"""How the demo world is asked about, and what the right answers are."""
+"""How facts are asked about, and what the right answers are."""
 
 from __future__ import annotations
 
 import random
 
-from kblam.demo.world import key_text
+from kblam.knowledge.triples import key_text
 
 PLAIN_QUESTIONS: tuple[str, ...] = (
     "What is the {p} of {n}?",

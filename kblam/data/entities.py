@@ -1,0 +1,18 @@
+"""Things with facts, as training and evaluation draw them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One name and its facts, property to value."""
+
+    name: str
+    facts: dict[str, str] = field(hash=False)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The lower-case words of the name: two entities that share one are near-misses."""
+        return frozenset(self.name.lower().split())

@@ -1,0 +1,1 @@
+"""How well a model answers: quizzes put to it, figures, tables."""
