@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.output import write_json
-from kblam_kernels.common import native
 from kblam_kernels.bench import FULL, QUICK, Row, measure
+from kblam_kernels.common import native
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -33,8 +33,8 @@ def bench(
     """
     import torch
 
-    from kblam_kernels.common import native
     from kblam_kernels.bench import FULL, QUICK, measure
+    from kblam_kernels.common import native
 
     if threads is not None:
         torch.set_num_threads(threads)

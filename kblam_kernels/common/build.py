@@ -194,10 +194,7 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
     from torch.utils.cpp_extension import include_paths
 
     common = [*cxx, *_FLAGS, f"-I{include}", *(f"-isystem{path}" for path in include_paths())]
-    compiles = [
-        (unit.object, [*common, *unit.flags, "-c", str(unit.source), "-o", unit.object])
-        for unit in parts
-    ]
+    compiles = [(unit.object, [*common, *unit.flags, "-c", str(unit.source), "-o", unit.object]) for unit in parts]
     library_folder = Path(torch.__file__).parent / "lib"
     torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
     link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
