@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test test-oldest check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -31,6 +31,13 @@ demo: setup ## a small model answers from a knowledge base it never saw; writes 
 
 test: setup ## the whole suite; needs no GPU and no network
 	$(BIN)/python -m pytest -q
+
+test-oldest: ## models, adapters and kernels with the oldest transformers and triton that are supported
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[kblam,triton,offline,dev]'
+	$(VENV)-oldest/bin/python -m pytest -q tests/adapter tests/generation tests/models tests/golden tests/kernels/dense \
+		tests/kernels/latent tests/kernels/evidence
 
 check: setup ## lint, format, types, import direction
 	$(BIN)/ruff check .
@@ -60,4 +67,4 @@ sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread
 	$(BIN)/python -m tests.kernels.cpu.sanitize
 
 clean: ## remove what was built
-	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

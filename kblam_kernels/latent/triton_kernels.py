@@ -82,6 +82,8 @@ def _latent_split(
     if IS_RESIDENT:
         a = gather_rows(rows_base, present, P, CHUNKS, CHUNK, IS_PADDED)
         acc = no_values(BLOCK_ROWS, VALUE_CHUNKS, CHUNK)
+    # A counter: comparing with `start` would keep it in a register, and fp8 of 1,536 numbers spills on sm_90.
+    seen = tl.zeros([], dtype=tl.int32)
     for first in range(start, stop, BLOCK_M):
         token = first + tl.arange(0, BLOCK_M)
         inside = (token >= first_seen) & (token < stop)
@@ -114,8 +116,9 @@ def _latent_split(
         else:
             streamed_sum(
                 partial_base + row.to(tl.int64) * P, present, weights, shrink, value.data, first, inside,
-                value.row, first > start, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
+                value.row, seen > 0, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
             )  # fmt: skip
+        seen += 1
     store_statistics(states, row_max, row_sum, row, present & (part == 0), split, cut.splits)
     if IS_RESIDENT:
         store_values(
