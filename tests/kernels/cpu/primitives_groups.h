@@ -2,7 +2,6 @@
 // where a group is missing nothing calls its check, and the check calls what is only declared.
 #pragma once
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "primitives.h"
@@ -161,8 +160,8 @@ void check_matrix_product(const char* name, A (*left)(), B (*right)()) {
 }
 
 inline void check_matrix() {
-  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of arch_prctl
-  syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+  constexpr long ARCH_PRCTL = 158, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of Linux on x86-64
+  syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA);
   matrix_begin();
   const auto with_sign = [] { return int8_t(draw()); };
   check_matrix_product<Multiply::PAIRS, bfloat16, bfloat16, float>("matrix_multiply of pairs", small_number<bfloat16>,

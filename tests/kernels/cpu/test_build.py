@@ -179,7 +179,7 @@ def test_another_input_is_another_library(
     else:
         copy = tmp_path / "sources"
         subprocess.run(["cp", "-rL", str(build.source_folder()), str(copy)], check=True)
-        header = copy / "include" / "kblam" / "types.h"
+        header = copy / "isa" / "types.h"
         header.write_text(header.read_text() + "\n")
         monkeypatch.setattr(build, "source_folder", lambda: copy)
     assert build.library() != before

@@ -1,4 +1,4 @@
-"""What the kernels are made of, one primitive at a time: each of csrc/isa/contract.h, on each table, against plain code."""
+"""What the kernels are made of: each primitive of csrc/isa/contract.h, on each table, against plain code."""
 
 from __future__ import annotations
 
