@@ -19,15 +19,14 @@ from torch import Tensor
 
 from benchmarks.output import write_json
 from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attention
-from kblam_kernels.plan import Path as KnowledgePath
-from kblam_kernels.plan import Shape, device_of
+from kblam_kernels.plan import KnowledgePath, Workload, device_of
 from kblam_kernels.plan.cost import PATHS, cost_of
-from kblam_kernels.plan.shape import MODELS
+from kblam_kernels.plan.workload import MODELS
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 TRIPLES = 10_000
-SHAPES = {"demo model": Shape(TRIPLES, 256, 4, 64, 1, element_size=4)}
-SHAPES |= {model.title: model.shape(TRIPLES) for model in MODELS.values()}
+SHAPES = {"demo model": Workload(TRIPLES, 256, 4, 64, 1, element_size=4)}
+SHAPES |= {model.title: model.workload(TRIPLES) for model in MODELS.values()}
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -43,7 +42,7 @@ class Point:
     measured: float
 
 
-def latents_of(shape: Shape, device: torch.device) -> LatentKnowledge:
+def latents_of(shape: Workload, device: torch.device) -> LatentKnowledge:
     """Random latents; float16 under float32, as a resident knowledge base has them."""
     dtype = DTYPES[shape.element_size]
     stored = torch.float16 if dtype == torch.float32 else dtype
@@ -60,7 +59,7 @@ def latents_of(shape: Shape, device: torch.device) -> LatentKnowledge:
 
 
 @torch.inference_mode()
-def measure(name: str, shape: Shape, device: torch.device, queries: Sequence[int]) -> list[Point]:
+def measure(name: str, shape: Workload, device: torch.device, queries: Sequence[int]) -> list[Point]:
     """All paths of one shape."""
     latents = latents_of(shape, device)
     dense = latents.to_dense()

@@ -30,7 +30,7 @@ from kblam.models import Attachment, attach
 from kblam.models.formats import STORAGE, LatentFormat
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import LatentKnowledge, UnsupportedInputError, plan
-from kblam_kernels.plan import Shape, device_of
+from kblam_kernels.plan import Workload, device_of
 
 EMBEDDING_DIM = 384  # MiniLM's
 PROMPT_TOKENS = 32
@@ -212,7 +212,7 @@ def _forward(model: Any, ids: Tensor, cache: DynamicCache) -> float:
     return time.perf_counter() - began
 
 
-def dense_verdict(shape: Shape) -> str:
+def dense_verdict(shape: Workload) -> str:
     """Whether dense keys and values could be held here, in words."""
     try:
         plan(shape, device_of(torch.device("cpu"), measure=False), pin="dense")
@@ -224,7 +224,7 @@ def dense_verdict(shape: Shape) -> str:
 def measure(attachment: Attachment, source: Knowledge, update: Callable[[], object], rounds: int) -> tuple[Row, Beside]:
     """One size."""
     config, triples = attachment.config, source.num_triples
-    shape = Shape(triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers))
+    shape = Workload(triples, EMBEDDING_DIM, config.num_heads, config.head_dim, len(config.knowledge_layers))
     verdict = dense_verdict(shape)
     began = time.perf_counter()
     update()

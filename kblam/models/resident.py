@@ -10,7 +10,7 @@ from kblam.knowledge.rows import DeviceRows, RowFormat
 from kblam.models.checks import check_encoder
 from kblam.models.formats import DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
-from kblam_kernels.plan import Shape, device_of
+from kblam_kernels.plan import Workload, device_of
 
 # Dense keys and values below this are read in so little time that measuring a CPU first would cost more.
 WORTH_MEASURING = 32 * 2**20
@@ -144,9 +144,9 @@ class ResidentKnowledge:
             forms.append(DenseFormat(self.adapter, self.dtype, self.device))
         self._rows = DeviceRows(self.adapter.config.embedding_dim, Joined(tuple(forms)), self.device)
 
-    def _shape(self, count: int) -> Shape:
+    def _shape(self, count: int) -> Workload:
         config = self.adapter.config
-        return Shape(
+        return Workload(
             triples=count,
             width=latent_width(self.adapter, self.storage),
             num_heads=config.num_heads,

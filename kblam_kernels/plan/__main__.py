@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kblam_kernels.errors import UnsupportedInputError
 from kblam_kernels.plan.devices import SPECIFIED, named
 from kblam_kernels.plan.planner import AUTO, PLAN_VARIABLE, plan
-from kblam_kernels.plan.shape import MODELS
+from kblam_kernels.plan.workload import MODELS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     model = MODELS[given.model]
     try:
-        shape = model.shape(given.triples, width=given.width, batch=given.batch, prefill_tokens=given.prefill)
+        workload = model.workload(given.triples, width=given.width, batch=given.batch, prefill_tokens=given.prefill)
         device = named(given.device, specified=not given.measure)
         if given.device in SPECIFIED:
             # An empty card with the model's weights on it, in a 16-bit dtype.
             device = device.with_memory(device.memory - 2 * model.parameters)
-        made = plan(shape, device, pin=given.pin)
+        made = plan(workload, device, pin=given.pin)
     except (UnsupportedInputError, RuntimeError) as error:
         parser.error(str(error))
     print(f"{model.title}: {made}")

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
 from kblam_kernels.plan.devices import Device
-from kblam_kernels.plan.shape import Shape
+from kblam_kernels.plan.workload import Workload
 
-Path = Literal["latent", "dense", "materialise"]
-PATHS: tuple[Path, ...] = get_args(Path)
+KnowledgePath = Literal["latent", "dense", "materialise"]
+PATHS: tuple[KnowledgePath, ...] = get_args(KnowledgePath)
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -33,52 +33,52 @@ class Cost:
     memory: int
 
 
-def cost_of(path: Path, shape: Shape, device: Device, queries: int) -> Cost:
+def cost_of(path: KnowledgePath, workload: Workload, device: Device, queries: int) -> Cost:
     """The cost of `queries` new tokens, those of all rows of the batch together.
 
     Only knowledge counts: the prompt part costs the same on every path.
     """
     if path == "latent":
-        return _latent(shape, device, queries)
+        return _latent(workload, device, queries)
     if path == "dense":
-        return _dense(shape, device, queries)
-    return _materialise(shape, device, queries)
+        return _dense(workload, device, queries)
+    return _materialise(workload, device, queries)
 
 
-def _latent(shape: Shape, device: Device, queries: int) -> Cost:
-    rates = device.rates(shape.element_size)
-    weights = 2 * shape.num_heads * shape.head_dim * shape.width * shape.element_size
-    read, taken = shape.latent_bytes + weights, 0
+def _latent(workload: Workload, device: Device, queries: int) -> Cost:
+    rates = device.rates(workload.element_size)
+    weights = 2 * workload.num_heads * workload.head_dim * workload.width * workload.element_size
+    read, taken = workload.latent_bytes + weights, 0
     if device.has_scratch:
-        each = _scratch_bytes(shape)
+        each = _scratch_bytes(workload)
         at_once = scratch.queries_at_once(each)
         # A block of queries reads the latents anew; partial sums are written, and read to be merged.
-        read += (-(-queries // at_once) - 1) * shape.latent_bytes + 2 * queries * each
+        read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each
         taken = min(queries, at_once) * each
     # Scores and mixtures over M latents; absorbing the query and projecting the mixture cost D more of them.
-    operations = 4 * queries * shape.num_heads * shape.width * (shape.triples + shape.head_dim)
+    operations = 4 * queries * workload.num_heads * workload.width * (workload.triples + workload.head_dim)
     seconds = max(read / rates.latent_bytes, operations / rates.latent)
     return Cost(read, operations, seconds, taken)
 
 
-def _scratch_bytes(shape: Shape) -> int:
+def _scratch_bytes(workload: Workload) -> int:
     """Of one query in Triton's latent decode, without the prompt's part."""
-    tile = latent_tile(shape.width, "half" if shape.element_size <= 2 else "float32")
-    return scratch.query_bytes(shape.num_heads, shape.width, shape.head_dim, shape.triples, 0, tile)
+    tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
+    return scratch.query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
 
 
-def _dense(shape: Shape, device: Device, queries: int) -> Cost:
-    rates = device.rates(shape.element_size)
-    operations = 4 * queries * shape.num_heads * shape.head_dim * shape.triples
-    seconds = max(shape.dense_layer_bytes / rates.dense_bytes, operations / rates.dense)
-    return Cost(shape.dense_layer_bytes, operations, seconds, shape.dense_bytes)
+def _dense(workload: Workload, device: Device, queries: int) -> Cost:
+    rates = device.rates(workload.element_size)
+    operations = 4 * queries * workload.num_heads * workload.head_dim * workload.triples
+    seconds = max(workload.dense_layer_bytes / rates.dense_bytes, operations / rates.dense)
+    return Cost(workload.dense_layer_bytes, operations, seconds, workload.dense_bytes)
 
 
-def _materialise(shape: Shape, device: Device, queries: int) -> Cost:
-    rates = device.rates(shape.element_size)
+def _materialise(workload: Workload, device: Device, queries: int) -> Cost:
+    rates = device.rates(workload.element_size)
     # Latents are read, keys and values written, keys read and written again for their norm.
-    moved = shape.latent_bytes + 2 * shape.dense_layer_bytes
-    operations = 4 * shape.triples * shape.num_heads * shape.head_dim * shape.width
+    moved = workload.latent_bytes + 2 * workload.dense_layer_bytes
+    operations = 4 * workload.triples * workload.num_heads * workload.head_dim * workload.width
     making = max(moved / rates.bytes_per_second, operations / rates.projection)
-    dense = _dense(shape, device, queries)
-    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, shape.dense_layer_bytes)
+    dense = _dense(workload, device, queries)
+    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, workload.dense_layer_bytes)

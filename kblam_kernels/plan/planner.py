@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import UnsupportedInputError
-from kblam_kernels.plan.cost import PATHS, PHASES, Cost, Path, Phase, cost_of
+from kblam_kernels.plan.cost import PATHS, PHASES, Cost, KnowledgePath, Phase, cost_of
 from kblam_kernels.plan.devices import Device, device_of, named
-from kblam_kernels.plan.shape import Shape
+from kblam_kernels.plan.workload import Workload
 
-AUTO = "auto"
 PLAN_VARIABLE = "KBLAM_PLAN"
 # Of the memory that is free, dense keys and values of all layers may take this much: they are a copy that the latents
 # make unnecessary, and the rest is wanted for the prompt.
 DENSE_SHARE = 0.1
 # Scratch for one layer, to make keys and values or to sum in, is given back at once, so it may take more.
 SCRATCH_SHARE = 0.5
-_NEEDS: dict[Path, str] = {
+_NEEDS: dict[KnowledgePath, str] = {
     "latent": "partial sums of attention to latents",
     "dense": "keys and values of all layers",
     "materialise": "keys and values of one layer",
@@ -33,7 +33,7 @@ class Plan:
     """The paths of one knowledge base on one device; `str()` of it is the reasoning, for people.
 
     Args:
-        shape, device: what it was made for.
+        workload, device: what it was made for.
         decode, prefill: "latent" (attention to the latents), "dense" (keys and values of every layer are kept), or
             "materialise" (those of one layer are made from the latents, used, and freed).
         crossover: the least number of new tokens a row that takes prefill's path, at least 2; with fewer a forward pass
@@ -41,14 +41,14 @@ class Plan:
         reasons: one line for each phase and path.
     """
 
-    shape: Shape
+    workload: Workload
     device: Device
-    decode: Path
-    prefill: Path
+    decode: KnowledgePath
+    prefill: KnowledgePath
     crossover: int | None
     reasons: tuple[str, ...] = field(repr=False)
 
-    def path(self, new_tokens: int) -> Path:
+    def path(self, new_tokens: int) -> KnowledgePath:
         """The path of a forward pass with so many new tokens a row.
 
         Never by the number of rows: a row must get the same bits whatever batch it is in.
@@ -69,11 +69,11 @@ class Plan:
     @property
     def held_bytes(self) -> int:
         """What the knowledge base takes on the device."""
-        latents = self.shape.latent_bytes if self.holds_latents else 0
-        return latents + (self.shape.dense_bytes if self.holds_dense else 0)
+        latents = self.workload.latent_bytes if self.holds_latents else 0
+        return latents + (self.workload.dense_bytes if self.holds_dense else 0)
 
     def __str__(self) -> str:
-        s, d = self.shape, self.device
+        s, d = self.workload, self.device
         head = (
             f"plan for {s.triples:,} triples, {s.layers} layers of {s.num_heads} heads x {s.head_dim}, latents of "
             f"{s.width} x {s.latent_size} bytes, batch {s.batch}"
@@ -89,11 +89,11 @@ class Plan:
         return "\n".join([head, f"{where} ({d.source})", *reasons, f"{rule}; holds {_size(self.held_bytes)}"])
 
 
-def plan(shape: Shape, device: Device | torch.device | str, *, pin: str = AUTO) -> Plan:
+def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = AUTO) -> Plan:
     """Chooses the path of each phase by the cost model of `cost.py` and the memory that is free.
 
     Args:
-        shape: sizes.
+        workload: sizes.
         device: a `Device`, a torch device (a CPU, or a GPU that no table knows, is measured once, briefly), or a name:
             "cpu", "cuda", "a100", "h100", "h200".
         pin: "auto", a path for both phases ("materialise": for prefill; decode then reads the latents), or
@@ -108,24 +108,24 @@ def plan(shape: Shape, device: Device | torch.device | str, *, pin: str = AUTO) 
         device = device_of(device)
     pins = _pins(pin)
     for phase, path in pins.items():
-        cost = cost_of(path, shape, device, _queries(phase, shape))
-        if reason := _refusal(path, shape, pinned=True) or _lack(path, cost, device, pinned=True):
+        cost = cost_of(path, workload, device, _queries(phase, workload))
+        if reason := _refusal(path, workload, pinned=True) or _lack(path, cost, device, pinned=True):
             raise UnsupportedInputError(f"{path!r} is pinned for {phase} and cannot be: {reason}")
     reasons: list[str] = []
-    decode = _choose("decode", shape, device, pins, reasons)
-    prefill = _choose("prefill", shape, device, pins, reasons)
+    decode = _choose("decode", workload, device, pins, reasons)
+    prefill = _choose("prefill", workload, device, pins, reasons)
     pinned = len(pins) == len(PHASES)
-    crossover = None if pinned or decode == prefill else _crossover(shape, device, decode, prefill)
-    return Plan(shape, device, decode, prefill, crossover, tuple(reasons))
+    crossover = None if pinned or decode == prefill else _crossover(workload, device, decode, prefill)
+    return Plan(workload, device, decode, prefill, crossover, tuple(reasons))
 
 
-def _pins(pin: str) -> dict[Phase, Path]:
+def _pins(pin: str) -> dict[Phase, KnowledgePath]:
     source = "pin"
     if pin == AUTO:
         source, pin = PLAN_VARIABLE, os.environ.get(PLAN_VARIABLE) or AUTO
     if pin == AUTO:
         return {}
-    pins: dict[Phase, Path] = {}
+    pins: dict[Phase, KnowledgePath] = {}
     for part in pin.split(","):
         name, _, given = part.rpartition("=")
         phases = [phase for phase in PHASES if name.strip() in ("", phase)]
@@ -142,21 +142,21 @@ def _pins(pin: str) -> dict[Phase, Path]:
     return pins
 
 
-def _queries(phase: Phase, shape: Shape) -> int:
+def _queries(phase: Phase, workload: Workload) -> int:
     """New tokens of a forward pass, of all rows of the batch together."""
-    return shape.batch * (shape.prefill_tokens if phase == "prefill" else 1)
+    return workload.batch * (workload.prefill_tokens if phase == "prefill" else 1)
 
 
-def _refusal(path: Path, shape: Shape, *, pinned: bool = False) -> str | None:
+def _refusal(path: KnowledgePath, workload: Workload, *, pinned: bool = False) -> str | None:
     """Why a path cannot be taken however much memory there is, or None."""
-    if path != "dense" and not shape.absorbable:
+    if path != "dense" and not workload.absorbable:
         return "the adapter does not end in a linear layer, so it has no latents"
-    if path == "dense" and not pinned and shape.latent_size < 2:
+    if path == "dense" and not pinned and workload.latent_size < 2:
         return "latents are quantised to save memory; dense keys and values would take it back"
     return None
 
 
-def _lack(path: Path, cost: Cost, device: Device, *, pinned: bool = False) -> str | None:
+def _lack(path: KnowledgePath, cost: Cost, device: Device, *, pinned: bool = False) -> str | None:
     """Which memory a path lacks, or None. What is pinned may take all there is."""
     share = 1.0 if pinned else DENSE_SHARE if path == "dense" else SCRATCH_SHARE
     if cost.memory <= share * device.memory:
@@ -165,21 +165,23 @@ def _lack(path: Path, cost: Cost, device: Device, *, pinned: bool = False) -> st
     return f"{_NEEDS[path]} are {_size(cost.memory)}, and {_size(device.memory)} are free{part}"
 
 
-def _choose(phase: Phase, shape: Shape, device: Device, pins: dict[Phase, Path], reasons: list[str]) -> Path:
+def _choose(
+    phase: Phase, workload: Workload, device: Device, pins: dict[Phase, KnowledgePath], reasons: list[str]
+) -> KnowledgePath:
     """The quickest possible path of a phase; leaves a line for each."""
-    queries = _queries(phase, shape)
+    queries = _queries(phase, workload)
     # To make keys and values for one token and throw them away is never worth it.
     paths = PATHS if phase == "prefill" else tuple(path for path in PATHS if path != "materialise")
-    allowed: dict[Path, Cost] = {}
-    fitting: dict[Path, Cost] = {}
+    allowed: dict[KnowledgePath, Cost] = {}
+    fitting: dict[KnowledgePath, Cost] = {}
     lines = []
     for path in paths:
-        cost = cost_of(path, shape, device, queries)
-        reason = _refusal(path, shape)
+        cost = cost_of(path, workload, device, queries)
+        reason = _refusal(path, workload)
         if reason is None:
             allowed[path] = cost
             # Without latents there is no other path: what does not fit is then for the allocator to say.
-            reason = _lack(path, cost, device) if shape.absorbable else None
+            reason = _lack(path, cost, device) if workload.absorbable else None
         if reason is None:
             fitting[path] = cost
         figures = f"{cost.seconds * 1e3:.3f} ms a layer, {_size(cost.bytes)}, {cost.operations / 1e9:.1f} GFLOP"
@@ -197,14 +199,14 @@ def _choose(phase: Phase, shape: Shape, device: Device, pins: dict[Phase, Path],
     return chosen
 
 
-def _crossover(shape: Shape, device: Device, decode: Path, prefill: Path) -> int:
-    """The least number of new tokens a row, of `shape.batch` rows, from which prefill's path is quicker; by halving.
+def _crossover(workload: Workload, device: Device, decode: KnowledgePath, prefill: KnowledgePath) -> int:
+    """The least number of new tokens a row, of `workload.batch` rows, from which prefill's path is quicker; by halving.
 
     At least 2: one new token is decode.
     """
 
     def prefill_wins(new_tokens: int) -> bool:
-        costs = [cost_of(path, shape, device, shape.batch * new_tokens).seconds for path in (prefill, decode)]
+        costs = [cost_of(path, workload, device, workload.batch * new_tokens).seconds for path in (prefill, decode)]
         return costs[0] < costs[1]
 
     low, high = 1, 2

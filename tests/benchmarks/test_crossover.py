@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import crossover
 from benchmarks.crossover import SHAPES, Point
-from kblam_kernels.plan.shape import MODELS
+from kblam_kernels.plan.workload import MODELS
 
 
 def test_it_times_every_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

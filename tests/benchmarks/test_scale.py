@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import scale
-from kblam_kernels.plan import Shape
+from kblam_kernels.plan import Workload
 
 # Of a latent: the toy has fewer outputs than MiniLM's vectors have numbers, two slots of four heads of 16.
 WIDTH = 128
@@ -74,7 +74,7 @@ def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
 
 
 def test_dense_knowledge_that_does_not_fit_is_refused_in_words() -> None:
-    assert scale.dense_verdict(Shape(10, 384, 4, 16, 2)) == "would fit"
-    verdict = scale.dense_verdict(Shape(10**9, 384, 32, 64, 6))
+    assert scale.dense_verdict(Workload(10, 384, 4, 16, 2)) == "would fit"
+    verdict = scale.dense_verdict(Workload(10**9, 384, 32, 64, 6))
     assert verdict.startswith("refused: 'dense' is pinned")
     assert "keys and values of all layers are 49152.00 GB" in verdict

@@ -206,7 +206,7 @@ def test_growth_makes_a_new_plan(kb: KnowledgeBase, tied: Tied, monkeypatch: pyt
     kb.add([Triple(f"thing {number}", "color", "more") for number in range(50, 100)])
     dense.sync()
     assert dense.plan is not before
-    assert dense.plan.shape.triples == 100
+    assert dense.plan.workload.triples == 100
     assert dense.buffers.keys() == {"key", "value", "norm"}
     with pytest.raises(UnsupportedInputError, match="'dense' is pinned for prefill"):
         resident.sync()
@@ -254,7 +254,7 @@ def test_latents_are_no_wider_than_what_the_projections_see(
         resident = resident_of(kb, tied, plan="latent", storage=storage)
         # What is stored in float16 anyway is stored as it is, for a model of float32.
         expected_width = width or (48 if projector == "linear" else 32)
-        assert resident.layer(2).key.shape[1] == resident.plan.shape.width == expected_width
+        assert resident.layer(2).key.shape[1] == resident.plan.workload.width == expected_width
 
         def differs() -> Tensor:
             expected = with_knowledge(tied, resident_of(kb, tied, plan="dense"))

@@ -12,7 +12,7 @@ import torch
 
 from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.latent.scratch import SCRATCH_BYTES
-from kblam_kernels.plan import Device, Rates, Shape, device_of, devices
+from kblam_kernels.plan import Device, Rates, Workload, device_of, devices
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of
 from kblam_kernels.plan.devices import SPECIFIED
@@ -21,8 +21,8 @@ GB = 10**9
 # 1 GB/s and 10 GFLOP/s, so that costs can be computed in the head.
 RATES = Rates(bytes_per_second=1e9, latent=1e10, dense=1e10, projection=2e10)
 DEVICE = Device("a device", half=RATES, single=dataclasses.replace(RATES, latent=5e9), memory=GB, source="made up")
-SHAPE = Shape(triples=1000, width=100, num_heads=4, head_dim=25, layers=3)
-LLAMA = Shape(10_000, 384, 32, 128, layers=11)
+SHAPE = Workload(triples=1000, width=100, num_heads=4, head_dim=25, layers=3)
+LLAMA = Workload(10_000, 384, 32, 128, layers=11)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_a_gpu_decodes_from_latents_and_prefills_as_memory_allows(device: str, t
     assert (made.decode, made.prefill) == ("latent", prefill)
     assert made.holds_latents
     assert made.holds_dense == (prefill == "dense")
-    assert made.held_bytes == made.shape.latent_bytes + (made.shape.dense_bytes if prefill == "dense" else 0)
+    assert made.held_bytes == made.workload.latent_bytes + (made.workload.dense_bytes if prefill == "dense" else 0)
 
 
 def test_partial_sums_of_a_gpu_cost_bytes_and_memory() -> None:
@@ -123,7 +123,7 @@ def test_one_new_token_is_decode_whatever_the_batch(batch: int, triples: int) ->
     if made.crossover is not None:
         assert made.crossover >= 2
         for tokens in {max(made.crossover - 1, 2), made.crossover}:
-            costs = [cost_of(p, made.shape, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)]
+            costs = [cost_of(p, made.workload, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)]
             assert (costs[0] < costs[1]) == (tokens >= made.crossover)
 
 

@@ -8,7 +8,7 @@ from kblam_kernels.errors import UnsupportedInputError
 
 
 @dataclass(frozen=True)
-class Shape:
+class Workload:
     """One knowledge base under one model.
 
     Args:
@@ -71,10 +71,10 @@ class ModelSize:
     num_layers: int
     parameters: int
 
-    def shape(self, triples: int, *, width: int = 384, batch: int = 1, prefill_tokens: int = 512) -> Shape:
+    def workload(self, triples: int, *, width: int = 384, batch: int = 1, prefill_tokens: int = 512) -> Workload:
         """The model in a 16-bit dtype with latents of MiniLM's width, unless told."""
         layers = len(range(0, self.num_layers, 3))
-        return Shape(triples, width, self.num_heads, self.head_dim, layers, batch, prefill_tokens)
+        return Workload(triples, width, self.num_heads, self.head_dim, layers, batch, prefill_tokens)
 
 
 MODELS: dict[str, ModelSize] = {
