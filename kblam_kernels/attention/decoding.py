@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -17,6 +18,9 @@ from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.latent.call import LatentCall
+
+
+Straight = Callable[..., tuple[Tensor, ...]]
 
 
 class Step(TypedDict, total=False):
@@ -40,7 +44,7 @@ class Planned:
 
     form: tuple[Any, ...]
     backend: str
-    straight: Callable[..., tuple[Tensor, ...]] | None
+    straight: Straight | None
     makes_queries: bool
 
 
@@ -177,11 +181,12 @@ class RectangularAttention:
             planned = self.planned
             if planned is None or planned.form != (query.shape, query.dtype, scale, window):
                 planned = self.plan(query, key, value, scale=scale, window=window)
-            if planned.makes_queries:
-                output, lse, made = self._run_straight(
-                    planned, (query, key, value, hidden_states), (query_weight,), **step
-                )
-                return output, lse, made
+            if planned.straight and planned.makes_queries and _can_be_multiplied(hidden_states, query_weight, query):
+                with contextlib.suppress(RuntimeError):
+                    # What the op does not take, the call below serves or refuses by name.
+                    tensors = (query, key, value, hidden_states)
+                    output, lse, made = self._run_straight(planned.straight, tensors, (query_weight,), **step)
+                    return output, lse, made
         r = F.linear(hidden_states, query_weight).view(B, N, Hq, D).transpose(1, 2)
         output, lse = self(query, key, value, r, scale=scale, window=window, **step)
         return output, lse, r
@@ -210,17 +215,26 @@ class RectangularAttention:
         **step: Unpack[Step],
     ) -> tuple[Tensor, Tensor]:
         r = query if knowledge_query is None else knowledge_query
+        failure: RuntimeError | None = None
         if planned.straight is not None and _is_direct():
-            results = self._run_straight(planned, (query, key, value, r), (), **step)
-            return results[0], results[1]
+            try:
+                results = self._run_straight(planned.straight, (query, key, value, r), (), **step)
+                return results[0], results[1]
+            except RuntimeError as error:
+                # The op checks only what memory safety needs. The whole call says what does not fit, and who serves
+                # what this backend does not take.
+                failure = error
         scale, window = planned.form[2:]
         op, call = self._call(query, key, value, r, scale=scale, window=window, **step)
-        output, lse = op(call, planned.backend)
+        backend = planned.backend if failure is None else op.choose(call, self.backend)
+        if failure is not None and backend == planned.backend:
+            raise failure
+        output, lse = op(call, backend)
         return output, lse
 
     def _run_straight(
         self,
-        planned: Planned,
+        straight: Straight,
         tensors: tuple[Tensor, Tensor, Tensor, Tensor],
         weight: tuple[Tensor, ...],
         knowledge_bias: float | Tensor = 0.0,
@@ -228,19 +242,13 @@ class RectangularAttention:
         knowledge_range: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The C++ op on (query, key, value, r); with a weight, r is the hidden states that it makes queries of."""
-        query, key, value, _ = tensors
+        query, key = tensors[:2]
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
-        try:
-            return planned.straight(*tensors, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)  # type: ignore[misc]
-        except RuntimeError:
-            # The op checks what memory safety rests on. What does not fit is said in the words of the whole call.
-            scale, window = planned.form[2:]
-            self._call(query, key, value, query if weight else tensors[3], scale=scale, window=window)
-            raise
+        return straight(*tensors, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
 
 
-def _straight(call: DenseCall | LatentCall, backend: str) -> Callable[..., tuple[Tensor, ...]] | None:
+def _straight(call: DenseCall | LatentCall, backend: str) -> Straight | None:
     if backend != "cpu":
         return None
     # These import what compiles graphs: not before it is needed.
@@ -251,6 +259,16 @@ def _straight(call: DenseCall | LatentCall, backend: str) -> Callable[..., tuple
     from kblam_kernels.latent import cpu as latent_cpu
 
     return latent_cpu.bound(call) if latent_cpu.is_fused(call) else None
+
+
+def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:
+    """Whether the C++ op makes queries of them: it reads pairs of numbers that lie side by side."""
+    width = hidden_states.shape[-1]
+    return (
+        width % 2 == 0
+        and hidden_states.stride(-1) == query_weight.stride(-1) == 1
+        and hidden_states.dtype == query_weight.dtype == query.dtype
+    )
 
 
 def _is_direct() -> bool:
