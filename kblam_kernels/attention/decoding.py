@@ -19,7 +19,6 @@ from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.latent.call import LatentCall
 
-
 Straight = Callable[..., tuple[Tensor, ...]]
 
 
