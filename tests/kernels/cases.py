@@ -1,8 +1,8 @@
-"""The named case grid of rectangular attention: every backend is run on it.
+"""The named cases of every op. Inputs are drawn from a seed, so a case is the same on every machine.
 
-A name tells the shape, then what is unusual: "B2-N63-M100-D96", "B2-N40-M70-D64-left-window7". Inputs are drawn from
-a seed, so a case is the same on every machine. Shapes are small enough for Triton's interpreter and still span several
-of its 32 x 32 tiles.
+Attention to dense knowledge has a grid (`GRID`): a name tells the shape, then what is unusual: "B2-N63-M100-D96",
+"B2-N40-M70-D64-left-window7". Latents and evidence have tables of arguments of `problems.make`. Shapes are small enough
+for Triton's interpreter and still span several of its tiles and splits.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.problems import Problem, make
+from kblam_kernels.common.splits import MIN_DENSE_SPLIT, MIN_SPLIT, PROMPT_SPLIT
+from tests.kernels.problems import INF, Problem, make
 
 Change = Callable[[Problem], Problem]
 
@@ -57,18 +57,6 @@ class Case:
         return made
 
 
-def on(problem: Problem, device: str) -> Problem:
-    """The same problem with every tensor on `device`; strides are kept."""
-    tensors = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
-    return problem.but(**{name: _copy(t, device) for name, t in tensors.items() if isinstance(t, Tensor)})
-
-
-def _copy(tensor: Tensor, device: str) -> Tensor:
-    # .to() makes an expanded or gapped tensor dense.
-    base = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
-    return torch.as_strided(base.to(device), tensor.shape, tensor.stride(), tensor.storage_offset())
-
-
 def _mask(*rows: Callable[[Tensor], Tensor]) -> Change:
     """Row b of the prompt mask is `rows[b % len(rows)]` of its column numbers."""
 
@@ -85,7 +73,8 @@ def _every(column: Tensor) -> Tensor:
 
 
 def bias(make_bias: Callable[[int, int], float | Tensor]) -> Change:
-    return lambda p: p.but(knowledge_bias=make_bias(p.query.shape[0], p.knowledge_key.shape[-2]))
+    """`knowledge_bias` from (B, M)."""
+    return lambda p: p.but(knowledge_bias=make_bias(p.query.shape[0], p.knowledge.num_tokens))
 
 
 def _normal(*shape: int) -> Tensor:
@@ -93,7 +82,7 @@ def _normal(*shape: int) -> Tensor:
 
 
 def some_hidden(B: int, M: int) -> Tensor:
-    return _normal(B, M).masked_fill(torch.arange(M) % 3 == 1, float("-inf"))
+    return _normal(B, M).masked_fill(torch.arange(M) % 3 == 1, -INF)
 
 
 def ranges(*ends: tuple[int, int], dtype: torch.dtype = torch.int32) -> Change:
@@ -197,11 +186,11 @@ GRID: tuple[Case, ...] = (
     Case(2, 33, 70, 32, changes={"no_end": ranges((0, INT64.max), (INT64.min, 40), dtype=torch.int64)}),
     # Bias: for the list, for each token, for each token and row; hiding some, all.
     Case(2, 5, 50, 32, changes={"bias": bias(lambda B, M: -2.5)}),
-    Case(2, 5, 50, 32, changes={"bias_hides_all": bias(lambda B, M: float("-inf"))}),
+    Case(2, 5, 50, 32, changes={"bias_hides_all": bias(lambda B, M: -INF)}),
     Case(2, 33, 70, 32, changes={"token_bias": bias(lambda B, M: _normal(M))}),
     Case(2, 33, 70, 32, changes={"row_bias": bias(_normal)}),
     Case(2, 33, 70, 32, changes={"row_bias_hides_some": bias(some_hidden)}),
-    Case(1, 5, 70, 32, changes={"token_bias_hides_all": bias(lambda B, M: torch.full((M,), float("-inf")))}),
+    Case(1, 5, 70, 32, changes={"token_bias_hides_all": bias(lambda B, M: torch.full((M,), -INF))}),
     Case(2, 5, 0, 32, changes={"bias": bias(lambda B, M: 1.5)}),
     # Memory.
     Case(2, 33, 50, 64, T=40, changes={"model_layout": _model_layout}),
@@ -237,6 +226,122 @@ GRID: tuple[Case, ...] = (
     ),
 )
 
-PARAMS: tuple[Any, ...] = tuple(pytest.param(case, id=case.name) for case in GRID)
-
 assert len({case.name for case in GRID}) == len(GRID)
+ALL_AT_ONCE = GRID[-1]
+
+# The grid's prompts, knowledge, masks, windows, ranges and biases, seen by 1 to 4 new queries.
+FEW: tuple[Case, ...] = tuple(
+    {case.name: case for case in (dataclasses.replace(c, N=min(c.N, 4), T=c.T or c.N) for c in GRID)}.values()
+)
+# Two whole splits of knowledge and a piece; two splits of prompt.
+LONG_DENSE = 2 * MIN_DENSE_SPLIT + 37
+SPLITS: tuple[Case, ...] = (
+    Case(1, 1, LONG_DENSE, 16, T=PROMPT_SPLIT + 9),
+    Case(2, 1, 2 * MIN_DENSE_SPLIT, 16, T=PROMPT_SPLIT),
+    Case(2, 3, LONG_DENSE, 16, T=300, H=4, G=1, changes={"window40": window(40)}),
+    Case(2, 1, LONG_DENSE, 16, shared=False),
+    Case(
+        4,
+        2,
+        LONG_DENSE,
+        16,
+        changes={"ranges": ranges((0, LONG_DENSE), (260, 261), (LONG_DENSE - 1, LONG_DENSE + 9), (512, 9))},
+    ),
+    Case(2, 1, LONG_DENSE, 16, changes={"row_bias_hides_some": bias(some_hidden)}),
+)
+
+# Of the single pass in other dtypes, beside two that the grid lacks.
+OTHER_SHAPES: tuple[Case, ...] = (Case(2, 35, 40, 96),)
+OTHER_DTYPES: tuple[Case, ...] = (
+    Case(1, 1, 0, 64),
+    *OTHER_SHAPES,
+    Case(1, 7, 33, 72),
+    Case(3, 40, 50, 64, changes={"left": LEFT}),
+    ALL_AT_ONCE,
+)
+
+LEFT_PADDED = torch.tensor([[False] * 8 + [True], [True] * 9])
+SCATTERED_9 = torch.tensor([[True, False, True, True, False, True, True, False, True], [False] * 3 + [True] * 6])
+# Several splits of at least MIN_SPLIT latents, the last one ragged.
+LONG = 2 * MIN_SPLIT + 37
+TOKEN_BIAS = torch.randn(LONG, generator=torch.Generator().manual_seed(3))
+TOKEN_BIAS[::7] = -INF
+
+# Arguments of `make_latent`.
+LATENT: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": LONG},
+    "one-row": {"B": 1, "H": 1, "G": 1, "N": 1, "T": 1, "M": 1},
+    "several-new-tokens": {"N": 5, "M": 20},
+    "several-row-tiles": {"B": 3, "H": 6, "G": 3, "N": 3, "M": 33},
+    "M0": {"M": 0},
+    "M-prime": {"N": 1, "M": 131},
+    "M-whole-splits": {"N": 1, "M": 2 * MIN_SPLIT},
+    "mqa": {"N": 1, "G": 1, "M": 20},
+    "no-cache": {"N": 9, "G": 4},
+    "prompt-splits": {"B": 1, "H": 2, "G": 1, "N": 2, "T": 300, "M": 9},
+    "left-padded": {"prompt_mask": LEFT_PADDED},
+    "left-padded-M0": {"prompt_mask": LEFT_PADDED, "M": 0},
+    "scattered-window": {"prompt_mask": SCATTERED_9, "window": 3, "N": 4},
+    "window-past-a-tile": {"B": 1, "H": 2, "G": 2, "N": 1, "T": 300, "window": 40},
+    "ranges": {"N": 1, "M": LONG, "knowledge_range": torch.tensor([[5, 150], [130, 500]], dtype=torch.int32)},
+    "empty-and-reversed-ranges": {"N": 1, "M": 140, "knowledge_range": torch.tensor([[70, 70], [9, 3]])},
+    "hidden-splits": {"N": 1, "M": LONG, "knowledge_range": torch.tensor([[129, 131], [-4, 2]], dtype=torch.int64)},
+    "token-bias": {"N": 1, "M": LONG, "knowledge_bias": TOKEN_BIAS},
+    "row-bias": {"N": 1, "M": LONG, "knowledge_bias": torch.stack([TOKEN_BIAS, TOKEN_BIAS.flip(0)])},
+    "scalar-bias-scale": {"knowledge_bias": -0.75, "scale": 0.4},
+    "all-hidden": {"knowledge_bias": -INF},
+    "knowledge-far-above": {"N": 1, "M": LONG, "knowledge_bias": FAR},
+    "knowledge-far-above-left-padded": {"N": 2, "M": 20, "knowledge_bias": FAR, "prompt_mask": LEFT_PADDED},
+    "knowledge-far-below": {"N": 1, "M": 20, "knowledge_bias": -FAR},
+    "no-end": {"N": 1, "M": 140, "knowledge_range": torch.tensor([[0, INT64.max], [INT64.min, 90]])},
+    "head-dim-not-a-power-of-two": {"D": 24, "M": 9},
+    "head-dim-of-two-chunks": {"B": 1, "D": 96, "M": 9},
+    "head-dim-past-128": {"B": 1, "H": 2, "G": 1, "N": 2, "D": 160, "M": 9},
+    "latents-of-three-chunks": {"N": 1, "P": 48, "M": 40},
+    "latents-of-a-prime-width": {"N": 1, "P": 37, "M": 40},
+    "latents-narrower-than-a-chunk": {"N": 1, "P": 5, "M": 40},
+}
+
+SCORE_RANGES = torch.tensor([[0, 70], [33, 35], [40, 200], [9, 9]], dtype=torch.int32)
+SCORE_NO_END = torch.tensor([[0, INT64.max], [INT64.min, 40]])
+SCORE_BIAS = torch.randn(70, generator=torch.Generator().manual_seed(0)).masked_fill(torch.arange(70) % 5 == 2, -INF)
+SCORE_MASK = torch.arange(9) >= torch.tensor([[0], [8], [3]])
+# Knowledge so far above the prompt that the prompt weighs nothing, and the other way round.
+_FAR: dict[str, dict[str, Any]] = {
+    "far-above": {"N": 1, "M": 40, "knowledge_bias": FAR},
+    "far-above-left-padded": {"B": 3, "N": 9, "M": 40, "knowledge_bias": FAR, "prompt_mask": SCORE_MASK},
+    "far-below": {"N": 1, "M": 40, "knowledge_bias": -FAR},
+}
+
+# Evidence of dense knowledge: arguments of `make`.
+EVIDENCE: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": 70},
+    "several-rows": {"N": 5, "M": 33, "D": 24},
+    "more-rows-than-a-tile": {"N": 19, "T": 20, "M": 33},
+    "heads-of-two-chunks": {"B": 1, "H": 2, "N": 1, "M": 40, "D": 160},
+    "per-row": {"N": 2, "M": 40, "shared": False},
+    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": SCORE_RANGES},
+    "no-end": {"N": 1, "M": 70, "knowledge_range": SCORE_NO_END},
+    "token-bias": {"N": 1, "M": 70, "knowledge_bias": SCORE_BIAS},
+    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([SCORE_BIAS, SCORE_BIAS.flip(0)])},
+    "all-hidden": {"N": 1, "M": 40, "knowledge_bias": -INF},
+    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": SCORE_MASK},
+    "M0": {"M": 0},
+    "M1": {"M": 1},
+    "no-query": {"N": 0, "M": 5},
+    "scale": {"N": 1, "M": 40, "scale": -0.4},
+    **_FAR,
+}
+# Evidence of latents: arguments of `make_latent`.
+LATENT_EVIDENCE: dict[str, dict[str, Any]] = {
+    "decode": {"N": 1, "M": 70},
+    "more-rows-than-a-tile": {"H": 8, "N": 5, "M": 33},
+    "wide": {"B": 1, "N": 1, "M": 33, "P": 400},
+    "prime-width": {"N": 1, "M": 33, "P": 37},
+    "ranges": {"B": 4, "N": 1, "M": 70, "knowledge_range": SCORE_RANGES.long()},
+    "no-end": {"N": 1, "M": 70, "knowledge_range": SCORE_NO_END},
+    "row-bias": {"N": 1, "M": 70, "knowledge_bias": torch.stack([SCORE_BIAS, SCORE_BIAS.flip(0)])},
+    "left-padded": {"B": 3, "N": 9, "M": 40, "prompt_mask": SCORE_MASK},
+    "M0": {"M": 0},
+    **_FAR,
+}

@@ -1,0 +1,163 @@
+"""How launchers hand tensors to kernels: recorded without data, and compiled once for every length."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from kblam_kernels.common import launch
+from kblam_kernels.common.launch import Heads, columns, heads, recording, stride_of, target_arch
+from kblam_kernels.tools.cases import cases
+from tests.kernels.ops import TRITON_WAYS, Way
+from tests.kernels.problems import EvidenceProblem, absorbed_of
+
+
+def test_a_launch_is_noted_and_not_made() -> None:
+    def kernel() -> None:
+        raise AssertionError("was launched")
+
+    from kblam_kernels.common.tiles import Tile
+
+    tile, on = Tile(16, 16, 4, 1), torch.ones(2)
+    with recording("sm_90") as made:
+        assert target_arch(on) == "sm_90"
+        launch.launch(kernel, (3, 1), tile, on, rows=5, data=on)
+        with recording("sm_80") as inner:
+            assert target_arch(on) == "sm_80"
+        launch.launch(kernel, (4,), tile, on)
+    assert [(grid, arguments) for _, grid, arguments, _ in made.launches] == [
+        ((3, 1), {"rows": 5, "data": on}),
+        ((4,), {}),
+    ]
+    assert made.launches[0][0] is kernel
+    assert made.launches[0][3] is tile
+    assert inner.launches == []
+    assert target_arch(on) == "interpreter"
+
+
+def test_a_recording_ends_with_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), recording("sm_80"):
+        raise ZeroDivisionError
+    assert target_arch(torch.ones(1)) == "interpreter"
+
+
+def test_an_axis_of_one_entry_has_no_stride() -> None:
+    tensor = torch.empty(1, 4, 1, 8)
+    assert heads(tensor)[1:] == (0, 8, 0)
+    assert heads(torch.empty(4, 5, 8))[1:] == (0, 40, 8)
+    assert heads(torch.empty(5, 8))[1:] == (0, 0, 8)
+    assert (stride_of(None, 0), stride_of(torch.empty(3, 2), 0)) == (0, 2)
+    assert columns(None) is None
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.arch}-{case.variant}") for case in list(cases())[::9]])
+def test_launchers_look_at_no_data(case: Any) -> None:
+    """They run on tensors without memory, and say how large a grid is in whole numbers."""
+    with recording(case.arch) as made:
+        case.launch()
+    for _, grid, arguments, _ in made.launches:
+        assert all(isinstance(size, int) for size in grid)
+        assert {tensor.device.type for tensor in arguments.values() if isinstance(tensor, torch.Tensor)} <= {"meta"}
+
+
+SIGNATURES = """
+import sys
+from kblam_kernels.common.launch import recording
+from kblam_kernels.tools import cases, resources
+from tests.kernels.common.test_launch import CALLS
+made = {}
+for lengths in ((2, 4096, 10000), (3, 4099, 10007), (1, 17, 33), (32, 1, 2_000_000)):
+    cases.B, cases.T, cases.M = lengths
+    for name, launch in CALLS.items():
+        with recording("sm_80") as record:
+            launch(cases)
+        for kernel, _, arguments, tile in record.launches:
+            case = cases.Case(name, "sm_80", lambda: None)
+            job = resources._job(case, kernel, arguments, tile)
+            key = (name, job.kernel)
+            seen = (str(job.signature), str(sorted(job.constants.items(), key=str)), job.divisible)
+            made.setdefault(key, {})[seen] = lengths
+for key, seen in made.items():
+    if len(seen) > 1:
+        print(key, *seen.items(), sep="\\n")
+        sys.exit(1)
+print(len(made))
+"""
+
+
+def _decode(cases: Any, **has: Any) -> None:
+    from kblam_kernels.dense import triton_decode
+
+    triton_decode.forward(cases.dense_call(torch.bfloat16, 128, 1, **has))
+
+
+def _single_pass(cases: Any) -> None:
+    from kblam_kernels.dense import triton_forward
+
+    triton_forward.forward(cases.dense_call(torch.bfloat16, 128, 1, **cases._EVERYTHING))
+
+
+def _latent(cases: Any) -> None:
+    from kblam_kernels.latent import triton_decode
+
+    call, absorbed = cases.latent_call(torch.bfloat16, 384, torch.int8, 128)
+    triton_decode.mix(call, absorbed)
+
+
+def _evidence(cases: Any) -> None:
+    from kblam_kernels.evidence import triton_mass
+
+    triton_mass.mass(cases.evidence_call("latent", 32, 384, torch.bfloat16, torch.int8))
+
+
+CALLS = {
+    "single pass": _single_pass,
+    "split decode": lambda cases: _decode(cases, **cases._EVERYTHING),
+    "latent": _latent,
+    "evidence": _evidence,
+}
+
+
+def test_no_length_compiles_again() -> None:
+    """A growing cache or knowledge base, another batch: one machine code, with everything that may be there."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNATURES],
+        capture_output=True,
+        text=True,
+        env={**_environment(), "TRITON_INTERPRET": "0"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout) == 6, "four kernels and two merges"
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+@pytest.mark.parametrize("way", TRITON_WAYS, ids=lambda way: way.name)
+def test_every_launch_names_what_its_kernel_takes(way: Way) -> None:
+    problem = next(iter(way.cases.values()))(torch.bfloat16)
+    _, call = problem.call()
+    with recording("sm_80") as made, way.taken():
+        if way.mixes:
+            from kblam_kernels.latent import triton_decode
+
+            triton_decode.mix(call, absorbed_of(call))
+        else:
+            problem.run("triton")
+    assert made.launches
+    for kernel, _, arguments, _ in made.launches:
+        assert list(arguments) == list(kernel.arg_names)
+        for value in arguments.values():
+            assert not isinstance(value, Heads) or value.data.dim() == 4
+    if isinstance(problem, EvidenceProblem):
+        assert dataclasses.is_dataclass(call)

@@ -1,0 +1,428 @@
+"""One table of ops: who serves each, what it is tried on, and how near to float64 it must be.
+
+A `Way` is one implementation of an op, as its backend or a size of the call chooses it. `test_ops.py` asks the same of
+every way on the CPU, where Triton runs in its interpreter; `test_gpu_ops.py` on a CUDA device.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kblam_kernels.common.splits import MIN_DENSE_SPLIT, MIN_SPLIT
+from kblam_kernels.knowledge import SCALED_DTYPES
+from kblam_kernels.latent.absorption import Absorbed
+from tests import tolerances
+from tests.kernels import cases
+from tests.kernels.cases import Case
+from tests.kernels.problems import INF, EvidenceProblem, Problem, absorbed_of, evidence_of, make, make_latent
+
+AnyProblem = Any  # Problem or EvidenceProblem: the same methods
+Make = Callable[[torch.dtype], AnyProblem]
+Results = tuple[Tensor, ...]
+FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
+HALF = (FLOAT16, BFLOAT16)
+DTYPES = (FLOAT32, *HALF)
+# None: the dtype of the query.
+STORAGE = (None, FLOAT16, BFLOAT16, *SCALED_DTYPES)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A problem, its results in float64 and those of plain PyTorch in its own dtype."""
+
+    problem: AnyProblem
+    exact: Results
+    plain: Results
+
+
+@dataclass(frozen=True)
+class Way:
+    """One implementation of an op.
+
+    Args:
+        name: op, then what is special.
+        backend: that serves.
+        cases: what it is tried on, in float32 and in the dtypes that `also` says.
+        check: (results, expected, whether they are of another device than plain PyTorch's).
+        also: other dtypes of a case; None: all of each. The interpreter is slow.
+        rows: problems of several rows, each of which must have the bits that it has alone.
+        mixes: whether attention to latents is asked without the matrix products around it, whose bits are the matrix
+            library's.
+        setting: attribute and value that lead a call this way.
+    """
+
+    name: str
+    backend: str
+    cases: dict[str, Make]
+    check: Callable[[Results, Expected, bool], None]
+    also: dict[str, tuple[torch.dtype, ...]] | None = None
+    rows: dict[str, Make] = field(default_factory=dict)
+    mixes: bool = False
+    setting: tuple[str, Any] | None = None
+
+    @contextmanager
+    def taken(self) -> Any:
+        """Calls go this way, and new memory is NaN until it is written."""
+        with pytest.MonkeyPatch.context() as patch, poisoned() if self.backend == "cpu" else nullcontext():
+            if self.setting is not None:
+                patch.setattr(*self.setting)
+            yield
+
+    def expected(self, name: str, dtype: torch.dtype) -> Expected:
+        """Of a case; computed once."""
+        return _expected(self.cases[name], dtype)
+
+    def near(self, name: str, dtype: torch.dtype, device: str = "cpu") -> None:
+        """Holds a case to its tolerance."""
+        expected = self.expected(name, dtype)
+        with self.taken():
+            found = expected.problem.on(device).run(self.backend)
+        self.check(tuple(result.cpu() for result in found), expected, device != "cpu")
+
+    def bits(self, problem: AnyProblem, rows: slice | None = None) -> Results:
+        """Results whose bits are the kernel's own; of some batch rows of what the kernel is handed for all."""
+        op, call = problem.call()
+        absorbed = absorbed_of(call) if self.mixes else None
+        if rows is not None:
+            call = call_of_rows(call, rows)
+            absorbed = None if absorbed is None else Absorbed(*(part[rows] for part in absorbed))
+        with self.taken():
+            if absorbed is None:
+                return tuple(op(call, self.backend))
+            module = importlib.import_module(f"kblam_kernels.latent.{_MIXES[self.backend]}")
+            return tuple(module.mix(call, absorbed))
+
+    def dtypes_of(self, name: str) -> tuple[torch.dtype, ...]:
+        """What a case is tried in on the CPU."""
+        return DTYPES if self.also is None else (FLOAT32, *self.also.get(name, ()))
+
+
+_MIXES = {"triton": "triton_decode", "cpu": "cpu"}
+_OF_EACH_ROW = {"query", "value", "knowledge_query", "prompt_mask", "rows", "constant", "lse", "row_weight"}
+
+
+def call_of_rows(call: Any, rows: slice) -> Any:
+    """A call with some rows of its batch."""
+
+    def is_of_each_row(name: str, tensor: Tensor) -> bool:
+        if name in ("bias", "knowledge_range"):
+            return len(tensor) > 1
+        return name in _OF_EACH_ROW or (name.endswith(("key", "value")) and tensor.dim() == 4)
+
+    tensors = {name: getattr(call, name) for name in call.names()}
+    return call.but(
+        **{name: t[rows] for name, t in tensors.items() if isinstance(t, Tensor) and is_of_each_row(name, t)}
+    )
+
+
+@contextmanager
+def poisoned() -> Any:
+    """New memory of PyTorch is NaN, or the largest integer, until it is written."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@functools.cache
+def _expected(make_problem: Make, dtype: torch.dtype) -> Expected:
+    problem = make_problem(dtype)
+    return Expected(problem, problem.exact(), problem.run())
+
+
+def params(ways: Iterable[Way], dtypes: tuple[torch.dtype, ...] | None = None) -> list[Any]:
+    """(way, case, dtype) for all cases; `dtypes` instead of those that a case is tried in on the CPU."""
+    return [
+        pytest.param(way, name, dtype, id=f"{way.name}-{name}-{str(dtype).removeprefix('torch.')}")
+        for way in ways
+        for name in way.cases
+        for dtype in dtypes or way.dtypes_of(name)
+    ]
+
+
+def row_params(ways: Iterable[Way]) -> list[Any]:
+    """(way, problem of several rows)."""
+    return [pytest.param(way, name, id=f"{way.name}-{name}") for way in ways for name in way.rows]
+
+
+# How near.
+
+
+def check_dense(found: Results, expected: Expected, elsewhere: bool) -> None:
+    """The output as near as `tolerances` says, the lse near to float64's, a row that saw nothing exactly 0."""
+    (output, lse), (exact, exact_lse) = found, expected.exact
+    assert output.dtype == expected.problem.query.dtype
+    tolerances.check_output(output, exact, expected.plain[0])
+    tolerances.check_lse(lse, exact_lse)
+    assert (output[exact_lse == -INF] == 0).all()
+
+
+def check_latent(found: Results, expected: Expected, elsewhere: bool, *, converts: bool = False) -> None:
+    """As `check_dense`, but the lse as near to plain PyTorch's: absorbed queries are rounded to the dtype, so scores
+    are off by its rounding, however they are summed.
+
+    Args:
+        converts: latents of one 16-bit dtype are rounded on the chip to the other that the model has.
+    """
+    (output, lse), (exact, exact_lse), (plain, plain_lse) = found, expected.exact, expected.plain
+    dtype = expected.problem.query.dtype
+    tolerances.check_output(output, exact, plain)
+    assert torch.equal(lse == -INF, exact_lse == -INF)
+    if converts and {dtype, expected.problem.knowledge.key.dtype} == {FLOAT16, BFLOAT16}:
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(lse, plain_lse, rtol=eps, atol=eps)
+    else:
+        tolerances.check_lse(lse, plain_lse.double())
+    assert (output[exact_lse == -INF] == 0).all()
+
+
+# What rounding absorbed queries to the dtype costs, however their scores are summed: three times the worst case here.
+# Nothing else is rounded: dense masses, and those of a float32 model, are float32 from end to end.
+ABSORBED = {FLOAT32: 0.0, FLOAT16: 3e-3, BFLOAT16: 4e-2}
+
+
+def check_mass(found: Results, expected: Expected, elsewhere: bool) -> None:
+    """Masses are float32 whatever the inputs, and near to float64 by a fixed measure: plain PyTorch can be wrong too.
+
+    On one device they are as near to plain PyTorch, which rounds absorbed queries to the same numbers. On a GPU the
+    tensor cores sum in another order, and exp2 is an approximation.
+    """
+    (mass,), (exact,), (plain,) = found, expected.exact, expected.plain
+    absorbed = ABSORBED[expected.problem.query.dtype] if expected.problem.is_latent else 0.0
+    seen = expected.problem.lse[expected.problem.lse.isfinite()]
+    # A score and an lse far from 0 are each off by their own rounding.
+    far = 2.0**-23 * seen.abs().max().item() if seen.numel() else 0.0
+    tolerance = (1e-4 if elsewhere else 2e-5) + far
+    assert mass.dtype == FLOAT32
+    assert mass.shape == exact.shape
+    assert tolerances.relative_error(mass, exact) < tolerance + absorbed
+    assert tolerances.relative_error(mass, plain) < tolerance + (absorbed if elsewhere else 0.0)
+    if not elsewhere:
+        tolerances.check_output(mass, exact, plain)
+    # Hidden tokens, and those too light for float32.
+    assert torch.equal(mass == 0, plain == 0)
+
+
+# What each is tried on.
+
+
+def grid(chosen: Iterable[Case]) -> dict[str, Make]:
+    """By name."""
+    return {case.name: case.problem for case in chosen}
+
+
+def _of(maker: Callable[..., AnyProblem], **arguments: Any) -> Make:
+    return lambda dtype: maker(**arguments, dtype=dtype)
+
+
+def _evidence(maker: Callable[..., Problem], **arguments: Any) -> Make:
+    return lambda dtype: evidence_of(maker(**arguments, dtype=dtype))
+
+
+def stored(storage: torch.dtype | None) -> str:
+    """For names of cases."""
+    return "own" if storage is None else str(storage).removeprefix("torch.")
+
+
+_GENERATOR = torch.Generator().manual_seed(11)
+
+
+def _bias(*shape: int) -> Tensor:
+    values = torch.randn(*shape, generator=_GENERATOR)
+    return values.masked_fill(values > 1.5, -INF)
+
+
+def _ranges(M: int) -> Tensor:
+    return torch.tensor([[3, M], [M // 3, M + 99], [M // 2, M // 2 + 1], [9, 9], [-5, 2]], dtype=torch.int32)
+
+
+def _seen(B: int, T: int) -> Tensor:
+    return torch.rand(B, T, generator=_GENERATOR) > 0.4
+
+
+_LATENT = {name: _of(make_latent, **arguments) for name, arguments in cases.LATENT.items()}
+_STORED = {
+    f"{name}-{stored(storage)}": _of(make_latent, **cases.LATENT[name], storage=storage)
+    for name in ("decode", "ranges", "token-bias", "several-new-tokens", "latents-of-a-prime-width", "M0")
+    for storage in STORAGE[1:]
+}
+# 36 rows: a whole block and a ragged one; a width that ends inside a vector; an odd number of tokens. 40 rows of one
+# batch row are the lanes of vectors: a whole block and a ragged one, or two batch rows in a block.
+_LANES = {
+    f"{name}-{stored(storage)}": _of(make_latent, **arguments, storage=storage)
+    for name, arguments in (
+        ("36-rows", {"B": 3, "H": 12, "G": 3, "N": 1, "M": 147, "P": 75, "D": 32}),
+        ("2-rows", {"B": 1, "H": 2, "G": 1, "N": 1, "M": 147, "P": 96, "D": 32}),
+        ("40-rows", {"B": 1, "H": 40, "G": 8, "N": 1, "M": 147, "P": 75, "D": 8}),
+        (
+            "24-rows-of-each",
+            {"B": 2, "H": 12, "G": 3, "N": 2, "M": 141, "P": 96, "D": 8, "knowledge_bias": _bias(2, 141)},
+        ),
+    )
+    for storage in STORAGE
+}
+_EVIDENCE = {
+    **{f"dense-{name}": _evidence(make, **arguments) for name, arguments in cases.EVIDENCE.items()},
+    **{f"latent-{name}": _evidence(make_latent, **arguments) for name, arguments in cases.LATENT_EVIDENCE.items()},
+}
+_STORED_EVIDENCE = {
+    f"latent-{stored(storage)}": _evidence(make_latent, N=1, M=70, storage=storage) for storage in STORAGE[1:]
+}
+_M, _LATENT_M = MIN_DENSE_SPLIT + 5, MIN_SPLIT + 5
+_MASK = torch.ones(7, 9, dtype=torch.bool)
+_MASK[2:, :3] = False
+# Seven times three queries of a head fill a row tile and begin another.
+_DENSE_ROWS = {
+    "padded": _of(make, B=7, H=2, G=1, N=3, T=9, M=_M, prompt_mask=_MASK),
+    "ranges": _of(make, B=5, H=2, G=1, N=1, T=9, M=_M, knowledge_range=_ranges(_M), knowledge_bias=_bias(5, _M)),
+    "own-knowledge": _of(make, B=3, H=2, G=1, N=2, T=9, M=70, shared=False),
+}
+# Six heads: the rows of a batch row sit at other places of a row tile than alone.
+_LATENT_ROWS = {
+    f"P{P}-{stored(storage)}": _of(
+        make_latent, B=3, H=6, G=2, N=1, M=_LATENT_M, P=P, knowledge_bias=_bias(_LATENT_M), storage=storage
+    )
+    for P, storage in ((48, None), (32, FLOAT16), (32, BFLOAT16), (32, torch.int8), (32, torch.float8_e4m3fn))
+}
+_EVIDENCE_ROWS = {
+    "dense": _evidence(make, B=3, N=2, M=70, knowledge_range=_ranges(70)[:3], knowledge_bias=_bias(3, 70)),
+    "latent": _evidence(make_latent, B=3, H=6, G=2, N=3, M=70, knowledge_bias=_bias(70)),
+}
+# The C++ kernels are fast enough for several tiles of 128 tokens. Rows of one task are of several batch rows where
+# those share knowledge, and at most 32 when folded, 256 in tiles.
+_CPP_DENSE_ROWS = {
+    f"B{B}-N{N}-{name}": _of(make, B=B, N=N, T=N + 30, M=1100, D=40, prompt_mask=_seen(B, N + 30), **ranges)
+    for B, N in ((5, 1), (5, 9), (5, 20), (5, 70))
+    for name, ranges in (("whole", {}), ("ranges", {"knowledge_range": _ranges(1100)}))
+}
+# Six heads: alone, a batch row is less than the four queries that go together; in the batch it straddles them. 26: a
+# batch row fills most of a block of lanes, and begins in the middle of one.
+_CPP_LATENT_ROWS = {
+    f"H{H}-{name}-{stored(storage)}": _of(
+        make_latent, B=3, H=H, G=2, N=1, M=700, P=48, D=8, knowledge_bias=_bias(3, 700), storage=storage, **ranges
+    )
+    for H in (6, 26)
+    for name, ranges in (("whole", {}), ("ranges", {"knowledge_range": _ranges(700)[1:4]}))
+    for storage in STORAGE
+}
+_CPP_EVIDENCE_ROWS = {
+    "dense": _evidence(make, B=3, N=5, M=700, D=24, knowledge_range=_ranges(700)[1:4], knowledge_bias=_bias(3, 700)),
+    "latent": _evidence(make_latent, B=3, H=12, G=3, N=3, M=700, P=37, knowledge_bias=_bias(3, 700)),
+}
+
+
+SINGLE_PASS = ("kblam_kernels.dense.op.MAX_DECODE_QUERIES", -1)
+# A dtype changes loads, stores and one conversion, not the loops: of the grid, the cases that differ in those.
+TRITON_WAYS = (
+    Way(
+        "dense-single_pass",
+        "triton",
+        grid((*cases.GRID, *cases.OTHER_SHAPES)),
+        check_dense,
+        also=dict.fromkeys((case.name for case in cases.OTHER_DTYPES), HALF),
+        setting=SINGLE_PASS,
+    ),
+    Way(
+        "dense-split",
+        "triton",
+        grid((*cases.FEW, *cases.SPLITS)),
+        check_dense,
+        # The interpreter cuts weights off to bfloat16 where a GPU rounds them: errors are near twice as large here.
+        also=dict.fromkeys(("B2-N4-T63-M100-D96", cases.SPLITS[4].name), HALF),
+        rows=_DENSE_ROWS,
+    ),
+    Way(
+        "latent",
+        "triton",
+        {**_LATENT, **_STORED},
+        functools.partial(check_latent, converts=True),
+        also=dict.fromkeys(
+            (
+                *("decode", "left-padded", "M0", "ranges", "latents-of-three-chunks"),
+                *(f"decode-{stored(storage)}" for storage in STORAGE[1:]),
+            ),
+            HALF,
+        ),
+        rows=_LATENT_ROWS,
+        mixes=True,
+    ),
+    Way(
+        "evidence",
+        "triton",
+        {**_EVIDENCE, **_STORED_EVIDENCE},
+        check_mass,
+        also={name: (BFLOAT16,) if name.startswith("dense") else (FLOAT16,) for name in _EVIDENCE},
+        rows=_EVIDENCE_ROWS,
+    ),
+)
+_CPP_LATENT = {**_LATENT, **_LANES}
+CPP_WAYS = (
+    Way("dense", "cpu", grid(case for case in cases.GRID if case.D % 2 == 0), check_dense, rows=_CPP_DENSE_ROWS),
+    Way("latent-one_call", "cpu", _CPP_LATENT, check_latent, also=dict.fromkeys(_LANES, HALF), rows=_CPP_LATENT_ROWS),
+    Way(
+        "latent-parts",
+        "cpu",
+        _CPP_LATENT,
+        check_latent,
+        also=dict.fromkeys(_LANES, HALF),
+        rows=_CPP_LATENT_ROWS,
+        mixes=True,
+        setting=("kblam_kernels.latent.cpu.MAX_FUSED_QUERIES", 0),
+    ),
+    Way("evidence", "cpu", {**_EVIDENCE, **_STORED_EVIDENCE}, check_mass, rows=_CPP_EVIDENCE_ROWS),
+)
+
+STORED_CASES = frozenset((*_STORED, *_STORED_EVIDENCE))
+
+# The specifications in float64, on what PyTorch's own attention can be asked too.
+SPECIFIED: dict[str, dict[str, Make]] = {
+    "dense": grid(cases.GRID),
+    "latent": {**_LATENT, **_STORED},
+    "evidence": {**_EVIDENCE, **_STORED_EVIDENCE},
+}
+# What PyTorch asks of an op is asked of these.
+SMALL: dict[str, dict[str, Make]] = {
+    "dense": {
+        "plain": _of(make),
+        "M0": _of(make, M=0),
+        "per-row": _of(make, shared=False, knowledge_bias=_bias(2, 7)),
+        "mask-window": _of(make, prompt_mask=torch.tensor([[False] * 9, [False] * 3 + [True] * 6]), window=4),
+        "decode-range": _of(make, N=1, knowledge_range=_ranges(7)[:2], knowledge_bias=0.5),
+    },
+    "latent": {
+        "plain": _of(make_latent),
+        "M0": _of(make_latent, M=0),
+        "window": _of(make_latent, window=2),
+        "bias-range": _of(make_latent, knowledge_bias=_bias(7), knowledge_range=_ranges(7)[:2]),
+        "float16": _of(make_latent, storage=FLOAT16),
+        "int8": _of(make_latent, storage=torch.int8),
+    },
+    "evidence": {
+        "dense": _evidence(make, knowledge_range=_ranges(7)[:2], knowledge_bias=_bias(7)),
+        "per-row": _evidence(make, shared=False),
+        "M0": _evidence(make, M=0),
+        "latent": _evidence(make_latent, knowledge_range=_ranges(7)[:2]),
+        "latent-int8": _evidence(make_latent, storage=torch.int8, knowledge_bias=_bias(7)),
+    },
+}
+
+
+def is_differentiable(problem: AnyProblem) -> bool:
+    """Latents get no gradient."""
+    return not problem.is_latent
+
+
+def attention_of(problem: AnyProblem) -> Problem:
+    """The attention of evidence, or the problem itself."""
+    return problem.attention if isinstance(problem, EvidenceProblem) else problem

@@ -1,0 +1,52 @@
+"""`python -m kblam_kernels`: its commands, what each is for, and what it says to nonsense."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from kblam_kernels.__main__ import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: python -m kblam_kernels COMMAND")
+    for name, (_, what) in COMMANDS.items():
+        assert f"  {name:10} {what}" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [([], "give a command"), (["resourses"], "'resourses' is not a command")]
+)
+def test_what_is_no_command_is_refused_with_those_that_are(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert said in output.err
+    assert all(f"\n  {name} " in output.err for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    assert f"usage: python -m kblam_kernels {name}" in capsys.readouterr().out
+
+
+def test_a_status_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert main(["resources"]) == 2
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "kblam_kernels", "env"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "kblam_kernels", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2
