@@ -111,7 +111,9 @@ def _knowledge_split(
     store_values(partial_base, acc, row_max, row, present, HEAD_DIM, HEAD_DIM, CHUNKS, CHUNK, IS_PADDED)
 
 
-@triton.jit(do_not_specialize=["sizes", "cut", "window", "bias_batch_stride", "mask_batch_stride"])
+@triton.jit(
+    do_not_specialize=["sizes", "cut", "window", "bias_batch_stride", "mask_batch_stride", "range_batch_stride"]
+)
 def dense_decode_kernel(
     query,
     key,

@@ -28,7 +28,7 @@ from kblam_kernels.dense.triton_spans import knowledge_span, prompt_span
 
 
 # Lengths and the strides that follow them are not specialised: a growing cache must not compile again.
-@triton.jit(do_not_specialize=["sizes", "window", "bias_batch_stride", "mask_batch_stride"])
+@triton.jit(do_not_specialize=["sizes", "window", "bias_batch_stride", "mask_batch_stride", "range_batch_stride"])
 def dense_forward_kernel(
     query,
     key,

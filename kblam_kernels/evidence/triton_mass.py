@@ -49,7 +49,7 @@ def _add_chunk(
 
 
 # Lengths are not specialised: a growing knowledge base must not compile again.
-@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "bias_batch_stride"])
+@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "bias_batch_stride", "range_batch_stride"])
 def evidence_mass_kernel(
     rows,
     key,

@@ -126,7 +126,9 @@ def _latent_split(
         )
 
 
-@triton.jit(do_not_specialize=["sizes", "cut", "window", "bias_batch_stride", "mask_batch_stride"])
+@triton.jit(
+    do_not_specialize=["sizes", "cut", "window", "bias_batch_stride", "mask_batch_stride", "range_batch_stride"]
+)
 def latent_decode_kernel(
     query,
     key,

@@ -13,7 +13,7 @@ from kblam_kernels.plan.workload import MODELS
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a plan; what makes no sense ends with a message and status 2."""
-    parser = argparse.ArgumentParser(prog="python -m kblam_kernels.plan", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kblam_kernels plan", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="llama-3-8b")
     parser.add_argument("--triples", type=int, default=100_000)
     parser.add_argument("--device", choices=["cpu", "cuda", *SPECIFIED], default="cpu")
