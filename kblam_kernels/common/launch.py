@@ -129,8 +129,8 @@ def heads(tensor: Tensor) -> Heads:
 
 
 def columns(tensor: Tensor | None) -> Columns | None:
-    """The columns of (B or 1, L)."""
-    return None if tensor is None else Columns(tensor, stride_of(tensor, 1))
+    """The columns of (B or 1, L). One column alone has stride 1, as columns side by side have."""
+    return None if tensor is None else Columns(tensor, 1 if tensor.shape[1] == 1 else tensor.stride(1))
 
 
 def scratch(like: Tensor, *shape: int) -> Tensor:

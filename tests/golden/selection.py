@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from kblam_kernels.pruning.selection import of_all_rows
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,7 +20,6 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.models.families import attention_modules
 from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge, LatentKnowledge, prune
-from kblam_kernels.pruning.selection import of_all_rows
 
 
 class SelectionByUntrainedHead:

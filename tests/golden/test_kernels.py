@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from kblam_kernels.dispatch import BACKENDS
 from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, explain, knowledge_lse, native, rectangular_attention
-from kblam_kernels.dispatch import BACKENDS
 from tests.golden.comparison import Scores
 from tests.golden.files import Case, cases_of
 

@@ -220,16 +220,20 @@ def test_bad_input_is_refused_in_every_call(knowledge: Any, spoil: Any, message:
     assert torch.equal(attend(*good)[0], expected[0])
 
 
-def test_strides_that_the_op_does_not_take_are_served_where_they_are_planned(library: None) -> None:
+def test_strides_that_the_op_does_not_take_are_served_by_another_backend_or_refused_by_name(library: None) -> None:
     query, key, value, r = step(1, 4)
     strided = torch.stack([key, key], dim=-1)[..., 0]
     assert strided.stride(-1) == 2
-    attend = RectangularAttention(dense())
+    attend, by_name = RectangularAttention(dense()), RectangularAttention(dense(), backend="cpu")
     expected = attend(query, key, value, r)
-    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot serve this call: .*not contiguous; call \.contig"):
-        attend.run(query, strided, value, r)
+    assert attend.planned is not None
+    assert attend.planned.backend == "cpu"
+    torch.testing.assert_close(attend.run(query, strided, value, r), expected)
     assert attend.plan(query, strided, value, r).backend == "reference"
     torch.testing.assert_close(attend.run(query, strided, value, r), expected)
+    by_name(query, key, value, r)
+    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot serve this call: .*not contiguous; call \.contig"):
+        by_name.run(query, strided, value, r)
 
 
 def test_a_backend_that_cannot_serve_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

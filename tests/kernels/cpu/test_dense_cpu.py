@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from kblam_kernels.rectangular.op import rectangular_forward
+
 from tests.kernels import cases
 from tests.kernels.cpu.pinned import with_instruction_set, with_threads
 from tests.kernels.held import hold, hold_problem

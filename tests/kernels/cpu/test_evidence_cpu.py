@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
+from kblam_kernels.latent.interface import absorb_query
 from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, LatentKnowledge, dispatch, evidence
 from kblam_kernels.evidence import cpu
-from kblam_kernels.evidence.backends import EVIDENCE_BACKENDS
 from kblam_kernels.evidence.op import evidence_mass
-from kblam_kernels.latent.interface import absorb_query
 from tests import tolerances
 from tests.kernels import score_cases
 from tests.kernels.cpu.pinned import with_instruction_set, with_threads

@@ -123,7 +123,9 @@ def test_one_new_token_is_decode_whatever_the_batch(batch: int, triples: int) ->
     if made.crossover is not None:
         assert made.crossover >= 2
         for tokens in {max(made.crossover - 1, 2), made.crossover}:
-            costs = [cost_of(p, made.workload, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)]
+            costs = [
+                cost_of(p, made.workload, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)
+            ]
             assert (costs[0] < costs[1]) == (tokens >= made.crossover)
 
 
