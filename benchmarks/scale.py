@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import statistics
 import sys
 import time
@@ -90,10 +91,13 @@ class SyntheticKnowledge:
         device: of the model.
     """
 
+    filled = None  # every row holds a triple
+
     def __init__(
         self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype, device: str = "cpu"
     ) -> None:
-        self.num_triples, self.dtype, self.device = triples, dtype, torch.device(device)
+        self.num_triples, self.log_count, self.dtype = triples, math.log(max(triples, 1)), dtype
+        self.device = torch.device(device)
         form = LatentFormat(adapter, dtype, self.device, storage)
         self.buffers = form.allocate(triples)
         self._form = form

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,14 +167,12 @@ class Attachment:
         self._hooks.append(self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True))
         for layer, module in enumerate(attention_modules(self.model)):
             self._hooks.append(module.register_forward_pre_hook(LayerHook(self, layer), with_kwargs=True))
-        switch.switch_of(self._decoder.config).attachment = weakref.ref(self)
 
     def _remove(self) -> None:
         self.set_knowledge(None)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        switch.switch_of(self._decoder.config).attachment = None
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
@@ -243,7 +240,7 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _check_way(model: PreTrainedModel) -> None:
-    """What hooks send down the layers arrives, and one model's attention is not another's.
+    """What hooks send down the layers arrives.
 
     Raises:
         UnsupportedModelError: if not.
@@ -258,12 +255,6 @@ def _check_way(model: PreTrainedModel) -> None:
             )
     if any(module.config is not decoder.config for module in modules):
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
-    other = switch.attachment_behind(decoder.config)
-    if other is not None and other.model is not model:
-        raise UnsupportedModelError(
-            "this model shares its config with another model that has an adapter attached, so that one's attention "
-            "would be the other's; give it a copy of the config when you make it"
-        )
 
 
 def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from kblam.errors import KnowledgeError
 from kblam.models.calls import KnowledgeCall
 from kblam.models.masks import mask_of_call
-from kblam.models.switch import IMPLEMENTATION, base_attention, base_of
+from kblam.models.switch import IMPLEMENTATION, base_attention, base_of, has_knowledge
 from kblam_kernels import LatentKnowledge, RectangularAttention, prune
 from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.columns import prompt_visibility
@@ -71,7 +71,8 @@ def attention_forward(
 
     A call without knowledge that runs while another one has some gets what the model's own attention gives.
     """
-    if knowledge_call is None:
+    # With knowledge in force yet none here it is another model of the same config object: its mask is made for us.
+    if knowledge_call is None and not has_knowledge(module.config):
         given = {"scaling": scaling, "dropout": dropout, **kwargs}
         if sliding_window is not None:
             given["sliding_window"] = sliding_window

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from kblam.errors import KnowledgeError
-from kblam.models.switch import attachment_behind, base_mask
+from kblam.models.switch import base_mask, has_knowledge
 
 
 def mask_of_call(*, config: Any = None, **arguments: Any) -> Any:
     """Registered in transformers' mask registry: that of attention to knowledge, or without any the model's own."""
-    attachment = attachment_behind(config)
-    if attachment is not None and attachment.call is None:
-        return base_mask(config, **arguments)
-    return knowledge_mask(**arguments)
+    return knowledge_mask(**arguments) if has_knowledge(config) else base_mask(config, **arguments)
 
 
 def knowledge_mask(

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kblam.errors import KnowledgeError
+
 if TYPE_CHECKING:
     from kblam.models.attach import Attachment
 
@@ -29,7 +31,7 @@ class Switch:
     Attributes:
         base: the model's own attention implementation.
         in_force: how many calls with knowledge there are now.
-        attachment: the one of the model whose config it is; None while nothing is attached.
+        attachment: of the model whose config it is; None while nothing is attached.
     """
 
     def __init__(self) -> None:
@@ -53,10 +55,11 @@ def switch_of(config: Any) -> Switch:
         return _SWITCHES[id(config)]
 
 
-def attachment_behind(config: Any) -> Attachment | None:
-    """The attachment of the model that a config belongs to."""
+def has_knowledge(config: Any) -> bool:
+    """Whether a call of this thread or task to the model that a config belongs to has knowledge."""
     switch = _SWITCHES.get(id(config))
-    return None if switch is None or switch.attachment is None else switch.attachment()
+    attachment = None if switch is None or switch.attachment is None else switch.attachment()
+    return attachment is not None and attachment.call is not None
 
 
 def base_of(config: Any) -> str:
@@ -66,10 +69,20 @@ def base_of(config: Any) -> str:
 
 
 def hold(decoder: PreTrainedModel, attachment: Attachment) -> None:
-    """One more call with knowledge; each `hold` needs its `release`."""
+    """One more call with knowledge; each `hold` needs its `release`.
+
+    Raises:
+        KnowledgeError: if another model that shares the config object has knowledge in force.
+    """
     with _LOCK:
         switch = switch_of(decoder.config)
-        switch.attachment = weakref.ref(attachment)  # that of a copied model is not here yet
+        other = None if switch.attachment is None else switch.attachment()
+        if switch.in_force and other is not None and other.model is not attachment.model:
+            raise KnowledgeError(
+                "another model has knowledge in force and shares this one's config object, so that one's attention "
+                "would be the other's; give each model a config of its own (copy.deepcopy)"
+            )
+        switch.attachment = weakref.ref(attachment)
         now = decoder.config._attn_implementation
         if now != IMPLEMENTATION:
             # Whatever the user chose in between is the base to return to.

@@ -7,6 +7,7 @@ outside: knowledge that prunes itself, layer by layer, from the hidden states of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,14 @@ class SelectionByUntrainedHead:
     @property
     def num_triples(self) -> int:
         return min(self._k, self._source.num_triples)
+
+    @property
+    def filled(self) -> None:
+        """Every row holds a triple."""
+
+    @property
+    def log_count(self) -> float:
+        return math.log(max(self.num_triples, 1))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,14 @@ class Latents:
     @property
     def num_triples(self) -> int:
         return len(self.buffers["norm"])
+
+    @property
+    def filled(self) -> None:
+        """Every row holds a triple."""
+
+    @property
+    def log_count(self) -> float:
+        return math.log(max(self.num_triples, 1))
 
     def layer(self, layer: int, new_tokens: int = 1) -> LatentKnowledge:
         return self.form.layer(layer, self.buffers)

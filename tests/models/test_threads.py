@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from kblam.errors import UnsupportedModelError
+from kblam.errors import KnowledgeError, UnsupportedModelError
 from kblam.models import attach, attachment_of
 from tests.models.conftest import Tied, tie
 from tests.models.test_attach import implementation
@@ -225,10 +225,23 @@ def test_a_copy_of_an_attached_model_has_an_attachment_of_its_own(tied: Tied) ->
             assert torch.equal(elsewhere(lambda other=other: logits(other, ids, MASK)), logits(tied.model, ids, MASK))
 
 
-def test_two_models_of_one_config_object_are_refused(tied: Tied) -> None:
-    other = type(tied.model)(tied.model.config)
-    with pytest.raises(UnsupportedModelError, match="shares its config with another model that has an adapter"):
-        attach(other, tied.adapter)
+def test_models_of_one_config_object_take_turns(tied: Tied) -> None:
+    other = type(tied.model)(tied.model.config).eval()
+    base = logits(other, IDS, MASK)
+    knowledge = triples(tied.adapter, 9)
+    with tied.attachment.using(knowledge):
+        expected = logits(tied.model, IDS, MASK)
+        torch.testing.assert_close(logits(other, IDS, MASK), base, rtol=1e-4, atol=1e-4)
+        assert torch.equal(elsewhere(lambda: logits(other, IDS, MASK)), base)
+    attachment = attach(other, tiny_adapter(other))
+    with attachment.using(knowledge):
+        assert differ(logits(other, IDS, MASK), base)
+        with pytest.raises(KnowledgeError, match="shares this one's config object"), tied.attachment.using(knowledge):
+            pass
+        assert differ(logits(other, IDS, MASK), base)
+    assert implementation(other) == "sdpa"
+    with tied.attachment.using(knowledge):
+        assert torch.equal(logits(tied.model, IDS, MASK), expected)
 
 
 def test_a_layer_that_drops_keyword_arguments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
