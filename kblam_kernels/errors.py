@@ -1,4 +1,4 @@
-"""What the kernels raise. Every message names the value that is wrong and what to do about it."""
+"""Errors that the kernels raise. Every message names the value that is wrong and what to do about it."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class LatentProjection:
 
 
 def dequantise(latents: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What stored latents (M, P) stand for, in `dtype`; `scale` is float32 (M,) or None, as in `LatentKnowledge`."""
+    """The numbers of stored latents (M, P), in `dtype`; `scale` is float32 (M,) or None, as in `LatentKnowledge`."""
     if scale is None:
         return latents.to(dtype)
     working = torch.float64 if dtype == torch.float64 else torch.float32
@@ -144,7 +144,7 @@ class LatentKnowledge:
         key, value: (M, P), shared by the batch; a contiguous last dimension. One dtype for both: the projection's,
             float16 or bfloat16 whatever the projection's, or int8 or float8_e4m3fn with a scale for each triple.
         norm: (M,) float32 (float64 for a float64 projection), the LayerNorm scalar of each key as stored.
-        projection: how the layer at hand reads them.
+        projection: how the current layer reads them.
         key_scale, value_scale: float32 (M,), so that a triple's latents are `key[m] * key_scale[m]` and
             `value[m] * value_scale[m]`; for int8 and float8_e4m3fn, and only for them
             (`kblam_kernels.latent.quantise` makes them).

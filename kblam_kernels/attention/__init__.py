@@ -1,4 +1,4 @@
-"""What users and engines call: attention to knowledge of either layout, once or in a loop."""
+"""The public calls: attention to knowledge of either layout, once or in a loop."""
 
 from kblam_kernels.attention.decoding import RectangularAttention
 from kblam_kernels.attention.interface import explain, rectangular_attention

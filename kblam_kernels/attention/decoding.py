@@ -1,4 +1,4 @@
-"""Attention to the same knowledge again and again, as decoding asks for it: planned once, run at every step."""
+"""Attention to the same knowledge at every decode step: planned once, run at each step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Straight = Callable[..., tuple[Tensor, ...]]
 
 
 class Step(TypedDict, total=False):
-    """What may change from one step to the next beside the tensors."""
+    """Options that may change from one step to the next, beside the tensors."""
 
     knowledge_bias: float | Tensor
     prompt_mask: Tensor | None
@@ -32,13 +32,13 @@ class Step(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Planned:
-    """What `RectangularAttention.plan` found out: all that later steps of the same form do not ask again.
+    """The result of `RectangularAttention.plan`; later steps of the same form reuse it.
 
     Args:
         form: what a step must share with the planned one: shape and dtype of the query, scale, window.
         backend: the one that serves.
-        straight: the C++ op with the knowledge in place, where it serves without an op around it; else None.
-        makes_queries: whether `straight` can make the knowledge query too.
+        straight: the C++ op with the knowledge already bound, if it can be called directly; else None.
+        makes_queries: whether `straight` can compute the knowledge query too.
     """
 
     form: tuple[Any, ...]
@@ -48,19 +48,19 @@ class Planned:
 
 
 class RectangularAttention:
-    """`rectangular_attention` over one `knowledge`, for loops: hold one for each layer and call it at every step.
+    """`rectangular_attention` to one `knowledge`, for loops: keep one object per layer and call it at every step.
 
     `plan` checks everything and chooses the backend, as `rectangular_attention` does; `run` is a step of the planned
-    form. Where the C++ kernels serve, it goes straight to their op: less than half of the time that Python takes
-    otherwise. Calling the object plans when the form changes, then runs. Rows of the knowledge may be written in place
-    between calls. KBLAM_BACKEND, KBLAM_BUILD and KBLAM_CPU_ISA are read when planning.
+    form. Where the C++ kernels serve, `run` calls their op directly, which takes less than half of the Python time.
+    Calling the object plans when the form changes, then runs. Rows of the knowledge may be written in place between
+    calls. KBLAM_BACKEND, KBLAM_BUILD and KBLAM_CPU_ISA are read when planning.
 
     Args:
         knowledge: `DenseKnowledge` or `LatentKnowledge`.
         int8_products, backend: as `rectangular_attention` takes them.
 
     Attributes:
-        planned: what the last `plan` found out, or None.
+        planned: the result of the last `plan`, or None.
 
     Example:
         >>> import torch
@@ -134,9 +134,9 @@ class RectangularAttention:
         window: int | None = None,
         **step: Unpack[Step],
     ) -> tuple[Tensor, Tensor]:
-        """`run`, after `plan` if the form is another; arguments and errors are those of `rectangular_attention`."""
+        """`run`, after `plan` if the form has changed; arguments and errors are those of `rectangular_attention`."""
         if torch.compiler.is_compiling():
-            # A graph being traced remembers by itself.
+            # While tracing, nothing is remembered: the graph itself is reused.
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
             output, lse = op(call, op.choose(call, self.backend))
             return output, lse
@@ -157,7 +157,7 @@ class RectangularAttention:
         window: int | None = None,
         **step: Unpack[Step],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same where the knowledge query is still to be made, in the same C++ call if there is one.
+        """As calling the object, but the knowledge query is computed here too, in the same C++ call where possible.
 
         Args:
             hidden_states: (B, N, width).
@@ -167,7 +167,7 @@ class RectangularAttention:
             Output, lse, and the knowledge query (B, Hq, N, D).
 
         Raises:
-            UnsupportedInputError: as `rectangular_attention`, or if the two do not fit the query.
+            UnsupportedInputError: as `rectangular_attention`, or if these two do not fit the query.
         """
         B, Hq, N, D = query.shape
         width = hidden_states.shape[-1]
@@ -250,7 +250,7 @@ class RectangularAttention:
 def _straight(call: DenseCall | LatentCall, backend: str) -> Straight | None:
     if backend != "cpu":
         return None
-    # These import what compiles graphs: not before it is needed.
+    # Imported late: these modules import torch's compiler.
     if isinstance(call, DenseCall):
         from kblam_kernels.dense import cpu as dense_cpu
 
@@ -271,5 +271,5 @@ def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tenso
 
 
 def _is_direct() -> bool:
-    # A compiler traces the whole; a gradient needs the op that has one.
+    # torch.compile traces the full path, and gradients need the op with autograd.
     return not torch.compiler.is_compiling() and not torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""The public call: makes it an object, checks it, chooses a backend, runs the op."""
+"""The public call: checks the arguments, chooses a backend and runs the op."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Knowledge = DenseKnowledge | LatentKnowledge
 
 
 class Options(TypedDict, total=False):
-    """What `rectangular_attention` takes by name and passes on."""
+    """Keyword arguments that `rectangular_attention` passes on."""
 
     scale: float | None
     knowledge_bias: float | Tensor
@@ -93,8 +93,8 @@ def rectangular_attention(
         window: sliding-window size in tokens, counting the query's own; None is unlimited. Knowledge has no window.
         knowledge_range: int32 (B, 2), the [start, end) of M that each row sees; None is (0, M).
         int8_products: allows int8 latents to be multiplied as int8, with absorbed queries and weights rounded to 8 bits
-            on the way: twice as fast where a backend has it (C++ with AVX512-VNNI), as exact as ever elsewhere. The
-            rounding costs about as much accuracy as that of the latents did (docs/latent.md).
+            on the way: twice as fast on backends that support it (C++ with AVX512-VNNI); others ignore it and stay
+            exact. The rounding costs about as much accuracy as rounding the latents did (docs/latent.md).
         return_lse: also return the natural-log sum of exponentials over both blocks.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
 
@@ -107,7 +107,7 @@ def rectangular_attention(
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
-            asked for; the message has it.
+            asked for; the message names it.
         BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
 
     Example:
@@ -171,7 +171,7 @@ def call_of(
     knowledge_range: Tensor | None = None,
     int8_products: bool = False,
 ) -> tuple[Op[Any], DenseCall | LatentCall]:
-    """The op that serves the layout, and the call as it takes it, checked; arguments as `rectangular_attention`."""
+    """The op for this layout, and its checked call; arguments as `rectangular_attention`."""
     check_prompt(query, key, value)
     check_masks(prompt_mask, knowledge_range, query, key.shape[2])
     B, Hq, _, D = query.shape

@@ -1,4 +1,4 @@
-"""Who is measured: ours, and what an engineer without this package would write.
+"""What is measured: our kernels, and what an engineer would write without this package.
 
 One call over concatenated columns cannot take two queries: those peers use the knowledge query for both blocks, and are
 compared with the same. Concatenated keys and values are made outside: a peer pays for its attention only.
@@ -39,7 +39,7 @@ def ours(shape: Shape, x: Inputs) -> dict[str, Call]:
 
 
 def peers(shape: Shape, x: Inputs, *, flex: bool = True) -> dict[str, Call]:
-    """PyTorch's own, on the first `dense_heads` heads."""
+    """PyTorch's own attention, on the first `dense_heads` heads."""
     N, M, T = shape.queries, shape.triples, shape.cached + shape.queries
     r, keys, values = x.knowledge_query[:, : shape.dense_heads], x.keys, x.values
     visible = torch.ones(N, M + T, dtype=torch.bool)
@@ -78,7 +78,7 @@ def _flex(shape: Shape, r: Tensor, keys: Tensor, values: Tensor) -> Call:
     def visible(b: Tensor, h: Tensor, n: Tensor, column: Tensor) -> Tensor:
         return column - M <= T - N + n
 
-    # Each shape compiles anew: what is compiled for many at once is slower, and there is a limit to recompiling.
+    # Each shape compiles anew: code compiled for many shapes is slower, and recompilations are limited.
     torch.compiler.reset()
     # One new token sees every column.
     blocks = None if N == 1 else create_block_mask(visible, None, None, N, M + T, device="cpu")

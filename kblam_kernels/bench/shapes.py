@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def row_regime(self) -> str:
-        """The regime of a row, which has no field for heads: with them where they are not those of most shapes."""
+        """The regime of a row. Rows have no field for heads, so the regime names them where they are unusual."""
         usual = (self.heads, self.head_dim) == (Shape.heads, Shape.head_dim)
         return self.regime if usual else f"{self.regime}, {self.heads_text}"
 
@@ -75,7 +75,7 @@ FULL = (
 @dataclass(frozen=True)
 class Inputs:
     """Tensors of a call. `keys` and `values` hold the knowledge of the first `dense_heads` heads and, after it, the
-    prompt's: a peer that wants them in one tensor pays for no copy, and nobody holds the knowledge twice."""
+    prompt's: a peer that wants them in one tensor pays for no copy, and the knowledge is held once."""
 
     query: Tensor
     key: Tensor

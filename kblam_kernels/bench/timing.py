@@ -1,10 +1,10 @@
 """One row for each provider and shape, beside the ceilings of the same run.
 
-Every turn times each provider once, and the ceilings beside them, so that a change of the machine's load touches all
-of them; medians are reported. The ceiling is what the work takes at least: a stream over the same bytes, or as many
-multiplications at the rate of matrix products, whichever is longer; of a large square product and one of tiles
-(oneDNN's brgemm) the one that multiplies faster. A share of it is that of the same turn, and the median of those: the
-speed of a shared machine wanders, and one turn's ceiling says nothing of another's.
+Every turn times each provider once, and the ceilings beside them, so that a change of the machine's load affects all
+of them; medians are reported. The ceiling is the least time the work can take: a stream over the same bytes, or as many
+multiplications at the rate of matrix products, whichever is longer. That rate is the faster of a large square product
+and one of tiles (oneDNN's brgemm). A share of the ceiling is computed within a turn, and the median of the turns is
+reported: the speed of a shared machine drifts, so one turn's ceiling says nothing about another's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
 
     Raises:
         BackendUnavailableError: if the C++ kernels cannot be used here; the message has the reason.
-        KernelError: if a provider computes something else than the others.
+        KernelError: if a provider's result differs from the others'.
     """
     reason = native.unavailable()
     if reason is not None:
@@ -64,7 +64,7 @@ def measure(shape: Shape, *, repeats: int = 9, flex: bool = True) -> list[Row]:
         times = _timed({**ours, **peers, **ceilings}, repeats)
     turns = [{name: of[turn] for name, of in times.items()} for turn in range(len(next(iter(times.values()))))]
     floors = {layout: [_floor(shape, layout, turn) for turn in turns] for layout in LAYOUTS}
-    # Heads are independent: the time of some, times their share.
+    # Heads are independent, so the time of some heads is scaled to all.
     scaled = {name: [ms * _share_of_heads(shape, name) for ms in of] for name, of in times.items()}
     best = min(statistics.median(scaled[name]) for name in peers)
     rows = []
@@ -95,7 +95,7 @@ def _share_of_heads(shape: Shape, name: str) -> float:
 
 
 def _floor(shape: Shape, layout: str, times: dict[str, float]) -> float:
-    """Milliseconds that reading and multiplying take at least, over all heads."""
+    """The least milliseconds that reading and multiplying take, over all heads."""
     width = _width(shape, layout)
     multiplications = 2 * shape.heads * shape.queries * shape.triples * width
     tiles = _tiles() * TILE_TOKENS * width * TILE_QUERIES
@@ -119,7 +119,7 @@ def _check(shape: Shape, calls: dict[str, providers.Call]) -> None:
     expected = calls["two calls and merge"]().float()
     tolerance = TOLERANCE[shape.dtype]
     for name, call in calls.items():
-        # Ours on latents has all heads, whatever the others have.
+        # Ours on latents has all heads, even where the others have fewer.
         actual = call()[:, : shape.dense_heads].float()
         error = ((actual - expected).norm() / expected.norm()).item()
         if not error <= (INT8_TOLERANCE if "int8" in name else tolerance):
@@ -155,7 +155,7 @@ def _read(tensor: Tensor) -> Tensor:
 def _timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of each in each turn; the first turn warms up. Three turns at least, then BUDGET.
 
-    A call meets what the others left in the caches. Of the products of a turn the fastest counts.
+    A call starts with what the others left in the caches. The fastest of the products in a turn counts.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()

@@ -1,1 +1,1 @@
-"""What every op stands on: a call as an object, dispatch, checks, softmax, how columns are cut, launches, the build."""
+"""Shared by every op: a call as an object, dispatch, checks, softmax, how columns are cut, launches, the build."""

@@ -3,7 +3,7 @@
 Needs a C++20 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
 at import. The cache is $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library
 holds every instruction set and picks one at run time, so a cache may be shared by different processors; a library that
-was built ahead is used where there is no compiler.
+was built ahead works without a compiler.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _TORCH_TARGET = "0x020b000000000000ULL"
 # No -march=native and no -ffast-math: each file asks for its own instructions, and NaN must stay NaN.
 LANGUAGE = "-std=c++20"
 _FLAGS = (LANGUAGE, "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
-# What is rounded once is written as fma: compilers fuse other products with sums as inlining happens to let them, and a
-# result's bits would follow.
+# Products that must be rounded once are written as fma. Otherwise compilers fuse products and sums depending on
+# inlining, and bits would change.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 _X86_FILES = {
@@ -68,7 +68,7 @@ class Unit:
 
     @property
     def object(self) -> str:
-        """The file that it is compiled to."""
+        """The object file it is compiled to."""
         return f"{self.source.parent.name}_{self.source.stem}.o"
 
 
@@ -88,11 +88,11 @@ def source_folder() -> Path:
 def program(words: str) -> list[str] | None:
     """A command and its arguments with the command's full path; None if there is no such program.
 
-    All the words may be one path, even with spaces in it.
+    The whole text may also be one path, even with spaces in it.
     """
     try:
         candidates = [[words], shlex.split(words)]
-    except ValueError:  # quotes that do not close
+    except ValueError:  # unclosed quotes
         candidates = [[words]]
     for command in candidates:
         path = shutil.which(command[0]) if command else None
@@ -124,7 +124,7 @@ def kernel_units(folder: Path) -> list[Unit]:
 
 
 def units(folder: Path) -> list[Unit]:
-    """All that the library is made of."""
+    """All source files of the library."""
     flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}",)
     return [*kernel_units(folder), *(Unit(folder / name, flags) for name in _BINDINGS)]
 
@@ -140,8 +140,10 @@ def _cache_root() -> Path:
 
 
 def _key(folder: Path, parts: list[Unit]) -> str:
-    """Changes whenever the library would: sources, flags, torch, machine. Paths and compilers differ between where a
-    library is built ahead and where it runs."""
+    """Hash of everything that changes the library: sources, flags, torch, machine.
+
+    Paths and compilers are left out, because a library may be built on another machine.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -154,14 +156,14 @@ def _key(folder: Path, parts: list[Unit]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One builder at a time; the lock goes with the process, so a killed builder leaves nothing behind."""
+    """One builder at a time; the lock ends with the process, so a killed builder leaves nothing behind."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _run(command: list[str], folder: Path) -> None:
-    # What compilers say is looked through for a reason, in English.
+    # The compiler output is searched for the error, so it must be in English.
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
@@ -173,7 +175,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _reason(output: str) -> str:
-    """The line that says most: the first error, or else the last line that is not ninja's."""
+    """The most useful line: the first error, or else the last line that is not ninja's."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("ninja: ")]
     errors = [line for line in lines if "error: " in line]
     return (errors[:1] or lines[-1:] or [""])[0][:300]
@@ -213,7 +215,7 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
 def library(*, force: bool = False) -> Path:
     """The built library, built now if the cache has none for these sources, flags and torch.
 
-    Processes that ask at once wait for one of them; the library appears by an atomic rename.
+    Processes that ask at the same time wait for one of them to build it; the library appears by an atomic rename.
 
     Raises:
         BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written.
@@ -243,10 +245,10 @@ def library(*, force: bool = False) -> Path:
 def rebuilt(path: Path) -> Path:
     """The library built once more, after the one at `path` could not be loaded: damaged, or made on another system.
 
-    What that does not cure is not tried again by every process that comes: the last attempt is noted beside it.
+    If the rebuilt library does not load either, a note beside it stops later processes from building again.
 
     Raises:
-        BuildError: as `library`, or if `path` is what an earlier call built.
+        BuildError: as `library`, or if an earlier call already rebuilt the library at `path`.
     """
     note = path.with_name("rebuilt")
     if note.is_file() and note.read_text() == _stamp(path):

@@ -1,4 +1,4 @@
-"""A call of an op as one object: its fields are its documentation, the schema, the fake and the kernels' arguments.
+"""A call of an op as one object: its fields give the documentation, the schema, the fake and the kernels' arguments.
 
 A call kind is a frozen dataclass. The order of its fields is the order of the op's schema.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from kblam_kernels.common.checks import check_alike, refuse
 
 C = TypeVar("C", bound="Call")
-# How a field's annotation reads in a schema of `torch.library`.
+# How a field's annotation is written in a schema of `torch.library`.
 _SCHEMA = {
     "Tensor": "Tensor",
     "Tensor | None": "Tensor?",
@@ -30,9 +30,9 @@ class Call:
     """Base of the call kinds.
 
     Class attributes:
-        LEADING: the tensor whose dtype, device and width are those of the call.
+        LEADING: the tensor that gives the call its dtype, device and width.
         STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
-        DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward gives them.
+        DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward returns them.
     """
 
     LEADING: ClassVar[str]
@@ -50,12 +50,12 @@ class Call:
         return ", ".join(f"{_SCHEMA[str(field.type)]} {field.name}" for field in dataclasses.fields(cls))
 
     def but(self: C, **changes: Any) -> C:
-        """This call with some fields changed."""
+        """A copy of this call with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     @property
     def leading(self) -> Tensor:
-        """The tensor that says dtype, device and width."""
+        """The tensor that gives dtype, device and width."""
         tensor: Tensor = getattr(self, self.LEADING)
         return tensor
 
@@ -65,11 +65,11 @@ class Call:
         return self.leading.shape[-1]
 
     def needs_gradient(self) -> bool:
-        """Whether a gradient of one of its differentiable tensors is asked for."""
+        """Whether one of its differentiable tensors needs a gradient."""
         return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))
 
     def has_contiguous_rows(self) -> bool:
-        """Whether the last dimension of every tensor that kernels stride over is contiguous."""
+        """Whether every tensor of `STRIDED` has a contiguous last dimension."""
         for name in self.STRIDED:
             tensor = getattr(self, name)
             if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
@@ -78,13 +78,13 @@ class Call:
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether a gradient of one of them is asked for."""
+    """Whether one of them needs a gradient."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class AttentionCall(Call):
-    """What every attention to knowledge has: the prompt block, and what hides or shifts columns.
+    """The fields of every attention to knowledge: the prompt block, and what hides or shifts columns.
 
     Args:
         query: (B, Hq, N, D), after rotary embedding.
@@ -93,7 +93,7 @@ class AttentionCall(Call):
         bias: float32 (B, M), or (1, M) where the batch shares one, added to knowledge scores; None adds nothing.
         prompt_mask: bool (B, T), False hides a prompt column; None shows all.
         knowledge_range: int32 or int64 (B, 2), or (1, 2) where the batch shares one: the [start, end) of M that a row
-            sees, with any end; None is (0, M).
+            sees, either of which may be past M; None is (0, M).
         scale: factor of all scores.
         window: sliding-window size of the prompt in tokens; None is unlimited.
     """
@@ -111,7 +111,7 @@ class AttentionCall(Call):
     window: int | None
 
     def check(self) -> None:
-        """Refuses what does not fit together, of tensors that `check_prompt` and `check_masks` have let pass.
+        """Refuses tensors that do not fit together. `check_prompt` and `check_masks` come first.
 
         Raises:
             UnsupportedInputError: the message names the value.

@@ -1,4 +1,4 @@
-"""Checks of what users pass: one place for the messages. They look at shapes, dtypes and devices, never at values."""
+"""Checks of user input, with their messages in one place. They look at shapes, dtypes and devices, never at values."""
 
 from __future__ import annotations
 

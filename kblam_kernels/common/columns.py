@@ -1,4 +1,4 @@
-"""Columns of both blocks in the specifications: chunks, which are visible, what is added to their scores, products."""
+"""Columns of both blocks in the reference backends: chunks, visibility, what is added to scores, products."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ C = TypeVar("C", bound=Call)
 
 
 class Backend(Generic[C]):
-    """One implementation of an op. What it needs is imported when it first runs."""
+    """One implementation of an op; its imports happen when it first runs."""
 
     name: ClassVar[str]
 
     def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
-        """Everything that keeps it from serving a call; empty if it can. Never looks at what tensors hold.
+        """All reasons why this backend cannot serve a call; empty if it can. Never reads tensor values.
 
         Args:
             by_name: whether the caller asked for this backend and no other.
@@ -46,15 +46,15 @@ class Backend(Generic[C]):
         raise NotImplementedError
 
     def forward(self, call: C) -> tuple[Any, ...]:
-        """The results of the op; the call is one that it can serve."""
+        """The results of the op, for a call that this backend can serve."""
         raise NotImplementedError
 
     def is_one_op(self, call: C) -> bool:
-        """Whether `forward` is one op of `torch.library` already, so that without gradients it needs none around it."""
+        """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
         return False
 
     def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gradients of `call.DIFFERENTIABLE` from the op's results and the gradients of these."""
+        """Gradients of `call.DIFFERENTIABLE` from the op's results and their gradients."""
         raise NotImplementedError
 
 
@@ -108,7 +108,7 @@ class Cpu(Backend[C]):
         return [] if failure is None else [failure]
 
     def has_odd_rows(self, call: C) -> bool:
-        """Whether rows do not split into the pairs that the kernels read."""
+        """Whether rows have an odd number of elements; the kernels read pairs."""
         return call.width % 2 == 1
 
 
@@ -123,7 +123,7 @@ def _kernel_reasons(call: Call) -> list[str]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The outcome of a choice; `str()` of it is meant for people.
+    """The outcome of a choice; `str()` of it is readable text.
 
     Args:
         backend: the one that serves; None if none does.
@@ -140,7 +140,7 @@ class Explanation:
 
 
 def named(name: str, backends: Sequence[Backend[C]]) -> Backend[C]:
-    """The backend of that name; there is one."""
+    """The backend of that name, which must exist."""
     for backend in backends:
         if backend.name == name:
             return backend
@@ -163,7 +163,7 @@ def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
 
 
 def explain(call: C, backends: Sequence[Backend[C]], backend: str = AUTO) -> Explanation:
-    """Asks the backends in order, or the one that is named.
+    """Asks the backends in order, or only the one that is named.
 
     Raises:
         UnsupportedInputError: if the name is not a backend.

@@ -1,6 +1,7 @@
-"""Fake implementations of the C++ ops that are called as they are, so that `torch.compile` traces past them.
+"""Fake implementations of the C++ ops that are called directly, so that `torch.compile` can trace them.
 
-An op around another takes as long as attention to a thousand triples; where no gradient is asked for there is none.
+Wrapping the C++ op in another op costs as much as attention to a thousand triples, so without gradients it is called
+directly.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kblam_kernels.errors import UnsupportedInputError
 
 
 def _check_device(query: Tensor, others: tuple[Any, ...]) -> None:
-    # One tensor without memory among those with brings a call here; nothing would be computed.
+    # A single meta tensor among real ones would be dispatched here and silently compute nothing.
     for other in others:
         if isinstance(other, Tensor) and other.device != query.device:
             raise UnsupportedInputError(f"tensors must be on one device; got {query.device} and {other.device}")
@@ -34,6 +35,6 @@ def _dense_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 
 
 def register() -> None:
-    """Once, after the library is loaded: the ops must be there."""
+    """Call it once, after the library is loaded: the ops must exist."""
     torch.library.register_fake("kblam_kernels::latent_attention_cpu", _latent_attention)
     torch.library.register_fake("kblam_kernels::dense_forward_cpu", _dense_forward)

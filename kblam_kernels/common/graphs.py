@@ -10,7 +10,8 @@ import torch
 def captured(call: Callable[[], object]) -> Callable[[], object] | None:
     """`call` as the replay of a CUDA graph, or None if it cannot be captured.
 
-    A decode kernel takes less time than its launch from Python; a graph, as servers use it, leaves the kernel's own.
+    Launching a decode kernel from Python takes longer than the kernel itself. In a graph, as servers use it, only the
+    kernel's own time is left.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

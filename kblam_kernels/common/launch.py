@@ -1,6 +1,6 @@
-"""How launchers hand tensors to Triton kernels, and how a launch is recorded instead of made. Needs no triton.
+"""How launchers hand tensors to Triton kernels, and how a launch is recorded instead of run. Needs no triton.
 
-A tensor travels with its strides as one named tuple. A kernel's machine code follows from what it is launched with, so
+A tensor and its strides are passed as one named tuple. A kernel's machine code depends on its launch arguments, so
 `python -m kblam_kernels resources` runs the launchers on tensors without memory and compiles what they would launch.
 """
 
@@ -26,7 +26,7 @@ FLOAT32_PRECISION = "tf32x3"
 class Heads(NamedTuple):
     """A tensor (batch, heads, rows, width) with a contiguous last dimension: strides in elements.
 
-    A stride is 0 on an axis of one entry: whatever the tensor's own is, it does not change the machine code.
+    An axis with one entry gets stride 0, so that its stride does not change the machine code.
     """
 
     data: Tensor
@@ -43,14 +43,17 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Numbers of each batch row. Their batch stride, which follows a growing length, travels apart: unspecialised."""
+    """One number per column for each batch row.
+
+    The batch stride grows with the length, so it is passed separately and not specialised.
+    """
 
     data: Tensor
     column: int
 
 
 class Sizes(NamedTuple):
-    """Lengths of an attention: unspecialised, a growing cache or knowledge base must not compile again."""
+    """Lengths of an attention, not specialised: a growing cache or knowledge base must not compile again."""
 
     B: int
     Hq: int
@@ -61,22 +64,22 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(call: AttentionCall, M: int) -> Sizes:
-    """Of attention to M knowledge tokens."""
+    """The sizes of attention to M knowledge tokens."""
     B, Hq, N, _ = call.query.shape
     return Sizes(B, Hq, call.key.shape[1], N, call.key.shape[2], M)
 
 
 class Cut(NamedTuple):
-    """How a decode launch is cut into programs; it follows from lengths and is unspecialised like them.
+    """How a decode launch is cut into programs; it depends on lengths and is not specialised either.
 
     Args:
         rows: query rows that share a list, its range and its bias; they form one of `groups`.
         row_count: query rows of the call.
-        row_tiles: of a group.
-        knowledge_programs: the first programs; the prompt's follow.
-        knowledge_splits, splits: of the knowledge, and of both blocks.
+        row_tiles: row tiles of a group.
+        knowledge_programs: programs of the knowledge, which come first; the prompt's follow.
+        knowledge_splits, splits: number of splits of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
-        prompt_row_tiles: of the query rows of one key head.
+        prompt_row_tiles: row tiles of the queries of one key head.
     """
 
     rows: int
@@ -91,14 +94,14 @@ class Cut(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the splits leave, float32: running maximum and sum (row, split), base 2."""
+    """Partial results of the splits, float32: running maximum and sum (row, split), base 2."""
 
     maximum: Tensor
     total: Tensor
 
 
 def masks(bias: Tensor | None, knowledge_range: Tensor | None) -> dict[str, Any]:
-    """What hides or shifts knowledge tokens, as kernels take it."""
+    """The kernel arguments that hide or shift knowledge tokens."""
     return {
         "bias": columns(bias),
         "knowledge_range": columns(knowledge_range),
@@ -108,7 +111,7 @@ def masks(bias: Tensor | None, knowledge_range: Tensor | None) -> dict[str, Any]
 
 
 def prompt(call: AttentionCall, prompt_mask: Tensor | None) -> dict[str, Any]:
-    """The prompt block, as kernels take it."""
+    """The kernel arguments of the prompt block."""
     return {
         "query": heads(call.query),
         "key": heads(call.key),
@@ -123,7 +126,7 @@ def prompt(call: AttentionCall, prompt_mask: Tensor | None) -> dict[str, Any]:
 
 
 def heads(tensor: Tensor) -> Heads:
-    """A tensor of rank 4, or of rank 3 for one that the batch shares, or 2 for one that all heads share too."""
+    """`Heads` of a tensor of rank 4, of rank 3 if the batch shares it, or of rank 2 if all heads share it too."""
     tensor = tensor[(None,) * (4 - tensor.dim())]
     return Heads(tensor, *(stride_of(tensor, axis) for axis in range(3)))
 
@@ -139,13 +142,13 @@ def scratch(like: Tensor, *shape: int) -> Tensor:
 
 
 def stride_of(tensor: Tensor | None, axis: int) -> int:
-    """0 for a tensor that is not there, or has one entry on that axis."""
+    """The stride of an axis; 0 if there is no tensor, or one entry on that axis."""
     return 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
 
 
 @dataclass
 class Recording:
-    """Launches that were not made.
+    """Launches that were recorded instead of run.
 
     Args:
         arch: the architecture that launchers choose tiles for.
@@ -161,7 +164,7 @@ _RECORDING: ContextVar[Recording | None] = ContextVar("kblam_kernels_recording",
 
 @contextlib.contextmanager
 def recording(arch: Arch) -> Iterator[Recording]:
-    """Notes what launchers would launch on `arch`; their tensors may be without memory."""
+    """Records what launchers would launch on `arch`; their tensors may have no memory."""
     made = Recording(arch)
     token = _RECORDING.set(made)
     try:

@@ -1,4 +1,4 @@
-"""The C++ kernels as a loaded library: built on first use, and why not where they cannot be used."""
+"""Loads the C++ kernels, building them on first use, and reports why they are unavailable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILD_VARIABLE = "KBLAM_BUILD"
 ISA_VARIABLE = "KBLAM_CPU_ISA"
 
 
-@torch.compiler.assume_constant_result  # a graph that is being traced asks once and keeps the answer
+@torch.compiler.assume_constant_result  # tracing asks once and keeps the answer
 def unavailable() -> str | None:
     """Why the C++ kernels cannot be used here, or None once they are built and loaded.
 
@@ -55,7 +55,7 @@ def _instruction_set(wanted: str) -> str:
 @functools.cache
 def _load() -> str | None:
     """Builds and loads the library; the reason if that fails."""
-    # Not before it is needed: the builder is for systems with compilers and file locks.
+    # Imported late: the builder needs compilers and file locks, which not every system has.
     from kblam_kernels.common import build
 
     try:
@@ -78,7 +78,7 @@ def _load() -> str | None:
 
 
 def _load_anew(path: Path, error: OSError) -> None:
-    """For a library in the cache that is damaged or was made on another system."""
+    """Rebuilds and loads a cached library that is damaged or was built on another system."""
     from kblam_kernels.common import build
 
     try:
@@ -90,19 +90,19 @@ def _load_anew(path: Path, error: OSError) -> None:
 def kernel_layout(
     bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Bias, mask and range in strides and dtypes that the C++ kernels read; a view that is one is not copied."""
+    """Bias, mask and range with strides and dtypes that the C++ kernels read; copied only where needed."""
     if bias is not None and bias.stride(1) not in (0, 1):
         bias = bias.contiguous()
     if prompt_mask is not None and prompt_mask.stride(1) != 1:
         prompt_mask = prompt_mask.contiguous()
     if knowledge_range is not None:
         if knowledge_range.dtype == torch.int64:
-            # No row sees 2 ** 31 tokens, and int64 may say "no end".
+            # No row sees 2 ** 31 tokens, but an int64 end may be larger, meaning "no end".
             knowledge_range = knowledge_range.clamp(0, 2**31 - 1)
         knowledge_range = knowledge_range.to(torch.int32).contiguous()
     return bias, prompt_mask, knowledge_range
 
 
 def contiguous_or_none(tensor: Tensor | None) -> Tensor | None:
-    """As the C++ kernels read scales and norms."""
+    """A contiguous tensor, as the C++ kernels read scales and norms."""
     return None if tensor is None else tensor.contiguous()

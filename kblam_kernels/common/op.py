@@ -1,6 +1,6 @@
-"""The `torch.library` op of a call kind: schema, fake and autograd follow from its fields.
+"""The `torch.library` op of a call kind: schema, fake and autograd are derived from its fields.
 
-The backend is chosen before the op is called and travels as its last argument; the op only runs it. So `torch.compile`
+The backend is chosen before the op is called and passed as its last argument; the op only runs it. So `torch.compile`
 sees one opaque node.
 """
 
@@ -24,11 +24,12 @@ class Op(Generic[C]):
 
     Args:
         name: in the namespace `kblam_kernels`.
-        kind: of its calls.
-        backends: who can serve, in the order in which "auto" tries them.
-        backwards: who can differentiate, the first that can serves; chosen apart from the forward. None: no gradient.
-        results: names of what it returns, for people who read the schema.
-        empty: unwritten results of a call; what the fake gives.
+        kind: the class of its calls.
+        backends: its backends, in the order in which "auto" tries them.
+        backwards: backends that can differentiate; the first that can serve is taken, whichever runs the forward. None:
+            no gradient.
+        results: names of the returned tensors, for readers of the schema.
+        empty: makes the unwritten results of a call, which the fake returns.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Op(Generic[C]):
             self._differentiate(len(results))
 
     def __call__(self, call: C, name: str) -> Results:
-        """The results of one call by a backend that serves it."""
+        """The results of one call from the named backend, which must be able to serve it."""
         backend = named(name, self.backends)
         if backend.is_one_op(call) and not call.needs_gradient():
             return backend.forward(call)
@@ -63,7 +64,7 @@ class Op(Generic[C]):
         return results if isinstance(results, tuple) else (results,)
 
     def arguments(self, call: C) -> list[Any]:
-        """The fields, as the schema has them."""
+        """The fields of a call, as the schema takes them."""
         return [getattr(call, name) for name in self.fields]
 
     def choose(self, call: C, backend: str) -> str:
@@ -78,7 +79,7 @@ class Op(Generic[C]):
         return _one_or_all(named(values[-1], self.backends).forward(self.kind(*values[:-1])))
 
     def _differentiate(self, count: int) -> None:
-        """Gives the op, which has `count` results, a gradient: an op of its own, `{name}_backward`."""
+        """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`."""
         kind, differentiable = self.kind, self.kind.DIFFERENTIABLE
 
         def run(*values: Any) -> Any:
@@ -120,5 +121,5 @@ class Op(Generic[C]):
 
 
 def _one_or_all(results: Results) -> Any:
-    """As the dispatcher wants it: a tuple for several, one alone as it is."""
+    """What the dispatcher expects: a tuple of several results, or the only result itself."""
     return results if len(results) > 1 else results[0]

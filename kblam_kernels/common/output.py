@@ -19,5 +19,5 @@ def empty_output(query: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_model_layout(output: Tensor) -> Tensor:
-    """(B, Hq, N, D) in the memory layout of `empty_output`; not copied if it is."""
+    """(B, Hq, N, D) in the memory layout of `empty_output`; copied only if it has another."""
     return output.transpose(1, 2).contiguous().transpose(1, 2)

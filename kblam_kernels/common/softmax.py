@@ -1,4 +1,4 @@
-"""The softmax of the specifications: columns arrive in chunks, sums are float32 (float64 for float64 input)."""
+"""The softmax of the reference backends: columns arrive in chunks, sums are float32 (float64 for float64 input)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OnlineSoftmax:
         self.output = torch.zeros(*rows, width, dtype=dtype, device=device)
 
     def rescale(self, scores: Tensor) -> Tensor:
-        """Takes the scores (..., L) in and returns exp(scores - new maximum), which the caller weighs values with."""
+        """Adds scores (..., L) and returns exp(scores - new maximum), the caller's weights for the values."""
         maximum = torch.maximum(self.maximum, scores.amax(-1))
         # A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
         safe = maximum.masked_fill(maximum == float("-inf"), 0.0)
@@ -33,5 +33,5 @@ class OnlineSoftmax:
 
 
 def level_of(lse: Tensor) -> Tensor:
-    """(..., N) -> (..., N, 1), with which p = exp(score - level): +inf where a row saw nothing, so that it weighs 0."""
+    """(..., N) -> (..., N, 1), the level in p = exp(score - level): +inf where a row saw nothing, so that p is 0."""
     return lse.masked_fill(lse == float("-inf"), float("inf"))[..., None]

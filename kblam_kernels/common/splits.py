@@ -5,26 +5,26 @@ from __future__ import annotations
 from kblam_kernels.common.tiles import Tile
 
 PROMPT_SPLIT = 256
-# Queries of one key head that a program of the prompt part takes: the least of a matrix instruction. 32 spill.
+# Query rows per program in the prompt part: the minimum of a matrix instruction. With 32, registers spill.
 PROMPT_ROWS = 16
-# Two waves of an A100 or H200 at one program a multiprocessor; more would cost more to merge than it fills.
+# Two waves of an A100 or H200 at one program a multiprocessor; more splits would cost more to merge than they gain.
 MAX_SPLITS = 256
 MIN_SPLIT = 128
 # Dense knowledge has a program for each head and split: fewer and longer splits fill a GPU and leave less to merge.
 MAX_DENSE_SPLITS = 64
 MIN_DENSE_SPLIT = 256
-# New queries up to which a call on dense knowledge is split: what the rows of one matrix instruction hold. One pass
-# has a program a head and batch row, too few for a GPU; from here on its wider row tiles read less. By the number of
-# queries alone: a choice by the batch would make a row's bits depend on it.
+# Calls on dense knowledge with at most this many new queries are split: the rows of one matrix instruction. A single
+# pass would have too few programs for a GPU, one for each head and batch row; above this, wider row tiles read less. It
+# depends on the number of queries alone, so that a row's bits do not depend on the batch.
 MAX_DECODE_QUERIES = 16
-# Merges take so many splits, and so many columns of the output, at a time.
+# Splits, and output columns, that a merge handles at a time.
 MERGE = Tile(64, 64, num_warps=4, num_stages=3)
 MAX_CHUNK = 128
 MAX_CHUNKS = 12
 
 
 def split_tokens(M: int, block_m: int, most: int = MAX_SPLITS, least: int = MIN_SPLIT) -> int:
-    """Knowledge tokens of one split, whole tiles: from the (over-allocated) length of the list, never from the batch.
+    """Knowledge tokens of one split, whole tiles: set by the (over-allocated) length of the list, never by the batch.
 
     That keeps a row's result independent of the rows around it, bit for bit. At most `most` splits, of at least
     `least` tokens.
@@ -59,6 +59,6 @@ def head_chunk_of(D: int, element_size: int) -> int:
 
 
 def prompt_block(D: int, element_size: int) -> int:
-    """Prompt columns taken in at a time; a divisor of PROMPT_SPLIT. Wider rows leave room for fewer of them."""
+    """Prompt columns processed at a time; a divisor of PROMPT_SPLIT. Wider rows leave room for fewer of them."""
     row_bytes = max(D, 64) * element_size
     return 64 if row_bytes <= 256 else 32 if row_bytes <= 512 else 16

@@ -1,4 +1,4 @@
-"""Tiles of kernel launches: one shape of table for all kernels, each row with its reason.
+"""Tiles of kernel launches: one kind of table for all kernels, each row with its reason.
 
 The reasons come from compiling ahead of time (`python -m kblam_kernels resources`: registers, spills, shared memory)
 and from counting instructions in the machine code. None of the rows has been measured on a GPU yet.
@@ -47,7 +47,7 @@ class Choice(Generic[T]):
     """One row of a table: a tile, the launches it is for, and why.
 
     Args:
-        widths: the least and the most numbers of a row: head_dim, or P of latents.
+        widths: the smallest and the largest width of a row: head_dim, or P of latents.
         most_rows: the most query rows of a head.
         masked: only for launches with a prompt mask, a window or a bias for each token, whose loops need more
             registers.
@@ -96,7 +96,7 @@ def arch_of(capability: tuple[int, int]) -> Arch:
 
     Raises:
         BackendUnavailableError: below 8.0, which has neither bfloat16 tensor cores nor cp.async, and for 10.x and 11.x,
-            for which no tile was ever compiled.
+            for which no tile has been compiled.
     """
     major, minor = capability
     if major < 8:
@@ -113,7 +113,7 @@ def arch_of(capability: tuple[int, int]) -> Arch:
 
 
 def arch_refusal(device: torch.device) -> list[str]:
-    """Why there is no tile for a CUDA device; nothing if there is."""
+    """Why there is no tile for a CUDA device; empty if there is one."""
     try:
         arch_of(torch.cuda.get_device_capability(device))
     except BackendUnavailableError as error:

@@ -12,7 +12,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2.0))
-# The interpreter holds bfloat16 as integers and would multiply those. Products of two bfloat16 are exact in float32.
+# The interpreter holds bfloat16 as integers and would multiply these. Products of two bfloat16 are exact in float32.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -39,11 +39,11 @@ def load_rows(
 ):
     """Rows [start, start + ROWS) and columns [FIRST_DIM, FIRST_DIM + DIMS) of a matrix.
 
-    Columns from HEAD_DIM on read as 0, and so do rows from `stop` on when BOUNDED; else they must exist.
+    Columns from HEAD_DIM on read as 0. When BOUNDED, rows from `stop` on do too; otherwise they must exist.
     """
     row = tl.arange(0, ROWS)
     dim = FIRST_DIM + tl.arange(0, DIMS)
-    # In a loop over `start` only the scalar before the plus changes. All of it is 64-bit: M * stride passes 2^31.
+    # In a loop over `start` only the scalar before the plus changes. All of it is 64-bit: M * stride can exceed 2^31.
     pointers = (base + tl.cast(start, tl.int64) * stride) + (row.to(tl.int64)[:, None] * stride + dim[None, :])
     if BOUNDED and FIRST_DIM + DIMS > HEAD_DIM:
         tile = tl.load(pointers, mask=(start + row < stop)[:, None] & (dim < HEAD_DIM)[None, :], other=0.0)
@@ -70,7 +70,7 @@ def store_rows(base, tile, stored, stride, FIRST_DIM: tl.constexpr, DIMS: tl.con
 
 @triton.jit
 def load_range(base, end_stride, M):
-    """The [start, end) of a row's knowledge, within [0, M]. Bounded before it is narrowed: int64 may say "no end"."""
+    """The [start, end) of a row's knowledge, within [0, M]. Clamped before narrowing: an int64 end may be too large."""
     start = tl.minimum(tl.maximum(tl.load(base), 0), M).to(tl.int32)
     end = tl.minimum(tl.maximum(tl.load(base + end_stride), 0), M).to(tl.int32)
     return start, end

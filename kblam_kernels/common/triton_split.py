@@ -1,8 +1,8 @@
-"""Pieces that both decode kernels are made of (Triton): attention over one split of columns, and splits' sums.
+"""Pieces shared by both decode kernels (Triton): attention over one split of columns, and merging the splits.
 
 Decode has few rows and many columns, so columns are cut into splits, one program each. A split's partial result is
 its running maximum and sum (base 2) and its weighted values, not yet divided by the sum. Splits have a fixed number
-of columns: what a row gets does not depend on the other rows of its batch, bit for bit. Technique: Flash-Decoding
+of columns, so a row's result does not depend on the other rows of its batch, bit for bit. Technique: Flash-Decoding
 (Dao et al. 2023); fixed split size: "Defeating Nondeterminism in LLM Inference" (He et al. 2025).
 
 Widths are cut into chunks of a power of two, held as tuples of tiles: any head_dim and any latent width.
@@ -87,7 +87,7 @@ def scores_of(
 
 @triton.jit
 def weigh(row_max, row_sum, score):
-    """exp2(score - new maximum), the factor that brings older sums to the new maximum, the new maximum and sum."""
+    """exp2(score - new maximum), the factor that rescales older sums to it, the new maximum and the new sum."""
     new_max = tl.maximum(row_max, tl.max(score, 1))  # [ROWS]
     # A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
     safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -125,7 +125,7 @@ def take_in(
 
 @triton.jit
 def store_statistics(states, row_max, row_sum, row, stored, split, splits):
-    """Writes maximum and sum of one split's rows at (row, split); -inf and 0 say that it saw nothing."""
+    """Writes maximum and sum of one split's rows at (row, split); -inf and 0 mean that it saw nothing."""
     at = row.to(tl.int64) * splits + split
     tl.store(states.maximum + at, row_max, mask=stored)
     tl.store(states.total + at, row_sum, mask=stored)
@@ -144,7 +144,7 @@ def store_values(
     CHUNK: tl.constexpr,
     IS_PADDED: tl.constexpr,
 ):
-    """Writes the weighted values of one split's rows. Those of rows that saw nothing are never read, nor written."""
+    """Writes the weighted values of one split's rows. Rows that saw nothing are neither written nor read."""
     stored = present & (row_max > float("-inf"))
     for i in tl.static_range(CHUNKS):
         dim = i * CHUNK + tl.arange(0, CHUNK)
@@ -166,7 +166,7 @@ def range_of_split(split, knowledge_range, range_stride, sizes, cut, group, BLOC
         )
         stop = tl.minimum(stop, range_end)
         first_seen = tl.maximum(start, range_start)
-        # Tiles are counted from the split's start whatever the range: it hides columns and moves no sum.
+        # Tiles are counted from the split's start for every range: a range hides columns but moves no sum.
         start += tl.minimum(first_seen - start, cut.split_size) // BLOCK_M * BLOCK_M
     return start, first_seen, stop
 
@@ -243,7 +243,7 @@ def prompt_split(
 
 @triton.jit
 def sums_of(maximum, total, highest, first, end, BLOCK: tl.constexpr):
-    """Sum of the splits' totals, brought to one maximum."""
+    """Sum of the splits' totals, rescaled to one maximum."""
     summed = 0.0
     for start in range(first, end, BLOCK):
         split = start + tl.arange(0, BLOCK)
@@ -268,12 +268,12 @@ def highest_of(maximum, first, end, BLOCK: tl.constexpr):
 def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
     """The largest maximum of a row's splits, 0 in place of -inf, and whether the row sees a prompt column.
 
-    Seeing is decided from the prompt's own maximum: its sum, brought to the joint maximum, underflows where knowledge
-    scores are far above the prompt's.
+    Whether it sees one is decided from the prompt's own maximum: the prompt's sum, rescaled to the joint maximum,
+    underflows where knowledge scores are far above the prompt's.
     """
     of_prompt = highest_of(maximum, knowledge_splits, splits, BLOCK)
     highest = tl.maximum(highest_of(maximum, 0, knowledge_splits, BLOCK), of_prompt)
-    # Nothing may subtract -inf from itself.
+    # -inf minus -inf would be NaN.
     return tl.where(highest == float("-inf"), 0.0, highest), of_prompt > float("-inf")
 
 
@@ -290,7 +290,7 @@ def mix_of(
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Weighted values of splits [first, end), brought to one maximum: columns `column` [COLUMNS]."""
+    """Weighted values of splits [first, end), rescaled to one maximum: columns `column` [COLUMNS]."""
     acc = tl.zeros([COLUMNS], dtype=tl.float32)
     for start in range(first, end, BLOCK):
         split = start + tl.arange(0, BLOCK)

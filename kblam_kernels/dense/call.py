@@ -32,7 +32,7 @@ class DenseCall(AttentionCall):
 
 
 def check_heads(knowledge_key: Tensor, B: int, Hq: int, D: int, query: Tensor) -> None:
-    """Dense keys have one head for each query head.
+    """Checks that dense keys have one head for each query head.
 
     Raises:
         UnsupportedInputError: if not.

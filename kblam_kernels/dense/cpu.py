@@ -10,19 +10,19 @@ from torch import Tensor
 from kblam_kernels.common import native
 from kblam_kernels.dense.call import DenseCall
 
-# What changes from token to token: query, key, value, knowledge query, bias, prompt mask, range.
+# Arguments that change from token to token: query, key, value, knowledge query, bias, prompt mask, range.
 Attend = Callable[..., tuple[Tensor, ...]]
 
 
 def forward(call: DenseCall) -> tuple[Tensor, ...]:
-    """Output and lse. The same bits for any number of threads, and for a row whatever the rest of its batch is."""
+    """Output and lse. A row's bits do not depend on the number of threads or on the rest of its batch."""
     return bound(call)(
         call.query, call.key, call.value, call.knowledge_query, call.bias, call.prompt_mask, call.knowledge_range
     )
 
 
 def bound(call: DenseCall) -> Attend:
-    """The C++ op with all that a decode loop repeats in place; call it with what `Attend` says."""
+    """The C++ op with the arguments that stay fixed in a decode loop already bound; call it as `Attend` describes."""
     op = torch.ops.kblam_kernels.dense_forward_cpu.default
     knowledge = (call.knowledge_key, call.knowledge_value)
     options = (call.scale, call.window, native.wanted_instruction_set())

@@ -1,4 +1,4 @@
-"""Attention to dense knowledge as an op: who can serve it, and its gradient."""
+"""Attention to dense knowledge as an op: its backends and its gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def is_split(N: int) -> bool:
-    """Whether N new queries go to split decode. A pinned KBLAM_TILE belongs to the single pass: it serves all then."""
+    """Whether N new queries go to split decode. With a pinned KBLAM_TILE, the single pass serves all."""
     return N <= MAX_DECODE_QUERIES and not os.environ.get(TILE_VARIABLE)
 
 

@@ -62,7 +62,7 @@ def backward(call: DenseCall, output: Tensor, lse: Tensor, grad_output: Tensor, 
     ds = p * (dp - <grad_output, output> + grad_lse); the bias is a constant and gets no gradient.
 
     Returns:
-        Those of `DenseCall.DIFFERENTIABLE`, each in the dtype and shape of its tensor.
+        The gradients of `DenseCall.DIFFERENTIABLE`, each in the dtype and shape of its tensor.
     """
     query, key, value, scale = call.query, call.key, call.value, call.scale
     kappa, nu = call.knowledge_key, call.knowledge_value

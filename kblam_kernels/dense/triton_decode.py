@@ -2,7 +2,7 @@
 
 The queries of one head, of all batch rows when these share one list, fold into the rows of one matrix product, so
 that a key is read once for the batch; the query heads of one prompt head fold likewise. Accepts what `triton_forward`
-accepts. Splits have a fixed number of columns (`common/splits.py`): a row's result does not depend on the batch.
+accepts. Splits have a fixed number of columns (`common/splits.py`), so a row's result does not depend on the batch.
 
 No host synchronisation and no shape that depends on data: a CUDA graph can capture a call, and a list that grows
 within its room, its range read on the device, needs no new capture.
@@ -70,7 +70,7 @@ def _knowledge_split(
     PRECISION: tl.constexpr,
 ):
     """A row tile of one head against one split of its knowledge."""
-    # Neighbouring programs read the same split, so that they meet in L2.
+    # Neighbouring programs read the same split, so that it is in L2.
     row_tile = program % cut.row_tiles
     head = (program // cut.row_tiles % sizes.Hq).to(tl.int64)
     group = (program // (cut.row_tiles * sizes.Hq) % cut.groups).to(tl.int64)
@@ -146,7 +146,7 @@ def dense_decode_kernel(
 ):
     """One program: a row tile against one split of the knowledge, or of the prompt. `scale` has log2(e) folded in.
 
-    Tensors are `Heads`, bias, mask and range `Columns`; what is not there is None.
+    Tensors are `Heads`, bias, mask and range `Columns`; absent ones are None.
     """
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
@@ -178,7 +178,7 @@ def dense_merge_kernel(
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """One program: one row's splits brought together, for BLOCK_COLUMNS of its output."""
+    """One program: merges the splits of one row, for BLOCK_COLUMNS of its output."""
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     maximum = states.maximum + row.to(tl.int64) * splits
@@ -199,7 +199,7 @@ def dense_merge_kernel(
 
 
 def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
-    """Output and lse in two launches. `tile` is for tests and tuning; None takes that of the table."""
+    """Output and lse in two launches. `tile` is for tests and tuning; None takes the one from the table."""
     query = call.query
     B, Hq, N, D = query.shape
     Hkv, T, M = call.key.shape[1], call.key.shape[2], call.knowledge_key.shape[-2]
@@ -207,7 +207,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     if query.numel() == 0:
         return output, lse
     tile = tile or select(DECODE, target_arch(query), precision_of(query.dtype), D)
-    # The batch folds when its rows share the list, its range and its bias; known without a look at the device.
+    # The batch folds when its rows share the list, its range and its bias; known without reading the device.
     is_shared = call.knowledge_key.dim() == 3 or call.knowledge_key.shape[0] == 1 or call.knowledge_key.stride(0) == 0
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * N) if folds else (B, N)

@@ -1,4 +1,4 @@
-"""Dense rectangular attention in one flash-style pass (Triton). The algorithm is told in this folder's README.
+"""Dense rectangular attention in one flash-style pass (Triton). The algorithm is described in this folder's README.
 
 What the launcher accepts (`dispatch` refuses everything else before it gets here):
 
@@ -60,11 +60,11 @@ def dense_forward_kernel(
 ):
     """One program: BLOCK_N queries of one head against all columns they see.
 
-    Tensors are `Heads`, bias, mask and range `Columns`; what is not there is None. `scale` has log2(e) folded in; the
+    Tensors are `Heads`, bias, mask and range `Columns`; absent ones are None. `scale` has log2(e) folded in; the
     mask is float32, 0 or -inf, and is added to scores.
     """
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
-    # Neighbouring programs read the same columns, so that they meet in L2: first the tiles of one head, then,
+    # Neighbouring programs read the same columns, so that these are in L2: first the tiles of one head, then,
     # when the batch shares its knowledge, the batch rows of that head, else the heads of one prompt group.
     program = tl.program_id(0)
     row_tiles = tl.cdiv(N, BLOCK_N)
@@ -80,7 +80,7 @@ def dense_forward_kernel(
 
     row = first_row + tl.arange(0, BLOCK_N)
     acc = tl.zeros([BLOCK_N, DIM_MAIN], dtype=tl.float32)
-    # Without a rest this is never touched and the compiler drops it.
+    # Unused when head_dim is a single part; the compiler removes it.
     acc_rest = tl.zeros([BLOCK_N, DIM_REST if DIM_REST > 0 else 16], dtype=tl.float32)
     row_max = tl.full([BLOCK_N], float("-inf"), dtype=tl.float32)
     row_sum = tl.zeros([BLOCK_N], dtype=tl.float32)
@@ -124,7 +124,7 @@ def dense_forward_kernel(
         BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, True, RAGGED_STAGES, PRECISION,
     )  # fmt: skip
 
-    # A padding row sees no prompt column, so it sees no knowledge either. Coming first, the prompt tells it for free.
+    # A padding row sees no prompt column, so no knowledge either. The prompt is processed first, so this is known here.
     sees_prompt = row_max > float("-inf")
 
     # The knowledge: whole tiles, then one ragged tile.
@@ -134,7 +134,7 @@ def dense_forward_kernel(
         range_base = knowledge_range.data + batch * range_batch_stride
         knowledge_start, knowledge_end = load_range(range_base, knowledge_range.column, M)
     if prompt_mask is not None:
-        # A tile of padding rows alone has nothing to read.
+        # A tile with only padding rows has nothing to read.
         anyone = tl.max(sees_prompt.to(tl.int32), 0)
         knowledge_end = tl.where(anyone > 0, knowledge_end, knowledge_start)
     shift = 0.0
@@ -170,7 +170,7 @@ def dense_forward_kernel(
     total = tl.where(sees_prompt, row_sum, 1.0)
     inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
     row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
-    # Rows count from the tile's first here, so that no address computed above stays in registers until now.
+    # Rows are counted from the tile's first row, so that no address from above has to stay in registers.
     local_row = tl.arange(0, BLOCK_N)
     stored = local_row < N - first_row
     tl.store(lse + (batch * Hq + head) * N + first_row + local_row, row_lse, mask=stored)

@@ -1,7 +1,7 @@
 """Loops over spans of columns in the single pass (Triton): scores, one online-softmax step, prompt, knowledge.
 
-A head dimension is cut into DIM_MAIN and DIM_REST (`tiles.split_head_dim`); DIM_REST is 0 when there is one part. What
-is not there, a mask or a window, is None.
+A head dimension is cut into DIM_MAIN and DIM_REST (`tiles.split_head_dim`); DIM_REST is 0 when there is one part. An
+absent mask or window is None.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -106,7 +106,7 @@ def prompt_span(
     RAGGED_STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Takes in prompt columns [first, end) in whole tiles. RAGGED tiles hold columns that some row must not see."""
+    """Processes prompt columns [first, end) in whole tiles. RAGGED tiles hold columns that some row must not see."""
     for start in tl.range(first, end, BLOCK_M, num_stages=RAGGED_STAGES if RAGGED else None):
         score = scores(
             query, query_rest, key_base, start, stop, key_stride,
@@ -163,7 +163,7 @@ def knowledge_span(
     RAGGED_STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Takes in knowledge tokens [first, end) in whole tiles; a RAGGED tile reaches past `stop`."""
+    """Processes knowledge tokens [first, end) in whole tiles; a RAGGED tile reaches past `stop`."""
     for start in tl.range(first, end, BLOCK_M, num_stages=RAGGED_STAGES if RAGGED else None):
         score = scores(
             query, query_rest, key_base, start, stop, key_stride,

@@ -1,4 +1,4 @@
-"""Evidence as an object: scores of knowledge alone, and the attention that is over."""
+"""An evidence call as an object: knowledge scores, and the lse of a finished attention."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kblam_kernels.common.call import Call
 
 @dataclass(frozen=True)
 class EvidenceCall(Call):
-    """Scores of knowledge alone, and the attention that is over. Both layouts are one formula (this folder's README).
+    """Knowledge scores, and the lse of a finished attention. One formula serves both layouts (this folder's README).
 
     Args:
         rows: (B, Hq, N, W), the knowledge query, or for latents the absorbed one.
         key: (Hq, M, W), (B, Hq, M, W), or latents (M, W) in any storage dtype.
         norm, key_scale: float32 (M,), of latents; None is 1.
         constant: (B, Hq, N), of latents; None is 0.
-        lse: (B, Hq, N), of the attention.
+        lse: (B, Hq, N), of the finished attention.
         bias: float32 (B or 1, M) or None.
         knowledge_range: int32 or int64 (B or 1, 2) or None.
         row_weight: (B, Hq, N), weight of a head and query in the sum.

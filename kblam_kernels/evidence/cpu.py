@@ -10,7 +10,7 @@ from kblam_kernels.evidence.call import EvidenceCall
 
 
 def mass(call: EvidenceCall) -> Tensor:
-    """`reference.mass`, in float32. The same bits for any number of threads and whatever the rest of the batch is."""
+    """`reference.mass`, in float32. Bits do not depend on the number of threads or on the rest of the batch."""
     bias, _, knowledge_range = native.kernel_layout(call.bias, None, call.knowledge_range)
     result: Tensor = torch.ops.kblam_kernels.evidence_mass_cpu(
         call.rows,

@@ -1,4 +1,4 @@
-"""Public calls on what attention gave to each knowledge token."""
+"""Public calls that tell how much attention each knowledge token got."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Knowledge = DenseKnowledge | LatentKnowledge
 
 
 class Options(TypedDict, total=False):
-    """What `evidence` takes by name."""
+    """Keyword arguments of `evidence`."""
 
     scale: float | None
     knowledge_bias: float | Tensor
@@ -53,7 +53,7 @@ def evidence(
 
     Args:
         knowledge_query, knowledge, scale, knowledge_bias, knowledge_range: as given to `rectangular_attention`.
-        lse: (B, Hq, N), what it returned.
+        lse: (B, Hq, N), as `rectangular_attention` returned it.
         row_weight: broadcastable to (B, Hq, N); the weight of a head and query in the sum, a constant. None is 1.
             `1 / (Hq * N)` gives a mean; zeros leave queries out.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
@@ -64,7 +64,7 @@ def evidence(
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
-            asked for; the message has it.
+            asked for; the message names it.
         BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
 
     Example:
@@ -137,7 +137,7 @@ def knowledge_lse(
     and in dense keys.
 
     Raises:
-        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message has it.
+        UnsupportedInputError: a shape, dtype, device or value that does not fit; the message names it.
     """
     check_scores(knowledge_query, knowledge, knowledge_range)
     unused = knowledge_query[..., 0]
@@ -147,7 +147,7 @@ def knowledge_lse(
 
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
-    """Shapes, dtypes and devices of what gives scores of knowledge alone.
+    """Checks shapes, dtypes and devices of the tensors that give knowledge scores.
 
     Raises:
         UnsupportedInputError: the message names the value.

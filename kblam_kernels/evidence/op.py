@@ -1,4 +1,4 @@
-"""Attention mass of knowledge tokens as an op: who can serve it, and its gradient."""
+"""Attention mass of knowledge tokens as an op: its backends and its gradient."""
 
 from __future__ import annotations
 

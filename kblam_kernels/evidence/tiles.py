@@ -12,12 +12,12 @@ from kblam_kernels.common.tiles import EVERYWHERE, UNLIMITED, Arch, Choice, Prec
 class MassTile(Tile):
     """How one program of evidence cuts its work.
 
-    `block_rows` are queries of a head (or of all heads for latents) taken in at a time, `block_m` the tokens of a
-    program: it has them for itself, so nothing is added up between programs.
+    `block_rows` are queries of a head (or of all heads for latents) processed at a time, `block_m` the tokens of a
+    program. No other program has these tokens, so nothing is added up between programs.
 
     Args:
-        chunk: columns of a row taken in at a time, at most.
-        unrolled_chunks: rows of so many chunks are fetched whole, a step ahead; wider ones chunk by chunk.
+        chunk: columns of a row processed at a time, at most.
+        unrolled_chunks: rows of at most this many chunks are fetched whole, a step ahead; wider ones chunk by chunk.
     """
 
     chunk: int

@@ -1,7 +1,7 @@
 """Attention mass of each knowledge token (Triton): one pass over the keys, O(M) memory, deterministic.
 
-A program has BLOCK_M tokens of one batch row for itself and walks over all heads and queries: no partial results, no
-atomic addition. Accepts what attention of the same layout accepts; lse float32, row_weight of any dtype.
+A program handles BLOCK_M tokens of one batch row and loops over all heads and queries: no partial results, no atomic
+addition. Accepts what attention of the same layout accepts; lse float32, row_weight of any dtype.
 No host synchronisation and no shape that depends on data.
 """
 
@@ -76,13 +76,13 @@ def evidence_mass_kernel(
     KEY_GAIN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is met by `rows_of_head` rows, counted
-    (head, query). Rows and keys are `Heads`, bias and range `Columns`; what is not there is None. `scale` has log2(e)
-    folded in.
+    """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is multiplied with `rows_of_head` rows,
+    counted (head, query). Rows and keys are `Heads`, bias and range `Columns`; absent ones are None. `scale` has
+    log2(e) folded in.
     """
     N, M = sizes.N, sizes.M
     program = tl.program_id(0)
-    # Batch rows that share their keys are neighbours, so that they meet in L2.
+    # Batch rows that share their keys are neighbours, so that the keys are in L2.
     batch = (program % sizes.B).to(tl.int64)
     first = program // sizes.B * BLOCK_M
     token = first + tl.arange(0, BLOCK_M)
@@ -91,7 +91,7 @@ def evidence_mass_kernel(
     if knowledge_range is not None:
         begin, stop = load_range(knowledge_range.data + batch * range_batch_stride, knowledge_range.column, M)
     inside = (token >= begin) & (token < stop)
-    # What is outside the row's range is not read.
+    # Tokens outside the row's range are not read.
     steps = tl.where((first < stop) & (first + BLOCK_M > begin), heads * tl.cdiv(rows_of_head, BLOCK_ROWS), 0)
     if norm is not None:
         factor = tl.load(norm + token, mask=inside, other=0.0) * scale
@@ -130,7 +130,7 @@ def evidence_mass_kernel(
                     BLOCK_M, WIDTH, CHUNK, IS_PADDED, PRECISION,
                 )  # fmt: skip
         at = (batch * sizes.Hq + head) * N + new
-        # A row that saw nothing has lse -inf and gives nothing.
+        # A row that saw nothing has lse -inf and adds nothing.
         level = tl.load(lse + at, mask=present, other=float("-inf"))
         level = tl.where(level == float("-inf"), float("inf"), level * LOG2E)
         weight = tl.load(row_weight + at, mask=present, other=0.0)
@@ -144,14 +144,14 @@ def evidence_mass_kernel(
 
 
 def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
-    """`reference.mass` in one launch. `tile` is for tests and tuning; None takes that of the table."""
+    """`reference.mass` in one launch. `tile` is for tests and tuning; None takes the one from the table."""
     rows, lse = call.rows, call.lse
     B, Hq, N, W = rows.shape
     M = call.key.shape[-2]
     result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
     if result.numel() == 0:
         return result
-    # Latents are one head that the queries of all heads meet.
+    # Latents are one key head for the queries of all heads.
     key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
     tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
     chunk = chunk_of(W, tile.chunk)

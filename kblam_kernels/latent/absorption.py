@@ -1,4 +1,4 @@
-"""The ends of attention to latents: queries absorb the key projection, mixed latents meet the value projection.
+"""Both ends of attention to latents: queries absorb the key projection, mixed latents go through the value projection.
 
 Between them a backend computes one softmax over both blocks, on latents alone. The maths is in this folder's README.
 """
@@ -18,7 +18,7 @@ from kblam_kernels.latent.call import LatentCall
 
 
 class Absorbed(NamedTuple):
-    """Knowledge queries as they meet latents.
+    """Knowledge queries after absorption, ready to be multiplied with latents.
 
     Args:
         query: (B, Hq, N, P) in the query's dtype, key_weight' r.
@@ -30,7 +30,7 @@ class Absorbed(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """What one softmax over both blocks gave, before the value projection.
+    """The result of one softmax over both blocks, before the value projection.
 
     Args:
         prompt: (B, Hq, N, D), accumulation dtype; sum over the prompt of p * v.
@@ -56,7 +56,7 @@ def absorb_query(knowledge_query: Tensor, key_weight: Tensor, key_bias: Tensor) 
 
 
 def projected(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:
-    """Output (B, Hq, N, D) and lse (B, Hq, N) of a backend's `mix`, with the ends as PyTorch makes them."""
+    """Output (B, Hq, N, D) and lse (B, Hq, N) of a backend's `mix`, with both ends computed in PyTorch."""
     mixed = mix(call, absorb_query(call.knowledge_query, call.key_weight, call.key_bias))
     # (Hq, B, N, P) in memory makes the value projection one matrix product a head.
     latent = mixed.latent.transpose(0, 1).contiguous().transpose(0, 1)
@@ -66,7 +66,7 @@ def projected(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:
 
 
 def empty_mixed(call: LatentCall) -> Mixed:
-    """Unwritten results; `latent` is (Hq, B, N, P) in memory, as `projected` wants it."""
+    """Unwritten results; `latent` is (Hq, B, N, P) in memory, as `projected` needs it."""
     B, Hq, _, N, _, D, _, P = call.sizes
     dtype, device = accumulation_dtype(call.query), call.query.device
     return Mixed(

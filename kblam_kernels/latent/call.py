@@ -12,12 +12,12 @@ from kblam_kernels.common.checks import check_alike, refuse
 
 @dataclass(frozen=True)
 class LatentCall(AttentionCall):
-    """Attention to latents of all heads, each read through the projection of the layer at hand.
+    """Attention of all heads to latents, read through the projection of the current layer.
 
     Args:
         latent_key, latent_value, norm, key_scale, value_scale: (M, P) twice and (M,), as `LatentKnowledge`.
         key_weight, key_bias, value_weight, value_bias: (Hq, D, P) and (Hq, D), as `LatentProjection`.
-        int8_products: int8 latents may be multiplied as int8; only the C++ kernels make use of it.
+        int8_products: int8 latents may be multiplied as int8; only the C++ kernels use this.
     """
 
     STRIDED = ("query", "key", "value", "knowledge_query", "latent_key", "latent_value")
@@ -46,7 +46,7 @@ class LatentCall(AttentionCall):
 
 
 def check_projection(key_weight: Tensor, query: Tensor) -> None:
-    """The projection of latents has the heads of the query.
+    """Checks that the projection of latents has the heads of the query.
 
     Raises:
         UnsupportedInputError: if not.

@@ -1,8 +1,8 @@
 """Attention to latents on the CPU by the C++ kernels of `csrc/`.
 
-A few new tokens go through one C++ call that makes the knowledge query, absorbs, attends and projects: for one token
-the projections are passes over a few megabytes, and as matrix products of their own, each with its threads to wake and
-to wait for, they take longer than attention to 10,000 triples.
+A few new tokens go through one C++ call that computes the knowledge query, absorbs, attends and projects. For one token
+the projections only read a few megabytes. As separate matrix products, each waking its own threads, they take longer
+than attention to 10,000 triples.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from kblam_kernels.common import native
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
 
-# With more new tokens a matrix product reads the weights once for all.
+# With more new tokens, matrix products are used: they read the weights once for all tokens.
 MAX_FUSED_QUERIES = 4
-# What changes from token to token: query, key, value, knowledge query, bias, prompt mask, range; perhaps query_weight.
+# Arguments that change from token to token: query, key, value, knowledge query, bias, prompt mask, range, and
+# optionally query_weight.
 Attend = Callable[..., tuple[Tensor, ...]]
 
 
 def forward(call: LatentCall) -> tuple[Tensor, ...]:
-    """Output and lse. The same bits for any number of threads, and for a row whatever the rest of its batch is."""
+    """Output and lse. A row's bits do not depend on the number of threads or on the rest of its batch."""
     if not is_fused(call):
         return projected(call, mix)
     return bound(call)(
@@ -32,19 +33,19 @@ def forward(call: LatentCall) -> tuple[Tensor, ...]:
 
 
 def is_fused(call: LatentCall) -> bool:
-    """Whether a call takes the one C++ call: never by the batch, so that a row's bits do not depend on it."""
+    """Whether one C++ call serves; the batch does not matter, so that a row's bits do not depend on it."""
     weights = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
     return call.query.shape[2] <= MAX_FUSED_QUERIES and all(weight.is_contiguous() for weight in weights)
 
 
 def bound(call: LatentCall) -> Attend:
-    """The one C++ call with all that a decode loop repeats in place; call it with what `Attend` says.
+    """The C++ op with the arguments that stay fixed in a decode loop already bound; call it as `Attend` describes.
 
-    With a last argument, `query_weight` (Hq * D, width), the knowledge query given is hidden states (B, N, width), and
-    the one attended with is their product with it. It gives output (B, Hq, N, D) in the query's dtype, float32 lse
-    (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was made here.
+    With a last argument, `query_weight` (Hq * D, width), hidden states (B, N, width) take the place of the knowledge
+    query, which is computed as their product with the weight. Returns output (B, Hq, N, D) in the query's dtype,
+    float32 lse (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was computed here.
 
-    The op is the C++ one itself: another op around it would take as long as attention to a thousand triples.
+    This is the C++ op itself: wrapping it in another op would cost as much as attention to a thousand triples.
     """
     op = torch.ops.kblam_kernels.latent_attention_cpu.default
     latents = _latents(call)

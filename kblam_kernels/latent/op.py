@@ -1,4 +1,4 @@
-"""Attention to latents as an op: who can serve it. It has no gradient."""
+"""Attention to latents as an op: its backends. It has no gradient."""
 
 from __future__ import annotations
 

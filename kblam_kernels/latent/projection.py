@@ -40,7 +40,7 @@ class KeyNorm:
     def __call__(
         self, latents: Tensor, scale: Tensor | None = None, *, accumulate: torch.dtype | None = None
     ) -> Tensor:
-        """rho of each latent, as stored: any rows, one changed row alone too.
+        """rho of each stored latent. Rows are independent, so one changed row can be computed alone.
 
         Args:
             latents: (M, P), of any dtype that `LatentKnowledge` stores.
@@ -89,7 +89,7 @@ def absorb(
 ) -> AbsorbedAdapter:
     """Takes the last linear layers of an adapter's key and value projector apart, in float64.
 
-    Keys are `LayerNorm(key_weight @ e + key_bias)` over all outputs, values `value_weight @ f + value_bias`. Of an MLP
+    Keys are `LayerNorm(key_weight @ e + key_bias)` over all outputs, values `value_weight @ f + value_bias`. For an MLP
     adapter these are the last layers, and e and f the last hidden activations.
 
     Args:
@@ -136,7 +136,7 @@ def absorb(
 def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A projection (O, P) of latents that are wider than its outputs, O < P, as one of latents of O numbers.
 
-    Exact: what the projection does not see of a latent is left out. The latents' other numbers are `e @ basis`.
+    Exact: only the part of a latent that the projection ignores is left out. The narrow latents are `e @ basis`.
 
     Returns:
         The narrow weight (O, O) and the basis (P, O), of orthonormal columns: `weight = narrow @ basis.T`; float64.
@@ -151,7 +151,7 @@ def _slot_rows(num_slots: int, outputs: int) -> Iterator[slice]:
 
 
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
-    """Checks a projection; zeros for no bias."""
+    """Checks a projection and returns its bias, zeros if there is none."""
     if weight.dim() != 2 or weight.shape[0] != outputs:
         raise UnsupportedInputError(
             f"{weight_name} must be (slots * heads * head_dim = {outputs}, P); got {tuple(weight.shape)}"

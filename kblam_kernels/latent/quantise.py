@@ -1,4 +1,4 @@
-"""Latents in one byte a number: symmetric, one scale for each triple."""
+"""Latents with one byte per number: symmetric, one scale for each triple."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch import Tensor
 from kblam_kernels.errors import UnsupportedInputError
 from kblam_kernels.knowledge import SCALED_DTYPES
 
-# The largest number that a row's largest is mapped to.
+# The number that the largest absolute number of a row is mapped to.
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Latents as `scale[m] * quantised[m]`, rounded to nearest; the scale is the row's largest number over `LARGEST`.
 
-    Each row is quantised on its own: one changed row alone gives what the whole list would.
+    Each row is quantised on its own: a changed row alone gives the same result as in the whole list.
 
     Args:
-        latents: (M, P), floating point and finite; a row that holds inf or NaN gets such a scale, so that it shows.
+        latents: (M, P), floating point and finite; a row that holds inf or NaN gets inf or NaN as its scale, so that
+            it shows.
         dtype: torch.int8 or torch.float8_e4m3fn.
 
     Returns:

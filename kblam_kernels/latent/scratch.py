@@ -1,6 +1,6 @@
-"""The scratch memory of latent decode on a GPU: what a query takes of it, and how many queries share it.
+"""The scratch memory of latent decode on a GPU: how much a query needs, and how many queries share it.
 
-Needs no triton: the planner counts it too.
+Needs no triton, because the planner counts it too.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from kblam_kernels.common.splits import PROMPT_ROWS, PROMPT_SPLIT, split_tokens
 from kblam_kernels.latent.tiles import LatentTile
 
-# Queries past this are left to a further block, which reads the latents again. So much is about 340 rows of MiniLM's
-# 384 columns, at the most splits: a byte of 16-bit latents read again serves 340 operations. An H100 at half its matrix
-# rate makes 148 in the time of a byte, so reading again hides behind arithmetic, and more memory would buy nothing.
+# Queries beyond this budget go into another block, which reads the latents again. The budget holds about 340 rows of
+# MiniLM's 384 columns, at the most splits: a byte of 16-bit latents read again serves 340 operations. An H100 at half
+# its matrix rate does 148 in the time of a byte, so reading again hides behind arithmetic, and more memory would gain
+# nothing.
 SCRATCH_BYTES = 128 * 2**20
 
 
@@ -29,14 +30,14 @@ def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tile: LatentTile
 
 
 def queries_at_once(query_bytes: int) -> int:
-    """How many queries, over all rows of the batch, share the scratch memory: at least one, whatever it takes."""
+    """How many queries, over all rows of the batch, share the scratch memory: at least one, however large."""
     return max(SCRATCH_BYTES // max(query_bytes, 1), 1)
 
 
 def blocks(B: int, N: int, query_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Cuts B rows of N queries into blocks that fit the scratch memory: slices of rows, and of queries.
 
-    By sizes alone. What a row gets does not depend on the rows around it, so cutting changes no bit.
+    Depends on sizes alone. A row's result does not depend on the rows around it, so cutting changes no bits.
     """
     most = queries_at_once(query_bytes)
     if most >= B * N:

@@ -1,4 +1,4 @@
-"""Tiles of latent decode, and how stored numbers read on the chip. Needs no triton: the planner asks too."""
+"""Tiles of latent decode, and how stored numbers are scaled. Needs no triton, because the planner uses it too."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class LatentTile(Tile):
 
 @dataclass(frozen=True)
 class Storage:
-    """What a kernel's numbers are worth.
+    """How stored numbers are scaled on the chip.
 
     Args:
-        gain: a stored number over what it reads as on the chip.
-        headroom: about the largest quantised number. A value's scale is so many times smaller than the value: a weight
-            times the scale alone would underflow in float16.
+        gain: a stored number divided by its value on the chip.
+        headroom: about the largest quantised number. A value's scale is smaller than the value by this factor, so a
+            weight times the scale alone would underflow in float16.
     """
 
     gain: int
@@ -56,12 +56,12 @@ _STORAGE = {torch.int8: Storage(1, 128), torch.float8_e4m3fn: Storage(256, 512)}
 
 
 def storage_of(dtype: torch.dtype) -> Storage:
-    """Of latents stored in `dtype`; both 1 for those without scales."""
+    """The scaling of latents stored in `dtype`; both numbers are 1 for a dtype without scales."""
     return _STORAGE.get(dtype, Storage(1, 1))
 
 
 def as_bits(latents: torch.Tensor) -> torch.Tensor:
-    """fp8 as kernels read it: sm_80 has no e4m3."""
+    """Latents as kernels read them: fp8 as uint8, because sm_80 has no e4m3."""
     return latents.view(torch.uint8) if latents.dtype == torch.float8_e4m3fn else latents
 
 

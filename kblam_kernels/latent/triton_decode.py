@@ -53,7 +53,7 @@ from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_mer
 
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
-    """Two launches a block of queries. `tile` is for tests and tuning; None takes the table's."""
+    """Two launches per block of queries. `tile` is for tests and tuning; None takes the one from the table."""
     B, Hq, _, N, T, D, M, P = call.sizes
     tile = tile or latent_tile(P, precision_of(call.query.dtype), target_arch(call.query))
     result = empty_mixed(call)
@@ -81,7 +81,7 @@ def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) ->
 
 
 def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tensor | None:
-    """The block's part of a matrix that has one row for each of the batch, or one for all."""
+    """The block's part of a matrix that has one row for each batch row, or one row for all."""
     if tensor is None:
         return None
     return (tensor if tensor.shape[0] == 1 else tensor[b])[:, columns]
@@ -91,8 +91,8 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
     """One block of queries: both launches. `result` is its part of an output that has `result_queries` a head."""
     query, storage = call.query, storage_of(call.latent_key.dtype)
     B, Hq, Hkv, N, T, D, M, P = call.sizes
-    # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without a look
-    # at the device.
+    # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without reading
+    # the device.
     folds = all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * Hq * N) if folds else (B, Hq * N)
     row_tiles = triton.cdiv(rows, tile.block_rows)

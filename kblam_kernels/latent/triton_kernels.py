@@ -1,6 +1,6 @@
 """The two kernels of latent decode (Triton): splits of the latents and of the prompt, then their merge.
 
-What `triton_decode.mix` launches; the pieces shared with dense decode are in `common/triton_split.py`.
+`triton_decode.mix` launches them; the pieces shared with dense decode are in `common/triton_split.py`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -59,7 +59,7 @@ def _latent_split(
     PRECISION: tl.constexpr,
 ):
     """A row tile against one split of the latents: for one part of the value columns, or streamed for all."""
-    # Neighbouring programs read the same split, so that they meet in L2.
+    # Neighbouring programs read the same split, so that it is in L2.
     N, Hq = sizes.N, sizes.Hq
     part = program % VALUE_PARTS
     row_tile = program // VALUE_PARTS % cut.row_tiles
@@ -176,8 +176,8 @@ def latent_decode_kernel(
 ):
     """One program: a row tile against one split of the latents, or of the prompt. `scale` has log2(e) folded in.
 
-    Rows are counted (batch, head, query). Tensors are `Heads`, latents `Rows`, bias, mask and range `Columns`; what is
-    not there is None.
+    Rows are counted (batch, head, query). Tensors are `Heads`, latents `Rows`, bias, mask and range `Columns`; absent
+    ones are None.
     """
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
@@ -216,7 +216,7 @@ def latent_merge_kernel(
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """One program: one row's splits brought together, for some columns of `latent` or, after those, of `prompt`.
+    """One program: merges the splits of one row, for some columns of `latent` or, after those, of `prompt`.
 
     The N queries of a head are part of `result_queries` in `prompt`, `share` and `lse`.
     """

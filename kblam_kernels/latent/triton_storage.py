@@ -1,8 +1,8 @@
 """Tiles of stored latents in matrix products (Triton): read as they are stored, multiplied in the query's dtype.
 
 float16, bfloat16 and int8 are converted on the chip; fp8 (e4m3) arrives as its bits, uint8, and reads as 1/256 of the
-number, on sm_80 too, whose compiler has no e4m3. Scales of triples never meet a tile: the key's goes into the score,
-the value's into the weight.
+number, on sm_80 too, whose compiler has no e4m3. Scales of triples are never applied to a tile: the key's goes into the
+score, the value's into the weight.
 
 Two ways to hold a row tile's absorbed query and its sums: resident, as tuples of chunks on the chip, and streamed,
 chunk by chunk from memory.
@@ -36,7 +36,8 @@ def as_numbers(tile, dtype: tl.constexpr):
     else:
         number = tile
     if INTERPRETED or (number.dtype == tl.float16 and dtype == tl.bfloat16):
-        # The direct way runs at a quarter of the rate, and the interpreter has none: its bfloat16 knows float32 alone.
+        # Direct conversion runs at a quarter of the rate, and the interpreter cannot do it: it converts bfloat16 only
+        # by way of float32.
         number = number.to(tl.float32)
     return number.to(dtype)
 
@@ -137,7 +138,7 @@ def streamed_sum(
         stored = present[:, None]
         if IS_PADDED:
             stored = stored & (dim < P)[None, :]
-        # Before the first tile the scratch memory holds anything, NaN too: it is not read.
+        # Before the first tile the scratch memory is unwritten and may hold NaN, so it is not read.
         acc = tl.load(pointers, mask=stored & seen_before, other=0.0)
         acc = product(weights, as_numbers(tile, weights.dtype), acc * shrink[:, None], PRECISION)
         tl.store(pointers, acc, mask=stored)

@@ -1,6 +1,6 @@
 """Short measurements of the kernels that would serve on a device: a few milliseconds each, never at import.
 
-The sizes are those of a middling model; what counts is the ratio of the rates, which decides between paths.
+The sizes are those of a medium model; only the ratio of the rates matters, because it decides between paths.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
 
 HEADS, HEAD_DIM, WIDTH = 8, 64, 384
-# A GPU would keep the CPU's number in its cache.
+# The smaller number of triples would fit in a GPU's cache.
 TRIPLES, GPU_TRIPLES = 2**13, 2**17
-# Calls that a GPU is given at once: it then waits for none. They are replays of a graph, without Python.
+# Calls queued on a GPU at once, so that it never waits for one. They are replays of a graph, without Python.
 QUEUED = 8
-# Enough queries for the matrix units to be what bounds the time.
+# Enough queries that the matrix units bound the time.
 QUERIES = 16
-# More than the caches of a server's core hold.
+# More than the caches of a server core hold.
 READ_BYTES = 192 * 2**20
 
 
 def read_rate(device: torch.device) -> float:
-    """Bytes a second of a sum over more than a cache holds."""
+    """Bytes a second when summing more than a cache holds."""
     data = torch.ones(READ_BYTES // 4, device=device)
     return READ_BYTES / _seconds(data.sum, device)
 
@@ -72,7 +72,7 @@ def _latents(device: torch.device, dtype: torch.dtype) -> LatentKnowledge:
 
 
 def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Normal numbers that leave the caller's random state alone."""
+    """Normal numbers, drawn without changing the caller's random state."""
     draw = torch.Generator(device).manual_seed(0)
     return torch.randn(shape, generator=draw, device=device).to(dtype)
 
@@ -88,7 +88,7 @@ def _attention_rates(
 
 @torch.no_grad()
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The best of a few calls: what else runs can only make one slower, so short calls are made more often."""
+    """The fastest of a few calls, because other work can only slow a call down; short calls are repeated more often."""
     queued = 1
     if device.type == "cuda":
         call, queued = captured(call) or call, QUEUED

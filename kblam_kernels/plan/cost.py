@@ -21,10 +21,10 @@ class Cost:
     """One layer, one forward pass.
 
     Args:
-        bytes: that cross memory, scratch memory included.
+        bytes: read from and written to memory, scratch memory included.
         operations: multiplications and additions.
-        seconds: of whichever takes longer; of materialising, the sum of its two steps.
-        memory: bytes that must be found beside the latents: keys and values that are kept for all layers, or scratch.
+        seconds: the longer of memory and arithmetic; for materialising, the sum of its two steps.
+        memory: bytes needed beside the latents: keys and values that are kept for all layers, or scratch.
     """
 
     bytes: int
@@ -52,17 +52,17 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     if device.has_scratch:
         each = _scratch_bytes(workload)
         at_once = scratch.queries_at_once(each)
-        # A block of queries reads the latents anew; partial sums are written, and read to be merged.
+        # Each block of queries reads the latents again; partial sums are written, and read to be merged.
         read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each
         taken = min(queries, at_once) * each
-    # Scores and mixtures over M latents; absorbing the query and projecting the mixture cost D more of them.
+    # Scores and mixtures over M latents; absorbing the query and projecting the mixture cost as much as D more.
     operations = 4 * queries * workload.num_heads * workload.width * (workload.triples + workload.head_dim)
     seconds = max(read / rates.latent_bytes, operations / rates.latent)
     return Cost(read, operations, seconds, taken)
 
 
 def _scratch_bytes(workload: Workload) -> int:
-    """Of one query in Triton's latent decode, without the prompt's part."""
+    """Bytes of one query in Triton's latent decode, without the prompt's part."""
     tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
     return scratch.query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
 

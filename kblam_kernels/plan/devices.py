@@ -13,20 +13,20 @@ import torch
 from kblam_kernels.errors import UnsupportedInputError
 from kblam_kernels.plan import calibration
 
-# Of a specified matrix rate a fused attention kernel rarely reaches more.
+# Share of the specified matrix rate that a fused attention kernel usually reaches at most.
 SPECIFIED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What one device does for one dtype.
+    """The rates of one device for one dtype.
 
     Args:
         bytes_per_second: read from memory.
         latent, dense, projection: operations a second of attention to latents, of attention to dense keys and values,
             and of the matrix product that makes these from latents.
-        latent_bytes, dense_bytes: bytes a second that the two kernels get through with one query; never more than
-            memory gives.
+        latent_bytes, dense_bytes: bytes a second that the two kernels read with one query; never more than
+            `bytes_per_second`.
     """
 
     bytes_per_second: float
@@ -46,11 +46,11 @@ class Device:
     """A device as the planner sees it.
 
     Args:
-        name: for people.
+        name: as shown in a plan.
         half, single: rates for 16-bit types and for float32.
-        memory: bytes that knowledge may take, with whatever else is on the device taken off.
+        memory: bytes free for knowledge, without what everything else on the device takes.
         source: where the rates come from.
-        has_scratch: whether attention to latents leaves partial sums in memory: a GPU's does, the CPU's does not.
+        has_scratch: whether attention to latents writes partial sums to memory: on a GPU it does, on a CPU it does not.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Device:
     has_scratch: bool = False
 
     def rates(self, element_size: int) -> Rates:
-        """Those for a model whose numbers have this many bytes."""
+        """The rates for a model whose numbers have this many bytes."""
         return self.half if element_size <= 2 else self.single
 
     def with_memory(self, memory: int) -> Device:
@@ -86,15 +86,15 @@ SPECIFIED: dict[str, Device] = {
 }
 
 
-# Which row a card is, by the whole name that its driver reports. Others of a family (PCIe and NVL cards, 40 GB, GH200,
-# a MIG slice) have other memory or clocks: they are measured.
+# The row of each card, by the full name that its driver reports. Other cards of a family (PCIe and NVL cards, 40 GB,
+# GH200, a MIG slice) have other memory or clocks, so they are measured.
 DRIVER_NAMES = {
     "NVIDIA A100-SXM4-80GB": "a100",
     "NVIDIA H100 80GB HBM3": "h100",
     "NVIDIA H200": "h200",
 }
 
-# For knowledge so small that measuring would take longer than any choice could save; as two cores of an EPYC gave them.
+# Typical rates (two cores of an EPYC), for knowledge so small that measuring would take longer than any choice saves.
 TYPICAL = Device(
     "a CPU",
     half=Rates(4e10, latent=3e11, dense=3e11, projection=1e11, latent_bytes=1.3e10),
@@ -107,10 +107,10 @@ TYPICAL = Device(
 def named(name: str, *, specified: bool = True) -> Device:
     """A device by the name the command line takes: "cpu" (measured here), "cuda" (the one here), "a100", ...
 
-    Without `specified` the one here is measured even if a table has it.
+    Without `specified` the GPU here is measured even if the table has it.
 
     Raises:
-        UnsupportedInputError: if it is not known, or is not here and shall be measured.
+        UnsupportedInputError: the name is unknown, or the device to be measured is not on this machine.
     """
     if name in SPECIFIED:
         if not specified:
@@ -126,7 +126,7 @@ def named(name: str, *, specified: bool = True) -> Device:
 def device_of(device: torch.device, *, measure: bool = True, specified: bool = True) -> Device:
     """The planner's view of a torch device, with the memory that is free on it now.
 
-    A GPU of the table is taken from there, unless `specified` is false; the CPU and any other GPU are measured once a
+    A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once a
     process, in about a second. Without `measure` a CPU has the rates of `TYPICAL`.
     """
     known = _device(device.type, device.index, specified) if measure or device.type == "cuda" else TYPICAL
@@ -153,7 +153,7 @@ def _measured(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken now without pushing anything out."""
+    """Bytes that can be allocated now without pushing anything out."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")

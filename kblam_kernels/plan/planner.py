@@ -14,23 +14,23 @@ from kblam_kernels.plan.devices import Device, device_of, named
 from kblam_kernels.plan.workload import Workload
 
 PLAN_VARIABLE = "KBLAM_PLAN"
-# Of the memory that is free, dense keys and values of all layers may take this much: they are a copy that the latents
-# make unnecessary, and the rest is wanted for the prompt.
+# Share of the free memory that dense keys and values of all layers may take: the latents make this copy unnecessary,
+# and the prompt needs the rest.
 DENSE_SHARE = 0.1
-# Scratch for one layer, to make keys and values or to sum in, is given back at once, so it may take more.
+# Scratch for one layer, to compute keys and values or to sum in, is freed at once, so it may take more.
 SCRATCH_SHARE = 0.5
 _NEEDS: dict[KnowledgePath, str] = {
     "latent": "partial sums of attention to latents",
     "dense": "keys and values of all layers",
     "materialise": "keys and values of one layer",
 }
-# Past this many new tokens a row nothing changes any more.
+# Beyond this many new tokens a row the choice no longer changes.
 MOST_TOKENS = 65536
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The paths of one knowledge base on one device; `str()` of it is the reasoning, for people.
+    """The paths of one knowledge base on one device; `str()` of it gives the reasoning.
 
     Args:
         workload, device: what it was made for.
@@ -51,7 +51,7 @@ class Plan:
     def path(self, new_tokens: int) -> KnowledgePath:
         """The path of a forward pass with so many new tokens a row.
 
-        Never by the number of rows: a row must get the same bits whatever batch it is in.
+        It never depends on the number of rows: a row must get the same bits in any batch.
         """
         is_decode = new_tokens == 1 if self.crossover is None else new_tokens < self.crossover
         return self.decode if is_decode else self.prefill
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def held_bytes(self) -> int:
-        """What the knowledge base takes on the device."""
+        """Bytes that the knowledge base takes on the device."""
         latents = self.workload.latent_bytes if self.holds_latents else 0
         return latents + (self.workload.dense_bytes if self.holds_dense else 0)
 
@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = AUTO) -> Plan:
-    """Chooses the path of each phase by the cost model of `cost.py` and the memory that is free.
+    """Chooses the path of each phase from the cost model (`cost.py`) and the free memory.
 
     Args:
         workload: sizes.
@@ -136,7 +136,7 @@ def _pins(pin: str) -> dict[Phase, KnowledgePath]:
                 "'decode=PATH,prefill=PATH' with one of these"
             )
         for phase in phases:
-            # Nobody gains from making keys and values for one token: decode reads the latents that are there.
+            # Materialising for a single token never pays off, so decode reads the latents.
             alone = phase == "decode" and paths[0] == "materialise" and not name
             pins[phase] = "latent" if alone else paths[0]
     return pins
@@ -148,7 +148,7 @@ def _queries(phase: Phase, workload: Workload) -> int:
 
 
 def _refusal(path: KnowledgePath, workload: Workload, *, pinned: bool = False) -> str | None:
-    """Why a path cannot be taken however much memory there is, or None."""
+    """Why a path cannot be taken, memory aside; None if it can."""
     if path != "dense" and not workload.absorbable:
         return "the adapter does not end in a linear layer, so it has no latents"
     if path == "dense" and not pinned and workload.latent_size < 2:
@@ -157,7 +157,7 @@ def _refusal(path: KnowledgePath, workload: Workload, *, pinned: bool = False) -
 
 
 def _lack(path: KnowledgePath, cost: Cost, device: Device, *, pinned: bool = False) -> str | None:
-    """Which memory a path lacks, or None. What is pinned may take all there is."""
+    """Which memory a path lacks, or None. A pinned path may take all free memory."""
     share = 1.0 if pinned else DENSE_SHARE if path == "dense" else SCRATCH_SHARE
     if cost.memory <= share * device.memory:
         return None
@@ -168,9 +168,9 @@ def _lack(path: KnowledgePath, cost: Cost, device: Device, *, pinned: bool = Fal
 def _choose(
     phase: Phase, workload: Workload, device: Device, pins: dict[Phase, KnowledgePath], reasons: list[str]
 ) -> KnowledgePath:
-    """The quickest possible path of a phase; leaves a line for each."""
+    """The quickest possible path of a phase; adds a line of reasons for each path."""
     queries = _queries(phase, workload)
-    # To make keys and values for one token and throw them away is never worth it.
+    # Making keys and values for one token and throwing them away is never worth it.
     paths = PATHS if phase == "prefill" else tuple(path for path in PATHS if path != "materialise")
     allowed: dict[KnowledgePath, Cost] = {}
     fitting: dict[KnowledgePath, Cost] = {}
@@ -180,7 +180,7 @@ def _choose(
         reason = _refusal(path, workload)
         if reason is None:
             allowed[path] = cost
-            # Without latents there is no other path: what does not fit is then for the allocator to say.
+            # An adapter without latents has only the dense path, so a lack of memory is left to the allocator.
             reason = _lack(path, cost, device) if workload.absorbable else None
         if reason is None:
             fitting[path] = cost

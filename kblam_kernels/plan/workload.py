@@ -46,7 +46,7 @@ class Workload:
 
     @property
     def latent_bytes(self) -> int:
-        """The knowledge base as latents: one copy for all layers, with norms and, quantised, scales."""
+        """The knowledge base as latents: one copy for all layers, with norms and, if quantised, scales."""
         scalars = 4 if self.latent_size > 1 else 12
         return self.triples * (2 * self.width * self.latent_size + scalars)
 
@@ -63,7 +63,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the command line knows of a model: sizes from its published configuration, adapter at every third layer."""
+    """A model of the command line: sizes from its published configuration, adapter at every third layer."""
 
     title: str
     num_heads: int
@@ -72,7 +72,7 @@ class ModelSize:
     parameters: int
 
     def workload(self, triples: int, *, width: int = 384, batch: int = 1, prefill_tokens: int = 512) -> Workload:
-        """The model in a 16-bit dtype with latents of MiniLM's width, unless told."""
+        """The model in a 16-bit dtype with latents of MiniLM's width, unless told otherwise."""
         layers = len(range(0, self.num_layers, 3))
         return Workload(triples, width, self.num_heads, self.head_dim, layers, batch, prefill_tokens)
 

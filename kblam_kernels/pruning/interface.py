@@ -1,7 +1,7 @@
 """Attention to the best k knowledge tokens only (upstream's `dynamic_sparsify`): which they are, and their knowledge.
 
-Plain PyTorch on every device: a sum of scores over heads and queries is one product with the summed query, and memory
-is what bounds it.
+Plain PyTorch on every device: a sum of scores over heads and queries is one product with the summed query, bound by
+memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kblam_kernels.evidence.interface import check_scores
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, dequantise
 
 Knowledge = DenseKnowledge | LatentKnowledge
-# Numbers of keys converted to float32 at a time: a choice should not depend on rounding, nor its memory on M.
+# Numbers of keys converted to float32 at a time: the choice should not depend on rounding, nor its memory on M.
 CONVERTED = 2**24
 _LAYOUTS = {2: "bhw,mw->bm", 3: "bhw,hmw->bm", 4: "bhw,bhmw->bm"}
 
@@ -83,7 +83,7 @@ def choose(
         Indices int64 (B, k'), best first, with k' = min(k, M); tokens that a row does not see come last.
 
     Raises:
-        UnsupportedInputError: if k < 1, or a shape, dtype, device or value does not fit; the message has it.
+        UnsupportedInputError: if k < 1, or a shape, dtype, device or value does not fit; the message names it.
     """
     if k < 1:
         refuse(f"k must be at least 1; got {k}")
@@ -116,8 +116,8 @@ def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
 def summed_scores(knowledge_query: Tensor, knowledge: Knowledge, row_weight: Tensor) -> Tensor:
     """Scores (B, M) summed over heads and queries with `row_weight` (B, Hq, N), without scale and bias; float32.
 
-    A sum of scores is linear in the query, so rows are summed first: what is left is one query a head and batch row,
-    and for latents, whose heads are summed too, one vector of width P.
+    A sum of scores is linear in the query, so rows are summed first. This leaves one query for each head and batch
+    row, and for latents, whose heads are summed too, one vector of width P.
     """
     dtype = accumulation_dtype(knowledge_query)
     rows = torch.einsum("bhnd,bhn->bhd", knowledge_query.to(dtype), row_weight.to(dtype))

@@ -1,4 +1,4 @@
-"""What `resources` compiles: calls on tensors without memory, one for each row of each tile table and kind of input.
+"""Calls that `resources` compiles: on tensors without memory, one for each row of each tile table and kind of input.
 
 Each row is compiled with the inputs that cost the most registers; prefill also with those of a usual call.
 """
@@ -37,10 +37,10 @@ class Case:
     """One row of the table.
 
     Args:
-        variant: for people.
+        variant: a readable name.
         arch: to compile for.
         launch: runs a launcher; its first launch is compiled.
-        extended: left out of the quick set.
+        extended: whether the quick set leaves it out.
     """
 
     variant: str
@@ -50,7 +50,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     for arch in ARCHS:
         yield from _forward(arch)
     # The other rows of sm_86 are those of sm_80; test_tiles checks that they fit.
@@ -205,7 +205,7 @@ def dense_call(dtype: torch.dtype, D: int, N: int, **has: Any) -> DenseCall:
 
 
 def latent_call(dtype: torch.dtype, P: int, stored: torch.dtype, D: int) -> tuple[LatentCall, Absorbed]:
-    """Attention of one new token to latents, with everything that may be there."""
+    """Attention of one new token to latents, with every optional tensor."""
     scale = _empty(M) if stored in (INT8, FP8) else None
     weight, bias = _empty(HQ, D, P, dtype=dtype), _empty(HQ, D, dtype=dtype)
     call = LatentCall(
@@ -225,7 +225,7 @@ def latent_call(dtype: torch.dtype, P: int, stored: torch.dtype, D: int) -> tupl
 
 
 def evidence_call(layout: str, rows: int, width: int, dtype: torch.dtype, stored: torch.dtype) -> EvidenceCall:
-    """Masses from so many rows a key head, with a bias and a range for each batch row."""
+    """Masses from `rows` rows for each key head, with a bias and a range for each batch row."""
     latent = layout == "latent"
     N = rows // HQ if latent else rows
     return EvidenceCall(

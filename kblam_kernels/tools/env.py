@@ -1,6 +1,6 @@
 """What this machine offers the kernels: `python -m kblam_kernels env [--json]`, for bug reports.
 
-Standard library only; torch and triton are looked at where they are installed, transformers is never imported. If
+Standard library only; torch and triton are inspected if they are installed, transformers is never imported. If
 torch itself is broken, `python kblam_kernels/tools/env.py` still works: it does not import the package.
 """
 
@@ -51,7 +51,7 @@ def report() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """The variables in force that change what the kernels do."""
+    """The variables that are set and change what the kernels do."""
     ours = sorted(name for name in os.environ if name.startswith("KBLAM_"))
     return {name: os.environ[name] for name in (*ours, *VARIABLES) if name in os.environ}
 
@@ -186,7 +186,7 @@ def _as_text(value: Any, indent: int = 0) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status, which is 0 whatever the machine lacks."""
+    """The command; returns its exit status, which is 0 even if the machine lacks something."""
     parser = argparse.ArgumentParser(prog="python -m kblam_kernels env", description="What this machine offers.")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     as_json = parser.parse_args(arguments).json

@@ -3,8 +3,8 @@
     python -m kblam_kernels resources                        # the whole table; exit status 1 if a row breaks a limit
     python -m kblam_kernels resources --arch sm_80 --match "D128 prefill" --json
 
-What is compiled is what the launchers launch: each case of `cases.py` is a call on tensors without memory, recorded
-instead of launched. Needs triton, whose wheel carries ptxas and cuobjdump; triton caches what it compiled.
+It compiles what the launchers launch: each case of `cases.py` is a call on tensors without memory, recorded instead of
+launched. Needs triton, whose wheel carries ptxas and cuobjdump; triton caches what it compiled.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class CompileJob:
 
     Args:
         kernel, module: where the kernel is.
-        variant: what tells this job from others of the kernel, for people and `--match`.
+        variant: tells this job from others of the kernel, for readers and `--match`.
         arch: a key of `tiles.SHARED_LIMIT`.
         tile: the tile as text.
         signature: triton type of each argument, such as "*bf16" or "i32", or a named tuple of them; "constexpr" for
             what is compiled in.
         constants: value of each argument that is compiled in, by its place.
         divisible: places of arguments that are multiples of 16, which the launcher specialises on.
-        extended: left out of the quick set (`--quick`).
+        extended: whether the quick set (`--quick`) leaves it out.
     """
 
     kernel: str
@@ -83,7 +83,7 @@ class CompileJob:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program of a compiled kernel takes; bytes, and registers of a thread."""
+    """The resources of one program of a compiled kernel: bytes, and registers of a thread."""
 
     kernel: str
     variant: str
@@ -111,7 +111,7 @@ def jobs() -> Iterator[CompileJob]:
     """Every case of `cases.py`, each from the first launch of the launcher that serves it.
 
     Raises:
-        BackendUnavailableError: without triton, or when its interpreter has taken the compiler's place.
+        BackendUnavailableError: without triton, or when its interpreter replaces the compiler.
     """
     if importlib.util.find_spec("triton") is None:
         raise BackendUnavailableError("triton is not installed (pip install 'kblam-kernels[triton]')")
@@ -139,7 +139,7 @@ def _job(case: Case, kernel: Any, arguments: dict[str, Any], tile: Tile) -> Comp
             constants[place] = value
             return "constexpr"
         if isinstance(value, torch.Tensor):
-            # The allocator aligns what it gives out; so does whoever cuts it at whole vectors.
+            # Allocated tensors are aligned, and so are views that start at whole vectors.
             divisible.append(place)
             return f"*{_TYPES[value.dtype]}"
         if isinstance(value, float):
@@ -222,7 +222,7 @@ def _number(name: str, usage: str) -> int:
 
 
 def measure_all(selected: Sequence[CompileJob], processes: int) -> Iterator[Resources]:
-    """The resources of each job, in order, compiled by `processes` at once."""
+    """The resources of each job, in order, compiled in `processes` processes at once."""
     if processes == 1:
         yield from map(measure, selected)
         return
@@ -244,7 +244,7 @@ _COLUMNS = {
 
 
 def _lines(selected: Sequence[CompileJob], rows: Iterable[Resources]) -> Iterator[str]:
-    """A table, one line as soon as its row is there: compiling takes seconds a row."""
+    """A table, line by line as rows arrive: compiling takes seconds a row."""
     widths = {
         name: max([len(title), *(len(str(getattr(job, name, ""))) for job in selected)])
         for name, title in _COLUMNS.items()
