@@ -1,4 +1,4 @@
-"""What a question gets back."""
+"""The answer to a question."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class Answer:
 
 
 def is_refusal(text: str, refusal: str) -> bool:
-    """Whether a text begins with the refusal sentence, whatever its case and final stop."""
+    """Whether a text begins with the refusal sentence, ignoring case and the final stop."""
     sentence = refusal.strip().rstrip(".").strip().lower()
     return bool(sentence) and text.strip().lower().startswith(sentence)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kblam.knowledge import Triple
 from kblam_kernels import evidence
 
-# Triples remembered per generated token; an answer that rests on more than this at one token is not one answer.
+# Triples kept per generated token; no single answer rests on more than this at one token.
 KEPT_PER_TOKEN = 16
 
 
@@ -55,7 +55,7 @@ class EvidenceRecorder:
             backend=attention["backend"],
         )
         best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
-        # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32: a share stays a share.
+        # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
         self.masses.append(best.values.clamp(max=1))
         self.places.append(best.indices if index is None else index.gather(1, best.indices))
 

@@ -27,8 +27,8 @@ class Session:
     """Asks one model about one knowledge base, greedily unless told otherwise.
 
     Threads may share a session, and sessions with different knowledge bases may share a model: each question is
-    answered from its own. The knowledge base goes to the device at the first question and is kept there; later ones
-    take in only what changed in it (`kblam.models.copies` says for how long, and who waits for whom).
+    answered from its own. The knowledge base is copied to the device at the first question and kept there; later
+    questions copy only what changed. `kblam.models.copies` says for how long, and which threads wait.
 
     Args:
         model: with an adapter attached (`kblam.attach`).
@@ -58,13 +58,13 @@ class Session:
             question: in natural language.
             top: how many triples of evidence at most.
             max_new_tokens: length limit of the answer.
-            generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `streamer`, ...). A static
-                cache is kept by transformers on the model: then one thread at a time.
+            generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `streamer`, ...). transformers
+                keeps a static cache on the model, so use the model from one thread at a time then.
 
         Raises:
             GenerationError: the question is empty or too long, or beams are asked for.
             EncoderMismatchError: the knowledge base was built with another encoder than the adapter's.
-            KnowledgeError: the adapter was detached since.
+            KnowledgeError: the adapter has been detached since.
         """
         return self.ask_many([question], top=top, max_new_tokens=max_new_tokens, **generate_options)[0]
 
@@ -159,7 +159,7 @@ def _check_length(
 def _evidence(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:
     """The triples at places of the device copy, as of its last sync: what the answer was made from.
 
-    What another process removed while the answer was made is left out, and so is what got no attention at all, such
+    Triples that another process removed meanwhile are left out, and so are places that got no attention at all, such
     as the unused rows of an over-allocated copy.
     """
     found = []

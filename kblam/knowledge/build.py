@@ -1,4 +1,4 @@
-"""Bringing a store to what a list of triples says, encoding only what changed."""
+"""Updates a store from a list of triples, encoding only what changed."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def apply_in_batches(
     progress: Progress | None,
     total: int | None = None,
 ) -> BuildReport:
-    """Apply triples, `batch_size` a transaction: what is committed stays when the process dies.
+    """Apply triples, `batch_size` a transaction: committed batches stay if the process dies.
 
-    Run again with the same triples it skips what is there, so an interrupted build goes on where it stopped.
-    `progress(done, total)` counts triples; total is 0 when nobody can know it beforehand.
+    A second run with the same triples skips those that are stored, so an interrupted build goes on where it stopped.
+    `progress(done, total)` counts triples; total is 0 when it is not known beforehand.
     """
     known = total if total is not None else len(triples) if isinstance(triples, Sized) else 0
     source = iter(triples)
@@ -71,7 +71,7 @@ def apply_in_batches(
 def apply(store: Store, encoder: Encoder, batch: Sequence[Triple]) -> BuildReport:
     """Apply triples in one transaction after encoding those whose texts changed.
 
-    Of one identity given twice the later stands, and the earlier counts as unchanged.
+    If one identity is given twice, the later is kept, and the earlier counts as unchanged.
 
     Raises:
         EmbeddingError: the encoder returned something that cannot be stored; nothing was written.

@@ -1,4 +1,4 @@
-"""Opening a knowledge base file with SQLite, and SQLite's errors in our words."""
+"""Opens a knowledge base file with SQLite, and turns SQLite's errors into ours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def connect(path: Path, *, read_only: bool, timeout: float) -> sqlite3.Connectio
     """Open an existing knowledge base.
 
     Raises:
-        StoreError, StoreFormatError: it cannot be read, or is no knowledge base of a format known here.
+        StoreError, StoreFormatError: it cannot be read, or is not a knowledge base of a known format.
     """
     schema.check_file(path)
     with sqlite_errors(path):
@@ -121,7 +121,7 @@ def _open(path: Path, options: str, timeout: float) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
-    # Not mode=ro where that can be helped: such a connection leaves its -wal and -shm files behind when closed.
+    # mode=ro is avoided where possible: such a connection leaves its -wal and -shm files behind when closed.
     connection = _open(path, "mode=rw", timeout)
     try:
         connection.execute("PRAGMA query_only = ON")
@@ -143,7 +143,7 @@ def _connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Look again through SQLite: recovering a log may have changed what the first bytes said."""
+    """Check again through SQLite: recovering a log may have changed the first bytes."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     schema.check_numbers(path, application, version)
@@ -160,4 +160,4 @@ def _use_wal(connection: sqlite3.Connection) -> None:
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise
-        # Whoever opens it next will switch it; until then it is as safe, only less concurrent.
+        # The next process to open it will switch it; until then it is as safe, only less concurrent.

@@ -1,4 +1,4 @@
-"""A copy of a knowledge base, as of one moment, that is a knowledge base of its own."""
+"""Copies a knowledge base, as of one moment, to a new file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kblam.knowledge.connection import connect, sqlite_errors
 from kblam.knowledge.knowledge_base import KnowledgeBase
 from kblam.knowledge.store import Store
 
-_TIMEOUT = 30.0  # seconds to wait for a writer of what is copied
+_TIMEOUT = 30.0  # seconds to wait for another writer of the original
 
 
 def copy_knowledge_base(knowledge_base: str | Path | KnowledgeBase, target: Path) -> None:
-    """Writes all of it to a new file, with what is still in the write-ahead log; nothing is encoded again.
+    """Writes all of it to a new file, including the write-ahead log; nothing is encoded again.
 
     Args:
-        knowledge_base: a file, or an open one, in memory too.
-        target: where nothing is yet.
+        knowledge_base: a file, or an open knowledge base, also one in memory.
+        target: a path where nothing exists yet.
 
     Raises:
         StoreError: it cannot be read, or the copy cannot be written.

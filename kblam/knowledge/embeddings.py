@@ -1,4 +1,4 @@
-"""Batches of key and value vectors: as they are given, checked, and as they are stored."""
+"""Batches of key and value vectors: checked as given, and converted for storage."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
         kind: "key" or "value", for the message.
 
     Raises:
-        EmbeddingError: the shape is another, or a number is NaN, infinite or beyond float16.
+        EmbeddingError: the shape is wrong, or a number is NaN, infinite or beyond float16.
     """
     given = np.asarray(vectors)
     if given.shape != (len(names), dimension):
@@ -79,7 +79,7 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
 
 
 def from_blobs(blobs: Sequence[bytes], out: np.ndarray) -> bool:
-    """Fill `out`, (len(blobs), P) float16, from stored blobs; False when one is no blob of that length."""
+    """Fill `out`, (len(blobs), P) float16, from stored blobs; False if one is not a blob of that length."""
     size = out.shape[1] * _STORED.itemsize
     if any(type(blob) is not bytes or len(blob) != size for blob in blobs):
         return False

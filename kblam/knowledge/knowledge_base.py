@@ -116,11 +116,11 @@ class KnowledgeBase:
         """Add triples, or replace those of the same (name, property): all of them, or none on an error.
 
         Args:
-            triples: one or many, as `Triple` or as mappings with the fields of a file. Of one identity given
-                twice the later stands. They are held in memory; `update` streams.
+            triples: one or many, as `Triple` or as mappings with the fields of a file. If one identity is
+                given twice, the later is kept. They are held in memory; `update` streams.
 
         Raises:
-            TripleFormatError: a mapping is no triple.
+            TripleFormatError: a mapping is not a triple.
             EncoderError: encoding failed.
             EmbeddingError: the encoder returned NaN, infinity, or numbers beyond float16.
         """
@@ -134,7 +134,7 @@ class KnowledgeBase:
     ) -> BuildReport:
         """Add or replace any number of triples, `batch_size` a transaction.
 
-        What was committed stays when the process dies, and the same call then goes on from there.
+        Committed batches stay if the process dies, and the same call then goes on from there.
 
         Args:
             progress: `progress(done, total)` in triples, after each transaction.
@@ -192,7 +192,7 @@ class KnowledgeBase:
         """What was written and removed after `revision`; 0 gives everything.
 
         Raises:
-            StoreError: `revision` is ahead of this knowledge base, so it is that of another one.
+            StoreError: `revision` is ahead of this knowledge base, so it belongs to another one.
         """
         return self._store.changes_since(revision)
 
@@ -206,7 +206,7 @@ class KnowledgeBase:
 
         Raises:
             EncoderUnavailableError: it cannot be loaded here; `open` takes one made by hand.
-            EncoderMismatchError: what is found under its name now gives other vectors.
+            EncoderMismatchError: the encoder found under its name now gives other vectors.
         """
         if self._encoder is None:
             encoder = load_recorded_encoder(self._store.info.encoder_spec)
@@ -227,7 +227,7 @@ class KnowledgeBase:
 
     @property
     def store_id(self) -> str:
-        """Differs for every knowledge base ever made, also at one path."""
+        """Unique to each knowledge base, also to one made again at the same path."""
         return self._store.info.store_id
 
     @property
@@ -237,12 +237,12 @@ class KnowledgeBase:
 
     @property
     def fingerprint(self) -> str:
-        """Of the encoder it was built with."""
+        """Fingerprint of the encoder it was built with."""
         return self._store.info.fingerprint
 
     @property
     def encoder_spec(self) -> str:
-        """How `load_encoder` is asked for the encoder it was built with."""
+        """The spec that `load_encoder` takes for the encoder it was built with."""
         return self._store.info.encoder_spec
 
     @property
@@ -263,15 +263,15 @@ def build(
     """Make a knowledge base from triples, or bring an existing one up to date with them.
 
     Only texts that are new or changed are encoded, and each batch is committed, so an interrupted build goes
-    on where it stopped when it is run again. Triples that are there and not in the input stay.
+    on where it stopped when it is run again. Stored triples that are not in the input stay.
 
     Args:
         path: the knowledge base file; made when nothing is there.
         triples: a file of them (read whole once before anything is written, so that a bad line costs nothing),
             or an iterable.
         encoder: must be the one an existing file was built with.
-        batch_size: triples a transaction, which is what an interruption can lose.
-        duplicates: for a file: see `read_triples`. In an iterable the later stands.
+        batch_size: triples a transaction; an interruption loses at most one transaction.
+        duplicates: for a file: see `read_triples`. In an iterable the later is kept.
         progress: `progress(done, total)` in triples, after each transaction; total is 0 for an iterable
             without a length.
 

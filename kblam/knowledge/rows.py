@@ -29,9 +29,9 @@ class RowFormat(Protocol):
 
 
 class DeviceRows:
-    """What a format makes of a knowledge base's triples, with room to grow: changing one triple rewrites one row.
+    """A knowledge base's triples in one format, with room to grow: changing one triple rewrites one row.
 
-    Rows [0, count) are in use, in no particular order; `ids[row]` says whose they are. The rest are zeros.
+    Rows [0, count) are in use, in no particular order; `ids[row]` is the id of the row's triple. The rest are zeros.
 
     Attributes:
         buffers: tensors by name, `capacity` rows each. They stay the same objects at the same address until
@@ -82,7 +82,7 @@ class DeviceRows:
         return self._revision
 
     def sync(self, kb: KnowledgeBase) -> list[int]:
-        """Take over what changed in `kb` since the last call; returns the rows whose contents are new, ascending.
+        """Apply what changed in `kb` since the last call; returns the rows whose contents are new, ascending.
 
         A changed triple keeps its row, a new one is appended, and a removal moves the last row into the hole.
         Another knowledge base than last time replaces everything.
@@ -101,7 +101,7 @@ class DeviceRows:
         known = {} if other else self._row_of
         gone = sum(one in known for one in changes.removed.tolist())
         new = sum(one not in known for one in changes.upserted.ids.tolist())
-        # The most memory is asked for before anything changes a row.
+        # The largest allocation comes before any row changes.
         self._make_room(len(known) - gone + new)
         if other:
             self._clear()
@@ -124,7 +124,7 @@ class DeviceRows:
         for one in ids:
             hole = self._row_of.pop(one, None)
             if hole is None:
-                continue  # it came and went between two calls
+                continue  # added and removed between two calls
             last = len(self.ids) - 1
             mover = self.ids.pop()
             source = origin.pop(last, last)

@@ -55,7 +55,7 @@ TABLES = (
     )
     """,
     "CREATE INDEX triples_by_revision ON triples (revision)",
-    # Apart from the texts, so that reading all vectors reads nothing else, and looking for a name no vectors.
+    # Apart from the texts, so that reading all vectors reads nothing else, and a name search reads no vectors.
     "CREATE TABLE embeddings (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB NOT NULL)",
     "CREATE TABLE removed (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL)",
     "CREATE INDEX removed_by_revision ON removed (revision)",
@@ -74,7 +74,7 @@ def is_blank(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no knowledge base by reading 100 bytes, so that a foreign file is never changed.
+    """Refuse a file that is not a knowledge base by its first 100 bytes, so that a foreign file is never changed.
 
     Raises:
         StoreError: nothing is there, or it cannot be read.

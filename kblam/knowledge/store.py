@@ -25,7 +25,7 @@ _VARIABLES = 500  # in one statement; old SQLite allows 999
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What a store says about itself; none of it changes after it was made."""
+    """Facts about a store that never change after it was made."""
 
     store_id: str
     encoder_spec: str
@@ -110,7 +110,7 @@ class Store:
         """Add triples, or replace those with the same identity; returns (added, updated).
 
         Args:
-            triples: of one identity given twice, the later stands.
+            triples: if one identity is given twice, the later is kept.
             key, value: (len(triples), P) vectors.
 
         Raises:
@@ -181,7 +181,7 @@ class Store:
 
     @property
     def revision(self) -> int:
-        """Rises with every transaction that changed something; 0 for a store nothing was ever put in."""
+        """Rises with every transaction that changed something; 0 for a store that never held anything."""
         with self._reading() as sql:
             return int(sql.execute("SELECT revision FROM store").fetchone()[0])
 
@@ -266,7 +266,7 @@ class Store:
         """What was written and removed after `revision`, from one moment; 0 gives everything.
 
         Raises:
-            StoreError: `revision` is ahead of the store, so it is that of another one.
+            StoreError: `revision` is ahead of the store, so it belongs to another one.
         """
         with self._reading() as sql:
             now = int(sql.execute("SELECT revision FROM store").fetchone()[0])

@@ -89,7 +89,7 @@ class Triple:
         is then "description".
 
         Raises:
-            TripleFormatError: `record` is no mapping, a required field is missing, a field is not text, or
+            TripleFormatError: `record` is not a mapping, a required field is missing, a field is not text, or
                 two names of one field say different things.
         """
         if not isinstance(record, Mapping):

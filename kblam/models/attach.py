@@ -28,13 +28,13 @@ from kblam.models.hooks import DecoderHook, LayerHook
 from kblam.models.source import KnowledgeSource
 
 _ATTRIBUTE = "_kblam_attachment"
-# Guards the default of every attachment: a lock of its own could not be copied with the model.
+# Guards the default of every attachment. It is global because a lock cannot be copied with a model.
 _DEFAULTS = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `attach` was asked for; see there."""
+    """The options of `attach`, which documents them."""
 
     backend: str
     plan: str
@@ -43,16 +43,16 @@ class Options:
 
 
 class Attachment:
-    """The tie between one model and one adapter; made by `attach`.
+    """The connection of one model and one adapter; made by `attach`.
 
-    Without knowledge in force the model runs its own attention and gives its own logits, bit for bit, also while other
-    threads ask it with knowledge. What `using` and `observing` put in force counts in their own thread (or asyncio
-    task) alone, so threads may ask one model about different knowledge at once.
+    Without knowledge in force the model runs its own attention and gives its own logits, bit for bit, even while other
+    threads ask it with knowledge. `using` and `observing` apply only to their own thread (or asyncio task), so threads
+    may ask one model about different knowledge at once.
 
     A compiled model (`torch.compile`) reads the blocks that were entered in the thread that calls it.
 
-    Training with activation checkpointing: not the reentrant kind, since all layers share the projected knowledge, and
-    with `backward()` inside the block, since it runs the layers again.
+    Training with activation checkpointing: do not use the reentrant kind, since all layers share the projected
+    knowledge, and call `backward()` inside the block, since it runs the layers again.
     """
 
     def __init__(self, model: PreTrainedModel, adapter: KnowledgeAdapter, options: Options) -> None:
@@ -60,14 +60,14 @@ class Attachment:
         self.adapter = adapter
         self.options = options
         self.family = family_of(model)
-        # The language model alone: what else a model consists of, such as a vision tower, keeps its attention.
+        # Only the language model: other parts of a model, such as a vision tower, keep their attention.
         self._decoder: PreTrainedModel = model.get_decoder()
         self._default: KnowledgeCall | None = None
         self._hooks: list[Any] = []
 
     @property
     def config(self) -> AdapterConfig:
-        """The adapter's."""
+        """The adapter's config."""
         return self.adapter.config
 
     @property
@@ -98,10 +98,10 @@ class Attachment:
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
     ) -> None:
-        """The default of all threads: for every forward pass and `generate` outside of a `using` block.
+        """Sets the default of all threads, for every forward pass and `generate` outside of a `using` block.
 
         Args:
-            source: `ProjectedKnowledge` or `ResidentKnowledge` on the model's device, in its dtype; None takes it away.
+            source: `ProjectedKnowledge` or `ResidentKnowledge` on the model's device, in its dtype; None removes it.
             bias: number, or float32 (), (M,) or (B, M), added to knowledge scores; -inf hides a triple.
             knowledge_range: int32 (B, 2), the [start, end) of M that each batch row sees.
 
@@ -126,9 +126,9 @@ class Attachment:
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
     ) -> Iterator[Attachment]:
-        """Knowledge for what this thread (or asyncio task) asks inside the `with` block; arguments of `set_knowledge`.
+        """Knowledge for calls of this thread (or asyncio task) inside the `with` block; arguments of `set_knowledge`.
 
-        None is no knowledge, whatever the default. Blocks may be nested; the innermost counts.
+        None means no knowledge, even if there is a default. Blocks may be nested; the innermost counts.
         """
         call = self._checked(source, bias, knowledge_range)
         if call is not None:
@@ -189,7 +189,7 @@ def attach(
     storage: str = "auto",
     int8_products: bool = False,
 ) -> Attachment:
-    """Ties an adapter to a causal language model.
+    """Attaches an adapter to a causal language model.
 
     Idempotent: the same adapter again returns the same attachment; another one replaces it. The adapter moves to
     the model's device, its query heads to the model's dtype (the projections keep theirs).
@@ -219,7 +219,7 @@ def attach(
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     _check_way(model)
-    # What was attached stays until the new adapter is known to fit.
+    # The old adapter stays attached until the new one is known to fit.
     detach(model)
     fresh = Attachment(model, adapter, options)
     _follow(adapter, model)
@@ -231,7 +231,7 @@ def attach(
 
 
 def detach(model: PreTrainedModel) -> PreTrainedModel:
-    """Undoes `attach`: hooks off, the model's own attention back. A model with nothing attached is left alone."""
+    """Undoes `attach`: removes hooks, restores the model's attention. A model with nothing attached is left alone."""
     current = attachment_of(model)
     if current is not None:
         current._remove()
@@ -258,6 +258,6 @@ def _check_way(model: PreTrainedModel) -> None:
 
 
 def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel) -> None:
-    """The adapter to the model's device, its query heads to the model's dtype: they read its hidden states."""
+    """Moves the adapter to the model's device, its query heads to the model's dtype: they read its hidden states."""
     adapter.to(model.device)
     adapter.query_heads.to(model.dtype)

@@ -21,25 +21,25 @@ from kblam_kernels.common.columns import prompt_visibility
 
 
 class QueryHead(NamedTuple):
-    """A knowledge query that the kernels may make: `F.linear(hidden_states, weight)`, head by head."""
+    """A knowledge query that the kernels may compute: `F.linear(hidden_states, weight)`, head by head."""
 
     hidden_states: Tensor
     weight: Tensor
 
     def made(self, query: Tensor) -> Tensor:
-        """It, (B, Hq, N, D) as `query` is."""
+        """The knowledge query, (B, Hq, N, D) like `query`."""
         B, Hq, N, D = query.shape
         return F.linear(self.hidden_states, self.weight).view(B, N, Hq, D).transpose(1, 2)
 
 
 @dataclass(slots=True)  # not frozen: one is made in every layer at every step, and freezing takes longer than the rest
 class LayerKnowledge:
-    """What a knowledge layer's attention needs beside the prompt; travels in the module's keyword arguments.
+    """What a knowledge layer's attention needs beside the prompt; passed in the module's keyword arguments.
 
     Args:
         attend: attention to this layer's keys and values, or to latents and how it reads them.
         query: the knowledge query (B, Hq, N, D), or None to use the rotated one; a `QueryHead` where it is still to be
-            made.
+            computed.
         bias: number, () , (M,) or (B, M) float32, added to knowledge scores.
         knowledge_range: int32 (B, 2) or None, the [start, end) of M each row sees.
         top_k: attend to this many best triples only; None attends to all.
@@ -69,7 +69,7 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Registered as "kblam". query (B, Hq, N, D), key and value (B, Hkv, T, D) -> (B, N, Hq, D).
 
-    A call without knowledge that runs while another one has some gets what the model's own attention gives.
+    A call without knowledge, made while another call has some, gets the result of the model's own attention.
     """
     # With knowledge in force yet none here it is another model of the same config object: its mask is made for us.
     if knowledge_call is None and not has_knowledge(module.config):
@@ -80,7 +80,7 @@ def attention_forward(
         return found
     if layer_knowledge is not None and torch.is_autocast_enabled(query.device.type):
         # The rotary embedding leaves queries and keys in float32, while values and the knowledge query come out of
-        # linear layers in half precision. Attention to knowledge runs in the query's dtype, all of it.
+        # linear layers in half precision. All attention to knowledge runs in the query's dtype.
         with torch.autocast(query.device.type, enabled=False):
             return attention_forward(
                 module,
@@ -113,7 +113,8 @@ def attention_forward(
     knowledge_range = layer_knowledge.knowledge_range
     knowledge = attend.knowledge
     if isinstance(r, Tensor) and layer_knowledge.top_k is not None and layer_knowledge.top_k < knowledge.num_tokens:
-        # Padding has no vote. One new token is never padding, and in a static cache its column is not the last.
+        # Padding is left out of the choice. One new token is never padding, and in a static cache its column is not the
+        # last.
         N = query.shape[2]
         seen = attention_mask[:, None, -N:] if attention_mask is not None and N > 1 else None
         knowledge, bias, index = prune(
@@ -197,6 +198,6 @@ def _prompt_attention(
 
 
 def register() -> None:
-    """Puts the function and its mask into transformers' registries; again is harmless."""
+    """Puts the function and its mask into transformers' registries; a second call changes nothing."""
     AttentionInterface.register(IMPLEMENTATION, attention_forward)
     AttentionMaskInterface.register(IMPLEMENTATION, mask_of_call)

@@ -1,7 +1,7 @@
-"""Knowledge as state of a call: what a `with` block puts in force counts in its own thread or task alone.
+"""Knowledge as state of a call: a `with` block applies only to its own thread or task.
 
-A forward pass reads this once, when it enters the decoder; from there a `KnowledgeCall` travels down the layers in
-their keyword arguments, also where autograd runs a layer again.
+A forward pass reads this once, when it enters the decoder; from there a `KnowledgeCall` is passed to the layers in
+their keyword arguments, also when autograd runs a layer again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class KnowledgeCall:
     bias: Tensor | float = 0.0
     knowledge_range: Tensor | None = None
     observer: Observer | None = None
-    # By thread and layer: what was asked last, and its attention from the second time on. Threads may share a call.
+    # By thread and layer: the last knowledge, and its attention from the second use on. Threads may share a call.
     _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
 
     def attention(
@@ -50,9 +50,9 @@ class KnowledgeCall:
         knowledge: DenseKnowledge | LatentKnowledge,
         make: Callable[[DenseKnowledge | LatentKnowledge], RectangularAttention],
     ) -> RectangularAttention:
-        """The last one of a layer while it is about the same knowledge: it remembers what it has checked.
+        """The layer's attention object from the last step, if it is about the same knowledge, with its inputs checked.
 
-        Kept from the second time on: what is made for one forward pass (materialised keys and values) must be freed.
+        It is kept from the second use on: materialised keys and values, made for one forward pass, must be freed.
         """
         if torch.compiler.is_compiling():
             return make(knowledge)
@@ -68,13 +68,13 @@ class KnowledgeCall:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What a `with` block says of one attachment.
+    """What a `with` block sets for one attachment.
 
     Args:
         owner: the attachment.
-        call: its knowledge; None for none, or if the block leaves that to the attachment's default.
-        is_default: whether it leaves it so.
-        observer: of the block.
+        call: its knowledge; None for no knowledge, or if the attachment's default applies.
+        is_default: whether the attachment's default applies.
+        observer: the block's observer.
         outer: the block around it.
     """
 
@@ -89,7 +89,7 @@ class _Thread(threading.local):
     scope: Scope | None = None
 
 
-# A context variable is of a thread or of an asyncio task, and goes along with `asyncio.to_thread`. Dynamo cannot read
+# A context variable belongs to a thread or an asyncio task, and `asyncio.to_thread` passes it on. Dynamo cannot read
 # one, but it can read a thread-local and guards it; so a compiled model reads what was entered in its own thread.
 _SCOPES: ContextVar[Scope | None] = ContextVar("kblam_scopes", default=None)
 _THREAD = _Thread()
@@ -104,7 +104,7 @@ def innermost(owner: Attachment) -> Scope | None:
 
 
 def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall | None:
-    """What a call made now attends to; `default` where no block says anything."""
+    """What a call made now attends to; `default` where no block sets anything."""
     scope = innermost(owner)
     if scope is None:
         return default

@@ -1,4 +1,4 @@
-"""Whether an adapter fits a model, and knowledge both: one place for the messages."""
+"""Checks that an adapter fits a model, and that knowledge fits both, with the messages in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kblam.models.source import KnowledgeSource
 
 
 def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) -> None:
-    """The adapter was made for this model's shapes.
+    """Checks that the adapter was made for this model's shapes.
 
     Raises:
         UnsupportedModelError: if not, or if the model has no one shape of heads.
@@ -34,7 +34,7 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
 
 
 def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
-    """Adapter and knowledge base are of one encoder.
+    """Checks that adapter and knowledge base use the same encoder.
 
     Raises:
         EncoderMismatchError: if not: their vectors mean different things.
@@ -47,7 +47,7 @@ def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
 
 
 def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: KnowledgeSource) -> None:
-    """dtype and device are the model's, heads and slots the adapter's.
+    """Checks that dtype and device are the model's, heads and slots the adapter's.
 
     Raises:
         KnowledgeError: if not.
@@ -71,7 +71,7 @@ def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: Knowl
 
 
 def check_options(source: KnowledgeSource, bias: Tensor | float, knowledge_range: Tensor | None) -> None:
-    """Shapes, dtypes and devices of a bias over triples and of ranges; their batch is known only later.
+    """Checks shapes, dtypes and devices of a bias over triples and of ranges; their batch is known only later.
 
     Raises:
         KnowledgeError: if one does not fit.

@@ -1,10 +1,10 @@
 """The device copies of knowledge bases that an attached model keeps, for any number of threads.
 
-A copy belongs to one attachment and one knowledge base. It is changed only while nobody reads it: whoever finds it
-behind its knowledge base waits until the answers under way are done, and newcomers wait with them.
+A copy belongs to one attachment and one knowledge base. It is changed only while nobody reads it. A question that
+finds it out of date waits for running answers, and later questions wait too.
 
-An attachment keeps the `KEPT` copies that were asked last, and those that are being read. A copy goes when its
-knowledge base does, or its attachment, and all that nobody reads go where a new one finds no room.
+An attachment keeps the `KEPT` copies that were used last, and those that are being read. A copy is freed when its
+knowledge base or its attachment is gone. If there is no room for a new copy, all copies that nobody reads are freed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_ROOM = (KnowledgeError, UnsupportedInputError, torch.OutOfMemoryError)
 
 
 class _Copy:
-    """One copy, and who reads it."""
+    """One copy, and the threads that read it."""
 
     def __init__(self, knowledge_base: KnowledgeBase) -> None:
         self.turn = threading.Condition()
@@ -39,20 +39,20 @@ class _Copy:
 
 
 def _free(copy: weakref.ref[_Copy], _: object) -> None:
-    """The knowledge base is gone. Its entry goes at the next question: this may run in the middle of anything."""
+    """Frees the device memory. The entry is removed at the next question, because this callback may run at any time."""
     if (gone := copy()) is not None:
         gone.resident = None
 
 
-# By attachment, then by the id of a knowledge base, the one asked last at the end. Beside the model and not on it:
-# neither locks nor open files can be copied or pickled with one.
+# By attachment, then by the id of a knowledge base, the one used last at the end. Kept beside the model and not on it:
+# locks and open files cannot be copied or pickled with a model.
 _COPIES: weakref.WeakKeyDictionary[Attachment, OrderedDict[int, _Copy]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
 @contextmanager
 def reading(attachment: Attachment, knowledge_base: KnowledgeBase) -> Iterator[ResidentKnowledge]:
-    """The up-to-date copy of a knowledge base, which stays as it is until the end of the block.
+    """The up-to-date copy of a knowledge base, which does not change until the end of the block.
 
     Raises:
         EncoderMismatchError: if the knowledge base was built with another encoder than the adapter's.
@@ -60,7 +60,7 @@ def reading(attachment: Attachment, knowledge_base: KnowledgeBase) -> Iterator[R
     """
     me, copy = threading.get_ident(), _copy_of(attachment, knowledge_base)
     with copy.turn:
-        # A thread that reads already, and asks again in the middle of its answer, would wait for itself.
+        # A thread that asks again in the middle of its own answer would wait for itself.
         if not copy.readers[me]:
             while copy.readers.total() and _is_behind(copy.resident, attachment, knowledge_base):
                 copy.turn.wait()
@@ -81,7 +81,7 @@ def reading(attachment: Attachment, knowledge_base: KnowledgeBase) -> Iterator[R
 def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
     """The copy of a knowledge base for an attached model, brought up to date; for one thread, see `reading`.
 
-    The same object at the next call, as long as it is kept.
+    The next call returns the same object, as long as it is kept.
     """
     with reading(attachment, knowledge_base) as resident:
         return resident
@@ -112,7 +112,7 @@ def _is_behind(resident: ResidentKnowledge | None, attachment: Attachment, knowl
 
 
 def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase) -> None:
-    """Takes in what changed, or makes the copy; nobody reads it now."""
+    """Brings the copy up to date, or makes it; nobody may read it meanwhile."""
     model, resident = attachment.model, copy.resident
     if resident is not None and (resident.dtype, resident.device) == (model.dtype, model.device):
         resident.sync()
@@ -121,7 +121,7 @@ def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase
 
     def make() -> ResidentKnowledge:
         return ResidentKnowledge(
-            # Else the copy, which is kept here, would keep its knowledge base for ever.
+            # A strong reference in the copy, which is kept here, would keep the knowledge base alive for ever.
             weakref.proxy(knowledge_base),
             attachment.adapter,
             dtype=model.dtype,
@@ -139,7 +139,7 @@ def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase
 
 
 def _drop_idle(attachment: Attachment, but: _Copy) -> bool:
-    """Frees all copies of an attachment that nobody reads; whether there were any."""
+    """Frees all copies of an attachment that nobody reads; returns whether there were any."""
     with _LOCK:
         copies = _COPIES[attachment]
         idle = [name for name, copy in copies.items() if copy is not but and not copy.readers.total()]

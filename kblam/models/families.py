@@ -20,7 +20,7 @@ class Family:
 
     Args:
         model_type: `config.model_type` of the text model.
-        title: how people call it.
+        title: its usual name.
         prompt: template around {question}; None uses the tokenizer's chat template.
         query_norm: attribute of the attention module that normalises queries per head; the knowledge query goes
             through it as well, so that a query head that starts as a copy of q_proj starts with its scores.

@@ -31,11 +31,11 @@ def is_absorbable(adapter: KnowledgeAdapter) -> bool:
 
 
 def latent_width(adapter: KnowledgeAdapter, storage: torch.dtype) -> int:
-    """P of the latents: the embeddings', or of an MLP that of its last hidden layer.
+    """P of the latents: that of the embeddings, or for an MLP that of its last hidden layer.
 
     An adapter whose projections have fewer outputs (few knowledge layers of a small model) has latents of so many
-    numbers: what the projections see. Not in float16 with a linear adapter: so the knowledge base has its embeddings,
-    and rounding others would lose what these do not.
+    numbers: what the projections see. The exception is float16 with a linear adapter: the store already holds those
+    embeddings in float16, and projecting would add rounding.
     """
     config = adapter.config
     if config.projector != "mlp":
@@ -52,8 +52,8 @@ def check_storage(storage: str) -> None:
 def storage_dtype(storage: str, adapter: KnowledgeAdapter, dtype: torch.dtype) -> torch.dtype:
     """The dtype of stored latents for a model of `dtype`.
 
-    "auto" is the model's, but float16 under a float32 model with a linear adapter: its latents are the embeddings,
-    which the knowledge base has in float16 already.
+    "auto" is the model's dtype, except float16 for a float32 model with a linear adapter: its latents are the
+    embeddings, which the knowledge base already has in float16.
 
     Raises:
         KnowledgeError: if the kernels do not read latents of that dtype under this model.
@@ -84,7 +84,7 @@ class DenseFormat:
     """Keys and values of every knowledge layer, projected once.
 
     Args:
-        adapter: what projects.
+        adapter: projects the embeddings.
         dtype, device: of the model.
     """
 
@@ -93,8 +93,8 @@ class DenseFormat:
 
     def allocate(self, rows: int) -> dict[str, Tensor]:
         config = self.adapter.config
-        # Zeros, not garbage: an unused row's score is finite and its weight exactly 0. In memory (Hq, rows, D), as the
-        # kernels read it, seen with the rows first.
+        # Zeros, not garbage: an unused row's score is finite and its weight exactly 0. Memory is (Hq, rows, D), as the
+        # kernels read it; the view has the rows first.
         return {
             name: torch.zeros(config.num_heads, rows, config.head_dim, dtype=self.dtype, device=self.device).transpose(
                 0, 1
@@ -124,7 +124,7 @@ class LatentFormat:
     """Encoder latents, one copy for all layers, with the LayerNorm scalar of each key; `latent_width` wide.
 
     Args:
-        adapter: taken apart here, as its weights are now.
+        adapter: taken apart here, with its present weights.
         dtype, device: of the model.
         storage: dtype of the latents.
     """
@@ -150,7 +150,7 @@ class LatentFormat:
         self._slots = {layer: config.slot_of(layer) for layer in config.knowledge_layers}
 
     def _narrow(self, last: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        """The weight that reads the latents, and what makes them of what the layer reads, or None if they are that."""
+        """The weight that reads the latents, and the map from embeddings to latents (None if these are the same)."""
         if last.in_features == self.width:
             return last.weight, None
         weight, basis = narrowed(last.weight)
@@ -196,7 +196,7 @@ class LatentFormat:
 
 
 def _split(projector: nn.Module) -> tuple[nn.Module | None, nn.Linear]:
-    """What comes before an adapter's last linear layer, and that layer."""
+    """The layers before an adapter's last linear layer (None if there are none), and that layer."""
     if isinstance(projector, nn.Sequential):
         hidden, last = projector[:-1], projector[-1]
     else:
@@ -206,7 +206,7 @@ def _split(projector: nn.Module) -> tuple[nn.Module | None, nn.Linear]:
 
 
 def _hidden(layers: nn.Module | None, vectors: Tensor) -> Tensor:
-    """The latents of embeddings; a linear adapter's are the embeddings."""
+    """The latents of embeddings; with a linear adapter, the embeddings themselves."""
     if layers is None:
         return vectors
     own = next(layers.parameters())
@@ -215,5 +215,5 @@ def _hidden(layers: nn.Module | None, vectors: Tensor) -> Tensor:
 
 
 def _seen(basis: Tensor | None, vectors: Tensor) -> Tensor:
-    """What the projections see of them."""
+    """The part of the latents that the projections see."""
     return vectors if basis is None else vectors.to(basis.dtype) @ basis

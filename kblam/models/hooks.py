@@ -1,4 +1,4 @@
-"""What runs in an attached model at every step: the decoder's hook reads the call, each layer's hook what it needs.
+"""Hooks that run in an attached model at every step: the decoder's reads the call, each layer's what it needs.
 
 Classes of this module, not closures, so that a model with hooks can be copied and pickled.
 """
@@ -26,7 +26,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class DecoderHook:
-    """Forward pre-hook of the decoder: reads what is in force, once, and sends it down the layers."""
+    """Forward pre-hook of the decoder: reads the knowledge in force once and passes it to the layers."""
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -79,7 +79,7 @@ class LayerHook:
     def _query(
         self, module: nn.Module, hidden_states: Tensor, knowledge: DenseKnowledge | LatentKnowledge
     ) -> Tensor | QueryHead | None:
-        """The knowledge query, or how to make it where that costs the kernels less than a matrix product of its own."""
+        """The knowledge query, or how to compute it where the kernels need less time than a separate matrix product."""
         adapter, norm = self.attachment.adapter, self.attachment.family.query_norm
         head = adapter.plain_query_head(self.layer) if norm is None else None
         if (
@@ -128,7 +128,7 @@ def _total_bias(
         bias = F.pad(bias, (0, num_tokens - bias.shape[-1]))
     if config.knowledge_scale is None or not config.separate_query_head:
         return bias
-    # A tensor where the number of triples may change: read as a Python number it would cost a new compilation.
+    # A tensor where the number of triples may change: read as a Python number it would force a new compilation.
     log_count = call.source.log_count
     if top_k is not None:
         most = math.log(top_k)

@@ -1,7 +1,7 @@
 """Base models and tokenizers from paths and hub names, with one kind of error.
 
-What is on disk is read from disk alone: a path is never looked up on the hub. Code that a model or tokenizer brings
-along is never run, and nobody is asked whether to run it.
+A path is only read from disk, never looked up on the hub. Code that comes with a model or tokenizer is never run, and
+the user is not asked whether to run it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from kblam.errors import ModelFolderError
 
-# What a missing, damaged or foreign checkpoint makes transformers, safetensors and the hub client raise.
+# Errors of transformers, safetensors and the hub client for a missing, damaged or foreign checkpoint.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -71,19 +71,19 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def quiet_libraries() -> None:
-    """No bars and advice of transformers between the lines of a command."""
+    """Keeps progress bars and advice of transformers out of a command's output."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 
 
 @contextlib.contextmanager
 def _errors_of(what: str, name: str | Path) -> Iterator[None]:
-    """Libraries' errors as one of ours; running out of memory stays what it is."""
+    """Raises libraries' errors as one of ours, except running out of memory."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    # torch answers an absent device with an AssertionError in builds without CUDA.
+    # torch raises an AssertionError for an absent device in builds without CUDA.
     except (*_LOADING_ERRORS, AssertionError) as error:
         if "trust_remote_code" in str(error):
             raise ModelFolderError(
@@ -94,7 +94,7 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
 
 
 def _where(name: str | Path, revision: str | None) -> dict[str, Any]:
-    """Where transformers may look, and that it runs no code it finds there (None, its default, asks the user)."""
+    """Arguments for where transformers may look; it runs no code it finds there (None, its default, asks the user)."""
     path = Path(name).expanduser()
     if path.is_dir():
         return {"local_files_only": True, "trust_remote_code": False}

@@ -30,8 +30,8 @@ def knowledge_mask(
 ) -> Tensor | None:
     """Which of the key columns are not padding.
 
-    Causality and windows are the kernels' own business. A dynamic cache hands over exactly the seen columns. A
-    static one hands over its whole length: for one new token the columns not yet written are masked, for more
+    The kernels apply causality and windows themselves. A dynamic cache passes exactly the seen columns. A static
+    one passes its whole length: for one new token the columns not yet written are masked, for more
     (prefill) the mask is cut to the written ones, and `attention.py` cuts keys and values to its length.
 
     Returns:
@@ -41,7 +41,7 @@ def knowledge_mask(
         KnowledgeError: if the model asks for a pattern that is not causal: packed sequences, image blocks.
     """
     # transformers clears this flag for such patterns, and for one token with a static cache. A compiler clears it
-    # whenever it cannot tell, so it is believed only outside one.
+    # whenever it cannot tell, so it is trusted only outside one.
     if not allow_is_causal_skip and q_length > 1 and not torch.compiler.is_compiling():
         raise KnowledgeError(
             "knowledge layers attend causally to one sequence per row; these position_ids pack several sequences into "
@@ -74,7 +74,7 @@ def _static_decode_mask(
 
 
 def _all_true(mask: Tensor, q_length: int) -> bool:
-    """Whether the mask hides nothing. Not asked where reading it would stall decode or break a graph."""
+    """Whether the mask hides nothing. Not checked where reading it would stall decode or break a graph."""
     if torch.compiler.is_compiling() or (mask.is_cuda and q_length == 1):
         return False
     return bool(mask.all())

@@ -12,7 +12,7 @@ from kblam.models.formats import DenseFormat, Joined, LatentFormat, is_absorbabl
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
 from kblam_kernels.plan import Workload, device_of
 
-# Dense keys and values below this are read in so little time that measuring a CPU first would cost more.
+# Reading fewer bytes of dense keys and values than this takes less time than measuring a CPU first.
 WORTH_MEASURING = 32 * 2**20
 
 
@@ -28,7 +28,8 @@ class ResidentKnowledge:
         adapter: what projects them, with the weights it has now.
         dtype, device: of the model.
         storage: dtype of latents, "float16", "bfloat16", "int8", "float8_e4m3fn" or "float32"; "auto" is the
-            model's, and float16 under a float32 model with a linear adapter, which loses nothing: so they are stored.
+            model's, except float16 for a float32 model with a linear adapter, which loses nothing: the store has
+            float16.
         plan: a pin, as `kblam_kernels.plan` takes it.
 
     Attributes:
@@ -39,12 +40,12 @@ class ResidentKnowledge:
     Raises:
         EncoderMismatchError: if the knowledge base was built with another encoder than the adapter's.
         KnowledgeError: if the storage is not known or does not fit the model, or there is no room.
-        UnsupportedInputError: if the pin cannot be.
+        UnsupportedInputError: if the pin is not possible.
     """
 
     plan: Plan
 
-    # Whoever asks first may do so in inference mode; buffers made there could not be written outside it later.
+    # The first call may run in inference mode; buffers created there could not be written outside it.
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -88,7 +89,7 @@ class ResidentKnowledge:
 
     @property
     def revision(self) -> int:
-        """Of the knowledge base, as of the last `sync`."""
+        """Revision of the knowledge base at the last `sync`."""
         return 0 if self._rows is None else self._rows.revision
 
     def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
@@ -107,7 +108,7 @@ class ResidentKnowledge:
     @torch.inference_mode(False)
     @torch.no_grad()
     def sync(self) -> int:
-        """Takes in what changed in the knowledge base since the last call; returns how many rows were rewritten."""
+        """Applies the changes of the knowledge base since the last call; returns how many rows were rewritten."""
         count = len(self.knowledge_base)
         if self._rows is None or count > self._rows.capacity:
             self._lay_out(count)
@@ -127,7 +128,7 @@ class ResidentKnowledge:
         return self.knowledge_base.triples_at([self._rows.ids[place] for place in places])
 
     def _lay_out(self, count: int) -> None:
-        """Plans for `count` triples; buffers are made anew when the plan holds something else than before."""
+        """Plans for `count` triples; makes new buffers when the plan holds something else than before."""
         shape = self._shape(count)
         measure = shape.dense_bytes >= WORTH_MEASURING
         before = None if self._rows is None else (self.plan.holds_latents, self.plan.holds_dense)

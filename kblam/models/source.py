@@ -1,4 +1,4 @@
-"""What an attachment can put in force."""
+"""Knowledge that an attachment can use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kblam_kernels import DenseKnowledge, LatentKnowledge
 
 
 class KnowledgeSource(Protocol):
-    """What can be put in force: `ProjectedKnowledge`, or the `ResidentKnowledge` of a knowledge base."""
+    """Knowledge that a model can attend to: `ProjectedKnowledge` or `ResidentKnowledge`."""
 
     @property
     def num_triples(self) -> int:
@@ -19,7 +19,7 @@ class KnowledgeSource(Protocol):
 
     @property
     def filled(self) -> Tensor | None:
-        """int32 (1, 2), [0, M) of more rows than there are triples; None where every row holds one."""
+        """int32 (1, 2), [0, M), if there are more rows than triples; None if every row holds one."""
 
     @property
     def log_count(self) -> Tensor | float:
@@ -31,7 +31,7 @@ class KnowledgeSource(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device that holds it."""
 
     def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         """What one knowledge layer attends to in a forward pass of `new_tokens` a row, whatever the batch."""

@@ -1,7 +1,7 @@
 """Which attention a model's config names: "kblam" while any call with knowledge is in force, else the model's own.
 
 That name is state of the model, which all threads share. So calls in force are counted, and a call without knowledge
-that meets "kblam" is handed to the model's own attention and mask function.
+that finds "kblam" is handed to the model's own attention and mask function.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Switch:
         self.attachment: weakref.ref[Attachment] | None = None
 
 
-# By id, since a config cannot be hashed; an entry goes with its config. Here and not on the model: a lock and a weak
-# reference in a model's state would forbid to copy or to pickle it.
+# By id, since a config cannot be hashed; an entry is removed with its config. Kept here and not on the model: a lock
+# and a weak reference in a model's state would prevent copying and pickling it.
 _SWITCHES: dict[int, Switch] = {}
 _LOCK = threading.RLock()
 
 
 def switch_of(config: Any) -> Switch:
-    """The one of a config, made when it is first asked for."""
+    """The switch of a config, made when first asked for."""
     with _LOCK:
         if id(config) not in _SWITCHES:
             weakref.finalize(config, _SWITCHES.pop, id(config), None)
@@ -85,7 +85,7 @@ def hold(decoder: PreTrainedModel, attachment: Attachment) -> None:
         switch.attachment = weakref.ref(attachment)
         now = decoder.config._attn_implementation
         if now != IMPLEMENTATION:
-            # Whatever the user chose in between is the base to return to.
+            # If the user chose another attention in between, return to that one.
             switch.base = now
             decoder.set_attn_implementation(IMPLEMENTATION)
         switch.in_force += 1
@@ -101,12 +101,12 @@ def release(decoder: PreTrainedModel) -> None:
 
 
 def base_attention(module: nn.Module) -> Callable[..., Any]:
-    """The attention function that a layer would call if nobody had knowledge in force."""
+    """The attention function that a layer would call if no knowledge were in force."""
     own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(base_of(module.config), own)
     return found
 
 
 def base_mask(config: Any, **arguments: Any) -> Any:
-    """The mask that the model would make if nobody had knowledge in force."""
+    """The mask that the model would make if no knowledge were in force."""
     return ALL_MASK_ATTENTION_FUNCTIONS[base_of(config)](config=config, **arguments)

@@ -1,4 +1,4 @@
-"""What an encoder is: frozen text in, one vector out."""
+"""The interface of encoders: frozen models, text in, one vector out."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class EmbeddingsClient:
 
     def _refusal(self, status: int, trouble: str) -> EncoderError:
         if status in (401, 403):
-            # Servers like to quote part of the key they refuse: their words are left out.
+            # Servers may quote part of the key they refuse, so their message is left out.
             return EncoderUnavailableError(
                 f"{self._url} refused the key (HTTP {status}): check the environment variable {self._key_variable}"
             )

@@ -173,7 +173,7 @@ def _json(file: Path) -> object:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None  # missing or damaged: whoever loads the model says so
+        return None  # missing or damaged: loading the model reports it
 
 
 def _hash_of_weights(model: SentenceTransformer) -> str:
@@ -195,7 +195,7 @@ def _hash_of_weights(model: SentenceTransformer) -> str:
 
 @contextmanager
 def _no_loading_bars() -> Iterator[None]:
-    """transformers draws a bar per checkpoint; progress of a library is its caller's business."""
+    """Hides transformers' bar per checkpoint: our caller decides what progress to show."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -81,7 +81,7 @@ def read_triples(
 
 
 def check_triples(path: str | Path, *, format: Format | None = None, duplicates: Duplicates = "error") -> int:
-    """Read a whole file and return how many triples it holds, so that nothing is done with half of a bad one.
+    """Read a whole file and return how many triples it holds, so that a bad file is refused as a whole.
 
     Raises:
         TripleFormatError: as `read_triples`.

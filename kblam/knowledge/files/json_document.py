@@ -29,7 +29,7 @@ class _JsonText:
         return self._line
 
     def peek(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
             self.at += 1
         return self.text[self.at : self.at + 1]
