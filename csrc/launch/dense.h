@@ -1,4 +1,4 @@
-// DenseAttention attention over plain pointers: the launcher of the kernels.
+// Attention to dense knowledge over plain pointers: the launcher of the kernels.
 #pragma once
 
 #include "split.h"

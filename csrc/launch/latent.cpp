@@ -1,5 +1,5 @@
 // Latent knowledge: a task is a block of rows (heads, new tokens and, where they see the same tokens, batch rows)
-// against a chunk of the list. Tasks of a chunk follow each other: its latents are in a cache for all but the first.
+// against a chunk of the list. Tasks of a chunk follow each other, so its latents are in a cache for all but the first.
 #include "latent.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace kblam {
 namespace {
 
-// Row blocks of one batch row alone fill the cores where there are many; then partial states would only take memory.
+// Where one batch row has many row blocks, these alone fill the cores, and partial states would only take memory.
 int64_t chunks_wanted(const LatentAttention& p) {
   const int64_t blocks = (p.Hq * p.N + MAX_LATENT_ROWS - 1) / MAX_LATENT_ROWS;
   return std::max<int64_t>(1, MAX_CHUNKS / blocks);
@@ -24,14 +24,14 @@ class Launch {
   Launch(const LatentAttention& problem, const Kernels& chosen, int workers)
       : p(problem),
         kernels(chosen),
-        // Never by the batch size, for the order of additions follows from it.
+        // Does not depend on the batch size, because it sets the order of additions.
         lanes(p.Hq * p.N >= kernels.lane_rows(p.dtype, p.latents.storage, p.bytes)),
         knowledge(p.M, chunks_wanted(p)),
         prompt(p.T, chunks_wanted(p)),
         mixed(p.rows(), knowledge.chunks, p.P),
         attended(p.rows(), prompt.chunks, p.D),
         prompt_tasks(p, kernels, attended, 0, prompt) {
-    // A row reads no token outside its own range, so rows of other ranges cannot be folded with it.
+    // A row reads no token outside its own range, so rows with other ranges cannot be folded with it.
     groups = p.knowledge_range != nullptr ? p.range_rows : 1;
     rows = p.B / groups * p.Hq * p.N;
     blocks = (rows + MAX_LATENT_ROWS - 1) / MAX_LATENT_ROWS;
@@ -50,8 +50,8 @@ class Launch {
     prompt_tasks.run(index - knowledge_tasks, memory);
   }
 
-  // Merges the partial states of one row into its lse and share, and hands the two sums, floats, to
-  // `write(prompt, latent)`. False, and nothing handed, for a row that sees no prompt: it sees no knowledge either.
+  // Merges the partial states of one row into its lse and share, and passes the two float sums to
+  // `write(prompt, latent)`. Returns false without a call if the row sees no prompt: it sees no knowledge either.
   template <class Write>
   bool finish(int64_t row, float* lse, float* share, const Write& write) const {
     float top = -INFINITE;
@@ -64,7 +64,7 @@ class Launch {
     *share = 0.f, *lse = -INFINITE;
     if (!sees_prompt) return false;
     for (int64_t part = 0; part < knowledge.chunks; ++part) top = std::max(top, mixed.maximum[mixed.index(row, part)]);
-    // Both are padded with zeros, as products with them want it.
+    // Both are padded with zeros, as products with them need it.
     std::unique_ptr<float[]> sums(new float[attended.padded + round_up(p.P, 2 * OUTPUT_PAD)]());
     float* of_prompt = sums.get();
     float* of_knowledge = of_prompt + attended.padded;
@@ -137,7 +137,7 @@ class Launch {
   std::vector<int64_t> held;
 };
 
-// f(row) for every row, a few to a task where there are many: merging is short.
+// Calls f(row) for every row; where there are many, a task takes a few, because merging is short.
 template <class Function>
 struct RowTasks {
   int64_t rows;

@@ -29,17 +29,17 @@ struct Projection {
   const void *key_weight, *key_bias, *value_weight, *value_bias;
 };
 
-// Where a knowledge query comes from that is still to be made: weight (Hq * D, width) contiguous times hidden states
-// (B, N, width), rounded to `dtype` into the memory of the query, (B, Hq, N, D) contiguous.
+// How to compute a knowledge query: weight (Hq * D, width) contiguous times hidden states (B, N, width), rounded to
+// `dtype` into the memory of the query, (B, Hq, N, D) contiguous.
 struct QueryHead {
-  const void* weight;  // null: the query is there
+  const void* weight;  // null: the query is given
   int width;
   Strided hidden;
 };
 
 // The whole attention of a few new tokens: absorbs `knowledge_query` (B, Hq, N, D), attends, projects to `output`
-// (B, N, Hq, D), contiguous, of `dtype`. Of `problem`, what is made here is not looked at: absorbed_query, constant,
-// prompt, share, latent.
+// (B, N, Hq, D), contiguous, of `dtype`. Ignores the fields of `problem` that are computed here: absorbed_query,
+// constant, prompt, share, latent.
 void latent_attention(LatentAttention problem, const Strided& knowledge_query, const QueryHead& head,
                       const Projection& projection, void* output, const Kernels& kernels, int workers,
                       Parallel parallel);

@@ -1,5 +1,5 @@
-// A task has some tokens of one batch row for itself and walks over all heads and queries: no partial results, and the
-// same bits for any number of threads. Batch rows that share keys are neighbours, so that they meet in a cache.
+// A task handles some tokens of one batch row and loops over all heads and queries: no partial results, and the same
+// bits for any number of threads. Batch rows that share keys are neighbours, so that the keys are in a cache.
 #include "mass.h"
 
 #include <algorithm>

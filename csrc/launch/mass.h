@@ -11,7 +11,7 @@ struct Mass {
   int width;
   Strided rows;                 // (B, Hq, N, width) of `dtype`: knowledge queries, or absorbed ones for latents
   Latents keys;                 // `key` is that of batch row 0 and head 0
-  int64_t heads;                // of the keys: Hq, or 1 that all query heads meet
+  int64_t heads;                // of the keys: Hq, or 1 that all query heads share
   int64_t key_batch, key_head;  // strides in elements; 0 where shared
   const float *constant, *lse, *row_weight;  // (B, Hq, N) contiguous; constant may be null
   const float* bias;                         // as in LatentAttention

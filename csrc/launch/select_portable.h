@@ -1,4 +1,4 @@
-// The kernel tables of a processor that has none of its own.
+// The kernel tables of processors without tables of their own.
 #pragma once
 
 #include <array>

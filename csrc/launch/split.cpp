@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t CHUNK = 512;             // columns of a task at least
 constexpr int64_t WORTH_WAKING = 1 << 20;  // multiplications, about as long as a thread takes to wake
 
-// Where the threads of a step are.
+// How far the threads of a step are.
 struct alignas(64) Progress {
   std::atomic<int64_t> next{0}, done{0};
 };
@@ -32,7 +32,7 @@ struct Course {
         step.task(step.context, i, worker);
         p.done.fetch_add(1, std::memory_order_release);
       }
-      // Others are at its last tasks. Not long, unless their thread has lost its core.
+      // Other threads finish its last tasks. This is short, unless one of them has lost its core.
       for (int spins = 0; p.done.load(std::memory_order_acquire) < step.tasks; ++spins)
         if (spins > 4096) std::this_thread::yield();
     }

@@ -1,7 +1,7 @@
-// What launchers share: how work is cut into tasks, where partial softmax states are kept, and the prompt's part.
+// Shared by the launchers: how work is cut into tasks, where partial softmax states are kept, and the prompt's part.
 //
 // A task is some rows against a chunk of columns. Chunks depend on the shape of one batch row alone, never on the batch
-// size or the number of threads, and partial states merge in their order: results are the same bit for bit.
+// size or the number of threads, and partial states merge in their order, so results are the same bit for bit.
 #pragma once
 
 #include <initializer_list>
@@ -30,8 +30,8 @@ Step step_of(int64_t tasks, const Function& f) {
 }
 
 // Runs steps one after the other on the same threads. A thread that wakes late joins in where the others are, and none
-// waits for one that has not begun: waking takes as long as a small step. `multiplications` is the work of all; too
-// little wakes nobody.
+// waits for one that has not begun: waking takes as long as a small step. `multiplications` is the work of all steps;
+// too little wakes no thread.
 void run_steps(std::initializer_list<Step> steps, int64_t multiplications, int workers, Parallel parallel);
 
 struct Strided {  // (batch, heads, tokens, D): strides in elements, the last dimension contiguous
@@ -82,7 +82,7 @@ class States {
   Lines<float> output;
 };
 
-// So few new tokens that each key and value goes once through the core, for one row after the other.
+// Whether there are so few new tokens that each key and value goes through the core once, for one row after the other.
 inline bool streams(const Prompt& p, const Kernels& kernels) { return p.N <= kernels.stream_queries[int(p.dtype)]; }
 
 // Attention to the prompt: the query heads of a group share a task, because they read the same keys.
