@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular_attention
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.op import Op
+from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.interface import _call as evidence_call_of
-from kblam_kernels.evidence.op import EvidenceCall, evidence_mass
+from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import SCALED_DTYPES, dequantise
 from kblam_kernels.latent import absorb, quantise
 from kblam_kernels.latent.absorption import Absorbed, absorb_query
-from kblam_kernels.latent.op import LatentCall
+from kblam_kernels.latent.call import LatentCall
 
 INF = float("inf")
 # What gradients are taken of, by the name that `Problem.but` knows it by.

@@ -14,8 +14,8 @@ from torch import Tensor
 from kblam_kernels import BackendUnavailableError, DenseKnowledge, evidence
 from tests import tolerances
 from tests.kernels import ops
+from tests.kernels.cpu.pinned import with_instruction_set, with_threads
 from tests.kernels.ops import CPP_WAYS, DTYPES, SMALL, SPECIFIED, STORAGE, TRITON_WAYS, AnyProblem, Expected, Way
-from tests.kernels.pinned import with_instruction_set, with_threads
 from tests.kernels.problems import (
     INF,
     PROMPT,
@@ -115,51 +115,60 @@ def spread(problem: AnyProblem) -> AnyProblem:
     return EvidenceProblem(changed.attention, lse, problem.row_weight)
 
 
-@pytest.mark.usefixtures("served")
-@pytest.mark.parametrize("way", WAYS)
-def test_strides_change_no_bit(way: Way) -> None:
-    for make_problem in list(way.rows.values() or SPLITLESS.values())[:3]:
-        for N in (None, 20) if way.backend == "cpu" else (None,):
-            problem = make_problem(FLOAT32) if N is None else wider(way, N)
-            for ours, theirs in zip(way.bits(spread(problem)), way.bits(problem), strict=True):
-                assert torch.equal(ours, theirs)
-
-
-SPLITLESS = {"prefill": lambda dtype: make(N=20, T=30, M=40, D=24, dtype=dtype)}
-
-
-def wider(way: Way, N: int) -> AnyProblem:
-    """Of a way, with N new tokens."""
-    problem = (make_latent if way.name.startswith("latent") else make)(N=N, T=30, M=140, D=24, dtype=FLOAT32)
+def usual(way: Way, N: int, dtype: torch.dtype = FLOAT32, **options: Any) -> AnyProblem:
+    """A call of a way, of N new tokens; evidence is of latents for an odd N."""
+    is_latent = way.name.startswith("latent") or (way.name == "evidence" and N % 2 == 1)
+    problem = (make_latent if is_latent else make)(N=N, T=N + 9, **{"M": 140, "D": 24, **options}, dtype=dtype)
     return evidence_of(problem) if way.name == "evidence" else problem
 
 
-@pytest.mark.usefixtures("served")
-@pytest.mark.parametrize("storage", STORAGE, ids=ops.stored)
-@pytest.mark.parametrize("way", WAYS)
-def test_what_lies_outside_the_range_is_not_read(way: Way, storage: torch.dtype | None) -> None:
-    is_latent = way.name.startswith("latent")
-    if storage is not None and not is_latent and way.name != "evidence":
-        pytest.skip("dense knowledge has the query's dtype")
-    shown = torch.tensor([[7, 201]]).expand(2, 2)
-    options: dict[str, Any] = {"H": 2, "G": 1, "N": 1, "M": 333, "knowledge_range": shown}
-    attention = (
-        make_latent(**options, dtype=FLOAT32, storage=storage)
-        if is_latent or storage
-        else make(**options, dtype=FLOAT32)
-    )
-    problem: AnyProblem = evidence_of(attention) if way.name == "evidence" else attention
-    before = way.bits(problem)
-    knowledge = attention.knowledge
-    # What quantised latents say beside their numbers are their scales and norm.
-    for name in ("key", "value", "norm", "key_scale", "value_scale"):
-        tensor = getattr(knowledge, name, None)
-        if tensor is not None and tensor.dtype != torch.int8:
-            rows = tensor if tensor.dim() < 3 else tensor.transpose(0, 1)
-            for part in (rows[:7], rows[201:]):
-                part.copy_(torch.full(part.shape, float("nan")))
-    for ours, theirs in zip(way.bits(problem), before, strict=True):
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("way", TRITON_WAYS, ids=lambda way: way.name)
+def test_strides_change_no_bit_in_triton(way: Way) -> None:
+    for N in (1, 2):
+        problem = usual(way, N, M=40)
+        for ours, theirs in zip(way.bits(spread(problem)), way.bits(problem), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("N", [1, 9, 20])
+@pytest.mark.parametrize("way", CPP_WAYS, ids=lambda way: way.name)
+def test_strides_change_no_bit_in_cpp(way: Way, N: int, dtype: torch.dtype, instruction_set: str) -> None:
+    problem = usual(way, N, dtype)
+    for ours, theirs in zip(way.bits(spread(problem)), way.bits(problem), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# Dense knowledge has the query's dtype.
+STORED_WAYS = [
+    pytest.param(way, storage, id=f"{way.backend}-{way.name}-{ops.stored(storage)}")
+    for way in (*TRITON_WAYS, *CPP_WAYS)
+    for storage in (STORAGE if way.name.startswith(("latent", "evidence")) else (None,))
+]
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(("way", "storage"), STORED_WAYS)
+def test_what_lies_outside_the_range_is_not_read(way: Way, storage: torch.dtype | None) -> None:
+    shown = torch.tensor([[7, 201]]).expand(2, 2)
+    options: dict[str, Any] = {"H": 2, "G": 1, "M": 333, "knowledge_range": shown}
+    if storage is not None:
+        options["storage"] = storage
+    # Of one new token evidence is of latents.
+    for N in (1, 2) if storage is None else (1,):
+        problem = usual(way, N, **options)
+        before = way.bits(problem)
+        knowledge = ops.attention_of(problem).knowledge
+        # What quantised latents say beside their numbers are their scales and norm.
+        for name in ("key", "value", "norm", "key_scale", "value_scale"):
+            tensor = getattr(knowledge, name, None)
+            if tensor is not None and tensor.dtype != torch.int8:
+                tokens = tensor if tensor.dim() < 3 else tensor.transpose(0, 1)
+                for part in (tokens[:7], tokens[201:]):
+                    part.copy_(torch.full(part.shape, float("nan")))
+        for ours, theirs in zip(way.bits(problem), before, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.usefixtures("served")

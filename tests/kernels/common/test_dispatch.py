@@ -12,7 +12,8 @@ import torch
 from kblam_kernels import BackendUnavailableError, UnsupportedInputError, explain, rectangular_attention
 from kblam_kernels.common import dispatch
 from kblam_kernels.common.dispatch import Backend, Explanation
-from kblam_kernels.dense.op import DENSE_BACKENDS, DenseCall, dense_attention
+from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.dense.op import DENSE_BACKENDS, dense_attention
 from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
 from kblam_kernels.latent.op import LATENT_BACKENDS
 from kblam_kernels.tools.cases import dense_call

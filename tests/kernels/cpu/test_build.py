@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kblam_kernels import BackendUnavailableError, build, explain, native
+from kblam_kernels import BackendUnavailableError, explain
+from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
 from tests.kernels.problems import make
 
@@ -79,7 +80,7 @@ def test_builds_once_and_then_serves_from_the_cache(
 
 
 def test_two_processes_build_once(fake_compiler: Path) -> None:
-    code = "from kblam_kernels import build; print(build.library())"
+    code = "from kblam_kernels.common import build; print(build.library())"
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -125,7 +126,7 @@ def test_a_damaged_library_is_built_anew(fake_compiler: Path, library: None) -> 
     Path(os.environ["CXX"]).write_text(COMPILER.replace("echo built >", f"cp '{real}'"))
     damaged = build.library()
     damaged.write_text("not a library")
-    code = "from kblam_kernels import native; print(native.unavailable())"
+    code = "from kblam_kernels.common import native; print(native.unavailable())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "None\n"
     assert damaged.read_bytes() == Path(real).read_bytes()
@@ -240,7 +241,7 @@ def test_with_a_failing_compiler_the_reference_serves_and_one_line_has_its_reaso
     said = explanation.rejected["cpu"]
     assert said.startswith("the C++ kernels are not available: the compiler failed: ")
     assert reason in said
-    assert said.endswith(" (python -m kblam_kernels.build shows all)")
+    assert said.endswith(" (python -m kblam_kernels build shows all)")
     assert "\n" not in said
     assert len(said) < 450  # not the whole command
     (line,) = [record.getMessage() for record in caplog.records]
@@ -313,7 +314,7 @@ def test_what_the_cpp_kernels_do_not_take_they_say(changes: dict[str, object], r
 
 
 def test_importing_builds_nothing(fake_compiler: Path) -> None:
-    code = "import kblam_kernels, kblam_kernels.build, kblam_kernels.native"
+    code = "import kblam_kernels, kblam_kernels.common.build, kblam_kernels.common.native"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert runs(fake_compiler) == 0
 

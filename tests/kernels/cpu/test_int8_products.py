@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kblam_kernels import rectangular_attention
-from kblam_kernels.latent import cpu, fused
-from tests.kernels.cpu.pinned import HAVE_BYTES
-from tests.kernels.latent.decode_cases import arguments_of, one_row
-from tests.kernels.latent.latent_problems import INF, LatentProblem, make
+from kblam_kernels.latent import cpu
+from kblam_kernels.latent.absorption import Absorbed, Mixed
+from tests.kernels.cpu.pinned import HAVE_BYTES, with_threads
+from tests.kernels.ops import call_of_rows
+from tests.kernels.problems import INF, Problem, absorbed_of
+from tests.kernels.problems import make_latent as make
 
 # A query is rounded to 254 levels of its largest number, a weight to 255 of its tile's: so much of an output's root
 # mean square, where scores spread by about one.
@@ -23,11 +25,11 @@ RMS = 0.012
 LSE = 0.02
 
 
-def allowed(problem: LatentProblem, dtype: torch.dtype) -> LatentProblem:
+def allowed(problem: Problem, dtype: torch.dtype) -> Problem:
     return problem.to(dtype, torch.int8).but(int8_products=True)
 
 
-def hold(problem: LatentProblem) -> None:
+def hold(problem: Problem) -> None:
     """Against float64 on the latents as stored; a row that sees nothing gives 0."""
     output, lse = problem.run("cpu")
     exact, exact_lse = problem.exact()
@@ -66,8 +68,15 @@ def test_any_shape(data: st.DataObject, library: None) -> None:
     hold(allowed(problem, draw(st.sampled_from([torch.float32, torch.bfloat16]))))
 
 
-def whole_numbers(heads: int) -> dict[str, Any]:
-    """Arguments of `cpu.forward` that lose nothing to rounding: queries of whole numbers, the largest 127."""
+def mixed(problem: Problem, *, rounded: bool, **changes: Any) -> Mixed:
+    """The kernel's results, with absorbed queries or fields of the call changed."""
+    _, call = problem.call()
+    names = {name: changes.pop(name) for name in Absorbed._fields if name in changes}
+    return cpu.mix(call.but(int8_products=rounded, **changes), absorbed_of(call)._replace(**names))
+
+
+def whole_numbers(heads: int) -> tuple[Problem, dict[str, Any]]:
+    """What loses nothing to rounding: queries of whole numbers, the largest 127."""
     draw = torch.Generator().manual_seed(1)
     M, P = 300, 90
 
@@ -76,42 +85,40 @@ def whole_numbers(heads: int) -> dict[str, Any]:
 
     absorbed = whole(1, heads, 1, P).float()
     absorbed[..., 0] = 127
-    arguments = arguments_of(make(B=1, H=heads, G=1, N=1, M=M, P=P, dtype=torch.float32))
-    return {
-        **arguments,
+    return make(B=1, H=heads, G=1, N=1, M=M, P=P, dtype=torch.float32), {
         "latent_key": whole(M, P).to(torch.int8),
         "latent_value": whole(M, P).to(torch.int8),
         "key_scale": torch.ones(M),
         "value_scale": torch.ones(M),
-        "absorbed_query": absorbed,
+        "query": absorbed,
         "constant": torch.zeros(1, heads, 1),
     }
 
 
 @pytest.mark.parametrize("heads", [3, 40])
 def test_what_needs_no_rounding_is_exact(heads: int, instruction_set: str) -> None:
-    arguments = whole_numbers(heads)
-    flat = {**arguments, "norm": torch.zeros(300)}
-    result = cpu.forward(**flat, int8_products=True)
-    mean = arguments["latent_value"].float().mean(0)
+    problem, numbers = whole_numbers(heads)
+    result = mixed(problem, rounded=True, **numbers, norm=torch.zeros(300))
+    mean = numbers["latent_value"].float().mean(0)
     torch.testing.assert_close(result.latent, result.share[..., None] * mean, rtol=1e-5, atol=1e-5)
     # Scores of whole numbers: one triple stands out by its score alone.
-    peaked = {**arguments, "norm": torch.full((300,), 1e-4)}
-    exact = cpu.forward(**peaked).lse
-    torch.testing.assert_close(cpu.forward(**peaked, int8_products=True).lse, exact, rtol=1e-6, atol=1e-5)
+    exact, rounded = (
+        mixed(problem, rounded=rounded, **numbers, norm=torch.full((300,), 1e-4)).lse for rounded in (False, True)
+    )
+    torch.testing.assert_close(rounded, exact, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [3, 40])
 def test_it_is_taken_where_the_processor_has_it_and_only_for_int8(heads: int, instruction_set: str) -> None:
     for storage in (torch.int8, torch.bfloat16):
-        arguments = arguments_of(make(B=1, H=heads, G=1, N=1, M=200).to(torch.bfloat16, storage))
-        exact, rounded = cpu.forward(**arguments), cpu.forward(**arguments, int8_products=True)
+        problem = make(B=1, H=heads, G=1, N=1, M=200).to(torch.bfloat16, storage)
+        exact, rounded = (mixed(problem, rounded=rounded) for rounded in (False, True))
         differs = not torch.equal(exact.latent, rounded.latent)
         assert differs == (storage == torch.int8 and instruction_set in HAVE_BYTES)
 
 
 def test_the_public_call_hands_it_on(library: None) -> None:
-    for N in (1, fused.MAX_QUERIES + 1):
+    for N in (1, cpu.MAX_FUSED_QUERIES + 1):
         problem = make(B=1, N=N, M=200).to(torch.bfloat16, torch.int8)
         with_permission = problem.but(int8_products=True)
         assert torch.equal(problem.run("reference")[0], with_permission.run("reference")[0])
@@ -123,28 +130,26 @@ def test_the_public_call_hands_it_on(library: None) -> None:
 @pytest.mark.parametrize("heads", [6, 26])
 def test_a_row_does_not_depend_on_the_batch_or_threads(heads: int, instruction_set: str) -> None:
     problem = make(B=3, H=heads, G=2, N=1, M=700, P=48, D=8, knowledge_bias=torch.randn(3, 700))
-    arguments = arguments_of(problem.to(torch.bfloat16, torch.int8))
-    together = cpu.forward(**arguments, int8_products=True)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(before + 1)
-        again = cpu.forward(**arguments, int8_products=True)
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(again, together, strict=True))
+    problem = allowed(problem, torch.bfloat16)
+    _, call = problem.call()
+    together = cpu.mix(call, absorbed_of(call))
+    with with_threads(torch.get_num_threads() + 1):
+        assert all(torch.equal(a, b) for a, b in zip(cpu.mix(call, absorbed_of(call)), together, strict=True))
     for b in range(3):
-        alone = cpu.forward(**one_row(arguments, b), int8_products=True)
+        row = slice(b, b + 1)
+        alone = cpu.mix(call_of_rows(call, row), Absorbed(*(part[row] for part in absorbed_of(call))))
         for part, ours, theirs in zip(together._fields, alone, together, strict=True):
-            assert part == "tiles" or torch.equal(ours[0], theirs[b]), (part, b)
+            assert torch.equal(ours[0], theirs[b]), (part, b)
 
 
 @pytest.mark.parametrize("heads", [2, 24])
-@pytest.mark.parametrize("name", ["absorbed_query", "norm", "key_scale", "value_scale"])
+@pytest.mark.parametrize("name", ["query", "norm", "key_scale", "value_scale"])
 def test_nan_is_not_hidden(name: str, heads: int, instruction_set: str) -> None:
-    arguments = arguments_of(make(B=1, H=heads, G=1, N=1, M=200).to(torch.bfloat16, torch.int8))
-    arguments[name] = arguments[name].clone()
-    arguments[name].view(-1)[-1] = float("nan")
-    assert cpu.forward(**arguments, int8_products=True).latent.isnan().any()
+    problem = make(B=1, H=heads, G=1, N=1, M=200).to(torch.bfloat16, torch.int8)
+    _, call = problem.call()
+    poisoned = (absorbed_of(call).query if name == "query" else getattr(call, name)).clone()
+    poisoned.view(-1)[-1] = float("nan")
+    assert mixed(problem, rounded=True, **{name: poisoned}).latent.isnan().any()
 
 
 @pytest.mark.parametrize("heads", [2, 24])
@@ -157,8 +162,8 @@ def test_what_lies_past_the_filled_rows_is_never_read(heads: int, instruction_se
     fitted = dataclasses.replace(k, **{name: getattr(k, name)[:201].clone() for name in names})
     for name in ("norm", "key_scale", "value_scale"):
         getattr(k, name)[201:] = float("nan")
-    ours = cpu.forward(**arguments_of(problem), int8_products=True)
-    theirs = cpu.forward(**arguments_of(problem.but(knowledge=fitted, knowledge_range=None)), int8_products=True)
+    ours = mixed(problem, rounded=True)
+    theirs = mixed(problem.but(knowledge=fitted, knowledge_range=None), rounded=True)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 

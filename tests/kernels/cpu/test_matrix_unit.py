@@ -12,10 +12,14 @@ from torch.nn import functional as F
 from tests.kernels.cpu.pinned import with_threads
 from tests.kernels.cpu.test_int8_products import allowed
 from tests.kernels.cpu.test_int8_products import hold as hold_rounded
-from tests.kernels.cpu.test_latent_cpu import hold
-from tests.kernels.held import hold_problem
-from tests.kernels.latent.latent_problems import make as make_latent
-from tests.kernels.problems import make
+from tests.kernels.ops import Expected, check_dense, check_latent
+from tests.kernels.problems import Problem, make, make_latent
+
+
+def hold(problem: Problem) -> None:
+    """As `test_ops.py` holds a case."""
+    check = check_latent if problem.is_latent else check_dense
+    check(problem.run("cpu"), Expected(problem, problem.exact(), problem.run()), False)
 
 
 @pytest.mark.parametrize("heads", [4, 5, 16, 17, 33])
@@ -36,19 +40,19 @@ def test_tokens_of_latents(M: int, instruction_set: str) -> None:
 @pytest.mark.parametrize("N", [1, 4, 5, 16, 17, 33, 65])
 @pytest.mark.parametrize("D", [2, 16, 32, 34, 80])
 def test_rows_and_widths_of_dense_knowledge(D: int, N: int, instruction_set: str) -> None:
-    hold_problem(make(B=1, H=2, G=1, N=N, T=N + 1, M=97, D=D, dtype=torch.bfloat16), "cpu")
+    hold(make(B=1, H=2, G=1, N=N, T=N + 1, M=97, D=D, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("N", [1, 33])
 @pytest.mark.parametrize("M", [1, 31, 32, 33, 127, 129, 160])
 def test_tokens_of_dense_knowledge(M: int, N: int, instruction_set: str) -> None:
-    hold_problem(make(B=2, H=2, G=1, N=N, T=N + 40, M=M, D=32, dtype=torch.bfloat16), "cpu")
+    hold(make(B=2, H=2, G=1, N=N, T=N + 40, M=M, D=32, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-20, 3.0])
 @pytest.mark.parametrize("N", [1, 20])
 def test_any_scale(N: int, scale: float, instruction_set: str) -> None:
-    hold_problem(make(N=N, T=30, M=200, D=32, scale=scale, dtype=torch.bfloat16, window=7), "cpu")
+    hold(make(N=N, T=30, M=200, D=32, scale=scale, dtype=torch.bfloat16, window=7))
 
 
 def test_products_of_others_between_calls_are_as_ever(instruction_set: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kblam_kernels import build
+from kblam_kernels.common import build
 from kblam_kernels.errors import BuildError
 
 X86 = re.compile(r"\basm\b|\b_mm\w*|\w*intrin\.h|\b__m(?:128|256|512)\w*|\b__builtin_ia32\w*")

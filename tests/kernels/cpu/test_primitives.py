@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from kblam_kernels import build
+from kblam_kernels.common import build
 
 DRIVER = Path(__file__).with_name("primitives.cpp")
 
