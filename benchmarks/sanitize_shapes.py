@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from benchmarks.gpu_check import check_device
-from kblam_kernels import BackendUnavailableError, evidence, prune
-from tests.kernels.cases import GRID, on
-from tests.kernels.latent.latent_problems import make
-from tests.kernels.problems import make as dense_problem
-from tests.kernels.score_cases import DENSE, dense_of
+from kblam_kernels import BackendUnavailableError
+from tests.kernels.cases import EVIDENCE, GRID
+from tests.kernels.problems import evidence_of, make, make_latent
 
 # Latents of each storage, resident, in two parts and streamed, each with a width that pads the last chunk.
 LATENT_WIDTHS = (384, 37, 1024, 1500)
@@ -28,7 +26,7 @@ def dense(device: str) -> Iterator[str]:
     """Runs the case grid; yields what ran."""
     for case in GRID:
         for dtype in DTYPES:
-            on(case.problem(dtype), device).run("triton")
+            case.problem(dtype).on(device).run("triton")
         yield case.name
 
 
@@ -37,25 +35,20 @@ def latents(device: str) -> Iterator[str]:
     for P in LATENT_WIDTHS:
         for storage in STORAGE:
             for dtype in DTYPES:
-                make(B=2, H=4, G=2, N=1, T=70, M=300, D=64, P=P).to(dtype, storage).on(device).run("triton")
+                problem = make_latent(B=2, H=4, G=2, N=1, T=70, M=300, D=64, P=P, dtype=dtype, storage=storage)
+                problem.on(device).run("triton")
             yield f"latents of {P} in {storage}"
 
 
 def scores(device: str) -> Iterator[str]:
-    """Runs evidence and pruning, dense and latent; yields what ran."""
+    """Runs evidence, dense and latent; yields what ran."""
     for dtype in DTYPES:
-        for name, sizes in DENSE.items():
-            problem = on(dense_problem(**sizes, dtype=dtype), device)
-            _, lse = problem.run()
-            knowledge = dense_of(problem)
-            evidence(problem.knowledge_query, knowledge, lse, knowledge_range=problem.knowledge_range, backend="triton")
-            prune(problem.knowledge_query, knowledge, 3)
+        for name, sizes in EVIDENCE.items():
+            evidence_of(make(**sizes, dtype=dtype)).on(device).run("triton")
             yield f"scores of dense {name} in {dtype}"
         for storage in STORAGE:
-            latent = make(B=2, H=4, G=2, N=1, T=9, M=300, D=64, P=37).to(dtype, storage).on(device)
-            _, lse = latent.run()
-            evidence(latent.knowledge_query, latent.knowledge, lse, backend="triton")
-            prune(latent.knowledge_query, latent.knowledge, 3)
+            latent = make_latent(B=2, H=4, G=2, N=1, T=9, M=300, D=64, P=37, dtype=dtype, storage=storage)
+            evidence_of(latent).on(device).run("triton")
             yield f"scores of latents in {storage}"
 
 

@@ -21,7 +21,7 @@ def test_latents_of_every_storage_are_launched(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: kernels are compiled")
 def test_scores_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sanitize_shapes, "DENSE", {"small": {"N": 1, "M": 5, "D": 16}})
+    monkeypatch.setattr(sanitize_shapes, "EVIDENCE", {"small": {"N": 1, "M": 5, "D": 16}})
     monkeypatch.setattr(sanitize_shapes, "STORAGE", (torch.int8,))
     names = list(sanitize_shapes.scores("cpu"))
     assert names == [
