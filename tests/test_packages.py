@@ -60,7 +60,7 @@ def test_the_kernels_work_without_triton() -> None:
     ).splitlines()
     assert said[0] == "(1, 2, 3, 8)"
     assert said[1].startswith("triton is not installed")
-    assert said[1] in said[2]
+    assert "triton is not installed (pip install" in said[2]
 
 
 def packages() -> Iterator[ModuleType]:
@@ -119,7 +119,7 @@ def test_every_environment_variable_has_one_row() -> None:
 
 def test_every_row_is_a_variable_that_something_reads() -> None:
     tests = ROOT / "tests"
-    files = [ROOT / "Makefile", tests / "golden" / "files.py", tests / "kernels" / "test_other_resources.py"]
+    files = [ROOT / "Makefile", tests / "golden" / "files.py", tests / "kernels" / "tools" / "test_resources.py"]
     for folder in SOURCES[:-1]:
         files += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".cpp", ".h"}]
     text = "".join(path.read_text("utf-8") for path in files)

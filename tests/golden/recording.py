@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from kblam_kernels.rectangular.reference import prompt_visibility
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from kblam.models.attention import IMPLEMENTATION, LayerKnowledge, attention_forward, register
 from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular_attention
+from kblam_kernels.common.columns import prompt_visibility
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from kblam_kernels.pruning.selection import of_all_rows
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,6 +20,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.models.families import attention_modules
 from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge, LatentKnowledge, prune
+from kblam_kernels.pruning import select
 
 
 class SelectionByUntrainedHead:
@@ -59,7 +59,7 @@ class SelectionByUntrainedHead:
     def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         whole, hidden = self._source.layer(layer), self._hidden.get(layer)
         if hidden is None:  # asked for its shape, before any pass
-            return of_all_rows(whole, torch.arange(self.num_triples))
+            return select(whole, torch.arange(self.num_triples)[None])
         query = self._heads.knowledge_query(layer, hidden)
         assert query is not None
         weight = None if self._mask is None else self._mask[:, None, -hidden.shape[1] :].to(hidden.dtype)
