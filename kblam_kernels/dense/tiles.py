@@ -118,11 +118,16 @@ FORWARD: tuple[Choice[ForwardTile], ...] = (
 # A matrix instruction takes at least 16 rows, and 32 of the prompt spill; the same rows for every batch size, so that a
 # row's bits do not depend on it.
 DECODE: tuple[Choice[Tile], ...] = (
-    Choice(Tile(16, 128, 4, 3), "narrow heads leave room for twice the columns", "half", (1, 64)),
-    Choice(Tile(16, 64, 4, 3), "128 columns spill; 71 KiB", "half", (65, 128)),
-    Choice(Tile(16, 32, 4, 3), "64 columns do not fit 99 KiB", "half", (129, 256)),
-    Choice(Tile(16, 32, 8, 2), "three tf32 products an operand: four warps spill", "float32", (1, 128)),
-    Choice(Tile(16, 16, 8, 2), "32 columns spill", "float32", (129, 256)),
+    Choice(Tile(16, 128, 4, 3), "256 columns spill 8 to 16 bytes; 71 KiB", "half", (1, 64)),
+    Choice(Tile(16, 64, 4, 3), "128 columns spill on sm_90 and take 137 KiB; 71 KiB", "half", (65, 128)),
+    Choice(Tile(16, 32, 4, 3), "64 columns take 139 KiB, past the 99 of sm_86; 73 KiB", "half", (129, 256)),
+    Choice(Tile(16, 32, 8, 2), "four warps take 255 registers for heads of 64; 52 KiB", "float32", (1, 128)),
+    Choice(
+        Tile(16, 16, 8, 2),
+        "32 columns take 100 KiB, past the 99 of sm_86, and four warps spill; 66 KiB",
+        "float32",
+        (129, 256),
+    ),
 )
 
 

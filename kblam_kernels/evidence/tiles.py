@@ -27,10 +27,24 @@ class MassTile(Tile):
 _WIDTHS = (1, UNLIMITED)
 # Few tokens a program: at 10 K triples there are still two programs for each multiprocessor of a large GPU.
 TILES: tuple[Choice[MassTile], ...] = (
-    Choice(MassTile(16, 32, 4, 3, 128, 3), "the least of a matrix instruction", "half", _WIDTHS, EVERYWHERE, 16),
-    Choice(MassTile(32, 32, 4, 2, 128, 3), "the heads of one token of latents", "half", _WIDTHS, EVERYWHERE, 32),
-    Choice(MassTile(64, 32, 4, 2, 128, 2), "more chunks unrolled spill", "half", _WIDTHS),
-    Choice(MassTile(16, 32, 4, 2, 64, 2), "products take three passes; 32 rows spill", "float32", _WIDTHS),
+    Choice(
+        MassTile(16, 32, 4, 3, 128, 3),
+        "the least rows of a matrix instruction; 24 KiB",
+        "half",
+        _WIDTHS,
+        EVERYWHERE,
+        16,
+    ),
+    Choice(
+        MassTile(32, 32, 4, 2, 128, 3),
+        "the 32 heads of one query of latents at once; 48 KiB",
+        "half",
+        _WIDTHS,
+        EVERYWHERE,
+        32,
+    ),
+    Choice(MassTile(64, 32, 4, 2, 128, 2), "three unrolled chunks take 145 KiB on sm_90; 48 KiB", "half", _WIDTHS),
+    Choice(MassTile(16, 32, 4, 2, 64, 2), "32 rows spill 152 to 200 bytes; 24 KiB", "float32", _WIDTHS),
 )
 
 
