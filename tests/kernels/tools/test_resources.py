@@ -103,6 +103,7 @@ def rows() -> dict[str, Resources]:
     command = [sys.executable, "-m", "kblam_kernels", "resources", "--json", "--processes", "2", "--match", match]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
     assert result.returncode in (0, 1), result.stderr
+    assert result.stdout, result.stderr
     found: list[dict[str, Any]] = json.loads(result.stdout)
     return {f"{row.arch} {row.kernel} {row.variant}": row for row in (Resources(**fields) for fields in found)}
 
