@@ -99,6 +99,17 @@ def test_a_shared_list_folds_the_batch(changes: dict[str, object], groups: int) 
     assert (cut.groups, cut.rows) == (groups, 2 // groups)
 
 
+@pytest.mark.parametrize("M", [300, 20_000, 100_000])
+def test_splits_follow_the_list_and_the_batch_has_no_say(M: int) -> None:
+    cuts = []
+    for B in (1, 9):
+        with recording("sm_80") as made:
+            decoded(make(B=B, H=1, G=1, N=1, M=M, D=2, dtype=FLOAT32))
+        cuts.append(made.launches[0][2]["cut"])
+    assert cuts[0].split_size == cuts[1].split_size
+    assert cuts[0].knowledge_splits == cuts[1].knowledge_splits <= splits.MAX_DENSE_SPLITS
+
+
 @pytest.mark.parametrize(("N", "split"), [(1, True), (16, True), (17, False), (1000, False)])
 def test_few_queries_are_split_and_the_batch_has_no_say(N: int, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KBLAM_TILE", raising=False)

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from kblam_kernels import explain
 from kblam_kernels.common.launch import recording
+from kblam_kernels.common.splits import MAX_SPLITS
 from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
 from kblam_kernels.latent.absorption import Mixed
@@ -95,6 +96,17 @@ def test_a_shared_list_folds_the_batch(changes: dict[str, Any], groups: int) -> 
         mixed(make_latent(N=1, dtype=FLOAT32, **changes))
     cut = made.launches[0][2]["cut"]
     assert (cut.groups, cut.rows) == (groups, 8 // groups)
+
+
+@pytest.mark.parametrize("M", [300, 20_000, 100_000])
+def test_splits_follow_the_list_and_the_batch_has_no_say(M: int) -> None:
+    cuts = []
+    for B in (1, 9):
+        with recording("sm_80") as made:
+            mixed(make_latent(B=B, H=1, G=1, N=1, M=M, D=2, P=2, dtype=FLOAT32))
+        cuts.append(made.launches[0][2]["cut"])
+    assert cuts[0].split_size == cuts[1].split_size
+    assert cuts[0].knowledge_splits == cuts[1].knowledge_splits <= MAX_SPLITS
 
 
 def test_scales_and_norm_may_be_columns_of_a_matrix() -> None:
