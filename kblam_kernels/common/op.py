@@ -111,7 +111,8 @@ class Op(Generic[C]):
             ctx.save_for_backward(*results, *(v for v, there in zip(values, ctx.is_tensor, strict=True) if there))
 
         def apply(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            results, saved = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+            unpacked = ctx.saved_tensors  # once: under activation checkpointing a second look raises
+            results, saved = unpacked[:count], iter(unpacked[count:])
             values = [next(saved) if there else other for other, there in zip(ctx.others, ctx.is_tensor, strict=True)]
             made = self.backward_overload(*gradients, *results, *values)
             of = dict(zip(differentiable, made if isinstance(made, tuple) else (made,), strict=True))

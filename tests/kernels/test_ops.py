@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kblam_kernels import BackendUnavailableError, DenseKnowledge, evidence
 from tests import tolerances
@@ -244,6 +245,19 @@ def test_compiles_to_one_graph_with_the_same_gradients(op: str, name: str) -> No
         found.append(results)
     for eager, traced_result in zip(*found, strict=True):
         assert torch.equal(eager, traced_result)
+
+
+@pytest.mark.parametrize("op", ["dense", "evidence"])
+def test_checkpointing_gives_the_same_gradients(op: str) -> None:
+    problem = next(made for case in SMALL[op].values() if not (made := case(FLOAT32)).is_latent)
+    run = compiled(problem, traced=False)
+    gradients = []
+    for function in (run, lambda *tensors: checkpoint(run, *tensors, use_reentrant=False)):
+        leaves = [getattr(ops.attention_of(problem), each).detach().clone() for each in names_of(problem)]
+        results = function(*(leaf.requires_grad_() for leaf in leaves))
+        loss = sum(result.masked_fill(result.isinf(), 0).square().sum() for result in results)
+        gradients.append(torch.autograd.grad(loss, leaves))  # type: ignore[arg-type]
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
 
 
 @pytest.mark.usefixtures("fresh_compiler")

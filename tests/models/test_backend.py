@@ -18,7 +18,7 @@ NAMESPACE = "kblam_kernels::"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("plan", "op"), [("latent", "latent_attention_cpu"), ("dense", "rectangular_forward_cpu")])
+@pytest.mark.parametrize(("plan", "op"), [("latent", "latent_attention_cpu"), ("dense", "dense_forward_cpu")])
 def test_decode_calls_the_cpp_ops(plan: str, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KBLAM_BACKEND", raising=False)
     tied = tie(knowledge_scale=4.0)
