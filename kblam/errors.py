@@ -104,3 +104,14 @@ class TrainingError(KblamError):
 
 class TrainingConfigError(TrainingError):
     """A training config cannot be read, or holds a name or value that is not possible."""
+
+
+# --- data to train on and to ask about -------------------------------------------------------------------
+
+
+class DataError(KblamError):
+    """Data cannot be made: a package, a file or enough entities are missing, or a server wrote no facts."""
+
+
+class DataServerError(DataError):
+    """A server that was asked to write data keeps failing, or answers with something else."""
