@@ -96,3 +96,7 @@ class ModelFolderError(KblamError):
 
 class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
+
+
+class EvaluationError(KblamError):
+    """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""
