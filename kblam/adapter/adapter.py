@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from kblam.adapter.config import AdapterConfig
 from kblam.adapter.files import adapter_folder, load_weights, read_config
 from kblam.adapter.projected import ProjectedKnowledge
-from kblam.adapter.projections import build_projector
+from kblam.adapter.projections import build_projector, build_question_trunk
 from kblam.errors import KnowledgeError
 from kblam_kernels.latent.projection import KEY_NORM_EPS
 
@@ -35,6 +36,8 @@ class KnowledgeAdapter(
         key_projector, value_projector: (..., P) -> (..., S * Hq * D).
         query_heads: one bias-free Linear(hidden_size, Hq * D) per knowledge layer, keyed by str(layer); empty
             without `separate_query_head`.
+        question_trunk: the hidden layer of an mlp `question_head`, (B, P) -> (B, question_hidden_dim), or the identity.
+        question_heads: one Linear(P or question_hidden_dim, Hq * D) per knowledge layer; empty without `question_head`.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -47,6 +50,10 @@ class KnowledgeAdapter(
         self.query_heads = nn.ModuleDict(
             {str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in layers}
         )
+        self.question_trunk = build_question_trunk(config)
+        asking = layers if config.question_head is not None else []
+        inputs = config.question_hidden_dim if config.question_head == "mlp" else config.embedding_dim
+        self.question_heads = nn.ModuleDict({str(layer): nn.Linear(inputs, width) for layer in asking})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin takes the arguments of any class, this one its own
@@ -122,15 +129,38 @@ class KnowledgeAdapter(
         if not self.config.separate_query_head:
             return None
         head = self.query_heads[str(layer)]
-        if type(head) is nn.Linear and head.bias is None and not head._forward_hooks and not head._forward_pre_hooks:
+        if self.config.question_head is None and type(head) is nn.Linear and head.bias is None and not _is_hooked(head):
             return head
         return None
 
-    def knowledge_query(self, layer: int, hidden_states: Tensor) -> Tensor | None:
-        """r (B, Hq, N, D) of a knowledge layer from its hidden states (B, N, hidden); None without separate heads."""
+    def question_part(self, layer: int, question: Tensor) -> Tensor:
+        """What the question adds to every knowledge query of its row: (B, P) sentence vectors -> (B, Hq * D)."""
+        head = cast(nn.Linear, self.question_heads[str(layer)])
+        part: Tensor = head(self.question_trunk(question.to(head.weight.dtype)))
+        return part
+
+    def knowledge_query(self, layer: int, hidden_states: Tensor, question: Tensor | None = None) -> Tensor | None:
+        """The knowledge query of a layer; None without separate heads.
+
+        r = W_h h, plus with a `question_head` what the question adds, the same at every position of its row.
+
+        Args:
+            hidden_states: (B, N, hidden), the input of the layer's attention.
+            question: `question_part` of the layer, (B, Hq * D); None without a question head.
+
+        Returns:
+            (B, Hq, N, D) in the dtype of hidden_states.
+        """
         if not self.config.separate_query_head:
             return None
-        heads = self.query_heads[str(layer)](hidden_states)
+        head = self.query_heads[str(layer)]
+        # Weights in training may be wider than a frozen base model's hidden states.
+        if isinstance(head, nn.Linear) and head.weight.dtype != hidden_states.dtype and not _is_hooked(head):
+            heads = F.linear(hidden_states, head.weight.to(hidden_states.dtype))
+        else:
+            heads = head(hidden_states)
+        if question is not None:
+            heads = heads + question.to(heads.dtype)[:, None]
         B, N, _ = heads.shape
         if N == 1:
             return heads.view(B, self.config.num_heads, 1, self.config.head_dim)
@@ -141,3 +171,7 @@ class KnowledgeAdapter(
         return (
             f"P={c.embedding_dim}, layers={c.knowledge_layers}, slots={c.num_slots}, heads={c.num_heads}x{c.head_dim}"
         )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

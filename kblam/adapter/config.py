@@ -10,7 +10,7 @@ from typing import Any
 
 from kblam.errors import AdapterConfigError
 
-FORMAT_VERSION = 2  # 2: `layers`
+FORMAT_VERSION = 3  # 2: `layers`; 3: the question head, the pointer, the base model's signature
 # The least value of each field that counts something.
 _COUNTS = {
     "embedding_dim": 1,
@@ -21,11 +21,14 @@ _COUNTS = {
     "layer_frequency": 1,
     "mlp_depth": 0,
     "mlp_hidden_dim": 0,
+    "question_hidden_dim": 0,
     "format_version": 1,
 }
 PROJECTORS = ("linear", "mlp", "identity")
+QUESTION_HEADS = ("linear", "mlp")
 # Upstream's refusal sentence: what its adapters are trained to say.
 REFUSAL = "I am sorry I cannot find relevant information in the KB."
+ANSWER = "The {property} of {name} is {value}."
 
 
 def _help(text: str, **kwargs: Any) -> Any:
@@ -53,6 +56,11 @@ class AdapterConfig:
     mlp_depth: int = _help("mlp only: hidden layers, each Linear then GELU", default=0)
     mlp_hidden_dim: int = _help("mlp only: width of the hidden layers", default=0)
     separate_query_head: bool = _help("own, never rotated query projection for knowledge", default=True)
+    question_head: str | None = _help(
+        "linear or mlp: knowledge queries also see the question's sentence vector; only with separate_query_head",
+        default=None,
+    )
+    question_hidden_dim: int = _help("question_head mlp only: width of its hidden layer", default=0)
     knowledge_scale: float | None = _help(
         "C: adds log C - log M to knowledge scores; only with separate_query_head", default=None
     )
@@ -65,6 +73,14 @@ class AdapterConfig:
     base_model: str | None = _help("name or path of the model it was trained for", default=None)
     prompt: str | None = _help(
         "template around {question}; default: the family's, then the chat template", default=None
+    )
+    base_signature: tuple[float, ...] | None = _help(
+        "what its weights look like; another model of the same shape is refused", default=None
+    )
+    pointer: bool = _help("answers copy the text of the triples they rest on", default=False)
+    answer: str = _help("the sentence that says a fact; the pointer follows it", default=ANSWER)
+    known_above: float | None = _help(
+        "attention mass on knowledge, at the prompt's end, from which a question counts as known", default=None
     )
     refusal: str = _help("what the model says when the knowledge base has no answer", default=REFUSAL)
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
@@ -95,6 +111,7 @@ class AdapterConfig:
             )
         if self.top_k is not None and self.top_k < 1:
             raise AdapterConfigError(f"top_k must be at least 1 or None; got {self.top_k}")
+        self._check_question_head()
         if self.evidence_layer is None:
             object.__setattr__(self, "evidence_layer", self.knowledge_layers[len(self.knowledge_layers) // 2])
         if self.evidence_layer not in self.knowledge_layers:
@@ -103,6 +120,26 @@ class AdapterConfig:
             )
         if self.prompt is not None and "{question}" not in self.prompt:
             raise AdapterConfigError(f"prompt must contain {{question}}; got {self.prompt!r}")
+        if missing := [part for part in ("{property}", "{name}", "{value}") if self.answer.count(part) != 1]:
+            raise AdapterConfigError(f"answer must contain {', '.join(missing)} once; got {self.answer!r}")
+        if self.known_above is not None and not 0 <= self.known_above <= 1:
+            raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
+        if self.base_signature is not None:
+            object.__setattr__(self, "base_signature", tuple(self.base_signature))  # JSON has lists
+
+    def _check_question_head(self) -> None:
+        if self.question_head is None:
+            return
+        if self.question_head not in QUESTION_HEADS:
+            raise AdapterConfigError(
+                f"question_head must be one of {', '.join(QUESTION_HEADS)}, or None; got {self.question_head!r}"
+            )
+        if not self.separate_query_head:
+            raise AdapterConfigError("question_head needs separate_query_head: rotated queries are the prompt's own")
+        if self.question_head == "mlp" and self.question_hidden_dim == 0:
+            raise AdapterConfigError(
+                f"question_head 'mlp' needs question_hidden_dim >= 1; got {self.question_hidden_dim}"
+            )
 
     def _check_layers(self) -> None:
         if self.layers is None:

@@ -1,4 +1,4 @@
-"""The maps from sentence embeddings to the flat vector of all slots."""
+"""The maps from sentence embeddings to the flat vector of all slots, and to a question's hidden layer."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def build_projector(config: AdapterConfig) -> nn.Module:
     for _ in range(config.mlp_depth):
         layers += [nn.Linear(hidden, hidden), nn.GELU()]
     return nn.Sequential(*layers, nn.Linear(hidden, config.out_dim))
+
+
+def build_question_trunk(config: AdapterConfig) -> nn.Module:
+    """Linear(P, question_hidden_dim) and GELU for an mlp question head; the identity otherwise."""
+    if config.question_head != "mlp":
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(config.embedding_dim, config.question_hidden_dim), nn.GELU())

@@ -21,7 +21,7 @@ from kblam.errors import KnowledgeError, UnsupportedModelError
 from kblam.models import calls, switch
 from kblam.models.attention import register
 from kblam.models.calls import KnowledgeCall, Observer
-from kblam.models.checks import check_fit, check_knowledge, check_options
+from kblam.models.checks import check_fit, check_knowledge, check_options, check_question
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.hooks import DecoderHook, LayerHook
@@ -40,6 +40,7 @@ class Options:
     plan: str
     storage: str
     int8_products: bool
+    trainable: bool
 
 
 class Attachment:
@@ -97,6 +98,7 @@ class Attachment:
         *,
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
+        question: Tensor | None = None,
     ) -> None:
         """Sets the default of all threads, for every forward pass and `generate` outside of a `using` block.
 
@@ -104,13 +106,15 @@ class Attachment:
             source: `ProjectedKnowledge` or `ResidentKnowledge` on the model's device, in its dtype; None removes it.
             bias: number, or float32 (), (M,) or (B, M), added to knowledge scores; -inf hides a triple.
             knowledge_range: int32 (B, 2), the [start, end) of M that each batch row sees.
+            question: float32 (B, P) or (1, P), the questions' sentence vectors, from the knowledge base's encoder, one
+                for each batch row. An adapter with a `question_head` needs it; others take None.
 
         With beam search or several return sequences, per-row values are repeated for the rows that `generate` adds.
 
         Raises:
-            KnowledgeError: if the knowledge, bias or range does not fit the model, or the model is detached.
+            KnowledgeError: if the knowledge, bias, range or question does not fit the model, or the model is detached.
         """
-        call = self._checked(source, bias, knowledge_range)
+        call = self._checked(source, bias, knowledge_range, question)
         if call is not None:
             switch.hold(self._decoder, self)
         with _DEFAULTS:
@@ -125,12 +129,13 @@ class Attachment:
         *,
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
+        question: Tensor | None = None,
     ) -> Iterator[Attachment]:
         """Knowledge for calls of this thread (or asyncio task) inside the `with` block; arguments of `set_knowledge`.
 
         None means no knowledge, even if there is a default. Blocks may be nested; the innermost counts.
         """
-        call = self._checked(source, bias, knowledge_range)
+        call = self._checked(source, bias, knowledge_range, question)
         if call is not None:
             switch.hold(self._decoder, self)
         try:
@@ -152,7 +157,11 @@ class Attachment:
             yield
 
     def _checked(
-        self, source: KnowledgeSource | None, bias: Tensor | float, knowledge_range: Tensor | None
+        self,
+        source: KnowledgeSource | None,
+        bias: Tensor | float,
+        knowledge_range: Tensor | None,
+        question: Tensor | None,
     ) -> KnowledgeCall | None:
         if source is None:
             return None
@@ -160,8 +169,9 @@ class Attachment:
             raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
         check_knowledge(self.model, self.config, source)
         check_options(source, bias, knowledge_range)
-        _follow(self.adapter, self.model)
-        return KnowledgeCall(source, bias, knowledge_range)
+        check_question(self.config, source, question)
+        _follow(self.adapter, self.model, self.options.trainable)
+        return KnowledgeCall(source, bias, knowledge_range, question)
 
     def _install(self) -> None:
         self._hooks.append(self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True))
@@ -188,6 +198,7 @@ def attach(
     plan: str = "auto",
     storage: str = "auto",
     int8_products: bool = False,
+    trainable: bool = False,
 ) -> Attachment:
     """Attaches an adapter to a causal language model.
 
@@ -202,6 +213,7 @@ def attach(
         storage: dtype of its latents, see `ResidentKnowledge`; "int8" halves them.
         int8_products: allows latents stored as int8 to be multiplied as int8, see `rectangular_attention`: quicker on
             a CPU that has it, and a little less exact.
+        trainable: the adapter's weights keep their dtype, so that float32 weights learn beside a bfloat16 model.
 
     Returns:
         The `Attachment`; with no knowledge in force the model gives the base model's logits bit for bit.
@@ -212,7 +224,7 @@ def attach(
         KnowledgeError: if `storage` is not known.
     """
     current = attachment_of(model)
-    options = Options(backend, plan, storage, int8_products)
+    options = Options(backend, plan, storage, int8_products, trainable)
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
     check_storage(storage)
@@ -222,7 +234,7 @@ def attach(
     # The old adapter stays attached until the new one is known to fit.
     detach(model)
     fresh = Attachment(model, adapter, options)
-    _follow(adapter, model)
+    _follow(adapter, model, trainable)
     register()
     fresh._install()
     # A plain object, not a module: the model's state dict stays the base model's.
@@ -257,7 +269,11 @@ def _check_way(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
 
 
-def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel) -> None:
-    """Moves the adapter to the model's device, its query heads to the model's dtype: they read its hidden states."""
+def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel, trainable: bool) -> None:
+    """Moves the adapter to the model's device, its query heads to the model's dtype: they read its hidden states.
+
+    Weights in training keep their dtype: a base model in half precision must not round what is learned.
+    """
     adapter.to(model.device)
-    adapter.query_heads.to(model.dtype)
+    if not trainable:
+        adapter.query_heads.to(model.dtype)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kblam.adapter import KnowledgeAdapter
 from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -33,16 +34,29 @@ class KnowledgeCall:
 
     Args:
         source: the knowledge.
-        bias, knowledge_range: as `Attachment.using` takes them.
+        bias, knowledge_range, question: as `Attachment.using` takes them.
         observer: called after the attention of the evidence layer.
     """
 
     source: KnowledgeSource
     bias: Tensor | float = 0.0
     knowledge_range: Tensor | None = None
+    question: Tensor | None = None
     observer: Observer | None = None
     # By thread and layer: the last knowledge, and its attention from the second use on. Threads may share a call.
     _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
+    # By layer: what the question adds to its queries, computed at the first step and used at every other.
+    _question_parts: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def question_part(self, adapter: KnowledgeAdapter, layer: int) -> Tensor | None:
+        """What the question adds to the queries of a layer, (B, Hq * D); None without a question."""
+        if self.question is None:
+            return None
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return adapter.question_part(layer, self.question)
+        if layer not in self._question_parts:
+            self._question_parts[layer] = adapter.question_part(layer, self.question)
+        return self._question_parts[layer]
 
     def attention(
         self,

@@ -93,3 +93,27 @@ def check_options(source: KnowledgeSource, bias: Tensor | float, knowledge_range
             raise KnowledgeError(
                 f"knowledge_range must be int32 on {device}; got {knowledge_range.dtype} on {knowledge_range.device}"
             )
+
+
+def check_question(config: AdapterConfig, source: KnowledgeSource, question: Tensor | None) -> None:
+    """Checks that an adapter with a question head gets the vectors of the questions, and one without gets none.
+
+    Raises:
+        KnowledgeError: if not.
+    """
+    if config.question_head is None:
+        if question is not None:
+            raise KnowledgeError("this adapter has no question_head, so it cannot use question=; leave it out")
+        return
+    if question is None:
+        raise KnowledgeError(
+            "this adapter's queries need the question: pass question=, the float32 (B, P) sentence vectors of the "
+            "questions from the knowledge base's encoder (`Session.question_vectors`)"
+        )
+    if question.dim() != 2 or question.shape[1] != config.embedding_dim:
+        raise KnowledgeError(
+            f"question must be (B, P) with P = {config.embedding_dim}, the width of the adapter's encoder; "
+            f"got {tuple(question.shape)}"
+        )
+    if question.dtype != torch.float32 or question.device != source.device:
+        raise KnowledgeError(f"question must be float32 on {source.device}; got {question.dtype} on {question.device}")

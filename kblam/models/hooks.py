@@ -65,7 +65,7 @@ class LayerHook:
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
             attend=call.attention(self.layer, _repeat_knowledge(knowledge, batch), self._attention_over),
-            query=self._query(module, hidden_states, knowledge),
+            query=self._query(call, module, hidden_states, knowledge),
             bias=_total_bias(call, config, top_k, batch, knowledge.num_tokens),
             knowledge_range=_total_range(call, batch),
             top_k=top_k,
@@ -77,7 +77,11 @@ class LayerHook:
         return RectangularAttention(knowledge, int8_products=options.int8_products, backend=options.backend)
 
     def _query(
-        self, module: nn.Module, hidden_states: Tensor, knowledge: DenseKnowledge | LatentKnowledge
+        self,
+        call: KnowledgeCall,
+        module: nn.Module,
+        hidden_states: Tensor,
+        knowledge: DenseKnowledge | LatentKnowledge,
     ) -> Tensor | QueryHead | None:
         """The knowledge query, or how to compute it where the kernels need less time than a separate matrix product."""
         adapter, norm = self.attachment.adapter, self.attachment.family.query_norm
@@ -91,7 +95,10 @@ class LayerHook:
             and not torch.compiler.is_compiling()
         ):
             return QueryHead(hidden_states, head.weight)
-        query = adapter.knowledge_query(self.layer, hidden_states)
+        part = call.question_part(adapter, self.layer)
+        if part is not None:
+            part = _repeat_rows("question", part, hidden_states.shape[0])
+        query = adapter.knowledge_query(self.layer, hidden_states, part)
         if query is not None and norm is not None:
             query = getattr(module, norm)(query)
         return query

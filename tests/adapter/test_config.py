@@ -25,6 +25,11 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"head_dim": "8"}, "head_dim must be a whole number .* got '8'"),
         ({"head_dim": True}, "head_dim must be a whole number .* got True"),
         ({"head_dim": None}, "head_dim must be a whole number .* got None"),
+        ({"question_head": "tree"}, "question_head must be one of linear, mlp, or None; got 'tree'"),
+        ({"question_head": "mlp"}, "question_head 'mlp' needs question_hidden_dim >= 1; got 0"),
+        ({"question_head": "linear", "separate_query_head": False}, "question_head needs separate_query_head"),
+        ({"answer": "{name} is {value}"}, r"answer must contain \{property\} once"),
+        ({"known_above": 1.5}, r"known_above must be a share of 0 \.\. 1, or None; got 1.5"),
         ({"layer_frequency": 0}, "layer_frequency must be .* got 0"),
         *(
             ({"layers": layers}, rf"layers must be different layers of 0 \.\. 5, ascending, or None; got {got}")
@@ -41,7 +46,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
             ]
         ),
         ({"layers": (2, 4), "evidence_layer": 3}, r"evidence_layer 3 is not a knowledge layer; those are \[2, 4\]"),
-        ({"format_version": 3}, "format version 3, newer than 2.*upgrade kblam"),
+        ({"format_version": 4}, "format version 4, newer than 3.*upgrade kblam"),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -104,7 +109,7 @@ def test_evidence_comes_from_the_middle_layer_unless_named() -> None:
 
 
 def test_a_file_holds_everything() -> None:
-    config = AdapterConfig(
+    rotated = AdapterConfig(
         **GOOD,
         layer_frequency=2,
         layers=(0, 2),
@@ -117,13 +122,26 @@ def test_a_file_holds_everything() -> None:
         evidence_layer=2,
         encoder="hashing:0:16",
         base_model="tiny",
+        base_signature=(0.5, -0.25),
         prompt="{question}?",
         refusal="no",
     )
+    asking = AdapterConfig(
+        **GOOD,
+        question_head="mlp",  # needs a separate query head
+        question_hidden_dim=12,
+        pointer=True,
+        answer="{name}: {property} = {value}",
+        known_above=0.5,
+    )
     defaults = AdapterConfig(**GOOD)
-    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(defaults, f.name)}
-    assert changed == {f.name for f in dataclasses.fields(config)} - set(GOOD) - {"format_version"}
-    assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    fields = {field.name for field in dataclasses.fields(defaults)}
+    changed = {
+        name for config in (rotated, asking) for name in fields if getattr(config, name) != getattr(defaults, name)
+    }
+    assert changed == fields - set(GOOD) - {"format_version"}
+    for config in (rotated, asking):
+        assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_every_field_has_help() -> None:
@@ -139,7 +157,7 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match="format version 9, newer than 2; upgrade kblam"):
+        with pytest.raises(AdapterConfigError, match="format version 9, newer than 3; upgrade kblam"):
             AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
 
 

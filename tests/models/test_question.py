@@ -1,0 +1,143 @@
+"""The question's part of the knowledge query: what it adds, in every layout, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.errors import KnowledgeError
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models import attach
+from kblam.models.hooks import LayerHook
+from kblam.models.resident import ResidentKnowledge
+from tests.fakes import HashingEncoder
+from tests.models.conftest import Tied, tie
+from tests.models.tiny import EMBEDDING_DIM as P
+from tests.models.tiny import close, differ, logits, prompts, tiny_adapter, tiny_model, triples
+
+HEADS = [{"question_head": "linear"}, {"question_head": "mlp", "question_hidden_dim": 20}]
+
+
+def questions(rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, P, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "mlp"])
+def test_the_question_is_added_to_every_query_of_its_row(head: dict[str, object]) -> None:
+    tied = tie(**head)
+    ids, _ = prompts()
+    e, knowledge = questions(), triples(tied.adapter, 9)
+    seen: dict[str, torch.Tensor] = {}
+    with (
+        torch.no_grad(),
+        tied.attachment.using(knowledge, question=e),
+        tied.attachment.observing(lambda **found: seen.update(query=found["query"])),
+    ):
+        logits(tied.model, ids)
+    layer = tied.adapter.config.evidence_layer
+    hidden: dict[str, torch.Tensor] = {}
+
+    def keep(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        hidden["states"] = kwargs["hidden_states"]
+
+    attention = tied.model.model.layers[layer].self_attn
+    hook = attention.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    with torch.no_grad(), tied.attachment.using(knowledge, question=e):
+        logits(tied.model, ids)
+    hook.remove()
+    trunk = tied.adapter.question_trunk.double()
+    weight = tied.adapter.query_heads[str(layer)].weight.double()
+    asks = tied.adapter.question_heads[str(layer)].double()
+    wanted = hidden["states"].double() @ weight.T + asks(trunk(e.double()))[:, None]
+    close(seen["query"].transpose(1, 2).flatten(2), wanted.to(seen["query"].dtype), 1e-5)
+
+
+def test_latents_and_dense_keys_see_the_same_question() -> None:
+    tied = tie(**HEADS[0])
+    ids, _ = prompts()
+    facts = [Triple(f"thing {number}", "color", f"value {number}") for number in range(30)]
+    found = []
+    with KnowledgeBase.from_triples(facts, HashingEncoder(P)) as kb:
+        for plan in ("latent", "dense"):
+            source = ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=ids.device, plan=plan)
+            with tied.attachment.using(source, question=questions()):
+                found.append(logits(tied.model, ids))
+    close(*found, 1e-5)
+
+
+def test_another_question_gives_another_answer() -> None:
+    tied = tie(**HEADS[0])
+    ids, _ = prompts()
+    knowledge = triples(tied.adapter, 9)
+    with tied.attachment.using(knowledge, question=questions()):
+        first = logits(tied.model, ids)
+    with tied.attachment.using(knowledge, question=questions().flip(0)):
+        assert differ(logits(tied.model, ids), first)
+
+
+def test_rows_that_generate_adds_keep_their_question() -> None:
+    tied = tie(**HEADS[0])
+    ids, _ = prompts()
+    knowledge, e = triples(tied.adapter, 9), questions()
+    with tied.attachment.using(knowledge, question=e):
+        doubled = logits(tied.model, ids.repeat_interleave(2, 0))
+        close(doubled[::2], logits(tied.model, ids), 1e-5)
+
+
+def test_a_question_head_needs_the_question_and_others_take_none(tied: Tied) -> None:
+    with pytest.raises(KnowledgeError, match="has no question_head, so it cannot use question="):
+        tied.attachment.set_knowledge(triples(tied.adapter, 9), question=questions())
+    asking = tie(**HEADS[0])
+    knowledge = triples(asking.adapter, 9)
+    with pytest.raises(KnowledgeError, match=r"pass question=.*Session.question_vectors"):
+        asking.attachment.set_knowledge(knowledge)
+    for wrong, message in [
+        (questions()[0], rf"question must be \(B, P\) with P = {P}"),
+        (questions()[:, :-1], rf"question must be \(B, P\) with P = {P}"),
+        (questions().half(), "question must be float32 on cpu; got torch.float16"),
+    ]:
+        with pytest.raises(KnowledgeError, match=message):
+            asking.attachment.set_knowledge(knowledge, question=wrong)
+    ids, _ = prompts()
+    with (
+        asking.attachment.using(knowledge, question=questions(3)),
+        pytest.raises(KnowledgeError, match="question has 3 rows and the batch 2"),
+    ):
+        logits(asking.model, ids)
+
+
+def test_weights_in_training_keep_their_dtype() -> None:
+    model = tiny_model().to(torch.bfloat16)
+    adapter = tiny_adapter(model, **HEADS[0]).requires_grad_(True)
+    attachment = attach(model, adapter, trainable=True)
+    ids, _ = prompts()
+    with attachment.using(triples(adapter, 9).to(torch.bfloat16), question=questions()):
+        loss = model(ids).logits.float().sum()
+    loss.backward()
+    heads = [*adapter.query_heads.parameters(), *adapter.question_heads.parameters()]
+    assert all(weight.dtype == torch.float32 and weight.grad is not None for weight in heads)
+
+
+def test_the_question_is_projected_once_for_an_answer() -> None:
+    tied = tie(**HEADS[0])
+    calls = []
+    hook = tied.adapter.question_heads["0"].register_forward_hook(lambda *_: calls.append(1))
+    ids, mask = prompts()
+    with tied.attachment.using(triples(tied.adapter, 9), question=questions()), torch.inference_mode():
+        tied.model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False)
+    hook.remove()
+    assert len(calls) == 1
+
+
+def test_the_head_is_saved_and_read(tmp_path: object) -> None:
+    adapter = tie(**HEADS[1]).adapter
+    adapter.save_pretrained(tmp_path)
+    again = KnowledgeAdapter.from_pretrained(tmp_path)
+    assert again.config == adapter.config
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
+
+
+def test_hooks_hold_no_question() -> None:
+    """A hook is state of the model, and the question is state of a call."""
+    assert set(vars(LayerHook(tie().attachment, 0))) == {"attachment", "layer", "has_knowledge"}
