@@ -115,3 +115,10 @@ class DataError(KblamError):
 
 class DataServerError(DataError):
     """A server that was asked to write data keeps failing, or answers with something else."""
+
+
+# --- evaluation ------------------------------------------------------------------------------------------
+
+
+class EvaluationError(KblamError):
+    """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""
