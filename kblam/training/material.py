@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def gather(
     checks: int = 600,
     device: str | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Material:
     """Loads the model and prepares the data.
 
@@ -82,6 +83,7 @@ def gather(
         triples: the user's own; the adapter learns from them too, and the threshold is chosen on them.
         checks: questions for the threshold.
         progress: told how many texts are encoded.
+        say: told what a person should read before that.
 
     Raises:
         ModelFolderError, EncoderUnavailableError: model or encoder cannot be loaded.
@@ -101,6 +103,9 @@ def gather(
     asked = draw_questions(train, config.retrieval_questions, config.seed)
     checked = [one for one in draw_questions(held, 2 * checks, config.seed + 1) if len(one.facts) < 2][:checks]
     texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
+    say(
+        f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding their texts and {len(asked):,} questions"
+    )
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
     prompt = config.prompt or template_of(tokenizer) or PLAIN_PROMPT
     return Material(

@@ -187,7 +187,7 @@ class Trainer:
             part = accelerator.process_index * config.gradient_accumulation_steps + micro
             last = micro == config.gradient_accumulation_steps - 1
             with torch.enable_grad() if last else accelerator.no_sync(learner):
-                found = learner(*self._inputs(asked, part, parts))
+                found = learner(*self.inputs(asked, part, parts))
                 # Gradients are averaged over the processes, and the losses are parts of a sum.
                 (total_loss(found, counts) * accelerator.num_processes).backward()
             for name, value in found.items():
@@ -205,7 +205,8 @@ class Trainer:
         figures = {name: value / max(1.0, counts[name]) for name, value in found_sums.items()}
         return {"loss": float(total_loss({n: torch.tensor(v) for n, v in found_sums.items()}, counts)), **figures}
 
-    def _inputs(self, asked: AskedBatch, part: int, parts: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
+    def inputs(self, asked: AskedBatch, part: int, parts: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """What the learner takes, for one of so many equal parts of a batch's rows."""
         rows, device = len(asked.questions), self.material.model.device
         start, end = rows * part // parts, rows * (part + 1) // parts
         batch = rows_of(asked.batch, start, end)
@@ -226,7 +227,7 @@ class Trainer:
             return
         asked = self.checker.build(0)
         counts = counts_of(asked.batch)
-        batch, keys, values, questions = self._inputs(asked, 0, 1)
+        batch, keys, values, questions = self.inputs(asked, 0, 1)
         figures = {
             name: float(v) / max(1.0, counts[name]) for name, v in learner(batch, keys, values, questions).items()
         }
