@@ -105,6 +105,10 @@ class DataError(KblamError):
     """Data cannot be made: a package, a file or enough entities are missing, or a server wrote no facts."""
 
 
+class DataServerError(DataError):
+    """A server that was asked to write data keeps failing, or answers with something else."""
+
+
 # --- evaluation ------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from kblam.cli.ask import ask
 from kblam.cli.bench import bench
 from kblam.cli.chat import chat
 from kblam.cli.convert import convert
+from kblam.cli.data import app as data_app
 from kblam.cli.doctor import doctor
 from kblam.cli.errors import ErrorsAsMessages
 from kblam.cli.evaluate import evaluate
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(kb_app, name="kb")
+app.add_typer(data_app, name="data")
 app.command()(ask)
 app.command()(chat)
 app.command()(integrate)
