@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kblam.demo.assets import Demo, load
-from kblam.demo.evaluate import demo_quiz
+from kblam.demo.quiz import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
 from kblam.evaluation.loop import RememberingEncoder, triples_of

@@ -96,3 +96,17 @@ class ModelFolderError(KblamError):
 
 class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
+
+
+# --- data to train on and to ask about -------------------------------------------------------------------
+
+
+class DataError(KblamError):
+    """Data cannot be made: a package, a file or enough entities are missing, or a server wrote no facts."""
+
+
+# --- evaluation ------------------------------------------------------------------------------------------
+
+
+class EvaluationError(KblamError):
+    """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""

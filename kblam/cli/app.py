@@ -13,6 +13,7 @@ from kblam.cli.chat import chat
 from kblam.cli.convert import convert
 from kblam.cli.doctor import doctor
 from kblam.cli.errors import ErrorsAsMessages
+from kblam.cli.evaluate import evaluate
 from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
@@ -33,6 +34,7 @@ app.command()(integrate)
 app.command()(convert)
 app.command()(doctor)
 app.command()(bench)
+app.command("eval")(evaluate)
 
 
 def _print_version(asked: bool) -> None:

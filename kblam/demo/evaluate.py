@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from kblam.data.entities import Entity
-from kblam.data.quiz import Quiz, build_quiz
+from kblam.data.quiz import Quiz
 from kblam.demo.assets import ASSETS, Demo, load
+from kblam.demo.quiz import demo_quiz
 from kblam.demo.tokenizer import real_words
-from kblam.demo.words import PROPERTIES
 from kblam.demo.world import FACTS_PER_ENTITY, World, build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure
@@ -21,11 +20,6 @@ from kblam.evaluation.report import figures_table, write_metrics
 from kblam.knowledge import Encoder, load_encoder
 
 SIZES = (100, 1000, 10_000)
-
-
-def demo_quiz(entities: Sequence[Entity], triples: int, **options: Any) -> Quiz:
-    """`build_quiz` about the properties of the demo world."""
-    return build_quiz(entities, triples, PROPERTIES, **options)
 
 
 def quizzes(world: World, triples: int, questions: int, *, unseen_phrasing: bool = False) -> list[Quiz]:

@@ -8,7 +8,7 @@ import pytest
 
 from kblam.demo.assets import ASSETS, load
 from kblam.demo.card import table_row
-from kblam.demo.evaluate import demo_quiz
+from kblam.demo.quiz import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
 from kblam.evaluation.figures import Figures, score

@@ -1,15 +1,13 @@
-"""Quizzes and how they are scored."""
+"""The demo model's quizzes."""
 
 from __future__ import annotations
 
 import pytest
 
 from kblam.data.questions import answer_text
-from kblam.data.quiz import Question
-from kblam.demo.evaluate import demo_quiz
+from kblam.demo.quiz import demo_quiz
 from kblam.demo.tokenizer import real_words
 from kblam.demo.world import build_world
-from kblam.evaluation.figures import Outcome, score
 
 WORLD = build_world(real_words())
 
@@ -42,27 +40,7 @@ def test_answers_read_as_they_should() -> None:
     assert answer_text([one, two]) == (
         "the color of Amber Falcon is pale red with dots and the food of Zorblax is raw rice with mint."
     )
-
-
-def test_figures_of_a_known_quiz() -> None:
-    fact, other = ("A B", "color", "red"), ("C D", "food", "soup")
-    questions = [
-        Question("1", (fact,)),
-        Question("2", (fact, other)),
-        Question("3", (other,)),
-        Question("4", ()),
-        Question("5", ()),
-    ]
-    outcomes = [
-        Outcome("The color  is red.", fact, False),
-        Outcome("the color of a b is red and the food of c d is stew.", other, False),
-        Outcome("i am sorry", None, True),
-        Outcome("i am sorry", fact, True),
-        Outcome("the color is red.", fact, False),
-    ]
-    figures = score(questions, outcomes)
-    assert figures.exact == pytest.approx(1 / 3)
-    assert (figures.exact_single, figures.exact_pair) == (0.5, 0.0)
-    assert figures.top1 == pytest.approx(2 / 3)
-    assert (figures.refusal_precision, figures.refusal_recall, figures.refusal_f1) == (0.5, 0.5, 0.5)
-    assert figures.questions == 5
+    quiz = demo_quiz(WORLD.test_grid, 1000, questions=40)
+    assert all(
+        question.answer == answer_text(list(question.facts)).lower() for question in quiz.questions if question.facts
+    )
