@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kblam.generation.evidence import Evidence
+from kblam.knowledge import Triple
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A stretch of an answer that was copied from a triple, letter by letter.
+
+    Args:
+        start, end: characters [start, end) of the answer's text.
+        triple: where it comes from.
+        field: which of its fields: "name", "property" or "value". The last may be cut by `max_new_tokens`.
+    """
+
+    start: int
+    end: int
+    triple: Triple
+    field: str = "value"
 
 
 @dataclass(frozen=True)
@@ -12,16 +29,30 @@ class Answer:
     """What the model said, and why.
 
     Args:
-        text: the generated text, without special tokens.
-        evidence: triples by attention mass, largest first; empty for an empty knowledge base.
+        text: the generated text, without special tokens. What was copied is in it to the last character, also where
+            the tokenizer has no token for one.
+        evidence: triples by attention mass, largest first; empty for an empty knowledge base or the base's answer.
         refused: whether the text is the adapter's refusal sentence.
         num_tokens: generated tokens, the end token included.
+        copied: what the pointer copied, in the order of the text; empty without a pointer.
+        knowledge_mass: the mass at the prompt's end that `known_above` is compared with: that of the strongest triple,
+            for a question about a whole entity or about two facts see docs/answers.md.
+        from_base: whether the base model answered without any knowledge (`unknown="base"`).
+        is_cut: whether the text ends because of `max_new_tokens`.
     """
 
     text: str
     evidence: tuple[Evidence, ...]
     refused: bool
     num_tokens: int
+    copied: tuple[Copied, ...] = ()
+    knowledge_mass: float = 0.0
+    from_base: bool = False
+    is_cut: bool = False
+
+    def with_mass(self, knowledge_mass: float) -> Answer:
+        """The same answer with the mass that its question was judged by."""
+        return replace(self, knowledge_mass=knowledge_mass)
 
 
 def is_refusal(text: str, refusal: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.generation.answer import Answer
+from kblam.generation.decision import Unknown
 from kblam.generation.session import Session
 from kblam.knowledge import KnowledgeBase
 
@@ -18,6 +19,8 @@ def ask(
     question: str,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    unknown: Unknown | Literal["auto"] | None = "auto",
+    known_above: float | None = None,
     **options: Any,
 ) -> Answer:
     """Answers one question from a knowledge base; greedy unless the options say otherwise.
@@ -25,12 +28,14 @@ def ask(
     Args:
         model, knowledge_base, tokenizer: as `Session` takes them.
         question: one question in natural language.
+        unknown, known_above: as `Session` takes them.
         options: as `Session.ask` takes them (`top`, `max_new_tokens`, `do_sample`, `streamer`, ...).
 
     Raises:
         As `Session` and `Session.ask`.
     """
-    return Session(model, knowledge_base, tokenizer=tokenizer).ask(question, **options)
+    session = Session(model, knowledge_base, tokenizer=tokenizer, unknown=unknown, known_above=known_above)
+    return session.ask(question, **options)
 
 
 def ask_many(
@@ -39,7 +44,10 @@ def ask_many(
     questions: Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    unknown: Unknown | Literal["auto"] | None = "auto",
+    known_above: float | None = None,
     **options: Any,
 ) -> list[Answer]:
     """`ask` for several questions; `options` are those of `Session.ask_many`."""
-    return Session(model, knowledge_base, tokenizer=tokenizer).ask_many(questions, **options)
+    session = Session(model, knowledge_base, tokenizer=tokenizer, unknown=unknown, known_above=known_above)
+    return session.ask_many(questions, **options)

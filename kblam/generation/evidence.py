@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kblam.errors import StoreError
 from kblam.knowledge import Triple
+from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import evidence
 
 # Triples kept per generated token; no single answer rests on more than this at one token.
@@ -29,17 +32,34 @@ class Evidence:
     mass: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """A triple that got attention.
+
+    Args:
+        place: its knowledge token, the m of [0, M).
+        triple: what it says.
+        mass: the attention it got, of 0 .. 1.
+    """
+
+    place: int
+    triple: Triple
+    mass: float
+
+
 @dataclass
 class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.
 
     Attributes:
         masses, places: one (B, k) tensor per forward pass, of attention mass and of the knowledge token's place, the
-            m of [0, M).
+            m of [0, M), largest mass first.
+        totals: one (B,) tensor per forward pass, the mass of all knowledge together.
     """
 
     masses: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
+    totals: list[Tensor] = field(default_factory=list)
 
     def __call__(self, *, index: Tensor | None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
@@ -58,6 +78,15 @@ class EvidenceRecorder:
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
         self.masses.append(best.values.clamp(max=1))
         self.places.append(best.indices if index is None else index.gather(1, best.indices))
+        self.totals.append(mass.sum(-1).clamp(max=1))
+
+    def newest(self) -> list[list[tuple[int, float]]]:
+        """(place, mass) of every batch row at the last forward pass, largest first, in one transfer from the device."""
+        masses, places = self.masses[-1], self.places[-1]
+        bits = torch.cat([masses.float(), places.int().view(torch.float32)], -1).cpu()
+        kept = masses.shape[1]
+        rows = zip(bits[:, kept:].contiguous().view(torch.int32).tolist(), bits[:, :kept].tolist(), strict=True)
+        return [list(zip(places, masses, strict=True)) for places, masses in rows]
 
     def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
         """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
@@ -66,3 +95,21 @@ class EvidenceRecorder:
             for place, mass in zip(places[row].tolist(), masses[row].tolist(), strict=True):
                 peak[place] = max(mass, peak.get(place, 0.0))
         return sorted(peak.items(), key=lambda item: -item[1])[:top]
+
+
+def find(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> list[Found]:
+    """The triples at places of the device copy, as of its last sync: what the answer is made from.
+
+    Triples that another process removed meanwhile are left out, and so are places that got no attention at all, such
+    as the unused rows of an over-allocated copy.
+    """
+    found = []
+    for place, mass in best:
+        if not mass > 0:
+            continue
+        try:
+            found.append(Found(place, resident.triples_at([place])[0], mass))
+        except StoreError as error:
+            if type(error) is not StoreError:  # damaged or locked, not removed
+                raise
+    return found

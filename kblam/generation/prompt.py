@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from kblam.models import Attachment
 
 _SPECIAL = re.compile(r"<\|[^|]+\|>")
 PLAIN = "{question}\n"
+# A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.
+TOKENIZING = threading.Lock()
 
 
 def _knows_specials(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -31,12 +34,29 @@ def encode_question(question: str, attachment: Attachment, tokenizer: PreTrained
     Raises:
         GenerationError: if the question is empty.
     """
-    if not question.strip():
-        raise GenerationError("the question is empty; ask something")
     template = attachment.config.prompt
     family = attachment.family.prompt
     if template is None and family is not None and _knows_specials(family, tokenizer):
         template = family
+    return _encode(question, template, tokenizer)
+
+
+def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of one question as the base model is asked it, whatever the adapter's prompt is.
+
+    The template is the tokenizer's chat template; else the family's; else the question and a line break.
+
+    Raises:
+        GenerationError: if the question is empty.
+    """
+    family = attachment.family.prompt
+    has_family = tokenizer.chat_template is None and family is not None and _knows_specials(family, tokenizer)
+    return _encode(question, family if has_family else None, tokenizer)
+
+
+def _encode(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if not question.strip():
+        raise GenerationError("the question is empty; ask something")
     if template is None and tokenizer.chat_template is not None:
         message = [{"role": "user", "content": question}]
         encoded: Any = tokenizer.apply_chat_template(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError, ModelFolderError, StoreError
-from kblam.generation.answer import Answer, is_refusal
-from kblam.generation.evidence import Evidence, EvidenceRecorder
-from kblam.generation.prompt import encode_question, left_padded
+from kblam.errors import GenerationError, ModelFolderError
+from kblam.generation.answer import Answer
+from kblam.generation.clauses import Split, splits
+from kblam.generation.decision import Rules, Unknown
+from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.parts import ask_parts, part_texts
+from kblam.generation.pointer import Pointer, end_ids
+from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
+from kblam.generation.reading import Reader
+from kblam.generation.streaming import Gate
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
 from kblam.models.loading import load_tokenizer
 from kblam.models.resident import ResidentKnowledge
 
-# A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.
-_TOKENIZING = threading.Lock()
+Rows = Sequence[Sequence[int]]
 
 
 class Session:
@@ -30,13 +35,20 @@ class Session:
     answered from its own. The knowledge base is copied to the device at the first question and kept there; later
     questions copy only what changed. `kblam.models.copies` says for how long, and which threads wait.
 
+    docs/answers.md says how an answer is made.
+
     Args:
         model: with an adapter attached (`kblam.attach`).
         knowledge_base: built with the adapter's encoder; not closed here.
         tokenizer: of the model; None loads it by the model's name.
+        unknown: what happens to a question that knows no triple with a mass of `known_above`: "refuse" says the
+            adapter's refusal sentence; "base" asks the base model, without any knowledge, exactly as if nothing were
+            attached; None leaves it to what the model has learned. "auto" is "refuse" for an adapter with a calibrated
+            `known_above`, else None.
+        known_above: replaces the adapter's, 0 .. 1.
 
     Raises:
-        GenerationError: nothing is attached, or there is no tokenizer.
+        GenerationError: nothing is attached, there is no tokenizer, or `unknown` or `known_above` cannot be.
     """
 
     def __init__(
@@ -45,17 +57,23 @@ class Session:
         knowledge_base: KnowledgeBase,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        unknown: Unknown | Literal["auto"] | None = "auto",
+        known_above: float | None = None,
     ) -> None:
         self.attachment = _attached(model)
         self.model = model
         self.knowledge_base = knowledge_base
         self.tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
+        self.unknown = unknown
+        self.known_above = known_above
+        self._rules()  # what cannot be is told here, not at the first question
 
     def ask(self, question: str, *, top: int = 5, max_new_tokens: int = 128, **generate_options: Any) -> Answer:
         """Answers one question.
 
         Args:
-            question: in natural language.
+            question: in natural language. The whole text is the question whose sentence vector an adapter with a
+                question head sees; of a conversation pass the last user turn alone.
             top: how many triples of evidence at most.
             max_new_tokens: length limit of the answer.
             generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `streamer`, ...). transformers
@@ -64,6 +82,7 @@ class Session:
         Raises:
             GenerationError: the question is empty or too long, or beams are asked for.
             EncoderMismatchError: the knowledge base was built with another encoder than the adapter's.
+            EncoderError: the adapter has a question head, and the question cannot be encoded.
             KnowledgeError: the adapter has been detached since.
         """
         return self.ask_many([question], top=top, max_new_tokens=max_new_tokens, **generate_options)[0]
@@ -83,43 +102,128 @@ class Session:
                 "ask follows one sequence per question to name its evidence; for num_beams or num_return_sequences "
                 "call model.generate inside attachment.using(...)"
             )
-        with _TOKENIZING:
+        rules = self._rules()
+        with TOKENIZING:
             encoded = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
+            for_base = [
+                encode_for_base(question, self.attachment, self.tokenizer)
+                for question in (questions if rules.unknown == "base" else [])
+            ]
         _check_length(self.model, encoded, questions, max_new_tokens)
+        _check_length(self.model, for_base, questions[: len(for_base)], max_new_tokens)
+        batches = [range(start, min(start + batch_size, len(encoded))) for start in range(0, len(encoded), batch_size)]
         answers: list[Answer] = []
-        with reading(self.attachment, self.knowledge_base) as resident, self.attachment.using(resident):
-            for start in range(0, len(encoded), batch_size):
-                rows = encoded[start : start + batch_size]
-                answers += self._answer_batch(resident, rows, top, max_new_tokens, generate_options)
+        with reading(self.attachment, self.knowledge_base) as resident:
+            for batch in batches:
+                asked, rows = [questions[row] for row in batch], [encoded[row] for row in batch]
+                answers += self._answer_batch(resident, asked, rows, rules, top, max_new_tokens, generate_options)
+        unknown = [row for row, answer in enumerate(answers) if answer.from_base]
+        for start in range(0, len(unknown), batch_size):
+            rows = [for_base[row] for row in unknown[start : start + batch_size]]
+            said = self._ask_base(rows, max_new_tokens, generate_options)
+            for row, answer in zip(unknown[start : start + batch_size], said, strict=True):
+                answers[row] = answer.with_mass(answers[row].knowledge_mass)
         return answers
+
+    def question_vectors(self, questions: Sequence[str]) -> Tensor:
+        """Sentence vectors of questions from the knowledge base's encoder, float32 (B, P) on the model's device.
+
+        For `attachment.using(..., question=...)` around a `generate` of your own, where the adapter has a question
+        head. Each question is one text as `ask` takes it: the last user turn, without a chat template.
+
+        Raises:
+            EncoderError: the encoder cannot be loaded, or fails.
+        """
+        return torch.from_numpy(self.knowledge_base.encode(list(questions))).float().to(self.model.device)
+
+    def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
+        """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
+
+        With `unknown="base"` it ends the answers that the base model should give (`Pointer.decision`).
+
+        Args:
+            resident: the knowledge in force, from `kblam.models.copies.reading`.
+            questions: one for each row of the prompt.
+            end: the end token; None takes the model's.
+
+        Raises:
+            EncoderError, KnowledgeError: as `ask`, if a question may be about two facts.
+        """
+        rules = self._rules()
+        cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
+        texts = part_texts(cuts)
+        vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
+        asked = ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(1, len(questions)))
+        return Pointer(
+            self.attachment, resident, self.tokenizer, questions=list(questions), cuts=asked, rules=rules, end=end
+        )
 
     @torch.inference_mode()
     def _answer_batch(
         self,
         resident: ResidentKnowledge,
-        rows: Sequence[Sequence[int]],
+        questions: Sequence[str],
+        rows: Rows,
+        rules: Rules,
         top: int,
         max_new_tokens: int,
         generate_options: dict[str, Any],
     ) -> list[Answer]:
+        """Answers with knowledge in force; those that the base model has to give are marked `from_base` and empty."""
+        ends, given = self._ends(generate_options), dict(generate_options)
+        vectors = None if rules.config.question_head is None else self.question_vectors(questions)
+        pointer, recorder = None, EvidenceRecorder()
+        if rules.config.pointer or rules.unknown is not None:
+            pointer = self.pointer(resident, questions, end=ends[0] if ends else None)
+            recorder = pointer.recorder
+            given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), pointer])
+            if given.get("streamer") is not None and rules.unknown == "base":
+                given["streamer"] = Gate(given["streamer"], lambda: pointer.decision(0).is_base)
+        with self.attachment.using(resident, question=vectors), self.attachment.observing(recorder):
+            said = self._generate(rows, max_new_tokens, given)
+        reader = Reader(self.tokenizer, rules.config.refusal, ends, max_new_tokens)
+        return [reader.answer(row, tokens, recorder, resident, top, pointer) for row, tokens in enumerate(said)]
+
+    @torch.inference_mode()
+    def _ask_base(self, rows: Rows, max_new_tokens: int, generate_options: dict[str, Any]) -> list[Answer]:
+        with self.attachment.using(None):
+            said = self._generate(rows, max_new_tokens, generate_options)
+        reader = Reader(self.tokenizer, "", self._ends(generate_options), max_new_tokens)
+        return [reader.of_base(tokens) for tokens in said]
+
+    def _generate(self, rows: Rows, max_new_tokens: int, generate_options: dict[str, Any]) -> list[list[int]]:
         model: Any = self.model
-        ends = _end_ids(model, self.tokenizer)
+        ends = end_ids(model, self.tokenizer)
         pad_id = self.tokenizer.pad_token_id
         if pad_id is None:
             pad_id = ends[0] if ends else 0
         ids, mask = left_padded(rows, pad_id, model.device)
-        recorder = EvidenceRecorder()
         options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad_id}
-        with self.attachment.observing(recorder):
-            output = model.generate(ids, attention_mask=mask, **(options | generate_options))
-        answers = []
-        for row, tokens in enumerate(output[:, ids.shape[1] :].tolist()):
-            length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
-            with _TOKENIZING:
-                text = str(self.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
-            found = _evidence(resident, recorder.best(row, length, top))
-            answers.append(Answer(text, found, is_refusal(text, self.attachment.config.refusal), length))
-        return answers
+        output = model.generate(ids, attention_mask=mask, **(options | generate_options))
+        said: list[list[int]] = output[:, ids.shape[1] :].tolist()
+        return said
+
+    def _ends(self, generate_options: dict[str, Any]) -> list[int]:
+        chosen = generate_options.get("eos_token_id")
+        if chosen is None:
+            return end_ids(self.model, self.tokenizer)
+        return list(chosen) if isinstance(chosen, (list, tuple)) else [int(chosen)]
+
+    def _rules(self) -> Rules:
+        config, unknown = self.attachment.config, self.unknown
+        known_above = config.known_above if self.known_above is None else self.known_above
+        if unknown == "auto":
+            unknown = None if known_above is None else "refuse"
+        if unknown not in ("refuse", "base", None):
+            raise GenerationError(f'unknown must be "refuse", "base", "auto" or None; got {unknown!r}')
+        if known_above is None and unknown is not None:
+            raise GenerationError(
+                f"unknown={unknown!r} needs a mass to decide by, and this adapter has no known_above: calibrate it, or "
+                "pass known_above=, or unknown=None"
+            )
+        if known_above is not None and not 0 <= known_above <= 1:
+            raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
+        return Rules(config, known_above, unknown)
 
 
 def _attached(model: PreTrainedModel) -> Attachment:
@@ -144,9 +248,7 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         raise GenerationError(f"{error}; pass tokenizer=") from error
 
 
-def _check_length(
-    model: PreTrainedModel, encoded: Sequence[Sequence[int]], questions: Sequence[str], max_new_tokens: int
-) -> None:
+def _check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str], max_new_tokens: int) -> None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for ids, question in zip(encoded, questions, strict=True):
         if limit is not None and len(ids) + max_new_tokens > limit:
@@ -154,31 +256,3 @@ def _check_length(
                 f"the question {question[:40]!r}... takes {len(ids)} tokens and the answer up to {max_new_tokens}; "
                 f"the model has room for {limit}: shorten the question or lower max_new_tokens"
             )
-
-
-def _evidence(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:
-    """The triples at places of the device copy, as of its last sync: what the answer was made from.
-
-    Triples that another process removed meanwhile are left out, and so are places that got no attention at all, such
-    as the unused rows of an over-allocated copy.
-    """
-    found = []
-    for place, mass in best:
-        if not mass > 0:
-            continue
-        try:
-            found.append(Evidence(resident.triples_at([place])[0], mass))
-        except StoreError as error:
-            if type(error) is not StoreError:  # damaged or locked, not removed
-                raise
-    return tuple(found)
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    generation = getattr(model, "generation_config", None)
-    ends = getattr(generation, "eos_token_id", None)
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    if ends is None:
-        return []
-    return list(ends) if isinstance(ends, (list, tuple)) else [int(ends)]

@@ -1,0 +1,195 @@
+"""What an answer is made from, decided once, from the attention at the prompt's end.
+
+In this order: the facts of a question about two, each found by its own part; the strongest triple; the triples of an
+entity that the question asks about as a whole; the part of a question about two that is known. What none of them finds
+is unknown. `docs/answers.md` has the same in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kblam.adapter import AdapterConfig
+from kblam.adapter.sentences import Sentence, answer_sentence
+from kblam.generation.clauses import FILLER, Split, words
+from kblam.generation.evidence import Found
+
+Unknown = Literal["refuse", "base"]
+# A question about a whole entity is answered by so many of its triples at most.
+MOST_OF_ENTITY = 3
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a session decides.
+
+    Args:
+        config: the adapter's: the sentences, and whether there is a pointer.
+        known_above: the mass from which a question counts as known; None leaves that to the model.
+        unknown: what happens to a question that is not known; None leaves that to the model.
+    """
+
+    config: AdapterConfig
+    known_above: float | None
+    unknown: Unknown | None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether questions about two facts are told apart."""
+        return self.config.pointer and self.known_above is not None
+
+
+@dataclass(frozen=True)
+class AskedSplit:
+    """A way to cut a question, and what each part found when it was asked alone, the strongest first."""
+
+    split: Split
+    found: tuple[tuple[Found, ...], ...]
+
+    @property
+    def masses(self) -> list[float]:
+        """The strongest mass of each part."""
+        return [found[0].mass if found else 0.0 for found in self.found]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be said.
+
+    Args:
+        mass: what `known_above` is compared with: the mass of the strongest triple, of the entity asked about, or the
+            smallest of the parts.
+        is_known: whether it reaches `known_above`.
+        sentence: the text to say, or None to leave all to the model.
+        facts: the triples that the sentence's facts are copied from.
+        is_forced: whether the sentence is said whatever the model wants.
+        is_base: whether the base model answers instead.
+    """
+
+    mass: float
+    is_known: bool = False
+    sentence: Sentence | None = None
+    facts: tuple[Found, ...] = ()
+    is_forced: bool = False
+    is_base: bool = False
+
+
+def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit] = ()) -> Decision:
+    """What to say to one question.
+
+    Args:
+        rules: the session's.
+        question: its text; None if it is not known, then it cannot be about a whole entity.
+        found: what the whole question found at the end of its prompt, the strongest first.
+        cuts: its splits, asked part by part.
+    """
+    threshold, strongest = rules.known_above, found[0].mass if found else 0.0
+    if threshold is None:
+        return _facts(rules, found[:1], strongest, is_known=False)
+    cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
+    whole = [cut for cut in cuts if min(cut.masses) >= threshold and _are_different(cut)]
+    if whole:
+        best = max(whole, key=lambda cut: min(cut.masses))
+        return _facts(rules, [part[0] for part in best.found], min(best.masses))
+    partly = _known_part(rules, threshold, found, cuts)
+    if partly is not None:
+        return partly
+    if found and strongest >= threshold:
+        return _facts(rules, found[:1], strongest)
+    if question is not None and (of_entity := _about_entity(question, found)):
+        together = min(1.0, sum(one.mass for one in of_entity))
+        if together >= threshold:
+            return _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True)
+    if rules.unknown == "base":
+        return Decision(strongest, is_forced=True, is_base=True)
+    if rules.unknown == "refuse":
+        return Decision(strongest, sentence=Sentence(rules.config.refusal), is_forced=True)
+    return _facts(rules, found[:1], strongest, is_known=False)
+
+
+def _facts(
+    rules: Rules, facts: Sequence[Found], mass: float, *, is_known: bool = True, apart: bool = False
+) -> Decision:
+    if not facts or not rules.config.pointer:
+        return Decision(mass, is_known)
+    said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
+    sentence = answer_sentence(rules.config.answer, said[:1] if apart else said)
+    for fact in said[1:] if apart else ():
+        sentence = sentence + Sentence(" ") + answer_sentence(rules.config.answer, [fact])
+    return Decision(mass, is_known, sentence, tuple(facts))
+
+
+def _are_different(cut: AskedSplit) -> bool:
+    places = [found[0].place for found in cut.found]
+    return len(set(places)) == len(places)
+
+
+def _inside_a_name(question: str, cut: AskedSplit, found: Sequence[Found]) -> bool:
+    """Whether a cut goes through the name of a triple that the whole question found: "Procter and Gamble"."""
+    start, end = cut.split.cut
+    text = question.casefold()
+    if start == end or len(text) != len(question):
+        return False
+    for name in {one.triple.name.casefold() for one in found}:
+        at = text.find(name)
+        while at >= 0:
+            if at < start and end < at + len(name):
+                return True
+            at = text.find(name, at + 1)
+    return False
+
+
+def _known_part(rules: Rules, threshold: float, found: Sequence[Found], cuts: Sequence[AskedSplit]) -> Decision | None:
+    """The known part's fact, then the refusal sentence, if the question names two facts and one of them is unknown.
+
+    Not where the whole question finds something else than the part does: then it may be about that.
+    """
+    if rules.unknown is None or not rules.config.pointer:
+        return None
+    strongest = found[0] if found and found[0].mass >= threshold else None
+    for cut in cuts:
+        if not cut.split.is_explicit:
+            continue
+        pairs = list(zip(cut.split.parts, cut.found, cut.masses, strict=True))
+        known = [(part, of_part[0]) for part, of_part, mass in pairs if mass >= threshold]
+        if not 0 < len(known) < len(pairs) or not all(_names(part, one) for part, one in known):
+            continue
+        facts = list({one.place: one for _, one in known}.values())
+        if strongest is not None and strongest.place not in [one.place for one in facts]:
+            continue
+        said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
+        sentence = answer_sentence(rules.config.answer, said) + Sentence(" " + rules.config.refusal)
+        return Decision(min(one.mass for one in facts), True, sentence, tuple(facts))
+    return None
+
+
+def _names(text: str, found: Found) -> bool:
+    """Whether a text has a triple's name and its property in so many words."""
+    said = words(text)
+    return all(_holds(said, words(field)) for field in (found.triple.name, found.triple.property))
+
+
+def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
+    """The triples of the strongest triple's entity, if the question names it and asks for nothing in particular."""
+    if not found:
+        return []
+    name = found[0].triple.name
+    said, named = words(question), words(name)
+    at = _place(said, named)
+    if at is None or any(word not in FILLER for word in said[:at] + said[at + len(named) :]):
+        return []
+    return [one for one in found if one.triple.name == name]
+
+
+def _holds(said: list[str], wanted: list[str]) -> bool:
+    return _place(said, wanted) is not None
+
+
+def _place(said: list[str], wanted: list[str]) -> int | None:
+    """Where some words stand among others, in this order and together."""
+    if not wanted:
+        return None
+    places = range(len(said) - len(wanted) + 1)
+    return next((at for at in places if said[at : at + len(wanted)] == wanted), None)

@@ -1,0 +1,96 @@
+"""An answer planned in tokens: what may be copied, and from which token on nothing is left to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kblam.generation.answer import Copied
+from kblam.generation.decision import Decision
+from kblam.generation.wording import Wording, Wordings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row's answer.
+
+    Args:
+        decision: what is said, and from which triples.
+        wording: its tokens; None where nothing is to be copied.
+        tokens: those of the wording, and the end token.
+        begun: for each token, whether a name, property or value has begun before it and goes on with it.
+        settled: for each token, whether it belongs to a value whose name and property were said, or comes after one.
+    """
+
+    decision: Decision
+    wording: Wording | None = None
+    tokens: tuple[int, ...] = ()
+    begun: tuple[bool, ...] = ()
+    settled: tuple[bool, ...] = ()
+
+    def followed(self, tokens: Sequence[int]) -> int:
+        """How many tokens of an answer are the plan's."""
+        pairs = zip(tokens, self.tokens, strict=False)
+        return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(tokens), len(self.tokens)))
+
+    def said(self, tokens: Sequence[int]) -> str:
+        """The planned text that an answer's tokens have said, to the character, whatever the tokenizer leaves out."""
+        if self.wording is None or self.decision.sentence is None:
+            return ""
+        count = min(self.followed(tokens), len(self.wording.tokens))
+        if count == len(self.wording.tokens):
+            return self.decision.sentence.text
+        return self.decision.sentence.text[: self.wording.said(count)]
+
+    def has_settled(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer has begun to say a planned value."""
+        return any(self.settled[: self.followed(tokens)])
+
+    def copied(self, length: int) -> tuple[Copied, ...]:
+        """The stretches copied from triples within the first `length` characters; the last may be cut."""
+        if self.decision.sentence is None:
+            return ()
+        return tuple(
+            Copied(span.start, min(span.end, length), self.decision.facts[span.fact].triple, span.field)
+            for span in self.decision.sentence.spans
+            if span.start < length
+        )
+
+
+def plan(decision: Decision, prompt: Sequence[int], wordings: Wordings, end: int | None) -> Plan:
+    """The plan of a decision.
+
+    Args:
+        decision: of one question.
+        prompt: its token ids; only their end is looked at.
+        wordings: of the model's tokenizer.
+        end: the end token, or None if the model has none.
+    """
+    last = () if end is None else (end,)
+    if decision.is_base:
+        return Plan(decision, None, last, (False,) * len(last), (True,) * len(last))
+    wording = None if decision.sentence is None else wordings.of(decision.sentence.text, prompt)
+    if wording is None:
+        return Plan(decision)
+    begun, settled = _certain(decision, wording)
+    after = [bool(settled) and settled[-1]] * len(last)
+    return Plan(decision, wording, (*wording.tokens, *last), (*begun, *[False] * len(last)), (*settled, *after))
+
+
+def _certain(decision: Decision, wording: Wording) -> tuple[list[bool], list[bool]]:
+    assert decision.sentence is not None
+    fields: list[int | None] = []
+    spans = decision.sentence.spans
+    for start, end in zip(wording.starts, wording.ends, strict=True):
+        fields.append(next((at for at, span in enumerate(spans) if start < span.end and end > span.start), None))
+    begun = [at > 0 and field is not None and field == fields[at - 1] for at, field in enumerate(fields)]
+    settled, is_settled, named = [], decision.is_forced, set[tuple[int, str]]()
+    for field in fields:
+        if field is not None:
+            span = spans[field]
+            if span.field != "value":
+                named.add((span.fact, span.field))
+            elif {(span.fact, "name"), (span.fact, "property")} <= named:
+                is_settled = True
+        settled.append(is_settled)
+    return begun, settled

@@ -1,0 +1,185 @@
+"""The pointer: words that stand in the knowledge base are copied from it, as far as attention rests on their triple."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from kblam.errors import GenerationError
+from kblam.generation.decision import AskedSplit, Decision, Rules, decide
+from kblam.generation.evidence import EvidenceRecorder, find
+from kblam.generation.plan import Plan, plan
+from kblam.generation.prompt import TOKENIZING
+from kblam.generation.wording import Wordings
+from kblam.models import Attachment
+from kblam.models.resident import ResidentKnowledge
+
+_MOST = 0.9999
+# More attention than on everything else together: a name that has begun is finished.
+_MAJORITY = 0.5
+
+
+class _Tables(NamedTuple):
+    """The plans of all rows on the device: tokens (B, L), -1 after a row's end; what is certain; masses."""
+
+    tokens: Tensor  # int64 (B, L)
+    begun: Tensor  # bool (B, L)
+    settled: Tensor  # bool (B, L)
+    places: Tensor  # int64 (B, J), -1 for none
+    weight: Tensor  # float32 (B,), the mass at the prompt's end
+    known: Tensor  # bool (B,)
+
+
+class Pointer(LogitsProcessor):
+    """Mixes the planned answer into the next-token distribution; for one `generate` call.
+
+    At the prompt's end it reads the masses once, decides what may be copied (`decision.py`) and writes that down in
+    tokens. From then on nothing is read from the device. While what a row has said is a prefix of its plan,
+
+        p = (1 - w) p_model + w [the next token of the plan],
+
+    where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999. A token that is
+    settled has w = 1: the rest of a name or property that has begun, and from the first value on everything, the end
+    token too. A row that leaves its plan is the model's alone from there on, so that a value is only ever said after
+    its own name and property.
+
+    Beams are followed too, each by what it has said itself.
+
+        pointer = Pointer(attachment, resident, tokenizer)
+        with attachment.using(resident, question=vectors), attachment.observing(pointer.recorder):
+            output = model.generate(ids, attention_mask=mask, logits_processor=[pointer])
+
+    Args:
+        attachment: of the model.
+        resident: the knowledge in force, `kblam.models.copies.reading`.
+        tokenizer: of the model.
+        questions: the text of each row's question; without them none can be about a whole entity.
+        cuts: for each row the ways to cut its question, asked part by part; see `Session`.
+        rules: how to decide; None takes the adapter's `known_above` and leaves unknown questions to the model.
+        end: the end token; None takes the model's.
+
+    Attributes:
+        recorder: what the attachment has to call in every forward pass.
+        plans: one for each row, after the first token.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        resident: ResidentKnowledge,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        questions: Sequence[str] | None = None,
+        cuts: Sequence[Sequence[AskedSplit]] | None = None,
+        rules: Rules | None = None,
+        end: int | None = None,
+    ) -> None:
+        config = attachment.config
+        self.resident = resident
+        self.recorder = EvidenceRecorder()
+        self.plans: list[Plan] = []
+        self._rules = rules or Rules(config, config.known_above, None)
+        self._questions, self._cuts = questions, cuts
+        self._wordings = Wordings(tokenizer)
+        self._end = next(iter(end_ids(attachment.model, tokenizer)), None) if end is None else end
+        self._prompt_length = 0
+        self._tables: _Tables | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids (B, N) int64 and scores (B, V) -> scores (B, V); what `generate` calls for every token."""
+        if self._tables is None:
+            self._tables = self._begin(input_ids, scores)
+        table, step = self._tables, input_ids.shape[1] - self._prompt_length
+        if step < 0 or input_ids.shape[0] != table.tokens.shape[0] or len(self.recorder.masses) <= step:
+            raise GenerationError(
+                "a pointer follows one generate call from its first token on; make a new Pointer for each call"
+            )
+        if step >= table.tokens.shape[1]:
+            return scores
+        target = table.tokens[:, step]
+        follows = (input_ids[:, self._prompt_length :] == table.tokens[:, :step]).all(-1) & (target >= 0)
+        mixed = _mixed(scores, target.clamp(min=0), self._weight(table, step))
+        return torch.where(follows[:, None], mixed, scores)
+
+    def decision(self, row: int) -> Decision:
+        """What was decided for a row."""
+        return self.plans[row].decision
+
+    def _weight(self, table: _Tables, step: int) -> Tensor:
+        masses = self.recorder.masses[-1].to(table.tokens.device, torch.float32)
+        places = self.recorder.places[-1].to(table.tokens.device)
+        planned = (places[:, :, None] == table.places[:, None]).any(-1)
+        weight = torch.maximum(table.weight, (masses * planned).sum(-1)).clamp(max=_MOST)
+        certain = table.settled[:, step] | (table.begun[:, step] & (table.known | (weight >= _MAJORITY)))
+        return torch.where(certain, 1.0, weight)
+
+    def _begin(self, input_ids: Tensor, scores: Tensor) -> _Tables:
+        """Decides and plans for all rows; the only read of the device."""
+        if not self.recorder.masses or self.recorder.masses[-1].shape[0] != input_ids.shape[0]:
+            raise GenerationError(
+                "the pointer saw no attention to knowledge for these rows: call generate inside "
+                "attachment.using(resident, ...) and attachment.observing(pointer.recorder)"
+            )
+        self._prompt_length = input_ids.shape[1]
+        newest, prompts = self.recorder.newest(), input_ids.tolist()
+        seen: dict[int, int] = {}
+        for row, best in enumerate(newest):
+            question, cuts = self._of_row(self._questions, row, len(newest)), self._of_row(self._cuts, row, len(newest))
+            decision = decide(self._rules, question, find(self.resident, best), cuts or ())
+            with TOKENIZING:
+                self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
+            seen[row] = max(self.plans[-1].tokens, default=0)
+        if (most := max(seen.values(), default=0)) >= scores.shape[-1]:
+            raise GenerationError(
+                f"the tokenizer gave token {most}, the model has {scores.shape[-1]}: it is another model's tokenizer"
+            )
+        return self._tables_of(self.plans, input_ids.device)
+
+    @staticmethod
+    def _of_row(given: Sequence[Any] | None, row: int, rows: int) -> Any:
+        """What belongs to a row, where `generate` made several rows of each for beams."""
+        if given is None:
+            return None
+        if not given or rows % len(given):
+            raise GenerationError(f"the pointer has {len(given)} questions and the batch {rows} rows; give one a row")
+        return given[row // (rows // len(given))]
+
+    @staticmethod
+    def _tables_of(plans: Sequence[Plan], device: torch.device) -> _Tables:
+        length = max((len(one.tokens) for one in plans), default=0)
+        most = max([len(one.decision.facts) for one in plans] + [1])
+
+        def padded(pick: Callable[[Plan], Sequence[int]], width: int, fill: int, dtype: torch.dtype) -> Tensor:
+            rows = [[*pick(one), *[fill] * (width - len(pick(one)))] for one in plans]
+            return torch.tensor(rows, dtype=dtype).view(len(plans), width).to(device)
+
+        return _Tables(
+            tokens=padded(lambda one: one.tokens, length, -1, torch.int64),
+            begun=padded(lambda one: one.begun, length, False, torch.bool),
+            settled=padded(lambda one: one.settled, length, False, torch.bool),
+            places=padded(lambda one: [fact.place for fact in one.decision.facts], most, -1, torch.int64),
+            weight=torch.tensor([one.decision.mass for one in plans], dtype=torch.float32).to(device),
+            known=torch.tensor([one.decision.is_known for one in plans]).to(device),
+        )
+
+
+def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer of a model."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return []
+    return list(ends) if isinstance(ends, (list, tuple)) else [int(ends)]
+
+
+def _mixed(scores: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """log((1 - w) p + w [target]) of scores (B, V), target (B,) and w (B,), in the dtype of scores."""
+    log_p = scores.float().log_softmax(-1)
+    mixed = log_p + torch.log1p(-weight)[:, None]
+    said = torch.logaddexp(mixed.gather(1, target[:, None]), weight.log()[:, None])
+    return mixed.scatter(1, target[:, None], said).to(scores.dtype)
