@@ -85,7 +85,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
 
 
 def _flags(arguments: list[str]) -> dict[str, Any]:
-    """`--name value` and `--name=value` as settings; values are read as YAML, so that 1e-3 and [2, 4] are what they say.
+    """`--name value` and `--name=value` as settings; values are read as YAML, so that [2, 4] is a list.
 
     Raises:
         CommandError: something is not of that form.

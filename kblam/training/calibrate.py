@@ -56,8 +56,8 @@ def strongest_triples(
         rows = slice(start, start + _ROWS)
         ids, mask, last = right_padded(prompts[rows], attachment.model)
         bias = torch.zeros(len(ids), knowledge.num_triples, device=ids.device)
-        for line, columns in enumerate(hidden[rows]):
-            bias[line, list(columns)] = _HIDDEN
+        for index, columns in enumerate(hidden[rows]):
+            bias[index, list(columns)] = _HIDDEN
         seen: dict[str, Any] = {}
         question = questions[rows].to(ids.device) if asked else None
         with attachment.using(knowledge, bias=bias, question=question), attachment.observing(seen.update):

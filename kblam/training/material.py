@@ -103,9 +103,7 @@ def gather(
     asked = draw_questions(train, config.retrieval_questions, config.seed)
     checked = [one for one in draw_questions(held, 2 * checks, config.seed + 1) if len(one.facts) < 2][:checks]
     texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
-    say(
-        f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding their texts and {len(asked):,} questions"
-    )
+    say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
     prompt = config.prompt or template_of(tokenizer) or PLAIN_PROMPT
     return Material(
