@@ -26,6 +26,7 @@ class EvidenceCall(Call):
     """
 
     LEADING = "rows"
+    KNOWLEDGE = "key"
     STRIDED = ("rows", "key")
     # Latents, a key of rank 2, get no gradient: `interface` refuses them.
     DIFFERENTIABLE = ("rows", "key", "lse")
