@@ -5,7 +5,7 @@ online softmax is (weighted values, running maximum, running sum). Rows, a mask 
 stride); an absent mask, bias or window is None.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 from __future__ import annotations
 
