@@ -72,6 +72,11 @@ class Call:
         tensor: Tensor = getattr(self, self.KNOWLEDGE)
         return tensor.shape[-2]
 
+    @property
+    def in_pairs(self) -> bool:
+        """Whether the C++ kernels read its rows in pairs of numbers."""
+        return True
+
     def needs_gradient(self) -> bool:
         """Whether one of its differentiable tensors needs a gradient."""
         return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))

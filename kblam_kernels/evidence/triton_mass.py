@@ -122,14 +122,14 @@ def evidence_mass_kernel(
     tl.store(mass + batch * M + token, total, mask=token < M)
 
 
-def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
-    """`reference.mass` in one launch. `tile` is for tests and tuning; None takes the one from the table."""
+def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
+    """As `reference.forward`, in one launch. `tile` is for tests and tuning; None takes the one from the table."""
     rows, lse = call.rows, call.lse
     B, Hq, N, W = rows.shape
     M = call.num_tokens
     result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
     if result.numel() == 0:
-        return result
+        return (result,)
     # Latents are one key head for the queries of all heads.
     key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
     tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
@@ -157,4 +157,4 @@ def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
         BLOCK_M=tile.block_m,
         KEY_GAIN=storage_of(call.key.dtype).gain,
     )
-    return result
+    return (result,)

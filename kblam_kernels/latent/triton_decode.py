@@ -41,7 +41,7 @@ from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.latent import scratch
-from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed
+from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
@@ -76,6 +76,11 @@ class KernelTile(NamedTuple):
     VALUE_PARTS: int
     KEY_GAIN: int
     VALUE_HEADROOM: int
+
+
+def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
+    """Output and lse."""
+    return projected(call, mix)
 
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
