@@ -49,6 +49,10 @@ def train(
 
 
 def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache: Path, device: str | None) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise CommandError("training needs accelerate; pip install 'kblam-kernels[train]'")
     from kblam.cli.kb import file_of
     from kblam.knowledge import KnowledgeBase
     from kblam.models.loading import quiet_libraries

@@ -26,6 +26,8 @@ from kblam.training.language import trainable_base
 from kblam.training.questions import Asked, Facts, draw_questions
 from kblam.training.vectors import Vectors
 
+# Of the user's own triples; more of them teach nothing that these do not.
+MOST_OWN = 20_000
 PLAIN_PROMPT = "{question}\n"
 # Knowledge layers by depth: retrieval is the encoder's at any depth, and values must still be read afterwards.
 _DEPTHS = (0.47, 0.6, 0.73, 0.87)
@@ -96,8 +98,10 @@ def gather(
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)
     kept = config.calibration_entities
     entities, held_out = world.train[:-kept], world.train[-kept:]
-    own = entities_of(triples)
+    own = entities_of(_some(triples, config.seed))
     if own:
+        if len(triples) > MOST_OWN:
+            say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are learned from")
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
     asked = draw_questions(train, config.retrieval_questions, config.seed)
@@ -118,6 +122,13 @@ def gather(
         vectors=vectors,
         adapter_config=_adapter_config(config, model, encoder, prompt),
     )
+
+
+def _some(triples: Sequence[Triple], seed: int) -> Sequence[Triple]:
+    """All triples, or so many that their vectors take minutes and no more."""
+    if len(triples) <= MOST_OWN:
+        return triples
+    return random.Random(seed).sample(list(triples), MOST_OWN)
 
 
 def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Encoder, prompt: str) -> AdapterConfig:
