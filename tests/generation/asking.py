@@ -50,7 +50,7 @@ def byte_bpe() -> PreTrainedTokenizerFast:
 
 @lru_cache(maxsize=1)
 def sentence_piece() -> PreTrainedTokenizerFast:
-    """BPE with "▁" for spaces, one at the beginning, and bytes for what it does not know, as Llama 2 and Mistral have."""
+    """BPE with "▁" for spaces, one at the beginning, and bytes for unknown characters, as Llama 2 and Mistral have."""
     inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     inner.decoder = decoders.Sequence(

@@ -61,7 +61,7 @@ def test_answers_are_copied_to_the_last_character(asked: Asked, options: dict[st
         assert {one.triple for one in answer.copied} == {fact}
         assert answer.evidence[0].triple == fact
         assert answer.knowledge_mass > 0.5
-        assert not (answer.is_cut or answer.refused or answer.from_base)
+        assert (answer.is_cut, answer.refused, answer.from_base) == (False, False, False)
 
 
 def test_a_batch_answers_as_its_questions_one_by_one(asked: Asked) -> None:
@@ -168,7 +168,7 @@ def test_the_weight_is_the_mass(asked: Asked) -> None:
 
 
 def test_weak_evidence_does_not_finish_a_name_but_a_value(asked: Asked) -> None:
-    """A name whose first word the model said by chance is left to it; after the frame in full the value is the fact's."""
+    """A name whose first word the model said by chance is left to it; after the whole frame the value is the fact's."""
     asked.attachment.adapter.config = replace(asked.attachment.adapter.config, known_above=None)
     ids, scores, pointer = at_the_end(asked, CURRENCY, weak=True)
     plan = pointer.plans[0]

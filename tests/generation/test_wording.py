@@ -15,11 +15,9 @@ from kblam.knowledge import Triple
 from tests.generation.asking import CONTROLS, PROMPT, TOKENIZERS
 
 ALPHABETS = ["abc XYZ", "0123456789 +-.,:/%", "łąćż ØÅæß", "漢字かな한국", "ابت ", "नमस्ते", "😀👩‍🔬", "\n\t<>|[]{}'\""]
-TEXTS = st.lists(
-    st.one_of(*[st.text(alphabet, min_size=1, max_size=8) for alphabet in ALPHABETS], st.text(max_size=5), st.sampled_from([*CONTROLS, "[SEP]", "<0x41>"])),
-    min_size=1,
-    max_size=4,
-).map("".join)  # fmt: skip
+SPECIAL = st.sampled_from([*CONTROLS, "[SEP]", "<0x41>"])
+PIECES = st.one_of(*[st.text(alphabet, min_size=1, max_size=8) for alphabet in ALPHABETS], st.text(max_size=5), SPECIAL)
+TEXTS = st.lists(PIECES, min_size=1, max_size=4).map("".join)
 FIELDS = TEXTS.filter(lambda text: bool(text.strip()) and "\0" not in text)
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 PROMPTS = [PROMPT.replace("{question}", "What is it?"), "What is it?\n", "What is it?", ""]
