@@ -32,7 +32,7 @@ def evaluate(
         str | None, typer.Option("--sizes", help=f"Triples of the synthetic bases; default: {SIZES}.")
     ] = None,
     real: Annotated[
-        str | None, typer.Option("--real", help="Real bases: elements, airports, weaknesses, compounds, wordnet.")
+        str | None, typer.Option("--real", help="Real bases, as `kblam data` has them: elements,wordnet=FOLDER,...")
     ] = None,
     questions: Annotated[int, typer.Option("--questions", "-n", min=8, help="Of each row.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the questions.")] = 0,
@@ -66,7 +66,8 @@ def evaluate(
         from kblam.evaluation.heat import check_drawing
 
         check_drawing()
-    plan, skipped = _with_real_bases(plan, skip=demo and real is None)
+    sources = _sources(real)
+    plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)
     with _loaded(options, encoder) as (loaded, facts):
         from kblam.evaluation.loop import RememberingEncoder
@@ -79,7 +80,7 @@ def evaluate(
         remembering = RememberingEncoder(loaded.knowledge_base.encoder)
         if facts is not None:
             remembering.remember_all(loaded.knowledge_base)
-        material = standard_material(loaded.attachment.config.answer)
+        material = standard_material(loaded.attachment.config.answer, sources)
         run = Evaluation(loaded, remembering, plan, material, report, png, noted=_note)
         _run(run, report)
     out.print(report.markdown(), markup=False, soft_wrap=True)
@@ -99,7 +100,7 @@ def _plan(
     return Plan(
         sizes=tuple(_number(word) for word in _words(sizes)),
         unseen=everything,
-        real=_words(real),
+        real=tuple(_sources(real)),
         baselines=tuple(_known(word, "--baselines", NAMES) for word in _words(baselines)),
         general=everything,
         questions=questions,
@@ -109,6 +110,12 @@ def _plan(
 
 def _words(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+
+
+def _sources(text: str | None) -> dict[str, str | None]:
+    """Name to folder, of "elements,wordnet=/usr/share/wordnet"."""
+    parts = (word.partition("=") for word in _words(text))
+    return {name: folder or None for name, _, folder in parts}
 
 
 def _number(word: str) -> int:
@@ -124,7 +131,7 @@ def _known(word: str, option: str, possible: tuple[str, ...]) -> str:
     return word
 
 
-def _with_real_bases(plan: Plan, *, skip: bool) -> tuple[Plan, dict[str, str]]:
+def _with_real_bases(plan: Plan, sources: dict[str, str | None], *, skip: bool) -> tuple[Plan, dict[str, str]]:
     """The plan with the real bases that can be read; with `skip`, others are left out and named."""
     from kblam.errors import DataError
     from kblam.evaluation.material import real_facts
@@ -133,7 +140,7 @@ def _with_real_bases(plan: Plan, *, skip: bool) -> tuple[Plan, dict[str, str]]:
     for name in plan.real:
         try:
             with waiting(f"reading {name}"):
-                real_facts(name)
+                real_facts(name, sources.get(name))
         except DataError as error:
             if not skip:
                 raise

@@ -15,7 +15,7 @@ from kblam.evaluation.baselines import Reader
 from kblam.evaluation.force import in_force
 from kblam.evaluation.loop import BATCH, Asked, Subject, session_of
 from kblam.evaluation.shares import Share
-from kblam.generation.prompt import encode_question
+from kblam.generation.prompt import encode_for_base
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 
@@ -62,10 +62,13 @@ class General:
 def measure_general(
     subject: Subject, knowledge_base: KnowledgeBase, questions: Sequence[str], *, asked: Asked | None = None
 ) -> General:
-    """Asks general questions with and without an irrelevant knowledge base; unknown ones go to the base model."""
+    """Asks general questions with and without an irrelevant knowledge base.
+
+    With a calibrated adapter, what is unknown goes to the base model; without, the knowledge is in force for all.
+    """
     attachment = _attached(subject)
     alone = _own_answers(subject, attachment, questions)
-    session = session_of(subject, knowledge_base, "base")
+    session = session_of(subject, knowledge_base, None if attachment.config.known_above is None else "base")
     answers = []
     for start in range(0, len(questions), BATCH):
         answers += session.ask_many(questions[start : start + BATCH], top=0, max_new_tokens=MAX_NEW_TOKENS)
@@ -100,7 +103,7 @@ def perplexity(subject: Subject, knowledge_base: KnowledgeBase | None, passages:
 def _own_answers(subject: Subject, attachment: Attachment, questions: Sequence[str]) -> list[str]:
     reader, found = Reader(subject), list[str]()
     for start in range(0, len(questions), BATCH):
-        rows = [encode_question(text, attachment, subject.tokenizer) for text in questions[start : start + BATCH]]
+        rows = [encode_for_base(text, attachment, subject.tokenizer) for text in questions[start : start + BATCH]]
         found += reader.answer(rows, MAX_NEW_TOKENS)
     return found
 

@@ -92,7 +92,7 @@ def heat_of(
     with in_force(attachment, knowledge_base, [question]) as resident, attachment.observing(observe):
         subject.model(torch.tensor([ids], device=subject.model.device))
         mass = torch.stack(rows)
-        places = mass.amax(0).topk(min(columns, len(knowledge_base))).indices.tolist()
+        places = mass[:, : len(knowledge_base)].amax(0).topk(min(columns, len(knowledge_base))).indices.tolist()
         assert resident is not None
         triples = [resident.triples_at([place])[0] for place in places]
     chosen = mass[:, places]

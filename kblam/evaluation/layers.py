@@ -11,7 +11,7 @@ import torch
 from kblam.data.quiz import Fact
 from kblam.evaluation.force import in_force
 from kblam.evaluation.loop import TOP, Subject
-from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.evidence import EvidenceRecorder, find
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
@@ -30,6 +30,7 @@ def evidence_by_layer(
     pad = subject.tokenizer.pad_token_id or 0
     rows = [encode_question(question, attachment, subject.tokenizer) for question in questions]
     ids, mask = left_padded(rows, pad, subject.model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     found: list[dict[int, tuple[Fact, ...]]] = [{} for _ in questions]
     for layer in attachment.config.knowledge_layers:
         recorder = EvidenceRecorder()
@@ -38,11 +39,11 @@ def evidence_by_layer(
             in_force(attachment, knowledge_base, questions) as resident,
             attachment.observing(recorder),
         ):
-            subject.model(ids, attention_mask=mask, logits_to_keep=1)
+            subject.model(ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
             assert resident is not None
             for row in range(len(questions)):
-                places = [place for place, _ in recorder.best(row, 1, TOP)]
-                found[row][layer] = tuple((t.name, t.property, t.value) for t in resident.triples_at(places))
+                triples = [one.triple for one in find(resident, recorder.best(row, 1, TOP))]
+                found[row][layer] = tuple((triple.name, triple.property, triple.value) for triple in triples)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kblam.data.quiz import Question, Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
 from kblam.evaluation.machine import Stopwatch, Times
-from kblam.generation import Answer, Session
+from kblam.generation import Session
+from kblam.generation.decision import Unknown
 from kblam.knowledge import Encoder, KnowledgeBase, Triple
 from kblam.knowledge.encoders import Progress
 from kblam.models import attachment_of
@@ -113,7 +113,7 @@ def answer_quiz(
     for places, limit in batches(quiz.questions, subject.tokenizer, batch_size):
         texts = [quiz.questions[place].text for place in places]
         answers = session.ask_many(texts, top=TOP, max_new_tokens=limit, batch_size=batch_size)
-        below = [None if above is None else _mass(answer) < above for answer in answers]
+        below = [None if above is None else answer.knowledge_mass < above for answer in answers]
         learned = [answer.refused for answer in answers]
         if again := [row for row, low in enumerate(below) if low]:
             said = session_of(subject, knowledge_base, None).ask_many(
@@ -134,13 +134,9 @@ def _threshold(model: PreTrainedModel) -> float | None:
     return None if attachment is None else attachment.config.known_above
 
 
-def _mass(answer: Answer) -> float:
-    return float(getattr(answer, "knowledge_mass", 1.0))
-
-
-def session_of(subject: Subject, knowledge_base: KnowledgeBase, unknown: str | None) -> Session:
-    options = {"unknown": unknown} if "unknown" in inspect.signature(Session).parameters else {}
-    return Session(subject.model, knowledge_base, tokenizer=subject.tokenizer, **options)
+def session_of(subject: Subject, knowledge_base: KnowledgeBase, unknown: Unknown | None) -> Session:
+    """A session; `unknown` as `Session` takes it."""
+    return Session(subject.model, knowledge_base, tokenizer=subject.tokenizer, unknown=unknown)
 
 
 def time_questions(subject: Subject, knowledge_base: KnowledgeBase, questions: Sequence[Question]) -> Times:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from kblam.data import real
 from kblam.data.drawing import Style
@@ -20,8 +21,14 @@ ASKED_ABOUT = 2600
 _FACTS_PER_ENTITY = 5  # fewer than there are, so that there are always enough entities
 
 
-def standard_material(answer: str) -> Material:
-    """The material for an adapter whose sentence about one fact is `answer` (`AdapterConfig.answer`)."""
+def standard_material(answer: str, sources: Mapping[str, str | None] | None = None) -> Material:
+    """The material for an adapter.
+
+    Args:
+        answer: its sentence about one fact (`AdapterConfig.answer`).
+        sources: for a real base, the folder it lies in.
+    """
+    folders = sources or {}
 
     @functools.cache
     def entities() -> Sequence[Entity]:
@@ -34,14 +41,20 @@ def standard_material(answer: str) -> Material:
     def style(held_out: bool, name: str | None) -> Style:
         return Style(answer, held_out, NATURAL.get(name or "", {}))
 
-    return Material(entities, others, style, real_facts, lambda: general_questions(held_out=True))
+    def facts(name: str) -> Sequence[Fact]:
+        return real_facts(name, folders.get(name))
+
+    return Material(entities, others, style, facts, lambda: general_questions(held_out=True))
 
 
 @functools.cache
-def real_facts(name: str) -> Sequence[Fact]:
-    """The facts of a real base.
+def real_facts(name: str, source: str | None = None) -> Sequence[Fact]:
+    """The facts of a real base, which lies in the folder `source` if Python does not find its package.
 
     Raises:
         DataError: there is no such base, or its package is not installed.
     """
-    return [(triple.name, triple.property, triple.value) for triple in real.load(name)]
+    return [
+        (triple.name, triple.property, triple.value)
+        for triple in real.load(name, None if source is None else Path(source))
+    ]
