@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.checks import check_alike, refuse
+from kblam_kernels.common.checks import check_alike
+from kblam_kernels.errors import refuse
 
 C = TypeVar("C", bound="Call")
 # How a field's annotation is written in a schema of `torch.library`.

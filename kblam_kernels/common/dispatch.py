@@ -7,9 +7,11 @@ environment variable KBLAM_BACKEND, serves or raises: it never falls back.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +21,7 @@ import torch
 
 from kblam_kernels.common.call import Call
 from kblam_kernels.common.tiles import arch_refusal
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 logger = logging.getLogger("kblam_kernels")
 
@@ -56,7 +58,9 @@ class Backend(Generic[C]):
 
     def serving(self, call: C) -> ModuleType:
         """The module that serves a call."""
-        return importlib.import_module(self.module)
+        if self.module not in sys.modules:
+            importlib.import_module(self.module)
+        return sys.modules[self.module]
 
     def forward(self, call: C) -> tuple[Any, ...]:
         """The results of the op, for a call that this backend can serve."""
@@ -122,7 +126,7 @@ class Cpu(Backend[C]):
             return found
         from kblam_kernels.common import native
 
-        failure = native.unavailable()
+        failure = native.unavailable(self.module)
         return [] if failure is None else [failure]
 
     def is_one_op(self, call: C) -> bool:
@@ -168,7 +172,7 @@ def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
         source, backend = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or AUTO
     names = [each.name for each in backends]
     if backend != AUTO and backend not in names:
-        raise UnsupportedInputError(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")
+        refuse(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")
     return backend
 
 

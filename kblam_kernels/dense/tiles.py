@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from kblam_kernels.common.tiles import GPUS, TILE_VARIABLE, Arch, Choice, Precision, Tile, select
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def parse(text: str) -> ForwardTile:
     elif any(not 1 <= stages <= 8 for stages in numbers[3:]):
         wrong = "needs 1 to 8 stages"
     if wrong is not None:
-        raise UnsupportedInputError(f"{TILE_VARIABLE}={text!r} {wrong}")
+        refuse(f"{TILE_VARIABLE}={text!r} {wrong}")
     return ForwardTile(*numbers)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import check_alike, refuse
+from kblam_kernels.common.checks import check_alike
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
