@@ -79,7 +79,7 @@ def evaluate(
         remembering = RememberingEncoder(loaded.knowledge_base.encoder)
         if facts is not None:
             remembering.remember_all(loaded.knowledge_base)
-        material = standard_material(getattr(loaded.attachment.config, "answer", DEFAULT))
+        material = standard_material(loaded.attachment.config.answer)
         run = Evaluation(loaded, remembering, plan, material, report, png, noted=_note)
         _run(run, report)
     out.print(report.markdown(), markup=False, soft_wrap=True)

@@ -15,8 +15,8 @@ _ONSETS = words("b bl br c ch d dr f g gl gr h j k kl l m n p pr qu r s sh st t 
 _NUCLEI = words("a a e e i i o o u ae ea ou")
 _CODAS = ["", "", "", "", "", *words("b ck d g l ll m n n ng p r r rn s sh t th x z")]
 _ORGANISATIONS = words(
-    "Group Labs Industries Systems Partners Works Foods Motors Bank Institute Museum Hospital University School Library "
-    "Airlines Theater Press Brewery Clinic Foundation Society Union Club Choir Café"
+    "Group Labs Industries Systems Partners Works Foods Motors Bank Institute Museum Hospital University School "
+    "Library Airlines Theater Press Brewery Clinic Foundation Society Union Club Choir Café"
 )
 _COMPANIES = words("Inc Labs Technologies Solutions Studio Company")
 _BODIES = words("Museum Institute Bank House Society Ministry")

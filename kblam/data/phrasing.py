@@ -155,12 +155,17 @@ def _one(prop: str, name: str, rng: random.Random, held_out: bool, others: Colle
     specific = SPECIFIC.get(prop)
     if specific is not None and rng.random() < SPECIFIC_SHARE:
         if others is not None and not held_out and rng.random() < LOOSE_SHARE:
-            loose = [text for text in _LOOSE_OF.get(prop, ()) if not set(LOOSE[text]) & (set(others) - {prop})]
+            loose = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
             if loose:
                 return rng.choice(loose).format(n=name)
         return rng.choice(specific.held_out if held_out else specific.seen).format(n=name)
     template = rng.choice(t.HELD_OUT_GENERIC if held_out else t.GENERIC)
     return _capitalised(template.format(p=prop, n=name), rng)
+
+
+def _could_mean(text: str, others: Collection[str], prop: str) -> bool:
+    """Whether a loose question could ask for another property than the one meant."""
+    return any(same_meaning(other, meant) for other in others if other != prop for meant in LOOSE[text])
 
 
 def _capitalised(text: str, rng: random.Random) -> str:

@@ -16,12 +16,16 @@ class Synset:
     """One meaning: the words for it, and what it is.
 
     Args:
+        offset: its number, within its part of speech.
         lemmas: words in their usual spelling, the commonest first; blanks for underscores.
         gloss: the whole text after the bar: a definition, further ones, examples in quotes.
+        broader: offset of a more general meaning of the same part of speech; None where there is none.
     """
 
+    offset: str
     lemmas: tuple[str, ...]
     gloss: str
+    broader: str | None = None
 
     @property
     def definition(self) -> str:
@@ -45,8 +49,10 @@ def synsets(folder: Path, pos: str) -> Iterator[Synset]:
         head, _, gloss = line.partition("|")
         fields = head.split()
         count = int(fields[3], 16)
-        lemmas = (re.sub(r"\(.*\)$", "", fields[4 + 2 * number]).replace("_", " ") for number in range(count))
-        yield Synset(tuple(lemmas), gloss.strip())
+        words = (re.sub(r"\(.*\)$", "", fields[4 + 2 * number]).replace("_", " ") for number in range(count))
+        pointers = fields[5 + 2 * count :]
+        broader = next((pointers[at + 1] for at, mark in enumerate(pointers[:-1]) if mark == "@"), None)
+        yield Synset(fields[0], tuple(words), gloss.strip(), broader)
 
 
 def tagged(folder: Path, pos: str) -> dict[str, int]:
@@ -60,6 +66,19 @@ def tagged(folder: Path, pos: str) -> dict[str, int]:
         fields = line.split()
         counts[fields[0]] = int(fields[5 + int(fields[3])])
     return counts
+
+
+def first_senses(folder: Path, pos: str) -> dict[str, str]:
+    """Lemma, as the index spells it, -> offset of its commonest meaning.
+
+    Raises:
+        DataError: the folder holds no WordNet.
+    """
+    found = {}
+    for line in _lines(folder / f"index.{pos}"):
+        fields = line.split()
+        found[fields[0]] = fields[6 + int(fields[3])]
+    return found
 
 
 def _lines(path: Path) -> Iterator[str]:

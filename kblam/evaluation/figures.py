@@ -217,7 +217,8 @@ def _by_layer(
     answerable: Sequence[tuple[Question, Outcome]], right: Callable[[Question, Sequence[Fact]], bool]
 ) -> dict[int, float]:
     layers = sorted({layer for _, outcome in answerable for layer in outcome.by_layer})
-    return {n: Share.of_all(right(q, outcome.by_layer.get(n, ())) for q, outcome in answerable) for n in layers}
+    seen = [(question, outcome.by_layer) for question, outcome in answerable if outcome.by_layer]
+    return {n: Share.of_all(right(question, found.get(n, ())) for question, found in seen) for n in layers}
 
 
 def _mean(values: Iterable[float]) -> float:

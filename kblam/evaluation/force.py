@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -26,8 +25,8 @@ def in_force(
         with attachment.using(None):
             yield None
         return
-    options: dict[str, Any] = {}
-    if getattr(attachment.config, "question_head", None) is not None:
-        options["question"] = torch.from_numpy(knowledge_base.encode(texts)).to(attachment.model.device)
-    with reading(attachment, knowledge_base) as resident, attachment.using(resident, **options):
+    question = None
+    if attachment.config.question_head is not None:
+        question = torch.from_numpy(knowledge_base.encode(texts)).to(attachment.model.device)
+    with reading(attachment, knowledge_base) as resident, attachment.using(resident, question=question):
         yield resident

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,11 +150,13 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
         panel.set_title(textwrap.shorten(heat.question, 110), fontsize=9, loc="left")
     figure.colorbar(image, ax=panels.tolist(), label="share of the evidence layer's attention", shrink=0.6, pad=0.01)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        figure.savefig(path, dpi=110)
 
 
 def _fitted(label: str, width: int = 48) -> str:
-    """Letters of any script that the font lacks are drawn as boxes; dollar signs would start a formula."""
+    """Not too long; a dollar sign would start a formula."""
     short = label if len(label) <= width else label[: width - 1] + "…"
     return short.replace("$", r"\$")
 

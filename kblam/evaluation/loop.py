@@ -131,7 +131,7 @@ def answer_quiz(
 
 def _threshold(model: PreTrainedModel) -> float | None:
     attachment = attachment_of(model)
-    return None if attachment is None else getattr(attachment.config, "known_above", None)
+    return None if attachment is None else attachment.config.known_above
 
 
 def _mass(answer: Answer) -> float:

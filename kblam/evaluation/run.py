@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kblam.evaluation.baselines import run_baseline
 from kblam.evaluation.figures import Outcome, score
 from kblam.evaluation.general import measure_general
 from kblam.evaluation.heat import draw, heat_of
+from kblam.evaluation.layers import evidence_by_layer
 from kblam.evaluation.loop import TIMED, RememberingEncoder, Subject, answer_quiz, time_questions, triples_of
 from kblam.evaluation.machine import PeakMemory
 from kblam.evaluation.report import Report
@@ -28,10 +29,12 @@ from kblam.models import attachment_of
 # The size of the row in words that training never saw, of the irrelevant base, and of the one that is drawn.
 UNSEEN_TRIPLES = 1_000
 # Of a larger real base only so many triples, of entities drawn by the seed.
-REAL_TRIPLES = 10_000
+REAL_TRIPLES = 5_000
 # Baselines read long prompts: by default they get so many of a row's questions.
 BASELINE_QUESTIONS = 50
-OURS = "knowledge tokens"
+# Of a row's first base, so many questions show where each layer looks.
+LAYER_QUESTIONS = 32
+OURS = "kblam"
 GENERAL = "general questions"
 
 # For the estimate, measured with SmolLM2-135M on one core: a token takes twice as long with so many triples, a question
@@ -234,21 +237,34 @@ class Evaluation:
 
     def _answers(self, quizzes: Sequence[Quiz], clock: _Clock) -> tuple[list[Outcome], dict[str, Any]]:
         """What is answered, and what it costs."""
+        self._encode(quizzes, clock)
         outcomes: list[Outcome] = []
         costs: dict[str, Any] = {}
         memory = PeakMemory(self.subject.model.device)
         number = sum(len(quiz.questions) for quiz in quizzes)
         for quiz in quizzes:
             with self._knowledge_base(quiz) as knowledge_base:
-                outcomes += answer_quiz(
+                answers = answer_quiz(
                     self.subject, knowledge_base, quiz, asked=lambda more: clock.within(more / number)
                 )
                 if not costs:
                     times = time_questions(self.subject, knowledge_base, quiz.questions)
                     costs = {"triples": len(quiz.facts)} | times.to_dict()
+                    texts = [question.text for question in quiz.questions[:LAYER_QUESTIONS]]
+                    layers = evidence_by_layer(self.subject, knowledge_base, texts)
+                    answers[: len(layers)] = [
+                        replace(answer, by_layer=seen) for answer, seen in zip(answers, layers, strict=False)
+                    ]
+                outcomes += answers
         if (peak := memory.mib()) is not None:
             costs["peak_mib"] = round(peak)
         return outcomes, costs
+
+    def _encode(self, quizzes: Sequence[Quiz], clock: _Clock) -> None:
+        """All texts at once, which is quicker than base by base and can be watched."""
+        triples = [triple for quiz in quizzes for triple in triples_of(quiz)]
+        texts = dict.fromkeys(text for triple in triples for text in (triple.key_text, triple.value_text))
+        self.encoder.encode(list(texts), progress=lambda done, total: clock.within(0))
 
     def _baselines(
         self, row: Row, quiz: Quiz, outcomes: Sequence[Outcome], costs: dict[str, Any], clock: _Clock

@@ -50,7 +50,7 @@ class Attachment:
     threads ask it with knowledge. `using` and `observing` apply only to their own thread (or asyncio task), so threads
     may ask one model about different knowledge at once.
 
-    A compiled model (`torch.compile`) reads the blocks that were entered in the thread that calls it.
+    That holds for a compiled model (`torch.compile`) too.
 
     Training with activation checkpointing: do not use the reentrant kind, since all layers share the projected
     knowledge, and call `backward()` inside the block, since it runs the layers again.

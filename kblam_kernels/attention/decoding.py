@@ -257,7 +257,7 @@ def _straight(call: DenseCall | LatentCall, backend: str) -> Straight | None:
         return dense_cpu.bound(call)
     from kblam_kernels.latent import cpu as latent_cpu
 
-    return latent_cpu.bound(call) if latent_cpu.is_fused(call) else None
+    return latent_cpu.bound(call) if latent_cpu.is_one_op(call) else None
 
 
 def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:

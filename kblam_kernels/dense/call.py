@@ -18,6 +18,7 @@ class DenseCall(AttentionCall):
         knowledge_key, knowledge_value: (Hq, M, D) shared by the batch, or (B, Hq, M, D).
     """
 
+    KNOWLEDGE = "knowledge_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "knowledge_key", "knowledge_value")
     DIFFERENTIABLE = ("query", "key", "value", "knowledge_key", "knowledge_value", "knowledge_query")
 

@@ -20,6 +20,7 @@ class LatentCall(AttentionCall):
         int8_products: int8 latents may be multiplied as int8; only the C++ kernels use this.
     """
 
+    KNOWLEDGE = "latent_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "latent_key", "latent_value")
 
     latent_key: Tensor

@@ -37,7 +37,7 @@ def whole(folder: Path) -> Report:
         report.add("sizes", str(size), figures=figures(size))
     report.add("unseen", figures=figures(1000))
     report.add("real", "weaknesses", figures=figures(9876))
-    report.add("baselines", "knowledge tokens", "1000", figures=figures(1000))
+    report.add("baselines", "kblam", "1000", figures=figures(1000))
     report.add("baselines", "rag", "1000", figures=figures(1000))
     report.add(
         "baselines", "in-context", "1000", figures={"reason": "1,000 triples take 20,000 tokens", "prompt_tokens": 9}

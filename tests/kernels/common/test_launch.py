@@ -114,7 +114,7 @@ def _latent(cases: Any) -> None:
 def _evidence(cases: Any) -> None:
     from kblam_kernels.evidence import triton_mass
 
-    triton_mass.mass(cases.evidence_call("latent", 32, 384, torch.bfloat16, torch.int8))
+    triton_mass.forward(cases.evidence_call("latent", 32, 384, torch.bfloat16, torch.int8))
 
 
 CALLS = {
