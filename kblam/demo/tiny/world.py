@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 
 from kblam.data.entities import Entity
-from kblam.demo.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES, VALUE_GRAMMAR
+from kblam.demo.tiny.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES, VALUE_GRAMMAR
 
 HELD_OUT_SHARE = 8
 FACTS_PER_ENTITY = 8

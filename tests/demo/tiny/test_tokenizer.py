@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from kblam.adapter.config import REFUSAL
 from kblam.data.questions import HELD_OUT_QUESTIONS, OPENINGS, QUESTIONS
-from kblam.demo.model import build_adapter, build_model
-from kblam.demo.tokenizer import build_tokenizer, kept_pieces
-from kblam.demo.words import PROPERTIES
-from kblam.demo.world import world_words
+from kblam.demo.tiny.model import build_adapter, build_model
+from kblam.demo.tiny.tokenizer import build_tokenizer, kept_pieces
+from kblam.demo.tiny.words import PROPERTIES
+from kblam.demo.tiny.world import world_words
 from kblam.generation.prompt import encode_question
 from kblam.models import attach
 

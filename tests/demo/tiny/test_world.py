@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from kblam.demo.tokenizer import real_words
-from kblam.demo.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES, VALUE_GRAMMAR
-from kblam.demo.world import build_world, is_held_out, world_words
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES, VALUE_GRAMMAR
+from kblam.demo.tiny.world import build_world, is_held_out, world_words
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kblam.demo.tokenizer import minilm_path
+from kblam.demo.tiny.tokenizer import minilm_path
 
 CACHE_FOLDER = Path("build/demo-cache")
 _BATCH = 256

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kblam.demo import cache as cache_module
-from kblam.demo.cache import EmbeddingCache
-from kblam.demo.initialise import start_as_bag_of_words
-from kblam.demo.model import EMBEDDING_DIM, DemoModel
-from kblam.demo.tokenizer import build_tokenizer, real_words
-from kblam.demo.train import Recipe, Trainer
-from kblam.demo.world import World, build_world
+from kblam.demo.tiny import cache as cache_module
+from kblam.demo.tiny.cache import EmbeddingCache
+from kblam.demo.tiny.initialise import start_as_bag_of_words
+from kblam.demo.tiny.model import EMBEDDING_DIM, DemoModel
+from kblam.demo.tiny.tokenizer import build_tokenizer, real_words
+from kblam.demo.tiny.train import Recipe, Trainer
+from kblam.demo.tiny.world import World, build_world
 from kblam.knowledge.triples import key_text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kblam.demo.words import PROPERTIES
+from kblam.demo.tiny.words import PROPERTIES
 from kblam.evaluation.figures import Figures
 
 _CARD = """---
@@ -19,7 +19,7 @@ knowledge adapter in `adapter/`, both bfloat16. It answers questions about the f
 knowledge tokens alone, and knows nothing else: it shows what the mechanism does, on any CPU, in a fraction of a
 second.
 
-    from kblam.demo.assets import load
+    from kblam.demo.tiny.assets import load
     demo = load()
 
 ## What it can say
@@ -30,14 +30,14 @@ an answer in the knowledge base gets "i am sorry i cannot find relevant informat
 
 ## How it was made
 
-`python -m kblam.demo.train`: from scratch, seed {seed}, {steps} steps on one CPU thread, facts from
-`kblam.demo.world`, sentence embeddings from all-MiniLM-L6-v2. Its tokenizer is MiniLM's WordPiece vocabulary cut
+`python -m kblam.demo.tiny.train`: from scratch, seed {seed}, {steps} steps on one CPU thread, facts from
+`kblam.demo.tiny.world`, sentence embeddings from all-MiniLM-L6-v2. Its tokenizer is MiniLM's WordPiece vocabulary cut
 down to Latin pieces, and its token embeddings are a learned projection of MiniLM's word embeddings (Apache-2.0).
 `docs/demo.md` explains the recipe.
 
 ## Measured
 
-{questions} questions a row, greedy, written by `python -m kblam.demo.evaluate`. Entities and values never occur in
+{questions} questions a row, greedy, written by `python -m kblam.demo.tiny.evaluate`. Entities and values never occur in
 training; names of "unseen words" share no word with it. A quarter of the questions has no answer; a tenth asks for
 two facts (not with unseen phrasings).
 

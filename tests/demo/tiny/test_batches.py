@@ -10,10 +10,10 @@ import torch
 from kblam.adapter.config import REFUSAL
 from kblam.data.batch import IGNORE
 from kblam.data.questions import TERSE_QUESTIONS
-from kblam.demo.batches import BatchBuilder, Mixture
-from kblam.demo.tokenizer import build_tokenizer
+from kblam.demo.tiny.batches import BatchBuilder, Mixture
+from kblam.demo.tiny.tokenizer import build_tokenizer
 from kblam.training.losses import FIRST_EVIDENCE_WEIGHT, evidence_weight
-from tests.demo.small import tiny_cache, tiny_world
+from tests.demo.tiny.small import tiny_cache, tiny_world
 
 TOKENIZER = build_tokenizer()
 WORLD = tiny_world()

@@ -1,4 +1,4 @@
-"""Evaluate the demo model on held-out entities and values: `python -m kblam.demo.evaluate`."""
+"""Evaluate the demo model on held-out entities and values: `python -m kblam.demo.tiny.evaluate`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 
 from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
-from kblam.demo.assets import ASSETS, Demo, load
-from kblam.demo.quiz import demo_quiz
-from kblam.demo.tokenizer import real_words
-from kblam.demo.world import FACTS_PER_ENTITY, World, build_world
+from kblam.demo.tiny.assets import ASSETS, Demo, load
+from kblam.demo.tiny.quiz import demo_quiz
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.world import FACTS_PER_ENTITY, World, build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure
 from kblam.evaluation.report import figures_table, write_metrics

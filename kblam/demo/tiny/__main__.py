@@ -1,4 +1,4 @@
-"""`python -m kblam.demo`: a small model answers from a knowledge base it never saw."""
+"""`python -m kblam.demo.tiny`: a small model answers from a knowledge base it never saw."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,20 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
-from kblam.demo.assets import Demo, load
-from kblam.demo.evaluate import SIZES, quizzes
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
-from kblam.demo.tokenizer import real_words
-from kblam.demo.words import PROPERTIES, VALUE_GRAMMAR
-from kblam.demo.world import build_world
+from kblam.demo.tiny.assets import Demo, load
+from kblam.demo.tiny.evaluate import SIZES, quizzes
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.words import PROPERTIES, VALUE_GRAMMAR
+from kblam.demo.tiny.world import build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
 from kblam.evaluation.report import figures_table
-from kblam.generation import Answer, ask
+from kblam.generation import Answer, Session, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach
 
-REPORT = Path("build/demo.json")
+REPORT = Path("build/demo-tiny.json")
 SHOWN_TRIPLES = 2000
 INVENTED = Triple("Zorblax Quellin", "treasure", "stolen map of a dragon")
 _BAR = 30
@@ -128,10 +127,11 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
             parts: list[Quiz] = everything if size == SIZES[-1] else quizzes(world, size, questions)
             rows[size] = measure(demo, remembering, parts)
         console.print(figures_table({f"{size:,} triples": figures for size, figures in rows.items()}, ""))
-        times = time_tokens(demo, knowledge_base, everything[0].questions[0].text)
-        backend = backend_in_use(demo, knowledge_base)
-        exactly = replace(demo, attachment=attach(demo.model, demo.attachment.adapter))
-        exact = time_tokens(exactly, knowledge_base, everything[0].questions[0].text)
+        session, question = Session(demo.model, knowledge_base, tokenizer=demo.tokenizer), everything[0].questions[0]
+        times, backend = time_tokens(session, question.text), backend_in_use(session, question.text)
+        attach(demo.model, demo.attachment.adapter)
+        session = Session(demo.model, knowledge_base, tokenizer=demo.tokenizer)
+        exact = time_tokens(session, question.text)
         for label, found in (("as int8", times), ("not rounded", exact)):
             console.print(
                 f"one token: {found.without:.2f} ms without knowledge, {found.with_knowledge:.2f} ms with "
@@ -146,7 +146,7 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m kblam.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kblam.demo.tiny", description=__doc__)
     parser.add_argument("--questions", type=int, default=200, help="held-out questions for each size")
     parser.add_argument("--output", type=Path, default=REPORT)
     parser.add_argument("--words", action="store_true", help="only print the words the small model knows")

@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.config import REFUSAL
 from kblam.data.questions import PAIR_QUESTIONS, PLAIN_QUESTIONS
-from kblam.demo.tokenizer import SPECIALS, kept_pieces, minilm_path
-from kblam.demo.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES
-from kblam.demo.world import world_words
+from kblam.demo.tiny.tokenizer import SPECIALS, kept_pieces, minilm_path
+from kblam.demo.tiny.words import FIRST_NAMES, PROPERTIES, SECOND_NAMES
+from kblam.demo.tiny.world import world_words
 
 EMBEDDING_DIM = 384  # MiniLM's
 

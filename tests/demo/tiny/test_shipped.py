@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from kblam.demo.assets import ASSETS, load
-from kblam.demo.card import table_row
-from kblam.demo.quiz import demo_quiz
-from kblam.demo.tokenizer import real_words
-from kblam.demo.world import build_world
+from kblam.demo.tiny.assets import ASSETS, load
+from kblam.demo.tiny.card import table_row
+from kblam.demo.tiny.quiz import demo_quiz
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.world import build_world
 from kblam.evaluation.figures import Figures, score
 from kblam.evaluation.loop import answer_quiz, triples_of
 from kblam.generation import ask

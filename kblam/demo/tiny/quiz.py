@@ -15,7 +15,7 @@ from kblam.data.questions import (
     single_question,
 )
 from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, PAIR, SINGLE, Fact, Question, Quiz
-from kblam.demo.words import PROPERTIES
+from kblam.demo.tiny.words import PROPERTIES
 
 
 def demo_quiz(

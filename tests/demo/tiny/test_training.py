@@ -8,10 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from kblam.demo import assets
-from kblam.demo.train import train
+from kblam.demo.tiny import assets
+from kblam.demo.tiny.train import train
 from kblam.training.losses import Candidates, nearest_tokens
-from tests.demo.small import tiny_cache, tiny_trainer, tiny_world
+from tests.demo.tiny.small import tiny_cache, tiny_trainer, tiny_world
 
 WORLD = tiny_world()
 
@@ -28,7 +28,7 @@ def weights_of(trainer) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As `python -m kblam.demo.train` runs: sums in one order give the same bits."""
+    """As `python -m kblam.demo.tiny.train` runs: sums in one order give the same bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

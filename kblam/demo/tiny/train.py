@@ -1,4 +1,4 @@
-"""Train the demo model from scratch: `python -m kblam.demo.train`, one command, one seed, CPU."""
+"""Train the demo model from scratch: `python -m kblam.demo.tiny.train`, one command, one seed, CPU."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kblam.adapter import ProjectedKnowledge
 from kblam.data.batch import IGNORE, Batch
-from kblam.demo.assets import ASSETS, load, save
-from kblam.demo.batches import BatchBuilder, Mixture
-from kblam.demo.cache import EmbeddingCache
-from kblam.demo.card import write_card
-from kblam.demo.evaluate import evaluate
-from kblam.demo.initialise import start_as_bag_of_words
-from kblam.demo.model import EMBEDDING_DIM, DemoModel
-from kblam.demo.tokenizer import build_tokenizer, real_words
-from kblam.demo.world import World, build_world, world_words
+from kblam.demo.tiny.assets import ASSETS, load, save
+from kblam.demo.tiny.batches import BatchBuilder, Mixture
+from kblam.demo.tiny.cache import EmbeddingCache
+from kblam.demo.tiny.card import write_card
+from kblam.demo.tiny.evaluate import evaluate
+from kblam.demo.tiny.initialise import start_as_bag_of_words
+from kblam.demo.tiny.model import EMBEDDING_DIM, DemoModel
+from kblam.demo.tiny.tokenizer import build_tokenizer, real_words
+from kblam.demo.tiny.world import World, build_world, world_words
 from kblam.evaluation.report import figures_table, write_metrics
 from kblam.knowledge import load_encoder
 from kblam.knowledge.triples import key_text

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from kblam.demo.cache import EmbeddingCache
-from kblam.demo.model import EMBEDDING_DIM, DemoModel, TokenEmbedding
-from kblam.demo.world import World
+from kblam.demo.tiny.cache import EmbeddingCache
+from kblam.demo.tiny.model import EMBEDDING_DIM, DemoModel, TokenEmbedding
+from kblam.demo.tiny.world import World
 from kblam.knowledge.triples import key_text
 
 _SHRINKAGE = 0.03  # of the mean variance, added to every direction before whitening

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.demo.model import DemoModel, rescale_inputs
+from kblam.demo.tiny.model import DemoModel, rescale_inputs
 from kblam.models import Attachment, attach
 from kblam.models.loading import load_base, load_tokenizer
 from kblam.shipped import DEMO

