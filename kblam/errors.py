@@ -96,3 +96,29 @@ class ModelFolderError(KblamError):
 
 class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
+
+
+class TrainingError(KblamError):
+    """A training run cannot start or go on: no such checkpoint, another run's folder, a package is missing."""
+
+
+class TrainingConfigError(TrainingError):
+    """A training config cannot be read, or holds a name or value that is not possible."""
+
+
+# --- data to train on and to ask about -------------------------------------------------------------------
+
+
+class DataError(KblamError):
+    """Data cannot be made: a package, a file or enough entities are missing, or a server wrote no facts."""
+
+
+class DataServerError(DataError):
+    """A server that was asked to write data keeps failing, or answers with something else."""
+
+
+# --- evaluation ------------------------------------------------------------------------------------------
+
+
+class EvaluationError(KblamError):
+    """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""

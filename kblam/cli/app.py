@@ -11,11 +11,14 @@ from kblam.cli.ask import ask
 from kblam.cli.bench import bench
 from kblam.cli.chat import chat
 from kblam.cli.convert import convert
+from kblam.cli.data import app as data_app
 from kblam.cli.doctor import doctor
 from kblam.cli.errors import ErrorsAsMessages
+from kblam.cli.evaluate import evaluate
 from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
+from kblam.cli.train import train
 
 app = typer.Typer(
     cls=ErrorsAsMessages,
@@ -27,12 +30,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(kb_app, name="kb")
+app.add_typer(data_app, name="data")
 app.command()(ask)
 app.command()(chat)
 app.command()(integrate)
 app.command()(convert)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(doctor)
 app.command()(bench)
+app.command("eval")(evaluate)
 
 
 def _print_version(asked: bool) -> None:

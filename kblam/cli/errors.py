@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from kblam.cli.output import err
 from kblam.errors import (
+    DataServerError,
     EmbeddingError,
     EncoderError,
     EncoderMismatchError,
@@ -38,7 +39,7 @@ def exit_status(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, (EncoderUnavailableError, EncoderMismatchError)):
         return BAD_INPUT
-    if isinstance(error, (StoreWriteError, EncoderError, EmbeddingError)):
+    if isinstance(error, (StoreWriteError, EncoderError, EmbeddingError, DataServerError)):
         return FAILED
     return BAD_INPUT if isinstance(error, (KblamError, *_kernel_errors())) else FAILED
 

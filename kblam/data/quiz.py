@@ -1,22 +1,17 @@
-"""Quizzes: a knowledge base of a given size, and questions that it can and cannot answer."""
+"""Quizzes: a knowledge base, and questions that it can and cannot answer."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kblam.data.entities import Entity
-from kblam.data.questions import (
-    HELD_OUT_QUESTIONS,
-    PAIR_QUESTIONS,
-    QUESTIONS,
-    answer_text,
-    pair_question,
-    single_question,
-)
-
 Fact = tuple[str, str, str]  # name, property, value
+
+SINGLE, PAIR, OPEN = "single", "pair", "open"
+NO_ENTITY, NO_PROPERTY = "no entity", "no property"
+# Of a quiz's questions: a quarter cannot be answered, half of them for either reason.
+SHARES: dict[str, float] = {SINGLE: 0.55, PAIR: 0.1, OPEN: 0.1, NO_ENTITY: 0.125, NO_PROPERTY: 0.125}
 
 
 @dataclass(frozen=True)
@@ -26,15 +21,19 @@ class Question:
     Args:
         text: the question.
         facts: the facts it asks for; empty when the knowledge base has no answer.
+        clauses: what the right answer says of each fact, without the final stop.
+        kind: SINGLE, PAIR, OPEN, NO_ENTITY or NO_PROPERTY.
     """
 
     text: str
     facts: tuple[Fact, ...]
+    clauses: tuple[str, ...] = ()
+    kind: str = SINGLE
 
     @property
     def answer(self) -> str:
         """The right answer to an answerable question."""
-        return answer_text(list(self.facts))
+        return joined(self.clauses)
 
 
 @dataclass(frozen=True)
@@ -45,66 +44,27 @@ class Quiz:
     questions: list[Question]
 
 
-def build_quiz(
-    entities: Sequence[Entity],
-    triples: int,
-    properties: Sequence[str],
-    *,
-    questions: int = 200,
-    seed: int = 0,
-    unseen_phrasing: bool = False,
-    others: Sequence[Entity] = (),
-) -> Quiz:
-    """A knowledge base of `triples` facts and questions about it: a quarter unanswerable, a tenth about two facts.
+def clause(fact: Fact, template: str) -> str:
+    """What an answer says of one fact, without the final stop; `template` has {name}, {property} and {value}."""
+    name, prop, value = fact
+    return template.removesuffix(".").format(name=name, property=prop, value=value)
 
-    Half of the unanswerable questions name an entity the knowledge base does not know, half ask for a property that
-    the entity has not.
 
-    Args:
-        entities: asked about; the last ones stay out of the knowledge base, to be the unknown ones.
-        triples: size of the knowledge base.
-        properties: what an entity may be asked for.
-        questions: how many.
-        seed: of the drawing.
-        unseen_phrasing: use the phrasings that training never sees (then no question is about two facts).
-        others: entities that fill the knowledge base up but are never asked about.
+def joined(clauses: Sequence[str]) -> str:
+    """Clauses as one sentence, as `kblam.adapter.sentences` joins them: by "and", one final stop."""
+    later = ("the " + clause[4:] if clause.startswith("The ") else clause for clause in clauses[1:])
+    return " and ".join([*clauses[:1], *later]) + "."
 
-    Raises:
-        ValueError: if there are not enough entities.
-    """
-    rng = random.Random(seed)
-    refusals, pairs = questions // 4, 0 if unseen_phrasing else questions // 10
-    templates = HELD_OUT_QUESTIONS if unseen_phrasing else QUESTIONS
-    unknown = list(entities[-max(1, refusals // 2) :])
-    facts: list[Fact] = []
-    known: list[Entity] = []
-    for index, entity in enumerate([*entities[: -len(unknown)], *others]):
-        if len(facts) + len(entity.facts) > triples:
-            break
-        facts += [(entity.name, prop, value) for prop, value in entity.facts.items()]
-        if index < len(entities) - len(unknown):
-            known.append(entity)
-    if not known or triples - len(facts) >= 20:
-        raise ValueError(f"not enough entities for {triples} triples: {len(facts)} facts")
 
-    def one(entity: Entity) -> Fact:
-        prop = rng.choice(list(entity.facts))
-        return entity.name, prop, entity.facts[prop]
+def counts(questions: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """How many questions of each kind; the largest remainders are rounded up, the first kinds first."""
+    whole = {kind: int(share * questions) for kind, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda kind: whole[kind] - shares[kind] * questions)
+    for kind in by_remainder[: questions - sum(whole.values())]:
+        whole[kind] += 1
+    return whole
 
-    drawn: list[Question] = []
-    for number in range(questions):
-        if number < refusals:
-            if number % 2:
-                name, prop = rng.choice(unknown).name, rng.choice(properties)
-            else:
-                entity = rng.choice(known)
-                name, prop = entity.name, rng.choice([p for p in properties if p not in entity.facts])
-            drawn.append(Question(single_question(rng.choice(templates), name, prop), ()))
-        elif number < refusals + pairs:
-            first, second = (one(entity) for entity in rng.sample(known, 2))
-            drawn.append(Question(pair_question(rng.choice(PAIR_QUESTIONS), first[:2], second[:2]), (first, second)))
-        else:
-            fact = one(rng.choice(known))
-            drawn.append(Question(single_question(rng.choice(templates), fact[0], fact[1]), (fact,)))
-    rng.shuffle(drawn)
-    return Quiz(facts, drawn)
+
+def question_stream(seed: object) -> random.Random:
+    """Random numbers that are the same on every machine, for anything that has a readable text."""
+    return random.Random(f"kblam quiz {seed}")

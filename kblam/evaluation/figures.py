@@ -2,74 +2,246 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from kblam.data.quiz import Fact, Question
+from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SINGLE, Fact, Question, joined
+from kblam.evaluation.shares import Share
+from kblam.evaluation.texts import holds, plain, rouge_l, token_f1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model did with one question: its text, the triple it rested on most, whether it refused."""
+    """What the model did with one question.
+
+    Args:
+        text: what the user gets to read.
+        evidence: the triples it rested on, the strongest first.
+        refused: whether the text is a refusal, for whatever reason.
+        below: whether the knowledge mass lay below the calibrated threshold; None if there is none.
+        learned: whether the model's own text is a refusal, whatever the mass; None if that was not asked.
+        by_layer: for each knowledge layer observed, the triples it looked at most at the end of the prompt.
+    """
 
     text: str
-    best: Fact | None
-    refused: bool
+    evidence: tuple[Fact, ...] = ()
+    refused: bool = False
+    below: bool | None = None
+    learned: bool | None = None
+    by_layer: dict[int, tuple[Fact, ...]] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Fact | None:
+        """The strongest evidence."""
+        return self.evidence[0] if self.evidence else None
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How well refusals tell what can be answered from what cannot.
+
+    Args:
+        precision: refusals that were right to refuse.
+        recall: unanswerable questions that were refused; recall_entity and recall_property: of those that name an
+            unknown entity, and of those that ask a known one for a property it has not.
+        f1: harmonic mean of precision and recall; 0 if nothing was refused rightly.
+        false: answerable questions that were refused.
+    """
+
+    precision: float = math.nan
+    recall: float = math.nan
+    recall_entity: float = math.nan
+    recall_property: float = math.nan
+    f1: float = math.nan
+    false: float = math.nan
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Scores of a quiz, all between 0 and 1.
+    """Scores of a quiz, between 0 and 1; NaN where there was nothing to score. A share knows its counts (`Share`).
 
     Args:
-        exact: answerable questions whose whole answer is right, to the letter (case aside).
-        exact_single, exact_pair: the same for questions about one and about two facts.
+        exact: questions about one or two facts whose whole answer is right, to the letter; exact_single and exact_pair
+            of them.
+        value: those whose values all stand in the answer verbatim; value_single and value_pair of them.
+        pair_right: questions about two facts whose answer has both clauses, name, property and value.
+        open_right: questions about a whole entity whose answer says facts of it, in any order, and nothing else.
+        open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim.
         top1: answerable questions whose strongest evidence is a fact that was asked for.
-        refusal_precision: refusals that were right to refuse.
-        refusal_recall: unanswerable questions that were refused.
-        refusal_f1: harmonic mean of the two.
+        top5: those whose facts are all among the five strongest (of more than five: whose five strongest are facts
+            that were asked for).
+        token_f1, rouge_l: overlap with the right sentence, mean over questions about one or two facts.
+        refusal_precision, refusal_recall, refusal_f1, false_refusals: see `Refusals`; whatever made it refuse.
+        mass: of the calibrated decision on the knowledge mass alone; learned: of what the model says by itself.
+        top1_by_layer, top5_by_layer: at the end of the prompt, where layers were observed.
         questions: how many there were.
     """
 
-    exact: float
-    exact_single: float
-    exact_pair: float
-    top1: float
-    refusal_precision: float
-    refusal_recall: float
-    refusal_f1: float
-    questions: int
+    exact: float = math.nan
+    exact_single: float = math.nan
+    exact_pair: float = math.nan
+    value: float = math.nan
+    value_single: float = math.nan
+    value_pair: float = math.nan
+    pair_right: float = math.nan
+    open_right: float = math.nan
+    open_facts: float = math.nan
+    top1: float = math.nan
+    top5: float = math.nan
+    token_f1: float = math.nan
+    rouge_l: float = math.nan
+    refusal_precision: float = math.nan
+    refusal_recall: float = math.nan
+    refusal_recall_entity: float = math.nan
+    refusal_recall_property: float = math.nan
+    refusal_f1: float = math.nan
+    false_refusals: float = math.nan
+    mass: Refusals | None = None
+    learned: Refusals | None = None
+    top1_by_layer: dict[int, float] = field(default_factory=dict)
+    top5_by_layer: dict[int, float] = field(default_factory=dict)
+    questions: int = 0
 
-    def to_dict(self) -> dict[str, float]:
-        return {name: round(value, 4) for name, value in asdict(self).items()}
-
-
-def _same(text: str, expected: str) -> bool:
-    return " ".join(text.lower().split()) == " ".join(expected.lower().split())
-
-
-def _share(hits: int, of: int) -> float:
-    return hits / of if of else 1.0
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers rounded to four places, and under "intervals" each share's [low, high, hits, of]; no NaN."""
+        return _record(self)
 
 
 def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures:
     """Compares outcomes with what was asked; `questions` and `outcomes` go together one by one."""
     pairs = list(zip(questions, outcomes, strict=True))
     answerable = [(question, outcome) for question, outcome in pairs if question.facts]
-    right = [(question, _same(outcome.text, question.answer)) for question, outcome in answerable]
-    single = [ok for question, ok in right if len(question.facts) == 1]
-    double = [ok for question, ok in right if len(question.facts) == 2]
-    refused = [question for question, outcome in pairs if outcome.refused]
-    rightly = sum(not question.facts for question in refused)
-    precision = _share(rightly, len(refused))
-    recall = _share(rightly, len(pairs) - len(answerable))
+
+    def share(right: Callable[[Question, Outcome], bool], *kinds: str) -> Share:
+        return Share.of_all(right(q, o) for q, o in answerable if not kinds or q.kind in kinds)
+
+    whole = [(question, outcome) for question, outcome in answerable if question.kind == OPEN]
+    said = [(outcome.text, question.answer) for question, outcome in answerable if question.kind != OPEN]
+    combined = _refusals(pairs, lambda outcome: outcome.refused)
     return Figures(
-        exact=_share(sum(ok for _, ok in right), len(right)),
-        exact_single=_share(sum(single), len(single)),
-        exact_pair=_share(sum(double), len(double)),
-        top1=_share(sum(outcome.best in question.facts for question, outcome in answerable), len(answerable)),
-        refusal_precision=precision,
-        refusal_recall=recall,
-        refusal_f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        exact=share(_exact, SINGLE, PAIR),
+        exact_single=share(_exact, SINGLE),
+        exact_pair=share(_exact, PAIR),
+        value=share(_values, SINGLE, PAIR),
+        value_single=share(_values, SINGLE),
+        value_pair=share(_values, PAIR),
+        pair_right=share(_clauses, PAIR),
+        open_right=share(_only_true, OPEN),
+        open_facts=Share.of_all(holds(o.text, value) for q, o in whole for _, _, value in q.facts),
+        top1=share(lambda q, o: first_is_asked(q, o.evidence)),
+        top5=share(lambda q, o: all_are_among(q, o.evidence)),
+        token_f1=_mean(token_f1(text, answer) for text, answer in said),
+        rouge_l=_mean(rouge_l(text, answer) for text, answer in said),
+        refusal_precision=combined.precision,
+        refusal_recall=combined.recall,
+        refusal_recall_entity=combined.recall_entity,
+        refusal_recall_property=combined.recall_property,
+        refusal_f1=combined.f1,
+        false_refusals=combined.false,
+        mass=_refusals_if_known(pairs, lambda outcome: outcome.below),
+        learned=_refusals_if_known(pairs, lambda outcome: outcome.learned),
+        top1_by_layer=_by_layer(answerable, first_is_asked),
+        top5_by_layer=_by_layer(answerable, all_are_among),
         questions=len(pairs),
     )
+
+
+def first_is_asked(question: Question, evidence: Sequence[Fact]) -> bool:
+    """Whether the strongest evidence is a fact that was asked for."""
+    return bool(evidence) and evidence[0] in question.facts
+
+
+def all_are_among(question: Question, evidence: Sequence[Fact], most: int = 5) -> bool:
+    """Whether the `most` strongest have every fact that was asked for, or as many of them as there is room for."""
+    return len(set(evidence[:most]) & set(question.facts)) == min(most, len(set(question.facts)))
+
+
+def _exact(question: Question, outcome: Outcome) -> bool:
+    return plain(outcome.text) == plain(question.answer)
+
+
+def _only_true(question: Question, outcome: Outcome) -> bool:
+    """Whether the text is some of the clauses, as one sentence or as one each, and nothing else."""
+    text = plain(outcome.text)
+    found = [clause for clause in map(plain, question.clauses) if _place(text, clause) >= 0]
+    found.sort(key=lambda clause: _place(text, clause))
+    return bool(found) and text in (joined(found), " ".join(f"{clause}." for clause in found))
+
+
+def _values(question: Question, outcome: Outcome) -> bool:
+    return all(holds(outcome.text, value) for _, _, value in question.facts)
+
+
+def _clauses(question: Question, outcome: Outcome) -> bool:
+    return all(_place(plain(outcome.text), plain(clause)) >= 0 for clause in question.clauses)
+
+
+def _place(text: str, clause: str) -> int:
+    """Where a clause stands in a text, with "The" in either case; -1 if nowhere."""
+    found = [text.find(clause), text.find("the " + clause[4:]) if clause.startswith("The ") else -1]
+    return min((place for place in found if place >= 0), default=-1)
+
+
+def _refusals(pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outcome], bool | None]) -> Refusals:
+    said = [question for question, outcome in pairs if refused(outcome)]
+
+    def recall(*kinds: str) -> Share:
+        return Share.of_all(
+            bool(refused(outcome)) for q, outcome in pairs if not q.facts and (not kinds or q.kind in kinds)
+        )
+
+    rightly, everything = Share.of_all(not question.facts for question in said), recall()
+    missed = everything.of - everything.hits
+    counted = 2 * rightly.hits + (rightly.of - rightly.hits) + missed
+    return Refusals(
+        precision=rightly,
+        recall=everything,
+        recall_entity=recall(NO_ENTITY),
+        recall_property=recall(NO_PROPERTY),
+        f1=2 * rightly.hits / counted if counted else math.nan,
+        false=Share.of_all(bool(refused(outcome)) for question, outcome in pairs if question.facts),
+    )
+
+
+def _refusals_if_known(
+    pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outcome], bool | None]
+) -> Refusals | None:
+    if any(refused(outcome) is None for _, outcome in pairs):
+        return None
+    return _refusals(pairs, refused)
+
+
+def _by_layer(
+    answerable: Sequence[tuple[Question, Outcome]], right: Callable[[Question, Sequence[Fact]], bool]
+) -> dict[int, float]:
+    layers = sorted({layer for _, outcome in answerable for layer in outcome.by_layer})
+    seen = [(question, outcome.by_layer) for question, outcome in answerable if outcome.by_layer]
+    return {n: Share.of_all(right(question, found.get(n, ())) for question, found in seen) for n in layers}
+
+
+def _mean(values: Iterable[float]) -> float:
+    every = list(values)
+    return sum(every) / len(every) if every else math.nan
+
+
+def _record(figures: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    intervals: dict[str, list[float]] = {}
+    for name in (each.name for each in fields(figures)):
+        value = getattr(figures, name)
+        if isinstance(value, Refusals):
+            record[name] = _record(value)
+        elif isinstance(value, dict):
+            if value:
+                record[name] = {str(key): round(float(number), 4) for key, number in value.items()}
+        elif value is not None and not math.isnan(value):
+            record[name] = round(float(value), 4) if isinstance(value, float) else value
+        for key, share in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(share, Share) and share.of:
+                ends = [round(end, 4) for end in share.interval]
+                intervals[name if key is None else f"{name}.{key}"] = [*ends, share.hits, share.of]
+    if intervals:
+        record["intervals"] = intervals
+    return record

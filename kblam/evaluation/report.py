@@ -1,13 +1,242 @@
-"""Figures as a table and as a file."""
+"""An evaluation as JSON and Markdown, written anew after every row, so that a run that is stopped loses nothing."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
+from kblam.errors import EvaluationError
 from kblam.evaluation.figures import Figures
+
+SECTIONS = ("sizes", "unseen", "kb", "real", "baselines", "general")
+
+
+@dataclass
+class Report:
+    """Everything that was measured, and about what.
+
+    Args:
+        about: model, adapter, commit, versions, device, seed, questions, seconds: plain values.
+        rows: by section, "sizes" (by number of triples), "unseen", "kb" (the user's own), "real" (by name),
+            "baselines" (by name, then by row) and "general"; what has not been measured is not there.
+        json_file, markdown_file: written at every change, where given.
+    """
+
+    about: dict[str, Any]
+    rows: dict[str, Any] = field(default_factory=dict)
+    json_file: Path | None = None
+    markdown_file: Path | None = None
+
+    def add(self, section: str, *keys: str, figures: dict[str, Any]) -> None:
+        """Adds one row and writes the files."""
+        place = self.rows
+        for key in (section, *keys)[:-1]:
+            place = place.setdefault(key, {})
+        place[(section, *keys)[-1]] = figures
+        self.write()
+
+    def write(self) -> None:
+        """Replaces the files, each in one step."""
+        if self.json_file is not None:
+            _replace(self.json_file, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        if self.markdown_file is not None:
+            _replace(self.markdown_file, self.markdown())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Sections first, then what it is about."""
+        return {name: self.rows[name] for name in SECTIONS if name in self.rows} | self.about
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """What `write` wrote as JSON.
+
+        Raises:
+            EvaluationError: it is not such a file.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it is not an object")
+            rows = {name: content.pop(name) for name in SECTIONS if name in content}
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"{path} is not a report of kblam eval: {error}") from error
+        return cls(content, rows)
+
+    def markdown(self) -> str:
+        """The report as tables of at most 80 columns."""
+        parts = [f"# Evaluation of {self.about.get('model', 'a model')}", _about(self.about)]
+        adapter = [*_sized(self.rows), *_others(self.rows)]
+        if adapter:
+            parts += ["## Answers", _MEANING, _answers(adapter)]
+            parts += ["## Refusals", _REFUSING, _refusals(adapter)]
+            parts += ["## By kind of question", _KINDS, _kinds(adapter)]
+            layers = [(name, row) for name, row in adapter if row.get("top1_by_layer")]
+            if layers:
+                parts += ["## Evidence by layer", "Top-1 / top-5 at the end of the prompt.", _layers(layers)]
+            parts += ["## Intervals", "95 %, by Wilson's score.", _intervals(adapter)]
+        if "baselines" in self.rows:
+            parts += ["## Baselines", _BASELINES, *_baselines(self.rows["baselines"])]
+        if "general" in self.rows:
+            parts += ["## General ability", _general(self.rows["general"])]
+        return "\n\n".join(parts) + "\n"
+
+
+_MEANING = (
+    "Of one or two facts: exact, the whole sentence to the letter; value, every value\n"
+    "stands in the answer verbatim; F1 and ROUGE-L of words. Top-1, top-5: evidence."
+)
+_REFUSING = (
+    "P: refusals that were right; R: unanswerable questions refused; false:\n"
+    "answerable ones refused. Both: what the user sees; mass: the calibrated\n"
+    "decision alone; text: what the model says by itself."
+)
+_KINDS = (
+    "One fact: exact. Two: both clauses right. All of an entity: nothing but facts of\n"
+    "it, and the share of its facts that were told. Unanswerable: refused."
+)
+_BASELINES = "The same model without knowledge tokens, on the same questions and machine."
+
+
+def _about(about: dict[str, Any]) -> str:
+    lines = []
+    for name, value in about.items():
+        if name == "versions":
+            value = ", ".join(f"{package} {number}" for package, number in value.items())
+        if value is not None:
+            lines.append(f"- {name}: {value}")
+    return "\n".join(lines)
+
+
+def _sized(rows: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    sizes = sorted(rows.get("sizes", {}).items(), key=lambda item: int(item[0]))
+    return [(f"{int(size):,}", figures) for size, figures in sizes]
+
+
+def _others(rows: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    if "unseen" in rows:
+        found.append((f"{rows['unseen'].get('triples', 0):,}, unseen", rows["unseen"]))
+    if "kb" in rows:
+        found.append((f"own, {rows['kb'].get('triples', 0):,}", rows["kb"]))
+    found += [(f"{name}, {row.get('triples', 0):,}", row) for name, row in rows.get("real", {}).items()]
+    return found
+
+
+def _answers(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    names = ("exact", "value", "top1", "top5", "token_f1", "rouge_l")
+    titles = ("exact", "value", "top-1", "top-5", "F1", "ROUGE-L")
+    return _table(("triples", *titles), [[name, *(_number(row.get(key)) for key in names)] for name, row in rows])
+
+
+def _refusals(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    def three(row: dict[str, Any], prefix: str = "") -> str:
+        return " ".join(_number(row.get(prefix + name)) for name in ("precision", "recall", "f1"))
+
+    body = [
+        [
+            name,
+            three(row, "refusal_"),
+            three(row.get("mass") or {}),
+            three(row.get("learned") or {}),
+            _number(row.get("false_refusals")),
+        ]
+        for name, row in rows
+    ]
+    return _table(("triples", "both: P R F1", "mass: P R F1", "text: P R F1", "false"), body)
+
+
+def _kinds(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    refused = ("refusal_recall_entity", "refusal_recall_property")
+    names = ("exact_single", "pair_right", "open_right", "open_facts", *refused)
+    titles = ("one", "two", "all", "of all", "no entity", "no property")
+    return _table(("triples", *titles), [[name, *(_number(row.get(key)) for key in names)] for name, row in rows])
+
+
+def _layers(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    layers = sorted({layer for _, row in rows for layer in row["top1_by_layer"]}, key=int)
+
+    def cell(row: dict[str, Any], layer: str) -> str:
+        return f"{_number(row['top1_by_layer'].get(layer))} / {_number(row['top5_by_layer'].get(layer))}"
+
+    titles = ("triples", *(f"layer {layer}" for layer in layers))
+    return _table(titles, [[name, *(cell(row, layer) for layer in layers)] for name, row in rows])
+
+
+def _intervals(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    shown = ("exact", "value", "top1", "top5", "pair_right", "refusal_precision", "refusal_recall", "false_refusals")
+    body = []
+    for name, row in rows:
+        for key, (low, high, hits, of) in row.get("intervals", {}).items():
+            if key in shown:
+                ends = f"{low:.3f} - {high:.3f}"
+                body.append([name, key.replace("_", " "), _number(row[key]), ends, f"{hits} of {of}"])
+    return _table(("triples", "figure", "share", "interval", "counts"), body)
+
+
+def _baselines(baselines: dict[str, Any]) -> list[str]:
+    named = {size for rows in baselines.values() for size in rows}
+    body, reasons = [], []
+    for size in sorted(named, key=lambda size: (not size.isdigit(), size.zfill(9))):
+        label = f"{int(size):,}" if size.isdigit() else size
+        for name, row in ((name, rows[size]) for name, rows in baselines.items() if size in rows):
+            if "reason" in row:
+                reasons.append(f"- {name}, {label}: {row['reason']}")
+                continue
+            numbers = [_number(row.get(key)) for key in ("value", "refusal_f1", "false_refusals")]
+            costs = [_cost(row.get(key)) for key in ("first_token_ms", "ms_per_token", "peak_mib")]
+            body.append([label, name, *numbers, *costs])
+    titles = ("triples", "", "value", "ref. F1", "false", "1st ms", "ms/tok", "MiB")
+    return [_table(titles, body), *(["\n".join(reasons)] if reasons else [])]
+
+
+def _general(row: dict[str, Any]) -> str:
+    equal, refused = row["intervals"]["equal"], row["intervals"]["refused"]
+    lines = [
+        f"With {row['triples']:,} irrelevant triples attached, {equal[2]} of {equal[3]} greedy answers to general",
+        f"questions equal the base model's own, and {refused[2]} were refused. Perplexity of prose:",
+        f"{row['perplexity_alone']:.2f} alone, {row['perplexity_with']:.2f} with the knowledge in force all the time.",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1) if value < 1 else f"{value:.3f}"
+
+
+def _cost(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are as wide as they need; numbers to the right."""
+    widths = [max(len(row[place]) for row in [titles, *body]) for place in range(len(titles))]
+    left = [place == 0 or not any(row[place][-1:].isdigit() for row in body) for place in range(len(titles))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(row, widths, left, strict=True)
+        )
+        return "| " + " | ".join(cells) + " |"
+
+    rules = ("-" * (width + 1) + ("-" if is_left else ":") for width, is_left in zip(widths, left, strict=True))
+    return "\n".join([line(titles), "|" + "|".join(rules) + "|", *map(line, body)])
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+# --- the demo model's own table -----------------------------------------------------------------------------
 
 
 def figures_table(rows: dict[str, Figures], title: str) -> Table:

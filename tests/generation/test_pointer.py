@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, LogitsProcessor, PreTrainedTokenizerFast
 
 from kblam import Attachment, KnowledgeBase, Session, Triple
 from kblam.errors import GenerationError
 from kblam.generation import Pointer
 from kblam.generation.prompt import encode_question, left_padded
+from kblam.generation.wording import Wordings
 from kblam.models.copies import reading, resident_for
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
 from tests.generation.tiny import EMBEDDING_DIM
@@ -72,6 +73,29 @@ def test_a_batch_answers_as_its_questions_one_by_one(asked: Asked) -> None:
         alone = [session.ask(question, max_new_tokens=60) for question in questions]
         said = [[(one.text, one.copied, one.from_base, one.num_tokens) for one in found] for found in (together, alone)]
         assert said[0] == said[1]
+
+
+class Pushed(LogitsProcessor):
+    """A model that wants to say some tokens, and then something else."""
+
+    def __init__(self, wanted: list[int], other: int, prompt: int) -> None:
+        self.wanted, self.other, self.prompt = wanted, other, prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt
+        scores[:, self.wanted[step] if step < len(self.wanted) else self.other] += 1e4
+        return scores
+
+
+@pytest.mark.parametrize(("begun", "held"), [(6, True), (2, False)])
+def test_a_refusal_that_has_begun_is_said_whole(asked: Asked, begun: int, held: bool) -> None:
+    question, refusal = "What is the age of a stone?", asked.attachment.config.refusal
+    prompt = encode_question(question, asked.attachment, asked.tokenizer)
+    tokens = Wordings(asked.tokenizer).of(refusal, prompt).tokens
+    pushed = Pushed(list(tokens[:begun]), tokens[0], len(prompt))
+    answer = asked.session(unknown=None).ask(question, max_new_tokens=60, logits_processor=[pushed])
+    assert (answer.text == refusal) is held
+    assert answer.refused is held
 
 
 def test_without_a_pointer_the_model_speaks_alone(asked: Asked) -> None:

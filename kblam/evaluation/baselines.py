@@ -1,0 +1,260 @@
+"""What the same model answers without knowledge tokens: alone, with all triples in its prompt, with the nearest five.
+
+The model runs its own attention: nothing is in force while it answers. A batch's facts that all questions share are
+read once and kept (the keys and values of the common beginning of the prompts), as any server does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from kblam.data.quiz import Fact, Quiz
+from kblam.evaluation.figures import Figures, Outcome, score
+from kblam.evaluation.loop import BATCH, TIMED, Asked, Subject, batches
+from kblam.evaluation.machine import PeakMemory, Stopwatch, Times
+from kblam.generation.answer import is_refusal
+from kblam.generation.prompt import left_padded
+from kblam.knowledge import Encoder
+from kblam.knowledge.triples import key_text
+from kblam.models import attachment_of
+
+NAMES = ("rag", "in-context", "zero-shot")
+NEAREST = 5
+# Tokens that the prompts of one batch may hold together: more rows of a long prompt would not be faster.
+TOKENS_AT_ONCE = 16_384
+
+_WITH_FACTS = (
+    "Answer the question from these facts only, in one sentence that gives the value exactly as it is written. "
+    "If they do not say, answer: {refusal}\n\nFacts:\n{facts}"
+)
+_ALONE = "Answer the question in one sentence. If you do not know, answer: {refusal}"
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """What one baseline did with one quiz.
+
+    Args:
+        figures: None where it could not be run; `reason` says why.
+        times: of questions asked one at a time, the shared facts read already.
+        reading_seconds: to read the facts that all questions share, once for a knowledge base; None without any.
+        peak_mib: the most memory of the process while it answered; None where the machine does not tell.
+        prompt_tokens: of the longest prompt.
+        reason: why there are no figures, in words.
+    """
+
+    figures: Figures | None
+    times: Times | None = None
+    reading_seconds: float | None = None
+    peak_mib: float | None = None
+    prompt_tokens: int = 0
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what is not known is left out."""
+        record: dict[str, Any] = {} if self.figures is None else self.figures.to_dict()
+        record |= {} if self.times is None else self.times.to_dict()
+        more = {
+            "reading_seconds": self.reading_seconds and round(self.reading_seconds, 2),
+            "peak_mib": self.peak_mib and round(self.peak_mib),
+            "prompt_tokens": self.prompt_tokens or None,
+            "reason": self.reason,
+        }
+        return record | {name: value for name, value in more.items() if value is not None}
+
+
+class Chooser(Protocol):
+    """Which facts stand in the prompt of a question."""
+
+    def __call__(self, question: str) -> Sequence[Fact]: ...
+
+
+def nearest(quiz: Quiz, encoder: Encoder, count: int = NEAREST) -> Chooser:
+    """The facts whose key text is nearest to the question by cosine; FAISS where it is installed, else numpy.
+
+    Both search exactly, and give the same facts.
+    """
+    keys = encoder.encode([key_text(name, prop) for name, prop, _ in quiz.facts]).astype(np.float32)
+    search = _faiss_search(keys) or (lambda query, k: np.argsort(-(keys @ query), kind="stable")[:k])
+
+    def choose(question: str) -> list[Fact]:
+        query = encoder.encode([question])[0].astype(np.float32)
+        return [quiz.facts[place] for place in search(query, min(count, len(keys)))]
+
+    return choose
+
+
+def _faiss_search(keys: np.ndarray) -> Any:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    index = faiss.IndexFlatIP(keys.shape[1])
+    index.add(np.ascontiguousarray(keys))
+    return lambda query, k: index.search(query[None], k)[1][0]
+
+
+def run_baseline(
+    name: str, subject: Subject, encoder: Encoder, quiz: Quiz, *, refusal: str, asked: Asked | None = None
+) -> BaselineRow:
+    """Puts a quiz to the model under an attached (or no) adapter, without knowledge.
+
+    Args:
+        name: one of NAMES.
+        subject: whose model is asked.
+        encoder: of the retrieval.
+        quiz: the same as the adapter's.
+        refusal: what it is told to say where the facts do not answer.
+        asked: told of progress.
+    """
+    if name == "rag":
+        choose: Chooser = nearest(quiz, encoder)
+    elif name == "in-context":
+        choose = lambda _: quiz.facts  # noqa: E731
+    else:
+        choose = lambda _: ()  # noqa: E731
+    reader = Reader(subject)
+    memory = PeakMemory(subject.model.device)
+    room = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
+    most = max(limit for _, limit in batches(quiz.questions, subject.tokenizer))
+    chosen: dict[str, Sequence[Fact]] = {}
+    prompts: dict[str, list[int]] = {}
+    longest = 0
+    for text in (question.text for question in quiz.questions):
+        chosen[text] = choose(text)
+        prompts[text] = reader.encode(text, chosen[text], refusal)
+        longest = max(longest, len(prompts[text]))
+        if room is not None and longest + most > room:
+            fitting = int(len(chosen[text]) * (room - most) / longest)
+            reason = (
+                f"{len(chosen[text]):,} triples take {longest:,} tokens and the model has room for {room:,}: "
+                f"about {fitting:,} triples fit"
+            )
+            return BaselineRow(None, prompt_tokens=longest, reason=reason)
+    try:
+        reading = reader.share(list(prompts.values()))
+        texts = _answers(reader, quiz, prompts, max(1, min(BATCH, TOKENS_AT_ONCE // longest)), asked)
+        evidence = chosen if name == "rag" else {}
+        watches = [reader.timed(question.text, choose, refusal) for question in quiz.questions[: TIMED + 1]]
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = f"{len(quiz.facts):,} triples ({longest:,} tokens) do not fit into memory"
+        return BaselineRow(None, prompt_tokens=longest, reason=reason)
+    outcomes = []
+    for question, text in zip(quiz.questions, texts, strict=True):
+        refused = is_refusal(text, refusal)
+        outcomes.append(Outcome(text, tuple(evidence.get(question.text, ())), refused, learned=refused))
+    figures = score(quiz.questions, outcomes)
+    if not evidence:
+        figures = replace(figures, top1=math.nan, top5=math.nan)
+    return BaselineRow(figures, Times.of(watches[1:] or watches), reading, memory.mib(), longest)
+
+
+def _answers(reader: Reader, quiz: Quiz, prompts: dict[str, list[int]], at_once: int, asked: Asked | None) -> list[str]:
+    """The answers in the order of the questions."""
+    found: dict[int, str] = {}
+    for places, limit in batches(quiz.questions, reader.tokenizer, at_once):
+        texts = reader.answer([prompts[quiz.questions[place].text] for place in places], limit)
+        found.update(zip(places, texts, strict=True))
+        if asked is not None:
+            asked(len(places))
+    return [found[place] for place in range(len(quiz.questions))]
+
+
+class Reader:
+    """A model that answers from what stands in its prompt.
+
+    Args:
+        subject: its model and tokenizer; an attached adapter stays attached, and without knowledge changes nothing.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.model: Any = subject.model
+        self.tokenizer: Any = subject.tokenizer
+        self._shared: list[int] = []
+        self._cache: DynamicCache | None = None
+
+    def encode(self, question: str, facts: Sequence[Fact], refusal: str) -> list[int]:
+        """Token ids of a prompt: the facts first, then the question, in the tokenizer's chat template if it has one."""
+        if facts:
+            lines = "\n".join(f"- {key_text(name, prop)}: {value}" for name, prop, value in facts)
+            told = _WITH_FACTS.format(refusal=refusal, facts=lines)
+        else:
+            told = _ALONE.format(refusal=refusal)
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(f"{told}\n\nQuestion: {question}\nAnswer:")["input_ids"])
+        messages = [{"role": "system", "content": told}, {"role": "user", "content": question}]
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    @torch.inference_mode()
+    def share(self, prompts: Sequence[Sequence[int]]) -> float | None:
+        """Reads what all prompts begin with; the seconds that took, or None if it is not worth keeping."""
+        first, last = min(map(list, prompts)), max(map(list, prompts))
+        common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first) - 1)
+        self._shared, self._cache = list(first[:common]), None
+        if common < 64:
+            self._shared = []
+            return None
+        began = time.perf_counter()
+        cache = DynamicCache(config=self.model.config)
+        ids = torch.tensor([self._shared], device=self.model.device)
+        with self._alone():
+            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._cache = cache
+        return time.perf_counter() - began
+
+    @torch.inference_mode()
+    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> list[str]:
+        """Greedy answers to one batch of prompts."""
+        shared, pad = len(self._shared), self.tokenizer.pad_token_id
+        if pad is None:
+            pad = self.tokenizer.eos_token_id or 0
+        # Padding stands between what is shared and what is not.
+        ids, mask = left_padded([prompt[shared:] for prompt in prompts], pad, self.model.device)
+        if self._cache is not None:
+            head = torch.tensor(self._shared, device=ids.device).expand(len(prompts), -1)
+            ids, mask = torch.cat((head, ids), 1), torch.cat((torch.ones_like(head), mask), 1)
+            cache = copy.deepcopy(self._cache)
+            cache.batch_repeat_interleave(len(prompts))
+            options["past_key_values"] = cache
+        with self._alone():
+            output = self.model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                **options,
+            )
+        texts = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def timed(self, question: str, choose: Chooser, refusal: str) -> Stopwatch:
+        """Answers one question from its text on, retrieval included."""
+        watch = Stopwatch()
+        self.answer([self.encode(question, choose(question), refusal)], 64, streamer=watch)
+        return watch
+
+    def _alone(self) -> Any:
+        """No knowledge, also where the attachment has a default."""
+        attachment = attachment_of(self.model)
+        return contextlib.nullcontext() if attachment is None else attachment.using(None)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text

@@ -1,0 +1,165 @@
+"""Where a question looks: attention mass of knowledge tokens at each token of a question, as numbers and as a picture.
+
+Pictures need matplotlib, which the extra `eval` brings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kblam.errors import EvaluationError
+from kblam.evaluation.force import in_force
+from kblam.evaluation.loop import Subject
+from kblam.generation.prompt import encode_question
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models import attachment_of
+from kblam_kernels import evidence
+
+COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The evidence layer's attention while one prompt is read, mean of its heads.
+
+    Args:
+        question: as asked.
+        tokens: of the prompt, as text, N of them.
+        triples: the C that got most at any token, the strongest first.
+        mass: float32 (N, C), the share of each triple at each token.
+        rest: float32 (N,), the share of all other triples together.
+        asked: for each triple, whether it is what was asked for.
+    """
+
+    question: str
+    tokens: list[str]
+    triples: list[Triple]
+    mass: np.ndarray
+    rest: np.ndarray
+    asked: list[bool]
+
+
+@torch.inference_mode()
+def heat_of(
+    subject: Subject,
+    knowledge_base: KnowledgeBase,
+    question: str,
+    *,
+    asked: Sequence[tuple[str, str]] = (),
+    columns: int = COLUMNS,
+) -> Heat:
+    """Runs one prompt and keeps the masses of its strongest triples.
+
+    Args:
+        subject: whose model reads.
+        knowledge_base: in force.
+        question: of the prompt.
+        asked: (name, property) of what is asked for.
+        columns: C, at most.
+    """
+    attachment = attachment_of(subject.model)
+    assert attachment is not None  # a Session of the same subject has said so already
+    ids = encode_question(question, attachment, subject.tokenizer)
+    rows: list[torch.Tensor] = []
+
+    def observe(*, index: torch.Tensor | None, **attention: Any) -> None:
+        query, lse = attention["query"], attention["lse"]
+        weight = torch.full((), 1 / query.shape[1], device=lse.device)
+        for place in range(query.shape[2]):
+            mass = evidence(
+                query[:, :, place : place + 1],
+                attention["knowledge"],
+                lse[:, :, place : place + 1],
+                scale=attention["scale"],
+                knowledge_bias=attention["bias"],
+                knowledge_range=attention["knowledge_range"],
+                row_weight=weight,
+                backend=attention["backend"],
+            )[0]
+            if index is not None:
+                mass = torch.zeros(len(knowledge_base), device=mass.device).index_put((index[0],), mass)
+            rows.append(mass.float().cpu())
+
+    with in_force(attachment, knowledge_base, [question]) as resident, attachment.observing(observe):
+        subject.model(torch.tensor([ids], device=subject.model.device))
+        mass = torch.stack(rows)
+        places = mass[:, : len(knowledge_base)].amax(0).topk(min(columns, len(knowledge_base))).indices.tolist()
+        assert resident is not None
+        triples = [resident.triples_at([place])[0] for place in places]
+    chosen = mass[:, places]
+    return Heat(
+        question=question,
+        tokens=[str(subject.tokenizer.decode([token])) for token in ids],
+        triples=triples,
+        mass=chosen.numpy(),
+        rest=(mass.sum(1) - chosen.sum(1)).clamp(min=0).numpy(),
+        asked=[triple.identity in set(asked) for triple in triples],
+    )
+
+
+def check_drawing() -> None:
+    """Refuses early what `draw` could not do later.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise EvaluationError(
+            "a picture of the attention needs matplotlib, which is not installed: pip install 'kblam-kernels[eval]'"
+        )
+
+
+def draw(heats: Sequence[Heat], path: Path) -> None:
+    """One picture of all: a panel a question, a row a triple, a column a token of the prompt.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    check_drawing()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [len(heat.triples) + 1 for heat in heats]
+    longest = max(len(heat.tokens) for heat in heats)
+    size = 4.5 + 0.26 * longest, sum(0.24 * height + 1.15 for height in heights)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(heats), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for panel, heat in zip(panels, heats, strict=True):
+        image = panel.imshow(
+            np.column_stack([heat.mass, heat.rest]).T, aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="none"
+        )
+        labels = [f"{triple.key_text}: {triple.value}" for triple in heat.triples] + ["all other triples"]
+        panel.set_yticks(range(len(labels)), [_fitted(label) for label in labels], fontsize=8)
+        for place, right in enumerate(heat.asked):
+            if right:
+                panel.get_yticklabels()[place].set_weight("bold")
+        panel.set_xticks(range(len(heat.tokens)), [_shown(token) for token in heat.tokens], fontsize=7, rotation=60)
+        for label in panel.get_xticklabels():
+            label.set_horizontalalignment("right")
+            label.set_rotation_mode("anchor")
+        panel.set_title(textwrap.shorten(heat.question, 110), fontsize=9, loc="left")
+    figure.colorbar(image, ax=panels.tolist(), label="share of the evidence layer's attention", shrink=0.6, pad=0.01)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        figure.savefig(path, dpi=110)
+
+
+def _fitted(label: str, width: int = 48) -> str:
+    """Not too long; a dollar sign would start a formula."""
+    short = label if len(label) <= width else label[: width - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+def _shown(token: str) -> str:
+    return (token.strip() or token.replace("\n", "↵").replace(" ", "␣")).replace("$", r"\$")

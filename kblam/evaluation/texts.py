@@ -1,0 +1,56 @@
+"""How an answer's text is compared with the right one. Case counts; runs of white space do not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def plain(text: str) -> str:
+    """The text with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether a value stands in a text verbatim, and not as part of a longer word or number ("7" in "17" or "7.5")."""
+    value = plain(value)
+    before = r"(?<!\w)" if value[:1].isalnum() else ""
+    after = r"(?!\w)" if value[-1:].isalnum() else ""
+    if value[:1].isdigit():
+        before += r"(?<!\d[.,])"
+    if value[-1:].isdigit():
+        after += r"(?![.,]\d)"
+    return re.search(before + re.escape(value) + after, plain(text)) is not None
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers, without punctuation: what overlap is counted in."""
+    return re.findall(r"\w+", text.lower())
+
+
+def token_f1(text: str, reference: str) -> float:
+    """Harmonic mean of precision and recall of words, as SQuAD counts them; 1 if neither has a word."""
+    said, right = words(text), words(reference)
+    common = sum((Counter(said) & Counter(right)).values())
+    return _harmonic(common, len(said), len(right))
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L: F1 over the longest common subsequence of words (C.-Y. Lin, 2004)."""
+    said, right = words(text), words(reference)
+    return _harmonic(_common_subsequence(said, right), len(said), len(right))
+
+
+def _harmonic(common: int, said: int, right: int) -> float:
+    return 2 * common / (said + right) if said + right else 1.0
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    longest = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for place, other in enumerate(second, 1):
+            best = diagonal + 1 if word == other else max(longest[place], longest[place - 1])
+            diagonal, longest[place] = longest[place], best
+    return longest[-1]

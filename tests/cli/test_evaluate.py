@@ -1,0 +1,137 @@
+"""`kblam eval` from end to end on a tiny model: every kind of row, reports that grow, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam import KnowledgeBase, Triple
+from kblam.evaluation.report import Report
+from tests.cli.conftest import ENCODER, kblam
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import FACTS, make_prefer, save_base, tiny_adapter, tiny_model, tiny_tokenizer
+
+FEW = ["--questions", "8"]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model never ends an answer by itself."""
+    monkeypatch.setattr("kblam.evaluation.loop.LIMIT", 12)
+    monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
+    monkeypatch.setattr("kblam.evaluation.baselines.TIMED", 2)
+    monkeypatch.setattr("kblam.evaluation.general.MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr("kblam.evaluation.run.UNSEEN_TRIPLES", 80)
+    monkeypatch.setattr("kblam.evaluation.material.general_questions", lambda **_: ("What is 2 + 2?", "Hello!"))
+
+
+@pytest.fixture(scope="session")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> list[Path | str]:
+    """The options for a tiny model that has room for real questions, with its adapter."""
+    folder = tmp_path_factory.mktemp("roomy")
+    save_base(folder / "model", positions=512)
+    model = tiny_model(tiny_tokenizer(), positions=512)
+    adapter = tiny_adapter(model, ENCODER, base_model=str(folder / "model"))
+    make_prefer(model, adapter, ENCODER, FACTS[0])
+    adapter.save_pretrained(folder / "adapter")
+    return ["--model", folder / "model", "--adapter", folder / "adapter"]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A knowledge base of twelve items with three properties each."""
+    file = tmp_path / "own.kb"
+    properties = {"colour": "shade {} of grey", "weight": "{} kg", "maker": "Smith and {}"}
+    with KnowledgeBase.create(file, ENCODER) as made:
+        made.add([Triple(f"Item {n}", p, value.format(n + 20)) for n in range(12) for p, value in properties.items()])
+    return file
+
+
+def test_sizes_unseen_words_general_questions_and_the_files(
+    roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    files = ["--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md"]
+    picture = ["--png", tmp_path / "r.png"] if importlib.util.find_spec("matplotlib") else []
+    run = kblam(
+        "eval", *roomy, *FEW, "--demo", "--sizes", "60,100", "--baselines", "rag,zero-shot", *files, *picture
+    ).ok()
+    report = Report.read(tmp_path / "r.json")
+    assert list(report.rows) == ["sizes", "unseen", "baselines", "general"]
+    assert list(report.rows["sizes"]) == ["60", "100"]
+    for row in (*report.rows["sizes"].values(), report.rows["unseen"]):
+        assert row["questions"] == 8
+        assert {"exact", "top1", "top5", "refusal_recall", "learned", "first_token_ms", "ms_per_token"} <= set(row)
+    assert set(report.rows["baselines"]) == {"kblam", "rag", "zero-shot"}
+    assert report.rows["general"]["triples"] == 100
+    assert report.about["seed"] == 0
+    assert {"model", "adapter", "commit", "versions", "device"} <= set(report.about)
+    assert run.stdout.strip() == (tmp_path / "r.md").read_text().strip()
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert any("3 rows of 8 questions: about " in line for line in lines)
+    assert any(line.startswith("100 triples: exact") for line in lines)
+    if picture:
+        assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_own_triples_alone_give_one_row(
+    roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    hashing.calls.clear()
+    before = own.read_bytes()
+    kblam("eval", *roomy, "--kb", own, *FEW, "--json", tmp_path / "r.json").ok()
+    report = Report.read(tmp_path / "r.json")
+    assert list(report.rows) == ["kb"]
+    assert 24 <= report.rows["kb"]["triples"] <= 36
+    assert own.read_bytes() == before, "what is taken out is taken out of a copy"
+    assert not [text for text in hashing.calls if "Item 3" in text and text.startswith("the ")], "nothing encoded again"
+
+
+def test_the_same_seed_asks_the_same(roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path) -> None:
+    def figures(seed: int) -> dict[str, Any]:
+        kblam("eval", *roomy, "--kb", own, *FEW, "--seed", seed, "--json", tmp_path / "r.json").ok()
+        row = json.loads((tmp_path / "r.json").read_text())["kb"]
+        return {name: value for name, value in row.items() if "ms" not in name and name != "peak_mib"}
+
+    assert figures(1) == figures(1)
+
+
+def test_a_run_that_is_stopped_keeps_its_rows(
+    roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kblam.evaluation import run
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "measure_general", stopped)
+    result = kblam(
+        "eval", *roomy, *FEW, "--sizes", "60", "--demo", "--baselines", "zero-shot", "--json", tmp_path / "r.json"
+    )
+    assert result.status == 130
+    assert f"what was measured is in {tmp_path / 'r.json'}" in result.stderr
+    assert list(Report.read(tmp_path / "r.json").rows) == ["sizes", "unseen", "baselines"]
+
+
+def test_bad_input_is_named_before_anything_is_loaded(roomy: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kblam("eval", *roomy, "--sizes", "100,many").failed(2, "--sizes: 'many' is not a number of triples")
+    kblam("eval", *roomy, "--sizes", "3").failed(2, "'3'", "at least 20")
+    kblam("eval", *roomy, "--baselines", "magic").failed(2, "there is no 'magic'; possible: rag, in-context, zero-shot")
+    kblam("eval", *roomy, "--real", "atlantis").failed(2, "atlantis")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
+    )
+    kblam("eval", *roomy, "--png", "a.png").failed(2, "needs matplotlib", "pip install 'kblam-kernels[eval]'")
+
+
+def test_a_base_that_is_too_small_is_refused(roomy: Sequence[Any], tmp_path: Path, hashing: HashingEncoder) -> None:
+    with KnowledgeBase.create(tmp_path / "one.kb", ENCODER) as made:
+        made.add(FACTS[0])
+    result = kblam("eval", *roomy, "--kb", tmp_path / "one.kb", *FEW)
+    assert result.status == 2
+    assert "at least two entities; own has 1" in result.stderr

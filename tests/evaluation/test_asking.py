@@ -1,0 +1,171 @@
+"""Putting quizzes to a model: product and learned refusals apart, batches, layers, general ability, the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kblam import KnowledgeBase, attach
+from kblam.data.quiz import Question
+from kblam.evaluation.figures import score
+from kblam.evaluation.general import measure_general, perplexity
+from kblam.evaluation.heat import draw, heat_of
+from kblam.evaluation.layers import evidence_by_layer
+from kblam.evaluation.loop import RememberingEncoder, answer_quiz, batches, time_questions
+from kblam.evaluation.machine import Stopwatch, Times
+from kblam.generation import Session
+from kblam.models import attachment_of
+from tests.evaluation.subjects import ENCODER, Tiny, tiny_quiz, tiny_subject
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import FACTS, make_prefer, tiny_adapter, tiny_model, tiny_tokenizer
+
+QUIZ = tiny_quiz()
+
+
+def prefers_first(**options: object) -> Tiny:
+    """Layer 0 gives all attention to the first fact."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer, positions=512)
+    adapter = tiny_adapter(model, ENCODER, **options)
+    make_prefer(model, adapter, ENCODER, FACTS[0])
+    attach(model, adapter)
+    return Tiny(model, tokenizer)
+
+
+@pytest.fixture
+def kb() -> KnowledgeBase:
+    return KnowledgeBase.from_triples(FACTS, ENCODER)
+
+
+def test_outcomes_are_what_a_session_says(kb: KnowledgeBase) -> None:
+    subject = prefers_first()
+    outcomes = answer_quiz(subject, kb, QUIZ, batch_size=2)
+    answers = Session(subject.model, kb, tokenizer=subject.tokenizer).ask_many(
+        [question.text for question in QUIZ.questions], max_new_tokens=48
+    )
+    assert [len(outcome.text) > 0 for outcome in outcomes] == [True] * 5
+    for outcome, answer in zip(outcomes, answers, strict=True):
+        shorter = min(len(outcome.text), len(answer.text))
+        assert outcome.text[:shorter] == answer.text[:shorter]
+    assert [outcome.best for outcome in outcomes] == [QUIZ.facts[0]] * 5
+    assert all(outcome.below is None and outcome.learned is False for outcome in outcomes)
+    assert score(QUIZ.questions, outcomes).top1 == 2 / 4
+
+
+def test_calibrated_and_learned_refusals_are_told_apart(kb: KnowledgeBase) -> None:
+    """All mass goes to the first triple, so a threshold of 1 lies above and one of .5 below every question's mass."""
+    strict, lax = (
+        answer_quiz(prefers_first(known_above=above, refusal="Nothing known."), kb, QUIZ) for above in (1.0, 0.5)
+    )
+    assert all((o.text, o.refused, o.below, o.learned) == ("Nothing known.", True, True, False) for o in strict) or all(
+        o.below is False for o in strict if not o.refused
+    )
+    assert any(o.refused and o.below and not o.learned for o in strict)
+    assert not any(outcome.refused or outcome.below for outcome in lax)
+    figures = score(QUIZ.questions, strict)
+    assert figures.mass is not None
+    assert figures.learned is not None
+    assert figures.mass.recall == figures.refusal_recall
+    assert figures.learned.recall == 0
+
+
+def test_batches_keep_answers_of_like_length_together() -> None:
+    tokenizer = tiny_tokenizer()
+    questions = [Question(f"{n}", (("a", "b", "c"),), (" ".join(["word"] * n),)) for n in (50, 1, 60, 2)]
+    found = batches(questions, tokenizer, 2)
+    assert [places for places, _ in found] == [[1, 3], [0, 2]]
+    assert found[0][1] < found[1][1] == 16 + 61
+    assert batches([Question("none", ())], tokenizer) == [([0], 48)]
+    assert batches([], tokenizer) == []
+
+
+def test_an_encoder_remembers_many_texts_and_not_a_single_one() -> None:
+    encoder = HashingEncoder(16)
+    remembering = RememberingEncoder(encoder)
+    remembering.encode(["a", "b", "a"])
+    assert encoder.calls == ["a", "b"]
+    remembering.encode(["b", "c"])
+    assert encoder.calls == ["a", "b", "c"]
+    remembering.encode(["a"])
+    assert encoder.calls[-1] == "a", "a question's time includes its encoding"
+    assert remembering.encode([]).shape == (0, 16)
+
+
+def test_vectors_of_a_knowledge_base_are_taken_over(kb: KnowledgeBase) -> None:
+    encoder = HashingEncoder(16)
+    remembering = RememberingEncoder(encoder)
+    remembering.remember_all(kb)
+    with KnowledgeBase.from_triples(FACTS, remembering) as again:
+        assert encoder.calls == []
+        assert np.array_equal(again.embeddings().key, kb.embeddings().key)
+        assert np.array_equal(again.embeddings().value, kb.embeddings().value)
+
+
+def test_times_are_medians_of_what_watches_saw(kb: KnowledgeBase) -> None:
+    watches = []
+    for moments in ([0.1, 0.2, 0.3], [0.5, 0.8], [0.3], []):
+        watch = Stopwatch()
+        watch.tokens = moments
+        watches.append(watch)
+    times = Times.of(watches)
+    assert times.first_token_ms == pytest.approx(300)
+    assert times.token_ms == pytest.approx(200)
+    assert times.questions == 3
+    assert Times.of([]).to_dict() == {"timed": 0}
+    measured = time_questions(prefers_first(), kb, QUIZ.questions)
+    assert measured.questions == 5
+    assert measured.token_ms > 0
+
+
+def test_each_layer_shows_where_it_looks(kb: KnowledgeBase) -> None:
+    subject = prefers_first()
+    attachment = attachment_of(subject.model)
+    assert attachment is not None
+    before = attachment.config
+    texts = [question.text for question in QUIZ.questions]
+    found = evidence_by_layer(subject, kb, texts)
+    assert [set(each) for each in found] == [{0, 1}] * 5
+    assert all(each[0][0] == QUIZ.facts[0] for each in found)
+    assert any(each[0] != each[1] for each in found), "the second layer is random"
+    alone = [evidence_by_layer(subject, kb, [text])[0] for text in texts]
+    assert alone == found, "padding changes nothing"
+    assert attachment.config is before
+
+
+def test_general_ability(kb: KnowledgeBase) -> None:
+    questions = ["what is the capital ?", "silver pine ?", "is the meadow quiet ?"]
+    disturbed = measure_general(prefers_first(), kb, questions)
+    assert disturbed.equal.of == 3
+    assert disturbed.perplexity_with != disturbed.perplexity_alone
+    protected = measure_general(prefers_first(known_above=1.0), kb, questions)
+    assert protected.perplexity_alone == disturbed.perplexity_alone
+    assert protected.equal.hits >= disturbed.equal.hits
+    record = protected.to_dict()
+    assert record["questions"] == 3
+    assert len(record["changed"]) == 3 - protected.equal.hits
+
+
+def test_perplexity_by_hand() -> None:
+    """With all weights of the head at zero every token is as likely as any other."""
+    subject = tiny_subject()
+    with torch.no_grad():
+        subject.model.lm_head.weight.zero_()
+    assert perplexity(subject, None, ["what is the capital of amber falcon"]) == pytest.approx(len(subject.tokenizer))
+
+
+def test_the_picture(kb: KnowledgeBase, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    subject = prefers_first()
+    heat = heat_of(subject, kb, QUIZ.questions[0].text, asked=[FACTS[0].identity], columns=2)
+    assert heat.triples[0] == FACTS[0]
+    assert heat.asked == [True, False]
+    assert heat.mass.shape == (len(heat.tokens), 2)
+    assert heat.mass[:, 0].min() > 0.9
+    assert np.all(heat.mass.sum(1) + heat.rest <= 1 + 1e-4)
+    odd = dataclasses.replace(heat, question="$x$ " * 60, tokens=["$", "\n", *heat.tokens[2:]])
+    draw([heat, odd], tmp_path / "new" / "heat.png")
+    assert (tmp_path / "new" / "heat.png").stat().st_size > 5000

@@ -1,0 +1,114 @@
+"""The baselines: what stands in their prompts, and that sharing what prompts begin with changes no answer."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from kblam.data.quiz import Quiz
+from kblam.evaluation import baselines
+from kblam.evaluation.baselines import NAMES, Reader, nearest, run_baseline
+from kblam.evaluation.machine import PeakMemory
+from kblam.knowledge.triples import key_text
+from tests.evaluation.subjects import ENCODER, REFUSAL, tiny_quiz, tiny_subject
+
+QUIZ = tiny_quiz()
+
+
+class Recorded:
+    """A tokenizer that notes what it was given."""
+
+    chat_template = None
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        self.texts.append(text)
+        return {"input_ids": [1]}
+
+
+def test_prompts_have_the_facts_and_the_refusal() -> None:
+    tokenizer = Recorded()
+    reader = Reader(type("Subject", (), {"model": None, "tokenizer": tokenizer})())
+    reader.encode("What is it?", QUIZ.facts, REFUSAL)
+    reader.encode("What is it?", (), REFUSAL)
+    told, alone = tokenizer.texts
+    for name, prop, value in QUIZ.facts:
+        assert f"- {key_text(name, prop)}: {value}\n" in told + "\n"
+    for text in (told, alone):
+        assert REFUSAL in text
+        assert text.endswith("Question: What is it?\nAnswer:")
+    assert "Zirconia" not in alone
+
+
+@pytest.mark.parametrize("with_faiss", [True, False])
+def test_the_nearest_facts_come_first(with_faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if with_faiss:
+        pytest.importorskip("faiss")
+    else:
+        monkeypatch.setitem(sys.modules, "faiss", None)
+    choose = nearest(QUIZ, ENCODER, count=2)
+    vectors = ENCODER.encode([key_text(name, prop) for name, prop, _ in QUIZ.facts])
+    question = "what is the founder of quiet harbor ?"
+    order = np.argsort(-(vectors @ ENCODER.encode([question])[0]))
+    assert list(choose(question)) == [QUIZ.facts[place] for place in order[:2]]
+    assert choose(key_text("Quiet Harbor", "founder"))[0] == QUIZ.facts[1]
+
+
+@torch.inference_mode()
+def test_a_shared_beginning_changes_no_answer() -> None:
+    subject = tiny_subject()
+    long = [5 + place % 12 for place in range(90)]
+    prompts = [[*long, 6], [*long, 7, 8, 9, 10], [*long, 8, 11]]
+    alone = [Reader(subject).answer([prompt], 12)[0] for prompt in prompts]
+    reader = Reader(subject)
+    assert reader.share(prompts) is not None
+    assert len(reader._shared) == 90
+    assert reader.answer(prompts, 12) == alone
+    assert reader.answer(prompts[:1], 12) == alone[:1], "what was shared is as it was"
+    assert Reader(subject).answer(prompts, 12) == alone
+    assert Reader(subject).share([[1, 2, 3], [1, 2, 4]]) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_baseline_answers_the_whole_quiz(name: str) -> None:
+    row = run_baseline(name, tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)
+    assert row.figures is not None
+    assert row.figures.questions == len(QUIZ.questions)
+    assert row.times is not None
+    record = row.to_dict()
+    assert record["first_token_ms"] > 0
+    assert record["ms_per_token"] > 0
+    assert (record.get("peak_mib") is None) == (PeakMemory(torch.device("cpu")).mib() is None)
+    assert ("top1" in record) == (name == "rag")
+
+
+def test_where_the_context_ends_is_said() -> None:
+    many = Quiz([(f"Thing {n}", "capital", "Zirconia") for n in range(200)], QUIZ.questions)
+    row = run_baseline("in-context", tiny_subject(), ENCODER, many, refusal=REFUSAL)
+    assert row.figures is None
+    assert row.reason is not None
+    assert "200 triples take" in row.reason
+    assert "the model has room for 1,024" in row.reason
+    fitting = int(row.reason.split("about ")[1].split()[0])
+    assert 60 < fitting < 200
+
+
+def test_where_the_memory_ends_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(baselines, "_answers", fails)
+    row = run_baseline("in-context", tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)
+    assert row.to_dict()["reason"].endswith("do not fit into memory")
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(baselines, "_answers", breaks)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_baseline("in-context", tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)

@@ -1,0 +1,44 @@
+"""What counts as the same text, and how overlap is counted: against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kblam.evaluation.texts import holds, rouge_l, token_f1
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "there"),
+    [
+        ("The color of A is red.", "red", True),
+        ("The color of A is reddish.", "red", False),
+        ("The color of A is Red.", "red", False),
+        ("The number is 17.", "7", False),
+        ("The number is 7.5.", "7", False),
+        ("The number is 1,700.", "700", False),
+        ("The number is 7.", "7", True),
+        ("Call +47 22 85 50 50 now.", "+47 22 85 50 50", True),
+        ("It opens at 9:30 (or 10).", "9:30 (or 10)", True),
+        ("It is pale  green\nwith dots.", "pale green with dots", True),
+        ("首都は東京です。", "東京", False),  # no word of its own: the script has no spaces
+        ("The capital is 東京.", "東京", True),
+    ],
+)
+def test_a_value_stands_in_a_text_or_not(text: str, value: str, there: bool) -> None:
+    assert holds(text, value) == there
+
+
+def test_token_f1_by_hand() -> None:
+    # 3 common words of 4 and 5: 2 * 3 / 9.
+    assert token_f1("the color is red", "The color is pale green.") == pytest.approx(6 / 9)
+    assert token_f1("red red", "red") == pytest.approx(2 / 3)
+    assert (token_f1("", ""), token_f1("a", "b"), token_f1("", "b")) == (1.0, 0.0, 0.0)
+
+
+def test_rouge_l_by_hand() -> None:
+    # Lin's own example: "police kill the gunman" has 2 in order, "police ended the gunman" 3, of 4 and 4.
+    right = "police killed the gunman"
+    assert rouge_l("police kill the gunman", right) == pytest.approx(3 / 4)
+    assert rouge_l("the gunman kill police", right) == pytest.approx(2 / 4)
+    assert rouge_l("the gunman police killed", right) == pytest.approx(2 / 4)
+    assert rouge_l("gunman", right) == pytest.approx(2 / 5)
