@@ -166,10 +166,10 @@ def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Ite
 
 def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
     """How the shipped model answers with latents of each storage, beside exact float32 ones."""
-    from kblam.demo.assets import load
-    from kblam.demo.quiz import demo_quiz
-    from kblam.demo.tokenizer import real_words
-    from kblam.demo.world import build_world
+    from kblam.demo.tiny.assets import load
+    from kblam.demo.tiny.quiz import demo_quiz
+    from kblam.demo.tiny.tokenizer import real_words
+    from kblam.demo.tiny.world import build_world
     from kblam.evaluation.figures import score
     from kblam.evaluation.loop import answer_quiz, triples_of
     from kblam.knowledge import KnowledgeBase, load_encoder

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kblam.demo.assets import Demo, load
-from kblam.demo.quiz import demo_quiz
-from kblam.demo.tokenizer import real_words
-from kblam.demo.world import build_world
+from kblam.demo.tiny.assets import Demo, load
+from kblam.demo.tiny.quiz import demo_quiz
+from kblam.demo.tiny.tokenizer import real_words
+from kblam.demo.tiny.world import build_world
 from kblam.evaluation.loop import RememberingEncoder, triples_of
 from kblam.generation.prompt import encode_question
 from kblam.knowledge import Encoder, KnowledgeBase, load_encoder

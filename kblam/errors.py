@@ -98,6 +98,14 @@ class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
 
 
+class TrainingError(KblamError):
+    """A training run cannot start or go on: no such checkpoint, another run's folder, a package is missing."""
+
+
+class TrainingConfigError(TrainingError):
+    """A training config cannot be read, or holds a name or value that is not possible."""
+
+
 # --- data to train on and to ask about -------------------------------------------------------------------
 
 

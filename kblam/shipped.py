@@ -1,12 +1,22 @@
-"""Where the demo model lies that comes with this package; `python -m kblam.demo.train` writes it."""
+"""What comes with this package: an adapter for SmolLM2, which answers where no model is named, and the tiny model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-DEMO = Path(__file__).parent / "demo" / "assets"
+# Short names of the two models, as `--model` takes them and as adapters record them.
+SMOLLM2, TINY = "smollm2", "tiny"
+# An adapter folder, made by `kblam train`.
+SMOLLM2_ADAPTER = Path(__file__).parent / "assets" / "smollm2"
+# The tiny model and its adapter; `python -m kblam.demo.tiny.train` makes them.
+DEMO = Path(__file__).parent / "demo" / "tiny" / "assets"
+
+
+def smollm2_is_shipped() -> bool:
+    """Whether the adapter for SmolLM2 came with this installation."""
+    return all((SMOLLM2_ADAPTER / name).is_file() for name in ("config.json", "model.safetensors"))
 
 
 def demo_is_shipped() -> bool:
-    """Whether it came with this installation."""
+    """Whether the tiny model came with this installation."""
     return (DEMO / "model").is_dir() and (DEMO / "adapter").is_dir()

@@ -149,7 +149,9 @@ def demo_model_answers() -> str:
     from kblam.shipped import DEMO, demo_is_shipped
 
     if not demo_is_shipped():
-        raise NotHereError("the demo model is not part of this installation; `python -m kblam.demo.train` makes it")
+        raise NotHereError(
+            "the tiny model is not part of this installation; `python -m kblam.demo.tiny.train` makes it"
+        )
     quiet_libraries()
     adapter, tokenizer = KnowledgeAdapter.from_pretrained(DEMO / "adapter"), load_tokenizer(DEMO / "model")
     model = load_base(DEMO / "model", dtype=torch.float32)
@@ -181,7 +183,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "kernels": kernels_agree,
     "attach": empty_knowledge_changes_nothing,
     "knowledge base": knowledge_base_in_memory,
-    "demo model": demo_model_answers,
+    "tiny model": demo_model_answers,
 }
 
 

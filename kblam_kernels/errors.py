@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 
 class KernelError(Exception):
     """Base of everything `kblam_kernels` raises on purpose."""
@@ -17,3 +19,8 @@ class BackendUnavailableError(KernelError, RuntimeError):
 
 class BuildError(KernelError, RuntimeError):
     """The C++ kernels could not be built: no compiler, no sources, or a compilation that failed; the message says."""
+
+
+def refuse(message: str) -> NoReturn:
+    """Raises `UnsupportedInputError`."""
+    raise UnsupportedInputError(message)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 # Storage of latents that needs a scale for each triple; the others hold a latent as it is.
 SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)
@@ -34,17 +34,17 @@ class DenseKnowledge:
 
     def __post_init__(self) -> None:
         if self.key.dim() not in (3, 4):
-            raise UnsupportedInputError(
+            refuse(
                 "knowledge key must be (Hq, M, D), shared by the batch, or (B, Hq, M, D); "
                 f"got shape {tuple(self.key.shape)}"
             )
         if self.key.shape != self.value.shape:
-            raise UnsupportedInputError(
+            refuse(
                 "knowledge key and value must have one shape; "
                 f"got {tuple(self.key.shape)} and {tuple(self.value.shape)}"
             )
         if self.key.dtype != self.value.dtype or self.key.device != self.value.device:
-            raise UnsupportedInputError(
+            refuse(
                 "knowledge key and value must have one dtype and device; got "
                 f"{self.key.dtype} on {self.key.device} and {self.value.dtype} on {self.value.device}"
             )
@@ -98,16 +98,16 @@ class LatentProjection:
     def __post_init__(self) -> None:
         weight = self.key_weight
         if weight.dim() != 3:
-            raise UnsupportedInputError(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
+            refuse(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
         expected = {"key_bias": weight.shape[:2], "value_weight": weight.shape, "value_bias": weight.shape[:2]}
         for name, shape in expected.items():
             tensor = getattr(self, name)
             if tensor.shape != shape:
-                raise UnsupportedInputError(
+                refuse(
                     f"{name} must be {tuple(shape)} to fit key_weight {tuple(weight.shape)}; got {tuple(tensor.shape)}"
                 )
             if tensor.dtype != weight.dtype or tensor.device != weight.device:
-                raise UnsupportedInputError(
+                refuse(
                     f"{name} is {tensor.dtype} on {tensor.device}, key_weight {weight.dtype} on {weight.device}; "
                     "they must be alike"
                 )
@@ -165,25 +165,19 @@ class LatentKnowledge:
     def __post_init__(self) -> None:
         key, value, norm, weight = self.key, self.value, self.norm, self.projection.key_weight
         if key.dim() != 2 or key.shape != value.shape:
-            raise UnsupportedInputError(
-                f"latent key and value must both be (M, P); got {tuple(key.shape)} and {tuple(value.shape)}"
-            )
+            refuse(f"latent key and value must both be (M, P); got {tuple(key.shape)} and {tuple(value.shape)}")
         if key.shape[1] != self.projection.width:
-            raise UnsupportedInputError(
-                f"latents are {key.shape[1]} wide, the projection takes P = {self.projection.width}"
-            )
+            refuse(f"latents are {key.shape[1]} wide, the projection takes P = {self.projection.width}")
         if key.dtype != value.dtype or key.dtype not in (weight.dtype, *HALF_DTYPES, *SCALED_DTYPES):
-            raise UnsupportedInputError(
+            refuse(
                 f"latent key and value must both be of the projection's dtype {weight.dtype}, float16, bfloat16, int8 "
                 f"or float8_e4m3fn; got {key.dtype} and {value.dtype}"
             )
         expected = torch.float64 if weight.dtype == torch.float64 else torch.float32
         if tuple(norm.shape) != (key.shape[0],) or norm.dtype != expected:
-            raise UnsupportedInputError(
-                f"norm must be {expected} (M={key.shape[0]},); got {norm.dtype} {tuple(norm.shape)}"
-            )
+            refuse(f"norm must be {expected} (M={key.shape[0]},); got {norm.dtype} {tuple(norm.shape)}")
         if not key.device == value.device == norm.device == weight.device:
-            raise UnsupportedInputError(
+            refuse(
                 "latent key, value, norm and projection must be on one device; got "
                 f"{key.device}, {value.device}, {norm.device}, {weight.device}"
             )
@@ -193,15 +187,15 @@ class LatentKnowledge:
     def _check_scale(self, name: str, scale: Tensor | None) -> None:
         if self.key.dtype not in SCALED_DTYPES:
             if scale is not None:
-                raise UnsupportedInputError(f"{name} is for int8 and float8_e4m3fn latents; these are {self.key.dtype}")
+                refuse(f"{name} is for int8 and float8_e4m3fn latents; these are {self.key.dtype}")
             return
         if scale is None:
-            raise UnsupportedInputError(
+            refuse(
                 f"{self.key.dtype} latents need {name}, float32 (M={self.num_tokens},); "
                 "kblam_kernels.latent.quantise makes it"
             )
         if tuple(scale.shape) != (self.num_tokens,) or scale.dtype != torch.float32 or scale.device != self.key.device:
-            raise UnsupportedInputError(
+            refuse(
                 f"{name} must be float32 (M={self.num_tokens},) on {self.key.device}; "
                 f"got {scale.dtype} {tuple(scale.shape)} on {scale.device}"
             )
@@ -235,3 +229,6 @@ class LatentKnowledge:
             )
         )
         return DenseKnowledge((key * self.norm[:, None]).to(dtype), value)
+
+
+Knowledge = DenseKnowledge | LatentKnowledge

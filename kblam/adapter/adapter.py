@@ -36,8 +36,8 @@ class KnowledgeAdapter(
         key_projector, value_projector: (..., P) -> (..., S * Hq * D).
         query_heads: one bias-free Linear(hidden_size, Hq * D) per knowledge layer, keyed by str(layer); empty
             without `separate_query_head`.
-        question_trunk: the hidden layer of an mlp `question_head`, (B, P) -> (B, question_hidden_dim), or the identity.
-        question_heads: one Linear(P or question_hidden_dim, Hq * D) per knowledge layer; empty without `question_head`.
+        question_trunk: (B, P) -> (B, P), a `ResidualMLP` for an mlp `question_head`, or the identity.
+        question_heads: one Linear(P, Hq * D) per knowledge layer, keyed by str(layer); empty without `question_head`.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -52,8 +52,7 @@ class KnowledgeAdapter(
         )
         self.question_trunk = build_question_trunk(config)
         asking = layers if config.question_head is not None else []
-        inputs = config.question_hidden_dim if config.question_head == "mlp" else config.embedding_dim
-        self.question_heads = nn.ModuleDict({str(layer): nn.Linear(inputs, width) for layer in asking})
+        self.question_heads = nn.ModuleDict({str(layer): nn.Linear(config.embedding_dim, width) for layer in asking})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin takes the arguments of any class, this one its own

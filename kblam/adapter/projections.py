@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kblam.adapter.config import AdapterConfig
 
@@ -25,7 +26,25 @@ def build_projector(config: AdapterConfig) -> nn.Module:
 
 
 def build_question_trunk(config: AdapterConfig) -> nn.Module:
-    """Linear(P, question_hidden_dim) and GELU for an mlp question head; the identity otherwise."""
+    """What an mlp question head puts before its linear heads; the identity otherwise."""
     if config.question_head != "mlp":
         return nn.Identity()
-    return nn.Sequential(nn.Linear(config.embedding_dim, config.question_hidden_dim), nn.GELU())
+    return ResidualMLP(config.embedding_dim, config.question_hidden_dim)
+
+
+class ResidualMLP(nn.Module):
+    """x + W_2 GELU(W_1 x), (..., P) -> (..., P). It starts as the identity: W_2 is zero.
+
+    A question is projected once for an answer, so this costs nothing a token.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.down(F.gelu(self.up(x)))
+        return out

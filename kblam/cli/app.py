@@ -18,6 +18,7 @@ from kblam.cli.evaluate import evaluate
 from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
+from kblam.cli.train import train
 
 app = typer.Typer(
     cls=ErrorsAsMessages,
@@ -34,6 +35,7 @@ app.command()(ask)
 app.command()(chat)
 app.command()(integrate)
 app.command()(convert)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(doctor)
 app.command()(bench)
 app.command("eval")(evaluate)

@@ -42,7 +42,7 @@ def ask(
 ) -> None:
     """Answer a question from a knowledge base, and show which triples the answer rests on.
 
-    Without --model it is the small demo model that answers.
+    Without --model it is SmolLM2-135M-Instruct that answers, with the adapter that comes with kblam.
 
     Example: kblam ask "What is the color of Amber Falcon?" --kb facts.kb
     """

@@ -125,8 +125,7 @@ def compiler() -> Iterable[Outcome]:
     if found["path"] is None:
         fix = "apt install g++, or set CXX"
         return [Outcome("C++ compiler", OFF, "none; triton kernels need one on a machine with a GPU", fix)]
-    ninja = f", ninja {found['ninja']}" if found["ninja"] else ", no ninja"
-    return [Outcome("C++ compiler", OK, f"{found['version']}{ninja}")]
+    return [Outcome("C++ compiler", OK, str(found["version"]))]
 
 
 def encoder() -> Iterable[Outcome]:
@@ -154,14 +153,37 @@ def sqlite() -> Iterable[Outcome]:
     return [Outcome("sqlite", OK, f"{sqlite3.sqlite_version}, thread safety {sqlite3.threadsafety}")]
 
 
+def smollm2() -> Iterable[Outcome]:
+    """The model that answers when no other is named, and its adapter."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    from kblam.models.smollm2 import HUB_NAME, INSTALL, PACKAGE, packed_file
+    from kblam.shipped import SMOLLM2_ADAPTER, smollm2_is_shipped
+
+    name = "default model"
+    if packed_file() is not None:
+        yield Outcome(name, OK, f"{HUB_NAME}, from the package {PACKAGE} {importlib.metadata.version(PACKAGE)}")
+    elif isinstance(try_to_load_from_cache(HUB_NAME, "config.json"), str):
+        yield Outcome(name, OK, f"{HUB_NAME}, from the hub's cache {constants.HF_HUB_CACHE}")
+    elif constants.HF_HUB_OFFLINE:
+        yield Outcome(name, OFF, f"{HUB_NAME} is not here, and HF_HUB_OFFLINE is set", INSTALL)
+    else:
+        yield Outcome(name, OFF, f"{HUB_NAME} is downloaded at its first use", f"offline: {INSTALL}")
+    if smollm2_is_shipped():
+        size = sum(file.stat().st_size for file in SMOLLM2_ADAPTER.iterdir())
+        yield Outcome("its adapter", OK, f"{size / 2**20:.1f} MiB in {SMOLLM2_ADAPTER}")
+    else:
+        yield Outcome("its adapter", OFF, f"not in {SMOLLM2_ADAPTER}", "`kblam train` makes one; or name a --model")
+
+
 def demo_model() -> Iterable[Outcome]:
-    """The small model that answers when no other is named."""
+    """The tiny model, which the self-test asks and `--model tiny` names."""
     from kblam.shipped import DEMO, demo_is_shipped
 
     if demo_is_shipped():
         size = sum(file.stat().st_size for file in DEMO.rglob("*") if file.is_file())
-        return [Outcome("demo model", OK, f"{size / 2**20:.1f} MiB in {DEMO}")]
-    return [Outcome("demo model", OFF, f"not in {DEMO}", "`python -m kblam.demo.train` makes it; or name a --model")]
+        return [Outcome("tiny model", OK, f"{size / 2**20:.1f} MiB in {DEMO}")]
+    return [Outcome("tiny model", OFF, f"not in {DEMO}", "`python -m kblam.demo.tiny.train` makes it")]
 
 
 def space() -> Iterable[Outcome]:
@@ -198,6 +220,7 @@ CHECKS: tuple[Callable[[], Iterable[Outcome]], ...] = (
     compiler,
     encoder,
     sqlite,
+    smollm2,
     demo_model,
     space,
     environment,

@@ -44,12 +44,15 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
     from kblam.folder import load_folder, load_model
     from kblam.models.loading import quiet_libraries
+    from kblam.models.smollm2 import quick_dtype
     from kblam_kernels.common.dispatch import requested
     from kblam_kernels.dense.op import DENSE_BACKENDS
 
     quiet_libraries()
     requested(options.backend, DENSE_BACKENDS)  # an unknown name is told before gigabytes are read
     device, dtype = _device(options.device), _dtype(options.dtype)
+    if options.model == shipped.SMOLLM2 and dtype is None:
+        dtype = quick_dtype(device)
     if options.adapter is None or kb is None:  # a model folder has its own
         return load_folder(
             options.model or "",
@@ -73,18 +76,14 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
 def _complete(options: ModelOptions) -> ModelOptions:
     """Options that name a model folder, or an adapter and a knowledge base."""
     if options.model is None and options.adapter is None:
-        if not shipped.demo_is_shipped():
-            raise CommandError(
-                "--model is missing, and this installation has no demo model to take in its place; "
-                "pass --model FOLDER, or --model NAME --adapter DIR --kb FILE"
-            )
+        options = replace(options, model=_default())
         if options.kb is None:
             raise CommandError(
-                f"--kb is missing: the demo model knows nothing but what a knowledge base tells it; {_BUILD_FIRST}"
+                f"--kb is missing: {options.model} knows nothing of yours but what a knowledge base tells it; "
+                f"{_BUILD_FIRST}"
             )
-        # The stored weights are bfloat16, which many CPUs compute slower than float32.
-        dtype = Precision.float32 if options.dtype is Precision.auto else options.dtype
-        return replace(options, model=str(shipped.DEMO / "model"), adapter=str(shipped.DEMO / "adapter"), dtype=dtype)
+    if options.adapter is None:
+        options = _with_shipped_adapter(options)
     whole = options.model is not None and (Path(options.model).expanduser() / "kblam.json").is_file()
     if whole and options.adapter is not None:
         raise CommandError(f"{options.model} is a model folder with an adapter of its own; leave out --adapter")
@@ -93,6 +92,29 @@ def _complete(options: ModelOptions) -> ModelOptions:
             f"--adapter is missing: {options.model} is not a model folder (no kblam.json), so it needs an adapter "
             "trained for it; pass --adapter DIR, or a folder that `kblam integrate` wrote"
         )
+    return options
+
+
+def _default() -> str:
+    """The model that answers where none is named."""
+    if shipped.smollm2_is_shipped():
+        return shipped.SMOLLM2
+    if shipped.demo_is_shipped():
+        return shipped.TINY
+    raise CommandError(
+        "--model is missing, and this installation has no model to take in its place; "
+        "pass --model FOLDER, or --model NAME --adapter DIR --kb FILE"
+    )
+
+
+def _with_shipped_adapter(options: ModelOptions) -> ModelOptions:
+    """The options with the adapter that this package has for the model they name, if it has one."""
+    if options.model == shipped.SMOLLM2 and shipped.smollm2_is_shipped():
+        return replace(options, adapter=str(shipped.SMOLLM2_ADAPTER))
+    if options.model == shipped.TINY and shipped.demo_is_shipped():
+        # The stored weights are bfloat16, which many CPUs compute slower than float32.
+        dtype = Precision.float32 if options.dtype is Precision.auto else options.dtype
+        return replace(options, model=str(shipped.DEMO / "model"), adapter=str(shipped.DEMO / "adapter"), dtype=dtype)
     return options
 
 

@@ -23,7 +23,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 KnowledgeFile = Annotated[Path, typer.Argument(metavar="KB", help="Knowledge base file, or a model folder.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model folder (kblam integrate), base model folder or hub name."),
+    typer.Option("--model", "-m", help="Model folder (kblam integrate), base model folder, hub name, smollm2 or tiny."),
 ]
 AdapterSource = Annotated[
     str | None,

@@ -22,3 +22,4 @@ class Batch:
     first: torch.Tensor  # (B,) position of the last prompt token, which decides between answer and refusal
     refused: torch.Tensor  # (B,) bool
     evidence: torch.Tensor  # (E, 3) row, position, triple: where which triple should be attended to
+    weight: torch.Tensor | None = None  # (B, L) float32: of each label in the loss; None weighs as the loss says

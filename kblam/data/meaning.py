@@ -38,7 +38,8 @@ def _normal(prop: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def _words(prop: str) -> frozenset[str]:
-    return frozenset(_singular(word) for word in re.findall(r"\w+", prop) if word not in _LITTLE_WORDS)
+    telling = frozenset(_singular(word) for word in re.findall(r"\w+", prop) if word not in _LITTLE_WORDS)
+    return telling or frozenset({prop})  # without this "%" would be part of everything
 
 
 def _singular(word: str) -> str:

@@ -33,10 +33,11 @@ ENTITIES_A_REPLY = 10
 USELESS_REPLIES = 5  # in a row, before giving up
 _NAMES_TO_AVOID = 40
 
-PROMPT = """Invent {count} entities{topic}: people, places, organisations, projects, products, works, and others. None of \
-them exists. Give each a name of its own and 4 to 7 facts: short property names in small letters, such as "founder" or \
-"melting point", and values of 1 to 20 words, among them numbers, dates, codes, names in several languages, and \
-sentences. Some properties of an entity should be close in meaning, but not the same. Do not use these names: {avoid}.
+PROMPT = """Invent {count} entities{topic}: people, places, organisations, projects, products, works, and others.
+None of them exists. Give each a name of its own and 4 to 7 facts: short property names in small letters, such as
+"founder" or "melting point", and values of 1 to 20 words, among them numbers, dates, codes, names in several languages,
+and sentences. Some properties of an entity should be close in meaning, but not the same. Do not use these names:
+{avoid}.
 Answer with JSON alone: {{"entities": [{{"name": "...", "facts": {{"property": "value"}}}}]}}"""
 
 
@@ -149,7 +150,8 @@ def _content(response: httpx.Response, url: str) -> str:
         content = response.json()["choices"][0]["message"]["content"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataServerError(
-            f"{url} did not answer with a chat completion ({type(error).__name__}); is it an OpenAI-compatible endpoint?"
+            f"{url} did not answer with a chat completion ({type(error).__name__}); "
+            "is it an OpenAI-compatible endpoint?"
         ) from error
     return content if isinstance(content, str) else ""
 

@@ -1,1 +1,1 @@
-"""The demo: a small world of invented facts, and a small model trained from scratch to answer from them."""
+"""The demo: a real language model answers from a knowledge base that it never saw."""

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from transformers.generation import BaseStreamer
 
-from kblam.demo.assets import Demo
-from kblam.knowledge import KnowledgeBase
+from kblam.generation import Session
+from kblam.generation.prompt import encode_question
 from kblam.models.copies import resident_for
 from kblam_kernels import explain
 
@@ -55,29 +55,25 @@ class _Clock(BaseStreamer):
 
 
 @torch.inference_mode()
-def time_tokens(
-    demo: Demo, knowledge_base: KnowledgeBase, question: str, *, tokens: int = 16, rounds: int = 15
-) -> TokenTimes:
+def time_tokens(session: Session, question: str, *, tokens: int = 16, rounds: int = 15) -> TokenTimes:
     """Decodes the same number of tokens without and with knowledge, in turn, so that both meet the same machine.
 
     Args:
-        demo: the model.
-        knowledge_base: what is attached in the second of each pair of runs.
-        question: what is asked; the answer is cut or drawn out to `tokens`.
+        session: its model, and the knowledge base that is in force in the second of each pair of runs.
+        question: what is asked; the answer is cut or drawn out to `tokens`, and nothing is copied into it.
         tokens: per run, at least 2.
         rounds: pairs of runs, after one to warm up.
     """
-    tokenizer, model = demo.tokenizer, cast(Any, demo.model)
-    text = f"{tokenizer.bos_token}{question}{tokenizer.sep_token}"
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    options = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens}
-    resident = resident_for(demo.attachment, knowledge_base)
+    attachment, model = session.attachment, cast(Any, session.model)
+    ids = torch.tensor([encode_question(question, attachment, session.tokenizer)], device=model.device)
+    options = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens, "pad_token_id": 0}
+    resident = resident_for(attachment, session.knowledge_base)
     steps: dict[bool, list[float]] = {False: [], True: []}
     firsts: dict[bool, list[float]] = {False: [], True: []}
     for number in range(rounds + 1):
         for known in (False, True):
             clock = _Clock()
-            with demo.attachment.using(resident if known else None):
+            with attachment.using(resident if known else None, question=_vector(session, question) if known else None):
                 model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock, **options)
             if number:
                 prompt, first, *_ = clock.at
@@ -87,11 +83,18 @@ def time_tokens(
 
 
 @torch.inference_mode()
-def backend_in_use(demo: Demo, knowledge_base: KnowledgeBase) -> str:
-    """Name of the backend that serves one decode step over this knowledge base on this machine."""
+def backend_in_use(session: Session, question: str) -> str:
+    """Name of the backend that serves one decode step over this session's knowledge base on this machine."""
     seen: dict[str, Any] = {}
-    resident = resident_for(demo.attachment, knowledge_base)
-    with demo.attachment.using(resident), demo.attachment.observing(seen.update):
-        demo.model(torch.tensor([[demo.tokenizer.bos_token_id]]))
+    attachment, model = session.attachment, cast(Any, session.model)
+    resident = resident_for(attachment, session.knowledge_base)
+    with attachment.using(resident, question=_vector(session, question)), attachment.observing(seen.update):
+        model(torch.zeros(1, 1, dtype=torch.long, device=model.device))
     query = seen["query"]
-    return str(explain(query, query, query, seen["knowledge"], backend=demo.attachment.options.backend).backend)
+    return str(explain(query, query, query, seen["knowledge"], backend=attachment.options.backend).backend)
+
+
+def _vector(session: Session, question: str) -> torch.Tensor | None:
+    if session.attachment.config.question_head is None:
+        return None
+    return session.question_vectors([question])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kblam.adapter.sentences import Span
 from kblam.generation.answer import Copied
 from kblam.generation.decision import Decision
 from kblam.generation.wording import Wording, Wordings
@@ -84,13 +85,16 @@ def _certain(decision: Decision, wording: Wording) -> tuple[list[bool], list[boo
     for start, end in zip(wording.starts, wording.ends, strict=True):
         fields.append(next((at for at, span in enumerate(spans) if start < span.end and end > span.start), None))
     begun = [at > 0 and field is not None and field == fields[at - 1] for at, field in enumerate(fields)]
-    settled, is_settled, named = [], decision.is_forced, set[tuple[int, str]]()
-    for field in fields:
-        if field is not None:
-            span = spans[field]
-            if span.field != "value":
-                named.add((span.fact, span.field))
-            elif {(span.fact, "name"), (span.fact, "property")} <= named:
-                is_settled = True
-        settled.append(is_settled)
-    return begun, settled
+    # By characters, since a tokenizer may have no token at all for a name or a value.
+    since = 0 if decision.is_forced else _first_value(spans, len(decision.sentence.text) + 1)
+    return begun, [decision.is_forced or end > since for end in wording.ends]
+
+
+def _first_value(spans: Sequence[Span], never: int) -> int:
+    """Where the first value begins whose name and property were said before it."""
+    named: set[tuple[int, str]] = set()
+    for span in spans:
+        if span.field == "value" and {(span.fact, "name"), (span.fact, "property")} <= named:
+            return span.start
+        named.add((span.fact, span.field))
+    return never

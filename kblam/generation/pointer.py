@@ -19,6 +19,9 @@ from kblam.models import Attachment
 from kblam.models.resident import ResidentKnowledge
 
 _MOST = 0.9999
+# Tokens of the refusal sentence after which a row that said them by itself is held to it: a small model may else wander
+# off into a sentence about what it has not found.
+_REFUSING = 4
 # More attention than on everything else together: a name that has begun is finished.
 _MAJORITY = 0.5
 
@@ -30,6 +33,7 @@ class _Tables(NamedTuple):
     begun: Tensor  # bool (B, L)
     settled: Tensor  # bool (B, L)
     places: Tensor  # int64 (B, J), -1 for none
+    refusal: Tensor  # int64 (B, R), the refusal sentence and the end token; -1 after it
     weight: Tensor  # float32 (B,), the mass at the prompt's end
     known: Tensor  # bool (B,)
 
@@ -42,10 +46,11 @@ class Pointer(LogitsProcessor):
 
         p = (1 - w) p_model + w [the next token of the plan],
 
-    where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999. A token that is
-    settled has w = 1: the rest of a name or property that has begun, and from the first value on everything, the end
-    token too. A row that leaves its plan is the model's alone from there on, so that a value is only ever said after
-    its own name and property.
+    where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999; it is .9999 where a
+    calibrated `known_above` decides and the question is known. A token that is settled has w = 1: the rest of a name or
+    property that has begun, and from the first value on everything, the end token too. A row that leaves its plan is
+    the model's alone from there on, so that a value is only ever said after its own name and property; but a row that
+    has begun the refusal sentence by itself says the whole of it.
 
     Beams are followed too, each by what it has said itself.
 
@@ -98,12 +103,16 @@ class Pointer(LogitsProcessor):
             raise GenerationError(
                 "a pointer follows one generate call from its first token on; make a new Pointer for each call"
             )
-        if step >= table.tokens.shape[1]:
-            return scores
-        target = table.tokens[:, step]
-        follows = (input_ids[:, self._prompt_length :] == table.tokens[:, :step]).all(-1) & (target >= 0)
-        mixed = _mixed(scores, target.clamp(min=0), self._weight(table, step))
-        return torch.where(follows[:, None], mixed, scores)
+        said = input_ids[:, self._prompt_length :]
+        if step < table.tokens.shape[1]:
+            target, follows = _next(table.tokens, said)
+            mixed = _mixed(scores, target, self._weight(table, step))
+            scores = torch.where(follows[:, None], mixed, scores)
+        if _REFUSING <= step < table.refusal.shape[1]:
+            target, follows = _next(table.refusal, said)
+            certain = torch.ones(len(target), device=scores.device)
+            scores = torch.where(follows[:, None], _mixed(scores, target, certain), scores)
+        return scores
 
     def decision(self, row: int) -> Decision:
         """What was decided for a row."""
@@ -114,6 +123,9 @@ class Pointer(LogitsProcessor):
         places = self.recorder.places[-1].to(table.tokens.device)
         planned = (places[:, :, None] == table.places[:, None]).any(-1)
         weight = torch.maximum(table.weight, (masses * planned).sum(-1)).clamp(max=_MOST)
+        if self._rules.unknown is not None:
+            # The calibrated decision counts, and not what the model would rather refuse.
+            weight = torch.where(table.known, _MOST, weight)
         certain = table.settled[:, step] | (table.begun[:, step] & (table.known | (weight >= _MAJORITY)))
         return torch.where(certain, 1.0, weight)
 
@@ -127,17 +139,27 @@ class Pointer(LogitsProcessor):
         self._prompt_length = input_ids.shape[1]
         newest, prompts = self.recorder.newest(), input_ids.tolist()
         seen: dict[int, int] = {}
+        refusals: list[list[int]] = []
         for row, best in enumerate(newest):
             question, cuts = self._of_row(self._questions, row, len(newest)), self._of_row(self._cuts, row, len(newest))
             decision = decide(self._rules, question, find(self.resident, best), cuts or ())
             with TOKENIZING:
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
+                refusals.append(self._refusal(prompts[row]))
             seen[row] = max(self.plans[-1].tokens, default=0)
         if (most := max(seen.values(), default=0)) >= scores.shape[-1]:
             raise GenerationError(
                 f"the tokenizer gave token {most}, the model has {scores.shape[-1]}: it is another model's tokenizer"
             )
-        return self._tables_of(self.plans, input_ids.device)
+        return self._tables_of(self.plans, refusals, input_ids.device)
+
+    def _refusal(self, prompt: Sequence[int]) -> list[int]:
+        """The refusal sentence in tokens, as it follows a prompt; empty where there is none to be held to."""
+        sentence = self._rules.config.refusal
+        if not self._rules.config.pointer or self._end is None or not sentence:
+            return []
+        wording = self._wordings.of(sentence, prompt)
+        return [] if wording is None else [*wording.tokens, self._end]
 
     @staticmethod
     def _of_row(given: Sequence[Any] | None, row: int, rows: int) -> Any:
@@ -149,9 +171,10 @@ class Pointer(LogitsProcessor):
         return given[row // (rows // len(given))]
 
     @staticmethod
-    def _tables_of(plans: Sequence[Plan], device: torch.device) -> _Tables:
+    def _tables_of(plans: Sequence[Plan], refusals: Sequence[Sequence[int]], device: torch.device) -> _Tables:
         length = max((len(one.tokens) for one in plans), default=0)
         most = max([len(one.decision.facts) for one in plans] + [1])
+        longest = max((len(one) for one in refusals), default=0)
 
         def padded(pick: Callable[[Plan], Sequence[int]], width: int, fill: int, dtype: torch.dtype) -> Tensor:
             rows = [[*pick(one), *[fill] * (width - len(pick(one)))] for one in plans]
@@ -162,6 +185,9 @@ class Pointer(LogitsProcessor):
             begun=padded(lambda one: one.begun, length, False, torch.bool),
             settled=padded(lambda one: one.settled, length, False, torch.bool),
             places=padded(lambda one: [fact.place for fact in one.decision.facts], most, -1, torch.int64),
+            refusal=torch.tensor([[*one, *[-1] * (longest - len(one))] for one in refusals], dtype=torch.int64)
+            .view(len(plans), longest)
+            .to(device),
             weight=torch.tensor([one.decision.mass for one in plans], dtype=torch.float32).to(device),
             known=torch.tensor([one.decision.is_known for one in plans]).to(device),
         )
@@ -175,6 +201,13 @@ def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if ends is None:
         return []
     return list(ends) if isinstance(ends, (list, tuple)) else [int(ends)]
+
+
+def _next(planned: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+    """(the next planned token, at least 0; whether what was said is a beginning of the plan), each (B,)."""
+    step = said.shape[1]
+    target = planned[:, step]
+    return target.clamp(min=0), (said == planned[:, :step]).all(-1) & (target >= 0)
 
 
 def _mixed(scores: Tensor, target: Tensor, weight: Tensor) -> Tensor:

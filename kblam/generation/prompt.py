@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.models import Attachment
+from kblam.models.prompt import prompt_ids
 
 _SPECIAL = re.compile(r"<\|[^|]+\|>")
 PLAIN = "{question}\n"
@@ -63,9 +64,7 @@ def _encode(question: str, template: str | None, tokenizer: PreTrainedTokenizerB
             message, add_generation_prompt=True, tokenize=True, return_dict=True
         )
         return list(encoded["input_ids"])
-    text = (template or PLAIN).replace("{question}", question)
-    begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return list(tokenizer(text, add_special_tokens=not begins)["input_ids"])
+    return prompt_ids(template or PLAIN, question, tokenizer)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

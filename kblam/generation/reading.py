@@ -90,7 +90,7 @@ class Reader:
             return self._decoded(tokens), 0
         count = plan.followed(tokens)
         if count == len(tokens):
-            return planned, len(planned)
+            return planned.rstrip(), len(planned.rstrip())
         # Not the length of the one text: a tokenizer may take a space away again, before a stop.
         before, whole = self._decoded(tokens[:count], strip=False), self._decoded(tokens, strip=False)
         alike = next((at for at, pair in enumerate(zip(before, whole, strict=False)) if len({*pair}) > 1), len(before))

@@ -21,7 +21,7 @@ from kblam.errors import KnowledgeError, UnsupportedModelError
 from kblam.models import calls, switch
 from kblam.models.attention import register
 from kblam.models.calls import KnowledgeCall, Observer
-from kblam.models.checks import check_fit, check_knowledge, check_options, check_question
+from kblam.models.checks import check_fit, check_knowledge, check_options, check_question, check_weights
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.hooks import DecoderHook, LayerHook
@@ -50,7 +50,7 @@ class Attachment:
     threads ask it with knowledge. `using` and `observing` apply only to their own thread (or asyncio task), so threads
     may ask one model about different knowledge at once.
 
-    A compiled model (`torch.compile`) reads the blocks that were entered in the thread that calls it.
+    That holds for a compiled model (`torch.compile`) too.
 
     Training with activation checkpointing: do not use the reentrant kind, since all layers share the projected
     knowledge, and call `backward()` inside the block, since it runs the layers again.
@@ -220,7 +220,7 @@ def attach(
 
     Raises:
         UnsupportedModelError: if the model cannot be served (the message names the supported families) or the
-            adapter was made for other shapes.
+            adapter was made for other shapes or other weights.
         KnowledgeError: if `storage` is not known.
     """
     current = attachment_of(model)
@@ -231,6 +231,7 @@ def attach(
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     _check_way(model)
+    check_weights(model, adapter.config)
     # The old adapter stays attached until the new one is known to fit.
     detach(model)
     fresh = Attachment(model, adapter, options)

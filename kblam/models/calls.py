@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.models import current
+from kblam.models.current import SCOPES
 from kblam.models.source import KnowledgeSource
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -99,19 +100,9 @@ class Scope:
     outer: Scope | None
 
 
-class _Thread(threading.local):
-    scope: Scope | None = None
-
-
-# A context variable belongs to a thread or an asyncio task, and `asyncio.to_thread` passes it on. Dynamo cannot read
-# one, but it can read a thread-local and guards it; so a compiled model reads what was entered in its own thread.
-_SCOPES: ContextVar[Scope | None] = ContextVar("kblam_scopes", default=None)
-_THREAD = _Thread()
-
-
 def innermost(owner: Attachment) -> Scope | None:
     """The innermost block of this thread or task that is about an attachment."""
-    scope = _THREAD.scope if torch.compiler.is_compiling() else _SCOPES.get()
+    scope: Scope | None = current.scope
     while scope is not None and scope.owner is not owner:
         scope = scope.outer
     return scope
@@ -133,7 +124,7 @@ def knowing(owner: Attachment, call: KnowledgeCall | None) -> Iterator[None]:
     """A block with its own knowledge, or with none."""
     around = innermost(owner)
     observer = None if around is None else around.observer
-    with _entered(Scope(owner, call, False, observer, _SCOPES.get())):
+    with _entered(Scope(owner, call, False, observer, SCOPES.get())):
         yield
 
 
@@ -142,17 +133,14 @@ def observing(owner: Attachment, observer: Observer) -> Iterator[None]:
     """A block with an observer; its knowledge is that of the block around it."""
     around = innermost(owner)
     call, is_default = (None, True) if around is None else (around.call, around.is_default)
-    with _entered(Scope(owner, call, is_default, observer, _SCOPES.get())):
+    with _entered(Scope(owner, call, is_default, observer, SCOPES.get())):
         yield
 
 
 @contextmanager
 def _entered(scope: Scope) -> Iterator[None]:
-    before = _THREAD.scope
-    token = _SCOPES.set(scope)
-    _THREAD.scope = scope
+    token = SCOPES.set(scope)
     try:
         yield
     finally:
-        _SCOPES.reset(token)  # first: it refuses where this is not the thread or task of the block
-        _THREAD.scope = before
+        SCOPES.reset(token)  # refuses where this is not the thread or task of the block

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from kblam.adapter import AdapterConfig, ProjectedKnowledge
 from kblam.errors import EncoderMismatchError, KnowledgeError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase
+from kblam.models.signature import SAME_MODEL, signature_of, similarity
 from kblam.models.source import KnowledgeSource
 
 
@@ -31,6 +32,24 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
                 f"the adapter was made for {name}={getattr(config, name)}, this model has {has} "
                 f"(adapter's base model: {config.base_model or 'not recorded'})"
             )
+
+
+def check_weights(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Checks that the adapter was trained on this model's weights, in whatever precision, where its config says which.
+
+    Raises:
+        UnsupportedModelError: if not.
+    """
+    if config.base_signature is None:
+        return
+    alike = similarity(config.base_signature, signature_of(model))
+    if not alike >= SAME_MODEL:  # NaN is not either
+        raise UnsupportedModelError(
+            f"the adapter was trained for {config.base_model or 'a model that it does not name'}, and this model, "
+            f"{model.config._name_or_path or 'loaded without a name'}, has other weights (similarity {alike:.2f}; "
+            f"the same model has {SAME_MODEL} or more in any precision); load the adapter's model, or train an "
+            "adapter for this one"
+        )
 
 
 def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:

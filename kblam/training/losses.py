@@ -66,6 +66,18 @@ def answer_loss(hidden: Tensor, embeddings: Tensor, batch: Batch, candidates: Ca
     return (loss * weight[answer]).sum()
 
 
+def sentence_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross entropy of the answers' tokens, weighted by `batch.weight`, summed over rows.
+
+    Args:
+        logits: (A, V), at the A places where `batch.labels` has a label, row by row.
+    """
+    assert batch.weight is not None
+    said = batch.labels != IGNORE
+    loss = F.cross_entropy(logits.float(), batch.labels[said], reduction="none")
+    return (loss * batch.weight[said]).sum()
+
+
 def evidence_weight(batch: Batch) -> Tensor:
     """(E,) weight of each row of `batch.evidence` in the retrieval term."""
     row, position, _ = batch.evidence.unbind(1)

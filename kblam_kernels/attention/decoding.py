@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from kblam_kernels.attention.interface import Knowledge, Options, call_of
-from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared, refuse
+from kblam_kernels.attention.interface import Options, call_of
+from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.errors import refuse
+from kblam_kernels.knowledge import Knowledge
 from kblam_kernels.latent.call import LatentCall
 
 Straight = Callable[..., tuple[Tensor, ...]]
@@ -257,7 +259,7 @@ def _straight(call: DenseCall | LatentCall, backend: str) -> Straight | None:
         return dense_cpu.bound(call)
     from kblam_kernels.latent import cpu as latent_cpu
 
-    return latent_cpu.bound(call) if latent_cpu.is_fused(call) else None
+    return latent_cpu.bound(call) if latent_cpu.is_one_op(call) else None
 
 
 def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:

@@ -8,20 +8,19 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.call import needs_gradient
-from kblam_kernels.common.checks import bias_rows, check_masks, check_prompt, one_row_if_shared, refuse
+from kblam_kernels.common.checks import bias_rows, check_masks, check_prompt, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO, Explanation
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
+from kblam_kernels.errors import refuse
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
 
-Knowledge = DenseKnowledge | LatentKnowledge
-
 
 class Options(TypedDict, total=False):
-    """Keyword arguments that `rectangular_attention` passes on."""
+    """Keyword arguments of `rectangular_attention` that say what is computed."""
 
     scale: float | None
     knowledge_bias: float | Tensor
@@ -66,14 +65,9 @@ def rectangular_attention(
     knowledge: Knowledge | None = None,
     knowledge_query: Tensor | None = None,
     *,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    prompt_mask: Tensor | None = None,
-    window: int | None = None,
-    knowledge_range: Tensor | None = None,
-    int8_products: bool = False,
     return_lse: bool = False,
     backend: str = AUTO,
+    **options: Unpack[Options],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Causal attention to the prompt and, in the same softmax, attention to M knowledge tokens.
 
@@ -118,19 +112,7 @@ def rectangular_attention(
         >>> rectangular_attention(query, key, value, knowledge).shape
         torch.Size([1, 8, 5, 64])
     """
-    op, call = call_of(
-        query,
-        key,
-        value,
-        knowledge,
-        knowledge_query,
-        scale=scale,
-        knowledge_bias=knowledge_bias,
-        prompt_mask=prompt_mask,
-        window=window,
-        knowledge_range=knowledge_range,
-        int8_products=int8_products,
-    )
+    op, call = call_of(query, key, value, knowledge, knowledge_query, **options)
     output, lse = op(call, op.choose(call, backend))
     return (output, lse) if return_lse else output
 

@@ -1,9 +1,8 @@
 """Builds the C++ kernels of `csrc/` into a cache, on first use or ahead: `python -m kblam_kernels build`.
 
-Needs a C++20 compiler ($CXX, else c++, g++ or clang++); ninja, where present, only makes it quicker. Nothing is built
-at import. The cache is $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library
-holds every instruction set and picks one at run time, so a cache may be shared by different processors; a library that
-was built ahead works without a compiler.
+Needs a C++20 compiler ($CXX, else c++, g++ or clang++). Nothing is built at import. The cache is $KBLAM_CACHE, else
+$XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library holds every instruction set and picks one at run
+time, so a cache may be shared by different processors; a library that was built ahead works without a compiler.
 """
 
 from __future__ import annotations
@@ -175,21 +174,10 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _reason(output: str) -> str:
-    """The most useful line: the first error, or else the last line that is not ninja's."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("ninja: ")]
+    """The most useful line: the first error, or else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error: " in line]
     return (errors[:1] or lines[-1:] or [""])[0][:300]
-
-
-def _ninja_file(compile_commands: list[tuple[str, list[str]]], link: list[str]) -> str:
-    def line(command: list[str]) -> str:
-        return shlex.join(command).replace("$", "$$")
-
-    text = ["rule run", "  command = $words"]
-    for target, command in compile_commands:
-        text += [f"build {target}: run", f"  words = {line(command)}"]
-    objects = " ".join(target for target, _ in compile_commands)
-    return "\n".join([*text, f"build {LIBRARY}: run {objects}", f"  words = {line(link)}", ""])
 
 
 def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> Path:
@@ -200,15 +188,10 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
     library_folder = Path(torch.__file__).parent / "lib"
     torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
     link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
-    ninja = shutil.which("ninja")
-    if ninja is not None:
-        (folder / "build.ninja").write_text(_ninja_file(compiles, link))
-        _run([ninja, "--quiet"], folder)
-    else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for outcome in [pool.submit(_run, command, folder) for _, command in compiles]:
-                outcome.result()
-        _run(link, folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for outcome in [pool.submit(_run, command, folder) for _, command in compiles]:
+            outcome.result()
+    _run(link, folder)
     return folder / LIBRARY
 
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.checks import check_alike, refuse
+from kblam_kernels.common.checks import check_alike
+from kblam_kernels.errors import refuse
 
 C = TypeVar("C", bound="Call")
 # How a field's annotation is written in a schema of `torch.library`.
@@ -31,11 +32,13 @@ class Call:
 
     Class attributes:
         LEADING: the tensor that gives the call its dtype, device and width.
+        KNOWLEDGE: the tensor that has a row for each knowledge token.
         STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
         DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward returns them.
     """
 
     LEADING: ClassVar[str]
+    KNOWLEDGE: ClassVar[str]
     STRIDED: ClassVar[tuple[str, ...]]
     DIFFERENTIABLE: ClassVar[tuple[str, ...]] = ()
 
@@ -63,6 +66,17 @@ class Call:
     def width(self) -> int:
         """Numbers in a row of the leading tensor: head_dim, or P of latents."""
         return self.leading.shape[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        """M."""
+        tensor: Tensor = getattr(self, self.KNOWLEDGE)
+        return tensor.shape[-2]
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether the C++ kernels read its rows in pairs of numbers."""
+        return True
 
     def needs_gradient(self) -> bool:
         """Whether one of its differentiable tensors needs a gradient."""

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import UnsupportedInputError
-
-
-def refuse(message: str) -> NoReturn:
-    """Raises `UnsupportedInputError`."""
-    raise UnsupportedInputError(message)
+from kblam_kernels.errors import refuse
 
 
 def check_prompt(query: Tensor, key: Tensor, value: Tensor) -> None:

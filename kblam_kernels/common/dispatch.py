@@ -7,18 +7,21 @@ environment variable KBLAM_BACKEND, serves or raises: it never falls back.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
 from kblam_kernels.common.call import Call
 from kblam_kernels.common.tiles import arch_refusal
-from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 logger = logging.getLogger("kblam_kernels")
 
@@ -33,9 +36,17 @@ C = TypeVar("C", bound=Call)
 
 
 class Backend(Generic[C]):
-    """One implementation of an op; its imports happen when it first runs."""
+    """One implementation of an op.
+
+    Args:
+        module: has `forward(call)`, and `backward(call, results, gradients)` if it can differentiate; imported when it
+            first runs.
+    """
 
     name: ClassVar[str]
+
+    def __init__(self, module: str = "") -> None:
+        self.module = module
 
     def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
         """All reasons why this backend cannot serve a call; empty if it can. Never reads tensor values.
@@ -45,9 +56,16 @@ class Backend(Generic[C]):
         """
         raise NotImplementedError
 
+    def serving(self, call: C) -> ModuleType:
+        """The module that serves a call."""
+        if self.module not in sys.modules:
+            importlib.import_module(self.module)
+        return sys.modules[self.module]
+
     def forward(self, call: C) -> tuple[Any, ...]:
         """The results of the op, for a call that this backend can serve."""
-        raise NotImplementedError
+        results: tuple[Any, ...] = self.serving(call).forward(call)
+        return results
 
     def is_one_op(self, call: C) -> bool:
         """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
@@ -55,7 +73,8 @@ class Backend(Generic[C]):
 
     def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gradients of `call.DIFFERENTIABLE` from the op's results and their gradients."""
-        raise NotImplementedError
+        made: tuple[Any, ...] = self.serving(call).backward(call, results, gradients)
+        return made
 
 
 class Reference(Backend[C]):
@@ -71,7 +90,10 @@ class Triton(Backend[C]):
     """Triton on CUDA; by name in its interpreter too."""
 
     name = "triton"
-    max_width: ClassVar[int | None] = MAX_TRITON_HEAD_DIM
+
+    def __init__(self, module: str = "", max_width: int | None = MAX_TRITON_HEAD_DIM) -> None:
+        super().__init__(module)
+        self.max_width = max_width
 
     def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
         found = []
@@ -97,19 +119,19 @@ class Cpu(Backend[C]):
         found = []
         if call.leading.device.type != "cpu":
             found.append(f"tensors are on {call.leading.device.type}; the C++ kernels run on cpu")
-        if self.has_odd_rows(call):
+        if call.in_pairs and call.width % 2:
             found.append(f"head_dim {call.width} is odd")
         found += _kernel_reasons(call)
         if found:
             return found
         from kblam_kernels.common import native
 
-        failure = native.unavailable()
+        failure = native.unavailable(self.module)
         return [] if failure is None else [failure]
 
-    def has_odd_rows(self, call: C) -> bool:
-        """Whether rows have an odd number of elements; the kernels read pairs."""
-        return call.width % 2 == 1
+    def is_one_op(self, call: C) -> bool:
+        served: bool = self.serving(call).is_one_op(call)
+        return served
 
 
 def _kernel_reasons(call: Call) -> list[str]:
@@ -139,14 +161,6 @@ class Explanation:
         return "\n".join(lines)
 
 
-def named(name: str, backends: Sequence[Backend[C]]) -> Backend[C]:
-    """The backend of that name, which must exist."""
-    for backend in backends:
-        if backend.name == name:
-            return backend
-    raise KeyError(name)
-
-
 def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
     """The backend asked for: the argument if it names one, else KBLAM_BACKEND, else "auto".
 
@@ -158,44 +172,10 @@ def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
         source, backend = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or AUTO
     names = [each.name for each in backends]
     if backend != AUTO and backend not in names:
-        raise UnsupportedInputError(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")
+        refuse(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")
     return backend
 
 
-def explain(call: C, backends: Sequence[Backend[C]], backend: str = AUTO) -> Explanation:
-    """Asks the backends in order, or only the one that is named.
-
-    Raises:
-        UnsupportedInputError: if the name is not a backend.
-    """
-    wanted = requested(backend, backends)
-    rejected: dict[str, str] = {}
-    for candidate in backends:
-        if wanted not in (AUTO, candidate.name):
-            continue
-        reasons = candidate.reasons(call, by_name=wanted != AUTO)
-        if not reasons:
-            return Explanation(candidate.name, rejected)
-        rejected[candidate.name] = "; ".join(reasons)
-    return Explanation(None, rejected)
-
-
-def choose(call: C, backends: Sequence[Backend[C]], backend: str = AUTO) -> str:
-    """The backend that serves.
-
-    Raises:
-        BackendUnavailableError: if the one asked for by name cannot; the message has its reasons.
-        UnsupportedInputError: if the name is not a backend.
-    """
-    explanation = explain(call, backends, backend)
-    if explanation.backend is None:
-        name, reason = next(iter(explanation.rejected.items()))
-        raise BackendUnavailableError(f"backend {name!r} cannot serve this call: {reason}")
-    if explanation.rejected and not torch.compiler.is_compiling():
-        _log_once(str(explanation))
-    return explanation.backend
-
-
 @functools.cache
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
     logger.info(message)

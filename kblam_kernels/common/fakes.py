@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.output import empty_output
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 
 def _check_device(query: Tensor, others: tuple[Any, ...]) -> None:
     # A single meta tensor among real ones would be dispatched here and silently compute nothing.
     for other in others:
         if isinstance(other, Tensor) and other.device != query.device:
-            raise UnsupportedInputError(f"tensors must be on one device; got {query.device} and {other.device}")
+            refuse(f"tensors must be on one device; got {query.device} and {other.device}")
 
 
 def _latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:

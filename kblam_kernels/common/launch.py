@@ -7,6 +7,7 @@ A tensor and its strides are passed as one named tuple. A kernel's machine code 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
 from kblam_kernels.common.tiles import Arch, Tile, arch_of
 
-# tf32x3 splits a float32 into two tf32 parts and keeps three of the four products: tensor cores (52 TFLOP/s at most on
-# an A100, against 19.5 of "ieee") at an error near float32's own. 16-bit inputs ignore it.
-FLOAT32_PRECISION = "tf32x3"
+# Folded into the scale that kernels get, so that exp is exp2.
+LOG2E = math.log2(math.e)
 
 
 class Heads(NamedTuple):
@@ -43,13 +44,35 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """One number per column for each batch row.
-
-    The batch stride grows with the length, so it is passed separately and not specialised.
-    """
+    """One number per column for each batch row; the batch stride is one of `Strides`."""
 
     data: Tensor
     column: int
+
+
+class Strides(NamedTuple):
+    """Batch strides of `Columns`. They grow with lengths, so they are not specialised."""
+
+    bias: int
+    range: int
+    mask: int
+
+
+class Prompt(NamedTuple):
+    """The prompt block."""
+
+    query: Heads
+    key: Heads
+    value: Heads
+    mask: Columns | None
+
+
+class Knowledge(NamedTuple):
+    """The knowledge block, of keys and values."""
+
+    query: Heads
+    key: Heads
+    value: Heads
 
 
 class Sizes(NamedTuple):
@@ -63,10 +86,10 @@ class Sizes(NamedTuple):
     M: int
 
 
-def sizes_of(call: AttentionCall, M: int) -> Sizes:
-    """The sizes of attention to M knowledge tokens."""
+def sizes_of(call: AttentionCall) -> Sizes:
+    """The sizes of a call."""
     B, Hq, N, _ = call.query.shape
-    return Sizes(B, Hq, call.key.shape[1], N, call.key.shape[2], M)
+    return Sizes(B, Hq, call.key.shape[1], N, call.key.shape[2], call.num_tokens)
 
 
 class Cut(NamedTuple):
@@ -93,6 +116,74 @@ class Cut(NamedTuple):
     prompt_row_tiles: int
 
 
+def cut_of(
+    call: AttentionCall,
+    tile: Tile,
+    *,
+    rows: int,
+    programs: int,
+    split_size: int,
+    prompt_rows: int,
+    is_shared: bool = True,
+) -> tuple[Cut, int]:
+    """The cut of a decode launch, and its number of programs.
+
+    Args:
+        rows: query rows of one row of the batch. Rows of the batch fold if they share the list, its range and its bias.
+        programs: of each row tile and split of the knowledge.
+        split_size: knowledge tokens of a split.
+        prompt_rows: query rows of a program of the prompt.
+        is_shared: whether they share the list. All this is known from shapes, without reading the device.
+    """
+    B, Hq, Hkv, N, T, M = sizes_of(call)
+    folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
+    groups, rows = (1, B * rows) if folds else (B, rows)
+    row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
+    knowledge_splits, prompt_splits = -(-M // split_size), -(-T // PROMPT_SPLIT)
+    cut = Cut(
+        rows=rows,
+        row_count=B * Hq * N,
+        row_tiles=row_tiles,
+        groups=groups,
+        knowledge_programs=knowledge_splits * groups * row_tiles * programs,
+        knowledge_splits=knowledge_splits,
+        splits=knowledge_splits + prompt_splits,
+        split_size=split_size,
+        prompt_row_tiles=prompt_row_tiles,
+    )
+    return cut, cut.knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles
+
+
+class Chunks(NamedTuple):
+    """How rows of WIDTH numbers are cut, compiled in: COUNT chunks of SIZE; IS_PADDED if they reach past the width."""
+
+    WIDTH: int
+    SIZE: int
+    COUNT: int
+    IS_PADDED: bool
+
+
+def chunks(width: int, size: int) -> Chunks:
+    """The whole width in chunks of `size`."""
+    count = -(-width // size)
+    return Chunks(width, size, count, count * size != width)
+
+
+class PromptTile(NamedTuple):
+    """How decode cuts the prompt, compiled in: ROWS rows of GROUP query heads against BLOCK columns of a SPLIT."""
+
+    GROUP: int
+    ROWS: int
+    BLOCK: int
+    SPLIT: int
+
+
+def prompt_tile(call: AttentionCall, rows: int) -> PromptTile:
+    """The tile of a call's prompt."""
+    block = prompt_block(call.query.shape[3], call.query.element_size())
+    return PromptTile(call.query.shape[1] // call.key.shape[1], rows, block, PROMPT_SPLIT)
+
+
 class States(NamedTuple):
     """Partial results of the splits, float32: running maximum and sum (row, split), base 2."""
 
@@ -100,28 +191,25 @@ class States(NamedTuple):
     total: Tensor
 
 
-def masks(bias: Tensor | None, knowledge_range: Tensor | None) -> dict[str, Any]:
-    """The kernel arguments that hide or shift knowledge tokens."""
+def attention(call: AttentionCall) -> dict[str, Any]:
+    """The arguments that every kernel of attention takes."""
     return {
-        "bias": columns(bias),
-        "knowledge_range": columns(knowledge_range),
-        "bias_batch_stride": stride_of(bias, 0),
-        "range_batch_stride": stride_of(knowledge_range, 0),
+        "prompt": Prompt(heads(call.query), heads(call.key), heads(call.value), columns(call.prompt_mask)),
+        **visibility(call.bias, call.knowledge_range, call.prompt_mask),
+        "sizes": sizes_of(call),
+        "window": call.window,
+        "scale": call.scale * LOG2E,
     }
 
 
-def prompt(call: AttentionCall, prompt_mask: Tensor | None) -> dict[str, Any]:
-    """The kernel arguments of the prompt block."""
+def visibility(
+    bias: Tensor | None, knowledge_range: Tensor | None, prompt_mask: Tensor | None = None
+) -> dict[str, Any]:
+    """The arguments that hide or shift knowledge tokens, and the strides of all columns."""
     return {
-        "query": heads(call.query),
-        "key": heads(call.key),
-        "value": heads(call.value),
-        "prompt_mask": columns(prompt_mask),
-        "mask_batch_stride": stride_of(prompt_mask, 0),
-        "window": call.window,
-        "GROUP": call.query.shape[1] // call.key.shape[1],
-        "HEAD_DIM": call.query.shape[3],
-        "PRECISION": FLOAT32_PRECISION,
+        "bias": columns(bias),
+        "knowledge_range": columns(knowledge_range),
+        "strides": Strides(*(stride_of(tensor, 0) for tensor in (bias, knowledge_range, prompt_mask))),
     }
 
 

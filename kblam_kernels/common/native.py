@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from pathlib import Path
@@ -21,11 +22,15 @@ ISA_VARIABLE = "KBLAM_CPU_ISA"
 
 
 @torch.compiler.assume_constant_result  # tracing asks once and keeps the answer
-def unavailable() -> str | None:
+def unavailable(module: str = __name__) -> str | None:
     """Why the C++ kernels cannot be used here, or None once they are built and loaded.
 
     A failure is logged in one line, once per process, and not tried again.
+
+    Args:
+        module: one that calls them; it is imported here, because `torch.compile` cannot trace an import by name.
     """
+    importlib.import_module(module)
     if os.environ.get(BUILD_VARIABLE) == "0":
         return f"{BUILD_VARIABLE}=0 turns the C++ kernels off"
     failure = _load()

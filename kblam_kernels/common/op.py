@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.call import Call
-from kblam_kernels.common.dispatch import Backend, Explanation, choose, explain, named
+from kblam_kernels.common.dispatch import AUTO, Backend, Explanation, log_once, requested
+from kblam_kernels.errors import BackendUnavailableError
 
 C = TypeVar("C", bound=Call)
 Results = tuple[Tensor, ...]
@@ -57,26 +58,49 @@ class Op(Generic[C]):
 
     def __call__(self, call: C, name: str) -> Results:
         """The results of one call from the named backend, which must be able to serve it."""
-        backend = named(name, self.backends)
+        backend = self._named(name)
         if backend.is_one_op(call) and not call.needs_gradient():
             return backend.forward(call)
-        results = self.overload(*self.arguments(call), name)
+        results = self.overload(*(getattr(call, field) for field in self.fields), name)
         return results if isinstance(results, tuple) else (results,)
 
-    def arguments(self, call: C) -> list[Any]:
-        """The fields of a call, as the schema takes them."""
-        return [getattr(call, name) for name in self.fields]
+    def explain(self, call: C, backend: str = AUTO) -> Explanation:
+        """Asks the backends in order, or only the one that is named.
 
-    def choose(self, call: C, backend: str) -> str:
-        """The backend that serves a call, see `dispatch.choose`."""
-        return choose(call, self.backends, backend)
+        Raises:
+            UnsupportedInputError: if the name is not a backend.
+        """
+        wanted = requested(backend, self.backends)
+        rejected: dict[str, str] = {}
+        for candidate in self.backends:
+            if wanted not in (AUTO, candidate.name):
+                continue
+            reasons = candidate.reasons(call, by_name=wanted != AUTO)
+            if not reasons:
+                return Explanation(candidate.name, rejected)
+            rejected[candidate.name] = "; ".join(reasons)
+        return Explanation(None, rejected)
 
-    def explain(self, call: C, backend: str) -> Explanation:
-        """Which backend serves, and why not the ones before it, see `dispatch.explain`."""
-        return explain(call, self.backends, backend)
+    def choose(self, call: C, backend: str = AUTO) -> str:
+        """The backend that serves.
+
+        Raises:
+            BackendUnavailableError: if the one asked for by name cannot; the message has its reasons.
+            UnsupportedInputError: if the name is not a backend.
+        """
+        explanation = self.explain(call, backend)
+        if explanation.backend is None:
+            name, reason = next(iter(explanation.rejected.items()))
+            raise BackendUnavailableError(f"backend {name!r} cannot serve this call: {reason}")
+        if explanation.rejected and not torch.compiler.is_compiling():
+            log_once(str(explanation))
+        return explanation.backend
+
+    def _named(self, name: str) -> Backend[C]:
+        return next(backend for backend in self.backends if backend.name == name)
 
     def _run(self, *values: Any) -> Any:
-        return _one_or_all(named(values[-1], self.backends).forward(self.kind(*values[:-1])))
+        return _one_or_all(self._named(values[-1]).forward(self.kind(*values[:-1])))
 
     def _differentiate(self, count: int) -> None:
         """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`."""

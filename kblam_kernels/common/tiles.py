@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 import torch
 
-from kblam_kernels.errors import BackendUnavailableError, UnsupportedInputError
+from kblam_kernels.errors import BackendUnavailableError, refuse
 
 Arch = Literal["sm_80", "sm_86", "sm_90", "interpreter"]
 GPUS: tuple[Arch, ...] = ("sm_80", "sm_86", "sm_90")
@@ -83,7 +83,7 @@ def select(
     for choice in table:
         if choice.fits(arch, precision, width, rows, masked):
             return choice.tile
-    raise UnsupportedInputError(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
+    refuse(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
 
 
 def precision_of(dtype: torch.dtype) -> Precision:

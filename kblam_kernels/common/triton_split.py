@@ -5,7 +5,11 @@ its running maximum and sum (base 2) and its weighted values, not yet divided by
 of columns, so a row's result does not depend on the other rows of its batch, bit for bit. Technique: Flash-Decoding
 (Dao et al. 2023); fixed split size: "Defeating Nondeterminism in LLM Inference" (He et al. 2025).
 
-Widths are cut into chunks of a power of two, held as tuples of tiles: any head_dim and any latent width.
+Widths are cut into chunks of a power of two (`Chunks`), held as tuples of tiles: any head_dim and any latent width.
+
+Stored latents are multiplied in the query's dtype. float16, bfloat16 and int8 are converted on the chip; fp8 (e4m3)
+arrives as its bits, uint8, and reads as 1/256 of the number, on sm_80 too, whose compiler has no e4m3. Scales of
+triples are never applied to a tile: the key's goes into the score, the value's into the weight.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -15,74 +19,78 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import load_range, product
+from kblam_kernels.common.triton_parts import INTERPRETED, load_range, product, unseen, zeros
 
 
 @triton.jit
-def load_tile(
-    base,
-    first,
-    inside,
-    stride,
-    width,
-    ROWS: tl.constexpr,
-    FIRST_DIM: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-):
-    """Rows [first, first + ROWS), columns [FIRST_DIM, FIRST_DIM + CHUNK) of a matrix; 0 where not `inside` [ROWS]."""
+def load_tile(base, first, inside, stride, width, FIRST_DIM: tl.constexpr, CHUNKS: tl.constexpr, ROWS: tl.constexpr):
+    """Rows [first, first + ROWS) and one chunk of columns, from FIRST_DIM, of a matrix; 0 where not `inside` [ROWS]."""
     row = tl.arange(0, ROWS)
-    dim = FIRST_DIM + tl.arange(0, CHUNK)
+    dim = FIRST_DIM + tl.arange(0, CHUNKS.SIZE)
     # The 64-bit product is a scalar; only offsets inside the tile are a vector, and they do not change in a loop.
     pointers = (base + tl.cast(first, tl.int64) * stride) + (row.to(tl.int64)[:, None] * stride + dim[None, :])
     mask = inside[:, None]
-    if IS_PADDED:
+    if CHUNKS.IS_PADDED:
         mask = mask & (dim < width)[None, :]
-    return tl.load(pointers, mask=mask, other=0.0)  # [ROWS, CHUNK]
+    return tl.load(pointers, mask=mask, other=0.0)  # [ROWS, SIZE]
 
 
 @triton.jit
-def gather_rows(pointers, present, width, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, IS_PADDED: tl.constexpr):
-    """Tuple of tiles [ROWS, CHUNK]: the rows that start at `pointers` [ROWS], 0 where not `present`."""
+def gather_rows(pointers, present, width, COUNT: tl.constexpr, CHUNKS: tl.constexpr):
+    """Tuple of COUNT tiles [ROWS, SIZE]: the rows that start at `pointers` [ROWS], 0 where not `present`."""
     tiles = ()
-    for i in tl.static_range(CHUNKS):
-        dim = i * CHUNK + tl.arange(0, CHUNK)
+    for i in tl.static_range(COUNT):
+        dim = i * CHUNKS.SIZE + tl.arange(0, CHUNKS.SIZE)
         mask = present[:, None]
-        if IS_PADDED:
+        if CHUNKS.IS_PADDED:
             mask = mask & (dim < width)[None, :]
         tiles += (tl.load(pointers[:, None] + dim[None, :], mask=mask, other=0.0),)
     return tiles
 
 
 @triton.jit
-def no_values(ROWS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
-    """Tuple of zeros [ROWS, CHUNK]."""
-    acc = ()
-    for _ in tl.static_range(CHUNKS):
-        acc += (tl.zeros([ROWS, CHUNK], dtype=tl.float32),)
-    return acc
+def as_numbers(tile, dtype: tl.constexpr):
+    """Stored latents in `dtype`. int8 is exact in all of them, and so is fp8, as 1/256 of its numbers."""
+    if tile.dtype == tl.uint8:
+        # e4m3 is sign, 4 bits of exponent, 3 of mantissa; float16 has 5 and 10, and a bias of 15 for 7. With the bits
+        # moved to their places the number is 2^-8 of what it was, subnormal numbers too. As a signed number the sign
+        # moves along; it leaves a copy of itself in the exponent's first bit, which is cleared.
+        bits = (tile.to(tl.int8, bitcast=True).to(tl.int16) << 7) & -0x4001
+        number = bits.to(tl.float16, bitcast=True)
+    elif tile.dtype == tl.int8 and dtype == tl.float16:
+        # 0x4B000000 is 2^23, and its last bit is worth 1. The hardware's own conversion runs at a quarter of the rate,
+        # and with it two registers spill; to bfloat16 sm_90 has a way without it.
+        bits = (tile.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.uint32) | 0x4B000000
+        number = bits.to(tl.float32, bitcast=True) - 8388736.0
+    else:
+        number = tile
+    if INTERPRETED or (number.dtype == tl.float16 and dtype == tl.bfloat16):
+        # Direct conversion runs at a quarter of the rate, and the interpreter cannot do it: it converts bfloat16 only
+        # by way of float32.
+        number = number.to(tl.float32)
+    return number.to(dtype)
 
 
 @triton.jit
-def scores_of(
-    query,
-    key_base,
-    first,
-    inside,
-    stride,
-    width,
-    BLOCK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def scores_of(query, key_base, first, inside, stride, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
     """query @ key.T for one tile of columns; `query` is a tuple of chunks."""
-    score = tl.zeros([query[0].shape[0], BLOCK], dtype=tl.float32)
-    for i in tl.static_range(CHUNKS):
-        tile = load_tile(key_base, first, inside, stride, width, BLOCK, i * CHUNK, CHUNK, IS_PADDED)
-        score = product(query[i], tl.trans(tile), score, PRECISION)
+    score = zeros(query[0].shape[0], BLOCK)
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for i in tl.static_range(COUNT):
+        tile = load_tile(key_base, first, inside, stride, CHUNKS.WIDTH, i * CHUNKS.SIZE, CHUNKS, BLOCK)
+        score = product(query[i], tl.trans(as_numbers(tile, query[i].dtype)), score)
     return score  # [ROWS, BLOCK]
+
+
+@triton.jit
+def nothing_seen(ROWS: tl.constexpr, CHUNKS: tl.constexpr):
+    """Where an online softmax starts: a tuple of zeros [ROWS, SIZE], the running maximum and the running sum [ROWS]."""
+    acc = ()
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for _ in tl.static_range(COUNT):
+        acc += (zeros(ROWS, CHUNKS.SIZE),)
+    row_max, row_sum = unseen(ROWS)
+    return acc, row_max, row_sum
 
 
 @triton.jit
@@ -97,30 +105,14 @@ def weigh(row_max, row_sum, score):
 
 
 @triton.jit
-def take_in(
-    acc,
-    row_max,
-    row_sum,
-    score,
-    value_base,
-    first,
-    inside,
-    stride,
-    width,
-    BLOCK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """One online-softmax step with base-2 scores [ROWS, BLOCK], -inf where hidden."""
-    p, shrink, row_max, row_sum = weigh(row_max, row_sum, score)
-    weights = p.to(value_base.dtype.element_ty)
+def take_in(acc, weights, shrink, value_base, first, inside, stride, width, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    """acc * shrink + weights @ value, chunk by chunk of the tuple `acc`."""
     grown = ()
-    for i in tl.static_range(CHUNKS):
-        tile = load_tile(value_base, first, inside, stride, width, BLOCK, i * CHUNK, CHUNK, IS_PADDED)
-        grown += (product(weights, tile, acc[i] * shrink[:, None], PRECISION),)
-    return grown, row_max, row_sum
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for i in tl.static_range(COUNT):
+        tile = load_tile(value_base, first, inside, stride, width, i * CHUNKS.SIZE, CHUNKS, BLOCK)
+        grown += (product(weights, as_numbers(tile, weights.dtype), acc[i] * shrink[:, None]),)
+    return grown
 
 
 @triton.jit
@@ -132,38 +124,27 @@ def store_statistics(states, row_max, row_sum, row, stored, split, splits):
 
 
 @triton.jit
-def store_values(
-    partial,
-    acc,
-    row_max,
-    row,
-    present,
-    row_stride,
-    width,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-):
+def store_values(partial, acc, row_max, row, present, row_stride, width, CHUNKS: tl.constexpr):
     """Writes the weighted values of one split's rows. Rows that saw nothing are neither written nor read."""
     stored = present & (row_max > float("-inf"))
-    for i in tl.static_range(CHUNKS):
-        dim = i * CHUNK + tl.arange(0, CHUNK)
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for i in tl.static_range(COUNT):
+        dim = i * CHUNKS.SIZE + tl.arange(0, CHUNKS.SIZE)
         mask = stored[:, None]
-        if IS_PADDED:
+        if CHUNKS.IS_PADDED:
             mask = mask & (dim < width)[None, :]
         tl.store(partial + row.to(tl.int64)[:, None] * row_stride + dim[None, :], acc[i], mask=mask)
 
 
 @triton.jit
-def range_of_split(split, knowledge_range, range_stride, sizes, cut, group, BLOCK_M: tl.constexpr):
+def range_of_split(split, knowledge_range, strides, sizes, cut, group, BLOCK_M: tl.constexpr):
     """[start, stop) of a split, in whole tiles, and the first token that its rows see."""
     start = split * cut.split_size
     first_seen = start
     stop = tl.minimum(start + cut.split_size, sizes.M)
     if knowledge_range is not None:
-        range_start, range_end = load_range(
-            knowledge_range.data + group * range_stride, knowledge_range.column, sizes.M
-        )
+        range_base = knowledge_range.data + group * strides.range
+        range_start, range_end = load_range(range_base, knowledge_range.column, sizes.M)
         stop = tl.minimum(stop, range_end)
         first_seen = tl.maximum(start, range_start)
         # Tiles are counted from the split's start for every range: a range hides columns but moves no sum.
@@ -173,72 +154,49 @@ def range_of_split(split, knowledge_range, range_stride, sizes, cut, group, BLOC
 
 @triton.jit
 def prompt_split(
-    program,
-    query,
-    key,
-    value,
-    prompt_mask,
-    mask_batch_stride,
-    partial,
-    states,
-    sizes,
-    cut,
-    window,
-    scale,
-    HEAD_DIM: tl.constexpr,
-    GROUP: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    program, prompt, partial, states, strides, sizes, cut, window, scale, PROMPT: tl.constexpr, HEAD: tl.constexpr
 ):
-    """The query heads of one key head against one split of the prompt; `scale` has log2(e) folded in."""
+    """The query heads of one key head against one split of the prompt."""
     N, T = sizes.N, sizes.T
+    query, key, value, mask = prompt.query, prompt.key, prompt.value, prompt.mask
     row_tile = program % cut.prompt_row_tiles
     kv_head = program // cut.prompt_row_tiles % sizes.Hkv
     batch = (program // (cut.prompt_row_tiles * sizes.Hkv) % sizes.B).to(tl.int64)
     split = program // (cut.prompt_row_tiles * sizes.Hkv * sizes.B)
-    local = row_tile * ROWS + tl.arange(0, ROWS)
-    present = local < GROUP * N
-    head = kv_head * GROUP + local // N
+    local = row_tile * PROMPT.ROWS + tl.arange(0, PROMPT.ROWS)
+    present = local < PROMPT.GROUP * N
+    head = kv_head * PROMPT.GROUP + local // N
     new = local % N
     rows_base = query.data + batch * query.batch
     rows_base += head.to(tl.int64) * query.head + new.to(tl.int64) * query.row
-    q = gather_rows(rows_base, present, HEAD_DIM, CHUNKS, CHUNK, IS_PADDED)
+    q = gather_rows(rows_base, present, HEAD.WIDTH, HEAD.COUNT, HEAD)
     key_base = key.data + batch * key.batch + kv_head.to(tl.int64) * key.head
     value_base = value.data + batch * value.batch + kv_head.to(tl.int64) * value.head
-    if prompt_mask is not None:
-        mask_base = prompt_mask.data + batch * mask_batch_stride
+    if mask is not None:
+        mask_base = mask.data + batch * strides.mask
     position = T - N + new  # [ROWS]
-    start = split * SPLIT
-    stop = tl.minimum(start + SPLIT, T)
+    start = split * PROMPT.SPLIT
+    stop = tl.minimum(start + PROMPT.SPLIT, T)
     if window is not None:
         # Whole tiles that the first new token no longer sees are not read.
-        start = tl.maximum(start, tl.maximum(T - N + 1 - window, 0) // BLOCK * BLOCK)
-    acc = no_values(ROWS, CHUNKS, CHUNK)
-    row_max = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-    row_sum = tl.zeros([ROWS], dtype=tl.float32)
-    for first in range(start, stop, BLOCK):
-        column = first + tl.arange(0, BLOCK)
+        start = tl.maximum(start, tl.maximum(T - N + 1 - window, 0) // PROMPT.BLOCK * PROMPT.BLOCK)
+    acc, row_max, row_sum = nothing_seen(PROMPT.ROWS, HEAD)
+    for first in range(start, stop, PROMPT.BLOCK):
+        column = first + tl.arange(0, PROMPT.BLOCK)
         inside = column < stop
-        if prompt_mask is not None:
-            inside = inside & (tl.load(mask_base + column * prompt_mask.column, mask=inside, other=0) != 0)
-        score = scores_of(q, key_base, first, inside, key.row, HEAD_DIM, BLOCK, CHUNKS, CHUNK, IS_PADDED, PRECISION)
+        if mask is not None:
+            inside = inside & (tl.load(mask_base + column * mask.column, mask=inside, other=0) != 0)
+        score = scores_of(q, key_base, first, inside, key.row, HEAD, PROMPT.BLOCK)
         visible = inside[None, :] & (column[None, :] <= position[:, None])  # [ROWS, BLOCK]
         if window is not None:
             visible = visible & (column[None, :] > position[:, None] - window)
-        score = tl.where(visible, score * scale, float("-inf"))
-        acc, row_max, row_sum = take_in(
-            acc, row_max, row_sum, score, value_base, first, inside, value.row, HEAD_DIM,
-            BLOCK, CHUNKS, CHUNK, IS_PADDED, PRECISION,
-        )  # fmt: skip
+        p, shrink, row_max, row_sum = weigh(row_max, row_sum, tl.where(visible, score * scale, float("-inf")))
+        weights = p.to(value.data.dtype.element_ty)
+        acc = take_in(acc, weights, shrink, value_base, first, inside, value.row, HEAD.WIDTH, HEAD, PROMPT.BLOCK)
     row = (batch * sizes.Hq + head) * N + new
     store_statistics(states, row_max, row_sum, row, present, cut.knowledge_splits + split, cut.splits)
-    partial_base = partial + split.to(tl.int64) * cut.row_count * HEAD_DIM
-    store_values(partial_base, acc, row_max, row, present, HEAD_DIM, HEAD_DIM, CHUNKS, CHUNK, IS_PADDED)
+    partial_base = partial + split.to(tl.int64) * cut.row_count * HEAD.WIDTH
+    store_values(partial_base, acc, row_max, row, present, HEAD.WIDTH, HEAD.WIDTH, HEAD)
 
 
 @triton.jit
@@ -278,23 +236,12 @@ def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def mix_of(
-    partial,
-    maximum,
-    highest,
-    first,
-    end,
-    split_stride,
-    column,
-    width,
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Weighted values of splits [first, end), rescaled to one maximum: columns `column` [COLUMNS]."""
-    acc = tl.zeros([COLUMNS], dtype=tl.float32)
-    for start in range(first, end, BLOCK):
+def mix_of(partial, maximum, highest, splits, split_stride, column, width, BLOCK: tl.constexpr):
+    """Weighted values of splits, rescaled to one maximum: columns `column` [COLUMNS]."""
+    acc = tl.zeros(column.shape, dtype=tl.float32)
+    for start in range(0, splits, BLOCK):
         split = start + tl.arange(0, BLOCK)
-        level = tl.load(maximum + split, mask=split < end, other=float("-inf"))
+        level = tl.load(maximum + split, mask=split < splits, other=float("-inf"))
         weight = tl.math.exp2(level - highest)  # [BLOCK]
         pointers = partial + split.to(tl.int64)[:, None] * split_stride + column[None, :]
         mask = (level > float("-inf"))[:, None] & (column < width)[None, :]

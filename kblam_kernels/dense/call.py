@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import check_alike, refuse
+from kblam_kernels.common.checks import check_alike
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class DenseCall(AttentionCall):
         knowledge_key, knowledge_value: (Hq, M, D) shared by the batch, or (B, Hq, M, D).
     """
 
+    KNOWLEDGE = "knowledge_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "knowledge_key", "knowledge_value")
     DIFFERENTIABLE = ("query", "key", "value", "knowledge_key", "knowledge_value", "knowledge_query")
 

@@ -21,6 +21,11 @@ def forward(call: DenseCall) -> tuple[Tensor, ...]:
     )
 
 
+def is_one_op(call: DenseCall) -> bool:
+    """Whether one C++ call serves."""
+    return True
+
+
 def bound(call: DenseCall) -> Attend:
     """The C++ op with the arguments that stay fixed in a decode loop already bound; call it as `Attend` describes."""
     op = torch.ops.kblam_kernels.dense_forward_cpu.default

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-
-from torch import Tensor
+from types import ModuleType
 
 from kblam_kernels.common import dispatch
 from kblam_kernels.common.op import Op
-from kblam_kernels.common.output import empty_output, in_model_layout
+from kblam_kernels.common.output import empty_output
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
 from kblam_kernels.common.tiles import TILE_VARIABLE
 from kblam_kernels.dense.call import DenseCall
-
-Tensors = tuple[Tensor, ...]
 
 
 def is_split(N: int) -> bool:
@@ -21,49 +19,26 @@ def is_split(N: int) -> bool:
     return N <= MAX_DECODE_QUERIES and not os.environ.get(TILE_VARIABLE)
 
 
-class DenseReference(dispatch.Reference[DenseCall]):
-    def forward(self, call: DenseCall) -> Tensors:
-        from kblam_kernels.dense import reference
-
-        output, lse = reference.forward(call)
-        return in_model_layout(output), lse
-
-    def backward(self, call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
-        from kblam_kernels.dense import reference
-
-        return reference.backward(call, *results, *gradients)
-
-
-class DenseCpu(dispatch.Cpu[DenseCall]):
-    def forward(self, call: DenseCall) -> Tensors:
-        from kblam_kernels.dense import cpu
-
-        return cpu.forward(call)
-
-    def is_one_op(self, call: DenseCall) -> bool:
-        return True
-
-
 class DenseTriton(dispatch.Triton[DenseCall]):
     """Split decode for few queries, one pass for many."""
 
-    def forward(self, call: DenseCall) -> Tensors:
-        if is_split(call.query.shape[2]):
-            from kblam_kernels.dense import triton_decode
-
-            return triton_decode.forward(call)
-        from kblam_kernels.dense import triton_forward
-
-        return triton_forward.forward(call)
+    def serving(self, call: DenseCall) -> ModuleType:
+        name = "triton_decode" if is_split(call.query.shape[2]) else "triton_forward"
+        return importlib.import_module(f"kblam_kernels.dense.{name}")
 
 
-DENSE_BACKENDS = (DenseTriton(), DenseCpu(), DenseReference())
+_REFERENCE: dispatch.Backend[DenseCall] = dispatch.Reference("kblam_kernels.dense.reference")
+DENSE_BACKENDS: tuple[dispatch.Backend[DenseCall], ...] = (
+    DenseTriton(),
+    dispatch.Cpu("kblam_kernels.dense.cpu"),
+    _REFERENCE,
+)
 
 dense_attention: Op[DenseCall] = Op(
     "dense_attention",
     DenseCall,
     DENSE_BACKENDS,
-    backwards=(DenseReference(),),
+    backwards=(_REFERENCE,),
     results=("output", "lse"),
     empty=lambda call: empty_output(call.query),
 )

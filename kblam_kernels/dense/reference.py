@@ -16,11 +16,14 @@ from kblam_kernels.common.columns import (
     times_grouped,
     times_knowledge,
 )
+from kblam_kernels.common.output import in_model_layout
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
 from kblam_kernels.dense.call import DenseCall
 
+Tensors = tuple[Tensor, ...]
 
-def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
+
+def forward(call: DenseCall) -> Tensors:
     """One softmax over knowledge and prompt.
 
     Returns:
@@ -53,17 +56,18 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     row = sees_prompt[:, None, :]
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))
-    return output.to(query.dtype), lse
+    return in_model_layout(output.to(query.dtype)), lse
 
 
-def backward(call: DenseCall, output: Tensor, lse: Tensor, grad_output: Tensor, grad_lse: Tensor) -> tuple[Tensor, ...]:
-    """Gradients from (output, lse) alone: probabilities are recomputed chunk by chunk, p = exp(s - lse).
+def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
+    """Gradients from the results alone: probabilities are recomputed chunk by chunk, p = exp(s - lse).
 
     ds = p * (dp - <grad_output, output> + grad_lse); the bias is a constant and gets no gradient.
 
     Returns:
         The gradients of `DenseCall.DIFFERENTIABLE`, each in the dtype and shape of its tensor.
     """
+    (output, lse), (grad_output, grad_lse) = results, gradients
     query, key, value, scale = call.query, call.key, call.value, call.scale
     kappa, nu = call.knowledge_key, call.knowledge_value
     B, Hq, N, _ = query.shape
@@ -101,11 +105,4 @@ def backward(call: DenseCall, output: Tensor, lse: Tensor, grad_output: Tensor, 
         grad_kappa[..., cols, :] = torch.einsum(columns_times, ds, r).to(kappa.dtype)
         grad_nu[..., cols, :] = torch.einsum(columns_times, p, do).to(nu.dtype)
 
-    return (
-        grad_q.to(query.dtype),
-        grad_k,
-        grad_v,
-        grad_kappa,
-        grad_nu,
-        grad_r.to(call.knowledge_query.dtype),
-    )
+    return grad_q.to(query.dtype), grad_k, grad_v, grad_kappa, grad_nu, grad_r.to(query.dtype)

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from kblam_kernels.common.tiles import GPUS, TILE_VARIABLE, Arch, Choice, Precision, Tile, select
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ def parse(text: str) -> ForwardTile:
     elif any(not 1 <= stages <= 8 for stages in numbers[3:]):
         wrong = "needs 1 to 8 stages"
     if wrong is not None:
-        raise UnsupportedInputError(f"{TILE_VARIABLE}={text!r} {wrong}")
+        refuse(f"{TILE_VARIABLE}={text!r} {wrong}")
     return ForwardTile(*numbers)
 
 
-def split_head_dim(head_dim: int, block_rows: int) -> tuple[int, int]:
-    """How head_dim is cut into one or two powers of two for `tl.dot`: (main, rest), rest 0 when there is one.
+def split_head_dim(head_dim: int, block_rows: int) -> tuple[int, ...]:
+    """How head_dim is cut into one or two powers of two for `tl.dot`, the larger first.
 
     96 as 64 + 32 instead of a padded 128 saves a quarter of the arithmetic and of the memory, 80 as 64 + 16 more
     than a third. A part is no wider than the row tile where that is possible: Triton then gives every warp whole
@@ -174,6 +174,6 @@ def split_head_dim(head_dim: int, block_rows: int) -> tuple[int, int]:
     widest = 64 if block_rows == 64 and head_dim <= 128 else 128
     main = min(widest, 1 << (head_dim.bit_length() - 1))
     if head_dim <= 16 or head_dim == main:
-        return max(main, 16), 0
+        return (max(main, 16),)
     rest = max(16, 1 << (head_dim - main - 1).bit_length())
-    return (2 * main, 0) if rest == main and 2 * main <= widest else (main, rest)
+    return (2 * main,) if rest == main and 2 * main <= widest else (main, rest)

@@ -1,189 +1,118 @@
 """Loops over spans of columns in the single pass (Triton): scores, one online-softmax step, prompt, knowledge.
 
-A head dimension is cut into DIM_MAIN and DIM_REST (`tiles.split_head_dim`); DIM_REST is 0 when there is one part. An
-absent mask or window is None.
+A head dimension is cut into one or two parts (`tiles.split_head_dim`), so tiles of rows are tuples. The state of an
+online softmax is (weighted values, running maximum, running sum). Rows, a mask and a bias for each token are (address,
+stride); an absent mask, bias or window is None.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LOG2E, load_rows, load_vector, product
+from kblam_kernels.common.triton_parts import LOG2E, load_rows, load_vector, product, zeros
+
+
+class KernelTile(NamedTuple):
+    """A tile and what it is compiled for. Part i of a row has SIZES[i] columns, from STARTS[i]; WIDTH is head_dim."""
+
+    WIDTH: int
+    PARTS: int
+    STARTS: tuple[int, ...]
+    SIZES: tuple[int, ...]
+    BLOCK_N: int
+    BLOCK_M: int
+    RAGGED_STAGES: int
+    BIAS_PER_TOKEN: bool
 
 
 @triton.jit
-def scores(
-    query,
-    query_rest,
-    key_base,
-    start,
-    stop,
-    stride,
-    BLOCK_M: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM_MAIN: tl.constexpr,
-    DIM_REST: tl.constexpr,
-    BOUNDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def load_parts(rows, start, stop, TILE: tl.constexpr):
+    """The query rows [start, start + BLOCK_N), part by part; 0 from `stop` on."""
+    parts = ()
+    PARTS: tl.constexpr = TILE.PARTS
+    for i in tl.static_range(PARTS):
+        parts += (load_rows(rows, start, stop, TILE.BLOCK_N, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, True),)
+    return parts
+
+
+@triton.jit
+def scores(query, key, start, stop, TILE: tl.constexpr, BOUNDED: tl.constexpr):
     """query @ key.T for the columns [start, start + BLOCK_M), in float32."""
-    key = load_rows(key_base, start, stop, stride, BLOCK_M, 0, DIM_MAIN, HEAD_DIM, BOUNDED)
-    score = tl.zeros([query.shape[0], BLOCK_M], dtype=tl.float32)
-    score = product(query, tl.trans(key), score, PRECISION)
-    if DIM_REST > 0:
-        key_rest = load_rows(key_base, start, stop, stride, BLOCK_M, DIM_MAIN, DIM_REST, HEAD_DIM, BOUNDED)
-        score = product(query_rest, tl.trans(key_rest), score, PRECISION)
+    score = zeros(TILE.BLOCK_N, TILE.BLOCK_M)
+    PARTS: tl.constexpr = TILE.PARTS
+    for i in tl.static_range(PARTS):
+        tile = load_rows(key, start, stop, TILE.BLOCK_M, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, BOUNDED)
+        score = product(query[i], tl.trans(tile), score)
     return score  # [BLOCK_N, BLOCK_M]
 
 
 @triton.jit
-def absorb(
-    acc,
-    acc_rest,
-    row_max,
-    row_sum,
-    score,
-    scale,
-    shift,
-    value_base,
-    start,
-    stop,
-    stride,
-    BLOCK_M: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM_MAIN: tl.constexpr,
-    DIM_REST: tl.constexpr,
-    BOUNDED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def absorb(state, score, scale, shift, value, start, stop, TILE: tl.constexpr, BOUNDED: tl.constexpr):
     """One online-softmax step with the scores `score * scale + shift`, in powers of two; scale is not negative.
 
     Scaling after the row maximum leaves one FMA an element; a multiply before it would be a second instruction.
     """
+    acc, row_max, row_sum = state
     new_max = tl.maximum(row_max, tl.max(score, 1) * scale + shift)  # [BLOCK_N]
     # A row that has seen nothing keeps -inf; subtracting that from itself would be NaN.
     safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)
     p = tl.math.exp2(score * scale - (safe_max - shift)[:, None])  # [BLOCK_N, BLOCK_M]
     shrink = tl.math.exp2(row_max - safe_max)  # [BLOCK_N]
     row_sum = row_sum * shrink + tl.sum(p, 1)
-    value = load_rows(value_base, start, stop, stride, BLOCK_M, 0, DIM_MAIN, HEAD_DIM, BOUNDED)
-    p = p.to(value.dtype)
-    acc = product(p, value, acc * shrink[:, None], PRECISION)  # [BLOCK_N, DIM_MAIN]
-    if DIM_REST > 0:
-        value_rest = load_rows(value_base, start, stop, stride, BLOCK_M, DIM_MAIN, DIM_REST, HEAD_DIM, BOUNDED)
-        acc_rest = product(p, value_rest, acc_rest * shrink[:, None], PRECISION)
-    return acc, acc_rest, new_max, row_sum
+    weights = p.to(value[0].dtype.element_ty)
+    grown = ()
+    PARTS: tl.constexpr = TILE.PARTS
+    for i in tl.static_range(PARTS):
+        tile = load_rows(value, start, stop, TILE.BLOCK_M, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, BOUNDED)
+        grown += (product(weights, tile, acc[i] * shrink[:, None]),)
+    return grown, new_max, row_sum
 
 
 @triton.jit
 def prompt_span(
-    acc,
-    acc_rest,
-    row_max,
-    row_sum,
-    query,
-    query_rest,
-    key_base,
-    value_base,
-    mask_base,
-    key_stride,
-    value_stride,
-    mask_stride,
-    scale,
-    first,
-    end,
-    stop,
-    last_column,
-    window,
-    BLOCK_M: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM_MAIN: tl.constexpr,
-    DIM_REST: tl.constexpr,
-    RAGGED: tl.constexpr,
-    RAGGED_STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    state, query, key, value, mask, scale, first, end, T, last_column, window, TILE: tl.constexpr, RAGGED: tl.constexpr
 ):
     """Processes prompt columns [first, end) in whole tiles. RAGGED tiles hold columns that some row must not see."""
-    for start in tl.range(first, end, BLOCK_M, num_stages=RAGGED_STAGES if RAGGED else None):
-        score = scores(
-            query, query_rest, key_base, start, stop, key_stride,
-            BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-        )  # fmt: skip
-        if RAGGED or mask_base is not None:
+    for start in tl.range(first, end, TILE.BLOCK_M, num_stages=TILE.RAGGED_STAGES if RAGGED else None):
+        score = scores(query, key, start, T, TILE, RAGGED)
+        if RAGGED or mask is not None:
             score = score * scale
-            if mask_base is not None:
+            if mask is not None:
                 # 0 or -inf: one FMA instead of compare and select, and float32 can be fetched ahead by cp.async.
-                score += load_vector(mask_base, start, stop, mask_stride, 0.0, BLOCK_M, RAGGED)[None, :]
+                score += load_vector(mask[0], start, T, mask[1], 0.0, TILE.BLOCK_M, RAGGED)[None, :]
             if RAGGED:
-                column = start + tl.arange(0, BLOCK_M)
+                column = start + tl.arange(0, TILE.BLOCK_M)
                 visible = column[None, :] <= last_column[:, None]  # [BLOCK_N, BLOCK_M]
                 if window is not None:
                     visible = visible & (column[None, :] > last_column[:, None] - window)
                 score = tl.where(visible, score, float("-inf"))
-            acc, acc_rest, row_max, row_sum = absorb(
-                acc, acc_rest, row_max, row_sum, score, 1.0, 0.0, value_base, start, stop, value_stride,
-                BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-            )  # fmt: skip
+            state = absorb(state, score, 1.0, 0.0, value, start, T, TILE, RAGGED)
         else:
-            acc, acc_rest, row_max, row_sum = absorb(
-                acc, acc_rest, row_max, row_sum, score, scale, 0.0, value_base, start, stop, value_stride,
-                BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-            )  # fmt: skip
-    return acc, acc_rest, row_max, row_sum
+            state = absorb(state, score, scale, 0.0, value, start, T, TILE, RAGGED)
+    return state
 
 
 @triton.jit
 def knowledge_span(
-    acc,
-    acc_rest,
-    row_max,
-    row_sum,
-    query,
-    query_rest,
-    key_base,
-    value_base,
-    bias_base,
-    key_stride,
-    value_stride,
-    bias_stride,
-    scale,
-    shift,
-    first,
-    end,
-    stop,
-    BLOCK_M: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM_MAIN: tl.constexpr,
-    DIM_REST: tl.constexpr,
-    BIAS_PER_TOKEN: tl.constexpr,
-    RAGGED: tl.constexpr,
-    RAGGED_STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    state, query, key, value, bias, scale, shift, first, end, stop, TILE: tl.constexpr, RAGGED: tl.constexpr
 ):
     """Processes knowledge tokens [first, end) in whole tiles; a RAGGED tile reaches past `stop`."""
-    for start in tl.range(first, end, BLOCK_M, num_stages=RAGGED_STAGES if RAGGED else None):
-        score = scores(
-            query, query_rest, key_base, start, stop, key_stride,
-            BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-        )  # fmt: skip
-        if RAGGED or BIAS_PER_TOKEN:
-            token = start + tl.arange(0, BLOCK_M)
+    for start in tl.range(first, end, TILE.BLOCK_M, num_stages=TILE.RAGGED_STAGES if RAGGED else None):
+        score = scores(query, key, start, stop, TILE, RAGGED)
+        if RAGGED or TILE.BIAS_PER_TOKEN:
+            token = start + tl.arange(0, TILE.BLOCK_M)
             score = score * scale + shift
-            if BIAS_PER_TOKEN:
-                bias = load_vector(bias_base, start, stop, bias_stride, float("-inf"), BLOCK_M, RAGGED)
-                score += bias[None, :] * LOG2E
+            if TILE.BIAS_PER_TOKEN:
+                added = load_vector(bias[0], start, stop, bias[1], float("-inf"), TILE.BLOCK_M, RAGGED)
+                score += added[None, :] * LOG2E
             else:
                 score = tl.where((token < stop)[None, :], score, float("-inf"))
-            acc, acc_rest, row_max, row_sum = absorb(
-                acc, acc_rest, row_max, row_sum, score, 1.0, 0.0, value_base, start, stop, value_stride,
-                BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-            )  # fmt: skip
+            state = absorb(state, score, 1.0, 0.0, value, start, stop, TILE, RAGGED)
         else:
-            acc, acc_rest, row_max, row_sum = absorb(
-                acc, acc_rest, row_max, row_sum, score, scale, shift, value_base, start, stop, value_stride,
-                BLOCK_M, HEAD_DIM, DIM_MAIN, DIM_REST, RAGGED, PRECISION,
-            )  # fmt: skip
-    return acc, acc_rest, row_max, row_sum
+            state = absorb(state, score, scale, shift, value, start, stop, TILE, RAGGED)
+    return state

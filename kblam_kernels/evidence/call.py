@@ -26,6 +26,7 @@ class EvidenceCall(Call):
     """
 
     LEADING = "rows"
+    KNOWLEDGE = "key"
     STRIDED = ("rows", "key")
     # Latents, a key of rank 2, get no gradient: `interface` refuses them.
     DIFFERENTIABLE = ("rows", "key", "lse")
@@ -45,3 +46,7 @@ class EvidenceCall(Call):
     def is_latent(self) -> bool:
         """Whether all heads read one list of latents."""
         return self.key.dim() == 2
+
+    @property
+    def in_pairs(self) -> bool:
+        return not self.is_latent

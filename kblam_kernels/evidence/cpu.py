@@ -9,8 +9,8 @@ from kblam_kernels.common import native
 from kblam_kernels.evidence.call import EvidenceCall
 
 
-def mass(call: EvidenceCall) -> Tensor:
-    """`reference.mass`, in float32. Bits do not depend on the number of threads or on the rest of the batch."""
+def forward(call: EvidenceCall) -> tuple[Tensor]:
+    """As `reference.forward`, in float32. Bits do not depend on the number of threads or on the rest of the batch."""
     bias, _, knowledge_range = native.kernel_layout(call.bias, None, call.knowledge_range)
     result: Tensor = torch.ops.kblam_kernels.evidence_mass_cpu(
         call.rows,
@@ -25,4 +25,9 @@ def mass(call: EvidenceCall) -> Tensor:
         call.scale,
         native.wanted_instruction_set(),
     )
-    return result
+    return (result,)
+
+
+def is_one_op(call: EvidenceCall) -> bool:
+    """No: the C++ op has no fake."""
+    return False

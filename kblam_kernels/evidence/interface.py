@@ -8,32 +8,29 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.call import needs_gradient
-from kblam_kernels.common.checks import (
-    bias_rows,
-    check_alike,
-    check_masks,
-    one_row_if_shared,
-    refuse,
-    row_weight_of,
-)
+from kblam_kernels.common.checks import bias_rows, check_alike, check_masks, one_row_if_shared, row_weight_of
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.dense.call import check_heads
+from kblam_kernels.errors import refuse
 from kblam_kernels.evidence import reference
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.op import evidence_mass
-from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge
+from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.latent.absorption import absorb_query
 from kblam_kernels.latent.call import check_projection
 
-Knowledge = DenseKnowledge | LatentKnowledge
-
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `evidence`."""
+    """Keyword arguments that say what is scored, as `rectangular_attention` takes them."""
 
     scale: float | None
     knowledge_bias: float | Tensor
     knowledge_range: Tensor | None
+
+
+class EvidenceOptions(Options, total=False):
+    """Keyword arguments of `evidence`."""
+
     row_weight: Tensor | None
     backend: str
 
@@ -43,16 +40,15 @@ def evidence(
     knowledge: Knowledge,
     lse: Tensor,
     *,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
     row_weight: Tensor | None = None,
     backend: str = AUTO,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Exact attention mass of each knowledge token, in one pass and without ever holding an N x M matrix.
 
     Args:
-        knowledge_query, knowledge, scale, knowledge_bias, knowledge_range: as given to `rectangular_attention`.
+        knowledge_query, knowledge, and options `scale`, `knowledge_bias`, `knowledge_range`: as given to
+            `rectangular_attention`.
         lse: (B, Hq, N), as `rectangular_attention` returned it.
         row_weight: broadcastable to (B, Hq, N); the weight of a head and query in the sum, a constant. None is 1.
             `1 / (Hq * N)` gives a mean; zeros leave queries out.
@@ -76,7 +72,7 @@ def evidence(
         >>> evidence(query, knowledge, lse).shape
         torch.Size([1, 1000])
     """
-    check_scores(knowledge_query, knowledge, knowledge_range)
+    check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
     if lse.shape != knowledge_query.shape[:3] or lse.device != knowledge_query.device:
         refuse(
             f"lse must be (B, Hq, N) = {tuple(knowledge_query.shape[:3])} on {knowledge_query.device}; "
@@ -92,7 +88,7 @@ def evidence(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
             "LatentKnowledge.to_dense()"
         )
-    call = _call(knowledge_query, knowledge, lse, weight, scale, knowledge_bias, knowledge_range)
+    call = _call(knowledge_query, knowledge, lse, weight, **options)
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
 
 
@@ -101,7 +97,7 @@ def top_evidence(
     knowledge: Knowledge,
     lse: Tensor,
     k: int,
-    **options: Unpack[Options],
+    **options: Unpack[EvidenceOptions],
 ) -> tuple[Tensor, Tensor]:
     """The k knowledge tokens that got the most attention: `evidence`, then the best of each batch row.
 
@@ -123,27 +119,21 @@ def top_evidence(
     return best, index
 
 
-def knowledge_lse(
-    knowledge_query: Tensor,
-    knowledge: Knowledge,
-    *,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-) -> Tensor:
+def knowledge_lse(knowledge_query: Tensor, knowledge: Knowledge, **options: Unpack[Options]) -> Tensor:
     """Natural-log sum of exponentials of the knowledge scores alone, (B, Hq, N); plain PyTorch on every device.
 
     exp(knowledge_lse - lse) is the share of attention that went to knowledge. Differentiable in the knowledge query
     and in dense keys.
 
+    Args:
+        options: `scale`, `knowledge_bias` and `knowledge_range`, as `rectangular_attention` takes them.
+
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit; the message names it.
     """
-    check_scores(knowledge_query, knowledge, knowledge_range)
+    check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
     unused = knowledge_query[..., 0]
-    return reference.knowledge_lse(
-        _call(knowledge_query, knowledge, unused, unused, scale, knowledge_bias, knowledge_range)
-    )
+    return reference.knowledge_lse(_call(knowledge_query, knowledge, unused, unused, **options))
 
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
@@ -169,9 +159,9 @@ def _call(
     knowledge: Knowledge,
     lse: Tensor,
     row_weight: Tensor,
-    scale: float | None,
-    knowledge_bias: float | Tensor,
-    knowledge_range: Tensor | None,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
 ) -> EvidenceCall:
     bias = bias_rows(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
     rows, constant, norm, key_scale = knowledge_query, None, None, None

@@ -11,6 +11,8 @@ from kblam_kernels.common.columns import chunks, knowledge_offset, times_knowled
 from kblam_kernels.common.softmax import accumulation_dtype, level_of
 from kblam_kernels.evidence.call import EvidenceCall
 
+Tensors = tuple[Tensor, ...]
+
 
 def score_chunks(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
     """Yields (columns, scores (B, Hq, N, len(columns))), -inf outside a row's range, with the scores
@@ -32,22 +34,22 @@ def score_chunks(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
         yield cols, scores if offset is None else scores + offset
 
 
-def mass(call: EvidenceCall) -> Tensor:
+def forward(call: EvidenceCall) -> tuple[Tensor]:
     """sum over (h, n) of row_weight * exp(s - lse): (B, M) in the dtype of lse."""
     lse = call.lse
     total = torch.zeros(call.rows.shape[0], call.key.shape[-2], dtype=lse.dtype, device=lse.device)
     level, weight = level_of(lse), call.row_weight.to(accumulation_dtype(call.rows))
     for cols, scores in score_chunks(call):
         total[:, cols] = torch.einsum("bhnm,bhn->bm", torch.exp(scores - level), weight).to(total.dtype)
-    return total
+    return (total,)
 
 
-def mass_gradients(call: EvidenceCall, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `mass` of dense knowledge for rows, key and lse, from `grad` (B, M).
+def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensors:
+    """Gradients of the masses of dense knowledge.
 
     With p = exp(s - lse) recomputed: ds = grad * row_weight * p, and the gradient of lse is - sum over m of ds.
     """
-    dtype = accumulation_dtype(call.rows)
+    grad, dtype = gradients[0], accumulation_dtype(call.rows)
     level, weight, r = level_of(call.lse), call.row_weight.to(dtype)[..., None], call.rows.to(dtype)
     grad_rows, grad_key, grad_lse = torch.zeros_like(r), torch.empty_like(call.key), torch.zeros_like(call.lse)
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"

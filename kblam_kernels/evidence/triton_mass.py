@@ -14,42 +14,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kblam_kernels.common.launch import FLOAT32_PRECISION, Sizes, heads, launch, masks, target_arch
+from kblam_kernels.common.launch import Sizes, chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.common.triton_parts import LOG2E, load_range, product
-from kblam_kernels.common.triton_split import gather_rows, load_tile
+from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import MassTile, is_unrolled, mass_tile
 from kblam_kernels.latent.tiles import as_bits, storage_of
-from kblam_kernels.latent.triton_storage import as_numbers
 
 
 @triton.jit
 def _add_chunk(
-    score,
-    pointers,
-    present,
-    key_base,
-    first,
-    inside,
-    key_row_stride,
-    start,
-    BLOCK_M: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    score, pointers, present, key_base, first, inside, stride, start, KEY: tl.constexpr, BLOCK_M: tl.constexpr
 ):
-    """score + rows @ key.T over the columns [start, start + CHUNK)."""
-    a = gather_rows(pointers + start, present, WIDTH - start, 1, CHUNK, IS_PADDED)[0]
-    tile = load_tile(key_base + start, first, inside, key_row_stride, WIDTH - start, BLOCK_M, 0, CHUNK, IS_PADDED)
-    return product(a, tl.trans(as_numbers(tile, a.dtype)), score, PRECISION)
+    """score + rows @ key.T over one chunk of columns, from `start`."""
+    a = gather_rows(pointers + start, present, KEY.WIDTH - start, 1, KEY)[0]
+    tile = load_tile(key_base + start, first, inside, stride, KEY.WIDTH - start, 0, KEY, BLOCK_M)
+    return product(a, tl.trans(as_numbers(tile, a.dtype)), score)
 
 
 # Lengths are not specialised: a growing knowledge base must not compile again.
-@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "bias_batch_stride", "range_batch_stride"])
+@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "strides"])
 def evidence_mass_kernel(
     rows,
     key,
@@ -61,24 +48,19 @@ def evidence_mass_kernel(
     knowledge_range,
     row_weight,
     mass,
-    bias_batch_stride,
-    range_batch_stride,
+    strides,
     sizes,
     heads,
     rows_of_head,
     scale,
-    WIDTH: tl.constexpr,
-    CHUNK: tl.constexpr,
-    IS_PADDED: tl.constexpr,
+    KEY: tl.constexpr,
     UNROLLED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     KEY_GAIN: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is multiplied with `rows_of_head` rows,
-    counted (head, query). Rows and keys are `Heads`, bias and range `Columns`; absent ones are None. `scale` has
-    log2(e) folded in.
+    counted (head, query). `scale` has log2(e) folded in.
     """
     N, M = sizes.N, sizes.M
     program = tl.program_id(0)
@@ -89,7 +71,7 @@ def evidence_mass_kernel(
     begin = 0
     stop = M
     if knowledge_range is not None:
-        begin, stop = load_range(knowledge_range.data + batch * range_batch_stride, knowledge_range.column, M)
+        begin, stop = load_range(knowledge_range.data + batch * strides.range, knowledge_range.column, M)
     inside = (token >= begin) & (token < stop)
     # Tokens outside the row's range are not read.
     steps = tl.where((first < stop) & (first + BLOCK_M > begin), heads * tl.cdiv(rows_of_head, BLOCK_ROWS), 0)
@@ -100,7 +82,7 @@ def evidence_mass_kernel(
     if key_scale is not None:
         gain = tl.load(key_scale + token, mask=inside, other=0.0) * KEY_GAIN
     if bias is not None:
-        bias_of = bias.data + batch * bias_batch_stride + token.to(tl.int64) * bias.column
+        bias_of = bias.data + batch * strides.bias + token.to(tl.int64) * bias.column
         shift = tl.load(bias_of, mask=inside, other=float("-inf")) * LOG2E
     else:
         shift = tl.where(inside, 0.0, float("-inf"))
@@ -118,17 +100,14 @@ def evidence_mass_kernel(
         head_base = key_base + key_head.to(tl.int64) * key.head
         if UNROLLED:
             # Keys of the next head are fetched while this one's are multiplied.
-            for i in tl.static_range(0, WIDTH, CHUNK):
+            COUNT: tl.constexpr = KEY.COUNT
+            for i in tl.static_range(COUNT):
                 score = _add_chunk(
-                    score, pointers, present, head_base, first, inside, key.row, i,
-                    BLOCK_M, WIDTH, CHUNK, IS_PADDED, PRECISION,
-                )  # fmt: skip
+                    score, pointers, present, head_base, first, inside, key.row, i * KEY.SIZE, KEY, BLOCK_M
+                )
         else:
-            for start in range(0, WIDTH, CHUNK):
-                score = _add_chunk(
-                    score, pointers, present, head_base, first, inside, key.row, start,
-                    BLOCK_M, WIDTH, CHUNK, IS_PADDED, PRECISION,
-                )  # fmt: skip
+            for start in range(0, KEY.WIDTH, KEY.SIZE):
+                score = _add_chunk(score, pointers, present, head_base, first, inside, key.row, start, KEY, BLOCK_M)
         at = (batch * sizes.Hq + head) * N + new
         # A row that saw nothing has lse -inf and adds nothing.
         level = tl.load(lse + at, mask=present, other=float("-inf"))
@@ -143,18 +122,17 @@ def evidence_mass_kernel(
     tl.store(mass + batch * M + token, total, mask=token < M)
 
 
-def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
-    """`reference.mass` in one launch. `tile` is for tests and tuning; None takes the one from the table."""
+def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
+    """As `reference.forward`, in one launch. `tile` is for tests and tuning; None takes the one from the table."""
     rows, lse = call.rows, call.lse
     B, Hq, N, W = rows.shape
-    M = call.key.shape[-2]
+    M = call.num_tokens
     result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
     if result.numel() == 0:
-        return result
+        return (result,)
     # Latents are one key head for the queries of all heads.
     key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
     tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
-    chunk = chunk_of(W, tile.chunk)
     launch(
         evidence_mass_kernel,
         (triton.cdiv(M, tile.block_m) * B,),
@@ -166,20 +144,17 @@ def mass(call: EvidenceCall, tile: MassTile | None = None) -> Tensor:
         key_scale=call.key_scale,
         constant=contiguous_or_none(call.constant),
         lse=lse.contiguous(),
-        **masks(call.bias, call.knowledge_range),
+        **visibility(call.bias, call.knowledge_range),
         row_weight=call.row_weight.to(torch.float32).contiguous(),
         mass=result,
         sizes=Sizes(B, Hq, key_heads, N, N, M),
         heads=key_heads,
         rows_of_head=rows_of_head,
         scale=call.scale * LOG2E.value,
-        WIDTH=W,
-        CHUNK=chunk,
-        IS_PADDED=W % chunk != 0,
+        KEY=chunks(W, chunk_of(W, tile.chunk)),
         UNROLLED=is_unrolled(W, tile),
         BLOCK_ROWS=tile.block_rows,
         BLOCK_M=tile.block_m,
         KEY_GAIN=storage_of(call.key.dtype).gain,
-        PRECISION=FLOAT32_PRECISION,
     )
-    return result
+    return (result,)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import check_alike, refuse
+from kblam_kernels.common.checks import check_alike
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class LatentCall(AttentionCall):
         int8_products: int8 latents may be multiplied as int8; only the C++ kernels use this.
     """
 
+    KNOWLEDGE = "latent_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "latent_key", "latent_value")
 
     latent_key: Tensor

@@ -25,14 +25,14 @@ Attend = Callable[..., tuple[Tensor, ...]]
 
 def forward(call: LatentCall) -> tuple[Tensor, ...]:
     """Output and lse. A row's bits do not depend on the number of threads or on the rest of its batch."""
-    if not is_fused(call):
+    if not is_one_op(call):
         return projected(call, mix)
     return bound(call)(
         call.query, call.key, call.value, call.knowledge_query, call.bias, call.prompt_mask, call.knowledge_range
     )[:2]
 
 
-def is_fused(call: LatentCall) -> bool:
+def is_one_op(call: LatentCall) -> bool:
     """Whether one C++ call serves; the batch does not matter, so that a row's bits do not depend on it."""
     weights = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
     return call.query.shape[2] <= MAX_FUSED_QUERIES and all(weight.is_contiguous() for weight in weights)

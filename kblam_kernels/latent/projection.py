@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import LatentProjection, dequantise
 
 KEY_NORM_EPS = 1e-5
@@ -106,7 +106,7 @@ def absorb(
     key_bias = _bias("key_bias", key_bias, "key_weight", key_weight, outputs)
     value_bias = _bias("value_bias", value_bias, "value_weight", value_weight, outputs)
     if key_weight.shape[1] != value_weight.shape[1]:
-        raise UnsupportedInputError(
+        refuse(
             f"key_weight and value_weight must take one latent width; got {key_weight.shape[1]} and "
             f"{value_weight.shape[1]}"
         )
@@ -153,11 +153,9 @@ def _slot_rows(num_slots: int, outputs: int) -> Iterator[slice]:
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
     """Checks a projection and returns its bias, zeros if there is none."""
     if weight.dim() != 2 or weight.shape[0] != outputs:
-        raise UnsupportedInputError(
-            f"{weight_name} must be (slots * heads * head_dim = {outputs}, P); got {tuple(weight.shape)}"
-        )
+        refuse(f"{weight_name} must be (slots * heads * head_dim = {outputs}, P); got {tuple(weight.shape)}")
     if bias is None:
         return weight.new_zeros(outputs)
     if tuple(bias.shape) != (outputs,):
-        raise UnsupportedInputError(f"{name} must be ({outputs},) to fit {weight_name}; got {tuple(bias.shape)}")
+        refuse(f"{name} must be ({outputs},) to fit {weight_name}; got {tuple(bias.shape)}")
     return bias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import SCALED_DTYPES
 
 # The number that the largest absolute number of a row is mapped to.
@@ -29,11 +29,9 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         UnsupportedInputError: another dtype, or latents that are not a floating-point matrix.
     """
     if dtype not in SCALED_DTYPES:
-        raise UnsupportedInputError(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
+        refuse(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
     if latents.dim() != 2 or not latents.dtype.is_floating_point:
-        raise UnsupportedInputError(
-            f"latents must be floating point (M, P); got {latents.dtype} of shape {tuple(latents.shape)}"
-        )
+        refuse(f"latents must be floating point (M, P); got {latents.dtype} of shape {tuple(latents.shape)}")
     rows = latents.float()
     scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / LARGEST[dtype]
     scaled = rows / torch.where(scale == 0, 1.0, scale)[:, None]

@@ -7,11 +7,17 @@ dense layout does.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from kblam_kernels.common.columns import chunks, knowledge_offset, prompt_visibility, times_grouped
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
-from kblam_kernels.latent.absorption import Absorbed, Mixed
+from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
+
+
+def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
+    """Output and lse."""
+    return projected(call, mix)
 
 
 def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:

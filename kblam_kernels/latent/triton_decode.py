@@ -17,28 +17,31 @@ on the device, so a list that grows within its allocation needs no new capture.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 from torch import Tensor
 
 from kblam_kernels.common.launch import (
-    Cut,
+    Chunks,
+    Heads,
     Rows,
     States,
+    attention,
+    chunks,
+    cut_of,
     heads,
     launch,
-    masks,
-    prompt,
-    sizes_of,
+    prompt_tile,
     stride_of,
     target_arch,
 )
 from kblam_kernels.common.launch import scratch as unwritten
 from kblam_kernels.common.native import contiguous_or_none
-from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, PROMPT_SPLIT, chunk_of, prompt_block
+from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.common.triton_parts import LOG2E
 from kblam_kernels.latent import scratch
-from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed
+from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
@@ -50,6 +53,34 @@ from kblam_kernels.latent.tiles import (
     value_parts,
 )
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
+
+
+class Latents(NamedTuple):
+    """The knowledge block, and its absorbed queries with their constant."""
+
+    query: Heads
+    constant: Tensor
+    key: Rows
+    value: Rows
+    norm: Tensor
+    key_scale: Tensor | None
+    value_scale: Tensor | None
+
+
+class KernelTile(NamedTuple):
+    """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`."""
+
+    BLOCK_ROWS: int
+    BLOCK_M: int
+    IS_RESIDENT: bool
+    VALUE_PARTS: int
+    KEY_GAIN: int
+    VALUE_HEADROOM: int
+
+
+def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
+    """Output and lse."""
+    return projected(call, mix)
 
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
@@ -90,66 +121,38 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
 def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixed, result_queries: int) -> None:
     """One block of queries: both launches. `result` is its part of an output that has `result_queries` a head."""
     query, storage = call.query, storage_of(call.latent_key.dtype)
-    B, Hq, Hkv, N, T, D, M, P = call.sizes
-    # Rows of the batch fold into one tile when they share the list and its bias; known from shapes, without reading
-    # the device.
-    folds = all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
-    groups, rows = (1, B * Hq * N) if folds else (B, Hq * N)
-    row_tiles = triton.cdiv(rows, tile.block_rows)
-    chunk, dim_chunk = chunk_of(P, tile.widest_chunk), prompt_chunk(D, query.element_size())
+    _, Hq, _, N, T, D, M, P = call.sizes
+    chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
     parts, value_chunks = value_parts(P, tile)
     split_size, knowledge_splits, prompt_splits = scratch.splits_of(M, T, tile)
-    cut = Cut(
-        rows=rows,
-        row_count=B * Hq * N,
-        row_tiles=row_tiles,
-        groups=groups,
-        knowledge_programs=knowledge_splits * groups * row_tiles * parts,
-        knowledge_splits=knowledge_splits,
-        splits=knowledge_splits + prompt_splits,
-        split_size=split_size,
-        prompt_row_tiles=triton.cdiv(Hq // Hkv * N, PROMPT_ROWS),
-    )
+    cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
     partial_latent = unwritten(query, knowledge_splits, cut.row_count, P)
     partial_prompt = unwritten(query, prompt_splits, cut.row_count, D)
     states = States(*(unwritten(query, cut.row_count, cut.splits) for _ in range(2)))
     launch(
         latent_decode_kernel,
-        (cut.knowledge_programs + prompt_splits * B * Hkv * cut.prompt_row_tiles,),
+        (programs,),
         tile,
         query,
-        **prompt(call, call.prompt_mask),
-        **masks(call.bias, call.knowledge_range),
-        latent_key=Rows(as_bits(call.latent_key), stride_of(call.latent_key, 0)),
-        latent_value=Rows(as_bits(call.latent_value), stride_of(call.latent_value, 0)),
-        norm=call.norm,
-        key_scale=call.key_scale,
-        value_scale=call.value_scale,
-        absorbed_query=heads(absorbed.query),
-        constant=absorbed.constant,
+        **attention(call),
+        latents=Latents(
+            heads(absorbed.query),
+            absorbed.constant,
+            Rows(as_bits(call.latent_key), stride_of(call.latent_key, 0)),
+            Rows(as_bits(call.latent_value), stride_of(call.latent_value, 0)),
+            call.norm,
+            call.key_scale,
+            call.value_scale,
+        ),
         partial_latent=partial_latent,
         partial_prompt=partial_prompt,
         states=states,
-        sizes=sizes_of(call, M),
         cut=cut,
-        scale=call.scale * LOG2E.value,
-        P=P,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_M=tile.block_m,
-        CHUNK=chunk,
-        CHUNKS=triton.cdiv(P, chunk),
-        VALUE_CHUNKS=value_chunks,
-        VALUE_PARTS=parts,
-        IS_PADDED=is_padded(P, tile),
-        IS_RESIDENT=tile.resident,
-        KEY_GAIN=storage.gain,
-        VALUE_HEADROOM=storage.headroom,
-        PROMPT_ROWS=PROMPT_ROWS,
-        PROMPT_BLOCK=prompt_block(D, query.element_size()),
-        PROMPT_SPLIT=PROMPT_SPLIT,
-        DIM_CHUNK=dim_chunk,
-        DIM_CHUNKS=triton.cdiv(D, dim_chunk),
-        IS_DIM_PADDED=D % dim_chunk != 0,
+        LATENT=Chunks(P, chunk, triton.cdiv(P, chunk), padded),
+        VALUES=Chunks(P, chunk, value_chunks, padded),
+        TILE=KernelTile(tile.block_rows, tile.block_m, tile.resident, parts, storage.gain, storage.headroom),
+        PROMPT=prompt_tile(call, PROMPT_ROWS),
+        HEAD=chunks(D, prompt_chunk(D, query.element_size())),
     )
     launch(
         latent_merge_kernel,

@@ -10,188 +10,182 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LN2, LOG2E
+from kblam_kernels.common.triton_parts import LN2, LOG2E, product
 from kblam_kernels.common.triton_split import (
+    as_numbers,
     gather_rows,
     levels_of,
+    load_tile,
     mix_of,
-    no_values,
+    nothing_seen,
     prompt_split,
     range_of_split,
+    scores_of,
     store_statistics,
     store_values,
     sums_of,
+    take_in,
     weigh,
 )
-from kblam_kernels.latent.triton_storage import resident_scores, resident_sum, streamed_scores, streamed_sum
+
+
+@triton.jit
+def streamed_scores(
+    rows_base, present, key_base, first, inside, stride, LATENT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """`scores_of` where the absorbed query does not fit on the chip: both arrive chunk by chunk."""
+    score = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, LATENT.WIDTH, LATENT.SIZE):
+        query = gather_rows(rows_base + start, present, LATENT.WIDTH - start, 1, LATENT)
+        tile = load_tile(key_base + start, first, inside, stride, LATENT.WIDTH - start, 0, LATENT, BLOCK)
+        score = product(query[0], tl.trans(as_numbers(tile, query[0].dtype)), score)
+    return score  # [ROWS, BLOCK]
+
+
+@triton.jit
+def streamed_sum(
+    partial_rows,
+    present,
+    weights,
+    shrink,
+    value_base,
+    first,
+    inside,
+    stride,
+    seen_before,
+    LATENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`take_in` where the sums do not fit on the chip: they stay in this program's part of the scratch memory."""
+    for start in range(0, LATENT.WIDTH, LATENT.SIZE):
+        tile = load_tile(value_base + start, first, inside, stride, LATENT.WIDTH - start, 0, LATENT, BLOCK)
+        dim = start + tl.arange(0, LATENT.SIZE)
+        pointers = partial_rows[:, None] + dim[None, :]
+        stored = present[:, None]
+        if LATENT.IS_PADDED:
+            stored = stored & (dim < LATENT.WIDTH)[None, :]
+        # Before the first tile the scratch memory is unwritten and may hold NaN, so it is not read.
+        acc = tl.load(pointers, mask=stored & seen_before, other=0.0)
+        acc = product(weights, as_numbers(tile, weights.dtype), acc * shrink[:, None])
+        tl.store(pointers, acc, mask=stored)
+    # Other threads of the program read these sums for the next tile.
+    tl.debug_barrier()
 
 
 @triton.jit
 def _latent_split(
     program,
-    key,
-    value,
-    norm,
-    key_scale,
-    value_scale,
-    absorbed_query,
-    constant,
+    latents,
     bias,
     knowledge_range,
-    bias_batch_stride,
-    range_batch_stride,
     partial,
     states,
+    strides,
     sizes,
     cut,
     scale,
-    P: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    VALUE_CHUNKS: tl.constexpr,
-    VALUE_PARTS: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    IS_RESIDENT: tl.constexpr,
-    KEY_GAIN: tl.constexpr,
-    VALUE_HEADROOM: tl.constexpr,
-    PRECISION: tl.constexpr,
+    LATENT: tl.constexpr,
+    VALUES: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """A row tile against one split of the latents: for one part of the value columns, or streamed for all."""
     # Neighbouring programs read the same split, so that it is in L2.
     N, Hq = sizes.N, sizes.Hq
-    part = program % VALUE_PARTS
-    row_tile = program // VALUE_PARTS % cut.row_tiles
-    group = program // (VALUE_PARTS * cut.row_tiles) % cut.groups
-    split = program // (VALUE_PARTS * cut.row_tiles * cut.groups)
-    local = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    query, key, value = latents.query, latents.key, latents.value
+    part = program % TILE.VALUE_PARTS
+    row_tile = program // TILE.VALUE_PARTS % cut.row_tiles
+    group = program // (TILE.VALUE_PARTS * cut.row_tiles) % cut.groups
+    split = program // (TILE.VALUE_PARTS * cut.row_tiles * cut.groups)
+    local = row_tile * TILE.BLOCK_ROWS + tl.arange(0, TILE.BLOCK_ROWS)
     present = local < cut.rows
     row = group * cut.rows + local
     head = row // N % Hq
-    rows_base = absorbed_query.data + (row // (N * Hq)).to(tl.int64) * absorbed_query.batch
-    rows_base += head.to(tl.int64) * absorbed_query.head + (row % N).to(tl.int64) * absorbed_query.row
-    c = tl.load(constant + row, mask=present, other=0.0)
-    start, first_seen, stop = range_of_split(split, knowledge_range, range_batch_stride, sizes, cut, group, BLOCK_M)
+    rows_base = query.data + (row // (N * Hq)).to(tl.int64) * query.batch
+    rows_base += head.to(tl.int64) * query.head + (row % N).to(tl.int64) * query.row
+    c = tl.load(latents.constant + row, mask=present, other=0.0)
+    start, first_seen, stop = range_of_split(split, knowledge_range, strides, sizes, cut, group, TILE.BLOCK_M)
     if bias is not None:
-        bias_base = bias.data + group.to(tl.int64) * bias_batch_stride
-    partial_base = partial + split.to(tl.int64) * cut.row_count * P
-    row_max = tl.full([BLOCK_ROWS], float("-inf"), dtype=tl.float32)
-    row_sum = tl.zeros([BLOCK_ROWS], dtype=tl.float32)
-    first_column = part * VALUE_CHUNKS * CHUNK
-    if IS_RESIDENT:
-        a = gather_rows(rows_base, present, P, CHUNKS, CHUNK, IS_PADDED)
-        acc = no_values(BLOCK_ROWS, VALUE_CHUNKS, CHUNK)
+        bias_base = bias.data + group.to(tl.int64) * strides.bias
+    partial_base = partial + split.to(tl.int64) * cut.row_count * LATENT.WIDTH
+    first_column = part * VALUES.COUNT * VALUES.SIZE
+    acc, row_max, row_sum = nothing_seen(TILE.BLOCK_ROWS, VALUES)
+    if TILE.IS_RESIDENT:
+        a = gather_rows(rows_base, present, LATENT.WIDTH, LATENT.COUNT, LATENT)
     # A counter: comparing with `start` would keep it in a register, and fp8 of 1,536 numbers spills on sm_90.
     seen = tl.zeros([], dtype=tl.int32)
-    for first in range(start, stop, BLOCK_M):
-        token = first + tl.arange(0, BLOCK_M)
+    for first in range(start, stop, TILE.BLOCK_M):
+        token = first + tl.arange(0, TILE.BLOCK_M)
         inside = (token >= first_seen) & (token < stop)
-        if IS_RESIDENT:
-            score = resident_scores(
-                a, key.data, first, inside, key.row, P, BLOCK_ROWS, BLOCK_M, CHUNKS, CHUNK, IS_PADDED, PRECISION
-            )
+        if TILE.IS_RESIDENT:
+            score = scores_of(a, key.data, first, inside, key.row, LATENT, TILE.BLOCK_M)
         else:
             score = streamed_scores(
-                rows_base, present, key.data, first, inside, key.row,
-                BLOCK_ROWS, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
-            )  # fmt: skip
-        if key_scale is not None:
-            score *= (tl.load(key_scale + token, mask=inside, other=0.0) * KEY_GAIN)[None, :]
-        score = (score + c[:, None]) * (tl.load(norm + token, mask=inside, other=0.0) * scale)[None, :]
+                rows_base, present, key.data, first, inside, key.row, LATENT, TILE.BLOCK_ROWS, TILE.BLOCK_M
+            )
+        if latents.key_scale is not None:
+            score *= (tl.load(latents.key_scale + token, mask=inside, other=0.0) * TILE.KEY_GAIN)[None, :]
+        score = (score + c[:, None]) * (tl.load(latents.norm + token, mask=inside, other=0.0) * scale)[None, :]
         if bias is not None:
             pointers = bias_base + token.to(tl.int64) * bias.column
             score += tl.load(pointers, mask=inside, other=float("-inf"))[None, :] * LOG2E
         else:
             score = tl.where(inside[None, :], score, float("-inf"))
         p, shrink, row_max, row_sum = weigh(row_max, row_sum, score)
-        if value_scale is not None:
-            p *= (tl.load(value_scale + token, mask=inside, other=0.0) * VALUE_HEADROOM)[None, :]
-        weights = p.to(absorbed_query.data.dtype.element_ty)
-        if IS_RESIDENT:
-            acc = resident_sum(
+        if latents.value_scale is not None:
+            p *= (tl.load(latents.value_scale + token, mask=inside, other=0.0) * TILE.VALUE_HEADROOM)[None, :]
+        weights = p.to(query.data.dtype.element_ty)
+        if TILE.IS_RESIDENT:
+            acc = take_in(
                 acc, weights, shrink, value.data + first_column, first, inside, value.row,
-                P - first_column, BLOCK_M, VALUE_CHUNKS, CHUNK, IS_PADDED, PRECISION,
+                LATENT.WIDTH - first_column, VALUES, TILE.BLOCK_M,
             )  # fmt: skip
         else:
             streamed_sum(
-                partial_base + row.to(tl.int64) * P, present, weights, shrink, value.data, first, inside,
-                value.row, seen > 0, BLOCK_M, P, CHUNK, IS_PADDED, PRECISION,
+                partial_base + row.to(tl.int64) * LATENT.WIDTH, present, weights, shrink, value.data, first, inside,
+                value.row, seen > 0, LATENT, TILE.BLOCK_M,
             )  # fmt: skip
         seen += 1
     store_statistics(states, row_max, row_sum, row, present & (part == 0), split, cut.splits)
-    if IS_RESIDENT:
-        store_values(
-            partial_base + first_column, acc, row_max, row, present, P, P - first_column, VALUE_CHUNKS, CHUNK, IS_PADDED
-        )
+    if TILE.IS_RESIDENT:
+        width = LATENT.WIDTH - first_column
+        store_values(partial_base + first_column, acc, row_max, row, present, LATENT.WIDTH, width, VALUES)
 
 
-@triton.jit(
-    do_not_specialize=["sizes", "cut", "window", "bias_batch_stride", "mask_batch_stride", "range_batch_stride"]
-)
+@triton.jit(do_not_specialize=["strides", "sizes", "cut", "window"])
 def latent_decode_kernel(
-    query,
-    key,
-    value,
-    latent_key,
-    latent_value,
-    norm,
-    key_scale,
-    value_scale,
-    absorbed_query,
-    constant,
+    prompt,
+    latents,
     bias,
-    prompt_mask,
     knowledge_range,
     partial_latent,
     partial_prompt,
     states,
-    bias_batch_stride,
-    mask_batch_stride,
-    range_batch_stride,
+    strides,
     sizes,
     cut,
     window,
     scale,
-    P: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    GROUP: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    VALUE_CHUNKS: tl.constexpr,
-    VALUE_PARTS: tl.constexpr,
-    IS_PADDED: tl.constexpr,
-    IS_RESIDENT: tl.constexpr,
-    KEY_GAIN: tl.constexpr,
-    VALUE_HEADROOM: tl.constexpr,
-    PROMPT_ROWS: tl.constexpr,
-    PROMPT_BLOCK: tl.constexpr,
-    PROMPT_SPLIT: tl.constexpr,
-    DIM_CHUNK: tl.constexpr,
-    DIM_CHUNKS: tl.constexpr,
-    IS_DIM_PADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    LATENT: tl.constexpr,
+    VALUES: tl.constexpr,
+    TILE: tl.constexpr,
+    PROMPT: tl.constexpr,
+    HEAD: tl.constexpr,
 ):
     """One program: a row tile against one split of the latents, or of the prompt. `scale` has log2(e) folded in.
 
-    Rows are counted (batch, head, query). Tensors are `Heads`, latents `Rows`, bias, mask and range `Columns`; absent
-    ones are None.
+    Rows are counted (batch, head, query). LATENT, VALUES and HEAD are `Chunks`: of latents, of a program's part of the
+    value columns, of a head.
     """
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
         _latent_split(
-            program, latent_key, latent_value, norm, key_scale, value_scale, absorbed_query, constant, bias,
-            knowledge_range, bias_batch_stride, range_batch_stride, partial_latent, states, sizes, cut, scale,
-            P, BLOCK_ROWS, BLOCK_M, CHUNK, CHUNKS, VALUE_CHUNKS, VALUE_PARTS, IS_PADDED, IS_RESIDENT,
-            KEY_GAIN, VALUE_HEADROOM, PRECISION,
+            program, latents, bias, knowledge_range, partial_latent, states, strides, sizes, cut, scale,
+            LATENT, VALUES, TILE,
         )  # fmt: skip
     else:
         prompt_split(
-            program - cut.knowledge_programs, query, key, value, prompt_mask, mask_batch_stride, partial_prompt,
-            states, sizes, cut, window, scale,
-            HEAD_DIM, GROUP, PROMPT_ROWS, PROMPT_BLOCK, PROMPT_SPLIT, DIM_CHUNK, DIM_CHUNKS, IS_DIM_PADDED, PRECISION,
+            program - cut.knowledge_programs, prompt, partial_prompt, states, strides, sizes, cut, window, scale,
+            PROMPT, HEAD,
         )  # fmt: skip
 
 
@@ -234,8 +228,8 @@ def latent_merge_kernel(
     if block < LATENT_BLOCKS:
         column += block * BLOCK_COLUMNS
         mixed = mix_of(
-            partial_latent + row.to(tl.int64) * P, maximum, highest, 0, knowledge_splits,
-            tl.cast(row_count, tl.int64) * P, column, P, BLOCK_SPLITS, BLOCK_COLUMNS,
+            partial_latent + row.to(tl.int64) * P, maximum, highest, knowledge_splits,
+            tl.cast(row_count, tl.int64) * P, column, P, BLOCK_SPLITS,
         )  # fmt: skip
         head = (row // N % Hq).to(tl.int64)
         to = latent.data + (row // (N * Hq)).to(tl.int64) * latent.batch + head * latent.head
@@ -244,9 +238,8 @@ def latent_merge_kernel(
     else:
         column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
         mixed = mix_of(
-            partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest, 0,
-            splits - knowledge_splits, tl.cast(row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM,
-            BLOCK_SPLITS, BLOCK_COLUMNS,
+            partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest,
+            splits - knowledge_splits, tl.cast(row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS,
         )  # fmt: skip
         # The row of this query among those of the whole call.
         at = (row // N).to(tl.int64) * result_queries + row % N

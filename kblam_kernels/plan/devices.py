@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 from kblam_kernels.plan import calibration
 
 # Share of the specified matrix rate that a fused attention kernel usually reaches at most.
@@ -114,13 +114,11 @@ def named(name: str, *, specified: bool = True) -> Device:
     """
     if name in SPECIFIED:
         if not specified:
-            raise UnsupportedInputError(
-                f"{name!r} is a row of a table; to measure the device that is here, say cuda or cpu"
-            )
+            refuse(f"{name!r} is a row of a table; to measure the device that is here, say cuda or cpu")
         return SPECIFIED[name]
     if name in ("cpu", "cuda"):
         return device_of(torch.device(name), specified=specified)
-    raise UnsupportedInputError(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
+    refuse(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
 
 
 def device_of(device: torch.device, *, measure: bool = True, specified: bool = True) -> Device:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from kblam_kernels.common.dispatch import AUTO
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 from kblam_kernels.plan.cost import PATHS, PHASES, Cost, KnowledgePath, Phase, cost_of
 from kblam_kernels.plan.devices import Device, device_of, named
 from kblam_kernels.plan.workload import Workload
@@ -110,7 +110,7 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
     for phase, path in pins.items():
         cost = cost_of(path, workload, device, _queries(phase, workload))
         if reason := _refusal(path, workload, pinned=True) or _lack(path, cost, device, pinned=True):
-            raise UnsupportedInputError(f"{path!r} is pinned for {phase} and cannot be: {reason}")
+            refuse(f"{path!r} is pinned for {phase} and cannot be: {reason}")
     reasons: list[str] = []
     decode = _choose("decode", workload, device, pins, reasons)
     prefill = _choose("prefill", workload, device, pins, reasons)
@@ -131,7 +131,7 @@ def _pins(pin: str) -> dict[Phase, KnowledgePath]:
         phases = [phase for phase in PHASES if name.strip() in ("", phase)]
         paths = [path for path in PATHS if path == given.strip()]
         if not phases or not paths:
-            raise UnsupportedInputError(
+            refuse(
                 f"{source}={pin!r} is not understood; give auto, {', '.join(PATHS)}, or "
                 "'decode=PATH,prefill=PATH' with one of these"
             )

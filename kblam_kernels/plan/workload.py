@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Workload:
     def __post_init__(self) -> None:
         for name in ("width", "num_heads", "head_dim", "layers", "batch", "prefill_tokens", "element_size"):
             if getattr(self, name) < 1:
-                raise UnsupportedInputError(f"{name} must be at least 1; got {getattr(self, name)}")
+                refuse(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.triples < 0:
-            raise UnsupportedInputError(f"triples must be at least 0; got {self.triples}")
+            refuse(f"triples must be at least 0; got {self.triples}")
 
     @property
     def latent_bytes(self) -> int:

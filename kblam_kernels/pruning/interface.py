@@ -6,29 +6,34 @@ memory.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from kblam_kernels.common.checks import bias_rows, refuse, row_weight_of
+from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import knowledge_offset
 from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.errors import refuse
 from kblam_kernels.evidence.interface import check_scores
-from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, dequantise
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, dequantise
 
-Knowledge = DenseKnowledge | LatentKnowledge
 # Numbers of keys converted to float32 at a time: the choice should not depend on rounding, nor its memory on M.
 CONVERTED = 2**24
 _LAYOUTS = {2: "bhw,mw->bm", 3: "bhw,hmw->bm", 4: "bhw,bhmw->bm"}
 
 
+class Options(TypedDict, total=False):
+    """Keyword arguments of `prune` and `choose`."""
+
+    knowledge_bias: float | Tensor
+    knowledge_range: Tensor | None
+    row_weight: Tensor | None
+
+
 def prune(
-    knowledge_query: Tensor,
-    knowledge: Knowledge,
-    k: int,
-    *,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-    row_weight: Tensor | None = None,
+    knowledge_query: Tensor, knowledge: Knowledge, k: int, **options: Unpack[Options]
 ) -> tuple[DenseKnowledge, Tensor, Tensor]:
     """The k tokens of each batch row that `choose` ranks highest, ready for `rectangular_attention`.
 
@@ -46,19 +51,9 @@ def prune(
     Raises:
         UnsupportedInputError: as `choose`.
     """
-    index = choose(
-        knowledge_query,
-        knowledge,
-        k,
-        knowledge_bias=knowledge_bias,
-        knowledge_range=knowledge_range,
-        row_weight=row_weight,
-    )
-    return (
-        select(knowledge, index),
-        _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range).gather(1, index),
-        index,
-    )
+    index = choose(knowledge_query, knowledge, k, **options)
+    bias, ranges = options.get("knowledge_bias", 0.0), options.get("knowledge_range")
+    return select(knowledge, index), _offset(knowledge_query, knowledge, bias, ranges).gather(1, index), index
 
 
 @torch.no_grad()

@@ -161,7 +161,7 @@ def _evidence(arch: Arch) -> Iterator[Case]:
     ):
         call = evidence_call(layout, rows, width, dtype, stored)
         variant = f"{layout} {_NAMES[dtype]} of {_NAMES[stored]} W{width} rows{rows}"
-        yield Case(variant, arch, functools.partial(triton_mass.mass, call), extended)
+        yield Case(variant, arch, functools.partial(triton_mass.forward, call), extended)
 
 
 _EVERYTHING: dict[str, Any] = {"bias": "rows", "mask": True, "window": 100, "ranges": True}

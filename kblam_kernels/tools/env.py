@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors", "ninja")
+PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors")
 # Variables that change what the kernels do, beside all that begin with KBLAM_. None of them holds a secret.
 VARIABLES = (
     "TRITON_INTERPRET",
@@ -112,7 +112,7 @@ def nvidia_driver() -> str | None:
 
 
 def compiler() -> dict[str, Any]:
-    """The C++ compiler ($CXX, c++, g++, clang++: the first that runs) and ninja."""
+    """The C++ compiler ($CXX, c++, g++, clang++: the first that runs)."""
     found: dict[str, Any] = {"path": None, "version": None}
     for words in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
         command = _words_of(words)
@@ -120,8 +120,6 @@ def compiler() -> dict[str, Any]:
         if said is not None:
             found.update(path=said[0], version=said[1])
             break
-    ninja = _first_line(["ninja", "--version"])
-    found["ninja"] = None if ninja is None else ninja[1]
     return found
 
 

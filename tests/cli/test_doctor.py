@@ -28,7 +28,7 @@ def test_this_machine_works(demo: Path) -> None:
     found = kblam("doctor", "--json").ok().json
     assert found["works"] is True
     by_name = {check["name"]: check for check in found["checks"]}
-    for name in ("python", "packages", "torch", "kernels on cpu", "default encoder", "sqlite", "demo model", "memory"):
+    for name in ("python", "packages", "torch", "kernels on cpu", "default encoder", "sqlite", "tiny model", "memory"):
         assert by_name[name]["status"] == "ok", by_name[name]
     assert "transformers" in by_name["packages"]["detail"]
     assert by_name["triton on cpu"]["status"] == "off"
@@ -161,11 +161,11 @@ def test_secrets_are_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in everything
 
 
-def test_no_demo_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("kblam.shipped.DEMO", tmp_path)
-    found = outcomes(checks.demo_model)["demo model"]
+    found = outcomes(checks.demo_model)["tiny model"]
     assert found.status == OFF
-    assert "kblam.demo.train" in found.fix
+    assert "kblam.demo.tiny.train" in found.fix
 
 
 # --- the self-test -----------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_the_self_test_passes_here() -> None:
     found = {outcome.name: outcome for outcome in selftest.run()}
     assert {name: outcome.status for name, outcome in found.items() if outcome.status == FAIL} == {}
     assert "reference on cpu" in found["kernels"].detail
-    assert {outcome.status for outcome in found.values()} == {OK}, "the demo model is part of the repository"
+    assert {outcome.status for outcome in found.values()} == {OK}, "the tiny model is part of the repository"
 
 
 def test_deep_runs_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,24 @@ def test_reading_is_streamed(tmp_path: Path, suffix: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_500_000
+
+
+def test_triples_of_atlaskv_are_read(tmp_path: Path) -> None:
+    # The shape that its dataset_generation/build_atlas_training_data.py writes; the words are ours.
+    record = {
+        "name": "Amber Falcon",
+        "description_type": "sale",
+        "description": "the company sold its last ship to a museum in Beryl after the war had ended",
+        "Q": "What is the sale of Amber Falcon?",
+        "A": "the sale of Amber Falcon is the company sold its last ship to a museum in Beryl after the war had ended",
+        "key_string": "the sale of Amber Falcon",
+        "extended_Q": "",
+        "extended_A": "",
+    }
+    path = tmp_path / "atlas_wiki_qkv.json"
+    path.write_text(json.dumps([record], ensure_ascii=False, indent=2))
+    (triple,) = read_triples(path)
+    assert triple.identity == ("Amber Falcon", "sale")
+    assert triple.value == record["description"]
+    assert triple.key_text == record["key_string"]
+    assert (triple.question, triple.answer) == (record["Q"], record["A"])

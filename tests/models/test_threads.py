@@ -207,6 +207,38 @@ def test_threads_share_a_compiled_model() -> None:
     torch._dynamo.reset()
 
 
+@torch.no_grad()
+def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_work_to() -> None:
+    """They overlap, so what a thread ran last, or entered last, is not what counts."""
+    torch._dynamo.reset()
+    tied = tie(layers=2)
+    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(2))]
+    expected = []
+    for source in sources:
+        with tied.attachment.using(source):
+            expected.append(tied.model(IDS, use_cache=False).logits)
+
+    def agrees(number: int) -> bool:
+        return torch.allclose(compiled(IDS, use_cache=False).logits, expected[number], rtol=1e-4, atol=1e-4)
+
+    async def ask(number: int) -> list[bool]:
+        found = []
+        with tied.attachment.using(sources[number]):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                found += [agrees(number), await asyncio.to_thread(agrees, number)]
+        return found
+
+    async def all_of_them() -> list[list[bool]]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        return await asyncio.gather(*map(ask, range(3)))
+
+    assert asyncio.run(all_of_them()) == [[True] * 6] * 3
+    assert agrees(0)
+    torch._dynamo.reset()
+
+
 def test_a_copy_of_an_attached_model_has_an_attachment_of_its_own(tied: Tied) -> None:
     ids = IDS
     knowledge = triples(tied.adapter, 9)

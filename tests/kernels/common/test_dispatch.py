@@ -186,7 +186,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(where: str, monkeypatch:
 
 
 def test_a_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._log_once.cache_clear()
+    dispatch.log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="kblam_kernels"):
         for _ in range(3):
             CALL.run(backend="auto")

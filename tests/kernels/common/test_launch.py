@@ -79,11 +79,9 @@ for lengths in ((2, 4096, 10000), (3, 4099, 10007), (1, 17, 33), (32, 1, 2_000_0
         with recording("sm_80") as record:
             launch(cases)
         for kernel, _, arguments, tile in record.launches:
-            case = cases.Case(name, "sm_80", lambda: None)
-            job = resources._job(case, kernel, arguments, tile)
-            key = (name, job.kernel)
-            seen = (str(job.signature), str(sorted(job.constants.items(), key=str)), job.divisible)
-            made.setdefault(key, {})[seen] = lengths
+            job = resources.specialised(kernel, arguments)
+            seen = (str(job["signature"]), str(sorted(job["constexprs"].items(), key=str)), tuple(job["attrs"]))
+            made.setdefault((name, kernel.__name__), {})[seen] = lengths
 for key, seen in made.items():
     if len(seen) > 1:
         print(key, *seen.items(), sep="\\n")
@@ -114,7 +112,7 @@ def _latent(cases: Any) -> None:
 def _evidence(cases: Any) -> None:
     from kblam_kernels.evidence import triton_mass
 
-    triton_mass.mass(cases.evidence_call("latent", 32, 384, torch.bfloat16, torch.int8))
+    triton_mass.forward(cases.evidence_call("latent", 32, 384, torch.bfloat16, torch.int8))
 
 
 CALLS = {

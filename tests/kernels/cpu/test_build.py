@@ -53,21 +53,11 @@ def fresh_load() -> Iterator[None]:
     native._load.cache_clear()
 
 
-def without_ninja(monkeypatch: pytest.MonkeyPatch) -> None:
-    which = build.shutil.which
-    monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "ninja" else which(name))
-
-
 def runs(log: Path) -> int:
     return len(log.read_text().splitlines())
 
 
-@pytest.mark.parametrize("ninja", [True, False])
-def test_builds_once_and_then_serves_from_the_cache(
-    fake_compiler: Path, ninja: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not ninja:
-        without_ninja(monkeypatch)
+def test_builds_once_and_then_serves_from_the_cache(fake_compiler: Path) -> None:
     first = build.library()
     assert first.read_text() == "built\n"
     files = runs(fake_compiler)
@@ -209,7 +199,6 @@ def says(text: str) -> None:
     Path(os.environ["CXX"]).write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{text}\nEND\nexit 1\n")
 
 
-@pytest.mark.parametrize("ninja", [True, False])
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
@@ -225,14 +214,10 @@ def says(text: str) -> None:
 def test_with_a_failing_compiler_the_reference_serves_and_one_line_has_its_reason(
     output: str,
     reason: str,
-    ninja: bool,
     fake_compiler: Path,
     fresh_load: None,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not ninja:
-        without_ninja(monkeypatch)
     says(output)
     with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
         explanation = explain(CALL.query, CALL.key, CALL.value)

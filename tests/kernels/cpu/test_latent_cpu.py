@@ -32,7 +32,7 @@ def test_which_calls_are_one_call(library: None, monkeypatch: pytest.MonkeyPatch
     gapped = dataclasses.replace(few.knowledge.projection, key_weight=weight)
     for problem in (few, many, few.but(knowledge=dataclasses.replace(few.knowledge, projection=gapped))):
         _, call = problem.call()
-        assert cpu.is_fused(call) == (problem is few)
+        assert cpu.is_one_op(call) == (problem is few)
         problem.run("cpu")
     few.run("reference")
     assert taken == ["bound", "mix", "mix"]

@@ -249,7 +249,7 @@ def test_other_tiles_give_the_same(maker: Any, tile: MassTile) -> None:
 
     width = {"D": 40} if maker is make else {"P": 40}
     problem = evidence_of(maker(B=1, H=2, G=1, N=5, M=70, **width, knowledge_bias=SCORE_BIAS, dtype=torch.float32))
-    found = triton_mass.mass(problem.call()[1], tile)
+    (found,) = triton_mass.forward(problem.call()[1], tile)
     ops.check_mass((found,), Expected(problem, problem.exact(), problem.run()), False)
 
 
@@ -276,8 +276,8 @@ def test_narrow_rows_are_fetched_whole() -> None:
 
 def test_evidence_on_the_cpu_is_served_by_the_cpp_kernels(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    real = cpu.mass
-    monkeypatch.setattr(cpu, "mass", lambda call: (calls.append(call), real(call))[1])
+    real = cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda call: (calls.append(call), real(call))[1])
     evidence_of(make(dtype=torch.float32)).run("auto")
     assert len(calls) == 1
 

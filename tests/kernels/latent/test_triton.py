@@ -15,11 +15,11 @@ import triton.language as tl
 from kblam_kernels import explain
 from kblam_kernels.common.launch import recording
 from kblam_kernels.common.splits import MAX_SPLITS
+from kblam_kernels.common.triton_split import as_numbers
 from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
 from kblam_kernels.latent.absorption import Mixed
 from kblam_kernels.latent.tiles import LatentTile, storage_of
-from kblam_kernels.latent.triton_storage import as_numbers
 from tests.kernels.cases import LATENT, LONG
 from tests.kernels.problems import Problem, absorbed_of, make_latent
 

@@ -1,0 +1,123 @@
+"""`kblam train`: an adapter for a model, from a config and flags over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kblam.cli.errors import CommandError
+from kblam.cli.options import Device
+from kblam.cli.output import err, out
+
+CACHE = Path("build/train-cache")
+
+
+def train(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints, log and the adapter.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", "-k", help="Your own triples: it learns from them, and calibrates on them.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what the output folder holds.")] = False,
+    cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
+    device: Device = None,
+    show_settings: Annotated[
+        bool, typer.Option("--settings", help="Only list all settings, with their values.")
+    ] = False,
+) -> None:
+    """Train an adapter: what turns sentence vectors into attention of one model.
+
+    Every setting of the config is a flag too: --max_steps 200, --learning_rate 1e-3, --model NAME; --settings lists
+    them. Several processes: accelerate launch -m kblam train ...
+
+    Example: kblam train --model smollm2 --kb facts.kb --output my-adapter
+    """
+    from kblam.training.config import TrainingConfig
+
+    settings = TrainingConfig.read(config, **_flags(context.args))
+    if show_settings:
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            out.print(f"{field.name}: {value!r}  ({field.metadata['help']})", markup=False, soft_wrap=True)
+        return
+    _train(settings, output, kb, resume=resume, cache=cache, device=device)
+
+
+def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache: Path, device: str | None) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise CommandError("training needs accelerate; pip install 'kblam-kernels[train]'")
+    from kblam.cli.kb import file_of
+    from kblam.knowledge import KnowledgeBase
+    from kblam.models.loading import quiet_libraries
+    from kblam.training.card import write_card
+    from kblam.training.estimate import estimate
+    from kblam.training.material import gather
+    from kblam.training.run import Trainer
+
+    quiet_libraries()
+    began = time.monotonic()
+    triples = []
+    if kb is not None:
+        with KnowledgeBase.open(file_of(kb), read_only=True) as base:
+            triples = list(base.triples())
+
+    def say(text: str) -> None:
+        err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    told = [0.0]
+
+    def encoded(done: int, total: int) -> None:
+        if time.monotonic() - told[0] > 10 or done == total:
+            told[0] = time.monotonic()
+            say(f"encoded {done:,} of {total:,} texts")
+
+    material = gather(settings, cache=cache, triples=triples, device=device, progress=encoded, say=say)
+    trainer = Trainer(settings, material, output, say=say)
+    say(estimate(trainer))
+    trainer.fit(resume=resume)
+    trainer.finish()
+    if trainer.accelerator.is_main_process:
+        write_card(trainer, time.monotonic() - began)
+        out.print(f"wrote {output}", markup=False, highlight=False)
+
+
+def _flags(arguments: list[str]) -> dict[str, Any]:
+    """`--name value` and `--name=value` as settings; values are read as YAML, so that [2, 4] is a list.
+
+    Raises:
+        CommandError: something is not of that form.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise CommandError(f"cannot read {flag!r}; settings are given as --name value")
+        name, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise CommandError(f"{flag} has no value")
+            value = rest.pop(0)
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise CommandError(f"cannot read the value of {flag}: {value!r}") from error
+        # YAML takes 1e-3 for a text.
+        found[name.replace("-", "_")] = _number(read) if isinstance(read, str) else read
+    return found
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,86 @@
+"""The README.md of a trained adapter: what it is, how it was made, and with what figures."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+
+if TYPE_CHECKING:
+    from kblam.training.run import Trainer
+
+FILE = "README.md"
+_CARD = """\
+---
+library_name: kblam
+base_model: {base}
+tags: [kblam, knowledge-base]
+---
+# A kblam adapter for {base}
+
+It attaches a knowledge base of triples, built with the encoder `{encoder}`, to `{base}`:
+
+    kblam ask "..." --adapter FOLDER --kb facts.kb
+
+{parts}
+
+## How it was made
+
+`kblam train` with the settings below, in {minutes:.0f} minutes on {device}: {retrieval} steps without the language
+model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
+
+Threshold: a question is known from a mass of {known_above} on. On the {checked} questions that it was chosen by (facts
+held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and the strongest
+triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
+
+```yaml
+{settings}```
+
+kblam {version}, torch {torch}.
+"""
+_QUESTION = """\
+- **The encoder** compares: a question's own sentence vector is part of every knowledge query (question head: {head}).
+- **Attention** chooses: one softmax over prompt and knowledge, in layers {layers}; layer {evidence} names the triples.
+- **The pointer** {copies}"""
+_PLAIN = """\
+- KBLaM's plain query: knowledge queries come from the hidden states alone, in layers {layers}.
+- **The pointer** {copies}"""
+
+
+def write_card(trainer: Trainer, seconds: float) -> None:
+    """Writes README.md beside the adapter."""
+    config, material, calibration = trainer.config, trainer.material, trainer.calibration
+    adapter = material.adapter_config
+    assert calibration is not None, "the card is written after `finish`"
+    copies = "copies the triple's text, weighted by its attention mass." if config.pointer else "is off."
+    parts = (_PLAIN if adapter.question_head is None else _QUESTION).format(
+        head=adapter.question_head,
+        layers=", ".join(map(str, adapter.knowledge_layers)),
+        evidence=adapter.evidence_layer,
+        copies=copies,
+    )
+    text = _CARD.format(
+        base=config.model,
+        encoder=config.encoder,
+        parts=parts,
+        minutes=seconds / 60,
+        device=platform.processor() or platform.machine() if trainer.accelerator.device.type == "cpu" else "CUDA",
+        retrieval=config.retrieval_steps if adapter.question_head else 0,
+        steps=config.max_steps,
+        rows=trainer.rows,
+        facts=len(material.train),
+        entities=len(material.train.entities),
+        own=", the user's own triples among them" if material.own else "",
+        known_above=calibration.known_above,
+        checked=calibration.questions,
+        precision=calibration.precision,
+        recall=calibration.recall,
+        top1=calibration.top1,
+        settings=yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True),
+        version=metadata.version("kblam-kernels"),
+        torch=torch.__version__,
+    )
+    (trainer.output / FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,67 @@
+"""`checkpoint-N` folders: there whole or not at all, so that a run that is killed goes on from the last one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.files import load_weights
+from kblam.errors import TrainingError
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_STATE, _OPTIMIZER = "state.json", "optimizer.pt"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of all checkpoints, the latest last."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return sorted(found)
+
+
+def save_checkpoint(
+    folder: Path, step: int, adapter: KnowledgeAdapter, optimizer: torch.optim.Optimizer, run: dict[str, Any], keep: int
+) -> Path:
+    """Writes `folder/checkpoint-step` and drops all but the last `keep` ones."""
+    target = folder / f"checkpoint-{step}"
+    fresh = folder / f".checkpoint-{step}.part"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    adapter.save_pretrained(fresh)
+    torch.save(optimizer.state_dict(), fresh / _OPTIMIZER)
+    (fresh / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    for _, old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(
+    path: Path, adapter: KnowledgeAdapter, optimizer: torch.optim.Optimizer, run: dict[str, Any]
+) -> int:
+    """Fills adapter and optimizer; returns the step that comes next.
+
+    Raises:
+        TrainingError: the checkpoint cannot be read, or is of a run with other settings.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        before, step = state["run"], int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not a checkpoint of kblam train: {error}; start without --resume") from error
+    other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
+    if other:
+        changes = ", ".join(f"{name} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
+        raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
+    load_weights(adapter, path, strict=True)
+    device = next(adapter.parameters()).device
+    optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
+    return step

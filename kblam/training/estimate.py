@@ -1,0 +1,58 @@
+"""How long a run will take on this machine, told before it starts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from kblam.models import attach, detach
+from kblam.training.language import Learner, counts_of, total_loss
+from kblam.training.retrieval import RetrievalData, retrieval_losses
+from kblam.training.start import initialise
+
+if TYPE_CHECKING:
+    from kblam.training.run import Trainer
+
+_TRIED = 2  # steps of each stage, after one that is not timed
+
+
+def estimate(trainer: Trainer) -> str:
+    """A sentence with the time of both stages, from a few steps of each; the weights are left as they were."""
+    config, material, adapter = trainer.config, trainer.material, trainer.adapter
+    before = {name: weight.clone() for name, weight in adapter.state_dict().items()}
+    layers = material.adapter_config.knowledge_layers
+    # Timing does not depend on what the prompt weighs.
+    lse = {layer: torch.full((material.adapter_config.num_heads,), 4.0) for layer in layers}
+    initialise(adapter, lse, config.seed)
+    seconds, began = 0.0, time.monotonic()
+    if config.question_head is not None and config.retrieval_steps:
+        data = RetrievalData(
+            material.train,
+            material.asked,
+            material.vectors,
+            size=config.retrieval_batch_size,
+            virtual_triples=config.virtual_triples,
+            seed=config.seed,
+        )
+        heads = len(layers), material.adapter_config.num_heads
+        for step in range(_TRIED + 1):
+            if step == 1:
+                began = time.monotonic()
+            batch = data.batch(step)
+            retrieval, refusal = retrieval_losses(adapter, batch, torch.full((*heads, len(batch.question)), 4.0))
+            (retrieval + refusal).backward()
+        seconds += (time.monotonic() - began) / _TRIED * config.retrieval_steps
+    if config.max_steps:
+        learner = Learner(adapter, attach(material.model, adapter, trainable=True))
+        for step in range(_TRIED + 1):
+            if step == 1:
+                began = time.monotonic()
+            asked = trainer.builder.build(step)
+            total_loss(learner(*trainer.inputs(asked, 0, 1)), counts_of(asked.batch)).backward()
+        seconds += (time.monotonic() - began) / _TRIED * config.max_steps
+        detach(material.model)
+    adapter.zero_grad(set_to_none=True)
+    adapter.load_state_dict(before)
+    return f"about {max(1, round(seconds / 60))} minutes on this machine as it is now"

@@ -1,0 +1,172 @@
+"""What a run is made of: model, tokenizer, encoder, entities, and the vectors of all their texts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kblam.adapter import AdapterConfig
+from kblam.data.entities import Entity
+from kblam.data.open_world import build_world
+from kblam.errors import TrainingError
+from kblam.knowledge import Encoder, Triple, load_encoder
+from kblam.knowledge.encoders import Progress
+from kblam.models.loading import load_base, load_tokenizer
+from kblam.models.prompt import template_of
+from kblam.models.signature import signature_of
+from kblam.training.batches import Texts
+from kblam.training.config import TrainingConfig
+from kblam.training.language import trainable_base
+from kblam.training.questions import Asked, Facts, draw_questions
+from kblam.training.vectors import Vectors
+
+# Of the user's own triples; more of them teach nothing that these do not.
+MOST_OWN = 20_000
+PLAIN_PROMPT = "{question}\n"
+# Knowledge layers by depth: retrieval is the encoder's at any depth, and values must still be read afterwards.
+_DEPTHS = (0.47, 0.6, 0.73, 0.87)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a run needs and does not change.
+
+    Args:
+        model: frozen.
+        texts: how questions and answers are written.
+        encoder: of the sentence vectors.
+        train, checks: facts to learn from, and facts held out of training for checks and the threshold.
+        asked, checked: questions about them.
+        own: whether `checks` are the user's own triples.
+        vectors: of all texts of both.
+        adapter_config: of the adapter that learns.
+    """
+
+    model: PreTrainedModel
+    texts: Texts
+    encoder: Encoder
+    train: Facts
+    checks: Facts
+    asked: list[Asked]
+    checked: list[Asked]
+    own: bool
+    vectors: Vectors
+    adapter_config: AdapterConfig
+
+
+def entities_of(triples: Sequence[Triple]) -> list[Entity]:
+    """Triples by name; names that differ are different entities."""
+    by_name: dict[str, dict[str, str]] = {}
+    for triple in triples:
+        by_name.setdefault(triple.name, {})[triple.property] = triple.value
+    return [Entity(name, facts) for name, facts in by_name.items()]
+
+
+def gather(
+    config: TrainingConfig,
+    *,
+    cache: Path,
+    triples: Sequence[Triple] = (),
+    checks: int = 600,
+    device: str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Material:
+    """Loads the model and prepares the data.
+
+    Args:
+        cache: folder for sentence vectors.
+        triples: the user's own; the adapter learns from them too, and the threshold is chosen on them.
+        checks: questions for the threshold.
+        progress: told how many texts are encoded.
+        say: told what a person should read before that.
+
+    Raises:
+        ModelFolderError, EncoderUnavailableError: model or encoder cannot be loaded.
+        TrainingError: the model's tokenizer has no end token.
+    """
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    model = trainable_base(load_base(config.model, dtype=dtype, device=device))
+    tokenizer = load_tokenizer(config.model)
+    encoder = load_encoder(config.encoder)
+    world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)
+    kept = config.calibration_entities
+    entities, held_out = world.train[:-kept], world.train[-kept:]
+    own = entities_of(_some(triples, config.seed))
+    if own:
+        if len(triples) > MOST_OWN:
+            say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are learned from")
+        entities, held_out = [*entities, *own], own
+    train, held = Facts(entities), Facts(held_out)
+    asked = draw_questions(train, config.retrieval_questions, config.seed)
+    checked = [one for one in draw_questions(held, 2 * checks, config.seed + 1) if len(one.facts) < 2][:checks]
+    texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
+    say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
+    vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
+    prompt = config.prompt or template_of(tokenizer) or PLAIN_PROMPT
+    return Material(
+        model=model,
+        texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
+        encoder=encoder,
+        train=train,
+        checks=held,
+        asked=asked,
+        checked=checked,
+        own=bool(own),
+        vectors=vectors,
+        adapter_config=_adapter_config(config, model, encoder, prompt),
+    )
+
+
+def _some(triples: Sequence[Triple], seed: int) -> Sequence[Triple]:
+    """All triples, or so many that their vectors take minutes and no more."""
+    if len(triples) <= MOST_OWN:
+        return triples
+    return random.Random(seed).sample(list(triples), MOST_OWN)
+
+
+def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Encoder, prompt: str) -> AdapterConfig:
+    count = model.config.get_text_config().num_hidden_layers
+    layers = config.layers or tuple(sorted({min(count - 1, round(count * depth)) for depth in _DEPTHS}))
+    return AdapterConfig.for_model(
+        model.config,
+        encoder.dimension,
+        layers=layers,
+        evidence_layer=layers[0] if config.evidence_layer is None else config.evidence_layer,
+        question_head=config.question_head,
+        question_hidden_dim=config.question_hidden_dim if config.question_head == "mlp" else 0,
+        pointer=config.pointer,
+        prompt=prompt,
+        answer=config.answer,
+        refusal=config.refusal,
+        encoder=encoder.fingerprint,
+        base_model=config.model,
+        base_signature=signature_of(model),
+    )
+
+
+def _control_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """(end, pad): what ends an answer when the model generates, and what fills rows."""
+    generation: Any = model.generation_config
+    end = generation.eos_token_id if generation is not None else None
+    end = tokenizer.eos_token_id if end is None else end
+    if isinstance(end, list | tuple):
+        # The chat's own end of turn, where there are several.
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id in end else end[0]
+    if end is None:
+        raise TrainingError(f"the tokenizer of {tokenizer.name_or_path} has no end token, so answers could not end")
+    pad = tokenizer.pad_token_id
+    return int(end), int(end if pad is None else pad)
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """A permutation that leaves nothing at its place, for control figures."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order[1:] + order[:1]

@@ -1,0 +1,106 @@
+"""The questions that stage 1 learns from: drawn once from the entities, then used again with other distractors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from kblam.data.entities import Entity
+from kblam.data.general import general_questions
+from kblam.data.phrasing import open_question, pair_question, question
+from kblam.knowledge.triples import key_text
+
+
+class Kind(IntEnum):
+    """What a question asks for."""
+
+    SINGLE = 0  # one fact
+    PAIR = 1  # two facts
+    OPEN = 2  # an entity as a whole
+    GENERAL = 3  # nothing that any knowledge base has
+
+
+# Shares of the kinds; most of what people ask a knowledge base is one fact.
+SHARES = {Kind.SINGLE: 0.82, Kind.PAIR: 0.08, Kind.OPEN: 0.05, Kind.GENERAL: 0.05}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question and the facts that answer it, as places in `Facts`."""
+
+    text: str
+    kind: Kind
+    facts: tuple[int, ...]
+
+
+class Facts:
+    """The facts of some entities in one list.
+
+    Attributes:
+        owner: (F,) int64, the entity of each fact.
+        start: of each entity's facts; those of entity i are start[i] .. start[i + 1] - 1.
+    """
+
+    def __init__(self, entities: Sequence[Entity]) -> None:
+        self.entities = list(entities)
+        counts = [len(entity.facts) for entity in entities]
+        self.owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        self.start = [0, *torch.tensor(counts).cumsum(0).tolist()]
+        self.identities = [(entity.name, prop) for entity in entities for prop in entity.facts]
+        self.values = [value for entity in entities for value in entity.facts.values()]
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    @property
+    def key_texts(self) -> list[str]:
+        """What the key of each fact is made from."""
+        return [key_text(*identity) for identity in self.identities]
+
+    def of_entity(self, entity: int) -> range:
+        """The facts of one entity."""
+        return range(self.start[entity], self.start[entity + 1])
+
+
+def draw_questions(facts: Facts, count: int, seed: int) -> list[Asked]:
+    """`count` questions of all kinds; everything follows from the seed."""
+    rng = random.Random(seed)
+    general = general_questions()
+    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
+    return [_draw(facts, kind, general, rng) for kind in kinds]
+
+
+def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) -> Asked:
+    if kind is Kind.GENERAL:
+        return Asked(rng.choice(general), kind, ())
+    fact = rng.randrange(len(facts))
+    name, prop = facts.identities[fact]
+    entity = int(facts.owner[fact])
+    if kind is Kind.OPEN:
+        return Asked(open_question(name, rng), kind, tuple(facts.of_entity(entity)))
+    if kind is Kind.PAIR:
+        # Of one entity or of two.
+        others = [other for other in facts.of_entity(entity) if other != fact]
+        second = rng.choice(others) if others and rng.random() < 0.3 else rng.randrange(len(facts))
+        if second != fact:
+            return Asked(pair_question((name, prop), facts.identities[second], rng), kind, (fact, second))
+    return Asked(question(prop, name, rng), Kind.SINGLE, (fact,))
+
+
+def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:
+    """(B, M): the share of attention that each question should give to each fact; rows sum to 1, or 0.
+
+    Args:
+        place: (F,) column of each fact, or -1.
+        columns: M.
+    """
+    wanted = torch.zeros(len(asked), columns)
+    for row, question_ in enumerate(asked):
+        for fact in question_.facts:
+            wanted[row, place[fact]] += 1 / len(question_.facts)
+    return wanted

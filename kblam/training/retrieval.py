@@ -1,0 +1,168 @@
+"""Stage 1, without the language model: question and key projections, against the prompt's measured weight.
+
+A batch is a set of questions over the facts of their entities and of strangers. Each head's softmax runs over these
+facts and the prompt, whose log-sum-exp is drawn as it was measured. Some rows must not see their fact (its property
+is then missing) or its entity.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.training.questions import Asked, Facts, Kind, targets
+from kblam.training.vectors import Vectors
+
+# Smallest and largest number of facts of a batch.
+COLUMNS = (300, 1500)
+# Share of the questions whose fact is hidden, and whose entity is; the rest is answered.
+NO_PROPERTY, NO_ENTITY = 0.38, 0.1
+_HIDDEN = -1e9
+
+
+@dataclass(frozen=True)
+class RetrievalBatch:
+    """B questions over M facts."""
+
+    question: Tensor  # (B, P) float32
+    keys: Tensor  # (M, P) float32
+    wanted: Tensor  # (B, M): share of attention each fact should get; a row of zeros has no answer
+    bias: Tensor  # (B, M): log multiplicity, or -1e9 for a fact that the row must not see
+
+
+class RetrievalData:
+    """Questions and facts with their vectors; `batch(step)` follows from (seed, step).
+
+    Args:
+        facts: what may be in a knowledge base.
+        asked: questions about them.
+        vectors: of all key texts and questions.
+        size: B.
+        virtual_triples: distractors weigh up to as much as so many would.
+        seed: of all drawing.
+    """
+
+    def __init__(
+        self, facts: Facts, asked: Sequence[Asked], vectors: Vectors, *, size: int, virtual_triples: int, seed: int
+    ) -> None:
+        self.facts, self.asked, self.vectors = facts, list(asked), vectors
+        self.size, self.virtual, self.seed = size, virtual_triples, seed
+        self._key_rows = vectors.rows(facts.key_texts)
+        self._question_rows = vectors.rows(question.text for question in asked)
+
+    def batch(self, step: int) -> RetrievalBatch:
+        """The batch of one step."""
+        rng = random.Random(f"{self.seed} retrieval {step}")
+        picked = rng.sample(range(len(self.asked)), min(self.size, len(self.asked)))
+        asked = [self.asked[index] for index in picked]
+        columns = round(COLUMNS[0] * (COLUMNS[1] / COLUMNS[0]) ** rng.random())
+        place, chosen = self._columns(asked, columns, rng)
+        owner = self.facts.owner[chosen]
+        wanted = targets(asked, place, len(chosen))
+        bias = torch.zeros(len(asked), len(chosen))
+        for row, question in enumerate(asked):
+            mine = torch.zeros(len(chosen), dtype=torch.bool)
+            for fact in question.facts:
+                mine |= owner == self.facts.owner[fact]
+            bias[row, ~mine] = rng.random() * math.log(max(1.0, self.virtual / len(chosen)))
+            missing = rng.random()
+            if question.kind is Kind.GENERAL or missing >= NO_PROPERTY + NO_ENTITY:
+                continue
+            # Of a question about two facts or a whole entity everything is hidden: half an answer is another case.
+            hide = mine if missing < NO_ENTITY or question.kind is not Kind.SINGLE else wanted[row] > 0
+            bias[row, hide] = _HIDDEN
+            wanted[row] = 0
+        rows = self._question_rows[torch.tensor(picked)]
+        return RetrievalBatch(self.vectors.at(rows), self.vectors.at(self._key_rows[chosen]), wanted, bias)
+
+    def _columns(self, asked: Sequence[Asked], columns: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """The column of each fact (or -1), and the facts of the batch: whole entities, asked ones and strangers."""
+        entities = dict.fromkeys(int(self.facts.owner[fact]) for question in asked for fact in question.facts)
+        held = sum(len(self.facts.of_entity(entity)) for entity in entities)
+        while held < columns and len(entities) < len(self.facts.entities):
+            stranger = rng.randrange(len(self.facts.entities))
+            if stranger not in entities:
+                entities[stranger] = None
+                held += len(self.facts.of_entity(stranger))
+        chosen = torch.tensor([fact for entity in entities for fact in self.facts.of_entity(entity)])
+        place = torch.full((len(self.facts),), -1)
+        place[chosen] = torch.arange(len(chosen))
+        return place, chosen
+
+
+def retrieval_scores(adapter: KnowledgeAdapter, question: Tensor, keys: Tensor) -> Tensor:
+    """(L, Hq, B, M) scores of questions (B, P) against facts (M, P) at each knowledge layer."""
+    config = adapter.config
+    shape = (config.num_heads, config.head_dim)
+    projected = adapter.project_keys(keys).unflatten(-1, (config.num_slots, *shape))
+    slots = [config.slot_of(layer) for layer in config.knowledge_layers]
+    asking = torch.stack([adapter.question_part(layer, question) for layer in config.knowledge_layers], 1)
+    return torch.einsum("qlhd,klhd->lhqk", asking.unflatten(-1, shape), projected[:, slots]) * config.head_dim**-0.5
+
+
+def retrieval_losses(
+    adapter: KnowledgeAdapter, batch: RetrievalBatch, prompt_lse: Tensor, *, bf16: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(retrieval, refusal): -log of the wanted facts' shares, and -log(1 - knowledge mass) where there are none.
+
+    Args:
+        prompt_lse: (L, Hq, B), what the prompt weighs for each row.
+    """
+    with torch.autocast(batch.keys.device.type, torch.bfloat16, enabled=bf16):
+        scores = retrieval_scores(adapter, batch.question, batch.keys)
+    scores = scores.float() + batch.bias
+    total = torch.logaddexp(scores.logsumexp(-1), prompt_lse)
+    answerable = batch.wanted.sum(1) > 0
+    share = (scores[:, :, answerable] - total[:, :, answerable, None]) * batch.wanted[answerable]
+    retrieval = -share.sum(-1).mean()
+    log_mass = (scores.logsumexp(-1) - total)[:, :, ~answerable]
+    refusal = -torch.log1p(-log_mass.exp().clamp(max=1 - 1e-4)).mean()
+    return retrieval, refusal
+
+
+def schedule(step: int, steps: int, warmup: int, kind: str) -> float:
+    """The factor on the learning rate at a step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done}.get(kind, 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train_retrieval(
+    adapter: KnowledgeAdapter,
+    data: RetrievalData,
+    prompt_lse: dict[int, Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    warmup: int,
+    bf16: bool = True,
+    report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+) -> None:
+    """Stage 1, in place. It takes minutes, so it is not resumed half-way.
+
+    Args:
+        prompt_lse: (prompts, Hq) of each knowledge layer, as measured.
+        report: told step and losses after each step.
+    """
+    measured = torch.stack([prompt_lse[layer] for layer in adapter.config.knowledge_layers])  # (L, prompts, Hq)
+    trained = [*adapter.key_projector.parameters(), *adapter.question_trunk.parameters()]
+    trained += list(adapter.question_heads.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    draw = torch.Generator().manual_seed(data.seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * schedule(step, steps, warmup, "cosine")
+        batch = data.batch(step)
+        rows = torch.randint(measured.shape[1], (len(batch.question),), generator=draw)
+        retrieval, refusal = retrieval_losses(adapter, batch, measured[:, rows].transpose(1, 2), bf16=bf16)
+        optimizer.zero_grad(set_to_none=True)
+        (retrieval + refusal).backward()
+        optimizer.step()
+        report(step + 1, {"retrieval": retrieval.item(), "refusal": refusal.item()})

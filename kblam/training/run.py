@@ -1,0 +1,340 @@
+"""One training run from its config to an adapter folder: start, stage 1, stage 2, threshold, card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.files import load_weights
+from kblam.data.batch import Batch
+from kblam.errors import TrainingError
+from kblam.models import attach, detach
+from kblam.models.prompt import prompt_ids
+from kblam.training.batches import AskedBatch, BatchBuilder
+from kblam.training.calibrate import Calibration, choose_threshold, strongest_triples
+from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from kblam.training.config import TrainingConfig
+from kblam.training.language import Learner, counts_of, rows_of, total_loss
+from kblam.training.material import Material
+from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
+from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
+
+Say = Callable[[str], None]
+RETRIEVAL_FOLDER = "retrieval"
+LOG = "log.jsonl"
+# Settings that a resumed run may change: they say nothing about the weights.
+_FREE = ("save_steps", "save_total_limit", "logging_steps", "eval_steps", "report_to")
+_PROMPTS_MEASURED = 64
+_CONTROL_AFTER = 100  # steps
+_CONTROL_MARGIN = 1.05
+
+
+class Trainer:
+    """A run: `fit` trains, `finish` writes the adapter.
+
+    Args:
+        config: of the run.
+        material: made from it.
+        output: folder of checkpoints, log and the adapter.
+        accelerator: processes and gradient reduction; one process by default.
+        say: told what a person should read.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        material: Material,
+        output: Path,
+        accelerator: Accelerator | None = None,
+        say: Say = print,
+    ) -> None:
+        self.config, self.material, self.output = config, material, output
+        self.accelerator = Accelerator(cpu=material.model.device.type == "cpu") if accelerator is None else accelerator
+        self.say: Say = say if self.accelerator.is_main_process else lambda text: None
+        self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device)
+        per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        self.rows = per_step * self.accelerator.num_processes
+        self.builder = self._builder(material.train, config.unanswerable, config.seed)
+        self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
+        self.began = time.monotonic()
+        self.calibration: Calibration | None = None
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The settings that decide the weights."""
+        return {
+            **{name: value for name, value in self.config.to_dict().items() if name not in _FREE},
+            "rows": self.rows,
+            "facts": len(self.material.train),
+        }
+
+    def fit(self, *, resume: bool = False, stop_after: int | None = None) -> None:
+        """Both stages.
+
+        Args:
+            resume: go on from what `output` holds.
+            stop_after: end stage 2 at this step, as if interrupted.
+
+        Raises:
+            TrainingError: `output` holds another run, or a run and `resume` is not said.
+        """
+        found = checkpoints(self.output)
+        if not resume and (found or (self.output / "config.json").is_file()):
+            raise TrainingError(f"{self.output} holds a run already; pass --resume, or another --output")
+        self.output.mkdir(parents=True, exist_ok=True)
+        if not found:
+            self._stage_one(resume)
+        self._stage_two(found[-1][1] if found else None, stop_after)
+
+    # --- stage 1 ---------------------------------------------------------------------------------------------
+
+    def _stage_one(self, resume: bool) -> None:
+        before = self.output / RETRIEVAL_FOLDER
+        done = before / "config.json"
+        if not (resume and done.is_file()) and self.accelerator.is_main_process:
+            self._train_retrieval()
+            self.adapter.save_pretrained(before)
+        self.accelerator.wait_for_everyone()
+        load_weights(self.adapter, before, strict=True)
+
+    def _train_retrieval(self) -> None:
+        config, material = self.config, self.material
+        prompts = [self._prompt(asked.text) for asked in material.asked[:_PROMPTS_MEASURED]]
+        lse = measure_prompt_lse(material.model, material.adapter_config, prompts)
+        initialise(self.adapter, {layer: rows.mean(0).cpu() for layer, rows in lse.items()}, config.seed)
+        if config.question_head is None or not config.retrieval_steps:
+            return
+        data = RetrievalData(
+            material.train,
+            material.asked,
+            material.vectors,
+            size=config.retrieval_batch_size,
+            virtual_triples=config.virtual_triples,
+            seed=config.seed,
+        )
+        began = time.monotonic()
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            if step % (10 * config.logging_steps) == 0 or step == config.retrieval_steps:
+                left = (time.monotonic() - began) * (config.retrieval_steps / step - 1)
+                self._log({"stage": 1, "step": step, **figures})
+                self.say(f"retrieval {step}/{config.retrieval_steps}  {_words(figures)}  {_clock(left)} left")
+
+        train_retrieval(
+            self.adapter,
+            data,
+            lse,
+            steps=config.retrieval_steps,
+            learning_rate=config.retrieval_learning_rate,
+            warmup=config.warmup_steps,
+            bf16=config.bf16,
+            report=report,
+        )
+
+    # --- stage 2 ---------------------------------------------------------------------------------------------
+
+    def _stage_two(self, checkpoint: Path | None, stop_after: int | None) -> None:
+        config = self.config
+        # The optimizer must see the weights at their last place.
+        attachment = attach(self.material.model, self.adapter.train(), trainable=True)
+        learner = Learner(self.adapter, attachment)
+        optimizer = self._optimizer()
+        start = 0
+        if checkpoint is not None:
+            start = load_checkpoint(checkpoint, self.adapter, optimizer, self.run)
+            self.say(f"going on from {checkpoint}")
+        rates = [group["lr"] for group in self._optimizer().param_groups]
+        prepared = self.accelerator.prepare_model(learner)
+        began, end = time.monotonic(), config.max_steps if stop_after is None else min(stop_after, config.max_steps)
+        seen: list[dict[str, float]] = []
+        for step in range(start, end):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step, config.max_steps, config.warmup_steps, config.lr_scheduler_type)
+            seen.append(self._step(prepared, optimizer, step))
+            done = step + 1
+            if done % config.logging_steps == 0 or done == end:
+                figures = {name: sum(each[name] for each in seen) / len(seen) for name in seen[0]}
+                seen = []
+                left = (time.monotonic() - began) / (done - start) * (config.max_steps - done)
+                self._log({"stage": 2, "step": done, **figures})
+                self.say(f"step {done}/{config.max_steps}  {_words(figures)}  {_clock(left)} left")
+            if done % config.eval_steps == 0 or done == config.max_steps:
+                self._check(learner, done)
+            if (done % config.save_steps == 0 or done == end) and self.accelerator.is_main_process:
+                save_checkpoint(self.output, done, self.adapter, optimizer, self.run, config.save_total_limit)
+            self.accelerator.wait_for_everyone()
+        detach(self.material.model)
+
+    def _step(self, learner: Any, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
+        """One optimizer step; returns its figures, means over the whole batch of all processes."""
+        config, accelerator = self.config, self.accelerator
+        asked = self.builder.build(step)
+        counts = counts_of(asked.batch)
+        parts = accelerator.num_processes * config.gradient_accumulation_steps
+        sums: dict[str, Tensor] = {}
+        optimizer.zero_grad(set_to_none=True)
+        for micro in range(config.gradient_accumulation_steps):
+            part = accelerator.process_index * config.gradient_accumulation_steps + micro
+            last = micro == config.gradient_accumulation_steps - 1
+            with torch.enable_grad() if last else accelerator.no_sync(learner):
+                found = learner(*self.inputs(asked, part, parts))
+                # Gradients are averaged over the processes, and the losses are parts of a sum.
+                (total_loss(found, counts) * accelerator.num_processes).backward()
+            for name, value in found.items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            raise TrainingError(
+                f"the gradient of step {step + 1} is not finite; lower learning_rate ({config.learning_rate}), and "
+                "resume from the last checkpoint"
+            )
+        optimizer.step()
+        names = list(sums)
+        summed = accelerator.reduce(torch.stack([sums[name] for name in names]).to(accelerator.device), "sum")
+        found_sums = dict(zip(names, summed.tolist(), strict=True))
+        figures = {name: value / max(1.0, counts[name]) for name, value in found_sums.items()}
+        return {"loss": float(total_loss({n: torch.tensor(v) for n, v in found_sums.items()}, counts)), **figures}
+
+    def inputs(self, asked: AskedBatch, part: int, parts: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """What the learner takes, for one of so many equal parts of a batch's rows."""
+        rows, device = len(asked.questions), self.material.model.device
+        start, end = rows * part // parts, rows * (part + 1) // parts
+        batch = rows_of(asked.batch, start, end)
+        vectors = self.material.vectors
+        questions = torch.from_numpy(self.material.encoder.encode(asked.questions[start:end])) * vectors.scale
+        moved = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(batch)
+            if isinstance(value := getattr(batch, field.name), Tensor)
+        }
+        keys, values = vectors.at(batch.key_rows), vectors.at(batch.value_rows)
+        return Batch(**moved), keys.to(device), values.to(device), questions.to(device)
+
+    @torch.no_grad()
+    def _check(self, learner: Learner, step: int) -> None:
+        """Figures of a held-out batch, with its knowledge and with random knowledge."""
+        if not self.accelerator.is_main_process:
+            return
+        asked = self.checker.build(0)
+        counts = counts_of(asked.batch)
+        batch, keys, values, questions = self.inputs(asked, 0, 1)
+        figures = {
+            name: float(v) / max(1.0, counts[name]) for name, v in learner(batch, keys, values, questions).items()
+        }
+        order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(step)).to(keys.device)
+        random = learner(batch, keys[order], values[order], questions)
+        control = float(random["sentence"]) / max(1.0, counts["sentence"])
+        self._log({"stage": 2, "step": step, "held_out": figures, "control_sentence": control})
+        self.say(f"  held out: {_words(figures)}  with random knowledge: sentence {control:.3f}")
+        if step >= _CONTROL_AFTER and control < _CONTROL_MARGIN * figures["sentence"]:
+            self.say(
+                "  WARNING: the loss is as low with random knowledge, so it falls for another reason than the "
+                "knowledge; look at top1 and mass before training on"
+            )
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def calibrate(self) -> Calibration:
+        """Chooses `known_above` on questions about held-out facts, half of which hide their fact or entity."""
+        material, asked = self.material, self.material.checked
+        facts, vectors = material.checks, material.vectors
+        attachment = attach(material.model, self.adapter.eval())
+        keys, values = vectors.of(facts.key_texts), vectors.of(facts.values)
+        device = material.model.device
+        knowledge = self.adapter.project(keys.to(device), values.to(device), dtype=material.model.dtype)
+        prompts = [self._prompt(one.text) for one in asked]
+        questions = vectors.of(one.text for one in asked)
+        seen = strongest_triples(attachment, knowledge, prompts, questions, [()] * len(asked))
+        single = [index for index, one in enumerate(asked) if one.facts]
+        hide = [
+            asked[index].facts if number % 4 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
+            for number, index in enumerate(single)
+        ]
+        without = strongest_triples(
+            attachment, knowledge, [prompts[index] for index in single], questions[single], hide
+        )
+        known = torch.tensor([bool(one.facts) for one in asked])
+        right = torch.tensor(
+            [bool(one.facts) and int(place) in one.facts for one, place in zip(asked, seen[1], strict=True)]
+        )
+        # Twice as many answerable questions as others: what a knowledge base is asked in use.
+        unknown = torch.cat([without[0][::2], seen[0][~known]])
+        detach(material.model)
+        return choose_threshold(seen[0][known], unknown, right[known])
+
+    def finish(self) -> KnowledgeAdapter:
+        """The adapter as users get it, written to `output`: takes vectors as they come, and knows its threshold."""
+        self.calibration = self.calibrate()
+        config = dataclasses.replace(self.material.adapter_config, known_above=self.calibration.known_above)
+        adapter = KnowledgeAdapter(config)
+        adapter.load_state_dict(self.adapter.state_dict())
+        rescale_inputs(adapter, self.material.vectors.scale)
+        if self.accelerator.is_main_process:
+            adapter.save_pretrained(self.output)
+        self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
+        self.say(
+            f"known above {self.calibration.known_above}: refusals right {self.calibration.precision:.3f}, found "
+            f"{self.calibration.recall:.3f}; strongest triple right {self.calibration.top1:.3f} "
+            f"({self.calibration.questions} questions)"
+        )
+        return adapter.eval()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config, adapter = self.config, self.adapter
+        learned = [*adapter.key_projector.parameters(), *adapter.question_trunk.parameters()]
+        learned += list(adapter.question_heads.parameters())
+        if config.question_head is None or not config.retrieval_steps:
+            groups = [{"params": list(adapter.parameters()), "lr": config.learning_rate}]
+        else:
+            fresh = [*adapter.value_projector.parameters(), *adapter.query_heads.parameters()]
+            groups = [
+                {"params": learned, "lr": config.learning_rate * config.projection_rate},
+                {"params": fresh, "lr": config.learning_rate},
+            ]
+        betas = (config.adam_beta1, config.adam_beta2)
+        return torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay)
+
+    def _builder(self, facts: Any, unanswerable: float, seed: int) -> BatchBuilder:
+        return BatchBuilder(
+            facts,
+            self.material.vectors,
+            self.material.texts,
+            rows=self.rows,
+            triples=self.config.triples,
+            unanswerable=unanswerable,
+            virtual_triples=self.config.virtual_triples,
+            seed=seed,
+        )
+
+    def _prompt(self, question: str) -> list[int]:
+        return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        with (self.output / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.config.report_to == "tensorboard":
+            flat = {name: value for name, value in record.items() if isinstance(value, float)}
+            self.accelerator.log(flat, step=int(record.get("step", 0)))
+
+
+def _words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

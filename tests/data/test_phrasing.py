@@ -1,0 +1,151 @@
+"""How questions are asked: of every kind, never of a held-out phrasing in training, never missing what is known."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kblam.data import templates
+from kblam.data.entities import Entity
+from kblam.data.general import general_questions
+from kblam.data.meaning import near_properties, same_meaning
+from kblam.data.open_world import build_world
+from kblam.data.phrasing import entity_missing, open_question, pair_question, property_missing, question
+from kblam.data.properties import TYPED
+from kblam.data.specific import LOOSE, SPECIFIC
+from kblam.errors import DataError
+
+WORLD = build_world(1, 150, 150)
+KINDS = {"GENERIC": 40, "OPEN": 12, "PAIR": 12, "ONE_ENTITY": 10, "ONE_PROPERTY": 4, "JOINTS": 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_phrasings_are_apart(kind: str) -> None:
+    seen, held_out = getattr(templates, kind), getattr(templates, f"HELD_OUT_{kind}")
+    assert len(set(seen)) == len(seen) >= KINDS[kind]
+    assert not {text.lower() for text in seen} & {text.lower() for text in held_out}
+    if kind not in ("JOINTS", "ONE_PROPERTY"):
+        assert len(held_out) >= 10
+
+
+def test_every_typed_property_has_its_own_questions() -> None:
+    assert set(SPECIFIC) == set(TYPED)
+    asked: dict[str, str] = {}
+    for prop, specific in SPECIFIC.items():
+        assert len(specific.seen) >= 3
+        assert len(specific.held_out) >= 2
+        assert not set(specific.seen) & set(specific.held_out)
+        for text in (*specific.seen, *specific.held_out):
+            assert "{n}" in text
+            assert asked.setdefault(text, prop) == prop, f"{text} asks for two properties"
+
+
+def test_loose_questions_are_for_typed_properties() -> None:
+    assert all(prop in TYPED for properties in LOOSE.values() for prop in properties)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(WORLD.test), st.integers(0, 2**32), st.booleans())
+def test_a_question_holds_the_name(entity: Entity, seed: int, held_out: bool) -> None:
+    rng = random.Random(seed)
+    for prop in entity.facts:
+        assert entity.name.lower() in question(prop, entity.name, rng, held_out).lower()
+    assert entity.name.lower() in open_question(entity.name, rng, held_out).lower()
+
+
+def test_the_same_seed_asks_the_same_question() -> None:
+    asked = [question("founder", "Amber Falcon", random.Random(7)) for _ in range(2)]
+    assert asked[0] == asked[1]
+
+
+def test_training_never_draws_a_held_out_phrasing() -> None:
+    rng = random.Random(0)
+    seen = {question("founder", "X Y", rng).lower() for _ in range(4000)}
+    unseen = {question("founder", "X Y", rng, True).lower() for _ in range(4000)}
+    assert len(seen) > 500
+    for text in (*templates.HELD_OUT_GENERIC[:5], *SPECIFIC["founder"].held_out):
+        wanted = text.format(p="founder", n="X Y").lower().rstrip("?.")
+        assert not [
+            asked for asked in seen if wanted in asked and "what is the" not in asked and "of x y" not in wanted
+        ]
+        assert any(wanted in asked for asked in unseen)
+
+
+def test_questions_are_typed_carelessly_now_and_then() -> None:
+    rng = random.Random(0)
+    asked = [question("founder", "Amber Falcon", rng) for _ in range(2000)]
+    lower = sum(text == text.lower() for text in asked)
+    bare = sum(text[-1].isalpha() for text in asked)
+    assert 60 < lower < 400
+    assert 100 < bare < 600
+    assert any(text == text.upper() for text in asked)
+
+
+def test_a_loose_question_is_asked_only_where_it_is_clear() -> None:
+    rng = random.Random(0)
+    loose = "Who leads X?"
+    alone = [question("lead engineer", "X", rng, others=["lead engineer", "budget"]) for _ in range(1500)]
+    beside = [question("lead engineer", "X", rng, others=["lead engineer", "head"]) for _ in range(1500)]
+    plain = [question("lead engineer", "X", rng) for _ in range(1500)]
+    assert loose in alone
+    assert loose not in beside
+    assert loose not in plain
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(WORLD.test), st.sampled_from(WORLD.test), st.integers(0, 2**32), st.booleans())
+def test_a_pair_names_both_facts(first: Entity, second: Entity, seed: int, held_out: bool) -> None:
+    rng = random.Random(seed)
+    one = first.name, rng.choice(list(first.facts))
+    two = second.name, rng.choice([prop for prop in second.facts if (second.name, prop) != one])
+    text = pair_question(one, two, rng, held_out).lower()
+    assert first.name.lower() in text
+    assert second.name.lower() in text
+
+
+def test_a_pair_of_one_fact_is_refused() -> None:
+    with pytest.raises(DataError, match="needs two, got the p of N twice"):
+        pair_question(("N", "p"), ("N", "p"), random.Random(0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(WORLD.test), st.integers(0, 2**32), st.booleans())
+def test_no_word_for_a_known_property_counts_as_missing(entity: Entity, seed: int, held_out: bool) -> None:
+    missing = property_missing(entity, WORLD.test_properties, random.Random(seed), held_out)
+    assert missing.name == entity.name
+    assert missing.property in WORLD.test_properties
+    assert not any(same_meaning(missing.property, known) for known in entity.facts)
+
+
+def test_price_and_cost_never_count_as_missing_for_each_other() -> None:
+    entity = Entity("X", {"cost": "3 euros"})
+    for seed in range(30):
+        assert property_missing(entity, ["price", "list price", "color"], random.Random(seed)).property == "color"
+    with pytest.raises(DataError, match="nothing to ask for is missing"):
+        property_missing(entity, ["price", "costs"], random.Random(0))
+
+
+def test_half_of_the_missing_properties_are_close_in_meaning() -> None:
+    entity = Entity("X", {"founder": "Ann", "price": "3 euros"})
+    close = {*near_properties("founder"), *near_properties("price")}
+    rng = random.Random(0)
+    drawn = [property_missing(entity, WORLD.test_properties, rng).property for _ in range(600)]
+    assert 0.45 < sum(prop in close for prop in drawn) / 600 < 0.65
+
+
+def test_a_missing_entity_is_asked_for_its_own_facts_and_others() -> None:
+    rng = random.Random(0)
+    unknown = WORLD.test[:3]
+    drawn = [entity_missing(unknown, ["color"], rng) for _ in range(200)]
+    assert {missing.name for missing in drawn} == {entity.name for entity in unknown}
+    assert {missing.property for missing in drawn} > {"color"}
+
+
+def test_general_questions_are_many_and_apart() -> None:
+    seen, held_out = general_questions(), general_questions(held_out=True)
+    assert len(set(seen)) == len(seen) >= 100
+    assert len(set(held_out)) == len(held_out) == 100
+    assert not set(seen) & set(held_out)

@@ -1,0 +1,119 @@
+"""Data written by a language model behind an endpoint: asked for, checked, and refused where it cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from kblam.data.synthesise import Endpoint, synthesise
+from kblam.errors import DataError, DataServerError, EncoderError
+from tests.data.chat_server import ChatServer, serve
+
+MODEL = "writer"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    monkeypatch.setattr("kblam.data.synthesise.time.sleep", lambda seconds: None)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serve() as running:
+        yield running
+
+
+def reply(*entities: object) -> str:
+    return json.dumps({"entities": entities})
+
+
+def entity(name: str, **facts: object) -> dict[str, object]:
+    return {"name": name, "facts": facts or {"color": "red", "founder": "Ann Lee"}}
+
+
+def test_entities_become_triples_one_at_a_time(server: ChatServer) -> None:
+    server.replies = [reply(entity("Amber Falcon", color="pale  red.", weight=12.5)), reply(entity("Zorblax"))]
+    written = list(synthesise(Endpoint(server.base_url, MODEL), 2, topic="ships"))
+    assert [triple.to_record() for triple in written[0]] == [
+        {"name": "Amber Falcon", "property": "color", "value": "pale red"},
+        {"name": "Amber Falcon", "property": "weight", "value": "12.5"},
+    ]
+    first, second = (str(request["messages"]) for request in server.requests)
+    assert "ships" in first
+    assert "Amber Falcon" not in first
+    assert "Amber Falcon" in second
+    assert server.requests[0]["model"] == MODEL
+    assert server.keys == [None, None]
+
+
+@pytest.mark.parametrize("wrapping", ["{}", "Here it is:\n```json\n{}\n```\nDone.", "See [1]. {}"])
+def test_json_is_found_in_whatever_surrounds_it(server: ChatServer, wrapping: str) -> None:
+    server.replies = [wrapping.replace("{}", reply(entity("Zorblax")))]
+    if "[1]" in wrapping:
+        with pytest.raises(DataServerError, match="no entity with a name"):
+            list(synthesise(Endpoint(server.base_url, MODEL), 1))
+    else:
+        assert len(list(synthesise(Endpoint(server.base_url, MODEL), 1))) == 1
+
+
+def test_what_cannot_be_used_is_left_out(server: ChatServer) -> None:
+    server.replies = [
+        reply(
+            "text",
+            {"name": "A"},
+            {"name": 3, "facts": {"a": "b", "c": "d"}},
+            entity("Too few", color="red"),
+            entity("n" * 200),
+            entity("Taken"),
+            entity("Good", price="3 euros", cost="4 euros", color="red", story="x" * 500, alive=True, empty=" "),
+            entity("good"),
+            entity("Not asked for any more"),
+        )
+    ]
+    written = list(synthesise(Endpoint(server.base_url, MODEL), 1, taken=["taken"]))
+    assert [[(triple.property, triple.value) for triple in one] for one in written] == [
+        [("price", "3 euros"), ("color", "red")]
+    ]
+
+
+def test_the_key_is_sent_and_never_shown(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-1")
+    server.replies = [reply(entity("Zorblax")), 401]
+    endpoint = Endpoint(server.base_url, MODEL, "MY_KEY")
+    list(synthesise(endpoint, 1))
+    assert server.keys == ["Bearer secret-1"]
+    with pytest.raises(DataError, match=r"refused the key .* MY_KEY") as caught:
+        list(synthesise(endpoint, 1))
+    assert "secret-1" not in str(caught.value)
+    monkeypatch.setenv("MY_KEY", "two words")
+    with pytest.raises(DataError, match="MY_KEY holds white space"):
+        list(synthesise(endpoint, 1))
+
+
+def test_passing_trouble_is_waited_out(server: ChatServer) -> None:
+    server.replies = [503, 429, reply(entity("Zorblax"))]
+    assert len(list(synthesise(Endpoint(server.base_url, MODEL), 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "kind", "message"),
+    [
+        ([503], DataServerError, "failed 4 times, the last time with HTTP 503; run the same command again"),
+        ([400], DataServerError, "refused the request for model 'writer': HTTP 400"),
+        ([404], DataError, "does not know the model 'writer'"),
+        ([{"answer": 1}], DataServerError, "did not answer with a chat completion"),
+        (["I cannot."], DataServerError, "no new entity in 5 replies; the last one: no list of entities in 'I cannot"),
+        ([reply()], DataServerError, "no entity with a name and 2 facts"),
+        ([reply(entity("Taken"))], DataServerError, "every entity was there already"),
+    ],
+)
+def test_lasting_trouble_names_what_to_do(server: ChatServer, replies: list, kind: type, message: str) -> None:
+    server.replies = replies
+    with pytest.raises(kind, match=message):
+        list(synthesise(Endpoint(server.base_url, MODEL), 1, taken=["taken"]))
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(DataServerError, match="ConnectError"):
+        list(synthesise(Endpoint("http://127.0.0.1:9/v1", MODEL, max_attempts=1), 1))
+    with pytest.raises(EncoderError, match="must look like"):
+        list(synthesise(Endpoint("localhost", MODEL), 1))

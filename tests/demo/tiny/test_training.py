@@ -1,0 +1,90 @@
+"""The training code itself, on a small model: it learns, resumes exactly, and writes what can be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from rich.console import Console
+
+from kblam.demo.tiny import assets
+from kblam.demo.tiny.train import train
+from kblam.training.losses import Candidates, nearest_tokens
+from tests.demo.tiny.small import tiny_cache, tiny_trainer, tiny_world
+
+WORLD = tiny_world()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield tiny_cache(WORLD, tmp_path_factory.mktemp("cache"), patch)
+
+
+def weights_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As `python -m kblam.demo.tiny.train` runs: sums in one order give the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_three_steps_lower_the_loss_and_move_every_trained_weight(cache) -> None:
+    trainer = tiny_trainer(WORLD, cache)
+    before = weights_of(trainer)
+    losses = [sum(trainer.step(0).values()) for _ in range(3)]
+    assert losses[2] < losses[0]
+    after = weights_of(trainer)
+    unmoved = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
+    assert unmoved == {"base.model.embed_tokens.weight", "base.lm_head.weight"}
+
+
+def test_a_resumed_run_repeats_an_unbroken_one(cache, tmp_path, one_thread) -> None:
+    console = Console(quiet=True)
+    unbroken = tiny_trainer(WORLD, cache)
+    train(unbroken, tmp_path / "unbroken", console, stop=4)
+    broken = tiny_trainer(WORLD, cache)
+    train(broken, tmp_path / "broken", console, stop=2)
+    resumed = tiny_trainer(WORLD, cache)
+    train(resumed, tmp_path / "broken", console, resume=True, stop=4)
+    expected = weights_of(unbroken)
+    for name, tensor in weights_of(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_what_is_saved_gives_the_trained_models_logits(cache, tmp_path) -> None:
+    trainer = tiny_trainer(WORLD, cache)
+    trainer.step(0)
+    (batch,) = trainer.builder.build(24)
+    tokens = torch.arange(len(trainer.tokenizer))
+    with torch.no_grad():
+        embeddings = trainer.model.embedding(tokens)
+        hidden, _ = trainer.forward(trainer.project(batch), batch, embeddings[batch.input_ids])
+        expected = hidden @ embeddings.T
+    vectors = cache.vectors.float()
+    assets.save(trainer.model, trainer.tokenizer, tmp_path)
+    demo = assets.load(tmp_path)
+    projected = demo.attachment.adapter.project(vectors[batch.key_rows], vectors[batch.value_rows])
+    with torch.no_grad(), demo.attachment.using(projected, bias=batch.bias):
+        logits = demo.model(batch.input_ids, attention_mask=batch.attention_mask).logits
+    seen = batch.attention_mask
+    error = (logits[seen] - expected[seen]).norm() / expected[seen].norm()
+    assert error < 0.02  # the saved weights are bfloat16
+
+
+def test_the_sampled_softmax_holds_every_token_it_must(cache) -> None:
+    trainer = tiny_trainer(WORLD, cache)
+    parts = trainer.builder.build(24, 2)
+    neighbours = nearest_tokens(trainer.model.embedding.table, 4)
+    candidates = Candidates.draw(parts, neighbours, 10, torch.Generator().manual_seed(0))
+    assert len(candidates.tokens) < len(trainer.tokenizer)
+    for batch in parts:
+        assert bool((candidates.position[batch.input_ids] >= 0).all())
+        assert bool((candidates.position[batch.labels[batch.labels >= 0]] >= 0).all())
+    assert torch.equal(candidates.position[candidates.tokens], torch.arange(len(candidates.tokens)))

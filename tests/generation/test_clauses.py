@@ -1,0 +1,71 @@
+"""How questions may be cut: what is proposed, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kblam.data.questions import CLOSINGS, OPENINGS, PAIR_QUESTIONS, QUESTIONS
+from kblam.generation.clauses import MOST_SPLITS, is_asking, splits
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("What is the color of Aa and the founder of Bb?", ["What is the color of Aa?", "What is the founder of Bb?"]),
+        ("What are Aa's color and Bb's founder?", ["What is Aa's color?", "What is Bb's founder?"]),
+        ("Tell me the color and founder of Aa.", ["Tell me the color of Aa.", "Tell me the founder of Aa."]),
+        ("What is the color and the founder of Aa?", ["What is the color of Aa?", "What is the founder of Aa?"]),
+        ("What are Aa's color and founder?", ["What is Aa's color?", "What is Aa's founder?"]),
+        ("the color of Aa and its founder", ["the color of Aa?", "the founder of Aa?"]),
+        ("the color of Aa and Bb?", ["the color of Aa?", "the color of Bb?"]),
+        ("Who founded Aa and Bb?", ["Who founded Aa?", "Who founded Bb?"]),
+        ("Tell me the color of Aa, and also who founded Bb.", ["Tell me the color of Aa.", "Who founded Bb."]),
+        ("What is the color of Aa? Who founded Bb?", ["What is the color of Aa?", "Who founded Bb?"]),
+        ("Give me the color of Aa as well as the age of Bb.", ["Give me the color of Aa.", "Give me the age of Bb."]),
+        ("Hello, what is Ann Lee's phone number & the founder of Bb? Thanks!",
+         ["Hello, what is Ann Lee's phone number? Thanks!", "Hello, what is the founder of Bb? Thanks!"]),
+    ],
+)  # fmt: skip
+def test_two_facts(question: str, parts: list[str]) -> None:
+    assert parts in [list(split.parts) for split in splits(question)]
+    assert len(splits(question)) <= 2, "each split costs a prefill"
+
+
+@pytest.mark.parametrize("template", PAIR_QUESTIONS)
+@pytest.mark.parametrize("opening", ["", OPENINGS[2] + " ", "Hi! "])
+@pytest.mark.parametrize("closing", ["", " " + CLOSINGS[0], " " + CLOSINGS[7]])
+def test_every_pair_question_is_cut_between_its_facts(template: str, opening: str, closing: str) -> None:
+    question = opening + template.format(p1="currency", n1="France", p2="budget", n2="Project Nightjar") + closing
+    (split,) = [split for split in splits(question) if split.is_explicit]
+    held = [[word in part for word in ("France", "currency", "Nightjar", "budget")] for part in split.parts]
+    assert held == [[True, True, False, False], [False, False, True, True]]
+    start, end = split.cut
+    assert "and" in question[start:end]
+
+
+@pytest.mark.parametrize("template", QUESTIONS)
+def test_a_question_about_one_fact_with_greeting_and_thanks_is_not_cut(template: str) -> None:
+    question = f"Hello! {template.format(n='Zorblax Quell', p='motto')} Thanks!"
+    explicit = [split for split in splits(question) if split.is_explicit]
+    assert explicit == [] or " and " in template
+
+
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_closings_ask_for_nothing(closing: str) -> None:
+    assert not is_asking(closing)
+
+
+def test_a_name_with_a_joint_or_a_stop() -> None:
+    (split,) = splits("What is the CEO of Procter and Gamble?")
+    assert not split.is_explicit
+    assert splits("What is the mayor of St. Louis?") == []
+    assert splits("What is the age of J. Smith?") == []
+
+
+@given(st.text(max_size=80), st.text(max_size=40))
+def test_any_text_is_cut_or_left(left: str, right: str) -> None:
+    found = splits(f"{left} and {right}")
+    assert len(found) <= MOST_SPLITS
+    assert all(part.strip() for split in found for part in split.parts)

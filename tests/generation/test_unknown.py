@@ -1,0 +1,216 @@
+"""Known or not, one fact or two: what is decided at the prompt's end, and what is said then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import TextStreamer
+
+from kblam import KnowledgeBase, Session, Triple, detach
+from kblam.errors import GenerationError
+from kblam.generation.clauses import Split
+from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
+from kblam.generation.evidence import Found
+from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
+from tests.generation.test_pointer import CURRENCY, EURO, Asked
+from tests.generation.tiny import EMBEDDING_DIM
+
+STONE = "What is the age of a stone?"
+REFUSAL = "I am sorry I cannot find relevant information in the KB."
+EURO_BUDGET = "The currency of France is Euro and the budget of Project Nightjar is 4,711,000 crowns."
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        yield Asked(model, tokenizer, attachment, encoder, kb)
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        (CURRENCY, EURO),
+        (STONE, REFUSAL),
+        ("What is the currency of France and the budget of Project Nightjar?", EURO_BUDGET),
+        ("Hello, what is France's currency and Project Nightjar's budget? Thanks!", EURO_BUDGET),
+        ("What is the CEO of Procter and Gamble?", "The CEO of Procter and Gamble is Ann Lee."),
+        ("What is the currency of France and the age of a stone?", f"{EURO} {REFUSAL}"),
+        ("What is the age of a stone and the color of the sky?", REFUSAL),
+        (
+            "Tell me about Project Nightjar.",
+            "The budget of Project Nightjar is 4,711,000 crowns. The founder of Project Nightjar is Łucja Ødegård-Żak.",
+        ),
+    ],
+)
+def test_what_is_said(asked: Asked, question: str, text: str) -> None:
+    answer = asked.session().ask(question, max_new_tokens=150)
+    if question.startswith("Tell me"):  # their masses are equal, so either may come first
+        assert sorted(answer.text.split(". ")[0].split()) in [
+            sorted(one.split()) for one in text.rstrip(".").split(". ")
+        ]
+        assert len(answer.text) == len(text)
+        assert answer.knowledge_mass > 0.9
+    else:
+        assert answer.text == text
+    assert answer.refused is (text == REFUSAL)
+    for one in answer.copied:
+        assert answer.text[one.start : one.end] == getattr(one.triple, one.field)
+    assert {one.triple for one in answer.copied} <= {item.triple for item in answer.evidence}
+
+
+def test_the_base_answers_as_if_nothing_were_attached(asked: Asked) -> None:
+    """Its own tokens, with its own chat template; only the unknown rows of a batch."""
+    message = [{"role": "user", "content": STONE}]
+    prompt = asked.tokenizer.apply_chat_template(
+        message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answers = asked.session(unknown="base").ask_many([CURRENCY, STONE], max_new_tokens=12)
+    detach(asked.model)
+    with torch.inference_mode():
+        base = asked.model.generate(**prompt, max_new_tokens=12, do_sample=False)
+    said = asked.tokenizer.decode(base[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    known, unknown = answers
+    assert (known.text, known.from_base) == (EURO, False)
+    assert (unknown.text, unknown.from_base, unknown.evidence, unknown.copied) == (said, True, (), ())
+    assert unknown.knowledge_mass < 0.1
+    assert not unknown.refused
+
+
+@pytest.mark.parametrize("question", [CURRENCY, STONE])
+def test_a_streamer_shows_only_the_answer(asked: Asked, question: str) -> None:
+    shown: list[str] = []
+
+    class Keep(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            shown.append(text)
+            if stream_end:
+                shown.append("<end>")
+
+    streamer = Keep(asked.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    answer = asked.session(unknown="base").ask(question, max_new_tokens=40, streamer=streamer)
+    assert "".join(shown).removesuffix("<end>").strip() == answer.text
+    assert shown.count("<end>") == 1
+    assert answer.from_base is (question == STONE)
+
+
+def test_settings_that_cannot_be_are_told_at_once(asked: Asked) -> None:
+    for options, message in [
+        ({"unknown": "ask"}, r"unknown must be \"refuse\", \"base\", \"auto\" or None; got 'ask'"),
+        ({"known_above": 2}, r"known_above must be a share of 0 \.\. 1; got 2"),
+    ]:
+        with pytest.raises(GenerationError, match=message):
+            asked.session(**options)  # type: ignore[arg-type]
+    model, _ = attached(asked.tokenizer, asked.encoder, known_above=None)
+    with pytest.raises(GenerationError, match="unknown='base' needs a mass to decide by"):
+        Session(model, asked.kb, tokenizer=asked.tokenizer, unknown="base")
+    assert Session(model, asked.kb, tokenizer=asked.tokenizer, unknown="base", known_above=0.5).ask(STONE).from_base
+
+
+# --- the decision alone -------------------------------------------------------------------------------------
+
+FRANCE, BUDGET, FOUNDER, PROCTER, _ = (Found(place, fact, 0.9) for place, fact in enumerate(FACTS))
+QUESTION = "What is the currency of France and the budget of Project Nightjar?"
+PARTS = ("What is the currency of France?", "What is the budget of Project Nightjar?")
+
+
+def rules(unknown: Unknown | None = "refuse", known_above: float | None = 0.5) -> Rules:
+    _, attachment = attached(byte_bpe())
+    return Rules(attachment.config, known_above, unknown)
+
+
+def weak(found: Found, mass: float = 0.2) -> Found:
+    return Found(found.place, found.triple, mass)
+
+
+def cut(*found: tuple[Found, ...], explicit: bool = True, at: tuple[int, int] = (30, 35)) -> list[AskedSplit]:
+    return [AskedSplit(Split(PARTS, at, explicit), found)]
+
+
+def said(decision: Decision) -> str | None:
+    return None if decision.sentence is None else decision.sentence.text
+
+
+def test_the_split_with_the_highest_smallest_mass_wins() -> None:
+    better = cut((FRANCE,), (BUDGET,))
+    worse = cut((weak(FRANCE, 0.6),), (FOUNDER,))
+    for cuts in (better + worse, worse + better):
+        assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [cut((FRANCE,), (FRANCE,)), cut((weak(FRANCE),), (weak(BUDGET),)), cut((), ()), cut((FRANCE,), (), explicit=False)],
+    ids=["the same triple twice", "both weak", "nothing found", "a part of a name"],
+)
+def test_a_split_that_does_not_count_leaves_one_question(cuts: list[AskedSplit]) -> None:
+    assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO
+    assert said(decide(rules(), QUESTION, [weak(FRANCE)], cuts)) == REFUSAL
+
+
+def test_a_name_is_not_cut() -> None:
+    question = "What is the CEO of Procter and Gamble?"
+    cuts = cut((FRANCE,), (BUDGET,), at=(26, 31))
+    assert question[26:31] == " and "
+    assert said(decide(rules(), question, [PROCTER], cuts)) == "The CEO of Procter and Gamble is Ann Lee."
+
+
+def test_a_known_part_is_said_only_if_it_is_what_was_asked() -> None:
+    half = f"{EURO} {REFUSAL}"
+    assert said(decide(rules(), QUESTION, [weak(FRANCE)], cut((FRANCE,), (weak(BUDGET),)))) == half
+    assert said(decide(rules(), QUESTION, [FRANCE], cut((FRANCE,), (weak(BUDGET),)))) == half
+    # The part about the budget found the founder: that is not what was asked.
+    assert said(decide(rules(), QUESTION, [], cut((weak(FRANCE),), (FOUNDER,)))) == REFUSAL
+    # The whole question found something else.
+    assert said(decide(rules(), QUESTION, [PROCTER], cut((FRANCE,), ()))) == "The CEO of Procter and Gamble is Ann Lee."
+    assert said(decide(rules(None), QUESTION, [weak(FRANCE)], cut((FRANCE,), ()))) == EURO
+
+
+@pytest.mark.parametrize(
+    ("question", "is_whole"),
+    [
+        ("Tell me about Project Nightjar.", True),
+        ("hello, what is Project Nightjar?", True),
+        ("What do you know about project nightjar? Thanks!", True),
+        ("What is the color of Project Nightjar?", False),
+        ("Tell me about Project Sunrise.", False),
+        (None, False),
+    ],
+)
+def test_only_a_question_about_the_whole_entity_gets_its_triples(question: str | None, is_whole: bool) -> None:
+    """A missing property spreads attention over the entity's other triples; they do not answer it."""
+    decision = decide(rules(), question, [weak(BUDGET, 0.4), weak(FOUNDER, 0.3)])
+    assert (said(decision) != REFUSAL) is is_whole
+    if is_whole:
+        assert decision.mass == pytest.approx(0.7)
+        assert [fact.triple for fact in decision.facts] == [FACTS[1], FACTS[2]]
+
+
+def test_what_is_unknown() -> None:
+    found: list[Any] = [weak(FRANCE)]
+    assert decide(rules("base"), STONE, found).is_base
+    left = decide(rules(None), STONE, found)
+    assert (said(left), left.is_known, left.mass, left.is_forced) == (EURO, False, 0.2, False)
+    assert decide(rules(None, None), STONE, []) == Decision(0.0)
+    assert decide(rules("refuse"), STONE, []).is_forced
+
+
+def test_an_empty_knowledge_base_knows_nothing(asked: Asked) -> None:
+    with KnowledgeBase.create(None, asked.encoder) as empty:
+        for unknown, text in (("refuse", REFUSAL), ("base", None), (None, None)):
+            answer = Session(asked.model, empty, tokenizer=asked.tokenizer, unknown=unknown).ask(
+                STONE, max_new_tokens=20
+            )
+            assert answer.from_base is (unknown == "base")
+            assert text is None or answer.text == text
+
+
+def test_a_changed_value_is_what_is_copied(asked: Asked) -> None:
+    session = asked.session()
+    assert session.ask(CURRENCY, max_new_tokens=60).text == EURO
+    asked.kb.add(Triple("France", "currency", "Franc"))
+    assert session.ask(CURRENCY, max_new_tokens=60).text == "The currency of France is Franc."

@@ -1,0 +1,61 @@
+"""A run small enough for a test: a tiny random Llama, hashed sentence vectors, a world of a few entities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam.models.loading import load_tokenizer
+from kblam.shipped import DEMO
+from kblam.training import material
+from kblam.training.config import TrainingConfig
+from kblam.training.material import Material, gather
+from tests.fakes import HashingEncoder
+from tests.models.tiny import EMBEDDING_DIM, tiny_model
+
+SMALL: dict[str, Any] = {
+    "model": "tiny",
+    "encoder": "hashing",
+    "layers": [0, 2],
+    "question_hidden_dim": 24,
+    "prompt": "question: {question} answer:",
+    "train_entities": 60,
+    "calibration_entities": 20,
+    "retrieval_questions": 80,
+    "retrieval_steps": 6,
+    "retrieval_batch_size": 12,
+    "max_steps": 6,
+    "per_device_train_batch_size": 4,
+    "triples": 24,
+    "warmup_steps": 2,
+    "save_steps": 3,
+    "eval_steps": 3,
+    "logging_steps": 1,
+    "bf16": False,
+}
+
+
+def small(**changes: Any) -> TrainingConfig:
+    """The config of a small run."""
+    return TrainingConfig(**{**SMALL, **changes})
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Material]:
+    """Makes the material of a small run; `changes` are the config's, `triples` the user's."""
+    tokenizer = load_tokenizer(DEMO / "model")
+
+    def base(name: str, **options: Any) -> Any:
+        return tiny_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+
+    monkeypatch.setattr(material, "load_base", base)
+    monkeypatch.setattr(material, "load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr(material, "load_encoder", lambda name: HashingEncoder(EMBEDDING_DIM))
+
+    def prepare(triples: Any = (), checks: int = 40, **changes: Any) -> Material:
+        return gather(small(**changes), cache=tmp_path / "cache", triples=triples, checks=checks)
+
+    return prepare

@@ -1,0 +1,67 @@
+"""The training config: what it reads, what it refuses, and the command's flags over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam.cli.errors import CommandError
+from kblam.cli.train import _flags
+from kblam.errors import TrainingConfigError
+from kblam.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"train_entities": 0}, "train_entities must be a whole number of at least 1; got 0"),
+        ({"max_steps": -1}, "max_steps must be a whole number of at least 0; got -1"),
+        ({"max_steps": 1.5}, "max_steps must be a whole number of at least 0; got 1.5"),
+        ({"learning_rate": 0}, "learning_rate must be a number above 0; got 0"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number above 0; got 'fast'"),
+        ({"unanswerable": 1.0}, "unanswerable must be a share of 0 .. 1; got 1.0"),
+        ({"lr_scheduler_type": "step"}, "lr_scheduler_type must be one of cosine, linear, constant; got 'step'"),
+        ({"report_to": "mail"}, "report_to must be none or tensorboard; got 'mail'"),
+        ({"calibration_entities": 9000}, "calibration_entities .9000. must be fewer than train_entities"),
+        ({"question_head": None}, "set retrieval_steps to 0 or question_head to mlp"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_refuses(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingConfigError, match=message):
+        TrainingConfig(**bad)
+
+
+def test_flags_are_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("max_steps: 7\nlayers: [1, 2]\nlearning_rate: 0.5\n")
+    read = TrainingConfig.read(file, **_flags(["--learning-rate=1e-3", "--seed", "4"]))
+    assert (read.max_steps, read.layers, read.learning_rate, read.seed) == (7, (1, 2), 1e-3, 4)
+    assert TrainingConfig.read(file).to_dict()["layers"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", "unknown names in the training config: max_step; known: .*max_steps"),
+        ("- 1", "holds no `name: value` lines"),
+        ("a: [", "cannot read the training config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(TrainingConfigError, match=message):
+        TrainingConfig.read(tmp_path / "run.yaml")
+    with pytest.raises(TrainingConfigError, match="cannot read the training config"):
+        TrainingConfig.read(tmp_path / "missing.yaml")
+
+
+def test_flags_that_cannot_be_read() -> None:
+    with pytest.raises(CommandError, match="settings are given as --name value"):
+        _flags(["max_steps", "3"])
+    with pytest.raises(CommandError, match="--max_steps has no value"):
+        _flags(["--max_steps"])
+    with pytest.raises(CommandError, match="cannot read the value of --layers"):
+        _flags(["--layers", "[1"])

@@ -1,0 +1,148 @@
+"""Stage 1: where it starts, what it learns, and the threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.training.calibrate import choose_threshold
+from kblam.training.material import Material
+from kblam.training.questions import Kind
+from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
+from kblam.training.start import COSINE, GAIN, initialise, measure_prompt_lse, right_padded
+
+SHAPE = {"embedding_dim": 256, "hidden_size": 32, "num_layers": 4, "num_heads": 3, "head_dim": 64, "layers": (1, 3)}
+
+
+def fresh(**options: object) -> KnowledgeAdapter:
+    return KnowledgeAdapter(AdapterConfig(**{**SHAPE, "question_head": "linear", **options}))
+
+
+def test_scores_start_as_cosines_against_the_prompt() -> None:
+    adapter = fresh()
+    lse = {layer: torch.tensor([2.0, 4.0, 6.0]) for layer in (1, 3)}
+    initialise(adapter, lse, seed=0)
+    draw = torch.Generator().manual_seed(1)
+    base = torch.randn(40, 256, generator=draw)
+    for cosine in (0.0, 0.5, COSINE, 1.0):
+        other = torch.randn(40, 256, generator=draw)
+        other = other - (other * base).sum(-1, keepdim=True) / (base * base).sum(-1, keepdim=True) * base
+        other = F.normalize(other, dim=-1) * base.norm(dim=-1, keepdim=True)
+        mixed = cosine * base + math.sqrt(1 - cosine**2) * other
+        with torch.no_grad():
+            scores = retrieval_scores(adapter, base, mixed).diagonal(dim1=-2, dim2=-1).mean(-1)  # (L, H)
+        wanted = lse[1] + GAIN * (cosine - COSINE)
+        torch.testing.assert_close(scores, wanted.expand(2, 3), atol=3.0, rtol=0.0)
+
+
+def test_losses_are_those_of_one_softmax_in_float64() -> None:
+    adapter = fresh(question_head="mlp", question_hidden_dim=8)
+    draw = torch.Generator().manual_seed(2)
+    question, keys = torch.randn(4, 256, generator=draw), torch.randn(6, 256, generator=draw)
+    wanted = torch.zeros(4, 6)
+    wanted[0, 2], wanted[1, 3], wanted[1, 4] = 1.0, 0.5, 0.5
+    bias = torch.zeros(4, 6)
+    bias[2, 1] = -1e9
+    lse = torch.rand(2, 3, 4, generator=draw)
+    found = retrieval_losses(adapter, RetrievalBatch(question, keys, wanted, bias), lse, bf16=False)
+    scores = retrieval_scores(adapter.double(), question.double(), keys.double()) + bias.double()
+    shares = torch.cat([scores, lse.double()[..., None]], -1).softmax(-1)[..., :-1]
+    retrieval = -(shares.log()[:, :, :2].clamp(min=-1e6) * wanted[:2]).sum(-1).mean()
+    refusal = -(1 - shares[:, :, 2:].sum(-1)).log().mean()
+    torch.testing.assert_close(found[0].double(), retrieval, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1].double(), refusal, rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Callable[..., Material]) -> None:
+    material = prepared()
+    adapter = KnowledgeAdapter(material.adapter_config)
+    layers = material.adapter_config.knowledge_layers
+    lse = {layer: torch.full((3, material.adapter_config.num_heads), 3.0) for layer in layers}
+    initialise(adapter, {layer: rows.mean(0) for layer, rows in lse.items()}, seed=0)
+    data = RetrievalData(material.train, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
+    told: list[dict[str, float]] = []
+    train_retrieval(
+        adapter, data, lse, steps=60, learning_rate=5e-3, warmup=5, bf16=False, report=lambda _, f: told.append(f)
+    )
+    first, last = (sum(f["retrieval"] + f["refusal"] for f in part) for part in (told[:5], told[-5:]))
+    assert last < 0.7 * first
+
+
+def test_a_batch_follows_from_its_step(prepared: Callable[..., Material]) -> None:
+    material = prepared()
+    data = RetrievalData(material.train, material.asked, material.vectors, size=8, virtual_triples=500, seed=0)
+    one, same, other = data.batch(3), data.batch(3), data.batch(4)
+    assert torch.equal(one.bias, same.bias)
+    assert torch.equal(one.wanted, same.wanted)
+    assert one.question.shape != other.question.shape or not torch.equal(one.question, other.question)
+    for batch in (one, other):
+        assert ((batch.wanted.sum(1) - 1).abs() < 1e-6).logical_or(batch.wanted.sum(1) == 0).all()
+        assert (batch.bias[batch.wanted > 0] == 0).all()
+
+
+def test_every_kind_of_question_is_drawn(prepared: Callable[..., Material]) -> None:
+    material = prepared(retrieval_questions=400)
+    counts = {kind: [len(one.facts) for one in material.asked if one.kind is kind] for kind in Kind}
+    assert all(counts.values())
+    assert set(counts[Kind.SINGLE]) == {1}
+    assert set(counts[Kind.PAIR]) == {2}
+    assert min(counts[Kind.OPEN]) > 1
+    assert set(counts[Kind.GENERAL]) == {0}
+
+
+def test_the_prompt_is_weighed_as_the_model_weighs_it(prepared: Callable[..., Material]) -> None:
+    material = prepared()
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    found = measure_prompt_lse(material.model, material.adapter_config, prompts)
+    ids, mask, last = right_padded(prompts, material.model)
+    seen: dict[str, torch.Tensor] = {}
+    attention = material.model.model.layers[2].self_attn
+
+    def keep(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        seen.update(
+            h=kwargs["hidden_states"], cos=kwargs["position_embeddings"][0], sin=kwargs["position_embeddings"][1]
+        )
+
+    hook = attention.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        material.model(ids, attention_mask=mask)
+    hook.remove()
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    B, N, _ = seen["h"].shape
+    q = attention.q_proj(seen["h"]).view(B, N, 4, 8).transpose(1, 2)
+    k = attention.k_proj(seen["h"]).view(B, N, 2, 8).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(q, k, seen["cos"], seen["sin"])
+    scores = (q @ k.repeat_interleave(2, 1).transpose(-1, -2)) * 8**-0.5
+    for row, end in enumerate(last.tolist()):
+        wanted = scores[row, :, end, : end + 1].logsumexp(-1)
+        torch.testing.assert_close(found[2][row], wanted.detach(), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_no_threshold_separates_better(known: list[float], unknown: list[float]) -> None:
+    found = choose_threshold(torch.tensor(known), torch.tensor(unknown), torch.ones(len(known), dtype=torch.bool))
+
+    def f1(limit: float) -> float:
+        caught, lost = sum(one < limit for one in unknown), sum(one < limit for one in known)
+        return 2 * caught / max(1, 2 * caught + lost + len(unknown) - caught)
+
+    assert found.f1 == pytest.approx(max(f1(step / 100) for step in range(2, 99)), abs=0.35)
+    assert found.f1 == pytest.approx(f1(found.known_above), abs=1e-5) or any(
+        abs(one - found.known_above) < 1e-3 for one in (*known, *unknown)
+    )
+
+
+def test_the_middle_of_equally_good_thresholds_is_taken() -> None:
+    found = choose_threshold(torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.2]), torch.tensor([True, False]))
+    assert found.f1 == 1.0
+    assert 0.45 <= found.known_above <= 0.55
+    assert found.top1 == 0.5

@@ -1,0 +1,153 @@
+"""A whole run: resumed, over two processes, in pieces; and what it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.data.batch import IGNORE
+from kblam.errors import TrainingError
+from kblam.knowledge import Triple
+from kblam.models import attach, attachment_of
+from kblam.training.card import write_card
+from kblam.training.checkpoints import checkpoints
+from kblam.training.estimate import estimate
+from kblam.training.material import Material
+from kblam.training.run import LOG, Trainer
+from tests.training.conftest import small
+
+Prepare = Callable[..., Material]
+
+
+def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, **changes: Any) -> Trainer:
+    return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
+
+
+def losses(output: Path, stage: int = 2) -> list[float]:
+    """The loss of each step of a stage."""
+    lines = [json.loads(line) for line in (output / LOG).read_text().splitlines()]
+    name = "loss" if stage == 2 else "retrieval"
+    return [line[name] for line in lines if line["stage"] == stage and name in line]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.adapter.state_dict().items()}
+
+
+def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(prepared: Prepare, tmp_path: Path) -> None:
+    whole = trainer_of(prepared, tmp_path / "whole")
+    whole.fit()
+    trainer_of(prepared, tmp_path / "broken").fit(stop_after=3)
+    resumed = trainer_of(prepared, tmp_path / "broken")
+    resumed.fit(resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    assert [step for step, _ in checkpoints(tmp_path / "broken")] == [3, 6]
+
+
+def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path / "whole").fit()
+    pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer_of(prepared, tmp_path / "pieces", **pieces).fit()
+    for one, other in zip(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), strict=True):
+        assert math.isclose(one, other, rel_tol=1e-4)
+
+
+def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path).fit(stop_after=3)
+    with pytest.raises(TrainingError, match="holds a run already; pass --resume"):
+        trainer_of(prepared, tmp_path).fit()
+    with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
+        trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
+    (tmp_path / "checkpoint-3" / "state.json").write_text("{")
+    with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
+        trainer_of(prepared, tmp_path).fit(resume=True)
+
+
+def test_what_a_run_writes_is_an_adapter_that_takes_vectors_as_they_come(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path)
+    trainer.fit()
+    inside = KnowledgeAdapter(trainer.material.adapter_config)
+    trainer.finish()
+    inside.load_state_dict(trainer.adapter.state_dict())
+    write_card(trainer, 60.0)
+    card = (tmp_path / "README.md").read_text()
+    assert "base_model: tiny" in card
+    assert "These are no test figures" in card
+    adapter = KnowledgeAdapter.from_pretrained(tmp_path)
+    assert trainer.calibration is not None
+    assert adapter.config.known_above == trainer.calibration.known_above
+    assert adapter.config.base_signature is not None
+    raw = torch.randn(5, adapter.config.embedding_dim, generator=torch.Generator().manual_seed(0))
+    scaled = raw * trainer.material.vectors.scale
+    for layer in adapter.config.knowledge_layers:
+        torch.testing.assert_close(adapter.question_part(layer, raw), inside.question_part(layer, scaled))
+    torch.testing.assert_close(adapter.project_keys(raw), inside.project_keys(scaled))
+    torch.testing.assert_close(adapter.project_values(raw), inside.project_values(scaled))
+    assert attachment_of(trainer.material.model) is None
+    attach(trainer.material.model, adapter)
+
+
+def test_an_estimate_changes_nothing(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path)
+    before = weights(trainer)
+    assert "minutes on this machine" in estimate(trainer)
+    assert all(torch.equal(value, weights(trainer)[name]) for name, value in before.items())
+    assert all(weight.grad is None for weight in trainer.adapter.parameters())
+
+
+def test_the_plain_recipe_trains_without_the_question(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path, question_head=None, retrieval_steps=0, pointer=False)
+    trainer.fit()
+    adapter = trainer.finish()
+    assert adapter.config.question_head is None
+    assert len(losses(tmp_path)) == 6
+
+
+def test_the_base_model_does_not_change(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path)
+    before = {name: value.clone() for name, value in trainer.material.model.state_dict().items()}
+    trainer.fit()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.material.model.state_dict().items())
+
+
+def test_a_loss_that_falls_without_knowledge_is_told(prepared: Prepare, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("kblam.training.run._CONTROL_AFTER", 1)
+    said: list[str] = []
+    # The tiny model knows nothing, with or without knowledge.
+    trainer_of(prepared, tmp_path, said).fit()
+    assert any("WARNING: the loss is as low with random knowledge" in text for text in said)
+
+
+def test_labels_are_answers_only_and_the_true_triple_is_anywhere(prepared: Prepare, tmp_path: Path) -> None:
+    trainer = trainer_of(prepared, tmp_path)
+    places = set()
+    for step in range(30):
+        batch = trainer.builder.build(step).batch
+        for row, first in enumerate(batch.first.tolist()):
+            assert (batch.labels[row, :first] == IGNORE).all()
+            assert batch.labels[row, first] != IGNORE
+        assert batch.bias[batch.evidence[:, 0], batch.evidence[:, 2]].eq(0).all()
+        places |= set(batch.evidence[:, 2].tolist())
+        assert (batch.refused | torch.isin(torch.arange(len(batch.first)), batch.evidence[:, 0])).all()
+    assert len(places) > 15
+
+
+def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp_path: Path) -> None:
+    own = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(12) for prop in ("torque", "weight")]
+    material = prepared(triples=own)
+    assert material.own
+    assert material.checks.identities == [(one.name, one.property) for one in own]
+    assert set(material.checks.identities) <= set(material.train.identities)
+    trainer = Trainer(small(), material, tmp_path, say=[].append)
+    trainer.fit()
+    trainer.finish()
+    write_card(trainer, 1.0)
+    assert "the user's own triples" in (tmp_path / "README.md").read_text()
