@@ -28,7 +28,8 @@ FACTS = [
 CONTROLS = ["<|end|>", "<|user|>", "</s>"]
 CHAT = "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}\n{% endif %}"
 PROMPT = "<|user|>{question}<|end|>\n"
-_CORPUS = [f"The {fact.property} of {fact.name} is {fact.value}." for fact in FACTS] * 3 + [
+# Without the last fact, whose words therefore take several tokens each.
+_CORPUS = [f"The {fact.property} of {fact.name} is {fact.value}." for fact in FACTS[:-1]] * 3 + [
     "What is the currency of France and the budget of Project Nightjar?",
     "I am sorry I cannot find relevant information in the KB.",
 ]

@@ -20,6 +20,7 @@ from tests.generation.tiny import EMBEDDING_DIM
 
 CURRENCY = "What is the currency of France?"
 EURO = "The currency of France is Euro."
+PERU = "What is the capital of Peru?"
 FOUNDER = "Who is the founder of Project Nightjar?"
 LUCJA = "The founder of Project Nightjar is Łucja Ødegård-Żak."
 
@@ -151,7 +152,7 @@ def test_what_leaves_the_plan_gets_no_value(asked: Asked) -> None:
 
 
 def test_the_weight_is_the_mass(asked: Asked) -> None:
-    ids, scores, pointer = at_the_end(asked, CURRENCY)
+    ids, scores, pointer = at_the_end(asked, PERU)
     table, plan = pointer._tables, pointer.plans[0]
     assert table is not None
     p = scores.softmax(-1)[0]
@@ -170,7 +171,7 @@ def test_the_weight_is_the_mass(asked: Asked) -> None:
 def test_weak_evidence_does_not_finish_a_name_but_a_value(asked: Asked) -> None:
     """A name whose first word the model said by chance is left to it; after the whole frame the value is the fact's."""
     asked.attachment.adapter.config = replace(asked.attachment.adapter.config, known_above=None)
-    ids, scores, pointer = at_the_end(asked, CURRENCY, weak=True)
+    ids, scores, pointer = at_the_end(asked, PERU, weak=True)
     plan = pointer.plans[0]
     assert pointer.decision(0).mass < 0.3
     begun, settled = plan.begun.index(True), plan.settled.index(True)
