@@ -82,6 +82,10 @@ class AdapterConfig:
     known_above: float | None = _help(
         "attention mass on knowledge, at the prompt's end, from which a question counts as known", default=None
     )
+    named_above: float | None = _help(
+        "the same for a question that says the triple's name and property in so many words; default: known_above",
+        default=None,
+    )
     refusal: str = _help("what the model says when the knowledge base has no answer", default=REFUSAL)
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
 
@@ -122,8 +126,9 @@ class AdapterConfig:
             raise AdapterConfigError(f"prompt must contain {{question}}; got {self.prompt!r}")
         if missing := [part for part in ("{property}", "{name}", "{value}") if self.answer.count(part) != 1]:
             raise AdapterConfigError(f"answer must contain {', '.join(missing)} once; got {self.answer!r}")
-        if self.known_above is not None and not 0 <= self.known_above <= 1:
-            raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
+        for name in ("known_above", "named_above"):
+            if (share := getattr(self, name)) is not None and not 0 <= share <= 1:
+                raise AdapterConfigError(f"{name} must be a share of 0 .. 1, or None; got {share}")
         if self.base_signature is not None:
             object.__setattr__(self, "base_signature", tuple(self.base_signature))  # JSON has lists
 

@@ -18,7 +18,7 @@ from kblam.cli.evaluate import evaluate
 from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
-from kblam.cli.train import train
+from kblam.cli.train import calibrate, train
 
 app = typer.Typer(
     cls=ErrorsAsMessages,
@@ -36,6 +36,7 @@ app.command()(chat)
 app.command()(integrate)
 app.command()(convert)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(calibrate)
 app.command()(doctor)
 app.command()(bench)
 app.command("eval")(evaluate)

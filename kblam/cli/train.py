@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError
-from kblam.cli.options import Device
+from kblam.cli.options import AdapterSource, Device, Model
 from kblam.cli.output import err, out
 
 CACHE = Path("build/train-cache")
@@ -68,9 +68,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
         with KnowledgeBase.open(file_of(kb), read_only=True) as base:
             triples = list(base.triples())
 
-    def say(text: str) -> None:
-        err.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    say = _say
     told = [0.0]
 
     def encoded(done: int, total: int) -> None:
@@ -86,6 +84,61 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     if trainer.accelerator.is_main_process:
         write_card(trainer, time.monotonic() - began)
         out.print(f"wrote {output}", markup=False, highlight=False)
+
+
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapter with its new thresholds.")],
+    adapter: AdapterSource = None,
+    model: Model = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", "-k", help="Questions are made from these triples; default: synthetic ones.")
+    ] = None,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=20, help="How many.")] = 600,
+    cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
+    device: Device = None,
+) -> None:
+    """Choose anew from which attention mass a question counts as known, on your own triples; minutes, no training.
+
+    Example: kblam calibrate --kb facts.kb --output my-adapter
+    """
+    from kblam import shipped
+    from kblam.adapter import KnowledgeAdapter
+    from kblam.cli.kb import file_of
+    from kblam.folder.new import new_folder
+    from kblam.knowledge import KnowledgeBase, load_encoder
+    from kblam.models.loading import quiet_libraries
+    from kblam.training.calibration_run import recalibrate
+
+    quiet_libraries()
+    if output.exists():
+        raise CommandError(f"{output} is there already; choose another --output")
+    given = KnowledgeAdapter.from_pretrained(adapter or shipped.SMOLLM2_ADAPTER)
+    base = model or given.config.base_model
+    if base is None:
+        raise CommandError("--model is missing, and the adapter does not record its base model")
+    triples, encoder = [], load_encoder()
+    if kb is not None:
+        with KnowledgeBase.open(file_of(kb), read_only=True) as opened:
+            triples, encoder = list(opened.triples()), opened.encoder
+    if given.config.encoder not in (None, encoder.fingerprint):
+        raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
+    fresh, found = recalibrate(
+        given, base, encoder, cache=cache, triples=triples, questions=questions, device=device, say=_say
+    )
+    with new_folder(output) as folder:
+        fresh.save_pretrained(folder)
+    out.print(
+        f"known above {found.known_above} (was {given.config.known_above}), if named {found.named_above} (was "
+        f"{given.config.named_above})\nrefusals right {found.precision:.3f}, found {found.recall:.3f}, strongest "
+        f"triple right {found.top1:.3f}, on these {found.questions} questions\nwrote {output}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _say(text: str) -> None:
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _flags(arguments: list[str]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def answer_quiz(
     for places, limit in batches(quiz.questions, subject.tokenizer, batch_size):
         texts = [quiz.questions[place].text for place in places]
         answers = session.ask_many(texts, top=TOP, max_new_tokens=limit, batch_size=batch_size)
-        below = [None if above is None else answer.knowledge_mass < above for answer in answers]
+        below = [None if above is None else answer.known is False for answer in answers]
         learned = [answer.refused for answer in answers]
         if again := [row for row, low in enumerate(below) if low]:
             said = session_of(subject, knowledge_base, None).ask_many(

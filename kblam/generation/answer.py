@@ -38,6 +38,7 @@ class Answer:
         knowledge_mass: the mass at the prompt's end that `known_above` is compared with: that of the strongest triple,
             for a question about a whole entity or about two facts see docs/answers.md.
         from_base: whether the base model answered without any knowledge (`unknown="base"`).
+        known: whether the question counted as known; None where no `known_above` decides.
         is_cut: whether the text ends because of `max_new_tokens`.
     """
 
@@ -49,10 +50,11 @@ class Answer:
     knowledge_mass: float = 0.0
     from_base: bool = False
     is_cut: bool = False
+    known: bool | None = None
 
     def with_mass(self, knowledge_mass: float) -> Answer:
-        """The same answer with the mass that its question was judged by."""
-        return replace(self, knowledge_mass=knowledge_mass)
+        """The same answer, of the base model, with the mass that its question was judged by."""
+        return replace(self, knowledge_mass=knowledge_mass, known=False)
 
 
 def is_refusal(text: str, refusal: str) -> bool:

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kblam.data.mention import words
+
 MOST_SPLITS = 6
 _JOINTS = re.compile(r"\s*,?\s+(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE)
 # A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
@@ -86,11 +88,6 @@ def splits(question: str) -> list[Split]:
 def is_asking(text: str) -> bool:
     """Whether a sentence asks for something of its own: greetings, thanks and "Can you help?" do not."""
     return any(word not in FILLER for word in words(text))
-
-
-def words(text: str) -> list[str]:
-    """The words of a text for comparisons, in lower case."""
-    return re.findall(r"\w+", text.casefold())
 
 
 def _sentences(question: str) -> list[tuple[int, str]]:

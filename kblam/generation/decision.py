@@ -13,7 +13,8 @@ from typing import Literal
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.sentences import Sentence, answer_sentence
-from kblam.generation.clauses import FILLER, Split, words
+from kblam.data.mention import mentions, place_of, words
+from kblam.generation.clauses import FILLER, Split
 from kblam.generation.evidence import Found
 
 Unknown = Literal["refuse", "base"]
@@ -28,12 +29,24 @@ class Rules:
     Args:
         config: the adapter's: the sentences, and whether there is a pointer.
         known_above: the mass from which a question counts as known; None leaves that to the model.
+        named_above: the same for a question that says the triple's name and property in so many words; None is
+            `known_above`.
         unknown: what happens to a question that is not known; None leaves that to the model.
     """
 
     config: AdapterConfig
     known_above: float | None
     unknown: Unknown | None
+    named_above: float | None = None
+
+    def is_known(self, question: str | None, found: Sequence[Found]) -> bool:
+        """Whether the strongest triple has the mass that answers a question."""
+        if not found or self.known_above is None:
+            return False
+        triple, least = found[0].triple, self.known_above
+        if self.named_above is not None and question is not None:
+            least = self.named_above if mentions(question, triple.name, triple.property) else least
+        return found[0].mass >= least
 
     @property
     def cuts(self) -> bool:
@@ -52,6 +65,10 @@ class AskedSplit:
     def masses(self) -> list[float]:
         """The strongest mass of each part."""
         return [found[0].mass if found else 0.0 for found in self.found]
+
+    def known(self, rules: Rules) -> list[bool]:
+        """Whether each part is known."""
+        return [rules.is_known(part, found) for part, found in zip(self.split.parts, self.found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -89,14 +106,14 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
     if threshold is None:
         return _facts(rules, found[:1], strongest, is_known=False)
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
-    whole = [cut for cut in cuts if min(cut.masses) >= threshold and _are_different(cut)]
+    whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
     if whole:
         best = max(whole, key=lambda cut: min(cut.masses))
         return _facts(rules, [part[0] for part in best.found], min(best.masses))
-    partly = _known_part(rules, threshold, found, cuts)
+    partly = _known_part(rules, question, found, cuts)
     if partly is not None:
         return partly
-    if found and strongest >= threshold:
+    if rules.is_known(question, found):
         return _facts(rules, found[:1], strongest)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
@@ -141,22 +158,24 @@ def _inside_a_name(question: str, cut: AskedSplit, found: Sequence[Found]) -> bo
     return False
 
 
-def _known_part(rules: Rules, threshold: float, found: Sequence[Found], cuts: Sequence[AskedSplit]) -> Decision | None:
+def _known_part(
+    rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit]
+) -> Decision | None:
     """The known part's fact, then the refusal sentence, if the question names two facts and one of them is unknown.
 
     Not where the whole question finds something else than the part does: then it may be about that.
     """
     if rules.unknown is None or not rules.config.pointer:
         return None
-    strongest = found[0] if found and found[0].mass >= threshold else None
+    strongest = found[0] if rules.is_known(question, found) else None
     for cut in cuts:
         if not cut.split.is_explicit:
             continue
-        pairs = list(zip(cut.split.parts, cut.found, cut.masses, strict=True))
-        known = [(part, of_part[0]) for part, of_part, mass in pairs if mass >= threshold]
-        if not 0 < len(known) < len(pairs) or not all(_names(part, one) for part, one in known):
+        pairs = list(zip(cut.split.parts, cut.found, cut.known(rules), strict=True))
+        known = [(part, of_part[0].triple, of_part[0]) for part, of_part, is_known in pairs if is_known]
+        if not 0 < len(known) < len(pairs) or not all(mentions(part, t.name, t.property) for part, t, _ in known):
             continue
-        facts = list({one.place: one for _, one in known}.values())
+        facts = list({one.place: one for _, _, one in known}.values())
         if strongest is not None and strongest.place not in [one.place for one in facts]:
             continue
         said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
@@ -165,31 +184,13 @@ def _known_part(rules: Rules, threshold: float, found: Sequence[Found], cuts: Se
     return None
 
 
-def _names(text: str, found: Found) -> bool:
-    """Whether a text has a triple's name and its property in so many words."""
-    said = words(text)
-    return all(_holds(said, words(field)) for field in (found.triple.name, found.triple.property))
-
-
 def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     """The triples of the strongest triple's entity, if the question names it and asks for nothing in particular."""
     if not found:
         return []
     name = found[0].triple.name
     said, named = words(question), words(name)
-    at = _place(said, named)
+    at = place_of(said, named)
     if at is None or any(word not in FILLER for word in said[:at] + said[at + len(named) :]):
         return []
     return [one for one in found if one.triple.name == name]
-
-
-def _holds(said: list[str], wanted: list[str]) -> bool:
-    return _place(said, wanted) is not None
-
-
-def _place(said: list[str], wanted: list[str]) -> int | None:
-    """Where some words stand among others, in this order and together."""
-    if not wanted:
-        return None
-    places = range(len(said) - len(wanted) + 1)
-    return next((at for at in places if said[at : at + len(wanted)] == wanted), None)

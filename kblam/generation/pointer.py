@@ -87,7 +87,7 @@ class Pointer(LogitsProcessor):
         self.resident = resident
         self.recorder = EvidenceRecorder()
         self.plans: list[Plan] = []
-        self._rules = rules or Rules(config, config.known_above, None)
+        self._rules = rules or Rules(config, config.known_above, None, config.named_above)
         self._questions, self._cuts = questions, cuts
         self._wordings = Wordings(tokenizer)
         self._end = next(iter(end_ids(attachment.model, tokenizer)), None) if end is None else end
@@ -113,6 +113,11 @@ class Pointer(LogitsProcessor):
             certain = torch.ones(len(target), device=scores.device)
             scores = torch.where(follows[:, None], _mixed(scores, target, certain), scores)
         return scores
+
+    @property
+    def decides(self) -> bool:
+        """Whether a `known_above` tells known questions from others."""
+        return self._rules.known_above is not None
 
     def decision(self, row: int) -> Decision:
         """What was decided for a row."""

@@ -45,7 +45,7 @@ class Session:
             adapter's refusal sentence; "base" asks the base model, without any knowledge, exactly as if nothing were
             attached; None leaves it to what the model has learned. "auto" is "refuse" for an adapter with a calibrated
             `known_above`, else None.
-        known_above: replaces the adapter's, 0 .. 1.
+        known_above: replaces the adapter's two, 0 .. 1.
 
     Raises:
         GenerationError: nothing is attached, there is no tokenizer, or `unknown` or `known_above` cannot be.
@@ -223,7 +223,7 @@ class Session:
             )
         if known_above is not None and not 0 <= known_above <= 1:
             raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
-        return Rules(config, known_above, unknown)
+        return Rules(config, known_above, unknown, config.named_above if self.known_above is None else None)
 
 
 def _attached(model: PreTrainedModel) -> Attachment:

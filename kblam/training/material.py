@@ -68,6 +68,12 @@ def entities_of(triples: Sequence[Triple]) -> list[Entity]:
     return [Entity(name, facts) for name, facts in by_name.items()]
 
 
+def held_out_entities(seed: int) -> list[Entity]:
+    """Synthetic entities that no training run of `seed` learns from."""
+    config = TrainingConfig(seed=seed)
+    return build_world(seed, config.train_entities, 0).train[-config.calibration_entities :]
+
+
 def gather(
     config: TrainingConfig,
     *,
@@ -98,10 +104,8 @@ def gather(
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)
     kept = config.calibration_entities
     entities, held_out = world.train[:-kept], world.train[-kept:]
-    own = entities_of(_some(triples, config.seed))
+    own = entities_of(some(triples, config.seed, say))
     if own:
-        if len(triples) > MOST_OWN:
-            say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are learned from")
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
     asked = draw_questions(train, config.retrieval_questions, config.seed)
@@ -124,10 +128,11 @@ def gather(
     )
 
 
-def _some(triples: Sequence[Triple], seed: int) -> Sequence[Triple]:
-    """All triples, or so many that their vectors take minutes and no more."""
+def some(triples: Sequence[Triple], seed: int, say: Callable[[str], None]) -> Sequence[Triple]:
+    """All triples, or so many that their vectors take minutes and no more; `say` is told then."""
     if len(triples) <= MOST_OWN:
         return triples
+    say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are looked at")
     return random.Random(seed).sample(list(triples), MOST_OWN)
 
 

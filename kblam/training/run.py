@@ -21,7 +21,7 @@ from kblam.errors import TrainingError
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
-from kblam.training.calibrate import Calibration, choose_threshold, strongest_triples
+from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from kblam.training.config import TrainingConfig
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
@@ -244,39 +244,26 @@ class Trainer:
 
     # --- the end ---------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def calibrate(self) -> Calibration:
-        """Chooses `known_above` on questions about held-out facts, half of which hide their fact or entity."""
-        material, asked = self.material, self.material.checked
-        facts, vectors = material.checks, material.vectors
+        """Chooses the thresholds on questions about the material's checks."""
+        material = self.material
+        prompts = [self._prompt(one.text) for one in material.checked]
         attachment = attach(material.model, self.adapter.eval())
-        keys, values = vectors.of(facts.key_texts), vectors.of(facts.values)
-        device = material.model.device
-        knowledge = self.adapter.project(keys.to(device), values.to(device), dtype=material.model.dtype)
-        prompts = [self._prompt(one.text) for one in asked]
-        questions = vectors.of(one.text for one in asked)
-        seen = strongest_triples(attachment, knowledge, prompts, questions, [()] * len(asked))
-        single = [index for index, one in enumerate(asked) if one.facts]
-        hide = [
-            asked[index].facts if number % 4 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
-            for number, index in enumerate(single)
-        ]
-        without = strongest_triples(
-            attachment, knowledge, [prompts[index] for index in single], questions[single], hide
-        )
-        known = torch.tensor([bool(one.facts) for one in asked])
-        right = torch.tensor(
-            [bool(one.facts) and int(place) in one.facts for one, place in zip(asked, seen[1], strict=True)]
-        )
-        # Twice as many answerable questions as others: what a knowledge base is asked in use.
-        unknown = torch.cat([without[0][::2], seen[0][~known]])
-        detach(material.model)
-        return choose_threshold(seen[0][known], unknown, right[known])
+        try:
+            return calibrate(
+                attachment, material.checks, material.checked, material.vectors, prompts, scale=material.vectors.scale
+            )
+        finally:
+            detach(material.model)
 
     def finish(self) -> KnowledgeAdapter:
         """The adapter as users get it, written to `output`: takes vectors as they come, and knows its threshold."""
         self.calibration = self.calibrate()
-        config = dataclasses.replace(self.material.adapter_config, known_above=self.calibration.known_above)
+        config = dataclasses.replace(
+            self.material.adapter_config,
+            known_above=self.calibration.known_above,
+            named_above=self.calibration.named_above,
+        )
         adapter = KnowledgeAdapter(config)
         adapter.load_state_dict(self.adapter.state_dict())
         rescale_inputs(adapter, self.material.vectors.scale)
@@ -284,8 +271,8 @@ class Trainer:
             adapter.save_pretrained(self.output)
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
         self.say(
-            f"known above {self.calibration.known_above}: refusals right {self.calibration.precision:.3f}, found "
-            f"{self.calibration.recall:.3f}; strongest triple right {self.calibration.top1:.3f} "
+            f"known above {self.calibration.known_above}, if named {self.calibration.named_above}: refusals right "
+            f"{self.calibration.precision:.3f}, found {self.calibration.recall:.3f}; strongest triple right {self.calibration.top1:.3f} "
             f"({self.calibration.questions} questions)"
         )
         return adapter.eval()

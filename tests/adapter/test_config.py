@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"question_head": "mlp"}, "question_head 'mlp' needs question_hidden_dim >= 1; got 0"),
         ({"question_head": "linear", "separate_query_head": False}, "question_head needs separate_query_head"),
         ({"answer": "{name} is {value}"}, r"answer must contain \{property\} once"),
+        ({"named_above": -1.0}, "named_above must be a share"),
         ({"known_above": 1.5}, r"known_above must be a share of 0 \.\. 1, or None; got 1.5"),
         ({"layer_frequency": 0}, "layer_frequency must be .* got 0"),
         *(
@@ -133,6 +134,7 @@ def test_a_file_holds_everything() -> None:
         pointer=True,
         answer="{name}: {property} = {value}",
         known_above=0.5,
+        named_above=0.25,
     )
     defaults = AdapterConfig(**GOOD)
     fields = {field.name for field in dataclasses.fields(defaults)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import TextStreamer
 
-from kblam import KnowledgeBase, Session, Triple, detach
+from kblam import AdapterConfig, KnowledgeBase, Session, Triple, detach
 from kblam.errors import GenerationError
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
@@ -214,3 +215,14 @@ def test_a_changed_value_is_what_is_copied(asked: Asked) -> None:
     assert session.ask(CURRENCY, max_new_tokens=60).text == EURO
     asked.kb.add(Triple("France", "currency", "Franc"))
     assert session.ask(CURRENCY, max_new_tokens=60).text == "The currency of France is Franc."
+
+
+def test_a_question_that_says_its_triple_needs_less_mass() -> None:
+    config = AdapterConfig(embedding_dim=4, hidden_size=8, num_layers=1, num_heads=1, head_dim=8, pointer=True)
+    rules = Rules(config, 0.6, "refuse", 0.2)
+    weak_one = replace(FRANCE, mass=0.3)
+    assert rules.is_known("What is the currency of France?", [weak_one])
+    assert not rules.is_known("What do they pay with in France?", [weak_one])
+    assert not rules.is_known("What is the currency of France?", [replace(FRANCE, mass=0.1)])
+    assert not rules.is_known("What is the currency of France?", [])
+    assert not replace(rules, named_above=None).is_known("What is the currency of France?", [weak_one])

@@ -1,0 +1,61 @@
+"""Thresholds of a finished adapter, chosen anew: on a user's own triples, or on synthetic facts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.data.entities import Entity
+from kblam.knowledge import Encoder, Triple
+from kblam.knowledge.encoders import Progress
+from kblam.models import attach, detach
+from kblam.models.loading import load_base, load_tokenizer
+from kblam.models.prompt import prompt_ids, template_of
+from kblam.training.calibrate import Calibration, calibrate
+from kblam.training.material import PLAIN_PROMPT, entities_of, held_out_entities, some
+from kblam.training.questions import Facts, draw_questions
+from kblam.training.vectors import Vectors
+
+
+def recalibrate(
+    adapter: KnowledgeAdapter,
+    base: str,
+    encoder: Encoder,
+    *,
+    cache: Path,
+    triples: Sequence[Triple] = (),
+    questions: int = 600,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[KnowledgeAdapter, Calibration]:
+    """The same adapter with thresholds for a knowledge base.
+
+    Args:
+        adapter: with a prompt and a question head of its own.
+        base: the model it was trained for.
+        encoder: of the knowledge base.
+        cache: folder for sentence vectors.
+        triples: what questions are made of; none takes synthetic facts of the kind that training holds out.
+        questions: how many, before each is asked again without its fact.
+        seed: of the drawing.
+
+    Raises:
+        ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do.
+    """
+    model, tokenizer = load_base(base, device=device), load_tokenizer(base)
+    entities: list[Entity] = entities_of(some(triples, seed, say)) or held_out_entities(seed)
+    facts = Facts(entities)
+    asked = [one for one in draw_questions(facts, 2 * questions, seed + 1) if len(one.facts) < 2][:questions]
+    vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
+    template = adapter.config.prompt or template_of(tokenizer) or PLAIN_PROMPT
+    prompts = [prompt_ids(template, one.text, tokenizer) for one in asked]
+    found = calibrate(attach(model, adapter), facts, asked, vectors, prompts)
+    detach(model)
+    config = dataclasses.replace(adapter.config, known_above=found.known_above, named_above=found.named_above)
+    fresh = KnowledgeAdapter(config)
+    fresh.load_state_dict(adapter.state_dict())
+    return fresh.eval(), found
