@@ -270,10 +270,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
+        found = self.calibration
         self.say(
-            f"known above {self.calibration.known_above}, if named {self.calibration.named_above}: refusals right "
-            f"{self.calibration.precision:.3f}, found {self.calibration.recall:.3f}; strongest triple right {self.calibration.top1:.3f} "
-            f"({self.calibration.questions} questions)"
+            f"known above {found.known_above}, if named {found.named_above}: refusals right {found.precision:.3f}, found "
+            f"{found.recall:.3f}; strongest triple right {found.top1:.3f} ({found.questions} questions)"
         )
         return adapter.eval()
 
