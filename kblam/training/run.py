@@ -272,8 +272,8 @@ class Trainer:
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
         found = self.calibration
         self.say(
-            f"known above {found.known_above}, if named {found.named_above}: refusals right {found.precision:.3f}, found "
-            f"{found.recall:.3f}; strongest triple right {found.top1:.3f} ({found.questions} questions)"
+            f"known above {found.known_above}, if named {found.named_above}: refusals right {found.precision:.3f}, "
+            f"found {found.recall:.3f}; strongest triple right {found.top1:.3f} ({found.questions} questions)"
         )
         return adapter.eval()
 
