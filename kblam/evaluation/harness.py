@@ -1,0 +1,130 @@
+"""A model with a knowledge base attached, as lm-evaluation-harness drives it (extra `harness`).
+
+    import lm_eval
+    from kblam.evaluation.harness import KnowledgeLM
+
+    lm_eval.simple_evaluate(model=KnowledgeLM(model, tokenizer, knowledge_base), tasks=["arc_easy"])
+
+Run once with `knowledge_base=None` and once with a large irrelevant one, it shows what the base costs the model's own
+ability. Import this module only where `lm_eval` is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kblam.errors import EvaluationError
+from kblam.evaluation.force import in_force
+from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.prompt import left_padded
+from kblam.knowledge import KnowledgeBase
+from kblam.models import attachment_of
+
+try:
+    from lm_eval.models.huggingface import HFLM
+except ImportError as error:
+    raise EvaluationError(
+        f"the harness needs lm_eval, which cannot be imported ({error}): pip install 'kblam-kernels[harness]'"
+    ) from error
+
+
+class KnowledgeLM(HFLM):
+    """`HFLM` of a model that an adapter is attached to.
+
+    A row of tokens counts as one question: its text is what a question head sees, and with `falls_back` a row whose
+    strongest triple gets less mass at its end than the adapter's `known_above` is computed by the base model alone.
+
+    Args:
+        model, tokenizer: with an adapter attached.
+        knowledge_base: in force for every request; None is the base model alone.
+        falls_back: as `Session(unknown="base")` does; needs a calibrated adapter.
+        options: of `HFLM`: batch_size, max_length, ...
+
+    Raises:
+        EvaluationError: nothing is attached, or the adapter is not calibrated.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        knowledge_base: KnowledgeBase | None,
+        *,
+        falls_back: bool = True,
+        **options: Any,
+    ) -> None:
+        attachment = attachment_of(model)
+        if attachment is None:
+            raise EvaluationError("no adapter is attached to this model; call kblam.attach(model, adapter) first")
+        if falls_back and knowledge_base is not None and attachment.config.known_above is None:
+            raise EvaluationError(
+                "falls_back needs a mass to decide by, and this adapter has no known_above: pass falls_back=False"
+            )
+        super().__init__(pretrained=model, tokenizer=tokenizer, **options)
+        self._attachment = attachment
+        self._knowledge_base = knowledge_base
+        self._falls_back = falls_back
+
+    @torch.no_grad()
+    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        known = self._known(inps)
+        logits: Tensor | None = None
+        for base, rows in self._split(known):
+            texts = self._texts(inps[rows])
+            with in_force(self._attachment, base, texts):
+                found: Tensor = super()._model_call(inps[rows], attn_mask, labels)
+            logits = inps.new_zeros((len(inps), *found.shape[1:]), dtype=found.dtype) if logits is None else logits
+            logits[rows] = found
+        assert logits is not None  # a batch has rows
+        return logits
+
+    @torch.no_grad()
+    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
+        found: list[tuple[Tensor, Tensor]] = []
+        for base, rows in self._split(self._known(context)):
+            given = {
+                key: value[rows] if isinstance(value, Tensor) else value for key, value in generation_kwargs.items()
+            }
+            with in_force(self._attachment, base, self._texts(context[rows])):
+                found.append((rows, super()._model_generate(context[rows], max_length, stop, **given)))
+        width = max(said.shape[1] for _, said in found)
+        whole = context.new_full((len(context), width), self.tokenizer.pad_token_id)
+        for rows, said in found:
+            whole[rows, : said.shape[1]] = said
+        return whole
+
+    def _split(self, known: Tensor) -> list[tuple[KnowledgeBase | None, Tensor]]:
+        """(knowledge base or none, rows), without empty ones."""
+        parts = [(self._knowledge_base, known.nonzero()[:, 0]), (None, (~known).nonzero()[:, 0])]
+        return [(base, rows) for base, rows in parts if len(rows)]
+
+    def _known(self, inps: Tensor) -> Tensor:
+        """Which rows are answered with knowledge, bool (B,)."""
+        known = torch.full((len(inps),), self._knowledge_base is not None, device=inps.device)
+        threshold = self._attachment.config.known_above
+        if self._knowledge_base is None or not self._falls_back or threshold is None:
+            return known
+        rows = [self._without_padding(row) for row in inps.tolist()]
+        ids, mask = left_padded(rows, 0, inps.device)
+        recorder = EvidenceRecorder()
+        with in_force(self._attachment, self._knowledge_base, self._texts(inps)), self._attachment.observing(recorder):
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            self._attachment.model.get_decoder()(ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        return recorder.masses[0][:, 0] >= threshold
+
+    def _texts(self, inps: Tensor) -> list[str]:
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in inps.tolist()]
+
+    def _without_padding(self, row: list[int]) -> list[int]:
+        """The harness pads with 0 on the right for likelihoods, with the pad token on the left for generation."""
+        end = len(row)
+        while end > 1 and row[end - 1] == 0:
+            end -= 1
+        start = 0
+        while start < end - 1 and row[start] == self.tokenizer.pad_token_id:
+            start += 1
+        return row[start:end]
