@@ -8,12 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from kblam.demo.tokenizer import build_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam import KnowledgeAdapter, Triple, attach
 from kblam.adapter.projected import slot_view
+from kblam.demo.tiny.tokenizer import build_tokenizer
 from kblam.models import Attachment
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, tiny_adapter
