@@ -174,6 +174,8 @@ def test_another_version_of_the_elements_is_told(tmp_path: Path) -> None:
     [
         ("One.", "One"),
         ("One. Two is here. Three is longer", "One. Two is here"),
+        ("One. Two is much too long for it. Three", "One"),
+        ("One. By Sir H. D. Davy and others", "One"),
         ("Nothing but one long sentence here", None),
         ("Of 3.5 kg or so, e.g. ten. It", "Of 3.5 kg or so, e.g. ten"),
         ("  ", None),
