@@ -98,10 +98,10 @@ class RectangularAttention:
             UnsupportedInputError, BackendUnavailableError: as `rectangular_attention`.
         """
         op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
-        backend = op.choose(call, self.backend)
-        straight = _straight(call, backend)
+        backend = op.named(op.choose(call, self.backend))
+        straight = backend.serving(call).bound(call) if backend.is_one_op(call) else None
         makes_queries = straight is not None and isinstance(call, LatentCall)
-        self.planned = Planned((query.shape, query.dtype, scale, window), backend, straight, makes_queries)
+        self.planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight, makes_queries)
         return self.planned
 
     def run(
@@ -123,7 +123,12 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
         """
-        return self._step(self._of_form(query), query, key, value, knowledge_query, **step)
+        if self.planned is None or self.planned.form[:2] != (query.shape, query.dtype):
+            planned = "nothing" if self.planned is None else f"{self.planned.form[1]} {tuple(self.planned.form[0])}"
+            refuse(
+                f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
+            )
+        return self._step(self.planned, query, key, value, knowledge_query, **step)
 
     def __call__(
         self,
@@ -198,14 +203,6 @@ class RectangularAttention:
         options["int8_products"] = self.int8_products
         return call_of(query, key, value, self.knowledge, knowledge_query, **options)
 
-    def _of_form(self, query: Tensor) -> Planned:
-        if self.planned is None or self.planned.form[:2] != (query.shape, query.dtype):
-            planned = "nothing" if self.planned is None else f"{self.planned.form[1]} {tuple(self.planned.form[0])}"
-            refuse(
-                f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
-            )
-        return self.planned
-
     def _step(
         self,
         planned: Planned,
@@ -247,19 +244,6 @@ class RectangularAttention:
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
         return straight(*tensors, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
-
-
-def _straight(call: DenseCall | LatentCall, backend: str) -> Straight | None:
-    if backend != "cpu":
-        return None
-    # Imported late: these modules import torch's compiler.
-    if isinstance(call, DenseCall):
-        from kblam_kernels.dense import cpu as dense_cpu
-
-        return dense_cpu.bound(call)
-    from kblam_kernels.latent import cpu as latent_cpu
-
-    return latent_cpu.bound(call) if latent_cpu.is_one_op(call) else None
 
 
 def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:

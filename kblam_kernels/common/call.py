@@ -59,8 +59,7 @@ class Call:
     @property
     def leading(self) -> Tensor:
         """The tensor that gives dtype, device and width."""
-        tensor: Tensor = getattr(self, self.LEADING)
-        return tensor
+        return getattr(self, self.LEADING)
 
     @property
     def width(self) -> int:
@@ -70,8 +69,7 @@ class Call:
     @property
     def num_tokens(self) -> int:
         """M."""
-        tensor: Tensor = getattr(self, self.KNOWLEDGE)
-        return tensor.shape[-2]
+        return getattr(self, self.KNOWLEDGE).shape[-2]
 
     @property
     def in_pairs(self) -> bool:
@@ -84,11 +82,8 @@ class Call:
 
     def has_contiguous_rows(self) -> bool:
         """Whether every tensor of `STRIDED` has a contiguous last dimension."""
-        for name in self.STRIDED:
-            tensor = getattr(self, name)
-            if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
-                return False
-        return True
+        tensors = (getattr(self, name) for name in self.STRIDED)
+        return all(tensor.stride(-1) == 1 or tensor.shape[-1] == 1 for tensor in tensors)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Columns of both blocks in the reference backends: chunks, visibility, what is added to scores, products."""
+"""Columns of both blocks in the reference backends: chunks, visibility, products, scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 
 CHUNK = 4096
 
@@ -65,3 +68,51 @@ def knowledge_offset(
     inside = ((column >= start) & (column < end))[:, None, None, :]
     zero = torch.zeros((), dtype=dtype, device=device)
     return torch.where(inside, zero if offset is None else offset, float("-inf"))
+
+
+def score_chunks(
+    rows: Tensor,
+    constant: Tensor | None,
+    key: Tensor,
+    norm: Tensor | None,
+    key_scale: Tensor | None,
+    scale: float,
+    bias: Tensor | None,
+    knowledge_range: Tensor | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (columns, knowledge scores (B, Hq, N, len(columns))), -inf outside a row's range, with the scores
+
+    scale * norm * (key_scale * rows . key + constant) + bias
+
+    The arguments are those of `EvidenceCall`.
+    """
+    dtype, device = accumulation_dtype(rows), rows.device
+    a = rows.to(dtype) if norm is not None else rows.to(dtype) * scale
+    for cols in chunks(key.shape[-2]):
+        columns = key[..., cols, :].to(dtype).transpose(-1, -2)
+        scores = a @ columns if key.dim() == 2 else times_knowledge(a, columns)
+        if key_scale is not None:
+            scores = scores * key_scale[cols]
+        if constant is not None:
+            scores = scores + constant[..., None]
+        if norm is not None:
+            scores = scores * (norm[cols] * scale)
+        offset = knowledge_offset(bias, knowledge_range, cols, dtype, device)
+        yield cols, scores if offset is None else scores + offset
+
+
+def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
+    """Adds the prompt to a softmax; returns which rows see a column of it, bool (B, 1, N).
+
+    A padding row sees none, and then sees no knowledge either.
+    """
+    N, T, dtype, device = call.query.shape[2], call.key.shape[2], softmax.total.dtype, call.query.device
+    sees_prompt = torch.zeros(call.query.shape[0], N, dtype=torch.bool, device=device)
+    q = call.query.to(dtype) * call.scale
+    for cols in chunks(T):
+        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)
+        sees_prompt = sees_prompt | visible.any(-1)
+        scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2))
+        weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
+        softmax.output = softmax.output + times_grouped(weights, call.value[:, :, cols].to(dtype))
+    return sees_prompt[:, None, :]

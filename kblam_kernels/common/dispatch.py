@@ -64,8 +64,7 @@ class Backend(Generic[C]):
 
     def forward(self, call: C) -> tuple[Any, ...]:
         """The results of the op, for a call that this backend can serve."""
-        results: tuple[Any, ...] = self.serving(call).forward(call)
-        return results
+        return self.serving(call).forward(call)
 
     def is_one_op(self, call: C) -> bool:
         """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
@@ -73,8 +72,7 @@ class Backend(Generic[C]):
 
     def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gradients of `call.DIFFERENTIABLE` from the op's results and their gradients."""
-        made: tuple[Any, ...] = self.serving(call).backward(call, results, gradients)
-        return made
+        return self.serving(call).backward(call, results, gradients)
 
 
 class Reference(Backend[C]):
@@ -130,8 +128,7 @@ class Cpu(Backend[C]):
         return [] if failure is None else [failure]
 
     def is_one_op(self, call: C) -> bool:
-        served: bool = self.serving(call).is_one_op(call)
-        return served
+        return self.serving(call).is_one_op(call)
 
 
 def _kernel_reasons(call: Call) -> list[str]:

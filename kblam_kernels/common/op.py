@@ -58,7 +58,7 @@ class Op(Generic[C]):
 
     def __call__(self, call: C, name: str) -> Results:
         """The results of one call from the named backend, which must be able to serve it."""
-        backend = self._named(name)
+        backend = self.named(name)
         if backend.is_one_op(call) and not call.needs_gradient():
             return backend.forward(call)
         results = self.overload(*(getattr(call, field) for field in self.fields), name)
@@ -96,11 +96,12 @@ class Op(Generic[C]):
             log_once(str(explanation))
         return explanation.backend
 
-    def _named(self, name: str) -> Backend[C]:
+    def named(self, name: str) -> Backend[C]:
+        """The backend of that name, which must exist."""
         return next(backend for backend in self.backends if backend.name == name)
 
     def _run(self, *values: Any) -> Any:
-        return _one_or_all(self._named(values[-1]).forward(self.kind(*values[:-1])))
+        return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
 
     def _differentiate(self, count: int) -> None:
         """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`."""

@@ -44,7 +44,6 @@ def bound(call: DenseCall) -> Attend:
         if knowledge_range is not None and knowledge_range.shape[0] != query.shape[0]:
             knowledge_range = knowledge_range.expand(query.shape[0], 2)
         rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
-        results: tuple[Tensor, ...] = op(query, key, value, *knowledge, knowledge_query, *rows, *options)
-        return results
+        return op(query, key, value, *knowledge, knowledge_query, *rows, *options)
 
     return attend

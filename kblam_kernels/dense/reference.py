@@ -13,6 +13,8 @@ from kblam_kernels.common.columns import (
     chunks,
     knowledge_offset,
     prompt_visibility,
+    score_chunks,
+    take_prompt,
     times_grouped,
     times_knowledge,
 )
@@ -29,31 +31,16 @@ def forward(call: DenseCall) -> Tensors:
     Returns:
         output (B, Hq, N, D) in the dtype of the query, and the natural-log lse (B, Hq, N) in the accumulation dtype.
     """
-    query, key, value = call.query, call.key, call.value
-    kappa, nu = call.knowledge_key, call.knowledge_value
-    B, Hq, N, D = query.shape
-    T, M = key.shape[2], kappa.shape[-2]
-    dtype, device = accumulation_dtype(query), query.device
-    softmax = OnlineSoftmax((B, Hq, N), D, dtype, device)
-    sees_prompt = torch.zeros(B, N, dtype=torch.bool, device=device)
+    query, nu = call.query, call.knowledge_value
+    softmax = OnlineSoftmax(tuple(query.shape[:3]), query.shape[3], accumulation_dtype(query), query.device)
+    row = take_prompt(softmax, call)
+    scores = score_chunks(
+        call.knowledge_query, None, call.knowledge_key, None, None, call.scale, call.bias, call.knowledge_range
+    )
+    for cols, of_columns in scores:
+        weights = softmax.rescale(of_columns)
+        softmax.output = softmax.output + times_knowledge(weights, nu[..., cols, :].to(weights.dtype))
 
-    q = query.to(dtype) * call.scale
-    for cols in chunks(T):
-        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)
-        sees_prompt = sees_prompt | visible.any(-1)
-        scores = times_grouped(q, key[:, :, cols].to(dtype).transpose(-1, -2))
-        weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
-        softmax.output = softmax.output + times_grouped(weights, value[:, :, cols].to(dtype))
-
-    r = call.knowledge_query.to(dtype) * call.scale
-    for cols in chunks(M):
-        scores = times_knowledge(r, kappa[..., cols, :].to(dtype).transpose(-1, -2))
-        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
-        weights = softmax.rescale(scores if offset is None else scores + offset)
-        softmax.output = softmax.output + times_knowledge(weights, nu[..., cols, :].to(dtype))
-
-    # A padding row sees no prompt column, so it sees no knowledge either.
-    row = sees_prompt[:, None, :]
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))
     return in_model_layout(output.to(query.dtype)), lse

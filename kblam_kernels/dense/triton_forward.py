@@ -1,13 +1,6 @@
 """Dense rectangular attention in one flash-style pass (Triton). The algorithm is described in this folder's README.
 
-What the launcher accepts (`dispatch` refuses everything else before it gets here):
-
-- CUDA tensors, or CPU tensors when TRITON_INTERPRET=1 was set before triton was imported;
-- float32, float16 or bfloat16, one dtype for all but bias (float32), mask (bool) and range (int32 or int64);
-- head_dim up to 256, any strides with a contiguous last dimension;
-- shapes and meanings as `DenseCall`.
-
-No host synchronisation and no shape that depends on data: a CUDA graph can capture a call.
+Takes what `dispatch.Triton` has no reason against, with shapes and meanings as `DenseCall`.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"

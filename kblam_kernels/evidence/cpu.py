@@ -12,7 +12,7 @@ from kblam_kernels.evidence.call import EvidenceCall
 def forward(call: EvidenceCall) -> tuple[Tensor]:
     """As `reference.forward`, in float32. Bits do not depend on the number of threads or on the rest of the batch."""
     bias, _, knowledge_range = native.kernel_layout(call.bias, None, call.knowledge_range)
-    result: Tensor = torch.ops.kblam_kernels.evidence_mass_cpu(
+    result = torch.ops.kblam_kernels.evidence_mass_cpu(
         call.rows,
         call.key,
         native.contiguous_or_none(call.norm),

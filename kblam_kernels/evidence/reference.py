@@ -7,31 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import chunks, knowledge_offset, times_knowledge
+from kblam_kernels.common.columns import score_chunks, times_knowledge
 from kblam_kernels.common.softmax import accumulation_dtype, level_of
 from kblam_kernels.evidence.call import EvidenceCall
 
 Tensors = tuple[Tensor, ...]
 
 
-def score_chunks(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
-    """Yields (columns, scores (B, Hq, N, len(columns))), -inf outside a row's range, with the scores
-
-    scale * norm * (key_scale * rows . key + constant) + bias
-    """
-    dtype, device = accumulation_dtype(call.rows), call.rows.device
-    a = call.rows.to(dtype) if call.norm is not None else call.rows.to(dtype) * call.scale
-    for cols in chunks(call.key.shape[-2]):
-        columns = call.key[..., cols, :].to(dtype).transpose(-1, -2)
-        scores = a @ columns if call.is_latent else times_knowledge(a, columns)
-        if call.key_scale is not None:
-            scores = scores * call.key_scale[cols]
-        if call.constant is not None:
-            scores = scores + call.constant[..., None]
-        if call.norm is not None:
-            scores = scores * (call.norm[cols] * call.scale)
-        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
-        yield cols, scores if offset is None else scores + offset
+def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
+    return score_chunks(
+        call.rows, call.constant, call.key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
+    )
 
 
 def forward(call: EvidenceCall) -> tuple[Tensor]:
@@ -39,7 +25,7 @@ def forward(call: EvidenceCall) -> tuple[Tensor]:
     lse = call.lse
     total = torch.zeros(call.rows.shape[0], call.key.shape[-2], dtype=lse.dtype, device=lse.device)
     level, weight = level_of(lse), call.row_weight.to(accumulation_dtype(call.rows))
-    for cols, scores in score_chunks(call):
+    for cols, scores in _scores(call):
         total[:, cols] = torch.einsum("bhnm,bhn->bm", torch.exp(scores - level), weight).to(total.dtype)
     return (total,)
 
@@ -53,7 +39,7 @@ def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensor
     level, weight, r = level_of(call.lse), call.row_weight.to(dtype)[..., None], call.rows.to(dtype)
     grad_rows, grad_key, grad_lse = torch.zeros_like(r), torch.empty_like(call.key), torch.zeros_like(call.lse)
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
-    for cols, scores in score_chunks(call):
+    for cols, scores in _scores(call):
         ds = grad[:, None, None, cols].to(dtype) * weight * torch.exp(scores - level)
         grad_lse -= ds.sum(-1).to(grad_lse.dtype)
         grad_rows += times_knowledge(ds, call.key[..., cols, :].to(dtype)) * call.scale
@@ -69,7 +55,7 @@ def knowledge_lse(call: EvidenceCall) -> Tensor:
     dtype, device = accumulation_dtype(call.rows), call.rows.device
     maximum = torch.full(call.rows.shape[:3], float("-inf"), dtype=dtype, device=device)
     level = total = torch.zeros(call.rows.shape[:3], dtype=dtype, device=device)
-    for _, scores in score_chunks(call):
+    for _, scores in _scores(call):
         before, maximum = maximum, torch.maximum(maximum, scores.detach().amax(-1))
         level = maximum.masked_fill(maximum == float("-inf"), 0.0)
         total = total * torch.exp(before - level) + torch.exp(scores - level[..., None]).sum(-1)

@@ -2,7 +2,6 @@
 
 A program handles BLOCK_M tokens of one batch row and loops over all heads and queries: no partial results, no atomic
 addition. Accepts what attention of the same layout accepts; lse float32, row_weight of any dtype.
-No host synchronisation and no shape that depends on data.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -63,10 +63,7 @@ def bound(call: LatentCall) -> Attend:
         query_weight: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
-        results: tuple[Tensor, ...] = op(
-            query, key, value, *latents, knowledge_query, query_weight, *projection, *rows, *options
-        )
-        return results
+        return op(query, key, value, *latents, knowledge_query, query_weight, *projection, *rows, *options)
 
     return attend
 

@@ -1,18 +1,9 @@
 """Attention of few queries to many latents (Triton): splits of the latents and of the prompt in one launch, one merge.
 
 All heads read the same latents, so heads, queries and, when the batch shares one list, batch rows fold into the rows
-of one matrix product: each latent is read once for all of them. What the launcher accepts:
-
-- CUDA tensors, or CPU tensors when TRITON_INTERPRET=1 was set before triton was imported;
-- float32, float16 or bfloat16, one dtype for all but norm, scales, constant, bias (float32), mask (bool), range (int32,
-  int64) and the latents: these may also be float16, bfloat16, int8 or float8_e4m3fn under any of them;
-- any P and any head_dim up to 256; any strides with a contiguous last dimension;
-- shapes and meanings as `LatentCall`.
-
-Many queries go in blocks that share one bounded scratch memory (`scratch.py`); a decode step is one block.
-
-No host synchronisation and no shape that depends on data: a CUDA graph can capture a call. The knowledge range is read
-on the device, so a list that grows within its allocation needs no new capture.
+of one matrix product: each latent is read once for all of them. Takes what `dispatch.Triton` has no reason against,
+with shapes and meanings as `LatentCall`. Many queries go in blocks that share one bounded scratch memory
+(`scratch.py`); a decode step is one block.
 """
 
 from __future__ import annotations

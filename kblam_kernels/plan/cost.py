@@ -50,7 +50,9 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     weights = 2 * workload.num_heads * workload.head_dim * workload.width * workload.element_size
     read, taken = workload.latent_bytes + weights, 0
     if device.has_scratch:
-        each = _scratch_bytes(workload)
+        tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
+        # Of one query, without the prompt's part.
+        each = scratch.query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
         at_once = scratch.queries_at_once(each)
         # Each block of queries reads the latents again; partial sums are written, and read to be merged.
         read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each
@@ -59,12 +61,6 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     operations = 4 * queries * workload.num_heads * workload.width * (workload.triples + workload.head_dim)
     seconds = max(read / rates.latent_bytes, operations / rates.latent)
     return Cost(read, operations, seconds, taken)
-
-
-def _scratch_bytes(workload: Workload) -> int:
-    """Bytes of one query in Triton's latent decode, without the prompt's part."""
-    tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
-    return scratch.query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
 
 
 def _dense(workload: Workload, device: Device, queries: int) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from dataclasses import dataclass, field
 
@@ -209,13 +210,7 @@ def _crossover(workload: Workload, device: Device, decode: KnowledgePath, prefil
         costs = [cost_of(path, workload, device, workload.batch * new_tokens).seconds for path in (prefill, decode)]
         return costs[0] < costs[1]
 
-    low, high = 1, 2
-    while high < MOST_TOKENS and not prefill_wins(high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if prefill_wins(middle) else (middle, high)
-    return high
+    return 2 + bisect.bisect_left(range(2, MOST_TOKENS), True, key=prefill_wins)
 
 
 def _size(count: float) -> str:

@@ -30,6 +30,7 @@ B, HQ, HKV, T, M = 2, 32, 8, 4096, 10000
 BF16, FP16, FP32, INT8, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.int8, torch.float8_e4m3fn
 _NAMES = {BF16: "bfloat16", FP16: "float16", FP32: "float32", INT8: "int8", FP8: "fp8"}
 WIDTHS = (256, 384, 512, 768, 1024, 1536, 3072)
+_QUICK = ((BF16, 384), (INT8, 384), (FP8, 384), (BF16, 1536))
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,8 @@ def _pass(
 
 
 def _decode(arch: Arch) -> Iterator[Case]:
-    for dtype, D in (
-        (BF16, 128),
-        (BF16, 64),
-        (BF16, 80),
-        (BF16, 96),
-        (BF16, 256),
-        (FP16, 128),
-        (FP32, 64),
-        (FP32, 128),
-        (FP32, 256),
-    ):
+    heads = {BF16: (64, 80, 96, 128, 256), FP16: (128,), FP32: (64, 128, 256)}
+    for dtype, D in ((dtype, D) for dtype, sizes in heads.items() for D in sizes):
         for inputs, has in (("everything", _EVERYTHING), ("plain", {})):
             if inputs == "plain" and (D not in (64, 128) or dtype == FP16):
                 continue
@@ -106,19 +98,9 @@ def _decode(arch: Arch) -> Iterator[Case]:
 
 
 def _latent(arch: Arch) -> Iterator[Case]:
-    quick = functools.partial(_latents, arch, BF16, extended=False)
-    yield quick(384)
-    yield quick(384, INT8)
-    yield quick(384, FP8)
-    yield quick(1536)
-    for P in (256, 512, 768, 1024, 3072):
-        yield _latents(arch, BF16, P)
-    for P in (256, 512, 768, 1024, 1536, 3072):
-        yield _latents(arch, BF16, P, INT8)
-    for P in (768, 1024, 1536):
-        yield _latents(arch, BF16, P, FP8)
-    for P in (384, 1024, 1536):
-        yield _latents(arch, BF16, P, FP16)
+    widths = {BF16: WIDTHS, INT8: WIDTHS, FP8: (384, 768, 1024, 1536), FP16: (384, 1024, 1536)}
+    for stored, P in ((stored, P) for stored, sizes in widths.items() for P in sizes):
+        yield _latents(arch, BF16, P, stored, extended=(stored, P) not in _QUICK)
     for stored in (FP16, BF16, INT8, FP8):
         yield _latents(arch, FP16, 384, stored)
     for stored in (FP32, FP16, INT8, FP8):
