@@ -83,6 +83,8 @@ class Decision:
         facts: the triples that the sentence's facts are copied from.
         is_forced: whether the sentence is said whatever the model wants.
         is_base: whether the base model answers instead.
+        is_sure: whether the model's own wish to refuse no longer counts. It does where the question does not say the
+            triple's name and property: both the mass and the model then have to be for an answer.
     """
 
     mass: float
@@ -91,6 +93,7 @@ class Decision:
     facts: tuple[Found, ...] = ()
     is_forced: bool = False
     is_base: bool = False
+    is_sure: bool = False
 
 
 def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit] = ()) -> Decision:
@@ -109,16 +112,17 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
     whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
     if whole:
         best = max(whole, key=lambda cut: min(cut.masses))
-        return _facts(rules, [part[0] for part in best.found], min(best.masses))
+        return _facts(rules, [part[0] for part in best.found], min(best.masses), is_sure=True)
     partly = _known_part(rules, question, found, cuts)
     if partly is not None:
         return partly
     if rules.is_known(question, found):
-        return _facts(rules, found[:1], strongest)
+        named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
+        return _facts(rules, found[:1], strongest, is_sure=named)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
         if together >= threshold:
-            return _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True)
+            return _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True, is_sure=True)
     if rules.unknown == "base":
         return Decision(strongest, is_forced=True, is_base=True)
     if rules.unknown == "refuse":
@@ -127,7 +131,13 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
 
 
 def _facts(
-    rules: Rules, facts: Sequence[Found], mass: float, *, is_known: bool = True, apart: bool = False
+    rules: Rules,
+    facts: Sequence[Found],
+    mass: float,
+    *,
+    is_known: bool = True,
+    apart: bool = False,
+    is_sure: bool = False,
 ) -> Decision:
     if not facts or not rules.config.pointer:
         return Decision(mass, is_known)
@@ -135,7 +145,7 @@ def _facts(
     sentence = answer_sentence(rules.config.answer, said[:1] if apart else said)
     for fact in said[1:] if apart else ():
         sentence = sentence + Sentence(" ") + answer_sentence(rules.config.answer, [fact])
-    return Decision(mass, is_known, sentence, tuple(facts))
+    return Decision(mass, is_known, sentence, tuple(facts), is_sure=is_sure)
 
 
 def _are_different(cut: AskedSplit) -> bool:
@@ -180,7 +190,7 @@ def _known_part(
             continue
         said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
         sentence = answer_sentence(rules.config.answer, said) + Sentence(" " + rules.config.refusal)
-        return Decision(min(one.mass for one in facts), True, sentence, tuple(facts))
+        return Decision(min(one.mass for one in facts), True, sentence, tuple(facts), is_sure=True)
     return None
 
 

@@ -36,6 +36,7 @@ class _Tables(NamedTuple):
     refusal: Tensor  # int64 (B, R), the refusal sentence and the end token; -1 after it
     weight: Tensor  # float32 (B,), the mass at the prompt's end
     known: Tensor  # bool (B,)
+    sure: Tensor  # bool (B,)
 
 
 class Pointer(LogitsProcessor):
@@ -47,10 +48,10 @@ class Pointer(LogitsProcessor):
         p = (1 - w) p_model + w [the next token of the plan],
 
     where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999; it is .9999 where a
-    calibrated `known_above` decides and the question is known. A token that is settled has w = 1: the rest of a name or
-    property that has begun, and from the first value on everything, the end token too. A row that leaves its plan is
-    the model's alone from there on, so that a value is only ever said after its own name and property; but a row that
-    has begun the refusal sentence by itself says the whole of it.
+    calibrated `known_above` decides and the decision is sure (`Decision.is_sure`). A token that is settled has w = 1:
+    the rest of a name or property that has begun, and from the first value on everything, the end token too. A row that
+    leaves its plan is the model's alone from there on, so that a value is only ever said after its own name and
+    property; but a row that has begun the refusal sentence by itself says the whole of it.
 
     Beams are followed too, each by what it has said itself.
 
@@ -129,8 +130,7 @@ class Pointer(LogitsProcessor):
         planned = (places[:, :, None] == table.places[:, None]).any(-1)
         weight = torch.maximum(table.weight, (masses * planned).sum(-1)).clamp(max=_MOST)
         if self._rules.unknown is not None:
-            # The calibrated decision counts, and not what the model would rather refuse.
-            weight = torch.where(table.known, _MOST, weight)
+            weight = torch.where(table.sure, _MOST, weight)
         certain = table.settled[:, step] | (table.begun[:, step] & (table.known | (weight >= _MAJORITY)))
         return torch.where(certain, 1.0, weight)
 
@@ -195,6 +195,7 @@ class Pointer(LogitsProcessor):
             .to(device),
             weight=torch.tensor([one.decision.mass for one in plans], dtype=torch.float32).to(device),
             known=torch.tensor([one.decision.is_known for one in plans]).to(device),
+            sure=torch.tensor([one.decision.is_sure for one in plans]).to(device),
         )
 
 
