@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 # A machine with a GPU often brings its own torch and triton: .venv there is, or PYTHON; a PYTHON that was given wins.
 GPU_PYTHON = $(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON))
+# By file: a file's tests share what is costly to make, such as the kernels that the resources test compiles.
+WORKERS ?= 2
 KBLAM_GOLDEN ?= ../shared/golden/dev
 
 # The default encoder comes from a package: nothing here may reach for a model hub.
@@ -30,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## a small model answers from a knowledge base it never saw; writes build/demo.json
 	$(BIN)/python -m kblam.demo
 
-test: setup ## the whole suite; needs no GPU and no network
-	$(BIN)/python -m pytest -q
+test: setup ## the whole suite; needs no GPU and no network; WORKERS=4 for more processes
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-oldest: ## models, adapters and kernels with the oldest transformers and triton that are supported
 	$(PYTHON) -m venv $(VENV)-oldest

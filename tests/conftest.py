@@ -3,6 +3,9 @@
 Triton reads TRITON_INTERPRET when it is imported, and transformers imports it, so this cannot wait for the tests of
 the kernels. `make gpu-check` sets TRITON_INTERPRET=0 and compiles them.
 
+Nor can PyTorch's threads: workers of pytest-xdist (`make test`) share the cores, so each has one, and so have the
+processes it starts. Tests of threads choose their own number.
+
 What pyproject.toml and the tests say to pytest-timeout is declared here where it is not installed: the GPU tests need
 pytest alone.
 """
@@ -13,6 +16,9 @@ import os
 import sys
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if os.environ.setdefault("TRITON_INTERPRET", "1") == "1" and "triton" in sys.modules:
     raise pytest.UsageError("triton was imported before tests/conftest.py; set TRITON_INTERPRET=1 in the environment")

@@ -123,7 +123,8 @@ def test_interruption_and_memory(
 def test_control_c_is_status_130(kb: Path, tmp_path: Path) -> None:
     """A real signal, while a slow encoder works."""
     code = f"""
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 import kblam.cli, kblam.knowledge.knowledge_base
 from tests.fakes import HashingEncoder
 

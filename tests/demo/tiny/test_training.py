@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from kblam.demo.tiny import assets
+from kblam.demo.tiny import train as train_module
 from kblam.demo.tiny.train import train
 from kblam.training.losses import Candidates, nearest_tokens
 from tests.demo.tiny.small import tiny_cache, tiny_trainer, tiny_world
@@ -20,6 +22,24 @@ WORLD = tiny_world()
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         yield tiny_cache(WORLD, tmp_path_factory.mktemp("cache"), patch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _neighbours_once() -> Iterator[None]:
+    """All trainers have the encoder's table; to find the neighbours of its tokens costs more than all their steps."""
+    found: list[tuple[Tensor, int, Tensor]] = []
+
+    def remembered(table: Tensor, count: int) -> Tensor:
+        if not found:
+            found.append((table, count, nearest_tokens(table, count)))
+        first, first_count, neighbours = found[0]
+        assert torch.equal(table, first)
+        assert count == first_count
+        return neighbours
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "nearest_tokens", remembered)
+        yield
 
 
 def weights_of(trainer) -> dict[str, torch.Tensor]:
@@ -81,8 +101,7 @@ def test_what_is_saved_gives_the_trained_models_logits(cache, tmp_path) -> None:
 def test_the_sampled_softmax_holds_every_token_it_must(cache) -> None:
     trainer = tiny_trainer(WORLD, cache)
     parts = trainer.builder.build(24, 2)
-    neighbours = nearest_tokens(trainer.model.embedding.table, 4)
-    candidates = Candidates.draw(parts, neighbours, 10, torch.Generator().manual_seed(0))
+    candidates = Candidates.draw(parts, trainer.neighbours[:, :4], 10, torch.Generator().manual_seed(0))
     assert len(candidates.tokens) < len(trainer.tokenizer)
     for batch in parts:
         assert bool((candidates.position[batch.input_ids] >= 0).all())
