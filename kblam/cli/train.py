@@ -59,8 +59,9 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.training.card import write_card
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
-    from kblam.training.run import Trainer
+    from kblam.training.run import Trainer, check_output
 
+    check_output(output, resume=resume)
     quiet_libraries()
     began = time.monotonic()
     triples = []
@@ -142,13 +143,11 @@ def _say(text: str) -> None:
 
 
 def _flags(arguments: list[str]) -> dict[str, Any]:
-    """`--name value` and `--name=value` as settings; values are read as YAML, so that [2, 4] is a list.
+    """`--name value` and `--name=value` as settings.
 
     Raises:
         CommandError: something is not of that form.
     """
-    import yaml
-
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -160,17 +159,23 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
             if not rest:
                 raise CommandError(f"{flag} has no value")
             value = rest.pop(0)
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise CommandError(f"cannot read the value of {flag}: {value!r}") from error
-        # YAML takes 1e-3 for a text.
-        found[name.replace("-", "_")] = _number(read) if isinstance(read, str) else read
+        found[name.replace("-", "_")] = _value(flag, value)
     return found
 
 
-def _number(text: str) -> str | float:
+def _value(flag: str, text: str) -> Any:
+    """A number, a truth value, null or a list, as YAML reads it; everything else is text, a template too."""
+    import yaml
+
     try:
-        return float(text)
-    except ValueError:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        if text.startswith("["):
+            raise CommandError(f"cannot read the value of {flag}: {text!r}") from error
         return text
+    if isinstance(read, str):
+        try:
+            return float(text)  # YAML takes 1e-3 for a text
+        except ValueError:
+            return text
+    return read if read is None or isinstance(read, bool | int | float | list) else text

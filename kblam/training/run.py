@@ -88,9 +88,8 @@ class Trainer:
         Raises:
             TrainingError: `output` holds another run, or a run and `resume` is not said.
         """
+        check_output(self.output, resume=resume)
         found = checkpoints(self.output)
-        if not resume and (found or (self.output / "config.json").is_file()):
-            raise TrainingError(f"{self.output} holds a run already; pass --resume, or another --output")
         self.output.mkdir(parents=True, exist_ok=True)
         if not found:
             self._stage_one(resume)
@@ -316,6 +315,16 @@ class Trainer:
         if self.config.report_to == "tensorboard":
             flat = {name: value for name, value in record.items() if isinstance(value, float)}
             self.accelerator.log(flat, step=int(record.get("step", 0)))
+
+
+def check_output(output: Path, *, resume: bool) -> None:
+    """Checks that a run may write to a folder; before minutes of work, not after.
+
+    Raises:
+        TrainingError: it holds a run, and `resume` is not said.
+    """
+    if not resume and (checkpoints(output) or (output / "config.json").is_file()):
+        raise TrainingError(f"{output} holds a run already; pass --resume, or another --output")
 
 
 def _words(figures: dict[str, float]) -> str:

@@ -1,0 +1,66 @@
+"""`kblam train` and `kblam calibrate`: what they refuse, what they list, and one run of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.cli import train as command
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.training import calibration_run
+from kblam.training.material import Material
+from tests.cli.conftest import kblam
+from tests.fakes import HashingEncoder
+from tests.models.tiny import EMBEDDING_DIM
+from tests.training.conftest import SMALL, prepared, small
+
+__all__ = ["prepared"]  # the fixture
+
+
+def flags(**changes: object) -> list[str]:
+    return [f"--{name}={value}" for name, value in {**SMALL, **changes}.items()]
+
+
+def test_settings_are_listed_with_what_was_given() -> None:
+    shown = kblam("train", "-o", "nowhere", "--settings", "--max_steps", "7").ok().stdout
+    assert "max_steps: 7  (steps of stage 2" in shown
+    assert not Path("nowhere").exists()
+
+
+def test_unknown_settings_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    kblam("train", "-o", "x", "--max_step", "7").failed(2, "unknown names in the training config: max_step")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(command.CommandError, match=r"training needs accelerate; pip install 'kblam-kernels\[train\]'"):
+        command._train(small(), Path("x"), None, resume=False, cache=Path("y"), device=None)
+
+
+def test_a_run_and_then_other_thresholds(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, cache = tmp_path / "adapter", str(tmp_path / "cache")
+    done = kblam("train", "-o", str(adapter), "--cache", cache, *flags()).ok()
+    assert "minutes on this machine" in done.stderr
+    assert "known above" in done.stderr
+    assert KnowledgeAdapter.from_pretrained(adapter).config.known_above is not None
+    kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(2, "holds a run already")
+
+    material = prepared()
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(EMBEDDING_DIM))
+    monkeypatch.setattr(
+        "kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: HashingEncoder(EMBEDDING_DIM)
+    )
+    kb, output = tmp_path / "facts.kb", tmp_path / "calibrated"
+    facts = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(9) for prop in ("torque", "age")]
+    with KnowledgeBase.create(kb, HashingEncoder(EMBEDDING_DIM)) as base:
+        base.add(facts)
+    options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", cache]
+    assert "refusals right" in kblam("calibrate", *options).ok().stdout
+    fresh, before = (KnowledgeAdapter.from_pretrained(folder) for folder in (output, adapter))
+    assert fresh.config.named_above is not None
+    assert all((value == before.state_dict()[name]).all() for name, value in fresh.state_dict().items())
+    kblam("calibrate", *options).failed(2, "is there already")
