@@ -51,6 +51,12 @@ _PLAIN = """\
 - **The pointer** {copies}"""
 
 
+def _device(trainer: Trainer) -> str:
+    if trainer.accelerator.device.type == "cpu":
+        return f"{torch.get_num_threads()} threads of an {platform.machine()} processor"
+    return torch.cuda.get_device_name()
+
+
 def write_card(trainer: Trainer, seconds: float) -> None:
     """Writes README.md beside the adapter."""
     config, material, calibration = trainer.config, trainer.material, trainer.calibration
@@ -68,7 +74,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         encoder=config.encoder,
         parts=parts,
         minutes=seconds / 60,
-        device=platform.processor() or platform.machine() if trainer.accelerator.device.type == "cpu" else "CUDA",
+        device=_device(trainer),
         retrieval=config.retrieval_steps if adapter.question_head else 0,
         steps=config.max_steps,
         rows=trainer.rows,

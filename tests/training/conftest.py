@@ -43,9 +43,8 @@ def small(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{**SMALL, **changes})
 
 
-@pytest.fixture
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Material]:
-    """Makes the material of a small run; `changes` are the config's, `triples` the user's."""
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the small model, its tokenizer and the encoder in place of what a config names."""
     tokenizer = load_tokenizer(DEMO / "model")
 
     def base(name: str, **options: Any) -> Any:
@@ -54,6 +53,12 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., M
     monkeypatch.setattr(material, "load_base", base)
     monkeypatch.setattr(material, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(material, "load_encoder", lambda name: HashingEncoder(EMBEDDING_DIM))
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Material]:
+    """Makes the material of a small run; `changes` are the config's, `triples` the user's."""
+    stand_ins(monkeypatch)
 
     def prepare(triples: Any = (), checks: int = 40, **changes: Any) -> Material:
         return gather(small(**changes), cache=tmp_path / "cache", triples=triples, checks=checks)

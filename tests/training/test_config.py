@@ -65,3 +65,11 @@ def test_flags_that_cannot_be_read() -> None:
         _flags(["--max_steps"])
     with pytest.raises(CommandError, match="cannot read the value of --layers"):
         _flags(["--layers", "[1"])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_experiment_can_be_read(file: Path) -> None:
+    if file.stem != "invented":
+        assert TrainingConfig.read(file).model

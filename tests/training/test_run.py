@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +62,23 @@ def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path)
     trainer_of(prepared, tmp_path / "pieces", **pieces).fit()
     for one, other in zip(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), strict=True):
         assert math.isclose(one, other, rel_tol=1e-4)
+
+
+def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path / "one").fit()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.worker", str(tmp_path / "cache"), str(tmp_path / "two")]
+    workers = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 6
+    assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, two, strict=True))
 
 
 def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
