@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam import KnowledgeAdapter, Triple, attach
 from kblam.adapter.projected import slot_view
-from kblam.demo.tokenizer import build_tokenizer
+from kblam.demo.tiny.tokenizer import build_tokenizer
 from kblam.models import Attachment
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, tiny_adapter
