@@ -122,6 +122,12 @@ def strongest_triples(
     return torch.cat(masses), torch.cat(places)
 
 
+def _middle(chosen: Tensor) -> int:
+    """The middle one of the places where a (n,) bool holds."""
+    places = chosen.nonzero().squeeze(1)
+    return int(places[len(places) // 2])
+
+
 def choose_thresholds(
     known: Tensor, known_named: Tensor, unknown: Tensor, unknown_named: Tensor, right: Tensor
 ) -> Calibration:
@@ -143,8 +149,9 @@ def choose_thresholds(
     f1 = 2 * caught / (caught + lost + len(unknown)).clamp(min=1)
     # Saying the name and the property never asks for more mass.
     f1 = f1.masked_fill(torch.ones_like(f1).tril(-1).bool(), -1.0)
-    best = (f1 >= f1.max() - 1e-6).nonzero()
-    row, column = best[len(best) // 2].tolist()
+    is_best = f1 >= f1.max() - 1e-6
+    column = _middle(is_best.any(0))
+    row = _middle(is_best[:, column])
     at = caught[row, column], lost[row, column]
     return Calibration(
         known_above=round(float(grid[column]), 4),

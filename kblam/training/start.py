@@ -42,6 +42,10 @@ def initialise(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: i
     key, value = cast(nn.Linear, adapter.key_projector), cast(nn.Linear, adapter.value_projector)
     value.weight.normal_(0, _VALUE_SCALE / math.sqrt(P), generator=draw)
     value.bias.zero_()
+    if config.question_head == "mlp":
+        up = cast(nn.Linear, adapter.question_trunk.up)
+        up.weight.uniform_(-1 / math.sqrt(P), 1 / math.sqrt(P), generator=draw)
+        up.bias.zero_()
     if config.question_head is None:
         key.weight.normal_(0, 1 / math.sqrt(P), generator=draw)
         key.bias.zero_()
