@@ -1,6 +1,9 @@
 """A whole evaluation: which rows, how long they will take, and each row as it becomes ready.
 
-How long a row takes with SmolLM2-135M-Instruct: see `docs/evaluation.md`.
+With SmolLM2-135M-Instruct in bfloat16, an untrained adapter of four layers and one thread of a shared two-core machine,
+32 questions in one batch took 13 s over 1,000 triples and 19 s over 10,000 (32 new tokens each; an AMD EPYC); in
+float32 26 to 37 s. A row of 200 questions is thus about 90 to 120 s there, and encoding 10,000 triples another 47 s,
+once. The command measures the machine it runs on and says its own estimate first.
 """
 
 from __future__ import annotations

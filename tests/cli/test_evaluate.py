@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kblam import KnowledgeBase, Triple
+from kblam.errors import DataError
 from kblam.evaluation.report import Report
 from tests.cli.conftest import ENCODER, kblam
 from tests.fakes import HashingEncoder
@@ -19,14 +20,22 @@ from tests.generation.tiny import FACTS, make_prefer, save_base, tiny_adapter, t
 FEW = ["--questions", "8"]
 
 
+def real_facts(name: str, source: str | None = None) -> list[tuple[str, str, str]]:
+    """In the place of the real bases."""
+    if name != "elements":
+        raise DataError(f"the package of {name} is not installed")
+    return [(f"element {n}", prop, f"{prop} {n}") for n in range(8) for prop in ("symbol", "density", "use")]
+
+
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model never ends an answer by itself."""
+    """The tiny model never ends an answer by itself; and of the real bases only a small one is there."""
     monkeypatch.setattr("kblam.evaluation.loop.LIMIT", 12)
     monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
     monkeypatch.setattr("kblam.evaluation.baselines.TIMED", 2)
     monkeypatch.setattr("kblam.evaluation.general.MAX_NEW_TOKENS", 4)
     monkeypatch.setattr("kblam.evaluation.run.UNSEEN_TRIPLES", 80)
+    monkeypatch.setattr("kblam.evaluation.material.real_facts", real_facts)
     monkeypatch.setattr("kblam.evaluation.material.general_questions", lambda **_: ("What is 2 + 2?", "Hello!"))
 
 
@@ -61,9 +70,11 @@ def test_sizes_unseen_words_general_questions_and_the_files(
         "eval", *roomy, *FEW, "--demo", "--sizes", "60,100", "--baselines", "rag,zero-shot", *files, *picture
     ).ok()
     report = Report.read(tmp_path / "r.json")
-    assert list(report.rows) == ["sizes", "unseen", "baselines", "general"]
+    assert list(report.rows) == ["sizes", "unseen", "real", "baselines", "general"]
+    assert list(report.rows["real"]) == ["elements"]
+    assert report.about["skipped"] == {"airports": "the package of airports is not installed"}
     assert list(report.rows["sizes"]) == ["60", "100"]
-    for row in (*report.rows["sizes"].values(), report.rows["unseen"]):
+    for row in (*report.rows["sizes"].values(), report.rows["unseen"], report.rows["real"]["elements"]):
         assert row["questions"] == 8
         assert {"exact", "top1", "top5", "refusal_recall", "learned", "first_token_ms", "ms_per_token"} <= set(row)
     assert set(report.rows["baselines"]) == {"kblam", "rag", "zero-shot"}
@@ -72,7 +83,7 @@ def test_sizes_unseen_words_general_questions_and_the_files(
     assert {"model", "adapter", "commit", "versions", "device"} <= set(report.about)
     assert run.stdout.strip() == (tmp_path / "r.md").read_text().strip()
     lines = [line for line in run.stderr.splitlines() if line.strip()]
-    assert any("3 rows of 8 questions: about " in line for line in lines)
+    assert any("4 rows of 8 questions: about " in line for line in lines)
     assert any(line.startswith("100 triples: exact") for line in lines)
     if picture:
         assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
@@ -114,14 +125,14 @@ def test_a_run_that_is_stopped_keeps_its_rows(
     )
     assert result.status == 130
     assert f"what was measured is in {tmp_path / 'r.json'}" in result.stderr
-    assert list(Report.read(tmp_path / "r.json").rows) == ["sizes", "unseen", "baselines"]
+    assert list(Report.read(tmp_path / "r.json").rows) == ["sizes", "unseen", "real", "baselines"]
 
 
 def test_bad_input_is_named_before_anything_is_loaded(roomy: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     kblam("eval", *roomy, "--sizes", "100,many").failed(2, "--sizes: 'many' is not a number of triples")
     kblam("eval", *roomy, "--sizes", "3").failed(2, "'3'", "at least 20")
     kblam("eval", *roomy, "--baselines", "magic").failed(2, "there is no 'magic'; possible: rag, in-context, zero-shot")
-    kblam("eval", *roomy, "--real", "atlantis").failed(2, "atlantis")
+    kblam("eval", *roomy, "--real", "elements,atlantis").failed(2, "the package of atlantis is not installed")
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)

@@ -188,7 +188,7 @@ def test_empty_shapes(way: Way, sizes: dict[str, int]) -> None:
 def arguments_for(problem: AnyProblem, backend: str) -> tuple[Any, tuple[Any, ...]]:
     """The op, and its arguments with leaves where it has a gradient."""
     op, call = (problem.leaves() if ops.is_differentiable(problem) else problem).call()
-    return op, (*op.arguments(call), backend)
+    return op, (*(getattr(call, field) for field in op.fields), backend)
 
 
 def in_every_dtype() -> Iterator[Any]:
@@ -219,7 +219,9 @@ def test_opcheck_of_the_backward(op: str, name: str, dtype: torch.dtype) -> None
     checked, call = SMALL[op][name](dtype).call()
     results = checked(call, "reference")
     gradients = [torch.ones_like(result) for result in results]
-    torch.library.opcheck(checked.backward_overload, (*gradients, *results, *checked.arguments(call)))
+    torch.library.opcheck(
+        checked.backward_overload, (*gradients, *results, *(getattr(call, field) for field in checked.fields))
+    )
 
 
 def compiled(problem: AnyProblem, **options: Any) -> Callable[..., tuple[Tensor, ...]]:
