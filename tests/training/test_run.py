@@ -41,6 +41,15 @@ def losses(output: Path, stage: int = 2) -> list[float]:
     return [line[name] for line in lines if line["stage"] == stage and name in line]
 
 
+def same_curve(one: list[float], other: list[float]) -> bool:
+    """Equal at the first step but for the order of sums; later ones start from weights that are a rounding apart.
+
+    Of a random model the mass is near 1, where `-log(1 - mass)` makes a thousandth of a rounding.
+    """
+    pairs = list(zip(one, other, strict=True))
+    return math.isclose(*pairs[0], rel_tol=1e-6) and all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs)
+
+
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.adapter.state_dict().items()}
 
@@ -60,8 +69,7 @@ def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path)
     trainer_of(prepared, tmp_path / "whole").fit()
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     trainer_of(prepared, tmp_path / "pieces", **pieces).fit()
-    for one, other in zip(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), strict=True):
-        assert math.isclose(one, other, rel_tol=1e-4)
+    assert same_curve(losses(tmp_path / "whole"), losses(tmp_path / "pieces"))
 
 
 def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) -> None:
@@ -77,8 +85,8 @@ def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) ->
     ]
     assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 6
-    assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, two, strict=True))
+    assert len(one) == 6
+    assert same_curve(one, two)
 
 
 def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
