@@ -1,6 +1,7 @@
-"""Import of checkpoints written by microsoft/KBLaM (names and layouts as of 4db377f).
+"""Import of checkpoints written by microsoft/KBLaM ("upstream") or by AtlasKV, which grew from it.
 
-What upstream computes with these weights, and where this project differs, is in docs/upstream.md.
+What they compute with these weights, and where this project differs, is in docs/upstream.md; upstream_names.py has
+what each calls its tensors.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from torch import Tensor
 from kblam.adapter.adapter import KnowledgeAdapter
 from kblam.adapter.config import AdapterConfig
 from kblam.adapter.upstream_files import Loaders, encoder_file, json_object, model_folder, model_weights, tensors_of
+from kblam.adapter.upstream_names import PROJECTS, is_extra, projector_names, query_head_names
 from kblam.errors import AdapterConfigError, AdapterFormatError
 
 # train.py writes the first beside the model and, on resume, reads the second.
 SETTINGS_NAMES = ("kb_config_explicit.json", "kb_config.json")
-# What upstream adds to the base model's state dict.
-_EXTRA = re.compile(r"\.self_attn\.(q_proj_new\.(weight|bias)|score_shift)$")
 
 
 def load_upstream(
@@ -36,7 +36,7 @@ def load_upstream(
     encoder: str | None = None,
     base_model: str | None = None,
 ) -> KnowledgeAdapter:
-    """An upstream checkpoint as an adapter; `.save_pretrained(folder)` converts it for good.
+    """A checkpoint of upstream or AtlasKV as an adapter; `.save_pretrained(folder)` converts it for good.
 
     Query heads keep the checkpoint's dtype (`attach` moves them to the model's), projections are float32.
 
@@ -50,13 +50,14 @@ def load_upstream(
             fits the encoder's width.
         separate_query_head: None takes the recorded switch, else whether the checkpoint has query heads.
         knowledge_scale: C; None takes the recorded one. Upstream's train.py records none; its eval passes 100.
-        top_k: attend to the k best triples; None takes the recorded switch (Llama only: on Phi-3 upstream ignores it).
+        top_k: attend to the k best triples; None takes the recorded switch, unless the run ignored it: upstream on
+            Phi-3 and AtlasKV do.
         encoder: fingerprint of the sentence encoder, for the adapter's config; a checkpoint does not record it.
         base_model: name or path of the base model; None takes `_name_or_path` of config.json.
 
     Raises:
-        AdapterFormatError: a file is missing, damaged, holds code, or its tensors do not fit; the message has the
-            value and the fix.
+        AdapterFormatError: a file is missing, damaged, holds code, its tensors do not fit, or it records AtlasKV's
+            hierarchical pruning; the message has the value and the fix.
         AdapterConfigError: an argument is out of range, or two contradict each other.
     """
     if query_head_path is not None and separate_query_head is False:
@@ -75,7 +76,7 @@ def load_upstream(
     if separate_query_head is not False:
         layers = range(0, shape.num_layers, frequency)
         heads = _query_heads(folder, query_head_path, layers, shape, required=bool(separate_query_head))
-    if top_k is None and settings.dynamic_sparsify and shape.model_type != "phi3":
+    if top_k is None and settings.dynamic_sparsify and shape.model_type != "phi3" and not settings.use_kg:
         top_k = settings.top_k
 
     config = AdapterConfig(
@@ -102,7 +103,7 @@ def load_upstream(
 
 
 def base_weights(model_dir: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """The base model's own weights in a checkpoint folder, one by one: upstream's extra parameters left out.
+    """The base model's own weights in a checkpoint folder, one by one: what upstream and AtlasKV add is left out.
 
     `LlamaForCausalLM.from_pretrained(None, config=config, state_dict=dict(base_weights(folder)))` loads them.
 
@@ -116,7 +117,7 @@ def base_weights(model_dir: str | Path) -> Iterator[tuple[str, Tensor]]:
             f"{folder} has no model*.safetensors and no pytorch_model*.bin; give the folder with the model's weights"
         )
     for name, load in loaders.items():
-        if not _EXTRA.search(name):
+        if not is_extra(name):
             yield name, load()
 
 
@@ -152,7 +153,7 @@ class _ModelShape:
 
 @dataclass(frozen=True)
 class _Settings:
-    """Upstream's KBLaMConfig where a checkpoint records it; None where it does not."""
+    """Upstream's KBLaMConfig or AtlasKV's AtlasKVConfig where a checkpoint records it; None where it does not."""
 
     path: Path | None = None
     layer_frequency: int | None = None
@@ -160,6 +161,7 @@ class _Settings:
     separate_query_head: bool | None = None
     dynamic_sparsify: bool = False
     top_k: int | None = None
+    use_kg: bool = False  # AtlasKV's attention, which reads neither dynamic_sparsify nor a top-k over all triples
 
     @classmethod
     def read(cls, folder: Path) -> _Settings:
@@ -170,9 +172,15 @@ class _Settings:
         scale = data.get("kb_scale_factor")
         if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0):
             raise AdapterFormatError(f"{path}: kb_scale_factor must be a positive number or null; got {scale!r}")
-        for switch in ("sep_query_head", "dynamic_sparsify"):
+        for switch in ("sep_query_head", "dynamic_sparsify", "use_kg", "use_hierarchial_kv"):
             if not isinstance(data.get(switch), bool | None):
                 raise AdapterFormatError(f"{path}: {switch} must be true or false; got {data[switch]!r}")
+        if data.get("use_hierarchial_kv"):
+            raise AdapterFormatError(
+                f"{path}: use_hierarchial_kv is true, and AtlasKV's hierarchical pruning (root, inter and leaf keys) "
+                "cannot be imported; set it to false to import the weights for attention to all triples, as AtlasKV's "
+                "eval.py does unless told otherwise"
+            )
         frequency, top_k = (data.get(key) for key in ("kb_layer_frequency", "top_k_kb"))
         return cls(
             path=path,
@@ -181,6 +189,7 @@ class _Settings:
             separate_query_head=data.get("sep_query_head"),
             dynamic_sparsify=bool(data.get("dynamic_sparsify")),
             top_k=None if top_k is None else _positive(path, "top_k_kb", top_k),
+            use_kg=bool(data.get("use_kg")),
         )
 
 
@@ -239,36 +248,40 @@ class _Projectors:
     def read(cls, path: Path) -> _Projectors:
         # Accelerate prepares the encoder, so that on several GPUs every name begins with "module.".
         loaders = {name.removeprefix("module."): load for name, load in tensors_of(path).items()}
-        names = {name for name in loaders if name.startswith(("projector_k.", "projector_v."))}
-        if not names:
+        project = projector_names(path, loaders)
+        if project is None:
             return cls._identity(path, loaders)
+        names = set(filter(project.has_projectors, loaders))
+        key, value = project.key_projector, project.value_projector
         linears, depth = [""], 0
-        if "projector_k.weight" not in names:
+        if f"{key}.weight" not in names:
             # Sequential: GELUs have no tensors and take the even places from 2 on.
-            depth = max(0, sum(bool(re.fullmatch(r"projector_k\.\d+\.weight", name)) for name in names) - 2)
+            depth = max(0, sum(bool(re.fullmatch(rf"{key}\.\d+\.weight", name)) for name in names) - 2)
             linears = ["0.", *(f"{1 + 2 * i}." for i in range(depth + 1))]
-        wanted = {f"projector_{kv}.{linear}{leaf}" for kv in "kv" for linear in linears for leaf in ("weight", "bias")}
+        wanted = {f"{kv}.{linear}{leaf}" for kv in (key, value) for linear in linears for leaf in ("weight", "bias")}
         if odd := sorted(names ^ wanted):
             raise AdapterFormatError(
                 f"{path}: the projectors are neither upstream's linear nor its mlp; missing or unexpected: "
                 f"{', '.join(odd[:6])}{' ...' if len(odd) > 6 else ''}; give the encoder.pt that train.py wrote"
             )
         tensors = {name: _read(path, loaders, name).float() for name in sorted(wanted)}
-        first, last = (tensors[f"projector_k.{linear}weight"] for linear in (linears[0], linears[-1]))
+        first, last = (tensors[f"{key}.{linear}weight"] for linear in (linears[0], linears[-1]))
         if first.dim() != 2 or last.dim() != 2:
             raise AdapterFormatError(
-                f"{path}: projector_k weights must be matrices; got shapes {tuple(first.shape)} and "
+                f"{path}: {key} weights must be matrices; got shapes {tuple(first.shape)} and "
                 f"{tuple(last.shape)}; give the encoder.pt that train.py wrote"
             )
         (hidden, P), out_dim = first.shape, last.shape[0]
         widths = [P, *[hidden] * (len(linears) - 1), out_dim]
-        for kv in "kv":
+        for kv in (key, value):
             for linear, fan_in, fan_out in zip(linears, widths, widths[1:], strict=False):
-                _check_shape(path, f"projector_{kv}.{linear}weight", tensors, (fan_out, fan_in))
-                _check_shape(path, f"projector_{kv}.{linear}bias", tensors, (fan_out,))
+                _check_shape(path, f"{kv}.{linear}weight", tensors, (fan_out, fan_in))
+                _check_shape(path, f"{kv}.{linear}bias", tensors, (fan_out,))
         state = {
-            name.replace("projector_k", "key_projector").replace("projector_v", "value_projector"): tensor
-            for name, tensor in tensors.items()
+            f"{ours}.{linear}{leaf}": tensors[f"{theirs}.{linear}{leaf}"]
+            for ours, theirs in (("key_projector", key), ("value_projector", value))
+            for linear in linears
+            for leaf in ("weight", "bias")
         }
         if linears == [""]:
             return cls("linear", P, out_dim, 0, 0, state)
@@ -279,7 +292,8 @@ class _Projectors:
         """An encoder without projectors passes embeddings through; its unused embedding table still tells out_dim."""
         if "embedding.weight" not in loaders:
             raise AdapterFormatError(
-                f"{path} is not an upstream encoder: it has no projector_k, projector_v or embedding tensor, but "
+                f"{path} is not an upstream encoder: it has no {', '.join(n.key_projector for n in PROJECTS)} or "
+                "embedding tensor, but "
                 f"{', '.join(sorted(loaders)[:4]) or 'nothing'}; give the encoder.pt that train.py wrote"
             )
         table = _read(path, loaders, "embedding.weight")
@@ -294,16 +308,20 @@ def _query_heads(
 ) -> dict[str, Tensor]:
     """`query_heads.{layer}.weight` of every knowledge layer; empty if there is none and none is required."""
     if heads_file is None:
-        source, loaders, pattern = folder, model_weights(folder), "model.layers.{}.self_attn.q_proj_new"
+        source, loaders = folder, model_weights(folder)
+        project = query_head_names(folder, loaders)
+        pattern = (project or PROJECTS[0]).query_head_pattern
+        either = " or ".join(f"{n.query_head_pattern.format('i')}.weight" for n in PROJECTS if project in (n, None))
     else:
         source, loaders, pattern = Path(heads_file), tensors_of(Path(heads_file)), "layer_{}"
+        either = "layer_i.weight"
     names = {layer: pattern.format(layer) for layer in layers}
     missing = [layer for layer, name in names.items() if f"{name}.weight" not in loaders]
     if len(missing) == len(layers) and not required:
         return {}
     if missing:
         raise AdapterFormatError(
-            f"{source} has no {pattern.format('i')}.weight for knowledge layers i in {missing}; give the folder or the "
+            f"{source} has no {either} for knowledge layers i in {missing}; give the folder or the "
             "query_head_path that holds them, or pass separate_query_head=False if it was trained without"
         )
     if biased := [name for name in names.values() if f"{name}.bias" in loaders]:

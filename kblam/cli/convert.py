@@ -1,4 +1,4 @@
-"""`kblam convert`: a checkpoint of microsoft/KBLaM as an adapter folder."""
+"""`kblam convert`: a checkpoint of microsoft/KBLaM or AtlasKV as an adapter folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from kblam.cli.output import out, print_json, waiting
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Model folder that upstream's train.py wrote.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Model folder that train.py of microsoft/KBLaM or AtlasKV wrote."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The adapter folder to write.")],
     encoder_file: Annotated[
@@ -48,7 +49,7 @@ def convert(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert an upstream checkpoint (encoder.pt and a model folder with q_proj_new) to an adapter folder.
+    """Convert a checkpoint of microsoft/KBLaM or AtlasKV (encoder.pt and a model folder) to an adapter folder.
 
     Pickles are read as plain tensors: no code in a checkpoint is ever run.
 

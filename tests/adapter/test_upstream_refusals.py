@@ -107,7 +107,7 @@ BROKEN = {
     ),
     "no-heads": (
         lambda c: (c.folder / "model.safetensors").unlink(),
-        r"no model.layers.i.self_attn.q_proj_new.weight for knowledge layers i in \[0, 3\]",
+        r"no .*self_attn.q_proj_new.weight or .*q_proj_kg.weight for knowledge layers i in \[0, 3\]",
     ),
     "heads-lack-a-layer": (lambda c: c.write_heads(head_state(range(3))), r"knowledge layers i in \[3\]"),
     "heads-shape": (

@@ -1,10 +1,11 @@
-"""`kblam convert`: an upstream checkpoint becomes an adapter folder."""
+"""`kblam convert`: a checkpoint of upstream or AtlasKV becomes an adapter folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from kblam import KnowledgeAdapter
+from tests.adapter.atlas_checkpoint import AtlasCheckpoint, assert_holds_atlas
 from tests.adapter.upstream_checkpoint import Checkpoint, assert_holds
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
@@ -17,6 +18,15 @@ def test_a_checkpoint_becomes_an_adapter_folder(tmp_path: Path, hashing: Hashing
     assert "its sentence encoder is not recorded" in shown
     assert_holds(KnowledgeAdapter.from_pretrained(output), checkpoint)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_atlaskv_checkpoint_becomes_an_adapter_folder(tmp_path: Path) -> None:
+    checkpoint, output = AtlasCheckpoint(tmp_path), tmp_path / "adapter"
+    kblam("convert", checkpoint.folder, "-o", output, "--knowledge-scale", 100).ok()
+    adapter = KnowledgeAdapter.from_pretrained(output)
+    checkpoint.heads = {name: tensor.float() for name, tensor in checkpoint.heads.items()}
+    assert_holds_atlas(adapter, checkpoint)
+    assert adapter.config.knowledge_scale == 100
 
 
 def test_what_a_checkpoint_does_not_say_is_given(tmp_path: Path, hashing: HashingEncoder) -> None:
@@ -34,5 +44,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     kblam("convert", tmp_path / "none", "-o", output).failed(2, "is not a folder")
     kblam("convert", checkpoint.folder, tmp_path / "none.pt", "-o", output).failed(2, "none.pt is missing")
     kblam("convert", checkpoint.folder, "-o", output, "--layer-frequency", 2).failed(2, "layer_frequency=2")
+    checkpoint.write_settings(use_hierarchial_kv=True)
+    kblam("convert", checkpoint.folder, "-o", output).failed(2, "hierarchical pruning")
     assert not output.exists()
     kblam("convert", checkpoint.folder, "-o", checkpoint.folder).failed(2, "exists; choose another folder")
