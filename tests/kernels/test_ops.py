@@ -204,7 +204,7 @@ def in_every_dtype() -> Iterator[Any]:
 
 @pytest.mark.usefixtures("fresh_compiler", "library")
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize(("op", "name", "dtype"), in_every_dtype())
+@pytest.mark.parametrize(("op", "name", "dtype"), [*in_every_dtype()])
 def test_opcheck(op: str, name: str, backend: str, dtype: torch.dtype) -> None:
     checked, arguments = arguments_for(SMALL[op][name](dtype), backend)
     torch.library.opcheck(checked.overload, arguments)
