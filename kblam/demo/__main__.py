@@ -33,7 +33,7 @@ from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
 
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)
-QUESTIONS = 40
+QUESTIONS = 32  # one batch
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,9 @@ def run(console: Console, folder: Path, sizes: Sequence[int], questions: int, ou
     rows, times, backend = judge(demo, sizes, questions, console)
     console.print(figures_of(rows, questions))
     console.print(
-        f"A token: {times.without:.1f} ms without knowledge, {times.with_knowledge:.1f} ms with {sizes[-1]:,} triples; "
-        f"the first: {times.first_without:.0f} and {times.first_with:.0f} ms.\n"
+        f"A token: {times.without:.1f} ms without knowledge, {times.with_knowledge:.1f} ms with {sizes[-1]:,} "
+        "triples.\n"
+        f"The first: {times.first_without:.0f} and {times.first_with:.0f} ms, for the prompt is read then.\n"
         f"Backend {backend}, {torch.get_num_threads()} threads, {str(demo.model.dtype).removeprefix('torch.')}. "
         f"Wrote {output}.",
         highlight=False,
