@@ -34,7 +34,7 @@ _ITS = re.compile(r"(?:its|his|her|their)\s+(?P<what>.+)", re.IGNORECASE)
 _NAME_AT_END = re.compile(r"(?:[^\W_a-z][\w'’.-]*\s+)*[^\W_a-z][\w'’.-]*$")
 # Words that ask without saying for what. Greetings and thanks are made of them, and so is "Tell me about A".
 _FILLER = """
-a about again all also am an and any anything are as be brief but can care cheers could curious d describe details did
+a about again all also am an and any anything are as be brief but can care check cheers could curious d describe details did
 do does else everything explain facts find for forgot friend from get give good got had has have hello help hey hi
 homework how i idea important in info information introduce is it its just know knows learn let like list ll look m me
 more much must my name need next nobody now of okay on once one out please question quick re remind s said say show so
@@ -67,7 +67,8 @@ def splits(question: str) -> list[Split]:
     found: list[Split] = []
     if 1 < len(asking) <= 3:
         at = sentences[1][0]
-        found.append(Split(tuple(asking), (at, at), True))
+        # "Please hurry." has words of its own and asks for nothing: it is no part that an answer could lack.
+        found.append(Split(tuple(asking), (at, at), all(_ASKS.match(text) for text in asking)))
     for start, text in sentences:
         if not is_asking(text):
             continue

@@ -69,3 +69,18 @@ def test_any_text_is_cut_or_left(left: str, right: str) -> None:
     found = splits(f"{left} and {right}")
     assert len(found) <= MOST_SPLITS
     assert all(part.strip() for split in found for part in split.parts)
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "Please hurry.",
+        "I keep forgetting it.",
+        "Just the answer, please.",
+        "Could you check something?",
+        "My boss asked.",
+    ],
+)
+def test_a_sentence_that_asks_for_nothing_is_no_part_that_lacks_an_answer(closing: str) -> None:
+    for question in (f"What is the color of Aa? {closing}", f"{closing} What is the color of Aa?"):
+        assert not [split for split in splits(question) if split.is_explicit]
