@@ -97,9 +97,10 @@ class BatchBuilder:
         virtual_triples: int,
         seed: int,
     ) -> None:
-        self.facts, self.vectors, self.texts = facts, vectors, texts
+        self.facts, self.texts = facts, texts
         self.rows, self.triples, self.unanswerable, self.virtual = rows, triples, unanswerable, virtual_triples
         self.seed = seed
+        self._key_rows, self._value_rows = vectors.rows(facts.key_texts), vectors.rows(facts.values)
         self._general = general_questions()
         self._namesakes: dict[str, list[int]] = {}
         for index, entity in enumerate(facts.entities):
@@ -117,16 +118,10 @@ class BatchBuilder:
         owners = [int(self.facts.owner[fact]) for fact in base]
         rows = [self._row(entity, entities, place, rng) for entity in entities[: self.rows]]
         bias = torch.stack([self._bias(row, owners, rng) for row in rows])
-        key_texts, values = self.facts.key_texts, self.facts.values
-        batch = self._tensors(rows, base, bias)
-        return AskedBatch(
-            Batch(
-                **batch,
-                key_rows=self.vectors.rows(key_texts[fact] for fact in base),
-                value_rows=self.vectors.rows(values[fact] for fact in base),
-            ),
-            [row.question for row in rows],
+        batch = Batch(
+            **self._tensors(rows, base, bias), key_rows=self._key_rows[base], value_rows=self._value_rows[base]
         )
+        return AskedBatch(batch, [row.question for row in rows])
 
     def _entities(self, rng: random.Random) -> list[int]:
         """The asked ones first, then namesakes and strangers, until there are enough triples."""
@@ -158,7 +153,10 @@ class BatchBuilder:
             return _Row(question(prop, name, rng), (), self._near(near), frozenset(place[other] for other in hide))
         if kind < self.unanswerable + _PAIRS:
             other = rng.choice([other for other in entities if other != entity] or [entity])
-            second = rng.choice([one for one in self.facts.of_entity(other) if one != fact])
+            choices = [one for one in self.facts.of_entity(other) if one != fact]
+            if not choices:  # one entity with one fact
+                return _Row(question(prop, name, rng), (place[fact],), self._near(near), frozenset())
+            second = rng.choice(choices)
             text = pair_question((name, prop), self.facts.identities[second], rng)
             return _Row(text, (place[fact], place[second]), self._near({entity, other}), frozenset())
         return _Row(question(prop, name, rng), (place[fact],), self._near(near), frozenset())
@@ -224,6 +222,7 @@ class BatchBuilder:
             inside = [place for place, (left, right) in enumerate(offsets) if left < span.end and right > span.start]
             for where in inside:
                 weights[where] *= VALUE
-            spots += [(inside[0], column), (inside[len(inside) // 2], column)]
+            if inside:  # a tokenizer may have no token for a value
+                spots += [(inside[0], column), (inside[len(inside) // 2], column)]
         weights[0] = FIRST
         return prompt, answer, weights, spots

@@ -41,6 +41,7 @@ class Calibration:
     questions: int
 
 
+@torch.no_grad()
 def calibrate(
     attachment: Attachment,
     facts: Facts,
@@ -64,14 +65,15 @@ def calibrate(
     keys, values = (vectors.of(texts) * (scale / vectors.scale) for texts in (facts.key_texts, facts.values))
     knowledge = adapter.project(keys.to(model.device), values.to(model.device), dtype=model.dtype)
     questions = vectors.of(one.text for one in asked) * (scale / vectors.scale)
-    single = [index for index, one in enumerate(asked) if one.facts]
-    # Of every four unanswerable questions one is about an entity that is not there.
+    # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
+    # again, in turn without its entity and without its fact.
+    again = [index for index, one in enumerate(asked) if one.facts][::2]
     hidden = [
-        asked[index].facts if number % 4 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
-        for number, index in enumerate(single)
+        asked[index].facts if number % 2 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
+        for number, index in enumerate(again)
     ]
     whole = strongest_triples(attachment, knowledge, prompts, questions, [()] * len(asked))
-    without = strongest_triples(attachment, knowledge, [prompts[index] for index in single], questions[single], hidden)
+    without = strongest_triples(attachment, knowledge, [prompts[index] for index in again], questions[again], hidden)
 
     def named(indices: Sequence[int], places: Tensor) -> Tensor:
         pairs = zip(indices, places.tolist(), strict=True)
@@ -81,9 +83,8 @@ def calibrate(
     is_known = torch.tensor([bool(one.facts) for one in asked])
     right = torch.tensor([int(place) in one.facts for one, place in zip(asked, whole[1].tolist(), strict=True)])
     says = named(everything, whole[1])
-    # Twice as many answerable questions as others: what a knowledge base is asked in use.
-    unknown = torch.cat([without[0][::2], whole[0][~is_known]])
-    unknown_says = torch.cat([named(single, without[1])[::2], says[~is_known]])
+    unknown = torch.cat([without[0], whole[0][~is_known]])
+    unknown_says = torch.cat([named(again, without[1]), says[~is_known]])
     return choose_thresholds(whole[0][is_known], says[is_known], unknown, unknown_says, right[is_known])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,17 @@ from kblam.errors import TrainingError
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of `target` at the end of the block; until then `target` is what it was."""
+    fresh = target.with_name(f".{target.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -31,14 +44,10 @@ def save_checkpoint(
 ) -> Path:
     """Writes `folder/checkpoint-step` and drops all but the last `keep` ones."""
     target = folder / f"checkpoint-{step}"
-    fresh = folder / f".checkpoint-{step}.part"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    adapter.save_pretrained(fresh)
-    torch.save(optimizer.state_dict(), fresh / _OPTIMIZER)
-    (fresh / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    with whole_folder(target) as fresh:
+        adapter.save_pretrained(fresh)
+        torch.save(optimizer.state_dict(), fresh / _OPTIMIZER)
+        (fresh / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
     for _, old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -71,8 +71,12 @@ class TrainingConfig:
     report_to: str = _help("none or tensorboard", "none")
 
     def __post_init__(self) -> None:
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))  # YAML has lists
+        if isinstance(self.layers, list):  # YAML has lists
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if self.layers is not None and not isinstance(self.layers, tuple):
+            raise TrainingConfigError(
+                f"layers must be a list of layers, such as [14, 18], or null; got {self.layers!r}"
+            )
         for name in _POSITIVE:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise TrainingConfigError(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")

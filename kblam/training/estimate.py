@@ -9,7 +9,7 @@ import torch
 
 from kblam.models import attach, detach
 from kblam.training.language import Learner, counts_of, total_loss
-from kblam.training.retrieval import RetrievalData, retrieval_losses
+from kblam.training.retrieval import retrieval_losses
 from kblam.training.start import initialise
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ def estimate(trainer: Trainer) -> str:
     initialise(adapter, lse, config.seed)
     seconds, began = 0.0, time.monotonic()
     if config.question_head is not None and config.retrieval_steps:
-        data = RetrievalData(
-            material.train,
-            material.asked,
-            material.vectors,
-            size=config.retrieval_batch_size,
-            virtual_triples=config.virtual_triples,
-            seed=config.seed,
-        )
+        data = trainer.retrieval_data()
         heads = len(layers), material.adapter_config.num_heads
         for step in range(_TRIED + 1):
             if step == 1:
@@ -46,12 +39,14 @@ def estimate(trainer: Trainer) -> str:
         seconds += (time.monotonic() - began) / _TRIED * config.retrieval_steps
     if config.max_steps:
         learner = Learner(adapter, attach(material.model, adapter, trainable=True))
+        passes = config.gradient_accumulation_steps
         for step in range(_TRIED + 1):
             if step == 1:
                 began = time.monotonic()
             asked = trainer.builder.build(step)
-            total_loss(learner(*trainer.inputs(asked, 0, 1)), counts_of(asked.batch)).backward()
-        seconds += (time.monotonic() - began) / _TRIED * config.max_steps
+            mine = trainer.inputs(asked, 0, passes * trainer.accelerator.num_processes)
+            total_loss(learner(*mine), counts_of(asked.batch)).backward()
+        seconds += (time.monotonic() - began) / _TRIED * passes * config.max_steps
         detach(material.model)
     adapter.zero_grad(set_to_none=True)
     adapter.load_state_dict(before)

@@ -69,7 +69,7 @@ def entities_of(triples: Sequence[Triple]) -> list[Entity]:
 
 
 def held_out_entities(seed: int) -> list[Entity]:
-    """Synthetic entities that no training run of `seed` learns from."""
+    """Synthetic entities that no training run of `seed` with at most the default `train_entities` learns from."""
     config = TrainingConfig(seed=seed)
     return build_world(seed, config.train_entities, 0).train[-config.calibration_entities :]
 
@@ -168,10 +168,3 @@ def _control_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         raise TrainingError(f"the tokenizer of {tokenizer.name_or_path} has no end token, so answers could not end")
     pad = tokenizer.pad_token_id
     return int(end), int(end if pad is None else pad)
-
-
-def shuffled(count: int, seed: int) -> list[int]:
-    """A permutation that leaves nothing at its place, for control figures."""
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order[1:] + order[:1]

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
 from kblam.training.calibrate import Calibration, calibrate
-from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint, whole_folder
 from kblam.training.config import TrainingConfig
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
@@ -68,6 +69,7 @@ class Trainer:
         self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
         self.began = time.monotonic()
         self.calibration: Calibration | None = None
+        self._board = self._tensorboard() if config.report_to == "tensorboard" else None
 
     @property
     def run(self) -> dict[str, Any]:
@@ -102,7 +104,8 @@ class Trainer:
         done = before / "config.json"
         if not (resume and done.is_file()) and self.accelerator.is_main_process:
             self._train_retrieval()
-            self.adapter.save_pretrained(before)
+            with whole_folder(before) as fresh:
+                self.adapter.save_pretrained(fresh)
         self.accelerator.wait_for_everyone()
         load_weights(self.adapter, before, strict=True)
 
@@ -113,14 +116,6 @@ class Trainer:
         initialise(self.adapter, {layer: rows.mean(0).cpu() for layer, rows in lse.items()}, config.seed)
         if config.question_head is None or not config.retrieval_steps:
             return
-        data = RetrievalData(
-            material.train,
-            material.asked,
-            material.vectors,
-            size=config.retrieval_batch_size,
-            virtual_triples=config.virtual_triples,
-            seed=config.seed,
-        )
         began = time.monotonic()
 
         def report(step: int, figures: dict[str, float]) -> None:
@@ -131,13 +126,25 @@ class Trainer:
 
         train_retrieval(
             self.adapter,
-            data,
+            self.retrieval_data(),
             lse,
             steps=config.retrieval_steps,
             learning_rate=config.retrieval_learning_rate,
             warmup=config.warmup_steps,
             bf16=config.bf16,
             report=report,
+        )
+
+    def retrieval_data(self) -> RetrievalData:
+        """What stage 1 learns from."""
+        config, material = self.config, self.material
+        return RetrievalData(
+            material.train,
+            material.asked,
+            material.vectors,
+            size=config.retrieval_batch_size,
+            virtual_triples=config.virtual_triples,
+            seed=config.seed,
         )
 
     # --- stage 2 ---------------------------------------------------------------------------------------------
@@ -185,7 +192,7 @@ class Trainer:
         for micro in range(config.gradient_accumulation_steps):
             part = accelerator.process_index * config.gradient_accumulation_steps + micro
             last = micro == config.gradient_accumulation_steps - 1
-            with torch.enable_grad() if last else accelerator.no_sync(learner):
+            with nullcontext() if last else accelerator.no_sync(learner):
                 found = learner(*self.inputs(asked, part, parts))
                 # Gradients are averaged over the processes, and the losses are parts of a sum.
                 (total_loss(found, counts) * accelerator.num_processes).backward()
@@ -230,8 +237,10 @@ class Trainer:
         figures = {
             name: float(v) / max(1.0, counts[name]) for name, v in learner(batch, keys, values, questions).items()
         }
-        order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(step)).to(keys.device)
-        random = learner(batch, keys[order], values[order], questions)
+        # Vectors of nothing: of any facts, were they shuffled, the right one would still be among them.
+        draw = torch.Generator().manual_seed(step)
+        noise = [torch.randn(vectors.shape, generator=draw).to(vectors.device) for vectors in (keys, values)]
+        random = learner(batch, *noise, questions)
         control = float(random["sentence"]) / max(1.0, counts["sentence"])
         self._log({"stage": 2, "step": step, "held_out": figures, "control_sentence": control})
         self.say(f"  held out: {_words(figures)}  with random knowledge: sentence {control:.3f}")
@@ -303,6 +312,18 @@ class Trainer:
             seed=seed,
         )
 
+    def _tensorboard(self) -> Any:
+        """Writes event files beside the log; None in processes that report nothing."""
+        if not self.accelerator.is_main_process:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainingError(
+                f"report_to is tensorboard, which cannot be imported ({error}); pip install 'kblam-kernels[train]'"
+            ) from error
+        return SummaryWriter(str(self.output))
+
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
 
@@ -312,9 +333,11 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        if self.config.report_to == "tensorboard":
-            flat = {name: value for name, value in record.items() if isinstance(value, float)}
-            self.accelerator.log(flat, step=int(record.get("step", 0)))
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
+            self._board.flush()
 
 
 def check_output(output: Path, *, resume: bool) -> None:

@@ -21,6 +21,7 @@ from kblam.training.config import TrainingConfig
         ({"max_steps": 1.5}, "max_steps must be a whole number of at least 0; got 1.5"),
         ({"learning_rate": 0}, "learning_rate must be a number above 0; got 0"),
         ({"learning_rate": "fast"}, "learning_rate must be a number above 0; got 'fast'"),
+        ({"layers": 3}, r"layers must be a list of layers, such as \[14, 18\], or null; got 3"),
         ({"unanswerable": 1.0}, "unanswerable must be a share of 0 .. 1; got 1.0"),
         ({"lr_scheduler_type": "step"}, "lr_scheduler_type must be one of cosine, linear, constant; got 'step'"),
         ({"report_to": "mail"}, "report_to must be none or tensorboard; got 'mail'"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +68,77 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(prepared: Prepare, tmp_pa
     assert [step for step, _ in checkpoints(tmp_path / "broken")] == [3, 6]
 
 
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(prepared: Prepare, tmp_path: Path) -> None:
+    whole = trainer_of(prepared, tmp_path / "whole", max_steps=40)
+    whole.fit()
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "tests.training.worker", str(tmp_path / "cache"), str(killed), "max_steps=40"]
+    # As many threads as here: their number is in the last bits of a sum.
+    worker = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    while not checkpoints(killed):
+        assert worker.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.02)
+    worker.kill()
+    assert worker.wait(timeout=60) == -signal.SIGKILL
+    done = checkpoints(killed)[-1][0]
+    assert done < 40
+    resumed = trainer_of(prepared, killed, max_steps=40)
+    resumed.fit(resume=True)
+    assert losses(killed)[-(40 - done) :] == losses(tmp_path / "whole")[done:]
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+def test_stage_one_is_there_whole_or_not_at_all(prepared: Prepare, tmp_path: Path, monkeypatch: Any) -> None:
+    trainer = trainer_of(prepared, tmp_path / "run")
+
+    def half(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.adapter, "save_pretrained", half)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit()
+    trainer_of(prepared, tmp_path / "run").fit(resume=True)
+    assert len(losses(tmp_path / "run")) == 6
+
+
+def test_random_knowledge_is_no_knowledge(prepared: Prepare, tmp_path: Path) -> None:
+    """The control sees vectors that belong to no fact of the batch."""
+    trainer, given = trainer_of(prepared, tmp_path), []
+    learner = lambda batch, keys, values, questions: given.append((keys, values)) or {"sentence": torch.ones(())}  # noqa: E731
+    trainer._check(learner, 3)  # type: ignore[arg-type]
+    (keys, values), (random_keys, random_values) = given
+    for real, random in ((keys, random_keys), (values, random_values)):
+        cosines = torch.nn.functional.normalize(real, dim=-1) @ torch.nn.functional.normalize(random, dim=-1).T
+        assert real.shape == random.shape
+        assert cosines.max() < 0.99
+
+
+def test_tensorboard_that_is_missing_is_told_before_the_work(
+    prepared: Prepare, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(TrainingError, match="report_to is tensorboard, which cannot be imported"):
+        trainer_of(prepared, tmp_path, report_to="tensorboard")
+
+
+def test_figures_go_to_tensorboard(prepared: Prepare, tmp_path: Path, monkeypatch: Any) -> None:
+    written: list[tuple[str, int]] = []
+    board = SimpleNamespace(add_scalar=lambda name, value, step: written.append((name, step)), flush=lambda: None)
+    module = SimpleNamespace(SummaryWriter=lambda folder: board)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    trainer_of(prepared, tmp_path, report_to="tensorboard").fit()
+    assert ("stage 2/loss", 6) in written
+
+
+def test_a_knowledge_base_of_one_fact_can_be_learned(prepared: Prepare, tmp_path: Path) -> None:
+    material = prepared(triples=[Triple("Machine 7", "torque", "9 newton metres")])
+    trainer = Trainer(small(), material, tmp_path, say=[].append)
+    for step in range(40):
+        assert len(trainer.checker.build(step).questions) == 1
+
+
 def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path) -> None:
     trainer_of(prepared, tmp_path / "whole").fit()
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -79,6 +153,7 @@ def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) ->
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.training.worker", str(tmp_path / "cache"), str(tmp_path / "two")]
+    command.append("per_device_train_batch_size=2")
     workers = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)

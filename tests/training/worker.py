@@ -1,4 +1,7 @@
-"""One of several processes of a small run: `python -m tests.training.worker CACHE OUTPUT`, ranks in the environment."""
+"""A small run as a process: `python -m tests.training.worker CACHE OUTPUT [NAME=NUMBER ...]`.
+
+Its rank and the number of processes are in the environment, where there are several.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from tests.training.conftest import small, stand_ins
 
 def main() -> None:
     """Trains and writes log and checkpoints."""
-    cache, output = map(Path, sys.argv[1:])
+    cache, output = map(Path, sys.argv[1:3])
+    changes = {name: int(value) for name, _, value in (change.partition("=") for change in sys.argv[3:])}
     with pytest.MonkeyPatch.context() as monkeypatch:
         stand_ins(monkeypatch)
-        config = small(per_device_train_batch_size=2)
+        config = small(**changes)
         Trainer(config, gather(config, cache=cache, checks=40), output, say=[].append).fit()
 
 
