@@ -54,12 +54,10 @@ class EvidenceRecorder:
     Attributes:
         masses, places: one (B, k) tensor per forward pass, of attention mass and of the knowledge token's place, the
             m of [0, M), largest mass first.
-        totals: one (B,) tensor per forward pass, the mass of all knowledge together.
     """
 
     masses: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
-    totals: list[Tensor] = field(default_factory=list)
 
     def __call__(self, *, index: Tensor | None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
@@ -78,7 +76,6 @@ class EvidenceRecorder:
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
         self.masses.append(best.values.clamp(max=1))
         self.places.append(best.indices if index is None else index.gather(1, best.indices))
-        self.totals.append(mass.sum(-1).clamp(max=1))
 
     def newest(self) -> list[list[tuple[int, float]]]:
         """(place, mass) of every batch row at the last forward pass, largest first, in one transfer from the device."""

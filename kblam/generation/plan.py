@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kblam.adapter.sentences import Span
+from kblam.errors import GenerationError
 from kblam.generation.answer import Copied
 from kblam.generation.decision import Decision
 from kblam.generation.wording import Wording, Wordings
@@ -66,15 +67,25 @@ def plan(decision: Decision, prompt: Sequence[int], wordings: Wordings, end: int
         prompt: its token ids; only their end is looked at.
         wordings: of the model's tokenizer.
         end: the end token, or None if the model has none.
+
+    Raises:
+        GenerationError: the tokenizer cannot write a sentence that has to be said.
     """
     last = () if end is None else (end,)
     if decision.is_base:
         return Plan(decision, None, last, (False,) * len(last), (True,) * len(last))
-    wording = None if decision.sentence is None else wordings.of(decision.sentence.text, prompt)
+    if decision.sentence is None:
+        return Plan(decision)
+    wording = wordings.of(decision.sentence.text, prompt)
     if wording is None:
+        if decision.is_forced:
+            raise GenerationError(
+                f"this tokenizer cannot write {decision.sentence.text!r} without a control token; choose another "
+                "refusal sentence in the adapter's config"
+            )
         return Plan(decision)
     begun, settled = _certain(decision, wording)
-    after = [bool(settled) and settled[-1]] * len(last)
+    after = [decision.is_forced or (bool(settled) and settled[-1])] * len(last)
     return Plan(decision, wording, (*wording.tokens, *last), (*begun, *[False] * len(last)), (*settled, *after))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from kblam.generation.decision import AskedSplit, Decision, Rules, decide
 from kblam.generation.evidence import EvidenceRecorder, find
 from kblam.generation.plan import Plan, plan
 from kblam.generation.prompt import TOKENIZING
-from kblam.generation.wording import Wordings
+from kblam.generation.wording import CONTEXT, Wordings
 from kblam.models import Attachment
 from kblam.models.resident import ResidentKnowledge
 
@@ -47,11 +47,11 @@ class Pointer(LogitsProcessor):
 
         p = (1 - w) p_model + w [the next token of the plan],
 
-    where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999; it is .9999 where a
-    calibrated `known_above` decides and the decision is sure (`Decision.is_sure`). A token that is settled has w = 1:
-    the rest of a name or property that has begun, and from the first value on everything, the end token too. A row that
-    leaves its plan is the model's alone from there on, so that a value is only ever said after its own name and
-    property; but a row that has begun the refusal sentence by itself says the whole of it.
+    where w is the planned triples' mass at the prompt's end, or now if that is more, at most .9999; it is .9999 where
+    `known_above` decides what becomes of unknown questions, and the decision is sure (`Decision.is_sure`). A token that
+    is settled has w = 1: the rest of a name or property that has begun, and from the first value on everything, the end
+    token too. A row that leaves its plan is the model's alone from there on, so that a value is only ever said after
+    its own name and property; but a row that has begun the refusal sentence by itself says the whole of it.
 
     Beams are followed too, each by what it has said itself.
 
@@ -104,16 +104,20 @@ class Pointer(LogitsProcessor):
             raise GenerationError(
                 "a pointer follows one generate call from its first token on; make a new Pointer for each call"
             )
-        said = input_ids[:, self._prompt_length :]
+        said, is_refusing = input_ids[:, self._prompt_length :], _REFUSING <= step < table.refusal.shape[1]
+        if step >= table.tokens.shape[1] and not is_refusing:
+            return scores
         if step < table.tokens.shape[1]:
             target, follows = _next(table.tokens, said)
-            mixed = _mixed(scores, target, self._weight(table, step))
-            scores = torch.where(follows[:, None], mixed, scores)
-        if _REFUSING <= step < table.refusal.shape[1]:
+            weight = self._weight(table, step)
+        else:
             target, follows = _next(table.refusal, said)
-            certain = torch.ones(len(target), device=scores.device)
-            scores = torch.where(follows[:, None], _mixed(scores, target, certain), scores)
-        return scores
+            weight = torch.ones_like(table.weight)
+        if is_refusing:
+            other, refuses = _next(table.refusal, said)
+            target, follows = torch.where(refuses, other, target), follows | refuses
+            weight = torch.where(refuses, 1.0, weight)
+        return torch.where(follows[:, None], _mixed(scores, target, weight), scores)
 
     @property
     def decides(self) -> bool:
@@ -135,15 +139,14 @@ class Pointer(LogitsProcessor):
         return torch.where(certain, 1.0, weight)
 
     def _begin(self, input_ids: Tensor, scores: Tensor) -> _Tables:
-        """Decides and plans for all rows; the only read of the device."""
+        """Decides and plans for all rows, from what is read of the device here and never again."""
         if not self.recorder.masses or self.recorder.masses[-1].shape[0] != input_ids.shape[0]:
             raise GenerationError(
                 "the pointer saw no attention to knowledge for these rows: call generate inside "
                 "attachment.using(resident, ...) and attachment.observing(pointer.recorder)"
             )
         self._prompt_length = input_ids.shape[1]
-        newest, prompts = self.recorder.newest(), input_ids.tolist()
-        seen: dict[int, int] = {}
+        newest, prompts = self.recorder.newest(), input_ids[:, -CONTEXT:].tolist()
         refusals: list[list[int]] = []
         for row, best in enumerate(newest):
             question, cuts = self._of_row(self._questions, row, len(newest)), self._of_row(self._cuts, row, len(newest))
@@ -151,8 +154,8 @@ class Pointer(LogitsProcessor):
             with TOKENIZING:
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
                 refusals.append(self._refusal(prompts[row]))
-            seen[row] = max(self.plans[-1].tokens, default=0)
-        if (most := max(seen.values(), default=0)) >= scores.shape[-1]:
+        written = [*(one.tokens for one in self.plans), *refusals]
+        if (most := max((token for tokens in written for token in tokens), default=0)) >= scores.shape[-1]:
             raise GenerationError(
                 f"the tokenizer gave token {most}, the model has {scores.shape[-1]}: it is another model's tokenizer"
             )
@@ -181,18 +184,16 @@ class Pointer(LogitsProcessor):
         most = max([len(one.decision.facts) for one in plans] + [1])
         longest = max((len(one) for one in refusals), default=0)
 
-        def padded(pick: Callable[[Plan], Sequence[int]], width: int, fill: int, dtype: torch.dtype) -> Tensor:
-            rows = [[*pick(one), *[fill] * (width - len(pick(one)))] for one in plans]
-            return torch.tensor(rows, dtype=dtype).view(len(plans), width).to(device)
+        def padded(rows: Sequence[Sequence[int]], width: int, fill: int, dtype: torch.dtype) -> Tensor:
+            filled = [[*row, *[fill] * (width - len(row))] for row in rows]
+            return torch.tensor(filled, dtype=dtype).view(len(plans), width).to(device)
 
         return _Tables(
-            tokens=padded(lambda one: one.tokens, length, -1, torch.int64),
-            begun=padded(lambda one: one.begun, length, False, torch.bool),
-            settled=padded(lambda one: one.settled, length, False, torch.bool),
-            places=padded(lambda one: [fact.place for fact in one.decision.facts], most, -1, torch.int64),
-            refusal=torch.tensor([[*one, *[-1] * (longest - len(one))] for one in refusals], dtype=torch.int64)
-            .view(len(plans), longest)
-            .to(device),
+            tokens=padded([one.tokens for one in plans], length, -1, torch.int64),
+            begun=padded([one.begun for one in plans], length, False, torch.bool),
+            settled=padded([one.settled for one in plans], length, False, torch.bool),
+            places=padded([[fact.place for fact in one.decision.facts] for one in plans], most, -1, torch.int64),
+            refusal=padded(refusals, longest, -1, torch.int64),
             weight=torch.tensor([one.decision.mass for one in plans], dtype=torch.float32).to(device),
             known=torch.tensor([one.decision.is_known for one in plans]).to(device),
             sure=torch.tensor([one.decision.is_sure for one in plans]).to(device),

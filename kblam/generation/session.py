@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
-from kblam.generation.clauses import Split, splits
+from kblam.generation.clauses import MOST_SPLITS, Split, splits
 from kblam.generation.decision import Rules, Unknown
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.parts import ask_parts, part_texts
@@ -26,6 +26,8 @@ from kblam.models.loading import load_tokenizer
 from kblam.models.resident import ResidentKnowledge
 
 Rows = Sequence[Sequence[int]]
+# Parts of questions about two facts that one prefill asks, for a single question too.
+PARTS_AT_ONCE = 2 * MOST_SPLITS
 
 
 class Session:
@@ -149,11 +151,13 @@ class Session:
         Raises:
             EncoderError, KnowledgeError: as `ask`, if a question may be about two facts.
         """
-        rules = self._rules()
+        return self._pointer(resident, questions, self._rules(), end)
+
+    def _pointer(self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None) -> Pointer:
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
         texts = part_texts(cuts)
         vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
-        asked = ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(1, len(questions)))
+        asked = ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(len(questions), PARTS_AT_ONCE))
         return Pointer(
             self.attachment, resident, self.tokenizer, questions=list(questions), cuts=asked, rules=rules, end=end
         )
@@ -174,7 +178,7 @@ class Session:
         vectors = None if rules.config.question_head is None else self.question_vectors(questions)
         pointer, recorder = None, EvidenceRecorder()
         if rules.config.pointer or rules.unknown is not None:
-            pointer = self.pointer(resident, questions, end=ends[0] if ends else None)
+            pointer = self._pointer(resident, questions, rules, ends[0] if ends else None)
             recorder = pointer.recorder
             given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), pointer])
             if given.get("streamer") is not None and rules.unknown == "base":
@@ -198,7 +202,14 @@ class Session:
         if pad_id is None:
             pad_id = ends[0] if ends else 0
         ids, mask = left_padded(rows, pad_id, model.device)
-        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad_id}
+        # Said, not left to the model's own generation config: rows of answers must be rows of questions.
+        options: dict[str, Any] = {
+            "do_sample": False,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "max_new_tokens": max_new_tokens,
+            "pad_token_id": pad_id,
+        }
         output = model.generate(ids, attention_mask=mask, **(options | generate_options))
         said: list[list[int]] = output[:, ids.shape[1] :].tolist()
         return said
@@ -220,6 +231,11 @@ class Session:
             raise GenerationError(
                 f"unknown={unknown!r} needs a mass to decide by, and this adapter has no known_above: calibrate it, or "
                 "pass known_above=, or unknown=None"
+            )
+        if unknown == "refuse" and not config.refusal.strip():
+            raise GenerationError(
+                "unknown='refuse' needs a sentence to refuse with, and the adapter's refusal is empty; pass "
+                "unknown='base', or unknown=None"
             )
         if known_above is not None and not 0 <= known_above <= 1:
             raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")

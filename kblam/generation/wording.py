@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 # So many tokens of the prompt's end are tokenised again with the sentence, if they come out as they were.
-_CONTEXT = 8
+CONTEXT = 8
 # Put before a piece to take away the space that some tokenizers begin a text with.
 _ANCHORS = ("", "a", "1", ".", "\n")
 
@@ -71,7 +71,7 @@ class Wordings:
         tokens: list[int] = []
         spans: list[tuple[int, int]] = []
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-            more, places = self._follow([*prompt[-_CONTEXT:], *tokens], text[start:end])
+            more, places = self._follow([*prompt[-CONTEXT:], *tokens], text[start:end])
             tokens += more
             spans += [(start + first, start + last) for first, last in places]
         if self.controls.intersection(tokens):
@@ -80,7 +80,7 @@ class Wordings:
 
     def _follow(self, before: list[int], piece: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text after others, and the characters of the text that each says."""
-        for length in range(min(_CONTEXT, len(before)), 0, -1):
+        for length in range(min(CONTEXT, len(before)), 0, -1):
             context = str(self.tokenizer.decode(before[-length:], clean_up_tokenization_spaces=False))
             ids, places = self._encode(context + piece)
             if ids[:length] == before[-length:] and not self.controls.intersection(ids[length:]):

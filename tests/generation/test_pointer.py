@@ -244,5 +244,5 @@ def at_the_end(
 def feed(pointer: Pointer, steps: int, like: int = -1) -> None:
     """Forward passes that saw what one before them saw."""
     recorder = pointer.recorder
-    for kept in (recorder.masses, recorder.places, recorder.totals):
+    for kept in (recorder.masses, recorder.places):
         kept.extend([kept[like]] * (steps + 1 - len(kept)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,15 @@ import torch
 from transformers import TextStreamer
 
 from kblam import AdapterConfig, KnowledgeBase, Session, Triple, detach
+from kblam.adapter.sentences import Sentence
 from kblam.errors import GenerationError
+from kblam.generation import Pointer
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import Found
+from kblam.generation.plan import plan
+from kblam.generation.wording import Wordings
+from kblam.models.copies import resident_for
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
 from tests.generation.test_pointer import CURRENCY, EURO, Asked
 from tests.generation.tiny import EMBEDDING_DIM
@@ -226,3 +232,60 @@ def test_a_question_that_says_its_triple_needs_less_mass() -> None:
     assert not rules.is_known("What is the currency of France?", [replace(FRANCE, mass=0.1)])
     assert not rules.is_known("What is the currency of France?", [])
     assert not replace(rules, named_above=None).is_known("What is the currency of France?", [weak_one])
+
+
+def test_beams_of_the_model_s_own_config_are_not_taken(asked: Asked) -> None:
+    """Rows of beams are no rows of questions: the wrong question would be refused, and another's fact be evidence."""
+    questions = [CURRENCY, STONE, "What is the founder of Project Nightjar?"]
+    for unknown in ("refuse", "base"):
+        session = asked.session(unknown=unknown)
+        alone = session.ask_many(questions, max_new_tokens=60)
+        asked.model.generation_config.num_beams = 3
+        beside = session.ask_many(questions, max_new_tokens=60)
+        asked.model.generation_config.num_beams = 1
+        assert [(a.text, a.known, a.from_base) for a in beside] == [(a.text, a.known, a.from_base) for a in alone]
+
+
+def test_a_refusal_that_cannot_be_said_is_no_silence(asked: Asked) -> None:
+    adapter, cannot = asked.attachment.adapter, Wordings(asked.tokenizer)
+    cannot._control = re.compile("(?=(n))")  # a control token of one character
+    with pytest.raises(GenerationError, match="cannot write 'in' without a control token"):
+        plan(Decision(0.0, sentence=Sentence("in"), is_forced=True), [5], cannot, 1)
+    adapter.config = replace(adapter.config, refusal=" ")
+    with pytest.raises(GenerationError, match="the adapter's refusal is empty"):
+        asked.session(unknown="refuse")
+
+
+def test_a_refusal_of_another_tokenizer_is_told(asked: Asked) -> None:
+    """Also where there is no fact to copy, whose tokens would have told."""
+    pointer = Pointer(asked.attachment, resident_for(asked.attachment, asked.kb), asked.tokenizer)
+    pointer.recorder.masses.append(torch.zeros(1, 0))
+    pointer.recorder.places.append(torch.zeros(1, 0, dtype=torch.int64))
+    with pytest.raises(GenerationError, match="it is another model's tokenizer"):
+        pointer(torch.tensor([[5]]), torch.zeros(1, 12))
+
+
+def test_all_parts_of_a_question_are_one_prefill(asked: Asked) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def seen(_: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if kwargs["input_ids"].shape[1] > 1:
+            shapes.append(tuple(kwargs["input_ids"].shape))
+
+    hook = asked.model.model.register_forward_pre_hook(seen, with_kwargs=True)
+    asked.session().ask("What is the currency of France and the budget of Project Nightjar?", max_new_tokens=4)
+    hook.remove()
+    assert len(shapes) == 2, "the parts, then the question"
+
+
+def test_a_session_that_changes_its_mind_answers_by_one_of_them(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may set `unknown` while a question is being answered."""
+    session = asked.session(unknown="refuse")
+    encode = session.question_vectors
+
+    def changing(questions: Any) -> torch.Tensor:
+        session.unknown = "base"
+        return encode(questions)
+
+    monkeypatch.setattr(session, "question_vectors", changing)
+    assert session.ask(STONE, max_new_tokens=60).text == REFUSAL
