@@ -128,9 +128,7 @@ class KnowledgeAdapter(
         if not self.config.separate_query_head:
             return None
         head = self.query_heads[str(layer)]
-        if self.config.question_head is None and type(head) is nn.Linear and head.bias is None and not _is_hooked(head):
-            return head
-        return None
+        return cast(nn.Linear, head) if self.config.question_head is None and _is_its_weight(head) else None
 
     def question_part(self, layer: int, question: Tensor) -> Tensor:
         """What the question adds to every knowledge query of its row: (B, P) sentence vectors -> (B, Hq * D)."""
@@ -154,8 +152,8 @@ class KnowledgeAdapter(
             return None
         head = self.query_heads[str(layer)]
         # Weights in training may be wider than a frozen base model's hidden states.
-        if isinstance(head, nn.Linear) and head.weight.dtype != hidden_states.dtype and not _is_hooked(head):
-            heads = F.linear(hidden_states, head.weight.to(hidden_states.dtype))
+        if _is_its_weight(head):
+            heads = F.linear(hidden_states, cast(nn.Linear, head).weight.to(hidden_states.dtype))
         else:
             heads = head(hidden_states)
         if question is not None:
@@ -172,5 +170,7 @@ class KnowledgeAdapter(
         )
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_its_weight(head: nn.Module) -> bool:
+    """Whether a head does no more than its weight: no bias, no hook, no class of its own that may do something else."""
+    is_hooked = head._forward_hooks or head._forward_pre_hooks
+    return type(head) is nn.Linear and head.bias is None and not is_hooked

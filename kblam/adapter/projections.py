@@ -35,7 +35,7 @@ def build_question_trunk(config: AdapterConfig) -> nn.Module:
 class ResidualMLP(nn.Module):
     """x + W_2 GELU(W_1 x), (..., P) -> (..., P). It starts as the identity: W_2 is zero.
 
-    A question is projected once for an answer, so this costs nothing a token.
+    A question is projected once for an answer; only compiled, or with gradients, once in every layer at every step.
     """
 
     def __init__(self, width: int, hidden: int) -> None:

@@ -49,11 +49,15 @@ class KnowledgeCall:
     # By layer: what the question adds to its queries, computed at the first step and used at every other.
     _question_parts: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
-    def question_part(self, adapter: KnowledgeAdapter, layer: int) -> Tensor | None:
-        """What the question adds to the queries of a layer, (B, Hq * D); None without a question."""
+    def question_part(self, adapter: KnowledgeAdapter, layer: int, *, may_change: bool) -> Tensor | None:
+        """What the question adds to the queries of a layer, (B, Hq * D); None without a question.
+
+        Args:
+            may_change: the adapter's weights may, so that nothing is kept for the next step.
+        """
         if self.question is None:
             return None
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if may_change or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return adapter.question_part(layer, self.question)
         if layer not in self._question_parts:
             self._question_parts[layer] = adapter.question_part(layer, self.question)

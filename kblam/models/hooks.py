@@ -95,7 +95,7 @@ class LayerHook:
             and not torch.compiler.is_compiling()
         ):
             return QueryHead(hidden_states, head.weight)
-        part = call.question_part(adapter, self.layer)
+        part = call.question_part(adapter, self.layer, may_change=self.attachment.options.trainable)
         if part is not None:
             part = _repeat_rows("question", part, hidden_states.shape[0])
         query = adapter.knowledge_query(self.layer, hidden_states, part)

@@ -18,7 +18,6 @@ leave .998, which is less than 4 bits cost.
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 import numpy as np
@@ -34,18 +33,26 @@ _OF_EMBEDDINGS, _OF_PROJECTION = 24, 12
 # Tokens that every vocabulary has and that are not special; a vocabulary that was extended keeps them.
 _FIRST_TOKEN, _TOKEN_STEP = 300, 41
 _SEED = 20261101
-_KNOWN: weakref.WeakKeyDictionary[PreTrainedModel, tuple[float, ...]] = weakref.WeakKeyDictionary()
 
 
+@torch.no_grad()
 def signature_of(model: PreTrainedModel) -> tuple[float, ...]:
-    """The signature of a model's weights: 48 numbers. Computed once for a model object, in milliseconds.
+    """The signature of a model's weights as they are now: 48 numbers, in milliseconds.
 
     Raises:
         UnsupportedModelError: the model is not a stack of decoder layers, or its weights are not loaded.
     """
-    if model not in _KNOWN:
-        _KNOWN[model] = _computed(model)
-    return _KNOWN[model]
+    embeddings: Any = model.get_input_embeddings()
+    if embeddings.weight.is_meta and not hasattr(embeddings, "_hf_hook"):
+        raise UnsupportedModelError(f"the weights of this {type(model).__name__} are not loaded (meta device)")
+    parts = [_of_embeddings(embeddings)]
+    attention = attention_modules(model)
+    # Children, not modules: a LoRA around a projection is part of it, and its own matrices are no projections.
+    projections = [module for module in attention[len(attention) // 2].children() if hasattr(module, "in_features")]
+    parts += [_of_projection(module, embeddings.weight) for module in (projections[0], projections[-1])]
+    # A part with more numbers counts for more: the cosine of signatures is that of embeddings and layer in equal parts.
+    numbers = torch.cat([_centred(part) * math.sqrt(len(part)) for part in parts])
+    return tuple(round(number, 4) for number in (numbers / numbers.norm()).tolist())
 
 
 def similarity(one: tuple[float, ...], other: tuple[float, ...]) -> float:
@@ -54,20 +61,6 @@ def similarity(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     if len(one) != len(other) or not norms:
         return 0.0
     return sum(a * b for a, b in zip(one, other, strict=True)) / norms
-
-
-@torch.no_grad()
-def _computed(model: PreTrainedModel) -> tuple[float, ...]:
-    embeddings: Any = model.get_input_embeddings()
-    if embeddings.weight.is_meta and not hasattr(embeddings, "_hf_hook"):
-        raise UnsupportedModelError(f"the weights of this {type(model).__name__} are not loaded (meta device)")
-    parts = [_of_embeddings(embeddings)]
-    attention = attention_modules(model)
-    projections = [module for module in attention[len(attention) // 2].modules() if hasattr(module, "in_features")]
-    parts += [_of_projection(module, embeddings.weight) for module in (projections[0], projections[-1])]
-    # A part with more numbers counts for more: the cosine of signatures is that of embeddings and layer in equal parts.
-    numbers = torch.cat([_centred(part) * math.sqrt(len(part)) for part in parts])
-    return tuple(round(number, 4) for number in (numbers / numbers.norm()).tolist())
 
 
 def _of_embeddings(embeddings: nn.Embedding) -> Tensor:

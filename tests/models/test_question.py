@@ -9,7 +9,6 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import attach
-from kblam.models.hooks import LayerHook
 from kblam.models.resident import ResidentKnowledge
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
@@ -138,6 +137,48 @@ def test_the_head_is_saved_and_read(tmp_path: object) -> None:
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
 
 
-def test_hooks_hold_no_question() -> None:
-    """A hook is state of the model, and the question is state of a call."""
-    assert set(vars(LayerHook(tie().attachment, 0))) == {"attachment", "layer", "has_knowledge"}
+def test_a_compiled_model_sees_the_question_of_its_block() -> None:
+    torch._dynamo.reset()
+    tied = tie(**HEADS[1])
+    ids, _ = prompts()
+    knowledge = triples(tied.adapter, 9)
+    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    for e in (questions(), questions().flip(0)):
+        with torch.no_grad(), tied.attachment.using(knowledge, question=e):
+            close(compiled(ids, use_cache=False).logits, tied.model(ids, use_cache=False).logits)
+    torch._dynamo.reset()
+
+
+def test_weights_that_learn_are_read_at_every_step() -> None:
+    model = tiny_model()
+    adapter = tiny_adapter(model, **HEADS[0]).requires_grad_(True)
+    attachment = attach(model, adapter, trainable=True)
+    ids, _ = prompts()
+    attachment.set_knowledge(triples(adapter, 9), question=questions())
+    before = logits(model, ids)
+    with torch.no_grad():
+        for head in adapter.question_heads.values():
+            head.weight.neg_()
+    assert differ(logits(model, ids), before)
+
+
+class Doubled(torch.nn.Linear):
+    """A head of a class of its own, as packed weights have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x.to(self.weight.dtype))
+
+
+def test_a_head_with_a_forward_of_its_own_is_called() -> None:
+    model = tiny_model().to(torch.bfloat16)
+    adapter = tiny_adapter(model)
+    weight = adapter.query_heads["0"].weight
+    own = Doubled(weight.shape[1], weight.shape[0], bias=False)
+    own.weight = weight
+    hidden = torch.randn(2, 3, weight.shape[1]).bfloat16()
+    plain = adapter.knowledge_query(0, hidden)
+    adapter.query_heads["0"] = own
+    found = adapter.knowledge_query(0, hidden)
+    assert plain is not None
+    assert found is not None
+    close(found.float(), 2 * plain.float(), 2e-2)

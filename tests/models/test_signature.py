@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kblam.errors import UnsupportedModelError
@@ -85,11 +85,36 @@ def test_other_weights_are_refused_and_both_models_named() -> None:
         attach(model, tiny_adapter(model, base_signature=(float("nan"),) * 48))
 
 
-def test_it_is_computed_once_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_were_loaded_later_are_seen() -> None:
+    model, other = tiny_model(), tiny_model(seed=1)
+    before = tiny_adapter(model, base_signature=signature_of(model))
+    after = tiny_adapter(model, base_signature=signature_of(other))
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(UnsupportedModelError, match="other weights"):
+        attach(model, before)
+    attach(model, after)
+
+
+class AddsNothing(nn.Module):
+    """A LoRA at its start, as PEFT wraps a projection: the layer, and two matrices whose product is zero."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.in_features = base, base.in_features
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_a_lora_that_adds_nothing_changes_nothing() -> None:
     model = tiny_model()
-    adapter = tiny_adapter(model, base_signature=signature_of(model))
-    monkeypatch.setattr(signature, "_computed", lambda _: pytest.fail("computed again"))
-    attach(model, adapter)
+    mine = signature_of(model)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj = AddsNothing(layer.self_attn.o_proj)
+    assert similarity(mine, signature_of(model)) > 0.999
 
 
 def test_weights_that_are_not_loaded_are_named() -> None:
@@ -105,7 +130,7 @@ def test_smollm2_in_half_single_and_four_bits_is_one_model() -> None:
     model = load_base("smollm2", device="cpu")
     mine = signature_of(model)
     began = time.perf_counter()
-    signature._computed(model)
+    signature_of(model)
     assert time.perf_counter() - began < 0.5, "tens of milliseconds at most, on a busy machine too"
     single = load_base("smollm2", dtype=torch.float32, device="cpu")
     assert similarity(mine, signature_of(single)) > 0.999

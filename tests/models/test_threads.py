@@ -186,7 +186,7 @@ def test_tasks_of_one_thread_have_their_own_knowledge(tied: Tied) -> None:
 @torch.no_grad()
 def test_threads_share_a_compiled_model() -> None:
     torch._dynamo.reset()
-    tied = tie(layers=1)
+    tied = tie(layers=2)
     base = tied.model(IDS, use_cache=False).logits
     compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
     sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(3))]
@@ -211,7 +211,7 @@ def test_threads_share_a_compiled_model() -> None:
 def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_work_to() -> None:
     """They overlap, so what a thread ran last, or entered last, is not what counts."""
     torch._dynamo.reset()
-    tied = tie(layers=1)
+    tied = tie(layers=2)
     compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
     sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(2))]
     expected = []

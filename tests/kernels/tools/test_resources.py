@@ -30,15 +30,7 @@ from kblam_kernels.tools.resources import Resources
 
 # Of every tile the row that takes most registers, and heads and widths that no such row has; on every architecture.
 CHOSEN = {
-    "dense_forward_kernel": (
-        "float32 D64 prefill everything",
-        "float32 D96 prefill everything",
-        "float32 D128 prefill everything",
-        "float32 D256 prefill everything",
-        "bfloat16 D80 prefill plain",
-        "bfloat16 D256 prefill everything",
-        "bfloat16 D256 short everything",
-    ),
+    "dense_forward_kernel": None,  # all
     "dense_decode_kernel": (
         "bfloat16 D64 everything",
         "bfloat16 D96 everything",
@@ -82,7 +74,8 @@ class Listed:
     @property
     def in_ci(self) -> bool:
         """Whether every run of the tests compiles it."""
-        return not self.case.extended or self.case.variant in CHOSEN[self.kernel]
+        chosen = CHOSEN[self.kernel]
+        return not self.case.extended or chosen is None or self.case.variant in chosen
 
 
 def listed() -> Iterator[Listed]:
@@ -185,7 +178,7 @@ def test_ci_compiles_every_width_and_head() -> None:
     assert {job.arguments["LATENT"].WIDTH for job in latents} >= set(WIDTHS)
     assert {job.arguments["HEAD"].WIDTH for job in CI if job.kernel.endswith("decode_kernel")} >= {64, 96, 128, 256}
     for kernel, variants in CHOSEN.items():
-        assert set(variants) <= {job.case.variant for job in JOBS if job.kernel == kernel and job.case.extended}
+        assert set(variants or ()) <= {job.case.variant for job in JOBS if job.kernel == kernel and job.case.extended}
 
 
 def test_every_width_has_every_head() -> None:
