@@ -1,11 +1,9 @@
-"""From questions to token ids: the adapter's template, the family's, or the tokenizer's chat template."""
+"""From questions to batches of token ids."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,33 +11,20 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.models import Attachment
-from kblam.models.prompt import prompt_ids
+from kblam.models.prompt import family_template, ids_of, question_ids
 
-_SPECIAL = re.compile(r"<\|[^|]+\|>")
-PLAIN = "{question}\n"
 # A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.
 TOKENIZING = threading.Lock()
 
 
-def _knows_specials(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    vocabulary = tokenizer.get_vocab()
-    return all(token in vocabulary for token in _SPECIAL.findall(template))
-
-
 def encode_question(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of one question, ready for the model to answer.
-
-    The template is the adapter's own; else the family's if the tokenizer knows its special tokens; else the
-    tokenizer's chat template; else the question and a line break.
+    """Token ids of one question, ready for the model to answer, see `question_ids`.
 
     Raises:
         GenerationError: if the question is empty.
     """
-    template = attachment.config.prompt
-    family = attachment.family.prompt
-    if template is None and family is not None and _knows_specials(family, tokenizer):
-        template = family
-    return _encode(question, template, tokenizer)
+    _check(question)
+    return question_ids(question, attachment, tokenizer)
 
 
 def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -50,21 +35,14 @@ def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrained
     Raises:
         GenerationError: if the question is empty.
     """
-    family = attachment.family.prompt
-    has_family = tokenizer.chat_template is None and family is not None and _knows_specials(family, tokenizer)
-    return _encode(question, family if has_family else None, tokenizer)
+    _check(question)
+    template = family_template(attachment.family, tokenizer) if tokenizer.chat_template is None else None
+    return ids_of(question, template, tokenizer)
 
 
-def _encode(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _check(question: str) -> None:
     if not question.strip():
         raise GenerationError("the question is empty; ask something")
-    if template is None and tokenizer.chat_template is not None:
-        message = [{"role": "user", "content": question}]
-        encoded: Any = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        return list(encoded["input_ids"])
-    return prompt_ids(template or PLAIN, question, tokenizer)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

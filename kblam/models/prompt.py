@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from kblam.models.families import Family
+
+if TYPE_CHECKING:
+    from kblam.models.attach import Attachment
+
+PLAIN = "{question}\n"
+_SPECIAL = re.compile(r"<\|[^|]+\|>")
 _MARK = "\ue000question\ue000"
 
 
@@ -29,3 +37,34 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     message = [{"role": "user", "content": _MARK}]
     text: Any = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     return str(text).replace(_MARK, "{question}")
+
+
+def question_ids(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of one question to an attached model.
+
+    The template is the adapter's own; else the family's if the tokenizer knows its special tokens; else the
+    tokenizer's chat template; else the question and a line break.
+    """
+    template = attachment.config.prompt
+    if template is None:
+        template = family_template(attachment.family, tokenizer)
+    return ids_of(question, template, tokenizer)
+
+
+def family_template(family: Family, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template of a model family; None if it has none, or the tokenizer does not know its special tokens."""
+    vocabulary = tokenizer.get_vocab()
+    if family.prompt is None or any(token not in vocabulary for token in _SPECIAL.findall(family.prompt)):
+        return None
+    return family.prompt
+
+
+def ids_of(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of one question in a template; None is the tokenizer's chat template, else `PLAIN`."""
+    if template is None and tokenizer.chat_template is not None:
+        message = [{"role": "user", "content": question}]
+        encoded: Any = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+    return prompt_ids(template or PLAIN, question, tokenizer)

@@ -12,9 +12,9 @@ from kblam.knowledge import Encoder, Triple
 from kblam.knowledge.encoders import Progress
 from kblam.models import attach, detach
 from kblam.models.loading import load_base, load_tokenizer
-from kblam.models.prompt import prompt_ids, template_of
+from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
-from kblam.training.material import PLAIN_PROMPT, entities_of, held_out_entities, some
+from kblam.training.material import entities_of, held_out_entities, some
 from kblam.training.questions import Facts, draw_questions
 from kblam.training.vectors import Vectors
 
@@ -35,7 +35,7 @@ def recalibrate(
     """The same adapter with thresholds for a knowledge base.
 
     Args:
-        adapter: with a prompt and a question head of its own.
+        adapter: of the model.
         base: the model it was trained for.
         encoder: of the knowledge base.
         cache: folder for sentence vectors.
@@ -51,9 +51,9 @@ def recalibrate(
     facts = Facts(entities)
     asked = [one for one in draw_questions(facts, 2 * questions, seed + 1) if len(one.facts) < 2][:questions]
     vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
-    template = adapter.config.prompt or template_of(tokenizer) or PLAIN_PROMPT
-    prompts = [prompt_ids(template, one.text, tokenizer) for one in asked]
-    found = calibrate(attach(model, adapter), facts, asked, vectors, prompts)
+    attachment = attach(model, adapter)
+    prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
+    found = calibrate(attachment, facts, asked, vectors, prompts)
     detach(model)
     config = dataclasses.replace(adapter.config, known_above=found.known_above, named_above=found.named_above)
     fresh = KnowledgeAdapter(config)

@@ -18,7 +18,7 @@ from kblam.errors import TrainingError
 from kblam.knowledge import Encoder, Triple, load_encoder
 from kblam.knowledge.encoders import Progress
 from kblam.models.loading import load_base, load_tokenizer
-from kblam.models.prompt import template_of
+from kblam.models.prompt import PLAIN, template_of
 from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
 from kblam.training.config import TrainingConfig
@@ -28,7 +28,6 @@ from kblam.training.vectors import Vectors
 
 # Of the user's own triples; more of them teach nothing that these do not.
 MOST_OWN = 20_000
-PLAIN_PROMPT = "{question}\n"
 # Knowledge layers by depth: retrieval is the encoder's at any depth, and values must still be read afterwards.
 _DEPTHS = (0.47, 0.6, 0.73, 0.87)
 
@@ -113,7 +112,7 @@ def gather(
     texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
-    prompt = config.prompt or template_of(tokenizer) or PLAIN_PROMPT
+    prompt = config.prompt or template_of(tokenizer) or PLAIN
     return Material(
         model=model,
         texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
