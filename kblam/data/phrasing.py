@@ -10,12 +10,10 @@ import random
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from kblam.data import templates as t
 from kblam.data.entities import Entity
-from kblam.data.general import general_questions
+from kblam.data.loose import LOOSE
 from kblam.data.meaning import near_properties, same_meaning
-from kblam.data.questions import CLOSINGS, OPENINGS
-from kblam.data.specific import LOOSE, SPECIFIC
+from kblam.data.phrases import phrases, specific
 from kblam.errors import DataError
 
 __all__ = [
@@ -68,8 +66,13 @@ def question(
 
 def open_question(name: str, rng: random.Random, held_out: bool = False) -> str:
     """A question for all that is known about a name."""
-    template = rng.choice(t.HELD_OUT_OPEN if held_out else t.OPEN)
+    template = rng.choice(phrases("open").of(held_out))
     return _typed(template.format(n=name), name, rng, held_out)
+
+
+def general_questions(*, held_out: bool = False) -> tuple[str, ...]:
+    """What no knowledge base of ours answers, and any language model does on its own."""
+    return phrases("general").of(held_out)
 
 
 def pair_question(first: tuple[str, str], second: tuple[str, str], rng: random.Random, held_out: bool = False) -> str:
@@ -82,14 +85,14 @@ def pair_question(first: tuple[str, str], second: tuple[str, str], rng: random.R
     if first == second:
         raise DataError(f"a question about two facts needs two, got the {p1} of {n1} twice")
     if rng.random() < 0.2:
-        joint = rng.choice(t.HELD_OUT_JOINTS if held_out else t.JOINTS)
+        joint = rng.choice(phrases("joints").of(held_out))
         one, two = (_one(prop, name, rng, held_out, None) for name, prop in (first, second))
-        text = f"{one}{joint}{_uncapitalised(two, n2)}"
+        text = f"{one} {joint} {_uncapitalised(two, n2)}"
     else:
-        kind = (t.ONE_ENTITY, t.HELD_OUT_ONE_ENTITY) if n1 == n2 else (t.PAIR, t.HELD_OUT_PAIR)
+        kind = "one_entity" if n1 == n2 else "pair"
         if p1 == p2 and rng.random() < 0.6:
-            kind = (t.ONE_PROPERTY, t.HELD_OUT_ONE_PROPERTY)
-        text = _capitalised(rng.choice(kind[held_out]).format(n1=n1, p1=p1, n2=n2, p2=p2), rng)
+            kind = "one_property"
+        text = _capitalised(rng.choice(phrases(kind).of(held_out)).format(n1=n1, p1=p1, n2=n2, p2=p2), rng)
     return _typed(text, n1, rng, held_out)
 
 
@@ -152,14 +155,14 @@ def _missing(prop: str, name: str, rng: random.Random, held_out: bool) -> Missin
 
 def _one(prop: str, name: str, rng: random.Random, held_out: bool, others: Collection[str] | None) -> str:
     """A question for one fact, neatly typed."""
-    specific = SPECIFIC.get(prop)
-    if specific is not None and rng.random() < SPECIFIC_SHARE:
+    telling = specific().get(prop)
+    if telling is not None and rng.random() < SPECIFIC_SHARE:
         if others is not None and not held_out and rng.random() < LOOSE_SHARE:
             loose = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
             if loose:
                 return rng.choice(loose).format(n=name)
-        return rng.choice(specific.held_out if held_out else specific.seen).format(n=name)
-    template = rng.choice(t.HELD_OUT_GENERIC if held_out else t.GENERIC)
+        return rng.choice(telling.of(held_out)).format(n=name)
+    template = rng.choice(phrases("one").of(held_out))
     return _capitalised(template.format(p=prop, n=name), rng)
 
 
@@ -189,7 +192,7 @@ def _typed(text: str, name: str, rng: random.Random, held_out: bool) -> str:
     if rng.random() < 0.10 and text[-1] in "?.":
         text = text[:-1]
     if rng.random() < 0.20:
-        text = f"{rng.choice(t.HELD_OUT_OPENINGS if held_out else OPENINGS)} {text}"
+        text = f"{rng.choice(phrases('openings').of(held_out))} {text}"
     if rng.random() < 0.10:
-        text = f"{text} {rng.choice(t.HELD_OUT_CLOSINGS if held_out else CLOSINGS)}"
+        text = f"{text} {rng.choice(phrases('closings').of(held_out))}"
     return text

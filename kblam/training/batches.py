@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.adapter.sentences import answer_sentence
 from kblam.data.batch import IGNORE, Batch
-from kblam.data.general import general_questions
-from kblam.data.phrasing import pair_question, question
+from kblam.data.phrasing import general_questions, pair_question, question
 from kblam.models.prompt import answer_ids, prompt_ids
 from kblam.training.questions import Facts
 from kblam.training.vectors import Vectors
@@ -143,6 +142,7 @@ class BatchBuilder:
     def _row(self, entity: int, entities: Sequence[int], place: dict[int, int], rng: random.Random) -> _Row:
         fact = rng.choice(self.facts.of_entity(entity))
         name, prop = self.facts.identities[fact]
+        others = [self.facts.identities[one][1] for one in self.facts.of_entity(entity) if one != fact]
         near = {entity}
         kind = rng.random()
         if kind < self.unanswerable:
@@ -150,16 +150,16 @@ class BatchBuilder:
             if missing >= _NO_PROPERTY + _NO_ENTITY:
                 return _Row(rng.choice(self._general), (), frozenset(), frozenset())
             hide = [fact] if missing < _NO_PROPERTY else self.facts.of_entity(entity)
-            return _Row(question(prop, name, rng), (), self._near(near), frozenset(place[other] for other in hide))
+            return _Row(question(prop, name, rng, others=others), (), self._near(near), frozenset(place[other] for other in hide))
         if kind < self.unanswerable + _PAIRS:
             other = rng.choice([other for other in entities if other != entity] or [entity])
             choices = [one for one in self.facts.of_entity(other) if one != fact]
             if not choices:  # one entity with one fact
-                return _Row(question(prop, name, rng), (place[fact],), self._near(near), frozenset())
+                return _Row(question(prop, name, rng, others=others), (place[fact],), self._near(near), frozenset())
             second = rng.choice(choices)
             text = pair_question((name, prop), self.facts.identities[second], rng)
             return _Row(text, (place[fact], place[second]), self._near({entity, other}), frozenset())
-        return _Row(question(prop, name, rng), (place[fact],), self._near(near), frozenset())
+        return _Row(question(prop, name, rng, others=others), (place[fact],), self._near(near), frozenset())
 
     def _near(self, entities: set[int]) -> frozenset[int]:
         words = set().union(*(self.facts.entities[entity].words for entity in entities))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from kblam.data.entities import Entity
-from kblam.data.general import general_questions
-from kblam.data.phrasing import open_question, pair_question, question
+from kblam.data.phrasing import general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
 
 
@@ -89,7 +88,8 @@ def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) 
         second = rng.choice(others) if others and rng.random() < 0.3 else rng.randrange(len(facts))
         if second != fact:
             return Asked(pair_question((name, prop), facts.identities[second], rng), kind, (fact, second))
-    return Asked(question(prop, name, rng), Kind.SINGLE, (fact,))
+    others = [facts.identities[other][1] for other in facts.of_entity(entity) if other != fact]
+    return Asked(question(prop, name, rng, others=others), Kind.SINGLE, (fact,))
 
 
 def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:
