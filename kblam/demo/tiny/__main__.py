@@ -17,12 +17,12 @@ from kblam.data.quiz import Quiz
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.demo.tiny.assets import Demo, load
 from kblam.demo.tiny.evaluate import SIZES, quizzes
+from kblam.demo.tiny.tables import figures_table
 from kblam.demo.tiny.tokenizer import real_words
 from kblam.demo.tiny.words import PROPERTIES, VALUE_GRAMMAR
 from kblam.demo.tiny.world import build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
-from kblam.evaluation.report import figures_table
 from kblam.generation import Answer, Session, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach
