@@ -27,7 +27,7 @@ LIMIT = 400
 REFUSAL_TOKENS = 32
 # Questions that are asked one at a time, for their times, and how many tokens their answers have at most.
 TIMED = 8
-TIMED_TOKENS = 32
+TIMED_TOKENS = 16
 
 Asked = Callable[[int], None]  # told how many questions have been answered since it was told last
 
