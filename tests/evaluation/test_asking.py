@@ -10,12 +10,20 @@ import pytest
 import torch
 
 from kblam import KnowledgeBase, attach
-from kblam.data.quiz import Question
+from kblam.data.quiz import Question, Quiz
 from kblam.evaluation.figures import score
 from kblam.evaluation.general import measure_general, perplexity
 from kblam.evaluation.heat import draw, heat_of
 from kblam.evaluation.layers import evidence_by_layer
-from kblam.evaluation.loop import RememberingEncoder, answer_limits, answer_quiz, batches, time_questions
+from kblam.evaluation.loop import (
+    RememberingEncoder,
+    ToldFromRefusal,
+    answer_limits,
+    answer_quiz,
+    batches,
+    time_questions,
+    timed,
+)
 from kblam.evaluation.machine import Stopwatch, Times
 from kblam.generation import Session
 from kblam.models import attachment_of
@@ -71,6 +79,55 @@ def test_calibrated_and_learned_refusals_are_told_apart(kb: KnowledgeBase) -> No
     assert figures.learned is not None
     assert figures.decision.recall == figures.refusal_recall == 1
     assert figures.learned.recall == 0
+
+
+def test_what_the_model_says_by_itself_is_asked_of_known_questions_too(kb: KnowledgeBase) -> None:
+    """Every mass is under a half, so the model's own words win where nothing decides; the first fact counts as known."""
+    alone = prefers_first(uniform=True)
+    said = Session(alone.model, kb, tokenizer=alone.tokenizer, unknown=None)
+    words = said.ask(QUIZ.questions[0].text, max_new_tokens=3).text
+    subject = prefers_first(uniform=True, known_above=0.01, pointer=True, refusal=words)
+    outcome = answer_quiz(subject, kb, Quiz(QUIZ.facts, QUIZ.questions[:1]))[0]
+    assert (outcome.text, outcome.known, outcome.refused) == (QUIZ.questions[0].answer, True, False)
+    assert outcome.learned is True
+
+
+def test_an_answer_goes_on_only_until_it_is_told_from_a_refusal() -> None:
+    tokenizer = tiny_tokenizer()
+    told = ToldFromRefusal(tokenizer, "Sorry is the motto.")
+    rows = [tokenizer(text)["input_ids"] for text in ("sorry is the motto", "sorry is the pine", "capital is the pine")]
+    prompt = torch.zeros(3, 2, dtype=torch.long)
+    ended = [told(torch.cat((prompt, torch.tensor(rows)[:, : n + 1]), 1), None).tolist() for n in range(4)]
+    assert ended == [[False, False, True], [False, False, True], [False, False, True], [True, True, True]]
+
+
+def test_a_session_says_what_it_would_decide(kb: KnowledgeBase) -> None:
+    subject = prefers_first(known_above=0.5, pointer=True)
+    session = Session(subject.model, kb, tokenizer=subject.tokenizer, unknown="base")
+    texts = [question.text for question in QUIZ.questions]
+    decided = session.decisions(texts, batch_size=2)
+    answers = session.ask_many(texts, max_new_tokens=8)
+    assert [(one.is_known, one.is_base) for one in decided] == [(one.known, one.from_base) for one in answers]
+    assert [one.mass for one in decided] == pytest.approx([one.knowledge_mass for one in answers], abs=1e-5)
+
+
+def test_both_sides_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
+    inner = HashingEncoder(16)
+    encoder = RememberingEncoder(inner)
+    texts = [question.text for question in QUIZ.questions]
+    encoder.encode(texts)
+    inner.calls.clear()
+    asked: list[str] = []
+
+    def ask(text: str, watch: Stopwatch) -> None:
+        asked.append(text)
+        encoder.encode([text])
+        watch.tokens = [float(len(asked)), float(len(asked)) + 1]
+
+    times = timed(QUIZ.questions, encoder, ask)
+    assert asked == inner.calls == [texts[0], texts[0], texts[1]], "the first once more, uncounted; all encoded anew"
+    assert (times.first_token_ms, times.token_ms, times.questions) == (2500, 1000, 2)
 
 
 def test_batches_keep_answers_of_like_length_together() -> None:
