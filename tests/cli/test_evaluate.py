@@ -76,9 +76,8 @@ def test_sizes_unseen_words_general_questions_and_the_files(
     for row in (*report.rows["sizes"].values(), report.rows["unseen"], report.rows["real"]["elements"]):
         assert row["questions"] == 8
         assert {"exact", "top1", "top5", "refusal_recall", "learned", "first_token_ms", "ms_per_token"} <= set(row)
-    assert {name: list(rows) for name, rows in report.rows["baselines"].items()} == dict.fromkeys(
-        ("kblam", "rag", "zero-shot"), ["60", "100"]
-    )
+    assert set(report.rows["baselines"]) == {"kblam", "rag", "zero-shot"}
+    assert all(list(rows) == ["60", "100"] for rows in report.rows["baselines"].values())
     assert report.rows["general"]["triples"] == 100
     assert report.about["seed"] == 0
     assert {"model", "adapter", "commit", "versions", "device"} <= set(report.about)

@@ -82,7 +82,7 @@ def test_calibrated_and_learned_refusals_are_told_apart(kb: KnowledgeBase) -> No
 
 
 def test_what_the_model_says_by_itself_is_asked_of_known_questions_too(kb: KnowledgeBase) -> None:
-    """Every mass is under a half, so the model's own words win where nothing decides; the first fact counts as known."""
+    """Masses are small, so the model's own words win where nothing decides; yet the first fact counts as known."""
     alone = prefers_first(uniform=True)
     said = Session(alone.model, kb, tokenizer=alone.tokenizer, unknown=None)
     words = said.ask(QUIZ.questions[0].text, max_new_tokens=3).text
