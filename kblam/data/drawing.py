@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kblam.adapter.sentences import Fact
 from kblam.data.entities import Entity
 from kblam.data.meaning import near_properties
 from kblam.data.phrasing import is_missing, open_question, pair_question, question
@@ -19,10 +20,8 @@ from kblam.data.quiz import (
     PAIR,
     SHARES,
     SINGLE,
-    Fact,
     Question,
     Quiz,
-    clause,
     counts,
     question_stream,
 )
@@ -190,15 +189,15 @@ def _quiz(
     for _ in range(wanted[SINGLE]):
         entity = rng.choice(known)
         fact = _one(entity, rng)
-        drawn.append(_about((fact,), _single(entity, fact[1], style, rng), SINGLE, style))
+        drawn.append(Question(_single(entity, fact[1], style, rng), (fact,), style.answer, SINGLE))
     for _ in range(wanted[PAIR]):
         first, second = (_one(entity, rng) for entity in rng.sample(known, 2))
         text = pair_question(first[:2], second[:2], rng, style.held_out)
-        drawn.append(_about((first, second), text, PAIR, style))
+        drawn.append(Question(text, (first, second), style.answer, PAIR))
     for _ in range(wanted[OPEN]):
         entity = rng.choice(known)
         text = open_question(entity.name, rng, style.held_out)
-        drawn.append(_about(tuple(facts_of(entity)), text, OPEN, style))
+        drawn.append(Question(text, tuple(facts_of(entity)), style.answer, OPEN))
     rng.shuffle(drawn)
     return Quiz([*(fact for entity in known for fact in facts_of(entity)), *filling], drawn)
 
@@ -233,7 +232,3 @@ def _single(entity: Entity, prop: str, style: Style, rng: random.Random) -> str:
         return rng.choice(natural).format(name=entity.name)
     others = [other for other in entity.facts if other != prop]
     return question(prop, entity.name, rng, style.held_out, others=others)
-
-
-def _about(facts: tuple[Fact, ...], text: str, kind: str, style: Style) -> Question:
-    return Question(text, facts, tuple(clause(fact, style.answer) for fact in facts), kind)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Fact = tuple[str, str, str]  # name, property, value
+from kblam.adapter.sentences import Fact, answer_sentence
 
 SINGLE, PAIR, OPEN = "single", "pair", "open"
 NO_ENTITY, NO_PROPERTY = "no entity", "no property"
@@ -21,19 +21,28 @@ class Question:
     Args:
         text: the question.
         facts: the facts it asks for; empty when the knowledge base has no answer.
-        clauses: what the right answer says of each fact, without the final stop.
+        template: what an answer says of one fact, with {name}, {property} and {value}.
         kind: SINGLE, PAIR, OPEN, NO_ENTITY or NO_PROPERTY.
     """
 
     text: str
     facts: tuple[Fact, ...]
-    clauses: tuple[str, ...] = ()
+    template: str = ""
     kind: str = SINGLE
+
+    def said(self, facts: Sequence[Fact]) -> str:
+        """What a right answer says of some of the facts, at least one."""
+        return answer_sentence(self.template, facts).text
 
     @property
     def answer(self) -> str:
         """The right answer to an answerable question."""
-        return joined(self.clauses)
+        return self.said(self.facts)
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """What the right answer says of each fact, without the final stop."""
+        return tuple(self.said([fact]).removesuffix(".") for fact in self.facts)
 
 
 @dataclass(frozen=True)
@@ -42,18 +51,6 @@ class Quiz:
 
     facts: list[Fact]
     questions: list[Question]
-
-
-def clause(fact: Fact, template: str) -> str:
-    """What an answer says of one fact, without the final stop; `template` has {name}, {property} and {value}."""
-    name, prop, value = fact
-    return template.removesuffix(".").format(name=name, property=prop, value=value)
-
-
-def joined(clauses: Sequence[str]) -> str:
-    """Clauses as one sentence, as `kblam.adapter.sentences` joins them: by "and", one final stop."""
-    later = ("the " + clause[4:] if clause.startswith("The ") else clause for clause in clauses[1:])
-    return " and ".join([*clauses[:1], *later]) + "."
 
 
 def counts(questions: int, shares: Mapping[str, float]) -> dict[str, int]:

@@ -75,7 +75,8 @@ def synthesise(
         taken: names that are there already.
 
     Raises:
-        DataError: the address or the key cannot be used.
+        EncoderError: the address cannot be used.
+        DataError: the key or the model cannot be used.
         DataServerError: the server keeps failing, or five replies in a row hold no new entity.
     """
     url = f"{checked_base_url(endpoint.base_url)}/chat/completions"

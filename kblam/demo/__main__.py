@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.drawing import world_quizzes
 from kblam.demo.facts import Story, story
+from kblam.demo.filling import fill
 from kblam.demo.screen import WIDTH, figures_of, show
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.errors import AdapterFormatError, KblamError
@@ -25,7 +24,7 @@ from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
 from kblam.evaluation.material import standard_material
 from kblam.generation import Session
-from kblam.knowledge import KnowledgeBase, Triple, load_encoder
+from kblam.knowledge import KnowledgeBase, load_encoder
 from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.smollm2 import HUB_NAME, quick_dtype
@@ -67,24 +66,12 @@ def load(folder: Path) -> Demo:
     return Demo(model, tokenizer, RememberingEncoder(load_encoder("minilm")), adapter.config.answer)
 
 
-def fill(knowledge_base: KnowledgeBase, triples: Sequence[Triple], console: Console) -> float:
-    """Adds triples under a progress bar: this encodes two texts each. Returns the seconds it took."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    began = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"encoding {len(triples):,} triples", total=len(triples))
-        knowledge_base.update(
-            triples, total=len(triples), progress=lambda done, _: progress.update(task, completed=done)
-        )
-    return time.monotonic() - began
-
-
 def tell(demo: Demo, told: Story, console: Console) -> None:
     """The questions of the story, and the fact that is added on the way."""
     triples = [*told.invented, *told.elements]
     console.rule(f"[bold]{HUB_NAME.split('/')[1]} and {len(triples):,} triples that it never saw")
     with KnowledgeBase.create(None, demo.encoder) as knowledge_base:
-        seconds = fill(knowledge_base, triples, console)
+        seconds = fill(knowledge_base, triples, console, label=f"encoding {len(triples):,} triples")
         console.print(
             f"{len(told.invented):,} invented, {len(told.elements):,} about the chemical elements; MiniLM encoded "
             f"them in {seconds:.0f} s",
@@ -119,7 +106,7 @@ def judge(
     }
     rows: dict[int, Figures] = {}
     with KnowledgeBase.create(None, demo.encoder) as largest:
-        fill(largest, triples_of(quizzes[sizes[-1]][0]), console)
+        fill(largest, triples_of(quizzes[sizes[-1]][0]), console, label=f"encoding {sizes[-1]:,} triples")
         for size, parts in quizzes.items():
             with console.status(f"asking {questions} questions of {size:,} triples"):
                 rows[size] = measure(demo, demo.encoder, parts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from transformers.generation import BaseStreamer
 
+from kblam.evaluation.machine import Stopwatch
 from kblam.generation import Session
 from kblam.generation.prompt import encode_question
 from kblam.models.copies import resident_for
@@ -41,19 +40,6 @@ class TokenTimes:
         }
 
 
-@dataclass
-class _Clock(BaseStreamer):
-    """Notes when `generate` hands over the prompt and then each token."""
-
-    at: list[float] = field(default_factory=list)
-
-    def put(self, value: torch.Tensor) -> None:
-        self.at.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
 @torch.inference_mode()
 def time_tokens(session: Session, question: str, *, tokens: int = 16, rounds: int = 15) -> TokenTimes:
     """Decodes the same number of tokens without and with knowledge, in turn, so that both meet the same machine.
@@ -72,13 +58,12 @@ def time_tokens(session: Session, question: str, *, tokens: int = 16, rounds: in
     firsts: dict[bool, list[float]] = {False: [], True: []}
     for number in range(rounds + 1):
         for known in (False, True):
-            clock = _Clock()
+            watch = Stopwatch()
             with attachment.using(resident if known else None, question=_vector(session, question) if known else None):
-                model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock, **options)
+                model.generate(ids, attention_mask=torch.ones_like(ids), streamer=watch, **options)
             if number:
-                prompt, first, *_ = clock.at
-                firsts[known].append(1000 * (first - prompt))
-                steps[known] += [1000 * (later - earlier) for earlier, later in pairwise(clock.at[1:])]
+                firsts[known].append(1000 * (watch.tokens[0] - watch.prompt))
+                steps[known] += [1000 * (later - earlier) for earlier, later in pairwise(watch.tokens)]
     return TokenTimes(*(statistics.median(times[known]) for times in (steps, firsts) for known in (False, True)))
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from kblam.data.quiz import Fact, Quiz
+from kblam.adapter.sentences import Fact
+from kblam.data.quiz import Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
-from kblam.evaluation.loop import BATCH, TIMED, Asked, Subject, batches
+from kblam.evaluation.loop import BATCH, TIMED_TOKENS, Asked, Subject, answer_limits, batches, timed
 from kblam.evaluation.machine import PeakMemory, Stopwatch, Times
+from kblam.evaluation.texts import declines, holds
 from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
 from kblam.knowledge import Encoder
@@ -46,7 +48,7 @@ class BaselineRow:
 
     Args:
         figures: None where it could not be run; `reason` says why.
-        times: of questions asked one at a time, the shared facts read already.
+        times: of questions asked one at a time, as ours are; the shared facts are read already.
         reading_seconds: to read the facts that all questions share, once for a knowledge base; None without any.
         peak_mib: the most memory of the process while it answered; None where the machine does not tell.
         prompt_tokens: of the longest prompt.
@@ -126,50 +128,57 @@ def run_baseline(
     reader = Reader(subject)
     memory = PeakMemory(subject.model.device)
     room = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
-    most = max(limit for _, limit in batches(quiz.questions, subject.tokenizer))
+    limits = answer_limits(quiz.questions, subject.tokenizer)
     chosen: dict[str, Sequence[Fact]] = {}
-    prompts: dict[str, list[int]] = {}
+    prompts: list[list[int]] = []
     longest = 0
     for text in (question.text for question in quiz.questions):
         chosen[text] = choose(text)
-        prompts[text] = reader.encode(text, chosen[text], refusal)
-        longest = max(longest, len(prompts[text]))
-        if room is not None and longest + most > room:
-            fitting = int(len(chosen[text]) * (room - most) / longest)
+        prompts.append(reader.encode(text, chosen[text], refusal))
+        longest = max(longest, len(prompts[-1]))
+        if room is not None and longest + max(limits) > room:
+            fitting = int(len(chosen[text]) * (room - max(limits)) / longest)
             reason = (
                 f"{len(chosen[text]):,} triples take {longest:,} tokens and the model has room for {room:,}: "
                 f"about {fitting:,} triples fit"
             )
             return BaselineRow(None, prompt_tokens=longest, reason=reason)
+
+    def ask(text: str, watch: Stopwatch) -> None:
+        reader.answer([reader.encode(text, choose(text), refusal)], TIMED_TOKENS, streamer=watch)
+
     try:
-        reading = reader.share(list(prompts.values()))
-        texts = _answers(reader, quiz, prompts, max(1, min(BATCH, TOKENS_AT_ONCE // longest)), asked)
-        evidence = chosen if name == "rag" else {}
-        watches = [reader.timed(question.text, choose, refusal) for question in quiz.questions[: TIMED + 1]]
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        reading = reader.share(prompts)
+        texts = _answers(reader, prompts, limits, max(1, min(BATCH, TOKENS_AT_ONCE // longest)), asked)
+        times = timed(quiz.questions, encoder, ask)
+    except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         reason = f"{len(quiz.facts):,} triples ({longest:,} tokens) do not fit into memory"
         return BaselineRow(None, prompt_tokens=longest, reason=reason)
     outcomes = []
     for question, text in zip(quiz.questions, texts, strict=True):
-        refused = is_refusal(text, refusal)
-        outcomes.append(Outcome(text, tuple(evidence.get(question.text, ())), refused, learned=refused))
+        says_value = question.facts and all(holds(text, value) for _, _, value in question.facts)
+        refused = is_refusal(text, refusal) or (declines(text) and not says_value)
+        evidence = tuple(chosen[question.text]) if name == "rag" else ()
+        outcomes.append(Outcome(text, evidence, refused, learned=refused))
     figures = score(quiz.questions, outcomes)
-    if not evidence:
+    if name != "rag":
         figures = replace(figures, top1=math.nan, top5=math.nan)
-    return BaselineRow(figures, Times.of(watches[1:] or watches), reading, memory.mib(), longest)
+    return BaselineRow(figures, times, reading, memory.mib(), longest)
 
 
-def _answers(reader: Reader, quiz: Quiz, prompts: dict[str, list[int]], at_once: int, asked: Asked | None) -> list[str]:
-    """The answers in the order of the questions."""
+def _answers(
+    reader: Reader, prompts: Sequence[Sequence[int]], limits: Sequence[int], at_once: int, asked: Asked | None
+) -> list[str]:
+    """The answers in the order of the prompts."""
     found: dict[int, str] = {}
-    for places, limit in batches(quiz.questions, reader.tokenizer, at_once):
-        texts = reader.answer([prompts[quiz.questions[place].text] for place in places], limit)
+    for places, limit in batches(limits, at_once):
+        texts = reader.answer([prompts[place] for place in places], limit)
         found.update(zip(places, texts, strict=True))
         if asked is not None:
             asked(len(places))
-    return [found[place] for place in range(len(quiz.questions))]
+    return [found[place] for place in range(len(prompts))]
 
 
 class Reader:
@@ -243,12 +252,6 @@ class Reader:
         texts = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def timed(self, question: str, choose: Chooser, refusal: str) -> Stopwatch:
-        """Answers one question from its text on, retrieval included."""
-        watch = Stopwatch()
-        self.answer([self.encode(question, choose(question), refusal)], 64, streamer=watch)
-        return watch
-
     def _alone(self) -> Any:
         """No knowledge, also where the attachment has a default."""
         attachment = attachment_of(self.model)
@@ -256,5 +259,4 @@ class Reader:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

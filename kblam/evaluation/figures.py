@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SINGLE, Fact, Question, joined
+from kblam.adapter.sentences import Fact
+from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SINGLE, Question
 from kblam.evaluation.shares import Share
 from kblam.evaluation.texts import holds, plain, rouge_l, token_f1
 
@@ -20,15 +21,15 @@ class Outcome:
         text: what the user gets to read.
         evidence: the triples it rested on, the strongest first.
         refused: whether the text is a refusal, for whatever reason.
-        below: whether the knowledge mass lay below the calibrated threshold; None if there is none.
-        learned: whether the model's own text is a refusal, whatever the mass; None if that was not asked.
+        known: whether the session decided that the question is known (`Answer.known`); None where nothing decides.
+        learned: whether the model refuses when nothing decides for it; None if that was not asked.
         by_layer: for each knowledge layer observed, the triples it looked at most at the end of the prompt.
     """
 
     text: str
     evidence: tuple[Fact, ...] = ()
     refused: bool = False
-    below: bool | None = None
+    known: bool | None = None
     learned: bool | None = None
     by_layer: dict[int, tuple[Fact, ...]] = field(default_factory=dict)
 
@@ -74,7 +75,8 @@ class Figures:
             that were asked for).
         token_f1, rouge_l: overlap with the right sentence, mean over questions about one or two facts.
         refusal_precision, refusal_recall, refusal_f1, false_refusals: see `Refusals`; whatever made it refuse.
-        mass: of the calibrated decision on the knowledge mass alone; learned: of what the model says by itself.
+        decision: of the session's decision alone, whether a question is known; learned: of what the model says when
+            nothing decides for it.
         top1_by_layer, top5_by_layer: at the end of the prompt, where layers were observed.
         questions: how many there were.
     """
@@ -98,7 +100,7 @@ class Figures:
     refusal_recall_property: float = math.nan
     refusal_f1: float = math.nan
     false_refusals: float = math.nan
-    mass: Refusals | None = None
+    decision: Refusals | None = None
     learned: Refusals | None = None
     top1_by_layer: dict[int, float] = field(default_factory=dict)
     top5_by_layer: dict[int, float] = field(default_factory=dict)
@@ -140,8 +142,8 @@ def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures
         refusal_recall_property=combined.recall_property,
         refusal_f1=combined.f1,
         false_refusals=combined.false,
-        mass=_refusals_if_known(pairs, lambda outcome: outcome.below),
-        learned=_refusals_if_known(pairs, lambda outcome: outcome.learned),
+        decision=_refusals_if_told(pairs, lambda outcome: None if outcome.known is None else not outcome.known),
+        learned=_refusals_if_told(pairs, lambda outcome: outcome.learned),
         top1_by_layer=_by_layer(answerable, first_is_asked),
         top5_by_layer=_by_layer(answerable, all_are_among),
         questions=len(pairs),
@@ -163,11 +165,14 @@ def _exact(question: Question, outcome: Outcome) -> bool:
 
 
 def _only_true(question: Question, outcome: Outcome) -> bool:
-    """Whether the text is some of the clauses, as one sentence or as one each, and nothing else."""
+    """Whether the text says some of the facts, as one sentence or as one each, and nothing else."""
     text = plain(outcome.text)
-    found = [clause for clause in map(plain, question.clauses) if _place(text, clause) >= 0]
-    found.sort(key=lambda clause: _place(text, clause))
-    return bool(found) and text in (joined(found), " ".join(f"{clause}." for clause in found))
+    placed = [
+        (_place(text, plain(clause)), fact) for clause, fact in zip(question.clauses, question.facts, strict=True)
+    ]
+    said = [fact for place, fact in sorted(placed) if place >= 0]
+    together, apart = question.said(said) if said else "", " ".join(question.said([fact]) for fact in said)
+    return bool(said) and text in (plain(together), plain(apart))
 
 
 def _values(question: Question, outcome: Outcome) -> bool:
@@ -205,7 +210,7 @@ def _refusals(pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outc
     )
 
 
-def _refusals_if_known(
+def _refusals_if_told(
     pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outcome], bool | None]
 ) -> Refusals | None:
     if any(refused(outcome) is None for _, outcome in pairs):

@@ -1,4 +1,4 @@
-"""Knowledge in force for a forward pass that is not a question."""
+"""The adapter that is evaluated, and knowledge in force for a forward pass that is not a question."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from transformers import PreTrainedModel
 
+from kblam.errors import EvaluationError
 from kblam.knowledge import KnowledgeBase
-from kblam.models import Attachment
+from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
 from kblam.models.resident import ResidentKnowledge
+
+
+def attached(model: PreTrainedModel) -> Attachment:
+    """The attachment of a model.
+
+    Raises:
+        EvaluationError: nothing is attached.
+    """
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise EvaluationError("no adapter is attached to this model; call kblam.attach(model, adapter) first")
+    return attachment
 
 
 @contextmanager

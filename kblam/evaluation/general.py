@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from kblam.data.passages import PASSAGES
 from kblam.evaluation.baselines import Reader
-from kblam.evaluation.force import in_force
+from kblam.evaluation.force import attached, in_force
 from kblam.evaluation.loop import BATCH, Asked, Subject, session_of
 from kblam.evaluation.shares import Share
 from kblam.generation.prompt import encode_for_base
 from kblam.knowledge import KnowledgeBase
-from kblam.models import Attachment, attachment_of
+from kblam.models import Attachment
 
 MAX_NEW_TOKENS = 48
 
@@ -28,7 +28,7 @@ class General:
 
     Args:
         equal: general questions whose greedy answer equals the base model's own, to the letter.
-        refused: those that were refused.
+        known: those that counted as known, so that the knowledge base answered and not the base model.
         perplexity_alone: of prose, for the base model; perplexity_with: with the knowledge in force all the time,
             whatever the calibrated decision would say.
         triples: in the knowledge base.
@@ -36,7 +36,7 @@ class General:
     """
 
     equal: Share
-    refused: Share
+    known: Share
     perplexity_alone: float
     perplexity_with: float
     triples: int
@@ -46,14 +46,14 @@ class General:
         """Plain values."""
         return {
             "equal": round(float(self.equal), 4),
-            "refused": round(float(self.refused), 4),
+            "known": round(float(self.known), 4),
             "questions": self.equal.of,
             "triples": self.triples,
             "perplexity_alone": round(self.perplexity_alone, 3),
             "perplexity_with": round(self.perplexity_with, 3),
             "intervals": {
                 name: [*(round(end, 4) for end in share.interval), share.hits, share.of]
-                for name, share in (("equal", self.equal), ("refused", self.refused))
+                for name, share in (("equal", self.equal), ("known", self.known))
             },
             "changed": [dict(zip(("question", "alone", "with"), each, strict=True)) for each in self.changed],
         }
@@ -66,7 +66,7 @@ def measure_general(
 
     With a calibrated adapter, what is unknown goes to the base model; without, the knowledge is in force for all.
     """
-    attachment = _attached(subject)
+    attachment = attached(subject.model)
     alone = _own_answers(subject, attachment, questions)
     session = session_of(subject, knowledge_base, None if attachment.config.known_above is None else "base")
     answers = []
@@ -78,7 +78,7 @@ def measure_general(
     changed = [(question, own, answer.text) for question, own, answer in pairs if own != answer.text]
     return General(
         equal=Share(len(pairs) - len(changed), len(pairs)),
-        refused=Share.of_all(answer.refused for answer in answers),
+        known=Share.of_all(not answer.from_base for answer in answers),
         perplexity_alone=perplexity(subject, None),
         perplexity_with=perplexity(subject, knowledge_base),
         triples=len(knowledge_base),
@@ -89,7 +89,7 @@ def measure_general(
 @torch.inference_mode()
 def perplexity(subject: Subject, knowledge_base: KnowledgeBase | None, passages: Sequence[str] = PASSAGES) -> float:
     """exp of the mean negative log-likelihood of a token, each passage by itself; None for the model alone."""
-    attachment, model = _attached(subject), subject.model
+    attachment, model = attached(subject.model), subject.model
     total, count = 0.0, 0
     for passage in passages:
         ids = torch.tensor([subject.tokenizer(passage)["input_ids"]], device=model.device)
@@ -106,9 +106,3 @@ def _own_answers(subject: Subject, attachment: Attachment, questions: Sequence[s
         rows = [encode_for_base(text, attachment, subject.tokenizer) for text in questions[start : start + BATCH]]
         found += reader.answer(rows, MAX_NEW_TOKENS)
     return found
-
-
-def _attached(subject: Subject) -> Attachment:
-    attachment = attachment_of(subject.model)
-    assert attachment is not None  # a Session of the same subject has said so already
-    return attachment

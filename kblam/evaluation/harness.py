@@ -18,11 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.errors import EvaluationError
-from kblam.evaluation.force import in_force
-from kblam.generation.evidence import EvidenceRecorder
-from kblam.generation.prompt import left_padded
+from kblam.evaluation.force import attached, in_force
+from kblam.generation import Session
 from kblam.knowledge import KnowledgeBase
-from kblam.models import attachment_of
 
 try:
     from lm_eval.models.huggingface import HFLM
@@ -35,8 +33,8 @@ except ImportError as error:
 class KnowledgeLM(HFLM):
     """`HFLM` of a model that an adapter is attached to.
 
-    A row of tokens counts as one question: its text is what a question head sees, and with `falls_back` a row whose
-    strongest triple gets less mass at its end than the adapter's `known_above` is computed by the base model alone.
+    A row of tokens counts as one question: its text is what a question head sees, and with `falls_back` a row that
+    `Session(unknown="base")` would leave to the base model is computed by it alone.
 
     Args:
         model, tokenizer: with an adapter attached.
@@ -57,9 +55,7 @@ class KnowledgeLM(HFLM):
         falls_back: bool = True,
         **options: Any,
     ) -> None:
-        attachment = attachment_of(model)
-        if attachment is None:
-            raise EvaluationError("no adapter is attached to this model; call kblam.attach(model, adapter) first")
+        attachment = attached(model)
         if falls_back and knowledge_base is not None and attachment.config.known_above is None:
             raise EvaluationError(
                 "falls_back needs a mass to decide by, and this adapter has no known_above: pass falls_back=False"
@@ -67,20 +63,19 @@ class KnowledgeLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, **options)
         self._attachment = attachment
         self._knowledge_base = knowledge_base
-        self._falls_back = falls_back
+        self._session = None
+        if falls_back and knowledge_base is not None:
+            self._session = Session(model, knowledge_base, tokenizer=tokenizer, unknown="base")
 
     @torch.no_grad()
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        known = self._known(inps)
-        logits: Tensor | None = None
-        for base, rows in self._split(known):
-            texts = self._texts(inps[rows])
-            with in_force(self._attachment, base, texts):
-                found: Tensor = super()._model_call(inps[rows], attn_mask, labels)
-            logits = inps.new_zeros((len(inps), *found.shape[1:]), dtype=found.dtype) if logits is None else logits
-            logits[rows] = found
-        assert logits is not None  # a batch has rows
-        return logits
+        found: list[Tensor] = []
+        parts = self._split(self._known(inps))
+        for base, rows in parts:
+            with in_force(self._attachment, base, self._texts(inps[rows])):
+                found.append(super()._model_call(inps[rows], attn_mask, labels))
+        order: Tensor = torch.cat([rows for _, rows in parts]).argsort()
+        return torch.cat(found)[order]
 
     @torch.no_grad()
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
@@ -103,18 +98,12 @@ class KnowledgeLM(HFLM):
         return [(base, rows) for base, rows in parts if len(rows)]
 
     def _known(self, inps: Tensor) -> Tensor:
-        """Which rows are answered with knowledge, bool (B,)."""
-        known = torch.full((len(inps),), self._knowledge_base is not None, device=inps.device)
-        threshold = self._attachment.config.known_above
-        if self._knowledge_base is None or not self._falls_back or threshold is None:
-            return known
+        """Which rows are answered with knowledge, bool (B,), as a session decides it."""
+        if self._session is None:
+            return torch.full((len(inps),), self._knowledge_base is not None, device=inps.device)
         rows = [self._without_padding(row) for row in inps.tolist()]
-        ids, mask = left_padded(rows, 0, inps.device)
-        recorder = EvidenceRecorder()
-        with in_force(self._attachment, self._knowledge_base, self._texts(inps)), self._attachment.observing(recorder):
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            self._attachment.model.get_decoder()(ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        return recorder.masses[0][:, 0] >= threshold
+        decisions = self._session.decisions(self._texts(inps), prompts=rows, batch_size=len(rows))
+        return torch.tensor([not decision.is_base for decision in decisions], device=inps.device)
 
     def _texts(self, inps: Tensor) -> list[str]:
         return [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in inps.tolist()]

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from kblam.errors import EvaluationError
-from kblam.evaluation.force import in_force
+from kblam.evaluation.force import attached, in_force
 from kblam.evaluation.loop import Subject
 from kblam.generation.prompt import encode_question
 from kblam.knowledge import KnowledgeBase, Triple
-from kblam.models import attachment_of
 from kblam_kernels import evidence
 
 COLUMNS = 10
@@ -66,8 +65,7 @@ def heat_of(
         asked: (name, property) of what is asked for.
         columns: C, at most.
     """
-    attachment = attachment_of(subject.model)
-    assert attachment is not None  # a Session of the same subject has said so already
+    attachment = attached(subject.model)
     ids = encode_question(question, attachment, subject.tokenizer)
     rows: list[torch.Tensor] = []
 

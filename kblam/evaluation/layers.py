@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import torch
 
-from kblam.data.quiz import Fact
-from kblam.evaluation.force import in_force
+from kblam.adapter.sentences import Fact
+from kblam.evaluation.force import attached, in_force
 from kblam.evaluation.loop import TOP, Subject
 from kblam.generation.evidence import EvidenceRecorder, find
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.knowledge import KnowledgeBase
-from kblam.models import Attachment, attachment_of
+from kblam.models import Attachment
 
 
 @torch.inference_mode()
@@ -25,8 +25,7 @@ def evidence_by_layer(
 
     Nobody else may ask the model meanwhile.
     """
-    attachment = attachment_of(subject.model)
-    assert attachment is not None  # a Session of the same subject has said so already
+    attachment = attached(subject.model)
     pad = subject.tokenizer.pad_token_id or 0
     rows = [encode_question(question, attachment, subject.tokenizer) for question in questions]
     ids, mask = left_padded(rows, pad, subject.model.device)

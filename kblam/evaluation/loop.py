@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from kblam.data.quiz import Question, Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
 from kblam.evaluation.machine import Stopwatch, Times
 from kblam.generation import Session
+from kblam.generation.answer import may_become_refusal
 from kblam.generation.decision import Unknown
 from kblam.knowledge import Encoder, KnowledgeBase, Triple
 from kblam.knowledge.encoders import Progress
-from kblam.models import attachment_of
 
 BATCH = 32
 TOP = 5
 # An answer may be this many tokens longer than the longest right one of its batch; none is longer than the limit.
 SPARE_TOKENS = 16
 LIMIT = 400
-# Questions that are asked one at a time, for their times.
+REFUSAL_TOKENS = 32
+# Questions that are asked one at a time, for their times, and how many tokens their answers have at most.
 TIMED = 8
+TIMED_TOKENS = 16
 
 Asked = Callable[[int], None]  # told how many questions have been answered since it was told last
 
@@ -39,14 +43,12 @@ class Subject(Protocol):
 
 
 class RememberingEncoder:
-    """An encoder that encodes each text once: the benchmark's knowledge bases hold the same facts.
-
-    A text that comes alone is encoded anew each time: so come a user's questions, whose times are measured.
-    """
+    """An encoder that encodes each text once: the benchmark's knowledge bases hold the same facts."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._known: dict[str, np.ndarray] = {}
+        self._is_anew = False
 
     @property
     def spec(self) -> str:
@@ -62,7 +64,7 @@ class RememberingEncoder:
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """As `Encoder.encode`."""
-        if len(texts) == 1:
+        if self._is_anew:
             return self._encoder.encode(texts, progress=progress)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
@@ -70,6 +72,15 @@ class RememberingEncoder:
         if not texts:
             return np.empty((0, self.dimension), np.float32)
         return np.stack([self._known[text] for text in texts])
+
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Within the block every text is encoded, known or not, as a user's question is whose time is measured."""
+        self._is_anew = True
+        try:
+            yield
+        finally:
+            self._is_anew = False
 
     def remember_all(self, knowledge_base: KnowledgeBase) -> None:
         """Takes the vectors of a knowledge base that this encoder built, so that none of its texts is encoded again."""
@@ -86,15 +97,17 @@ def triples_of(quiz: Quiz) -> list[Triple]:
     return [Triple(*fact) for fact in quiz.facts]
 
 
-def batches(
-    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, size: int = BATCH
-) -> list[tuple[list[int], int]]:
-    """Batches as (places, the most new tokens): answers of like length go together, so that none waits for another."""
+def answer_limits(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The most new tokens for each question: a few more than its right answer has, and always room for a refusal."""
     lengths = [len(tokenizer(question.answer)["input_ids"]) if question.facts else 0 for question in questions]
-    order = sorted(range(len(questions)), key=lambda place: lengths[place])
-    refusal = 32  # room for a refusal, where no question of the batch has an answer
+    return [min(LIMIT, SPARE_TOKENS + max(REFUSAL_TOKENS, length)) for length in lengths]
+
+
+def batches(limits: Sequence[int], size: int = BATCH) -> list[tuple[list[int], int]]:
+    """Batches as (places, the most new tokens): answers of like length go together, so that none waits for another."""
+    order = sorted(range(len(limits)), key=lambda place: limits[place])
     return [
-        (places, min(LIMIT, SPARE_TOKENS + max(refusal, *(lengths[place] for place in places))))
+        (places, max(limits[place] for place in places))
         for places in (order[start : start + size] for start in range(0, len(order), size))
     ]
 
@@ -104,49 +117,87 @@ def answer_quiz(
 ) -> list[Outcome]:
     """What a model says to every question of a quiz, as a user gets it.
 
-    Where the adapter has a threshold, what lies below it is asked once more without, to learn what the model would
-    have said by itself.
+    Where a session decides what is known, every question is asked once more by one that leaves that to the model, as
+    far as it takes to tell a refusal.
     """
-    above = _threshold(subject.model)
-    session = session_of(subject, knowledge_base, None if above is None else "refuse")
+    session, undecided = session_of(subject, knowledge_base), session_of(subject, knowledge_base, None)
     found: dict[int, Outcome] = {}
-    for places, limit in batches(quiz.questions, subject.tokenizer, batch_size):
+    for places, limit in batches(answer_limits(quiz.questions, subject.tokenizer), batch_size):
         texts = [quiz.questions[place].text for place in places]
         answers = session.ask_many(texts, top=TOP, max_new_tokens=limit, batch_size=batch_size)
-        below = [None if above is None else answer.known is False for answer in answers]
         learned = [answer.refused for answer in answers]
-        if again := [row for row, low in enumerate(below) if low]:
-            said = session_of(subject, knowledge_base, None).ask_many(
-                [texts[row] for row in again], top=0, max_new_tokens=limit, batch_size=batch_size
-            )
-            for row, answer in zip(again, said, strict=True):
-                learned[row] = answer.refused
-        for place, answer, low, by_itself in zip(places, answers, below, learned, strict=True):
+        if any(answer.known is not None for answer in answers):
+            learned = learned_refusals(undecided, texts, limit)
+        for place, answer, by_itself in zip(places, answers, learned, strict=True):
             evidence = tuple((e.triple.name, e.triple.property, e.triple.value) for e in answer.evidence)
-            found[place] = Outcome(answer.text, evidence, answer.refused, low, by_itself)
+            found[place] = Outcome(answer.text, evidence, answer.refused, answer.known, by_itself)
         if asked is not None:
             asked(len(places))
     return [found[place] for place in range(len(quiz.questions))]
 
 
-def _threshold(model: PreTrainedModel) -> float | None:
-    attachment = attachment_of(model)
-    return None if attachment is None else attachment.config.known_above
+def learned_refusals(session: Session, questions: Sequence[str], most: int) -> list[bool]:
+    """Whether a session refuses each question of a batch; no answer goes on once it is told from a refusal.
+
+    Args:
+        session: with `unknown=None`, so that the model itself decides.
+        questions: of one batch.
+        most: tokens at most.
+    """
+    told = ToldFromRefusal(session.tokenizer, session.attachment.config.refusal)
+    answers = session.ask_many(
+        questions, top=0, max_new_tokens=most, batch_size=len(questions), stopping_criteria=StoppingCriteriaList([told])
+    )
+    return [answer.refused for answer in answers]
 
 
-def session_of(subject: Subject, knowledge_base: KnowledgeBase, unknown: Unknown | None) -> Session:
+class ToldFromRefusal(StoppingCriteria):
+    """Ends a row of one `generate` call when its text has left the refusal sentence, or has said all of it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, refusal: str) -> None:
+        self._tokenizer, self._refusal = tokenizer, refusal
+        self._prompt: int | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        """input_ids (B, N) int64 -> bool (B,); called by `generate` after each token."""
+        if self._prompt is None:
+            self._prompt = input_ids.shape[1] - 1
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :], skip_special_tokens=True)
+        done = [not may_become_refusal(text, self._refusal) for text in texts]
+        return cast(torch.BoolTensor, torch.tensor(done, device=input_ids.device))
+
+
+def session_of(
+    subject: Subject, knowledge_base: KnowledgeBase, unknown: Unknown | Literal["auto"] | None = "auto"
+) -> Session:
     """A session; `unknown` as `Session` takes it."""
     return Session(subject.model, knowledge_base, tokenizer=subject.tokenizer, unknown=unknown)
 
 
 def time_questions(subject: Subject, knowledge_base: KnowledgeBase, questions: Sequence[Question]) -> Times:
-    """Times of the first questions, one at a time, after one that is not counted."""
-    session = session_of(subject, knowledge_base, None)
+    """Times of the first questions as a user asks them, see `timed`."""
+    session = session_of(subject, knowledge_base)
+
+    def ask(text: str, watch: Stopwatch) -> None:
+        session.ask(text, top=1, max_new_tokens=TIMED_TOKENS, streamer=watch)
+
+    return timed(questions, knowledge_base.encoder, ask)
+
+
+def timed(questions: Sequence[Question], encoder: Encoder, ask: Callable[[str, Stopwatch], None]) -> Times:
+    """Times of the first questions, one at a time, each from its text on, after one that is not counted.
+
+    Args:
+        questions: the first `TIMED` are asked.
+        encoder: of their sentence vectors, which are made anew.
+        ask: answers a text with at most `TIMED_TOKENS` tokens, and gives them to the watch, which runs already.
+    """
     watches = []
-    for question in [*questions[:1], *questions[:TIMED]]:
-        watch = Stopwatch()
-        session.ask(question.text, top=1, max_new_tokens=64, streamer=watch)
-        watches.append(watch)
+    with encoder.anew() if isinstance(encoder, RememberingEncoder) else nullcontext():
+        for question in [*questions[:1], *questions[:TIMED]]:
+            watch = Stopwatch()
+            ask(question.text, watch)
+            watches.append(watch)
     return Times.of(watches[1:])
 
 

@@ -21,18 +21,25 @@ _PACKAGES = ("kblam-kernels", "torch", "transformers", "sentence-transformers", 
 
 
 class Stopwatch(BaseStreamer):
-    """A streamer for one question at a time: notes when each token came, counted from its own making."""
+    """A streamer for one question at a time: notes when each token came, in seconds from its own making.
+
+    Attributes:
+        prompt: when `generate` began with the prompt; NaN before.
+        tokens: when each token came.
+    """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
+        self.prompt = float("nan")
         self.tokens: list[float] = []
-        self._has_prompt = False
 
     def put(self, value: Any) -> None:
         """Called by `generate` with the prompt, then with each token."""
-        if self._has_prompt:
-            self.tokens.append(time.perf_counter() - self.began)
-        self._has_prompt = True
+        now = time.perf_counter() - self.began
+        if self.prompt != self.prompt:
+            self.prompt = now
+        else:
+            self.tokens.append(now)
 
     def end(self) -> None:
         """Called by `generate` at the end."""

@@ -6,14 +6,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kblam.adapter.sentences import Fact
 from kblam.data import real
 from kblam.data.drawing import Style
 from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
 from kblam.data.phrasing import general_questions
-from kblam.data.quiz import Fact
 from kblam.data.real_questions import NATURAL
-from kblam.evaluation.run import Material
+from kblam.evaluation.plan import Material
 
 # The world that adapters are trained on has this seed; its test side is never trained on.
 WORLD_SEED = 0

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from kblam.errors import EvaluationError
-from kblam.evaluation.figures import Figures
 
 SECTIONS = ("sizes", "unseen", "kb", "real", "baselines", "general")
 
@@ -22,7 +20,7 @@ class Report:
     """Everything that was measured, and about what.
 
     Args:
-        about: model, adapter, commit, versions, device, seed, questions, seconds: plain values.
+        about: model, adapter, commit, versions, device, seed, questions and the like: plain values.
         rows: by section, "sizes" (by number of triples), "unseen", "kb" (the user's own), "real" (by name),
             "baselines" (by name, then by row) and "general"; what has not been measured is not there.
         json_file, markdown_file: written at every change, where given.
@@ -92,9 +90,9 @@ _MEANING = (
     "stands in the answer verbatim; F1 and ROUGE-L of words. Top-1, top-5: evidence."
 )
 _REFUSING = (
-    "P: refusals that were right; R: unanswerable questions refused; false:\n"
-    "answerable ones refused. Both: what the user sees; mass: the calibrated\n"
-    "decision alone; text: what the model says by itself."
+    "Precision: refusals that were right; recall: unanswerable questions refused;\n"
+    "false: answerable ones refused. Seen: what the user reads; decision: that a\n"
+    "question is not known; learned: what the model says when nothing decides for it."
 )
 _KINDS = (
     "One fact: exact. Two: both clauses right. All of an entity: nothing but facts of\n"
@@ -104,13 +102,20 @@ _BASELINES = "The same model without knowledge tokens, on the same questions and
 
 
 def _about(about: dict[str, Any]) -> str:
-    lines = []
+    items = []
     for name, value in about.items():
-        if name == "versions":
-            value = ", ".join(f"{package} {number}" for package, number in value.items())
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
         if value is not None:
-            lines.append(f"- {name}: {value}")
-    return "\n".join(lines)
+            items.append(_item(f"{name}: {value}"))
+    return "\n".join(items)
+
+
+def _item(text: str) -> str:
+    """A line of a list, in lines of at most 80 columns; names and paths stay whole."""
+    return textwrap.fill(
+        text, 80, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _sized(rows: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -135,20 +140,14 @@ def _answers(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
 
 
 def _refusals(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
-    def three(row: dict[str, Any], prefix: str = "") -> str:
-        return " ".join(_number(row.get(prefix + name)) for name in ("precision", "recall", "f1"))
-
-    body = [
-        [
-            name,
-            three(row, "refusal_"),
-            three(row.get("mass") or {}),
-            three(row.get("learned") or {}),
-            _number(row.get("false_refusals")),
-        ]
-        for name, row in rows
-    ]
-    return _table(("triples", "both: P R F1", "mass: P R F1", "text: P R F1", "false"), body)
+    body = []
+    for name, row in rows:
+        seen = [row.get(f"refusal_{key}") for key in ("precision", "recall", "f1")] + [row.get("false_refusals")]
+        body.append([name, "seen", *map(_number, seen)])
+        for by in ("decision", "learned"):
+            if by in row:
+                body.append([name, by, *(_number(row[by].get(key)) for key in ("precision", "recall", "f1", "false"))])
+    return _table(("triples", "by", "precision", "recall", "F1", "false"), body)
 
 
 def _kinds(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
@@ -158,14 +157,13 @@ def _kinds(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
     return _table(("triples", *titles), [[name, *(_number(row.get(key)) for key in names)] for name, row in rows])
 
 
-def _layers(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    layers = sorted({layer for _, row in rows for layer in row["top1_by_layer"]}, key=int)
-
-    def cell(row: dict[str, Any], layer: str) -> str:
-        return f"{_number(row['top1_by_layer'].get(layer))} / {_number(row['top5_by_layer'].get(layer))}"
-
-    titles = ("triples", *(f"layer {layer}" for layer in layers))
-    return _table(titles, [[name, *(cell(row, layer) for layer in layers)] for name, row in rows])
+def _layers(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    body = [
+        [name, layer, _number(share), _number(row["top5_by_layer"].get(layer))]
+        for name, row in rows
+        for layer, share in sorted(row["top1_by_layer"].items(), key=lambda item: int(item[0]))
+    ]
+    return _table(("triples", "layer", "top-1", "top-5"), body)
 
 
 def _intervals(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
@@ -186,7 +184,7 @@ def _baselines(baselines: dict[str, Any]) -> list[str]:
         label = f"{int(size):,}" if size.isdigit() else size
         for name, row in ((name, rows[size]) for name, rows in baselines.items() if size in rows):
             if "reason" in row:
-                reasons.append(f"- {name}, {label}: {row['reason']}")
+                reasons.append(_item(f"{name}, {label}: {row['reason']}"))
                 continue
             numbers = [_number(row.get(key)) for key in ("value", "refusal_f1", "false_refusals")]
             costs = [_cost(row.get(key)) for key in ("first_token_ms", "ms_per_token", "peak_mib")]
@@ -196,13 +194,13 @@ def _baselines(baselines: dict[str, Any]) -> list[str]:
 
 
 def _general(row: dict[str, Any]) -> str:
-    equal, refused = row["intervals"]["equal"], row["intervals"]["refused"]
-    lines = [
-        f"With {row['triples']:,} irrelevant triples attached, {equal[2]} of {equal[3]} greedy answers to general",
-        f"questions equal the base model's own, and {refused[2]} were refused. Perplexity of prose:",
+    equal, known = row["intervals"]["equal"], row["intervals"]["known"]
+    return textwrap.fill(
+        f"With {row['triples']:,} irrelevant triples attached, {equal[2]} of {equal[3]} greedy answers to general "
+        f"questions equal the base model's own, and {known[2]} of the questions counted as known. Perplexity of prose: "
         f"{row['perplexity_alone']:.2f} alone, {row['perplexity_with']:.2f} with the knowledge in force all the time.",
-    ]
-    return "\n".join(lines)
+        80,
+    )
 
 
 def _number(value: float | None) -> str:
@@ -234,25 +232,3 @@ def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
-
-
-# --- the demo model's own table -----------------------------------------------------------------------------
-
-
-def figures_table(rows: dict[str, Figures], title: str) -> Table:
-    """The figures as a rich table, one line a row."""
-    table = Table(title=title)
-    table.add_column("knowledge base")
-    for column in ("exact answer", "of one fact", "of two", "top-1 evidence", "refusal precision", "recall", "F1"):
-        table.add_column(column, justify="right")
-    for name, f in rows.items():
-        values = (f.exact, f.exact_single, f.exact_pair, f.top1, f.refusal_precision, f.refusal_recall, f.refusal_f1)
-        table.add_row(name, *(f"{value:.3f}" for value in values))
-    return table
-
-
-def write_metrics(folder: Path, rows: dict[str, Figures]) -> None:
-    """Writes `folder/metrics.json`: row name to figures."""
-    text = json.dumps({name: figures.to_dict() for name, figures in rows.items()}, indent=2)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")

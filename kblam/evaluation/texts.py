@@ -24,6 +24,33 @@ def holds(text: str, value: str) -> bool:
     return re.search(before + re.escape(value) + after, plain(text)) is not None
 
 
+# How a model says in words of its own that it does not know: of itself, or of the facts it was given.
+_DECLINES = re.compile(
+    r"""
+      \b(?:i|we)\s+(?:really\s+|just\s+|simply\s+)?
+      (?:(?:do|can|could|did|am|are)\s*(?:not|n['’]?t)|cannot|'m\s+not|’m\s+not|have\s+no|had\s+no)\s+
+      (?:\w+\s+){0,2}?(?:know|find|say|tell|answer|determine|provide|have|able|sure|aware|information|idea|access)\b
+    | \b(?:i\s+am|i['’]m)\s+(?:unable|unsure|not\s+(?:sure|aware|able))\b
+    | \bthere\s+(?:is|are)\s+no\s+(?:\w+\s+){0,2}?(?:information|mention|record|facts?|data|details?)\b
+    | \b(?:is|are|was|were)\s*(?:not|n['’]t)\s+(?:\w+\s+)?
+      (?:mentioned|provided|given|stated|specified|listed|available|known|included|said|described|recorded)\b
+    | \b(?:facts?|information|text|list|context)\b[^.]{0,40}?\b(?:do|does|did)\s*(?:not|n['’]t)\s+
+      (?:\w+\s+)?(?:say|mention|provide|give|state|specify|list|include|contain|tell|answer|have)\b
+    | \bno\s+(?:relevant\s+)?information\b
+    | ^\W*unknown\W*$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def declines(text: str) -> bool:
+    """Whether the first sentence of a text says in any words that there is no answer: "I don't know", "The facts do not
+    mention it".
+    """
+    first = re.split(r"(?<=[.!?])\s", plain(text), maxsplit=1)[0]
+    return _DECLINES.search(first) is not None
+
+
 def words(text: str) -> list[str]:
     """Lower-case words and numbers, without punctuation: what overlap is counted in."""
     return re.findall(r"\w+", text.lower())

@@ -59,5 +59,14 @@ class Answer:
 
 def is_refusal(text: str, refusal: str) -> bool:
     """Whether a text begins with the refusal sentence, ignoring case and the final stop."""
-    sentence = refusal.strip().rstrip(".").strip().lower()
+    sentence = _bare(refusal)
     return bool(sentence) and text.strip().lower().startswith(sentence)
+
+
+def may_become_refusal(text: str, refusal: str) -> bool:
+    """Whether a text is a beginning of the refusal sentence, and not yet all of it."""
+    return _bare(refusal).startswith(text.strip().lower()) and not is_refusal(text, refusal)
+
+
+def _bare(refusal: str) -> str:
+    return refusal.strip().rstrip(".").strip().lower()

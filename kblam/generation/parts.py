@@ -1,4 +1,4 @@
-"""The parts of questions about two facts, each asked alone: a prefill for what it finds, without an answer."""
+"""What prompts find, without an answer; and the parts of questions about two facts, each asked alone so."""
 
 from __future__ import annotations
 
@@ -23,6 +23,33 @@ def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
 
 
 @torch.inference_mode()
+def found_by(
+    attachment: Attachment,
+    resident: ResidentKnowledge,
+    rows: Sequence[Sequence[int]],
+    vectors: Tensor | None,
+    batch_size: int,
+) -> list[tuple[Found, ...]]:
+    """What each prompt finds at its end, the strongest first.
+
+    Args:
+        attachment, resident: as `Session` has them.
+        rows: token ids of each prompt.
+        vectors: float32 (prompts, P), of their questions; None without a question head.
+        batch_size: so many prompts at a time.
+    """
+    decoder, every = attachment.model.get_decoder(), list[tuple[Found, ...]]()
+    for start in range(0, len(rows), batch_size):
+        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.model.device)
+        given: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        recorder = EvidenceRecorder()
+        question = None if vectors is None else vectors[start : start + batch_size]
+        with attachment.using(resident, question=question), attachment.observing(recorder):
+            decoder(input_ids=ids, use_cache=False, **given)
+        every += [tuple(find(resident, best)) for best in recorder.newest()]
+    return every
+
+
 def ask_parts(
     attachment: Attachment,
     resident: ResidentKnowledge,
@@ -39,19 +66,10 @@ def ask_parts(
         vectors: float32 (number of `part_texts`, P), of the parts; None without a question head.
         batch_size: so many parts at a time.
     """
-    texts, decoder = part_texts(cuts), attachment.model.get_decoder()
-    found: dict[str, tuple[Found, ...]] = {}
-    for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        with TOKENIZING:
-            rows = [encode_question(text, attachment, tokenizer) for text in batch]
-        ids, mask = left_padded(rows, 0, attachment.model.device)
-        given: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-        recorder = EvidenceRecorder()
-        question = None if vectors is None else vectors[start : start + batch_size]
-        with attachment.using(resident, question=question), attachment.observing(recorder):
-            decoder(input_ids=ids, use_cache=False, **given)
-        found |= {text: tuple(find(resident, best)) for text, best in zip(batch, recorder.newest(), strict=True)}
+    texts = part_texts(cuts)
+    with TOKENIZING:
+        rows = [encode_question(text, attachment, tokenizer) for text in texts]
+    found = dict(zip(texts, found_by(attachment, resident, rows, vectors, batch_size), strict=True))
     return [
         [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in of_question] for of_question in cuts
     ]

@@ -12,9 +12,9 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.clauses import MOST_SPLITS, Split, splits
-from kblam.generation.decision import Rules, Unknown
+from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import EvidenceRecorder
-from kblam.generation.parts import ask_parts, part_texts
+from kblam.generation.parts import ask_parts, found_by, part_texts
 from kblam.generation.pointer import Pointer, end_ids
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
@@ -154,13 +154,46 @@ class Session:
         return self._pointer(resident, questions, self._rules(), end)
 
     def _pointer(self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None) -> Pointer:
-        cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
-        texts = part_texts(cuts)
-        vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
-        asked = ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(len(questions), PARTS_AT_ONCE))
+        asked = self._asked_splits(resident, questions, rules)
         return Pointer(
             self.attachment, resident, self.tokenizer, questions=list(questions), cuts=asked, rules=rules, end=end
         )
+
+    def decisions(
+        self, questions: Sequence[str], *, prompts: Rows | None = None, batch_size: int = 32
+    ) -> list[Decision]:
+        """What `ask_many` would decide about questions, without an answer: one prefill for each, and for its parts.
+
+        Args:
+            questions: as `ask` takes them.
+            prompts: token ids of each question, where it is not to be read in the adapter's own prompt.
+            batch_size: so many at a time.
+
+        Raises:
+            As `ask`.
+        """
+        rules, decided = self._rules(), list[Decision]()
+        if prompts is None:
+            with TOKENIZING:
+                prompts = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
+        with reading(self.attachment, self.knowledge_base) as resident:
+            for start in range(0, len(questions), batch_size):
+                batch = questions[start : start + batch_size]
+                vectors = None if rules.config.question_head is None else self.question_vectors(batch)
+                rows = prompts[start : start + batch_size]
+                found = found_by(self.attachment, resident, rows, vectors, batch_size)
+                cuts = self._asked_splits(resident, batch, rules)
+                decided += [decide(rules, *each) for each in zip(batch, found, cuts, strict=True)]
+        return decided
+
+    def _asked_splits(
+        self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules
+    ) -> list[list[AskedSplit]]:
+        """For each question the ways to cut it, with what their parts find."""
+        cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
+        texts = part_texts(cuts)
+        vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
+        return ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(len(questions), PARTS_AT_ONCE))
 
     @torch.inference_mode()
     def _answer_batch(

@@ -32,9 +32,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model never ends an answer by itself; and of the real bases only a small one is there."""
     monkeypatch.setattr("kblam.evaluation.loop.LIMIT", 12)
     monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
-    monkeypatch.setattr("kblam.evaluation.baselines.TIMED", 2)
     monkeypatch.setattr("kblam.evaluation.general.MAX_NEW_TOKENS", 4)
-    monkeypatch.setattr("kblam.evaluation.run.UNSEEN_TRIPLES", 80)
+    monkeypatch.setattr("kblam.evaluation.plan.UNSEEN_TRIPLES", 80)
     monkeypatch.setattr("kblam.evaluation.material.real_facts", real_facts)
     monkeypatch.setattr("kblam.evaluation.material.general_questions", lambda **_: ("What is 2 + 2?", "Hello!"))
 
@@ -72,12 +71,13 @@ def test_sizes_unseen_words_general_questions_and_the_files(
     report = Report.read(tmp_path / "r.json")
     assert list(report.rows) == ["sizes", "unseen", "real", "baselines", "general"]
     assert list(report.rows["real"]) == ["elements"]
-    assert report.about["skipped"] == {"airports": "the package of airports is not installed"}
+    assert report.about["skipped"] is None
     assert list(report.rows["sizes"]) == ["60", "100"]
     for row in (*report.rows["sizes"].values(), report.rows["unseen"], report.rows["real"]["elements"]):
         assert row["questions"] == 8
         assert {"exact", "top1", "top5", "refusal_recall", "learned", "first_token_ms", "ms_per_token"} <= set(row)
     assert set(report.rows["baselines"]) == {"kblam", "rag", "zero-shot"}
+    assert all(list(rows) == ["60", "100"] for rows in report.rows["baselines"].values())
     assert report.rows["general"]["triples"] == 100
     assert report.about["seed"] == 0
     assert {"model", "adapter", "commit", "versions", "device"} <= set(report.about)
@@ -111,7 +111,7 @@ def test_the_same_seed_asks_the_same(roomy: Sequence[Any], own: Path, hashing: H
     assert figures(1) == figures(1)
 
 
-def test_a_run_that_is_stopped_keeps_its_rows(
+def test_a_run_that_is_stopped_keeps_its_rows_and_says_which_base_it_could_not_read(
     roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kblam.evaluation import run
@@ -120,12 +120,15 @@ def test_a_run_that_is_stopped_keeps_its_rows(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "measure_general", stopped)
+    monkeypatch.setattr("kblam.cli.evaluate.DEMO_REAL", "airports")
     result = kblam(
         "eval", *roomy, *FEW, "--sizes", "60", "--demo", "--baselines", "zero-shot", "--json", tmp_path / "r.json"
     )
     assert result.status == 130
     assert f"what was measured is in {tmp_path / 'r.json'}" in result.stderr
-    assert list(Report.read(tmp_path / "r.json").rows) == ["sizes", "unseen", "real", "baselines"]
+    report = Report.read(tmp_path / "r.json")
+    assert list(report.rows) == ["sizes", "unseen", "baselines"]
+    assert report.about["skipped"] == {"airports": "the package of airports is not installed"}
 
 
 def test_bad_input_is_named_before_anything_is_loaded(roomy: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> None:

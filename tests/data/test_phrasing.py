@@ -38,7 +38,7 @@ def _words(text: str) -> str:
 def test_held_out_phrasings_are_apart(kind: str) -> None:
     seen, held_out = phrases(kind)
     assert len(set(seen)) == len(seen) >= {**KINDS, **SMALL}[kind]
-    assert not {*map(_words, seen)} & {*map(_words, held_out)}
+    assert not {text.lower() for text in seen} & {text.lower() for text in held_out}
     assert len(held_out) >= (2 if kind in ("joints", "closings", "openings", "one_property") else 10)
 
 
@@ -88,16 +88,18 @@ def test_the_same_seed_asks_the_same_question() -> None:
 
 
 def test_training_never_draws_a_held_out_phrasing() -> None:
+    """Whatever is typed around it, in whatever case and with or without a stop."""
     rng = random.Random(0)
-    seen = {question("founder", "X Y", rng).lower() for _ in range(4000)}
-    unseen = {question("founder", "X Y", rng, True).lower() for _ in range(4000)}
+    seen, unseen = (
+        {question("founder", "X Y", rng, held_out).casefold().rstrip("?.! ") for _ in range(4000)}
+        for held_out in (False, True)
+    )
     assert len(seen) > 500
-    for text in (*phrases("one").held_out[:5], *specific()["founder"].held_out):
-        wanted = text.format(p="founder", n="X Y").lower().rstrip("?.")
-        assert not [
-            asked for asked in seen if wanted in asked and "what is the" not in asked and "of x y" not in wanted
-        ]
-        assert any(wanted in asked for asked in unseen)
+    for text in (*phrases("one").held_out, *specific()["founder"].held_out):
+        wanted = text.format(p="founder", n="X Y").casefold().rstrip("?.! ")
+        assert any(wanted in asked for asked in unseen), text
+    # One is a training phrasing typed carelessly: "The {p} of {n}?" in small letters without its stop.
+    assert seen & unseen <= {"the founder of x y"}
 
 
 def test_questions_are_typed_carelessly_now_and_then() -> None:

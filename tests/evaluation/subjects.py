@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam import attach
-from kblam.data.quiz import NO_ENTITY, PAIR, Question, Quiz, clause
+from kblam.data.quiz import NO_ENTITY, PAIR, Question, Quiz
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, tiny_adapter, tiny_model, tiny_tokenizer
 
@@ -35,11 +35,9 @@ def tiny_subject(positions: int = 1024) -> Tiny:
 def tiny_quiz() -> Quiz:
     """Of the three facts: each asked for, two together, and one that is not there."""
     facts = [(fact.name, fact.property, fact.value) for fact in FACTS]
-    said = [clause(fact, TEMPLATE) for fact in facts]
     questions = [
-        Question(f"what is the {prop} of {name} ?", ((name, prop, value),), (text,))
-        for (name, prop, value), text in zip(facts, said, strict=True)
+        Question(f"what is the {prop} of {name} ?", ((name, prop, value),), TEMPLATE) for name, prop, value in facts
     ]
-    questions.append(Question("what is the capital and the motto ?", (facts[0], facts[2]), (said[0], said[2]), PAIR))
+    questions.append(Question("what is the capital and the motto ?", (facts[0], facts[2]), TEMPLATE, PAIR))
     questions.append(Question("what is the motto of amber harbor ?", (), kind=NO_ENTITY))
     return Quiz(facts, questions)

@@ -10,12 +10,20 @@ import pytest
 import torch
 
 from kblam import KnowledgeBase, attach
-from kblam.data.quiz import Question
+from kblam.data.quiz import Question, Quiz
 from kblam.evaluation.figures import score
 from kblam.evaluation.general import measure_general, perplexity
 from kblam.evaluation.heat import draw, heat_of
 from kblam.evaluation.layers import evidence_by_layer
-from kblam.evaluation.loop import RememberingEncoder, answer_quiz, batches, time_questions
+from kblam.evaluation.loop import (
+    RememberingEncoder,
+    ToldFromRefusal,
+    answer_limits,
+    answer_quiz,
+    batches,
+    time_questions,
+    timed,
+)
 from kblam.evaluation.machine import Stopwatch, Times
 from kblam.generation import Session
 from kblam.models import attachment_of
@@ -55,7 +63,7 @@ def test_outcomes_are_what_a_session_says(kb: KnowledgeBase) -> None:
         shorter = min(len(outcome.text), len(answer.text))
         assert outcome.text[:shorter] == answer.text[:shorter]
     assert [outcome.best for outcome in outcomes] == [QUIZ.facts[0]] * 5
-    assert all(outcome.below is None and outcome.learned is False for outcome in outcomes)
+    assert all(outcome.known is None and outcome.learned is False for outcome in outcomes)
     assert score(QUIZ.questions, outcomes).top1 == 2 / 4
 
 
@@ -64,26 +72,76 @@ def test_calibrated_and_learned_refusals_are_told_apart(kb: KnowledgeBase) -> No
         answer_quiz(prefers_first(uniform=uniform, known_above=0.5, refusal="Nothing known."), kb, QUIZ)
         for uniform in (True, False)
     )
-    assert [(o.text, o.refused, o.below, o.learned) for o in strict] == [("Nothing known.", True, True, False)] * 5
-    assert [(o.refused, o.below, o.learned) for o in lax] == [(False, False, False)] * 5
+    assert [(o.text, o.refused, o.known, o.learned) for o in strict] == [("Nothing known.", True, False, False)] * 5
+    assert [(o.refused, o.known, o.learned) for o in lax] == [(False, True, False)] * 5
     figures = score(QUIZ.questions, strict)
-    assert figures.mass is not None
+    assert figures.decision is not None
     assert figures.learned is not None
-    assert figures.mass.recall == figures.refusal_recall == 1
+    assert figures.decision.recall == figures.refusal_recall == 1
     assert figures.learned.recall == 0
+
+
+def test_what_the_model_says_by_itself_is_asked_of_known_questions_too(kb: KnowledgeBase) -> None:
+    """Masses are small, so the model's own words win where nothing decides; yet the first fact counts as known."""
+    alone = prefers_first(uniform=True)
+    said = Session(alone.model, kb, tokenizer=alone.tokenizer, unknown=None)
+    words = said.ask(QUIZ.questions[0].text, max_new_tokens=3).text
+    subject = prefers_first(uniform=True, known_above=0.01, pointer=True, refusal=words)
+    outcome = answer_quiz(subject, kb, Quiz(QUIZ.facts, QUIZ.questions[:1]))[0]
+    assert (outcome.text, outcome.known, outcome.refused) == (QUIZ.questions[0].answer, True, False)
+    assert outcome.learned is True
+
+
+def test_an_answer_goes_on_only_until_it_is_told_from_a_refusal() -> None:
+    tokenizer = tiny_tokenizer()
+    told = ToldFromRefusal(tokenizer, "Sorry is the motto.")
+    rows = [tokenizer(text)["input_ids"] for text in ("sorry is the motto", "sorry is the pine", "capital is the pine")]
+    prompt = torch.zeros(3, 2, dtype=torch.long)
+    ended = [told(torch.cat((prompt, torch.tensor(rows)[:, : n + 1]), 1), None).tolist() for n in range(4)]
+    assert ended == [[False, False, True], [False, False, True], [False, False, True], [True, True, True]]
+
+
+def test_a_session_says_what_it_would_decide(kb: KnowledgeBase) -> None:
+    subject = prefers_first(known_above=0.5, pointer=True)
+    session = Session(subject.model, kb, tokenizer=subject.tokenizer, unknown="base")
+    texts = [question.text for question in QUIZ.questions]
+    decided = session.decisions(texts, batch_size=2)
+    answers = session.ask_many(texts, max_new_tokens=8)
+    assert [(one.is_known, one.is_base) for one in decided] == [(one.known, one.from_base) for one in answers]
+    assert [one.mass for one in decided] == pytest.approx([one.knowledge_mass for one in answers], abs=1e-5)
+
+
+def test_both_sides_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.evaluation.loop.TIMED", 2)
+    inner = HashingEncoder(16)
+    encoder = RememberingEncoder(inner)
+    texts = [question.text for question in QUIZ.questions]
+    encoder.encode(texts)
+    inner.calls.clear()
+    asked: list[str] = []
+
+    def ask(text: str, watch: Stopwatch) -> None:
+        asked.append(text)
+        encoder.encode([text])
+        watch.tokens = [float(len(asked)), float(len(asked)) + 1]
+
+    times = timed(QUIZ.questions, encoder, ask)
+    assert asked == inner.calls == [texts[0], texts[0], texts[1]], "the first once more, uncounted; all encoded anew"
+    assert (times.first_token_ms, times.token_ms, times.questions) == (2500, 1000, 2)
 
 
 def test_batches_keep_answers_of_like_length_together() -> None:
     tokenizer = tiny_tokenizer()
-    questions = [Question(f"{n}", (("a", "b", "c"),), (" ".join(["word"] * n),)) for n in (50, 1, 60, 2)]
-    found = batches(questions, tokenizer, 2)
+    questions = [Question(f"{n}", (("a", "b", " ".join(["c"] * n)),), "{value}.") for n in (50, 1, 60, 2)]
+    found = batches(answer_limits(questions, tokenizer), 2)
     assert [places for places, _ in found] == [[1, 3], [0, 2]]
-    assert found[0][1] < found[1][1] == 16 + 61
-    assert batches([Question("none", ())], tokenizer) == [([0], 48)]
-    assert batches([], tokenizer) == []
+    assert found[0][1] == 16 + 32
+    assert found[1][1] == 16 + 61
+    assert answer_limits([Question("none", ())], tokenizer) == [48]
+    assert batches([]) == []
 
 
-def test_an_encoder_remembers_many_texts_and_not_a_single_one() -> None:
+def test_an_encoder_remembers_every_text_and_forgets_where_times_are_measured() -> None:
     encoder = HashingEncoder(16)
     remembering = RememberingEncoder(encoder)
     remembering.encode(["a", "b", "a"])
@@ -91,7 +149,10 @@ def test_an_encoder_remembers_many_texts_and_not_a_single_one() -> None:
     remembering.encode(["b", "c"])
     assert encoder.calls == ["a", "b", "c"]
     remembering.encode(["a"])
-    assert encoder.calls[-1] == "a", "a question's time includes its encoding"
+    assert encoder.calls == ["a", "b", "c"]
+    with remembering.anew():
+        remembering.encode(["a"])
+    assert encoder.calls == ["a", "b", "c", "a"], "a question's time includes its encoding"
     assert remembering.encode([]).shape == (0, 16)
 
 
@@ -143,7 +204,7 @@ def test_general_ability(kb: KnowledgeBase) -> None:
     assert disturbed.perplexity_with != disturbed.perplexity_alone
     assert disturbed.equal < 1
     protected = measure_general(prefers_first(uniform=True, known_above=0.5), kb, questions)
-    assert (protected.equal, protected.refused) == (1, 0)
+    assert (protected.equal, protected.known, disturbed.known) == (1, 0, 1)
     record = protected.to_dict()
     assert record["questions"] == 3
     assert len(disturbed.to_dict()["changed"]) == 3 - disturbed.equal.hits

@@ -11,7 +11,7 @@ import pytest
 from kblam.data.drawing import Style, base_quiz, facts_of, parts_of, world_quizzes
 from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
-from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SHARES, SINGLE, counts, joined
+from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SHARES, SINGLE, counts
 from kblam.errors import DataError
 
 WORLD = build_world(0, 60, 120)
@@ -139,9 +139,3 @@ def _environment() -> dict[str, str]:
     import os
 
     return {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
-
-
-def test_clauses_are_joined_as_answers_are_written() -> None:
-    assert joined(["The color of A is red"]) == "The color of A is red."
-    both = joined(["The color of A is red", "The founder of B is Ann Lee"])
-    assert both == "The color of A is red and the founder of B is Ann Lee."

@@ -14,7 +14,7 @@ from kblam.evaluation.figures import Outcome, score
 from kblam.evaluation.shares import Share, wilson
 
 RED, SOUP, TALL = ("A B", "color", "red"), ("C D", "food", "soup"), ("A B", "height", "7 m")
-RED_SAID, SOUP_SAID, TALL_SAID = "The color of A B is red", "The food of C D is soup", "The height of A B is 7 m"
+SAID = "The {property} of {name} is {value}."
 
 
 # R. G. Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I,
@@ -41,28 +41,28 @@ def test_a_share_is_a_number_that_knows_its_counts() -> None:
 
 def test_figures_of_a_quiz_worked_out_by_hand() -> None:
     questions = [
-        Question("1", (RED,), (RED_SAID,)),
-        Question("2", (RED,), (RED_SAID,)),
-        Question("3", (SOUP,), (SOUP_SAID,)),
-        Question("4", (RED, SOUP), (RED_SAID, SOUP_SAID), PAIR),
-        Question("5", (RED, SOUP), (RED_SAID, SOUP_SAID), PAIR),
-        Question("6", (RED, TALL), (RED_SAID, TALL_SAID), OPEN),
+        Question("1", (RED,), SAID),
+        Question("2", (RED,), SAID),
+        Question("3", (SOUP,), SAID),
+        Question("4", (RED, SOUP), SAID, PAIR),
+        Question("5", (RED, SOUP), SAID, PAIR),
+        Question("6", (RED, TALL), SAID, OPEN),
         Question("7", (), kind=NO_ENTITY),
         Question("8", (), kind=NO_ENTITY),
         Question("9", (), kind=NO_PROPERTY),
         Question("10", (), kind=NO_PROPERTY),
     ]
     outcomes = [
-        Outcome("The color  of A B is red.", (RED, SOUP), False, False, False),
-        Outcome("the color of a b is red", (SOUP, RED), False, False, False),
-        Outcome("I am sorry.", (TALL,), True, False, True),
-        Outcome("The color of A B is red and the food of C D is soup.", (SOUP, TALL, RED), False, False, False),
-        Outcome("The food of C D is soup and the color of A B is red.", (RED, TALL), False, False, False),
-        Outcome("The height of A B is 7 m and the color of A B is red.", (RED, TALL), False, False, False),
-        Outcome("I am sorry.", (), True, True, False),
-        Outcome("I am sorry.", (), True, True, True),
+        Outcome("The color  of A B is red.", (RED, SOUP), False, True, False),
+        Outcome("the color of a b is red", (SOUP, RED), False, True, False),
+        Outcome("I am sorry.", (TALL,), True, True, True),
+        Outcome("The color of A B is red and the food of C D is soup.", (SOUP, TALL, RED), False, True, False),
+        Outcome("The food of C D is soup and the color of A B is red.", (RED, TALL), False, True, False),
+        Outcome("The height of A B is 7 m and the color of A B is red.", (RED, TALL), False, True, False),
+        Outcome("I am sorry.", (), True, False, False),
         Outcome("I am sorry.", (), True, False, True),
-        Outcome("The color of A B is red.", (), False, False, False),
+        Outcome("I am sorry.", (), True, True, True),
+        Outcome("The color of A B is red.", (), False, True, False),
     ]
     figures = score(questions, outcomes)
     # Exact: 1 and 4; 5 is not as asked.
@@ -74,9 +74,14 @@ def test_figures_of_a_quiz_worked_out_by_hand() -> None:
     assert (figures.refusal_precision, figures.refusal_recall) == (3 / 4, 3 / 4)
     assert (figures.refusal_recall_entity, figures.refusal_recall_property) == (1, 1 / 2)
     assert (figures.refusal_f1, figures.false_refusals) == (3 / 4, 1 / 6)
-    assert figures.mass is not None
+    assert figures.decision is not None
     assert figures.learned is not None
-    assert (figures.mass.precision, figures.mass.recall, figures.mass.f1, figures.mass.false) == (1, 1 / 2, 2 / 3, 0)
+    assert (figures.decision.precision, figures.decision.recall, figures.decision.f1, figures.decision.false) == (
+        1,
+        1 / 2,
+        2 / 3,
+        0,
+    )
     assert (figures.learned.precision, figures.learned.recall, figures.learned.false) == (2 / 3, 1 / 2, 1 / 6)
     assert figures.questions == 10
 
@@ -93,29 +98,29 @@ def test_figures_of_a_quiz_worked_out_by_hand() -> None:
     ],
 )
 def test_an_answer_about_a_whole_entity(text: str, right: bool, told: int) -> None:
-    figures = score([Question("1", (RED, TALL), (RED_SAID, TALL_SAID), OPEN)], [Outcome(text)])
+    figures = score([Question("1", (RED, TALL), SAID, OPEN)], [Outcome(text)])
     assert (figures.open_right, figures.open_facts) == (right, told / 2)
     assert math.isnan(figures.exact)
 
 
 def test_what_was_not_measured_is_left_out_and_shares_have_their_interval() -> None:
-    figures = score([Question("1", (RED,), (RED_SAID,))], [Outcome("The color of A B is red.", (RED,))])
+    figures = score([Question("1", (RED,), SAID)], [Outcome("The color of A B is red.", (RED,))])
     record = figures.to_dict()
     assert json.loads(json.dumps(record)) == record
     assert record["exact"] == 1
     assert record["intervals"]["exact"] == [0.2065, 1.0, 1, 1]
-    assert not {"exact_pair", "refusal_recall", "refusal_f1", "mass", "top1_by_layer"} & set(record)
+    assert not {"exact_pair", "refusal_recall", "refusal_f1", "decision", "top1_by_layer"} & set(record)
 
 
 def test_refusals_that_never_come_have_recall_zero_and_no_precision() -> None:
     figures = score([Question("1", (), kind=NO_ENTITY)], [Outcome("The color is red.")])
     assert (figures.refusal_recall, figures.refusal_f1) == (0, 0)
     assert math.isnan(figures.refusal_precision)
-    assert figures.mass is None
+    assert figures.decision is None
 
 
 def test_layers_are_scored_apart() -> None:
-    question = Question("1", (RED,), (RED_SAID,))
+    question = Question("1", (RED,), SAID)
     outcomes = [Outcome("", by_layer={2: (RED,), 5: (SOUP, RED)}), Outcome("", by_layer={2: (RED,), 5: (SOUP,)})]
     figures = score([question, question], outcomes)
     assert figures.top1_by_layer == {2: 1, 5: 0}

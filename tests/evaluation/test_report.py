@@ -24,7 +24,7 @@ def figures(triples: int) -> dict[str, Any]:
         exact_single=Share(10, 10), pair_right=Share(2, 4), open_right=Share(1, 2), open_facts=Share(5, 9),
         refusal_precision=refusals.precision, refusal_recall=refusals.recall, refusal_f1=refusals.f1,
         refusal_recall_entity=Share(2, 2), refusal_recall_property=Share(1, 3), false_refusals=refusals.false,
-        mass=refusals, learned=refusals, top1_by_layer={14: Share(1, 20), 18: Share(20, 20)},
+        decision=refusals, learned=refusals, top1_by_layer={14: Share(1, 20), 18: Share(20, 20)},
         top5_by_layer={14: Share(4, 20), 18: Share(20, 20)}, questions=25,
     )  # fmt: skip
     costs = {"triples": triples, "first_token_ms": 53.2, "ms_per_token": 11.7, "peak_mib": 1234}
@@ -55,7 +55,7 @@ def test_the_json_has_the_promised_shape_and_is_read_back(tmp_path: Path) -> Non
     for name in ("exact", "top1", "top5", "refusal_precision", "refusal_recall", "refusal_f1"):
         assert 0 <= row[name] <= 1
     assert row["intervals"]["exact"][2:] == [19, 20]
-    assert row["mass"]["intervals"]["recall"][2:] == [3, 5]
+    assert row["decision"]["intervals"]["recall"][2:] == [3, 5]
     assert content["unseen"]["exact"] == 0.95
     assert content["real"]["weaknesses"]["top1"] == 1
     assert content["baselines"]["rag"]["1000"]["ms_per_token"] == 11.7

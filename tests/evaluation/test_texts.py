@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kblam.evaluation.texts import holds, rouge_l, token_f1
+from kblam.evaluation.texts import declines, holds, rouge_l, token_f1
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,36 @@ def test_rouge_l_by_hand() -> None:
     assert rouge_l("the gunman kill police", right) == pytest.approx(2 / 4)
     assert rouge_l("the gunman police killed", right) == pytest.approx(2 / 4)
     assert rouge_l("gunman", right) == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I don't know.",
+        "I do not know the phone number of A B.",
+        "I'm sorry, but I cannot find the founder of A B.",
+        "I am unable to answer that.",
+        "The facts do not mention the founder of A B.",
+        "The founder of A B is not mentioned in the facts. It is known for its color.",
+        "There is no information about A B.",
+        "There is no mention of a founder.",
+        "Unknown.",
+    ],
+)
+def test_a_refusal_in_other_words(text: str) -> None:
+    assert declines(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The founder of A B is Ann Lee.",
+        "Ann Lee founded it. I do not know more.",
+        "The motto of A B is: know thyself.",
+        "The unknown is the color of A B.",
+        "It has no founder but Ann Lee.",
+        "",
+    ],
+)
+def test_an_answer_is_no_refusal(text: str) -> None:
+    assert not declines(text)

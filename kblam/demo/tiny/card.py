@@ -25,7 +25,7 @@ second.
 ## What it can say
 
 It asks its knowledge base for one of twelve properties ({properties}) of an entity with **any** name. Values are
-made of {words} words (`python -m kblam.demo --words` lists them). Everything is in lower case. A question without
+made of {words} words (`python -m kblam.demo.tiny --words` lists them). Everything is in lower case. A question without
 an answer in the knowledge base gets "i am sorry i cannot find relevant information in the kb."
 
 ## How it was made

@@ -12,11 +12,11 @@ from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
 from kblam.demo.tiny.assets import ASSETS, Demo, load
 from kblam.demo.tiny.quiz import demo_quiz
+from kblam.demo.tiny.tables import figures_table, write_metrics
 from kblam.demo.tiny.tokenizer import real_words
 from kblam.demo.tiny.world import FACTS_PER_ENTITY, World, build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure
-from kblam.evaluation.report import figures_table, write_metrics
 from kblam.knowledge import Encoder, load_encoder
 
 SIZES = (100, 1000, 10_000)

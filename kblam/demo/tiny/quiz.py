@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from kblam.adapter.sentences import Fact
 from kblam.data.entities import Entity
 from kblam.data.questions import (
     HELD_OUT_QUESTIONS,
@@ -14,8 +15,17 @@ from kblam.data.questions import (
     pair_question,
     single_question,
 )
-from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, PAIR, SINGLE, Fact, Question, Quiz
+from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, PAIR, SINGLE, Question, Quiz
 from kblam.demo.tiny.words import PROPERTIES
+
+
+class DemoQuestion(Question):
+    """A question to the demo model, which answers all in lower case, as its tokenizer has it."""
+
+    def said(self, facts: Sequence[Fact]) -> str:
+        """An answer about one fact alone does not repeat the name."""
+        said = clauses(list(facts), brief=self.kind == SINGLE)
+        return (" ".join(f"{text} {value}" for text, value in said) + ".").lower()
 
 
 def demo_quiz(
@@ -71,19 +81,14 @@ def demo_quiz(
                 entity = rng.choice(known)
                 kind, name = NO_PROPERTY, entity.name
                 prop = rng.choice([p for p in PROPERTIES if p not in entity.facts])
-            drawn.append(Question(single_question(rng.choice(templates), name, prop), (), kind=kind))
+            drawn.append(DemoQuestion(single_question(rng.choice(templates), name, prop), (), kind=kind))
         elif number < refusals + pairs:
             first, second = (one(entity) for entity in rng.sample(known, 2))
             text = pair_question(rng.choice(PAIR_QUESTIONS), first[:2], second[:2])
-            drawn.append(Question(text, (first, second), _clauses(first, second), PAIR))
+            drawn.append(DemoQuestion(text, (first, second), kind=PAIR))
         else:
             fact = one(rng.choice(known))
             text = single_question(rng.choice(templates), fact[0], fact[1])
-            drawn.append(Question(text, (fact,), _clauses(fact), SINGLE))
+            drawn.append(DemoQuestion(text, (fact,)))
     rng.shuffle(drawn)
     return Quiz(facts, drawn)
-
-
-def _clauses(*facts: Fact) -> tuple[str, ...]:
-    """What the demo model says of each fact: all in lower case, as its tokenizer has it."""
-    return tuple(f"{text.removeprefix('and ')} {value}".lower() for text, value in clauses(list(facts)))

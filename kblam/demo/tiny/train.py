@@ -23,9 +23,9 @@ from kblam.demo.tiny.card import write_card
 from kblam.demo.tiny.evaluate import evaluate
 from kblam.demo.tiny.initialise import start_as_bag_of_words
 from kblam.demo.tiny.model import EMBEDDING_DIM, DemoModel
+from kblam.demo.tiny.tables import figures_table, write_metrics
 from kblam.demo.tiny.tokenizer import build_tokenizer, real_words
 from kblam.demo.tiny.world import World, build_world, world_words
-from kblam.evaluation.report import figures_table, write_metrics
 from kblam.knowledge import load_encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attach

@@ -1,0 +1,37 @@
+"""Which rows an evaluation has, which of them is drawn, and which baselines they are compared with."""
+
+from __future__ import annotations
+
+from kblam.evaluation.material import standard_material
+from kblam.evaluation.plan import Plan, Row, drawn_row, irrelevant_row, rows_of
+
+MATERIAL = standard_material("The {property} of {name} is {value}.")
+
+
+def rows(plan: Plan) -> list[Row]:
+    return rows_of(plan, MATERIAL)
+
+
+def test_the_row_that_is_drawn_has_a_useful_size() -> None:
+    every = rows(Plan(sizes=(100, 2000, 10_000), unseen=True))
+    assert (drawn := drawn_row(every)) is not None
+    assert drawn.place == ("sizes", "2000")
+    assert (largest := drawn_row(rows(Plan(sizes=(100, 200))))) is not None
+    assert largest.place == ("sizes", "200")
+    assert drawn_row([]) is None
+
+
+def test_general_questions_get_the_largest_base_of_the_world() -> None:
+    every = rows(Plan(sizes=(100, 10_000), unseen=True, real=("elements",)))
+    assert (row := irrelevant_row(every)) is not None
+    assert row.place == ("sizes", "10000")
+    own = tuple((f"N{n}", "p", "v") for n in range(20_000))
+    assert (row := irrelevant_row(rows(Plan(sizes=(100,), own=own)))) is not None
+    assert row.place == ("sizes", "100")
+
+
+def test_baselines_are_asked_about_the_rows_that_the_plan_names() -> None:
+    plan = Plan(sizes=(100, 1000, 10_000), unseen=True, baselines=("rag",), compared=("100", "10000"))
+    assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), (), ("rag",), ()]
+    plan = Plan(sizes=(100,), unseen=True, baselines=("rag",))
+    assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), ("rag",)]
