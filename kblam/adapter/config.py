@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from kblam.adapter.confidence import Confidence
 from kblam.errors import AdapterConfigError
 
 FORMAT_VERSION = 3  # 2: `layers`; 3: the question head, the pointer, the base model's signature
@@ -80,11 +81,11 @@ class AdapterConfig:
     pointer: bool = _help("answers copy the text of the triples they rest on", default=False)
     answer: str = _help("the sentence that says a fact; the pointer follows it", default=ANSWER)
     known_above: float | None = _help(
-        "attention mass on knowledge, at the prompt's end, from which a question counts as known", default=None
+        "confidence, or attention mass at the prompt's end, from which a question counts as known", default=None
     )
-    named_above: float | None = _help(
-        "the same for a question that says the triple's name and property in so many words; default: known_above",
+    confidence: Confidence | None = field(
         default=None,
+        metadata={"help": "weights of what known_above is compared with; without them it is the attention mass"},
     )
     refusal: str = _help("what the model says when the knowledge base has no answer", default=REFUSAL)
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
@@ -126,9 +127,13 @@ class AdapterConfig:
             raise AdapterConfigError(f"prompt must contain {{question}}; got {self.prompt!r}")
         if missing := [part for part in ("{property}", "{name}", "{value}") if self.answer.count(part) != 1]:
             raise AdapterConfigError(f"answer must contain {', '.join(missing)} once; got {self.answer!r}")
-        for name in ("known_above", "named_above"):
-            if (share := getattr(self, name)) is not None and not 0 <= share <= 1:
-                raise AdapterConfigError(f"{name} must be a share of 0 .. 1, or None; got {share}")
+        if self.known_above is not None and not 0 <= self.known_above <= 1:
+            raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
+        if isinstance(self.confidence, dict):  # JSON has no classes
+            try:
+                object.__setattr__(self, "confidence", Confidence(**self.confidence))
+            except TypeError as error:
+                raise AdapterConfigError(f"confidence does not fit: {error}") from error
         if self.base_signature is not None:
             object.__setattr__(self, "base_signature", tuple(self.base_signature))  # JSON has lists
 

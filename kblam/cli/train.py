@@ -129,9 +129,9 @@ def calibrate(
     with new_folder(output) as folder:
         fresh.save_pretrained(folder)
     out.print(
-        f"known above {found.known_above} (was {given.config.known_above}), if named {found.named_above} (was "
-        f"{given.config.named_above})\nrefusals right {found.precision:.3f}, found {found.recall:.3f}, strongest "
-        f"triple right {found.top1:.3f}, on these {found.questions} questions\nwrote {output}",
+        f"known above a confidence of {found.known_above}\nrefusals right {found.precision:.3f}, found "
+        f"{found.recall:.3f}, strongest triple right {found.top1:.3f}, on these {found.questions} questions\n"
+        f"wrote {output}",
         markup=False,
         highlight=False,
         soft_wrap=True,

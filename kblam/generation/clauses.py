@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kblam.data.mention import words
+from kblam.knowledge.mention import words
 
 MOST_SPLITS = 6
 _JOINTS = re.compile(r"\s*,?\s+(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kblam.adapter import AdapterConfig
+from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
-from kblam.data.mention import mentions, place_of, words
 from kblam.generation.clauses import FILLER, Split
 from kblam.generation.evidence import Found
+from kblam.knowledge.mention import mentions, place_of, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -28,25 +29,28 @@ class Rules:
 
     Args:
         config: the adapter's: the sentences, and whether there is a pointer.
-        known_above: the mass from which a question counts as known; None leaves that to the model.
-        named_above: the same for a question that says the triple's name and property in so many words; None is
-            `known_above`.
+        known_above: the confidence from which a question counts as known; None leaves that to the model.
         unknown: what happens to a question that is not known; None leaves that to the model.
     """
 
     config: AdapterConfig
     known_above: float | None
     unknown: Unknown | None
-    named_above: float | None = None
 
-    def is_known(self, question: str | None, found: Sequence[Found]) -> bool:
-        """Whether the strongest triple has the mass that answers a question."""
+    def is_known(self, found: Sequence[Found]) -> bool:
+        """Whether it is sure enough that the strongest triple answers. Where nobody judged, its mass decides."""
         if not found or self.known_above is None:
             return False
-        triple, least = found[0].triple, self.known_above
-        if self.named_above is not None and question is not None:
-            least = self.named_above if mentions(question, triple.name, triple.property) else least
-        return found[0].mass >= least
+        sure = found[0].mass if found[0].confidence is None else found[0].confidence
+        return sure >= self.known_above
+
+    def knows_entity(self, mass: float) -> bool:
+        """Whether a name that the question says and asks nothing in particular about is known, by its triples' mass."""
+        if self.known_above is None:
+            return False
+        weights = self.config.confidence
+        sure = mass if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0))
+        return sure >= self.known_above
 
     @property
     def cuts(self) -> bool:
@@ -68,7 +72,7 @@ class AskedSplit:
 
     def known(self, rules: Rules) -> list[bool]:
         """Whether each part is known."""
-        return [rules.is_known(part, found) for part, found in zip(self.split.parts, self.found, strict=True)]
+        return [rules.is_known(found) for found in self.found]
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,8 @@ class Decision:
     """What is to be said.
 
     Args:
-        mass: what `known_above` is compared with: the mass of the strongest triple, of the entity asked about, or the
-            smallest of the parts.
-        is_known: whether it reaches `known_above`.
+        mass: of the strongest triple, of the entity asked about, or the smallest of the parts.
+        is_known: whether that is sure enough (`Rules.is_known`).
         sentence: the text to say, or None to leave all to the model.
         facts: the triples that the sentence's facts are copied from.
         is_forced: whether the sentence is said whatever the model wants.
@@ -105,8 +108,8 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
         found: what the whole question found at the end of its prompt, the strongest first.
         cuts: its splits, asked part by part.
     """
-    threshold, strongest = rules.known_above, found[0].mass if found else 0.0
-    if threshold is None:
+    strongest = found[0].mass if found else 0.0
+    if rules.known_above is None:
         return _facts(rules, found[:1], strongest, is_known=False)
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
     whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
@@ -116,12 +119,12 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
     partly = _known_part(rules, question, found, cuts)
     if partly is not None:
         return partly
-    if rules.is_known(question, found):
+    if rules.is_known(found):
         named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
         return _facts(rules, found[:1], strongest, is_sure=named)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
-        if together >= threshold:
+        if rules.knows_entity(together):
             return _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True, is_sure=True)
     if rules.unknown == "base":
         return Decision(strongest, is_forced=True, is_base=True)
@@ -177,7 +180,7 @@ def _known_part(
     """
     if rules.unknown is None or not rules.config.pointer:
         return None
-    strongest = found[0] if rules.is_known(question, found) else None
+    strongest = found[0] if rules.is_known(found) else None
     for cut in cuts:
         if not cut.split.is_explicit:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kblam.errors import StoreError
 from kblam.knowledge import Triple
+from kblam.models.judging import Judge, Judged
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import evidence
 
@@ -40,11 +41,13 @@ class Found:
         place: its knowledge token, the m of [0, M).
         triple: what it says.
         mass: the attention it got, of 0 .. 1.
+        confidence: the probability that it answers the question, where that was judged.
     """
 
     place: int
     triple: Triple
     mass: float
+    confidence: float | None = None
 
 
 @dataclass
@@ -110,3 +113,21 @@ def find(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> list
             if type(error) is not StoreError:  # damaged or locked, not removed
                 raise
     return found
+
+
+def judged(
+    judge: Judge | None, questions: Sequence[str | None], found: Sequence[Sequence[Found]]
+) -> list[tuple[Found, ...]]:
+    """What each question found, with the confidence that the strongest triple answers it, where that can be told."""
+    every = [tuple(each) for each in found]
+    if judge is None:
+        return every
+    asked = [row for row, (text, each) in enumerate(zip(questions, every, strict=True)) if text is not None and each]
+    candidates = [
+        Judged(str(questions[row]), first.triple.name, first.triple.property, first.mass)
+        for row in asked
+        for first in every[row][:1]
+    ]
+    for row, confidence in zip(asked, judge.confidences(candidates), strict=True):
+        every[row] = (replace(every[row][0], confidence=confidence), *every[row][1:])
+    return every

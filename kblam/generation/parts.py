@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit
-from kblam.generation.evidence import EvidenceRecorder, Found, find
+from kblam.generation.evidence import EvidenceRecorder, Found, find, judged
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
 from kblam.models import Attachment
+from kblam.models.judging import Judge
 from kblam.models.resident import ResidentKnowledge
 
 
@@ -56,6 +57,7 @@ def ask_parts(
     tokenizer: PreTrainedTokenizerBase,
     cuts: Sequence[Sequence[Split]],
     vectors: Tensor | None,
+    judge: Judge,
     batch_size: int,
 ) -> list[list[AskedSplit]]:
     """The splits of each question with what their parts find.
@@ -64,12 +66,14 @@ def ask_parts(
         attachment, resident, tokenizer: as `Session` has them.
         cuts: for each question its splits.
         vectors: float32 (number of `part_texts`, P), of the parts; None without a question head.
+        judge: of the knowledge base.
         batch_size: so many parts at a time.
     """
     texts = part_texts(cuts)
     with TOKENIZING:
         rows = [encode_question(text, attachment, tokenizer) for text in texts]
-    found = dict(zip(texts, found_by(attachment, resident, rows, vectors, batch_size), strict=True))
+    each = judged(judge, texts, found_by(attachment, resident, rows, vectors, batch_size))
+    found = dict(zip(texts, each, strict=True))
     return [
         [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in of_question] for of_question in cuts
     ]

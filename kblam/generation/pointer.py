@@ -11,11 +11,12 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
-from kblam.generation.evidence import EvidenceRecorder, find
+from kblam.generation.evidence import EvidenceRecorder, find, judged
 from kblam.generation.plan import Plan, plan
 from kblam.generation.prompt import TOKENIZING
 from kblam.generation.wording import CONTEXT, Wordings
 from kblam.models import Attachment
+from kblam.models.judging import Judge
 from kblam.models.resident import ResidentKnowledge
 
 _MOST = 0.9999
@@ -66,6 +67,7 @@ class Pointer(LogitsProcessor):
         questions: the text of each row's question; without them none can be about a whole entity.
         cuts: for each row the ways to cut its question, asked part by part; see `Session`.
         rules: how to decide; None takes the adapter's `known_above` and leaves unknown questions to the model.
+        judge: of the knowledge base; without one the attention mass decides.
         end: the end token; None takes the model's.
 
     Attributes:
@@ -82,14 +84,16 @@ class Pointer(LogitsProcessor):
         questions: Sequence[str] | None = None,
         cuts: Sequence[Sequence[AskedSplit]] | None = None,
         rules: Rules | None = None,
+        judge: Judge | None = None,
         end: int | None = None,
     ) -> None:
         config = attachment.config
         self.resident = resident
         self.recorder = EvidenceRecorder()
         self.plans: list[Plan] = []
-        self._rules = rules or Rules(config, config.known_above, None, config.named_above)
+        self._rules = rules or Rules(config, config.known_above, None)
         self._questions, self._cuts = questions, cuts
+        self._judge = judge
         self._wordings = Wordings(tokenizer)
         self._end = next(iter(end_ids(attachment.model, tokenizer)), None) if end is None else end
         self._prompt_length = 0
@@ -148,9 +152,11 @@ class Pointer(LogitsProcessor):
         self._prompt_length = input_ids.shape[1]
         newest, prompts = self.recorder.newest(), input_ids[:, -CONTEXT:].tolist()
         refusals: list[list[int]] = []
-        for row, best in enumerate(newest):
-            question, cuts = self._of_row(self._questions, row, len(newest)), self._of_row(self._cuts, row, len(newest))
-            decision = decide(self._rules, question, find(self.resident, best), cuts or ())
+        questions = [self._of_row(self._questions, row, len(newest)) for row in range(len(newest))]
+        found = judged(self._judge, questions, [find(self.resident, best) for best in newest])
+        for row, question in enumerate(questions):
+            cuts = self._of_row(self._cuts, row, len(newest))
+            decision = decide(self._rules, question, found[row], cuts or ())
             with TOKENIZING:
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
                 refusals.append(self._refusal(prompts[row]))

@@ -13,7 +13,7 @@ from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.clauses import MOST_SPLITS, Split, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
-from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.evidence import EvidenceRecorder, judged
 from kblam.generation.parts import ask_parts, found_by, part_texts
 from kblam.generation.pointer import Pointer, end_ids
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
@@ -22,6 +22,7 @@ from kblam.generation.streaming import Gate
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
+from kblam.models.judging import Judge, judge_of
 from kblam.models.loading import load_tokenizer
 from kblam.models.resident import ResidentKnowledge
 
@@ -47,7 +48,7 @@ class Session:
             adapter's refusal sentence; "base" asks the base model, without any knowledge, exactly as if nothing were
             attached; None leaves it to what the model has learned. "auto" is "refuse" for an adapter with a calibrated
             `known_above`, else None.
-        known_above: replaces the adapter's two, 0 .. 1.
+        known_above: replaces the adapter's, 0 .. 1.
 
     Raises:
         GenerationError: nothing is attached, there is no tokenizer, or `unknown` or `known_above` cannot be.
@@ -156,8 +157,18 @@ class Session:
     def _pointer(self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None) -> Pointer:
         asked = self._asked_splits(resident, questions, rules)
         return Pointer(
-            self.attachment, resident, self.tokenizer, questions=list(questions), cuts=asked, rules=rules, end=end
+            self.attachment,
+            resident,
+            self.tokenizer,
+            questions=list(questions),
+            cuts=asked,
+            rules=rules,
+            judge=self._judge(),
+            end=end,
         )
+
+    def _judge(self) -> Judge:
+        return judge_of(self.attachment.adapter, self.knowledge_base)
 
     def decisions(
         self, questions: Sequence[str], *, prompts: Rows | None = None, batch_size: int = 32
@@ -181,7 +192,7 @@ class Session:
                 batch = questions[start : start + batch_size]
                 vectors = None if rules.config.question_head is None else self.question_vectors(batch)
                 rows = prompts[start : start + batch_size]
-                found = found_by(self.attachment, resident, rows, vectors, batch_size)
+                found = judged(self._judge(), batch, found_by(self.attachment, resident, rows, vectors, batch_size))
                 cuts = self._asked_splits(resident, batch, rules)
                 decided += [decide(rules, *each) for each in zip(batch, found, cuts, strict=True)]
         return decided
@@ -193,7 +204,8 @@ class Session:
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
         texts = part_texts(cuts)
         vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
-        return ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, max(len(questions), PARTS_AT_ONCE))
+        at_once = max(len(questions), PARTS_AT_ONCE)
+        return ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, self._judge(), at_once)
 
     @torch.inference_mode()
     def _answer_batch(
@@ -272,7 +284,7 @@ class Session:
             )
         if known_above is not None and not 0 <= known_above <= 1:
             raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
-        return Rules(config, known_above, unknown, config.named_above if self.known_above is None else None)
+        return Rules(config, known_above, unknown)
 
 
 def _attached(model: PreTrainedModel) -> Attachment:

@@ -182,6 +182,15 @@ class KnowledgeBase:
         """Triples whose name holds every word of `text`, in any case; the best first."""
         return self._store.search(text, limit=limit)
 
+    def properties(self, *, since: int = 0, most: int = 2000) -> list[str]:
+        """Different properties of its triples, those with most triples first.
+
+        Args:
+            since: only of triples written after this revision.
+            most: so many at most.
+        """
+        return self._store.properties(since=since, most=most)
+
     # --- vectors -----------------------------------------------------------------------------------------
 
     def embeddings(self) -> Embeddings:

@@ -234,6 +234,16 @@ class Store:
             rows = sql.execute(f"SELECT {_TEXTS} FROM triples WHERE name = ? ORDER BY id", (wanted,)).fetchall()
         return [Triple(*row) for row in rows]
 
+    def properties(self, *, since: int, most: int) -> list[str]:
+        """Different properties of the triples written after a revision, those with most triples first."""
+        with self._reading() as sql:
+            rows = sql.execute(
+                "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
+                "LIMIT ?",
+                (since, most),
+            )
+            return [row[0] for row in rows]
+
     def search(self, text: str, *, limit: int = 20) -> list[Triple]:
         """Triples whose name holds every word of `text`, in any case and order, also inside longer words.
 

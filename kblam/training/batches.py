@@ -150,7 +150,12 @@ class BatchBuilder:
             if missing >= _NO_PROPERTY + _NO_ENTITY:
                 return _Row(rng.choice(self._general), (), frozenset(), frozenset())
             hide = [fact] if missing < _NO_PROPERTY else self.facts.of_entity(entity)
-            return _Row(question(prop, name, rng, others=others), (), self._near(near), frozenset(place[other] for other in hide))
+            return _Row(
+                question(prop, name, rng, others=others),
+                (),
+                self._near(near),
+                frozenset(place[other] for other in hide),
+            )
         if kind < self.unanswerable + _PAIRS:
             other = rng.choice([other for other in entities if other != entity] or [entity])
             choices = [one for one in self.facts.of_entity(other) if one != fact]

@@ -1,7 +1,8 @@
-"""From which attention mass on a single triple a question counts as known."""
+"""How sure an answer is: weights of the signs, learned from questions about facts that are there and that are not."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from kblam.adapter import ProjectedKnowledge
-from kblam.data.mention import mentions
+from kblam.adapter.confidence import Confidence, Signs
+from kblam.knowledge import Encoder
 from kblam.models import Attachment
+from kblam.models.judging import MOST_PROPERTIES, Judge, Judged
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
 from kblam.training.vectors import Vectors
@@ -20,20 +23,29 @@ _ROWS = 32
 _HIDDEN = -1e9
 
 
+# Where the weights start, and what they stay near where there are few questions: those of three runs for SmolLM2.
+PRIOR = Confidence(mass=0.6, name=6.0, property=1.3, other=-0.5, share=0.45, bias=-3.4)
+# A confidence is a probability.
+KNOWN_ABOVE = 0.5
+# So many questions weigh as much as a change of one in a weight.
+_PRIOR_WEIGHT = 2.0
+_NEWTON_STEPS = 30
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """What thresholds do on the questions they were chosen by.
+    """What the weights do on the questions they were learned from.
 
     Args:
-        known_above: the mass of the strongest triple from which a question counts as known.
-        named_above: the same where the question says that triple's name and property in so many words.
+        confidence: the weights.
+        known_above: the confidence from which a question counts as known.
         precision, recall: of refusals; `f1` is their harmonic mean.
         top1: answerable questions whose strongest triple is the right one.
         questions: how many there were.
     """
 
+    confidence: Confidence
     known_above: float
-    named_above: float
     precision: float
     recall: float
     f1: float
@@ -48,17 +60,19 @@ def calibrate(
     asked: Sequence[Asked],
     vectors: Vectors,
     prompts: Sequence[Sequence[int]],
+    encoder: Encoder,
     *,
     scale: float = 1.0,
 ) -> Calibration:
-    """Chooses the thresholds on questions about facts, asked once with their facts and once without.
+    """Learns the weights from questions about facts, asked once with their facts and once without.
 
     Args:
         attachment: of the model, with the adapter.
         facts: the knowledge base.
-        asked: questions about single facts, and about nothing that it has.
+        asked: questions about single facts, about whole entities, and about nothing that it has.
         vectors: of all key texts, values and questions.
         prompts: token ids of each question's prompt.
+        encoder: of those vectors.
         scale: factor on the vectors that the adapter expects; 1 for an adapter as users get it.
     """
     model, adapter = attachment.model, attachment.adapter
@@ -67,7 +81,7 @@ def calibrate(
     questions = vectors.of(one.text for one in asked) * (scale / vectors.scale)
     # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
     # again, in turn without its entity and without its fact.
-    again = [index for index, one in enumerate(asked) if one.facts][::2]
+    again = [index for index, one in enumerate(asked) if len(one.facts) == 1][::2]
     hidden = [
         asked[index].facts if number % 2 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
         for number, index in enumerate(again)
@@ -75,17 +89,26 @@ def calibrate(
     whole = strongest_triples(attachment, knowledge, prompts, questions, [()] * len(asked))
     without = strongest_triples(attachment, knowledge, [prompts[index] for index in again], questions[again], hidden)
 
-    def named(indices: Sequence[int], places: Tensor) -> Tensor:
-        pairs = zip(indices, places.tolist(), strict=True)
-        return torch.tensor([mentions(asked[index].text, *facts.identities[place]) for index, place in pairs])
+    def judged(index: int, mass: Tensor, place: Tensor) -> Judged:
+        return Judged(asked[index].text, *facts.identities[int(place)], float(mass))
 
-    everything = list(range(len(asked)))
-    is_known = torch.tensor([bool(one.facts) for one in asked])
-    right = torch.tensor([int(place) in one.facts for one, place in zip(asked, whole[1].tolist(), strict=True)])
-    says = named(everything, whole[1])
-    unknown = torch.cat([without[0], whole[0][~is_known]])
-    unknown_says = torch.cat([named(again, without[1]), says[~is_known]])
-    return choose_thresholds(whole[0][is_known], says[is_known], unknown, unknown_says, right[is_known])
+    judge = Judge(
+        adapter,
+        lambda texts: torch.from_numpy(encoder.encode(texts)).float() * scale,
+        [prop for prop, _ in Counter(prop for _, prop in facts.identities).most_common(MOST_PROPERTIES)],
+    )
+    signs = judge.signs(
+        [judged(index, *found) for index, *found in zip(range(len(asked)), *whole, strict=True)]
+        + [judged(index, *found) for index, *found in zip(again, *without, strict=True)]
+    )
+    # A single triple is no answer about a whole entity.
+    right = [
+        int(place) in one.facts and len(one.facts) == 1 for one, place in zip(asked, whole[1].tolist(), strict=True)
+    ]
+    single = torch.tensor([len(one.facts) == 1 for one in asked] + [False] * len(again))
+    # Of whole entities only the lesson above: refusing them is neither right nor wrong here.
+    counted = torch.tensor([len(one.facts) < 2 for one in asked] + [True] * len(again))
+    return learn(signs, torch.tensor(right + [False] * len(again)), single, counted)
 
 
 @torch.no_grad()
@@ -123,43 +146,33 @@ def strongest_triples(
     return torch.cat(masses), torch.cat(places)
 
 
-def _middle(chosen: Tensor) -> int:
-    """The middle one of the places where a (n,) bool holds."""
-    places = chosen.nonzero().squeeze(1)
-    return int(places[len(places) // 2])
-
-
-def choose_thresholds(
-    known: Tensor, known_named: Tensor, unknown: Tensor, unknown_named: Tensor, right: Tensor
-) -> Calibration:
-    """The pair of thresholds with the best F1 of refusals; the middle of the best ones where several are equally good.
+def learn(signs: Sequence[Signs], right: Tensor, known: Tensor, counted: Tensor) -> Calibration:
+    """The weights that make right answers likely and others unlikely, near `PRIOR`; Newton's method in float64.
 
     Args:
-        known, unknown: masses of questions that have an answer and of ones that have none.
-        known_named, unknown_named: bool, whether each says its strongest triple's name and property.
-        right: bool, of each known one: whether its strongest triple is the right one.
+        signs: of each question's strongest triple.
+        right: bool, whether that triple answers.
+        known: bool, whether the knowledge base has the answer.
+        counted: bool, whether the figures count it.
     """
-    grid = torch.linspace(0.02, 0.98, 97)
-
-    def below(masses: Tensor) -> Tensor:
-        return (masses[None] < grid[:, None]).sum(1).float()
-
-    # (97, 97): rows are named_above, columns known_above.
-    caught = below(unknown[unknown_named])[:, None] + below(unknown[~unknown_named])[None]
-    lost = below(known[known_named])[:, None] + below(known[~known_named])[None]
-    f1 = 2 * caught / (caught + lost + len(unknown)).clamp(min=1)
-    # Saying the name and the property never asks for more mass.
-    f1 = f1.masked_fill(torch.ones_like(f1).tril(-1).bool(), -1.0)
-    is_best = f1 >= f1.max() - 1e-6
-    column = _middle(is_best.any(0))
-    row = _middle(is_best[:, column])
-    at = caught[row, column], lost[row, column]
+    x = torch.tensor([one.numbers for one in signs], dtype=torch.float64).reshape(len(signs), -1)
+    y, prior = right.double(), torch.tensor(PRIOR.weights, dtype=torch.float64)
+    weights = prior.clone()
+    for _ in range(_NEWTON_STEPS):
+        p = torch.sigmoid(x @ weights)
+        slope = x.T @ (p - y) + _PRIOR_WEIGHT * (weights - prior)
+        curve = (x * (p * (1 - p))[:, None]).T @ x + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=torch.float64)
+        weights = weights - torch.linalg.solve(curve, slope)
+    confidence = Confidence(*(round(weight, 4) for weight in weights.tolist()))
+    refused = torch.tensor([confidence.of(one) < KNOWN_ABOVE for one in signs], dtype=torch.bool)
+    caught = int((refused & ~known & counted).sum())
+    refusals, unknown = int((refused & counted).sum()), int((~known & counted).sum())
     return Calibration(
-        known_above=round(float(grid[column]), 4),
-        named_above=round(float(grid[row]), 4),
-        precision=float(at[0] / (at[0] + at[1]).clamp(min=1)),
-        recall=float(at[0] / max(1, len(unknown))),
-        f1=float(f1[row, column]),
-        top1=float(right.float().mean()) if len(right) else 1.0,
-        questions=len(known) + len(unknown),
+        confidence=confidence,
+        known_above=KNOWN_ABOVE,
+        precision=caught / max(1, refusals),
+        recall=caught / max(1, unknown),
+        f1=2 * caught / max(1, refusals + unknown),
+        top1=float(right[known].double().mean()) if known.any() else 1.0,
+        questions=int(counted.sum()),
     )

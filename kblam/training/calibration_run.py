@@ -15,7 +15,7 @@ from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.material import entities_of, held_out_entities, some
-from kblam.training.questions import Facts, draw_questions
+from kblam.training.questions import Facts, calibration_questions
 from kblam.training.vectors import Vectors
 
 
@@ -49,13 +49,13 @@ def recalibrate(
     model, tokenizer = load_base(base, device=device), load_tokenizer(base)
     entities: list[Entity] = entities_of(some(triples, seed, say)) or held_out_entities(seed)
     facts = Facts(entities)
-    asked = [one for one in draw_questions(facts, 2 * questions, seed + 1) if len(one.facts) < 2][:questions]
+    asked = calibration_questions(facts, questions, seed + 1)
     vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
     attachment = attach(model, adapter)
     prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
-    found = calibrate(attachment, facts, asked, vectors, prompts)
+    found = calibrate(attachment, facts, asked, vectors, prompts, encoder)
     detach(model)
-    config = dataclasses.replace(adapter.config, known_above=found.known_above, named_above=found.named_above)
+    config = dataclasses.replace(adapter.config, known_above=found.known_above, confidence=found.confidence)
     fresh = KnowledgeAdapter(config)
     fresh.load_state_dict(adapter.state_dict())
     return fresh.eval(), found

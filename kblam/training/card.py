@@ -32,10 +32,9 @@ It attaches a knowledge base of triples, built with the encoder `{encoder}`, to 
 `kblam train` with the settings below, in {minutes:.0f} minutes on {device}: {retrieval} steps without the language
 model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
 
-Threshold: a question is known from a mass of {known_above} on, or {named_above} where it says the triple's name and
-property in so many words. On the {checked} questions that it was chosen by (facts
-held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and the strongest
-triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
+A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
+from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
+the strongest triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
 
 ```yaml
 {settings}```
@@ -82,7 +81,6 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         entities=len(material.train.entities),
         own=", the user's own triples among them" if material.own else "",
         known_above=calibration.known_above,
-        named_above=calibration.named_above,
         checked=calibration.questions,
         precision=calibration.precision,
         recall=calibration.recall,

@@ -23,7 +23,14 @@ from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
 from kblam.training.config import TrainingConfig
 from kblam.training.language import trainable_base
-from kblam.training.questions import Asked, Facts, draw_questions
+from kblam.training.questions import (
+    PRONOUN_SHARE,
+    Asked,
+    Facts,
+    calibration_questions,
+    draw_questions,
+    with_pronoun,
+)
 from kblam.training.vectors import Vectors
 
 # Of the user's own triples; more of them teach nothing that these do not.
@@ -41,7 +48,8 @@ class Material:
         texts: how questions and answers are written.
         encoder: of the sentence vectors.
         train, checks: facts to learn from, and facts held out of training for checks and the threshold.
-        asked, checked: questions about them.
+        retrieved: the facts to learn from, and those of stage 1's "it".
+        asked, checked: questions about `retrieved` and about `checks`.
         own: whether `checks` are the user's own triples.
         vectors: of all texts of both.
         adapter_config: of the adapter that learns.
@@ -51,6 +59,7 @@ class Material:
     texts: Texts
     encoder: Encoder
     train: Facts
+    retrieved: Facts
     checks: Facts
     asked: list[Asked]
     checked: list[Asked]
@@ -107,9 +116,12 @@ def gather(
     if own:
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
-    asked = draw_questions(train, config.retrieval_questions, config.seed)
-    checked = [one for one in draw_questions(held, 2 * checks, config.seed + 1) if len(one.facts) < 2][:checks]
-    texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
+    bare = round(PRONOUN_SHARE * config.retrieval_questions)
+    asked = draw_questions(train, config.retrieval_questions - bare, config.seed)
+    retrieved, about_it = with_pronoun(train, bare, config.seed)
+    asked += about_it
+    checked = calibration_questions(held, checks, config.seed + 1)
+    texts = [*retrieved.key_texts, *held.key_texts, *train.values, *held.values]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
     prompt = config.prompt or template_of(tokenizer) or PLAIN
@@ -118,6 +130,7 @@ def gather(
         texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
         encoder=encoder,
         train=train,
+        retrieved=retrieved,
         checks=held,
         asked=asked,
         checked=checked,

@@ -10,6 +10,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from kblam.adapter.property_shares import PRONOUN
 from kblam.data.entities import Entity
 from kblam.data.phrasing import general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
@@ -25,6 +26,8 @@ class Kind(IntEnum):
 
 
 # Shares of the kinds; most of what people ask a knowledge base is one fact.
+# Of all questions of stage 1 so many are about properties alone.
+PRONOUN_SHARE = 0.1
 SHARES = {Kind.SINGLE: 0.82, Kind.PAIR: 0.08, Kind.OPEN: 0.05, Kind.GENERAL: 0.05}
 
 
@@ -74,6 +77,24 @@ def draw_questions(facts: Facts, count: int, seed: int) -> list[Asked]:
     return [_draw(facts, kind, general, rng) for kind in kinds]
 
 
+def with_pronoun(facts: Facts, count: int, seed: int) -> tuple[Facts, list[Asked]]:
+    """Facts and one entity more, "it", which has every property; and `count` questions about that one.
+
+    So the projections learn to tell properties apart where no name helps (`kblam.models.judging`).
+    """
+    properties = sorted({prop for _, prop in facts.identities})
+    more = Facts([*facts.entities, Entity(PRONOUN, dict.fromkeys(properties, ""))])
+    rng = random.Random(f"{seed} pronoun")
+    places = [rng.randrange(len(properties)) for _ in range(count)]
+    asked = [Asked(question(properties[at], PRONOUN, rng), Kind.SINGLE, (len(facts) + at,)) for at in places]
+    return more, asked
+
+
+def calibration_questions(facts: Facts, count: int, seed: int) -> list[Asked]:
+    """`count` questions of all kinds but pairs, which are asked part by part in use."""
+    return [one for one in draw_questions(facts, 2 * count, seed) if one.kind is not Kind.PAIR][:count]
+
+
 def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) -> Asked:
     if kind is Kind.GENERAL:
         return Asked(rng.choice(general), kind, ())
@@ -88,8 +109,8 @@ def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) 
         second = rng.choice(others) if others and rng.random() < 0.3 else rng.randrange(len(facts))
         if second != fact:
             return Asked(pair_question((name, prop), facts.identities[second], rng), kind, (fact, second))
-    others = [facts.identities[other][1] for other in facts.of_entity(entity) if other != fact]
-    return Asked(question(prop, name, rng, others=others), Kind.SINGLE, (fact,))
+    properties = [facts.identities[other][1] for other in facts.of_entity(entity) if other != fact]
+    return Asked(question(prop, name, rng, others=properties), Kind.SINGLE, (fact,))
 
 
 def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:

@@ -139,7 +139,7 @@ class Trainer:
         """What stage 1 learns from."""
         config, material = self.config, self.material
         return RetrievalData(
-            material.train,
+            material.retrieved,
             material.asked,
             material.vectors,
             size=config.retrieval_batch_size,
@@ -259,7 +259,13 @@ class Trainer:
         attachment = attach(material.model, self.adapter.eval())
         try:
             return calibrate(
-                attachment, material.checks, material.checked, material.vectors, prompts, scale=material.vectors.scale
+                attachment,
+                material.checks,
+                material.checked,
+                material.vectors,
+                prompts,
+                material.encoder,
+                scale=material.vectors.scale,
             )
         finally:
             detach(material.model)
@@ -270,7 +276,7 @@ class Trainer:
         config = dataclasses.replace(
             self.material.adapter_config,
             known_above=self.calibration.known_above,
-            named_above=self.calibration.named_above,
+            confidence=self.calibration.confidence,
         )
         adapter = KnowledgeAdapter(config)
         adapter.load_state_dict(self.adapter.state_dict())
@@ -280,7 +286,7 @@ class Trainer:
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
         found = self.calibration
         self.say(
-            f"known above {found.known_above}, if named {found.named_above}: refusals right {found.precision:.3f}, "
+            f"known above a confidence of {found.known_above}: refusals right {found.precision:.3f}, "
             f"found {found.recall:.3f}; strongest triple right {found.top1:.3f} ({found.questions} questions)"
         )
         return adapter.eval()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import TextStreamer
 
-from kblam import AdapterConfig, KnowledgeBase, Session, Triple, detach
+from kblam import KnowledgeBase, Session, Triple, detach
+from kblam.adapter.confidence import Confidence
 from kblam.adapter.sentences import Sentence
 from kblam.errors import GenerationError
 from kblam.generation import Pointer
@@ -223,15 +224,22 @@ def test_a_changed_value_is_what_is_copied(asked: Asked) -> None:
     assert session.ask(CURRENCY, max_new_tokens=60).text == "The currency of France is Franc."
 
 
-def test_a_question_that_says_its_triple_needs_less_mass() -> None:
-    config = AdapterConfig(embedding_dim=4, hidden_size=8, num_layers=1, num_heads=1, head_dim=8, pointer=True)
-    rules = Rules(config, 0.6, "refuse", 0.2)
-    weak_one = replace(FRANCE, mass=0.3)
-    assert rules.is_known("What is the currency of France?", [weak_one])
-    assert not rules.is_known("What do they pay with in France?", [weak_one])
-    assert not rules.is_known("What is the currency of France?", [replace(FRANCE, mass=0.1)])
-    assert not rules.is_known("What is the currency of France?", [])
-    assert not replace(rules, named_above=None).is_known("What is the currency of France?", [weak_one])
+def test_confidence_decides_where_there_is_one_and_mass_where_not() -> None:
+    asked = rules()
+    assert asked.is_known([replace(FRANCE, mass=0.1, confidence=0.6)])
+    assert not asked.is_known([replace(FRANCE, mass=0.9, confidence=0.4)])
+    assert asked.is_known([replace(FRANCE, mass=0.6)])
+    assert not asked.is_known([replace(FRANCE, mass=0.4)])
+    assert not asked.is_known([])
+    assert not rules(None, None).is_known([FRANCE])
+
+
+def test_an_entity_that_is_named_is_known_by_the_weights() -> None:
+    weights = Confidence(mass=1, name=2, property=1, other=-1, share=1, bias=-2)
+    weighed = replace(rules(), config=replace(rules().config, confidence=weights))
+    assert weighed.knows_entity(0.4)  # log odds of -.41 and 1
+    assert not rules().knows_entity(0.4)
+    assert not weighed.knows_entity(0.2)  # -1.39 and 1
 
 
 def test_beams_of_the_model_s_own_config_are_not_taken(asked: Asked) -> None:

@@ -66,7 +66,7 @@ def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Call
     layers = material.adapter_config.knowledge_layers
     lse = {layer: torch.full((3, material.adapter_config.num_heads), 3.0) for layer in layers}
     initialise(adapter, {layer: rows.mean(0) for layer, rows in lse.items()}, seed=0)
-    data = RetrievalData(material.train, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
+    data = RetrievalData(material.retrieved, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
     told: list[dict[str, float]] = []
     train_retrieval(
         adapter, data, lse, steps=60, learning_rate=5e-3, warmup=5, bf16=False, report=lambda _, f: told.append(f)
@@ -77,7 +77,7 @@ def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Call
 
 def test_a_batch_follows_from_its_step(prepared: Callable[..., Material]) -> None:
     material = prepared()
-    data = RetrievalData(material.train, material.asked, material.vectors, size=8, virtual_triples=500, seed=0)
+    data = RetrievalData(material.retrieved, material.asked, material.vectors, size=8, virtual_triples=500, seed=0)
     one, same, other = data.batch(3), data.batch(3), data.batch(4)
     assert torch.equal(one.bias, same.bias)
     assert torch.equal(one.wanted, same.wanted)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Phrases(NamedTuple):
         return self.held_out if held_out else self.seen
 
 
-@lru_cache(maxsize=None)
+@cache
 def phrases(name: str) -> Phrases:
     """The texts of `name`.txt."""
     return _parsed(_text(name).removeprefix("# seen\n"))

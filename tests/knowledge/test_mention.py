@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kblam.data.mention import mentions
+from kblam.knowledge.mention import mentions
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Which property a question asks for, its name aside: the adapter's own comparison of questions and keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kblam.adapter.adapter import KnowledgeAdapter
+
+# Stands for every name. Questions and keys are read with it where only their properties are compared.
+PRONOUN = "it"
+
+
+@torch.no_grad()
+def property_shares(adapter: KnowledgeAdapter, questions: Tensor, keys: Tensor) -> Tensor:
+    """Log of each property's share: (B, P) vectors of questions and (V, P) of key texts about `PRONOUN` -> (B, V).
+
+    The score is the question's part of the knowledge query times the key, a mean over heads and knowledge layers.
+
+    Args:
+        adapter: with a question head.
+    """
+    config = adapter.config
+    shape = (config.num_heads, config.head_dim)
+    device = next(adapter.parameters()).device
+    projected = adapter.project_keys(keys.to(device)).unflatten(-1, (config.num_slots, *shape)).float()
+    scores = torch.zeros(len(questions), len(keys), device=device)
+    for layer in config.knowledge_layers:
+        asking = adapter.question_part(layer, questions.to(device)).unflatten(-1, shape).float()
+        scores += torch.einsum("bhd,vhd->bv", asking, projected[:, config.slot_of(layer)])
+    scale = config.head_dim**-0.5 / (config.num_heads * len(config.knowledge_layers))
+    return (scores * scale).log_softmax(-1)

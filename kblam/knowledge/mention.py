@@ -1,0 +1,70 @@
+"""What a text says of a fact in so many words: its name, its property, or another property in its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+def words(text: str) -> list[str]:
+    """The words of a text for comparisons, in lower case."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def place_of(said: list[str], wanted: list[str]) -> int | None:
+    """Where some words stand among others, in this order and together; None if nowhere."""
+    if not wanted:
+        return None
+    places = range(len(said) - len(wanted) + 1)
+    return next((at for at in places if said[at : at + len(wanted)] == wanted), None)
+
+
+def mentions(text: str, name: str, property: str) -> bool:
+    """Whether a text has both the name and the property, word for word, in any case."""
+    said = words(text)
+    return all(place_of(said, words(field)) is not None for field in (name, property))
+
+
+def without_name(text: str, name: str, pronoun: str) -> str | None:
+    """The text with a pronoun in place of a name, in any case; None if it does not say the name."""
+    named = re.findall(r"\w+", name)
+    if not named:
+        return None
+    found = re.search(r"(?<!\w)" + r"\W+".join(map(re.escape, named)) + r"(?!\w)", text, re.IGNORECASE)
+    return None if found is None else text[: found.start()] + pronoun + text[found.end() :]
+
+
+class Vocabulary:
+    """The properties of a knowledge base, to be found in questions.
+
+    Args:
+        properties: their texts.
+    """
+
+    def __init__(self, properties: Iterable[str] = ()) -> None:
+        self._known: set[tuple[str, ...]] = set()
+        self._longest = 0
+        self.add(properties)
+
+    def add(self, properties: Iterable[str]) -> None:
+        """Further ones."""
+        self._known |= {named for one in properties if (named := tuple(words(one)))}
+        self._longest = max(map(len, self._known), default=0)
+
+    def in_place_of(self, property: str, text: str, name: str) -> bool:
+        """Whether a text says another property and not this one, a name aside.
+
+        A property of which all words are also this one's is no other: "number" is not, beside "phone number".
+        """
+        said, named, mine = words(text), words(name), words(property)
+        if (at := place_of(said, named)) is not None:
+            said[at : at + len(named)] = [""]
+        if place_of(said, mine) is not None:
+            return False
+        own = set(mine)
+        runs = (
+            tuple(said[start : start + length])
+            for start in range(len(said))
+            for length in range(1, min(self._longest, len(said) - start) + 1)
+        )
+        return any(run in self._known and not own.issuperset(run) for run in runs)
