@@ -61,11 +61,7 @@ def tagged(folder: Path, pos: str) -> dict[str, int]:
     Raises:
         DataError: the folder holds no WordNet.
     """
-    counts = {}
-    for line in _lines(folder / f"index.{pos}"):
-        fields = line.split()
-        counts[fields[0]] = int(fields[5 + int(fields[3])])
-    return counts
+    return {fields[0]: int(fields[5 + int(fields[3])]) for fields in _index(folder, pos)}
 
 
 def first_senses(folder: Path, pos: str) -> dict[str, str]:
@@ -74,11 +70,11 @@ def first_senses(folder: Path, pos: str) -> dict[str, str]:
     Raises:
         DataError: the folder holds no WordNet.
     """
-    found = {}
-    for line in _lines(folder / f"index.{pos}"):
-        fields = line.split()
-        found[fields[0]] = fields[6 + int(fields[3])]
-    return found
+    return {fields[0]: fields[6 + int(fields[3])] for fields in _index(folder, pos)}
+
+
+def _index(folder: Path, pos: str) -> Iterator[list[str]]:
+    return (line.split() for line in _lines(folder / f"index.{pos}"))
 
 
 def _lines(path: Path) -> Iterator[str]:

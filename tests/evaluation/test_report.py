@@ -89,6 +89,20 @@ def test_tables_are_whole_at_80_columns(tmp_path: Path) -> None:
     assert "98 of 100 greedy answers" in text
 
 
+def test_four_layers_shares_of_one_and_many_versions_fit_too(tmp_path: Path) -> None:
+    versions = {f"package-{n}": "1.2.3+local" for n in range(12)}
+    report = Report(ABOUT | {"versions": versions})
+    row = figures(9876)
+    for name in ("top1_by_layer", "top5_by_layer"):
+        row[name] = dict.fromkeys(("14", "18", "22", "26"), 1.0)
+    for part in ("decision", "learned"):
+        row[part] |= dict.fromkeys(("precision", "recall", "f1", "false"), 1.0)
+    report.add("real", "weaknesses", figures=row)
+    lines = report.markdown().splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    assert sum("package-11 1.2.3+local" in line for line in lines) == 1
+
+
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     for content in ("nothing", "[1]", ""):
         (tmp_path / "file").write_text(content)
