@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from kblam.adapter import AdapterConfig
+from kblam.adapter.confidence import Confidence
 from kblam.errors import AdapterConfigError, KblamError
 
+WEIGHTS = {"mass": 1.0, "name": 5.0, "property": 2.0, "other": -1.0, "share": 0.5, "bias": -3.0}
 GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6, "num_heads": 4, "head_dim": 8}
 
 
@@ -29,7 +32,10 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"question_head": "mlp"}, "question_head 'mlp' needs question_hidden_dim >= 1; got 0"),
         ({"question_head": "linear", "separate_query_head": False}, "question_head needs separate_query_head"),
         ({"answer": "{name} is {value}"}, r"answer must contain \{property\} once"),
-        ({"named_above": -1.0}, "named_above must be a share"),
+        ({"confidence": {"mass": 1.0}}, "confidence does not fit: .*missing 5 required"),
+        ({"confidence": WEIGHTS | {"taste": 1.0}}, "confidence does not fit: .*'taste'"),
+        ({"confidence": WEIGHTS | {"bias": math.nan}}, "confidence.bias must be a finite number; got nan"),
+        ({"confidence": WEIGHTS | {"bias": "1"}}, "confidence.bias must be a finite number; got '1'"),
         ({"known_above": 1.5}, r"known_above must be a share of 0 \.\. 1, or None; got 1.5"),
         ({"layer_frequency": 0}, "layer_frequency must be .* got 0"),
         *(
@@ -134,7 +140,7 @@ def test_a_file_holds_everything() -> None:
         pointer=True,
         answer="{name}: {property} = {value}",
         known_above=0.5,
-        named_above=0.25,
+        confidence=Confidence(**WEIGHTS),
     )
     defaults = AdapterConfig(**GOOD)
     fields = {field.name for field in dataclasses.fields(defaults)}

@@ -1,10 +1,10 @@
-"""Whether a question says a fact in so many words."""
+"""What a question says of a fact in so many words."""
 
 from __future__ import annotations
 
 import pytest
 
-from kblam.knowledge.mention import mentions
+from kblam.knowledge.mention import Vocabulary, mentions, without_name
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,46 @@ def test_name_and_property_stand_there_word_for_word(text: str, is_said: bool) -
 def test_any_script_and_marks() -> None:
     assert mentions("Łódź-ის მერი?", "Łódź", "მერი")
     assert not mentions("?", "...", "?")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "bare"),
+    [
+        ("Who founded Project Nightjar?", "Project Nightjar", "Who founded it?"),
+        ("who founded project  nightjar", "Project Nightjar", "who founded it"),
+        ("Project-Nightjar's founder?", "Project Nightjar", "it's founder?"),
+        ("Who founded Project Nightjars?", "Project Nightjar", None),
+        ("Who founded AProject Nightjar?", "Project Nightjar", None),
+        ("Who founded A.B (C)?", "A.B (C)", "Who founded it)?"),  # a name's last mark is no word
+        ("Kto założył ŁÓDŹ?", "Łódź", "Kto założył it?"),
+        ("Who?", "...", None),
+    ],
+)
+def test_a_name_gives_way_to_a_pronoun(text: str, name: str, bare: str | None) -> None:
+    assert without_name(text, name, "it") == bare
+
+
+@pytest.mark.parametrize(
+    ("property", "text", "is_other"),
+    [
+        ("price", "What is the weight of Anvil 3?", True),
+        ("price", "What is the price of Anvil 3?", False),
+        ("price", "What is the weight and the price of Anvil 3?", False),
+        ("price", "What does Anvil 3 cost?", False),
+        ("phone number", "What is the number of Anvil 3?", False),  # says less than the property, and nothing else
+        ("number", "What is the phone number of Anvil 3?", False),  # says the property
+        ("price", "What is the phone number of Anvil 3?", True),
+        ("price", "What does the Weight Anvil cost?", False),  # in the name
+    ],
+)
+def test_another_property_in_place_of_one(property: str, text: str, is_other: bool) -> None:
+    vocabulary = Vocabulary(["price", "weight", "number", "phone number"])
+    name = "Weight Anvil" if "Weight Anvil" in text else "Anvil 3"
+    assert vocabulary.in_place_of(property, text, name) is is_other
+
+
+def test_a_vocabulary_grows() -> None:
+    vocabulary = Vocabulary()
+    assert not vocabulary.in_place_of("price", "the date of first sale of A", "A")
+    vocabulary.add(["date of first sale", "..."])
+    assert vocabulary.in_place_of("price", "the date of first sale of A", "A")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.training.calibrate import choose_thresholds
+from kblam.adapter.confidence import Confidence, Signs
+from kblam.adapter.property_shares import PRONOUN
+from kblam.training.calibrate import PRIOR, learn
 from kblam.training.material import Material
 from kblam.training.questions import Kind
 from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
@@ -126,45 +127,60 @@ def test_the_prompt_is_weighed_as_the_model_weighs_it(prepared: Callable[..., Ma
         torch.testing.assert_close(found[2][row], wanted.detach(), rtol=1e-4, atol=1e-4)
 
 
-MASSES = st.lists(st.tuples(st.integers(0, 100).map(lambda n: n / 100 + 0.003), st.booleans()), min_size=1, max_size=30)
+SIGNS = st.builds(
+    Signs,
+    mass=st.integers(0, 100).map(lambda n: n / 100),
+    name=st.sampled_from([0.0, 1.0]),
+    property=st.sampled_from([0.0, 1.0]),
+    other=st.sampled_from([0.0, 1.0]),
+    share=st.floats(-6, 0),
+)
 
 
 @settings(max_examples=40, deadline=None)
-@given(MASSES, MASSES)
-def test_no_pair_of_thresholds_separates_better(
-    known: list[tuple[float, bool]], unknown: list[tuple[float, bool]]
-) -> None:
-    columns = [torch.tensor(column) for pairs in (known, unknown) for column in zip(*pairs, strict=True)]
-    found = choose_thresholds(*columns, torch.ones(len(known), dtype=torch.bool))
+@given(st.lists(st.tuples(SIGNS, st.booleans()), max_size=40))
+def test_the_weights_are_the_most_likely_ones(asked: list[tuple[Signs, bool]]) -> None:
+    signs, right = [one for one, _ in asked], torch.tensor([is_right for _, is_right in asked], dtype=torch.bool)
+    found = learn(signs, right, right, torch.ones(len(asked), dtype=torch.bool))
+    assert 0 <= found.precision <= 1
+    assert 0 <= found.recall <= 1
 
-    def f1(free: float, named: float) -> float:
-        caught, lost = (sum(m < (named if n else free) for m, n in pairs) for pairs in (unknown, known))
-        return 2 * caught / max(1, caught + lost + len(unknown))
+    def cost(weights: list[float]) -> float:
+        """Of the weights and their distance from where they start, to be as small as can be."""
+        total = sum((new - old) ** 2 for new, old in zip(weights, PRIOR.weights, strict=True))
+        for one, is_right in asked:
+            p = min(max(Confidence(*weights).of(one), 1e-300), 1 - 1e-16)
+            total -= math.log(p if is_right else 1 - p)
+        return total
 
-    grid = [step / 100 for step in range(2, 99, 4)]
-    assert found.named_above <= found.known_above
-    assert found.f1 == pytest.approx(f1(found.known_above, found.named_above), abs=1e-5)
-    assert found.f1 >= max(f1(free, named) for free in grid for named in grid if named <= free) - 1e-5
-
-
-def test_the_middle_of_equally_good_thresholds_is_taken() -> None:
-    said = torch.tensor([False, False])
-    found = choose_thresholds(
-        torch.tensor([0.8, 0.9]), said, torch.tensor([0.1, 0.2]), said, torch.tensor([True, False])
-    )
-    assert found.f1 == 1.0
-    assert 0.4 <= found.known_above <= 0.6
-    assert found.top1 == 0.5
+    for place in range(6):
+        for step in (-0.05, 0.05):
+            beside = list(found.confidence.weights)
+            beside[place] += step
+            assert cost(beside) > cost(found.confidence.weights)
 
 
-def test_a_question_that_says_its_triple_needs_less() -> None:
-    found = choose_thresholds(
-        torch.tensor([0.15, 0.2, 0.7, 0.8]),
-        torch.tensor([True, True, False, False]),
-        torch.tensor([0.3, 0.4, 0.05]),
-        torch.tensor([False, False, True]),
-        torch.ones(4, dtype=torch.bool),
-    )
-    assert found.f1 == 1.0
-    assert 0.05 < found.named_above <= 0.15
-    assert 0.4 < found.known_above <= 0.7
+def test_without_questions_the_weights_stay_where_they_start() -> None:
+    nothing = torch.zeros(0, dtype=torch.bool)
+    assert learn([], nothing, nothing, nothing).confidence == PRIOR
+
+
+def test_what_tells_right_from_wrong_gets_the_weight() -> None:
+    """Masses say nothing here, names everything."""
+    signs = [Signs(0.5, name=name, property=1, other=0, share=-1) for name in (0.0, 1.0) for _ in range(200)]
+    right = torch.tensor([one.name == 1 for one in signs])
+    found = learn(signs, right, right, torch.ones(400, dtype=torch.bool))
+    assert (found.precision, found.recall, found.f1, found.top1, found.questions) == (1, 1, 1, 1, 400)
+    assert found.confidence.of(signs[-1]) > 0.9
+    assert found.confidence.of(signs[0]) < 0.1
+
+
+def test_questions_about_it_are_learned_from_beside_the_others(prepared: Callable[..., Material]) -> None:
+    material = prepared()
+    assert material.retrieved.identities[: len(material.train)] == material.train.identities
+    about_it = material.retrieved.identities[len(material.train) :]
+    assert {name for name, _ in about_it} == {PRONOUN}
+    assert {prop for _, prop in about_it} == {prop for _, prop in material.train.identities}
+    asked = [one for one in material.asked if one.facts and min(one.facts) >= len(material.train)]
+    assert len(asked) == round(0.1 * len(material.asked))
+    assert all(one.text.lower().count(PRONOUN) for one in asked)

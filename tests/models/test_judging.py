@@ -1,0 +1,133 @@
+"""A judge reads the signs of a triple's answer, once for each property of a knowledge base."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
+from kblam.adapter.confidence import Confidence, Signs
+from kblam.adapter.property_shares import property_shares
+from kblam.models.judging import Judge, Judged, judge_of
+from tests.fakes import HashingEncoder
+
+WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3)
+SHAPE = {"embedding_dim": 16, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "head_dim": 4, "layers": (0, 1)}
+
+
+class Counting(HashingEncoder):
+    """Remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.seen: list[str] = []
+
+    def encode(self, texts, **options):  # type: ignore[no-untyped-def]
+        self.seen += texts
+        return super().encode(texts, **options)
+
+
+def adapter(**options: object) -> KnowledgeAdapter:
+    torch.manual_seed(0)
+    given = {"question_head": "linear", "confidence": WEIGHTS, "known_above": 0.5} | options
+    return KnowledgeAdapter(AdapterConfig(**SHAPE, **given))  # type: ignore[arg-type]
+
+
+def base(encoder: HashingEncoder, *properties: str) -> KnowledgeBase:
+    return KnowledgeBase.from_triples([Triple(f"Anvil {n}", p, "x") for n, p in enumerate(properties)], encoder)
+
+
+def vectors(encoder: HashingEncoder, texts: list[str]) -> torch.Tensor:
+    return torch.from_numpy(encoder.encode(texts)).float()
+
+
+def test_the_signs_of_a_question() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    named, heavy, far = judge.signs(
+        [
+            Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25),
+            Judged("What is the weight of anvil 3?", "Anvil 3", "price", 0.5),
+            Judged("What is the price of Hammer 5?", "Anvil 3", "price", 0.75),
+        ]
+    )
+    keys = vectors(encoder, ["the price of it", "the weight of it"])
+    asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
+    shares = property_shares(asking, asked, keys)
+    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 0])))
+    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 0])))
+    assert far == Signs(0.75, 0, 1, 0, 0)
+    assert judge.confidences([Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)]) == [WEIGHTS.of(named)]
+
+
+def test_a_question_s_signs_do_not_depend_on_what_is_asked_beside_it() -> None:
+    encoder = HashingEncoder(16)
+    judge = Judge(adapter(), lambda texts: vectors(encoder, texts), ["price", "weight"])
+    asked = [Judged(f"What is the price of Anvil {n}?", f"Anvil {n}", "price", 0.25) for n in range(5)]
+    assert judge.confidences(asked) == pytest.approx([judge.confidences([one])[0] for one in asked])
+    assert judge.signs([]) == []
+
+
+def test_without_weights_the_mass_decides_and_nothing_is_encoded() -> None:
+    encoder = Counting()
+    with base(encoder, "price", "weight") as kb:
+        encoder.seen.clear()
+        judge = judge_of(adapter(confidence=None), kb)
+        assert judge.confidences([Judged("the price of Anvil 0?", "Anvil 0", "price", 0.3)]) == [0.3]
+        assert encoder.seen == []
+
+
+def test_without_a_question_head_properties_are_not_compared() -> None:
+    encoder = Counting()
+    with base(encoder, "price", "weight") as kb:
+        encoder.seen.clear()
+        (signs,) = judge_of(adapter(question_head=None), kb).signs(
+            [Judged("the weight of Anvil 0?", "Anvil 0", "price", 0.3)]
+        )
+        assert signs == Signs(0.3, 1, 0, 1, 0)
+        assert encoder.seen == []
+
+
+def test_properties_are_encoded_once_and_new_ones_when_they_come() -> None:
+    encoder, asking = Counting(), adapter()
+    with base(encoder, "price", "weight", "price") as kb:
+        encoder.seen.clear()
+        judge = judge_of(asking, kb)
+        assert sorted(encoder.seen) == ["the price of it", "the weight of it"]
+        encoder.seen.clear()
+        assert judge_of(asking, kb) is judge
+        assert encoder.seen == []
+        kb.add(Triple("Anvil 9", "color", "red"))
+        encoder.seen.clear()
+        assert judge_of(asking, kb) is judge
+        assert encoder.seen == ["the color of it"]
+        (signs,) = judge.signs([Judged("the color of Anvil 9", "Anvil 9", "price", 0.1)])
+        assert signs.other == 1
+
+
+def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    one = [Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)]
+    before = judge.confidences(one)
+    with torch.no_grad():
+        for weight in asking.parameters():
+            weight.mul_(1.5)
+    assert judge.confidences(one) != before
+    asking.config = replace(asking.config, confidence=None)
+    assert judge.confidences(one) == [0.25]
+
+
+def test_a_judge_keeps_no_knowledge_base_alive() -> None:
+    kb = base(HashingEncoder(16), "price")
+    asking = adapter()
+    judge_of(asking, kb)
+    gone = weakref.ref(kb)
+    kb.close()
+    del kb
+    gc.collect()
+    assert gone() is None
