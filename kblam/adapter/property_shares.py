@@ -9,6 +9,8 @@ from kblam.adapter.adapter import KnowledgeAdapter
 
 # Stands for every name. Questions and keys are read with it where only their properties are compared.
 PRONOUN = "it"
+# Beside the properties: what "Tell me about it" asks for.
+EVERYTHING = "everything"
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ or "&":
     two facts        "the color of A and the founder of B", "A's color and B's founder"
     two properties   "the color and (the) founder of A", "A's color and founder", "the color of A and its founder"
     two entities     "the color of A and B", "Who founded A and B?"
+    anything else    both sides of a comma, semicolon, " + ", "and", "or", "then", "together with" as they stand
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ from dataclasses import dataclass
 
 from kblam.knowledge.mention import words
 
-MOST_SPLITS = 6
+MOST_SPLITS = 8
 _JOINTS = re.compile(r"\s*,?\s+(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE)
+# Where both sides may be questions as they stand, if nothing better is known of them.
+_BREAKS = re.compile(
+    r"\s*[,;]\s+(?:(?:and|or|then|also)\s+)*"
+    r"|\s+\+\s+"
+    r"|\s+(?:and|or|then|as well as|together with|along with|plus|&)\s+",
+    re.IGNORECASE,
+)
 # A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
 _ENDS = re.compile(r"(?<=[?!])\s+|(?<=\.)(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|No)\.)(?<!\bMrs\.)\s+(?=[A-Z])")
 _ASKS = re.compile(
@@ -112,6 +120,10 @@ def _within(sentence: str) -> Iterator[Split]:
         cut = (joint.start(), joint.end())
         for first, second, is_explicit in _pairs(left, right):
             yield Split((_singular(first) + mark, _singular(second) + mark), cut, is_explicit)
+    for joint in _BREAKS.finditer(body):
+        left, right = body[: joint.start()].strip(), body[joint.end() :].strip()
+        if is_asking(left) and is_asking(right):
+            yield Split((left + mark, right + mark), (joint.start(), joint.end()), is_explicit=False)
 
 
 def _pairs(left: str, right: str) -> Iterator[tuple[str, str, bool]]:

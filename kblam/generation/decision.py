@@ -120,8 +120,9 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
     if partly is not None:
         return partly
     if rules.is_known(found):
+        # Where only the mass was asked, the model is asked too, unless the question says the triple in so many words.
         named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
-        return _facts(rules, found[:1], strongest, is_sure=named)
+        return _facts(rules, found[:1], strongest, is_sure=named or rules.config.confidence is not None)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
         if rules.knows_entity(together):
@@ -204,6 +205,7 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     name = found[0].triple.name
     said, named = words(question), words(name)
     at = place_of(said, named)
-    if at is None or any(word not in FILLER for word in said[:at] + said[at + len(named) :]):
+    if at is None:
         return []
-    return [one for one in found if one.triple.name == name]
+    is_bare = all(word in FILLER for word in said[:at] + said[at + len(named) :])
+    return [one for one in found if one.triple.name == name] if is_bare or found[0].asks_everything else []

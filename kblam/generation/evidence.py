@@ -42,12 +42,14 @@ class Found:
         triple: what it says.
         mass: the attention it got, of 0 .. 1.
         confidence: the probability that it answers the question, where that was judged.
+        asks_everything: whether the question is about its entity as a whole.
     """
 
     place: int
     triple: Triple
     mass: float
     confidence: float | None = None
+    asks_everything: bool = False
 
 
 @dataclass
@@ -128,6 +130,6 @@ def judged(
         for row in asked
         for first in every[row][:1]
     ]
-    for row, confidence in zip(asked, judge.confidences(candidates), strict=True):
-        every[row] = (replace(every[row][0], confidence=confidence), *every[row][1:])
+    for row, verdict in zip(asked, judge.verdicts(candidates), strict=True):
+        every[row] = (replace(every[row][0], **verdict._asdict()), *every[row][1:])
     return every

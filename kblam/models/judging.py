@@ -17,13 +17,14 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_shares import PRONOUN, property_shares
+from kblam.adapter.property_shares import EVERYTHING, PRONOUN, property_shares
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.mention import Vocabulary, place_of, without_name, words
 from kblam.knowledge.triples import key_text
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
+_MAJORITY = 0.5
 
 
 class Judged(NamedTuple):
@@ -41,6 +42,18 @@ class Judged(NamedTuple):
     mass: float
 
 
+class Verdict(NamedTuple):
+    """What a judge says of a triple.
+
+    Args:
+        confidence: the probability that it answers the question.
+        asks_everything: whether the question is about the triple's entity as a whole.
+    """
+
+    confidence: float
+    asks_everything: bool
+
+
 class Judge:
     """Reads the signs of one knowledge base's answers, and weighs them by the adapter's `confidence`.
 
@@ -55,7 +68,8 @@ class Judge:
     ) -> None:
         self._adapter, self._encode = adapter, encode
         self._vocabulary = Vocabulary()
-        self._columns: dict[str, int] = {}
+        # What each column of the shares stands for. Property texts are never None.
+        self._columns: dict[str | None, int] = {}
         self._vectors = torch.empty(0, adapter.config.embedding_dim)
         self._lock = threading.Lock()
         self.revision = 0  # of the knowledge base, up to which its properties are here
@@ -67,15 +81,18 @@ class Judge:
             fresh = [one for one in dict.fromkeys(properties) if one not in self._columns]
             if not fresh:
                 return
+            compared = [*fresh] if self._columns else [None, *fresh]
             if self._adapter.config.question_head is not None:
-                vectors = self._encode([key_text(PRONOUN, one) for one in fresh])
+                vectors = self._encode([key_text(PRONOUN, EVERYTHING if one is None else one) for one in compared])
                 self._vectors = torch.cat([self._vectors, vectors.cpu()])
             self._vocabulary.add(fresh)
-            self._columns |= {one: len(self._columns) + place for place, one in enumerate(fresh)}
+            self._columns |= {one: len(self._columns) + place for place, one in enumerate(compared)}
 
     def signs(self, judged: Sequence[Judged]) -> list[Signs]:
         """What speaks for and against each triple as its question's answer."""
-        shares = self._shares(judged)
+        return self._signs(judged, [share for share, _ in self._shares(judged)])
+
+    def _signs(self, judged: Sequence[Judged], shares: Sequence[float]) -> list[Signs]:
         return [
             Signs(
                 mass=one.mass,
@@ -87,25 +104,36 @@ class Judge:
             for one, share in zip(judged, shares, strict=True)
         ]
 
-    def confidences(self, judged: Sequence[Judged]) -> list[float]:
+    def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
         """The probability that each triple answers; without weights in the adapter its attention mass."""
         weights = self._adapter.config.confidence
         if weights is None:
-            return [one.mass for one in judged]
-        return [weights.of(signs) for signs in self.signs(judged)]
+            return [Verdict(one.mass, asks_everything=False) for one in judged]
+        shares = self._shares(judged)
+        signs = self._signs(judged, [share for share, _ in shares])
+        return [
+            Verdict(weights.of(one), asks_everything=everything >= _MAJORITY)
+            for one, (_, everything) in zip(signs, shares, strict=True)
+        ]
 
-    def _shares(self, judged: Sequence[Judged]) -> list[float]:
-        """Log of the share of each triple's property, by its question without the name; 0 without that."""
+    def _shares(self, judged: Sequence[Judged]) -> list[tuple[float, float]]:
+        """(log of the share of the triple's property, share of everything), by each question without the name.
+
+        (0, 0) where the question does not say the name.
+        """
         if self._adapter.config.question_head is None:
-            return [0.0] * len(judged)
+            return [(0.0, 0.0)] * len(judged)
         bare = [without_name(one.question, one.name, PRONOUN) for one in judged]
         if not (asked := list(dict.fromkeys(text for text in bare if text is not None))):
-            return [0.0] * len(judged)
+            return [(0.0, 0.0)] * len(judged)
         self.add(one.property for one in judged)
         found = property_shares(self._adapter, self._encode(asked), self._vectors).cpu()
         rows = {text: row for row, text in enumerate(asked)}
+        everything = found[:, self._columns[None]].exp()
         return [
-            0.0 if text is None else float(found[rows[text], self._columns[one.property]])
+            (0.0, 0.0)
+            if text is None
+            else (float(found[rows[text], self._columns[one.property]]), float(everything[rows[text]]))
             for text, one in zip(bare, judged, strict=True)
         ]
 

@@ -55,20 +55,22 @@ def test_the_signs_of_a_question() -> None:
             Judged("What is the price of Hammer 5?", "Anvil 3", "price", 0.75),
         ]
     )
-    keys = vectors(encoder, ["the price of it", "the weight of it"])
+    keys = vectors(encoder, ["the everything of it", "the price of it", "the weight of it"])
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
     shares = property_shares(asking, asked, keys)
-    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 0])))
-    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 0])))
+    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])))
+    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])))
     assert far == Signs(0.75, 0, 1, 0, 0)
-    assert judge.confidences([Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)]) == [WEIGHTS.of(named)]
+    (verdict,) = judge.verdicts([Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)])
+    assert verdict == (WEIGHTS.of(named), bool(shares[0, 0].exp() >= 0.5))
 
 
 def test_a_question_s_signs_do_not_depend_on_what_is_asked_beside_it() -> None:
     encoder = HashingEncoder(16)
     judge = Judge(adapter(), lambda texts: vectors(encoder, texts), ["price", "weight"])
     asked = [Judged(f"What is the price of Anvil {n}?", f"Anvil {n}", "price", 0.25) for n in range(5)]
-    assert judge.confidences(asked) == pytest.approx([judge.confidences([one])[0] for one in asked])
+    alone = [judge.verdicts([one])[0].confidence for one in asked]
+    assert [one.confidence for one in judge.verdicts(asked)] == pytest.approx(alone)
     assert judge.signs([]) == []
 
 
@@ -77,7 +79,7 @@ def test_without_weights_the_mass_decides_and_nothing_is_encoded() -> None:
     with base(encoder, "price", "weight") as kb:
         encoder.seen.clear()
         judge = judge_of(adapter(confidence=None), kb)
-        assert judge.confidences([Judged("the price of Anvil 0?", "Anvil 0", "price", 0.3)]) == [0.3]
+        assert judge.verdicts([Judged("the price of Anvil 0?", "Anvil 0", "price", 0.3)]) == [(0.3, False)]
         assert encoder.seen == []
 
 
@@ -97,7 +99,7 @@ def test_properties_are_encoded_once_and_new_ones_when_they_come() -> None:
     with base(encoder, "price", "weight", "price") as kb:
         encoder.seen.clear()
         judge = judge_of(asking, kb)
-        assert sorted(encoder.seen) == ["the price of it", "the weight of it"]
+        assert encoder.seen == ["the everything of it", "the price of it", "the weight of it"]
         encoder.seen.clear()
         assert judge_of(asking, kb) is judge
         assert encoder.seen == []
@@ -113,13 +115,13 @@ def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
     one = [Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)]
-    before = judge.confidences(one)
+    before = judge.verdicts(one)
     with torch.no_grad():
         for weight in asking.parameters():
             weight.mul_(1.5)
-    assert judge.confidences(one) != before
+    assert judge.verdicts(one) != before
     asking.config = replace(asking.config, confidence=None)
-    assert judge.confidences(one) == [0.25]
+    assert judge.verdicts(one) == [(0.25, False)]
 
 
 def test_a_judge_keeps_no_knowledge_base_alive() -> None:
@@ -131,3 +133,26 @@ def test_a_judge_keeps_no_knowledge_base_alive() -> None:
     del kb
     gc.collect()
     assert gone() is None
+
+
+def test_a_question_for_everything() -> None:
+    """A score is a cosine of the sentence vectors here, so what is asked as its key is written has the largest share."""
+    asking = adapter()
+    with torch.no_grad():
+        for layer in (0, 1):
+            weight = torch.randn(8, 16)
+            asking.question_heads[str(layer)].weight.copy_(30 * weight)
+            asking.question_heads[str(layer)].bias.zero_()
+            asking.key_projector.weight[layer * 8 : layer * 8 + 8] = weight
+        asking.key_projector.bias.zero_()
+    encoder = HashingEncoder(16)
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), [f"property {n}" for n in range(20)])
+    about, one = judge.verdicts(
+        [
+            Judged("the everything of Anvil 3", "Anvil 3", "property 1", 0.3),
+            Judged("the property 1 of Anvil 3", "Anvil 3", "property 1", 0.3),
+        ]
+    )
+    assert about.asks_everything
+    assert not one.asks_everything
+    assert about.confidence < one.confidence

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Confidence, Signs
-from kblam.adapter.property_shares import PRONOUN
+from kblam.adapter.property_shares import EVERYTHING, PRONOUN
 from kblam.training.calibrate import PRIOR, learn
 from kblam.training.material import Material
 from kblam.training.questions import Kind
@@ -180,7 +180,7 @@ def test_questions_about_it_are_learned_from_beside_the_others(prepared: Callabl
     assert material.retrieved.identities[: len(material.train)] == material.train.identities
     about_it = material.retrieved.identities[len(material.train) :]
     assert {name for name, _ in about_it} == {PRONOUN}
-    assert {prop for _, prop in about_it} == {prop for _, prop in material.train.identities}
+    assert {prop for _, prop in about_it} == {EVERYTHING, *(prop for _, prop in material.train.identities)}
     asked = [one for one in material.asked if one.facts and min(one.facts) >= len(material.train)]
     assert len(asked) == round(0.1 * len(material.asked))
     assert all(one.text.lower().count(PRONOUN) for one in asked)
