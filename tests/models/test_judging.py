@@ -136,7 +136,7 @@ def test_a_judge_keeps_no_knowledge_base_alive() -> None:
 
 
 def test_a_question_for_everything() -> None:
-    """A score is a cosine of the sentence vectors here, so what is asked as its key is written has the largest share."""
+    """A score is a cosine of the sentence vectors here: what is asked as its key is written has the largest share."""
     asking = adapter()
     with torch.no_grad():
         for layer in (0, 1):
