@@ -77,19 +77,12 @@ def test_a_long_prefill_over_a_million_triples_stays_within_the_budget(monkeypat
     """Of Llama-3-8B: in one block it would be 6.5 GB."""
     pytest.importorskip("triton")
     from kblam_kernels.latent import triton_decode
-    from kblam_kernels.latent.absorption import Absorbed
 
     for name, size in (("B", 1), ("T", 512), ("M", 1_000_000)):
         monkeypatch.setattr(compiled, name, size)
-    call, _ = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128)
-    call = call.but(
-        query=torch.empty(1, 32, 512, 128, dtype=torch.bfloat16, device="meta"), bias=None, knowledge_range=None
-    )
-    absorbed = Absorbed(
-        torch.empty(1, 32, 512, 384, dtype=torch.bfloat16, device="meta"), torch.empty(1, 32, 512, device="meta")
-    )
+    call = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128, 512)
     with recording("sm_80") as made:
-        triton_decode.mix(call, absorbed)
+        triton_decode.forward(call.but(bias=None, knowledge_range=None))
     launches = decode_launches(made)
     assert sum(launch["sizes"].N for launch in launches) == 512
     assert max(map(bytes_of, launches)) <= scratch.SCRATCH_BYTES == 128 * 2**20
