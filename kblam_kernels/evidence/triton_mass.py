@@ -16,11 +16,11 @@ from torch import Tensor
 from kblam_kernels.common.launch import Sizes, chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
-from kblam_kernels.common.tiles import precision_of
+from kblam_kernels.common.tiles import precision_of, select
 from kblam_kernels.common.triton_parts import LOG2E, load_range, product
 from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
 from kblam_kernels.evidence.call import EvidenceCall
-from kblam_kernels.evidence.tiles import MassTile, is_unrolled, mass_tile
+from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from kblam_kernels.latent.tiles import as_bits, storage_of
 
 
@@ -131,7 +131,7 @@ def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
         return (result,)
     # Latents are one key head for the queries of all heads.
     key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
-    tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
+    tile = tile or select(TILES, target_arch(rows), precision_of(rows.dtype), W, rows_of_head)
     launch(
         evidence_mass_kernel,
         (triton.cdiv(M, tile.block_m) * B,),
