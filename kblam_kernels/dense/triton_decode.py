@@ -25,7 +25,6 @@ from kblam_kernels.common.launch import (
     scratch,
     target_arch,
 )
-from kblam_kernels.common.output import empty_output
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MERGE, MIN_DENSE_SPLIT, head_chunk_of, split_tokens
 from kblam_kernels.common.tiles import Tile, precision_of, select
 from kblam_kernels.common.triton_parts import LN2, LOG2E
@@ -175,7 +174,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     """Output and lse in two launches. `tile` is for tests and tuning; None takes the one from the table."""
     query = call.query
     _, Hq, N, D = query.shape
-    output, lse = empty_output(query)
+    output, lse = call.empty()
     if query.numel() == 0:
         return output, lse
     tile = tile or select(DECODE, target_arch(query), precision_of(query.dtype), D)

@@ -8,7 +8,6 @@ addition. Accepts what attention of the same layout accepts; lse float32, row_we
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -123,10 +122,9 @@ def evidence_mass_kernel(
 
 def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
     """As `reference.forward`, in one launch. `tile` is for tests and tuning; None takes the one from the table."""
-    rows, lse = call.rows, call.lse
+    rows, M = call.rows, call.num_tokens
     B, Hq, N, W = rows.shape
-    M = call.num_tokens
-    result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
+    (result,) = call.empty()
     if result.numel() == 0:
         return (result,)
     # Latents are one key head for the queries of all heads.
@@ -142,9 +140,9 @@ def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
         norm=call.norm,
         key_scale=call.key_scale,
         constant=contiguous_or_none(call.constant),
-        lse=lse.contiguous(),
+        lse=call.lse.contiguous(),
         **visibility(call.bias, call.knowledge_range),
-        row_weight=call.row_weight.to(torch.float32).contiguous(),
+        row_weight=call.row_weight.float().contiguous(),
         mass=result,
         sizes=Sizes(B, Hq, key_heads, N, N, M),
         heads=key_heads,
