@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -98,6 +98,17 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+class Sizes(NamedTuple):
+    """Lengths of an attention. Kernels are not specialised for them: a growing cache or list must not compile again."""
+
+    B: int
+    Hq: int
+    Hkv: int
+    N: int
+    T: int
+    M: int
+
+
 @dataclass(frozen=True)
 class AttentionCall(Call):
     """The fields of every attention to knowledge: the prompt block, and what hides or shifts columns.
@@ -126,6 +137,12 @@ class AttentionCall(Call):
     knowledge_range: Tensor | None
     scale: float
     window: int | None
+
+    @property
+    def sizes(self) -> Sizes:
+        """The lengths."""
+        B, Hq, N, _ = self.query.shape
+        return Sizes(B, Hq, self.key.shape[1], N, self.key.shape[2], self.num_tokens)
 
     def empty(self) -> tuple[Tensor, Tensor]:
         return empty_output(self.query)

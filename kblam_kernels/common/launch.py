@@ -31,19 +31,12 @@ LOG2E = math.log2(math.e)
 class Heads(NamedTuple):
     """A tensor (batch, heads, rows, width) with a contiguous last dimension: strides in elements.
 
-    An axis with one entry gets stride 0, so that its stride does not change the machine code.
+    An axis with one entry, or that is not there, gets stride 0, so that it does not change the machine code.
     """
 
     data: Tensor
     batch: int
     head: int
-    row: int
-
-
-class Rows(NamedTuple):
-    """A matrix with a contiguous last dimension."""
-
-    data: Tensor
     row: int
 
 
@@ -77,23 +70,6 @@ class Knowledge(NamedTuple):
     query: Heads
     key: Heads
     value: Heads
-
-
-class Sizes(NamedTuple):
-    """Lengths of an attention, not specialised: a growing cache or knowledge base must not compile again."""
-
-    B: int
-    Hq: int
-    Hkv: int
-    N: int
-    T: int
-    M: int
-
-
-def sizes_of(call: AttentionCall) -> Sizes:
-    """The sizes of a call."""
-    B, Hq, N, _ = call.query.shape
-    return Sizes(B, Hq, call.key.shape[1], N, call.key.shape[2], call.num_tokens)
 
 
 class Cut(NamedTuple):
@@ -139,7 +115,7 @@ def cut_of(
         prompt_rows: query rows of a program of the prompt.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
-    B, Hq, Hkv, N, T, M = sizes_of(call)
+    B, Hq, Hkv, N, T, M = call.sizes
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
@@ -195,12 +171,17 @@ class States(NamedTuple):
     total: Tensor
 
 
+def states_of(cut: Cut, like: Tensor) -> States:
+    """Unwritten states on the device of a tensor."""
+    return States(*(like.new_empty(cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
+
+
 def attention(call: AttentionCall) -> dict[str, Any]:
     """The arguments that every kernel of attention takes."""
     return {
         "prompt": Prompt(heads(call.query), heads(call.key), heads(call.value), columns(call.prompt_mask)),
         **visibility(call.bias, call.knowledge_range, call.prompt_mask),
-        "sizes": sizes_of(call),
+        "sizes": call.sizes,
         "window": call.window,
         "scale": call.scale * LOG2E,
     }
@@ -226,11 +207,6 @@ def heads(tensor: Tensor) -> Heads:
 def columns(tensor: Tensor | None) -> Columns | None:
     """The columns of (B or 1, L). One column alone has stride 1, as columns side by side have."""
     return None if tensor is None else Columns(tensor, 1 if tensor.shape[1] == 1 else tensor.stride(1))
-
-
-def scratch(like: Tensor, *shape: int) -> Tensor:
-    """Unwritten float32 memory."""
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 def stride_of(tensor: Tensor | None, axis: int) -> int:

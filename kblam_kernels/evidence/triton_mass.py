@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kblam_kernels.common.launch import Sizes, chunks, heads, launch, target_arch, visibility
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of, select

@@ -22,18 +22,18 @@ def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
 
 def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
     """One softmax over knowledge and prompt."""
-    B, Hq, _, N, _, D, _, P = call.sizes
-    dtype, device = accumulation_dtype(call.query), call.query.device
-    prompt, knowledge = (OnlineSoftmax((B, Hq, N), width, dtype, device) for width in (D, P))
+    rows, dtype, device = tuple(call.query.shape[:3]), accumulation_dtype(call.query), call.query.device
+    prompt, knowledge = (OnlineSoftmax(rows, t.shape[-1], dtype, device) for t in (call.query, call.latent_value))
     row = take_prompt(prompt, call)
+    # Every head of every row reads the same latents: rows in one piece are one matrix product for all of them.
+    query, constant = absorbed.query.clone(memory_format=torch.contiguous_format), absorbed.constant
     scores = score_chunks(
-        *absorbed, call.latent_key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
+        query, constant, call.latent_key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
     )
     for cols, of_columns in scores:
         weights = knowledge.rescale(of_columns)
         if call.value_scale is not None:
             weights = weights * call.value_scale[cols]
-        # Every head of every row reads the same latents: one matrix product for all of them.
         knowledge.output = knowledge.output + weights @ call.latent_value[cols].to(dtype)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)

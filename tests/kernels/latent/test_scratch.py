@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from kblam_kernels.common.launch import Heads, Recording, States, recording
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import Cut, Heads, Recording, States, recording
 from kblam_kernels.common.splits import PROMPT_ROWS
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
@@ -107,12 +108,9 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         latent=Heads(latent, 0, 0, 0),
         share=torch.empty(1),
         lse=torch.empty(1),
-        Hq=1,
-        N=1,
+        sizes=Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2),
+        cut=Cut(*(0,) * 9)._replace(row_count=row_count, knowledge_splits=2, splits=3),
         result_queries=1,
-        row_count=row_count,
-        knowledge_splits=2,
-        splits=3,
         P=P,
         HEAD_DIM=D,
         VALUE_UNIT=1.0,
