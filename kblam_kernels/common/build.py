@@ -258,7 +258,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{path} ({time.perf_counter() - start:.1f} s)")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

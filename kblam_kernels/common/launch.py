@@ -14,7 +14,6 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -214,17 +213,20 @@ def stride_of(tensor: Tensor | None, axis: int) -> int:
     return 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
 
 
-@dataclass
-class Recording:
-    """Launches that were recorded instead of run.
+class Launch(NamedTuple):
+    """A launch that was recorded."""
 
-    Args:
-        arch: the architecture that launchers choose tiles for.
-        launches: (kernel, grid, arguments by name, tile), in order.
-    """
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    tile: Tile
+
+
+class Recording(NamedTuple):
+    """Launches that were recorded instead of run, and the architecture that launchers chose tiles for."""
 
     arch: Arch
-    launches: list[tuple[Any, tuple[int, ...], dict[str, Any], Tile]] = field(default_factory=list)
+    launches: list[Launch]
 
 
 _RECORDING: ContextVar[Recording | None] = ContextVar("kblam_kernels_recording", default=None)
@@ -233,7 +235,7 @@ _RECORDING: ContextVar[Recording | None] = ContextVar("kblam_kernels_recording",
 @contextlib.contextmanager
 def recording(arch: Arch) -> Iterator[Recording]:
     """Records what launchers would launch on `arch`; their tensors may have no memory."""
-    made = Recording(arch)
+    made = Recording(arch, [])
     token = _RECORDING.set(made)
     try:
         yield made
@@ -255,7 +257,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     """Launches a kernel on the device of the tensor `on`, with the warps and stages of a tile."""
     recorder = _RECORDING.get()
     if recorder is not None:
-        recorder.launches.append((kernel, grid, arguments, tile))
+        recorder.launches.append(Launch(kernel, grid, arguments, tile))
         return
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](**arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)
