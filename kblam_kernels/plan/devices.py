@@ -78,20 +78,13 @@ def _specified(name: str, gigabytes: int, terabytes_per_second: float, half: flo
     return Device(name, rates(half), rates(single), gigabytes * 10**9, source, has_scratch=True)
 
 
-# Datasheets of the SXM modules: memory in GB, TB/s, dense TFLOP/s in bfloat16 and in float32.
+# Datasheets of the SXM modules, by the full name that their driver reports: memory in GB, TB/s, dense TFLOP/s in
+# bfloat16 and in float32. Other cards of a family (PCIe and NVL cards, 40 GB, GH200, a MIG slice) have other memory or
+# clocks, so they are measured.
 SPECIFIED: dict[str, Device] = {
-    "a100": _specified("NVIDIA A100 80 GB", 80, 2.039, 312, 19.5),
-    "h100": _specified("NVIDIA H100 80 GB", 80, 3.35, 989, 67),
+    "a100": _specified("NVIDIA A100-SXM4-80GB", 80, 2.039, 312, 19.5),
+    "h100": _specified("NVIDIA H100 80GB HBM3", 80, 3.35, 989, 67),
     "h200": _specified("NVIDIA H200", 141, 4.8, 989, 67),
-}
-
-
-# The row of each card, by the full name that its driver reports. Other cards of a family (PCIe and NVL cards, 40 GB,
-# GH200, a MIG slice) have other memory or clocks, so they are measured.
-DRIVER_NAMES = {
-    "NVIDIA A100-SXM4-80GB": "a100",
-    "NVIDIA H100 80GB HBM3": "h100",
-    "NVIDIA H200": "h200",
 }
 
 # Typical rates (two cores of an EPYC), for knowledge so small that measuring would take longer than any choice saves.
@@ -137,8 +130,8 @@ def _device(kind: str, index: int | None, specified: bool) -> Device:
     name = "this machine's CPU"
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
-        if specified and name in DRIVER_NAMES:
-            return SPECIFIED[DRIVER_NAMES[name]]
+        if specified and (known := [row for row in SPECIFIED.values() if row.name == name]):
+            return known[0]
     half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     return Device(name, half, single, 0, "measured in this process", has_scratch=kind == "cuda")
 
