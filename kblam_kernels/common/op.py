@@ -56,11 +56,7 @@ class Op(Generic[C]):
         return results if isinstance(results, tuple) else (results,)
 
     def explain(self, call: C, backend: str = AUTO) -> Explanation:
-        """Asks the backends in order, or only the one that is named.
-
-        Raises:
-            UnsupportedInputError: if the name is not a backend.
-        """
+        """Asks the backends in order, or only the one that is named; raises as `requested`."""
         wanted = requested(backend, self.backends)
         rejected: dict[str, str] = {}
         for candidate in self.backends:

@@ -61,16 +61,6 @@ class Choice(Generic[T]):
     most_rows: int = UNLIMITED
     masked: bool = False
 
-    def fits(self, arch: Arch, precision: Precision, width: int, rows: int, masked: bool) -> bool:
-        """Whether a launch may take this row."""
-        return (
-            arch in self.archs
-            and precision == self.precision
-            and self.widths[0] <= width <= self.widths[1]
-            and rows <= self.most_rows
-            and (masked or not self.masked)
-        )
-
 
 def select(
     table: Sequence[Choice[T]], arch: Arch, precision: Precision, width: int, rows: int = 1, *, masked: bool = False
@@ -81,7 +71,9 @@ def select(
         UnsupportedInputError: if there is none; the message names the width.
     """
     for choice in table:
-        if choice.fits(arch, precision, width, rows, masked):
+        narrowest, widest = choice.widths
+        fits = narrowest <= width <= widest and rows <= choice.most_rows and (masked or not choice.masked)
+        if fits and arch in choice.archs and precision == choice.precision:
             return choice.tile
     refuse(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
 

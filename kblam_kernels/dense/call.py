@@ -34,11 +34,7 @@ class DenseCall(AttentionCall):
 
 
 def check_heads(knowledge_key: Tensor, B: int, Hq: int, D: int, query: Tensor) -> None:
-    """Checks that dense keys have one head for each query head.
-
-    Raises:
-        UnsupportedInputError: if not.
-    """
+    """Dense keys have one head for each query head."""
     M = knowledge_key.shape[-2]
     expected = (Hq, M, D) if knowledge_key.dim() == 3 else (B, Hq, M, D)
     if tuple(knowledge_key.shape) != expected:

@@ -116,11 +116,7 @@ DECODE: tuple[Choice[Tile], ...] = (
 
 
 def forward_tile(arch: Arch, head_dim: int, precision: Precision, rows: int, *, masked: bool) -> ForwardTile:
-    """The tile of a single pass of `rows` new queries.
-
-    Raises:
-        UnsupportedInputError: head_dim above 256, or KBLAM_TILE is not a tile.
-    """
+    """The tile of a single pass of `rows` new queries; raises as `parse` and `select`."""
     if pinned := os.environ.get(TILE_VARIABLE):
         return parse(pinned)
     return select(FORWARD, arch, precision, head_dim, rows, masked=masked)

@@ -2,7 +2,7 @@
 
 The queries of one head, of all batch rows when these share one list, fold into the rows of one matrix product, so
 that a key is read once for the batch; the query heads of one prompt head fold likewise. Accepts what `triton_forward`
-accepts. Splits have a fixed number of columns (`common/splits.py`), so a row's result does not depend on the batch.
+accepts.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -137,11 +137,7 @@ def knowledge_lse(knowledge_query: Tensor, knowledge: Knowledge, **options: Unpa
 
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
-    """Checks shapes, dtypes and devices of the tensors that give knowledge scores.
-
-    Raises:
-        UnsupportedInputError: the message names the value.
-    """
+    """Shapes, dtypes and devices of the tensors that give knowledge scores."""
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
     B, Hq, _, D = knowledge_query.shape

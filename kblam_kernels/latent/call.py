@@ -42,11 +42,7 @@ class LatentCall(AttentionCall):
 
 
 def check_projection(key_weight: Tensor, query: Tensor) -> None:
-    """Checks that the projection of latents has the heads of the query.
-
-    Raises:
-        UnsupportedInputError: if not.
-    """
+    """The projection of latents has the heads of the query."""
     Hq, D = query.shape[1], query.shape[3]
     if tuple(key_weight.shape[:2]) != (Hq, D):
         refuse(
