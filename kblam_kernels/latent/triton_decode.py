@@ -27,7 +27,7 @@ from kblam_kernels.common.launch import (
     target_arch,
 )
 from kblam_kernels.common.native import contiguous_or_none
-from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of
+from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
@@ -111,14 +111,13 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
 def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixed, result_queries: int) -> None:
     """One block of queries: both launches. `result` is its part of an output that has `result_queries` a head."""
     query, storage = call.query, storage_of(call.latent_key.dtype)
-    _, Hq, _, N, T, M = call.sizes
-    D, P = call.width, call.latent_key.shape[1]
+    (_, Hq, N, D), P = query.shape, call.latent_key.shape[1]
     chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
     parts, value_chunks = value_parts(P, tile)
-    split_size, knowledge_splits, prompt_splits = scratch.splits_of(M, T, tile)
+    split_size = split_tokens(call.num_tokens, tile.block_m)
     cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
-    partial_latent = query.new_empty(knowledge_splits, cut.row_count, P, dtype=torch.float32)
-    partial_prompt = query.new_empty(prompt_splits, cut.row_count, D, dtype=torch.float32)
+    partial_latent = query.new_empty(cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
+    partial_prompt = query.new_empty(cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
     launch(
         latent_decode_kernel,
