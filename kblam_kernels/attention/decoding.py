@@ -179,8 +179,7 @@ class RectangularAttention:
             if planned is None or planned.form != (query.shape, query.dtype, scale, window):
                 planned = self.plan(query, key, value, scale=scale, window=window)
             # Attention to latents makes queries of hidden states in the pass that absorbs them.
-            makes_queries = isinstance(self.knowledge, LatentKnowledge)
-            if planned.straight and makes_queries and _can_be_multiplied(hidden_states, query_weight, query):
+            if planned.straight and isinstance(self.knowledge, LatentKnowledge):
                 with contextlib.suppress(RuntimeError):
                     # What the op does not take, the call below serves or refuses by name.
                     tensors = (query, key, value, hidden_states)
@@ -229,16 +228,6 @@ class RectangularAttention:
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
         return straight(query, key, value, r, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
-
-
-def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:
-    """Whether the C++ op makes queries of them: it reads pairs of numbers that lie side by side."""
-    width = hidden_states.shape[-1]
-    return (
-        width % 2 == 0
-        and hidden_states.stride(-1) == query_weight.stride(-1) == 1
-        and hidden_states.dtype == query_weight.dtype == query.dtype
-    )
 
 
 def _is_direct() -> bool:

@@ -140,12 +140,11 @@ def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range:
     """Shapes, dtypes and devices of the tensors that give knowledge scores."""
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
-    B, Hq, _, D = knowledge_query.shape
     if isinstance(knowledge, LatentKnowledge):
         check_projection(knowledge.projection.key_weight, knowledge_query)
         check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)
     else:
-        check_heads(knowledge.key, B, Hq, D, knowledge_query)
+        check_heads(knowledge.key, knowledge_query)
         check_alike({"knowledge": knowledge.key}, knowledge_query)
     check_masks(None, knowledge_range, knowledge_query, 0)
 
