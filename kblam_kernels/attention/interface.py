@@ -187,10 +187,7 @@ def call_of(
         norm=knowledge.norm,
         key_scale=knowledge.key_scale,
         value_scale=knowledge.value_scale,
-        key_weight=p.key_weight,
-        key_bias=p.key_bias,
-        value_weight=p.value_weight,
-        value_bias=p.value_bias,
+        **vars(p),
         int8_products=int8_products,
     )
     latent.check()

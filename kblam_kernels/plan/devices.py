@@ -97,29 +97,26 @@ TYPICAL = Device(
 )
 
 
-def named(name: str, *, specified: bool = True) -> Device:
-    """A device by the name the command line takes: "cpu" (measured here), "cuda" (the one here), "a100", ...
-
-    Without `specified` the GPU here is measured even if the table has it.
-
-    Raises:
-        UnsupportedInputError: the name is unknown, or the device to be measured is not on this machine.
-    """
-    if name in SPECIFIED:
-        if not specified:
-            refuse(f"{name!r} is a row of a table; to measure the device that is here, say cuda or cpu")
-        return SPECIFIED[name]
-    if name in ("cpu", "cuda"):
-        return device_of(torch.device(name), specified=specified)
-    refuse(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
-
-
-def device_of(device: torch.device, *, measure: bool = True, specified: bool = True) -> Device:
-    """The planner's view of a torch device, with the memory that is free on it now.
+def device_of(device: torch.device | str, *, measure: bool = True, specified: bool = True) -> Device:
+    """The planner's view of a torch device, with the memory that is free on it now, or a card of the table by its name.
 
     A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once a
     process, in about a second. Without `measure` a CPU has the rates of `TYPICAL`.
+
+    Args:
+        device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
+
+    Raises:
+        UnsupportedInputError: the name is unknown, or of a card of the table where one is to be measured.
     """
+    if isinstance(device, str):
+        if device in SPECIFIED and specified:
+            return SPECIFIED[device]
+        if device in SPECIFIED:
+            refuse(f"{device!r} is a row of a table; to measure the device that is here, say cuda or cpu")
+        if device not in ("cpu", "cuda"):
+            refuse(f"device {device!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
+        device = torch.device(device)
     known = _device(device.type, device.index, specified) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
 
