@@ -5,31 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from kblam_kernels.attention.interface import Options, call_of
+from kblam_kernels.attention.interface import Options, Step, call_of
 from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.errors import refuse
-from kblam_kernels.knowledge import Knowledge
+from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.latent.call import LatentCall
 
 Straight = Callable[..., tuple[Tensor, ...]]
-
-
-class Step(TypedDict, total=False):
-    """Options that may change from one step to the next, beside the tensors."""
-
-    knowledge_bias: float | Tensor
-    prompt_mask: Tensor | None
-    knowledge_range: Tensor | None
+# Query, key, value, and the knowledge query or None.
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -40,13 +34,11 @@ class Planned:
         form: what a step must share with the planned one: shape and dtype of the query, scale, window.
         backend: the one that serves.
         straight: the C++ op with the knowledge already bound, if it can be called directly; else None.
-        makes_queries: whether `straight` can compute the knowledge query too.
     """
 
     form: tuple[Any, ...]
     backend: str
     straight: Straight | None
-    makes_queries: bool
 
 
 class RectangularAttention:
@@ -100,8 +92,7 @@ class RectangularAttention:
         op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
         backend = op.named(op.choose(call, self.backend))
         straight = backend.serving(call).bound(call) if backend.is_one_op(call) else None
-        makes_queries = straight is not None and isinstance(call, LatentCall)
-        self.planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight, makes_queries)
+        self.planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight)
         return self.planned
 
     def run(
@@ -128,7 +119,7 @@ class RectangularAttention:
             refuse(
                 f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
             )
-        return self._step(self.planned, query, key, value, knowledge_query, **step)
+        return self._step(self.planned, (query, key, value, knowledge_query), **step)
 
     def __call__(
         self,
@@ -150,7 +141,7 @@ class RectangularAttention:
         planned = self.planned
         if planned is None or planned.form != (query.shape, query.dtype, scale, window):
             planned = self.plan(query, key, value, knowledge_query, scale=scale, window=window)
-        return self._step(planned, query, key, value, knowledge_query, **step)
+        return self._step(planned, (query, key, value, knowledge_query), **step)
 
     def of_hidden_states(
         self,
@@ -187,7 +178,8 @@ class RectangularAttention:
             planned = self.planned
             if planned is None or planned.form != (query.shape, query.dtype, scale, window):
                 planned = self.plan(query, key, value, scale=scale, window=window)
-            if planned.straight and planned.makes_queries and _can_be_multiplied(hidden_states, query_weight, query):
+            # Attention to latents makes queries of hidden states in the pass that absorbs them.
+            if planned.straight and isinstance(self.knowledge, LatentKnowledge):
                 with contextlib.suppress(RuntimeError):
                     # What the op does not take, the call below serves or refuses by name.
                     tensors = (query, key, value, hidden_states)
@@ -203,27 +195,18 @@ class RectangularAttention:
         options["int8_products"] = self.int8_products
         return call_of(query, key, value, self.knowledge, knowledge_query, **options)
 
-    def _step(
-        self,
-        planned: Planned,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        knowledge_query: Tensor | None,
-        **step: Unpack[Step],
-    ) -> tuple[Tensor, Tensor]:
-        r = query if knowledge_query is None else knowledge_query
+    def _step(self, planned: Planned, tensors: Tensors, **step: Unpack[Step]) -> tuple[Tensor, Tensor]:
         failure: RuntimeError | None = None
         if planned.straight is not None and _is_direct():
             try:
-                results = self._run_straight(planned.straight, (query, key, value, r), (), **step)
+                results = self._run_straight(planned.straight, tensors, (), **step)
                 return results[0], results[1]
             except RuntimeError as error:
                 # The op checks only what memory safety needs. The whole call says what does not fit, and who serves
                 # what this backend does not take.
                 failure = error
         scale, window = planned.form[2:]
-        op, call = self._call(query, key, value, r, scale=scale, window=window, **step)
+        op, call = self._call(*tensors, scale=scale, window=window, **step)
         backend = planned.backend if failure is None else op.choose(call, self.backend)
         if failure is not None and backend == planned.backend:
             raise failure
@@ -233,27 +216,18 @@ class RectangularAttention:
     def _run_straight(
         self,
         straight: Straight,
-        tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+        tensors: Tensors,
         weight: tuple[Tensor, ...],
         knowledge_bias: float | Tensor = 0.0,
         prompt_mask: Tensor | None = None,
         knowledge_range: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The C++ op on (query, key, value, r); with a weight, r is the hidden states that it makes queries of."""
-        query, key = tensors[:2]
+        query, key, value, r = tensors
+        r = query if r is None else r
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
-        return straight(*tensors, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
-
-
-def _can_be_multiplied(hidden_states: Tensor, query_weight: Tensor, query: Tensor) -> bool:
-    """Whether the C++ op makes queries of them: it reads pairs of numbers that lie side by side."""
-    width = hidden_states.shape[-1]
-    return (
-        width % 2 == 0
-        and hidden_states.stride(-1) == query_weight.stride(-1) == 1
-        and hidden_states.dtype == query_weight.dtype == query.dtype
-    )
+        return straight(query, key, value, r, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
 
 
 def _is_direct() -> bool:

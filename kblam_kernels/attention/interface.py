@@ -19,14 +19,19 @@ from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
 
 
-class Options(TypedDict, total=False):
+class Step(TypedDict, total=False):
+    """Keyword arguments that may change from one decode step to the next."""
+
+    knowledge_bias: float | Tensor
+    prompt_mask: Tensor | None
+    knowledge_range: Tensor | None
+
+
+class Options(Step, total=False):
     """Keyword arguments of `rectangular_attention` that say what is computed."""
 
     scale: float | None
-    knowledge_bias: float | Tensor
-    prompt_mask: Tensor | None
     window: int | None
-    knowledge_range: Tensor | None
     int8_products: bool
 
 
@@ -182,10 +187,7 @@ def call_of(
         norm=knowledge.norm,
         key_scale=knowledge.key_scale,
         value_scale=knowledge.value_scale,
-        key_weight=p.key_weight,
-        key_bias=p.key_bias,
-        value_weight=p.value_weight,
-        value_bias=p.value_bias,
+        **vars(p),
         int8_products=int8_products,
     )
     latent.check()

@@ -47,15 +47,6 @@ _X86_FILES = {
     "isa/kernels_avx512bf16.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
     "isa/kernels_amx.cpp": (*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
-_FILES = (
-    "isa/kernels_portable.cpp",
-    "launch/select.cpp",
-    "launch/split.cpp",
-    "launch/dense.cpp",
-    "launch/latent.cpp",
-    "launch/mass.cpp",
-)
-_BINDINGS = ("binding/dense.cpp", "binding/latent.cpp", "binding/mass.cpp")
 
 
 @dataclass(frozen=True)
@@ -79,9 +70,9 @@ def source_folder() -> Path:
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / _BINDINGS[0]).is_file():
+        if (folder / "binding").is_dir():
             return folder
-    raise BuildError(f"the C++ sources are not installed: no csrc/{_BINDINGS[0]} in {package} or beside it")
+    raise BuildError(f"the C++ sources are not installed: no csrc/binding in {package} or beside it")
 
 
 def program(words: str) -> list[str] | None:
@@ -118,14 +109,14 @@ def kernel_units(folder: Path) -> list[Unit]:
     """Everything but the bindings: needs no torch."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     base = ("-DKBLAM_X86",) if x86 else ()
-    units = [Unit(folder / name, base) for name in _FILES]
+    units = [Unit(path, base) for path in (folder / "isa/kernels_portable.cpp", *sorted(folder.glob("launch/*.cpp")))]
     return units + [Unit(folder / name, (*base, *flags)) for name, flags in _X86_FILES.items() if x86]
 
 
 def units(folder: Path) -> list[Unit]:
     """All source files of the library."""
     flags = (f"-DTORCH_TARGET_VERSION={_TORCH_TARGET}",)
-    return [*kernel_units(folder), *(Unit(folder / name, flags) for name in _BINDINGS)]
+    return [*kernel_units(folder), *(Unit(path, flags) for path in sorted(folder.glob("binding/*.cpp")))]
 
 
 def _cache_root() -> Path:
@@ -258,7 +249,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{path} ({time.perf_counter() - start:.1f} s)")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from kblam_kernels.common.checks import check_alike
+from kblam_kernels.common.output import empty_output
 from kblam_kernels.errors import refuse
 
 C = TypeVar("C", bound="Call")
@@ -35,12 +36,14 @@ class Call:
         KNOWLEDGE: the tensor that has a row for each knowledge token.
         STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
         DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward returns them.
+        RESULTS: names of the tensors that the op returns, for readers of its schema.
     """
 
     LEADING: ClassVar[str]
     KNOWLEDGE: ClassVar[str]
     STRIDED: ClassVar[tuple[str, ...]]
     DIFFERENTIABLE: ClassVar[tuple[str, ...]] = ()
+    RESULTS: ClassVar[tuple[str, ...]]
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -55,6 +58,10 @@ class Call:
     def but(self: C, **changes: Any) -> C:
         """A copy of this call with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def empty(self) -> tuple[Tensor, ...]:
+        """The results of the op, unwritten; its fake returns them."""
+        raise NotImplementedError
 
     @property
     def leading(self) -> Tensor:
@@ -91,6 +98,17 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+class Sizes(NamedTuple):
+    """Lengths of an attention. Kernels are not specialised for them: a growing cache or list must not compile again."""
+
+    B: int
+    Hq: int
+    Hkv: int
+    N: int
+    T: int
+    M: int
+
+
 @dataclass(frozen=True)
 class AttentionCall(Call):
     """The fields of every attention to knowledge: the prompt block, and what hides or shifts columns.
@@ -108,6 +126,7 @@ class AttentionCall(Call):
     """
 
     LEADING = "query"
+    RESULTS = ("output", "lse")
 
     query: Tensor
     key: Tensor
@@ -118,6 +137,15 @@ class AttentionCall(Call):
     knowledge_range: Tensor | None
     scale: float
     window: int | None
+
+    @property
+    def sizes(self) -> Sizes:
+        """The lengths."""
+        B, Hq, N, _ = self.query.shape
+        return Sizes(B, Hq, self.key.shape[1], N, self.key.shape[2], self.num_tokens)
+
+    def empty(self) -> tuple[Tensor, Tensor]:
+        return empty_output(self.query)
 
     def check(self) -> None:
         """Refuses tensors that do not fit together. `check_prompt` and `check_masks` come first.

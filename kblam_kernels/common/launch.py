@@ -14,7 +14,6 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -31,19 +30,12 @@ LOG2E = math.log2(math.e)
 class Heads(NamedTuple):
     """A tensor (batch, heads, rows, width) with a contiguous last dimension: strides in elements.
 
-    An axis with one entry gets stride 0, so that its stride does not change the machine code.
+    An axis with one entry, or that is not there, gets stride 0, so that it does not change the machine code.
     """
 
     data: Tensor
     batch: int
     head: int
-    row: int
-
-
-class Rows(NamedTuple):
-    """A matrix with a contiguous last dimension."""
-
-    data: Tensor
     row: int
 
 
@@ -77,23 +69,6 @@ class Knowledge(NamedTuple):
     query: Heads
     key: Heads
     value: Heads
-
-
-class Sizes(NamedTuple):
-    """Lengths of an attention, not specialised: a growing cache or knowledge base must not compile again."""
-
-    B: int
-    Hq: int
-    Hkv: int
-    N: int
-    T: int
-    M: int
-
-
-def sizes_of(call: AttentionCall) -> Sizes:
-    """The sizes of a call."""
-    B, Hq, N, _ = call.query.shape
-    return Sizes(B, Hq, call.key.shape[1], N, call.key.shape[2], call.num_tokens)
 
 
 class Cut(NamedTuple):
@@ -139,7 +114,7 @@ def cut_of(
         prompt_rows: query rows of a program of the prompt.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
-    B, Hq, Hkv, N, T, M = sizes_of(call)
+    B, Hq, Hkv, N, T, M = call.sizes
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
@@ -195,12 +170,17 @@ class States(NamedTuple):
     total: Tensor
 
 
+def states_of(cut: Cut, like: Tensor) -> States:
+    """Unwritten states on the device of a tensor."""
+    return States(*(like.new_empty(cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
+
+
 def attention(call: AttentionCall) -> dict[str, Any]:
     """The arguments that every kernel of attention takes."""
     return {
         "prompt": Prompt(heads(call.query), heads(call.key), heads(call.value), columns(call.prompt_mask)),
         **visibility(call.bias, call.knowledge_range, call.prompt_mask),
-        "sizes": sizes_of(call),
+        "sizes": call.sizes,
         "window": call.window,
         "scale": call.scale * LOG2E,
     }
@@ -228,27 +208,25 @@ def columns(tensor: Tensor | None) -> Columns | None:
     return None if tensor is None else Columns(tensor, 1 if tensor.shape[1] == 1 else tensor.stride(1))
 
 
-def scratch(like: Tensor, *shape: int) -> Tensor:
-    """Unwritten float32 memory."""
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
 def stride_of(tensor: Tensor | None, axis: int) -> int:
     """The stride of an axis; 0 if there is no tensor, or one entry on that axis."""
     return 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
 
 
-@dataclass
-class Recording:
-    """Launches that were recorded instead of run.
+class Launch(NamedTuple):
+    """A launch that was recorded."""
 
-    Args:
-        arch: the architecture that launchers choose tiles for.
-        launches: (kernel, grid, arguments by name, tile), in order.
-    """
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    tile: Tile
+
+
+class Recording(NamedTuple):
+    """Launches that were recorded instead of run, and the architecture that launchers chose tiles for."""
 
     arch: Arch
-    launches: list[tuple[Any, tuple[int, ...], dict[str, Any], Tile]] = field(default_factory=list)
+    launches: list[Launch]
 
 
 _RECORDING: ContextVar[Recording | None] = ContextVar("kblam_kernels_recording", default=None)
@@ -257,7 +235,7 @@ _RECORDING: ContextVar[Recording | None] = ContextVar("kblam_kernels_recording",
 @contextlib.contextmanager
 def recording(arch: Arch) -> Iterator[Recording]:
     """Records what launchers would launch on `arch`; their tensors may have no memory."""
-    made = Recording(arch)
+    made = Recording(arch, [])
     token = _RECORDING.set(made)
     try:
         yield made
@@ -279,7 +257,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     """Launches a kernel on the device of the tensor `on`, with the warps and stages of a tile."""
     recorder = _RECORDING.get()
     if recorder is not None:
-        recorder.launches.append((kernel, grid, arguments, tile))
+        recorder.launches.append(Launch(kernel, grid, arguments, tile))
         return
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](**arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)

@@ -93,9 +93,12 @@ def _load_anew(path: Path, error: OSError) -> None:
 
 
 def kernel_layout(
-    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None
+    bias: Tensor | None, prompt_mask: Tensor | None, knowledge_range: Tensor | None, *, batch: int | None = None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Bias, mask and range with strides and dtypes that the C++ kernels read; copied only where needed."""
+    """Bias, mask and range with strides and dtypes that the C++ kernels read; copied only where needed.
+
+    With `batch`, a range that the batch shares is repeated for each of its rows.
+    """
     if bias is not None and bias.stride(1) not in (0, 1):
         bias = bias.contiguous()
     if prompt_mask is not None and prompt_mask.stride(1) != 1:
@@ -104,6 +107,8 @@ def kernel_layout(
         if knowledge_range.dtype == torch.int64:
             # No row sees 2 ** 31 tokens, but an int64 end may be larger, meaning "no end".
             knowledge_range = knowledge_range.clamp(0, 2**31 - 1)
+        if batch is not None:
+            knowledge_range = knowledge_range.expand(batch, 2)
         knowledge_range = knowledge_range.to(torch.int32).contiguous()
     return bias, prompt_mask, knowledge_range
 

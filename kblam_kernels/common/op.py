@@ -6,7 +6,7 @@ sees one opaque node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,35 +26,26 @@ class Op(Generic[C]):
     Args:
         name: in the namespace `kblam_kernels`.
         kind: the class of its calls.
-        backends: its backends, in the order in which "auto" tries them.
-        backwards: backends that can differentiate; the first that can serve is taken, whichever runs the forward. None:
-            no gradient.
-        results: names of the returned tensors, for readers of the schema.
-        empty: makes the unwritten results of a call, which the fake returns.
+        backends: its backends, in the order in which "auto" tries them; the last serves every call.
+
+    Attributes:
+        backwards: backends that can differentiate, today the last one alone. The first that can serve is taken,
+            whichever runs the forward.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: type[C],
-        backends: Sequence[Backend[C]],
-        *,
-        backwards: Sequence[Backend[C]] = (),
-        results: Sequence[str],
-        empty: Callable[[C], Results],
-    ) -> None:
-        self.name, self.kind, self.backends, self.backwards = name, kind, tuple(backends), tuple(backwards)
+    def __init__(self, name: str, kind: type[C], backends: Sequence[Backend[C]]) -> None:
+        self.name, self.kind, self.backends, self.backwards = name, kind, backends, backends[-1:]
         self.fields = kind.names()
-        returns = ", ".join(f"Tensor {result}" for result in results)
+        returns = ", ".join(f"Tensor {result}" for result in kind.RESULTS)
         self.overload = torch.library.custom_op(
             f"kblam_kernels::{name}",
             self._run,
             mutates_args=(),
             schema=f"({kind.schema()}, str backend) -> ({returns})",
         )
-        self.overload.register_fake(lambda *values: _one_or_all(empty(kind(*values[:-1]))))
-        if backwards:
-            self._differentiate(len(results))
+        self.overload.register_fake(lambda *values: _one_or_all(kind(*values[:-1]).empty()))
+        if kind.DIFFERENTIABLE:
+            self._differentiate(len(kind.RESULTS))
 
     def __call__(self, call: C, name: str) -> Results:
         """The results of one call from the named backend, which must be able to serve it."""
@@ -65,11 +56,7 @@ class Op(Generic[C]):
         return results if isinstance(results, tuple) else (results,)
 
     def explain(self, call: C, backend: str = AUTO) -> Explanation:
-        """Asks the backends in order, or only the one that is named.
-
-        Raises:
-            UnsupportedInputError: if the name is not a backend.
-        """
+        """Asks the backends in order, or only the one that is named; raises as `requested`."""
         wanted = requested(backend, self.backends)
         rejected: dict[str, str] = {}
         for candidate in self.backends:
@@ -130,16 +117,14 @@ class Op(Generic[C]):
 
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             results = output if isinstance(output, tuple) else (output,)
-            values = inputs[:-1]
-            ctx.is_tensor = [isinstance(value, Tensor) for value in values]
-            ctx.others = [None if there else value for value, there in zip(values, ctx.is_tensor, strict=True)]
-            ctx.save_for_backward(*results, *(v for v, there in zip(values, ctx.is_tensor, strict=True) if there))
+            ctx.others = [None if isinstance(value, Tensor) else value for value in inputs[:-1]]
+            ctx.save_for_backward(*results, *(value if isinstance(value, Tensor) else None for value in inputs[:-1]))
 
         def apply(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            unpacked = ctx.saved_tensors  # once: under activation checkpointing a second look raises
-            results, saved = unpacked[:count], iter(unpacked[count:])
-            values = [next(saved) if there else other for other, there in zip(ctx.others, ctx.is_tensor, strict=True)]
-            made = self.backward_overload(*gradients, *results, *values)
+            saved = ctx.saved_tensors  # once: under activation checkpointing a second look raises
+            pairs = zip(saved[count:], ctx.others, strict=True)
+            values = (other if tensor is None else tensor for tensor, other in pairs)
+            made = self.backward_overload(*gradients, *saved[:count], *values)
             of = dict(zip(differentiable, made if isinstance(made, tuple) else (made,), strict=True))
             return (*(of.get(name) for name in self.fields), None)
 

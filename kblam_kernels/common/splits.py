@@ -26,8 +26,7 @@ MAX_CHUNKS = 12
 def split_tokens(M: int, block_m: int, most: int = MAX_SPLITS, least: int = MIN_SPLIT) -> int:
     """Knowledge tokens of one split, whole tiles: set by the (over-allocated) length of the list, never by the batch.
 
-    That keeps a row's result independent of the rows around it, bit for bit. At most `most` splits, of at least
-    `least` tokens.
+    At most `most` splits, of at least `least` tokens.
     """
     tiles = -(-M // (most * block_m))
     return max(least, tiles * block_m)
@@ -41,10 +40,7 @@ def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:
     dividing = min(width & -width, widest)
     if dividing == widest or (dividing >= 16 and width <= MAX_CHUNKS * dividing):
         return dividing
-    padding = 16
-    while padding < min(width, widest):
-        padding *= 2
-    return padding
+    return _padded(width, widest)
 
 
 def head_chunk_of(D: int, element_size: int) -> int:
@@ -52,10 +48,12 @@ def head_chunk_of(D: int, element_size: int) -> int:
 
     Half as many for float32, which takes three products and more registers.
     """
-    chunk = 16
-    while chunk < min(D, MAX_CHUNK if element_size == 2 else MAX_CHUNK // 2):
-        chunk *= 2
-    return chunk
+    return _padded(D, MAX_CHUNK if element_size == 2 else MAX_CHUNK // 2)
+
+
+def _padded(width: int, widest: int) -> int:
+    """The least power of two that holds a row, 16 at least and `widest` at most."""
+    return max(16, 1 << (min(width, widest) - 1).bit_length())
 
 
 def prompt_block(D: int, element_size: int) -> int:

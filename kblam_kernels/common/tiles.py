@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 
 from kblam_kernels.errors import BackendUnavailableError, refuse
 
 Arch = Literal["sm_80", "sm_86", "sm_90", "interpreter"]
-GPUS: tuple[Arch, ...] = ("sm_80", "sm_86", "sm_90")
-EVERYWHERE: tuple[Arch, ...] = (*GPUS, "interpreter")
+EVERYWHERE: tuple[Arch, ...] = get_args(Arch)
 Precision = Literal["half", "float32"]
 # Bytes of shared memory that one block may opt in to. sm_86 stands for 8.6, 8.9 and 12.x.
 SHARED_LIMIT: dict[str, int] = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024}
@@ -47,7 +46,8 @@ class Choice(Generic[T]):
     """One row of a table: a tile, the launches it is for, and why.
 
     Args:
-        widths: the smallest and the largest width of a row: head_dim, or P of latents.
+        widths: the smallest and the largest width of a row: head_dim, or P of latents; all by default.
+        precision: what is multiplied.
         most_rows: the most query rows of a head.
         masked: only for launches with a prompt mask, a window or a bias for each token, whose loops need more
             registers.
@@ -55,21 +55,11 @@ class Choice(Generic[T]):
 
     tile: T
     reason: str
-    precision: Precision
-    widths: tuple[int, int]
+    widths: tuple[int, int] = (1, UNLIMITED)
+    precision: Precision = "half"
     archs: tuple[Arch, ...] = EVERYWHERE
     most_rows: int = UNLIMITED
     masked: bool = False
-
-    def fits(self, arch: Arch, precision: Precision, width: int, rows: int, masked: bool) -> bool:
-        """Whether a launch may take this row."""
-        return (
-            arch in self.archs
-            and precision == self.precision
-            and self.widths[0] <= width <= self.widths[1]
-            and rows <= self.most_rows
-            and (masked or not self.masked)
-        )
 
 
 def select(
@@ -81,7 +71,9 @@ def select(
         UnsupportedInputError: if there is none; the message names the width.
     """
     for choice in table:
-        if choice.fits(arch, precision, width, rows, masked):
+        narrowest, widest = choice.widths
+        fits = narrowest <= width <= widest and rows <= choice.most_rows and (masked or not choice.masked)
+        if fits and arch in choice.archs and precision == choice.precision:
             return choice.tile
     refuse(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
 

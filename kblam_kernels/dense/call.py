@@ -28,18 +28,13 @@ class DenseCall(AttentionCall):
 
     def check(self) -> None:
         super().check()
-        B, Hq, _, D = self.query.shape
         check_alike({"knowledge": self.knowledge_key}, self.query)
-        check_heads(self.knowledge_key, B, Hq, D, self.query)
+        check_heads(self.knowledge_key, self.query)
 
 
-def check_heads(knowledge_key: Tensor, B: int, Hq: int, D: int, query: Tensor) -> None:
-    """Checks that dense keys have one head for each query head.
-
-    Raises:
-        UnsupportedInputError: if not.
-    """
-    M = knowledge_key.shape[-2]
+def check_heads(knowledge_key: Tensor, query: Tensor) -> None:
+    """Dense keys have one head for each query head."""
+    (B, Hq, _, D), M = query.shape, knowledge_key.shape[-2]
     expected = (Hq, M, D) if knowledge_key.dim() == 3 else (B, Hq, M, D)
     if tuple(knowledge_key.shape) != expected:
         refuse(

@@ -32,18 +32,8 @@ def bound(call: DenseCall) -> Attend:
     knowledge = (call.knowledge_key, call.knowledge_value)
     options = (call.scale, call.window, native.wanted_instruction_set())
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        knowledge_query: Tensor,
-        bias: Tensor | None,
-        prompt_mask: Tensor | None,
-        knowledge_range: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        if knowledge_range is not None and knowledge_range.shape[0] != query.shape[0]:
-            knowledge_range = knowledge_range.expand(query.shape[0], 2)
-        rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
-        return op(query, key, value, *knowledge, knowledge_query, *rows, *options)
+    def attend(query: Tensor, key: Tensor, value: Tensor, r: Tensor, *visibility: Tensor | None) -> tuple[Tensor, ...]:
+        rows = native.kernel_layout(*visibility, batch=query.shape[0])
+        return op(query, key, value, *knowledge, r, *rows, *options)
 
     return attend

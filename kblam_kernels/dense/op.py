@@ -1,4 +1,4 @@
-"""Attention to dense knowledge as an op: its backends and its gradient."""
+"""Attention to dense knowledge as an op: its backends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import ModuleType
 
 from kblam_kernels.common import dispatch
 from kblam_kernels.common.op import Op
-from kblam_kernels.common.output import empty_output
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
 from kblam_kernels.common.tiles import TILE_VARIABLE
 from kblam_kernels.dense.call import DenseCall
@@ -27,18 +26,10 @@ class DenseTriton(dispatch.Triton[DenseCall]):
         return importlib.import_module(f"kblam_kernels.dense.{name}")
 
 
-_REFERENCE: dispatch.Backend[DenseCall] = dispatch.Reference("kblam_kernels.dense.reference")
 DENSE_BACKENDS: tuple[dispatch.Backend[DenseCall], ...] = (
     DenseTriton(),
     dispatch.Cpu("kblam_kernels.dense.cpu"),
-    _REFERENCE,
+    dispatch.Reference("kblam_kernels.dense.reference"),
 )
 
-dense_attention: Op[DenseCall] = Op(
-    "dense_attention",
-    DenseCall,
-    DENSE_BACKENDS,
-    backwards=(_REFERENCE,),
-    results=("output", "lse"),
-    empty=lambda call: empty_output(call.query),
-)
+dense_attention = Op("dense_attention", DenseCall, DENSE_BACKENDS)

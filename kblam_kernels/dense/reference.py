@@ -57,8 +57,7 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
     (output, lse), (grad_output, grad_lse) = results, gradients
     query, key, value, scale = call.query, call.key, call.value, call.scale
     kappa, nu = call.knowledge_key, call.knowledge_value
-    B, Hq, N, _ = query.shape
-    Hkv, T, M = key.shape[1], key.shape[2], kappa.shape[-2]
+    B, Hq, Hkv, N, T, M = call.sizes
     dtype, device = accumulation_dtype(query), query.device
     do = grad_output.to(dtype)
     delta = ((do * output.to(dtype)).sum(-1) - grad_lse.to(dtype))[..., None]

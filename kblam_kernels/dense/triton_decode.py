@@ -2,30 +2,29 @@
 
 The queries of one head, of all batch rows when these share one list, fold into the rows of one matrix product, so
 that a key is read once for the batch; the query heads of one prompt head fold likewise. Accepts what `triton_forward`
-accepts. Splits have a fixed number of columns (`common/splits.py`), so a row's result does not depend on the batch.
+accepts.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common.launch import (
     Knowledge,
-    States,
     attention,
     chunks,
     cut_of,
     heads,
     launch,
     prompt_tile,
-    scratch,
+    states_of,
     target_arch,
 )
-from kblam_kernels.common.output import empty_output
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MERGE, MIN_DENSE_SPLIT, head_chunk_of, split_tokens
 from kblam_kernels.common.tiles import Tile, precision_of, select
 from kblam_kernels.common.triton_parts import LN2, LOG2E
@@ -136,31 +135,29 @@ def dense_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["Hq", "N", "row_count", "knowledge_splits", "splits"])
+@triton.jit(do_not_specialize=["sizes", "cut"])
 def dense_merge_kernel(
     partial,
     states,
     output,
     lse,
-    Hq,
-    N,
-    row_count,
-    knowledge_splits,
-    splits,
+    sizes,
+    cut,
     HEAD_DIM: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
     """One program: merges the splits of one row, for BLOCK_COLUMNS of its output."""
+    Hq, N, splits = sizes.Hq, sizes.N, cut.splits
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     maximum = states.maximum + row.to(tl.int64) * splits
     total = states.total + row.to(tl.int64) * splits
     # A padding row sees no prompt column, so it sees no knowledge either.
-    highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
+    highest, sees = levels_of(maximum, cut.knowledge_splits, splits, BLOCK_SPLITS)
     summed = sums_of(maximum, total, highest, 0, splits, BLOCK_SPLITS)
     mixed = mix_of(
-        partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, splits, tl.cast(row_count, tl.int64) * HEAD_DIM,
+        partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, splits, tl.cast(cut.row_count, tl.int64) * HEAD_DIM,
         column, HEAD_DIM, BLOCK_SPLITS,
     )  # fmt: skip
     result = mixed * tl.where(sees, 1.0 / summed, 0.0)
@@ -175,7 +172,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     """Output and lse in two launches. `tile` is for tests and tuning; None takes the one from the table."""
     query = call.query
     _, Hq, N, D = query.shape
-    output, lse = empty_output(query)
+    output, lse = call.empty()
     if query.numel() == 0:
         return output, lse
     tile = tile or select(DECODE, target_arch(query), precision_of(query.dtype), D)
@@ -190,8 +187,8 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         is_shared=key.dim() == 3 or key.shape[0] == 1 or key.stride(0) == 0,
     )
     chunk = head_chunk_of(D, query.element_size())
-    partial = scratch(query, cut.splits, cut.row_count, D)
-    states = States(*(scratch(query, cut.row_count, cut.splits) for _ in range(2)))
+    partial = query.new_empty(cut.splits, cut.row_count, D, dtype=torch.float32)
+    states = states_of(cut, query)
     launch(
         dense_decode_kernel,
         (programs,),
@@ -217,11 +214,8 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         states=states,
         output=heads(output),
         lse=lse,
-        Hq=Hq,
-        N=N,
-        row_count=cut.row_count,
-        knowledge_splits=cut.knowledge_splits,
-        splits=cut.splits,
+        sizes=call.sizes,
+        cut=cut,
         HEAD_DIM=D,
         BLOCK_SPLITS=MERGE.block_rows,
         BLOCK_COLUMNS=block_columns,

@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
-from kblam_kernels.common.output import empty_output
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
@@ -142,7 +141,7 @@ def dense_forward_kernel(
 def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, N, D) in the dtype of the query and natural-log lse (B, Hq, N) float32, in one launch."""
     B, Hq, N, D = call.query.shape
-    output, lse = empty_output(call.query)
+    output, lse = call.empty()
     if output.numel() == 0:
         return output, lse
     bias = call.bias if call.num_tokens > 0 else None

@@ -30,6 +30,7 @@ class EvidenceCall(Call):
     STRIDED = ("rows", "key")
     # Latents, a key of rank 2, get no gradient: `interface` refuses them.
     DIFFERENTIABLE = ("rows", "key", "lse")
+    RESULTS = ("mass",)
 
     rows: Tensor
     key: Tensor
@@ -41,6 +42,9 @@ class EvidenceCall(Call):
     knowledge_range: Tensor | None
     row_weight: Tensor
     scale: float
+
+    def empty(self) -> tuple[Tensor]:
+        return (self.lse.new_empty(self.rows.shape[0], self.num_tokens),)
 
     @property
     def is_latent(self) -> bool:

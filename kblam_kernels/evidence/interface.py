@@ -88,7 +88,7 @@ def evidence(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
             "LatentKnowledge.to_dense()"
         )
-    call = _call(knowledge_query, knowledge, lse, weight, **options)
+    call = call_of(knowledge_query, knowledge, lse, weight, **options)
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
 
 
@@ -133,28 +133,23 @@ def knowledge_lse(knowledge_query: Tensor, knowledge: Knowledge, **options: Unpa
     """
     check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
     unused = knowledge_query[..., 0]
-    return reference.knowledge_lse(_call(knowledge_query, knowledge, unused, unused, **options))
+    return reference.knowledge_lse(call_of(knowledge_query, knowledge, unused, unused, **options))
 
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
-    """Checks shapes, dtypes and devices of the tensors that give knowledge scores.
-
-    Raises:
-        UnsupportedInputError: the message names the value.
-    """
+    """Shapes, dtypes and devices of the tensors that give knowledge scores."""
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
-    B, Hq, _, D = knowledge_query.shape
     if isinstance(knowledge, LatentKnowledge):
         check_projection(knowledge.projection.key_weight, knowledge_query)
         check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)
     else:
-        check_heads(knowledge.key, B, Hq, D, knowledge_query)
+        check_heads(knowledge.key, knowledge_query)
         check_alike({"knowledge": knowledge.key}, knowledge_query)
     check_masks(None, knowledge_range, knowledge_query, 0)
 
 
-def _call(
+def call_of(
     knowledge_query: Tensor,
     knowledge: Knowledge,
     lse: Tensor,
@@ -163,6 +158,7 @@ def _call(
     knowledge_bias: float | Tensor = 0.0,
     knowledge_range: Tensor | None = None,
 ) -> EvidenceCall:
+    """The call of the op, of checked arguments."""
     bias = bias_rows(knowledge_bias, lse.shape[0], knowledge.num_tokens, knowledge_query)
     rows, constant, norm, key_scale = knowledge_query, None, None, None
     if isinstance(knowledge, LatentKnowledge):

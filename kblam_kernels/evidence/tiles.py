@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kblam_kernels.common.splits import chunk_of
-from kblam_kernels.common.tiles import EVERYWHERE, UNLIMITED, Arch, Choice, Precision, Tile, select
+from kblam_kernels.common.tiles import Choice, Tile
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,13 @@ class MassTile(Tile):
     unrolled_chunks: int
 
 
-_WIDTHS = (1, UNLIMITED)
 # Few tokens a program: at 10 K triples there are still two programs for each multiprocessor of a large GPU.
 TILES: tuple[Choice[MassTile], ...] = (
-    Choice(
-        MassTile(16, 32, 4, 3, 128, 3),
-        "the least rows of a matrix instruction; 24 KiB",
-        "half",
-        _WIDTHS,
-        EVERYWHERE,
-        16,
-    ),
-    Choice(
-        MassTile(32, 32, 4, 2, 128, 3),
-        "the 32 heads of one query of latents at once; 48 KiB",
-        "half",
-        _WIDTHS,
-        EVERYWHERE,
-        32,
-    ),
-    Choice(MassTile(64, 32, 4, 2, 128, 2), "three unrolled chunks take 145 KiB on sm_90; 48 KiB", "half", _WIDTHS),
-    Choice(MassTile(16, 32, 4, 2, 64, 2), "32 rows spill 152 to 200 bytes; 24 KiB", "float32", _WIDTHS),
+    Choice(MassTile(16, 32, 4, 3, 128, 3), "the least rows of a matrix instruction; 24 KiB", most_rows=16),
+    Choice(MassTile(32, 32, 4, 2, 128, 3), "the 32 heads of one query of latents at once; 48 KiB", most_rows=32),
+    Choice(MassTile(64, 32, 4, 2, 128, 2), "three unrolled chunks take 145 KiB on sm_90; 48 KiB"),
+    Choice(MassTile(16, 32, 4, 2, 64, 2), "32 rows spill 152 to 200 bytes; 24 KiB", precision="float32"),
 )
-
-
-def mass_tile(rows: int, precision: Precision, arch: Arch = "sm_80") -> MassTile:
-    """The tile for `rows` rows a head."""
-    return select(TILES, arch, precision, 1, rows)
 
 
 def is_unrolled(W: int, tile: MassTile) -> bool:

@@ -8,19 +8,19 @@ addition. Accepts what attention of the same layout accepts; lse float32, row_we
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kblam_kernels.common.launch import Sizes, chunks, heads, launch, target_arch, visibility
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
-from kblam_kernels.common.tiles import precision_of
+from kblam_kernels.common.tiles import precision_of, select
 from kblam_kernels.common.triton_parts import LOG2E, load_range, product
 from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
 from kblam_kernels.evidence.call import EvidenceCall
-from kblam_kernels.evidence.tiles import MassTile, is_unrolled, mass_tile
+from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from kblam_kernels.latent.tiles import as_bits, storage_of
 
 
@@ -123,15 +123,14 @@ def evidence_mass_kernel(
 
 def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
     """As `reference.forward`, in one launch. `tile` is for tests and tuning; None takes the one from the table."""
-    rows, lse = call.rows, call.lse
+    rows, M = call.rows, call.num_tokens
     B, Hq, N, W = rows.shape
-    M = call.num_tokens
-    result = torch.empty(B, M, dtype=lse.dtype, device=lse.device)
+    (result,) = call.empty()
     if result.numel() == 0:
         return (result,)
     # Latents are one key head for the queries of all heads.
     key_heads, rows_of_head = (1, Hq * N) if call.is_latent else (Hq, N)
-    tile = tile or mass_tile(rows_of_head, precision_of(rows.dtype), target_arch(rows))
+    tile = tile or select(TILES, target_arch(rows), precision_of(rows.dtype), W, rows_of_head)
     launch(
         evidence_mass_kernel,
         (triton.cdiv(M, tile.block_m) * B,),
@@ -142,9 +141,9 @@ def forward(call: EvidenceCall, tile: MassTile | None = None) -> tuple[Tensor]:
         norm=call.norm,
         key_scale=call.key_scale,
         constant=contiguous_or_none(call.constant),
-        lse=lse.contiguous(),
+        lse=call.lse.contiguous(),
         **visibility(call.bias, call.knowledge_range),
-        row_weight=call.row_weight.to(torch.float32).contiguous(),
+        row_weight=call.row_weight.float().contiguous(),
         mass=result,
         sizes=Sizes(B, Hq, key_heads, N, N, M),
         heads=key_heads,

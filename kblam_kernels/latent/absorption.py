@@ -67,7 +67,7 @@ def projected(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:
 
 def empty_mixed(call: LatentCall) -> Mixed:
     """Unwritten results; `latent` is (Hq, B, N, P) in memory, as `projected` needs it."""
-    B, Hq, _, N, _, D, _, P = call.sizes
+    (B, Hq, N, D), P = call.query.shape, call.latent_key.shape[1]
     dtype, device = accumulation_dtype(call.query), call.query.device
     return Mixed(
         torch.empty(B, Hq, N, D, dtype=dtype, device=device),

@@ -40,19 +40,9 @@ class LatentCall(AttentionCall):
         check_alike({"knowledge": self.key_weight}, self.query)
         check_projection(self.key_weight, self.query)
 
-    @property
-    def sizes(self) -> tuple[int, int, int, int, int, int, int, int]:
-        """B, Hq, Hkv, N, T, D, M, P."""
-        (B, Hq, N, D), (M, P) = self.query.shape, self.latent_key.shape
-        return B, Hq, self.key.shape[1], N, self.key.shape[2], D, M, P
-
 
 def check_projection(key_weight: Tensor, query: Tensor) -> None:
-    """Checks that the projection of latents has the heads of the query.
-
-    Raises:
-        UnsupportedInputError: if not.
-    """
+    """The projection of latents has the heads of the query."""
     Hq, D = query.shape[1], query.shape[3]
     if tuple(key_weight.shape[:2]) != (Hq, D):
         refuse(

@@ -44,8 +44,6 @@ def bound(call: LatentCall) -> Attend:
     With a last argument, `query_weight` (Hq * D, width), hidden states (B, N, width) take the place of the knowledge
     query, which is computed as their product with the weight. Returns output (B, Hq, N, D) in the query's dtype,
     float32 lse (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was computed here.
-
-    This is the C++ op itself: wrapping it in another op would cost as much as attention to a thousand triples.
     """
     op = torch.ops.kblam_kernels.latent_attention_cpu.default
     latents = _latents(call)

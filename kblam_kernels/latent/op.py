@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kblam_kernels.common import dispatch
 from kblam_kernels.common.op import Op
-from kblam_kernels.common.output import empty_output
 from kblam_kernels.latent.call import LatentCall
 
 LATENT_BACKENDS: tuple[dispatch.Backend[LatentCall], ...] = (
@@ -13,10 +12,4 @@ LATENT_BACKENDS: tuple[dispatch.Backend[LatentCall], ...] = (
     dispatch.Reference("kblam_kernels.latent.reference"),
 )
 
-latent_attention: Op[LatentCall] = Op(
-    "latent_attention",
-    LatentCall,
-    LATENT_BACKENDS,
-    results=("output", "lse"),
-    empty=lambda call: empty_output(call.query),
-)
+latent_attention = Op("latent_attention", LatentCall, LATENT_BACKENDS)

@@ -8,7 +8,6 @@ derivation; the idea is weight absorption, DeepSeek-V2, arXiv 2405.04434, sectio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -116,7 +115,8 @@ def absorb(
     mean = torch.cat([key_weight.mean(0, dtype=torch.float64), key_bias.mean(0, dtype=torch.float64)[None]])
     gram = torch.zeros(mean.shape[0], mean.shape[0], dtype=torch.float64, device=mean.device)
     slots = []
-    for rows in _slot_rows(num_slots, outputs):
+    for slot in range(num_slots):
+        rows = slice(slot * outputs // num_slots, (slot + 1) * outputs // num_slots)
         centred = torch.cat([key_weight[rows], key_bias[rows, None]], dim=1).double() - mean
         gram += centred.T @ centred
         slots.append(
@@ -143,11 +143,6 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     basis, upper = torch.linalg.qr(weight.double().T)
     return upper.T, basis
-
-
-def _slot_rows(num_slots: int, outputs: int) -> Iterator[slice]:
-    rows = outputs // num_slots
-    return (slice(slot * rows, (slot + 1) * rows) for slot in range(num_slots))
 
 
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import chunks, knowledge_offset, take_prompt
+from kblam_kernels.common.columns import score_chunks, take_prompt
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
@@ -21,28 +21,20 @@ def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
 
 
 def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
-    """One softmax over knowledge and prompt, with the knowledge scores
-
-    scale * norm * (key_scale * (absorbed.query . e) + absorbed.constant) + bias
-    """
-    B, Hq, _, N, _, D, M, P = call.sizes
-    dtype, device = accumulation_dtype(call.query), call.query.device
-    prompt, knowledge = (OnlineSoftmax((B, Hq, N), width, dtype, device) for width in (D, P))
+    """One softmax over knowledge and prompt."""
+    rows, dtype, device = tuple(call.query.shape[:3]), accumulation_dtype(call.query), call.query.device
+    prompt, knowledge = (OnlineSoftmax(rows, t.shape[-1], dtype, device) for t in (call.query, call.latent_value))
     row = take_prompt(prompt, call)
-    # Every head of every row reads the same latents: one matrix product for all of them.
-    a = absorbed.query.to(dtype).flatten(0, 2)
-    for cols in chunks(M):
-        keys = call.latent_key[cols].to(dtype)
-        products = (a @ keys.T).view(B, Hq, N, len(keys))
-        if call.key_scale is not None:
-            products = products * call.key_scale[cols]
-        scores = (products + absorbed.constant[..., None]) * (call.norm[cols] * call.scale)
-        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
-        weights = knowledge.rescale(scores if offset is None else scores + offset)
+    # Every head of every row reads the same latents: rows in one piece are one matrix product for all of them.
+    query, constant = absorbed.query.clone(memory_format=torch.contiguous_format), absorbed.constant
+    scores = score_chunks(
+        query, constant, call.latent_key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
+    )
+    for cols, of_columns in scores:
+        weights = knowledge.rescale(of_columns)
         if call.value_scale is not None:
             weights = weights * call.value_scale[cols]
-        mixed = weights.flatten(0, 2) @ call.latent_value[cols].to(dtype)
-        knowledge.output = knowledge.output + mixed.view(B, Hq, N, P)
+        knowledge.output = knowledge.output + weights @ call.latent_value[cols].to(dtype)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
     # +inf where a row saw nothing: its weights are 0.

@@ -17,15 +17,9 @@ from kblam_kernels.latent.tiles import LatentTile
 SCRATCH_BYTES = 128 * 2**20
 
 
-def splits_of(M: int, T: int, tile: LatentTile) -> tuple[int, int, int]:
-    """(tokens of a split of the latents, splits of M latents, splits of T prompt columns)."""
-    size = split_tokens(M, tile.block_m)
-    return size, -(-M // size), -(-T // PROMPT_SPLIT)
-
-
 def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tile: LatentTile) -> int:
     """Bytes of one query, all heads: weighted sums, a maximum and a total of every split, in float32."""
-    _, knowledge_splits, prompt_splits = splits_of(M, T, tile)
+    knowledge_splits, prompt_splits = -(-M // split_tokens(M, tile.block_m)), -(-T // PROMPT_SPLIT)
     return 4 * num_heads * (knowledge_splits * (P + 2) + prompt_splits * (D + 2))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kblam_kernels.common.splits import MAX_CHUNK, chunk_of, head_chunk_of
-from kblam_kernels.common.tiles import EVERYWHERE, UNLIMITED, Arch, Choice, Precision, Tile, select
+from kblam_kernels.common.tiles import UNLIMITED, Arch, Choice, Precision, Tile, select
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,23 @@ def as_bits(latents: torch.Tensor) -> torch.Tensor:
 _ROOMY: tuple[Arch, ...] = ("sm_80", "sm_90", "interpreter")
 # Rows are latents of P numbers.
 TILES: tuple[Choice[LatentTile], ...] = (
-    Choice(LatentTile(32, 32, 4, 2, 3), "two programs share an SM of an A100; 76 KiB", "half", (1, 384)),
-    Choice(LatentTile(32, 32, 8, 2, 6), "no spill", "half", (385, 768), _ROOMY),
+    Choice(LatentTile(32, 32, 4, 2, 3), "two programs share an SM of an A100; 76 KiB", (1, 384)),
+    Choice(LatentTile(32, 32, 8, 2, 6), "no spill", (385, 768), archs=_ROOMY),
     Choice(
         LatentTile(32, 32, 8, 2, 4),
         "eight chunks of values need more than 255 registers: two programs of four; 162 KiB",
-        "half",
         (769, 1024),
-        _ROOMY,
+        archs=_ROOMY,
     ),
     Choice(
         LatentTile(32, 128, 8, 3, 0),
         "the absorbed query no longer fits beside the keys: past 1,024 numbers, past 384 in 99 KiB",
-        "half",
         (385, UNLIMITED),
     ),
     Choice(
         LatentTile(32, 64, 8, 2, 0, widest_chunk=64),
         "products on tensor cores take three passes and three times the registers",
-        "float32",
-        (1, UNLIMITED),
-        EVERYWHERE,
+        precision="float32",
     ),
 )
 

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 from torch import Tensor
 
 from kblam_kernels.common.launch import (
     Chunks,
     Heads,
-    Rows,
-    States,
     attention,
     chunks,
     cut_of,
     heads,
     launch,
     prompt_tile,
-    stride_of,
+    states_of,
     target_arch,
 )
-from kblam_kernels.common.launch import scratch as unwritten
 from kblam_kernels.common.native import contiguous_or_none
-from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of
+from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
@@ -51,8 +49,8 @@ class Latents(NamedTuple):
 
     query: Heads
     constant: Tensor
-    key: Rows
-    value: Rows
+    key: Heads
+    value: Heads
     norm: Tensor
     key_scale: Tensor | None
     value_scale: Tensor | None
@@ -76,7 +74,8 @@ def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
     """Two launches per block of queries. `tile` is for tests and tuning; None takes the one from the table."""
-    B, Hq, _, N, T, D, M, P = call.sizes
+    B, Hq, _, N, T, M = call.sizes
+    D, P = call.width, call.latent_key.shape[1]
     tile = tile or latent_tile(P, precision_of(call.query.dtype), target_arch(call.query))
     result = empty_mixed(call)
     if call.query.numel() == 0:
@@ -112,14 +111,14 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
 def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixed, result_queries: int) -> None:
     """One block of queries: both launches. `result` is its part of an output that has `result_queries` a head."""
     query, storage = call.query, storage_of(call.latent_key.dtype)
-    _, Hq, _, N, T, D, M, P = call.sizes
+    (_, Hq, N, D), P = query.shape, call.latent_key.shape[1]
     chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
     parts, value_chunks = value_parts(P, tile)
-    split_size, knowledge_splits, prompt_splits = scratch.splits_of(M, T, tile)
+    split_size = split_tokens(call.num_tokens, tile.block_m)
     cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
-    partial_latent = unwritten(query, knowledge_splits, cut.row_count, P)
-    partial_prompt = unwritten(query, prompt_splits, cut.row_count, D)
-    states = States(*(unwritten(query, cut.row_count, cut.splits) for _ in range(2)))
+    partial_latent = query.new_empty(cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
+    partial_prompt = query.new_empty(cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
+    states = states_of(cut, query)
     launch(
         latent_decode_kernel,
         (programs,),
@@ -129,8 +128,8 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
         latents=Latents(
             heads(absorbed.query),
             absorbed.constant,
-            Rows(as_bits(call.latent_key), stride_of(call.latent_key, 0)),
-            Rows(as_bits(call.latent_value), stride_of(call.latent_value, 0)),
+            heads(as_bits(call.latent_key)),
+            heads(as_bits(call.latent_value)),
             call.norm,
             call.key_scale,
             call.value_scale,
@@ -157,12 +156,9 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
         latent=heads(result.latent),
         share=result.share,
         lse=result.lse,
-        Hq=Hq,
-        N=N,
+        sizes=call.sizes,
+        cut=cut,
         result_queries=result_queries,
-        row_count=cut.row_count,
-        knowledge_splits=knowledge_splits,
-        splits=cut.splits,
         P=P,
         HEAD_DIM=D,
         VALUE_UNIT=storage.gain / storage.headroom,

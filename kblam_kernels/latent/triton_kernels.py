@@ -189,7 +189,7 @@ def latent_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["Hq", "N", "result_queries", "row_count", "knowledge_splits", "splits"])
+@triton.jit(do_not_specialize=["sizes", "cut", "result_queries"])
 def latent_merge_kernel(
     partial_latent,
     partial_prompt,
@@ -198,12 +198,9 @@ def latent_merge_kernel(
     latent,
     share,
     lse,
-    Hq,
-    N,
+    sizes,
+    cut,
     result_queries,
-    row_count,
-    knowledge_splits,
-    splits,
     P: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_UNIT: tl.constexpr,
@@ -214,6 +211,7 @@ def latent_merge_kernel(
 
     The N queries of a head are part of `result_queries` in `prompt`, `share` and `lse`.
     """
+    Hq, N, splits, knowledge_splits = sizes.Hq, sizes.N, cut.splits, cut.knowledge_splits
     row = tl.program_id(0)
     block = tl.program_id(1)
     maximum = states.maximum + row.to(tl.int64) * splits
@@ -229,7 +227,7 @@ def latent_merge_kernel(
         column += block * BLOCK_COLUMNS
         mixed = mix_of(
             partial_latent + row.to(tl.int64) * P, maximum, highest, knowledge_splits,
-            tl.cast(row_count, tl.int64) * P, column, P, BLOCK_SPLITS,
+            tl.cast(cut.row_count, tl.int64) * P, column, P, BLOCK_SPLITS,
         )  # fmt: skip
         head = (row // N % Hq).to(tl.int64)
         to = latent.data + (row // (N * Hq)).to(tl.int64) * latent.batch + head * latent.head
@@ -239,7 +237,7 @@ def latent_merge_kernel(
         column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
         mixed = mix_of(
             partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest,
-            splits - knowledge_splits, tl.cast(row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS,
+            splits - knowledge_splits, tl.cast(cut.row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS,
         )  # fmt: skip
         # The row of this query among those of the whole call.
         at = (row // N).to(tl.int64) * result_queries + row % N

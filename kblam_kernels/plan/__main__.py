@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from kblam_kernels.errors import UnsupportedInputError
-from kblam_kernels.plan.devices import SPECIFIED, named
+from kblam_kernels.plan.devices import SPECIFIED, device_of
 from kblam_kernels.plan.planner import AUTO, PLAN_VARIABLE, plan
 from kblam_kernels.plan.workload import MODELS
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = MODELS[given.model]
     try:
         workload = model.workload(given.triples, width=given.width, batch=given.batch, prefill_tokens=given.prefill)
-        device = named(given.device, specified=not given.measure)
+        device = device_of(given.device, specified=not given.measure)
         if given.device in SPECIFIED:
             # An empty card with the model's weights on it, in a 16-bit dtype.
             device = device.with_memory(device.memory - 2 * model.parameters)

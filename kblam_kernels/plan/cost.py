@@ -38,11 +38,8 @@ def cost_of(path: KnowledgePath, workload: Workload, device: Device, queries: in
 
     Only knowledge counts: the prompt part costs the same on every path.
     """
-    if path == "latent":
-        return _latent(workload, device, queries)
-    if path == "dense":
-        return _dense(workload, device, queries)
-    return _materialise(workload, device, queries)
+    costs = {"latent": _latent, "dense": _dense, "materialise": _materialise}
+    return costs[path](workload, device, queries)
 
 
 def _latent(workload: Workload, device: Device, queries: int) -> Cost:

@@ -78,20 +78,13 @@ def _specified(name: str, gigabytes: int, terabytes_per_second: float, half: flo
     return Device(name, rates(half), rates(single), gigabytes * 10**9, source, has_scratch=True)
 
 
-# Datasheets of the SXM modules: memory in GB, TB/s, dense TFLOP/s in bfloat16 and in float32.
+# Datasheets of the SXM modules, by the full name that their driver reports: memory in GB, TB/s, dense TFLOP/s in
+# bfloat16 and in float32. Other cards of a family (PCIe and NVL cards, 40 GB, GH200, a MIG slice) have other memory or
+# clocks, so they are measured.
 SPECIFIED: dict[str, Device] = {
-    "a100": _specified("NVIDIA A100 80 GB", 80, 2.039, 312, 19.5),
-    "h100": _specified("NVIDIA H100 80 GB", 80, 3.35, 989, 67),
+    "a100": _specified("NVIDIA A100-SXM4-80GB", 80, 2.039, 312, 19.5),
+    "h100": _specified("NVIDIA H100 80GB HBM3", 80, 3.35, 989, 67),
     "h200": _specified("NVIDIA H200", 141, 4.8, 989, 67),
-}
-
-
-# The row of each card, by the full name that its driver reports. Other cards of a family (PCIe and NVL cards, 40 GB,
-# GH200, a MIG slice) have other memory or clocks, so they are measured.
-DRIVER_NAMES = {
-    "NVIDIA A100-SXM4-80GB": "a100",
-    "NVIDIA H100 80GB HBM3": "h100",
-    "NVIDIA H200": "h200",
 }
 
 # Typical rates (two cores of an EPYC), for knowledge so small that measuring would take longer than any choice saves.
@@ -104,29 +97,26 @@ TYPICAL = Device(
 )
 
 
-def named(name: str, *, specified: bool = True) -> Device:
-    """A device by the name the command line takes: "cpu" (measured here), "cuda" (the one here), "a100", ...
-
-    Without `specified` the GPU here is measured even if the table has it.
-
-    Raises:
-        UnsupportedInputError: the name is unknown, or the device to be measured is not on this machine.
-    """
-    if name in SPECIFIED:
-        if not specified:
-            refuse(f"{name!r} is a row of a table; to measure the device that is here, say cuda or cpu")
-        return SPECIFIED[name]
-    if name in ("cpu", "cuda"):
-        return device_of(torch.device(name), specified=specified)
-    refuse(f"device {name!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
-
-
-def device_of(device: torch.device, *, measure: bool = True, specified: bool = True) -> Device:
-    """The planner's view of a torch device, with the memory that is free on it now.
+def device_of(device: torch.device | str, *, measure: bool = True, specified: bool = True) -> Device:
+    """The planner's view of a torch device, with the memory that is free on it now, or a card of the table by its name.
 
     A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once a
     process, in about a second. Without `measure` a CPU has the rates of `TYPICAL`.
+
+    Args:
+        device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
+
+    Raises:
+        UnsupportedInputError: the name is unknown, or of a card of the table where one is to be measured.
     """
+    if isinstance(device, str):
+        if device in SPECIFIED and specified:
+            return SPECIFIED[device]
+        if device in SPECIFIED:
+            refuse(f"{device!r} is a row of a table; to measure the device that is here, say cuda or cpu")
+        if device not in ("cpu", "cuda"):
+            refuse(f"device {device!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
+        device = torch.device(device)
     known = _device(device.type, device.index, specified) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
 
@@ -137,8 +127,8 @@ def _device(kind: str, index: int | None, specified: bool) -> Device:
     name = "this machine's CPU"
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
-        if specified and name in DRIVER_NAMES:
-            return SPECIFIED[DRIVER_NAMES[name]]
+        if specified and (known := [row for row in SPECIFIED.values() if row.name == name]):
+            return known[0]
     half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     return Device(name, half, single, 0, "measured in this process", has_scratch=kind == "cuda")
 

@@ -11,7 +11,7 @@ import torch
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import refuse
 from kblam_kernels.plan.cost import PATHS, PHASES, Cost, KnowledgePath, Phase, cost_of
-from kblam_kernels.plan.devices import Device, device_of, named
+from kblam_kernels.plan.devices import Device, device_of
 from kblam_kernels.plan.workload import Workload
 
 PLAN_VARIABLE = "KBLAM_PLAN"
@@ -103,9 +103,7 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
     Raises:
         UnsupportedInputError: if a pin is not known, or asks for what the adapter or the memory does not allow.
     """
-    if isinstance(device, str):
-        device = named(device)
-    elif isinstance(device, torch.device):
+    if not isinstance(device, Device):
         device = device_of(device)
     pins = _pins(pin)
     for phase, path in pins.items():

@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.attention.interface import Options, call_of
+from kblam_kernels.common.op import Op
 from kblam_kernels.common.tiles import Arch
-from kblam_kernels.dense import triton_decode as dense_decode
-from kblam_kernels.dense import triton_forward
 from kblam_kernels.dense.call import DenseCall
-from kblam_kernels.evidence import triton_mass
+from kblam_kernels.dense.op import dense_attention
+from kblam_kernels.evidence import interface as evidence
 from kblam_kernels.evidence.call import EvidenceCall
-from kblam_kernels.latent import triton_decode as latent_decode
-from kblam_kernels.latent.absorption import Absorbed
+from kblam_kernels.evidence.op import evidence_mass
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.latent.call import LatentCall
+from kblam_kernels.latent.op import latent_attention
 
 ARCHS: tuple[Arch, ...] = ("sm_80", "sm_90")
 # Two rows of Llama-3-8B's heads, 10,000 triples.
@@ -55,8 +57,8 @@ def cases() -> Iterator[Case]:
     for arch in ARCHS:
         yield from _forward(arch)
     # The other rows of sm_86 are those of sm_80; test_tiles checks that they fit.
-    for regime, N, dtype in (("prefill", 1024, BF16), ("short", 48, BF16), ("prefill", 1024, FP32)):
-        yield _pass("sm_86", 256, dtype, N, regime, "everything", extended=True)
+    for kind, N, dtype in (("prefill", 1024, BF16), ("short", 48, BF16), ("prefill", 1024, FP32)):
+        yield _pass("sm_86", 256, dtype, N, f"{kind} everything", extended=True)
     for arch in ARCHS:
         yield from _decode(arch)
     for arch in ARCHS:
@@ -68,31 +70,33 @@ def cases() -> Iterator[Case]:
 
 
 def _forward(arch: Arch) -> Iterator[Case]:
+    # A number for the whole list, as an adapter with a knowledge scale has.
+    plain: Options = {"knowledge_bias": _empty()}
+    padded: Options = {"knowledge_bias": _empty(), "prompt_mask": _empty(B, T, dtype=torch.bool)}
     for D in (64, 96, 128, 256):
-        yield _pass(arch, D, BF16, 1024, "prefill", "plain", bias="list")
-        yield _pass(arch, D, BF16, 1024, "masked", "everything")
-        yield _pass(arch, D, BF16, 48, "short", "everything")
-        yield _pass(arch, D, BF16, 1024, "masked", "padded", bias="list", mask=True, extended=True)
-        yield _pass(arch, D, FP32, 1024, "prefill", "everything", extended=True)
-    yield _pass(arch, 128, FP16, 1024, "prefill", "plain", bias="list", extended=True)
-    yield _pass(arch, 80, BF16, 1024, "prefill", "plain", bias="list", extended=True)
+        yield _pass(arch, D, BF16, 1024, "prefill plain", plain)
+        yield _pass(arch, D, BF16, 1024, "masked everything")
+        yield _pass(arch, D, BF16, 48, "short everything")
+        yield _pass(arch, D, BF16, 1024, "masked padded", padded, extended=True)
+        yield _pass(arch, D, FP32, 1024, "prefill everything", extended=True)
+    yield _pass(arch, 128, FP16, 1024, "prefill plain", plain, extended=True)
+    yield _pass(arch, 80, BF16, 1024, "prefill plain", plain, extended=True)
 
 
 def _pass(
-    arch: Arch, D: int, dtype: torch.dtype, N: int, regime: str, inputs: str, *, extended: bool = False, **has: Any
+    arch: Arch, D: int, dtype: torch.dtype, N: int, kind: str, has: Options | None = None, *, extended: bool = False
 ) -> Case:
-    call = dense_call(dtype, D, N, **(has or _EVERYTHING))
-    variant = f"{_NAMES[dtype]} D{D} {regime} {inputs}"
-    return Case(variant, arch, functools.partial(triton_forward.forward, call), extended)
+    launch = _launch(dense_attention, dense_call(dtype, D, N, **(has or everything())))
+    return Case(f"{_NAMES[dtype]} D{D} {kind}", arch, launch, extended)
 
 
 def _decode(arch: Arch) -> Iterator[Case]:
     heads = {BF16: (64, 80, 96, 128, 256), FP16: (128,), FP32: (64, 128, 256)}
     for dtype, D in ((dtype, D) for dtype, sizes in heads.items() for D in sizes):
-        for inputs, has in (("everything", _EVERYTHING), ("plain", {})):
+        for inputs, has in (("everything", everything()), ("plain", Options())):
             if inputs == "plain" and (D not in (64, 128) or dtype == FP16):
                 continue
-            launch = functools.partial(dense_decode.forward, dense_call(dtype, D, 1, **has))
+            launch = _launch(dense_attention, dense_call(dtype, D, 1, **has))
             extended = (dtype, D, inputs) != (BF16, 128, "everything")
             yield Case(f"{_NAMES[dtype]} D{D} {inputs}", arch, launch, extended)
 
@@ -116,9 +120,8 @@ def _latent(arch: Arch) -> Iterator[Case]:
 def _latents(
     arch: Arch, dtype: torch.dtype, P: int, stored: torch.dtype = BF16, *, D: int = 128, extended: bool = True
 ) -> Case:
-    call, absorbed = latent_call(dtype, P, stored, D)
     name = f"{_NAMES[dtype]}{'' if stored == dtype else '/' + _NAMES[stored]} P{P} D{D} everything"
-    return Case(name, arch, functools.partial(latent_decode.mix, call, absorbed), extended)
+    return Case(name, arch, _launch(latent_attention, latent_call(dtype, P, stored, D)), extended)
 
 
 def _evidence(arch: Arch) -> Iterator[Case]:
@@ -141,84 +144,59 @@ def _evidence(arch: Arch) -> Iterator[Case]:
         ("latent", 32, 384, FP32, FP16, True),
         ("latent", 1024, 384, FP32, FP32, True),
     ):
-        call = evidence_call(layout, rows, width, dtype, stored)
-        variant = f"{layout} {_NAMES[dtype]} of {_NAMES[stored]} W{width} rows{rows}"
-        yield Case(variant, arch, functools.partial(triton_mass.forward, call), extended)
+        launch = _launch(evidence_mass, evidence_call(layout, rows, width, dtype, stored))
+        yield Case(f"{layout} {_NAMES[dtype]} of {_NAMES[stored]} W{width} rows{rows}", arch, launch, extended)
 
 
-_EVERYTHING: dict[str, Any] = {"bias": "rows", "mask": True, "window": 100, "ranges": True}
+def _launch(op: Op[Any], call: Any) -> Callable[[], Any]:
+    return functools.partial(op.named("triton").forward, call)
 
 
 def _empty(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _attention(
-    dtype: torch.dtype,
-    D: int,
-    N: int,
-    *,
-    bias: str = "",
-    mask: bool = False,
-    window: int | None = None,
-    ranges: bool = False,
-) -> dict[str, Any]:
-    """Fields of `AttentionCall`; `bias` is "list" for one number, "rows" for one each token and row."""
-    biases = {"": None, "list": _empty(1, 1).expand(1, M), "rows": _empty(B, M)}
-    fields = {
-        "query": _empty(B, HQ, N, D, dtype=dtype),
-        "key": _empty(B, HKV, T, D, dtype=dtype),
-        "value": _empty(B, HKV, T, D, dtype=dtype),
-        "knowledge_query": _empty(B, HQ, N, D, dtype=dtype),
-        "bias": biases[bias],
-        "prompt_mask": _empty(B, T, dtype=torch.bool) if mask else None,
-        "knowledge_range": _empty(B, 2, dtype=torch.int32) if ranges else None,
-        "scale": D**-0.5,
-        "window": window,
+def everything() -> Options:
+    """All that a call of attention may have."""
+    return {
+        "knowledge_bias": _empty(B, M),
+        "prompt_mask": _empty(B, T, dtype=torch.bool),
+        "window": 100,
+        "knowledge_range": _empty(B, 2, dtype=torch.int32),
     }
-    assert set(fields) == set(AttentionCall.names())
-    return fields
 
 
-def dense_call(dtype: torch.dtype, D: int, N: int, **has: Any) -> DenseCall:
+def _attention(knowledge: Knowledge, dtype: torch.dtype, N: int, **has: Unpack[Options]) -> Any:
+    query = _empty(B, HQ, N, knowledge.head_dim, dtype=dtype)
+    key = _empty(B, HKV, T, knowledge.head_dim, dtype=dtype)
+    return call_of(query, key, key, knowledge, None, **has)[1]
+
+
+def dense_call(dtype: torch.dtype, D: int, N: int, **has: Unpack[Options]) -> DenseCall:
     """Attention of N new tokens to keys and values that the batch shares."""
-    key, value = (_empty(HQ, M, D, dtype=dtype) for _ in range(2))
-    return DenseCall(**_attention(dtype, D, N, **has), knowledge_key=key, knowledge_value=value)
+    key = _empty(HQ, M, D, dtype=dtype)
+    return _attention(DenseKnowledge(key, key), dtype, N, **has)
 
 
-def latent_call(dtype: torch.dtype, P: int, stored: torch.dtype, D: int) -> tuple[LatentCall, Absorbed]:
-    """Attention of one new token to latents, with every optional tensor."""
-    scale = _empty(M) if stored in (INT8, FP8) else None
+def latent_call(dtype: torch.dtype, P: int, stored: torch.dtype, D: int, N: int = 1) -> LatentCall:
+    """Attention of N new tokens to latents, with every optional tensor."""
+    return _attention(_knowledge(dtype, P, stored, D), dtype, N, **everything())
+
+
+def _knowledge(dtype: torch.dtype, P: int, stored: torch.dtype, D: int) -> LatentKnowledge:
     weight, bias = _empty(HQ, D, P, dtype=dtype), _empty(HQ, D, dtype=dtype)
-    call = LatentCall(
-        **_attention(dtype, D, 1, **_EVERYTHING),
-        latent_key=_empty(M, P, dtype=stored),
-        latent_value=_empty(M, P, dtype=stored),
-        norm=_empty(M),
-        key_scale=scale,
-        value_scale=scale,
-        key_weight=weight,
-        key_bias=bias,
-        value_weight=weight,
-        value_bias=bias,
-        int8_products=False,
-    )
-    return call, Absorbed(_empty(B, HQ, 1, P, dtype=dtype), _empty(B, HQ, 1))
+    latents, scale = _empty(M, P, dtype=stored), _empty(M) if stored in (INT8, FP8) else None
+    return LatentKnowledge(latents, latents, _empty(M), LatentProjection(weight, bias, weight, bias), scale, scale)
 
 
 def evidence_call(layout: str, rows: int, width: int, dtype: torch.dtype, stored: torch.dtype) -> EvidenceCall:
     """Masses from `rows` rows for each key head, with a bias and a range for each batch row."""
-    latent = layout == "latent"
-    N = rows // HQ if latent else rows
-    return EvidenceCall(
-        rows=_empty(B, HQ, N, width, dtype=dtype),
-        key=_empty(M, width, dtype=stored) if latent else _empty(B, HQ, M, width, dtype=stored),
-        norm=_empty(M) if latent else None,
-        key_scale=_empty(M) if stored in (INT8, FP8) else None,
-        constant=_empty(B, HQ, N) if latent else None,
-        lse=_empty(B, HQ, N),
-        bias=_empty(B, M),
-        knowledge_range=_empty(B, 2, dtype=torch.int32),
-        row_weight=_empty(B, HQ, N),
-        scale=width**-0.5,
-    )
+    if layout == "latent":
+        knowledge: Knowledge = _knowledge(dtype, width, stored, 128)
+        rows //= HQ
+    else:
+        key = _empty(B, HQ, M, width, dtype=stored)
+        knowledge = DenseKnowledge(key, key)
+    query, lse, every = _empty(B, HQ, rows, knowledge.head_dim, dtype=dtype), _empty(B, HQ, rows), everything()
+    bias, ranges = every["knowledge_bias"], every["knowledge_range"]
+    return evidence.call_of(query, knowledge, lse, lse, knowledge_bias=bias, knowledge_range=ranges)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +40,6 @@ def report() -> dict[str, Any]:
         "cpu": cpu(),
         "packages": {name: version_of(name) for name in PACKAGES},
         "torch": torch_build(),
-        "triton": triton_build(),
         "nvidia_driver": nvidia_driver(),
         "compiler": compiler(),
         "backends": backends(),
@@ -98,29 +95,21 @@ def torch_build() -> dict[str, Any]:
     return found
 
 
-def triton_build() -> dict[str, Any]:
-    """Version of triton, or why it cannot be used. It is found, not imported."""
-    if importlib.util.find_spec("triton") is None:
-        return {"version": None, "error": "not installed"}
-    return {"version": version_of("triton")}
-
-
 def nvidia_driver() -> str | None:
     """Version of the NVIDIA driver; None where there is none."""
-    said = _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    return None if said is None else said[1]
+    return _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
 
 
 def compiler() -> dict[str, Any]:
-    """The C++ compiler ($CXX, c++, g++, clang++: the first that runs)."""
-    found: dict[str, Any] = {"path": None, "version": None}
-    for words in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        command = _words_of(words)
-        said = _first_line([*command, "--version"]) if command else None
-        if said is not None:
-            found.update(path=said[0], version=said[1])
-            break
-    return found
+    """The C++ compiler that the build takes, or why there is none."""
+    try:
+        from kblam_kernels.common import build
+
+        path, *options = build.compiler()
+        version = _first_line([path, *options, "--version"])
+        return {"path": path if version else None, "version": version}
+    except (ImportError, OSError, RuntimeError) as error:
+        return {"path": None, "version": None, "error": str(error)}
 
 
 def backends() -> dict[str, Any]:
@@ -143,27 +132,14 @@ def backends() -> dict[str, Any]:
     return found
 
 
-def _words_of(text: str) -> list[str] | None:
-    """A command as the build finds it; where the package cannot be imported, as the shell would."""
+def _first_line(command: list[str]) -> str | None:
+    """The first line of output of a command; None for one that does not run."""
     try:
-        from kblam_kernels.common.build import program
-    except (ImportError, OSError):
-        path = shutil.which(text)
-        return None if path is None else [path]
-    return program(text)
-
-
-def _first_line(command: list[str]) -> tuple[str, str] | None:
-    """(full path, first line of output) of a command that runs; None for one that does not."""
-    path = shutil.which(command[0])
-    if path is None:
-        return None
-    try:
-        done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=_COMMAND_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
     lines = done.stdout.splitlines()
-    return (path, lines[0].strip()) if done.returncode == 0 and lines else None
+    return lines[0].strip() if done.returncode == 0 and lines else None
 
 
 def _as_text(value: Any, indent: int = 0) -> list[str]:

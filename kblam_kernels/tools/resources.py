@@ -23,12 +23,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kblam_kernels.common.launch import recording
-from kblam_kernels.common.tiles import SHARED_LIMIT, Tile
+from kblam_kernels.common.launch import Launch, recording
+from kblam_kernels.common.tiles import SHARED_LIMIT
 
 if TYPE_CHECKING:
     from kblam_kernels.tools.cases import Case
@@ -50,21 +50,13 @@ _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z
 _TENSOR_CORE = re.compile(r"(?:[A-Z]G?MMA|UTC[A-Z]*MMA)$")
 
 
-class Launch(NamedTuple):
-    """What the first launch of a case hands to the compiler."""
-
-    kernel: Any
-    arguments: dict[str, Any]
-    tile: Tile
-
-
 @dataclass(frozen=True)
 class Resources:
     """The resources of one program of a compiled kernel: bytes, and registers of a thread."""
 
     kernel: str
-    variant: str
     arch: str
+    variant: str
     tile: str
     registers: int
     spill_bytes: int
@@ -88,8 +80,7 @@ def launch_of(case: Case) -> Launch:
     """The first launch of the launcher that serves a case."""
     with recording(case.arch) as made:
         case.launch()
-    kernel, _, arguments, tile = made.launches[0]
-    return Launch(kernel, arguments, tile)
+    return made.launches[0]
 
 
 def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +124,7 @@ def measure(case: Case) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, arguments, tile = launch_of(case)
+    kernel, _, arguments, tile = launch_of(case)
     compiled = triton_compile(
         ASTSource(fn=kernel, **specialised(kernel, arguments)),
         target=GPUTarget("cuda", int(case.arch.removeprefix("sm_")), 32),
@@ -186,21 +177,13 @@ def measure_all(selected: Sequence[Case], processes: int) -> Iterator[Resources]
         yield from pool.map(measure, selected)
 
 
-# Columns of the table; the width of a number is that of its title.
-_COLUMNS = {
-    "kernel": 20,
-    "arch": 5,
-    "variant": 41,
-    "tile": 18,
-    "registers": 0,
-    "spill_bytes": 0,
-    "shared_bytes": 0,
-    "tensor_core_instructions": 0,
-}
+# Width of each column of the table; of a number, that of its title.
+_COLUMNS = {field.name: len(field.name) for field in dataclasses.fields(Resources)}
+_COLUMNS |= {"kernel": 20, "arch": 5, "variant": 41, "tile": 18}
 
 
 def _line(cells: Iterable[object]) -> str:
-    return "  ".join(str(c).ljust(max(w, len(n))) for c, (n, w) in zip(cells, _COLUMNS.items(), strict=True)).rstrip()
+    return "  ".join(str(c).ljust(width) for c, width in zip(cells, _COLUMNS.values(), strict=True)).rstrip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,7 +228,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = [f"{row.kernel} {row.variant} {row.arch} {row.tile}: {why}" for row in rows for why in row.broken_limits()]
     print("\n".join(broken), file=sys.stderr, end="\n" if broken else "")
     return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -276,3 +276,9 @@ def test_a_compiler_with_arguments_is_the_one_reported(tmp_path: Path, monkeypat
     assert env.compiler()["version"] == "launched: g++ --version"
     monkeypatch.setenv("CXX", str(launcher))
     assert env.compiler()["path"] == str(launcher)
+
+
+def test_a_compiler_that_is_not_there_is_reported_as_the_build_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert env.compiler()["path"] is None
+    assert "CXX=no-such-compiler" in env.compiler()["error"]

@@ -123,7 +123,6 @@ def test_a_plan_says_what_steps_will_do(kind: str, library: None) -> None:
     assert attend.planned is planned
     assert planned.backend == fixed.get("backend", "cpu")
     assert (planned.straight is not None) == goes_straight
-    assert planned.makes_queries == (goes_straight and isinstance(attend.knowledge, LatentKnowledge))
     query, key, value, r = step(new, 6)
     expected = rectangular_attention(
         query, key, value, attend.knowledge, r, scale=0.3, window=5, return_lse=True, **fixed

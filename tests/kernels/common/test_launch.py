@@ -99,14 +99,13 @@ def _decode(cases: Any, **has: Any) -> None:
 def _single_pass(cases: Any) -> None:
     from kblam_kernels.dense import triton_forward
 
-    triton_forward.forward(cases.dense_call(torch.bfloat16, 128, 1, **cases._EVERYTHING))
+    triton_forward.forward(cases.dense_call(torch.bfloat16, 128, 1, **cases.everything()))
 
 
 def _latent(cases: Any) -> None:
     from kblam_kernels.latent import triton_decode
 
-    call, absorbed = cases.latent_call(torch.bfloat16, 384, torch.int8, 128)
-    triton_decode.mix(call, absorbed)
+    triton_decode.forward(cases.latent_call(torch.bfloat16, 384, torch.int8, 128))
 
 
 def _evidence(cases: Any) -> None:
@@ -117,7 +116,7 @@ def _evidence(cases: Any) -> None:
 
 CALLS = {
     "single pass": _single_pass,
-    "split decode": lambda cases: _decode(cases, **cases._EVERYTHING),
+    "split decode": lambda cases: _decode(cases, **cases.everything()),
     "latent": _latent,
     "evidence": _evidence,
 }

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, UnsupportedInputError, evidence, knowledge_lse, top_evidence
 from kblam_kernels.common import columns
+from kblam_kernels.common.tiles import select
 from kblam_kernels.evidence import cpu
-from kblam_kernels.evidence.tiles import MassTile, is_unrolled, mass_tile
+from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from tests.kernels import ops
 from tests.kernels.cases import SCORE_BIAS
 from tests.kernels.ops import Expected
@@ -266,12 +267,12 @@ def test_other_tiles_give_the_same(maker: Any, tile: MassTile) -> None:
     ],
 )
 def test_the_tile_of_so_many_rows(rows: int, precision: Any, tile: str) -> None:
-    assert {str(mass_tile(rows, precision, arch)) for arch in ("sm_80", "sm_86", "sm_90")} == {tile}
+    assert {str(select(TILES, arch, precision, 128, rows)) for arch in ("sm_80", "sm_86", "sm_90")} == {tile}
 
 
 def test_narrow_rows_are_fetched_whole() -> None:
-    assert [is_unrolled(width, mass_tile(32, "half")) for width in (384, 400)] == [True, False]
-    assert [is_unrolled(width, mass_tile(1, "float32")) for width in (128, 384)] == [True, False]
+    assert [is_unrolled(width, select(TILES, "sm_80", "half", width, 32)) for width in (384, 400)] == [True, False]
+    assert [is_unrolled(width, select(TILES, "sm_80", "float32", width)) for width in (128, 384)] == [True, False]
 
 
 def test_evidence_on_the_cpu_is_served_by_the_cpp_kernels(library: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from kblam_kernels.common.launch import Heads, Recording, States, recording
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import Cut, Heads, Recording, States, recording
 from kblam_kernels.common.splits import PROMPT_ROWS
 from kblam_kernels.latent import scratch
 from kblam_kernels.latent.tiles import latent_tile
@@ -77,19 +78,12 @@ def test_a_long_prefill_over_a_million_triples_stays_within_the_budget(monkeypat
     """Of Llama-3-8B: in one block it would be 6.5 GB."""
     pytest.importorskip("triton")
     from kblam_kernels.latent import triton_decode
-    from kblam_kernels.latent.absorption import Absorbed
 
     for name, size in (("B", 1), ("T", 512), ("M", 1_000_000)):
         monkeypatch.setattr(compiled, name, size)
-    call, _ = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128)
-    call = call.but(
-        query=torch.empty(1, 32, 512, 128, dtype=torch.bfloat16, device="meta"), bias=None, knowledge_range=None
-    )
-    absorbed = Absorbed(
-        torch.empty(1, 32, 512, 384, dtype=torch.bfloat16, device="meta"), torch.empty(1, 32, 512, device="meta")
-    )
+    call = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128, 512)
     with recording("sm_80") as made:
-        triton_decode.mix(call, absorbed)
+        triton_decode.forward(call.but(bias=None, knowledge_range=None))
     launches = decode_launches(made)
     assert sum(launch["sizes"].N for launch in launches) == 512
     assert max(map(bytes_of, launches)) <= scratch.SCRATCH_BYTES == 128 * 2**20
@@ -114,12 +108,9 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         latent=Heads(latent, 0, 0, 0),
         share=torch.empty(1),
         lse=torch.empty(1),
-        Hq=1,
-        N=1,
+        sizes=Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2),
+        cut=Cut(*(0,) * 9)._replace(row_count=row_count, knowledge_splits=2, splits=3),
         result_queries=1,
-        row_count=row_count,
-        knowledge_splits=2,
-        splits=3,
         P=P,
         HEAD_DIM=D,
         VALUE_UNIT=1.0,

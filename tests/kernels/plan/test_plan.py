@@ -211,7 +211,7 @@ def test_it_says_why() -> None:
     assert text.splitlines()[0] == (
         "plan for 10,000 triples, 11 layers of 32 heads x 128, latents of 384 x 2 bytes, batch 1"
     )
-    assert "on NVIDIA A100 80 GB: 2,039 GB/s, 80.00 GB free (public specification" in text
+    assert "on NVIDIA A100-SXM4-80GB: 2,039 GB/s, 80.00 GB free (public specification" in text
     assert "  decode, 1 new token: latent\n" in text
     assert "  prefill, 512 new tokens: dense\n" in text
     assert text.count("ms a layer") == 5

@@ -191,7 +191,7 @@ def test_no_two_rows_have_one_name() -> None:
     assert len({job.text for job in JOBS}) == len(JOBS)
 
 
-GOOD = Resources("k", "v", "sm_80", "t", 255, 0, 163 * 1024, 1)
+GOOD = Resources("k", "sm_80", "v", "t", 255, 0, 163 * 1024, 1)
 
 
 @pytest.mark.parametrize(
