@@ -113,14 +113,16 @@ def _within(sentence: str) -> Iterator[Split]:
     body = sentence.rstrip(" ?!.")
     mark = sentence[len(body) :] or "?"
     body = re.sub(r",?\s+please$", "", body, flags=re.IGNORECASE)
+    has_rule = False
     for joint in _JOINTS.finditer(body):
         left, right = body[: joint.start()], body[joint.end() :]
         if not (left.strip() and right.strip()):
             continue
         cut = (joint.start(), joint.end())
         for first, second, is_explicit in _pairs(left, right):
+            has_rule = True
             yield Split((_singular(first) + mark, _singular(second) + mark), cut, is_explicit)
-    for joint in _BREAKS.finditer(body):
+    for joint in () if has_rule else _BREAKS.finditer(body):
         left, right = body[: joint.start()].strip(), body[joint.end() :].strip()
         if is_asking(left) and is_asking(right):
             yield Split((left + mark, right + mark), (joint.start(), joint.end()), is_explicit=False)
