@@ -30,6 +30,9 @@ class KnowledgeBase:
         with KnowledgeBase.create("facts.kb", load_encoder("minilm")) as kb:
             kb.add(Triple("Amber Falcon", "capital", "Zirconia"))
 
+    Attributes:
+        mark: of this object alone. Revisions are compared only under one mark: two copies of a file count on alike.
+
     Raises (any method):
         StoreBusyError, StoreWriteError, StoreFormatError, StoreError: see `Store`.
     """
@@ -37,6 +40,7 @@ class KnowledgeBase:
     def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
         self._store = store
         self._encoder = encoder
+        self.mark = object()
         if encoder is not None:
             _check_encoder(store, encoder)
 
@@ -182,6 +186,19 @@ class KnowledgeBase:
         """Triples whose name holds every word of `text`, in any case; the best first."""
         return self._store.search(text, limit=limit)
 
+    @property
+    def has_checksums(self) -> bool:
+        """False for a file that an older release wrote, until it is opened to be changed."""
+        return self._store.info.checked
+
+    def check(self) -> None:
+        """Reads all of it; `kblam kb check` on the command line.
+
+        Raises:
+            StoreFormatError: it is damaged; the message says where.
+        """
+        self._store.check()
+
     # --- vectors -----------------------------------------------------------------------------------------
 
     def embeddings(self) -> Embeddings:
@@ -227,7 +244,7 @@ class KnowledgeBase:
 
     @property
     def store_id(self) -> str:
-        """Unique to each knowledge base, also to one made again at the same path."""
+        """Of the knowledge base, other for one made again at the same path; a file that was copied keeps it."""
         return self._store.info.store_id
 
     @property
