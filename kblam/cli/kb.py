@@ -253,6 +253,7 @@ def _print_report(kb: KnowledgeBase, report: BuildReport, seconds: float, as_jso
                 "added": report.added,
                 "updated": report.updated,
                 "unchanged": report.unchanged,
+                "cut": report.cut,
                 "seconds": round(seconds, 3),
                 "encoder": kb.encoder_spec,
             }

