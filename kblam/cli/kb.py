@@ -13,10 +13,12 @@ from rich.table import Table
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.options import AsJson, KnowledgeFile
-from kblam.cli.output import out, print_json, progress_bar, waiting
+from kblam.cli.output import out, print_json, progress_bar, visible, waiting
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase
+
+_ROWS_AT_ONCE = 1000
 
 app = typer.Typer(help="Build, change and look into a knowledge base.", no_args_is_help=True)
 
@@ -161,10 +163,12 @@ def list_triples(
     if as_json:
         print_json({"knowledge_base": str(kb), "total": total, "triples": [triple.to_record() for triple in found]})
         return
-    table = Table("name", "property", "value", box=None, header_style="bold")
-    for triple in found:
-        table.add_row(*map(_plain, (triple.name, triple.property, triple.value)))
-    out.print(table)
+    # A table is laid out as a whole, and a long one would take minutes.
+    for start in range(0, max(1, len(found)), _ROWS_AT_ONCE):
+        table = Table("name", "property", "value", box=None, header_style="bold", show_header=start == 0)
+        for triple in found[start : start + _ROWS_AT_ONCE]:
+            table.add_row(*map(_plain, (triple.name, triple.property, triple.value)))
+        out.print(table)
     what = "shown" if search is None else f"found by {search!r}"
     out.print(f"{len(found):,} {what}, {_count(total)} in all", style="dim", markup=False)
 
@@ -276,7 +280,7 @@ def _count(triples: int) -> str:
 
 
 def _plain(value: object) -> Any:
-    """A cell whose brackets are brackets, not rich markup."""
+    """A cell whose brackets are brackets, not rich markup, and whose control characters have a width."""
     from rich.text import Text
 
-    return Text(str(value))
+    return Text(visible(str(value)))
