@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from kblam.knowledge.files.json_lines import DECODER, json_problem
 from kblam.knowledge.files.lines import decode, refuse_other_encodings
 from kblam.knowledge.triples import FIELD_NAMES, Triple
 
+_SPACE = re.compile("[ \t\r\n]*")
 NAMES_OF_ENTITIES = frozenset(FIELD_NAMES["name"])
 
 
@@ -31,8 +33,9 @@ class _JsonText:
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end."""
-        while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-            self.at += 1
+        space = _SPACE.match(self.text, self.at)
+        assert space is not None
+        self.at = space.end()
         return self.text[self.at : self.at + 1]
 
     def take(self, expected: str) -> str:
