@@ -40,7 +40,7 @@ def build(
             "--encoder",
             "-e",
             help="minilm, a sentence-transformers name or folder, or openai:MODEL (its key: --api-key-env). "
-            "Default: minilm, or the one the knowledge base was built with.",
+            "Default: minilm. An existing knowledge base keeps its own, which is named here again if it is another.",
         ),
     ] = None,
     duplicates: Annotated[
@@ -91,13 +91,17 @@ def add(
         typer.Option("--property", "-p", help="What is said about it; default: description."),
     ] = None,
     value: Annotated[str | None, typer.Option("--value", "-v", help="The text that answers.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", "-e", help="The encoder it was built with, if that is not the default one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add triples to a knowledge base; the value of a (name, property) that is there already is replaced.
 
     Example: kblam kb add facts.kb --name "Amber Falcon" --property capital --value Zirconia
     """
-    from kblam.knowledge import Triple, check_triples, read_triples
+    from kblam.knowledge import Triple, check_triples, load_encoder, read_triples
     from kblam.knowledge.triples import DEFAULT_PROPERTY
 
     one = name is not None or property is not None or value is not None
@@ -106,7 +110,7 @@ def add(
     if one and (name is None or value is None):
         raise CommandError(f"{'--name' if name is None else '--value'} is missing: a triple needs both")
     began = time.monotonic()
-    with _open(kb, read_only=False) as opened:
+    with _open(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
         if file is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -229,10 +233,10 @@ def file_of(kb: Path) -> Path:
     return kb
 
 
-def _open(kb: Path, *, read_only: bool = True) -> KnowledgeBase:
+def _open(kb: Path, *, read_only: bool = True, encoder: Encoder | None = None) -> KnowledgeBase:
     from kblam.knowledge import KnowledgeBase
 
-    return KnowledgeBase.open(file_of(kb), read_only=read_only)
+    return KnowledgeBase.open(file_of(kb), encoder, read_only=read_only)
 
 
 def _encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
