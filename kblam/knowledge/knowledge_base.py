@@ -332,12 +332,10 @@ def _open_or_create(path: str | Path, encoder: Encoder) -> KnowledgeBase:
 def _check_encoder(store: Store, encoder: Encoder) -> None:
     if encoder.fingerprint != store.info.fingerprint:
         if encoder.spec == store.info.encoder_spec:
-            raise EncoderMismatchError(
-                f"{store.name} was built with {encoder.spec} as it was then ({store.info.fingerprint}); now it is "
-                f"{encoder.fingerprint}: its weights, settings or tokenizer changed, or an earlier kblam named it by "
-                "its weights alone; build a new file"
-            )
+            fix = "its weights, settings or tokenizer changed, or an earlier kblam named it by its weights alone"
+        else:
+            fix = "use that encoder"
         raise EncoderMismatchError(
             f"{store.name} was built with {store.info.encoder_spec} ({store.info.fingerprint}), not with "
-            f"{encoder.spec} ({encoder.fingerprint}); use that encoder, or build a new file with this one"
+            f"{encoder.spec} ({encoder.fingerprint}): {fix}; or build a new file with this one"
         )

@@ -219,7 +219,7 @@ def test_another_encoder_is_refused(kb: KnowledgeBase, path: Path, encoder: Hash
 def test_an_encoder_that_cannot_be_loaded_hinders_only_encoding(kb: KnowledgeBase, path: Path) -> None:
     again = KnowledgeBase.open(path)
     assert again.remove("Zürich") == 1
-    with pytest.raises(EncoderUnavailableError, match="no encoder or folder 'hashing:0'"):
+    with pytest.raises(EncoderUnavailableError, match="the encoder 'hashing:0', and a file cannot choose"):
         again.add(Triple("a", "b", "c"))
 
 
