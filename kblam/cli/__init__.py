@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import sys
 
+_INTERRUPTED = 130
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and leaves the process with its exit status.
 
     0: done; 1: the work failed; 2: bad input; 130: interrupted.
     """
-    from kblam.cli.app import app
-    from kblam.cli.errors import report_unexpected
-
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments, prog_name="kblam")
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # wherever it came: while modules are imported, or while results are written
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted\n")
+        status = _INTERRUPTED
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int | str | None:
+    from kblam.cli import streams
+    from kblam.cli.app import app
+    from kblam.cli.errors import FAILED, report, report_unexpected, show_warnings
+
+    streams.prepare()
+    show_warnings()
+    try:
+        try:
+            app(args=arguments, prog_name="kblam")
+            status: int | str | None = 0
+        except SystemExit as end:
+            status = end.code
+        streams.finish()
+        return status
+    except streams.OutputError as error:
+        streams.abandon()
+        report(str(error))
+        return FAILED
     except Exception as error:  # a bug of ours, or of a library: one line unless --debug asks for more
         if "--debug" in arguments:
             raise
         report_unexpected(error)
-        sys.exit(1)
+        return FAILED

@@ -48,6 +48,7 @@ def ask(
     """
     if not question.strip():
         raise CommandError("the question is empty; ask something")
+    check_text(question)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)
     with waiting("loading the model"):
         loaded = load(options, read_only=True)
@@ -64,6 +65,17 @@ def ask(
         return
     out.print(Text(answer.text or "(no text)", style="bold"))
     print_evidence(answer)
+
+
+def check_text(question: str) -> None:
+    """Refuses bytes that the terminal's encoding has no characters for, which Python passes on as half surrogates."""
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise CommandError(
+            f"the question holds bytes that are no text ({ascii(question[error.start : error.end])[:40]}); "
+            "type it in the encoding of the locale: UTF-8 is best"
+        ) from None
 
 
 def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def bench(
     out.print(f"{native.instruction_set()} kernels, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
-        err.print(f"{len(rows)} rows in {json_file}")
+        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        err.print(f"{len(rows)} rows in {json_file}", markup=False)
 
 
 def _table(title: str, rows: list[Row]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from kblam.cli.ask import answer_record, print_evidence
+from kblam.cli.ask import answer_record, check_text, print_evidence
 from kblam.cli.errors import INTERRUPTED, CommandError, exit_status, report
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import (
@@ -26,7 +26,7 @@ from kblam.cli.options import (
     Precision,
     Top,
 )
-from kblam.cli.output import err, out, waiting
+from kblam.cli.output import err, out, print_json, waiting
 from kblam.errors import KblamError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class Conversation:
 
     def question(self, question: str) -> None:
         """Streams the answer, then shows the evidence."""
+        check_text(question)
         began = time.monotonic()
         answer = self.session.ask(
             question,
@@ -192,7 +193,8 @@ def _lines(interactive: bool) -> Iterator[str]:
     if not interactive:
         yield from sys.stdin
         return
-    import readline  # noqa: F401 - gives input() its history and editing
+    with contextlib.suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401 - gives input() its history and editing
 
     while True:
         try:
@@ -214,5 +216,4 @@ def _streamer(tokenizer: Any) -> Any:
 
 
 def _json_line(record: dict[str, Any]) -> None:
-    out.file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    out.file.flush()
+    print_json(record, indent=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from kblam.cli.output import err
+from kblam.cli.streams import OutputError
 from kblam.errors import (
     DataServerError,
     EmbeddingError,
@@ -39,7 +41,7 @@ def exit_status(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, (EncoderUnavailableError, EncoderMismatchError)):
         return BAD_INPUT
-    if isinstance(error, (StoreWriteError, EncoderError, EmbeddingError, DataServerError)):
+    if isinstance(error, (OutputError, StoreWriteError, EncoderError, EmbeddingError, DataServerError)):
         return FAILED
     return BAD_INPUT if isinstance(error, (KblamError, *_kernel_errors())) else FAILED
 
@@ -56,6 +58,8 @@ class ErrorsAsMessages(TyperGroup):
                 raise
             err.print("[yellow]interrupted[/]")
             raise typer.Exit(INTERRUPTED) from None
+        except OutputError:
+            raise  # `main` says it, and makes sure that it is said once
         except _expected() as error:
             if ctx.params.get("debug"):
                 raise
@@ -65,9 +69,28 @@ class ErrorsAsMessages(TyperGroup):
 
 def report(message: str) -> None:
     """One line on stderr, red, never wrapped in the middle of a path."""
+    from kblam.knowledge.encoders.secrets import redact
+
     line = Text("error: ", style="bold red")
-    line.append(" ".join(message.split()), style="red")
+    line.append(redact(" ".join(message.split())), style="red")
     err.print(line, soft_wrap=True)
+
+
+class _ToStderr(logging.Handler):
+    """Warnings of kblam as lines on stderr, on which nothing of a file's text reaches the terminal as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from kblam.knowledge.encoders.secrets import redact
+
+        err.print(Text(redact(f"warning: {record.getMessage()}"), style="yellow"), soft_wrap=True)
+
+
+def show_warnings() -> None:
+    """Shows what the packages warn of."""
+    for name in ("kblam", "kblam_kernels"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+            logger.addHandler(_ToStderr(logging.WARNING))
 
 
 def report_unexpected(error: BaseException) -> None:

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.options import AsJson, KnowledgeFile
-from kblam.cli.output import out, print_json, progress_bar, waiting
+from kblam.cli.output import out, print_json, progress_bar, visible, waiting
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase
+
+_ROWS_AT_ONCE = 1000
 
 app = typer.Typer(help="Build, change and look into a knowledge base.", no_args_is_help=True)
 
@@ -38,7 +40,7 @@ def build(
             "--encoder",
             "-e",
             help="minilm, a sentence-transformers name or folder, or openai:MODEL (its key: --api-key-env). "
-            "Default: minilm, or the one the knowledge base was built with.",
+            "Default: minilm. An existing knowledge base keeps its own, which is named here again if it is another.",
         ),
     ] = None,
     duplicates: Annotated[
@@ -89,13 +91,17 @@ def add(
         typer.Option("--property", "-p", help="What is said about it; default: description."),
     ] = None,
     value: Annotated[str | None, typer.Option("--value", "-v", help="The text that answers.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", "-e", help="The encoder it was built with, if that is not the default one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add triples to a knowledge base; the value of a (name, property) that is there already is replaced.
 
     Example: kblam kb add facts.kb --name "Amber Falcon" --property capital --value Zirconia
     """
-    from kblam.knowledge import Triple, check_triples, read_triples
+    from kblam.knowledge import Triple, check_triples, load_encoder, read_triples
     from kblam.knowledge.triples import DEFAULT_PROPERTY
 
     one = name is not None or property is not None or value is not None
@@ -104,7 +110,7 @@ def add(
     if one and (name is None or value is None):
         raise CommandError(f"{'--name' if name is None else '--value'} is missing: a triple needs both")
     began = time.monotonic()
-    with _open(kb, read_only=False) as opened:
+    with _open(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
         if file is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -161,10 +167,12 @@ def list_triples(
     if as_json:
         print_json({"knowledge_base": str(kb), "total": total, "triples": [triple.to_record() for triple in found]})
         return
-    table = Table("name", "property", "value", box=None, header_style="bold")
-    for triple in found:
-        table.add_row(*map(_plain, (triple.name, triple.property, triple.value)))
-    out.print(table)
+    # A table is laid out as a whole, and a long one would take minutes.
+    for start in range(0, max(1, len(found)), _ROWS_AT_ONCE):
+        table = Table("name", "property", "value", box=None, header_style="bold", show_header=start == 0)
+        for triple in found[start : start + _ROWS_AT_ONCE]:
+            table.add_row(*map(_plain, (triple.name, triple.property, triple.value)))
+        out.print(table)
     what = "shown" if search is None else f"found by {search!r}"
     out.print(f"{len(found):,} {what}, {_count(total)} in all", style="dim", markup=False)
 
@@ -195,6 +203,26 @@ def info(kb: KnowledgeFile, as_json: AsJson = False) -> None:
     out.print(table)
 
 
+@app.command("check")
+def check(kb: KnowledgeFile, as_json: AsJson = False) -> None:
+    """Read all of a knowledge base and say whether it is as it was written.
+
+    Exit status 0 when it is; 2, with the place, when it is damaged. Nothing is changed.
+
+    Example: kblam kb check facts.kb
+    """
+    with _open(kb) as opened, waiting("reading everything"):
+        opened.check()
+        triples, checked = len(opened), opened.has_checksums
+    if as_json:
+        print_json({"knowledge_base": str(kb), "triples": triples, "checksums": checked})
+        return
+    out.print(f"{kb}: {_count(triples)}, all as written", markup=False, soft_wrap=True)
+    if not checked:
+        hint = "an older kblam wrote it, without checksums; it gets them when it is next opened to be changed"
+        out.print(hint, style="dim")
+
+
 def file_of(kb: Path) -> Path:
     """The knowledge base file that a path means: itself, or the one in a model folder."""
     if kb.is_dir():
@@ -205,10 +233,10 @@ def file_of(kb: Path) -> Path:
     return kb
 
 
-def _open(kb: Path, *, read_only: bool = True) -> KnowledgeBase:
+def _open(kb: Path, *, read_only: bool = True, encoder: Encoder | None = None) -> KnowledgeBase:
     from kblam.knowledge import KnowledgeBase
 
-    return KnowledgeBase.open(file_of(kb), read_only=read_only)
+    return KnowledgeBase.open(file_of(kb), encoder, read_only=read_only)
 
 
 def _encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
@@ -233,6 +261,7 @@ def _print_report(kb: KnowledgeBase, report: BuildReport, seconds: float, as_jso
                 "added": report.added,
                 "updated": report.updated,
                 "unchanged": report.unchanged,
+                "cut": report.cut,
                 "seconds": round(seconds, 3),
                 "encoder": kb.encoder_spec,
             }
@@ -255,7 +284,7 @@ def _count(triples: int) -> str:
 
 
 def _plain(value: object) -> Any:
-    """A cell whose brackets are brackets, not rich markup."""
+    """A cell whose brackets are brackets, not rich markup, and whose control characters have a width."""
     from rich.text import Text
 
-    return Text(str(value))
+    return Text(visible(str(value)))

@@ -3,27 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
+
+from kblam.cli.streams import Stream
 
 if TYPE_CHECKING:
     from kblam.generation import Evidence
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# What a terminal may obey or what turns the order of letters round: a knowledge base, a model or a server may hold it.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 BAR_WIDTH = 20
 LEAST_SHOWN = 0.005
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout; any language stays readable."""
-    out.file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+class SafeConsole(Console):
+    """A console on which control characters in a text are shown and do nothing; its own styles still work."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text
+            yield segment if segment.control or not _CONTROLS.search(text) else segment._replace(text=visible(text))
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream as it is now; writing to it fails with an error of ours."""
+        return Stream(super().file, is_data=not self.stderr)  # type: ignore[return-value]
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        Console.file.fset(self, new)  # type: ignore[attr-defined]
+
+
+out = SafeConsole(highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
+
+
+def visible(text: str) -> str:
+    """The text with its control characters written as escapes."""
+    return _CONTROLS.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout; any language stays readable, where the stream can hold it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # JSON has escapes of its own, so what is read back is the same.
+    text = re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    if not can_print(text):
+        text = json.dumps(value, indent=indent)
+    out.file.write(text + "\n")
+    out.file.flush()
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has these characters."""
+    try:
+        text.encode(getattr(out.file, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 @contextmanager
@@ -45,15 +95,16 @@ def waiting(title: str) -> Iterator[None]:
 def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
     """One line per triple: a bar of its attention mass, then the fact. What rounds to nothing is left out."""
     lines = []
+    full, empty = "█░" if can_print("█░") else "#."
     for item in evidence:
         if item.mass < LEAST_SHOWN:
             continue
         filled = round(item.mass * BAR_WIDTH)
         line = Text("  ")
-        line.append("█" * filled, style="green")
-        line.append("░" * (BAR_WIDTH - filled), style="dim")
+        line.append(full * filled, style="green")
+        line.append(empty * (BAR_WIDTH - filled), style="dim")
         line.append(f" {item.mass:4.2f}  ")
-        line.append(f"the {item.triple.property} of {item.triple.name}", style="bold")
-        line.append(f": {item.triple.value}")
+        line.append(f"the {visible(item.triple.property)} of {visible(item.triple.name)}", style="bold")
+        line.append(f": {visible(item.triple.value)}")
         lines.append(line)
     return lines or [Text("  none", style="dim")]

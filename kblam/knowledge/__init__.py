@@ -10,7 +10,7 @@ from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, OpenAIEncoder, SentenceTransformerEncoder, load_encoder
 from kblam.knowledge.files import check_triples, read_triples, write_triples
 from kblam.knowledge.knowledge_base import KnowledgeBase, build
-from kblam.knowledge.triples import Triple
+from kblam.knowledge.triples import Triple, triples_of
 
 __all__ = [
     "BuildReport",
@@ -25,5 +25,6 @@ __all__ = [
     "check_triples",
     "load_encoder",
     "read_triples",
+    "triples_of",
     "write_triples",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
 from kblam.errors import EmbeddingError
-from kblam.knowledge.encoders.base import Encoder, Progress
+from kblam.knowledge.encoders.base import Encoder, LimitedEncoder, Progress
 from kblam.knowledge.store import Store
-from kblam.knowledge.triples import Triple, as_triple
+from kblam.knowledge.triples import Triple, as_triples
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,15 @@ class BuildReport:
         updated: triples whose text, example question or answer changed.
         unchanged: triples that were there word for word; they cost no encoding.
         seconds: wall time.
+        cut: triples among those encoded whose key text or value is longer than the encoder reads. The rest of such a
+            text has no part in its vector.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     seconds: float = 0.0
+    cut: int = 0
 
     @property
     def total(self) -> int:
@@ -41,6 +44,7 @@ class BuildReport:
             self.updated + other.updated,
             self.unchanged + other.unchanged,
             self.seconds + other.seconds,
+            self.cut + other.cut,
         )
 
 
@@ -59,9 +63,9 @@ def apply_in_batches(
     `progress(done, total)` counts triples; total is 0 when it is not known beforehand.
     """
     known = total if total is not None else len(triples) if isinstance(triples, Sized) else 0
-    source = iter(triples)
+    source = chain.from_iterable(map(as_triples, triples))
     report = BuildReport()
-    while batch := [as_triple(item) for item in islice(source, max(1, batch_size))]:
+    while batch := list(islice(source, max(1, batch_size))):
         report += apply(store, encoder, batch)
         if progress is not None:
             progress(report.total, known)
@@ -89,13 +93,22 @@ def apply(store: Store, encoder: Encoder, batch: Sequence[Triple]) -> BuildRepor
             to_annotate.append((old, triple))
         else:
             to_encode.append(triple)
-    added, updated = 0, 0
+    added, updated, cut = 0, 0, 0
     if to_encode:
+        cut = _count_cut(encoder, to_encode)
         key, value = encode_triples(encoder, to_encode, store.info.dimension)
         added, updated = store.upsert(to_encode, key, value)
     if to_annotate:
         updated += store.annotate(to_annotate)
-    return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began)
+    return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began, cut)
+
+
+def _count_cut(encoder: Encoder, triples: Sequence[Triple]) -> int:
+    """How many of these have a text that the encoder reads only the beginning of, where it can tell."""
+    if not isinstance(encoder, LimitedEncoder):
+        return 0
+    texts = [text for triple in triples for text in (triple.key_text, triple.value_text)]
+    return len({row // 2 for row in encoder.beyond_limit(texts)})
 
 
 def encode_triples(encoder: Encoder, triples: Sequence[Triple], dimension: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +119,7 @@ def encode_triples(encoder: Encoder, triples: Sequence[Triple], dimension: int) 
     """
     texts = [triple.key_text for triple in triples] + [triple.value_text for triple in triples]
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    vectors = encoder.encode(list(row_of))
+    vectors = np.asarray(encoder.encode(list(row_of)))
     if vectors.shape != (len(row_of), dimension):
         raise EmbeddingError(
             f"the encoder {encoder.fingerprint} returned shape {vectors.shape} for {len(row_of)} texts, "

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from kblam.errors import KblamError, StoreBusyError, StoreError, StoreFormatError, StoreWriteError
+from kblam.errors import EmbeddingError, KblamError, StoreBusyError, StoreError, StoreFormatError, StoreWriteError
+from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import schema
+from kblam.knowledge.foreign_log import set_aside_foreign_log
+from kblam.knowledge.ledger import Ledger
+from kblam.knowledge.migration import migrate
+from kblam.knowledge.opened import Opened, is_open_here
 
 # Python 3.10 has no error codes on sqlite3's exceptions, so the messages, which SQLite keeps stable, decide.
 _DAMAGED = "the file is damaged: restore it from a copy, or build it again"
@@ -26,7 +32,13 @@ _MEANING: tuple[tuple[str, type[StoreError], str], ...] = (
     ("not a database", StoreFormatError, _DAMAGED),
     ("no such table", StoreFormatError, _DAMAGED),
     ("no such column", StoreFormatError, _DAMAGED),
+    ("constraint failed", StoreFormatError, _DAMAGED),
+    ("too big", StoreFormatError, _DAMAGED),
 )
+# In WAL mode SQLite needs a small file beside the database even to read. What it says where that cannot be made:
+_NO_ROOM_BESIDE = ("unable to open", "readonly", "disk i/o error", "disk is full")
+_STEPS_BETWEEN_SIGNALS = 200_000  # of SQLite's virtual machine: about ten milliseconds
+_LARGEST_FIELD = 64 * 2**20  # bytes; a vector or a text is far smaller
 
 
 @contextmanager
@@ -38,51 +50,75 @@ def sqlite_errors(path: Path | str) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         told = str(error)
+        if told == "interrupted":  # by `_look_for_signals`
+            raise KeyboardInterrupt from None
         for words, kind, fix in _MEANING:
             if words in told.lower():
                 raise kind(f"{path}: {told}; {fix}") from error
         raise StoreError(f"{path}: SQLite reports {type(error).__name__}: {told}") from error
 
 
-def connect(path: Path, *, read_only: bool, timeout: float) -> sqlite3.Connection:
+def located(path: str | Path) -> Path:
+    """The file that a path means, with `~` and links followed, so that what lies beside it is found.
+
+    Raises:
+        StoreError: it cannot be a path.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{str(path)!r} cannot be the path of a knowledge base: {error}") from error
+
+
+def connect(path: Path, *, read_only: bool, timeout: float) -> Opened:
     """Open an existing knowledge base.
 
     Raises:
         StoreError, StoreFormatError: it cannot be read, or is not a knowledge base of a known format.
     """
-    schema.check_file(path)
+    file = located(path)
     with sqlite_errors(path):
+        if not is_open_here(file):
+            schema.check_file(file)
+            set_aside_foreign_log(file, lambda options: _open(file, options, timeout))
         if read_only:
-            return _connect_to_read(path, timeout)
-        connection = _open(path, "mode=rw", timeout)
+            return _connect_to_read(file, timeout)
+        connection = _open(file, "mode=rw", timeout)
         try:
-            _check(path, connection)
+            version = schema.check_opened(file, connection)
             _use_wal(connection)
+            if version == 1:
+                migrate(str(path), connection)
+            return Opened(connection, schema.FORMAT_VERSION, file)
         except BaseException:
             connection.close()
             raise
-        return connection
 
 
-def create(
-    path: Path | None, *, encoder_spec: str, fingerprint: str, dimension: int, timeout: float
-) -> sqlite3.Connection:
+def create(path: Path | None, *, encoder_spec: str, fingerprint: str, dimension: int, timeout: float) -> Opened:
     """Make a new knowledge base in a file, or in memory for None. The file is whole or blank, never in between.
 
     Raises:
+        EmbeddingError: no vector can have this dimension.
         StoreError: a knowledge base is there already, also when another process was faster.
         StoreFormatError: something else is there; it is left untouched.
         StoreWriteError: it cannot be written.
     """
-    if path is not None and not schema.is_blank(path):
-        schema.check_file(path)
-        raise _exists(path)
-    where: Path | str = path or "memory"
+    if not 1 <= dimension <= schema.MAX_DIMENSION:
+        raise EmbeddingError(
+            f"the encoder {encoder_spec!r} says that its vectors have {dimension} numbers; possible are 1 to "
+            f"{schema.MAX_DIMENSION}: check the encoder"
+        )
+    file = None if path is None else located(path)
+    if file is not None and not schema.is_blank(file):
+        schema.check_file(file)
+        raise _exists(file)
+    where: Path | str = file or "memory"
     with sqlite_errors(where):
-        if path is None:
-            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        if file is None:
+            connection = _hardened(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
         else:
-            connection = _open(path, "mode=rwc", timeout)
+            connection = _open(file, "mode=rwc", timeout)
         try:
             connection.execute(f"PRAGMA page_size = {schema.PAGE_SIZE}")
             connection.execute("BEGIN EXCLUSIVE")
@@ -93,61 +129,73 @@ def create(
             connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
             for statement in schema.TABLES:
                 connection.execute(statement)
-            connection.execute(
-                "INSERT INTO store VALUES (1, ?, ?, ?, ?, 0)", (uuid4().hex, encoder_spec, fingerprint, dimension)
-            )
+            ledgers.write(connection, Ledger(uuid4().hex, encoder_spec, fingerprint, dimension, revision=0))
             connection.execute("COMMIT")
             # Only now: a file in WAL mode may keep its first pages, which say what it is, in the log.
             _use_wal(connection)
         except BaseException:
             connection.close()
             raise
-        return connection
+        return Opened(connection, schema.FORMAT_VERSION, file)
 
 
 def _exists(where: Path | str) -> StoreError:
     return StoreError(f"{where} already holds a knowledge base; open it, or update it with `kblam kb build`")
 
 
-def _open(path: Path, options: str, timeout: float) -> sqlite3.Connection:
+def _open(file: Path, options: str, timeout: float) -> sqlite3.Connection:
     # The store guards the connection with a lock, so that any thread may use it.
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}",
-        uri=True,
-        timeout=timeout,
-        isolation_level=None,
-        check_same_thread=False,
+    return _hardened(
+        sqlite3.connect(
+            f"{file.as_uri()}?{options}",
+            uri=True,
+            timeout=timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
     )
 
 
-def _connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
-    # mode=ro is avoided where possible: such a connection leaves its -wal and -shm files behind when closed.
-    connection = _open(path, "mode=rw", timeout)
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        _check(path, connection)
-    except sqlite3.OperationalError as error:
-        connection.close()
-        log = path.with_name(path.name + "-wal")
-        forbidden = any(words in str(error) for words in ("unable to open", "readonly"))
-        if not forbidden or (log.exists() and log.stat().st_size > 0):
-            raise
-        # WAL needs a small file beside the database, which a read-only folder cannot have. With no log there
-        # are no changes to miss, so the file may be read as it stands.
-        connection = _open(path, "mode=ro&immutable=1", timeout)
-        _check(path, connection)
-    except BaseException:
-        connection.close()
-        raise
+def _hardened(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Settings against files that were damaged or made to hurt; they read nothing yet."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    # Sorting must not need a disk with room.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    if hasattr(connection, "setlimit"):  # Python 3.11
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_FIELD)
+    # Python sees Ctrl-C only between its own instructions, and a statement may run for minutes.
+    connection.set_progress_handler(_look_for_signals, _STEPS_BETWEEN_SIGNALS)
     return connection
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Check again through SQLite: recovering a log may have changed the first bytes."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    schema.check_numbers(path, application, version)
-    connection.execute("SELECT revision FROM store").fetchone()
+def _look_for_signals() -> int:
+    """An interruption is raised in here, and SQLite then ends the statement."""
+    return 0
+
+
+def _connect_to_read(file: Path, timeout: float) -> Opened:
+    # mode=ro is avoided where possible: such a connection leaves its -wal and -shm files behind when closed.
+    connection = _open(file, "mode=rw", timeout)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        return Opened(connection, schema.check_opened(file, connection), file)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        log = file.with_name(file.name + "-wal")
+        forbidden = any(words in str(error).lower() for words in _NO_ROOM_BESIDE)
+        if not forbidden or (log.exists() and log.stat().st_size > 0):
+            raise
+        # With no log there are no changes to miss, so the file may be read as it stands.
+        connection = _open(file, "mode=ro&immutable=1", timeout)
+        with contextlib.ExitStack() as undo:
+            undo.callback(connection.close)
+            opened = Opened(connection, schema.check_opened(file, connection), file)
+            undo.pop_all()
+        return opened
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

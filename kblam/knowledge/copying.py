@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from uuid import uuid4
 
+from kblam.knowledge import ledger as ledgers
 from kblam.knowledge.connection import connect, sqlite_errors
 from kblam.knowledge.knowledge_base import KnowledgeBase
 from kblam.knowledge.store import Store
@@ -32,11 +33,15 @@ def copy_knowledge_base(knowledge_base: str | Path | KnowledgeBase, target: Path
     with (
         contextlib.closing(connect(path, read_only=True, timeout=_TIMEOUT)) as source,
         sqlite_errors(target),
-        contextlib.closing(sqlite3.connect(target)) as copy,
+        contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
     ):
-        source.backup(copy)
-        copy.execute("UPDATE store SET store_id = ?", (uuid4().hex,))
-        copy.commit()
+        source.connection.backup(copy)
+    with contextlib.closing(connect(target, read_only=False, timeout=_TIMEOUT)) as made, sqlite_errors(target):
+        made.connection.execute("BEGIN IMMEDIATE")
+        ledger = ledgers.read(str(target), made.connection, made.version)
+        ledger.store_id = uuid4().hex
+        ledgers.write(made.connection, ledger)
+        made.connection.execute("COMMIT")
 
 
 def _write_out(knowledge_base: KnowledgeBase, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,9 @@ from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
 from kblam.knowledge.files import Duplicates, check_triples, read_triples
 from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
-from kblam.knowledge.triples import Triple, as_triple
+from kblam.knowledge.triples import Triple, as_triples
+
+logger = logging.getLogger("kblam")
 
 Triples = Iterable["Triple | Mapping[str, object]"]
 
@@ -30,6 +34,9 @@ class KnowledgeBase:
         with KnowledgeBase.create("facts.kb", load_encoder("minilm")) as kb:
             kb.add(Triple("Amber Falcon", "capital", "Zirconia"))
 
+    Attributes:
+        mark: of this object alone. Revisions are compared only under one mark: two copies of a file count on alike.
+
     Raises (any method):
         StoreBusyError, StoreWriteError, StoreFormatError, StoreError: see `Store`.
     """
@@ -37,6 +44,7 @@ class KnowledgeBase:
     def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
         self._store = store
         self._encoder = encoder
+        self.mark = object()
         if encoder is not None:
             _check_encoder(store, encoder)
 
@@ -126,8 +134,8 @@ class KnowledgeBase:
         """
         self._store.refuse_if_read_only()  # before minutes of encoding, not after
         many = [triples] if isinstance(triples, Triple | Mapping) else triples
-        batch = [as_triple(item) for item in many]
-        return apply(self._store, self.encoder, batch) if batch else BuildReport()
+        batch = [triple for item in many for triple in as_triples(item)]
+        return self._told(apply(self._store, self.encoder, batch)) if batch else BuildReport()
 
     def update(
         self, triples: Triples, *, batch_size: int = 256, progress: Progress | None = None, total: int | None = None
@@ -148,7 +156,18 @@ class KnowledgeBase:
         done = apply_in_batches(
             self._store, self.encoder, triples, batch_size=batch_size, progress=progress, total=total
         )
-        return BuildReport(done.added, done.updated, done.unchanged, time.monotonic() - began)
+        return self._told(dataclasses.replace(done, seconds=time.monotonic() - began))
+
+    def _told(self, report: BuildReport) -> BuildReport:
+        if report.cut:
+            logger.warning(
+                "%s: %d of the triples are longer than the encoder %s reads; what comes after that has no part in "
+                "their vectors: make several triples of them",
+                self._store.name,
+                report.cut,
+                self._store.info.encoder_spec,
+            )
+        return report
 
     def remove(self, name: str, property: str | None = None) -> int:
         """Remove one triple, or all of a name; returns how many there were (0 is no error)."""
@@ -190,6 +209,19 @@ class KnowledgeBase:
             most: so many at most.
         """
         return self._store.properties(since=since, most=most)
+
+    @property
+    def has_checksums(self) -> bool:
+        """False for a file that an older release wrote, until it is opened to be changed."""
+        return self._store.info.checked
+
+    def check(self) -> None:
+        """Reads all of it; `kblam kb check` on the command line.
+
+        Raises:
+            StoreFormatError: it is damaged; the message says where.
+        """
+        self._store.check()
 
     # --- vectors -----------------------------------------------------------------------------------------
 
@@ -236,7 +268,7 @@ class KnowledgeBase:
 
     @property
     def store_id(self) -> str:
-        """Unique to each knowledge base, also to one made again at the same path."""
+        """Of the knowledge base, other for one made again at the same path; a file that was copied keeps it."""
         return self._store.info.store_id
 
     @property
@@ -308,7 +340,11 @@ def _open_or_create(path: str | Path, encoder: Encoder) -> KnowledgeBase:
 
 def _check_encoder(store: Store, encoder: Encoder) -> None:
     if encoder.fingerprint != store.info.fingerprint:
+        if encoder.spec == store.info.encoder_spec:
+            fix = "its weights, settings or tokenizer changed, or an earlier kblam named it by its weights alone"
+        else:
+            fix = "use that encoder"
         raise EncoderMismatchError(
             f"{store.name} was built with {store.info.encoder_spec} ({store.info.fingerprint}), not with "
-            f"{encoder.spec} ({encoder.fingerprint}); use that encoder, or build a new file with this one"
+            f"{encoder.spec} ({encoder.fingerprint}): {fix}; or build a new file with this one"
         )

@@ -56,7 +56,8 @@ class DeviceRows:
         self.ids: list[int] = []
         self._form = form
         self._row_of: dict[int, int] = {}
-        self._store_id: str | None = None
+        # Not its store_id: a copied file has the original's, and their revisions mean different changes.
+        self._follows: object = None
         self._revision = 0
         try:
             self.device = torch.device(device)
@@ -85,7 +86,7 @@ class DeviceRows:
         """Apply what changed in `kb` since the last call; returns the rows whose contents are new, ascending.
 
         A changed triple keeps its row, a new one is appended, and a removal moves the last row into the hole.
-        Another knowledge base than last time replaces everything.
+        Another `KnowledgeBase` object than last time replaces everything.
 
         Raises:
             KnowledgeError: its vectors have another dimension, or there is no room; nothing was changed. If memory
@@ -96,7 +97,7 @@ class DeviceRows:
                 f"{kb!r} has vectors of {kb.dimension} numbers, this copy holds {self.dimension}; "
                 "make a new copy for it"
             )
-        other = kb.store_id != self._store_id
+        other = kb.mark is not self._follows
         changes = kb.changes_since(0 if other else self._revision)
         known = {} if other else self._row_of
         gone = sum(one in known for one in changes.removed.tolist())
@@ -108,7 +109,7 @@ class DeviceRows:
         moved = self._remove(changes.removed.tolist())
         written = self._write(changes.upserted.ids.tolist(), changes.upserted.key, changes.upserted.value)
         rows = sorted({*moved, *written})
-        self._store_id, self._revision = kb.store_id, changes.revision
+        self._follows, self._revision = kb.mark, changes.revision
         return rows
 
     def _clear(self) -> None:

@@ -1,19 +1,25 @@
-"""The format of a knowledge base file, version 1, and how a file is recognised before SQLite touches it.
+"""The format of a knowledge base file, and how a file is recognised before anything in it is used.
 
-One SQLite database in WAL mode:
+One SQLite database in WAL mode, format 2:
 
     store       one row: store_id, encoder_spec, fingerprint, dimension, revision
     triples     id, name, property, value, key_string, question, answer, folded, revision
     embeddings  id, key, value: little-endian float16 blobs of `dimension` numbers
     removed     id, revision: what a copy elsewhere must forget
+    checksums   id, texts, vectors: CRC-32 of the row in triples and of the row in embeddings
+    ledger      one row: how many rows there are, the sums of their checksums, and a checksum of this row and of store's
 
 `revision` counts the transactions that changed something; each row carries the one that wrote it, so "what
 changed since r" is an index lookup. `folded` is the name as `search` compares it.
+
+Format 1 has neither checksums nor ledger. It can be read; opened for writing it gets them (`migration.py`).
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sqlite3
 import stat
 import struct
 from pathlib import Path
@@ -21,14 +27,16 @@ from pathlib import Path
 from kblam.errors import StoreError, StoreFormatError
 
 APPLICATION_ID = 0x6B626C6D  # "kblm"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PAGE_SIZE = 16384  # ten MiniLM triples, or two of 1536 numbers, in a page
+# Far more numbers than any sentence encoder gives; a larger one in a file is damage, and would be allocated.
+MAX_DIMENSION = 2**16
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68  # https://www.sqlite.org/fileformat.html#the_database_header
 
-TABLES = (
+TABLES_OF_FORMAT_1 = (
     """
     CREATE TABLE store (
         row INTEGER PRIMARY KEY CHECK (row = 1),
@@ -60,6 +68,30 @@ TABLES = (
     "CREATE TABLE removed (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL)",
     "CREATE INDEX removed_by_revision ON removed (revision)",
 )
+# Tables of their own, so that a file of format 1 gets them without its rows being written anew.
+TABLES_OF_FORMAT_2 = (
+    "CREATE TABLE checksums (id INTEGER PRIMARY KEY, texts INTEGER NOT NULL, vectors INTEGER NOT NULL)",
+    """
+    CREATE TABLE ledger (
+        row INTEGER PRIMARY KEY CHECK (row = 1),
+        triples INTEGER NOT NULL,
+        removed INTEGER NOT NULL,
+        texts_sum INTEGER NOT NULL,
+        vectors_sum INTEGER NOT NULL,
+        removed_sum INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
+)
+TABLES = (*TABLES_OF_FORMAT_1, *TABLES_OF_FORMAT_2)
+# What SQLite itself adds for UNIQUE and AUTOINCREMENT.
+_IMPLIED = frozenset(
+    {
+        ("index", "sqlite_autoindex_triples_1", None),
+        ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+    }
+)
+_CREATED = re.compile(r"CREATE (?P<kind>TABLE|INDEX) (?P<name>\w+)")
 
 
 def is_blank(path: Path) -> bool:
@@ -113,3 +145,41 @@ def check_numbers(path: Path | str, application: int, version: int) -> None:
         )
     if version < 1:
         raise StoreFormatError(f"{path} has format {version}, which no release wrote; restore it from a copy")
+
+
+def check_opened(path: Path | str, connection: sqlite3.Connection) -> int:
+    """The format of an opened file, after comparing all that its schema defines with ours; no table is read before.
+
+    A view, a trigger or another table in the place of ours could answer anything, or never end.
+
+    Raises:
+        StoreFormatError: it is of another program, of a newer format, or holds anything else than our tables.
+    """
+    # Asked again through SQLite: recovering a log may have changed the first bytes.
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    check_numbers(path, application, version)
+    found = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchmany(100)
+    expected = _defined(TABLES_OF_FORMAT_1 if version == 1 else TABLES)
+    present = {(kind, name, sql if sql is None else _squeezed(str(sql))) for kind, name, sql in found}
+    if present != expected or len(found) != len(expected):
+        kind, name, _ = min(present - expected or expected - present or present, key=str)
+        raise StoreFormatError(
+            f"{path}: the file is damaged or was changed by another program: the {kind} {str(name)[:80]!r} is not as "
+            "kblam makes it; restore it from a copy, or build it again"
+        )
+    return int(version)
+
+
+def _defined(statements: tuple[str, ...]) -> set[tuple[str, str, str | None]]:
+    """(type, name, sql) of all that these statements create."""
+    made: set[tuple[str, str, str | None]] = set(_IMPLIED)
+    for statement in statements:
+        match = _CREATED.match(_squeezed(statement))
+        assert match is not None
+        made.add((match["kind"].lower(), match["name"], _squeezed(statement)))
+    return made
+
+
+def _squeezed(sql: str) -> str:
+    return " ".join(sql.split())

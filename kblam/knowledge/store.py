@@ -7,30 +7,25 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kblam.errors import StoreError, StoreFormatError, StoreWriteError
+from kblam.errors import StoreError, StoreWriteError
 from kblam.knowledge import connection as connections
+from kblam.knowledge import ledger as ledgers
+from kblam.knowledge import proof
 from kblam.knowledge.connection import sqlite_errors
-from kblam.knowledge.embeddings import Changes, Embeddings, from_blobs, to_blobs
+from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
+from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors
+from kblam.knowledge.opened import Opened
 from kblam.knowledge.triples import Triple, identity_of
 
 _TEXTS = "name, property, value, key_string, question, answer"
-_CHUNK = 2048  # rows fetched at a time
 _VARIABLES = 500  # in one statement; old SQLite allows 999
-
-
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
-    """Facts about a store that never change after it was made."""
-
-    store_id: str
-    encoder_spec: str
-    fingerprint: str
-    dimension: int
+_LARGEST_ID = 2**62
+# Readers that follow each other without a pause keep a log from being used from its beginning again.
+_LONGEST_LOG = 64 * 2**20
 
 
 class Store:
@@ -40,24 +35,27 @@ class Store:
     One object holds one SQLite connection behind a lock: threads may share it, and it must not cross a fork.
     Every method that changes something is one transaction, on disk when it returns.
 
+    Nothing of a file is believed unchecked: see `proof.py`. The first look-up reads all texts for that.
+
     Raises (any method):
         StoreBusyError: another process held the lock for longer than `timeout`.
         StoreWriteError: a write failed; the store is as it was.
         StoreFormatError: the file turned out to be damaged.
-        StoreError: the store is closed.
+        StoreError: the store is closed, or its file was removed or replaced.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool) -> None:
-        self._connection: sqlite3.Connection | None = connection
+    def __init__(self, opened: Opened, path: Path | None, *, read_only: bool) -> None:
+        self._opened: Opened | None = opened
         self._lock = threading.RLock()
+        self._is_proven = False
         self.path = path
         self.read_only = read_only
-        with self._reading() as sql:
-            row = sql.execute("SELECT store_id, encoder_spec, fingerprint, dimension FROM store").fetchone()
-        if row is None:
-            connection.close()
-            raise StoreFormatError(f"{self.name}: the file is damaged (it has no description); build it again")
-        self.info = StoreInfo(*row)
+        try:
+            with self._reading() as (_, ledger):
+                self.info = ledger
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(
@@ -66,6 +64,7 @@ class Store:
         """Make a new store; None keeps it in memory.
 
         Raises:
+            EmbeddingError: no vector can have this dimension.
             StoreError: a knowledge base is there already.
             StoreFormatError: another file is there; it is left untouched.
             StoreWriteError: it cannot be written.
@@ -78,7 +77,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, *, read_only: bool = False, timeout: float = 30.0) -> Store:
-        """Open an existing store.
+        """Open an existing store. A file of format 1 is brought to format 2, unless it is opened to read.
 
         Raises:
             StoreError: there is none.
@@ -100,9 +99,9 @@ class Store:
     def close(self) -> None:
         """Release the file. Closing again does nothing."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -120,9 +119,9 @@ class Store:
         keys = to_blobs(key, names, self.info.dimension, "key")
         values = to_blobs(value, names, self.info.dimension, "value")
         added = 0
-        with self._writing() as (sql, revision):
+        with self._writing() as (sql, ledger):
             for triple, key_blob, value_blob in zip(triples, keys, values, strict=True):
-                texts = (*_texts(triple), _fold(triple.name), revision)
+                texts = (*_texts(triple), _fold(triple.name), ledger.revision)
                 known = sql.execute(
                     "SELECT id FROM triples WHERE name = ? AND property = ?", triple.identity
                 ).fetchone()
@@ -130,15 +129,19 @@ class Store:
                     row = sql.execute(
                         f"INSERT INTO triples ({_TEXTS}, folded, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", texts
                     ).lastrowid
+                    assert row is not None
                     added += 1
+                    ledger.triples += 1
                 else:
                     row = known[0]
                     sql.execute(
                         "UPDATE triples SET value = ?, key_string = ?, question = ?, answer = ?, revision = ? "
                         "WHERE id = ?",
-                        (*texts[2:6], revision, row),
+                        (*texts[2:6], ledger.revision, row),
                     )
                 sql.execute("REPLACE INTO embeddings (id, key, value) VALUES (?, ?, ?)", (row, key_blob, value_blob))
+                sums = checksum_of(row, *texts), checksum_of_vectors(row, key_blob, value_blob)
+                self._note(sql, ledger, row, sums, known is not None)
         return added, len(triples) - added
 
     def annotate(self, changes: Iterable[tuple[Triple, Triple]]) -> int:
@@ -147,14 +150,23 @@ class Store:
         A triple that is no longer `old` was changed by someone else meanwhile, and stays as they left it.
         """
         count = 0
-        with self._writing() as (sql, revision):
+        with self._writing() as (sql, ledger):
             for old, new in changes:
-                count += sql.execute(
-                    "UPDATE triples SET key_string = ?, question = ?, answer = ?, revision = ? "
-                    "WHERE name = ? AND property = ? AND value = ? "
+                found = sql.execute(
+                    "SELECT id, folded FROM triples WHERE name = ? AND property = ? AND value = ? "
                     "AND key_string IS ? AND question IS ? AND answer IS ?",
-                    (new.key_string, new.question, new.answer, revision, *_texts(old)),
-                ).rowcount
+                    _texts(old),
+                ).fetchone()
+                if found is None:
+                    continue
+                row, folded = found
+                sql.execute(
+                    "UPDATE triples SET key_string = ?, question = ?, answer = ?, revision = ? WHERE id = ?",
+                    (new.key_string, new.question, new.answer, ledger.revision, row),
+                )
+                texts = checksum_of(row, *_texts(new), folded, ledger.revision)
+                self._note(sql, ledger, row, (texts, None), True)
+                count += 1
         return count
 
     def remove(self, name: str, property: str | None = None) -> int:
@@ -164,49 +176,75 @@ class Store:
             where = "name = ?"
         else:
             where, wanted = "name = ? AND property = ?", identity_of(name, property)
-        with self._writing() as (sql, revision):
+        with self._writing() as (sql, ledger):
             rows = sql.execute(f"SELECT id FROM triples WHERE {where}", wanted).fetchall()
-            for row in rows:
-                sql.execute("DELETE FROM triples WHERE id = ?", row)
-                sql.execute("DELETE FROM embeddings WHERE id = ?", row)
-                sql.execute("INSERT INTO removed (id, revision) VALUES (?, ?)", (*row, revision))
+            for (row,) in rows:
+                self._forget(sql, ledger, row)
+                for table in ("triples", "embeddings", "checksums"):
+                    sql.execute(f"DELETE FROM {table} WHERE id = ?", (row,))
+                sql.execute("INSERT INTO removed (id, revision) VALUES (?, ?)", (row, ledger.revision))
+                ledger.triples -= 1
+                ledger.removed += 1
+                ledger.removed_sum += checksum_of(row, ledger.revision)
         return len(rows)
+
+    def _note(
+        self, sql: sqlite3.Connection, ledger: Ledger, row: int, sums: tuple[int, int | None], known: bool
+    ) -> None:
+        """Records the checksums of a row, of its texts and of its vectors; None where those stay as they are."""
+        before = self._forget(sql, ledger, row) if known else (0, 0)
+        texts, vectors = sums[0], before[1] if sums[1] is None else sums[1]
+        sql.execute("REPLACE INTO checksums (id, texts, vectors) VALUES (?, ?, ?)", (row, texts, vectors))
+        ledger.texts_sum += texts
+        ledger.vectors_sum += vectors
+
+    def _forget(self, sql: sqlite3.Connection, ledger: Ledger, row: int) -> tuple[int, int]:
+        """Takes the checksums of a row out of the sums, and returns them."""
+        before = sql.execute("SELECT texts, vectors FROM checksums WHERE id = ?", (row,)).fetchone()
+        if before is None or not all(type(one) is int for one in before):
+            raise ledgers.damaged(self.name, f"triple {row} has no checksums")
+        ledger.texts_sum -= before[0]
+        ledger.vectors_sum -= before[1]
+        return before[0], before[1]
 
     # --- reading triples ---------------------------------------------------------------------------------
 
     def count(self) -> int:
         """How many triples there are."""
-        with self._reading() as sql:
-            return int(sql.execute("SELECT count(*) FROM triples").fetchone()[0])
+        with self._reading() as (sql, ledger):
+            return self._count(sql, ledger)
 
     @property
     def revision(self) -> int:
         """Rises with every transaction that changed something; 0 for a store that never held anything."""
-        with self._reading() as sql:
-            return int(sql.execute("SELECT revision FROM store").fetchone()[0])
+        with self._reading() as (_, ledger):
+            return ledger.revision
 
     def triples(self) -> Iterator[Triple]:
         """All triples in the order they were added. What is written meanwhile may or may not be seen."""
-        last = 0
+        last, found, first = 0, (0, 0), -1
         while True:
-            with self._reading() as sql:
-                rows = sql.execute(
-                    f"SELECT {_TEXTS}, id FROM triples WHERE id > ? ORDER BY id LIMIT ?", (last, _CHUNK)
-                ).fetchall()
+            with self._reading() as (sql, ledger):
+                first = ledger.revision if first < 0 else first
+                rows = list(proof.triples_in_order(self.name, sql, ledger, last, proof.CHUNK))
+                if not rows and first == ledger.revision:
+                    proof.check_totals(self.name, ledger, found, (ledger.triples, ledger.texts_sum), "triples")
             if not rows:
                 return
-            last = rows[-1][-1]
-            for row in rows:
-                yield Triple(*row[:-1])
+            last = rows[-1][0]
+            found = found[0] + len(rows), found[1] + sum(checksum for _, checksum, _ in rows)
+            for _, _, triple in rows:
+                yield triple
 
     def get(self, identities: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Triple]:
         """The stored triples of those identities that are there."""
         found = {}
-        with self._reading() as sql:
+        with self._looking_up() as (sql, ledger):
+            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE name = ? AND property = ?"
             for identity in identities:
-                row = sql.execute(f"SELECT {_TEXTS} FROM triples WHERE name = ? AND property = ?", identity).fetchone()
+                row = sql.execute(select, identity).fetchone()
                 if row is not None:
-                    found[identity] = Triple(*row)
+                    found[identity] = proof.checked_triple(self.name, row, ledger)
         return found
 
     def at(self, ids: Sequence[int]) -> list[Triple]:
@@ -216,27 +254,30 @@ class Store:
             StoreError: an id is not there (it was removed, or never given).
         """
         found: dict[int, Triple] = {}
-        with self._reading() as sql:
-            for start in range(0, len(ids), _VARIABLES):
-                part = [int(one) for one in ids[start : start + _VARIABLES]]
-                marks = ",".join("?" * len(part))
-                for row in sql.execute(f"SELECT {_TEXTS}, id FROM triples WHERE id IN ({marks})", part):
-                    found[row[-1]] = Triple(*row[:-1])
-        for one in ids:
-            if int(one) not in found:
-                raise StoreError(f"{self.name} has no triple with id {int(one)}: it was removed, or never there")
-        return [found[int(one)] for one in ids]
+        wanted = [int(one) for one in ids]
+        with self._reading() as (sql, ledger):
+            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE id IN"
+            possible = [one for one in wanted if 0 < one < _LARGEST_ID]
+            for start in range(0, len(possible), _VARIABLES):
+                part = possible[start : start + _VARIABLES]
+                for row in sql.execute(f"{select} ({','.join('?' * len(part))})", part):
+                    found[row[0]] = proof.checked_triple(self.name, row, ledger)
+        for one in wanted:
+            if one not in found:
+                raise StoreError(f"{self.name} has no triple with id {one}: it was removed, or never there")
+        return [found[one] for one in wanted]
 
     def find(self, name: str) -> list[Triple]:
         """All triples of exactly this name (case counts, white space around it does not)."""
         wanted, _ = identity_of(name, "any")
-        with self._reading() as sql:
-            rows = sql.execute(f"SELECT {_TEXTS} FROM triples WHERE name = ? ORDER BY id", (wanted,)).fetchall()
-        return [Triple(*row) for row in rows]
+        with self._looking_up() as (sql, ledger):
+            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE name = ? ORDER BY id"
+            rows = sql.execute(select, (wanted,)).fetchall()
+        return [proof.checked_triple(self.name, row, ledger) for row in rows]
 
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
-        with self._reading() as sql:
+        with self._reading() as (sql, _):
             rows = sql.execute(
                 "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
                 "LIMIT ?",
@@ -249,28 +290,33 @@ class Store:
 
         Best first: names that begin with the text (so the name itself before all), then shorter names. No
         character is special. An empty text finds nothing.
+
+        Raises:
+            TripleFormatError: no name can hold the text.
         """
         # Substrings by a scan, not FTS5: it works alike in every script, also those without spaces, needs no
         # second index in step with the triples, and 1 M names take a fraction of a second (docs/knowledge.md).
-        folded = _fold(text).strip()
+        if not text.strip():
+            return []
+        folded = _fold(identity_of(text, "any")[0]).strip()
         words = folded.split()
         if not words:
             return []
         where = " AND ".join("instr(folded, ?) > 0" for _ in words[:_VARIABLES])
-        with self._reading() as sql:
+        with self._looking_up() as (sql, ledger):
             rows = sql.execute(
-                f"SELECT {_TEXTS} FROM triples WHERE {where} "
+                f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE {where} "
                 "ORDER BY instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?",
                 (*words[:_VARIABLES], folded, max(0, limit)),
             ).fetchall()
-        return [Triple(*row) for row in rows]
+        return [proof.checked_triple(self.name, row, ledger) for row in rows]
 
     # --- reading vectors ---------------------------------------------------------------------------------
 
     def embeddings(self) -> Embeddings:
         """All vectors, from one moment."""
-        with self._reading() as sql:
-            return self._vectors(sql, "SELECT count(*) FROM triples", "SELECT * FROM embeddings ORDER BY id", ())
+        with self._reading() as (sql, ledger):
+            return self._all_vectors(sql, ledger)
 
     def changes_since(self, revision: int) -> Changes:
         """What was written and removed after `revision`, from one moment; 0 gives everything.
@@ -278,81 +324,145 @@ class Store:
         Raises:
             StoreError: `revision` is ahead of the store, so it belongs to another one.
         """
-        with self._reading() as sql:
-            now = int(sql.execute("SELECT revision FROM store").fetchone()[0])
+        with self._looking_up() if revision else self._reading() as (sql, ledger):
+            now = ledger.revision
             if not 0 <= revision <= now:
                 raise StoreError(f"{self.name} is at revision {now}, it has no changes since {revision}; start from 0")
-            upserted = self._vectors(
-                sql,
-                "SELECT count(*) FROM triples WHERE revision > ?",
-                # Not a join: to save a sort, SQLite would walk through all of a large table for one change.
-                "SELECT id, key, value FROM embeddings "
-                "WHERE id IN (SELECT id FROM triples WHERE revision > ?) ORDER BY id",
-                (revision,),
-            )
-            # Sorted here: asked for an order, SQLite would walk through the table in it.
-            removed = sql.execute("SELECT id FROM removed WHERE revision > ?", (revision,)).fetchall()
-        return Changes(upserted, np.sort(np.array([row[0] for row in removed], np.int64)), now)
-
-    def _vectors(self, sql: sqlite3.Connection, count: str, select: str, arguments: tuple[int, ...]) -> Embeddings:
-        total = int(sql.execute(count, arguments).fetchone()[0])
-        shape = (total, self.info.dimension)
-        ids, key, value = np.empty(total, np.int64), np.empty(shape, np.float16), np.empty(shape, np.float16)
-        rows = sql.execute(select, arguments)
-        for start in range(0, total, _CHUNK):
-            part = rows.fetchmany(_CHUNK)
-            here = slice(start, start + len(part))
-            whole = len(part) == min(_CHUNK, total - start)
-            if not (
-                whole
-                and from_blobs([row[1] for row in part], key[here])
-                and from_blobs([row[2] for row in part], value[here])
-            ):
-                raise StoreFormatError(
-                    f"{self.name} is damaged: vectors near id {part[0][0] if part else '?'} are missing or do not "
-                    f"have {self.info.dimension} numbers; restore it from a copy, or build it again"
+            if revision == 0:
+                upserted = self._all_vectors(sql, ledger)
+            else:
+                total = sql.execute("SELECT count(*) FROM triples WHERE revision > ?", (revision,)).fetchone()[0]
+                upserted = self._vectors(
+                    sql,
+                    ledger,
+                    total,
+                    # Not a join: to save a sort, SQLite would walk through all of a large table for one change.
+                    "WHERE id IN (SELECT id FROM triples WHERE revision > ?)",
+                    (revision,),
                 )
-            ids[here] = [row[0] for row in part]
-        return Embeddings(ids, key, value, int(sql.execute("SELECT revision FROM store").fetchone()[0]))
+            return Changes(upserted, proof.removed_since(self.name, sql, ledger, revision), now)
+
+    def _all_vectors(self, sql: sqlite3.Connection, ledger: Ledger) -> Embeddings:
+        return self._vectors(sql, ledger, self._count(sql, ledger))
+
+    def _vectors(
+        self,
+        sql: sqlite3.Connection,
+        ledger: Ledger,
+        total: int,
+        where: str = "",
+        arguments: tuple[int, ...] = (),
+    ) -> Embeddings:
+        """So many vectors, in the order of their ids; all there are, where nothing restricts them."""
+        pages, page = (sql.execute(f"PRAGMA {of}").fetchone()[0] for of in ("page_count", "page_size"))
+        if total * ledger.dimension * 4 > pages * page:  # before memory is asked for
+            raise ledgers.damaged(self.name, f"it is too small for {total:,} triples of {ledger.dimension:,} numbers")
+        shape = (total, ledger.dimension)
+        ids, key, value = np.empty(total, np.int64), np.empty(shape, np.float16), np.empty(shape, np.float16)
+        rows = sql.execute(f"SELECT {proof.columns_of_vectors(ledger)} FROM embeddings {where} ORDER BY id", arguments)
+        checksums = 0
+        for start in range(0, total, proof.CHUNK):
+            here = slice(start, min(start + proof.CHUNK, total))
+            part = rows.fetchmany(here.stop - start)
+            proof.checked_vectors(self.name, part, ledger, ids[here], key[here], value[here])
+            checksums += sum(row[-1] or 0 for row in part)
+        proof.check_ascending(self.name, ids)
+        if not where:
+            proof.check_totals(self.name, ledger, (total, checksums), (ledger.triples, ledger.vectors_sum), "vectors")
+        return Embeddings(ids, key, value, ledger.revision)
+
+    def _count(self, sql: sqlite3.Connection, ledger: Ledger) -> int:
+        if ledger.checked:
+            return ledger.triples
+        return int(sql.execute("SELECT count(*) FROM triples").fetchone()[0])
+
+    # --- checking ----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Reads all of the file.
+
+        Raises:
+            StoreFormatError: anything is not as it was written.
+        """
+        with self._reading() as (sql, ledger):
+            proof.prove_everything(self.name, sql)
+            proof.prove_texts(self.name, sql, ledger)
+            vectors = self._all_vectors(sql, ledger)
+            last, rows = 0, 0
+            while part := sql.execute(
+                "SELECT id, name, folded FROM triples WHERE id > ? ORDER BY id LIMIT ?", (last, proof.CHUNK)
+            ).fetchall():
+                last = part[-1][0]
+                if [row[0] for row in part] != vectors.ids[rows : rows + len(part)].tolist():
+                    raise ledgers.damaged(self.name, f"vectors near id {part[0][0]} are missing")
+                if any(_fold(name) != folded for _, name, folded in part):
+                    raise ledgers.damaged(self.name, f"names near id {part[0][0]} are not as they are searched for")
+                rows += len(part)
 
     # --- transactions ------------------------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, within one snapshot."""
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """The connection within one snapshot, and the ledger of that moment."""
         with self._lock, sqlite_errors(self.name):
-            sql = self._open_connection()
+            opened = self._still_open()
+            sql = opened.connection
             sql.execute("BEGIN")
             try:
-                yield sql
+                yield sql, ledgers.read(self.name, sql, opened.version)
             finally:
                 if sql.in_transaction:
                     sql.execute("ROLLBACK")
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """The connection and the revision to stamp; committed at the end if something changed, else undone."""
+    def _looking_up(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """As `_reading`, after the proof that what an index does not find is not there."""
+        with self._reading() as (sql, ledger):
+            self._prove(sql, ledger)
+            yield sql, ledger
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """The connection, and the ledger with the revision to stamp; committed if something changed, else undone."""
         with self._lock, sqlite_errors(self.name):
             self.refuse_if_read_only()
-            sql = self._open_connection()
+            opened = self._still_open()
+            sql = opened.connection
             sql.execute("BEGIN IMMEDIATE")
             try:
-                revision = int(sql.execute("SELECT revision FROM store").fetchone()[0]) + 1
+                ledger = ledgers.read(self.name, sql, opened.version)
+                self._prove(sql, ledger)
+                ledger.revision += 1
                 before = sql.total_changes
-                yield sql, revision
+                yield sql, ledger
                 if sql.total_changes > before:
-                    sql.execute("UPDATE store SET revision = ?", (revision,))
+                    ledgers.write(sql, ledger)
                 sql.execute("COMMIT")
             except BaseException:
                 # A full disk may have ended the transaction already.
                 if sql.in_transaction:
                     sql.execute("ROLLBACK")
                 raise
+            self._still_open()  # or the change went to a file that nobody sees
+            self._shorten_log(opened)
 
-    def _open_connection(self) -> sqlite3.Connection:
-        if self._connection is None:
+    def _prove(self, sql: sqlite3.Connection, ledger: Ledger) -> None:
+        if not self._is_proven:
+            proof.prove_texts(self.name, sql, ledger)
+            self._is_proven = True
+
+    def _still_open(self) -> Opened:
+        if self._opened is None:
             raise StoreError(f"{self.name} is closed; open it again")
-        return self._connection
+        self._opened.check_place(self.name)
+        return self._opened
+
+    def _shorten_log(self, opened: Opened) -> None:
+        """Waits for readers of a log that has become long, so that the next writer begins it anew."""
+        if opened.file is not None:
+            log = opened.file.with_name(opened.file.name + "-wal")
+            if log.exists() and log.stat().st_size > _LONGEST_LOG:
+                opened.connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def _texts(triple: Triple) -> tuple[str | None, ...]:

@@ -24,6 +24,10 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "Q"),
     "answer": ("answer", "A"),
 }
+# Upstream's raw records say three things of an entity at once, under the names of their properties.
+FURTHER_PROPERTIES = ("objectives", "purpose")
+# Sorting a run of combining marks takes time with the square of its length. No script stacks more than a few.
+MAX_COMBINING_MARKS = 256
 _FIELD_OF_NAME = {name: field for field, names in FIELD_NAMES.items() for name in names}
 _REQUIRED = ("name", "value")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -89,37 +93,99 @@ class Triple:
         is then "description".
 
         Raises:
-            TripleFormatError: `record` is not a mapping, a required field is missing, a field is not text, or
-                two names of one field say different things.
+            TripleFormatError: `record` is not a mapping, a required field is missing, a field is not text,
+                two names of one field say different things, or it holds several facts (`triples_of` reads those).
         """
-        if not isinstance(record, Mapping):
-            raise TripleFormatError(f"expected an object with fields, got {_kind(record)}: {_shorten(record)}")
-        fields: dict[str, str] = {}
-        for name, given in record.items():
-            field = _FIELD_OF_NAME.get(name)
-            if field is None or given is None:
-                continue
-            if not isinstance(given, str):
-                raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
-            if given.strip() and fields.setdefault(field, given) != given:
-                options = " and ".join(f'"{name}"' for name in FIELD_NAMES[field] if record.get(name))
-                raise TripleFormatError(f"fields {options} are names of one field but differ; keep one of them")
-        for field in _REQUIRED:
-            if field not in fields:
-                options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
-                present = ", ".join(f'"{name}"' for name in list(record)[:12]) or "none"
-                raise TripleFormatError(f"missing field {options}; the fields present: {present[:200]}")
-        fields.setdefault("property", DEFAULT_PROPERTY)
-        return cls(**fields)
+        found = triples_of(record)
+        if len(found) > 1:
+            raise TripleFormatError(
+                f"the record of {found[0].name!r} holds {len(found)} facts "
+                f"({', '.join(triple.property for triple in found)}); triples_of reads all of them"
+            )
+        return found[0]
 
     def to_record(self) -> dict[str, str]:
         """The fields under our own names, absent ones left out: `from_record` gives the same triple back."""
         return {field: text for field in FIELD_NAMES if (text := getattr(self, field)) is not None}
 
 
-def as_triple(item: Triple | Mapping[str, object]) -> Triple:
-    """The triple itself, or the one a mapping describes."""
-    return item if isinstance(item, Triple) else Triple.from_record(item)
+def triples_of(record: object) -> list[Triple]:
+    """The facts of a record: one, or each of those that upstream's raw records hold of an entity.
+
+    Such a record has no property; "description", "objectives" and "purpose" are its properties.
+
+    Raises:
+        TripleFormatError: as `Triple.from_record`, but for several facts.
+    """
+    fields = _fields_of(record)
+    assert isinstance(record, Mapping)
+    further = {} if "property" in fields else {name: record[name] for name in _further_of(record)}
+    if not further:
+        return [_triple_of(fields, record)]
+    first = [_triple_of(fields, record)] if "value" in fields else []
+    if "name" not in fields:
+        raise _missing("name", record)
+    return first + [Triple(fields["name"], name, text) for name, text in further.items()]
+
+
+def unread_fields(record: object) -> list[str]:
+    """Names of the fields of a record that hold something and are no part of a triple."""
+    if not isinstance(record, Mapping):
+        return []
+    read = set(_FIELD_OF_NAME)
+    if not any(record.get(name) for name in FIELD_NAMES["property"]):
+        read.update(FURTHER_PROPERTIES)
+    return [
+        str(name)
+        for name, given in record.items()
+        if name not in read and given is not None and not (isinstance(given, str) and not given.strip())
+    ]
+
+
+def _further_of(record: Mapping[object, object]) -> list[str]:
+    found = []
+    for name in FURTHER_PROPERTIES:
+        given = record.get(name)
+        if given is not None and not isinstance(given, str):
+            raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
+        if given and given.strip():
+            found.append(name)
+    return found
+
+
+def _fields_of(record: object) -> dict[str, str]:
+    """Our names of the fields that are there, with their texts."""
+    if not isinstance(record, Mapping):
+        raise TripleFormatError(f"expected an object with fields, got {_kind(record)}: {_shorten(record)}")
+    fields: dict[str, str] = {}
+    for name, given in record.items():
+        field = _FIELD_OF_NAME.get(name)
+        if field is None or given is None:
+            continue
+        if not isinstance(given, str):
+            raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
+        if given.strip() and fields.setdefault(field, given) != given:
+            options = " and ".join(f'"{name}"' for name in FIELD_NAMES[field] if record.get(name))
+            raise TripleFormatError(f"fields {options} are names of one field but differ; keep one of them")
+    return fields
+
+
+def _triple_of(fields: Mapping[str, str], record: Mapping[object, object]) -> Triple:
+    for field in _REQUIRED:
+        if field not in fields:
+            raise _missing(field, record)
+    return Triple(**{"property": DEFAULT_PROPERTY, **fields})
+
+
+def _missing(field: str, record: Mapping[object, object]) -> TripleFormatError:
+    options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
+    present = ", ".join(f'"{name}"' for name in list(record)[:12]) or "none"
+    return TripleFormatError(f"missing field {options}; the fields present: {present[:200]}")
+
+
+def as_triples(item: Triple | Mapping[str, object]) -> list[Triple]:
+    """The triple itself, or those that a mapping describes."""
+    return [item] if isinstance(item, Triple) else triples_of(item)
 
 
 def key_text(name: str, property: str) -> str:
@@ -139,12 +205,25 @@ def _clean(field: str, text: object, *, compose: bool = False) -> str:
         raise TripleFormatError(
             f"{field} has {len(text):,} characters, more than {MAX_FIELD_CHARACTERS:,}: {_shorten(text)}"
         )
+    if not text.isascii():
+        _check_combining_marks(field, text)
     cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip()
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
     if _UNSTORABLE.search(cleaned):
         raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {_shorten(text)}; remove it")
     return cleaned
+
+
+def _check_combining_marks(field: str, text: str) -> None:
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > MAX_COMBINING_MARKS:
+            raise TripleFormatError(
+                f"{field} has more than {MAX_COMBINING_MARKS} combining marks on one character: {_shorten(text)}; "
+                "remove them"
+            )
 
 
 def _kind(given: object) -> str:

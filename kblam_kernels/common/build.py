@@ -3,17 +3,19 @@
 Needs a C++20 compiler ($CXX, else c++, g++ or clang++). Nothing is built at import. The cache is $KBLAM_CACHE, else
 $XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library holds every instruction set and picks one at run
 time, so a cache may be shared by different processors; a library that was built ahead works without a compiler.
+
+A library in the cache is loaded only if it is ours or root's, no link, and as it was built: its SHA-256 lies beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,8 +30,15 @@ import torch
 
 from kblam_kernels.errors import BuildError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 CACHE_VARIABLE = "KBLAM_CACHE"
 LIBRARY = "kblam_kernels_cpu.so"
+CHECKSUM = f"{LIBRARY}.sha256"
+_SCRATCH = "building-"
 
 # The binding uses torch's stable ABI of this release: one library serves it and every later one.
 _TORCH_TARGET = "0x020b000000000000ULL"
@@ -85,7 +94,7 @@ def program(words: str) -> list[str] | None:
     except ValueError:  # unclosed quotes
         candidates = [[words]]
     for command in candidates:
-        path = shutil.which(command[0]) if command else None
+        path = shutil.which(os.path.expanduser(command[0])) if command else None  # noqa: PTH111 - a name stays one
         if path is not None:
             return [path, *command[1:]]
     return None
@@ -120,11 +129,13 @@ def units(folder: Path) -> list[Unit]:
 
 
 def _cache_root() -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kblam_kernels"
+        # A shell writes the home folder for ~; a file of variables does not.
+        if named := os.environ.get(CACHE_VARIABLE):
+            return Path(named).expanduser().absolute()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        # The specification of these variables has relative paths ignored.
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "kblam_kernels"
     except RuntimeError as error:
         raise BuildError(f"no folder for the build cache: {error} set {CACHE_VARIABLE} to a writable folder") from error
 
@@ -146,7 +157,13 @@ def _key(folder: Path, parts: list[Unit]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One builder at a time; the lock ends with the process, so a killed builder leaves nothing behind."""
+    """One builder at a time; the lock ends with the process, so a killed builder leaves nothing behind.
+
+    Raises:
+        BuildError: this system has no such locks.
+    """
+    if fcntl is None:
+        raise BuildError("the C++ kernels are built under a POSIX file lock, and this Python has no fcntl")
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -187,33 +204,85 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
 
 
 def library(*, force: bool = False) -> Path:
-    """The built library, built now if the cache has none for these sources, flags and torch.
+    """The built library, built now if the cache has none for these sources, flags and torch, or a damaged one.
 
     Processes that ask at the same time wait for one of them to build it; the library appears by an atomic rename.
 
     Raises:
-        BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written.
+        BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written or trusted.
     """
     folder = source_folder()
     parts = units(folder)
     home = _cache_root() / _key(folder, parts)
     target = home / LIBRARY
-    if target.is_file() and not force:
+    trouble = _trouble(target)
+    if trouble is None and not force:
         return target
-    cxx = compiler()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        cxx = compiler()
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(home)
         with _locked(home / "lock"):
-            if target.is_file() and not force:
+            if _trouble(target) is None and not force:
                 return target
-            with tempfile.TemporaryDirectory(dir=home) as scratch:
+            for left in home.glob(f"{_SCRATCH}*"):  # of a builder that was killed: no other holds the lock
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=home, prefix=_SCRATCH) as scratch:
                 built = _compile(cxx, parts, Path(scratch), folder)
+                # Before the library: whoever is killed in between leaves one that does not fit its checksum.
+                noted = Path(scratch) / CHECKSUM
+                noted.write_text(_sha256(built), encoding="ascii")
+                noted.replace(home / CHECKSUM)
                 built.replace(target)
     except OSError as error:
         raise BuildError(
             f"cannot write the build cache {home}: {error}; set {CACHE_VARIABLE} to a writable folder"
         ) from error
+    except BuildError as error:
+        if target.exists() and trouble is not None:
+            raise BuildError(f"{target} {trouble}, nor can it be built anew: {error}") from error
+        raise
     return target
+
+
+def _trouble(path: Path) -> str | None:
+    """Why a library must not be loaded; None if it may. A library cut short would end the process."""
+    try:
+        if path.parent.is_symlink() or path.is_symlink():
+            return "is a link"
+        _check_owner(path.parent)
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return "is not a file"
+        if not _is_ours(found):
+            return "belongs to another user or can be written by anybody"
+        if path.with_name(CHECKSUM).read_text(encoding="ascii") != _sha256(path):
+            return "is damaged: it is not what was built"
+    except BuildError:
+        return "lies in a folder of another user"
+    except (OSError, ValueError) as error:
+        return f"cannot be checked: {error}"
+    return None
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuses a folder in which another user can put a library for this process to run."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or not _is_ours(found):
+        raise BuildError(
+            f"the build cache {folder} is a link, belongs to another user or can be written by anybody; set "
+            f"{CACHE_VARIABLE} to a folder of your own"
+        )
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    if not hasattr(os, "geteuid"):
+        return True
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & stat.S_IWOTH
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rebuilt(path: Path) -> Path:

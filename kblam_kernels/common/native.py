@@ -60,17 +60,19 @@ def _instruction_set(wanted: str) -> str:
 @functools.cache
 def _load() -> str | None:
     """Builds and loads the library; the reason if that fails."""
-    # Imported late: the builder needs compilers and file locks, which not every system has.
-    from kblam_kernels.common import build
-
     try:
+        # Imported late: only who computes on a CPU needs it.
+        from kblam_kernels.common import build
+
         path = build.library()
         try:
             torch.ops.load_library(str(path))
         except OSError as error:
             _load_anew(path, error)
-    except (BuildError, OSError) as error:
-        first, _, rest = str(error).partition("\n")
+    # Whatever fails in here, a build, a loader or a package that it needs: plain PyTorch computes the same.
+    except Exception as error:
+        told = str(error) if isinstance(error, BuildError | OSError) else f"{type(error).__name__}: {error}"
+        first, _, rest = told.partition("\n")
         if rest:
             first += " (python -m kblam_kernels build shows all)"
         logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -217,3 +218,13 @@ def test_a_missing_or_foreign_file_is_told(command: list[str], tmp_path: Path) -
 def test_a_model_folder_stands_for_its_knowledge_base(hashing: HashingEncoder, model_folder: Path) -> None:
     kblam("kb", "add", model_folder, "--name", "New Tower", "--value", "tall").ok()
     assert kblam("kb", "info", model_folder, "--json").ok().json["triples"] == 4
+
+
+def test_check_says_whether_a_file_is_whole(kb: Path) -> None:
+    assert f"{kb}: 3 triples, all as written" in kblam("kb", "check", kb).ok().stdout
+    assert kblam("kb", "check", kb, "--json").ok().json["checksums"] is True
+    other = sqlite3.connect(kb)
+    other.execute("UPDATE triples SET value = 'another' WHERE id = 2")
+    other.commit()
+    other.close()
+    kblam("kb", "check", kb).failed(2, "the texts of triple 2 have a wrong checksum", "restore it from a copy")

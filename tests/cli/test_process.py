@@ -148,3 +148,16 @@ kblam.cli.main(["kb", "add", {str(kb)!r}, "--name", "x", "--value", "y"])
     assert "interrupted" in said
     assert "Traceback" not in said
     assert kblam("kb", "info", kb, "--json").ok().json["triples"] == 3
+
+
+@pytest.mark.parametrize(
+    "where", ["kblam.cli.streams.prepare", "kblam.cli.app.app", "kblam.cli.streams.finish"], ids=lambda name: name[10:]
+)
+def test_control_c_at_any_moment_is_status_130(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 130

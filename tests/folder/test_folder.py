@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from kblam.errors import (
     StoreWriteError,
     UnsupportedModelError,
 )
-from kblam.folder import integrate, is_model_folder, load_folder, load_model, read_manifest, writing
+from kblam.folder import integrate, is_model_folder, load_folder, load_model, new, read_manifest, writing
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
 
@@ -225,11 +227,58 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
             raise error
         return rename(self, target)
 
+    monkeypatch.setattr(new, "_exchange", lambda *_: False)  # as on a system without it
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)):
         integrate(base, adapter, kb, written, overwrite=True)
     assert answer_of(written).text
     assert left_behind(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kblam.folder import new
+real, can, calls = Path.rename, sys.argv[2] == "exchange", []
+if not can:
+    new._exchange = lambda *_: False
+def rename(self, target):
+    moved = real(self, target)
+    calls.append(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return moved
+Path.rename = rename
+with new.new_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "what").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("how", ["exchange", "two renames"])
+def test_a_killed_replacement_leaves_a_folder(tmp_path: Path, how: str) -> None:
+    target = tmp_path / "a [b]"
+    target.mkdir()
+    (target / "what").write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED, str(target), how], timeout=200, check=False)
+    if how == "exchange":
+        assert (target / "what").read_text() == "new"
+    else:
+        assert not target.exists()
+        new.restore(target)
+        assert (target / "what").read_text() == "old"
+    with new.new_folder(target) as fresh:
+        (fresh / "what").write_text("newer")
+    assert (target / "what").read_text() == "newer"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a [b]"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with new.new_folder(tmp_path / "link") as fresh:
+        (fresh / "what").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "what").read_text() == "new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "real"]
 
 
 def test_a_place_that_cannot_be_written(

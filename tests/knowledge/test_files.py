@@ -71,7 +71,24 @@ BAD_FILES = [
     pytest.param("e.json", "3", 1, "expected a list of triples", id="json-number"),
     pytest.param("e.json", '{"a": 1}', 1, 'no list "triples"', id="json-object"),
     pytest.param("e.json", '{"triples": {}}', 1, 'no list "triples"', id="json-triples-not-a-list"),
-    pytest.param("e.json", '{"a": 1}\n{"a": 2}', 2, "name the file .jsonl", id="json-lines-in-json"),
+    pytest.param("e.json", '{"name":"a","value":"b"}\n{"a": 2}', 2, "missing field", id="json-lines-in-json"),
+    pytest.param("e.json", '{"name":"a","value":"b"}\n[]', 2, "expected another object", id="json-lines-then-a-list"),
+    pytest.param("e.json", '[{"name":"a","value":"b"}]\n{}', 2, "more text after the end", id="json-list-then-more"),
+    pytest.param(
+        "e.jsonl", '{"name":"a","value":"b","value":"c"}', 1, '"value" stands twice in one object', id="jsonl-key-twice"
+    ),
+    pytest.param(
+        "e.json", '[{"name":"a","x":{"y":1,"y":1},"value":"b"}]', 1, '"y" stands twice', id="json-inner-key-twice"
+    ),
+    pytest.param(
+        "e.tsv", 'name\tvalue\nOak\t"6 ft\nElm\t9 ft"\nAsh\t7 ft\n', 2, "takes 1 more lines", id="tsv-stray-quotes"
+    ),
+    pytest.param("e.csv", b"name,value\na,b\n\xef\xbb\xbfname,value\nc,d\n", 3, "byte order mark inside", id="two-csv"),
+    pytest.param("e.csv", "name,value\na,b\nname, value\nc,d\n", 3, "header stands here again", id="two-csv-no-mark"),
+    pytest.param("e.jsonl", b'{"name":"a","value":"b"}\n\xef\xbb\xbf{}', 2, "not JSON", id="two-jsonl"),
+    pytest.param(
+        "e.jsonl", json.dumps({"name": "a" + "\u0301" * 300, "value": "b"}), 1, "combining marks", id="combining-marks"
+    ),
     pytest.param("e.json", "[" * 100_000, 1, "nested too deeply", id="json-deep"),
     pytest.param(
         "e.json", '[{"name":"a","value":' + "9" * 5000 + "}]", 1, "not JSON: Exceeds the limit", id="json-huge-number"
@@ -180,3 +197,45 @@ def test_triples_of_atlaskv_are_read(tmp_path: Path) -> None:
     assert triple.value == record["description"]
     assert triple.key_text == record["key_string"]
     assert (triple.question, triple.answer) == (record["Q"], record["A"])
+
+
+def test_one_object_after_another_in_a_json_file_is_read(tmp_path: Path) -> None:
+    """The shape that upstream's generator writes."""
+    line = '{{"name": "{0}", "description_type": "purpose", "description": "to test", "Q": "q?", "A": "a."}}'
+    for content in (f"{line.format('Oak')}\n{line.format('Elm')}\n", line.format("Oak") + line.format("Elm")):
+        assert [triple.name for triple in read_triples(put(tmp_path, "a.json", content))] == ["Oak", "Elm"]
+    (one,) = read_triples(put(tmp_path, "a.json", '{"name": "Oak",\n "value": "a tree"}'))
+    assert one == Triple("Oak", "description", "a tree")
+
+
+def test_all_facts_of_upstreams_raw_records_are_read(tmp_path: Path) -> None:
+    raw = '{"name": "Oak", "description": "a tree", "objectives": "to grow", "purpose": "shade"}'
+    expected = [("description", "a tree"), ("objectives", "to grow"), ("purpose", "shade")]
+    for name, content in (
+        ("a.jsonl", raw),
+        ("a.json", f"[{raw}]"),
+        ("a.csv", "name,description,objectives,purpose\nOak,a tree,to grow,shade\n"),
+    ):
+        path = put(tmp_path, name, content)
+        assert [(triple.property, triple.value) for triple in read_triples(path)] == expected
+        assert [triple.value for triple in read_triples(path, duplicates="last")] == [value for _, value in expected]
+
+
+def test_fields_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = put(tmp_path, "a.csv", "name,value,height,note\nOak,a tree,20 m,\nElm,a tree,30 m,\n")
+    assert check_triples(path) == 2
+    assert "fields that are no part of a triple were not read: 'height' (2 times)" in caplog.text
+    assert "note" not in caplog.text
+
+
+def test_tsv_with_quotes_that_quote(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.tsv", 'name\tvalue\nOak\t"6 ft\nand more"\nAsh\t"7 ft"\n')
+    assert [triple.value for triple in read_triples(path)] == ["6 ft\nand more", "7 ft"]
+
+
+def test_writing_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    write_triples(tmp_path / "link.jsonl", [A])
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert list(read_triples(tmp_path / "real.jsonl")) == [A]

@@ -64,6 +64,20 @@ def test_a_file_alone_cannot_name_the_server_that_gets_the_key(monkeypatch: pyte
     assert load_recorded_encoder(spec).spec == spec
 
 
+@pytest.mark.parametrize("spec", ["org/model", "/some/folder", "sentence-transformers/all-mpnet-base-v2"])
+def test_a_file_alone_cannot_choose_what_is_loaded(spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KBLAM_ENCODER", raising=False)
+    spec = str(tmp_path) if spec.startswith("/") else spec
+    with pytest.raises(EncoderUnavailableError, match=r"a file cannot choose what is loaded; .*KBLAM_ENCODER="):
+        load_recorded_encoder(spec)
+    monkeypatch.setenv("KBLAM_ENCODER", spec)
+    assert load_recorded_encoder(spec).spec == spec
+    with pytest.raises(EncoderUnavailableError, match="cannot choose"):
+        load_recorded_encoder("another/model")
+    for default in ("minilm", "sentence-transformers/all-MiniLM-L6-v2"):
+        assert load_recorded_encoder(default).spec == "sentence-transformers/all-MiniLM-L6-v2"
+
+
 def test_a_recorded_address_with_a_password_is_refused() -> None:
     with pytest.raises(EncoderError, match="a key goes in the environment"):
         load_recorded_encoder("openai:m@https://u:p@host/v1")

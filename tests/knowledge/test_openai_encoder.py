@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.errors import EmbeddingError, EncoderError, EncoderUnavailableError
+from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.encoders import OpenAIEncoder, load_encoder
 from kblam.knowledge.encoders import http as client
 from tests.fakes import HashingEncoder
@@ -172,6 +178,133 @@ def test_lasting_trouble_is_told_at_once(
     assert type(caught.value) is kind
     assert len(server.requests) == 1
     assert waits == []
+
+
+def one(embedding: str, index: str = "0") -> str:
+    return f'{{"data": [{{"index": {index}, "embedding": {embedding}}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        pytest.param(one("[]"), "empty or hold NaN", id="empty"),
+        pytest.param(one("[0, 0.0, 0, 0, 0, 0, 0, 0]"), "nothing but zeros", id="zeros"),
+        pytest.param(one('["1", "2"]'), "not a list of numbers", id="texts"),
+        pytest.param(one("[true, false]"), "not a list of numbers", id="booleans"),
+        pytest.param(one("[null, 1]"), "not a list of numbers", id="null"),
+        pytest.param(one("[[1], [2]]"), "not a list of numbers", id="nested"),
+        pytest.param(one("1" + "0" * 400).replace("1000", "[1000").replace("}]", "]}]"), "OverflowError", id="10**400"),
+        pytest.param(one("[1, 2]", "false"), "were expected", id="index-false"),
+        pytest.param(one("[1, 2]", '"0"'), "were expected", id="index-text"),
+        pytest.param(one("[1, 2]", "[0]"), "TypeError", id="index-list"),
+        pytest.param('{"data": {}}', "TypeError", id="data-object"),
+        pytest.param("[" * 100_000, "RecursionError", id="deep"),
+        pytest.param(one(f'["{SECRET}"]'), "not a list of numbers", id="key-for-a-number"),
+        pytest.param(one("[1, 2]", f'"{SECRET}"'), "were expected", id="key-for-an-index"),
+    ],
+)
+def test_an_answer_is_checked_before_it_is_used(server: EmbeddingsServer, body: str, message: str) -> None:
+    server.faults = [Fault(200, body)]
+    with pytest.raises(EncoderError, match=message) as caught:
+        encoder_at(server).encode(["a"])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in locals_of_every_frame(caught.value)
+
+
+def test_an_encoder_of_no_dimension_is_refused_before_a_file_is_made(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddingError, match="says that its vectors have 0 numbers"):
+        KnowledgeBase.create(tmp_path / "a.kb", HashingEncoder(0))
+    assert not (tmp_path / "a.kb").exists()
+
+
+@contextmanager
+def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The base URL of a server that reads a request and does what it likes."""
+
+    def serve_all() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    answer(connection)
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=serve_all, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+def drip(first: bytes, piece: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(first)
+        for _ in range(200):
+            threading.Event().wait(0.05)  # `waits` replaces sleep
+            connection.sendall(piece)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n{", b" "),
+        drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    ],
+    ids=["body", "headers"],
+)
+def test_a_server_that_sends_a_little_for_ever_is_given_up(
+    waits: list[float], answer: Callable[[socket.socket], None]
+) -> None:
+    began = time.monotonic()
+    with raw_server(answer) as address, pytest.raises(EncoderError, match=r"no whole answer within 0\.3 seconds"):
+        OpenAIEncoder("m", base_url=address, max_attempts=2, timeout=0.3).encode(["a"])
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_is_not_read_to_it(waits: list[float], packed: bool) -> None:
+    def answer(connection: socket.socket) -> None:
+        packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+        encoding = b"Content-Encoding: gzip\r\n" if packed else b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + encoding + b"\r\n")
+        for _ in range(1000):
+            connection.sendall(packing.compress(bytes(2**22)) if packed else bytes(2**20))
+
+    with raw_server(answer) as address, pytest.raises(EncoderError, match="an answer of more than 1,572,864 bytes"):
+        OpenAIEncoder("m", base_url=address, max_attempts=1).encode(["a"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"%s %s\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n%s%s\r\n\r\n",
+        b"HTTP/1.1 400 %s %s\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 400 X\r\nX: %s%s\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["status-line", "header-line", "reason", "header"],
+)
+def test_a_key_that_comes_back_is_neither_told_nor_logged(
+    server: EmbeddingsServer, waits: list[float], caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    key = SECRET.encode()
+    with (
+        raw_server(lambda connection: connection.sendall(answer % (key, key))) as address,
+        pytest.raises(EncoderError) as caught,
+    ):
+        OpenAIEncoder("m", base_url=address, max_attempts=1, timeout=2).encode(["a"])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in caplog.text
+
+
+def test_a_piece_of_a_key_is_hidden_too(server: EmbeddingsServer) -> None:
+    server.faults = [Fault(400, json.dumps({"error": f"bad key {SECRET[:-5]}... of you"}))]
+    with pytest.raises(EncoderError, match=r"bad key \*\*\*\.\.\. of you"):
+        encoder_at(server).encode(["a"])
 
 
 def test_a_wrong_path_names_the_base_url(server: EmbeddingsServer) -> None:

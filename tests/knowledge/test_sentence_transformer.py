@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import normalizers
 
 from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.encoders import SentenceTransformerEncoder, load_encoder
 from kblam.knowledge.encoders import sentence_transformer as module
+from kblam.knowledge.encoders.fingerprint import fingerprint_of
+from kblam.shipped import SMOLLM2_ADAPTER
 
 TEXTS = ["the capital of Amber Falcon", "a", "Zürich liegt in der Schweiz " * 20, "the capital of Amber Falcon"]
 
@@ -37,16 +45,58 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
     assert minilm.encode([]).shape == (0, 384)
     assert minilm.spec == "sentence-transformers/all-MiniLM-L6-v2"
 
-    # The same model from a folder of another name has the same fingerprint; changed weights do not.
+    # The same model from a folder of another name has the same fingerprint.
     folder = tmp_path / "copy"
     shutil.copytree(module._folder_in_package() or "", folder)
-    copy = load_encoder(str(folder))
-    assert copy.spec == str(folder)
-    assert copy.fingerprint == minilm.fingerprint
-    weights = next(copy._model.parameters())  # type: ignore[attr-defined]
-    weights.data.mul_(1.5)
-    del copy.__dict__["fingerprint"]
-    assert copy.fingerprint != minilm.fingerprint
+    again = load_encoder(str(folder))
+    assert again.spec == str(folder)
+    assert again.fingerprint == minilm.fingerprint
+    # It is the one that the adapter of this package records.
+    assert minilm.fingerprint == json.loads((SMOLLM2_ADAPTER / "config.json").read_text())["encoder"]
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "one word": lambda model: _times(model[0].auto_model.embeddings.word_embeddings.weight.data[7777]),
+    "a layer norm": lambda model: _times(model[0].auto_model.encoder.layer[3].output.LayerNorm.bias.data[:1]),
+    "pooling": lambda model: setattr(model[1], "pooling_mode", "cls"),
+    "prompt in pooling": lambda model: setattr(model[1], "include_prompt", False),
+    "no normalisation": lambda model: model.__delitem__(2),
+    "a prompt": lambda model: (model.prompts.update(query="query: "), setattr(model, "default_prompt_name", "query")),
+    "length": lambda model: setattr(model, "max_seq_length", 4),
+    "shorter vectors": lambda model: setattr(model, "truncate_dim", 100),
+    "case": lambda model: setattr(model.tokenizer.backend_tokenizer, "normalizer", normalizers.NFD()),
+    "a word more": lambda model: model.tokenizer.add_tokens(["zirconia"]),
+}
+
+
+def _times(weights: torch.Tensor) -> None:
+    weights.mul_(1.5).add_(0.1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_a_vector_changes_the_fingerprint(minilm: SentenceTransformerEncoder, change: str) -> None:
+    changed = copy.deepcopy(minilm._model)
+    assert fingerprint_of(changed, 384) == minilm.fingerprint
+    CHANGES[change](changed)
+    assert fingerprint_of(changed, 384) != minilm.fingerprint
+
+
+def test_using_a_model_does_not_change_its_fingerprint(minilm: SentenceTransformerEncoder) -> None:
+    minilm.encode(["a", "word " * 400])
+    assert fingerprint_of(minilm._model, 384) == minilm.fingerprint
+
+
+def test_texts_that_the_model_cuts_are_counted_and_told(
+    minilm: SentenceTransformerEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    long, wide = "word " * 300, "値" * 300
+    assert minilm.beyond_limit(["a", long, "word " * 200, wide, "値" * 200]) == [1, 3]
+    one, other = minilm.encode([long + "Oslo", long + "Rome"])
+    np.testing.assert_allclose(one, other, atol=1e-5)  # why it has to be told
+    kb = KnowledgeBase.create(None, minilm)
+    report = kb.update([Triple("a", "p", long), Triple("b", "p", "short"), Triple("c", "p", wide)])
+    assert (report.added, report.cut) == (3, 2)
+    assert "2 of the triples are longer than the encoder" in caplog.text
 
 
 def test_a_failing_batch_names_the_batch_size(

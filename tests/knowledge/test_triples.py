@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.triples import MAX_FIELD_CHARACTERS, Triple, as_triple, identity_of
+from kblam.knowledge.triples import (
+    MAX_COMBINING_MARKS,
+    MAX_FIELD_CHARACTERS,
+    Triple,
+    as_triples,
+    identity_of,
+    triples_of,
+    unread_fields,
+)
 from tests.knowledge import strategies
 
 
@@ -61,7 +69,7 @@ UPSTREAM = {
 )
 def test_records_in_every_form(record: dict[str, str], expected: Triple) -> None:
     assert Triple.from_record(record) == expected
-    assert as_triple(record) == expected
+    assert as_triples(record) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -102,3 +110,29 @@ def test_the_constructor_refuses_empty_text(field: str) -> None:
 def test_records_round_trip(triple: Triple) -> None:
     assert Triple.from_record(triple.to_record()) == triple
     assert pickle.loads(pickle.dumps(triple)) == triple
+
+
+def test_a_record_of_several_facts_is_read_as_all_of_them_or_refused() -> None:
+    raw = {"name": "Oak", "description": "a tree", "objectives": "to grow", "purpose": None}
+    assert triples_of(raw) == [Triple("Oak", "description", "a tree"), Triple("Oak", "objectives", "to grow")]
+    with pytest.raises(TripleFormatError, match=r"'Oak' holds 2 facts \(description, objectives\)"):
+        Triple.from_record(raw)
+    assert triples_of({"name": "Oak", "purpose": "shade"}) == [Triple("Oak", "purpose", "shade")]
+    assert unread_fields(raw) == []
+    # With a property of its own a record is one fact.
+    one = {**raw, "description_type": "kind"}
+    assert triples_of(one) == [Triple("Oak", "kind", "a tree")]
+    assert unread_fields(one) == ["objectives"]
+    with pytest.raises(TripleFormatError, match='missing field "name"'):
+        triples_of({"purpose": "shade"})
+    with pytest.raises(TripleFormatError, match='"purpose" must be text, got a number'):
+        triples_of({"name": "Oak", "purpose": 3})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("field", ["name", "property", "value", "question"])
+def test_marks_that_take_minutes_to_sort_are_refused(field: str) -> None:
+    fields = {"name": "n", "property": "p", "value": "v", field: "a" + "\u0315\u0300\u0323" * 30_000}
+    with pytest.raises(TripleFormatError, match=f"{field} has more than 256 combining marks"):
+        Triple(**fields)
+    Triple(**{**fields, field: "a" + "\u0315" * MAX_COMBINING_MARKS})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,3 +44,11 @@ class Encoder(Protocol):
             EncoderUnavailableError: the encoder cannot be loaded or reached with what this machine has.
             EncoderError: encoding failed.
         """
+
+
+@runtime_checkable
+class LimitedEncoder(Protocol):
+    """An encoder that knows how much of a text it reads. Two texts that differ only after that have one vector."""
+
+    def beyond_limit(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that are longer than it reads."""

@@ -12,6 +12,8 @@ from kblam.knowledge.encoders.openai import DEFAULT_BASE_URL, DEFAULT_KEY_VARIAB
 from kblam.knowledge.encoders.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEncoder
 
 _SHORT_NAMES = {"minilm": DEFAULT_MODEL, "all-minilm-l6-v2": DEFAULT_MODEL}
+# The encoder that a knowledge base may ask for beside the default one.
+NAMED_VARIABLE = "KBLAM_ENCODER"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _OPENAI = re.compile(r"openai:(?P<model>[^#@\s]+)(#(?P<dimensions>\d{1,5}))?(@(?P<base_url>https?://\S+))?")
 _FORMS = (
@@ -56,11 +58,14 @@ def load_encoder(
 def load_recorded_encoder(spec: str) -> Encoder:
     """The encoder whose spec was found in a file.
 
-    A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address.
+    A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address, nor
+    to download or load a model. It may name the default model and the user's own server; others the user names, too.
 
     Raises:
-        EncoderUnavailableError: as `load_encoder`, or the spec names a server the user has not named.
+        EncoderUnavailableError: as `load_encoder`, or the spec names what the user has not named.
     """
+    if spec == os.environ.get(NAMED_VARIABLE):
+        return load_encoder(spec)
     parts = _OPENAI.fullmatch(spec)
     if parts is not None:
         address = checked_base_url(parts["base_url"] or DEFAULT_BASE_URL)
@@ -68,6 +73,11 @@ def load_recorded_encoder(spec: str) -> Encoder:
         if address not in trusted:
             raise EncoderUnavailableError(
                 f"this knowledge base was built through the server {address}; to send texts there, "
-                f"name it yourself: encoder={spec!r}, or OPENAI_BASE_URL={address}"
+                f"name it yourself: encoder=load_encoder({spec!r}), --encoder, or OPENAI_BASE_URL={address}"
             )
+    elif _SHORT_NAMES.get(spec.lower(), spec) != DEFAULT_MODEL:
+        raise EncoderUnavailableError(
+            f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
+            f"it yourself: encoder=load_encoder({spec!r}), --encoder, or {NAMED_VARIABLE}={spec}"
+        )
     return load_encoder(spec)

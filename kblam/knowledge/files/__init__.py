@@ -6,7 +6,9 @@ find duplicates). A JSON document is held as text, and its triples are decoded o
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -16,8 +18,11 @@ from kblam.errors import TripleFormatError
 from kblam.knowledge.files.csv_table import read_csv, write_csv
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
-from kblam.knowledge.triples import Triple
+from kblam.knowledge.triples import Triple, triples_of, unread_fields
 
+logger = logging.getLogger("kblam")
+
+_SHOWN, _COUNTED = 8, 1000  # names of fields that are not read
 Format = Literal["json", "jsonl", "csv"]
 Duplicates = Literal["error", "last"]
 
@@ -41,7 +46,11 @@ _WRITERS: dict[Format, Callable[[Path, Iterable[Triple]], int]] = {
 
 
 def read_triples(
-    path: str | Path, *, format: Format | None = None, duplicates: Duplicates = "error"
+    path: str | Path,
+    *,
+    format: Format | None = None,
+    duplicates: Duplicates = "error",
+    unread: Counter[str] | None = None,
 ) -> Iterator[Triple]:
     """Yield the triples of a file in its order.
 
@@ -52,21 +61,23 @@ def read_triples(
         duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
             the message names both lines. "last": the later line corrects the earlier one. A triple repeated
             word for word is never an error; it is yielded once.
+        unread: counts the fields that hold something and are no part of a triple, by name.
 
     Raises:
         TripleFormatError: with file and line, for anything that cannot be read. Triples before the line have
             been yielded by then: `check_triples` reads the whole file first.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     records = _READERS[_format_of(file, format)]
+    unread = Counter() if unread is None else unread
     if duplicates == "last":
-        last_line = {_digest(triple.identity): line for line, triple in _located(file, records)}
-        for line, triple in _located(file, records):
+        last_line = {_digest(triple.identity): line for line, triple in _located(file, records, unread)}
+        for line, triple in _located(file, records, Counter()):
             if last_line.get(_digest(triple.identity)) == line:
                 yield triple
         return
     seen: dict[bytes, tuple[int, int]] = {}
-    for line, triple in _located(file, records):
+    for line, triple in _located(file, records, unread):
         content = hash(triple)
         earlier = seen.setdefault(_digest(triple.identity), (line, content))
         if earlier[0] == line:
@@ -83,10 +94,17 @@ def read_triples(
 def check_triples(path: str | Path, *, format: Format | None = None, duplicates: Duplicates = "error") -> int:
     """Read a whole file and return how many triples it holds, so that a bad file is refused as a whole.
 
+    Fields that were not read are told in a warning.
+
     Raises:
         TripleFormatError: as `read_triples`.
     """
-    return sum(1 for _ in read_triples(path, format=format, duplicates=duplicates))
+    unread: Counter[str] = Counter()
+    count = sum(1 for _ in read_triples(path, format=format, duplicates=duplicates, unread=unread))
+    if unread:
+        shown = ", ".join(f"{name[:40]!r} ({times:,} times)" for name, times in unread.most_common(_SHOWN))
+        logger.warning("%s: fields that are no part of a triple were not read: %s", path, shown)
+    return count
 
 
 def write_triples(path: str | Path, triples: Iterable[Triple], *, format: Format | None = None) -> int:
@@ -97,7 +115,7 @@ def write_triples(path: str | Path, triples: Iterable[Triple], *, format: Format
     Raises:
         TripleFormatError: the suffix names no format, or the path cannot be written.
     """
-    file = Path(path)
+    file = Path(path).expanduser().resolve()  # a link stays one, and the unfinished file lies beside what it means
     writer = _WRITERS[_format_of(file, format)]
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -119,16 +137,24 @@ def _format_of(path: Path, format: Format | None) -> Format:
     return chosen
 
 
-def _located(path: Path, records: Callable[[Path], Iterator[tuple[int, object]]]) -> Iterator[tuple[int, Triple]]:
+def _located(
+    path: Path, records: Callable[[Path], Iterator[tuple[int, object]]], unread: Counter[str]
+) -> Iterator[tuple[int, Triple]]:
     """(line, triple) for each record; errors of a record get its file and line."""
     try:
         for line, record in records(path):
             try:
-                yield line, Triple.from_record(record)
+                found = triples_of(record)
             except TripleFormatError as error:
                 raise TripleFormatError(str(error), path=path, line=line) from None
+            for name in unread_fields(record):
+                if name in unread or len(unread) < _COUNTED:
+                    unread[name] += 1
+            yield from ((line, triple) for triple in found)
     except OSError as error:
         raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
+    except ValueError as error:  # a NUL in the path
+        raise TripleFormatError(f"cannot read: {error}", path=path) from error
 
 
 def _digest(identity: tuple[str, str]) -> bytes:

@@ -1,17 +1,21 @@
-"""A JSON document with a list of triples, decoded one triple at a time."""
+"""A JSON document with a list of triples, or one object after another, decoded one triple at a time."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.files.json_lines import json_problem
+from kblam.knowledge.files.json_lines import DECODER, json_problem
 from kblam.knowledge.files.lines import decode, refuse_other_encodings
-from kblam.knowledge.triples import Triple
+from kblam.knowledge.triples import FIELD_NAMES, Triple
+
+_SPACE = re.compile("[ \t\r\n]*")
+NAMES_OF_ENTITIES = frozenset(FIELD_NAMES["name"])
 
 
 class _JsonText:
@@ -19,7 +23,6 @@ class _JsonText:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text, self.at = path, text, 0
-        self._decoder = json.JSONDecoder()
         self._line, self._counted = 1, 0
 
     def line(self) -> int:
@@ -30,8 +33,9 @@ class _JsonText:
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end."""
-        while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-            self.at += 1
+        space = _SPACE.match(self.text, self.at)
+        assert space is not None
+        self.at = space.end()
         return self.text[self.at : self.at + 1]
 
     def take(self, expected: str) -> str:
@@ -46,7 +50,7 @@ class _JsonText:
     def value(self) -> object:
         self.peek()
         try:
-            decoded, self.at = self._decoder.raw_decode(self.text, self.at)
+            decoded, self.at = DECODER.raw_decode(self.text, self.at)
         except json.JSONDecodeError as error:
             self.at = error.pos
             column = error.colno
@@ -57,6 +61,11 @@ class _JsonText:
 
     def fail(self, message: str) -> NoReturn:
         raise TripleFormatError(message, path=self.path, line=self.line())
+
+    def back_to(self, at: int) -> None:
+        """Reads again from an earlier place."""
+        self.at = at
+        self._line, self._counted = 1, 0
 
     def items(self) -> Iterator[tuple[int, object]]:
         """(line, value) of each element of the list that begins here."""
@@ -83,16 +92,40 @@ def read_json(path: Path) -> Iterator[tuple[int, object]]:
     if start == "[":
         yield from text.items()
     elif start == "{":
-        yield from _members(text)
+        yield from _object_or_objects(text)
     else:
         text.fail('expected a list of triples, or {"triples": [...]}')
     if text.peek():
-        hint = "; one object a line is JSON Lines: name the file .jsonl" if start == "{" else ""
-        text.fail(f"not JSON: more text after the end of the document{hint}")
+        text.fail("not JSON: more text after the end of the document")
 
 
-def _members(text: _JsonText) -> Iterator[tuple[int, object]]:
-    """The elements of the "triples" member of the object that begins here; its other members are skipped."""
+def _object_or_objects(text: _JsonText) -> Iterator[tuple[int, object]]:
+    """What is in the "triples" of the object that begins here; without such a list, this object and those after it.
+
+    One object after another is what upstream's generator writes, into files named .json.
+    """
+    begin = text.at
+    if (yield from _members(text)):
+        return
+    text.back_to(begin)
+    first = text.value()
+    if not text.peek() and isinstance(first, dict) and not NAMES_OF_ENTITIES.intersection(first):
+        text.back_to(begin)
+        text.fail('the object is no triple, and has no list "triples"')
+    text.back_to(begin)
+    while text.peek():
+        if text.text[text.at] != "{":
+            text.fail("not JSON: expected another object, or the end")
+        line = text.line()
+        yield line, text.value()
+
+
+def _members(text: _JsonText) -> Generator[tuple[int, object], None, bool]:
+    """The elements of the "triples" member of the object that begins here; its other members are skipped.
+
+    Returns:
+        whether there is such a member.
+    """
     text.take("{")
     found = False
     if text.peek() == "}":
@@ -110,8 +143,7 @@ def _members(text: _JsonText) -> Iterator[tuple[int, object]]:
                 text.value()
             if text.take(",}") == "}":
                 break
-    if not found and not text.peek():
-        text.fail('the object has no list "triples"; a single triple goes in a list: [{...}]')
+    return found
 
 
 def write_json(path: Path, triples: Iterable[Triple]) -> int:

@@ -66,7 +66,7 @@ def test_builds_once_and_then_serves_from_the_cache(fake_compiler: Path) -> None
     assert runs(fake_compiler) == files
     assert build.library(force=True) == first
     assert runs(fake_compiler) == 2 * files
-    assert sorted(path.name for path in first.parent.iterdir()) == [build.LIBRARY, "lock"]
+    assert sorted(path.name for path in first.parent.iterdir()) == [build.LIBRARY, build.CHECKSUM, "lock"]
 
 
 def test_two_processes_build_once(fake_compiler: Path) -> None:
@@ -141,7 +141,94 @@ def test_a_library_that_never_loads_is_built_anew_once(
     monkeypatch.setenv("CXX", "nowhere++")
     without = native.unavailable()
     assert without is not None
-    assert "nor built anew: no C++ compiler: CXX=nowhere++" in without
+    assert "is damaged: it is not what was built, nor can it be built anew: no C++ compiler: CXX=nowhere++" in without
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 0.5])
+def test_a_library_that_was_cut_short_is_never_loaded(
+    size: float, fake_compiler: Path, library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading one ends the process with SIGBUS, every time."""
+    real = next(path for path in torch.ops.loaded_libraries if path.endswith(build.LIBRARY))
+    Path(os.environ["CXX"]).write_text(COMPILER.replace("echo built >", f"cp '{real}'"))
+    cut = build.library()
+    whole = cut.stat().st_size
+    os.truncate(cut, int(size if size > 1 or not size else whole * size))
+    monkeypatch.setenv("CXX", "nowhere++")
+    code = "from kblam_kernels.common import native; print(native.unavailable())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "is damaged: it is not what was built" in said.stdout
+
+
+@pytest.mark.parametrize("how", ["link", "folder-link", "no-checksum", "by-anybody", "folder-by-anybody", "of-another"])
+def test_a_library_that_another_user_may_have_put_there_is_not_loaded(
+    how: str, fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build.library()
+    first = runs(fake_compiler)
+    folder = path.parent
+    if how == "link":
+        path.rename(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
+    elif how == "folder-link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif how == "no-checksum":
+        (folder / build.CHECKSUM).unlink()
+    elif how == "by-anybody":
+        path.chmod(0o777)
+    elif how == "folder-by-anybody":
+        folder.chmod(0o777)
+    elif os.geteuid() == 0:
+        os.chown(folder, 12345, 12345)
+    else:
+        pytest.skip("only root can give a folder away")
+    if "folder" in how or how == "of-another":
+        with pytest.raises(BuildError, match="belongs to another user or can be written by anybody; set KBLAM_CACHE"):
+            build.library()
+        assert runs(fake_compiler) == first
+    else:
+        assert build.library() == path
+        assert runs(fake_compiler) == 2 * first
+        assert path.read_text() == "built\n"
+        assert not path.is_symlink()
+
+
+def test_what_a_killed_builder_left_is_removed(fake_compiler: Path) -> None:
+    path = build.library()
+    (path.parent / f"{build._SCRATCH}x").mkdir()
+    build.library(force=True)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [build.LIBRARY, build.CHECKSUM, "lock"]
+
+
+def test_a_tilde_in_a_variable_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(build.CACHE_VARIABLE, "~/cache")
+    assert build._cache_root() == tmp_path / "cache"
+    monkeypatch.delenv(build.CACHE_VARIABLE)
+    for shared, expected in (("~/x", "x"), ("x", ".cache"), ("", ".cache")):
+        monkeypatch.setenv("XDG_CACHE_HOME", shared)
+        assert build._cache_root() == tmp_path / expected / "kblam_kernels"
+    (tmp_path / "c++").write_text(COMPILER)
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("CXX", "~/c++ -v")
+    assert build.compiler() == [str(tmp_path / "c++"), "-v"]
+
+
+@pytest.mark.parametrize("missing", ["fcntl", "torch.utils.cpp_extension"])
+def test_what_a_system_lacks_turns_the_kernels_off(missing: str, fake_compiler: Path) -> None:
+    """fcntl on Windows; setuptools, which torch's extensions need, in new environments."""
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+import torch
+from kblam_kernels import DenseKnowledge, explain, rectangular_attention
+query = torch.randn(1, 4, 3, 64)
+rectangular_attention(query, query, query, DenseKnowledge(torch.randn(4, 5, 64), torch.randn(4, 5, 64)))
+print(explain(query, query, query).rejected["cpu"])
+"""
+    said = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert missing.split(".")[-1] in said.stdout
 
 
 def test_a_user_without_a_home_gets_the_reference_and_the_reason(

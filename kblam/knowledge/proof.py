@@ -1,0 +1,171 @@
+"""Rows of a store are checked before they are used: types, order, checksums, and that none is missing.
+
+What is read in full is checked while it is read. What is looked up through an index can be wrong by what is *not*
+found, so before the first look-up `prove_texts` reads all texts and lets SQLite compare each index with its table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from kblam.errors import TripleFormatError
+from kblam.knowledge.embeddings import from_blobs
+from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors, damaged
+from kblam.knowledge.triples import Triple
+
+CHUNK = 2048  # rows fetched at a time
+_INFINITE = 0x7C00  # the exponent of a float16 that is infinite or NaN
+# Checking one table alone came with SQLite 3.33.
+_BY_TABLE = sqlite3.sqlite_version_info >= (3, 33)
+
+
+def columns_of_texts(ledger: Ledger) -> str:
+    """What to select from `triples` for `checked_triple`."""
+    sums = "(SELECT texts FROM checksums WHERE checksums.id = triples.id)" if ledger.checked else "NULL"
+    return f"id, name, property, value, key_string, question, answer, folded, revision, {sums}"
+
+
+def columns_of_vectors(ledger: Ledger) -> str:
+    """What to select from `embeddings` for `checked_vectors`."""
+    sums = "(SELECT vectors FROM checksums WHERE checksums.id = embeddings.id)" if ledger.checked else "NULL"
+    return f"id, key, value, {sums}"
+
+
+def checked_triple(name: str, row: Sequence[Any], ledger: Ledger) -> Triple:
+    """The triple of a row of `columns_of_texts`.
+
+    Raises:
+        StoreFormatError: it is not as it was written.
+    """
+    if ledger.checked and checksum_of(*row[:-1]) != row[-1]:
+        raise damaged(name, f"the texts of triple {row[0]} have a wrong checksum")
+    try:
+        triple = Triple(*row[1:7])
+    except TripleFormatError as error:
+        raise damaged(name, f"triple {row[0]} cannot be: {error}") from error
+    stored = (triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer)
+    if stored != tuple(row[1:7]) or type(row[7]) is not str or type(row[8]) is not int:
+        raise damaged(name, f"triple {row[0]} is not in the form that kblam stores")
+    return triple
+
+
+def checked_vectors(
+    name: str, rows: Sequence[Sequence[Any]], ledger: Ledger, ids: np.ndarray, key: np.ndarray, value: np.ndarray
+) -> None:
+    """Fills ids, keys and values, all of the same length, from rows of `columns_of_vectors`.
+
+    Raises:
+        StoreFormatError: they are fewer, of another width, not finite, or not as they were written.
+    """
+    where = f"vectors near id {rows[0][0] if rows else '?'}"
+    if not (
+        len(rows) == len(ids)
+        and all(type(row[0]) is int for row in rows)
+        and from_blobs([row[1] for row in rows], key)
+        and from_blobs([row[2] for row in rows], value)
+    ):
+        raise damaged(name, f"{where} are missing or do not have {key.shape[1]} numbers")
+    if ledger.checked and any(checksum_of_vectors(one, k, v) != found for one, k, v, found in rows):
+        raise damaged(name, f"{where} have a wrong checksum")
+    for vectors in (key, value):
+        if ((vectors.view(np.uint16) & _INFINITE) == _INFINITE).any():
+            raise damaged(name, f"{where} hold NaN or infinity")
+    ids[:] = [row[0] for row in rows]
+
+
+def check_ascending(name: str, ids: np.ndarray) -> None:
+    """Swapped pages give ids that go back, over and over.
+
+    Raises:
+        StoreFormatError: ids are not positive and ascending.
+    """
+    if len(ids) and (ids[0] < 1 or not (ids[1:] > ids[:-1]).all()):
+        raise damaged(name, "ids are not in order")
+
+
+def triples_in_order(
+    name: str, sql: sqlite3.Connection, ledger: Ledger, after: int, limit: int
+) -> Iterator[tuple[int, int, Triple]]:
+    """(id, checksum, triple) of the next rows after an id.
+
+    Raises:
+        StoreFormatError: a row is not as it was written, or out of order.
+    """
+    rows = sql.execute(
+        f"SELECT {columns_of_texts(ledger)} FROM triples WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+    ).fetchall()
+    for row in rows:
+        triple = checked_triple(name, row, ledger)
+        if type(row[0]) is not int or row[0] <= after:
+            raise damaged(name, "ids are not in order")
+        after = row[0]
+        yield after, row[-1] or 0, triple
+
+
+def removed_since(name: str, sql: sqlite3.Connection, ledger: Ledger, revision: int) -> np.ndarray:
+    """(R,) int64, ascending: ids of triples removed after a revision; after 0, all, checked against the ledger.
+
+    Raises:
+        StoreFormatError: they are not as they were written.
+    """
+    # Sorted here: asked for an order, SQLite would walk through the table in it.
+    rows = sql.execute("SELECT id, revision FROM removed WHERE revision > ?", (revision,)).fetchall()
+    if not all(type(one) is int and type(when) is int for one, when in rows):
+        raise damaged(name, "ids of removed triples are no numbers")
+    total = sum(checksum_of(*row) for row in rows)
+    if ledger.checked and revision == 0 and (len(rows), total) != (ledger.removed, ledger.removed_sum):
+        raise damaged(name, "the list of removed triples has a wrong checksum")
+    return np.sort(np.array([row[0] for row in rows], np.int64))
+
+
+def prove_texts(name: str, sql: sqlite3.Connection, ledger: Ledger) -> None:
+    """All texts, and all indexes: afterwards what a look-up does not find is not there.
+
+    Raises:
+        StoreFormatError: something is not as it was written.
+    """
+    for table in ("triples", "removed") if _BY_TABLE else ("1",):
+        told = sql.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
+        if told != "ok":
+            raise damaged(name, str(told).splitlines()[0][:120])
+    last = count = total = 0
+    while True:
+        rows = list(triples_in_order(name, sql, ledger, last, CHUNK))
+        if not rows:
+            break
+        last = rows[-1][0]
+        count += len(rows)
+        total += sum(row[1] for row in rows)
+    check_totals(name, ledger, (count, total), (ledger.triples, ledger.texts_sum), "texts")
+    removed = removed_since(name, sql, ledger, 0)
+    given = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()
+    highest = max(last, int(removed[-1]) if len(removed) else 0)
+    if highest and (given is None or type(given[0]) is not int or given[0] < highest):
+        raise damaged(name, "ids that were given once would be given again")
+
+
+def prove_everything(name: str, sql: sqlite3.Connection) -> None:
+    """SQLite's own check of the whole file.
+
+    Raises:
+        StoreFormatError: its structure is damaged.
+    """
+    told = sql.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if told != "ok":
+        raise damaged(name, str(told).splitlines()[0][:120])
+
+
+def check_totals(name: str, ledger: Ledger, found: tuple[int, int], expected: tuple[int, int], what: str) -> None:
+    """Whether as many rows were read as there are, with the sum of checksums that they have together.
+
+    Raises:
+        StoreFormatError: if not.
+    """
+    if ledger.checked and found != expected:
+        raise damaged(
+            name, f"{found[0]:,} {what} were read where {expected[0]:,} are stored, or some of another moment"
+        )
