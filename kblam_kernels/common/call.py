@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kblam_kernels.common.checks import check_alike
 from kblam_kernels.errors import refuse
@@ -80,6 +81,15 @@ class Call:
         """Whether one of its differentiable tensors needs a gradient."""
         return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))
 
+    def has_tangent(self) -> bool:
+        """Whether one of its tensors carries a forward-mode derivative."""
+        if not in_forward_mode():
+            return False
+        tensors = (getattr(self, name) for name in self.names())
+        return any(
+            forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if isinstance(tensor, Tensor)
+        )
+
     def has_contiguous_rows(self) -> bool:
         """Whether every tensor of `STRIDED` has a contiguous last dimension."""
         tensors = (getattr(self, name) for name in self.STRIDED)
@@ -89,6 +99,11 @@ class Call:
 def needs_gradient(*tensors: Tensor) -> bool:
     """Whether one of them needs a gradient."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation is going on (`torch.func.jvp`, `torch.autograd.forward_ad`)."""
+    return forward_ad._current_level >= 0  # unpacking a tensor to ask it would take longer than a small attention
 
 
 @dataclass(frozen=True)
