@@ -15,7 +15,7 @@ from kblam.adapter import AdapterConfig
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.data.mention import mentions, place_of, words
 from kblam.generation.clauses import FILLER, Split
-from kblam.generation.evidence import Found
+from kblam.generation.words import Found
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.

@@ -11,10 +11,11 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
-from kblam.generation.evidence import EvidenceRecorder, find
+from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.plan import Plan, plan
 from kblam.generation.prompt import TOKENIZING
 from kblam.generation.wording import CONTEXT, Wordings
+from kblam.generation.words import Words
 from kblam.models import Attachment
 from kblam.models.resident import ResidentKnowledge
 
@@ -67,6 +68,7 @@ class Pointer(LogitsProcessor):
         cuts: for each row the ways to cut its question, asked part by part; see `Session`.
         rules: how to decide; None takes the adapter's `known_above` and leaves unknown questions to the model.
         end: the end token; None takes the model's.
+        words: of the triples, if some were read before.
 
     Attributes:
         recorder: what the attachment has to call in every forward pass.
@@ -83,9 +85,10 @@ class Pointer(LogitsProcessor):
         cuts: Sequence[Sequence[AskedSplit]] | None = None,
         rules: Rules | None = None,
         end: int | None = None,
+        words: Words | None = None,
     ) -> None:
         config = attachment.config
-        self.resident = resident
+        self.words = Words(resident, copied=config.pointer) if words is None else words
         self.recorder = EvidenceRecorder()
         self.plans: list[Plan] = []
         self._rules = rules or Rules(config, config.known_above, None, config.named_above)
@@ -97,6 +100,8 @@ class Pointer(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids (B, N) int64 and scores (B, V) -> scores (B, V); what `generate` calls for every token."""
+        if self.recorder.is_open:
+            self.recorder.close(input_ids.shape[1])
         if self._tables is None:
             self._tables = self._begin(input_ids, scores)
         table, step = self._tables, input_ids.shape[1] - self._prompt_length
@@ -150,7 +155,7 @@ class Pointer(LogitsProcessor):
         refusals: list[list[int]] = []
         for row, best in enumerate(newest):
             question, cuts = self._of_row(self._questions, row, len(newest)), self._of_row(self._cuts, row, len(newest))
-            decision = decide(self._rules, question, find(self.resident, best), cuts or ())
+            decision = decide(self._rules, question, self.words.found(best), cuts or ())
             with TOKENIZING:
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
                 refusals.append(self._refusal(prompts[row]))
