@@ -7,7 +7,7 @@ namespace {
 
 Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, const MaybeTensor& key_scale,
             const MaybeTensor& constant, const Tensor& lse, const MaybeTensor& bias, const MaybeTensor& knowledge_range,
-            const Tensor& row_weight, double scale, std::string kernels) {
+            const Tensor& row_weight, double scale, bool bytes, std::string kernels) {
   STD_TORCH_CHECK(rows.dim() == 4 && key.dim() >= 2 && key.dim() <= 4, "rows must be of rank 4, key of rank 2 to 4");
   Mass p{};
   p.dtype = dtype_of(rows);
@@ -31,6 +31,7 @@ Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, cons
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) p.knowledge_range = range_of(*knowledge_range, p.B), p.range_rows = knowledge_range->size(0);
   p.scale = float(scale);
+  p.bytes = bytes;
   Tensor result = torch::stable::new_empty(lse, {p.B, p.M});
   p.mass = static_cast<float*>(result.mutable_data_ptr());
   evidence_mass(p, kernels_named(kernels), workers(), parallel);
@@ -43,7 +44,7 @@ Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, cons
 STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def(
       "evidence_mass_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor lse, "
-      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, str kernels) -> Tensor");
+      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, bool int8_products, str kernels) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) { m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass)); }

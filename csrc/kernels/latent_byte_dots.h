@@ -19,7 +19,8 @@ struct ByteDots : Dots<WideLatents<int8_t>> {
     return int64_t((n + SCORE_TOKENS - 1) / SCORE_TOKENS) * ((rows + Isa::SCORE_ROWS - 1) / Isa::SCORE_ROWS) * steps;
   }
 
-  static void take_queries(Dtype query, const LatentRow* rows, int count, int P, const LatentScratch& s) {
+  template <class AnyRow>
+  static void take_queries(Dtype query, const AnyRow* rows, int count, int P, const LatentScratch& s) {
     for (int r = 0; r < count; ++r) {
       float* to = static_cast<float*>(s.queries) + r * query_stride(P);
       take_query(to, rows[r].query, query, P);

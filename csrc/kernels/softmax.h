@@ -53,11 +53,23 @@ class LaneStep {
         level(mul(max(set1(LOWEST), now), set1(-1.f))),
         factor(set1(scale * LOG2_E)),
         shift(mul(add(offset, mul(max(set1(LOWEST / 2), now), set1(-1.f))), set1(LOG2_E))),
-        total(zero()) {}
+        scales(set1(scale)),
+        offsets(offset),
+        total(zero()) {
+    float maximums[W];
+    store(maximums, now);
+    for (const float one : maximums) far = far || (one > FAR) || (one < -FAR && one > LOWEST);
+  }
 
   // Weights of one token, counted in the total.
   F weigh(F score) {
-    const F weight = ROUNDS ? exp2(fma(score, factor, shift)) : exp(add(score, level));
+    F weight;
+    if constexpr (!ROUNDS)
+      weight = exp(add(score, level));
+    else if (far)
+      weight = exp2(mul(add(fma(score, scales, offsets), level), set1(LOG2_E)));
+    else
+      weight = exp2(fma(score, factor, shift));
     total = add(total, weight);
     return weight;
   }
@@ -71,8 +83,12 @@ class LaneStep {
   }
 
  private:
-  const F before, now, level, factor, shift;
+  // Of maximums beyond this a shift that was rounded by itself is off by more than weights may be, and of very large
+  // ones, which a finite bias can make, by hundreds: then e^0 would be infinite.
+  static constexpr float FAR = 1024.f;
+  const F before, now, level, factor, shift, scales, offsets;
   F total;
+  bool far = false;
 };
 
 }  // namespace kblam::KBLAM_ISA

@@ -48,7 +48,7 @@ class Launch {
           taken[i] = {p.rows.at(element_size(p.dtype), b, h, n), p.constant == nullptr ? 0.f : p.constant[row],
                       lse == -INFINITE ? INFINITE : lse, p.row_weight[row]};
         }
-        kernels.mass(keys, p.dtype, taken, count, begin, end, p.width, p.scale, bias, offset, mass,
+        kernels.mass(keys, {p.dtype, p.bytes}, taken, count, begin, end, p.width, p.scale, bias, offset, mass,
                      scratch.get() + worker * scratch_bytes);
       }
     }

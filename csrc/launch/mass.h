@@ -19,6 +19,7 @@ struct Mass {
   const int32_t* knowledge_range;
   int64_t range_rows;
   float scale;
+  bool bytes;   // int8 latents were multiplied as bytes
   float* mass;  // (B, M)
 };
 

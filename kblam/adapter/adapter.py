@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kblam.adapter.config import AdapterConfig
-from kblam.adapter.files import adapter_folder, load_weights, read_config
+from kblam.adapter.files import (
+    adapter_folder,
+    check_weights_file,
+    load_weights,
+    read_config,
+    save_weights,
+    write_config,
+)
+from kblam.adapter.plain import ends_plainly, is_plain_linear
 from kblam.adapter.projected import ProjectedKnowledge
 from kblam.adapter.projections import build_projector, build_question_trunk
 from kblam.errors import KnowledgeError
@@ -26,8 +34,9 @@ class KnowledgeAdapter(
 ):
     """Turns sentence embeddings into knowledge tokens, and hidden states into knowledge queries.
 
-    `save_pretrained(folder)` writes config.json and model.safetensors (adapter weights only);
-    `from_pretrained(folder or hub name)` reads them.
+    `save_pretrained(folder)` writes config.json and model.safetensors (adapter weights only), or raises `AdapterError`
+    where they could not be read again; `from_pretrained(folder or hub name)` reads them. Weights that are tied (one
+    projector for keys and values) stay tied.
 
     Args:
         config: shapes and switches.
@@ -76,7 +85,7 @@ class KnowledgeAdapter(
             force_download, token, cache_dir, local_files_only, revision: as `huggingface_hub` takes them.
 
         Raises:
-            AdapterFormatError: the files are missing, damaged, or their tensors do not fit the config.
+            AdapterFormatError: the files are missing, damaged, their tensors do not fit the config, or are not finite.
             AdapterConfigError: the config contradicts itself, or is of a newer format.
         """
         folder = adapter_folder(
@@ -87,9 +96,22 @@ class KnowledgeAdapter(
             local_files_only=local_files_only,
             revision=revision,
         )
-        adapter = cls(read_config(folder))
+        config = read_config(folder)
+        # Before there is memory for what a config alone asks for.
+        check_weights_file(cls._without_memory(config), folder, strict=strict)
+        adapter = cls(config)
         load_weights(adapter, folder, strict=strict)
         return adapter.eval()
+
+    @classmethod
+    def _without_memory(cls, config: AdapterConfig) -> KnowledgeAdapter:
+        """Names and shapes of an adapter."""
+        with torch.device("meta"):
+            return cls(config)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_weights(self, self._without_memory(self.config), save_directory)
+        write_config(self.config, save_directory)  # as it is now: the mixin would write the one that it was made with
 
     def project_keys(self, embeddings: Tensor) -> Tensor:
         """LayerNorm(projection) over the whole S * Hq * D vector, no affine, eps 1e-5: (..., P) -> (..., out_dim)."""
@@ -117,9 +139,8 @@ class KnowledgeAdapter(
                     f"{name} embeddings are {embeddings.shape[-1]} wide, the adapter takes P = "
                     f"{self.config.embedding_dim}; use the encoder it was trained with ({self.config.encoder})"
                 )
-        own = next(self.value_projector.parameters(), value_embeddings)
-        keys = self.project_keys(key_embeddings.to(own.device, own.dtype))
-        values = self.project_values(value_embeddings.to(own.device, own.dtype))
+        keys = self.project_keys(_as_read_by(self.key_projector, key_embeddings))
+        values = self.project_values(_as_read_by(self.value_projector, value_embeddings))
         projected = ProjectedKnowledge(keys, values, self.config)
         return projected if dtype is None else projected.to(dtype)
 
@@ -130,10 +151,18 @@ class KnowledgeAdapter(
         head = self.query_heads[str(layer)]
         return cast(nn.Linear, head) if self.config.question_head is None and _is_its_weight(head) else None
 
+    @property
+    def is_absorbable(self) -> bool:
+        """Whether both projectors end in a linear layer that is its weight alone, so that there are latents.
+
+        Not with the identity, and not where LoRA, a hook or a parametrization adds to that layer.
+        """
+        return ends_plainly(self.key_projector) and ends_plainly(self.value_projector)
+
     def question_part(self, layer: int, question: Tensor) -> Tensor:
         """What the question adds to every knowledge query of its row: (B, P) sentence vectors -> (B, Hq * D)."""
-        head = cast(nn.Linear, self.question_heads[str(layer)])
-        part: Tensor = head(self.question_trunk(question.to(head.weight.dtype)))
+        head = self.question_heads[str(layer)]
+        part: Tensor = head(_as_read_by(head, self.question_trunk(_as_read_by(self.question_trunk, question))))
         return part
 
     def knowledge_query(self, layer: int, hidden_states: Tensor, question: Tensor | None = None) -> Tensor | None:
@@ -171,6 +200,10 @@ class KnowledgeAdapter(
 
 
 def _is_its_weight(head: nn.Module) -> bool:
-    """Whether a head does no more than its weight: no bias, no hook, no class of its own that may do something else."""
-    is_hooked = head._forward_hooks or head._forward_pre_hooks
-    return type(head) is nn.Linear and head.bias is None and not is_hooked
+    return is_plain_linear(head) and head.bias is None
+
+
+def _as_read_by(module: nn.Module, vectors: Tensor) -> Tensor:
+    """Vectors on the device and in the dtype of a module's weights; as they are for a module without any."""
+    own = next(module.parameters(), vectors)
+    return vectors.to(own.device, own.dtype)

@@ -12,19 +12,24 @@ from kblam.adapter.confidence import Confidence
 from kblam.errors import AdapterConfigError
 
 FORMAT_VERSION = 3  # 2: `layers`; 3: the question head, the pointer, the base model's signature
-# The least value of each field that counts something.
+# The least and the largest value of each field that counts something. A file may say any number; beyond these it is
+# damaged or means harm, and memory and time are spent by them before there are weights to compare them with.
 _COUNTS = {
-    "embedding_dim": 1,
-    "hidden_size": 1,
-    "num_layers": 1,
-    "num_heads": 1,
-    "head_dim": 1,
-    "layer_frequency": 1,
-    "mlp_depth": 0,
-    "mlp_hidden_dim": 0,
-    "question_hidden_dim": 0,
-    "format_version": 1,
+    "embedding_dim": (1, 2**20),
+    "hidden_size": (1, 2**20),
+    "num_layers": (1, 2**12),
+    "num_heads": (1, 2**12),
+    "head_dim": (1, 2**14),
+    "layer_frequency": (1, 2**31),
+    "mlp_depth": (0, 2**10),
+    "mlp_hidden_dim": (0, 2**20),
+    "question_hidden_dim": (0, 2**20),
+    "format_version": (1, math.inf),
 }
+_TEXTS = ("projector", "answer", "refusal")
+_TEXTS_OR_NONE = ("question_head", "encoder", "base_model", "prompt")
+_SWITCHES = ("separate_query_head", "pointer")
+_NUMBERS_OR_NONE = ("knowledge_scale", "known_above", "named_above")
 PROJECTORS = ("linear", "mlp", "identity")
 QUESTION_HEADS = ("linear", "mlp")
 # Upstream's refusal sentence: what its adapters are trained to say.
@@ -91,10 +96,7 @@ class AdapterConfig:
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise AdapterConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        self._check_types()
         self._check_layers()
         if self.format_version > FORMAT_VERSION:
             raise AdapterConfigError(
@@ -114,12 +116,12 @@ class AdapterConfig:
             raise AdapterConfigError(
                 f"knowledge_scale must be positive and finite, or None; got {self.knowledge_scale}"
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise AdapterConfigError(f"top_k must be at least 1 or None; got {self.top_k}")
+        if self.top_k is not None and (not _is_whole(self.top_k) or self.top_k < 1):
+            raise AdapterConfigError(f"top_k must be at least 1 or None; got {_shown(self.top_k)}")
         self._check_question_head()
         if self.evidence_layer is None:
             object.__setattr__(self, "evidence_layer", self.knowledge_layers[len(self.knowledge_layers) // 2])
-        if self.evidence_layer not in self.knowledge_layers:
+        if not _is_whole(self.evidence_layer) or self.evidence_layer not in self.knowledge_layers:
             raise AdapterConfigError(
                 f"evidence_layer {self.evidence_layer} is not a knowledge layer; those are {self.knowledge_layers}"
             )
@@ -135,7 +137,29 @@ class AdapterConfig:
             except TypeError as error:
                 raise AdapterConfigError(f"confidence does not fit: {error}") from error
         if self.base_signature is not None:
-            object.__setattr__(self, "base_signature", tuple(self.base_signature))  # JSON has lists
+            numbers = self.base_signature if isinstance(self.base_signature, (list, tuple)) else ("no list",)
+            if not numbers or not all(isinstance(number, (int, float)) for number in numbers):
+                raise AdapterConfigError(f"base_signature must be numbers, or None; got {self.base_signature!r}")
+            object.__setattr__(self, "base_signature", tuple(map(float, numbers)))  # JSON has lists
+
+    def _check_types(self) -> None:
+        """What a file says may be of any type."""
+        for name, (least, most) in _COUNTS.items():
+            value = getattr(self, name)
+            if not _is_whole(value) or value < least:
+                raise AdapterConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+            if value > most:
+                raise AdapterConfigError(f"{name} must be at most {most:,}; got {_shown(value)}")
+        for names, kinds, what in (
+            (_TEXTS, (str,), "text"),
+            (_TEXTS_OR_NONE, (str, type(None)), "text or None"),
+            (_SWITCHES, (bool,), "true or false"),
+            (_NUMBERS_OR_NONE, (int, float, type(None)), "a number or None"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                    raise AdapterConfigError(f"{name} must be {what}; got {_shown(value)}")
 
     def _check_question_head(self) -> None:
         if self.question_head is None:
@@ -158,7 +182,7 @@ class AdapterConfig:
             layers = tuple(self.layers)  # JSON has lists
         except TypeError:
             layers = ()
-        whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
+        whole = all(map(_is_whole, layers))
         if not layers or not whole or list(layers) != sorted({n for n in layers if 0 <= n < self.num_layers}):
             raise AdapterConfigError(
                 f"layers must be different layers of 0 .. {self.num_layers - 1}, ascending, or None; "
@@ -206,7 +230,8 @@ class AdapterConfig:
                 raise AdapterConfigError(
                     f"this adapter has format version {version}, newer than {FORMAT_VERSION}; upgrade kblam"
                 )
-            warnings.warn(f"ignoring unknown keys in the adapter's config: {', '.join(unknown)}", stacklevel=2)
+            shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
+            warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", stacklevel=2)
         try:
             return cls(**{name: value for name, value in data.items() if name in known})
         except TypeError as error:
@@ -225,3 +250,14 @@ class AdapterConfig:
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             **options,
         )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it; printing a number of thousands of digits is refused by Python."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length():,} bits"
+    return repr(value)[:80]

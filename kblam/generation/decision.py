@@ -15,7 +15,7 @@ from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.generation.clauses import FILLER, Split
-from kblam.generation.evidence import Found
+from kblam.generation.words import Found
 from kblam.knowledge.mention import mentions, place_of, words
 
 Unknown = Literal["refuse", "base"]

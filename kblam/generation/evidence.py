@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
-from kblam.errors import StoreError
+from kblam.errors import GenerationError
+from kblam.generation.words import Found, Words
 from kblam.knowledge import Triple
-from kblam.models.judging import Judge, Judged
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import evidence
 
@@ -24,37 +25,23 @@ class Evidence:
     """A triple and how much of the answer's attention it got.
 
     Args:
-        triple: from the knowledge base.
+        triple: from the knowledge base, with the words that the answer was made from.
         mass: the largest share, over the answer's tokens, of the evidence layer's attention (mean of its heads)
             that went to this triple; between 0 and 1.
+        changed: whether the knowledge base said something else when the answer was finished.
     """
 
     triple: Triple
     mass: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """A triple that got attention.
-
-    Args:
-        place: its knowledge token, the m of [0, M).
-        triple: what it says.
-        mass: the attention it got, of 0 .. 1.
-        confidence: the probability that it answers the question, where that was judged.
-        asks_everything: whether the question is about its entity as a whole.
-    """
-
-    place: int
-    triple: Triple
-    mass: float
-    confidence: float | None = None
-    asks_everything: bool = False
+    changed: bool = False
 
 
 @dataclass
 class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.
+
+    In a `generate`, a pass is not always a token: a long prompt may be read in pieces, and guidance asks the model a
+    second time for each token. `close`, called once for each token, keeps the one pass that the token is chosen from.
 
     Attributes:
         masses, places: one (B, k) tensor per forward pass, of attention mass and of the knowledge token's place, the
@@ -63,8 +50,11 @@ class EvidenceRecorder:
 
     masses: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
+    # Of each pass: the cache it writes, and how many tokens it reads.
+    _passes: list[tuple[Any, int]] = field(default_factory=list)
+    _closed: int = 0
 
-    def __call__(self, *, index: Tensor | None, **attention: Any) -> None:
+    def __call__(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
         heads = attention["query"].shape[1]
         mass = evidence(
@@ -75,12 +65,45 @@ class EvidenceRecorder:
             knowledge_bias=attention["bias"],
             knowledge_range=attention["knowledge_range"],
             row_weight=torch.full((), 1 / heads, device=attention["lse"].device),
+            int8_products=attention["int8_products"],
             backend=attention["backend"],
         )
         best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
         self.masses.append(best.values.clamp(max=1))
         self.places.append(best.indices if index is None else index.gather(1, best.indices))
+        self._passes.append((cache, attention["query"].shape[2]))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there was a pass since the last `close`."""
+        return len(self._passes) > self._closed
+
+    def close(self, length: int) -> None:
+        """A token is about to be chosen: of the passes since the last one, keeps the one that it is chosen from.
+
+        Args:
+            length: tokens of the prompt and the answer before it.
+
+        Raises:
+            GenerationError: there is no such pass, or a single one for several tokens.
+        """
+        # A second, unconditional pass writes a cache of its own. Without caches it reads another text, and comes later.
+        cache = self._passes[0][0] if self._passes else None
+        own = [at for at in range(self._closed, len(self._passes)) if self._passes[at][0] is cache]
+        if cache is None and len(own) > 1:
+            own = [at for at in own if self._passes[at][1] == length][:1]
+        if not own or (self._closed and len(own) > 1):
+            raise GenerationError(
+                f"{len(own)} forward passes with knowledge for the token after {length}; evidence is followed through "
+                "one pass for each token: turn off what guesses several at once (assistant_model, "
+                "prompt_lookup_num_tokens), and make a new recorder for each generate"
+            )
+        kept = own[-1]  # the last piece of a prompt that is read in pieces
+        self.masses[self._closed :] = [self.masses[kept]]
+        self.places[self._closed :] = [self.places[kept]]
+        self._passes[self._closed :] = [self._passes[kept]]
+        self._closed += 1
 
     def newest(self) -> list[list[tuple[int, float]]]:
         """(place, mass) of every batch row at the last forward pass, largest first, in one transfer from the device."""
@@ -99,37 +122,28 @@ class EvidenceRecorder:
         return sorted(peak.items(), key=lambda item: -item[1])[:top]
 
 
-def find(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> list[Found]:
-    """The triples at places of the device copy, as of its last sync: what the answer is made from.
+class Follower(LogitsProcessor):
+    """Ties each token of a `generate` to the forward pass that it is chosen from; changes no score.
 
-    Triples that another process removed meanwhile are left out, and so are places that got no attention at all, such
-    as the unused rows of an over-allocated copy.
+    Args:
+        recorder: of that `generate`.
+        words: read at the prompt's end, while they are what the answer is made from.
     """
-    found = []
-    for place, mass in best:
-        if not mass > 0:
-            continue
-        try:
-            found.append(Found(place, resident.triples_at([place])[0], mass))
-        except StoreError as error:
-            if type(error) is not StoreError:  # damaged or locked, not removed
-                raise
-    return found
+
+    def __init__(self, recorder: EvidenceRecorder, words: Words) -> None:
+        self.recorder, self.words = recorder, words
+        self._has_begun = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids (B, N) int64 and scores (B, V) -> scores; what `generate` calls for every token."""
+        self.recorder.close(input_ids.shape[1])
+        if not self._has_begun:
+            self._has_begun = True
+            for best in self.recorder.newest():
+                self.words.found(best)
+        return scores
 
 
-def judged(
-    judge: Judge | None, questions: Sequence[str | None], found: Sequence[Sequence[Found]]
-) -> list[tuple[Found, ...]]:
-    """What each question found, with the confidence that the strongest triple answers it, where that can be told."""
-    every = [tuple(each) for each in found]
-    if judge is None:
-        return every
-    asked = [row for row, (text, each) in enumerate(zip(questions, every, strict=True)) if text is not None and each]
-    candidates = [
-        Judged(str(questions[row]), first.triple.name, first.triple.property, first.mass)
-        for row in asked
-        for first in every[row][:1]
-    ]
-    for row, verdict in zip(asked, judge.verdicts(candidates), strict=True):
-        every[row] = (replace(every[row][0], **verdict._asdict()), *every[row][1:])
-    return every
+def find(resident: ResidentKnowledge, best: Sequence[tuple[int, float]]) -> list[Found]:
+    """The triples at (place, mass) of a device copy that still say what they said at its last sync."""
+    return Words(resident).found(best)

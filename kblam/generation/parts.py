@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit
-from kblam.generation.evidence import EvidenceRecorder, Found, find, judged
+from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
+from kblam.generation.words import Found, Words, judged
 from kblam.models import Attachment
 from kblam.models.judging import Judge
-from kblam.models.resident import ResidentKnowledge
 
 
 def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
@@ -26,53 +26,55 @@ def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
 @torch.inference_mode()
 def found_by(
     attachment: Attachment,
-    resident: ResidentKnowledge,
     rows: Sequence[Sequence[int]],
     vectors: Tensor | None,
     batch_size: int,
+    words: Words,
 ) -> list[tuple[Found, ...]]:
     """What each prompt finds at its end, the strongest first.
 
     Args:
-        attachment, resident: as `Session` has them.
+        attachment: as `Session` has it.
         rows: token ids of each prompt.
         vectors: float32 (prompts, P), of their questions; None without a question head.
         batch_size: so many prompts at a time.
+        words: of the copy that is attended to.
     """
     decoder, every = attachment.model.get_decoder(), list[tuple[Found, ...]]()
     for start in range(0, len(rows), batch_size):
-        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.model.device)
+        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.device)
         given: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
         recorder = EvidenceRecorder()
         question = None if vectors is None else vectors[start : start + batch_size]
-        with attachment.using(resident, question=question), attachment.observing(recorder):
+        with attachment.using(words.resident, question=question), attachment.observing(recorder):
             decoder(input_ids=ids, use_cache=False, **given)
-        every += [tuple(find(resident, best)) for best in recorder.newest()]
+        every += [tuple(words.found(best)) for best in recorder.newest()]
     return every
 
 
 def ask_parts(
     attachment: Attachment,
-    resident: ResidentKnowledge,
     tokenizer: PreTrainedTokenizerBase,
     cuts: Sequence[Sequence[Split]],
     vectors: Tensor | None,
     judge: Judge,
     batch_size: int,
+    words: Words,
 ) -> list[list[AskedSplit]]:
     """The splits of each question with what their parts find.
 
     Args:
-        attachment, resident, tokenizer: as `Session` has them.
+        attachment, tokenizer: as `Session` has them.
         cuts: for each question its splits.
         vectors: float32 (number of `part_texts`, P), of the parts; None without a question head.
         judge: of the knowledge base.
         batch_size: so many parts at a time.
+        words: of the copy that is attended to.
     """
     texts = part_texts(cuts)
     with TOKENIZING:
         rows = [encode_question(text, attachment, tokenizer) for text in texts]
-    each = judged(judge, texts, found_by(attachment, resident, rows, vectors, batch_size))
+    each = judged(judge, texts, found_by(attachment, rows, vectors, batch_size, words))
     found = dict(zip(texts, each, strict=True))
     return [
         [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in of_question] for of_question in cuts

@@ -11,10 +11,11 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
-from kblam.generation.evidence import EvidenceRecorder, find, judged
+from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.plan import Plan, plan
 from kblam.generation.prompt import TOKENIZING
 from kblam.generation.wording import CONTEXT, Wordings
+from kblam.generation.words import Words, judged
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.resident import ResidentKnowledge
@@ -69,6 +70,7 @@ class Pointer(LogitsProcessor):
         rules: how to decide; None takes the adapter's `known_above` and leaves unknown questions to the model.
         judge: of the knowledge base; without one the attention mass decides.
         end: the end token; None takes the model's.
+        words: of the triples, if some were read before.
 
     Attributes:
         recorder: what the attachment has to call in every forward pass.
@@ -86,9 +88,10 @@ class Pointer(LogitsProcessor):
         rules: Rules | None = None,
         judge: Judge | None = None,
         end: int | None = None,
+        words: Words | None = None,
     ) -> None:
         config = attachment.config
-        self.resident = resident
+        self.words = Words(resident, copied=config.pointer) if words is None else words
         self.recorder = EvidenceRecorder()
         self.plans: list[Plan] = []
         self._rules = rules or Rules(config, config.known_above, None)
@@ -101,6 +104,8 @@ class Pointer(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids (B, N) int64 and scores (B, V) -> scores (B, V); what `generate` calls for every token."""
+        if self.recorder.is_open:
+            self.recorder.close(input_ids.shape[1])
         if self._tables is None:
             self._tables = self._begin(input_ids, scores)
         table, step = self._tables, input_ids.shape[1] - self._prompt_length
@@ -153,7 +158,7 @@ class Pointer(LogitsProcessor):
         newest, prompts = self.recorder.newest(), input_ids[:, -CONTEXT:].tolist()
         refusals: list[list[int]] = []
         questions = [self._of_row(self._questions, row, len(newest)) for row in range(len(newest))]
-        found = judged(self._judge, questions, [find(self.resident, best) for best in newest])
+        found = judged(self._judge, questions, [self.words.found(best) for best in newest])
         for row, question in enumerate(questions):
             cuts = self._of_row(self._cuts, row, len(newest))
             decision = decide(self._rules, question, found[row], cuts or ())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from kblam.generation.answer import Answer, is_refusal
-from kblam.generation.evidence import Evidence, EvidenceRecorder, find
+from kblam.generation.evidence import Evidence, EvidenceRecorder
+from kblam.generation.options import Generating
 from kblam.generation.plan import Plan
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING
-from kblam.models.resident import ResidentKnowledge
+from kblam.generation.words import Words
 
 
 class Reader:
@@ -20,21 +22,18 @@ class Reader:
     Args:
         tokenizer: of the model.
         refusal: the adapter's refusal sentence.
-        ends: end tokens.
-        max_new_tokens: the length limit that the answers were given.
+        how: they were generated.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, refusal: str, ends: Sequence[int], max_new_tokens: int
-    ) -> None:
-        self.tokenizer, self.refusal, self.ends, self.max_new_tokens = tokenizer, refusal, ends, max_new_tokens
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, refusal: str, how: Generating) -> None:
+        self.tokenizer, self.refusal, self.how = tokenizer, refusal, how
 
     def answer(
         self,
         row: int,
         tokens: Sequence[int],
         recorder: EvidenceRecorder,
-        resident: ResidentKnowledge,
+        words: Words,
         top: int,
         pointer: Pointer | None = None,
     ) -> Answer:
@@ -43,17 +42,16 @@ class Reader:
         Args:
             row: of the batch.
             tokens: what was generated, with whatever comes after the end token.
-            recorder, resident, pointer: what was in force.
+            recorder, words, pointer: what was in force.
             top: how many triples of evidence at most.
         """
         said = self._until_end(tokens)
         if pointer is None:
             text, best = self._decoded(said), recorder.best(row, len(said), top)
             mass = recorder.masses[0][row].max().item() if recorder.masses and recorder.masses[0].shape[1] else 0.0
-            evidence = tuple(Evidence(one.triple, one.mass) for one in find(resident, best))
             return Answer(
                 text,
-                evidence,
+                _evidence(words, best),
                 is_refusal(text, self.refusal),
                 len(said),
                 knowledge_mass=mass,
@@ -70,7 +68,7 @@ class Reader:
         best = sorted(peak.items(), key=lambda item: -item[1])[:top]
         return Answer(
             text,
-            tuple(Evidence(one.triple, one.mass) for one in find(resident, best)),
+            _evidence(words, best),
             is_refusal(text, self.refusal),
             len(said),
             copied=plan.copied(length) if plan.has_settled(said) else (),
@@ -98,13 +96,31 @@ class Reader:
         return (planned + whole[alike:]).rstrip(), len(planned)
 
     def _until_end(self, tokens: Sequence[int]) -> Sequence[int]:
-        length = next((place + 1 for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        """What was said before the row's end: an end token, a stop string, or the padding of a row that has stopped."""
+        ends, pad = self.how.ends, self.how.pad
+        length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+        if self.how.arguments.get("stopping_criteria"):  # else a model that says the padding token means it
+            while pad not in ends and length and tokens[length - 1] == pad:
+                length -= 1
+        if self._has_stopped(tokens[:length]):
+            said = range(1, length + 1)
+            length = bisect.bisect_left(said, True, key=lambda count: self._has_stopped(tokens[:count])) + 1
         return tokens[:length]
 
+    def _has_stopped(self, tokens: Sequence[int]) -> bool:
+        text = self._decoded(tokens, strip=False) if self.how.stops else ""
+        return any(stop in text for stop in self.how.stops)
+
     def _is_cut(self, tokens: Sequence[int]) -> bool:
-        return len(tokens) >= self.max_new_tokens and tokens[-1] not in self.ends
+        return (
+            len(tokens) >= self.how.max_new_tokens and tokens[-1] not in self.how.ends and not self._has_stopped(tokens)
+        )
 
     def _decoded(self, tokens: Sequence[int], *, strip: bool = True) -> str:
         with TOKENIZING:
             text = str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
         return text.strip() if strip else text
+
+
+def _evidence(words: Words, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:
+    return tuple(Evidence(one.triple, one.mass, changed) for one, changed in words.of_evidence(best))

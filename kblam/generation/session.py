@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.clauses import MOST_SPLITS, Split, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
-from kblam.generation.evidence import EvidenceRecorder, judged
+from kblam.generation.evidence import EvidenceRecorder, Follower
+from kblam.generation.options import Generating, generating
 from kblam.generation.parts import ask_parts, found_by, part_texts
-from kblam.generation.pointer import Pointer, end_ids
+from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
 from kblam.generation.streaming import Gate
+from kblam.generation.words import Words, judged
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
@@ -79,11 +82,12 @@ class Session:
                 question head sees; of a conversation pass the last user turn alone.
             top: how many triples of evidence at most.
             max_new_tokens: length limit of the answer.
-            generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `streamer`, ...). transformers
-                keeps a static cache on the model, so use the model from one thread at a time then.
+            generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `stop_strings`, `streamer`,
+                ...). transformers keeps a static cache on the model, so use the model from one thread at a time then.
 
         Raises:
-            GenerationError: the question is empty or too long, or beams are asked for.
+            GenerationError: the question is empty or too long, or the options, merged with the model's own generation
+                config, ask for several sequences or for more than one token of one forward pass (beams, guessing).
             EncoderMismatchError: the knowledge base was built with another encoder than the adapter's.
             EncoderError: the adapter has a question head, and the question cannot be encoded.
             KnowledgeError: the adapter has been detached since.
@@ -100,11 +104,9 @@ class Session:
         **generate_options: Any,
     ) -> list[Answer]:
         """`ask` for several questions, `batch_size` of them at a time; answers come in the order of the questions."""
-        if generate_options.get("num_beams", 1) != 1 or generate_options.get("num_return_sequences", 1) != 1:
-            raise GenerationError(
-                "ask follows one sequence per question to name its evidence; for num_beams or num_return_sequences "
-                "call model.generate inside attachment.using(...)"
-            )
+        if len(questions) > 1 and generate_options.get("streamer") is not None:
+            raise GenerationError(f"a streamer shows one answer; ask the {len(questions)} questions one by one")
+        how = generating(self.model, self.tokenizer, max_new_tokens, generate_options)
         rules = self._rules()
         with TOKENIZING:
             encoded = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
@@ -119,11 +121,11 @@ class Session:
         with reading(self.attachment, self.knowledge_base) as resident:
             for batch in batches:
                 asked, rows = [questions[row] for row in batch], [encoded[row] for row in batch]
-                answers += self._answer_batch(resident, asked, rows, rules, top, max_new_tokens, generate_options)
+                answers += self._answer_batch(resident, asked, rows, rules, top, how)
         unknown = [row for row, answer in enumerate(answers) if answer.from_base]
         for start in range(0, len(unknown), batch_size):
             rows = [for_base[row] for row in unknown[start : start + batch_size]]
-            said = self._ask_base(rows, max_new_tokens, generate_options)
+            said = self._ask_base(rows, how)
             for row, answer in zip(unknown[start : start + batch_size], said, strict=True):
                 answers[row] = answer.with_mass(answers[row].knowledge_mass)
         return answers
@@ -137,7 +139,7 @@ class Session:
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
         """
-        return torch.from_numpy(self.knowledge_base.encode(list(questions))).float().to(self.model.device)
+        return torch.from_numpy(self.knowledge_base.encode(list(questions))).float().to(self.attachment.device)
 
     def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
@@ -152,10 +154,13 @@ class Session:
         Raises:
             EncoderError, KnowledgeError: as `ask`, if a question may be about two facts.
         """
-        return self._pointer(resident, questions, self._rules(), end)
+        rules = self._rules()
+        return self._pointer(resident, questions, rules, end, Words(resident, copied=rules.config.pointer))
 
-    def _pointer(self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None) -> Pointer:
-        asked = self._asked_splits(resident, questions, rules)
+    def _pointer(
+        self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None, words: Words
+    ) -> Pointer:
+        asked = self._asked_splits(questions, rules, words)
         return Pointer(
             self.attachment,
             resident,
@@ -165,6 +170,7 @@ class Session:
             rules=rules,
             judge=self._judge(),
             end=end,
+            words=words,
         )
 
     def _judge(self) -> Judge:
@@ -188,24 +194,23 @@ class Session:
             with TOKENIZING:
                 prompts = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
         with reading(self.attachment, self.knowledge_base) as resident:
+            words = Words(resident)
             for start in range(0, len(questions), batch_size):
                 batch = questions[start : start + batch_size]
                 vectors = None if rules.config.question_head is None else self.question_vectors(batch)
                 rows = prompts[start : start + batch_size]
-                found = judged(self._judge(), batch, found_by(self.attachment, resident, rows, vectors, batch_size))
-                cuts = self._asked_splits(resident, batch, rules)
+                found = judged(self._judge(), batch, found_by(self.attachment, rows, vectors, batch_size, words))
+                cuts = self._asked_splits(batch, rules, words)
                 decided += [decide(rules, *each) for each in zip(batch, found, cuts, strict=True)]
         return decided
 
-    def _asked_splits(
-        self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules
-    ) -> list[list[AskedSplit]]:
+    def _asked_splits(self, questions: Sequence[str], rules: Rules, words: Words) -> list[list[AskedSplit]]:
         """For each question the ways to cut it, with what their parts find."""
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
         texts = part_texts(cuts)
         vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
         at_once = max(len(questions), PARTS_AT_ONCE)
-        return ask_parts(self.attachment, resident, self.tokenizer, cuts, vectors, self._judge(), at_once)
+        return ask_parts(self.attachment, self.tokenizer, cuts, vectors, self._judge(), at_once, words)
 
     @torch.inference_mode()
     def _answer_batch(
@@ -215,55 +220,39 @@ class Session:
         rows: Rows,
         rules: Rules,
         top: int,
-        max_new_tokens: int,
-        generate_options: dict[str, Any],
+        how: Generating,
     ) -> list[Answer]:
         """Answers with knowledge in force; those that the base model has to give are marked `from_base` and empty."""
-        ends, given = self._ends(generate_options), dict(generate_options)
+        given, words = dict(how.arguments), Words(resident, copied=rules.config.pointer)
         vectors = None if rules.config.question_head is None else self.question_vectors(questions)
         pointer, recorder = None, EvidenceRecorder()
+        follower: LogitsProcessor = Follower(recorder, words)
         if rules.config.pointer or rules.unknown is not None:
-            pointer = self._pointer(resident, questions, rules, ends[0] if ends else None)
+            follower = pointer = self._pointer(resident, questions, rules, next(iter(how.ends), None), words)
             recorder = pointer.recorder
-            given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), pointer])
             if given.get("streamer") is not None and rules.unknown == "base":
                 given["streamer"] = Gate(given["streamer"], lambda: pointer.decision(0).is_base)
+        given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), follower])
         with self.attachment.using(resident, question=vectors), self.attachment.observing(recorder):
-            said = self._generate(rows, max_new_tokens, given)
-        reader = Reader(self.tokenizer, rules.config.refusal, ends, max_new_tokens)
-        return [reader.answer(row, tokens, recorder, resident, top, pointer) for row, tokens in enumerate(said)]
+            said = self._generate(rows, replace(how, arguments=given))
+        reader = Reader(self.tokenizer, rules.config.refusal, how)
+        return [reader.answer(row, tokens, recorder, words, top, pointer) for row, tokens in enumerate(said)]
 
     @torch.inference_mode()
-    def _ask_base(self, rows: Rows, max_new_tokens: int, generate_options: dict[str, Any]) -> list[Answer]:
+    def _ask_base(self, rows: Rows, how: Generating) -> list[Answer]:
         with self.attachment.using(None):
-            said = self._generate(rows, max_new_tokens, generate_options)
-        reader = Reader(self.tokenizer, "", self._ends(generate_options), max_new_tokens)
+            said = self._generate(rows, how)
+        reader = Reader(self.tokenizer, "", how)
         return [reader.of_base(tokens) for tokens in said]
 
-    def _generate(self, rows: Rows, max_new_tokens: int, generate_options: dict[str, Any]) -> list[list[int]]:
+    def _generate(self, rows: Rows, how: Generating) -> list[list[int]]:
         model: Any = self.model
-        ends = end_ids(model, self.tokenizer)
-        pad_id = self.tokenizer.pad_token_id
-        if pad_id is None:
-            pad_id = ends[0] if ends else 0
-        ids, mask = left_padded(rows, pad_id, model.device)
-        # Said, not left to the model's own generation config: rows of answers must be rows of questions.
-        options: dict[str, Any] = {
-            "do_sample": False,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "max_new_tokens": max_new_tokens,
-            "pad_token_id": pad_id,
-        }
-        output = model.generate(ids, attention_mask=mask, **(options | generate_options))
-        said: list[list[int]] = output[:, ids.shape[1] :].tolist()
+        ids, mask = left_padded(rows, how.pad, self.attachment.device)
+        output = model.generate(ids, attention_mask=mask, **how.after(ids.shape[1], self.tokenizer))
+        # A config may ask for more than the tokens (return_dict_in_generate).
+        sequences: Tensor = getattr(output, "sequences", output)
+        said: list[list[int]] = sequences[:, ids.shape[1] :].tolist()
         return said
-
-    def _ends(self, generate_options: dict[str, Any]) -> list[int]:
-        chosen = generate_options.get("eos_token_id")
-        if chosen is None:
-            return end_ids(self.model, self.tokenizer)
-        return list(chosen) if isinstance(chosen, (list, tuple)) else [int(chosen)]
 
     def _rules(self) -> Rules:
         config, unknown = self.attachment.config, self.unknown

@@ -6,13 +6,15 @@ hand each knowledge layer what its attention needs in its keyword arguments.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,13 +23,21 @@ from kblam.errors import KnowledgeError, UnsupportedModelError
 from kblam.models import calls, switch
 from kblam.models.attention import register
 from kblam.models.calls import KnowledgeCall, Observer
-from kblam.models.checks import check_fit, check_knowledge, check_options, check_question, check_weights
+from kblam.models.checks import (
+    check_fit,
+    check_knowledge,
+    check_loaded,
+    check_options,
+    check_question,
+    check_weights,
+)
+from kblam.models.devices import device_of
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
-from kblam.models.hooks import DecoderHook, LayerHook
+from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
+from kblam.models.proof import prove
 from kblam.models.source import KnowledgeSource
 
-_ATTRIBUTE = "_kblam_attachment"
 # Guards the default of every attachment. It is global because a lock cannot be copied with a model.
 _DEFAULTS = threading.Lock()
 
@@ -63,8 +73,35 @@ class Attachment:
         self.family = family_of(model)
         # Only the language model: other parts of a model, such as a vision tower, keep their attention.
         self._decoder: PreTrainedModel = model.get_decoder()
+        # Of each layer: the sliding window that only its mask knows of.
+        self.windows: tuple[int | None, ...] = (None,) * len(attention_modules(model))
         self._default: KnowledgeCall | None = None
-        self._hooks: list[Any] = []
+        # Of a copy until it is used: the model's own attention implementation.
+        self._base: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_base": self._base or switch.base_of(self._decoder.config)}
+
+    def settle(self) -> None:
+        """Makes the attachment of a copied or unpickled model its own.
+
+        The model's config says what it said when it was copied, maybe in the middle of a call with knowledge; but calls
+        are counted anew, and a default that came along is in force here too.
+        """
+        if self._base is None:  # a compiler cannot trace the lock
+            return
+        with _DEFAULTS:
+            base, self._base = self._base, None
+        if base is not None:
+            switch.settle(self._decoder, base)
+            if self._default is not None:
+                switch.hold(self._decoder, self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the knowledge layers compute, and knowledge has to be."""
+        attentions = attention_modules(self.model)
+        return device_of(self.model, [attentions[layer] for layer in self.config.knowledge_layers])
 
     @property
     def config(self) -> AdapterConfig:
@@ -114,6 +151,7 @@ class Attachment:
         Raises:
             KnowledgeError: if the knowledge, bias, range or question does not fit the model, or the model is detached.
         """
+        self.settle()
         call = self._checked(source, bias, knowledge_range, question)
         if call is not None:
             switch.hold(self._decoder, self)
@@ -135,6 +173,7 @@ class Attachment:
 
         None means no knowledge, even if there is a default. Blocks may be nested; the innermost counts.
         """
+        self.settle()
         call = self._checked(source, bias, knowledge_range, question)
         if call is not None:
             switch.hold(self._decoder, self)
@@ -150,10 +189,18 @@ class Attachment:
         """Calls `observer` after the attention of the evidence layer, in every forward pass of this block and thread.
 
         It gets, by keyword, what `rectangular_attention` was given and returned: `knowledge`, `query` (B, Hq, N, D),
-        `bias`, `knowledge_range`, `scale`, `backend`, `lse` (B, Hq, N) and `index` (the triples that `knowledge` holds,
-        (B, k), when top_k pruned it; else None). Where knowledge is dense all of it carries gradients.
+        `bias`, `knowledge_range`, `scale`, `backend` (the one that served), `int8_products`, `lse` (B, Hq, N), `index`
+        (the triples that `knowledge` holds, (B, k), when top_k pruned it; else None) and `cache` (of keys and values
+        that this pass writes; None without one). Where knowledge is dense all of it carries gradients.
         """
         with calls.observing(self, observer):
+            yield
+
+    @contextmanager
+    def probing(self, probe: Callable[..., None]) -> Iterator[None]:
+        """Within a `using` block: calls `probe` before every attention of the model, see `proof.py`."""
+        call = self.call
+        with calls.knowing(self, None if call is None else dataclasses.replace(call, probe=probe)):
             yield
 
     def _checked(
@@ -167,27 +214,31 @@ class Attachment:
             return None
         if attachment_of(self.model) is not self:
             raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
-        check_knowledge(self.model, self.config, source)
+        device = self.device
+        check_knowledge(self.model, device, self.config, source)
         check_options(source, bias, knowledge_range)
         check_question(self.config, source, question)
-        _follow(self.adapter, self.model, self.options.trainable)
+        _follow(self.adapter, self.model, device, self.options.trainable)
         return KnowledgeCall(source, bias, knowledge_range, question)
 
     def _install(self) -> None:
-        self._hooks.append(self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True))
+        self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True)
         for layer, module in enumerate(attention_modules(self.model)):
-            self._hooks.append(module.register_forward_pre_hook(LayerHook(self, layer), with_kwargs=True))
+            module.register_forward_pre_hook(LayerHook(self, layer), with_kwargs=True)
 
     def _remove(self) -> None:
         self.set_knowledge(None)
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        for module in (self._decoder, *attention_modules(self.model)):
+            remove_hooks(module, self)
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
-    """The attachment of a model, or None."""
-    return getattr(model, _ATTRIBUTE, None)
+    """The attachment of a model, or None.
+
+    The hook on its decoder is the only record, so that copies, wrappers and models that share a decoder agree.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return next((hook.attachment for hook in hooks_of(decoder) if isinstance(hook, DecoderHook)), None)
 
 
 def attach(
@@ -219,27 +270,39 @@ def attach(
         The `Attachment`; with no knowledge in force the model gives the base model's logits bit for bit.
 
     Raises:
-        UnsupportedModelError: if the model cannot be served (the message names the supported families) or the
-            adapter was made for other shapes or other weights.
+        UnsupportedModelError: if the model cannot be served (the message names the supported families, or what a
+            forward pass of a few tokens showed), computes on several devices, or the adapter was made for other shapes
+            or other weights.
+        AdapterError: if the adapter's weights are not loaded.
         KnowledgeError: if `storage` is not known.
+
+    Warns:
+        UserWarning: the adapter changes nothing of what the model says.
     """
     current = attachment_of(model)
     options = Options(backend, plan, storage, int8_products, trainable)
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
     check_storage(storage)
+    check_loaded(adapter)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
     _check_way(model)
+    fresh = Attachment(model, adapter, options)
+    device = fresh.device
     check_weights(model, adapter.config)
     # The old adapter stays attached until the new one is known to fit.
     detach(model)
-    fresh = Attachment(model, adapter, options)
-    _follow(adapter, model, trainable)
+    _follow(adapter, model, device, trainable)
     register()
     fresh._install()
-    # A plain object, not a module: the model's state dict stays the base model's.
-    object.__setattr__(model, _ATTRIBUTE, fresh)
+    try:
+        prove(fresh)
+    except BaseException:
+        fresh._remove()
+        if current is not None:
+            current._install()
+        raise
     return fresh
 
 
@@ -248,7 +311,6 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
     current = attachment_of(model)
     if current is not None:
         current._remove()
-        object.__delattr__(model, _ATTRIBUTE)
     return model
 
 
@@ -270,11 +332,11 @@ def _check_way(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
 
 
-def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel, trainable: bool) -> None:
-    """Moves the adapter to the model's device, its query heads to the model's dtype: they read its hidden states.
+def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel, device: torch.device, trainable: bool) -> None:
+    """Moves the adapter to where the model computes, its query heads to the model's dtype: they read its hidden states.
 
     Weights in training keep their dtype: a base model in half precision must not round what is learned.
     """
-    adapter.to(model.device)
+    adapter.to(device)
     if not trainable:
         adapter.query_heads.to(model.dtype)

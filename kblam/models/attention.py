@@ -63,6 +63,7 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    prompt_window: int | None = None,
     knowledge_call: KnowledgeCall | None = None,
     layer_knowledge: LayerKnowledge | None = None,
     **kwargs: Any,
@@ -91,10 +92,15 @@ def attention_forward(
                 scaling,
                 dropout,
                 sliding_window,
+                prompt_window,
                 knowledge_call,
                 layer_knowledge,
                 **kwargs,
             )
+    if knowledge_call is not None and knowledge_call.probe is not None:
+        knowledge_call.probe(module, query, key, value, attention_mask, sliding_window, kwargs)
+    # What only the model's own mask would hide, where its attention is not told (`proof.py`).
+    sliding_window = prompt_window if sliding_window is None else sliding_window
     if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
         key, value = key[:, :, : attention_mask.shape[-1]], value[:, :, : attention_mask.shape[-1]]
     if layer_knowledge is None:
@@ -143,6 +149,7 @@ def attention_forward(
     else:
         output, lse = attend(query, key, value, r, **options)
     if layer_knowledge.observe is not None:
+        planned = None if torch.compiler.is_compiling() else attend.planned
         layer_knowledge.observe(
             knowledge=knowledge,
             query=r,
@@ -151,7 +158,9 @@ def attention_forward(
             scale=scale,
             lse=lse,
             index=index,
-            backend=attend.backend,
+            int8_products=attend.int8_products,
+            # Evidence has to be computed as the attention was.
+            backend=attend.backend if planned is None else planned.backend,
         )
     return output.transpose(1, 2), None
 

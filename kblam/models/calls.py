@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class KnowledgeCall:
         source: the knowledge.
         bias, knowledge_range, question: as `Attachment.using` takes them.
         observer: called after the attention of the evidence layer.
+        probe: called before every attention of the model, with what it is asked for, see `proof.py`.
     """
 
     source: KnowledgeSource
@@ -44,10 +45,18 @@ class KnowledgeCall:
     knowledge_range: Tensor | None = None
     question: Tensor | None = None
     observer: Observer | None = None
+    probe: Callable[..., None] | None = None
     # By thread and layer: the last knowledge, and its attention from the second use on. Threads may share a call.
     _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
     # By layer: what the question adds to its queries, computed at the first step and used at every other.
     _question_parts: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What it remembers is for this object's threads and layers alone.
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _asked={}, _question_parts={})
 
     def question_part(self, adapter: KnowledgeAdapter, layer: int, *, may_change: bool) -> Tensor | None:
         """What the question adds to the queries of a layer, (B, Hq * D); None without a question.

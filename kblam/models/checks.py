@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kblam.adapter import AdapterConfig, ProjectedKnowledge
-from kblam.errors import EncoderMismatchError, KnowledgeError, UnsupportedModelError
+from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
+from kblam.errors import AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase
 from kblam.models.signature import SAME_MODEL, signature_of, similarity
 from kblam.models.source import KnowledgeSource
@@ -65,16 +65,31 @@ def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
         )
 
 
-def check_knowledge(model: PreTrainedModel, config: AdapterConfig, source: KnowledgeSource) -> None:
-    """Checks that dtype and device are the model's, heads and slots the adapter's.
+def check_loaded(adapter: KnowledgeAdapter) -> None:
+    """Checks that an adapter has its weights.
+
+    Raises:
+        AdapterError: if some are on the meta device.
+    """
+    if lost := [name for name, parameter in adapter.named_parameters() if parameter.is_meta]:
+        raise AdapterError(
+            f"the adapter's weights are not loaded (meta device): {', '.join(lost[:4])}; load it with "
+            "KnowledgeAdapter.from_pretrained"
+        )
+
+
+def check_knowledge(
+    model: PreTrainedModel, device: torch.device, config: AdapterConfig, source: KnowledgeSource
+) -> None:
+    """Checks that dtype and device are those that the model computes with, heads and slots the adapter's.
 
     Raises:
         KnowledgeError: if not.
     """
-    if source.dtype != model.dtype or source.device != model.device:
+    if source.dtype != model.dtype or source.device != device:
         raise KnowledgeError(
-            f"knowledge is {source.dtype} on {source.device}, the model {model.dtype} on {model.device}; "
-            "convert it with .to(dtype=model.dtype, device=model.device)"
+            f"knowledge is {source.dtype} on {source.device}, the model {model.dtype} on {device}; "
+            "convert it with .to(dtype=model.dtype, device=attachment.device)"
         )
     if isinstance(source, ProjectedKnowledge) and source.config.knowledge_layers != config.knowledge_layers:
         raise KnowledgeError(

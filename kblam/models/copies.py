@@ -105,16 +105,15 @@ def _copy_of(attachment: Attachment, knowledge_base: KnowledgeBase) -> _Copy:
 
 
 def _is_behind(resident: ResidentKnowledge | None, attachment: Attachment, knowledge_base: KnowledgeBase) -> bool:
-    model = attachment.model
-    if resident is None or (resident.dtype, resident.device) != (model.dtype, model.device):
+    if resident is None or (resident.dtype, resident.device) != (attachment.model.dtype, attachment.device):
         return True
-    return resident.revision != knowledge_base.revision
+    return resident.revision != knowledge_base.revision or not resident.is_current
 
 
 def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase) -> None:
     """Brings the copy up to date, or makes it; nobody may read it meanwhile."""
-    model, resident = attachment.model, copy.resident
-    if resident is not None and (resident.dtype, resident.device) == (model.dtype, model.device):
+    dtype, device, resident = attachment.model.dtype, attachment.device, copy.resident
+    if resident is not None and (resident.dtype, resident.device) == (dtype, device):
         resident.sync()
         return
     copy.resident = resident = None  # frees the old one before the new one is made
@@ -124,8 +123,8 @@ def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase
             # A strong reference in the copy, which is kept here, would keep the knowledge base alive for ever.
             weakref.proxy(knowledge_base),
             attachment.adapter,
-            dtype=model.dtype,
-            device=model.device,
+            dtype=dtype,
+            device=device,
             storage=attachment.options.storage,
             plan=attachment.options.plan,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,6 @@ STORAGE: dict[str, torch.dtype | None] = {
     "int8": torch.int8,
     "float8_e4m3fn": torch.float8_e4m3fn,
 }
-
-
-def is_absorbable(adapter: KnowledgeAdapter) -> bool:
-    """Whether the adapter's projections end in a linear layer, so that it has latents."""
-    return adapter.config.projector != "identity"
 
 
 def latent_width(adapter: KnowledgeAdapter, storage: torch.dtype) -> int:
@@ -198,18 +194,15 @@ class LatentFormat:
 def _split(projector: nn.Module) -> tuple[nn.Module | None, nn.Linear]:
     """The layers before an adapter's last linear layer (None if there are none), and that layer."""
     if isinstance(projector, nn.Sequential):
-        hidden, last = projector[:-1], projector[-1]
-    else:
-        hidden, last = None, projector
-    assert isinstance(last, nn.Linear), "the adapter's own projectors end in one, see is_absorbable"
-    return hidden, last
+        return projector[:-1], cast(nn.Linear, projector[-1])  # see KnowledgeAdapter.is_absorbable
+    return None, cast(nn.Linear, projector)
 
 
 def _hidden(layers: nn.Module | None, vectors: Tensor) -> Tensor:
     """The latents of embeddings; with a linear adapter, the embeddings themselves."""
     if layers is None:
         return vectors
-    own = next(layers.parameters())
+    own = next(layers.parameters(), vectors)
     hidden: Tensor = layers(vectors.to(own.device, own.dtype))
     return hidden
 

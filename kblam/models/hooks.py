@@ -5,6 +5,7 @@ Classes of this module, not closures, so that a model with hooks can be copied a
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
 from kblam.models.attention import LayerKnowledge, QueryHead
-from kblam.models.calls import KnowledgeCall
+from kblam.models.calls import KnowledgeCall, Observer
 from kblam.models.switch import IMPLEMENTATION
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -32,6 +33,7 @@ class DecoderHook:
         self.attachment = attachment
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        self.attachment.settle()
         call = self.attachment.call
         if call is None:
             return None
@@ -54,12 +56,19 @@ class LayerHook:
                 f"the attention implementation became {now!r} while knowledge was in force; choose it before `using` "
                 "or set_knowledge, and call backward() inside the block if activation checkpointing runs layers again"
             )
+        if (window := self.attachment.windows[self.layer]) is not None:
+            kwargs = {**kwargs, "prompt_window": window}
         if not self.has_knowledge:
-            return None
+            return args, kwargs
         hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states)}
+        observe = None
+        if call.observer is not None and self.layer == self.attachment.config.evidence_layer:
+            observe = functools.partial(call.observer, cache=kwargs.get("past_key_values"))
+        return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states, observe)}
 
-    def _layer_knowledge(self, call: KnowledgeCall, module: nn.Module, hidden_states: Tensor) -> LayerKnowledge:
+    def _layer_knowledge(
+        self, call: KnowledgeCall, module: nn.Module, hidden_states: Tensor, observe: Observer | None
+    ) -> LayerKnowledge:
         (batch, new_tokens), config = hidden_states.shape[:2], self.attachment.config
         knowledge = call.source.layer(self.layer, new_tokens=new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
@@ -69,7 +78,7 @@ class LayerHook:
             bias=_total_bias(call, config, top_k, batch, knowledge.num_tokens),
             knowledge_range=_total_range(call, batch),
             top_k=top_k,
-            observe=call.observer if self.layer == config.evidence_layer else None,
+            observe=observe,
         )
 
     def _attention_over(self, knowledge: DenseKnowledge | LatentKnowledge) -> RectangularAttention:
@@ -102,6 +111,19 @@ class LayerHook:
         if query is not None and norm is not None:
             query = getattr(module, norm)(query)
         return query
+
+
+def hooks_of(module: nn.Module) -> list[DecoderHook | LayerHook]:
+    """The hooks of this module's classes on a module."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, (DecoderHook, LayerHook))]
+
+
+def remove_hooks(module: nn.Module, attachment: Attachment) -> None:
+    """Removes an attachment's hooks. By what they are, not by a handle: a copy of a model has copies of its hooks."""
+    for name, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, (DecoderHook, LayerHook)) and hook.attachment is attachment:
+            del module._forward_pre_hooks[name]
+            module._forward_pre_hooks_with_kwargs.pop(name, None)
 
 
 def _repeat_rows(name: str, tensor: Tensor, batch: int) -> Tensor:

@@ -13,7 +13,13 @@ from kblam.models.switch import base_mask, has_knowledge
 
 def mask_of_call(*, config: Any = None, **arguments: Any) -> Any:
     """Registered in transformers' mask registry: that of attention to knowledge, or without any the model's own."""
-    return knowledge_mask(**arguments) if has_knowledge(config) else base_mask(config, **arguments)
+    if not has_knowledge(config):
+        return base_mask(config, **arguments)
+    mask = knowledge_mask(**arguments)
+    if mask is not None and not torch.compiler.is_compiling():
+        # For the proof at attach: the flags do not say it, and a model may tell its attention or not.
+        mask.asked_for = arguments.get("mask_function"), arguments.get("local_size")  # type: ignore[attr-defined]
+    return mask
 
 
 def knowledge_mask(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any, NoReturn
+
 import torch
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.rows import DeviceRows, RowFormat
 from kblam.models.checks import check_encoder
-from kblam.models.formats import DenseFormat, Joined, LatentFormat, is_absorbable, latent_width, storage_dtype
+from kblam.models.formats import DenseFormat, Joined, LatentFormat, latent_width, storage_dtype
+from kblam.models.weights import State, state_of
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
 from kblam_kernels.plan import Workload, device_of
 
@@ -67,6 +72,7 @@ class ResidentKnowledge:
         self.filled = torch.zeros(1, 2, dtype=torch.int32, device=device)
         self.log_count = torch.zeros((), dtype=torch.float32, device=device)
         self._rows: DeviceRows | None = None
+        self._weights: State | None = None
         self._latent: LatentFormat | None = None
         self._latents: dict[int, LatentKnowledge] = {}
         self._dense: dict[int, DenseKnowledge] = {}
@@ -92,6 +98,37 @@ class ResidentKnowledge:
         """Revision of the knowledge base at the last `sync`."""
         return 0 if self._rows is None else self._rows.revision
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the adapter projects as it did at the last `sync`: it was not trained, loaded or wrapped since."""
+        return self._weights is not None and self._weights.is_that_of(self.adapter)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the knowledge base has changed since the last `sync`."""
+        return self.knowledge_base.revision != self.revision
+
+    def stale_places(self) -> frozenset[int]:
+        """Knowledge tokens whose triple has changed since the last `sync`, or is gone."""
+        if self._rows is None or not self.is_behind:
+            return frozenset()
+        changes = self.knowledge_base.changes_since(self.revision)
+        changed = {*changes.upserted.ids.tolist(), *changes.removed.tolist()}
+        return frozenset(place for place, one in enumerate(self._rows.ids) if one in changed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ResidentKnowledge:
+        """A copy with buffers and an adapter of its own, which follows the same knowledge base."""
+        twin = memo[id(self)] = object.__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(twin, name, value if name == "knowledge_base" else copy.deepcopy(value, memo))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise KnowledgeError(
+            "knowledge that follows a knowledge base cannot be pickled or saved with a model, since it belongs to an "
+            "open file and a device; call attachment.set_knowledge(None) first, and set it again after loading"
+        )
+
     def layer(self, layer: int, new_tokens: int = 1) -> DenseKnowledge | LatentKnowledge:
         """What one layer attends to in a forward pass of so many new tokens a row.
 
@@ -108,8 +145,14 @@ class ResidentKnowledge:
     @torch.inference_mode(False)
     @torch.no_grad()
     def sync(self) -> int:
-        """Applies the changes of the knowledge base since the last call; returns how many rows were rewritten."""
+        """Applies the changes of the knowledge base since the last call; returns how many rows were rewritten.
+
+        All of them are, if the adapter's weights have changed.
+        """
         count = len(self.knowledge_base)
+        if not self.is_current:
+            self._weights = state_of(self.adapter)
+            self._rows, self._latent, self._latents, self._dense = None, None, {}, {}
         if self._rows is None or count > self._rows.capacity:
             self._lay_out(count)
         assert self._rows is not None
@@ -155,7 +198,7 @@ class ResidentKnowledge:
             layers=len(config.knowledge_layers),
             element_size=self.dtype.itemsize,
             latent_size=self.storage.itemsize,
-            absorbable=is_absorbable(self.adapter),
+            absorbable=self.adapter.is_absorbable,
         )
 
     def _see_layers(self) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kblam.errors import UnsupportedModelError
+from kblam.models.devices import execution_device
 from kblam.models.families import attention_modules
 
 SAME_MODEL = 0.95
@@ -43,7 +44,7 @@ def signature_of(model: PreTrainedModel) -> tuple[float, ...]:
         UnsupportedModelError: the model is not a stack of decoder layers, or its weights are not loaded.
     """
     embeddings: Any = model.get_input_embeddings()
-    if embeddings.weight.is_meta and not hasattr(embeddings, "_hf_hook"):
+    if (device := execution_device(embeddings)) is not None and device.type == "meta":
         raise UnsupportedModelError(f"the weights of this {type(model).__name__} are not loaded (meta device)")
     parts = [_of_embeddings(embeddings)]
     attention = attention_modules(model)
@@ -67,12 +68,13 @@ def _of_embeddings(embeddings: nn.Embedding) -> Tensor:
     rows = torch.arange(_OF_EMBEDDINGS) * _TOKEN_STEP + _FIRST_TOKEN
     if embeddings.num_embeddings <= int(rows[-1]):
         rows = torch.arange(_OF_EMBEDDINGS) * embeddings.num_embeddings // _OF_EMBEDDINGS
-    vectors = embeddings(rows.to(embeddings.weight.device)).float().cpu()
+    vectors = embeddings(rows.to(execution_device(embeddings) or "cpu")).float().cpu()
     return vectors @ _signs(vectors.shape[1])
 
 
 def _of_projection(projection: Any, like: Tensor) -> Tensor:
-    image = projection(_signs(projection.in_features).to(like.device, like.dtype)[None])[0].float().cpu()
+    device = execution_device(projection) or like.device
+    image = projection(_signs(projection.in_features).to(device, like.dtype)[None])[0].float().cpu()
     return image[torch.arange(_OF_PROJECTION) * len(image) // _OF_PROJECTION]
 
 

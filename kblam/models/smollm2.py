@@ -49,7 +49,10 @@ def source() -> str:
         ModelFolderError: the package is installed, but not what unpacks it.
     """
     packed = packed_file()
-    return HUB_NAME if packed is None else str(_unpacked(packed, _digest(packed, packed.stat().st_mtime_ns)))
+    if packed is None:
+        return HUB_NAME
+    facts = packed.stat()
+    return str(_unpacked(packed, _digest(packed, (facts.st_mtime_ns, facts.st_size, facts.st_ino))))
 
 
 def packed_file() -> Path | None:
@@ -81,8 +84,8 @@ def cache_folder() -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _digest(packed: Path, modified: int) -> str:
-    """SHA-256 of a file, in hexadecimal; `modified` says when a remembered one is out of date."""
+def _digest(packed: Path, facts: tuple[int, ...]) -> str:
+    """SHA-256 of a file, in hexadecimal; `facts` about it say when a remembered one is out of date."""
     digest = hashlib.sha256()
     with packed.open("rb") as file:
         while block := file.read(1 << 20):
@@ -147,9 +150,9 @@ def _check_needed() -> None:
 def _unpack(packed: Path, folder: Path) -> None:
     """Writes the model as bfloat16, its generation config and its tokenizer to a folder."""
     with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
+        tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name, trust_remote_code=False)
         dense: Any = AutoModelForCausalLM.from_pretrained(
-            packed.parent, gguf_file=packed.name, dtype=torch.float32, **_dense_weights()
+            packed.parent, gguf_file=packed.name, dtype=torch.float32, trust_remote_code=False, **_dense_weights()
         )
         # Into a fresh model: one that was loaded from GGUF remembers it, and would not be saved as a plain Llama.
         settings = dense.config.to_dict()

@@ -100,6 +100,13 @@ def release(decoder: PreTrainedModel) -> None:
             decoder.set_attn_implementation(switch.base)
 
 
+def settle(decoder: PreTrainedModel, base: str) -> None:
+    """Gives a model its own attention back that was copied or saved while another one's calls had knowledge."""
+    with _LOCK:
+        if not switch_of(decoder.config).in_force and decoder.config._attn_implementation == IMPLEMENTATION:
+            decoder.set_attn_implementation(base)
+
+
 def base_attention(module: nn.Module) -> Callable[..., Any]:
     """The attention function that a layer would call if no knowledge were in force."""
     own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
+from kblam_kernels.common.call import in_forward_mode
 from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
@@ -53,8 +55,7 @@ class RectangularAttention:
         knowledge: `DenseKnowledge` or `LatentKnowledge`.
         int8_products, backend: as `rectangular_attention` takes them.
 
-    Attributes:
-        planned: the result of the last `plan`, or None.
+    Threads may share an object; each plans for itself.
 
     Example:
         >>> import torch
@@ -72,7 +73,20 @@ class RectangularAttention:
         self.knowledge = knowledge
         self.int8_products = int8_products
         self.backend = backend
-        self.planned: Planned | None = None
+        # By thread; no `threading.local`, which a compiler cannot trace.
+        self._plans: dict[int, Planned] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"knowledge": self.knowledge, "int8_products": self.int8_products, "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy plans for itself: a plan holds this object's own knowledge.
+        self.__dict__.update(state, _plans={})
+
+    @property
+    def planned(self) -> Planned | None:
+        """The result of this thread's last `plan`, or None."""
+        return self._plans.get(threading.get_ident())
 
     def plan(
         self,
@@ -92,8 +106,9 @@ class RectangularAttention:
         op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
         backend = op.named(op.choose(call, self.backend))
         straight = backend.serving(call).bound(call) if backend.is_one_op(call) else None
-        self.planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight)
-        return self.planned
+        planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight)
+        self._plans[threading.get_ident()] = planned
+        return planned
 
     def run(
         self,
@@ -114,12 +129,13 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
         """
-        if self.planned is None or self.planned.form[:2] != (query.shape, query.dtype):
-            planned = "nothing" if self.planned is None else f"{self.planned.form[1]} {tuple(self.planned.form[0])}"
+        planned = self.planned
+        if planned is None or planned.form[:2] != (query.shape, query.dtype):
+            what = "nothing" if planned is None else f"{planned.form[1]} {tuple(planned.form[0])}"
             refuse(
-                f"call plan first: {planned} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
+                f"call plan first: {what} was planned, and this query is {query.dtype} of shape {tuple(query.shape)}"
             )
-        return self._step(self.planned, (query, key, value, knowledge_query), **step)
+        return self._step(planned, (query, key, value, knowledge_query), **step)
 
     def __call__(
         self,
@@ -133,8 +149,8 @@ class RectangularAttention:
         **step: Unpack[Step],
     ) -> tuple[Tensor, Tensor]:
         """`run`, after `plan` if the form has changed; arguments and errors are those of `rectangular_attention`."""
-        if torch.compiler.is_compiling():
-            # While tracing, nothing is remembered: the graph itself is reused.
+        if torch.compiler.is_compiling() or in_forward_mode():
+            # While tracing, nothing is remembered: the graph itself is reused. What was planned may have no tangent.
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
             output, lse = op(call, op.choose(call, self.backend))
             return output, lse
@@ -207,7 +223,9 @@ class RectangularAttention:
                 failure = error
         scale, window = planned.form[2:]
         op, call = self._call(*tensors, scale=scale, window=window, **step)
-        backend = planned.backend if failure is None else op.choose(call, self.backend)
+        backend = planned.backend
+        if failure is not None or in_forward_mode():
+            backend = op.choose(call, self.backend)
         if failure is not None and backend == planned.backend:
             raise failure
         output, lse = op(call, backend)
@@ -231,5 +249,5 @@ class RectangularAttention:
 
 
 def _is_direct() -> bool:
-    # torch.compile traces the full path, and gradients need the op with autograd.
-    return not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    # torch.compile traces the full path, and derivatives need the op with its formulas, or plain PyTorch.
+    return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not in_forward_mode()

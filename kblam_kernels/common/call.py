@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kblam_kernels.common.checks import check_alike
 from kblam_kernels.common.output import empty_output
@@ -87,6 +88,15 @@ class Call:
         """Whether one of its differentiable tensors needs a gradient."""
         return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))
 
+    def has_tangent(self) -> bool:
+        """Whether one of its tensors carries a forward-mode derivative."""
+        if not in_forward_mode():
+            return False
+        tensors = (getattr(self, name) for name in self.names())
+        return any(
+            forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if isinstance(tensor, Tensor)
+        )
+
     def has_contiguous_rows(self) -> bool:
         """Whether every tensor of `STRIDED` has a contiguous last dimension."""
         tensors = (getattr(self, name) for name in self.STRIDED)
@@ -107,6 +117,11 @@ class Sizes(NamedTuple):
     N: int
     T: int
     M: int
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation is going on (`torch.func.jvp`, `torch.autograd.forward_ad`)."""
+    return forward_ad._current_level >= 0  # unpacking a tensor to ask it would take longer than a small attention
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class EvidenceCall(Call):
         knowledge_range: int32 or int64 (B or 1, 2) or None.
         row_weight: (B, Hq, N), weight of a head and query in the sum.
         scale: of all scores.
+        int8_products: the attention was allowed to multiply int8 latents as int8, and where it did its scores were
+            rounded; only the C++ kernels do, so a call that they cannot serve is exact.
     """
 
     LEADING = "rows"
@@ -42,6 +44,7 @@ class EvidenceCall(Call):
     knowledge_range: Tensor | None
     row_weight: Tensor
     scale: float
+    int8_products: bool = False
 
     def empty(self) -> tuple[Tensor]:
         return (self.lse.new_empty(self.rows.shape[0], self.num_tokens),)

@@ -23,6 +23,7 @@ def forward(call: EvidenceCall) -> tuple[Tensor]:
         knowledge_range,
         call.row_weight.to(torch.float32).contiguous(),
         call.scale,
+        call.int8_products,
         native.wanted_instruction_set(),
     )
     return (result,)

@@ -32,6 +32,7 @@ class EvidenceOptions(Options, total=False):
     """Keyword arguments of `evidence`."""
 
     row_weight: Tensor | None
+    int8_products: bool
     backend: str
 
 
@@ -41,6 +42,7 @@ def evidence(
     lse: Tensor,
     *,
     row_weight: Tensor | None = None,
+    int8_products: bool = False,
     backend: str = AUTO,
     **options: Unpack[Options],
 ) -> Tensor:
@@ -52,6 +54,8 @@ def evidence(
         lse: (B, Hq, N), as `rectangular_attention` returned it.
         row_weight: broadcastable to (B, Hq, N); the weight of a head and query in the sum, a constant. None is 1.
             `1 / (Hq * N)` gives a mean; zeros leave queries out.
+        int8_products: as the attention was given. Where its scores were rounded (C++ with AVX512-VNNI) these are too:
+            the share of an exact score in an lse of rounded ones may exceed 1. So ask the backend that served.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
 
     Returns:
@@ -88,7 +92,7 @@ def evidence(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
             "LatentKnowledge.to_dense()"
         )
-    call = call_of(knowledge_query, knowledge, lse, weight, **options)
+    call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
 
 
@@ -103,7 +107,8 @@ def top_evidence(
 
     Args:
         k: how many, at least 1.
-        options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight` and `backend`, as `evidence` takes them.
+        options: `scale`, `knowledge_bias`, `knowledge_range`, `row_weight`, `int8_products` and `backend`, as
+            `evidence` takes them.
 
     Returns:
         mass (B, k') in the dtype of lse, largest first, and their indices int64 (B, k'), with k' = min(k, M). A token

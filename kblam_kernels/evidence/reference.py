@@ -23,11 +23,11 @@ def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
 def forward(call: EvidenceCall) -> tuple[Tensor]:
     """sum over (h, n) of row_weight * exp(s - lse): (B, M) in the dtype of lse."""
     lse = call.lse
-    total = torch.zeros(call.rows.shape[0], call.key.shape[-2], dtype=lse.dtype, device=lse.device)
     level, weight = level_of(lse), call.row_weight.to(accumulation_dtype(call.rows))
-    for cols, scores in _scores(call):
-        total[:, cols] = torch.einsum("bhnm,bhn->bm", torch.exp(scores - level), weight).to(total.dtype)
-    return (total,)
+    parts = [
+        torch.einsum("bhnm,bhn->bm", torch.exp(scores - level), weight).to(lse.dtype) for _, scores in _scores(call)
+    ]
+    return (torch.cat(parts, 1) if parts else lse.new_zeros(call.rows.shape[0], 0),)
 
 
 def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensors:

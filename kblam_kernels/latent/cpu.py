@@ -46,7 +46,6 @@ def bound(call: LatentCall) -> Attend:
     float32 lse (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was computed here.
     """
     op = torch.ops.kblam_kernels.latent_attention_cpu.default
-    latents = _latents(call)
     projection = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
     options = (call.scale, call.window, call.int8_products, native.wanted_instruction_set())
 
@@ -61,7 +60,8 @@ def bound(call: LatentCall) -> Attend:
         query_weight: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
-        return op(query, key, value, *latents, knowledge_query, query_weight, *projection, *rows, *options)
+        # Not bound: a norm of other strides is copied here, and its rows may change from step to step.
+        return op(query, key, value, *_latents(call), knowledge_query, query_weight, *projection, *rows, *options)
 
     return attend
 

@@ -149,7 +149,10 @@ def _queries(phase: Phase, workload: Workload) -> int:
 def _refusal(path: KnowledgePath, workload: Workload, *, pinned: bool = False) -> str | None:
     """Why a path cannot be taken, memory aside; None if it can."""
     if path != "dense" and not workload.absorbable:
-        return "the adapter does not end in a linear layer, so it has no latents"
+        return (
+            "the adapter's projectors do not both end in a linear layer that is its weight alone (the identity, LoRA, "
+            "a hook, a parametrization), so it has no latents"
+        )
     if path == "dense" and not pinned and workload.latent_size < 2:
         return "latents are quantised to save memory; dense keys and values would take it back"
     return None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.models import attach
-from kblam.models.formats import LatentFormat, is_absorbable
+from kblam.models.formats import LatentFormat
 from kblam_kernels import LatentKnowledge
 from tests.golden.comparison import Scores
 from tests.golden.files import Case, all_cases, read_tensors
@@ -58,7 +58,7 @@ def latents_of(
     storage: torch.dtype = torch.float32,
 ) -> Latents:
     """The case's rows of the pool, for a model of `dtype`."""
-    if not is_absorbable(adapter):
+    if not adapter.is_absorbable:
         pytest.skip("an identity projector has no latents")
     pool = read_tensors(case.folder / "kb.safetensors")
     form = LatentFormat(adapter, dtype, torch.device("cpu"), storage)

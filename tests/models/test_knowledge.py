@@ -168,7 +168,8 @@ def test_an_observer_gets_what_the_evidence_layer_used(tied: Tied) -> None:
     logits(tied.model, ids, mask)
     assert len(calls) == 1, "one layer, and only inside both blocks"
     (seen,) = calls
-    assert set(seen) == {"knowledge", "query", "bias", "knowledge_range", "scale", "backend", "lse", "index"}
+    given = {"knowledge", "query", "bias", "knowledge_range", "scale", "backend", "int8_products"}
+    assert set(seen) == given | {"lse", "index", "cache"}
     assert torch.equal(seen["knowledge"].key, knowledge.layer(tied.adapter.config.evidence_layer).key)
     assert seen["query"].shape == (2, 4, 10, 8)
     assert (seen["lse"][0, :, :4] == -INF).all()

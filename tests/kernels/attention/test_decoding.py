@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -337,3 +340,30 @@ def test_hidden_states_that_the_op_does_not_multiply_are_served(width: int, libr
     output, _, r = attend.of_hidden_states(query, key, value, hidden, weight)
     assert torch.equal(r, torch.nn.functional.linear(hidden, weight).view(B, 1, HQ, D).transpose(1, 2))
     assert torch.equal(output, attend(query, key, value, r)[0])
+
+
+def test_threads_that_share_an_object_plan_for_themselves() -> None:
+    attend = RectangularAttention(dense(), backend="reference")
+    query, key, value, r = step(1, 4)
+    attend.plan(query, key, value, r, scale=0.3)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(attend.plan, query, key, value, r, scale=0.9).result()
+        theirs = other.submit(attend.run, query, key, value, r).result()
+    ours = attend.run(query, key, value, r)
+    for found, scale in ((ours, 0.3), (theirs, 0.9)):
+        expected = rectangular_attention(query, key, value, dense(), r, scale=scale, backend="reference")
+        assert torch.equal(found[0], expected)
+    twin = copy.deepcopy(attend)
+    assert twin.planned is None
+    assert torch.equal(twin(query, key, value, r, scale=0.3)[0], ours[0])
+
+
+def test_rows_of_a_strided_norm_may_change_between_steps(library: None) -> None:
+    knowledge = latent()
+    wide = torch.stack([knowledge.norm, knowledge.norm], 1)
+    knowledge = dataclasses.replace(knowledge, norm=wide[:, 0])
+    attend = RectangularAttention(knowledge)
+    arguments = step(1, 4)
+    attend(*arguments)
+    wide[:, 0] *= 3
+    assert torch.equal(attend(*arguments)[0], rectangular_attention(*arguments[:3], knowledge, arguments[3]))

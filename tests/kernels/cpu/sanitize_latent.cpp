@@ -67,7 +67,7 @@ bool run(const Shape& s, Dtype dtype, Dtype storage, int options, const kblam::K
   m.constant = constant.get(), m.lse = p.lse, m.row_weight = weight.get();
   m.bias = p.bias, m.bias_batch = p.bias_batch, m.bias_token = p.bias_token;
   m.knowledge_range = p.knowledge_range, m.range_rows = p.range_rows;
-  m.scale = p.scale, m.mass = got.mass.get();
+  m.scale = p.scale, m.bytes = p.bytes, m.mass = got.mass.get();
   kblam::evidence_mass(m, kernels, 3, parallel);
 
   // The whole attention in one call; that it is right is for other tests, here it must be finite.

@@ -80,6 +80,7 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         **{name: per_row() for name in ("constant", "lse", "row_weight")},
         **{name: tensor for name, tensor in restrictions().items() if name != "prompt_mask"},
         "scale": 0.25,
+        "int8_products": False,
     },
     "evidence_mass_cpu of dense keys": lambda: {
         "rows": torch.randn(B, HQ, N, D),
@@ -90,6 +91,7 @@ OPS: dict[str, Callable[[], dict[str, Any]]] = {
         **{name: per_row() for name in ("lse", "row_weight")},
         **{name: tensor for name, tensor in restrictions().items() if name != "prompt_mask"},
         "scale": 0.25,
+        "int8_products": False,
     },
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kblam_kernels import DenseKnowledge, rectangular_attention
 from tests.kernels.ops import DTYPES, Expected, check_dense
 from tests.kernels.problems import INF, Problem, make
 
@@ -103,3 +104,23 @@ def test_a_hidden_prompt_key_may_be_nan(mask: list[list[bool]], N: int, instruct
 def test_large_scores(N: int, instruction_set: str) -> None:
     p = make(B=1, N=N, T=30, M=200, D=64, dtype=torch.float32)
     hold(p.but(knowledge_query=p.knowledge_query * 100, query=p.query * 100))
+
+
+@pytest.mark.parametrize("bias", [1e4, 1e10, 3e38, -1e10, -3e38])
+@pytest.mark.parametrize("biased", [600, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_finite_bias_of_any_size_over_whole_chunks(
+    dtype: torch.dtype, biased: int, bias: float, instruction_set: str
+) -> None:
+    """Products of a maximum and log2(e) that are rounded by themselves are off by hundreds here."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 4, 17, 64).to(dtype) for _ in range(3))
+    knowledge = DenseKnowledge(*(torch.randn(4, 700, 64).to(dtype) for _ in range(2)))
+    biases = torch.zeros(700)
+    biases[:biased] = bias
+    found, expected = (
+        rectangular_attention(query, key, value, knowledge, knowledge_bias=biases, backend=backend, return_lse=True)
+        for backend in ("cpu", "reference")
+    )
+    torch.testing.assert_close(found[0].float(), expected[0].float(), rtol=0.03, atol=0.03)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-2)

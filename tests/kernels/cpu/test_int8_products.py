@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kblam_kernels import rectangular_attention
+from kblam_kernels import evidence, rectangular_attention
 from kblam_kernels.latent import cpu
 from kblam_kernels.latent.absorption import Absorbed, Mixed
 from tests.kernels.cpu.pinned import HAVE_BYTES, with_threads
@@ -171,3 +171,21 @@ def test_dense_knowledge_and_plain_attention_take_no_notice(library: None) -> No
     query, cache = torch.randn(1, 4, 1, 16), torch.randn(1, 2, 5, 16)
     plain = rectangular_attention(query, cache, cache)
     assert torch.equal(rectangular_attention(query, cache, cache, int8_products=True), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("heads", [3, 26])
+def test_evidence_is_a_share_of_the_rounded_attention(heads: int, dtype: torch.dtype, instruction_set: str) -> None:
+    """Peaked scores, where rounding a query moves a score by more than the share that the prompt has."""
+    problem = allowed(make(B=2, H=heads, G=1, N=1, T=4, M=300, P=96, D=16, scale=3.0), dtype)
+    query, knowledge = problem.knowledge_query, problem.knowledge
+    _, lse = problem.run("cpu")
+    options = {"scale": 3.0, "int8_products": True, "row_weight": torch.tensor(1 / heads)}
+    mass = evidence(query, knowledge, lse, backend="cpu", **options)
+    # The rounded scores, as the attention had them: with a value of ones, its output is the share of knowledge.
+    _, call = problem.call()
+    share = cpu.mix(call, absorbed_of(call)).share.mean(1)[:, 0]
+    torch.testing.assert_close(mass.sum(1), share, rtol=2e-2 if dtype != torch.float32 else 2e-3, atol=2e-3)
+    if instruction_set in HAVE_BYTES:
+        exact = evidence(query, knowledge, lse, backend="cpu", **{**options, "int8_products": False})
+        assert (exact.sum(1) - share).abs().max() > 5 * (mass.sum(1) - share).abs().max()

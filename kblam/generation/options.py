@@ -1,0 +1,189 @@
+"""What `generate` will do: the caller's options, their generation config and the model's own, merged beforehand.
+
+An answer's evidence is followed token by token, through one forward pass for each. Options that the caller gives are
+followed, or refused by name; those that only the model's generation_config.json has and that cannot be followed are
+replaced by their neutral values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.configuration_utils import GenerationMode
+
+from kblam.errors import GenerationError
+from kblam.generation.prompt import TOKENIZING
+
+# `Session` gives these itself.
+_OWN = ("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "max_length")
+_FOLLOWED = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+# What decides how many sequences, passes and tokens a step has. What a release of transformers lacks is left out.
+_NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": None,
+    "token_healing": False,
+}
+
+
+@dataclass(frozen=True)
+class Generating:
+    """A checked call of `generate`.
+
+    Args:
+        arguments: its keyword arguments, beside the prompt.
+        config: what they and the model's own generation config come to.
+        ends: the tokens that end an answer.
+        pad: what rows that have ended are filled up with.
+    """
+
+    arguments: dict[str, Any]
+    config: GenerationConfig
+    ends: tuple[int, ...]
+    pad: int
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings after which an answer ends."""
+        given = self.config.stop_strings
+        return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+    def after(self, prompt_length: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The keyword arguments for prompts of so many tokens."""
+        if not self.stops:
+            return self.arguments
+        # Not transformers' own, which takes a vocabulary apart and cannot do so with every tokenizer.
+        given = self.arguments.get("stopping_criteria") or ()
+        stopping = StoppingCriteriaList([*given, StopStrings(tokenizer, self.stops, prompt_length)])
+        return {**self.arguments, "stop_strings": None, "stopping_criteria": stopping}
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The length limit."""
+        return int(self.config.max_new_tokens)
+
+
+def generating(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, options: Mapping[str, Any]
+) -> Generating:
+    """What `ask` passes to `model.generate`.
+
+    Args:
+        options: of the caller, as `generate` takes them.
+
+    Raises:
+        GenerationError: an option makes several sequences, passes or tokens a step, or is not the caller's to give, or
+            is no option of `generate`.
+    """
+    if given := sorted({*_OWN} & options.keys()):
+        raise GenerationError(
+            f"ask gives generate its {', '.join(given)} itself; leave it out (max_new_tokens= limits)"
+        )
+    if options.get("custom_generate") is not None:
+        raise GenerationError("ask runs no generate but transformers' own; leave custom_generate out")
+    chosen = options.get("generation_config")
+    _check_chosen(chosen)
+    known = GenerationConfig()
+    neutral = {
+        name: value
+        for name, value in _NEUTRAL.items()
+        if hasattr(known, name) and getattr(chosen, name, None) is None and name not in options
+    }
+    arguments = {**neutral, **options, "max_new_tokens": max_new_tokens}
+    config = _merged(model, chosen, arguments)
+    _check_mode(config, arguments)
+    ends = _ids(config.eos_token_id) or _ids(tokenizer.eos_token_id)
+    if "pad_token_id" not in options and getattr(chosen, "pad_token_id", None) is None:
+        arguments["pad_token_id"] = next(iter([*_ids(tokenizer.pad_token_id), *ends]), 0)
+    pad = next(iter(_ids(arguments.get("pad_token_id", config.pad_token_id))), 0)
+    return Generating(arguments, config, tuple(ends), pad)
+
+
+class StopStrings(StoppingCriteria):
+    """Ends a row whose answer holds one of some strings.
+
+    Args:
+        tokenizer: of the model.
+        stops: the strings.
+        prompt_length: tokens before the answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt_length: int) -> None:
+        self.tokenizer, self.stops, self.prompt_length = tokenizer, stops, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """input_ids (B, N) int64 -> bool (B,); what `generate` calls after every token."""
+        rows = input_ids[:, self.prompt_length :].tolist()
+        with TOKENIZING:
+            texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
+
+
+def _check_chosen(chosen: Any) -> None:
+    if chosen is None:
+        return
+    if not isinstance(chosen, GenerationConfig):
+        raise GenerationError(f"generation_config must be a GenerationConfig; got {type(chosen).__name__}")
+    for name in ("max_length", "max_new_tokens"):
+        if getattr(chosen, name) is not None:
+            raise GenerationError(f"{name} of a generation_config is not read here; pass max_new_tokens= to ask")
+
+
+def _merged(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, Any]) -> GenerationConfig:
+    """As `generate` merges them."""
+    named = inspect.signature(model.generate).parameters.keys() | {"tokenizer", "trust_remote_code"}
+    others = {name: value for name, value in arguments.items() if name not in named}
+    try:
+        config, unused = model._prepare_generation_config(chosen, **others)
+        model._validate_model_kwargs(dict(unused))
+    except (TypeError, ValueError) as error:
+        raise GenerationError(f"generate does not take these options: {error}") from error
+    merged: GenerationConfig = config
+    return merged
+
+
+def _check_mode(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
+    if (config.num_beams or 1) != 1 or (config.num_return_sequences or 1) != 1:
+        raise GenerationError(
+            "ask follows one sequence per question to name its evidence; for num_beams or num_return_sequences "
+            "call model.generate inside attachment.using(...)"
+        )
+    mode = config.get_generation_mode(arguments.get("assistant_model"))
+    if mode not in _FOLLOWED:
+        raise GenerationError(
+            f"ask follows an answer token by token to name its evidence, and these options ask for {mode.value}, which "
+            "does not make one token of one forward pass (assistant_model, prompt_lookup_num_tokens, penalty_alpha, "
+            "...); leave them out, or call model.generate inside attachment.using(...)"
+        )
+    if config.token_healing:
+        raise GenerationError("token_healing changes the question's last tokens; leave it out")
+    if config.cache_implementation == "paged":
+        raise GenerationError("cache_implementation='paged' batches by itself; leave it out, and use batch_size=")
+
+
+def _ids(given: Any) -> list[int]:
+    """Token ids from a number, several, or a tensor of them."""
+    if given is None:
+        return []
+    given = given.tolist() if hasattr(given, "tolist") else given
+    return [int(one) for one in given] if isinstance(given, (list, tuple)) else [int(given)]

@@ -1,0 +1,149 @@
+"""What `generate` will do decides, not what was passed: the model's own generation config counts too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
+from kblam import Answer, ask, ask_many
+from kblam.errors import GenerationError
+from tests.generation.conftest import World
+
+QUESTION = "What is the capital of Amber Falcon?"
+QUESTIONS = [QUESTION, "founder of Quiet Harbor?", "What is the motto of Silver Meadow?"]
+
+
+def asked(world: World, **options: Any) -> Answer:
+    return ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, **{"max_new_tokens": 4, **options})
+
+
+def shares(answer: Answer) -> list[tuple[str, float]]:
+    return [(one.triple.name, pytest.approx(one.mass, abs=1e-5)) for one in answer.evidence]
+
+
+NEUTRAL: list[dict[str, Any]] = [
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"num_beams": 3},
+    {"num_return_sequences": 2, "num_beams": 2},
+    {"prompt_lookup_num_tokens": 3},
+    {"do_sample": True, "temperature": 9.0},
+    {"prefill_chunk_size": 3},
+    {"use_cache": False},
+    {"guidance_scale": 1.000001},
+    {"guidance_scale": 1.000001, "use_cache": False},
+    {"stop_strings": ["no such words"]},
+    {"output_hidden_states": True},
+]
+
+
+@pytest.mark.parametrize("config", NEUTRAL, ids=str)
+def test_the_models_own_config_changes_neither_answer_nor_evidence(config: dict[str, Any], world: World) -> None:
+    plain = asked(world)
+    for name, value in config.items():
+        setattr(world.model.generation_config, name, value)
+    found = asked(world)
+    assert (found.text, found.num_tokens) == (plain.text, plain.num_tokens)
+    assert [(one.triple.name, one.mass) for one in found.evidence] == shares(plain)
+    assert found.knowledge_mass == pytest.approx(plain.knowledge_mass, abs=1e-5)
+
+
+REFUSED: list[Any] = [
+    ({"num_beams": 2}, "one sequence per question"),
+    ({"generation_config": GenerationConfig(num_beams=2)}, "one sequence per question"),
+    ({"generation_config": GenerationConfig(num_return_sequences=2, do_sample=True)}, "one sequence per question"),
+    ({"prompt_lookup_num_tokens": 2}, "ask for assisted_generation"),
+    ({"generation_config": GenerationConfig(prompt_lookup_num_tokens=2)}, "ask for assisted_generation"),
+    ({"penalty_alpha": 0.6, "top_k": 4}, "ask for contrastive_search"),
+    ({"token_healing": True}, "token_healing changes the question"),
+    ({"custom_generate": "somebody/something"}, "leave custom_generate out"),
+    ({"max_length": 40}, "max_length itself"),
+    ({"attention_mask": torch.ones(1, 3)}, "attention_mask itself"),
+    ({"generation_config": GenerationConfig(max_new_tokens=3)}, "pass max_new_tokens= to ask"),
+    ({"generation_config": {"num_beams": 2}}, "must be a GenerationConfig; got dict"),
+    ({"temprature": 0.5}, "does not take these options: .*temprature"),
+    ({"cache_implementation": "paged"}, "batches by itself"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_be_followed_is_refused_by_name(options: dict[str, Any], message: str, world: World) -> None:
+    with pytest.raises(GenerationError, match=message):
+        asked(world, **options)
+
+
+def test_a_model_that_guesses_is_refused(world: World) -> None:
+    with pytest.raises(GenerationError, match="ask for assisted_generation"):
+        asked(world, assistant_model=world.model)
+
+
+def test_a_streamer_shows_one_answer(world: World) -> None:
+    with pytest.raises(GenerationError, match="ask the 3 questions one by one"):
+        ask_many(world.model, world.kb, QUESTIONS, tokenizer=world.tokenizer, streamer=object())
+
+
+def test_a_callers_config_is_followed(world: World) -> None:
+    plain = asked(world)
+    last = plain.text.split()[-1]
+    end = world.tokenizer(last, add_special_tokens=False)["input_ids"][0]
+    for options in ({"eos_token_id": end}, {"generation_config": GenerationConfig(eos_token_id=[end])}):
+        cut = asked(world, **options, max_new_tokens=9)
+        assert (cut.num_tokens, cut.is_cut) == (plain.text.split().index(last) + 1, False)
+
+
+def test_a_stop_string_ends_its_row_alone(world: World) -> None:
+    options = {"tokenizer": world.tokenizer, "max_new_tokens": 6}
+    plain = ask_many(world.model, world.kb, QUESTIONS, **options)
+    stop = plain[0].text.split()[1]
+    for with_ends in (True, False):
+        if not with_ends:  # then transformers goes on with rows that have stopped
+            world.model.generation_config.eos_token_id = None
+            world.tokenizer.eos_token = None
+        found = ask_many(world.model, world.kb, QUESTIONS, stop_strings=[stop], **options)
+        for before, after in zip(plain, found, strict=True):
+            words = before.text.split()
+            count = words.index(stop) + 1 if stop in words else len(words)
+            assert after.text.split() == words[:count]
+            assert after.is_cut is (stop not in words)
+
+
+class Ends(StoppingCriteria):
+    """Ends the first row after two tokens."""
+
+    def __init__(self, prompt: int) -> None:
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        ended = torch.zeros(len(input_ids), dtype=torch.bool)
+        ended[0] = input_ids.shape[1] >= self.prompt + 2
+        return ended
+
+
+def test_padding_of_a_row_that_has_stopped_is_no_part_of_its_answer(world: World) -> None:
+    options = {"tokenizer": world.tokenizer, "max_new_tokens": 6}
+    longest = max(len(world.tokenizer(question)["input_ids"]) for question in QUESTIONS)
+    found = ask_many(world.model, world.kb, QUESTIONS, stopping_criteria=[Ends(longest + 1)], **options)
+    plain = ask_many(world.model, world.kb, QUESTIONS, **options)
+    assert found[0].num_tokens <= 3
+    assert plain[0].text.startswith(found[0].text)
+    assert [one.text for one in found[1:]] == [one.text for one in plain[1:]]
+
+
+class AsksAgain(LogitsProcessor):
+    """A processor that runs the model itself, as contrastive decoding does."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.model(input_ids[:, -1:])
+        return scores
+
+
+def test_passes_of_a_callers_processor_are_no_evidence(world: World) -> None:
+    plain = asked(world)
+    found = asked(world, logits_processor=[AsksAgain(world.model)])
+    assert found.text == plain.text
+    assert [(one.triple.name, one.mass) for one in found.evidence] == shares(plain)
