@@ -11,6 +11,8 @@ from kblam.errors import AdapterConfigError
 
 # Log odds beyond these say no more: bfloat16 has no masses between.
 _LEAST = 1e-4
+# No weight is this large, and sums of such numbers are finite.
+_MOST = 1e6
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class Confidence:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise AdapterConfigError(f"confidence.{field.name} must be a finite number; got {value!r}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not abs(value) <= _MOST:
+                raise AdapterConfigError(
+                    f"confidence.{field.name} must be a finite number of at most a million; got {value!r}"
+                )
 
     @builtins.property
     def weights(self) -> list[float]:

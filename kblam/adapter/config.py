@@ -29,7 +29,7 @@ _COUNTS = {
 _TEXTS = ("projector", "answer", "refusal")
 _TEXTS_OR_NONE = ("question_head", "encoder", "base_model", "prompt")
 _SWITCHES = ("separate_query_head", "pointer")
-_NUMBERS_OR_NONE = ("knowledge_scale", "known_above", "named_above")
+_NUMBERS_OR_NONE = ("knowledge_scale", "known_above")
 PROJECTORS = ("linear", "mlp", "identity")
 QUESTION_HEADS = ("linear", "mlp")
 # Upstream's refusal sentence: what its adapters are trained to say.
@@ -92,6 +92,9 @@ class AdapterConfig:
         default=None,
         metadata={"help": "weights of what known_above is compared with; without them it is the attention mass"},
     )
+    background: tuple[str, ...] = _help(
+        "properties that people ask for, also of a knowledge base that has none of them", default=()
+    )
     refusal: str = _help("what the model says when the knowledge base has no answer", default=REFUSAL)
     format_version: int = _help("version of this format", default=FORMAT_VERSION)
 
@@ -136,6 +139,11 @@ class AdapterConfig:
                 object.__setattr__(self, "confidence", Confidence(**self.confidence))
             except TypeError as error:
                 raise AdapterConfigError(f"confidence does not fit: {error}") from error
+        if not isinstance(self.background, list | tuple) or not all(isinstance(one, str) for one in self.background):
+            raise AdapterConfigError(f"background must be a list of texts; got {_shown(self.background)}")
+        object.__setattr__(self, "background", tuple(self.background))  # JSON has lists
+        if not isinstance(self.confidence, Confidence | None):
+            raise AdapterConfigError(f"confidence must be its six weights by name, or None; got {self.confidence!r}")
         if self.base_signature is not None:
             numbers = self.base_signature if isinstance(self.base_signature, (list, tuple)) else ("no list",)
             if not numbers or not all(isinstance(number, (int, float)) for number in numbers):

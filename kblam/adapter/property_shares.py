@@ -14,13 +14,16 @@ EVERYTHING = "everything"
 
 
 @torch.no_grad()
-def property_shares(adapter: KnowledgeAdapter, questions: Tensor, keys: Tensor) -> Tensor:
+def property_shares(
+    adapter: KnowledgeAdapter, questions: Tensor, keys: Tensor, left_out: Tensor | None = None
+) -> Tensor:
     """Log of each property's share: (B, P) vectors of questions and (V, P) of key texts about `PRONOUN` -> (B, V).
 
     The score is the question's part of the knowledge query times the key, a mean over heads and knowledge layers.
 
     Args:
         adapter: with a question head.
+        left_out: bool (V,), keys that take no share.
     """
     config = adapter.config
     shape = (config.num_heads, config.head_dim)
@@ -31,4 +34,6 @@ def property_shares(adapter: KnowledgeAdapter, questions: Tensor, keys: Tensor) 
         asking = adapter.question_part(layer, questions.to(device)).unflatten(-1, shape).float()
         scores += torch.einsum("bhd,vhd->bv", asking, projected[:, config.slot_of(layer)])
     scale = config.head_dim**-0.5 / (config.num_heads * len(config.knowledge_layers))
+    if left_out is not None:
+        scores = scores.masked_fill(left_out.to(device), -torch.inf)
     return (scores * scale).log_softmax(-1)

@@ -42,14 +42,25 @@ class Vocabulary:
     """
 
     def __init__(self, properties: Iterable[str] = ()) -> None:
+        self._texts: set[str] = set()
         self._known: set[tuple[str, ...]] = set()
         self._longest = 0
         self.add(properties)
 
+    def __contains__(self, property: str) -> bool:
+        return property in self._texts
+
     def add(self, properties: Iterable[str]) -> None:
         """Further ones."""
+        properties = list(properties)
+        self._texts |= set(properties)
         self._known |= {named for one in properties if (named := tuple(words(one)))}
         self._longest = max(map(len, self._known), default=0)
+
+    def covers(self, property: str) -> bool:
+        """Whether one of these says the same in more or fewer words, and so may be what somebody means by it."""
+        asked = set(words(property))
+        return any(asked <= set(known) or asked >= set(known) for known in self._known)
 
     def in_place_of(self, property: str, text: str, name: str) -> bool:
         """Whether a text says another property and not this one, a name aside.

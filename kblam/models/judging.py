@@ -67,10 +67,10 @@ class Judge:
         self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor], properties: Iterable[str] = ()
     ) -> None:
         self._adapter, self._encode = adapter, encode
-        self._vocabulary = Vocabulary()
-        # What each column of the shares stands for. Property texts are never None.
-        self._columns: dict[str | None, int] = {}
+        self._own, self._said = Vocabulary(), Vocabulary(adapter.config.background)
+        self._columns: dict[str, int] = {}  # of the shares: everything, the background, the knowledge base's own
         self._vectors = torch.empty(0, adapter.config.embedding_dim)
+        self._left_out = torch.empty(0, dtype=torch.bool)
         self._lock = threading.Lock()
         self.revision = 0  # of the knowledge base, up to which its properties are here
         self.add(properties)
@@ -78,15 +78,20 @@ class Judge:
     def add(self, properties: Iterable[str]) -> None:
         """Further properties of the knowledge base."""
         with self._lock:
-            fresh = [one for one in dict.fromkeys(properties) if one not in self._columns]
+            fresh = [one for one in dict.fromkeys(properties) if one not in self._own]
             if not fresh:
                 return
-            compared = [*fresh] if self._columns else [None, *fresh]
+            self._own.add(fresh)
+            self._said.add(fresh)
+            background = self._adapter.config.background
+            new = [one for one in dict.fromkeys((EVERYTHING, *background, *fresh)) if one not in self._columns]
             if self._adapter.config.question_head is not None:
-                vectors = self._encode([key_text(PRONOUN, EVERYTHING if one is None else one) for one in compared])
-                self._vectors = torch.cat([self._vectors, vectors.cpu()])
-            self._vocabulary.add(fresh)
-            self._columns |= {one: len(self._columns) + place for place, one in enumerate(compared)}
+                self._vectors = torch.cat([self._vectors, self._encode([key_text(PRONOUN, one) for one in new]).cpu()])
+            self._columns |= {one: len(self._columns) + place for place, one in enumerate(new)}
+            # What the knowledge base has in more or fewer words is not asked for in place of that.
+            self._left_out = torch.zeros(len(self._columns), dtype=torch.bool)
+            for one in background:
+                self._left_out[self._columns[one]] = one not in self._own and self._own.covers(one)
 
     def signs(self, judged: Sequence[Judged]) -> list[Signs]:
         """What speaks for and against each triple as its question's answer."""
@@ -98,7 +103,7 @@ class Judge:
                 mass=one.mass,
                 name=float(place_of(words(one.question), words(one.name)) is not None),
                 property=float(place_of(words(one.question), words(one.property)) is not None),
-                other=float(self._vocabulary.in_place_of(one.property, one.question, one.name)),
+                other=float(self._said.in_place_of(one.property, one.question, one.name)),
                 share=share,
             )
             for one, share in zip(judged, shares, strict=True)
@@ -127,9 +132,9 @@ class Judge:
         if not (asked := list(dict.fromkeys(text for text in bare if text is not None))):
             return [(0.0, 0.0)] * len(judged)
         self.add(one.property for one in judged)
-        found = property_shares(self._adapter, self._encode(asked), self._vectors).cpu()
+        found = property_shares(self._adapter, self._encode(asked), self._vectors, self._left_out).cpu()
         rows = {text: row for row, text in enumerate(asked)}
-        everything = found[:, self._columns[None]].exp()
+        everything = found[:, self._columns[EVERYTHING]].exp()
         return [
             (0.0, 0.0)
             if text is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.entities import Entity
+from kblam.data.properties import TYPED
 from kblam.knowledge import Encoder, Triple
 from kblam.knowledge.encoders import Progress
 from kblam.models import attach, detach
@@ -51,11 +52,11 @@ def recalibrate(
     facts = Facts(entities)
     asked = calibration_questions(facts, questions, seed + 1)
     vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
-    attachment = attach(model, adapter)
+    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, background=tuple(TYPED)))
+    fresh.load_state_dict(adapter.state_dict())
+    attachment = attach(model, fresh.eval())
     prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
     found = calibrate(attachment, facts, asked, vectors, prompts, encoder)
     detach(model)
-    config = dataclasses.replace(adapter.config, known_above=found.known_above, confidence=found.confidence)
-    fresh = KnowledgeAdapter(config)
-    fresh.load_state_dict(adapter.state_dict())
-    return fresh.eval(), found
+    fresh.config = dataclasses.replace(fresh.config, known_above=found.known_above, confidence=found.confidence)
+    return fresh, found

@@ -94,6 +94,11 @@ class TrainingConfig:
             )
         if self.report_to not in ("none", "tensorboard"):
             raise TrainingConfigError(f"report_to must be none or tensorboard; got {self.report_to!r}")
+        if self.train_entities > MOST_ENTITIES:
+            raise TrainingConfigError(
+                f"train_entities must be at most {MOST_ENTITIES:,}, since those after them are for `kblam calibrate`; "
+                f"got {self.train_entities:,}"
+            )
         if self.calibration_entities >= self.train_entities:
             raise TrainingConfigError(
                 f"calibration_entities ({self.calibration_entities}) must be fewer than train_entities "
@@ -132,6 +137,8 @@ class TrainingConfig:
         return cls(**data)
 
 
+# Of the synthetic world, for training; calibration draws from those after them.
+MOST_ENTITIES = 20_000
 SCHEDULES = ("cosine", "linear", "constant")
 _POSITIVE = (
     "train_entities",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kblam.adapter import AdapterConfig
 from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
+from kblam.data.properties import TYPED
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder, Triple, load_encoder
 from kblam.knowledge.encoders import Progress
@@ -21,7 +22,7 @@ from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import PLAIN, template_of
 from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
-from kblam.training.config import TrainingConfig
+from kblam.training.config import MOST_ENTITIES, TrainingConfig
 from kblam.training.language import trainable_base
 from kblam.training.questions import (
     PRONOUN_SHARE,
@@ -77,9 +78,8 @@ def entities_of(triples: Sequence[Triple]) -> list[Entity]:
 
 
 def held_out_entities(seed: int) -> list[Entity]:
-    """Synthetic entities that no training run of `seed` with at most the default `train_entities` learns from."""
-    config = TrainingConfig(seed=seed)
-    return build_world(seed, config.train_entities, 0).train[-config.calibration_entities :]
+    """Synthetic entities that no training run of `seed` learns from."""
+    return build_world(seed, MOST_ENTITIES + TrainingConfig().calibration_entities, 0).train[MOST_ENTITIES:]
 
 
 def gather(
@@ -165,6 +165,7 @@ def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Enc
         encoder=encoder.fingerprint,
         base_model=config.model,
         base_signature=signature_of(model),
+        background=tuple(TYPED),
     )
 
 

@@ -61,6 +61,6 @@ def test_a_run_and_then_other_thresholds(
     options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", cache]
     assert "refusals right" in kblam("calibrate", *options).ok().stdout
     fresh, before = (KnowledgeAdapter.from_pretrained(folder) for folder in (output, adapter))
-    assert fresh.config.named_above is not None
+    assert fresh.config.confidence is not None
     assert all((value == before.state_dict()[name]).all() for name, value in fresh.state_dict().items())
     kblam("calibrate", *options).failed(2, "is there already")
