@@ -84,6 +84,19 @@ def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, An
         "question": question,
         "answer": answer.text,
         "refused": answer.refused,
+        "known": answer.known,
+        "confidence": answer.confidence,
+        "from_base": answer.from_base,
+        "copied": [
+            {
+                "start": one.start,
+                "end": one.end,
+                "field": one.field,
+                "name": one.triple.name,
+                "property": one.triple.property,
+            }
+            for one in answer.copied
+        ],
         "evidence": [
             {
                 "name": item.triple.name,

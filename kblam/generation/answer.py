@@ -37,6 +37,8 @@ class Answer:
         copied: what the pointer copied, in the order of the text; empty without a pointer.
         knowledge_mass: the mass at the prompt's end that `known_above` is compared with: that of the strongest triple,
             for a question about a whole entity or about two facts see docs/answers.md.
+        confidence: the probability that what was found answers the question: of two facts the smaller one. None where
+            the adapter has no weights for it, or several facts of one entity are told.
         from_base: whether the base model answered without any knowledge (`unknown="base"`).
         known: whether the question counted as known; None where no `known_above` decides.
         is_cut: whether the text ends because of `max_new_tokens`.
@@ -48,13 +50,14 @@ class Answer:
     num_tokens: int
     copied: tuple[Copied, ...] = ()
     knowledge_mass: float = 0.0
+    confidence: float | None = None
     from_base: bool = False
     is_cut: bool = False
     known: bool | None = None
 
-    def with_mass(self, knowledge_mass: float) -> Answer:
-        """The same answer, of the base model, with the mass that its question was judged by."""
-        return replace(self, knowledge_mass=knowledge_mass, known=False)
+    def judged_as(self, other: Answer) -> Answer:
+        """The same answer, of the base model, with what its question was judged by."""
+        return replace(self, knowledge_mass=other.knowledge_mass, confidence=other.confidence, known=False)
 
 
 def is_refusal(text: str, refusal: str) -> bool:

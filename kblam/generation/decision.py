@@ -8,7 +8,7 @@ is unknown. `docs/answers.md` has the same in words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kblam.adapter import AdapterConfig
@@ -88,6 +88,7 @@ class Decision:
         is_base: whether the base model answers instead.
         is_sure: whether the model's own wish to refuse no longer counts. It does where the question does not say the
             triple's name and property: both the mass and the model then have to be for an answer.
+        confidence: the least of its facts', or that the strongest triple would answer; None where it was not judged.
     """
 
     mass: float
@@ -97,6 +98,7 @@ class Decision:
     is_forced: bool = False
     is_base: bool = False
     is_sure: bool = False
+    confidence: float | None = None
 
 
 def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit] = ()) -> Decision:
@@ -108,6 +110,13 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
         found: what the whole question found at the end of its prompt, the strongest first.
         cuts: its splits, asked part by part.
     """
+    decision = _decided(rules, question, found, cuts)
+    sure = [one.confidence for one in decision.facts or found[:1]]
+    judged = [one for one in sure if one is not None]
+    return replace(decision, confidence=min(judged)) if judged and len(judged) == len(sure) else decision
+
+
+def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit]) -> Decision:
     strongest = found[0].mass if found else 0.0
     if rules.known_above is None:
         return _facts(rules, found[:1], strongest, is_known=False)

@@ -59,7 +59,17 @@ class Reader:
             )
         plan = pointer.plans[row]
         if plan.decision.is_base:
-            return Answer("", (), False, 0, knowledge_mass=plan.decision.mass, from_base=True, known=False)
+            judged = plan.decision
+            return Answer(
+                "",
+                (),
+                False,
+                0,
+                knowledge_mass=judged.mass,
+                confidence=judged.confidence,
+                from_base=True,
+                known=False,
+            )
         text, length = self._planned(plan, said)
         # The parts of a question were asked alone, and what each found there counts too.
         peak = dict(recorder.best(row, len(said), top + len(plan.decision.facts)))
@@ -73,6 +83,7 @@ class Reader:
             len(said),
             copied=plan.copied(length) if plan.has_settled(said) else (),
             knowledge_mass=plan.decision.mass,
+            confidence=plan.decision.confidence,
             is_cut=self._is_cut(said),
             known=plan.decision.is_known if pointer.decides else None,
         )

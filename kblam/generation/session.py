@@ -127,7 +127,7 @@ class Session:
             rows = [for_base[row] for row in unknown[start : start + batch_size]]
             said = self._ask_base(rows, how)
             for row, answer in zip(unknown[start : start + batch_size], said, strict=True):
-                answers[row] = answer.with_mass(answers[row].knowledge_mass)
+                answers[row] = answer.judged_as(answers[row])
         return answers
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:

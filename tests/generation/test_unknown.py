@@ -234,6 +234,28 @@ def test_confidence_decides_where_there_is_one_and_mass_where_not() -> None:
     assert not rules(None, None).is_known([FRANCE])
 
 
+def test_a_decision_is_as_sure_as_the_least_sure_of_its_facts() -> None:
+    sure, unsure = replace(FRANCE, confidence=0.9), replace(BUDGET, confidence=0.6)
+    assert decide(rules(), CURRENCY, [sure, BUDGET]).confidence == 0.9
+    assert decide(rules(), QUESTION, [sure], cut((sure,), (unsure,))).confidence == 0.6
+    assert decide(rules("refuse"), STONE, [replace(FRANCE, confidence=0.1)]).confidence == 0.1
+    assert decide(rules("base"), STONE, [replace(FRANCE, confidence=0.1)]).confidence == 0.1
+    assert decide(rules(), CURRENCY, [FRANCE]).confidence is None
+    assert decide(rules(), STONE, []).confidence is None
+
+
+def test_everything_is_told_where_the_share_says_so() -> None:
+    """ "Give me the rundown on A" has words of its own, and asks for no property."""
+    weak_one = replace(weak(BUDGET, 0.4), confidence=0.1)
+    question = "Give me the rundown on Project Nightjar."
+    assert said(decide(rules(), question, [weak_one, weak(FOUNDER, 0.3)])) == REFUSAL
+    about = replace(weak_one, asks_everything=True)
+    told = decide(rules(), question, [about, weak(FOUNDER, 0.3)])
+    assert [fact.triple for fact in told.facts] == [FACTS[1], FACTS[2]]
+    assert told.confidence is None
+    assert said(decide(rules(), "Give me the rundown on it.", [about, weak(FOUNDER, 0.3)])) == REFUSAL
+
+
 def test_an_entity_that_is_named_is_known_by_the_weights() -> None:
     weights = Confidence(mass=1, name=2, property=1, other=-1, share=1, bias=-2)
     weighed = replace(rules(), config=replace(rules().config, confidence=weights))
