@@ -44,7 +44,8 @@ Tensor mass(const Tensor& rows, const Tensor& key, const MaybeTensor& norm, cons
 STABLE_TORCH_LIBRARY_FRAGMENT(kblam_kernels, m) {
   m.def(
       "evidence_mass_cpu(Tensor rows, Tensor key, Tensor? norm, Tensor? key_scale, Tensor? constant, Tensor lse, "
-      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, bool int8_products, str kernels) -> Tensor");
+      "Tensor? bias, Tensor? knowledge_range, Tensor row_weight, float scale, bool int8_products, str kernels) -> "
+      "Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kblam_kernels, CPU, m) { m.impl("evidence_mass_cpu", TORCH_BOX(&kblam::binding::mass)); }

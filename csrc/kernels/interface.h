@@ -87,8 +87,9 @@ struct MassQueries {
 
 // mass[m] += sum over rows of weight * e^(score - level) for tokens [begin, end) and at most MAX_LATENT_ROWS rows.
 // Dense keys have no norm and no scale; values are not looked at.
-using AddMass = void (*)(const Latents& keys, const MassQueries& queries, const MassRow* rows, int count, int64_t begin, int64_t end,
-                         int width, float scale, const float* bias, float offset, float* mass, char* scratch);
+using AddMass = void (*)(const Latents& keys, const MassQueries& queries, const MassRow* rows, int count, int64_t begin,
+                         int64_t end, int width, float scale, const float* bias, float offset, float* mass,
+                         char* scratch);
 
 // The kernels of one instruction set; `stream` and `tile` are indexed by Dtype.
 struct Kernels {
