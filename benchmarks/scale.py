@@ -164,13 +164,18 @@ def resident_bytes() -> int:
     raise RuntimeError("no VmRSS in /proc/self/status")
 
 
-def build(config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu") -> Attachment:
-    """The model with random weights drawn on its device, and a random adapter attached at every third layer."""
+def parts(config: LlamaConfig, device: str) -> tuple[PreTrainedModel, KnowledgeAdapter]:
+    """The model with random weights drawn on its device, and a random adapter for every third layer."""
     torch.manual_seed(0)
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
         adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
-    return attach(model, adapter.requires_grad_(False), int8_products=int8_products)
+    return model, adapter.requires_grad_(False)
+
+
+def build(config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu") -> Attachment:
+    """`parts`, attached."""
+    return attach(*parts(config, device), int8_products=int8_products)
 
 
 def in_turn(attachment: Attachment, source: Knowledge, rounds: int, timed: Callable[[], float]) -> tuple[float, float]:

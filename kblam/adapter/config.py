@@ -11,7 +11,11 @@ from typing import Any
 from kblam.adapter.confidence import Confidence
 from kblam.errors import AdapterConfigError
 
-FORMAT_VERSION = 3  # 2: `layers`; 3: the question head, the pointer, the base model's signature
+# 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
+# kblam would take `known_above` for a mass.
+FORMAT_VERSION = 4
+_MOST_BACKGROUND = 10_000
+_LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
 # damaged or means harm, and memory and time are spent by them before there are weights to compare them with.
 _COUNTS = {
@@ -139,8 +143,15 @@ class AdapterConfig:
                 object.__setattr__(self, "confidence", Confidence(**self.confidence))
             except TypeError as error:
                 raise AdapterConfigError(f"confidence does not fit: {error}") from error
-        if not isinstance(self.background, list | tuple) or not all(isinstance(one, str) for one in self.background):
-            raise AdapterConfigError(f"background must be a list of texts; got {_shown(self.background)}")
+        given = self.background
+        if not isinstance(given, list | tuple) or not all(
+            isinstance(one, str) and one.strip() and len(one) <= _LONGEST_PROPERTY for one in given
+        ):
+            raise AdapterConfigError(
+                f"background must be a list of texts of at most {_LONGEST_PROPERTY} characters; got {_shown(given)}"
+            )
+        if len(given) > _MOST_BACKGROUND:
+            raise AdapterConfigError(f"background must be at most {_MOST_BACKGROUND:,} texts; got {len(given):,}")
         object.__setattr__(self, "background", tuple(self.background))  # JSON has lists
         if not isinstance(self.confidence, Confidence | None):
             raise AdapterConfigError(f"confidence must be its six weights by name, or None; got {self.confidence!r}")
@@ -226,7 +237,8 @@ class AdapterConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> AdapterConfig:

@@ -35,10 +35,10 @@ class Answer:
         refused: whether the text is the adapter's refusal sentence.
         num_tokens: generated tokens, the end token included.
         copied: what the pointer copied, in the order of the text; empty without a pointer.
-        knowledge_mass: the mass at the prompt's end that `known_above` is compared with: that of the strongest triple,
-            for a question about a whole entity or about two facts see docs/answers.md.
-        confidence: the probability that what was found answers the question: of two facts the smaller one. None where
-            the adapter has no weights for it, or several facts of one entity are told.
+        knowledge_mass: the mass at the prompt's end of the strongest triple; for a question about a whole entity or
+            about two facts see docs/answers.md.
+        confidence: the probability that what was found answers the question: of two facts the smaller one. It is what
+            `known_above` is compared with; None where the adapter has no weights for it, and the mass is.
         from_base: whether the base model answered without any knowledge (`unknown="base"`).
         known: whether the question counted as known; None where no `known_above` decides.
         is_cut: whether the text ends because of `max_new_tokens`.

@@ -48,9 +48,13 @@ class Rules:
         """Whether a name that the question says and asks nothing in particular about is known, by its triples' mass."""
         if self.known_above is None:
             return False
+        sure = self.entity_confidence(mass)
+        return (mass if sure is None else sure) >= self.known_above
+
+    def entity_confidence(self, mass: float) -> float | None:
+        """The same as a probability; None without weights."""
         weights = self.config.confidence
-        sure = mass if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0))
-        return sure >= self.known_above
+        return None if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0))
 
     @property
     def cuts(self) -> bool:
@@ -86,9 +90,10 @@ class Decision:
         facts: the triples that the sentence's facts are copied from.
         is_forced: whether the sentence is said whatever the model wants.
         is_base: whether the base model answers instead.
-        is_sure: whether the model's own wish to refuse no longer counts. It does where the question does not say the
-            triple's name and property: both the mass and the model then have to be for an answer.
-        confidence: the least of its facts', or that the strongest triple would answer; None where it was not judged.
+        is_sure: whether the model's own wish to refuse no longer counts. It does where only the mass was asked and the
+            question does not say the triple's name and property: then both have to be for an answer.
+        confidence: of the least sure of its facts, of a whole entity, or that the strongest triple would answer; None
+            where the adapter has no weights for it.
     """
 
     mass: float
@@ -111,6 +116,8 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
         cuts: its splits, asked part by part.
     """
     decision = _decided(rules, question, found, cuts)
+    if decision.confidence is not None:
+        return decision
     sure = [one.confidence for one in decision.facts or found[:1]]
     judged = [one for one in sure if one is not None]
     return replace(decision, confidence=min(judged)) if judged and len(judged) == len(sure) else decision
@@ -135,7 +142,8 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
         if rules.knows_entity(together):
-            return _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True, is_sure=True)
+            told = _facts(rules, of_entity[:MOST_OF_ENTITY], together, apart=True, is_sure=True)
+            return replace(told, confidence=rules.entity_confidence(together))
     if rules.unknown == "base":
         return Decision(strongest, is_forced=True, is_base=True)
     if rules.unknown == "refuse":

@@ -57,7 +57,7 @@ def ask_parts(
     tokenizer: PreTrainedTokenizerBase,
     cuts: Sequence[Sequence[Split]],
     vectors: Tensor | None,
-    judge: Judge,
+    judge: Judge | None,
     batch_size: int,
     words: Words,
 ) -> list[list[AskedSplit]]:
@@ -67,7 +67,7 @@ def ask_parts(
         attachment, tokenizer: as `Session` has them.
         cuts: for each question its splits.
         vectors: float32 (number of `part_texts`, P), of the parts; None without a question head.
-        judge: of the knowledge base.
+        judge: of the knowledge base; None where the mass decides.
         batch_size: so many parts at a time.
         words: of the copy that is attended to.
     """

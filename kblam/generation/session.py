@@ -173,7 +173,7 @@ class Session:
             words=words,
         )
 
-    def _judge(self) -> Judge:
+    def _judge(self) -> Judge | None:
         return judge_of(self.attachment.adapter, self.knowledge_base)
 
     def decisions(

@@ -210,6 +210,10 @@ class KnowledgeBase:
         """
         return self._store.properties(since=since, most=most)
 
+    def has_removed(self, since: int) -> bool:
+        """Whether triples were removed after this revision."""
+        return self._store.has_removed(since)
+
     @property
     def has_checksums(self) -> bool:
         """False for a file that an older release wrote, until it is opened to be changed."""

@@ -25,13 +25,29 @@ def mentions(text: str, name: str, property: str) -> bool:
     return all(place_of(said, words(field)) is not None for field in (name, property))
 
 
+def says(text: str, phrase: str) -> bool:
+    """Whether a text says a name or property word for word, in any case; in scripts without spaces, anywhere."""
+    return _place(text, phrase) is not None
+
+
 def without_name(text: str, name: str, pronoun: str) -> str | None:
-    """The text with a pronoun in place of a name, in any case; None if it does not say the name."""
-    named = re.findall(r"\w+", name)
-    if not named:
-        return None
-    found = re.search(r"(?<!\w)" + r"\W+".join(map(re.escape, named)) + r"(?!\w)", text, re.IGNORECASE)
+    """The text with a pronoun in place of a name; None if it does not say the name."""
+    found = _place(text, name)
     return None if found is None else text[: found.start()] + pronoun + text[found.end() :]
+
+
+# Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+
+
+def _place(text: str, phrase: str) -> re.Match[str] | None:
+    said = re.findall(r"\w+", phrase)
+    if not said:
+        return None
+    # A word ends where no letter of its own kind goes on.
+    before = "" if re.match(f"[{_UNSPACED}]", said[0]) else rf"(?<![^\W{_UNSPACED}])"
+    after = "" if re.search(f"[{_UNSPACED}]$", said[-1]) else rf"(?![^\W{_UNSPACED}])"
+    return re.search(before + r"\W+".join(map(re.escape, said)) + after, text, re.IGNORECASE)
 
 
 class Vocabulary:
@@ -42,25 +58,14 @@ class Vocabulary:
     """
 
     def __init__(self, properties: Iterable[str] = ()) -> None:
-        self._texts: set[str] = set()
-        self._known: set[tuple[str, ...]] = set()
-        self._longest = 0
-        self.add(properties)
-
-    def __contains__(self, property: str) -> bool:
-        return property in self._texts
-
-    def add(self, properties: Iterable[str]) -> None:
-        """Further ones."""
-        properties = list(properties)
-        self._texts |= set(properties)
-        self._known |= {named for one in properties if (named := tuple(words(one)))}
+        self._known = {named for one in properties if (named := tuple(words(one)))}
+        self._sets = {frozenset(named) for named in self._known}
         self._longest = max(map(len, self._known), default=0)
 
     def covers(self, property: str) -> bool:
         """Whether one of these says the same in more or fewer words, and so may be what somebody means by it."""
         asked = set(words(property))
-        return any(asked <= set(known) or asked >= set(known) for known in self._known)
+        return any(asked <= known or asked >= known for known in self._sets)
 
     def in_place_of(self, property: str, text: str, name: str) -> bool:
         """Whether a text says another property and not this one, a name aside.

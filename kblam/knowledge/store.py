@@ -277,13 +277,18 @@ class Store:
 
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
-        with self._reading() as (sql, _):
+        with self._looking_up() as (sql, _):
             rows = sql.execute(
                 "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
                 "LIMIT ?",
                 (since, most),
             )
             return [row[0] for row in rows]
+
+    def has_removed(self, since: int) -> bool:
+        """Whether triples were removed after a revision."""
+        with self._looking_up() as (sql, _):
+            return sql.execute("SELECT 1 FROM removed WHERE revision > ? LIMIT 1", (since,)).fetchone() is not None
 
     def search(self, text: str, *, limit: int = 20) -> list[Triple]:
         """Triples whose name holds every word of `text`, in any case and order, also inside longer words.

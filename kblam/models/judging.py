@@ -18,8 +18,9 @@ from torch import Tensor
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
 from kblam.adapter.property_shares import EVERYTHING, PRONOUN, property_shares
+from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, place_of, without_name, words
+from kblam.knowledge.mention import Vocabulary, says, without_name
 from kblam.knowledge.triples import key_text
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
@@ -54,11 +55,20 @@ class Verdict(NamedTuple):
     asks_everything: bool
 
 
+class _Compared(NamedTuple):
+    """What questions are compared with; never changed, so that threads may read it while the next is made."""
+
+    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
+    vectors: Tensor  # (V, P) of the columns' key texts
+    said: Vocabulary
+    revision: int  # of the knowledge base
+
+
 class Judge:
     """Reads the signs of one knowledge base's answers, and weighs them by the adapter's `confidence`.
 
     Args:
-        adapter: of the attachment.
+        adapter: of the attachment; not kept alive.
         encode: texts to (n, P) float32 vectors, as the adapter takes them.
         properties: of the knowledge base.
     """
@@ -66,81 +76,123 @@ class Judge:
     def __init__(
         self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor], properties: Iterable[str] = ()
     ) -> None:
-        self._adapter, self._encode = adapter, encode
-        self._own, self._said = Vocabulary(), Vocabulary(adapter.config.background)
-        self._columns: dict[str, int] = {}  # of the shares: everything, the background, the knowledge base's own
-        self._vectors = torch.empty(0, adapter.config.embedding_dim)
-        self._left_out = torch.empty(0, dtype=torch.bool)
-        self._lock = threading.Lock()
-        self.revision = 0  # of the knowledge base, up to which its properties are here
-        self.add(properties)
+        self._of, self._encode = weakref.ref(adapter), encode
+        self._compared = _Compared({}, torch.empty(0, adapter.config.embedding_dim), Vocabulary(), 0)
+        self.compare_with(properties)
 
-    def add(self, properties: Iterable[str]) -> None:
-        """Further properties of the knowledge base."""
-        with self._lock:
-            fresh = [one for one in dict.fromkeys(properties) if one not in self._own]
-            if not fresh:
-                return
-            self._own.add(fresh)
-            self._said.add(fresh)
-            background = self._adapter.config.background
-            new = [one for one in dict.fromkeys((EVERYTHING, *background, *fresh)) if one not in self._columns]
-            if self._adapter.config.question_head is not None:
-                self._vectors = torch.cat([self._vectors, self._encode([key_text(PRONOUN, one) for one in new]).cpu()])
-            self._columns |= {one: len(self._columns) + place for place, one in enumerate(new)}
-            # What the knowledge base has in more or fewer words is not asked for in place of that.
-            self._left_out = torch.zeros(len(self._columns), dtype=torch.bool)
-            for one in background:
-                self._left_out[self._columns[one]] = one not in self._own and self._own.covers(one)
+    @property
+    def adapter(self) -> KnowledgeAdapter:
+        """Whose projections and weights it uses, as they are now."""
+        adapter = self._of()
+        if adapter is None:
+            raise KnowledgeError("this judge's adapter is gone; ask judge_of for one of the adapter in use")
+        return adapter
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the adapter has a calibrated confidence."""
+        return self.adapter.config.confidence is not None
+
+    def compare_with(self, properties: Iterable[str], revision: int = 0) -> None:
+        """Takes the properties of the knowledge base as they are at a revision, in place of those it had."""
+        own = dict.fromkeys(properties)
+        mine = Vocabulary(own)
+        # What the knowledge base has in more or fewer words is not asked for in place of that.
+        background = [one for one in self.adapter.config.background if one in own or not mine.covers(one)]
+        texts = list(dict.fromkeys((EVERYTHING, *background, *own)))
+        before = self._compared
+        new = [one for one in texts if one not in before.columns]
+        fresh = self._vectors_of(new)
+        vectors = torch.cat([before.vectors, fresh])
+        rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
+        self._compared = _Compared(
+            columns={one: column for column, one in enumerate(texts)},
+            vectors=vectors[[rows[one] for one in texts]],
+            said=Vocabulary([*background, *own]),
+            revision=revision,
+        )
+
+    def follow(self, knowledge_base: KnowledgeBase) -> None:
+        """Takes what has changed in its knowledge base since it was last asked."""
+        known, now = self._compared, knowledge_base.revision
+        if known.revision == now:
+            return
+        news = knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)
+        if known.revision and not knowledge_base.has_removed(known.revision) and known.columns.keys() >= set(news):
+            self._compared = known._replace(revision=now)
+            return
+        self.compare_with(knowledge_base.properties(most=MOST_PROPERTIES), now)
 
     def signs(self, judged: Sequence[Judged]) -> list[Signs]:
         """What speaks for and against each triple as its question's answer."""
-        return self._signs(judged, [share for share, _ in self._shares(judged)])
-
-    def _signs(self, judged: Sequence[Judged], shares: Sequence[float]) -> list[Signs]:
-        return [
-            Signs(
-                mass=one.mass,
-                name=float(place_of(words(one.question), words(one.name)) is not None),
-                property=float(place_of(words(one.question), words(one.property)) is not None),
-                other=float(self._said.in_place_of(one.property, one.question, one.name)),
-                share=share,
-            )
-            for one, share in zip(judged, shares, strict=True)
-        ]
+        compared = self._compared
+        return self._signs(compared, judged, [share for share, _ in self._shares(compared, judged)])
 
     def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
-        """The probability that each triple answers; without weights in the adapter its attention mass."""
-        weights = self._adapter.config.confidence
+        """How sure each triple's answer is.
+
+        Raises:
+            KnowledgeError: the adapter has no weights (`has_weights`).
+        """
+        weights = self.adapter.config.confidence
         if weights is None:
-            return [Verdict(one.mass, asks_everything=False) for one in judged]
-        shares = self._shares(judged)
-        signs = self._signs(judged, [share for share, _ in shares])
+            raise KnowledgeError("this adapter has no confidence; calibrate it (kblam calibrate)")
+        compared = self._compared
+        shares = self._shares(compared, judged)
+        signs = self._signs(compared, judged, [share for share, _ in shares])
         return [
             Verdict(weights.of(one), asks_everything=everything >= _MAJORITY)
             for one, (_, everything) in zip(signs, shares, strict=True)
         ]
 
-    def _shares(self, judged: Sequence[Judged]) -> list[tuple[float, float]]:
+    @staticmethod
+    def _signs(compared: _Compared, judged: Sequence[Judged], shares: Sequence[float]) -> list[Signs]:
+        return [
+            Signs(
+                mass=one.mass,
+                name=float(says(one.question, one.name)),
+                property=float(says(one.question, one.property)),
+                other=float(compared.said.in_place_of(one.property, one.question, one.name)),
+                share=share,
+            )
+            for one, share in zip(judged, shares, strict=True)
+        ]
+
+    def _shares(self, compared: _Compared, judged: Sequence[Judged]) -> list[tuple[float, float]]:
         """(log of the share of the triple's property, share of everything), by each question without the name.
 
         (0, 0) where the question does not say the name.
         """
-        if self._adapter.config.question_head is None:
-            return [(0.0, 0.0)] * len(judged)
+        nothing = [(0.0, 0.0)] * len(judged)
+        if self.adapter.config.question_head is None:
+            return nothing
         bare = [without_name(one.question, one.name, PRONOUN) for one in judged]
-        if not (asked := list(dict.fromkeys(text for text in bare if text is not None))):
-            return [(0.0, 0.0)] * len(judged)
-        self.add(one.property for one in judged)
-        found = property_shares(self._adapter, self._encode(asked), self._vectors, self._left_out).cpu()
-        rows = {text: row for row, text in enumerate(asked)}
-        everything = found[:, self._columns[EVERYTHING]].exp()
-        return [
-            (0.0, 0.0)
-            if text is None
-            else (float(found[rows[text], self._columns[one.property]]), float(everything[rows[text]]))
-            for text, one in zip(bare, judged, strict=True)
-        ]
+        asked = [row for row, text in enumerate(bare) if text is not None]
+        if not asked:
+            return nothing
+        # A property that is not among those compared takes part for its own question alone.
+        more = list(dict.fromkeys(one.property for one in judged if one.property not in compared.columns))
+        columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
+        keys = torch.cat([compared.vectors, self._vectors_of(more)])
+        left_out = torch.zeros(len(asked), len(columns), dtype=torch.bool)
+        left_out[:, len(compared.columns) :] = True
+        for line, row in enumerate(asked):
+            left_out[line, columns[judged[row].property]] = False
+        texts = list(dict.fromkeys(str(bare[row]) for row in asked))
+        vectors = self._encode(texts)[[texts.index(str(bare[row])) for row in asked]]
+        found = property_shares(self.adapter, vectors, keys, left_out).cpu()
+        for line, row in enumerate(asked):
+            nothing[row] = (
+                float(found[line, columns[judged[row].property]]),
+                float(found[line, columns[EVERYTHING]].exp()) if EVERYTHING in columns else 0.0,
+            )
+        return nothing
+
+    def _vectors_of(self, properties: list[str]) -> Tensor:
+        config = self.adapter.config
+        if not properties or config.question_head is None:
+            return torch.zeros(len(properties), config.embedding_dim)
+        return self._encode([key_text(PRONOUN, one) for one in properties]).cpu()
 
 
 # By knowledge base and adapter: the vectors of its properties are computed once.
@@ -150,20 +202,28 @@ _JUDGES: weakref.WeakKeyDictionary[KnowledgeBase, weakref.WeakKeyDictionary[Know
 _LOCK = threading.Lock()
 
 
-def judge_of(adapter: KnowledgeAdapter, knowledge_base: KnowledgeBase) -> Judge:
-    """The judge of a knowledge base, with all the properties that it has now.
+def judge_of(adapter: KnowledgeAdapter, knowledge_base: KnowledgeBase) -> Judge | None:
+    """The judge of a knowledge base, with all the properties that it has now; None without weights in the adapter.
 
     Raises:
-        EncoderError: the properties cannot be encoded.
+        EncoderError: the properties cannot be encoded; the next call tries again.
     """
+    if adapter.config.confidence is None:
+        return None
     with _LOCK:
-        judges = _JUDGES.setdefault(knowledge_base, weakref.WeakKeyDictionary())
-        if adapter not in judges:
-            # Not the knowledge base itself, which the entry must not keep alive.
-            base = weakref.ref(knowledge_base)
-            judges[adapter] = Judge(adapter, lambda texts: torch.from_numpy(base().encode(texts)).float())  # type: ignore[union-attr]
-        judge = judges[adapter]
-    if adapter.config.confidence is not None and judge.revision != (now := knowledge_base.revision):
-        judge.add(knowledge_base.properties(since=judge.revision, most=MOST_PROPERTIES))
-        judge.revision = now
+        judge = _JUDGES.setdefault(knowledge_base, weakref.WeakKeyDictionary()).get(adapter)
+    if judge is None:
+        # Not the knowledge base itself, which the entry must not keep alive.
+        base = weakref.ref(knowledge_base)
+
+        def encode(texts: list[str]) -> Tensor:
+            alive = base()
+            if alive is None:
+                raise KnowledgeError("the knowledge base of this judge is gone")
+            return torch.from_numpy(alive.encode(texts)).float()
+
+        judge = Judge(adapter, encode)
+        with _LOCK:
+            judge = _JUDGES[knowledge_base].setdefault(adapter, judge)
+    judge.follow(knowledge_base)
     return judge

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
+from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.models import Attachment
 from kblam.models.judging import MOST_PROPERTIES, Judge, Judged
@@ -29,7 +31,8 @@ PRIOR = Confidence(mass=0.6, name=6.0, property=1.3, other=-0.5, share=0.45, bia
 KNOWN_ABOVE = 0.5
 # So many questions weigh as much as a change of one in a weight.
 _PRIOR_WEIGHT = 2.0
-_NEWTON_STEPS = 30
+_NEWTON_STEPS = 200
+_FLAT = 1e-6  # the slope at the minimum
 
 
 @dataclass(frozen=True)
@@ -155,14 +158,9 @@ def learn(signs: Sequence[Signs], right: Tensor, known: Tensor, counted: Tensor)
         known: bool, whether the knowledge base has the answer.
         counted: bool, whether the figures count it.
     """
-    x = torch.tensor([one.numbers for one in signs], dtype=torch.float64).reshape(len(signs), -1)
-    y, prior = right.double(), torch.tensor(PRIOR.weights, dtype=torch.float64)
-    weights = prior.clone()
-    for _ in range(_NEWTON_STEPS):
-        p = torch.sigmoid(x @ weights)
-        slope = x.T @ (p - y) + _PRIOR_WEIGHT * (weights - prior)
-        curve = (x * (p * (1 - p))[:, None]).T @ x + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=torch.float64)
-        weights = weights - torch.linalg.solve(curve, slope)
+    prior = torch.tensor(PRIOR.weights, dtype=torch.float64)
+    x = torch.tensor([one.numbers for one in signs], dtype=torch.float64).reshape(len(signs), len(prior))
+    weights = _most_likely(x, right.double(), prior)
     confidence = Confidence(*(round(weight, 4) for weight in weights.tolist()))
     refused = torch.tensor([confidence.of(one) < KNOWN_ABOVE for one in signs], dtype=torch.bool)
     caught = int((refused & ~known & counted).sum())
@@ -175,4 +173,32 @@ def learn(signs: Sequence[Signs], right: Tensor, known: Tensor, counted: Tensor)
         f1=2 * caught / max(1, refusals + unknown),
         top1=float(right[known].double().mean()) if known.any() else 1.0,
         questions=int(counted.sum()),
+    )
+
+
+def _most_likely(x: Tensor, y: Tensor, prior: Tensor) -> Tensor:
+    """The weights (6,) of least cost for signs (n, 6) and answers (n,); the cost is convex, so there is one minimum.
+
+    Raises:
+        TrainingError: it was not found.
+    """
+
+    def cost(weights: Tensor) -> Tensor:
+        distance = (weights - prior).pow(2).sum() * (_PRIOR_WEIGHT / 2)
+        return F.binary_cross_entropy_with_logits(x @ weights, y, reduction="sum") + distance
+
+    weights = prior.clone()
+    for _ in range(_NEWTON_STEPS):
+        p = torch.sigmoid(x @ weights)
+        slope = x.T @ (p - y) + _PRIOR_WEIGHT * (weights - prior)
+        if float(slope.abs().max()) < _FLAT:
+            return weights
+        curve = (x * (p * (1 - p))[:, None]).T @ x + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=x.dtype)
+        step, length, before = torch.linalg.solve(curve, slope), 1.0, cost(weights)
+        # A whole step may overshoot where nearly all answers are told apart.
+        while cost(weights - length * step) > before - 1e-4 * length * (step @ slope) and length > 1e-9:
+            length /= 2
+        weights = weights - length * step
+    raise TrainingError(
+        "the weights of the confidence were not found; the signs of these questions may be out of all proportion"
     )

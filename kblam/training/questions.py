@@ -84,7 +84,7 @@ def with_pronoun(facts: Facts, count: int, seed: int) -> tuple[Facts, list[Asked
 
     So the projections learn to tell properties apart where no name helps (`kblam.models.judging`).
     """
-    properties = [EVERYTHING, *sorted({prop for _, prop in facts.identities})]
+    properties = [EVERYTHING, *sorted({prop for _, prop in facts.identities} - {EVERYTHING})]
     more = Facts([*facts.entities, Entity(PRONOUN, dict.fromkeys(properties, ""))])
     rng = random.Random(f"{seed} pronoun")
     asked = []

@@ -91,17 +91,17 @@ def test_every_call_decodes_the_same_tokens() -> None:
 
 
 def test_random_weights_are_drawn_on_the_device_in_its_dtype() -> None:
-    attachment = scale.build(scale.SMOKE, device="meta")
-    parameters = list(attachment.model.parameters())
+    model, _ = scale.parts(scale.SMOKE, "meta")
+    parameters = list(model.parameters())
     assert {parameter.device.type for parameter in parameters} == {"meta"}, "nothing passes through host memory"
     assert {parameter.dtype for parameter in parameters} == {torch.bfloat16}
 
 
 def test_models_have_the_published_sizes() -> None:
     for name, billions in (("Llama-3-8B", 8.03), ("Llama-3.2-1B", 1.24)):
-        attachment = scale.build(gpu_model.CONFIGS[name], device="meta")
-        assert sum(p.numel() for p in attachment.model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
-        assert len(attachment.config.knowledge_layers) == {"Llama-3-8B": 11, "Llama-3.2-1B": 6}[name]
+        model, adapter = scale.parts(gpu_model.CONFIGS[name], "meta")
+        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+        assert len(adapter.config.knowledge_layers) == {"Llama-3-8B": 11, "Llama-3.2-1B": 6}[name]
 
 
 def test_the_order_keeps_each_model_together() -> None:

@@ -253,6 +253,10 @@ def test_everything_is_told_where_the_share_says_so() -> None:
     told = decide(rules(), question, [about, weak(FOUNDER, 0.3)])
     assert [fact.triple for fact in told.facts] == [FACTS[1], FACTS[2]]
     assert told.confidence is None
+    weights = Confidence(mass=1, name=2, property=1, other=-1, share=1, bias=-2)
+    weighed = replace(rules(), config=replace(rules().config, confidence=weights))
+    assert decide(weighed, question, [about, weak(FOUNDER, 0.3)]).confidence == weighed.entity_confidence(0.7)
+    assert decide(weighed, question, [about]).confidence == weighed.entity_confidence(0.4)
     assert said(decide(rules(), "Give me the rundown on it.", [about, weak(FOUNDER, 0.3)])) == REFUSAL
 
 

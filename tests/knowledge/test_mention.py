@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kblam.knowledge.mention import Vocabulary, mentions, without_name
+from kblam.knowledge.mention import Vocabulary, mentions, says, without_name
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,13 @@ def test_another_property_in_place_of_one(property: str, text: str, is_other: bo
     assert vocabulary.in_place_of(property, text, name) is is_other
 
 
-def test_a_vocabulary_grows() -> None:
-    vocabulary = Vocabulary()
-    assert not vocabulary.in_place_of("price", "the date of first sale of A", "A")
-    vocabulary.add(["date of first sale", "..."])
-    assert vocabulary.in_place_of("price", "the date of first sale of A", "A")
+def test_names_in_scripts_without_spaces() -> None:
+    assert says("北京的人口是多少？", "北京")
+    assert without_name("北京的人口是多少？", "北京", "it") == "itの人口是多少？".replace("の", "的")
+    assert says("東京タワーの高さは？", "東京タワー")
+    assert not says("Łódźer Straße?", "Łódź")
+
+
+def test_more_or_fewer_words_of_one_property() -> None:
+    vocabulary = Vocabulary(["phone number", "price"])
+    assert [vocabulary.covers(one) for one in ("number", "list price", "age", "phone")] == [True, True, False, True]

@@ -11,7 +11,7 @@ from tests.fakes import HashingEncoder
 def test_properties_by_number_of_triples_and_only_later_ones(tmp_path: Path) -> None:
     with KnowledgeBase.create(tmp_path / "facts.kb", HashingEncoder(8)) as kb:
         assert kb.properties() == []
-        kb.add(Triple("A", "price", "1"), Triple("B", "price", "2"), Triple("B", "age", "3"), Triple("A", "age", "3"))
+        kb.add([Triple(n, p, "1") for n, p in (("A", "price"), ("B", "price"), ("B", "age"), ("A", "age"))])
         kb.add(Triple("C", "price", "3"))
         assert kb.properties() == ["price", "age"]
         assert kb.properties(most=1) == ["price"]
@@ -19,5 +19,9 @@ def test_properties_by_number_of_triples_and_only_later_ones(tmp_path: Path) -> 
         assert kb.properties(since=before) == []
         kb.add(Triple("C", "color", "red"))
         assert kb.properties(since=before) == ["color"]
+        before = kb.revision
+        assert not kb.has_removed(before)
         kb.remove("C", "color")
+        assert kb.has_removed(before)
+        assert not kb.has_removed(kb.revision)
         assert kb.properties() == ["price", "age"]

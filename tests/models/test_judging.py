@@ -12,6 +12,7 @@ import torch
 from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_shares import property_shares
+from kblam.errors import EncoderError, KnowledgeError
 from kblam.models.judging import Judge, Judged, judge_of
 from tests.fakes import HashingEncoder
 
@@ -66,20 +67,19 @@ def test_the_signs_of_a_question() -> None:
 
 
 def test_a_question_s_signs_do_not_depend_on_what_is_asked_beside_it() -> None:
-    encoder = HashingEncoder(16)
-    judge = Judge(adapter(), lambda texts: vectors(encoder, texts), ["price", "weight"])
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
     asked = [Judged(f"What is the price of Anvil {n}?", f"Anvil {n}", "price", 0.25) for n in range(5)]
     alone = [judge.verdicts([one])[0].confidence for one in asked]
     assert [one.confidence for one in judge.verdicts(asked)] == pytest.approx(alone)
     assert judge.signs([]) == []
 
 
-def test_without_weights_the_mass_decides_and_nothing_is_encoded() -> None:
+def test_without_weights_there_is_no_judge_and_nothing_is_encoded() -> None:
     encoder = Counting()
     with base(encoder, "price", "weight") as kb:
         encoder.seen.clear()
-        judge = judge_of(adapter(confidence=None), kb)
-        assert judge.verdicts([Judged("the price of Anvil 0?", "Anvil 0", "price", 0.3)]) == [(0.3, False)]
+        assert judge_of(adapter(confidence=None), kb) is None
         assert encoder.seen == []
 
 
@@ -87,28 +87,80 @@ def test_without_a_question_head_properties_are_not_compared() -> None:
     encoder = Counting()
     with base(encoder, "price", "weight") as kb:
         encoder.seen.clear()
-        (signs,) = judge_of(adapter(question_head=None), kb).signs(
-            [Judged("the weight of Anvil 0?", "Anvil 0", "price", 0.3)]
-        )
+        asking = adapter(question_head=None)
+        judge = judge_of(asking, kb)
+        assert judge is not None
+        (signs,) = judge.signs([Judged("the weight of Anvil 0?", "Anvil 0", "price", 0.3)])
         assert signs == Signs(0.3, 1, 0, 1, 0)
         assert encoder.seen == []
 
 
-def test_properties_are_encoded_once_and_new_ones_when_they_come() -> None:
+def test_properties_are_encoded_once_and_followed() -> None:
     encoder, asking = Counting(), adapter()
     with base(encoder, "price", "weight", "price") as kb:
         encoder.seen.clear()
         judge = judge_of(asking, kb)
+        assert judge is not None
         assert encoder.seen == ["the everything of it", "the price of it", "the weight of it"]
         encoder.seen.clear()
         assert judge_of(asking, kb) is judge
-        assert encoder.seen == []
+        kb.add(Triple("Anvil 0", "price", "y"))
+        assert judge_of(asking, kb) is judge
+        assert "it" not in " ".join(encoder.seen).split()
         kb.add(Triple("Anvil 9", "color", "red"))
         encoder.seen.clear()
         assert judge_of(asking, kb) is judge
         assert encoder.seen == ["the color of it"]
-        (signs,) = judge.signs([Judged("the color of Anvil 9", "Anvil 9", "price", 0.1)])
-        assert signs.other == 1
+        asked = [Judged("the color of Anvil 9", "Anvil 9", "price", 0.1)]
+        assert judge.signs(asked)[0].other == 1
+        kb.remove("Anvil 9", "color")
+        judge_of(asking, kb)
+        assert judge.signs(asked)[0].other == 0
+        fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+        asked = [Judged("the price of Anvil 9", "Anvil 9", "price", 0.1)]
+        assert judge.signs(asked)[0].share == pytest.approx(fresh.signs(asked)[0].share)
+
+
+def test_an_encoder_that_fails_once_is_asked_again() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    with base(encoder, "price", "weight") as kb:
+        whole, fails = encoder.encode, [True]
+
+        def encode(texts, **options):  # type: ignore[no-untyped-def]
+            if fails.pop() if fails else False:
+                raise EncoderError("the server is busy")
+            return whole(texts, **options)
+
+        encoder.encode = encode  # type: ignore[method-assign]
+        with pytest.raises(EncoderError, match="busy"):
+            judge_of(asking, kb)
+        judge = judge_of(asking, kb)
+        assert judge is not None
+        assert judge.signs([Judged("the price of Anvil 0", "Anvil 0", "price", 0.1)])[0].share < 0
+
+
+def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    rare, usual = (Judged(f"the {p} of Anvil 3", "Anvil 3", p, 0.2) for p in ("taste", "price"))
+    alone, beside = judge.signs([usual])[0], judge.signs([rare, usual])
+    assert beside[1].share == pytest.approx(alone.share)
+    assert beside[0].share == pytest.approx(judge.signs([rare])[0].share)
+    asked = vectors(encoder, ["the taste of it"])
+    keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
+    assert beside[0].share == pytest.approx(float(property_shares(asking, asked, keys)[0, 3]))
+
+
+def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
+    encoder = HashingEncoder(16)
+    asking = adapter(background=("phone number", "price", "list price", "color"))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    columns = ["everything", "phone number", "price", "color", "weight"]  # "list price" is the base's price
+    keys = vectors(encoder, [f"the {p} of it" for p in columns])
+    (signs,) = judge.signs([Judged("the phone number of Anvil 3", "Anvil 3", "weight", 0.2)])
+    shares = property_shares(asking, vectors(encoder, ["the phone number of it"]), keys)
+    assert signs.share == pytest.approx(float(shares[0, 4]))
+    assert signs.other == 1
 
 
 def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
@@ -121,7 +173,8 @@ def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
             weight.mul_(1.5)
     assert judge.verdicts(one) != before
     asking.config = replace(asking.config, confidence=None)
-    assert judge.verdicts(one) == [(0.25, False)]
+    with pytest.raises(KnowledgeError, match="has no confidence"):
+        judge.verdicts(one)
 
 
 def test_a_judge_keeps_no_knowledge_base_alive() -> None:
@@ -156,3 +209,13 @@ def test_a_question_for_everything() -> None:
     assert about.asks_everything
     assert not one.asks_everything
     assert about.confidence < one.confidence
+
+
+def test_a_judge_keeps_no_adapter_alive() -> None:
+    with base(HashingEncoder(16), "price") as kb:
+        asking = adapter()
+        assert judge_of(asking, kb) is not None
+        gone = weakref.ref(asking)
+        del asking
+        gc.collect()
+        assert gone() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 import torch
@@ -13,9 +14,10 @@ from torch.nn import functional as F
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_shares import EVERYTHING, PRONOUN
+from kblam.data.entities import Entity
 from kblam.training.calibrate import PRIOR, learn
 from kblam.training.material import Material
-from kblam.training.questions import Kind
+from kblam.training.questions import Facts, Kind, with_pronoun
 from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
 from kblam.training.start import COSINE, GAIN, initialise, measure_prompt_lse, right_padded
 
@@ -173,6 +175,29 @@ def test_what_tells_right_from_wrong_gets_the_weight() -> None:
     assert (found.precision, found.recall, found.f1, found.top1, found.questions) == (1, 1, 1, 1, 400)
     assert found.confidence.of(signs[-1]) > 0.9
     assert found.confidence.of(signs[0]) < 0.1
+
+
+def test_nearly_separable_answers_have_weights_too() -> None:
+    """Whole Newton steps ran away here."""
+    draw = random.Random(0)
+    signs, right = [], []
+    for place in range(600):
+        is_right = place % 3 > 0
+        share = -abs(draw.gauss(0, 0.1)) if is_right else -6 * draw.random()
+        signs.append(Signs(draw.random(), name=1, property=float(draw.random() < 0.5), other=0, share=share))
+        right.append(is_right)
+    told = torch.tensor(right)
+    found = learn(signs, told, told, torch.ones(600, dtype=torch.bool))
+    assert found.f1 > 0.9
+    assert max(map(abs, found.confidence.weights)) < 100
+
+
+def test_a_property_named_everything_moves_no_label() -> None:
+    facts = Facts([Entity("A", {"gravel": "1", "everything": "2", "zeta": "3"})])
+    more, asked = with_pronoun(facts, 40, 0)
+    for one in asked:
+        (place,) = one.facts
+        assert more.identities[place][1] in one.text.lower() or more.identities[place][1] == EVERYTHING
 
 
 def test_questions_about_it_are_learned_from_beside_the_others(prepared: Callable[..., Material]) -> None:
