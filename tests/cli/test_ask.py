@@ -31,6 +31,9 @@ def test_ask_a_model_folder(model_folder: Path) -> None:
     first = result["evidence"][0]
     assert (first["name"], first["property"], first["value"]) == ("Amber Falcon", "capital", "Zirconia")
     assert 0.9 < first["mass"] <= 1
+    # This adapter has no pointer and is not calibrated.
+    judged = ("known", "confidence", "from_base", "copied")
+    assert [result[name] for name in judged] == [None, None, False, []]
 
 
 def test_evidence_is_drawn_as_bars(model_folder: Path) -> None:
