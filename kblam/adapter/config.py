@@ -259,9 +259,18 @@ class AdapterConfig:
 
     @classmethod
     def for_model(cls, model_config: Any, embedding_dim: int, **options: Any) -> AdapterConfig:
-        """The config that fits a transformers model config; `options` are further fields of this class."""
+        """The config that fits a transformers model config; `options` are further fields of this class.
+
+        Raises:
+            AdapterConfigError: the model has no attention heads (a state space model), or an option is out of range.
+        """
         text = model_config.get_text_config()
-        heads = text.num_attention_heads
+        heads = getattr(text, "num_attention_heads", None)
+        if not _is_whole(heads) or heads < 1:
+            raise AdapterConfigError(
+                f"{type(text).__name__} says of no attention heads, and knowledge is attended to; take a model with "
+                "attention in its layers"
+            )
         return cls(
             embedding_dim=embedding_dim,
             hidden_size=text.hidden_size,

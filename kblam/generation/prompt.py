@@ -21,7 +21,7 @@ def encode_question(question: str, attachment: Attachment, tokenizer: PreTrained
     """Token ids of one question, ready for the model to answer, see `question_ids`.
 
     Raises:
-        GenerationError: if the question is empty.
+        GenerationError: if the question is empty, or no text.
     """
     _check(question)
     return question_ids(question, attachment, tokenizer)
@@ -41,8 +41,17 @@ def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrained
 
 
 def _check(question: str) -> None:
+    if not isinstance(question, str):
+        raise GenerationError(f"a question is text; got {type(question).__name__}")
     if not question.strip():
         raise GenerationError("the question is empty; ask something")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise GenerationError(
+            f"the question holds half a character at place {error.start} ({question[error.start]!a}), which no "
+            "tokenizer reads; decode its bytes with the right encoding"
+        ) from error
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

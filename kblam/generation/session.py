@@ -104,6 +104,8 @@ class Session:
         **generate_options: Any,
     ) -> list[Answer]:
         """`ask` for several questions, `batch_size` of them at a time; answers come in the order of the questions."""
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise GenerationError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
         if len(questions) > 1 and generate_options.get("streamer") is not None:
             raise GenerationError(f"a streamer shows one answer; ask the {len(questions)} questions one by one")
         how = generating(self.model, self.tokenizer, max_new_tokens, generate_options)

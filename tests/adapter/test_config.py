@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import MambaConfig
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Confidence
@@ -160,6 +161,11 @@ def test_a_file_holds_everything() -> None:
     assert changed == fields - set(GOOD) - {"format_version"}
     for config in (rotated, asking):
         assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_model_without_attention_is_refused() -> None:
+    with pytest.raises(AdapterConfigError, match="MambaConfig says of no attention heads"):
+        AdapterConfig.for_model(MambaConfig(), 16)
 
 
 def test_every_field_has_help() -> None:

@@ -66,6 +66,15 @@ def test_an_empty_question_is_refused(world: World, question: str) -> None:
         ask(world.model, world.kb, question, tokenizer=world.tokenizer)
 
 
+def test_what_is_no_question_is_an_error_of_ours(world: World) -> None:
+    for question, message in (("\ud83d red ?", "half a character at place 0"), (7, "a question is text; got int")):
+        with pytest.raises(GenerationError, match=message):
+            ask(world.model, world.kb, question, tokenizer=world.tokenizer)  # type: ignore[arg-type]
+    for size in (0, -1, 1.5):
+        with pytest.raises(GenerationError, match=f"batch_size must be a whole number of at least 1; got {size}"):
+            ask_many(world.model, world.kb, QUESTIONS, tokenizer=world.tokenizer, batch_size=size)  # type: ignore[arg-type]
+
+
 def test_a_question_longer_than_the_context_is_refused_with_the_numbers(world: World) -> None:
     with pytest.raises(GenerationError, match=r"takes 70 tokens and the answer up to 8; the model has room for 64"):
         ask(world.model, world.kb, "motto " * 70, tokenizer=world.tokenizer, max_new_tokens=8)
