@@ -265,7 +265,7 @@ class AdapterConfig:
             AdapterConfigError: the model has no attention heads (a state space model), or an option is out of range.
         """
         text = model_config.get_text_config()
-        heads = getattr(text, "num_attention_heads", None)
+        heads: Any = getattr(text, "num_attention_heads", None)
         if not _is_whole(heads) or heads < 1:
             raise AdapterConfigError(
                 f"{type(text).__name__} says of no attention heads, and knowledge is attended to; take a model with "
