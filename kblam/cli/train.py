@@ -88,7 +88,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
 
 
 def calibrate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapter with its new thresholds.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapter with its new weights.")],
     adapter: AdapterSource = None,
     model: Model = None,
     kb: Annotated[

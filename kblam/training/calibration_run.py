@@ -33,7 +33,7 @@ def recalibrate(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[KnowledgeAdapter, Calibration]:
-    """The same adapter with thresholds for a knowledge base.
+    """The same adapter with a confidence for a knowledge base.
 
     Args:
         adapter: of the model.

@@ -39,7 +39,7 @@ class TrainingConfig:
     # Data
     seed: int = _help("of everything random", 0)
     train_entities: int = _help("entities of the synthetic world", 8000)
-    calibration_entities: int = _help("of them, kept for checks and for the threshold", 800)
+    calibration_entities: int = _help("of them, kept for checks and for the confidence", 800)
     unanswerable: float = _help("share of questions without an answer", 0.4)
     # Stage 1: question and key projections, without the language model
     retrieval_steps: int = _help("steps of stage 1; 0 leaves it out", 1500)

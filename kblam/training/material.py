@@ -48,7 +48,7 @@ class Material:
         model: frozen.
         texts: how questions and answers are written.
         encoder: of the sentence vectors.
-        train, checks: facts to learn from, and facts held out of training for checks and the threshold.
+        train, checks: facts to learn from, and facts held out of training for checks and the confidence.
         retrieved: the facts to learn from, and those of stage 1's "it".
         asked, checked: questions about `retrieved` and about `checks`.
         own: whether `checks` are the user's own triples.
@@ -96,8 +96,8 @@ def gather(
 
     Args:
         cache: folder for sentence vectors.
-        triples: the user's own; the adapter learns from them too, and the threshold is chosen on them.
-        checks: questions for the threshold.
+        triples: the user's own; the adapter learns from them too, and the confidence is learned on them.
+        checks: questions for the confidence.
         progress: told how many texts are encoded.
         say: told what a person should read before that.
 

@@ -1,4 +1,4 @@
-"""One training run from its config to an adapter folder: start, stage 1, stage 2, threshold, card."""
+"""One training run from its config to an adapter folder: start, stage 1, stage 2, confidence, card."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ class Trainer:
     # --- the end ---------------------------------------------------------------------------------------------
 
     def calibrate(self) -> Calibration:
-        """Chooses the thresholds on questions about the material's checks."""
+        """Learns the confidence from questions about the material's checks."""
         material = self.material
         prompts = [self._prompt(one.text) for one in material.checked]
         attachment = attach(material.model, self.adapter.eval())
@@ -271,7 +271,7 @@ class Trainer:
             detach(material.model)
 
     def finish(self) -> KnowledgeAdapter:
-        """The adapter as users get it, written to `output`: takes vectors as they come, and knows its threshold."""
+        """The adapter as users get it, written to `output`: takes vectors as they come, and knows when it knows."""
         self.calibration = self.calibrate()
         config = dataclasses.replace(
             self.material.adapter_config,
