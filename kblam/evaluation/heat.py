@@ -81,6 +81,7 @@ def heat_of(
                 knowledge_bias=attention["bias"],
                 knowledge_range=attention["knowledge_range"],
                 row_weight=weight,
+                int8_products=attention["int8_products"],
                 backend=attention["backend"],
             )[0]
             if index is not None:

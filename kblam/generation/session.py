@@ -47,7 +47,7 @@ class Session:
         model: with an adapter attached (`kblam.attach`).
         knowledge_base: built with the adapter's encoder; not closed here.
         tokenizer: of the model; None loads it by the model's name.
-        unknown: what happens to a question that knows no triple with a mass of `known_above`: "refuse" says the
+        unknown: what happens to a question that no triple answers with a confidence of `known_above`: "refuse" says the
             adapter's refusal sentence; "base" asks the base model, without any knowledge, exactly as if nothing were
             attached; None leaves it to what the model has learned. "auto" is "refuse" for an adapter with a calibrated
             `known_above`, else None.
@@ -162,7 +162,8 @@ class Session:
     def _pointer(
         self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None, words: Words
     ) -> Pointer:
-        asked = self._asked_splits(questions, rules, words)
+        judge = judge_of(self.attachment.adapter, self.knowledge_base)
+        asked = self._asked_splits(questions, rules, words, judge)
         return Pointer(
             self.attachment,
             resident,
@@ -170,13 +171,10 @@ class Session:
             questions=list(questions),
             cuts=asked,
             rules=rules,
-            judge=self._judge(),
+            judge=judge,
             end=end,
             words=words,
         )
-
-    def _judge(self) -> Judge | None:
-        return judge_of(self.attachment.adapter, self.knowledge_base)
 
     def decisions(
         self, questions: Sequence[str], *, prompts: Rows | None = None, batch_size: int = 32
@@ -196,23 +194,25 @@ class Session:
             with TOKENIZING:
                 prompts = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
         with reading(self.attachment, self.knowledge_base) as resident:
-            words = Words(resident)
+            words, judge = Words(resident), judge_of(self.attachment.adapter, self.knowledge_base)
             for start in range(0, len(questions), batch_size):
                 batch = questions[start : start + batch_size]
                 vectors = None if rules.config.question_head is None else self.question_vectors(batch)
                 rows = prompts[start : start + batch_size]
-                found = judged(self._judge(), batch, found_by(self.attachment, rows, vectors, batch_size, words))
-                cuts = self._asked_splits(batch, rules, words)
+                found = judged(judge, batch, found_by(self.attachment, rows, vectors, batch_size, words))
+                cuts = self._asked_splits(batch, rules, words, judge)
                 decided += [decide(rules, *each) for each in zip(batch, found, cuts, strict=True)]
         return decided
 
-    def _asked_splits(self, questions: Sequence[str], rules: Rules, words: Words) -> list[list[AskedSplit]]:
+    def _asked_splits(
+        self, questions: Sequence[str], rules: Rules, words: Words, judge: Judge | None
+    ) -> list[list[AskedSplit]]:
         """For each question the ways to cut it, with what their parts find."""
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
         texts = part_texts(cuts)
         vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
         at_once = max(len(questions), PARTS_AT_ONCE)
-        return ask_parts(self.attachment, self.tokenizer, cuts, vectors, self._judge(), at_once, words)
+        return ask_parts(self.attachment, self.tokenizer, cuts, vectors, judge, at_once, words)
 
     @torch.inference_mode()
     def _answer_batch(

@@ -88,11 +88,6 @@ class Judge:
             raise KnowledgeError("this judge's adapter is gone; ask judge_of for one of the adapter in use")
         return adapter
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether the adapter has a calibrated confidence."""
-        return self.adapter.config.confidence is not None
-
     def compare_with(self, properties: Iterable[str], revision: int = 0) -> None:
         """Takes the properties of the knowledge base as they are at a revision, in place of those it had."""
         own = dict.fromkeys(properties)
@@ -132,7 +127,7 @@ class Judge:
         """How sure each triple's answer is.
 
         Raises:
-            KnowledgeError: the adapter has no weights (`has_weights`).
+            KnowledgeError: the adapter has no weights.
         """
         weights = self.adapter.config.confidence
         if weights is None:
@@ -163,13 +158,13 @@ class Judge:
 
         (0, 0) where the question does not say the name.
         """
-        nothing = [(0.0, 0.0)] * len(judged)
+        shares = [(0.0, 0.0)] * len(judged)
         if self.adapter.config.question_head is None:
-            return nothing
+            return shares
         bare = [without_name(one.question, one.name, PRONOUN) for one in judged]
         asked = [row for row, text in enumerate(bare) if text is not None]
         if not asked:
-            return nothing
+            return shares
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(one.property for one in judged if one.property not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
@@ -178,15 +173,11 @@ class Judge:
         left_out[:, len(compared.columns) :] = True
         for line, row in enumerate(asked):
             left_out[line, columns[judged[row].property]] = False
-        texts = list(dict.fromkeys(str(bare[row]) for row in asked))
-        vectors = self._encode(texts)[[texts.index(str(bare[row])) for row in asked]]
-        found = property_shares(self.adapter, vectors, keys, left_out).cpu()
+        found = property_shares(self.adapter, self._encode([str(bare[row]) for row in asked]), keys, left_out).cpu()
         for line, row in enumerate(asked):
-            nothing[row] = (
-                float(found[line, columns[judged[row].property]]),
-                float(found[line, columns[EVERYTHING]].exp()) if EVERYTHING in columns else 0.0,
-            )
-        return nothing
+            own, everything = found[line, columns[judged[row].property]], found[line, columns[EVERYTHING]].exp()
+            shares[row] = (float(own), float(everything))
+        return shares
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         config = self.adapter.config
