@@ -7,41 +7,28 @@ lower case, without its question mark, with words around it.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection
 
-from kblam.data.entities import Entity
 from kblam.data.loose import LOOSE
-from kblam.data.meaning import near_properties, same_meaning
+from kblam.data.meaning import same_meaning
 from kblam.data.phrases import phrases, specific
 from kblam.errors import DataError
 
 __all__ = [
-    "Missing",
-    "entity_missing",
     "general_questions",
+    "is_missing",
     "open_question",
     "pair_question",
-    "property_missing",
     "question",
 ]
 
 SPECIFIC_SHARE = 0.45  # of the questions for a property that has some
 LOOSE_SHARE = 0.3  # of those that may be loose
-NEAR_SHARE = 0.5  # of the missing properties
 
 _LOOSE_OF: dict[str, list[str]] = {}
 for _template, _properties in LOOSE.items():
     for _property in _properties:
         _LOOSE_OF.setdefault(_property, []).append(_template)
-
-
-class Missing(NamedTuple):
-    """A question that the knowledge base cannot answer, and what it asks for."""
-
-    question: str
-    name: str
-    property: str
 
 
 def question(
@@ -96,61 +83,9 @@ def pair_question(first: tuple[str, str], second: tuple[str, str], rng: random.R
     return _typed(text, n1, rng, held_out)
 
 
-def entity_missing(
-    unknown: Sequence[Entity], properties: Sequence[str], rng: random.Random, held_out: bool = False
-) -> Missing:
-    """A question about an entity that the knowledge base does not have.
-
-    Args:
-        unknown: entities that are not in the knowledge base.
-        properties: what else one may ask for; the entity's own ones come up half of the time.
-    """
-    entity = rng.choice(unknown)
-    own = list(entity.facts)
-    prop = rng.choice(own) if own and (rng.random() < 0.5 or not properties) else rng.choice(properties)
-    return Missing(question(prop, entity.name, rng, held_out), entity.name, prop)
-
-
-def property_missing(
-    entity: Entity,
-    properties: Sequence[str],
-    rng: random.Random,
-    held_out: bool = False,
-    *,
-    near_share: float = NEAR_SHARE,
-) -> Missing:
-    """A question for a property that a known entity has not; never one that means the same as one it has.
-
-    Args:
-        entity: with all the facts that the knowledge base has of it.
-        properties: what one may ask for.
-        near_share: how often the property is close in meaning to one the entity has, where there is one.
-
-    Raises:
-        DataError: the entity has all of the properties, or others of the same meaning.
-    """
-    allowed = set(properties)
-    if rng.random() < near_share:
-        near = dict.fromkeys(other for prop in entity.facts for other in near_properties(prop) if other in allowed)
-        candidates = [prop for prop in near if is_missing(prop, entity.facts)]
-        if candidates:
-            return _missing(rng.choice(candidates), entity.name, rng, held_out)
-    for prop in rng.sample(properties, len(properties)):
-        if is_missing(prop, entity.facts):
-            return _missing(prop, entity.name, rng, held_out)
-    raise DataError(
-        f"{entity.name!r} has all of the {len(properties)} properties, or others of the same meaning: nothing to ask "
-        "for is missing; give more properties"
-    )
-
-
 def is_missing(prop: str, known: Collection[str]) -> bool:
     """Whether none of the known properties answers a question for this one."""
     return not any(same_meaning(prop, other) for other in known)
-
-
-def _missing(prop: str, name: str, rng: random.Random, held_out: bool) -> Missing:
-    return Missing(question(prop, name, rng, held_out), name, prop)
 
 
 def _one(prop: str, name: str, rng: random.Random, held_out: bool, others: Collection[str] | None) -> str:

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kblam.data import drawing
 from kblam.data.entities import Entity
 from kblam.data.loose import LOOSE
 from kblam.data.meaning import near_properties, same_meaning
 from kblam.data.open_world import build_world
 from kblam.data.phrases import phrases, specific
 from kblam.data.phrasing import (
-    entity_missing,
     general_questions,
+    is_missing,
     open_question,
     pair_question,
-    property_missing,
     question,
 )
 from kblam.data.properties import TYPED
@@ -140,36 +140,40 @@ def test_a_pair_of_one_fact_is_refused() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(WORLD.test), st.integers(0, 2**32), st.booleans())
-def test_no_word_for_a_known_property_counts_as_missing(entity: Entity, seed: int, held_out: bool) -> None:
-    missing = property_missing(entity, WORLD.test_properties, random.Random(seed), held_out)
-    assert missing.name == entity.name
-    assert missing.property in WORLD.test_properties
-    assert not any(same_meaning(missing.property, known) for known in entity.facts)
+@given(st.sampled_from(WORLD.test), st.integers(0, 2**32))
+def test_no_word_for_a_known_property_counts_as_missing(entity: Entity, seed: int) -> None:
+    missing = drawing._missing(entity, WORLD.test_properties, random.Random(seed), take_out=False)
+    assert missing in WORLD.test_properties
+    assert not any(same_meaning(missing, known) for known in entity.facts)
 
 
 def test_price_and_cost_never_count_as_missing_for_each_other() -> None:
     entity = Entity("X", {"cost": "3 euros"})
-    for seed in range(30):
-        assert property_missing(entity, ["price", "list price", "color"], random.Random(seed)).property == "color"
-    with pytest.raises(DataError, match="nothing to ask for is missing"):
-        property_missing(entity, ["price", "costs"], random.Random(0))
+    assert [is_missing(prop, entity.facts) for prop in ("price", "list price", "costs", "color")] == [False] * 3 + [
+        True
+    ]
+    properties = ["price", "list price", "color"]
+    drawn = {drawing._missing(entity, properties, random.Random(seed), take_out=False) for seed in range(60)}
+    assert "color" in drawn
+    assert not drawn & {"price", "list price"}
+    everything = Entity("X", dict.fromkeys(drawing.FOREIGN_PROPERTIES, "known"))
+    everything.facts.update(_all_near(everything))
+    with pytest.raises(DataError, match="nothing to ask for that the base does not know of 'X'"):
+        drawing._missing(
+            Entity("X", {**everything.facts, **_all_near(everything)}), [], random.Random(0), take_out=False
+        )
+
+
+def _all_near(entity: Entity) -> dict[str, str]:
+    return {near: "known" for prop in entity.facts for near in near_properties(prop)}
 
 
 def test_half_of_the_missing_properties_are_close_in_meaning() -> None:
     entity = Entity("X", {"founder": "Ann", "price": "3 euros"})
     close = {*near_properties("founder"), *near_properties("price")}
     rng = random.Random(0)
-    drawn = [property_missing(entity, WORLD.test_properties, rng).property for _ in range(600)]
+    drawn = [drawing._missing(entity, WORLD.test_properties, rng, take_out=False) for _ in range(600)]
     assert 0.45 < sum(prop in close for prop in drawn) / 600 < 0.65
-
-
-def test_a_missing_entity_is_asked_for_its_own_facts_and_others() -> None:
-    rng = random.Random(0)
-    unknown = WORLD.test[:3]
-    drawn = [entity_missing(unknown, ["color"], rng) for _ in range(200)]
-    assert {missing.name for missing in drawn} == {entity.name for entity in unknown}
-    assert {missing.property for missing in drawn} > {"color"}
 
 
 def test_general_questions_are_many_and_apart() -> None:
