@@ -100,18 +100,19 @@ def calibrate(
         lambda texts: torch.from_numpy(encoder.encode(texts)).float() * scale,
         [prop for prop, _ in Counter(prop for _, prop in facts.identities).most_common(MOST_PROPERTIES)],
     )
+    # Where everything was hidden there is no strongest triple: in use too, what got no mass is not found.
+    missed = [judged(index, *found) for index, *found in zip(again, *without, strict=True) if float(found[0]) > 0]
     signs = judge.signs(
-        [judged(index, *found) for index, *found in zip(range(len(asked)), *whole, strict=True)]
-        + [judged(index, *found) for index, *found in zip(again, *without, strict=True)]
+        [judged(index, *found) for index, *found in zip(range(len(asked)), *whole, strict=True)] + missed
     )
     # A single triple is no answer about a whole entity.
     right = [
         int(place) in one.facts and len(one.facts) == 1 for one, place in zip(asked, whole[1].tolist(), strict=True)
     ]
-    single = torch.tensor([len(one.facts) == 1 for one in asked] + [False] * len(again))
+    single = torch.tensor([len(one.facts) == 1 for one in asked] + [False] * len(missed))
     # Of whole entities only the lesson above: refusing them is neither right nor wrong here.
-    counted = torch.tensor([len(one.facts) < 2 for one in asked] + [True] * len(again))
-    return learn(signs, torch.tensor(right + [False] * len(again)), single, counted)
+    counted = torch.tensor([len(one.facts) < 2 for one in asked] + [True] * len(missed))
+    return learn(signs, torch.tensor(right + [False] * len(missed)), single, counted)
 
 
 @torch.no_grad()

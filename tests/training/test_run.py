@@ -23,6 +23,7 @@ from kblam.data.batch import IGNORE
 from kblam.errors import TrainingError
 from kblam.knowledge import Triple
 from kblam.models import attach, attachment_of
+from kblam.training import calibrate
 from kblam.training.card import write_card
 from kblam.training.checkpoints import checkpoints
 from kblam.training.estimate import estimate
@@ -173,6 +174,26 @@ def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-3" / "state.json").write_text("{")
     with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
         trainer_of(prepared, tmp_path).fit(resume=True)
+
+
+def test_a_question_with_nothing_to_find_teaches_nothing(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one entity all is hidden: the place of its fact with no mass looked like a hit that was wrong."""
+    material = prepared(triples=[Triple("Machine 7", "torque", "9 newton metres")])
+    trainer = Trainer(small(), material, tmp_path / "run", say=lambda text: None)
+    learned: list[Any] = []
+
+    def learn(signs: Any, *told: Any) -> Any:
+        learned.append((signs, *told))
+        return whole(signs, *told)
+
+    whole = calibrate.learn
+    monkeypatch.setattr(calibrate, "learn", learn)
+    trainer.calibrate()
+    ((signs, right, known, counted),) = learned
+    assert min(one.mass for one in signs) > 0
+    assert len(signs) == len(right) == len(known) == len(counted) < 1.5 * len(material.checked)
 
 
 def test_what_a_run_writes_is_an_adapter_that_takes_vectors_as_they_come(prepared: Prepare, tmp_path: Path) -> None:
