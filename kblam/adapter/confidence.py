@@ -1,10 +1,12 @@
-"""How sure an answer is: a probability from the attention mass and what the question says of the triple."""
+"""How sure an answer is: a probability for each triple that attention found, from its mass and the question's words."""
 
 from __future__ import annotations
 
 import builtins
 import dataclasses
 import math
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kblam.errors import AdapterConfigError
@@ -21,11 +23,12 @@ class Signs:
 
     Args:
         mass: its attention mass at the prompt's end, 0 .. 1.
-        name: 1 if the question says its name word for word, else 0.
+        name: 1 if the question says its name word for word, and not as part of a longer name, else 0.
         property: 1 if it says its property.
         other: 1 if it says another property of the knowledge base, and not this one.
         share: log of the property's share among all properties, by the question without the name; 0 where that is not
             asked, because the question does not say the name.
+        best: 1 if no other property of the knowledge base has a larger share; 0 where that is not asked.
     """
 
     mass: float
@@ -33,21 +36,24 @@ class Signs:
     property: float
     other: float
     share: float
+    best: float = 0.0
 
     @builtins.property
     def numbers(self) -> list[float]:
-        """What the weights are for, in their order; the last is the bias's."""
+        """What the weights are for, in their order; the 1 is the bias's."""
         mass = min(max(self.mass, _LEAST), 1 - _LEAST)
-        return [math.log(mass / (1 - mass)), self.name, self.property, self.other, self.share, 1.0]
+        return [math.log(mass / (1 - mass)), self.name, self.property, self.other, self.share, 1.0, self.best]
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """Weights of a logistic regression: the probability that a triple answers is sigmoid(weights . signs).
+    """Weights of a multinomial logistic regression: which of the triples found answers a question, or none of them.
+
+    A triple's log odds against none are weights . signs. Alone it has the probability sigmoid(weights . signs).
 
     Args:
         mass: of the log odds of the attention mass.
-        name, property, other, share: of those signs.
+        name, property, other, share, best: of those signs.
         bias: added.
     """
 
@@ -57,6 +63,7 @@ class Confidence:
     other: float
     share: float
     bias: float
+    best: float = 0.0  # adapters of format 4 have none
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -73,6 +80,13 @@ class Confidence:
         return list(dataclasses.astuple(self))
 
     def of(self, signs: Signs) -> float:
-        """The probability, 0 .. 1."""
-        total = sum(weight * number for weight, number in zip(self.weights, signs.numbers, strict=True))
-        return 1 / (1 + math.exp(-total)) if total > -700 else 0.0
+        """The probability, 0 .. 1, that a triple answers which is the only one found."""
+        return self.among([signs])[0]
+
+    def among(self, found: Sequence[Signs]) -> list[float]:
+        """The probability of each triple that it is the one that answers; what is missing to 1 is that of none."""
+        odds = [sum(map(operator.mul, self.weights, signs.numbers)) for signs in found]
+        most = max([0.0, *odds])
+        parts = [math.exp(one - most) for one in odds]
+        total = math.exp(-most) + math.fsum(parts)
+        return [part / total for part in parts]

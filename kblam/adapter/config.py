@@ -12,8 +12,8 @@ from kblam.adapter.confidence import Confidence
 from kblam.errors import AdapterConfigError
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
-# kblam would take `known_above` for a mass.
-FORMAT_VERSION = 4
+# kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it.
+FORMAT_VERSION = 5
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
@@ -154,7 +154,7 @@ class AdapterConfig:
             raise AdapterConfigError(f"background must be at most {_MOST_BACKGROUND:,} texts; got {len(given):,}")
         object.__setattr__(self, "background", tuple(self.background))  # JSON has lists
         if not isinstance(self.confidence, Confidence | None):
-            raise AdapterConfigError(f"confidence must be its six weights by name, or None; got {self.confidence!r}")
+            raise AdapterConfigError(f"confidence must be its weights by name, or None; got {self.confidence!r}")
         if self.base_signature is not None:
             numbers = self.base_signature if isinstance(self.base_signature, (list, tuple)) else ("no list",)
             if not numbers or not all(isinstance(number, (int, float)) for number in numbers):

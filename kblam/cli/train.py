@@ -98,7 +98,7 @@ def calibrate(
     cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
     device: Device = None,
 ) -> None:
-    """Choose anew from which attention mass a question counts as known, on your own triples; minutes, no training.
+    """Learn anew when a question counts as known, on your own triples; minutes, no training.
 
     Example: kblam calibrate --kb facts.kb --output my-adapter
     """
@@ -130,7 +130,7 @@ def calibrate(
         fresh.save_pretrained(folder)
     out.print(
         f"known above a confidence of {found.known_above}\nrefusals right {found.precision:.3f}, found "
-        f"{found.recall:.3f}, strongest triple right {found.top1:.3f}, on these {found.questions} questions\n"
+        f"{found.recall:.3f}, likeliest triple right {found.top1:.3f}, on these {found.questions} questions\n"
         f"wrote {output}",
         markup=False,
         highlight=False,

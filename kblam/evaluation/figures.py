@@ -19,7 +19,7 @@ class Outcome:
 
     Args:
         text: what the user gets to read.
-        evidence: the triples it rested on, the strongest first.
+        evidence: the triples it rested on, as `Answer.evidence` lists them.
         refused: whether the text is a refusal, for whatever reason.
         known: whether the session decided that the question is known (`Answer.known`); None where nothing decides.
         learned: whether the model refuses when nothing decides for it; None if that was not asked.
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def best(self) -> Fact | None:
-        """The strongest evidence."""
+        """The first evidence."""
         return self.evidence[0] if self.evidence else None
 
 
@@ -70,8 +70,8 @@ class Figures:
         pair_right: questions about two facts whose answer has both clauses, name, property and value.
         open_right: questions about a whole entity whose answer says facts of it, in any order, and nothing else.
         open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim.
-        top1: answerable questions whose strongest evidence is a fact that was asked for.
-        top5: those whose facts are all among the five strongest (of more than five: whose five strongest are facts
+        top1: answerable questions whose first evidence is a fact that was asked for.
+        top5: those whose facts are all among the first five (of more than five: whose first five are facts
             that were asked for).
         token_f1, rouge_l: overlap with the right sentence, mean over questions about one or two facts.
         refusal_precision, refusal_recall, refusal_f1, false_refusals: see `Refusals`; whatever made it refuse.
@@ -151,12 +151,12 @@ def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures
 
 
 def first_is_asked(question: Question, evidence: Sequence[Fact]) -> bool:
-    """Whether the strongest evidence is a fact that was asked for."""
+    """Whether the first evidence is a fact that was asked for."""
     return bool(evidence) and evidence[0] in question.facts
 
 
 def all_are_among(question: Question, evidence: Sequence[Fact], most: int = 5) -> bool:
-    """Whether the `most` strongest have every fact that was asked for, or as many of them as there is room for."""
+    """Whether the first `most` have every fact that was asked for, or as many of them as there is room for."""
     return len(set(evidence[:most]) & set(question.facts)) == min(most, len(set(question.facts)))
 
 

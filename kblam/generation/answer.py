@@ -31,12 +31,13 @@ class Answer:
     Args:
         text: the generated text, without special tokens. What was copied is in it to the last character, also where
             the tokenizer has no token for one.
-        evidence: triples by attention mass, largest first; empty for an empty knowledge base or the base's answer.
+        evidence: triples by attention mass, largest first, after those that the answer says; empty for an empty
+            knowledge base or the base's answer.
         refused: whether the text is the adapter's refusal sentence.
         num_tokens: generated tokens, the end token included.
         copied: what the pointer copied, in the order of the text; empty without a pointer.
-        knowledge_mass: the mass at the prompt's end of the strongest triple; for a question about a whole entity or
-            about two facts see docs/answers.md.
+        knowledge_mass: the mass at the prompt's end of the triple that answers, or of the strongest; for a question
+            about a whole entity or about two facts see docs/answers.md.
         confidence: the probability that what was found answers the question: of two facts the smaller one. It is what
             `known_above` is compared with; None where the adapter has no weights for it, and the mass is.
         from_base: whether the base model answered without any knowledge (`unknown="base"`).

@@ -1,6 +1,6 @@
 """What an answer is made from, decided once, from the attention at the prompt's end.
 
-In this order: the facts of a question about two, each found by its own part; the strongest triple; the triples of an
+In this order: the facts of a question about two, each found by its own part; the likeliest triple; the triples of an
 entity that the question asks about as a whole; the part of a question about two that is known. What none of them finds
 is unknown. `docs/answers.md` has the same in words.
 """
@@ -38,7 +38,7 @@ class Rules:
     unknown: Unknown | None
 
     def is_known(self, found: Sequence[Found]) -> bool:
-        """Whether it is sure enough that the strongest triple answers. Where nobody judged, its mass decides."""
+        """Whether it is sure enough that the first triple answers. Where nobody judged, its mass decides."""
         if not found or self.known_above is None:
             return False
         sure = found[0].mass if found[0].confidence is None else found[0].confidence
@@ -54,7 +54,7 @@ class Rules:
     def entity_confidence(self, mass: float) -> float | None:
         """The same as a probability; None without weights."""
         weights = self.config.confidence
-        return None if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0))
+        return None if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0, best=1))
 
     @property
     def cuts(self) -> bool:
@@ -64,14 +64,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class AskedSplit:
-    """A way to cut a question, and what each part found when it was asked alone, the strongest first."""
+    """A way to cut a question, and what each part found when it was asked alone, the likeliest answer first."""
 
     split: Split
     found: tuple[tuple[Found, ...], ...]
 
     @property
     def masses(self) -> list[float]:
-        """The strongest mass of each part."""
+        """The mass of each part's answer."""
         return [found[0].mass if found else 0.0 for found in self.found]
 
     def known(self, rules: Rules) -> list[bool]:
@@ -84,7 +84,8 @@ class Decision:
     """What is to be said.
 
     Args:
-        mass: of the strongest triple, of the entity asked about, or the smallest of the parts.
+        mass: of the triple that answers, of the entity asked about, or the smallest of the parts; of the strongest
+            triple if none answers.
         is_known: whether that is sure enough (`Rules.is_known`).
         sentence: the text to say, or None to leave all to the model.
         facts: the triples that the sentence's facts are copied from.
@@ -92,7 +93,7 @@ class Decision:
         is_base: whether the base model answers instead.
         is_sure: whether the model's own wish to refuse no longer counts. It does where only the mass was asked and the
             question does not say the triple's name and property: then both have to be for an answer.
-        confidence: of the least sure of its facts, of a whole entity, or that the strongest triple would answer; None
+        confidence: of the least sure of its facts, of a whole entity, or that the likeliest triple would answer; None
             where the adapter has no weights for it.
     """
 
@@ -112,7 +113,7 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
     Args:
         rules: the session's.
         question: its text; None if it is not known, then it cannot be about a whole entity.
-        found: what the whole question found at the end of its prompt, the strongest first.
+        found: what the whole question found at the end of its prompt, the likeliest answer first.
         cuts: its splits, asked part by part.
     """
     decision = _decided(rules, question, found, cuts)
@@ -124,9 +125,9 @@ def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Seq
 
 
 def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit]) -> Decision:
-    strongest = found[0].mass if found else 0.0
+    strongest = max((one.mass for one in found), default=0.0)
     if rules.known_above is None:
-        return _facts(rules, found[:1], strongest, is_known=False)
+        return _facts(rules, found[:1], found[0].mass if found else 0.0, is_known=False)
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
     whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
     if whole:
@@ -138,7 +139,7 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
     if rules.is_known(found):
         # Where only the mass was asked, the model is asked too, unless the question says the triple in so many words.
         named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
-        return _facts(rules, found[:1], strongest, is_sure=named or rules.config.confidence is not None)
+        return _facts(rules, found[:1], found[0].mass, is_sure=named or rules.config.confidence is not None)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
         if rules.knows_entity(together):
@@ -148,7 +149,7 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
         return Decision(strongest, is_forced=True, is_base=True)
     if rules.unknown == "refuse":
         return Decision(strongest, sentence=Sentence(rules.config.refusal), is_forced=True)
-    return _facts(rules, found[:1], strongest, is_known=False)
+    return _facts(rules, found[:1], found[0].mass if found else 0.0, is_known=False)
 
 
 def _facts(
@@ -198,7 +199,7 @@ def _known_part(
     """
     if rules.unknown is None or not rules.config.pointer:
         return None
-    strongest = found[0] if rules.is_known(found) else None
+    likeliest = found[0] if rules.is_known(found) else None
     for cut in cuts:
         if not cut.split.is_explicit:
             continue
@@ -207,7 +208,7 @@ def _known_part(
         if not 0 < len(known) < len(pairs) or not all(mentions(part, t.name, t.property) for part, t, _ in known):
             continue
         facts = list({one.place: one for _, _, one in known}.values())
-        if strongest is not None and strongest.place not in [one.place for one in facts]:
+        if likeliest is not None and likeliest.place not in [one.place for one in facts]:
             continue
         said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
         sentence = answer_sentence(rules.config.answer, said) + Sentence(" " + rules.config.refusal)
@@ -216,7 +217,10 @@ def _known_part(
 
 
 def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
-    """The triples of the strongest triple's entity, if the question names it and asks for nothing in particular."""
+    """The triples of the likeliest one's entity, if the question names it and asks for nothing in particular.
+
+    The strongest first: none is likelier than another to answer such a question.
+    """
     if not found:
         return []
     name = found[0].triple.name
@@ -225,4 +229,6 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     if at is None:
         return []
     is_bare = all(word in FILLER for word in said[:at] + said[at + len(named) :])
-    return [one for one in found if one.triple.name == name] if is_bare or found[0].asks_everything else []
+    if not is_bare and not found[0].asks_everything:
+        return []
+    return sorted((one for one in found if one.triple.name == name), key=lambda one: -one.mass)

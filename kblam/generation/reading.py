@@ -75,7 +75,9 @@ class Reader:
         peak = dict(recorder.best(row, len(said), top + len(plan.decision.facts)))
         for fact in plan.decision.facts:
             peak[fact.place] = max(fact.mass, peak.get(fact.place, 0.0))
-        best = sorted(peak.items(), key=lambda item: -item[1])[:top]
+        # What the answer says comes first, then what else got attention.
+        facts = {fact.place for fact in plan.decision.facts}
+        best = sorted(peak.items(), key=lambda item: (item[0] not in facts, -item[1]))[:top]
         return Answer(
             text,
             _evidence(words, best),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kblam.errors import StoreError
 from kblam.knowledge import Triple
-from kblam.models.judging import Judge, Judged
+from kblam.models.judging import CANDIDATES, Candidate, Judge, Judged
 from kblam.models.resident import ResidentKnowledge
 
 
@@ -19,7 +19,7 @@ class Found:
         place: its knowledge token, the m of [0, M).
         triple: what it says.
         mass: the attention it got, of 0 .. 1.
-        confidence: the probability that it answers the question, where that was judged.
+        confidence: the probability that it is the one that answers the question, where that was judged.
         asks_everything: whether the question is about its entity as a whole.
     """
 
@@ -77,16 +77,25 @@ class Words:
 def judged(
     judge: Judge | None, questions: Sequence[str | None], found: Sequence[Sequence[Found]]
 ) -> list[tuple[Found, ...]]:
-    """What each question found, with the confidence that the strongest triple answers it, where that can be told."""
+    """What each question found, the likeliest answer first, each with its confidence, where that can be told."""
     every = [tuple(each) for each in found]
     if judge is None:
         return every
     asked = [row for row, (text, each) in enumerate(zip(questions, every, strict=True)) if text is not None and each]
-    candidates = [
-        Judged(str(questions[row]), first.triple.name, first.triple.property, first.mass)
+    cases = [
+        Judged(
+            str(questions[row]),
+            [Candidate(one.triple.name, one.triple.property, one.mass) for one in every[row][:CANDIDATES]],
+        )
         for row in asked
-        for first in every[row][:1]
     ]
-    for row, verdict in zip(asked, judge.verdicts(candidates), strict=True):
-        every[row] = (replace(every[row][0], **verdict._asdict()), *every[row][1:])
+    for row, verdict in zip(asked, judge.verdicts(cases), strict=True):
+        told = [
+            replace(one, confidence=confidence, asks_everything=everything)
+            for one, confidence, everything in zip(
+                every[row][:CANDIDATES], verdict.confidences, verdict.asks_everything, strict=True
+            )
+        ]
+        told.sort(key=lambda one: -(one.confidence or 0.0))
+        every[row] = (*told, *every[row][CANDIDATES:])
     return every

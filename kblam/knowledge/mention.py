@@ -67,20 +67,35 @@ class Vocabulary:
         asked = set(words(property))
         return any(asked <= known or asked >= known for known in self._sets)
 
-    def in_place_of(self, property: str, text: str, name: str) -> bool:
-        """Whether a text says another property and not this one, a name aside.
-
-        A property of which all words are also this one's is no other: "number" is not, beside "phone number".
-        """
-        said, named, mine = words(text), words(name), words(property)
+    def said_in(self, text: str, name: str) -> Said:
+        """The properties that a text says, a name aside."""
+        said, named = words(text), words(name)
         if (at := place_of(said, named)) is not None:
             said[at : at + len(named)] = [""]
-        if place_of(said, mine) is not None:
-            return False
-        own = set(mine)
         runs = (
             tuple(said[start : start + length])
             for start in range(len(said))
             for length in range(1, min(self._longest, len(said) - start) + 1)
         )
-        return any(run in self._known and not own.issuperset(run) for run in runs)
+        return Said(said, {run for run in runs if run in self._known})
+
+
+class Said:
+    """The properties of a knowledge base that one text says.
+
+    Args:
+        text: its words, without the name.
+        properties: by their words.
+    """
+
+    def __init__(self, text: list[str], properties: set[tuple[str, ...]]) -> None:
+        self._text, self._properties = text, properties
+
+    def is_other(self, property: str) -> bool:
+        """Whether another property is said and not this one.
+
+        A property of which all words are also this one's is no other: "number" is not, beside "phone number".
+        """
+        mine = words(property)
+        own = set(mine)
+        return place_of(self._text, mine) is None and any(not own.issuperset(run) for run in self._properties)

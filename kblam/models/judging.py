@@ -1,7 +1,7 @@
-"""How sure it is that a triple answers a question, in one knowledge base: what `known_above` is compared with.
+"""Which of the triples that attention found answers a question, and how sure that is.
 
-Attention names the triple. Its mass alone does not tell "the founder of A" from "the owner of A" where only one of
-them is known. The question's own words do, and so does the question read without its name, compared with all
+Attention finds the triples. Its mass alone does not tell "the founder of A" from "the owner of A", nor A from a longer
+name that contains it. The question's own words do, and so does the question read without the name, compared with all
 properties of the knowledge base.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,47 +25,69 @@ from kblam.knowledge.triples import key_text
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
+# So many triples with most mass are looked at for a question.
+CANDIDATES = 16
 _MAJORITY = 0.5
 
 
-class Judged(NamedTuple):
+class Candidate(NamedTuple):
     """A triple that may answer a question.
 
     Args:
-        question: as it was asked.
         name, property: of the triple.
         mass: its attention mass.
     """
 
-    question: str
     name: str
     property: str
     mass: float
 
 
+class Judged(NamedTuple):
+    """A question, as it was asked, and the triples that may answer it."""
+
+    question: str
+    candidates: Sequence[Candidate]
+
+
 class Verdict(NamedTuple):
-    """What a judge says of a triple.
+    """What a judge says of one question, of each candidate in turn.
 
     Args:
-        confidence: the probability that it answers the question.
-        asks_everything: whether the question is about the triple's entity as a whole.
+        confidences: the probability that it is the one that answers; together at most 1.
+        asks_everything: whether the question is about its entity as a whole.
     """
 
-    confidence: float
-    asks_everything: bool
+    confidences: tuple[float, ...]
+    asks_everything: tuple[bool, ...]
+
+
+class _Share(NamedTuple):
+    """Of the properties that a question without a name may ask for.
+
+    Args:
+        log: of the share of the candidate's.
+        is_best: whether no other property of the knowledge base has a larger one.
+        everything: the share of everything.
+    """
+
+    log: float = 0.0
+    is_best: bool = False
+    everything: float = 0.0
 
 
 class _Compared(NamedTuple):
     """What questions are compared with; never changed, so that threads may read it while the next is made."""
 
     columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
+    own: Tensor  # bool (V,), everything and the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary
     revision: int  # of the knowledge base
 
 
 class Judge:
-    """Reads the signs of one knowledge base's answers, and weighs them by the adapter's `confidence`.
+    """Reads the signs of one knowledge base's triples, and weighs them by the adapter's `confidence`.
 
     Args:
         adapter: of the attachment; not kept alive.
@@ -77,7 +99,8 @@ class Judge:
         self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor], properties: Iterable[str] = ()
     ) -> None:
         self._of, self._encode = weakref.ref(adapter), encode
-        self._compared = _Compared({}, torch.empty(0, adapter.config.embedding_dim), Vocabulary(), 0)
+        nothing = torch.empty(0, adapter.config.embedding_dim)
+        self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), 0)
         self.compare_with(properties)
 
     @property
@@ -102,6 +125,7 @@ class Judge:
         rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
+            own=torch.tensor([one == EVERYTHING or one in own for one in texts]),
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
             revision=revision,
@@ -118,13 +142,13 @@ class Judge:
             return
         self.compare_with(knowledge_base.properties(most=MOST_PROPERTIES), now)
 
-    def signs(self, judged: Sequence[Judged]) -> list[Signs]:
-        """What speaks for and against each triple as its question's answer."""
+    def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
+        """What speaks for and against each candidate as its question's answer."""
         compared = self._compared
-        return self._signs(compared, judged, [share for share, _ in self._shares(compared, judged)])
+        return [self._signs(compared, *each) for each in self._with_shares(compared, judged)]
 
     def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
-        """How sure each triple's answer is.
+        """How sure each candidate's answer is.
 
         Raises:
             KnowledgeError: the adapter has no weights.
@@ -133,51 +157,76 @@ class Judge:
         if weights is None:
             raise KnowledgeError("this adapter has no confidence; calibrate it (kblam calibrate)")
         compared = self._compared
-        shares = self._shares(compared, judged)
-        signs = self._signs(compared, judged, [share for share, _ in shares])
         return [
-            Verdict(weights.of(one), asks_everything=everything >= _MAJORITY)
-            for one, (_, everything) in zip(signs, shares, strict=True)
+            Verdict(
+                tuple(weights.among(self._signs(compared, one, shares))),
+                tuple(share.everything >= _MAJORITY for share in shares),
+            )
+            for one, shares in self._with_shares(compared, judged)
         ]
 
     @staticmethod
-    def _signs(compared: _Compared, judged: Sequence[Judged], shares: Sequence[float]) -> list[Signs]:
+    def _signs(compared: _Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
+        question, candidates = one
+        said = {name: compared.said.said_in(question, name) for name, _, _ in candidates}
+        names = [name for name in said if says(question, name)]
+        # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
+        meant = {name for name in names if not any(len(other) > len(name) and says(other, name) for other in names)}
         return [
             Signs(
-                mass=one.mass,
-                name=float(says(one.question, one.name)),
-                property=float(says(one.question, one.property)),
-                other=float(compared.said.in_place_of(one.property, one.question, one.name)),
-                share=share,
+                mass=mass,
+                name=float(name in meant),
+                property=float(says(question, prop)),
+                other=float(said[name].is_other(prop)),
+                share=share.log,
+                best=float(share.is_best),
             )
-            for one, share in zip(judged, shares, strict=True)
+            for (name, prop, mass), share in zip(candidates, shares, strict=True)
         ]
 
-    def _shares(self, compared: _Compared, judged: Sequence[Judged]) -> list[tuple[float, float]]:
-        """(log of the share of the triple's property, share of everything), by each question without the name.
-
-        (0, 0) where the question does not say the name.
-        """
-        shares = [(0.0, 0.0)] * len(judged)
+    def _with_shares(self, compared: _Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[_Share]]]:
+        """Each question with the shares of its candidates' properties, by the question without the candidate's name."""
         if self.adapter.config.question_head is None:
-            return shares
-        bare = [without_name(one.question, one.name, PRONOUN) for one in judged]
-        asked = [row for row, text in enumerate(bare) if text is not None]
-        if not asked:
-            return shares
+            return [(one, [_Share()] * len(one.candidates)) for one in judged]
+        bare: dict[tuple[int, str], str] = {}
+        for row, one in enumerate(judged):
+            for name in dict.fromkeys(candidate.name for candidate in one.candidates):
+                if (text := without_name(one.question, name, PRONOUN)) is not None:
+                    bare[row, name] = text
+        asked = {
+            (row, name): [candidate.property for candidate in judged[row].candidates if candidate.name == name]
+            for row, name in bare
+        }
+        found = self._shares(compared, bare, asked) if bare else {}
+        return [
+            (one, [found.get((row, name, prop), _Share()) for name, prop, _ in one.candidates])
+            for row, one in enumerate(judged)
+        ]
+
+    def _shares(
+        self,
+        compared: _Compared,
+        bare: Mapping[tuple[int, str], str],
+        asked: Mapping[tuple[int, str], Sequence[str]],
+    ) -> dict[tuple[int, str, str], _Share]:
+        """By question, name and property, for the properties asked of each question without a name."""
         # A property that is not among those compared takes part for its own question alone.
-        more = list(dict.fromkeys(one.property for one in judged if one.property not in compared.columns))
+        more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
         keys = torch.cat([compared.vectors, self._vectors_of(more)])
-        left_out = torch.zeros(len(asked), len(columns), dtype=torch.bool)
+        left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool)
         left_out[:, len(compared.columns) :] = True
-        for line, row in enumerate(asked):
-            left_out[line, columns[judged[row].property]] = False
-        found = property_shares(self.adapter, self._encode([str(bare[row]) for row in asked]), keys, left_out).cpu()
-        for line, row in enumerate(asked):
-            own, everything = found[line, columns[judged[row].property]], found[line, columns[EVERYTHING]].exp()
-            shares[row] = (float(own), float(everything))
-        return shares
+        for line, props in enumerate(asked.values()):
+            left_out[line, [columns[prop] for prop in props]] = False
+        logs = property_shares(self.adapter, self._encode(list(bare.values())), keys, left_out).cpu()
+        own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
+        best = logs.masked_fill(~own, -torch.inf).amax(-1)
+        everything = logs[:, columns[EVERYTHING]].exp()
+        return {
+            (row, name, prop): _Share(float(log), bool(log >= best[line]), float(everything[line]))
+            for line, ((row, name), props) in enumerate(asked.items())
+            for prop, log in zip(props, logs[line, [columns[prop] for prop in props]], strict=True)
+        }
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         config = self.adapter.config

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.models import Attachment
-from kblam.models.judging import MOST_PROPERTIES, Judge, Judged
+from kblam.models.judging import CANDIDATES, MOST_PROPERTIES, Candidate, Judge, Judged
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
 from kblam.training.vectors import Vectors
@@ -25,14 +26,17 @@ _ROWS = 32
 _HIDDEN = -1e9
 
 
-# Where the weights start, and what they stay near where there are few questions: those of three runs for SmolLM2.
-PRIOR = Confidence(mass=0.6, name=6.0, property=1.3, other=-0.5, share=0.45, bias=-3.4)
-# A confidence is a probability.
-KNOWN_ABOVE = 0.5
+# Where the weights start, and what they stay near where there are few questions: those of runs for SmolLM2.
+PRIOR = Confidence(mass=0.65, name=8.0, property=2.0, other=-1.1, share=0.45, bias=-6.0, best=1.1)
+# Not one half: where two triples of an entity are as likely as each other, to say neither is wrong for certain.
+KNOWN_ABOVE = 0.4
 # So many questions weigh as much as a change of one in a weight.
 _PRIOR_WEIGHT = 2.0
 _NEWTON_STEPS = 200
 _FLAT = 1e-6  # the slope at the minimum
+# Questions that are asked of one knowledge base, as far as its properties go; and of how many entities' properties.
+_ASKED_TOGETHER = 25
+_ENTITIES = (3, 300)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Calibration:
         confidence: the weights.
         known_above: the confidence from which a question counts as known.
         precision, recall: of refusals; `f1` is their harmonic mean.
-        top1: answerable questions whose strongest triple is the right one.
+        top1: answerable questions whose likeliest triple is the right one.
         questions: how many there were.
     """
 
@@ -54,6 +58,30 @@ class Calibration:
     f1: float
     top1: float
     questions: int
+
+
+class Case(NamedTuple):
+    """One question of a calibration.
+
+    Args:
+        signs: of each triple that it found.
+        right: which of them answers; None if none does.
+        is_known: whether the knowledge base has the answer, found or not.
+        counts: whether the figures count it.
+    """
+
+    signs: Sequence[Signs]
+    right: int | None
+    is_known: bool
+    counts: bool = True
+
+
+class _Shown(NamedTuple):
+    """A question, and what of the facts it may see."""
+
+    asked: Asked
+    row: int  # of the question
+    hidden: tuple[int, ...] = ()
 
 
 @torch.no_grad()
@@ -84,35 +112,69 @@ def calibrate(
     questions = vectors.of(one.text for one in asked) * (scale / vectors.scale)
     # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
     # again, in turn without its entity and without its fact.
-    again = [index for index, one in enumerate(asked) if len(one.facts) == 1][::2]
-    hidden = [
-        asked[index].facts if number % 2 else tuple(facts.of_entity(int(facts.owner[asked[index].facts[0]])))
-        for number, index in enumerate(again)
-    ]
-    whole = strongest_triples(attachment, knowledge, prompts, questions, [()] * len(asked))
-    without = strongest_triples(attachment, knowledge, [prompts[index] for index in again], questions[again], hidden)
-
-    def judged(index: int, mass: Tensor, place: Tensor) -> Judged:
-        return Judged(asked[index].text, *facts.identities[int(place)], float(mass))
-
-    judge = Judge(
-        adapter,
-        lambda texts: torch.from_numpy(encoder.encode(texts)).float() * scale,
-        [prop for prop, _ in Counter(prop for _, prop in facts.identities).most_common(MOST_PROPERTIES)],
+    again = [row for row, one in enumerate(asked) if len(one.facts) == 1][::2]
+    shown = [_Shown(one, row) for row, one in enumerate(asked)]
+    for number, row in enumerate(again):
+        one = asked[row]
+        hidden = one.facts if number % 2 else tuple(facts.of_entity(int(facts.owner[one.facts[0]])))
+        shown.append(_Shown(one, row, hidden))
+    rows = [one.row for one in shown]
+    found = strongest_triples(
+        attachment, knowledge, [prompts[row] for row in rows], questions[rows], [one.hidden for one in shown]
     )
-    # Where everything was hidden there is no strongest triple: in use too, what got no mass is not found.
-    missed = [judged(index, *found) for index, *found in zip(again, *without, strict=True) if float(found[0]) > 0]
-    signs = judge.signs(
-        [judged(index, *found) for index, *found in zip(range(len(asked)), *whole, strict=True)] + missed
-    )
-    # A single triple is no answer about a whole entity.
-    right = [
-        int(place) in one.facts and len(one.facts) == 1 for one, place in zip(asked, whole[1].tolist(), strict=True)
-    ]
-    single = torch.tensor([len(one.facts) == 1 for one in asked] + [False] * len(missed))
-    # Of whole entities only the lesson above: refusing them is neither right nor wrong here.
-    counted = torch.tensor([len(one.facts) < 2 for one in asked] + [True] * len(missed))
-    return learn(signs, torch.tensor(right + [False] * len(missed)), single, counted)
+
+    known: dict[str, Tensor] = {}
+
+    def encode(texts: list[str]) -> Tensor:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, torch.from_numpy(encoder.encode(new)).float() * scale, strict=True))
+        return torch.stack([known[text] for text in texts])
+
+    return learn(_cases(Judge(adapter, encode), facts, shown, found))
+
+
+def _cases(
+    judge: Judge, facts: Facts, shown: Sequence[_Shown], found: Sequence[Sequence[tuple[int, float]]]
+) -> list[Case]:
+    """The signs of what the questions found; a few questions at a time are asked of a base that has few properties.
+
+    In use, most bases have properties of one kind, and what one of its entities lacks others have, or none.
+    """
+    draw, order = random.Random(0), list(range(len(shown)))
+    draw.shuffle(order)
+    cases: list[Case] = []
+    for start in range(0, len(order), _ASKED_TOGETHER):
+        together = order[start : start + _ASKED_TOGETHER]
+        judge.compare_with(_properties(facts, [shown[row] for row in together], draw))
+        judged = [
+            Judged(
+                shown[row].asked.text,
+                [Candidate(*facts.identities[place], mass) for place, mass in found[row]],
+            )
+            for row in together
+        ]
+        for row, signs in zip(together, judge.signs(judged), strict=True):
+            one = shown[row]
+            # A single triple is no answer about a whole entity.
+            is_known = len(one.asked.facts) == 1 and not one.hidden
+            places = [place for place, _ in found[row]]
+            right = places.index(one.asked.facts[0]) if is_known and one.asked.facts[0] in places else None
+            # Of whole entities only the lesson above: refusing them is neither right nor wrong here.
+            cases.append(Case(signs, right, is_known, counts=len(one.asked.facts) < 2))
+    return cases
+
+
+def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> list[str]:
+    """Of the entities asked about, as far as they are shown, and of some others; the most used first."""
+    few, many = _ENTITIES
+    size = min(len(facts.entities), round(math.exp(draw.uniform(math.log(few), math.log(many)))))
+    used = Counter(prop for entity in draw.sample(facts.entities, size) for prop in entity.facts)
+    for one in shown:
+        owners = {int(facts.owner[fact]) for fact in one.asked.facts}
+        seen = {place for owner in owners for place in facts.of_entity(owner)} - set(one.hidden)
+        used.update(facts.identities[place][1] for place in seen)
+    return [prop for prop, _ in used.most_common(MOST_PROPERTIES)]
 
 
 @torch.no_grad()
@@ -122,14 +184,16 @@ def strongest_triples(
     prompts: Sequence[Sequence[int]],
     questions: Tensor,
     hidden: Sequence[Sequence[int]],
-) -> tuple[Tensor, Tensor]:
-    """(mass, place), each (prompts,): the triple with most attention of the evidence layer at each prompt's end.
+) -> list[list[tuple[int, float]]]:
+    """(place, mass) of the triples with most attention of the evidence layer at each prompt's end, largest first.
+
+    What gets no mass is not found, in use too.
 
     Args:
         questions: (prompts, P) float32.
         hidden: places of the triples that each prompt must not see.
     """
-    masses, places = [], []
+    found: list[list[tuple[int, float]]] = []
     asked = attachment.config.question_head is not None
     for start in range(0, len(prompts), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -144,57 +208,73 @@ def strongest_triples(
         line = torch.arange(len(ids), device=ids.device)
         query, lse = seen["query"][line, :, last].float(), seen["lse"][line, :, last]
         scores = torch.einsum("bhd,hmd->bhm", query, seen["knowledge"].key.float()) * seen["scale"]
-        best = (scores + bias[:, None] - lse[..., None]).exp().mean(1).max(-1)
-        masses.append(best.values.cpu())
-        places.append(best.indices.cpu())
-    return torch.cat(masses), torch.cat(places)
+        masses = (scores + bias[:, None] - lse[..., None]).exp().mean(1)
+        best = masses.topk(min(CANDIDATES, knowledge.num_triples), -1)
+        for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+            found.append([(place, mass) for place, mass in zip(places, values, strict=True) if mass > 0])
+    return found
 
 
-def learn(signs: Sequence[Signs], right: Tensor, known: Tensor, counted: Tensor) -> Calibration:
-    """The weights that make right answers likely and others unlikely, near `PRIOR`; Newton's method in float64.
-
-    Args:
-        signs: of each question's strongest triple.
-        right: bool, whether that triple answers.
-        known: bool, whether the knowledge base has the answer.
-        counted: bool, whether the figures count it.
-    """
-    prior = torch.tensor(PRIOR.weights, dtype=torch.float64)
-    x = torch.tensor([one.numbers for one in signs], dtype=torch.float64).reshape(len(signs), len(prior))
-    weights = _most_likely(x, right.double(), prior)
-    confidence = Confidence(*(round(weight, 4) for weight in weights.tolist()))
-    refused = torch.tensor([confidence.of(one) < KNOWN_ABOVE for one in signs], dtype=torch.bool)
-    caught = int((refused & ~known & counted).sum())
-    refusals, unknown = int((refused & counted).sum()), int((~known & counted).sum())
+def learn(cases: Sequence[Case]) -> Calibration:
+    """The weights that make right answers likely and others unlikely, near `PRIOR`; Newton's method in float64."""
+    confidence = Confidence(*(round(weight, 4) for weight in _most_likely(cases).tolist()))
+    refused = caught = unknown = right = 0
+    for case in cases:
+        odds = confidence.among(case.signs)
+        best = max(range(len(odds)), key=odds.__getitem__, default=None)
+        right += case.is_known and best is not None and best == case.right
+        if case.counts:
+            is_refused = best is None or odds[best] < KNOWN_ABOVE
+            refused += is_refused
+            unknown += not case.is_known
+            caught += is_refused and not case.is_known
+    known = sum(case.is_known for case in cases)
     return Calibration(
         confidence=confidence,
         known_above=KNOWN_ABOVE,
-        precision=caught / max(1, refusals),
+        precision=caught / max(1, refused),
         recall=caught / max(1, unknown),
-        f1=2 * caught / max(1, refusals + unknown),
-        top1=float(right[known].double().mean()) if known.any() else 1.0,
-        questions=int(counted.sum()),
+        f1=2 * caught / max(1, refused + unknown),
+        top1=right / known if known else 1.0,
+        questions=sum(case.counts for case in cases),
     )
 
 
-def _most_likely(x: Tensor, y: Tensor, prior: Tensor) -> Tensor:
-    """The weights (6,) of least cost for signs (n, 6) and answers (n,); the cost is convex, so there is one minimum.
+def _most_likely(cases: Sequence[Case]) -> Tensor:
+    """The weights (7,) of least cost; the cost is convex, so there is one minimum.
 
     Raises:
         TrainingError: it was not found.
     """
+    prior = torch.tensor(PRIOR.weights, dtype=torch.float64)
+    most = max((len(case.signs) for case in cases), default=0) + 1
+    x = torch.zeros(len(cases), most, len(prior), dtype=torch.float64)
+    absent = torch.ones(len(cases), most, dtype=torch.bool)
+    absent[:, 0] = False  # none of them, with log odds of zero
+    for row, case in enumerate(cases):
+        if case.signs:
+            count = len(case.signs)
+            x[row, 1 : count + 1] = torch.tensor([one.numbers for one in case.signs], dtype=torch.float64)
+            absent[row, 1 : count + 1] = False
+    right = torch.tensor([0 if case.right is None else case.right + 1 for case in cases], dtype=torch.int64)
+    wanted = x[torch.arange(len(cases)), right].sum(0)
+
+    def log_shares(weights: Tensor) -> Tensor:
+        return (x @ weights).masked_fill(absent, -torch.inf).log_softmax(-1)
 
     def cost(weights: Tensor) -> Tensor:
         distance = (weights - prior).pow(2).sum() * (_PRIOR_WEIGHT / 2)
-        return F.binary_cross_entropy_with_logits(x @ weights, y, reduction="sum") + distance
+        return distance - log_shares(weights)[torch.arange(len(cases)), right].sum()
 
     weights = prior.clone()
     for _ in range(_NEWTON_STEPS):
-        p = torch.sigmoid(x @ weights)
-        slope = x.T @ (p - y) + _PRIOR_WEIGHT * (weights - prior)
+        shares = log_shares(weights).exp()
+        mean = torch.einsum("nk,nkw->nw", shares, x)
+        slope = mean.sum(0) - wanted + _PRIOR_WEIGHT * (weights - prior)
         if float(slope.abs().max()) < _FLAT:
             return weights
-        curve = (x * (p * (1 - p))[:, None]).T @ x + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=x.dtype)
+        curve = torch.einsum("nk,nkv,nkw->vw", shares, x, x) - mean.T @ mean
+        curve = curve + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=x.dtype)
         step, length, before = torch.linalg.solve(curve, slope), 1.0, cost(weights)
         # A whole step may overshoot where nearly all answers are told apart.
         while cost(weights - length * step) > before - 1e-4 * length * (step @ slope) and length > 1e-9:

@@ -34,7 +34,7 @@ model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about 
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
 from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
-the strongest triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
+the likeliest triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
 
 ```yaml
 {settings}```

@@ -287,7 +287,7 @@ class Trainer:
         found = self.calibration
         self.say(
             f"known above a confidence of {found.known_above}: refusals right {found.precision:.3f}, "
-            f"found {found.recall:.3f}; strongest triple right {found.top1:.3f} ({found.questions} questions)"
+            f"found {found.recall:.3f}; likeliest triple right {found.top1:.3f} ({found.questions} questions)"
         )
         return adapter.eval()
 

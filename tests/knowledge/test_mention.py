@@ -60,7 +60,7 @@ def test_a_name_gives_way_to_a_pronoun(text: str, name: str, bare: str | None) -
 def test_another_property_in_place_of_one(property: str, text: str, is_other: bool) -> None:
     vocabulary = Vocabulary(["price", "weight", "number", "phone number"])
     name = "Weight Anvil" if "Weight Anvil" in text else "Anvil 3"
-    assert vocabulary.in_place_of(property, text, name) is is_other
+    assert vocabulary.said_in(text, name).is_other(property) is is_other
 
 
 def test_names_in_scripts_without_spaces() -> None:

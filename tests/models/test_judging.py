@@ -1,4 +1,4 @@
-"""A judge reads the signs of a triple's answer, once for each property of a knowledge base."""
+"""A judge reads the signs of each triple that may answer, once for each property of a knowledge base."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_shares import property_shares
 from kblam.errors import EncoderError, KnowledgeError
-from kblam.models.judging import Judge, Judged, judge_of
+from kblam.models.judging import Candidate, Judge, Judged, judge_of
 from tests.fakes import HashingEncoder
 
-WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3)
+WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3, best=1)
 SHAPE = {"embedding_dim": 16, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "head_dim": 4, "layers": (0, 1)}
 
 
@@ -46,32 +46,61 @@ def vectors(encoder: HashingEncoder, texts: list[str]) -> torch.Tensor:
     return torch.from_numpy(encoder.encode(texts)).float()
 
 
+def judged(question: str, *found: tuple[str, str, float]) -> Judged:
+    return Judged(question, [Candidate(*one) for one in found])
+
+
 def test_the_signs_of_a_question() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    named, heavy, far = judge.signs(
+    price = judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))
+    (named,), (heavy, light), (far,) = judge.signs(
         [
-            Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25),
-            Judged("What is the weight of anvil 3?", "Anvil 3", "price", 0.5),
-            Judged("What is the price of Hammer 5?", "Anvil 3", "price", 0.75),
+            price,
+            judged("What is the weight of anvil 3?", ("Anvil 3", "price", 0.5), ("Anvil 3", "weight", 0.125)),
+            judged("What is the price of Hammer 5?", ("Anvil 3", "price", 0.75)),
         ]
     )
     keys = vectors(encoder, ["the everything of it", "the price of it", "the weight of it"])
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
     shares = property_shares(asking, asked, keys)
-    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])))
-    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])))
-    assert far == Signs(0.75, 0, 1, 0, 0)
-    (verdict,) = judge.verdicts([Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)])
-    assert verdict == (WEIGHTS.of(named), bool(shares[0, 0].exp() >= 0.5))
+    best = (shares == shares.amax(-1, keepdim=True)).tolist()
+    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])), best[0][1])
+    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])), best[1][1])
+    assert light == Signs(0.125, 1, 1, 0, pytest.approx(float(shares[1, 2])), best[1][2])
+    assert far == Signs(0.75, 0, 1, 0, 0, 0)
+    (verdict,) = judge.verdicts([price])
+    assert verdict == ((WEIGHTS.of(named),), (bool(shares[0, 0].exp() >= 0.5),))
+
+
+def test_a_name_inside_a_longer_one_is_not_said() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"])
+    short, long = ("Path Traversal", "price", 0.5), ("Relative Path Traversal", "price", 0.1)
+    (inside, meant), (alone,) = judge.signs(
+        [
+            judged("What is the price of Relative Path Traversal?", short, long),
+            judged("What is the price of Path Traversal?", short),
+        ]
+    )
+    assert (inside.name, meant.name, alone.name) == (0, 1, 1)
+
+
+def test_the_candidates_of_a_question_share_what_is_sure() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    case = judged("the price of Anvil 3", ("Hammer 5", "price", 0.5), ("Anvil 3", "price", 0.4), ("Anvil 3", "x", 0.1))
+    (signs,), (verdict,) = judge.signs([case]), judge.verdicts([case])
+    assert verdict.confidences == tuple(WEIGHTS.among(signs))
+    assert max(verdict.confidences) == verdict.confidences[1]
 
 
 def test_a_question_s_signs_do_not_depend_on_what_is_asked_beside_it() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    asked = [Judged(f"What is the price of Anvil {n}?", f"Anvil {n}", "price", 0.25) for n in range(5)]
-    alone = [judge.verdicts([one])[0].confidence for one in asked]
-    assert [one.confidence for one in judge.verdicts(asked)] == pytest.approx(alone)
+    asked = [judged(f"What is the price of Anvil {n}?", (f"Anvil {n}", "price", 0.25)) for n in range(5)]
+    alone = [judge.verdicts([one])[0].confidences for one in asked]
+    assert [one.confidences for one in judge.verdicts(asked)] == [pytest.approx(one) for one in alone]
     assert judge.signs([]) == []
 
 
@@ -90,7 +119,7 @@ def test_without_a_question_head_properties_are_not_compared() -> None:
         asking = adapter(question_head=None)
         judge = judge_of(asking, kb)
         assert judge is not None
-        (signs,) = judge.signs([Judged("the weight of Anvil 0?", "Anvil 0", "price", 0.3)])
+        ((signs,),) = judge.signs([judged("the weight of Anvil 0?", ("Anvil 0", "price", 0.3))])
         assert signs == Signs(0.3, 1, 0, 1, 0)
         assert encoder.seen == []
 
@@ -111,14 +140,14 @@ def test_properties_are_encoded_once_and_followed() -> None:
         encoder.seen.clear()
         assert judge_of(asking, kb) is judge
         assert encoder.seen == ["the color of it"]
-        asked = [Judged("the color of Anvil 9", "Anvil 9", "price", 0.1)]
-        assert judge.signs(asked)[0].other == 1
+        asked = [judged("the color of Anvil 9", ("Anvil 9", "price", 0.1))]
+        assert judge.signs(asked)[0][0].other == 1
         kb.remove("Anvil 9", "color")
         judge_of(asking, kb)
-        assert judge.signs(asked)[0].other == 0
+        assert judge.signs(asked)[0][0].other == 0
         fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-        asked = [Judged("the price of Anvil 9", "Anvil 9", "price", 0.1)]
-        assert judge.signs(asked)[0].share == pytest.approx(fresh.signs(asked)[0].share)
+        asked = [judged("the price of Anvil 9", ("Anvil 9", "price", 0.1))]
+        assert judge.signs(asked)[0][0].share == pytest.approx(fresh.signs(asked)[0][0].share)
 
 
 def test_an_encoder_that_fails_once_is_asked_again() -> None:
@@ -136,16 +165,16 @@ def test_an_encoder_that_fails_once_is_asked_again() -> None:
             judge_of(asking, kb)
         judge = judge_of(asking, kb)
         assert judge is not None
-        assert judge.signs([Judged("the price of Anvil 0", "Anvil 0", "price", 0.1)])[0].share < 0
+        assert judge.signs([judged("the price of Anvil 0", ("Anvil 0", "price", 0.1))])[0][0].share < 0
 
 
 def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    rare, usual = (Judged(f"the {p} of Anvil 3", "Anvil 3", p, 0.2) for p in ("taste", "price"))
-    alone, beside = judge.signs([usual])[0], judge.signs([rare, usual])
+    rare, usual = (judged(f"the {p} of Anvil 3", ("Anvil 3", p, 0.2)) for p in ("taste", "price"))
+    (alone,), beside = judge.signs([usual])[0], [signs for (signs,) in judge.signs([rare, usual])]
     assert beside[1].share == pytest.approx(alone.share)
-    assert beside[0].share == pytest.approx(judge.signs([rare])[0].share)
+    assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
     assert beside[0].share == pytest.approx(float(property_shares(asking, asked, keys)[0, 3]))
@@ -157,7 +186,7 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
     columns = ["everything", "phone number", "price", "color", "weight"]  # "list price" is the base's price
     keys = vectors(encoder, [f"the {p} of it" for p in columns])
-    (signs,) = judge.signs([Judged("the phone number of Anvil 3", "Anvil 3", "weight", 0.2)])
+    ((signs,),) = judge.signs([judged("the phone number of Anvil 3", ("Anvil 3", "weight", 0.2))])
     shares = property_shares(asking, vectors(encoder, ["the phone number of it"]), keys)
     assert signs.share == pytest.approx(float(shares[0, 4]))
     assert signs.other == 1
@@ -166,7 +195,7 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
 def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    one = [Judged("What is the price of Anvil 3?", "Anvil 3", "price", 0.25)]
+    one = [judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))]
     before = judge.verdicts(one)
     with torch.no_grad():
         for weight in asking.parameters():
@@ -202,13 +231,13 @@ def test_a_question_for_everything() -> None:
     judge = Judge(asking, lambda texts: vectors(encoder, texts), [f"property {n}" for n in range(20)])
     about, one = judge.verdicts(
         [
-            Judged("the everything of Anvil 3", "Anvil 3", "property 1", 0.3),
-            Judged("the property 1 of Anvil 3", "Anvil 3", "property 1", 0.3),
+            judged("the everything of Anvil 3", ("Anvil 3", "property 1", 0.3)),
+            judged("the property 1 of Anvil 3", ("Anvil 3", "property 1", 0.3)),
         ]
     )
-    assert about.asks_everything
-    assert not one.asks_everything
-    assert about.confidence < one.confidence
+    assert about.asks_everything == (True,)
+    assert one.asks_everything == (False,)
+    assert about.confidences < one.confidences
 
 
 def test_a_judge_keeps_no_adapter_alive() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.adapter.confidence import Confidence, Signs
+from kblam.adapter.confidence import Signs
 from kblam.adapter.property_shares import EVERYTHING, PRONOUN
 from kblam.data.entities import Entity
-from kblam.training.calibrate import PRIOR, learn
+from kblam.training.calibrate import PRIOR, Case, learn
 from kblam.training.material import Material
 from kblam.training.questions import Facts, Kind, with_pronoun
 from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
@@ -136,26 +136,36 @@ SIGNS = st.builds(
     property=st.sampled_from([0.0, 1.0]),
     other=st.sampled_from([0.0, 1.0]),
     share=st.floats(-6, 0),
+    best=st.sampled_from([0.0, 1.0]),
 )
 
 
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    signs = draw(st.lists(SIGNS, max_size=4))
+    right = draw(st.none() | st.integers(0, len(signs) - 1)) if signs else None
+    return Case(signs, right, right is not None or draw(st.booleans()), draw(st.booleans()))
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(SIGNS, st.booleans()), max_size=40))
-def test_the_weights_are_the_most_likely_ones(asked: list[tuple[Signs, bool]]) -> None:
-    signs, right = [one for one, _ in asked], torch.tensor([is_right for _, is_right in asked], dtype=torch.bool)
-    found = learn(signs, right, right, torch.ones(len(asked), dtype=torch.bool))
+@given(st.lists(cases(), max_size=30))
+def test_the_weights_are_the_most_likely_ones(asked: list[Case]) -> None:
+    found = learn(asked)
     assert 0 <= found.precision <= 1
     assert 0 <= found.recall <= 1
+    assert 0 <= found.top1 <= 1
 
     def cost(weights: list[float]) -> float:
         """Of the weights and their distance from where they start, to be as small as can be."""
         total = sum((new - old) ** 2 for new, old in zip(weights, PRIOR.weights, strict=True))
-        for one, is_right in asked:
-            p = min(max(Confidence(*weights).of(one), 1e-300), 1 - 1e-16)
-            total -= math.log(p if is_right else 1 - p)
+        for signs, right, *_ in asked:
+            odds = [0.0, *(sum(w * n for w, n in zip(weights, one.numbers, strict=True)) for one in signs)]
+            most = max(odds)
+            total += most + math.log(sum(math.exp(one - most) for one in odds))
+            total -= odds[0 if right is None else right + 1]
         return total
 
-    for place in range(6):
+    for place in range(7):
         for step in (-0.05, 0.05):
             beside = list(found.confidence.weights)
             beside[place] += step
@@ -163,31 +173,35 @@ def test_the_weights_are_the_most_likely_ones(asked: list[tuple[Signs, bool]]) -
 
 
 def test_without_questions_the_weights_stay_where_they_start() -> None:
-    nothing = torch.zeros(0, dtype=torch.bool)
-    assert learn([], nothing, nothing, nothing).confidence == PRIOR
+    assert learn([]).confidence == PRIOR
 
 
 def test_what_tells_right_from_wrong_gets_the_weight() -> None:
     """Masses say nothing here, names everything."""
-    signs = [Signs(0.5, name=name, property=1, other=0, share=-1) for name in (0.0, 1.0) for _ in range(200)]
-    right = torch.tensor([one.name == 1 for one in signs])
-    found = learn(signs, right, right, torch.ones(400, dtype=torch.bool))
+    unnamed, named = (Signs(0.5, name=name, property=1, other=0, share=-1) for name in (0.0, 1.0))
+    asked = [case for _ in range(200) for case in (Case([unnamed, named], 1, True), Case([unnamed], None, False))]
+    found = learn(asked)
     assert (found.precision, found.recall, found.f1, found.top1, found.questions) == (1, 1, 1, 1, 400)
-    assert found.confidence.of(signs[-1]) > 0.9
-    assert found.confidence.of(signs[0]) < 0.1
+    assert found.confidence.of(named) > 0.9
+    assert found.confidence.of(unnamed) < 0.1
+
+
+def test_what_is_not_found_counts_as_refused() -> None:
+    sure = Signs(0.9, name=1, property=1, other=0, share=0, best=1)
+    found = learn([Case([sure], 0, True)] * 3 + [Case([], None, True), Case([], None, False)])
+    assert (found.top1, found.precision, found.recall) == (0.75, 0.5, 1)
 
 
 def test_nearly_separable_answers_have_weights_too() -> None:
     """Whole Newton steps ran away here."""
     draw = random.Random(0)
-    signs, right = [], []
+    asked = []
     for place in range(600):
         is_right = place % 3 > 0
         share = -abs(draw.gauss(0, 0.1)) if is_right else -6 * draw.random()
-        signs.append(Signs(draw.random(), name=1, property=float(draw.random() < 0.5), other=0, share=share))
-        right.append(is_right)
-    told = torch.tensor(right)
-    found = learn(signs, told, told, torch.ones(600, dtype=torch.bool))
+        signs = Signs(draw.random(), name=1, property=float(draw.random() < 0.5), other=0, share=share)
+        asked.append(Case([signs], 0 if is_right else None, is_right))
+    found = learn(asked)
     assert found.f1 > 0.9
     assert max(map(abs, found.confidence.weights)) < 100
 
