@@ -11,6 +11,8 @@ from kblam.adapter.adapter import KnowledgeAdapter
 PRONOUN = "it"
 # Beside the properties: what "Tell me about it" asks for.
 EVERYTHING = "everything"
+# What such a question is best answered by, where an entity has one of them.
+DESCRIBING = frozenset({"description", "definition", "meaning", "summary"})
 
 
 @torch.no_grad()

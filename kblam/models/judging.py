@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_shares import EVERYTHING, PRONOUN, property_shares
+from kblam.adapter.property_shares import DESCRIBING, EVERYTHING, PRONOUN, property_shares
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.mention import Vocabulary, says, without_name
@@ -66,7 +66,7 @@ class _Share(NamedTuple):
     """Of the properties that a question without a name may ask for.
 
     Args:
-        log: of the share of the candidate's.
+        log: of the share of the candidate's; to a describing one that of everything is added.
         is_best: whether no other property of the knowledge base has a larger one.
         everything: the share of everything.
     """
@@ -221,12 +221,15 @@ class Judge:
         logs = property_shares(self.adapter, self._encode(list(bare.values())), keys, left_out).cpu()
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
-        everything = logs[:, columns[EVERYTHING]].exp()
-        return {
-            (row, name, prop): _Share(float(log), bool(log >= best[line]), float(everything[line]))
-            for line, ((row, name), props) in enumerate(asked.items())
-            for prop, log in zip(props, logs[line, [columns[prop] for prop in props]], strict=True)
-        }
+        everything = logs[:, columns[EVERYTHING]]
+        shares: dict[tuple[int, str, str], _Share] = {}
+        for line, ((row, name), props) in enumerate(asked.items()):
+            for prop in props:
+                log = logs[line, columns[prop]]
+                if prop in DESCRIBING:
+                    log = torch.logaddexp(log, everything[line])
+                shares[row, name, prop] = _Share(float(log), bool(log >= best[line]), float(everything[line].exp()))
+        return shares
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         config = self.adapter.config

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
+from kblam.adapter.property_shares import DESCRIBING
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.models import Attachment
@@ -156,13 +157,18 @@ def _cases(
         ]
         for row, signs in zip(together, judge.signs(judged), strict=True):
             one = shown[row]
-            # A single triple is no answer about a whole entity.
-            is_known = len(one.asked.facts) == 1 and not one.hidden
-            places = [place for place, _ in found[row]]
-            right = places.index(one.asked.facts[0]) if is_known and one.asked.facts[0] in places else None
-            # Of whole entities only the lesson above: refusing them is neither right nor wrong here.
-            cases.append(Case(signs, right, is_known, counts=len(one.asked.facts) < 2))
+            answers = [] if one.hidden else _answers(facts, one.asked)
+            right = next((at for at, (place, _) in enumerate(found[row]) if place in answers), None)
+            # Of whole entities only the lesson: refusing them is neither right nor wrong here.
+            cases.append(Case(signs, right, bool(answers), counts=len(one.asked.facts) < 2))
     return cases
+
+
+def _answers(facts: Facts, asked: Asked) -> list[int]:
+    """The fact that answers; a single one says nothing of a whole entity, unless it describes it."""
+    if len(asked.facts) == 1:
+        return list(asked.facts)
+    return [fact for fact in asked.facts if facts.identities[fact][1] in DESCRIBING][:1]
 
 
 def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> list[str]:

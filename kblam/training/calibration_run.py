@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.config import FORMAT_VERSION
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
 from kblam.knowledge import Encoder, Triple
@@ -58,5 +59,10 @@ def recalibrate(
     prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
     found = calibrate(attachment, facts, asked, vectors, prompts, encoder)
     detach(model)
-    fresh.config = dataclasses.replace(fresh.config, known_above=found.known_above, confidence=found.confidence)
+    fresh.config = dataclasses.replace(
+        fresh.config,
+        known_above=found.known_above,
+        confidence=found.confidence,
+        format_version=FORMAT_VERSION,
+    )
     return fresh, found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from dataclasses import replace
 
@@ -238,6 +239,19 @@ def test_a_question_for_everything() -> None:
     assert about.asks_everything == (True,)
     assert one.asks_everything == (False,)
     assert about.confidences < one.confidences
+
+
+def test_a_description_has_the_share_of_everything_besides() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["description", "weight"])
+    found = [("Anvil 3", prop, 0.25) for prop in ("description", "weight")]
+    ((described, weight),) = judge.signs([judged("What is Anvil 3 all about?", *found)])
+    asked = vectors(encoder, ["What is it all about?"])
+    keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "weight")])
+    shares = property_shares(asking, asked, keys)[0].tolist()
+    assert described.share == pytest.approx(math.log(math.exp(shares[0]) + math.exp(shares[1])))
+    assert weight.share == pytest.approx(shares[2])
+    assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
 
 
 def test_a_judge_keeps_no_adapter_alive() -> None:
