@@ -139,7 +139,7 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
     if rules.is_known(found):
         # Where only the mass was asked, the model is asked too, unless the question says the triple in so many words.
         named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
-        return _facts(rules, found[:1], found[0].mass, is_sure=named or rules.config.confidence is not None)
+        return _facts(rules, found[:1], found[0].mass, is_sure=named or found[0].confidence is not None)
     if question is not None and (of_entity := _about_entity(question, found)):
         together = min(1.0, sum(one.mass for one in of_entity))
         if rules.knows_entity(together):

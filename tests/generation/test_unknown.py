@@ -22,6 +22,7 @@ from kblam.generation.evidence import Found
 from kblam.generation.plan import plan
 from kblam.generation.wording import Wordings
 from kblam.models.copies import resident_for
+from kblam.models.judging import Judged, Verdict
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
 from tests.generation.test_pointer import CURRENCY, EURO, Asked
 from tests.generation.tiny import EMBEDDING_DIM
@@ -258,6 +259,35 @@ def test_everything_is_told_where_the_share_says_so() -> None:
     assert decide(weighed, question, [about, weak(FOUNDER, 0.3)]).confidence == weighed.entity_confidence(0.7)
     assert decide(weighed, question, [about]).confidence == weighed.entity_confidence(0.4)
     assert said(decide(rules(), "Give me the rundown on it.", [about, weak(FOUNDER, 0.3)])) == REFUSAL
+
+
+class Preferring:
+    """A judge who is sure of the triples of one name."""
+
+    def __init__(self, name: str, sure: float) -> None:
+        self.name, self.sure = name, sure
+
+    def verdicts(self, judged: list[Judged]) -> list[Verdict]:
+        odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
+        return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
+
+
+def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first evidence too, though others have more of the attention."""
+    name = "Procter and Gamble"
+    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
+    session = asked.session()
+    answer = session.ask(CURRENCY, max_new_tokens=80)
+    assert answer.text == "The CEO of Procter and Gamble is Ann Lee."
+    assert answer.confidence == 0.7
+    assert [item.triple.name for item in answer.evidence][:2] == [name, "France"]
+    assert answer.evidence[0].mass < answer.evidence[1].mass
+    (decision,) = session.decisions([CURRENCY])
+    assert (decision.facts[0].triple.name, decision.confidence) == (name, 0.7)
+    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.3))
+    unsure = session.ask(CURRENCY, max_new_tokens=80)
+    assert unsure.refused
+    assert unsure.confidence == 0.3
 
 
 def test_an_entity_that_is_named_is_known_by_the_weights() -> None:
