@@ -217,18 +217,19 @@ def _known_part(
 
 
 def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
-    """The triples of the likeliest one's entity, if the question names it and asks for nothing in particular.
+    """The triples of the entity that the question names, if it asks for nothing in particular.
 
     The strongest first: none is likelier than another to answer such a question.
     """
-    if not found:
+    said = words(question)
+    places = {name: place_of(said, words(name)) for name in dict.fromkeys(one.triple.name for one in found)}
+    # Of a name inside a longer one the longer one is meant.
+    named = max(
+        (name for name, at in places.items() if at is not None), key=lambda name: len(words(name)), default=None
+    )
+    if named is None:
         return []
-    name = found[0].triple.name
-    said, named = words(question), words(name)
-    at = place_of(said, named)
-    if at is None:
-        return []
-    is_bare = all(word in FILLER for word in said[:at] + said[at + len(named) :])
-    if not is_bare and not found[0].asks_everything:
-        return []
-    return sorted((one for one in found if one.triple.name == name), key=lambda one: -one.mass)
+    at, length = places[named] or 0, len(words(named))
+    of_entity = [one for one in found if one.triple.name == named]
+    is_bare = all(word in FILLER for word in said[:at] + said[at + length :])
+    return sorted(of_entity, key=lambda one: -one.mass) if is_bare or of_entity[0].asks_everything else []

@@ -290,6 +290,16 @@ def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkey
     assert unsure.confidence == 0.3
 
 
+def test_the_entity_is_the_one_that_the_question_names() -> None:
+    """Whatever else has more of the attention; of a name inside a longer one the longer one."""
+    inside = Found(9, Triple("Nightjar", "color", "blue"), 0.2)
+    found = [FRANCE, inside, weak(BUDGET, 0.3), weak(FOUNDER, 0.4)]
+    told = decide(rules(), "Tell me about Project Nightjar.", [replace(one, confidence=0.01) for one in found])
+    assert [fact.triple for fact in told.facts] == [FOUNDER.triple, BUDGET.triple]
+    told = decide(rules(), "Tell me about Nightjar.", [replace(one, mass=0.9, confidence=0.01) for one in found])
+    assert [fact.triple.name for fact in told.facts] == ["Nightjar"]
+
+
 def test_an_entity_that_is_named_is_known_by_the_weights() -> None:
     weights = Confidence(mass=1, name=2, property=1, other=-1, share=1, bias=-2)
     weighed = replace(rules(), config=replace(rules().config, confidence=weights))
