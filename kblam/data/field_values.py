@@ -28,9 +28,7 @@ land = patterns(
 the {Republic|Duchy|Kingdom|Canton} of {city}
 """
 )
-lands = patterns(
-    "{last}land and {place}\n{place}, {last}land and {last}ia\n{last}ia\n{last}land to the {north|south|east}"
-)
+lands = patterns("{last}land and {place}\n{place}, {last}land and {last}ia\n{last}ia to the {north|south|east}")
 tongue = patterns("{last}ish\n{Old|Upper|Lower|Coastal} {last}ian\n{last}ian and {last}ish")
 summit = patterns("Mount {last}, {300..8000} m\n{Noun} {Peak|Hill|Ridge}\nthe {adj} {peak|hill|tower} near {city}")
 station = patterns("{city} {Central|North|South|Junction}\n{last} {Street|Square} station\n{Noun} {Gate|Park|Road}")
@@ -104,9 +102,7 @@ never {verb} the {noun} without {a phrase}
 turn off the {noun} and {verb} the {phrase}
 """
 )
-check = patterns(
-    "{verbing} the {noun} with {a phrase}\n{noun} {test|scan|review|analysis}\nwatching the {noun} for {phrase}"
-)
+check = patterns("{verbing} the {noun} with {a phrase}\n{noun} {test|scan|review}\nwatching the {noun} for {phrase}")
 case = patterns(
     """
 in {1950..2025} the {noun} of {last} was {lost|stolen|burnt|opened}
@@ -157,9 +153,7 @@ by {wire|check|card} before the {2..28}th of {month}
 league = patterns("{city} {League|Division} {2..9}\nthe {Noun} {League|Cup}\n{Northern|Southern|Western} {Noun} League")
 arena = patterns("{last} {Arena|Hall|Stadium|Park}\nthe {Noun} {Hall|Dome|Theater} in {city}\n{city} {Arena|Forum}")
 jersey = patterns("{1..99}\nnumber {1..99}\n{1..99}, in {color}")
-playing_position = patterns(
-    "{left|right|center} {noun}\n{first|second|third} {noun}\n{noun} {keeper|guard|runner|back}"
-)
+playing_position = patterns("{left|right|center} {noun}\n{first|second|third} {noun}\n{noun} {keeper|guard|back}")
 key = patterns("{A|B|C|D|E|F|G}{-flat|-sharp|} {major|minor}\n{A|B|C|D|E|F|G}{-flat|-sharp|} {dorian|lydian|phrygian}")
 technique = patterns("{oil|ink|chalk|tempera|acrylic|wax} on {noun}\n{carved|cast|woven|etched|glazed} {noun}")
 gallery = patterns("{city} {Museum of Art|Gallery}\nthe {last} Collection\nthe {Noun} Museum in {city}")
@@ -176,6 +170,13 @@ season = patterns(
 {early|mid|late} {month} to {early|mid|late} {month}
 from {month} {2..28} to {month} {2..28}
 {2..30} weeks after the {first|last} {frost|rain|snow}
+"""
+)
+survival = patterns(
+    """
+{common|rare|vulnerable|endangered|extinct} {in|near|north of} {city}
+{critically|hardly|widely} {endangered|threatened} since {1900..2030}
+near threatened, {100..9000} left
 """
 )
 family = patterns("{last}idae\n{last}aceae\nthe {noun} family")
@@ -195,6 +196,4 @@ spoken = patterns(
 rhymes with {noun}
 """
 )
-letters = patterns(
-    "{letter}{letter}{letter}\n{letter}{letter}{letter}{letter}\n{letter}.{letter}.{letter}.\n{letter}{letter}{2..99}"
-)
+letters = patterns("{letter}{letter}{letter}\n{letter}{letter}{letter}{letter}\n{letter}.{letter}.{letter}.")
