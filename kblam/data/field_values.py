@@ -31,6 +31,7 @@ the {Republic|Duchy|Kingdom|Canton} of {city}
 lands = patterns("{last}land and {place}\n{place}, {last}land and {last}ia\n{last}ia to the {north|south|east}")
 tongue = patterns("{last}ish\n{Old|Upper|Lower|Coastal} {last}ian\n{last}ian and {last}ish")
 summit = patterns("Mount {last}, {300..8000} m\n{Noun} {Peak|Hill|Ridge}\nthe {adj} {peak|hill|tower} near {city}")
+seats = patterns("{2..900}\n{2..90} seats\n{1..80},{100..999}\n{2..500} seated and {2..90} standing")
 station = patterns("{city} {Central|North|South|Junction}\n{last} {Street|Square} station\n{Noun} {Gate|Park|Road}")
 
 # --- physics, chemistry ------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ grade = patterns(
 {low|medium|high|very high|critical} ({0..9}.{0..9} of 10)
 {level|class|category|grade} {1..40}
 {low|medium|high|very high|extreme} in {city}
-{adj}
+{adj} to {adj}
 {A|B|C|D|E|P|S}{1..60}
 """
 )
@@ -172,6 +173,7 @@ from {month} {2..28} to {month} {2..28}
 {2..30} weeks after the {first|last} {frost|rain|snow}
 """
 )
+moons = patterns("{1..400}\nat least {2..90}\n{2..300} known ones")
 survival = patterns(
     """
 {common|rare|vulnerable|endangered|extinct} {in|near|north of} {city}
@@ -189,6 +191,7 @@ part_of_speech = patterns(
 {adverb|conjunction|preposition|particle} of {time|place|manner|degree|cause}
 """
 )
+several = patterns("{noun}s\n{noun}s\nmany {noun}s")
 spoken = patterns(
     """
 {ba|do|fee|go|ka|loo|mee|no|ri|sa}-{BAH|DOH|FEE|GAY|KOO|LAH|MEE|NOY|REE|SHA}-{la|mer|nis|ra|ten|vo|zee}

@@ -148,7 +148,7 @@ TYPED: dict[str, Property] = {
         # transport
         *_of("place organisation", f.station, "nearest station"),
         *_of("product place", v.city, "terminus", "home port"),
-        *_of("product place", v.whole, "seating capacity"),
+        *_of("product place", f.seats, "seating capacity"),
         *_of("product", v.amount("liters per 100 km", "miles per gallon", "liters an hour"), "fuel consumption"),
         *_of("product person", v.code, "number plate"),
         *_of("product place", v.title, "operator"),
@@ -261,9 +261,10 @@ TYPED: dict[str, Property] = {
         *_of("thing", v.amount("light-years", "million kilometers", "parsecs"), "distance from Earth"),
         *_of("thing creature", v.person, "discoverer"),
         *_of("thing", v.title, "constellation"),
-        *_of("thing", v.whole, "number of moons"),
+        *_of("thing", f.moons, "number of moons"),
         # language
-        *_of("thing", v.noun, "synonym", "antonym", "plural", held_out="plural"),
+        *_of("thing", v.noun, "synonym", "antonym"),
+        *_of("thing", f.several, "plural", held_out="plural"),
         *_of("thing", f.part_of_speech, "part of speech"),
         *_of("thing", v.sentence, "example sentence"),
         *_of("thing person place", f.spoken, "pronunciation"),
