@@ -222,7 +222,7 @@ TYPED: dict[str, Property] = {
         *_of("work person", v.title, "record label"),
         *_of("work person", f.movement, "art movement"),
         # food and farming
-        *_of("thing creature product", f.season, "harvest time", "sowing time", held_out="sowing time"),
+        *_of("thing product", f.season, "harvest time", "sowing time", held_out="sowing time"),
         *_of("thing product", v.amount("tons per hectare", "kilograms a tree", "bushels per acre"), "yield"),
         *_of("product thing", v.listing, "allergens"),
         *_of("product thing", v.amount("kcal", "calories", "kilojoules"), "calories"),
@@ -254,7 +254,7 @@ TYPED: dict[str, Property] = {
         *_of("creature", v.amount("days", "weeks", "months"), "gestation period"),
         *_of("creature", f.litter, "litter size", held_out="litter size"),
         *_of("creature", f.season, "breeding season"),
-        *_of("thing creature", f.season, "flowering time"),
+        *_of("thing", f.season, "flowering time"),
         # astronomy
         *_of("thing", v.amount("days", "years", "hours"), "orbital period"),
         *_of("thing product", v.amount("kilometers", "meters", "millimeters"), "diameter"),
