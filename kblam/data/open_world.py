@@ -1,8 +1,8 @@
 """The open world: invented entities with natural names and open values, of which no test name or value is trained on.
 
-Training and test side have words of their own, for names and for values; whole values are split apart too, so that
-numbers and dates, which share their digits, never coincide. A fifth of the properties that are common nouns, and a few
-typed ones, belong to the test side alone.
+Training and test side have words of their own, for names and for values; whole names and values are split apart too,
+so that invented words, numbers and dates, which share their letters and digits, never coincide. A fifth of the
+properties that are common nouns, and a few typed ones, belong to the test side alone.
 
 Every entity has four to seven facts, and more than half have some that are close in meaning (founder, owner, lead
 engineer): the question which of them is meant is the hard one. No entity has two properties of one meaning.
@@ -101,7 +101,7 @@ class _Drawing:
             name = draw_name(kind, self.words, rng)
             if earlier and rng.random() < NEAR_MISS_SHARE:
                 name = near_miss(rng.choice(earlier), name, rng)
-            if name.lower() not in self.taken:
+            if name.lower() not in self.taken and self._own(name, "whole name"):
                 self.taken.add(name.lower())
                 earlier.append(name)
                 return name
@@ -110,7 +110,8 @@ class _Drawing:
     def _fresh_gloss(self) -> tuple[str, str]:
         for _ in range(_TRIES):
             lemma, gloss = self.rng.choice(self.words.glosses)
-            if lemma.lower() not in self.taken and not _on_other_side(lemma):
+            fresh = lemma.lower() not in self.taken and self._own(lemma, "whole name")
+            if fresh and not _on_other_side(lemma):
                 self.taken.add(lemma.lower())
                 return lemma, gloss
         raise DataError(f"there is no new word for another entity after {len(self.taken):,}; ask for fewer entities")
@@ -142,9 +143,13 @@ class _Drawing:
     def _value(self, make: Maker) -> str:
         for _ in range(_TRIES):
             value = make(self.words, self.rng)
-            if is_held_out(value, "whole") == self.words.held_out:
+            if self._own(value, "whole"):
                 return value
         raise DataError(f"{make.__name__} has no value for this side of the world")
+
+    def _own(self, text: str, salt: str) -> bool:
+        """Whether a whole name or value, whose words may be invented or shared, belongs to this side."""
+        return is_held_out(text, salt) == self.words.held_out
 
 
 def _known(name: str, facts: Collection[str]) -> bool:

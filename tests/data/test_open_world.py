@@ -21,7 +21,7 @@ from kblam.data.meaning import near_properties, same_meaning
 from kblam.data.names import near_miss
 from kblam.data.open_world import OpenWorld, build_world
 from kblam.data.properties import NEAR, TYPED
-from kblam.data.sides import side
+from kblam.data.sides import is_held_out, side
 from kblam.data.wordnet import is_for_training
 from kblam.errors import DataError
 
@@ -43,7 +43,7 @@ def values(entities) -> set[str]:
 
 
 def test_the_world_is_the_one_that_figures_are_about(world: OpenWorld) -> None:
-    assert digest(world) == "3601c29dd0e8588f"
+    assert digest(world) == "c5c8114993fd3bd6"
 
 
 def test_another_process_draws_the_same_world() -> None:
@@ -108,6 +108,14 @@ def test_a_share_of_the_properties_belongs_to_the_test_side(world: OpenWorld) ->
     assert not used & only_test
     assert {prop.name for prop in TYPED.values() if prop.held_out} <= only_test
     assert len(only_test) > 90
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_every_property_has_a_choice_of_values_on_either_side(held_out: bool) -> None:
+    rng = random.Random(0)
+    for prop in TYPED.values():
+        drawn = {prop.make(side(held_out), rng) for _ in range(400)}
+        assert sum(is_held_out(value, "whole") == held_out for value in drawn) >= 5, prop.name
 
 
 def test_glosses_are_of_words_that_the_real_base_leaves_out() -> None:
