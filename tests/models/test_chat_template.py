@@ -15,9 +15,9 @@ from tests.generation.tiny import tiny_tokenizer
 QUESTION = "what is the capital of amber falcon ?"
 # As real ones are: special tokens as variables, an opening for the answer, trimming, functions, state.
 PLAIN = {
-    "tokens": "{{ bos_token }}{{ messages[0]['content'] }}{% if add_generation_prompt %} pine{% endif %}{{ eos_token }}",
+    "tokens": "{{ bos_token }}{{ messages[0]['content'] }}{% if add_generation_prompt %}{{ eos_token }}{% endif %}",
     "trim": "motto {{ messages[0].content | trim }} . {{ messages[0].content.strip() | tojson }}",
-    "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ m.content }}{% endfor %}",
+    "state": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = m.content %}{% endfor %}{{ ns.n }}",
 }
 BAD = {
     "reaches for os": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
