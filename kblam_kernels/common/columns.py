@@ -53,6 +53,14 @@ def prompt_visibility(
     return visible if prompt_mask is None else visible & prompt_mask[:, None, cols]
 
 
+def without_hidden(columns: Tensor, prompt_mask: Tensor | None, cols: slice) -> Tensor:
+    """Keys or values (B, Hkv, len(cols), D) of the prompt, 0 where the mask hides them.
+
+    They may be NaN there, and a weight of 0 would not hide that.
+    """
+    return columns if prompt_mask is None else columns.masked_fill(~prompt_mask[:, None, cols, None], 0)
+
+
 def knowledge_offset(
     bias: Tensor | None, knowledge_range: Tensor | None, cols: slice, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
@@ -114,5 +122,6 @@ def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
         sees_prompt = sees_prompt | visible.any(-1)
         scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2))
         weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
-        softmax.output = softmax.output + times_grouped(weights, call.value[:, :, cols].to(dtype))
+        value = without_hidden(call.value[:, :, cols].to(dtype), call.prompt_mask, cols)
+        softmax.output = softmax.output + times_grouped(weights, value)
     return sees_prompt[:, None, :]

@@ -17,6 +17,7 @@ from kblam_kernels.common.columns import (
     take_prompt,
     times_grouped,
     times_knowledge,
+    without_hidden,
 )
 from kblam_kernels.common.output import in_model_layout
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
@@ -62,7 +63,8 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
     do = grad_output.to(dtype)
     delta = ((do * output.to(dtype)).sum(-1) - grad_lse.to(dtype))[..., None]
     level = level_of(lse.to(dtype))
-    q, r = query.to(dtype), call.knowledge_query.to(dtype)
+    padding = lse[..., None] == float("-inf")  # may be NaN
+    q, r = (rows.to(dtype).masked_fill(padding, 0) for rows in (query, call.knowledge_query))
 
     def fold(rows: Tensor) -> Tensor:
         """(B, Hq, N, L) -> (B, Hkv, group * N, L): the rows that share one prompt head."""
@@ -70,7 +72,7 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
 
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(key), torch.empty_like(value)
     for cols in chunks(T):
-        k, v = key[:, :, cols].to(dtype), value[:, :, cols].to(dtype)
+        k, v = (without_hidden(t[:, :, cols].to(dtype), call.prompt_mask, cols) for t in (key, value))
         visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)[:, None]
         scores = times_grouped(q, k.transpose(-1, -2)) * scale
         p = torch.exp(scores.masked_fill(~visible, float("-inf")) - level)

@@ -37,14 +37,14 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
         knowledge.output = knowledge.output + weights @ call.latent_value[cols].to(dtype)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
-    # +inf where a row saw nothing: its weights are 0.
-    level = maximum.masked_fill(~row, float("inf"))
-    of_prompt, of_knowledge = torch.exp(prompt.maximum - level), torch.exp(knowledge.maximum - level)
+    of_prompt, of_knowledge = torch.exp(prompt.maximum - maximum), torch.exp(knowledge.maximum - maximum)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
-    safe = total.masked_fill(~row, 1.0)
+    # A row that saw nothing may hold NaN.
     return Mixed(
-        prompt.output * of_prompt[..., None] / safe[..., None],
-        (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(call.query.dtype),
-        knowledge.total * of_knowledge / safe,
-        maximum + total.log(),
+        torch.where(row[..., None], prompt.output * of_prompt[..., None] / total[..., None], 0.0),
+        torch.where(row[..., None], knowledge.output * of_knowledge[..., None] / total[..., None], 0.0).to(
+            call.query.dtype
+        ),
+        torch.where(row, knowledge.total * of_knowledge / total, 0.0),
+        torch.where(row, maximum + total.log(), float("-inf")),
     )
