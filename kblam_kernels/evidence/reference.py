@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import score_chunks, times_knowledge
+from kblam_kernels.common.columns import inside_range, score_chunks, times_knowledge, without_unseen
 from kblam_kernels.common.softmax import accumulation_dtype, level_of
 from kblam_kernels.evidence.call import EvidenceCall
 
@@ -45,7 +45,8 @@ def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensor
     for cols, scores in _scores(call):
         ds = grad[:, None, None, cols].to(dtype) * weight * _shares(scores, call.lse)
         grad_lse -= ds.sum(-1).to(grad_lse.dtype)
-        grad_rows += times_knowledge(ds, call.key[..., cols, :].to(dtype)) * call.scale
+        inside = inside_range(call.knowledge_range, cols, r.device)
+        grad_rows += times_knowledge(ds, without_unseen(call.key[..., cols, :].to(dtype), inside)) * call.scale
         grad_key[..., cols, :] = (torch.einsum(columns_times, ds, r) * call.scale).to(grad_key.dtype)
     return grad_rows.to(call.rows.dtype), grad_key, grad_lse
 

@@ -142,10 +142,11 @@ def test_strides_change_no_bit_in_cpp(way: Way, N: int, dtype: torch.dtype, inst
         assert torch.equal(ours, theirs)
 
 
+SPECIFIED_WAYS = [dataclasses.replace(way, backend="reference", mixes=False) for way in CPP_WAYS]
 # Dense knowledge has the query's dtype.
 STORED_WAYS = [
     pytest.param(way, storage, id=f"{way.backend}-{way.name}-{ops.stored(storage)}")
-    for way in (*TRITON_WAYS, *CPP_WAYS)
+    for way in (*TRITON_WAYS, *CPP_WAYS, *SPECIFIED_WAYS)
     for storage in (STORAGE if way.name.startswith(("latent", "evidence")) else (None,))
 ]
 
