@@ -70,6 +70,17 @@ inline void add_weighted_values(float* const* output, const float* const* weight
   }
 }
 
+// run(first, last) for what is visible of [first, last): a hidden value may be NaN, and weight 0 would not hide that.
+template <class Run>
+inline void visible_runs(const uint8_t* visible, int64_t first, int64_t last, const Run& run) {
+  if (visible == nullptr) return run(first, last);
+  for (int64_t next = first; first < last; first = next) {
+    while (first < last && !visible[first]) ++first;
+    for (next = first; next < last && visible[next];) ++next;
+    if (first < next) run(first, next);
+  }
+}
+
 // Turns n scores of tokens from `token` on into weights, after folding them into the row's maximum and total.
 inline void take_scores(const Row& row, float* scores, int64_t token, int n, int D, float scale) {
   const float infinity = __builtin_inff();
@@ -128,8 +139,12 @@ void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t b
     constexpr int ROWS = decltype(how_many)::value;
     float* out[ROWS];
     for (int r = 0; r < ROWS; ++r) out[r] = rows[pieces[r].row].output;
-    add_weighted_values<ROWS>(out, weights, values + pieces->first * columns.value_stride, columns.value_stride,
-                              int(pieces->last - pieces->first), D);
+    visible_runs(rows[pieces->row].visible, pieces->first, pieces->last, [&](int64_t first, int64_t last) {
+      const float* here[ROWS];
+      for (int r = 0; r < ROWS; ++r) here[r] = weights[r] + (first - pieces->first);
+      add_weighted_values<ROWS>(out, here, values + first * columns.value_stride, columns.value_stride,
+                                int(last - first), D);
+    });
   };
   for (int64_t tile = begin; tile < end; tile += STREAM_TILE) {
     const int64_t tile_end = tile + STREAM_TILE < end ? tile + STREAM_TILE : end;
@@ -145,7 +160,8 @@ void stream_absorb(const Columns& columns, const Row* rows, int count, int64_t b
         continue;
       }
       one_waits = false;
-      if (waiting[0].first == waiting[1].first && waiting[0].last == waiting[1].last) {
+      if (waiting[0].first == waiting[1].first && waiting[0].last == waiting[1].last &&
+          rows[waiting[0].row].visible == rows[waiting[1].row].visible) {
         finish(Size<2>{}, waiting, scores);
       } else {
         finish(Size<1>{}, waiting, scores);

@@ -28,6 +28,9 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
   const TileScratch s = lay_out(scratch, D);
   const bool narrow = sizeof(T) < sizeof(float) && !Step<T>::PAIRS;  // elements that must be widened first
   const int64_t packed_query = int64_t(query_steps<T>(D)) * BLOCK_ROWS;
+  const uint8_t* visible = rows[0].visible;  // the mask of a batch row, where all are of one
+  for (int r = 1; r < count; ++r)
+    if (rows[r].visible != visible) visible = nullptr;
   Block blocks[MAX_TILE_ROWS / BLOCK_ROWS];
   int n_blocks = 0;
   for (int r = 0; r < MAX_TILE_ROWS; ++r) {
@@ -54,6 +57,7 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
       if (!packed) {
         packed = true;
         pack_values(values, columns.value_stride, n, D, s.values);
+        if (visible != nullptr) clear_hidden<T>(visible + tile, n, round_up(D, OUTPUT_PAD), s.values);
         if (narrow) {
           widen(key_rows, columns.key_stride, n, D, s.keys, D);
           keys = reinterpret_cast<const char*>(s.keys);

@@ -56,6 +56,20 @@ inline void widen(const T* from, int64_t stride, int n, int D, float* to, int64_
   }
 }
 
+// Zeros for the values of hidden tokens, which may be NaN: weight 0 would not hide that.
+template <class T>
+inline void clear_hidden(const uint8_t* visible, int n, int64_t padded, float* values) {
+  for (int t = 0; t < n; ++t) {
+    if (visible[t]) continue;
+    if constexpr (Step<T>::PAIRS) {
+      T* pairs = reinterpret_cast<T*>(values + t / 2 * padded);
+      for (int64_t d = 0; d < padded; ++d) pairs[2 * d + t % 2] = T{};
+    } else {
+      for (int64_t d = 0; d < padded; ++d) values[t * padded + d] = 0.f;
+    }
+  }
+}
+
 // Values of a tile as the column operand of the second product: [steps][padded D].
 template <class T>
 inline void pack_values(const T* values, int64_t stride, int n, int D, float* to) {

@@ -40,14 +40,16 @@ class Launch {
       keys.key = static_cast<const char*>(keys.key) + (b * p.key_batch + head * p.key_head) * size;
       for (int64_t first = 0; first < rows; first += MAX_LATENT_ROWS) {
         MassRow taken[MAX_LATENT_ROWS];
-        const int count = int(std::min<int64_t>(MAX_LATENT_ROWS, rows - first));
-        for (int i = 0; i < count; ++i) {
-          const int64_t h = head * (p.Hq / p.heads) + (first + i) / p.N, n = (first + i) % p.N;
+        int count = 0;
+        for (int64_t i = first; i < std::min<int64_t>(rows, first + MAX_LATENT_ROWS); ++i) {
+          const int64_t h = head * (p.Hq / p.heads) + i / p.N, n = i % p.N;
           const int64_t row = (b * p.Hq + h) * p.N + n;
-          const float lse = p.lse[row];
-          taken[i] = {p.rows.at(element_size(p.dtype), b, h, n), p.constant == nullptr ? 0.f : p.constant[row],
-                      lse == -INFINITE ? INFINITE : lse, p.row_weight[row]};
+          // A row of padding saw nothing, and may be NaN.
+          if (p.lse[row] == -INFINITE) continue;
+          taken[count++] = {p.rows.at(element_size(p.dtype), b, h, n), p.constant == nullptr ? 0.f : p.constant[row],
+                            p.lse[row], p.row_weight[row]};
         }
+        if (count == 0) continue;
         kernels.mass(keys, {p.dtype, p.bytes}, taken, count, begin, end, p.width, p.scale, bias, offset, mass,
                      scratch.get() + worker * scratch_bytes);
       }

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter.confidence import Confidence
+from kblam.adapter.signature import Signature
 from kblam.errors import AdapterConfigError
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
-# kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it.
+# kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
+# in the base model's signature.
 FORMAT_VERSION = 5
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
@@ -84,8 +86,8 @@ class AdapterConfig:
     prompt: str | None = _help(
         "template around {question}; default: the family's, then the chat template", default=None
     )
-    base_signature: tuple[float, ...] | None = _help(
-        "what its weights look like; another model of the same shape is refused", default=None
+    base_signature: Signature | None = field(
+        default=None, metadata={"help": "what its weights look like; another model of the same shape is refused"}
     )
     pointer: bool = _help("answers copy the text of the triples they rest on", default=False)
     answer: str = _help("the sentence that says a fact; the pointer follows it", default=ANSWER)
@@ -156,10 +158,7 @@ class AdapterConfig:
         if not isinstance(self.confidence, Confidence | None):
             raise AdapterConfigError(f"confidence must be its weights by name, or None; got {self.confidence!r}")
         if self.base_signature is not None:
-            numbers = self.base_signature if isinstance(self.base_signature, (list, tuple)) else ("no list",)
-            if not numbers or not all(isinstance(number, (int, float)) for number in numbers):
-                raise AdapterConfigError(f"base_signature must be numbers, or None; got {self.base_signature!r}")
-            object.__setattr__(self, "base_signature", tuple(map(float, numbers)))  # JSON has lists
+            object.__setattr__(self, "base_signature", Signature.read(self.base_signature))
 
     def _check_types(self) -> None:
         """What a file says may be of any type."""
@@ -238,6 +237,8 @@ class AdapterConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         values = dataclasses.asdict(self)
+        if self.base_signature is not None:
+            values["base_signature"] = self.base_signature.to_plain()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

@@ -103,6 +103,7 @@ def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, An
                 "property": item.triple.property,
                 "value": item.triple.value,
                 "mass": round(item.mass, 6),
+                "changed": item.changed,
             }
             for item in answer.evidence
         ],

@@ -94,7 +94,7 @@ class Conversation:
             except KblamError as error:
                 report(str(error))
                 if self.as_json:
-                    _json_line({"error": str(error)})
+                    print_json({"error": str(error)}, indent=None)
                 first_failure = first_failure or exit_status(error)
             except KeyboardInterrupt:
                 if not interactive:
@@ -133,7 +133,7 @@ class Conversation:
         )
         seconds = time.monotonic() - began
         if self.as_json:
-            _json_line(answer_record(question, answer, seconds))
+            print_json(answer_record(question, answer, seconds), indent=None)
             return
         print_evidence(answer)
 
@@ -164,7 +164,8 @@ class Conversation:
         """/kb [WORDS]"""
         found = self.kb.search(words, limit=10) if words else []
         if self.as_json:
-            _json_line({"command": "kb", **self._facts(), "found": [triple.to_record() for triple in found]})
+            record = {"command": "kb", **self._facts(), "found": [triple.to_record() for triple in found]}
+            print_json(record, indent=None)
             return
         for key, value in ({} if words else self._facts()).items():
             out.print(f"{key}: {value}", markup=False, soft_wrap=True)
@@ -183,7 +184,7 @@ class Conversation:
 
     def _say(self, text: str, record: dict[str, Any]) -> None:
         if self.as_json:
-            _json_line(record)
+            print_json(record, indent=None)
         else:
             out.print(Text(text, style="dim"))
 
@@ -213,7 +214,3 @@ def _streamer(tokenizer: Any) -> Any:
             out.print(Text(text, style="bold"), end="\n" if stream_end else "", soft_wrap=True)
 
     return ToConsole(tokenizer, skip_prompt=True, skip_special_tokens=True)
-
-
-def _json_line(record: dict[str, Any]) -> None:
-    print_json(record, indent=None)

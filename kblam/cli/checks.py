@@ -10,7 +10,6 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from kblam.test import FAIL, OFF, OK, Outcome
 
@@ -187,7 +186,7 @@ def demo_model() -> Iterable[Outcome]:
 
 
 def space() -> Iterable[Outcome]:
-    """Free disk where knowledge bases and downloads would go, and free memory."""
+    """Free disk where knowledge bases and downloads would go."""
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     outcomes = []
     for name, folder in {"disk here": Path.cwd(), "disk of the model cache": home}.items():
@@ -195,11 +194,18 @@ def space() -> Iterable[Outcome]:
         free = shutil.disk_usage(existing).free
         status = OK if free >= _LOW_DISK else OFF
         outcomes.append(Outcome(name, status, f"{free / _GIB:,.1f} GiB free in {existing}", "make room"))
-    if (free_memory := _free_memory()) is not None:
-        status = OK if free_memory >= _LOW_MEMORY else OFF
-        fix = "a model of a billion weights needs 2 GiB in bfloat16: close something, or take a smaller one"
-        outcomes.append(Outcome("memory", status, f"{free_memory / _GIB:,.1f} GiB available", fix))
     return outcomes
+
+
+def memory() -> Iterable[Outcome]:
+    """Free memory."""
+    from kblam_kernels.plan.devices import available_memory
+
+    if (free := available_memory()) is None:
+        return []
+    status = OK if free >= _LOW_MEMORY else OFF
+    fix = "a model of a billion weights needs 2 GiB in bfloat16: close something, or take a smaller one"
+    return [Outcome("memory", status, f"{free / _GIB:,.1f} GiB available", fix)]
 
 
 def environment() -> Iterable[Outcome]:
@@ -223,6 +229,7 @@ CHECKS: tuple[Callable[[], Iterable[Outcome]], ...] = (
     smollm2,
     demo_model,
     space,
+    memory,
     environment,
 )
 
@@ -231,13 +238,3 @@ def _in_range(version: str, specifier: str | None) -> bool:
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(specifier or "").contains(version, prereleases=True)
-
-
-def _free_memory() -> int | None:
-    """Bytes that a new process could use; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    fields: dict[str, Any] = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam.cli.errors import InterruptedWorkError
-from kblam.cli.output import err, progress_bar, waiting
+from kblam.cli.output import err, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
     from kblam.knowledge import Triple
@@ -112,7 +111,5 @@ def _write(name: str, output: Path | None, source: Path | None, limit: int) -> N
 
 
 def _print(triples: Iterable[Triple]) -> None:
-    import json
-
     for triple in triples:
-        sys.stdout.write(json.dumps(triple.to_record(), ensure_ascii=False) + "\n")
+        print_json(triple.to_record(), indent=None)

@@ -93,7 +93,11 @@ def waiting(title: str) -> Iterator[None]:
 
 
 def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
-    """One line per triple: a bar of its attention mass, then the fact. What rounds to nothing is left out."""
+    """One line per triple: a bar of its attention mass, then the fact. What rounds to nothing is left out.
+
+    The fact has the words that the answer was made from; where the knowledge base says something else by now, so
+    does the line.
+    """
     lines = []
     full, empty = "█░" if can_print("█░") else "#."
     for item in evidence:
@@ -106,5 +110,7 @@ def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
         line.append(f" {item.mass:4.2f}  ")
         line.append(f"the {visible(item.triple.property)} of {visible(item.triple.name)}", style="bold")
         line.append(f": {visible(item.triple.value)}")
+        if item.changed:
+            line.append("  (changed meanwhile)", style="yellow")
         lines.append(line)
     return lines or [Text("  none", style="dim")]

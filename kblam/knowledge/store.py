@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from kblam.errors import StoreError, StoreWriteError
+from kblam.errors import StoreError
 from kblam.knowledge import connection as connections
 from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import proof
-from kblam.knowledge.connection import sqlite_errors
 from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
 from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors
 from kblam.knowledge.opened import Opened
+from kblam.knowledge.transactions import Transactions
 from kblam.knowledge.triples import Triple, identity_of
 
 _TEXTS = "name, property, value, key_string, question, answer"
 _VARIABLES = 500  # in one statement; old SQLite allows 999
 _LARGEST_ID = 2**62
-# Readers that follow each other without a pause keep a log from being used from its beginning again.
-_LONGEST_LOG = 64 * 2**20
 
 
 class Store:
@@ -45,13 +41,10 @@ class Store:
     """
 
     def __init__(self, opened: Opened, path: Path | None, *, read_only: bool) -> None:
-        self._opened: Opened | None = opened
-        self._lock = threading.RLock()
-        self._is_proven = False
         self.path = path
-        self.read_only = read_only
+        self._transactions = Transactions(opened, self.name, read_only=read_only)
         try:
-            with self._reading() as (_, ledger):
+            with self._transactions.reading() as (_, ledger):
                 self.info = ledger
         except BaseException:
             self.close()
@@ -91,17 +84,18 @@ class Store:
         """The path, for messages."""
         return "the knowledge base in memory" if self.path is None else str(self.path)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused."""
+        return self._transactions.read_only
+
     def refuse_if_read_only(self) -> None:
         """Raise StoreWriteError when changes are refused anyway."""
-        if self.read_only:
-            raise StoreWriteError(f"{self.name} was opened read-only; open it with read_only=False to change it")
+        self._transactions.refuse_if_read_only()
 
     def close(self) -> None:
         """Release the file. Closing again does nothing."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.close()
-                self._opened = None
+        self._transactions.close()
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -119,7 +113,7 @@ class Store:
         keys = to_blobs(key, names, self.info.dimension, "key")
         values = to_blobs(value, names, self.info.dimension, "value")
         added = 0
-        with self._writing() as (sql, ledger):
+        with self._transactions.writing() as (sql, ledger):
             for triple, key_blob, value_blob in zip(triples, keys, values, strict=True):
                 texts = (*_texts(triple), _fold(triple.name), ledger.revision)
                 known = sql.execute(
@@ -150,7 +144,7 @@ class Store:
         A triple that is no longer `old` was changed by someone else meanwhile, and stays as they left it.
         """
         count = 0
-        with self._writing() as (sql, ledger):
+        with self._transactions.writing() as (sql, ledger):
             for old, new in changes:
                 found = sql.execute(
                     "SELECT id, folded FROM triples WHERE name = ? AND property = ? AND value = ? "
@@ -176,7 +170,7 @@ class Store:
             where = "name = ?"
         else:
             where, wanted = "name = ? AND property = ?", identity_of(name, property)
-        with self._writing() as (sql, ledger):
+        with self._transactions.writing() as (sql, ledger):
             rows = sql.execute(f"SELECT id FROM triples WHERE {where}", wanted).fetchall()
             for (row,) in rows:
                 self._forget(sql, ledger, row)
@@ -211,20 +205,20 @@ class Store:
 
     def count(self) -> int:
         """How many triples there are."""
-        with self._reading() as (sql, ledger):
+        with self._transactions.reading() as (sql, ledger):
             return self._count(sql, ledger)
 
     @property
     def revision(self) -> int:
         """Rises with every transaction that changed something; 0 for a store that never held anything."""
-        with self._reading() as (_, ledger):
+        with self._transactions.reading() as (_, ledger):
             return ledger.revision
 
     def triples(self) -> Iterator[Triple]:
         """All triples in the order they were added. What is written meanwhile may or may not be seen."""
         last, found, first = 0, (0, 0), -1
         while True:
-            with self._reading() as (sql, ledger):
+            with self._transactions.reading() as (sql, ledger):
                 first = ledger.revision if first < 0 else first
                 rows = list(proof.triples_in_order(self.name, sql, ledger, last, proof.CHUNK))
                 if not rows and first == ledger.revision:
@@ -239,7 +233,7 @@ class Store:
     def get(self, identities: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Triple]:
         """The stored triples of those identities that are there."""
         found = {}
-        with self._looking_up() as (sql, ledger):
+        with self._transactions.looking_up() as (sql, ledger):
             select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE name = ? AND property = ?"
             for identity in identities:
                 row = sql.execute(select, identity).fetchone()
@@ -255,7 +249,7 @@ class Store:
         """
         found: dict[int, Triple] = {}
         wanted = [int(one) for one in ids]
-        with self._reading() as (sql, ledger):
+        with self._transactions.reading() as (sql, ledger):
             select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE id IN"
             possible = [one for one in wanted if 0 < one < _LARGEST_ID]
             for start in range(0, len(possible), _VARIABLES):
@@ -270,14 +264,14 @@ class Store:
     def find(self, name: str) -> list[Triple]:
         """All triples of exactly this name (case counts, white space around it does not)."""
         wanted, _ = identity_of(name, "any")
-        with self._looking_up() as (sql, ledger):
+        with self._transactions.looking_up() as (sql, ledger):
             select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE name = ? ORDER BY id"
             rows = sql.execute(select, (wanted,)).fetchall()
         return [proof.checked_triple(self.name, row, ledger) for row in rows]
 
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
-        with self._looking_up() as (sql, _):
+        with self._transactions.looking_up() as (sql, _):
             rows = sql.execute(
                 "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
                 "LIMIT ?",
@@ -287,7 +281,7 @@ class Store:
 
     def has_removed(self, since: int) -> bool:
         """Whether triples were removed after a revision."""
-        with self._looking_up() as (sql, _):
+        with self._transactions.looking_up() as (sql, _):
             return sql.execute("SELECT 1 FROM removed WHERE revision > ? LIMIT 1", (since,)).fetchone() is not None
 
     def search(self, text: str, *, limit: int = 20) -> list[Triple]:
@@ -308,7 +302,7 @@ class Store:
         if not words:
             return []
         where = " AND ".join("instr(folded, ?) > 0" for _ in words[:_VARIABLES])
-        with self._looking_up() as (sql, ledger):
+        with self._transactions.looking_up() as (sql, ledger):
             rows = sql.execute(
                 f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE {where} "
                 "ORDER BY instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?",
@@ -320,7 +314,7 @@ class Store:
 
     def embeddings(self) -> Embeddings:
         """All vectors, from one moment."""
-        with self._reading() as (sql, ledger):
+        with self._transactions.reading() as (sql, ledger):
             return self._all_vectors(sql, ledger)
 
     def changes_since(self, revision: int) -> Changes:
@@ -329,7 +323,7 @@ class Store:
         Raises:
             StoreError: `revision` is ahead of the store, so it belongs to another one.
         """
-        with self._looking_up() if revision else self._reading() as (sql, ledger):
+        with self._transactions.looking_up() if revision else self._transactions.reading() as (sql, ledger):
             now = ledger.revision
             if not 0 <= revision <= now:
                 raise StoreError(f"{self.name} is at revision {now}, it has no changes since {revision}; start from 0")
@@ -389,7 +383,7 @@ class Store:
         Raises:
             StoreFormatError: anything is not as it was written.
         """
-        with self._reading() as (sql, ledger):
+        with self._transactions.reading() as (sql, ledger):
             proof.prove_everything(self.name, sql)
             proof.prove_texts(self.name, sql, ledger)
             vectors = self._all_vectors(sql, ledger)
@@ -403,71 +397,6 @@ class Store:
                 if any(_fold(name) != folded for _, name, folded in part):
                     raise ledgers.damaged(self.name, f"names near id {part[0][0]} are not as they are searched for")
                 rows += len(part)
-
-    # --- transactions ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
-        """The connection within one snapshot, and the ledger of that moment."""
-        with self._lock, sqlite_errors(self.name):
-            opened = self._still_open()
-            sql = opened.connection
-            sql.execute("BEGIN")
-            try:
-                yield sql, ledgers.read(self.name, sql, opened.version)
-            finally:
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-
-    @contextmanager
-    def _looking_up(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
-        """As `_reading`, after the proof that what an index does not find is not there."""
-        with self._reading() as (sql, ledger):
-            self._prove(sql, ledger)
-            yield sql, ledger
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
-        """The connection, and the ledger with the revision to stamp; committed if something changed, else undone."""
-        with self._lock, sqlite_errors(self.name):
-            self.refuse_if_read_only()
-            opened = self._still_open()
-            sql = opened.connection
-            sql.execute("BEGIN IMMEDIATE")
-            try:
-                ledger = ledgers.read(self.name, sql, opened.version)
-                self._prove(sql, ledger)
-                ledger.revision += 1
-                before = sql.total_changes
-                yield sql, ledger
-                if sql.total_changes > before:
-                    ledgers.write(sql, ledger)
-                sql.execute("COMMIT")
-            except BaseException:
-                # A full disk may have ended the transaction already.
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-                raise
-            self._still_open()  # or the change went to a file that nobody sees
-            self._shorten_log(opened)
-
-    def _prove(self, sql: sqlite3.Connection, ledger: Ledger) -> None:
-        if not self._is_proven:
-            proof.prove_texts(self.name, sql, ledger)
-            self._is_proven = True
-
-    def _still_open(self) -> Opened:
-        if self._opened is None:
-            raise StoreError(f"{self.name} is closed; open it again")
-        self._opened.check_place(self.name)
-        return self._opened
-
-    def _shorten_log(self, opened: Opened) -> None:
-        """Waits for readers of a log that has become long, so that the next writer begins it anew."""
-        if opened.file is not None:
-            log = opened.file.with_name(opened.file.name + "-wal")
-            if log.exists() and log.stat().st_size > _LONGEST_LOG:
-                opened.connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def _texts(triple: Triple) -> tuple[str | None, ...]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
 from kblam.errors import AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase
-from kblam.models.signature import SAME_MODEL, signature_of, similarity
+from kblam.models.signature import SAME_MATRIX, SAME_MODEL, other_layer, signature_of, similarity
 from kblam.models.source import KnowledgeSource
 
 
@@ -42,14 +42,21 @@ def check_weights(model: PreTrainedModel, config: AdapterConfig) -> None:
     """
     if config.base_signature is None:
         return
-    alike = similarity(config.base_signature, signature_of(model))
-    if not alike >= SAME_MODEL:  # NaN is not either
-        raise UnsupportedModelError(
-            f"the adapter was trained for {config.base_model or 'a model that it does not name'}, and this model, "
-            f"{model.config._name_or_path or 'loaded without a name'}, has other weights (similarity {alike:.2f}; "
-            f"the same model has {SAME_MODEL} or more in any precision); load the adapter's model, or train an "
-            "adapter for this one"
-        )
+    found = signature_of(model, layers=bool(config.base_signature.layers))
+    alike = similarity(config.base_signature, found)
+    other = other_layer(config.base_signature, found)
+    if alike >= SAME_MODEL and other is None:  # NaN is not either
+        return
+    least, where = (SAME_MODEL, "")
+    if other is not None:
+        (layer, alike), least = other, SAME_MATRIX
+        where = " in its head" if layer == config.num_layers else f" in layer {layer}"
+    raise UnsupportedModelError(
+        f"the adapter was trained for {config.base_model or 'a model that it does not name'}, and this model, "
+        f"{model.config._name_or_path or 'loaded without a name'}, has other weights{where} (similarity {alike:.2f}; "
+        f"the same model has {least} or more in any precision); load the adapter's model, or train an adapter for this "
+        "one"
+    )
 
 
 def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:

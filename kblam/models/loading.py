@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from kblam.errors import ModelFolderError
+from kblam.errors import KblamError, ModelFolderError
 from kblam.models import smollm2
-
-# Errors of transformers, safetensors and the hub client for a missing, damaged or foreign checkpoint.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_base(
@@ -87,10 +84,16 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
     """Raises libraries' errors as one of ours, except running out of memory."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (KblamError, MemoryError, torch.OutOfMemoryError):
         raise
-    # torch raises an AssertionError for an absent device in builds without CUDA.
-    except (*_LOADING_ERRORS, AssertionError) as error:
+    except pickle.UnpicklingError as error:
+        raise ModelFolderError(
+            f"the weights of the {what} {str(name)!r} are a pickle that is damaged or holds Python objects, which are "
+            "never run here; save it with save_pretrained, as safetensors"
+        ) from error
+    # For a missing, damaged or foreign checkpoint transformers, tokenizers, safetensors, torch and the hub client each
+    # raise what they please, down to a bare Exception.
+    except Exception as error:
         if "trust_remote_code" in str(error):
             raise ModelFolderError(
                 f"the {what} {str(name)!r} brings code of its own (auto_map), and kblam never runs such code; use one "

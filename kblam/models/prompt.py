@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
+from kblam.models.chat_template import MARK, chat_template_of
 from kblam.models.families import Family
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 PLAIN = "{question}\n"
 _SPECIAL = re.compile(r"<\|[^|]+\|>")
-_MARK = "\ue000question\ue000"
 
 
 def prompt_ids(template: str, question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -31,12 +31,13 @@ def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int]
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A tokenizer's chat template around {question}, ready for the answer; None if it has none."""
-    if tokenizer.chat_template is None:
-        return None
-    message = [{"role": "user", "content": _MARK}]
-    text: Any = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    return str(text).replace(_MARK, "{question}")
+    """A tokenizer's chat template around {question}, ready for the answer; None if it has none.
+
+    Raises:
+        GenerationError: it cannot be used, see `chat_template_of`.
+    """
+    text = chat_template_of(tokenizer)
+    return None if text is None else text.replace(MARK, "{question}")
 
 
 def question_ids(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -60,11 +61,14 @@ def family_template(family: Family, tokenizer: PreTrainedTokenizerBase) -> str |
 
 
 def ids_of(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of one question in a template; None is the tokenizer's chat template, else `PLAIN`."""
-    if template is None and tokenizer.chat_template is not None:
-        message = [{"role": "user", "content": question}]
-        encoded: Any = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        return list(encoded["input_ids"])
+    """Token ids of one question in a template; None is the tokenizer's chat template, else `PLAIN`.
+
+    A chat template has all special tokens that its model wants. White space around a question in one does not count:
+    templates differ in what they do with it.
+
+    Raises:
+        GenerationError: the chat template cannot be used.
+    """
+    if template is None and (chat := chat_template_of(tokenizer)) is not None:
+        return list(tokenizer(chat.replace(MARK, question.strip()), add_special_tokens=False)["input_ids"])
     return prompt_ids(template or PLAIN, question, tokenizer)

@@ -87,10 +87,11 @@ def rectangular_attention(
             None and M = 0 give plain attention.
         knowledge_query: (B, Hq, N, D), never rotated; None uses `query`.
         scale: factor of all scores; None means D ** -0.5.
-        knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M). -inf hides a token.
-        prompt_mask: bool (B, T), False hides a prompt column (padding anywhere); None shows all.
+        knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M). -inf hides a token,
+            whose numbers must be finite all the same.
+        prompt_mask: bool (B, T), False hides a prompt column (padding anywhere), which may hold NaN; None shows all.
         window: sliding-window size in tokens, counting the query's own; None is unlimited. Knowledge has no window.
-        knowledge_range: int32 (B, 2), the [start, end) of M that each row sees; None is (0, M).
+        knowledge_range: int32 (B, 2), the [start, end) of M that each row sees, and no other is read; None is (0, M).
         int8_products: allows int8 latents to be multiplied as int8, with absorbed queries and weights rounded to 8 bits
             on the way: twice as fast on backends that support it (C++ with AVX512-VNNI); others ignore it and stay
             exact. The rounding costs about as much accuracy as rounding the latents did (docs/latent.md).
@@ -101,8 +102,8 @@ def rectangular_attention(
 
     Returns:
         Output (B, Hq, N, D) in the dtype of `query`, and with `return_lse` the float32 lse (B, Hq, N) (float64 for
-        float64 input). A row that sees no prompt column gives output 0 and lse -inf, never NaN. Both are
-        differentiable in query, key, value, dense knowledge and knowledge_query.
+        float64 input). A row that sees no prompt column gives output 0 and lse -inf, never NaN, whatever it holds.
+        Both are differentiable in query, key, value, dense knowledge and knowledge_query.
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is

@@ -53,21 +53,36 @@ def prompt_visibility(
     return visible if prompt_mask is None else visible & prompt_mask[:, None, cols]
 
 
-def knowledge_offset(
-    bias: Tensor | None, knowledge_range: Tensor | None, cols: slice, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
-    """What is added to the knowledge scores of `cols`: (B or 1, 1, 1, len(cols)); -inf outside a row's range.
+def without_hidden(columns: Tensor, prompt_mask: Tensor | None, cols: slice) -> Tensor:
+    """Keys or values (B, Hkv, len(cols), D) of the prompt, 0 where the mask hides them.
 
-    Bias and range as in `AttentionCall`; None adds nothing and hides nothing.
+    They may be NaN there, and a weight of 0 would not hide that.
     """
-    offset = None if bias is None else bias[:, None, None, cols].to(dtype)
+    return columns if prompt_mask is None else columns.masked_fill(~prompt_mask[:, None, cols, None], 0)
+
+
+def inside_range(knowledge_range: Tensor | None, cols: slice, device: torch.device) -> Tensor | None:
+    """Which of the knowledge tokens `cols` each row sees: bool (B or 1, 1, 1, len(cols)); None if all rows see all."""
     if knowledge_range is None:
-        return offset
+        return None
     column = torch.arange(cols.start, cols.stop, device=device)
     start, end = knowledge_range[:, 0, None], knowledge_range[:, 1, None]
-    inside = ((column >= start) & (column < end))[:, None, None, :]
-    zero = torch.zeros((), dtype=dtype, device=device)
-    return torch.where(inside, zero if offset is None else offset, float("-inf"))
+    return ((column >= start) & (column < end))[:, None, None, :]
+
+
+def biased(scores: Tensor, bias: Tensor | None, inside: Tensor | None, cols: slice) -> Tensor:
+    """Knowledge scores (B, Hq, N, len(cols)) with their bias; -inf outside a row's range, whatever is there."""
+    if bias is not None:
+        scores = scores + bias[:, None, None, cols].to(scores.dtype)
+    return scores if inside is None else scores.masked_fill(~inside, float("-inf"))
+
+
+def without_unseen(columns: Tensor, inside: Tensor | None) -> Tensor:
+    """Keys or values (..., len(cols), K) of knowledge, 0 where no row that reads them sees them; see `inside_range`."""
+    if inside is None:
+        return columns
+    seen = inside.transpose(-1, -2)  # (B or 1, 1, len(cols), 1)
+    return columns.masked_fill(~(seen if columns.dim() == 4 else seen.any(0)[0]), 0)
 
 
 def score_chunks(
@@ -97,8 +112,7 @@ def score_chunks(
             scores = scores + constant[..., None]
         if norm is not None:
             scores = scores * (norm[cols] * scale)
-        offset = knowledge_offset(bias, knowledge_range, cols, dtype, device)
-        yield cols, scores if offset is None else scores + offset
+        yield cols, biased(scores, bias, inside_range(knowledge_range, cols, device), cols)
 
 
 def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
@@ -114,5 +128,6 @@ def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
         sees_prompt = sees_prompt | visible.any(-1)
         scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2))
         weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
-        softmax.output = softmax.output + times_grouped(weights, call.value[:, :, cols].to(dtype))
+        value = without_hidden(call.value[:, :, cols].to(dtype), call.prompt_mask, cols)
+        softmax.output = softmax.output + times_grouped(weights, value)
     return sees_prompt[:, None, :]

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.columns import (
+    biased,
     chunks,
-    knowledge_offset,
+    inside_range,
     prompt_visibility,
     score_chunks,
     take_prompt,
     times_grouped,
     times_knowledge,
+    without_hidden,
+    without_unseen,
 )
 from kblam_kernels.common.output import in_model_layout
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
@@ -39,7 +42,8 @@ def forward(call: DenseCall) -> Tensors:
     )
     for cols, of_columns in scores:
         weights = softmax.rescale(of_columns)
-        softmax.output = softmax.output + times_knowledge(weights, nu[..., cols, :].to(weights.dtype))
+        values = without_unseen(nu[..., cols, :].to(weights.dtype), inside_range(call.knowledge_range, cols, nu.device))
+        softmax.output = softmax.output + times_knowledge(weights, values)
 
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))
@@ -62,7 +66,8 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
     do = grad_output.to(dtype)
     delta = ((do * output.to(dtype)).sum(-1) - grad_lse.to(dtype))[..., None]
     level = level_of(lse.to(dtype))
-    q, r = query.to(dtype), call.knowledge_query.to(dtype)
+    padding = lse[..., None] == float("-inf")  # may be NaN
+    q, r = (rows.to(dtype).masked_fill(padding, 0) for rows in (query, call.knowledge_query))
 
     def fold(rows: Tensor) -> Tensor:
         """(B, Hq, N, L) -> (B, Hkv, group * N, L): the rows that share one prompt head."""
@@ -70,7 +75,7 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
 
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(key), torch.empty_like(value)
     for cols in chunks(T):
-        k, v = key[:, :, cols].to(dtype), value[:, :, cols].to(dtype)
+        k, v = (without_hidden(t[:, :, cols].to(dtype), call.prompt_mask, cols) for t in (key, value))
         visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)[:, None]
         scores = times_grouped(q, k.transpose(-1, -2)) * scale
         p = torch.exp(scores.masked_fill(~visible, float("-inf")) - level)
@@ -82,10 +87,10 @@ def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
     grad_r, grad_kappa, grad_nu = torch.zeros_like(r), torch.empty_like(kappa), torch.empty_like(nu)
     columns_times = "bhnm,bhnd->hmd" if kappa.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols in chunks(M):
-        keys, values = kappa[..., cols, :].to(dtype), nu[..., cols, :].to(dtype)
+        inside = inside_range(call.knowledge_range, cols, device)
+        keys, values = (without_unseen(t[..., cols, :].to(dtype), inside) for t in (kappa, nu))
         scores = times_knowledge(r, keys.transpose(-1, -2)) * scale
-        offset = knowledge_offset(call.bias, call.knowledge_range, cols, dtype, device)
-        p = torch.exp((scores if offset is None else scores + offset) - level)
+        p = torch.exp(biased(scores, call.bias, inside, cols) - level)
         ds = p * (times_knowledge(do, values.transpose(-1, -2)) - delta) * scale
         grad_r += times_knowledge(ds, keys)
         grad_kappa[..., cols, :] = torch.einsum(columns_times, ds, r).to(kappa.dtype)

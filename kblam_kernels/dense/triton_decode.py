@@ -153,14 +153,14 @@ def dense_merge_kernel(
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     maximum = states.maximum + row.to(tl.int64) * splits
     total = states.total + row.to(tl.int64) * splits
-    # A padding row sees no prompt column, so it sees no knowledge either.
+    # A padding row sees no prompt column, so it sees no knowledge either. What it holds may be NaN.
     highest, sees = levels_of(maximum, cut.knowledge_splits, splits, BLOCK_SPLITS)
     summed = sums_of(maximum, total, highest, 0, splits, BLOCK_SPLITS)
     mixed = mix_of(
         partial + row.to(tl.int64) * HEAD_DIM, maximum, highest, splits, tl.cast(cut.row_count, tl.int64) * HEAD_DIM,
         column, HEAD_DIM, BLOCK_SPLITS,
     )  # fmt: skip
-    result = mixed * tl.where(sees, 1.0 / summed, 0.0)
+    result = tl.where(sees, mixed * (1.0 / summed), 0.0)
     to = output.data + (row // (N * Hq)).to(tl.int64) * output.batch + (row // N % Hq).to(tl.int64) * output.head
     to += (row % N).to(tl.int64) * output.row + column
     tl.store(to, result.to(output.data.dtype.element_ty), mask=column < HEAD_DIM)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kblam_kernels.common.columns import without_hidden
 from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
@@ -134,7 +135,7 @@ def dense_forward_kernel(
     tl.store(lse + (batch * Hq + head) * N + first_row + local_row, row_lse, mask=stored)
     output_base = rows_of(output, batch, head)[0] + first_row.to(tl.int64) * output.row
     for i in tl.static_range(PARTS):
-        tile = acc[i] * inverse[:, None]
+        tile = tl.where(sees_prompt[:, None], acc[i] * inverse[:, None], 0.0)  # a row of padding may be NaN
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
 
 
@@ -147,8 +148,12 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     bias = call.bias if call.num_tokens > 0 else None
     per_token = bias is not None and bias.stride(1) != 0
     masked = call.prompt_mask is not None or call.window is not None or per_token
-    # 0 where it shows a column, -inf where it hides it: the logarithms of True and False.
-    call = call.but(bias=bias, prompt_mask=None if call.prompt_mask is None else call.prompt_mask.float().log_())
+    call = call.but(bias=bias)
+    if (mask := call.prompt_mask) is not None:
+        # Copies, since what is hidden may be NaN, which neither -inf nor weight 0 would hide; small beside a prefill.
+        shown = {name: without_hidden(getattr(call, name), mask, slice(None)) for name in ("key", "value")}
+        # 0 where it shows a column, -inf where it hides it: the logarithms of True and False.
+        call = call.but(prompt_mask=mask.float().log_(), **shown)
     if call.scale < 0:
         # The kernel takes the row maximum before it scales.
         call = call.but(query=-call.query, knowledge_query=-call.knowledge_query, scale=-call.scale)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import score_chunks, times_knowledge
+from kblam_kernels.common.columns import inside_range, score_chunks, times_knowledge, without_unseen
 from kblam_kernels.common.softmax import accumulation_dtype, level_of
 from kblam_kernels.evidence.call import EvidenceCall
 
@@ -20,13 +20,15 @@ def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
     )
 
 
+def _shares(scores: Tensor, lse: Tensor) -> Tensor:
+    """exp(score - lse); 0 for a row that saw nothing, whose scores may be NaN."""
+    return torch.exp(scores - level_of(lse)).masked_fill(lse[..., None] == float("-inf"), 0)
+
+
 def forward(call: EvidenceCall) -> tuple[Tensor]:
     """sum over (h, n) of row_weight * exp(s - lse): (B, M) in the dtype of lse."""
-    lse = call.lse
-    level, weight = level_of(lse), call.row_weight.to(accumulation_dtype(call.rows))
-    parts = [
-        torch.einsum("bhnm,bhn->bm", torch.exp(scores - level), weight).to(lse.dtype) for _, scores in _scores(call)
-    ]
+    lse, weight = call.lse, call.row_weight.to(accumulation_dtype(call.rows))
+    parts = [torch.einsum("bhnm,bhn->bm", _shares(scores, lse), weight).to(lse.dtype) for _, scores in _scores(call)]
     return (torch.cat(parts, 1) if parts else lse.new_zeros(call.rows.shape[0], 0),)
 
 
@@ -36,13 +38,15 @@ def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensor
     With p = exp(s - lse) recomputed: ds = grad * row_weight * p, and the gradient of lse is - sum over m of ds.
     """
     grad, dtype = gradients[0], accumulation_dtype(call.rows)
-    level, weight, r = level_of(call.lse), call.row_weight.to(dtype)[..., None], call.rows.to(dtype)
+    weight = call.row_weight.to(dtype)[..., None]
+    r = call.rows.to(dtype).masked_fill(call.lse[..., None] == float("-inf"), 0)
     grad_rows, grad_key, grad_lse = torch.zeros_like(r), torch.empty_like(call.key), torch.zeros_like(call.lse)
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols, scores in _scores(call):
-        ds = grad[:, None, None, cols].to(dtype) * weight * torch.exp(scores - level)
+        ds = grad[:, None, None, cols].to(dtype) * weight * _shares(scores, call.lse)
         grad_lse -= ds.sum(-1).to(grad_lse.dtype)
-        grad_rows += times_knowledge(ds, call.key[..., cols, :].to(dtype)) * call.scale
+        inside = inside_range(call.knowledge_range, cols, r.device)
+        grad_rows += times_knowledge(ds, without_unseen(call.key[..., cols, :].to(dtype), inside)) * call.scale
         grad_key[..., cols, :] = (torch.einsum(columns_times, ds, r) * call.scale).to(grad_key.dtype)
     return grad_rows.to(call.rows.dtype), grad_key, grad_lse
 

@@ -117,6 +117,7 @@ def evidence_mass_kernel(
         if norm is not None:
             score += tl.load(constant + at, mask=present, other=0.0)[:, None]
         p = tl.math.exp2(score * factor[None, :] + shift[None, :] - level[:, None])  # [BLOCK_ROWS, BLOCK_M]
+        p = tl.where((level < float("inf"))[:, None], p, 0.0)  # scores of padding may be NaN
         total += tl.sum(p * weight[:, None], 0)
     tl.store(mass + batch * M + token, total, mask=token < M)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import score_chunks, take_prompt
+from kblam_kernels.common.columns import inside_range, score_chunks, take_prompt, without_unseen
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
@@ -32,19 +32,20 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
     )
     for cols, of_columns in scores:
         weights = knowledge.rescale(of_columns)
+        inside = inside_range(call.knowledge_range, cols, device)
         if call.value_scale is not None:
-            weights = weights * call.value_scale[cols]
-        knowledge.output = knowledge.output + weights @ call.latent_value[cols].to(dtype)
+            weights = weights * without_unseen(call.value_scale[cols, None], inside)[:, 0]
+        knowledge.output = knowledge.output + weights @ without_unseen(call.latent_value[cols].to(dtype), inside)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
-    # +inf where a row saw nothing: its weights are 0.
-    level = maximum.masked_fill(~row, float("inf"))
-    of_prompt, of_knowledge = torch.exp(prompt.maximum - level), torch.exp(knowledge.maximum - level)
+    of_prompt, of_knowledge = torch.exp(prompt.maximum - maximum), torch.exp(knowledge.maximum - maximum)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
-    safe = total.masked_fill(~row, 1.0)
+    # A row that saw nothing may hold NaN.
     return Mixed(
-        prompt.output * of_prompt[..., None] / safe[..., None],
-        (knowledge.output * of_knowledge[..., None] / safe[..., None]).to(call.query.dtype),
-        knowledge.total * of_knowledge / safe,
-        maximum + total.log(),
+        torch.where(row[..., None], prompt.output * of_prompt[..., None] / total[..., None], 0.0),
+        torch.where(row[..., None], knowledge.output * of_knowledge[..., None] / total[..., None], 0.0).to(
+            call.query.dtype
+        ),
+        torch.where(row, knowledge.total * of_knowledge / total, 0.0),
+        torch.where(row, maximum + total.log(), float("-inf")),
     )

@@ -216,11 +216,11 @@ def latent_merge_kernel(
     block = tl.program_id(1)
     maximum = states.maximum + row.to(tl.int64) * splits
     total = states.total + row.to(tl.int64) * splits
-    # A padding row sees no prompt column, so it sees no knowledge either.
+    # A padding row sees no prompt column, so it sees no knowledge either. What it holds may be NaN.
     highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
     of_prompt = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS)
     of_knowledge = sums_of(maximum, total, highest, 0, knowledge_splits, BLOCK_SPLITS)
-    inverse = tl.where(sees, 1.0 / (of_prompt + of_knowledge), 0.0)
+    inverse = 1.0 / (of_prompt + of_knowledge)
     LATENT_BLOCKS: tl.constexpr = (P + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     column = tl.arange(0, BLOCK_COLUMNS)
     if block < LATENT_BLOCKS:
@@ -232,7 +232,8 @@ def latent_merge_kernel(
         head = (row // N % Hq).to(tl.int64)
         to = latent.data + (row // (N * Hq)).to(tl.int64) * latent.batch + head * latent.head
         to += (row % N).to(tl.int64) * latent.row + column
-        tl.store(to, (mixed * (inverse * VALUE_UNIT)).to(latent.data.dtype.element_ty), mask=column < P)
+        mixed = tl.where(sees, mixed * (inverse * VALUE_UNIT), 0.0)
+        tl.store(to, mixed.to(latent.data.dtype.element_ty), mask=column < P)
     else:
         column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
         mixed = mix_of(
@@ -241,8 +242,8 @@ def latent_merge_kernel(
         )  # fmt: skip
         # The row of this query among those of the whole call.
         at = (row // N).to(tl.int64) * result_queries + row % N
-        tl.store(prompt + at * HEAD_DIM + column, mixed * inverse, mask=column < HEAD_DIM)
+        tl.store(prompt + at * HEAD_DIM + column, tl.where(sees, mixed * inverse, 0.0), mask=column < HEAD_DIM)
         if block == LATENT_BLOCKS:
-            tl.store(share + at, of_knowledge * inverse)
+            tl.store(share + at, tl.where(sees, of_knowledge * inverse, 0.0))
             row_lse = (highest + tl.math.log2(of_prompt + of_knowledge)) * LN2
             tl.store(lse + at, tl.where(sees, row_lse, float("-inf")))

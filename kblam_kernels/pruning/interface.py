@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows, row_weight_of
-from kblam_kernels.common.columns import knowledge_offset
+from kblam_kernels.common.columns import biased, inside_range
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse
 from kblam_kernels.evidence.interface import check_scores
@@ -115,7 +115,9 @@ def summed_scores(knowledge_query: Tensor, knowledge: Knowledge, row_weight: Ten
     row, and for latents, whose heads are summed too, one vector of width P.
     """
     dtype = accumulation_dtype(knowledge_query)
-    rows = torch.einsum("bhnd,bhn->bhd", knowledge_query.to(dtype), row_weight.to(dtype))
+    # A row of padding weighs 0, and may be NaN.
+    counted = knowledge_query.to(dtype).masked_fill(row_weight[..., None] == 0, 0)
+    rows = torch.einsum("bhnd,bhn->bhd", counted, row_weight.to(dtype))
     if isinstance(knowledge, DenseKnowledge):
         return _products(rows, knowledge.key)
     p = knowledge.projection
@@ -143,7 +145,5 @@ def _offset(
     """What is added to the scores of each row, (B, M): its bias, -inf where the row does not see a token."""
     B, M, device = knowledge_query.shape[0], knowledge.num_tokens, knowledge_query.device
     bias = bias_rows(knowledge_bias, B, M, knowledge_query)
-    offset = knowledge_offset(bias, knowledge_range, slice(0, M), torch.float32, device)
-    if offset is None:
-        return torch.zeros(B, M, dtype=torch.float32, device=device)
-    return offset.flatten(1).expand(B, M)
+    every, nothing = slice(0, M), torch.zeros(B, 1, 1, M, dtype=torch.float32, device=device)
+    return biased(nothing, bias, inside_range(knowledge_range, every, device), every)[:, 0, 0]

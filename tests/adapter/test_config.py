@@ -14,6 +14,7 @@ from transformers import MambaConfig
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Confidence
+from kblam.adapter.signature import Signature
 from kblam.errors import AdapterConfigError, KblamError
 
 WEIGHTS = {"mass": 1.0, "name": 5.0, "property": 2.0, "other": -1.0, "share": 0.5, "bias": -3.0}
@@ -63,7 +64,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
             ]
         ),
         ({"layers": (2, 4), "evidence_layer": 3}, r"evidence_layer 3 is not a knowledge layer; those are \[2, 4\]"),
-        ({"format_version": 5}, "format version 5, newer than 4.*upgrade kblam"),
+        ({"format_version": 6}, "format version 6, newer than 5.*upgrade kblam"),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -163,6 +164,26 @@ def test_a_file_holds_everything() -> None:
         assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_signature_is_written_as_it_can_be_read() -> None:
+    old = AdapterConfig(**GOOD, base_signature=[0.5, -0.25])
+    assert old.to_dict()["base_signature"] == [0.5, -0.25], "as older releases write it"
+    new = AdapterConfig(**GOOD, base_signature={"numbers": [0.5], "layers": ["AAEC", ""]})
+    assert new.base_signature == Signature((0.5,), ("AAEC", ""))
+    assert AdapterConfig.from_dict(json.loads(json.dumps(new.to_dict()))) == new
+    for bad in (
+        [],
+        ["x"],
+        [True],
+        5,
+        "x",
+        {"numbers": [1], "layers": "AAEC"},
+        {"numbers": [1], "layers": ["?"]},
+        {"a": 1},
+    ):
+        with pytest.raises(AdapterConfigError, match="base_signature"):
+            AdapterConfig(**GOOD, base_signature=bad)
+
+
 def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(AdapterConfigError, match="MambaConfig says of no attention heads"):
         AdapterConfig.for_model(MambaConfig(), 16)
@@ -181,7 +202,7 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match="format version 9, newer than 4; upgrade kblam"):
+        with pytest.raises(AdapterConfigError, match="format version 9, newer than 5; upgrade kblam"):
             AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from kblam import Evidence, KnowledgeBase
+from kblam.cli.ask import answer_record
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
+from kblam.generation import Answer
 from kblam.models.loading import load_base
 from kblam.models.smollm2 import quick_dtype
 from tests.cli.conftest import kblam
@@ -50,6 +52,13 @@ def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:
     assert len(drawn) == 1
     assert drawn[0].count("█") == drawn[0].count("░") == 10
     assert [str(line).strip() for line in evidence_lines([])] == ["none"]
+
+
+def test_evidence_that_was_changed_meanwhile_is_marked() -> None:
+    evidence = (Evidence(FACTS[0], 0.5, changed=True), Evidence(FACTS[1], 0.4))
+    assert ["changed meanwhile" in str(line) for line in evidence_lines(evidence)] == [True, False]
+    record = answer_record("?", Answer("", evidence, False, 0), 0.0)
+    assert [item["changed"] for item in record["evidence"]] == [True, False]
 
 
 def test_ask_base_adapter_and_knowledge_base(base: Path, adapter: Path, kb: Path) -> None:

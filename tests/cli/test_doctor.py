@@ -16,6 +16,7 @@ from kblam import test as selftest
 from kblam.cli import checks
 from kblam.generation import ask_many
 from kblam.test import FAIL, OFF, OK, NotHereError, Outcome
+from kblam_kernels.plan import devices
 from kblam_kernels.tools import env
 from tests.cli.conftest import kblam
 
@@ -144,10 +145,12 @@ def test_the_default_encoder_without_its_package(monkeypatch: pytest.MonkeyPatch
 def test_little_space_is_off_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = checks.shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10))
-    monkeypatch.setattr(checks, "_free_memory", lambda: 10)
-    found = outcomes(checks.space)
+    monkeypatch.setattr(devices, "available_memory", lambda: 10)
+    found = outcomes(checks.space) | outcomes(checks.memory)
     assert {outcome.status for outcome in found.values()} == {OFF}
     assert set(found) == {"disk here", "disk of the model cache", "memory"}
+    monkeypatch.setattr(devices, "available_memory", lambda: None)
+    assert outcomes(checks.memory) == {}
 
 
 def test_secrets_are_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.table import Table
 
 from kblam import KnowledgeBase, Triple
+from kblam.cli import output
 from kblam.cli.output import SafeConsole, evidence_lines, visible
 from kblam.generation import Evidence
 from tests.cli.conftest import ENCODER, command_line, kblam
@@ -41,6 +42,21 @@ def test_a_stored_text_does_nothing_to_the_terminal(hostile: Path) -> None:
             assert not set(said) & set("\x1b\x07\x9b\u202e\x7f"), (arguments, said)
     assert "\\x1b[2J" in kblam("kb", "list", hostile).stdout
     assert kblam("kb", "list", hostile, "--json").json["triples"][0]["value"] == BAD
+
+
+def test_triples_as_json_lines_do_nothing_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.real.load", lambda name, source: [Triple("Amber", "color", BAD)])
+    shown = kblam("data", "elements").ok().stdout
+    assert not set(shown) & set("\x1b\x07\x9b\u202e\x7f"), shown
+    assert json.loads(shown)["value"] == BAD
+
+
+def test_one_helper_prints_json() -> None:
+    """The others that write JSON here write files."""
+    writers = {
+        file.name for file in Path(output.__file__).parent.glob("*.py") if "json.dumps" in file.read_text("utf-8")
+    }
+    assert writers == {"output.py", "bench.py"}
 
 
 def test_styles_of_our_own_still_work() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -103,3 +106,53 @@ def test_a_model_folder_is_refused(tmp_path: Path, brought: Path, ran: Path) -> 
             load_folder(whole, device="cpu")
         shutil.copytree(tmp_path / "plain", whole / part, dirs_exist_ok=True)
     assert not ran.exists()
+
+
+class Runs:
+    """What a pickle does when it is read."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return os.mkdir, (str(self.ran),)
+
+
+def test_a_pickle_beside_the_model_is_not_run(tmp_path: Path, ran: Path) -> None:
+    folder = save_base(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Runs(ran)}, protocol=2))
+    with pytest.raises(ModelFolderError, match=r"a pickle that is damaged or holds Python objects.*as safetensors"):
+        load_base(folder)
+    assert not ran.exists()
+
+
+def _damaged(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("load", [load_base, load_tokenizer])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _damaged("model.safetensors", b""),
+        _damaged("model.safetensors", b"\xff" * 100),
+        _damaged("config.json", b"[" * 100_000),
+        _damaged("config.json", b"[]"),
+        _damaged("config.json", b'{"model_type": ["llama"]}'),
+        _damaged("config.json", b'{"model_type": "llama", "num_hidden_layers": "x"}'),
+        _damaged("tokenizer.json", b"{}"),
+        _damaged("tokenizer.json", b'{"model": 7}'),
+        _damaged("tokenizer_config.json", b'{"tokenizer_class": 7}'),
+        _damaged("tokenizer_config.json", b"[" * 100_000),
+        _damaged("generation_config.json", b"[1]"),
+    ],
+    ids=lambda damage: str(damage.__closure__[1].cell_contents + "=" + repr(damage.__closure__[0].cell_contents[:20])),
+)
+def test_whatever_is_wrong_with_a_model_is_one_kind_of_error(
+    load: Callable[[Path], object], damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = save_base(tmp_path / "base")
+    damage(folder)
+    with contextlib.suppress(ModelFolderError):  # a part that this loader does not read may be damaged
+        load(folder)

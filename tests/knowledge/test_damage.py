@@ -311,8 +311,8 @@ def test_opening_a_file_again_keeps_the_locks_of_the_first(kb: KnowledgeBase, pa
 
 @pytest.mark.timeout(60)
 def test_a_long_statement_can_be_interrupted(kb: KnowledgeBase) -> None:
-    assert kb._store._opened is not None
-    sql = kb._store._opened.connection
+    assert kb._store._transactions.opened is not None
+    sql = kb._store._transactions.opened.connection
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     began = time.monotonic()

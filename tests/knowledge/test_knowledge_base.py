@@ -193,8 +193,8 @@ def test_what_changes_nothing_is_no_revision(kb: KnowledgeBase) -> None:
 
 def test_one_change_is_found_without_walking_through_everything(kb: KnowledgeBase) -> None:
     kb.add(Triple("Zürich", "Fluss", "Sihl"))
-    assert kb._store._opened is not None
-    sql = kb._store._opened.connection
+    assert kb._store._transactions.opened is not None
+    sql = kb._store._transactions.opened.connection
     statements: list[str] = []
     sql.set_trace_callback(statements.append)
     kb.changes_since(kb.revision - 1)

@@ -186,5 +186,5 @@ def test_builds_of_one_new_file_at_the_same_moment(path: Path, tmp_path: Path, e
         worker.communicate(timeout=120)
         assert worker.returncode == 0
     assert check_whole(path, encoder) == facts(100)
-    with KnowledgeBase.open(path) as kb, kb._store._reading() as (sql, _):
+    with KnowledgeBase.open(path) as kb, kb._store._transactions.reading() as (sql, _):
         assert sql.execute("PRAGMA journal_mode").fetchone() == ("wal",)

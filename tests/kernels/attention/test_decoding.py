@@ -101,6 +101,23 @@ def test_every_step_has_the_bits_of_the_plain_call(kind: str, options: str, libr
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_padding_holds_is_not_read(kind: str, library: None) -> None:
+    knowledge, fixed, new, _ = KINDS[kind]
+    attend = RectangularAttention(knowledge(), **fixed)
+    for past in (4, 5, 6):
+        query, key, value, r = step(new, past, seed=past)
+        mask = torch.ones(B, past + new, dtype=torch.bool)
+        mask[0], mask[1, :3] = False, False  # a row of padding alone, and one with padding on the left
+        expected = attend(query, key, value, r, prompt_mask=mask)
+        for tensor in (query, r):
+            tensor[0] = float("nan")
+        for tensor in (key, value):
+            tensor.masked_fill_(~mask[:, None, :, None], float("nan"))
+        actual = attend(query, key, value, r, prompt_mask=mask)
+        assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_later_calls_go_straight_to_the_op(kind: str, straight: Callable[[], None], library: None) -> None:
     knowledge, fixed, new, goes_straight = KINDS[kind]
     attend = RectangularAttention(knowledge(), **fixed)

@@ -166,6 +166,20 @@ def test_row_weight_leaves_padding_out_of_the_vote() -> None:
     assert torch.equal(index[:1], pruned(alone, 3)[2])
 
 
+@pytest.mark.parametrize("layout", LISTS)
+def test_padding_and_what_is_hidden_may_be_nan(layout: str) -> None:
+    p = LISTS[layout](N=3, prompt_mask=MASK, knowledge_range=RANGES[1:].expand(2, 2))
+    weight = torch.ones(2, 1, 3).index_fill(2, torch.tensor([0]), 0.0)
+    expected = pruned(p, 3, row_weight=weight)
+    padded, keys = p.knowledge_query.clone(), p.knowledge_key.clone()
+    padded[:, :, 0] = float("nan")
+    keys[..., :2, :], keys[..., 5:, :] = float("nan"), float("nan")
+    for ours, theirs in zip(
+        pruned(p.but(knowledge_query=padded, knowledge_key=keys), 3, row_weight=weight), expected, strict=True
+    ):
+        assert torch.equal(getattr(ours, "key", ours), getattr(theirs, "key", theirs))
+
+
 def test_gradients_reach_the_chosen_keys_and_values_only() -> None:
     p = make().leaves()
     knowledge, bias, index = pruned(p, 2)

@@ -1,0 +1,111 @@
+"""Transactions on an open store: one snapshot to read, one change to write; the file's place is checked each time."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kblam.errors import StoreError, StoreWriteError
+from kblam.knowledge import ledger as ledgers
+from kblam.knowledge import proof
+from kblam.knowledge.connection import sqlite_errors
+from kblam.knowledge.ledger import Ledger
+from kblam.knowledge.opened import Opened
+
+# Readers that follow each other without a pause keep a log from being used from its beginning again.
+_LONGEST_LOG = 64 * 2**20
+
+
+class Transactions:
+    """What a store does, one at a time: threads share the connection and wait for each other.
+
+    Args:
+        opened: the connection; closed by `close`.
+        name: of the store, for messages.
+        read_only: whether changes are refused.
+    """
+
+    def __init__(self, opened: Opened, name: str, *, read_only: bool) -> None:
+        self.opened: Opened | None = opened
+        self.name = name
+        self.read_only = read_only
+        self._lock = threading.RLock()
+        self._is_proven = False
+
+    def close(self) -> None:
+        """Release the file. Closing again does nothing."""
+        with self._lock:
+            if self.opened is not None:
+                self.opened.close()
+                self.opened = None
+
+    def refuse_if_read_only(self) -> None:
+        """Raise StoreWriteError when changes are refused anyway."""
+        if self.read_only:
+            raise StoreWriteError(f"{self.name} was opened read-only; open it with read_only=False to change it")
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """The connection within one snapshot, and the ledger of that moment."""
+        with self._lock, sqlite_errors(self.name):
+            opened = self._still_open()
+            sql = opened.connection
+            sql.execute("BEGIN")
+            try:
+                yield sql, ledgers.read(self.name, sql, opened.version)
+            finally:
+                if sql.in_transaction:
+                    sql.execute("ROLLBACK")
+
+    @contextmanager
+    def looking_up(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """As `reading`, after the proof that what an index does not find is not there."""
+        with self.reading() as (sql, ledger):
+            self._prove(sql, ledger)
+            yield sql, ledger
+
+    @contextmanager
+    def writing(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
+        """The connection, and the ledger with the revision to stamp; committed if something changed, else undone."""
+        with self._lock, sqlite_errors(self.name):
+            self.refuse_if_read_only()
+            opened = self._still_open()
+            sql = opened.connection
+            sql.execute("BEGIN IMMEDIATE")
+            try:
+                ledger = ledgers.read(self.name, sql, opened.version)
+                self._prove(sql, ledger)
+                ledger.revision += 1
+                before = sql.total_changes
+                yield sql, ledger
+                if sql.total_changes > before:
+                    ledgers.write(sql, ledger)
+                sql.execute("COMMIT")
+            except BaseException:
+                # A full disk may have ended the transaction already.
+                if sql.in_transaction:
+                    sql.execute("ROLLBACK")
+                raise
+            self._still_open()  # or the change went to a file that nobody sees
+            _shorten_log(opened)
+
+    def _prove(self, sql: sqlite3.Connection, ledger: Ledger) -> None:
+        if not self._is_proven:
+            proof.prove_texts(self.name, sql, ledger)
+            self._is_proven = True
+
+    def _still_open(self) -> Opened:
+        if self.opened is None:
+            raise StoreError(f"{self.name} is closed; open it again")
+        self.opened.check_place(self.name)
+        return self.opened
+
+
+def _shorten_log(opened: Opened) -> None:
+    """Waits for readers of a log that has become long, so that the next writer begins it anew."""
+    if opened.file is not None:
+        log = opened.file.with_name(opened.file.name + "-wal")
+        if log.exists() and log.stat().st_size > _LONGEST_LOG:
+            opened.connection.execute("PRAGMA wal_checkpoint(RESTART)")

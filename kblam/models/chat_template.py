@@ -1,0 +1,87 @@
+"""A tokenizer's chat template, with a place for the question.
+
+A chat template is a program that comes with a model. transformers runs it in a sandbox, which keeps it from the
+machine, but not from running for ever or from filling the memory. So it is rendered once, in a process with limits,
+around a mark; the question takes the mark's place afterwards and is never seen by the template.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from kblam.errors import GenerationError
+
+MARK = "\ue000question\ue000"
+SECONDS = 5  # of processor time, for rendering
+DEADLINE = 60  # seconds until the process must have ended, its imports included
+MEMORY = 512 * 2**20
+MOST_CHARACTERS = 2**20
+_CHILD = Path(__file__).with_name("template_process.py")
+
+
+def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The text of a tokenizer's chat template around `MARK`, ready for the answer; None if it has none.
+
+    Raises:
+        GenerationError: it raises an error, needs more time or memory than any template should, or leaves the question
+            out.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    try:
+        template = str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise _unusable(str(error)) from error
+    return _rendered(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _rendered(template: str, special_tokens: str) -> str:
+    job = {
+        "template": template,
+        "special_tokens": json.loads(special_tokens),
+        "content": MARK,
+        "path": [place for place in sys.path if isinstance(place, str)],
+        "seconds": SECONDS,
+        "memory": MEMORY,
+        "most": MOST_CHARACTERS,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(_CHILD)],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=DEADLINE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _unusable(f"it has not ended after {DEADLINE} seconds") from error
+    except OSError as error:
+        raise _unusable(f"the process that renders it cannot be started ({error})") from error
+    if done.returncode < 0:
+        raise _unusable(f"it has not ended after {SECONDS} seconds, or takes too much memory")
+    try:
+        result = json.loads(done.stdout)
+    except ValueError as error:
+        said = done.stderr.strip().split("\n")[-1]
+        raise _unusable(f"the process that renders it failed ({said or 'without a word'})") from error
+    if "error" in result:
+        raise _unusable(result["error"])
+    if MARK not in result["text"]:
+        raise _unusable("what it makes of a question does not hold the question")
+    return str(result["text"])
+
+
+def _unusable(reason: str) -> GenerationError:
+    return GenerationError(
+        f"the tokenizer's chat template cannot be used: {reason}; repair tokenizer.chat_template, or record a prompt "
+        'in the adapter\'s config: "prompt": "... {question} ..."'
+    )
