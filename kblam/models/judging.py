@@ -17,11 +17,12 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_shares import DESCRIBING, EVERYTHING, PRONOUN, property_shares
+from kblam.adapter.property_shares import DESCRIBING, EVERYTHING, PRONOUN, project_properties, property_shares
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.mention import Vocabulary, says, without_name
 from kblam.knowledge.triples import key_text
+from kblam.models.weights import State, state_of
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
@@ -86,6 +87,14 @@ class _Compared(NamedTuple):
     revision: int  # of the knowledge base
 
 
+class _Projected(NamedTuple):
+    """Properties as the adapter's weights projected them at one moment."""
+
+    vectors: Tensor  # (V, P), those of a `_Compared`
+    weights: State
+    keys: Tensor  # (V, S, Hq, D)
+
+
 class Judge:
     """Reads the signs of one knowledge base's triples, and weighs them by the adapter's `confidence`.
 
@@ -99,6 +108,7 @@ class Judge:
         self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor], properties: Iterable[str] = ()
     ) -> None:
         self._of, self._encode = weakref.ref(adapter), encode
+        self._kept: _Projected | None = None
         nothing = torch.empty(0, adapter.config.embedding_dim)
         self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), 0)
         self.compare_with(properties)
@@ -213,7 +223,9 @@ class Judge:
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
-        keys = torch.cat([compared.vectors, self._vectors_of(more)])
+        keys = self._projected(compared)
+        if more:
+            keys = torch.cat([keys, project_properties(self.adapter, self._vectors_of(more))])
         left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool)
         left_out[:, len(compared.columns) :] = True
         for line, props in enumerate(asked.values()):
@@ -230,6 +242,13 @@ class Judge:
                     log = torch.logaddexp(log, everything[line])
                 shares[row, name, prop] = _Share(float(log), bool(log >= best[line]), float(everything[line].exp()))
         return shares
+
+    def _projected(self, compared: _Compared) -> Tensor:
+        """Kept from one batch to the next, until properties or weights change."""
+        kept, adapter, vectors = self._kept, self.adapter, compared.vectors
+        if kept is None or kept.vectors is not vectors or not kept.weights.is_that_of(adapter):
+            kept = self._kept = _Projected(vectors, state_of(adapter), project_properties(adapter, vectors))
+        return kept.keys
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         config = self.adapter.config

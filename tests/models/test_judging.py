@@ -12,7 +12,7 @@ import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter.confidence import Confidence, Signs
-from kblam.adapter.property_shares import property_shares
+from kblam.adapter.property_shares import project_properties, property_shares
 from kblam.errors import EncoderError, KnowledgeError
 from kblam.models.judging import Candidate, Judge, Judged, judge_of
 from tests.fakes import HashingEncoder
@@ -64,7 +64,7 @@ def test_the_signs_of_a_question() -> None:
     )
     keys = vectors(encoder, ["the everything of it", "the price of it", "the weight of it"])
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
-    shares = property_shares(asking, asked, keys)
+    shares = property_shares(asking, asked, project_properties(asking, keys))
     best = (shares == shares.amax(-1, keepdim=True)).tolist()
     assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])), best[0][1])
     assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])), best[1][1])
@@ -178,7 +178,9 @@ def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> N
     assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
-    assert beside[0].share == pytest.approx(float(property_shares(asking, asked, keys)[0, 3]))
+    assert beside[0].share == pytest.approx(
+        float(property_shares(asking, asked, project_properties(asking, keys))[0, 3])
+    )
 
 
 def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
@@ -188,7 +190,7 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     columns = ["everything", "phone number", "price", "color", "weight"]  # "list price" is the base's price
     keys = vectors(encoder, [f"the {p} of it" for p in columns])
     ((signs,),) = judge.signs([judged("the phone number of Anvil 3", ("Anvil 3", "weight", 0.2))])
-    shares = property_shares(asking, vectors(encoder, ["the phone number of it"]), keys)
+    shares = property_shares(asking, vectors(encoder, ["the phone number of it"]), project_properties(asking, keys))
     assert signs.share == pytest.approx(float(shares[0, 4]))
     assert signs.other == 1
 
@@ -199,9 +201,13 @@ def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
     one = [judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))]
     before = judge.verdicts(one)
     with torch.no_grad():
-        for weight in asking.parameters():
-            weight.mul_(1.5)
-    assert judge.verdicts(one) != before
+        for head in asking.question_heads.values():
+            head.weight.mul_(1.5)
+    between = judge.verdicts(one)
+    assert between != before
+    with torch.no_grad():
+        asking.key_projector.weight.add_(torch.randn_like(asking.key_projector.weight))
+    assert judge.verdicts(one) != between
     asking.config = replace(asking.config, confidence=None)
     with pytest.raises(KnowledgeError, match="has no confidence"):
         judge.verdicts(one)
@@ -248,7 +254,7 @@ def test_a_description_has_the_share_of_everything_besides() -> None:
     ((described, weight),) = judge.signs([judged("What is Anvil 3 all about?", *found)])
     asked = vectors(encoder, ["What is it all about?"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "weight")])
-    shares = property_shares(asking, asked, keys)[0].tolist()
+    shares = property_shares(asking, asked, project_properties(asking, keys))[0].tolist()
     assert described.share == pytest.approx(math.log(math.exp(shares[0]) + math.exp(shares[1])))
     assert weight.share == pytest.approx(shares[2])
     assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
