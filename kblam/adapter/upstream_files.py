@@ -6,7 +6,6 @@ Nothing in them is ever executed: pickles are read with `weights_only=True`, JSO
 from __future__ import annotations
 
 import functools
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from kblam import strict_json
 from kblam.errors import AdapterFormatError
 
 ENCODER_NAMES = ("encoder.pt", "encoder.safetensors")
@@ -121,7 +121,7 @@ def _flatten(data: Mapping[Any, Any]) -> Iterator[tuple[str, Callable[[], Tensor
 def json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = strict_json.loads(path.read_bytes())
     except FileNotFoundError:
         raise AdapterFormatError(
             f"{path} is missing; give the model folder that upstream's train.py wrote, or that of the base model"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from kblam import strict_json
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataError, DataServerError, TripleFormatError
 from kblam.knowledge.encoders.http import (
@@ -171,7 +171,7 @@ def _json(reply: str) -> Any:
     """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
     for match in re.finditer(r"[\[{]", reply):
         try:
-            return json.JSONDecoder().raw_decode(reply, match.start())[0]
+            return strict_json.decoder().raw_decode(reply, match.start())[0]
         except (ValueError, RecursionError):
             continue
     return None

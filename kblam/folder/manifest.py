@@ -10,12 +10,12 @@ base/          the base model's own files, only if it was included
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from kblam import strict_json
 from kblam.errors import ModelFolderError
 
 FORMAT_VERSION = 1
@@ -54,10 +54,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = strict_json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise ModelFolderError(f"{folder} is not a model folder: it has no {MANIFEST}; see `kblam integrate`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} cannot be read: {error}; integrate again") from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or version < 1:

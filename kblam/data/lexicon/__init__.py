@@ -6,12 +6,12 @@ One compressed file beside this one, written by `make.py`; its licences are in `
 from __future__ import annotations
 
 import gzip
-import json
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from kblam import strict_json
 from kblam.errors import DataError
 
 FILE = "lexicon.json.gz"
@@ -55,7 +55,7 @@ def lexicon() -> Lexicon:
     """
     try:
         packed = resources.files(__package__).joinpath(FILE).read_bytes()
-        content = json.loads(gzip.decompress(packed))
+        content = strict_json.loads(gzip.decompress(packed))
         return Lexicon(**{part.name: _frozen(content[part.name]) for part in fields(Lexicon)})
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise DataError(f"cannot read the word list {FILE} of kblam ({error}); install kblam-kernels again") from error

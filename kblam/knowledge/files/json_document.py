@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.files.json_lines import DECODER, json_problem
+from kblam.knowledge.files.json_lines import DECODER
 from kblam.knowledge.files.lines import decode, refuse_other_encodings
 from kblam.knowledge.triples import FIELD_NAMES, Triple
+from kblam.strict_json import problem
 
 _SPACE = re.compile("[ \t\r\n]*")
 NAMES_OF_ENTITIES = frozenset(FIELD_NAMES["name"])
@@ -56,7 +57,7 @@ class _JsonText:
             column = error.colno
             self.fail(f"not JSON: {error.msg} at column {column}")
         except (ValueError, RecursionError) as error:
-            self.fail(json_problem(error))
+            self.fail(problem(error))
         return decoded
 
     def fail(self, message: str) -> NoReturn:

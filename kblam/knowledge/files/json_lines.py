@@ -9,19 +9,9 @@ from pathlib import Path
 from kblam.errors import TripleFormatError
 from kblam.knowledge.files.lines import numbered_lines
 from kblam.knowledge.triples import Triple
+from kblam.strict_json import decoder, problem
 
-
-def _once_each(members: list[tuple[str, object]]) -> dict[str, object]:
-    """An object in which no key stands twice: Python would keep the last value, without a word."""
-    made = dict(members)
-    if len(made) < len(members):
-        seen: set[str] = set()
-        twice = next(name for name, _ in members if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f'the key "{twice[:60]}" stands twice in one object; keep one of them')
-    return made
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+DECODER = decoder()
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
@@ -30,7 +20,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
             try:
                 yield number, DECODER.decode(text)
             except (ValueError, RecursionError) as error:
-                raise TripleFormatError(json_problem(error), path=path, line=number) from None
+                raise TripleFormatError(problem(error), path=path, line=number) from None
 
 
 def write_jsonl(path: Path, triples: Iterable[Triple]) -> int:
@@ -39,11 +29,3 @@ def write_jsonl(path: Path, triples: Iterable[Triple]) -> int:
         for count, triple in enumerate(triples, start=1):  # noqa: B007 - the last number is the count
             file.write(json.dumps(triple.to_record(), ensure_ascii=False) + "\n")
     return count
-
-
-def json_problem(error: BaseException) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    if isinstance(error, RecursionError):
-        return "not JSON: nested too deeply"
-    return str(error) if "stands twice" in str(error) else f"not JSON: {error}"
