@@ -6,7 +6,27 @@ All derive from `KblamError`, so `except KblamError` separates "your input or ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+_flags_are_meant = False
+
+
+def argument(python: str, flag: str) -> str:
+    """An argument as the reader of a message types it: in Python, or on the command line while a command runs."""
+    return flag if _flags_are_meant else python
+
+
+@contextmanager
+def messages_name_flags() -> Iterator[None]:
+    """Messages made meanwhile, in any thread, name the command's flags."""
+    global _flags_are_meant
+    before, _flags_are_meant = _flags_are_meant, True
+    try:
+        yield
+    finally:
+        _flags_are_meant = before
 
 
 class KblamError(Exception):
@@ -19,14 +39,32 @@ class KblamError(Exception):
 class TripleFormatError(KblamError):
     """A triple, or a file of triples, cannot be read.
 
-    `path` and `line` (from 1) say where, when the triple came from a file; the message begins with them.
+    `path` and `line` (from 1) say where, when the triple came from a file; the message begins with them. `reason` is
+    the message without them.
     """
 
     def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.line = line
+        self.reason = message
         where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
         super().__init__(where + message)
+
+
+class BadLinesError(TripleFormatError):
+    """Several lines of a file of triples cannot be read; all of them are told at once.
+
+    Attributes:
+        line: the first of them.
+        count: how many.
+        details: a text for each kind of trouble, with its lines; the commonest are there, not all.
+    """
+
+    def __init__(self, message: str, details: Sequence[str], *, path: str | Path, line: int, count: int) -> None:
+        self.count = count
+        self.details = tuple(details)
+        super().__init__("; ".join([message, *details]), path=path)
+        self.line = line
 
 
 # --- encoders --------------------------------------------------------------------------------------------

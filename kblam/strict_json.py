@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 
-def decoder(**hooks: Callable[[str], object]) -> json.JSONDecoder:
+def decoder(**hooks: Any) -> json.JSONDecoder:
     """A decoder that refuses a key twice; `hooks` are those of `json.JSONDecoder` (parse_float, ...)."""
     return json.JSONDecoder(object_pairs_hook=_once_each, **hooks)
 

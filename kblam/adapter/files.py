@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kblam import strict_json
 from kblam.adapter.config import AdapterConfig
 from kblam.errors import AdapterError, AdapterFormatError
+from kblam.strict_json import loads
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -59,7 +59,7 @@ def read_config(folder: Path) -> AdapterConfig:
     if not path.is_file() or path.stat().st_size > _MOST_CONFIG_BYTES:
         raise AdapterFormatError(f"{path} is not a file of at most {_MOST_CONFIG_BYTES:,} bytes, as an adapter's is")
     try:
-        data = strict_json.loads(path.read_bytes())
+        data = loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterFormatError(f"{path} is not readable JSON ({error}); save the adapter again") from error
     if not isinstance(data, dict) or "embedding_dim" not in data:

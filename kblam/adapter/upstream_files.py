@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kblam import strict_json
 from kblam.errors import AdapterFormatError
+from kblam.strict_json import loads
 
 ENCODER_NAMES = ("encoder.pt", "encoder.safetensors")
 # How save_pretrained names weights, and the index of shards that goes with each.
@@ -121,7 +121,7 @@ def _flatten(data: Mapping[Any, Any]) -> Iterator[tuple[str, Callable[[], Tensor
 def json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object."""
     try:
-        data = strict_json.loads(path.read_bytes())
+        data = loads(path.read_bytes())
     except FileNotFoundError:
         raise AdapterFormatError(
             f"{path} is missing; give the model folder that upstream's train.py wrote, or that of the base model"

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 
-from kblam import strict_json
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataError, DataServerError, TripleFormatError
 from kblam.knowledge.encoders.http import (
@@ -24,6 +23,7 @@ from kblam.knowledge.encoders.http import (
 )
 from kblam.knowledge.encoders.openai import checked_base_url
 from kblam.knowledge.triples import Triple
+from kblam.strict_json import decoder
 
 LONGEST_NAME = 100  # characters
 LONGEST_PROPERTY = 60
@@ -171,7 +171,7 @@ def _json(reply: str) -> Any:
     """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
     for match in re.finditer(r"[\[{]", reply):
         try:
-            return strict_json.decoder().raw_decode(reply, match.start())[0]
+            return decoder().raw_decode(reply, match.start())[0]
         except (ValueError, RecursionError):
             continue
     return None

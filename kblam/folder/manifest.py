@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from kblam import strict_json
 from kblam.errors import ModelFolderError
+from kblam.strict_json import loads
 
 FORMAT_VERSION = 1
 MANIFEST, ADAPTER, TOKENIZER, KNOWLEDGE, BASE = "kblam.json", "adapter", "tokenizer", "knowledge.kb", "base"
@@ -54,7 +54,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     try:
-        data = strict_json.loads(path.read_bytes())
+        data = loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise ModelFolderError(f"{folder} is not a model folder: it has no {MANIFEST}; see `kblam integrate`") from None
     except (OSError, ValueError, RecursionError) as error:

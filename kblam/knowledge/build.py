@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from itertools import chain, islice
+from hashlib import blake2b
+from itertools import islice
 
 import numpy as np
 
 from kblam.errors import EmbeddingError
 from kblam.knowledge.encoders.base import Encoder, LimitedEncoder, Progress
+from kblam.knowledge.records import as_triples
 from kblam.knowledge.store import Store
-from kblam.knowledge.triples import Triple, as_triples
+from kblam.knowledge.triples import Triple
+
+# For MiniLM's vectors, 43,000 texts.
+_REMEMBERED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,42 @@ def apply_in_batches(
     `progress(done, total)` counts triples; total is 0 when it is not known beforehand.
     """
     known = total if total is not None else len(triples) if isinstance(triples, Sized) else 0
-    source = chain.from_iterable(map(as_triples, triples))
-    report = BuildReport()
+    source = as_triples(triples, store.name)
+    report, remembered = BuildReport(), Remembered(store.info.dimension)
     while batch := list(islice(source, max(1, batch_size))):
-        report += apply(store, encoder, batch)
+        report += apply(store, encoder, batch, remembered)
         if progress is not None:
             progress(report.total, known)
     return report
 
 
-def apply(store: Store, encoder: Encoder, batch: Sequence[Triple]) -> BuildReport:
+class Remembered:
+    """Vectors of the texts that were encoded last, so that a text of an earlier batch is not encoded again."""
+
+    def __init__(self, dimension: int) -> None:
+        self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._most = max(1, _REMEMBERED_BYTES // (4 * dimension))
+
+    def get(self, text: str) -> np.ndarray | None:
+        """The vector of a text, if it is remembered."""
+        key = _digest(text)
+        if key in self._vectors:
+            self._vectors.move_to_end(key)
+        return self._vectors.get(key)
+
+    def keep(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Remembers new vectors in the place of those that were not asked for the longest."""
+        for text, vector in zip(texts, vectors, strict=True):
+            self._vectors[_digest(text)] = vector.copy()
+        while len(self._vectors) > self._most:
+            self._vectors.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def apply(store: Store, encoder: Encoder, batch: Sequence[Triple], remembered: Remembered | None = None) -> BuildReport:
     """Apply triples in one transaction after encoding those whose texts changed.
 
     If one identity is given twice, the later is kept, and the earlier counts as unchanged.
@@ -96,7 +128,7 @@ def apply(store: Store, encoder: Encoder, batch: Sequence[Triple]) -> BuildRepor
     added, updated, cut = 0, 0, 0
     if to_encode:
         cut = _count_cut(encoder, to_encode)
-        key, value = encode_triples(encoder, to_encode, store.info.dimension)
+        key, value = encode_triples(encoder, to_encode, store.info.dimension, remembered)
         added, updated = store.upsert(to_encode, key, value)
     if to_annotate:
         updated += store.annotate(to_annotate)
@@ -111,19 +143,31 @@ def _count_cut(encoder: Encoder, triples: Sequence[Triple]) -> int:
     return len({row // 2 for row in encoder.beyond_limit(texts)})
 
 
-def encode_triples(encoder: Encoder, triples: Sequence[Triple], dimension: int) -> tuple[np.ndarray, np.ndarray]:
+def encode_triples(
+    encoder: Encoder, triples: Sequence[Triple], dimension: int, remembered: Remembered | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Key and value vectors, (len(triples), P) float32 each; a text that occurs twice is encoded once.
+
+    Args:
+        remembered: texts of earlier calls, which are not encoded again.
 
     Raises:
         EmbeddingError: the encoder returned another shape.
     """
     texts = [triple.key_text for triple in triples] + [triple.value_text for triple in triples]
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    vectors = np.asarray(encoder.encode(list(row_of)))
-    if vectors.shape != (len(row_of), dimension):
-        raise EmbeddingError(
-            f"the encoder {encoder.fingerprint} returned shape {vectors.shape} for {len(row_of)} texts, "
-            f"expected {(len(row_of), dimension)}"
-        )
-    rows = np.array([row_of[text] for text in texts])
-    return vectors[rows[: len(triples)]], vectors[rows[len(triples) :]]
+    vector_of: dict[str, np.ndarray] = {}
+    if remembered is not None:
+        vector_of = {text: known for text in texts if (known := remembered.get(text)) is not None}
+    new = [text for text in dict.fromkeys(texts) if text not in vector_of]
+    if new:
+        made = np.asarray(encoder.encode(new))
+        if made.shape != (len(new), dimension):
+            raise EmbeddingError(
+                f"the encoder {encoder.fingerprint} returned shape {made.shape} for {len(new)} texts, "
+                f"expected {(len(new), dimension)}"
+            )
+        vector_of.update(zip(new, made, strict=True))
+        if remembered is not None:
+            remembered.keep(new, made)
+    vectors = np.stack([vector_of[text] for text in texts])
+    return vectors[: len(triples)], vectors[len(triples) :]

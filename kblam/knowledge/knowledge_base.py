@@ -14,10 +14,11 @@ from kblam.errors import EncoderMismatchError, StoreError
 from kblam.knowledge.build import BuildReport, apply, apply_in_batches
 from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
-from kblam.knowledge.files import Duplicates, check_triples, read_triples
+from kblam.knowledge.files import Duplicates, TripleFile
+from kblam.knowledge.records import as_triples
 from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
-from kblam.knowledge.triples import Triple, as_triples
+from kblam.knowledge.triples import Triple
 
 logger = logging.getLogger("kblam")
 
@@ -134,7 +135,7 @@ class KnowledgeBase:
         """
         self._store.refuse_if_read_only()  # before minutes of encoding, not after
         many = [triples] if isinstance(triples, Triple | Mapping) else triples
-        batch = [triple for item in many for triple in as_triples(item)]
+        batch = list(as_triples(many, self._store.name))
         return self._told(apply(self._store, self.encoder, batch)) if batch else BuildReport()
 
     def update(
@@ -312,8 +313,8 @@ def build(
 
     Args:
         path: the knowledge base file; made when nothing is there.
-        triples: a file of them (read whole once before anything is written, so that a bad line costs nothing),
-            or an iterable.
+        triples: a file of them (read whole once before anything is written, so that a bad line costs nothing; a
+            `TripleFile` has been read with other options than these), or an iterable.
         encoder: must be the one an existing file was built with.
         batch_size: triples a transaction; an interruption loses at most one transaction.
         duplicates: for a file: see `read_triples`. In an iterable the later is kept.
@@ -323,12 +324,10 @@ def build(
     Raises:
         TripleFormatError, EncoderError, EmbeddingError, StoreError: see `KnowledgeBase`.
     """
-    total = None
     if isinstance(triples, str | Path):
-        total = check_triples(triples, duplicates=duplicates)
-        triples = read_triples(triples, duplicates=duplicates)
+        triples = TripleFile(triples, duplicates=duplicates)
     with _open_or_create(path, encoder) as kb:
-        return kb.update(triples, batch_size=batch_size, progress=progress, total=total)
+        return kb.update(triples, batch_size=batch_size, progress=progress)
 
 
 def _open_or_create(path: str | Path, encoder: Encoder) -> KnowledgeBase:

@@ -1,11 +1,10 @@
-"""The triple: one fact (name, property, value), and how it is read from a record of fields."""
+"""The triple: one fact (name, property, value)."""
 
 from __future__ import annotations
 
 import builtins
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kblam.errors import TripleFormatError
@@ -15,21 +14,9 @@ DEFAULT_PROPERTY = "description"
 # An encoder reads a few hundred tokens at most; beyond this a "field" is an unclosed quote or a pasted file.
 MAX_FIELD_CHARACTERS = 100_000
 
-# Each field of a triple and the names it may have in a record: ours, the short form's, upstream's.
-FIELD_NAMES: dict[str, tuple[str, ...]] = {
-    "name": ("name", "entity"),
-    "property": ("property", "description_type"),
-    "value": ("value", "description"),
-    "key_string": ("key_string",),
-    "question": ("question", "Q"),
-    "answer": ("answer", "A"),
-}
-# Upstream's raw records say three things of an entity at once, under the names of their properties.
-FURTHER_PROPERTIES = ("objectives", "purpose")
 # Sorting a run of combining marks takes time with the square of its length. No script stacks more than a few.
 MAX_COMBINING_MARKS = 256
-_FIELD_OF_NAME = {name: field for field, names in FIELD_NAMES.items() for name in names}
-_REQUIRED = ("name", "value")
+FIELDS = ("name", "property", "value", "key_string", "question", "answer")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _KIND_OF_JSON = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
@@ -87,105 +74,28 @@ class Triple:
 
     @classmethod
     def from_record(cls, record: object) -> Triple:
-        """Read a triple from a mapping with any of the field names of `FIELD_NAMES`.
+        """Read a triple from a mapping in any of the forms that a file may have.
 
-        Unknown fields are ignored; an optional field that is missing, null or blank is absent, and `property`
-        is then "description".
+        Fields that are no part of a triple are ignored; an optional field that is missing, null or blank is absent,
+        and `property` is then "description".
 
         Raises:
-            TripleFormatError: `record` is not a mapping, a required field is missing, a field is not text,
+            TripleFormatError: `record` is not a mapping, a required field is missing, a field cannot be text,
                 two names of one field say different things, or it holds several facts (`triples_of` reads those).
         """
+        from kblam.knowledge.records import triples_of  # which makes triples
+
         found = triples_of(record)
         if len(found) > 1:
             raise TripleFormatError(
                 f"the record of {found[0].name!r} holds {len(found)} facts "
-                f"({', '.join(triple.property for triple in found)}); triples_of reads all of them"
+                f"({', '.join(triple.property for triple in found)[:200]}); triples_of reads all of them"
             )
         return found[0]
 
     def to_record(self) -> dict[str, str]:
         """The fields under our own names, absent ones left out: `from_record` gives the same triple back."""
-        return {field: text for field in FIELD_NAMES if (text := getattr(self, field)) is not None}
-
-
-def triples_of(record: object) -> list[Triple]:
-    """The facts of a record: one, or each of those that upstream's raw records hold of an entity.
-
-    Such a record has no property; "description", "objectives" and "purpose" are its properties.
-
-    Raises:
-        TripleFormatError: as `Triple.from_record`, but for several facts.
-    """
-    fields = _fields_of(record)
-    assert isinstance(record, Mapping)
-    further = {} if "property" in fields else {name: record[name] for name in _further_of(record)}
-    if not further:
-        return [_triple_of(fields, record)]
-    first = [_triple_of(fields, record)] if "value" in fields else []
-    if "name" not in fields:
-        raise _missing("name", record)
-    return first + [Triple(fields["name"], name, text) for name, text in further.items()]
-
-
-def unread_fields(record: object) -> list[str]:
-    """Names of the fields of a record that hold something and are no part of a triple."""
-    if not isinstance(record, Mapping):
-        return []
-    read = set(_FIELD_OF_NAME)
-    if not any(record.get(name) for name in FIELD_NAMES["property"]):
-        read.update(FURTHER_PROPERTIES)
-    return [
-        str(name)
-        for name, given in record.items()
-        if name not in read and given is not None and not (isinstance(given, str) and not given.strip())
-    ]
-
-
-def _further_of(record: Mapping[object, object]) -> list[str]:
-    found = []
-    for name in FURTHER_PROPERTIES:
-        given = record.get(name)
-        if given is not None and not isinstance(given, str):
-            raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
-        if given and given.strip():
-            found.append(name)
-    return found
-
-
-def _fields_of(record: object) -> dict[str, str]:
-    """Our names of the fields that are there, with their texts."""
-    if not isinstance(record, Mapping):
-        raise TripleFormatError(f"expected an object with fields, got {_kind(record)}: {_shorten(record)}")
-    fields: dict[str, str] = {}
-    for name, given in record.items():
-        field = _FIELD_OF_NAME.get(name)
-        if field is None or given is None:
-            continue
-        if not isinstance(given, str):
-            raise TripleFormatError(f'field "{name}" must be text, got {_kind(given)}: {_shorten(given)}')
-        if given.strip() and fields.setdefault(field, given) != given:
-            options = " and ".join(f'"{name}"' for name in FIELD_NAMES[field] if record.get(name))
-            raise TripleFormatError(f"fields {options} are names of one field but differ; keep one of them")
-    return fields
-
-
-def _triple_of(fields: Mapping[str, str], record: Mapping[object, object]) -> Triple:
-    for field in _REQUIRED:
-        if field not in fields:
-            raise _missing(field, record)
-    return Triple(**{"property": DEFAULT_PROPERTY, **fields})
-
-
-def _missing(field: str, record: Mapping[object, object]) -> TripleFormatError:
-    options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
-    present = ", ".join(f'"{name}"' for name in list(record)[:12]) or "none"
-    return TripleFormatError(f"missing field {options}; the fields present: {present[:200]}")
-
-
-def as_triples(item: Triple | Mapping[str, object]) -> list[Triple]:
-    """The triple itself, or those that a mapping describes."""
-    return [item] if isinstance(item, Triple) else triples_of(item)
+        return {field: text for field in FIELDS if (text := getattr(self, field)) is not None}
 
 
 def key_text(name: str, property: str) -> str:
@@ -200,10 +110,10 @@ def identity_of(name: str, property: str) -> tuple[str, str]:
 
 def _clean(field: str, text: object, *, compose: bool = False) -> str:
     if not isinstance(text, str):
-        raise TripleFormatError(f"{field} must be text, got {_kind(text)}: {_shorten(text)}")
+        raise TripleFormatError(f"{field} must be text, got {kind_of(text)}: {shortened(text)}")
     if len(text) > MAX_FIELD_CHARACTERS:
         raise TripleFormatError(
-            f"{field} has {len(text):,} characters, more than {MAX_FIELD_CHARACTERS:,}: {_shorten(text)}"
+            f"{field} has {len(text):,} characters, more than {MAX_FIELD_CHARACTERS:,}: {shortened(text)}"
         )
     if not text.isascii():
         _check_combining_marks(field, text)
@@ -211,7 +121,7 @@ def _clean(field: str, text: object, *, compose: bool = False) -> str:
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
     if _UNSTORABLE.search(cleaned):
-        raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {_shorten(text)}; remove it")
+        raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {shortened(text)}; remove it")
     return cleaned
 
 
@@ -221,16 +131,18 @@ def _check_combining_marks(field: str, text: str) -> None:
         run = run + 1 if unicodedata.combining(character) else 0
         if run > MAX_COMBINING_MARKS:
             raise TripleFormatError(
-                f"{field} has more than {MAX_COMBINING_MARKS} combining marks on one character: {_shorten(text)}; "
+                f"{field} has more than {MAX_COMBINING_MARKS} combining marks on one character: {shortened(text)}; "
                 "remove them"
             )
 
 
-def _kind(given: object) -> str:
+def kind_of(given: object) -> str:
+    """What a value is, in the words of JSON."""
     return "null" if given is None else _KIND_OF_JSON.get(type(given), type(given).__name__)
 
 
-def _shorten(given: object, limit: int = 60) -> str:
+def shortened(given: object, limit: int = 60) -> str:
+    """A value as a message shows it."""
     # Slicing before repr keeps the message cheap when the value is a whole file.
     if isinstance(given, str):
         return repr(given[:limit]) + ("..." if len(given) > limit else "")

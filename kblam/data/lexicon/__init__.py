@@ -11,8 +11,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from kblam import strict_json
 from kblam.errors import DataError
+from kblam.strict_json import loads
 
 FILE = "lexicon.json.gz"
 
@@ -55,7 +55,7 @@ def lexicon() -> Lexicon:
     """
     try:
         packed = resources.files(__package__).joinpath(FILE).read_bytes()
-        content = strict_json.loads(gzip.decompress(packed))
+        content = loads(gzip.decompress(packed))
         return Lexicon(**{part.name: _frozen(content[part.name]) for part in fields(Lexicon)})
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise DataError(f"cannot read the word list {FILE} of kblam ({error}); install kblam-kernels again") from error

@@ -13,9 +13,9 @@ from email.utils import parsedate_to_datetime
 import httpx
 import numpy as np
 
-from kblam import strict_json
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.knowledge.encoders.secrets import guard_logs, note, redact
+from kblam.strict_json import loads
 
 FIRST_WAIT = 0.5  # seconds; doubled at each try
 LONGEST_WAIT = 60.0
@@ -172,7 +172,7 @@ class EmbeddingsClient:
     def _message(self, response: httpx.Response) -> str:
         text = response.content.decode("utf-8", "replace")
         try:
-            told = strict_json.loads(text)["error"]
+            told = loads(text)["error"]
             text = str(told["message"] if isinstance(told, dict) else told)
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
@@ -206,7 +206,7 @@ def _vectors_of(content: bytes, count: int) -> np.ndarray:
     Raises:
         _WrongAnswerError, or what Python raises for an answer of another form.
     """
-    items = strict_json.loads(content)["data"]
+    items = loads(content)["data"]
     if type(items) is not list:
         raise TypeError(f"data is a {type(items).__name__}")
     by_index = {item["index"]: item["embedding"] for item in items}

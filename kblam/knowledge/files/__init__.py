@@ -6,25 +6,28 @@ find duplicates). A JSON document is held as text, and its triples are decoded o
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from kblam.errors import TripleFormatError
+from kblam.errors import TripleFormatError, argument
+from kblam.knowledge.columns import Columns
 from kblam.knowledge.files.csv_table import read_csv, write_csv
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
-from kblam.knowledge.triples import Triple, triples_of, unread_fields
+from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.trouble import Trouble
+from kblam.knowledge.records import RecordReader, joined
+from kblam.knowledge.triples import Triple
 
 logger = logging.getLogger("kblam")
 
-_SHOWN, _COUNTED = 8, 1000  # names of fields that are not read
 Format = Literal["json", "jsonl", "csv"]
-Duplicates = Literal["error", "last"]
+Duplicates = Literal["error", "last", "join"]
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".json": "json",
@@ -33,7 +36,7 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-_READERS: dict[Format, Callable[[Path], Iterator[tuple[int, object]]]] = {
+_READERS: dict[Format, Callable[[Path, RecordReader], Records]] = {
     "json": read_json,
     "jsonl": read_jsonl,
     "csv": read_csv,
@@ -45,66 +48,96 @@ _WRITERS: dict[Format, Callable[[Path, Iterable[Triple]], int]] = {
 }
 
 
+class TripleFile:
+    """A file of triples that has been read once from end to end, so that a bad one is refused as a whole.
+
+    Iterating reads it again, one triple at a time; `len` is how many there are. What was guessed about its columns is
+    logged as information; what was not read, as a warning.
+
+    Args:
+        path: `.json` (a list of objects, an object that holds such a list, one object a line, or one object),
+            `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma, semicolon or tab).
+            UTF-8, with or without a byte order mark.
+        format: overrides the suffix.
+        duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
+            the message names both lines. "last": the later line corrects the earlier one. "join": a fact has several
+            values, which become one, with commas between. A triple repeated word for word is never an error; it is
+            yielded once.
+        columns: which column is which field, where their names do not tell.
+        skip_bad: leave out records that cannot be read, with a warning that says how many and where.
+
+    Attributes:
+        skipped: how many records were left out.
+
+    Raises:
+        BadLinesError: several records cannot be read; it names all.
+        TripleFormatError: one record cannot be read, or the file as a whole; or a chosen column is nowhere.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        format: Format | None = None,
+        duplicates: Duplicates = "error",
+        columns: Columns | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates)
+        reader, trouble = RecordReader(columns), Trouble(self.path)
+        self._count = 0
+        try:
+            for _ in self._source.accepted(reader, trouble):
+                self._count += 1
+        except TripleFormatError as end:
+            raise trouble.error(end) from None
+        if trouble.count and not (skip_bad and self._count):
+            raise trouble.error()
+        if unmet := reader.unmet():
+            raise TripleFormatError(f"no record has the column {unmet[0]!r} that was chosen", path=self.path)
+        self.skipped = trouble.count
+        self._tell(reader, trouble)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Triple]:
+        trouble = Trouble(self.path) if self.skipped else None
+        yield from self._source.accepted(RecordReader(self._source.columns), trouble)
+
+    def _tell(self, reader: RecordReader, trouble: Trouble) -> None:
+        reader.tell(str(self.path))
+        if trouble.count:
+            what = f"{trouble.count:,} records that cannot be read were left out"
+            logger.warning("%s: %s: %s", self.path, what, "; ".join(trouble.details()))
+
+
 def read_triples(
     path: str | Path,
     *,
     format: Format | None = None,
     duplicates: Duplicates = "error",
-    unread: Counter[str] | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[Triple]:
-    """Yield the triples of a file in its order.
-
-    Args:
-        path: `.json` (a list of objects, or {"triples": [...]}), `.jsonl` or `.ndjson` (one object a line), `.csv`
-            or `.tsv` (a header line; comma, semicolon or tab). UTF-8, with or without a byte order mark.
-        format: overrides the suffix.
-        duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
-            the message names both lines. "last": the later line corrects the earlier one. A triple repeated
-            word for word is never an error; it is yielded once.
-        unread: counts the fields that hold something and are no part of a triple, by name.
+    """Yield the triples of a file in its order, without reading it whole before; the arguments of `TripleFile`.
 
     Raises:
         TripleFormatError: with file and line, for anything that cannot be read. Triples before the line have
-            been yielded by then: `check_triples` reads the whole file first.
+            been yielded by then: `TripleFile` reads the whole file first.
     """
     file = Path(path).expanduser()
-    records = _READERS[_format_of(file, format)]
-    unread = Counter() if unread is None else unread
-    if duplicates == "last":
-        last_line = {_digest(triple.identity): line for line, triple in _located(file, records, unread)}
-        for line, triple in _located(file, records, Counter()):
-            if last_line.get(_digest(triple.identity)) == line:
-                yield triple
-        return
-    seen: dict[bytes, tuple[int, int]] = {}
-    for line, triple in _located(file, records, unread):
-        content = hash(triple)
-        earlier = seen.setdefault(_digest(triple.identity), (line, content))
-        if earlier[0] == line:
-            yield triple
-        elif earlier[1] != content:
-            raise TripleFormatError(
-                f"({triple.name!r}, {triple.property!r}) is on line {earlier[0]} too, with other words; "
-                'remove one, or read with duplicates="last" to keep the later',
-                path=file,
-                line=line,
-            )
+    source = _Source(file, _READERS[_format_of(file, format)], columns, duplicates)
+    yield from source.accepted(RecordReader(columns), None)
 
 
 def check_triples(path: str | Path, *, format: Format | None = None, duplicates: Duplicates = "error") -> int:
     """Read a whole file and return how many triples it holds, so that a bad file is refused as a whole.
 
-    Fields that were not read are told in a warning.
-
     Raises:
-        TripleFormatError: as `read_triples`.
+        TripleFormatError: as `TripleFile`.
     """
-    unread: Counter[str] = Counter()
-    count = sum(1 for _ in read_triples(path, format=format, duplicates=duplicates, unread=unread))
-    if unread:
-        shown = ", ".join(f"{name[:40]!r} ({times:,} times)" for name, times in unread.most_common(_SHOWN))
-        logger.warning("%s: fields that are no part of a triple were not read: %s", path, shown)
-    return count
+    return len(TripleFile(path, format=format, duplicates=duplicates))
 
 
 def write_triples(path: str | Path, triples: Iterable[Triple], *, format: Format | None = None) -> int:
@@ -137,24 +170,91 @@ def _format_of(path: Path, format: Format | None) -> Format:
     return chosen
 
 
-def _located(
-    path: Path, records: Callable[[Path], Iterator[tuple[int, object]]], unread: Counter[str]
-) -> Iterator[tuple[int, Triple]]:
-    """(line, triple) for each record; errors of a record get its file and line."""
-    try:
-        for line, record in records(path):
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A file and how it is read. Errors of single records go into a `Trouble`; without one they are raised."""
+
+    path: Path
+    records: Callable[[Path, RecordReader], Records]
+    columns: Columns | None
+    duplicates: Duplicates
+
+    def accepted(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
+        """The triples of the file after what `duplicates` says of them."""
+        if self.duplicates == "last":
+            return self._last(reader, trouble)
+        return self._joined(reader, trouble) if self.duplicates == "join" else self._single(reader, trouble)
+
+    def _single(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
+        seen: dict[bytes, tuple[int, int]] = {}
+        for line, triple in self._located(reader, trouble):
+            content = hash(triple)
+            known = seen.setdefault(digest := _digest(triple.identity), (0, content))
+            if known[0] == 0:
+                seen[digest] = line, content
+                yield triple
+            elif known[1] != content:
+                last = argument('duplicates="last"', "--duplicates last")
+                join = argument('duplicates="join"', "--duplicates join")
+                where = "this line" if known[0] == line else f"line {known[0]}"
+                error = TripleFormatError(
+                    f"({triple.name!r}, {triple.property!r}) is on {where} too, with other words; remove one, keep the "
+                    f"later with {last}, or put them together with {join}"
+                )
+                self._note(trouble, line, error)
+
+    def _last(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
+        last = {_digest(triple.identity): at for at, (_, triple) in enumerate(self._quietly(trouble))}
+        for at, (_, triple) in enumerate(self._located(reader, trouble)):
+            if last.get(_digest(triple.identity)) == at:
+                yield triple
+
+    def _joined(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
+        first: dict[bytes, int] = {}
+        several: dict[bytes, dict[str, None]] = {}
+        for _, triple in self._quietly(trouble):
+            if first.setdefault(digest := _digest(triple.identity), hash(triple.value)) != hash(triple.value):
+                several[digest] = {}
+        if several:
+            for _, triple in self._quietly(trouble):
+                if (values := several.get(_digest(triple.identity))) is not None:
+                    values[triple.value] = None
+        done: set[bytes] = set()
+        for line, triple in self._located(reader, trouble):
+            if (digest := _digest(triple.identity)) in done:
+                continue
+            done.add(digest)
             try:
-                found = triples_of(record)
-            except TripleFormatError as error:
-                raise TripleFormatError(str(error), path=path, line=line) from None
-            for name in unread_fields(record):
-                if name in unread or len(unread) < _COUNTED:
-                    unread[name] += 1
-            yield from ((line, triple) for triple in found)
-    except OSError as error:
-        raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
-    except ValueError as error:  # a NUL in the path
-        raise TripleFormatError(f"cannot read: {error}", path=path) from error
+                values = several.get(digest)
+                yield dataclasses.replace(triple, value=joined(list(values))) if values else triple
+            except TripleFormatError as error:  # too long
+                self._note(trouble, line, error)
+
+    def _quietly(self, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
+        """The triples, in a pass before the one that tells of trouble."""
+        return self._located(RecordReader(self.columns), None if trouble is None else Trouble(self.path))
+
+    def _located(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
+        """(line, triple) for each record."""
+        try:
+            for line, record in self.records(self.path, reader):
+                try:
+                    if isinstance(record, TripleFormatError):
+                        raise record
+                    found = reader.read(record)
+                except TripleFormatError as error:
+                    self._note(trouble, line, error)
+                    continue
+                yield from ((line, triple) for triple in found)
+        except OSError as error:
+            raise TripleFormatError(f"cannot read: {error.strerror}", path=self.path) from error
+        except ValueError as error:  # a NUL in the path
+            raise TripleFormatError(f"cannot read: {error}", path=self.path) from error
+
+    def _note(self, trouble: Trouble | None, line: int, error: TripleFormatError) -> None:
+        if trouble is None:
+            raise TripleFormatError(error.reason, path=self.path, line=line) from None
+        trouble.add(line, error)
 
 
 def _digest(identity: tuple[str, str]) -> bytes:

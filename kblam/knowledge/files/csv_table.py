@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.files.lines import numbered_lines
-from kblam.knowledge.triples import FIELD_NAMES, Triple
-
-_COLUMNS = frozenset(name for names in FIELD_NAMES.values() for name in names)
+from kblam.knowledge.columns import Columns, MissingFieldError, choice
+from kblam.knowledge.files.lines import NotUtf8Error, Records, numbered_lines
+from kblam.knowledge.records import RecordReader
+from kblam.knowledge.triples import FIELDS, Triple
 
 
 class _Lines:
@@ -20,51 +22,76 @@ class _Lines:
         self._lines = numbered_lines(path)
         self.number = 0
         self.pulled: list[str] = []
+        self.trouble: TripleFormatError | None = None
 
     def __iter__(self) -> Iterator[str]:
         for number, text in self._lines:
             self.number = number
+            if isinstance(text, NotUtf8Error):
+                self.trouble, text = text, text.text
+            assert isinstance(text, str)
             self.pulled.append(text)
             yield text
 
 
-def read_csv(path: Path) -> Iterator[tuple[int, object]]:
+def read_csv(path: Path, reader: RecordReader) -> Records:
     lines = _Lines(path)
     texts = iter(lines)
     first = next((text for text in texts if text.strip()), None)
     if first is None:
         return
-    delimiter, header = _header(path, lines.number, first)
-    rows = csv.reader(texts, delimiter=delimiter, strict=True)
-    while True:
-        line = lines.number + 1
+    if lines.trouble is not None:
+        raise lines.trouble
+    delimiter, header = _header(path, lines.number, first, reader)
+    line = lines.number
+    if header is None:
+        header = _numbers(first, delimiter)
+        rows = csv.reader(chain([first], texts), delimiter=delimiter, strict=True)
+    else:
+        rows = csv.reader(texts, delimiter=delimiter, strict=True)
         lines.pulled.clear()
+        line += 1
+    while True:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise TripleFormatError(f"not CSV: {error}; an unclosed quote?", path=path, line=line) from None
-        if row is None:
-            return
-        if not any(cell.strip() for cell in row):
-            continue
-        if trouble := _of_two_files(lines.pulled[0], row, header) or _swallowed(lines.pulled, delimiter, len(header)):
-            raise TripleFormatError(trouble, path=path, line=line)
-        if len(row) != len(header):
-            raise TripleFormatError(
-                f"{len(row)} cells, but the header has {len(header)}; quote a cell that holds {delimiter!r}",
-                path=path,
-                line=line,
-            )
-        yield line, dict(zip(header, row, strict=True))
+            found = TripleFormatError(f"not CSV: {error}; an unclosed quote?", path=path, line=line)
+            if len(lines.pulled) > 1:  # which of these lines are rows, and where the next begins, nobody can tell
+                raise found from None
+            yield line, found
+        else:
+            if row is None:
+                return
+            if any(cell.strip() for cell in row):
+                yield line, _record(path, line, row, header, lines, delimiter)
+        lines.pulled.clear()
+        lines.trouble = None
+        line = lines.number + 1
 
 
-def _of_two_files(text: str, row: list[str], header: list[str]) -> str | None:
-    """What shows that two files were put together, whose seam would be read as a triple."""
-    if text.startswith("\ufeff"):
-        return "a byte order mark inside the file: were two files put together? remove it, and the header after it"
+def _record(
+    path: Path, line: int, row: list[str], header: list[str], lines: _Lines, delimiter: str
+) -> dict[str, str] | TripleFormatError:
+    """The cells of a row by their columns, or what is wrong with it."""
+    if lines.trouble is not None:
+        return lines.trouble
+    if lines.pulled[0].startswith("\ufeff"):
+        # The rest may have other columns, or the same in another order.
+        raise TripleFormatError(
+            "a byte order mark inside the file: were two files put together? remove it, and the header after it",
+            path=path,
+            line=line,
+        )
+    trouble = None
     if [cell.strip() for cell in row] == header:
-        return "the header stands here again: were two files put together? remove this line"
-    return None
+        trouble = "the header stands here again: were two files put together? remove this line"
+    elif trouble := _swallowed(lines.pulled, delimiter, len(header)):
+        pass
+    elif len(row) != len(header):
+        trouble = f"{len(row)} cells, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
+    if trouble:
+        return TripleFormatError(trouble, path=path, line=line)
+    return dict(zip(header, row, strict=True))
 
 
 def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
@@ -77,23 +104,63 @@ def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
     )
 
 
-def _header(path: Path, line: int, text: str) -> tuple[str, list[str]]:
-    """The delimiter and the column names: the first of comma, semicolon and tab that gives known columns."""
-    for delimiter in ",;\t":
+def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
+    """The delimiter and the column names: the first of comma, semicolon and tab that gives columns that can be read.
+
+    None for the names where columns are chosen by number.
+    """
+    delimiters = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    headers: list[tuple[str, list[str]]] = []
+    for delimiter in delimiters:
+        with contextlib.suppress(csv.Error):
+            row = next(csv.reader([text], delimiter=delimiter, strict=True))
+            headers.append((delimiter, [cell.strip() for cell in row]))
+    chosen = reader.columns.numbers
+    if chosen and headers:
+        delimiter, header = max(headers, key=lambda each: len(each[1]))
+        if not chosen.intersection(header):
+            _check_numbers(reader.columns, len(header), path, line)
+            return delimiter, None
+    told: TripleFormatError | None = None
+    widest = 0
+    for delimiter, header in headers:
         try:
-            header = [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter, strict=True))]
-        except csv.Error:
+            reader.plan(header)
+        except TripleFormatError as error:
+            if len(header) > widest:
+                told, widest = error, len(header)
             continue
-        if all(_COLUMNS.intersection(FIELD_NAMES[field], header) for field in ("name", "value")):
-            if len(set(header)) < len(header):
-                raise TripleFormatError(f"two columns have one name: {header}", path=path, line=line)
-            return delimiter, header
-    shown = text.strip()[:100]
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            raise TripleFormatError(f"two columns have one name: {header}", path=path, line=line)
+        return delimiter, header
+    if widest > 1 and told is not None and not isinstance(told, MissingFieldError):
+        raise TripleFormatError(str(told), path=path, line=line)
     raise TripleFormatError(
-        f"the first line must name the columns, such as name,property,value; it is {shown!r}",
+        f"the first line must name the columns, such as name,property,value; it is {text.strip()[:100]!r}. Choose them "
+        f"by name, such as {choice({'name': 'COLUMN'})}, which reads the others as properties; in a file without such "
+        f"a line by number: {choice({'name': '1', 'property': '2', 'value': '3'})}",
         path=path,
         line=line,
     )
+
+
+def _check_numbers(columns: Columns, count: int, path: Path, line: int) -> None:
+    """Refuse a choice by number that does not fit this first line, which is then a fact."""
+    largest = max(map(int, columns.numbers))
+    if largest > count:
+        raise TripleFormatError(f"there is no column {largest}; this line has {count}", path=path, line=line)
+    if columns.name is None or columns.value is None:
+        raise TripleFormatError(
+            "columns are chosen by number in a file without a line of names, and name and value are needed there; "
+            f"such as {choice({'name': '1', 'property': '2', 'value': '3'})}",
+            path=path,
+            line=line,
+        )
+
+
+def _numbers(text: str, delimiter: str) -> list[str]:
+    return [str(number) for number, _ in enumerate(next(csv.reader([text], delimiter=delimiter)), start=1)]
 
 
 def write_csv(path: Path, triples: Iterable[Triple]) -> int:
@@ -102,9 +169,9 @@ def write_csv(path: Path, triples: Iterable[Triple]) -> int:
         writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         # A row that begins with a byte order mark would look like the beginning of another file.
         quoting = csv.writer(file, delimiter=writer.dialect.delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerow(FIELD_NAMES)
+        writer.writerow(FIELDS)
         for count, triple in enumerate(triples, start=1):  # noqa: B007 - the last number is the count
             record = triple.to_record()
             chosen = quoting if triple.name.startswith("\ufeff") else writer
-            chosen.writerow([record.get(field, "") for field in FIELD_NAMES])
+            chosen.writerow([record.get(field, "") for field in FIELDS])
     return count

@@ -5,18 +5,26 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import NoReturn
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.files.json_lines import DECODER
-from kblam.knowledge.files.lines import decode, refuse_other_encodings
-from kblam.knowledge.triples import FIELD_NAMES, Triple
+from kblam.knowledge.columns import choice
+from kblam.knowledge.files.json_lines import DECODER, read_jsonl
+from kblam.knowledge.files.lines import MAX_LINE_BYTES, Records, decode, refuse_other_encodings
+from kblam.knowledge.records import RecordReader
+from kblam.knowledge.triples import Triple
 from kblam.strict_json import problem
 
 _SPACE = re.compile("[ \t\r\n]*")
-NAMES_OF_ENTITIES = frozenset(FIELD_NAMES["name"])
+_ANY = json.JSONDecoder(parse_int=str)  # noqa: TID251 - finds where a value ends
+_HOLDERS = frozenset(
+    ("triples", "facts", "records", "rows", "items", "data", "results", "entities", "knowledge", "knowledge_base", "kb")
+)
 
 
 class _JsonText:
@@ -49,6 +57,7 @@ class _JsonText:
         return found
 
     def value(self) -> object:
+        """The value that begins here, or the error of an object in it that says something twice."""
         self.peek()
         try:
             decoded, self.at = DECODER.raw_decode(self.text, self.at)
@@ -56,8 +65,16 @@ class _JsonText:
             self.at = error.pos
             column = error.colno
             self.fail(f"not JSON: {error.msg} at column {column}")
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
             self.fail(problem(error))
+        except ValueError as error:
+            found = TripleFormatError(problem(error), path=self.path, line=self.line())
+            try:
+                # Where it ends; what it says is not used.
+                _, self.at = _ANY.raw_decode(self.text, self.at)
+            except (ValueError, RecursionError):
+                raise found from None
+            return found
         return decoded
 
     def fail(self, message: str) -> NoReturn:
@@ -68,7 +85,7 @@ class _JsonText:
         self.at = at
         self._line, self._counted = 1, 0
 
-    def items(self) -> Iterator[tuple[int, object]]:
+    def items(self) -> Records:
         """(line, value) of each element of the list that begins here."""
         self.take("[")
         if self.peek() == "]":
@@ -81,8 +98,57 @@ class _JsonText:
             if self.take(",]") == "]":
                 return
 
+    def members(self) -> Iterator[_Member]:
+        """What the members of the object that begins here are; their values are read and let go one by one."""
+        self.take("{")
+        if self.peek() == "}":
+            self.at += 1
+            return
+        while True:
+            if self.peek() != '"':
+                self.take('"')
+            name = str(self.value())
+            self.take(":")
+            kind, at = self.peek(), self.at
+            first, numbered = None, False
+            if kind == "[":
+                values = [value for _, value in islice(self.items(), 1)]
+                self.at = at
+                deque(self.items(), maxlen=0)
+                first = values[0] if values else None
+            else:
+                value = self.value()
+                numbered = isinstance(value, dict) and bool(value) and all(key.isdigit() for key in value)
+            yield _Member(name, at, kind, first, numbered)
+            if self.take(",}") == "}":
+                return
 
-def read_json(path: Path) -> Iterator[tuple[int, object]]:
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of an object: where its value begins, and what it is like.
+
+    Attributes:
+        kind: the first character of the value.
+        first: the first element of a list.
+        is_numbered: an object whose keys are all numbers.
+    """
+
+    name: str
+    at: int
+    kind: str
+    first: object
+    is_numbered: bool
+
+    @property
+    def is_plain(self) -> bool:
+        return self.kind != "{" and not isinstance(self.first, dict | list)
+
+
+def read_json(path: Path, reader: RecordReader) -> Records:
+    if _is_lines(path):
+        yield from read_jsonl(path, reader)
+        return
     raw = path.read_bytes()
     refuse_other_encodings(path, raw)
     text = _JsonText(path, decode(path, raw.removeprefix(codecs.BOM_UTF8), first_line=1))
@@ -93,58 +159,92 @@ def read_json(path: Path) -> Iterator[tuple[int, object]]:
     if start == "[":
         yield from text.items()
     elif start == "{":
-        yield from _object_or_objects(text)
+        yield from _object_or_objects(text, reader)
     else:
         text.fail('expected a list of triples, or {"triples": [...]}')
     if text.peek():
         text.fail("not JSON: more text after the end of the document")
 
 
-def _object_or_objects(text: _JsonText) -> Iterator[tuple[int, object]]:
-    """What is in the "triples" of the object that begins here; without such a list, this object and those after it.
+def _is_lines(path: Path) -> bool:
+    """Whether a file named .json has an object in each line, which can be read, and be wrong, line by line."""
+    with path.open("rb") as file:
+        lines = (line.strip() for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""))
+        first, second = islice(chain((line.removeprefix(codecs.BOM_UTF8) for line in lines if line), (b"", b"")), 2)
+    return first.startswith(b"{") and first.endswith(b"}") and second.startswith(b"{")
 
-    One object after another is what upstream's generator writes, into files named .json.
+
+def _object_or_objects(text: _JsonText, reader: RecordReader, *, is_inner: bool = False) -> Records:
+    """What the object that begins here holds: a list of records, records under their names, or one record.
+
+    One object after another is what upstream's generator writes.
     """
     begin = text.at
-    if (yield from _members(text)):
+    members = list(text.members())
+    end, follows = text.at, not is_inner and text.peek()
+    text.back_to(begin)
+    counts = Counter(member.name for member in members)
+    if twice := [member for member in members if counts[member.name] > 1]:
+        text.at = twice[1].at
+        text.fail(f'the key "{twice[0].name[:60]}" stands twice in one object; keep one of them')
+    is_record = any(member.is_plain for member in members) and reader.is_named(
+        {member.name: "" if member.is_plain else {} for member in members}
+    )
+    if held := [member for member in members if member.name == "triples" and member.kind == "["]:
+        yield from _at(text, held[0])
+    elif follows or is_record:
+        text.peek()
+        yield text.line(), text.value()
+        while not is_inner and text.peek():
+            if text.text[text.at] != "{":
+                text.fail("not JSON: expected another object, or the end")
+            line = text.line()
+            yield line, text.value()
         return
-    text.back_to(begin)
-    first = text.value()
-    if not text.peek() and isinstance(first, dict) and not NAMES_OF_ENTITIES.intersection(first):
-        text.back_to(begin)
-        text.fail('the object is no triple, and has no list "triples"')
-    text.back_to(begin)
-    while text.peek():
-        if text.text[text.at] != "{":
-            text.fail("not JSON: expected another object, or the end")
-        line = text.line()
-        yield line, text.value()
-
-
-def _members(text: _JsonText) -> Generator[tuple[int, object], None, bool]:
-    """The elements of the "triples" member of the object that begins here; its other members are skipped.
-
-    Returns:
-        whether there is such a member.
-    """
-    text.take("{")
-    found = False
-    if text.peek() == "}":
-        text.at += 1
+    elif len(members) == 1 and members[0].kind == "{" and _holds(members[0]):
+        text.at = members[0].at
+        yield from _object_or_objects(text, reader, is_inner=True)
+    elif held := [member for member in members if _holds_records(member, reader)]:
+        if len(held) > 1:
+            names = ", ".join(f'"{member.name}"' for member in held)
+            text.fail(f'several lists of records: {names}; put one of them in a file of its own, or under "triples"')
+        yield from _at(text, held[0])
+    elif members and not any(member.is_plain for member in members):
+        yield from _under_names(text, members)
     else:
-        while True:
-            if text.peek() != '"':
-                text.take('"')
-            name = text.value()
-            text.take(":")
-            if name == "triples" and text.peek() == "[":
-                found = True
-                yield from text.items()
-            else:
-                text.value()
-            if text.take(",}") == "}":
-                break
-    return found
+        text.fail(
+            'the object is no triple, and has no list "triples"; if it is one entity, choose the field that names it: '
+            f"{choice({'name': 'FIELD'})}; if its keys are names, write "
+            '{"name": ..., "property": ..., "value": ...} for each'
+        )
+    text.at = end
+
+
+def _holds(member: _Member) -> bool:
+    return member.name.strip().casefold() in _HOLDERS
+
+
+def _holds_records(member: _Member, reader: RecordReader) -> bool:
+    return member.kind == "[" and (reader.is_named(member.first) or (_holds(member) and not member.is_plain))
+
+
+def _at(text: _JsonText, member: _Member) -> Records:
+    text.at = member.at
+    yield from text.items()
+
+
+def _under_names(text: _JsonText, members: Sequence[_Member]) -> Records:
+    """Each member as a record of its own, whose key is its name."""
+    if all(member.is_numbered for member in members):
+        text.fail(
+            "each field holds its values under numbers, column by column; write one object a row "
+            '(pandas: to_json(orient="records"))'
+        )
+    for member in members:
+        text.at = member.at
+        line = text.line()
+        value = text.value()
+        yield line, value if isinstance(value, TripleFormatError) else {member.name: value}
 
 
 def write_json(path: Path, triples: Iterable[Triple]) -> int:

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from kblam.errors import TripleFormatError
 
+# (line, record) of each record of a file; in the place of one that cannot be read, its error. What makes the rest of a
+# file unreadable is raised.
+Records = Iterator[tuple[int, object]]
+
 MAX_LINE_BYTES = 8 * 2**20  # all fields of a triple at their longest, several times over
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line, decoded; the text keeps its line feed. Never holds more than one line."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
+    """(number, text) of each line, decoded; the text keeps its line feed. Never holds more than one line.
+
+    A line that is not UTF-8 comes as its error, and the next lines after it.
+    """
     with path.open("rb") as file:
         number, empty = 0, True
         while raw := file.readline(MAX_LINE_BYTES + 1):
@@ -27,7 +34,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                     path=path,
                     line=number,
                 )
-            text = decode(path, raw, first_line=number)
+            try:
+                text = decode(path, raw, first_line=number)
+            except NotUtf8Error as error:
+                empty = False
+                yield number, error
+                continue
             empty = empty and not text.strip()
             yield number, text
         if empty:
@@ -40,14 +52,22 @@ def refuse_other_encodings(path: Path, head: bytes) -> None:
             raise TripleFormatError(f"the file is {name}; save it as UTF-8", path=path, line=1)
 
 
+class NotUtf8Error(TripleFormatError):
+    """Bytes that are not UTF-8. A line of them says nothing about the other lines."""
+
+    text = ""  # with a mark in the place of each of them
+
+
 def decode(path: Path, raw: bytes, *, first_line: int) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = first_line + raw.count(b"\n", 0, error.start)
-        raise TripleFormatError(
+        found = NotUtf8Error(
             f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", path=path, line=line
-        ) from None
+        )
+        found.text = raw.decode("utf-8", "replace")
+        raise found from None
     if "\0" in text:
         line = first_line + text.count("\n", 0, text.index("\0"))
         raise TripleFormatError("a NUL byte: this is a binary file, not text", path=path, line=line)
