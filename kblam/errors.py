@@ -55,6 +55,7 @@ class BadLinesError(TripleFormatError):
     """Several lines of a file of triples cannot be read; all of them are told at once.
 
     Attributes:
+        summary: what the details are about.
         line: the first of them.
         count: how many.
         details: a text for each kind of trouble, with its lines; the commonest are there, not all.
@@ -64,6 +65,7 @@ class BadLinesError(TripleFormatError):
         self.count = count
         self.details = tuple(details)
         super().__init__("; ".join([message, *details]), path=path)
+        self.summary = f"{path}: {message}"
         self.line = line
 
 

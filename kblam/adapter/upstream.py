@@ -18,7 +18,7 @@ from kblam.adapter.adapter import KnowledgeAdapter
 from kblam.adapter.config import AdapterConfig
 from kblam.adapter.upstream_files import Loaders, encoder_file, json_object, model_folder, model_weights, tensors_of
 from kblam.adapter.upstream_names import PROJECTS, is_extra, projector_names, query_head_names
-from kblam.errors import AdapterConfigError, AdapterFormatError
+from kblam.errors import AdapterConfigError, AdapterFormatError, argument
 
 # train.py writes the first beside the model and, on resume, reads the second.
 SETTINGS_NAMES = ("kb_config_explicit.json", "kb_config.json")
@@ -322,7 +322,10 @@ def _query_heads(
     if missing:
         raise AdapterFormatError(
             f"{source} has no {either} for knowledge layers i in {missing}; give the folder or the "
-            "query_head_path that holds them, or pass separate_query_head=False if it was trained without"
+            + argument(
+                "query_head_path that holds them, or pass separate_query_head=False if it was trained without",
+                "--query-head that holds them",
+            )
         )
     if biased := [name for name in names.values() if f"{name}.bias" in loaders]:
         raise AdapterFormatError(

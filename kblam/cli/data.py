@@ -77,9 +77,9 @@ def synthesise(
     """
     from kblam.data.synthesise import Endpoint
     from kblam.data.synthesise import synthesise as write
-    from kblam.knowledge import read_triples, write_triples
+    from kblam.knowledge import TripleFile, write_triples
 
-    triples = list(read_triples(output)) if output.exists() else []
+    triples = list(TripleFile(output)) if output.exists() else []
     names = list(dict.fromkeys(triple.name for triple in triples))
     done = len(names)
     try:

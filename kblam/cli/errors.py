@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from kblam.cli.output import err
 from kblam.cli.streams import OutputError
 from kblam.errors import (
+    BadLinesError,
     DataServerError,
     EmbeddingError,
     EncoderError,
@@ -20,6 +22,7 @@ from kblam.errors import (
     EncoderUnavailableError,
     KblamError,
     StoreWriteError,
+    messages_name_flags,
 )
 
 FAILED = 1
@@ -51,6 +54,10 @@ class ErrorsAsMessages(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; `--debug` lets exceptions through."""
+        with messages_name_flags():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -63,34 +70,38 @@ class ErrorsAsMessages(TyperGroup):
         except _expected() as error:
             if ctx.params.get("debug"):
                 raise
-            report(_message(error))
+            report(_message(error), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
 
 
-def report(message: str) -> None:
-    """One line on stderr, red, never wrapped in the middle of a path."""
+def report(message: str, details: Sequence[str] = ()) -> None:
+    """One line on stderr, red, never wrapped in the middle of a path; below it a line for each detail."""
     from kblam.knowledge.encoders.secrets import redact
 
     line = Text("error: ", style="bold red")
     line.append(redact(" ".join(message.split())), style="red")
     err.print(line, soft_wrap=True)
+    for detail in details:
+        err.print(Text(f"  {redact(' '.join(detail.split()))}", style="red"), soft_wrap=True)
 
 
 class _ToStderr(logging.Handler):
-    """Warnings of kblam as lines on stderr, on which nothing of a file's text reaches the terminal as it is."""
+    """What kblam logs as lines on stderr, on which nothing of a file's text reaches the terminal as it is."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from kblam.knowledge.encoders.secrets import redact
 
-        err.print(Text(redact(f"warning: {record.getMessage()}"), style="yellow"), soft_wrap=True)
+        kind, style = ("warning", "yellow") if record.levelno >= logging.WARNING else ("note", "dim")
+        err.print(Text(redact(f"{kind}: {record.getMessage()}"), style=style), soft_wrap=True)
 
 
 def show_warnings() -> None:
-    """Shows what the packages warn of."""
+    """Shows what the packages warn of, and what they note."""
     for name in ("kblam", "kblam_kernels"):
         logger = logging.getLogger(name)
         if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
-            logger.addHandler(_ToStderr(logging.WARNING))
+            logger.addHandler(_ToStderr())
+            logger.setLevel(logging.INFO)
 
 
 def report_unexpected(error: BaseException) -> None:
@@ -114,7 +125,7 @@ def _kernel_errors() -> list[type[BaseException]]:
 
 
 def _message(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
+    text = (error.summary if isinstance(error, BadLinesError) else str(error)) or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: {text}; use --dtype bfloat16, a smaller model, or a smaller knowledge base"
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # What a terminal may obey or what turns the order of letters round: a knowledge base, a model or a server may hold it.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+# Seconds between the lines of progress where stderr is no terminal.
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 BAR_WIDTH = 20
 LEAST_SHOWN = 0.005
 
@@ -78,11 +81,54 @@ def can_print(text: str) -> bool:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `progress(done, total)`; the bar is drawn on stderr and goes away when it is done."""
+    """Yields `progress(done, total)`; the bar is drawn on stderr and goes away when it is done.
+
+    Where stderr is no terminal, a line is written now and then.
+    """
+    if not err.is_terminal:
+        yield _ProgressLines(title)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def size_of(count: float) -> str:
+    """Bytes in units of a thousand."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 99.5 else f"{count:.2g} {unit}"
+
+
+class _ProgressLines:
+    """Progress as lines: the first after some seconds, and each pause longer than the one before, up to a minute."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._began = time.monotonic()
+        self._pause = FIRST_PAUSE
+        self._next = self._began + self._pause
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now < self._next or not done:
+            return
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._next = now + self._pause
+        text = f"{self._title}: {done:,}"
+        if total:
+            left = (now - self._began) * (total - done) / done
+            text += f" of {total:,}" + (f", about {_duration(left)} left" if done < total else "")
+        err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

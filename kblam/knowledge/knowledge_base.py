@@ -198,9 +198,17 @@ class KnowledgeBase:
         """All triples of exactly this name."""
         return self._store.find(name)
 
-    def search(self, text: str, *, limit: int = 20) -> list[Triple]:
-        """Triples whose name holds every word of `text`, in any case; the best first."""
-        return self._store.search(text, limit=limit)
+    def search(self, text: str, *, limit: int = 20, everywhere: bool = False) -> list[Triple]:
+        """Triples whose name holds every word of `text`, in any case; the best first.
+
+        Args:
+            everywhere: look into properties and values too; what is found there comes after what is found by name.
+        """
+        return self._store.search(text, limit=limit, everywhere=everywhere)
+
+    def distinct(self) -> tuple[int, int]:
+        """How many different names, and how many different properties, its triples have."""
+        return self._store.distinct()
 
     def properties(self, *, since: int = 0, most: int = 2000) -> list[str]:
         """Different properties of its triples, those with most triples first.

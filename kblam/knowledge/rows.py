@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kblam.errors import KnowledgeError
+from kblam.errors import KnowledgeError, argument
 from kblam.knowledge.knowledge_base import KnowledgeBase
 
 MIN_CAPACITY = 64
 # Triples encoded at a time: bounds the scratch memory of a large knowledge base.
 ENCODED_ROWS = 4096
+
+
+def _on_the_cpu() -> str:
+    return argument("device='cpu'", "--device cpu")
 
 
 class RowFormat(Protocol):
@@ -65,7 +69,7 @@ class DeviceRows:
         # torch raises either for a device that is not there, by kind of device and release.
         except (RuntimeError, AssertionError) as error:
             reason = (str(error) or "no such device").splitlines()[0]
-            raise KnowledgeError(f"cannot hold embeddings on {device!s}: {reason}; use device='cpu'") from error
+            raise KnowledgeError(f"cannot hold embeddings on {device!s}: {reason}; use {_on_the_cpu()}") from error
 
     @property
     def count(self) -> int:
@@ -183,5 +187,5 @@ class DeviceRows:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise KnowledgeError(
                 f"no room for {rows:,} rows of embeddings ({rows * row_bytes / 2**20:,.0f} MiB) on {self.device}: "
-                f"{reason}; use a smaller dtype or device='cpu'"
+                f"{reason}; use a smaller dtype or {_on_the_cpu()}"
             ) from error

@@ -252,7 +252,7 @@ def test_all_bad_lines_are_told_at_once_or_left_out(
     file = TripleFile(path, skip_bad=True)
     assert facts(file) == [("A", "description", "1"), ("C", "description", "3")]
     assert file.skipped == 4
-    assert f"4 records that cannot be read were left out: line {first}: " in caplog.text
+    assert f"4 records that cannot be read were left out:\n  line {first}: " in caplog.text
     assert [triple.name for triple in TripleFile(path, skip_bad=True, duplicates="last")] == ["A", "C"]
 
 

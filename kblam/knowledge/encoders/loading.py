@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
-from kblam.errors import EncoderUnavailableError
+from kblam.errors import EncoderUnavailableError, argument
 from kblam.knowledge.encoders.base import Encoder
 from kblam.knowledge.encoders.openai import DEFAULT_BASE_URL, DEFAULT_KEY_VARIABLE, OpenAIEncoder, checked_base_url
 from kblam.knowledge.encoders.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEncoder
@@ -73,11 +74,15 @@ def load_recorded_encoder(spec: str) -> Encoder:
         if address not in trusted:
             raise EncoderUnavailableError(
                 f"this knowledge base was built through the server {address}; to send texts there, "
-                f"name it yourself: encoder=load_encoder({spec!r}), --encoder, or OPENAI_BASE_URL={address}"
+                f"name it yourself: {_naming(spec)}, or OPENAI_BASE_URL={address}"
             )
     elif _SHORT_NAMES.get(spec.lower(), spec) != DEFAULT_MODEL:
         raise EncoderUnavailableError(
             f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
-            f"it yourself: encoder=load_encoder({spec!r}), --encoder, or {NAMED_VARIABLE}={spec}"
+            f"it yourself: {_naming(spec)}, or {NAMED_VARIABLE}={spec}"
         )
     return load_encoder(spec)
+
+
+def _naming(spec: str) -> str:
+    return argument(f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}")

@@ -110,7 +110,7 @@ class TripleFile:
         reader.tell(str(self.path))
         if trouble.count:
             what = f"{trouble.count:,} records that cannot be read were left out"
-            logger.warning("%s: %s: %s", self.path, what, "; ".join(trouble.details()))
+            logger.warning("%s: %s:\n  %s", self.path, what, "\n  ".join(trouble.details()))
 
 
 def read_triples(
@@ -140,26 +140,56 @@ def check_triples(path: str | Path, *, format: Format | None = None, duplicates:
     return len(TripleFile(path, format=format, duplicates=duplicates))
 
 
-def write_triples(path: str | Path, triples: Iterable[Triple], *, format: Format | None = None) -> int:
+def write_triples(
+    path: str | Path, triples: Iterable[Triple], *, format: Format | None = None, overwrite: bool = True
+) -> int:
     """Write triples under our own field names; `read_triples` gives the same ones back. Returns how many.
 
     The file appears whole or not at all: an existing one stays as it was until the last triple is written.
 
+    Args:
+        overwrite: replace what is at `path`.
+
     Raises:
-        TripleFormatError: the suffix names no format, or the path cannot be written.
+        TripleFormatError: the suffix names no format, the path cannot be written, or something is there that is not
+            to be replaced.
     """
     file = Path(path).expanduser().resolve()  # a link stays one, and the unfinished file lies beside what it means
     writer = _WRITERS[_format_of(file, format)]
+    if not overwrite and file.exists():  # before minutes of writing, not only after
+        raise _taken(file)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         try:
             count = writer(unfinished, triples)
-            unfinished.replace(file)
+            if overwrite:
+                unfinished.replace(file)
+            else:
+                _publish(unfinished, file)
         finally:
             unfinished.unlink(missing_ok=True)
+    except FileExistsError:
+        raise _taken(file) from None
     except OSError as error:
         raise TripleFormatError(f"cannot write: {error.strerror}", path=file) from error
     return count
+
+
+def _taken(file: Path) -> TripleFormatError:
+    fix = argument("overwrite=True", "--overwrite")
+    return TripleFormatError(f"there is a file already; {fix} replaces it", path=file)
+
+
+def _publish(unfinished: Path, file: Path) -> None:
+    """Gives a file its name; FileExistsError if something has it, also if it came there meanwhile."""
+    try:
+        file.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with file.open("xb"):
+            pass
+        unfinished.replace(file)
 
 
 def _format_of(path: Path, format: Format | None) -> Format:

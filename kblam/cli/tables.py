@@ -1,0 +1,72 @@
+"""Rows of texts as lines: cut to the width of the screen, whole where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from kblam.cli.output import can_print, out, visible
+
+_GAP = 2
+
+
+class Rows:
+    """Columns of texts, side by side.
+
+    Attributes:
+        is_cut: whether a text is longer than its column.
+
+    Args:
+        rows: of texts, as many in each as in `header`.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._header = header
+        self._rows = [[_on_one_line(text) for text in row] for row in rows]
+        natural = [max(map(cell_len, column)) for column in zip(header, *self._rows, strict=True)]
+        width = screen_width()
+        self._widths = natural if width is None else fair_widths(natural, width - _GAP * (len(header) - 1))
+        self.is_cut = self._widths != natural
+        self._mark = "…" if can_print("…") else "..."
+
+    def lines(self) -> Iterator[Text]:
+        """The header, then the rows."""
+        yield Text(self._line(self._header), style="bold")
+        for row in self._rows:
+            yield Text(self._line(row))
+
+    def _line(self, texts: Sequence[str]) -> str:
+        cells = [set_cell_size(self._cut(text, width), width) for text, width in zip(texts, self._widths, strict=True)]
+        return (" " * _GAP).join(cells).rstrip()
+
+    def _cut(self, text: str, width: int) -> str:
+        if cell_len(text) <= width:
+            return text
+        return set_cell_size(text, max(0, width - len(self._mark))).rstrip() + self._mark[:width]
+
+
+def screen_width() -> int | None:
+    """Columns of the screen, or those that COLUMNS asks for; None for a file or a pipe, which have no width."""
+    return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdigit() else None
+
+
+def fair_widths(natural: Sequence[int], room: int) -> list[int]:
+    """Widths that fill the room: narrow columns get what they need, wide ones share the rest alike."""
+    widths = list(natural)
+    left, columns = max(room, len(natural)), len(natural)
+    for column in sorted(range(len(natural)), key=natural.__getitem__):
+        widths[column] = min(natural[column], left // columns)
+        left -= widths[column]
+        columns -= 1
+    return widths
+
+
+def _on_one_line(text: str) -> str:
+    shown = visible(text).replace("\n", " ").replace("\t", " ")
+    if not can_print(shown):
+        encoding = getattr(out.file, "encoding", None) or "utf-8"
+        shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+    return shown
