@@ -276,7 +276,7 @@ def info(kb: KnowledgeFile, as_json: AsJson = False) -> None:
         return
     triples = facts["triples"]
     most = ("; most often " if properties > len(common) else ": ") + ", ".join(common) if common else ""
-    each = f", {size_of(facts['bytes'] / triples)} a triple" if triples else ""
+    each = f", {size_of(facts['bytes'] / triples)} a triple" if triples >= _ROWS_AT_ONCE else ""
     shown = {
         "file": str(path),
         "triples": f"{triples:,}, about {names:,} name{'' if names == 1 else 's'}",

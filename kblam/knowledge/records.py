@@ -100,7 +100,7 @@ class RecordReader:
         if self._keyed:
             notes.append("read the keys of an object as the names of its entities")
         if self._joined:
-            notes.append(f"joined {self._joined:,} lists of values with commas")
+            notes.append(f"joined lists of values with commas ({_times(self._joined)})")
         return notes
 
     def tell(self, where: str) -> None:
@@ -109,7 +109,7 @@ class RecordReader:
             logger.info("%s: %s", where, note)
         if self.unread:
             shown = ", ".join(
-                f"{name[:40]!r} ({times:,} times)" if name.strip() else f"a column without a name ({times:,} times)"
+                f"{repr(name[:40]) if name.strip() else 'a column without a name'} ({_times(times)})"
                 for name, times in self.unread.most_common(_SHOWN + 2)
             )
             logger.warning("%s: fields that are no part of a triple were not read: %s", where, shown)
@@ -290,6 +290,10 @@ def as_triples(items: Iterable[Triple | Mapping[str, object]], where: str) -> It
         else:
             yield from reader.read(item)
     reader.tell(where)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _is_row(record: list[object]) -> bool:

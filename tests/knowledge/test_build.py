@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,21 @@ def test_the_path_is_checked_before_anything_is_encoded(tmp_path: Path, encoder:
     with pytest.raises(StoreError):
         build(tmp_path / "none" / "a.kb", FACTS, encoder)
     assert encoder.calls == []
+
+
+def test_a_text_is_encoded_once_in_a_build(
+    path: Path, encoder: HashingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = [Triple(f"n{at}", "rare", "yes" if at % 2 else "no") for at in range(40)]
+    build(path, triples, encoder, batch_size=8)
+    assert (encoder.calls.count("yes"), encoder.calls.count("no"), len(encoder.calls)) == (1, 1, 42)
+    with KnowledgeBase.open(path) as kb:
+        vectors = kb.embeddings()
+        assert (vectors.value == HashingEncoder().encode(["no", "yes"] * 20).astype("float16")).all()
+    # What is remembered is bounded.
+    monkeypatch.setattr(sys.modules["kblam.knowledge.build"], "_REMEMBERED_BYTES", 2 * 4 * encoder.dimension)
+    encoder.calls.clear()
+    build(path, [Triple(f"m{at}", "rare", "maybe") for at in range(4)], encoder, batch_size=1)
+    assert encoder.calls.count("maybe") == 1, "the one that was asked for last is kept"
+    build(path, [Triple(f"o{at}", f"p{at // 2}", f"v{at % 2}") for at in range(4)], encoder, batch_size=1)
+    assert encoder.calls.count("v0") == 2

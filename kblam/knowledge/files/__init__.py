@@ -109,8 +109,9 @@ class TripleFile:
     def _tell(self, reader: RecordReader, trouble: Trouble) -> None:
         reader.tell(str(self.path))
         if trouble.count:
-            what = f"{trouble.count:,} records that cannot be read were left out"
-            logger.warning("%s: %s:\n  %s", self.path, what, "\n  ".join(trouble.details()))
+            one = trouble.count == 1
+            what = "1 record that cannot be read was" if one else f"{trouble.count:,} records that cannot be read were"
+            logger.warning("%s: %s left out:\n  %s", self.path, what, "\n  ".join(trouble.details()))
 
 
 def read_triples(
@@ -157,7 +158,7 @@ def write_triples(
     file = Path(path).expanduser().resolve()  # a link stays one, and the unfinished file lies beside what it means
     writer = _WRITERS[_format_of(file, format)]
     if not overwrite and file.exists():  # before minutes of writing, not only after
-        raise _taken(file)
+        raise _taken(Path(path))
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         try:
@@ -169,7 +170,7 @@ def write_triples(
         finally:
             unfinished.unlink(missing_ok=True)
     except FileExistsError:
-        raise _taken(file) from None
+        raise _taken(Path(path)) from None
     except OSError as error:
         raise TripleFormatError(f"cannot write: {error.strerror}", path=file) from error
     return count

@@ -1,0 +1,181 @@
+"""`kblam kb build`, `add` and `export` with files as people have them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kblam import KnowledgeBase, Triple
+from kblam.cli import output
+from kblam.knowledge import read_triples
+from tests.cli.conftest import command_line, kblam
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import FACTS
+
+TABLE = "Company,CEO,Founded\nAcme,Ann,1990\nBeta,Bo,1991\n"
+
+
+def put(folder: Path, name: str, content: str) -> Path:
+    path = folder / name
+    path.write_text(content)
+    return path
+
+
+def held(kb: Path) -> list[tuple[str, str, str]]:
+    with KnowledgeBase.open(kb) as opened:
+        return [(triple.name, triple.property, triple.value) for triple in opened.triples()]
+
+
+def test_columns_are_chosen_by_map(hashing: HashingEncoder, tmp_path: Path) -> None:
+    file, made = put(tmp_path, "a.csv", TABLE), tmp_path / "made.kb"
+    kblam("kb", "build", file, "-o", made).failed(
+        2, "a.csv:1: the first line must name the columns", "--map name=COLUMN"
+    )
+    kblam("kb", "build", file, "-o", made, "--map", "name=Company").ok()
+    assert held(made) == [
+        ("Acme", "CEO", "Ann"),
+        ("Acme", "Founded", "1990"),
+        ("Beta", "CEO", "Bo"),
+        ("Beta", "Founded", "1991"),
+    ]
+    more = put(tmp_path, "b.csv", TABLE.replace("Bo", "Bert"))
+    added = kblam("kb", "add", made, more, "--map", "name=Company", "--map", "ignore=Founded", "--json").ok().json
+    assert (added["updated"], added["unchanged"], added["skipped"]) == (1, 1, 0)
+    kblam("kb", "build", file, "-o", made, "--map", "nme=Company").failed(2, "'nme=Company' is no choice of a column")
+    kblam("kb", "add", made, "-n", "x", "-v", "y", "--map", "name=A").failed(2, "are for a FILE of triples")
+
+
+def test_bad_lines_are_told_at_once_and_can_be_left_out(hashing: HashingEncoder, tmp_path: Path) -> None:
+    file = put(tmp_path, "a.jsonl", '{"name":"A","value":"1"}\n{"name"\n{"name":"B"}\n{"name":"A","value":"2"}\n')
+    made = tmp_path / "made.kb"
+    run = kblam("kb", "build", file, "-o", made)
+    lines = run.stderr.splitlines()
+    assert (run.status, run.stdout) == (2, "")
+    assert lines[0] == f"error: {file}: 3 records cannot be read (--skip-bad goes on without them)"
+    assert [line[:10] for line in lines[1:]] == ["  line 2: ", "  line 3: ", "  line 4: "]
+    assert "--map value=COLUMN" in lines[2]
+    assert "--duplicates last" in lines[3]
+    assert "=True" not in run.stderr
+    assert "Columns(" not in run.stderr
+    assert not made.exists()
+    run = kblam("kb", "build", file, "-o", made, "--skip-bad").ok()
+    assert "(1 added, 0 updated, 0 unchanged; 3 records left out)" in run.stdout
+    assert kblam("kb", "add", made, file, "--skip-bad", "--json").ok().json["skipped"] == 3
+
+
+def test_outside_of_the_command_messages_name_arguments(hashing: HashingEncoder, tmp_path: Path) -> None:
+    file = put(tmp_path, "a.csv", "name,value\na,1\na,2\n")
+    kblam("kb", "build", file, "-o", tmp_path / "made.kb").failed(2, "keep the later with --duplicates last")
+    with pytest.raises(Exception, match=r'keep the later with duplicates="last"'):
+        list(read_triples(file))
+
+
+def test_several_values_are_joined(hashing: HashingEncoder, kb: Path, tmp_path: Path) -> None:
+    file = put(tmp_path, "a.tsv", "head\trelation\ttail\nOak\tuse\tships\nOak\tuse\tcasks\n")
+    kblam("kb", "add", kb, file).failed(2, "--duplicates join")
+    kblam("kb", "add", kb, file, "--duplicates", "join").ok()
+    assert ("Oak", "use", "ships, casks") in held(kb)
+
+
+def _run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command_line(), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_what_was_guessed_and_skipped_is_said_on_stderr(kb: Path, tmp_path: Path) -> None:
+    file = put(tmp_path, "a.csv", "subject,predicate,object,note\nOak,kind,\x1b[2Jtree,x\nElm,kind,,\n")
+    done = _run("kb", "build", file, "-o", tmp_path / "made.kb", "--skip-bad", "-e", "no-such-encoder", NO_COLOR="1")
+    notes = done.stderr.splitlines()
+    assert notes[0] == f"note: {file}: read 'subject' as name, 'predicate' as property, 'object' as value"
+    assert notes[1] == f"warning: {file}: fields that are no part of a triple were not read: 'note' (once)"
+    assert notes[2] == f"warning: {file}: 1 record that cannot be read was left out:"
+    assert notes[3].startswith("  line 3: missing field")
+
+
+# --- export ----------------------------------------------------------------------------------------------
+
+HARD = Triple("name", "property", 'a "quoted"\nline; with, all\t\x1b[2J \u2028 東京', "key", "q?", "a.")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
+def test_an_exported_knowledge_base_is_built_again(
+    hashing: HashingEncoder, kb: Path, tmp_path: Path, suffix: str
+) -> None:
+    with KnowledgeBase.open(kb, hashing) as opened:
+        opened.add([HARD, Triple("\ufeffmark", "p", "v")])
+    file = tmp_path / f"out.{suffix}"
+    run = kblam("kb", "export", kb, "-o", file).ok()
+    assert (run.stdout, run.stderr) == ("", f"{file}: 5 triples\n")
+    kblam("kb", "build", file, "-o", tmp_path / "again.kb").ok()
+    with KnowledgeBase.open(kb) as before, KnowledgeBase.open(tmp_path / "again.kb") as after:
+        assert list(after.triples()) == list(before.triples())
+
+
+def test_export_replaces_nothing_unasked(kb: Path, tmp_path: Path) -> None:
+    file = put(tmp_path, "out.csv", "precious")
+    kblam("kb", "export", kb, "-o", file).failed(2, f"{file}: there is a file already; --overwrite replaces it")
+    assert file.read_text() == "precious"
+    kblam("kb", "export", kb, "-o", file, "--overwrite").ok()
+    assert list(read_triples(file)) == FACTS
+    kblam("kb", "export", kb, "-o", tmp_path / "x.txt").failed(2, "cannot tell the format")
+    kblam("kb", "export", kb, "-o", tmp_path / "no" / "x.csv").failed(2, "cannot write")
+    assert sorted(entry.name for entry in tmp_path.iterdir() if "kb" not in entry.name) == ["out.csv"]
+
+
+def test_a_file_that_appears_while_another_is_written_is_kept(tmp_path: Path) -> None:
+    from kblam.errors import TripleFormatError
+    from kblam.knowledge import write_triples
+
+    def triples() -> object:
+        yield FACTS[0]
+        (tmp_path / "a.csv").write_text("precious")
+
+    with pytest.raises(TripleFormatError, match="there is a file already; overwrite=True replaces it"):
+        write_triples(tmp_path / "a.csv", triples(), overwrite=False)  # type: ignore[arg-type]
+    assert (tmp_path / "a.csv").read_text() == "precious"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_export_to_stdout_is_json_lines(kb: Path) -> None:
+    lines = kblam("kb", "export", kb).ok().stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [fact.to_record() for fact in FACTS]
+
+
+# --- progress --------------------------------------------------------------------------------------------
+
+
+def test_building_shows_progress_without_a_terminal(
+    hashing: HashingEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(tmp_path, "a.csv", "name,value\n" + "".join(f"N{at},{at}\n" for at in range(40)))
+    run = kblam("kb", "build", file, "-o", tmp_path / "quick.kb", "--batch-size", 10).ok()
+    assert run.stderr == "", "what is quick says nothing"
+    monkeypatch.setattr(output, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(output, "LONGEST_PAUSE", 0.0)
+    run = kblam("kb", "build", file, "-o", tmp_path / "slow.kb", "--batch-size", 10).ok()
+    lines = run.stderr.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"encoding: {done} of 40" for done in (10, 20, 30, 40)]
+    assert lines[0].endswith(" left")
+
+
+def test_pauses_between_lines_of_progress_grow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(output.time, "monotonic", lambda: now)
+    with output.progress_bar("encoding") as progress:
+        for second in range(1, 301):
+            now = float(second)
+            progress(second, 7200)
+    told = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    assert told == [5, 15, 35, 75, 135, 195, 255]

@@ -1,0 +1,146 @@
+"""Lists that fit the screen, and what `list` and `info` say of a knowledge base."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from kblam import KnowledgeBase, Triple
+from kblam.cli.output import size_of
+from kblam.cli.tables import Rows, fair_widths
+from tests.cli.conftest import ENCODER, command_line, kblam
+from tests.fakes import HashingEncoder
+
+LONG = [
+    Triple("Amber \x1b[2J Falcon", "color\x07", "green \u202e stars"),
+    Triple("東京タワー", "高さ", "三百三十三メートル " * 20),
+    Triple("Oak", "kind", "first line\nsecond\tline " + "x" * 300 + " 👩‍👩‍👧"),
+]
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A knowledge base of long values, wide characters and escape sequences."""
+    path = tmp_path / "long.kb"
+    with KnowledgeBase.create(path, ENCODER) as kb:
+        kb.add(LONG)
+    return path
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 120])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_list_fits_the_screen(long: Path, columns: int, encoding: str) -> None:
+    done = subprocess.run(
+        [*command_line(), "kb", "list", str(long)],
+        capture_output=True,
+        timeout=300,
+        check=True,
+        env={**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": encoding, "NO_COLOR": "1"},
+    )
+    rows = done.stdout.decode(encoding).splitlines()[:4]
+    assert all(cell_len(row) <= columns for row in rows), rows
+    assert rows[0].startswith("name")
+    assert rows[3].endswith("…" if encoding == "utf-8" else "...")
+    assert not set(done.stdout) & set(b"\x1b\x07")
+
+
+def test_a_list_in_a_file_is_whole(long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    shown = kblam("kb", "list", long).ok().stdout
+    assert "first line second line " + "x" * 300 in shown
+    assert "--json" not in shown
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "3 shown, 3 triples in all; --json shows texts whole" in kblam("kb", "list", long).ok().stdout
+    assert "2 shown, 3 triples in all; --limit 0 shows all" in kblam("kb", "list", long, "-l", 2).ok().stdout
+
+
+@pytest.mark.parametrize(
+    ("natural", "room", "widths"),
+    [
+        ([5, 5, 5], 80, [5, 5, 5]),
+        ([10, 8, 5000], 76, [10, 8, 58]),
+        ([500, 8, 5000], 76, [34, 8, 34]),
+        ([9, 9, 9], 1, [1, 1, 1]),
+    ],
+)
+def test_narrow_columns_get_what_they_need(natural: list[int], room: int, widths: list[int]) -> None:
+    assert fair_widths(natural, room) == widths
+
+
+def test_rows_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [line.plain for line in Rows(("a", "b"), []).lines()] == ["a  b"]
+
+
+# --- searching -------------------------------------------------------------------------------------------
+
+
+def test_search_looks_into_properties_and_values_after_names() -> None:
+    triples = [
+        Triple("Oak", "Use", "Ships of the Line"),
+        Triple("Elm", "kind", "tree"),
+        Triple("Ship", "kind", "vessel"),
+        Triple("Ｅｌｍ Row", "ship", "ＦＵＬＬ width"),
+    ]
+    kb = KnowledgeBase.from_triples(triples, HashingEncoder())
+
+    def found(text: str, **options: object) -> list[str]:
+        return [triple.name for triple in kb.search(text, everywhere=True, **options)]  # type: ignore[arg-type]
+
+    assert found("SHIP") == ["Ship", "Oak", "Ｅｌｍ Row"]
+    assert [triple.name for triple in kb.search("ship")] == ["Ship"]
+    assert found("line oak") == ["Oak"]
+    assert found("kind") == ["Elm", "Ship"]
+    assert found("full elm") == ["Ｅｌｍ Row"]
+    assert found("oakuse") == [], "no word goes from one text into the next"
+    assert found("ship", limit=1) == ["Ship"]
+    assert found("%") == found(" ") == []
+    assert kb.distinct() == (4, 3)
+
+
+def test_list_searches_everywhere(kb: Path) -> None:
+    assert "1 found by 'zirconia', 3 triples in all" in kblam("kb", "list", kb, "-s", "zirconia").ok().stdout
+    assert "the first 1 found by 'a'" in kblam("kb", "list", kb, "-s", "a", "-l", 1).ok().stdout
+
+
+# --- info ------------------------------------------------------------------------------------------------
+
+
+def test_info_speaks_in_units(long: Path) -> None:
+    os.utime(long, (1_700_000_000, 1_700_000_000))
+    facts = kblam("kb", "info", long, "--json").ok().json
+    assert (facts["triples"], facts["names"], facts["properties"]) == (3, 3, 3)
+    assert datetime.fromisoformat(facts["changed"]).timestamp() == 1_700_000_000
+    shown = kblam("kb", "info", long).ok().stdout
+    assert "3, about 3 names" in shown
+    assert "3: color\\x07, kind, 高さ" in shown
+    assert f"{datetime.fromtimestamp(1_700_000_000):%Y-%m-%d %H:%M} (revision 1)" in shown
+    assert f"{size_of(facts['bytes'])}" in shown
+
+
+def test_info_of_an_empty_knowledge_base(tmp_path: Path) -> None:
+    with KnowledgeBase.create(tmp_path / "empty.kb", ENCODER):
+        pass
+    assert "0, about 0 names" in kblam("kb", "info", tmp_path / "empty.kb").ok().stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (1850, "1.9 kB"),
+        (180_000, "180 kB"),
+        (999_600, "1 MB"),
+        (1_800_000_000, "1.8 GB"),
+        (5e12, "5,000 GB"),
+    ],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert size_of(count) == text
