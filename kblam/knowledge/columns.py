@@ -180,6 +180,8 @@ def plan_of(keys: Sequence[str], columns: Columns | None = None, *, has_name: bo
     ]
     if whole := [family for family in families if all(family.values())]:
         return _long(keys, {**_only(keys, whole), **further}, chosen, ignored)
+    if not ours["value"] and not has_name and "name" not in chosen:
+        _refuse_part_of_a_fact(keys, [folded[key] for key in free])
     name = () if has_name else ours["name"] or _title(keys, free)
     others = [key for key in free if key not in {*name, *ours["value"], *ours["property"]}]
     others = [key for key in others if all(key not in found for found in further.values())]
@@ -267,6 +269,14 @@ def _only(keys: Sequence[str], families: Sequence[Mapping[str, tuple[str, ...]]]
         if len(set(found)) > 1:
             _ambiguous(field, found, {each: could[0] for each, could in ways.items()})
     return families[0]
+
+
+def _refuse_part_of_a_fact(keys: Sequence[str], folded: Sequence[str]) -> None:
+    """A subject and a predicate without an object are no entity with the property "predicate"."""
+    for family in _FAMILIES:
+        lacking = [field for field, known in zip(_FACT, family, strict=True) if not known.intersection(folded)]
+        if len(lacking) == 1 and all(any(key in known for known in family) for key in folded):
+            raise missing(lacking[0], keys)
 
 
 def _title(keys: Sequence[str], free: Sequence[str]) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class RecordReader:
         self._joined = 0
         self._plans: dict[tuple[tuple[str, ...], bool], Plan | TripleFormatError] = {}
         self._met: set[str] = set()
+        self._of_facts: set[str] = set()
+        self._of_entities: set[str] = set()
 
     def plan(self, keys: Sequence[str], *, has_name: bool = False) -> Plan:
         """How records with these keys are read.
@@ -114,9 +116,17 @@ class RecordReader:
             )
             logger.warning("%s: fields that are no part of a triple were not read: %s", where, shown)
 
-    def unmet(self) -> list[str]:
-        """Chosen columns that no record had."""
-        return [column for column in self._wanted() if column not in self._met]
+    def check(self) -> None:
+        """After all records: whether they were all read in one sense.
+
+        Raises:
+            TripleFormatError: a chosen column is in no record, or the column that holds the property or the value of
+                some records was taken for a property of others.
+        """
+        if unmet := [column for column in self._wanted() if column not in self._met]:
+            raise TripleFormatError(f"no record has the column {unmet[0]!r} that was chosen")
+        if torn := self._of_facts & self._of_entities:
+            raise _torn(min(torn))
 
     def _wanted(self) -> list[str]:
         return [*self.columns.chosen.values(), *self.columns.ignore]
@@ -140,7 +150,14 @@ class RecordReader:
         for column in plan.unread:
             if not _is_empty(record[column]) and (column in self.unread or len(self.unread) < _COUNTED):
                 self.unread[column] += 1
-        return self._wide(record, plan, name) if plan.properties else self._long(record, plan, name)
+        if plan.properties:
+            if torn := self._of_facts.intersection(plan.properties):
+                raise _torn(min(torn))
+            self._of_entities.update(plan.properties if len(self._of_entities) < _COUNTED else ())
+            return self._wide(record, plan, name)
+        if "property" in plan.fields:
+            self._of_facts.update(plan.fields["property"], plan.fields.get("value", ()))
+        return self._long(record, plan, name)
 
     def _long(self, record: Mapping[str, object], plan: Plan, name: str | None) -> list[Triple]:
         fields: dict[str, str] = {} if name is None else {"name": name}
@@ -318,6 +335,12 @@ def _merged(record: Mapping[str, object], key: str) -> dict[str, object]:
     if twice := [name for name in inner if name in rest]:
         raise TripleFormatError(f'"{twice[0]}" is a field of the record and of its "{key}"; keep one of them')
     return {**rest, **inner}
+
+
+def _torn(column: str) -> TripleFormatError:
+    return TripleFormatError(
+        f'"{column}" is part of a fact in other records, and here nothing makes a fact with it: a column is missing'
+    )
 
 
 def _is_empty(given: object) -> bool:

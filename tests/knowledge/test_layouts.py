@@ -128,6 +128,8 @@ def test_what_has_no_value_gives_no_fact(tmp_path: Path) -> None:
         ("a.json", '[{"name": ["Oak"], "x": 1}]', '"name" must be text, got a list'),
         ("a.json", '[{"name": "Oak", "x": [[1]]}]', '"x" must be text, got a list'),
         ("a.json", '[{"name": "Oak", "x": NaN}]', "NaN is no value; write null"),
+        ("a.jsonl", '{"subject": "Oak", "predicate": "height"}', 'missing field "value"'),
+        ("a.jsonl", '{"head": "Oak", "tail": "tree"}', 'missing field "property"'),
         ("a.csv", "name,height,kind\nOak,,\n", "'Oak' has no value in any of its 2 properties"),
     ],
 )
@@ -138,6 +140,17 @@ def test_what_could_be_read_in_two_ways_is_refused_with_the_fix(
         TripleFile(put(tmp_path, name, content))
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+def test_a_fact_that_lacks_a_column_is_not_taken_for_an_entity(tmp_path: Path) -> None:
+    """JSON has the columns of each record anew."""
+    whole = '{"subject": "Oak", "predicate": "kind", "object": "tree", "source": "a book"}\n'
+    torn = '{"subject": "Elm", "predicate": "kind", "source": "a book"}\n'
+    with pytest.raises(TripleFormatError, match=r':2: "predicate" is part of a fact in other records'):
+        TripleFile(put(tmp_path, "a.jsonl", whole + torn))
+    assert facts(TripleFile(tmp_path / "a.jsonl", skip_bad=True)) == [("Oak", "kind", "tree")]
+    with pytest.raises(TripleFormatError, match='"predicate" is part of a fact in other records'):
+        TripleFile(put(tmp_path, "a.jsonl", torn + whole))
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:

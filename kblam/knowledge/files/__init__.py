@@ -94,8 +94,10 @@ class TripleFile:
             raise trouble.error(end) from None
         if trouble.count and not (skip_bad and self._count):
             raise trouble.error()
-        if unmet := reader.unmet():
-            raise TripleFormatError(f"no record has the column {unmet[0]!r} that was chosen", path=self.path)
+        try:
+            reader.check()
+        except TripleFormatError as error:
+            raise TripleFormatError(error.reason, path=self.path) from None
         self.skipped = trouble.count
         self._tell(reader, trouble)
 
