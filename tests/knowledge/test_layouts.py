@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kblam.errors import BadLinesError, TripleFormatError
 from kblam.knowledge import Columns, KnowledgeBase, Triple, TripleFile, check_triples, read_triples
@@ -179,6 +183,52 @@ def test_guesses_are_said_and_our_own_names_are_not(tmp_path: Path, caplog: pyte
     check_triples(put(tmp_path, "c.json", '{"Oak": {"uses": ["ships", "casks"]}}'))
     assert "c.json: read the keys of an object as the names of its entities" in caplog.text
     assert "c.json: joined lists of values with commas (once)" in caplog.text
+
+
+_KEYS = st.sampled_from(
+    (
+        "name",
+        "Entity",
+        "value",
+        "description",
+        "property",
+        "subject",
+        "predicate",
+        "object",
+        "facts",
+        "data",
+        "title",
+        "x",
+    )
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "Oak", "a tree", "name"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    document=_VALUES | st.lists(_VALUES, max_size=4) | st.dictionaries(_KEYS, _VALUES, max_size=4), skip=st.booleans()
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_is_read_or_refused_with_a_reason(tmp_path: Path, document: object, skip: bool) -> None:
+    for name, content in (("a.json", json.dumps(document, indent=1)), ("a.jsonl", json.dumps(document))):
+        path = put(tmp_path, name, content)
+        with contextlib.suppress(TripleFormatError):
+            file = TripleFile(path, skip_bad=skip)
+            assert len(list(file)) == len(file)
+
+
+@given(rows=st.lists(st.lists(_KEYS | st.sampled_from(["", "1", 'a"b', "x,y", "\n"]), max_size=4), max_size=5))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_table_is_read_or_refused_with_a_reason(tmp_path: Path, rows: list[list[str]]) -> None:
+    for name, cut in (("a.csv", ","), ("b.csv", ";"), ("a.tsv", "\t")):
+        path = put(tmp_path, name, "\n".join(cut.join(row) for row in rows))
+        for columns in (None, Columns(name="x"), Columns(name="1", value="2")):
+            with contextlib.suppress(TripleFormatError):
+                file = TripleFile(path, skip_bad=True, columns=columns)
+                assert len(list(file)) == len(file)
 
 
 # --- chosen columns --------------------------------------------------------------------------------------
