@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kblam.errors import BadLinesError, TripleFormatError
 from kblam.knowledge import Columns, KnowledgeBase, Triple, TripleFile, check_triples, read_triples
+from kblam.knowledge.files import json_document
 from tests.fakes import HashingEncoder
 from tests.knowledge.test_files import put
 
@@ -331,6 +332,23 @@ def test_a_thousand_bad_lines_of_one_kind_are_one_text(tmp_path: Path) -> None:
         TripleFile(put(tmp_path, "a.jsonl", many))
     assert len(caught.value.details) == 11
     assert caught.value.details[-1] == "and 990 more with other troubles"
+
+
+def test_a_file_with_too_many_bad_lines_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.knowledge.files.trouble.MOST", 50)
+    path = put(tmp_path, "a.json", json.dumps([*range(100), {"name": "A", "value": "1"}]))
+    with pytest.raises(BadLinesError, match="at least 50 records cannot be read"):
+        TripleFile(path)
+    assert TripleFile(path, skip_bad=True).skipped == 100
+
+
+def test_what_lies_beside_the_triples_is_stepped_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    value = json_document._JsonText.value
+    monkeypatch.setattr(json_document._JsonText, "value", lambda text: (steps.append(text.at), value(text))[1])
+    content = '{"ids": [' + "1," * 20_000 + '1], "triples": [{"name": "A", "value": "1"}]}'
+    assert len(TripleFile(put(tmp_path, "a.json", content))) == 1
+    assert len(steps) < 20
 
 
 def test_a_file_of_which_nothing_can_be_read_is_refused_though_bad_lines_are_skipped(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class TripleFile:
     ) -> None:
         self.path = Path(path).expanduser()
         self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates)
-        reader, trouble = RecordReader(columns), Trouble(self.path)
+        reader, trouble = RecordReader(columns), Trouble(self.path, is_endless=skip_bad)
         self._count = 0
         try:
             for _ in self._source.accepted(reader, trouble):
@@ -105,7 +105,7 @@ class TripleFile:
         return self._count
 
     def __iter__(self) -> Iterator[Triple]:
-        trouble = Trouble(self.path) if self.skipped else None
+        trouble = Trouble(self.path, is_endless=True) if self.skipped else None
         yield from self._source.accepted(RecordReader(self._source.columns), trouble)
 
     def _tell(self, reader: RecordReader, trouble: Trouble) -> None:
@@ -265,7 +265,9 @@ class _Source:
 
     def _quietly(self, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
         """The triples, in a pass before the one that tells of trouble."""
-        return self._located(RecordReader(self.columns), None if trouble is None else Trouble(self.path))
+        return self._located(
+            RecordReader(self.columns), None if trouble is None else Trouble(self.path, is_endless=True)
+        )
 
     def _located(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
         """(line, triple) for each record."""

@@ -21,7 +21,8 @@ from kblam.knowledge.triples import Triple
 from kblam.strict_json import problem
 
 _SPACE = re.compile("[ \t\r\n]*")
-_ANY = json.JSONDecoder(parse_int=str)  # noqa: TID251 - finds where a value ends
+# Finds where a value ends. A number becomes its length, which takes no memory, however long it is.
+_ANY = json.JSONDecoder(parse_int=len, parse_float=len)  # noqa: TID251
 _HOLDERS = frozenset(
     ("triples", "facts", "records", "rows", "items", "data", "results", "entities", "knowledge", "knowledge_base", "kb")
 )
@@ -77,6 +78,13 @@ class _JsonText:
             return found
         return decoded
 
+    def skip(self) -> None:
+        """Steps over the value that begins here, at the speed of C."""
+        try:
+            _, self.at = _ANY.raw_decode(self.text, self.at)
+        except (ValueError, RecursionError):
+            self.value()  # which says what is wrong
+
     def fail(self, message: str) -> NoReturn:
         raise TripleFormatError(message, path=self.path, line=self.line())
 
@@ -112,10 +120,12 @@ class _JsonText:
             kind, at = self.peek(), self.at
             first, numbered = None, False
             if kind == "[":
-                values = [value for _, value in islice(self.items(), 1)]
+                first = next((value for _, value in self.items()), None)
                 self.at = at
-                deque(self.items(), maxlen=0)
-                first = values[0] if values else None
+                if isinstance(first, dict | list):
+                    deque(self.items(), maxlen=0)
+                else:
+                    self.skip()
             else:
                 value = self.value()
                 numbered = isinstance(value, dict) and bool(value) and all(key.isdigit() for key in value)

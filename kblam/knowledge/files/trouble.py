@@ -8,19 +8,34 @@ from kblam.errors import BadLinesError, TripleFormatError, argument
 
 _KINDS_SHOWN, _LINES_SHOWN = 10, 8
 _KINDS_KEPT = 1000
+# A file with more bad records is another file than was meant, and reading on would only take time.
+MOST = 100_000
+
+
+class EnoughTroubleError(TripleFormatError):
+    """So many records are bad that the rest is not looked at."""
 
 
 class Trouble:
-    """Errors of single records, those with one reason together."""
+    """Errors of single records, those with one reason together.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        is_endless: they are left out, however many there are.
+    """
+
+    def __init__(self, path: Path, *, is_endless: bool = False) -> None:
         self.path = path
+        self.is_endless = is_endless
         self.count = 0
         self._first: TripleFormatError | None = None
         self._kinds: dict[str, tuple[list[int], list[int]]] = {}
 
     def add(self, line: int, error: TripleFormatError) -> None:
-        """Notes a record that cannot be read."""
+        """Notes a record that cannot be read.
+
+        Raises:
+            EnoughTroubleError: there are too many.
+        """
         located = TripleFormatError(error.reason, path=self.path, line=line)
         self._first = self._first or located
         self.count += 1
@@ -29,6 +44,8 @@ class Trouble:
             count[0] += 1
             if len(lines) < _LINES_SHOWN:
                 lines.append(line)
+        if self.count >= MOST and not self.is_endless:
+            raise EnoughTroubleError("too many bad records", path=self.path, line=line)
 
     def details(self) -> list[str]:
         """A text for each reason, with the lines it was found on."""
@@ -51,9 +68,10 @@ class Trouble:
         if self._first is None or (self.count == 1 and end is None):
             return end or self._first or TripleFormatError("nothing is wrong", path=self.path)
         details = self.details()
-        if end is None:
+        if end is None or isinstance(end, EnoughTroubleError):
             skip = argument("skip_bad=True", "--skip-bad")
-            message = f"{self.count:,} records cannot be read ({skip} goes on without them)"
+            least = "" if end is None else "at least "
+            message = f"{least}{self.count:,} records cannot be read ({skip} goes on without them)"
         else:
             where = "" if end.line is None else f"line {end.line:,}: "
             details.append(f"{where}{end.reason}; nothing after this can be read")
