@@ -65,8 +65,11 @@ class Trouble:
         Args:
             end: what made the rest of the file unreadable.
         """
-        if self._first is None or (self.count == 1 and end is None):
-            return end or self._first or TripleFormatError("nothing is wrong", path=self.path)
+        if end is not None and not self.count:
+            return end
+        assert self._first is not None
+        if self.count == 1 and end is None:
+            return self._first
         details = self.details()
         if end is None or isinstance(end, EnoughTroubleError):
             skip = argument("skip_bad=True", "--skip-bad")
