@@ -209,6 +209,12 @@ class Session:
     ) -> list[list[AskedSplit]]:
         """For each question the ways to cut it, with what their parts find."""
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
+        if judge is not None:
+            # A part that says no name finds nothing that counts, so it need not be asked.
+            cuts = [
+                [cut for cut in of_question if cut.is_explicit or all(map(judge.says_a_name, cut.parts))]
+                for of_question in cuts
+            ]
         texts = part_texts(cuts)
         vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
         at_once = max(len(questions), PARTS_AT_ONCE)

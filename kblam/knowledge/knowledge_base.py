@@ -219,6 +219,10 @@ class KnowledgeBase:
         """
         return self._store.properties(since=since, most=most)
 
+    def names(self, *, since: int = 0) -> list[str]:
+        """Different names of its triples; only of those written after the revision `since`."""
+        return self._store.names(since=since)
+
     def has_removed(self, since: int) -> bool:
         """Whether triples were removed after this revision."""
         return self._store.has_removed(since)

@@ -279,6 +279,12 @@ class Store:
             )
             return [row[0] for row in rows]
 
+    def names(self, *, since: int) -> list[str]:
+        """Different names of the triples written after a revision."""
+        with self._transactions.looking_up() as (sql, _):
+            rows = sql.execute("SELECT DISTINCT name FROM triples WHERE revision > ?", (since,))
+            return [row[0] for row in rows]
+
     def has_removed(self, since: int) -> bool:
         """Whether triples were removed after a revision."""
         with self._transactions.looking_up() as (sql, _):

@@ -20,7 +20,8 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_shares import DESCRIBING, EVERYTHING, PRONOUN, project_properties, property_shares
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, without_name
+from kblam.knowledge.mention import Vocabulary, says, without_name, words
+from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.models.weights import State, state_of
 
@@ -101,14 +102,19 @@ class Judge:
     Args:
         adapter: of the attachment; not kept alive.
         encode: texts to (n, P) float32 vectors, as the adapter takes them.
-        properties: of the knowledge base.
+        properties, names: of the knowledge base.
     """
 
     def __init__(
-        self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor], properties: Iterable[str] = ()
+        self,
+        adapter: KnowledgeAdapter,
+        encode: Callable[[list[str]], Tensor],
+        properties: Iterable[str] = (),
+        names: Iterable[str] = (),
     ) -> None:
         self._of, self._encode = weakref.ref(adapter), encode
         self._kept: _Projected | None = None
+        self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim)
         self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), 0)
         self.compare_with(properties)
@@ -146,11 +152,19 @@ class Judge:
         known, now = self._compared, knowledge_base.revision
         if known.revision == now:
             return
+        if knowledge_base.has_removed(known.revision):
+            self._names = Names(knowledge_base.names())
+        else:
+            self._names.add(knowledge_base.names(since=known.revision))
         news = knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)
         if known.revision and not knowledge_base.has_removed(known.revision) and known.columns.keys() >= set(news):
             self._compared = known._replace(revision=now)
             return
         self.compare_with(knowledge_base.properties(most=MOST_PROPERTIES), now)
+
+    def says_a_name(self, text: str) -> bool:
+        """Whether a text says a name of the knowledge base, word for word: nearly nothing else counts as known."""
+        return bool(self._names.said_in(text))
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""
@@ -175,13 +189,14 @@ class Judge:
             for one, shares in self._with_shares(compared, judged)
         ]
 
-    @staticmethod
-    def _signs(compared: _Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
+    def _signs(self, compared: _Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
         question, candidates = one
         said = {name: compared.said.said_in(question, name) for name, _, _ in candidates}
-        names = [name for name in said if says(question, name)]
+        names = {name for name in said if says(question, name)}
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
-        meant = {name for name in names if not any(len(other) > len(name) and says(other, name) for other in names)}
+        whole = self._names.said_in(question)
+        inside = {name for name in names for other in names | whole if len(other) > len(name) and says(other, name)}
+        meant = {name for name in names if name not in inside or " ".join(words(name)) in whole}
         return [
             Signs(
                 mass=mass,

@@ -132,7 +132,8 @@ def calibrate(
             known.update(zip(new, torch.from_numpy(encoder.encode(new)).float() * scale, strict=True))
         return torch.stack([known[text] for text in texts])
 
-    return learn(_cases(Judge(adapter, encode), facts, shown, found))
+    judge = Judge(adapter, encode, names=(name for name, _ in facts.identities))
+    return learn(_cases(judge, facts, shown, found))
 
 
 def _cases(

@@ -16,6 +16,7 @@ from kblam.adapter.confidence import Confidence
 from kblam.adapter.sentences import Sentence
 from kblam.errors import GenerationError
 from kblam.generation import Pointer
+from kblam.generation import session as session_module
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import Found
@@ -271,6 +272,9 @@ class Preferring:
         odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
         return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
 
+    def says_a_name(self, text: str) -> bool:
+        return self.name in text
+
 
 def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the first evidence too, though others have more of the attention."""
@@ -288,6 +292,26 @@ def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkey
     unsure = session.ask(CURRENCY, max_new_tokens=80)
     assert unsure.refused
     assert unsure.confidence == 0.3
+
+
+def test_parts_that_say_no_name_are_not_asked(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would cost a prefill and find nothing that counts; a gap that is asked for in so many words is told."""
+    seen: list[tuple[str, ...]] = []
+
+    def ask_parts(attachment: Any, tokenizer: Any, cuts: Any, *rest: Any) -> Any:
+        seen.extend(cut.parts for of_question in cuts for cut in of_question)
+        return whole(attachment, tokenizer, cuts, *rest)
+
+    whole = session_module.ask_parts
+    monkeypatch.setattr(session_module, "ask_parts", ask_parts)
+    monkeypatch.setattr(session_module, "judge_of", lambda adapter, base: Preferring("France", 0.9))
+    session = asked.session()
+    session.decisions(["For a quiz tonight, what is the currency of France?"])
+    assert seen == []
+    session.decisions(["the currency of France, the motto of France"])
+    assert seen == [("the currency of France?", "the motto of France?")]
+    session.decisions(["What is the currency of France and what is the age of a stone?"])
+    assert seen[1:] == [("What is the currency of France?", "What is the age of a stone?")]
 
 
 def test_the_entity_is_the_one_that_the_question_names() -> None:

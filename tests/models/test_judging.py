@@ -87,6 +87,19 @@ def test_a_name_inside_a_longer_one_is_not_said() -> None:
     assert (inside.name, meant.name, alone.name) == (0, 1, 1)
 
 
+def test_a_name_inside_a_longer_one_that_attention_did_not_find() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    names = ["Path Traversal", "Relative Path Traversal"]
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], names)
+    short = ("Path Traversal", "price", 0.5)
+    asked = ["the price of relative path traversal", "the price of path traversal", "of Path Traversal, relative"]
+    assert [one.name for (one,) in judge.signs([judged(text, short) for text in asked])] == [0, 1, 1]
+    both = "the price of Path Traversal and of Relative Path Traversal"
+    assert judge.signs([judged(both, short)])[0][0].name == 1
+    assert judge.says_a_name("RELATIVE PATH TRAVERSAL?")
+    assert not judge.says_a_name("the path of a traversal")
+
+
 def test_the_candidates_of_a_question_share_what_is_sure() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
@@ -143,9 +156,11 @@ def test_properties_are_encoded_once_and_followed() -> None:
         assert encoder.seen == ["the color of it"]
         asked = [judged("the color of Anvil 9", ("Anvil 9", "price", 0.1))]
         assert judge.signs(asked)[0][0].other == 1
+        assert judge.says_a_name("the color of Anvil 9")
         kb.remove("Anvil 9", "color")
         judge_of(asking, kb)
         assert judge.signs(asked)[0][0].other == 0
+        assert not judge.says_a_name("the color of Anvil 9")
         fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
         asked = [judged("the price of Anvil 9", ("Anvil 9", "price", 0.1))]
         assert judge.signs(asked)[0][0].share == pytest.approx(fresh.signs(asked)[0][0].share)

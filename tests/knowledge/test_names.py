@@ -1,0 +1,49 @@
+"""Names are found in texts as wholes, the longest where they overlap."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kblam import KnowledgeBase, Triple
+from kblam.knowledge.mention import place_of, words
+from kblam.knowledge.names import Names
+from tests.fakes import HashingEncoder
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("What is the price of Anvil 3?", {"anvil 3"}),
+        ("what is the price of ANVIL 3's handle", {"anvil 3"}),
+        ("the Anvil 3 Stand and the anvil", {"anvil 3 stand", "anvil"}),
+        ("the Anvils", set()),
+        ("Anvil 3 stands; Łódź, and O'Neil & Sons", {"anvil 3", "łódź", "o neil sons"}),
+        ("", set()),
+    ],
+)
+def test_what_a_text_says(text: str, found: set[str]) -> None:
+    assert Names(["Anvil", "Anvil 3", "Anvil 3 Stand", "Łódź", "O'Neil & Sons", "?!"]).said_in(text) == found
+
+
+WORDS = st.lists(st.sampled_from("abc"), max_size=7)
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3)), WORDS)
+def test_every_name_that_is_said_is_found_or_part_of_one_that_is(names: list[list[str]], said: list[str]) -> None:
+    found = Names(" ".join(name) for name in names).said_in(" ".join(said))
+    assert all(place_of(said, one.split()) is not None and one.split() in names for one in found)
+    for name in names:
+        if place_of(said, name) is not None:
+            assert any(place_of(words(one), name) is not None for one in found)
+
+
+def test_names_of_a_knowledge_base() -> None:
+    with KnowledgeBase.from_triples([], HashingEncoder(8)) as kb:
+        assert kb.names() == []
+        kb.add([Triple("A", "x", "1"), Triple("A", "y", "1"), Triple("B", "x", "1")])
+        before = kb.revision
+        assert sorted(kb.names()) == ["A", "B"]
+        kb.add(Triple("C", "x", "1"))
+        assert kb.names(since=before) == ["C"]
