@@ -331,7 +331,7 @@ def _check_way(model: PreTrainedModel) -> None:
             raise UnsupportedModelError(
                 f"{type(module).__name__} does not pass keyword arguments on to its attention, which knowledge needs"
             )
-    if any(module.config is not decoder.config for module in modules):
+    if any(getattr(module, "config", None) is not decoder.config for module in modules):
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
 
 
