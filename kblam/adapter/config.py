@@ -263,10 +263,18 @@ class AdapterConfig:
         """The config that fits a transformers model config; `options` are further fields of this class.
 
         Raises:
-            AdapterConfigError: the model has no attention heads (a state space model), or an option is out of range.
+            AdapterConfigError: the model has no attention heads (a state space model), or not the same in every layer,
+                or an option is out of range.
         """
         text = model_config.get_text_config()
-        heads: Any = getattr(text, "num_attention_heads", None)
+        try:
+            heads: Any = getattr(text, "num_attention_heads", None)
+            head_dim = getattr(text, "head_dim", None)
+            hidden_size, num_layers = text.hidden_size, text.num_hidden_layers
+        except (AttributeError, RuntimeError) as error:  # what differs from layer to layer cannot be asked for
+            raise AdapterConfigError(
+                f"{type(text).__name__} has no single number and width of heads: {str(error).splitlines()[0]}"
+            ) from error
         if not _is_whole(heads) or heads < 1:
             raise AdapterConfigError(
                 f"{type(text).__name__} says of no attention heads, and knowledge is attended to; take a model with "
@@ -274,10 +282,10 @@ class AdapterConfig:
             )
         return cls(
             embedding_dim=embedding_dim,
-            hidden_size=text.hidden_size,
-            num_layers=text.num_hidden_layers,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
             num_heads=heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            head_dim=head_dim or hidden_size // heads,
             **options,
         )
 

@@ -19,12 +19,16 @@ from kblam.cli.options import (
     Knowledge,
     MaxNewTokens,
     Model,
+    PlanPin,
     Precision,
+    Storage,
     Top,
+    Verbose,
 )
-from kblam.cli.output import evidence_lines, out, print_json, waiting
+from kblam.cli.output import err, evidence_lines, out, print_json, waiting
 
 if TYPE_CHECKING:
+    from kblam.folder import LoadedModel
     from kblam.generation import Answer
 
 
@@ -38,6 +42,9 @@ def ask(
     device: Device = None,
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
+    storage: Storage = "auto",
+    plan: PlanPin = "auto",
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from a knowledge base, and show which triples the answer rests on.
@@ -49,7 +56,7 @@ def ask(
     if not question.strip():
         raise CommandError("the question is empty; ask something")
     check_text(question)
-    options = ModelOptions(model, adapter, kb, device, dtype, backend)
+    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan)
     with waiting("loading the model"):
         loaded = load(options, read_only=True)
     with loaded.knowledge_base as knowledge_base:
@@ -60,6 +67,8 @@ def ask(
         with waiting("answering"):
             answer = session.ask(question, top=top, max_new_tokens=max_new_tokens)
         seconds = time.monotonic() - began
+        if verbose:
+            print_plan(loaded)
     if as_json:
         print_json(answer_record(question, answer, seconds))
         return
@@ -110,6 +119,13 @@ def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, An
         "num_tokens": answer.num_tokens,
         "seconds": round(seconds, 3),
     }
+
+
+def print_plan(loaded: LoadedModel) -> None:
+    """How the knowledge of the last question was read, with the reasons, on stderr."""
+    from kblam.models.copies import resident_for
+
+    err.print(Text(str(resident_for(loaded.attachment, loaded.knowledge_base).plan), style="dim"), soft_wrap=True)
 
 
 def print_evidence(answer: Answer) -> None:

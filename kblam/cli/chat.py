@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from kblam.cli.ask import answer_record, check_text, print_evidence
+from kblam.cli.ask import answer_record, check_text, print_evidence, print_plan
 from kblam.cli.errors import INTERRUPTED, CommandError, exit_status, report
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import (
@@ -23,8 +23,11 @@ from kblam.cli.options import (
     Knowledge,
     MaxNewTokens,
     Model,
+    PlanPin,
     Precision,
+    Storage,
     Top,
+    Verbose,
 )
 from kblam.cli.output import err, out, print_json, waiting
 from kblam.errors import KblamError
@@ -51,6 +54,9 @@ def chat(
     device: Device = None,
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
+    storage: Storage = "auto",
+    plan: PlanPin = "auto",
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question after another, and change the knowledge base in between.
@@ -63,9 +69,9 @@ def chat(
     import typer
 
     with waiting("loading the model"):
-        loaded = load(ModelOptions(model, adapter, kb, device, dtype, backend), read_only=False)
+        loaded = load(ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan), read_only=False)
     with loaded.knowledge_base:
-        status = Conversation(loaded, top, max_new_tokens, as_json).run(sys.stdin.isatty())
+        status = Conversation(loaded, top, max_new_tokens, as_json, verbose).run(sys.stdin.isatty())
     if status:
         raise typer.Exit(status)
 
@@ -73,9 +79,13 @@ def chat(
 class Conversation:
     """One run of the loop."""
 
-    def __init__(self, loaded: LoadedModel, top: int, max_new_tokens: int, as_json: bool) -> None:
+    def __init__(
+        self, loaded: LoadedModel, top: int, max_new_tokens: int, as_json: bool, verbose: bool = False
+    ) -> None:
         from kblam.generation import Session
 
+        self.loaded = loaded
+        self.verbose = verbose
         self.kb = loaded.knowledge_base
         self.session = Session(loaded.model, self.kb, tokenizer=loaded.tokenizer)
         self.top = top
@@ -132,6 +142,8 @@ class Conversation:
             streamer=None if self.as_json else _streamer(self.session.tokenizer),
         )
         seconds = time.monotonic() - began
+        if self.verbose:
+            print_plan(self.loaded)
         if self.as_json:
             print_json(answer_record(question, answer, seconds), indent=None)
             return

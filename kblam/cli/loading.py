@@ -29,6 +29,8 @@ class ModelOptions:
     device: str | None = None
     dtype: Precision = Precision.auto
     backend: str = "auto"
+    storage: str = "auto"
+    plan: str = "auto"
 
 
 def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
@@ -43,13 +45,18 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     if options.adapter is not None and kb is None:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
     from kblam.folder import load_folder, load_model
+    from kblam.models.formats import check_storage
     from kblam.models.loading import quiet_libraries
     from kblam.models.smollm2 import quick_dtype
     from kblam_kernels.common.dispatch import requested
     from kblam_kernels.dense.op import DENSE_BACKENDS
+    from kblam_kernels.plan import check_pin
 
     quiet_libraries()
-    requested(options.backend, DENSE_BACKENDS)  # an unknown name is told before gigabytes are read
+    # Unknown names are told before gigabytes are read.
+    requested(options.backend, DENSE_BACKENDS)
+    check_storage(options.storage)
+    check_pin(options.plan)
     device, dtype = _device(options.device), _dtype(options.dtype)
     if options.model == shipped.SMOLLM2 and dtype is None:
         dtype = quick_dtype(device)
@@ -60,6 +67,8 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             device=device,
             dtype=dtype,
             backend=options.backend,
+            storage=options.storage,
+            plan=options.plan,
             read_only=read_only,
         )
     return load_model(
@@ -69,6 +78,8 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         device=device,
         dtype=dtype,
         backend=options.backend,
+        storage=options.storage,
+        plan=options.plan,
         read_only=read_only,
     )
 

@@ -40,4 +40,13 @@ Device = Annotated[
     typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one."),
 ]
 Dtype = Annotated[Precision, typer.Option("--dtype", help="Of the weights; auto keeps the checkpoint's.")]
+Storage = Annotated[
+    str,
+    typer.Option("--storage", help="Dtype of the knowledge: auto, float16, bfloat16, int8, float8_e4m3fn, float32."),
+]
+PlanPin = Annotated[
+    str,
+    typer.Option("--plan", help="Path of the knowledge: auto, latent, dense, materialise, decode=PATH,prefill=PATH."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr how the knowledge is read, and why.")]
 Backend = Annotated[str, typer.Option("--backend", help="Of the kernels; `kblam doctor` lists them.")]

@@ -42,6 +42,8 @@ def load_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     backend: str = "auto",
+    storage: str = "auto",
+    plan: str = "auto",
     read_only: bool = False,
 ) -> LoadedModel:
     """Loads the three parts, the cheapest first, so that a mistake is told before gigabytes are read.
@@ -55,6 +57,7 @@ def load_model(
         device: None is cuda where there is one, else cpu.
         dtype: None keeps the checkpoint's.
         backend: of the kernels.
+        storage, plan: of the knowledge, as `attach` takes them.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
 
     Raises:
@@ -67,7 +70,8 @@ def load_model(
         check_encoder(loaded_adapter.config, opened)
         words = load_tokenizer(tokenizer or base, None if tokenizer else revision)
         model = load_base(base, revision=revision, dtype=dtype, device=device)
-        return LoadedModel(model, words, attach(model, loaded_adapter, backend=backend), opened)
+        attached = attach(model, loaded_adapter, backend=backend, storage=storage, plan=plan)
+        return LoadedModel(model, words, attached, opened)
     except BaseException:
         opened.close()
         raise

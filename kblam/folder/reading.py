@@ -18,6 +18,8 @@ def load_folder(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     backend: str = "auto",
+    storage: str = "auto",
+    plan: str = "auto",
     read_only: bool = False,
 ) -> LoadedModel:
     """Loads what `integrate` wrote; nothing but a base model that is a hub name can touch the network.
@@ -28,6 +30,7 @@ def load_folder(
         device: None is cuda where there is one, else cpu.
         dtype: None is the one recorded.
         backend: of the kernels.
+        storage, plan: of the knowledge, as `attach` takes them.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
 
     Raises:
@@ -48,5 +51,7 @@ def load_folder(
         device=device,
         dtype=dtype or getattr(torch, manifest.dtype),
         backend=backend,
+        storage=storage,
+        plan=plan,
         read_only=read_only,
     )

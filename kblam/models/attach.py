@@ -37,6 +37,7 @@ from kblam.models.formats import check_storage
 from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
 from kblam.models.proof import prove
 from kblam.models.source import KnowledgeSource
+from kblam_kernels.plan import check_pin
 
 # Guards the default of every attachment. It is global because a lock cannot be copied with a model.
 _DEFAULTS = threading.Lock()
@@ -275,6 +276,7 @@ def attach(
             or other weights.
         AdapterError: if the adapter's weights are not loaded.
         KnowledgeError: if `storage` is not known.
+        UnsupportedInputError: if `plan` cannot be read.
 
     Warns:
         UserWarning: the adapter changes nothing of what the model says.
@@ -284,6 +286,7 @@ def attach(
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
     check_storage(storage)
+    check_pin(plan)
     check_loaded(adapter)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
@@ -328,7 +331,7 @@ def _check_way(model: PreTrainedModel) -> None:
             raise UnsupportedModelError(
                 f"{type(module).__name__} does not pass keyword arguments on to its attention, which knowledge needs"
             )
-    if any(module.config is not decoder.config for module in modules):
+    if any(getattr(module, "config", None) is not decoder.config for module in modules):
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
-from kblam.errors import AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
+from kblam.errors import AdapterConfigError, AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase
 from kblam.models.signature import SAME_MATRIX, SAME_MODEL, other_layer, signature_of, similarity
 from kblam.models.source import KnowledgeSource
@@ -21,10 +21,8 @@ def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) ->
     """
     try:
         needed = AdapterConfig.for_model(model.config, config.embedding_dim)
-    except (AttributeError, RuntimeError) as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no single number and width of heads: {str(error).splitlines()[0]}"
-        ) from error
+    except AdapterConfigError as error:
+        raise UnsupportedModelError(str(error)) from error
     for name in ("num_layers", "hidden_size", "num_heads", "head_dim"):
         has = num_layers if name == "num_layers" else getattr(needed, name)
         if getattr(config, name) != has:

@@ -35,6 +35,7 @@ class _Asked:
     heads: tuple[int, int, int]  # Hq, and the width of keys and of values
     window: int | None
     mask_window: int | None
+    has_mask: bool
     others: dict[str, Any]
 
 
@@ -48,7 +49,8 @@ class _Seen:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, window: Any, others: Any
     ) -> None:
         heads = (query.shape[1], key.shape[-1], value.shape[-1])
-        asked = _Asked(heads, window, _window_of(mask), {name: others[name] for name in _UNSERVED if name in others})
+        kinds = {name: others[name] for name in _UNSERVED if name in others}
+        asked = _Asked(heads, window, _window_of(mask), hasattr(mask, "asked_for"), kinds)
         self.calls.setdefault(module, []).append(asked)
 
 
@@ -139,10 +141,11 @@ def _windows(attachment: Attachment, seen: _Seen) -> tuple[int | None, ...]:
                     f"layer {layer} of this {name} has {asked.heads[0]} heads, keys of width {asked.heads[1]} and "
                     f"values of {asked.heads[2]}; the adapter was made for {config.num_heads} of {config.head_dim}"
                 )
-            if None not in (asked.window, asked.mask_window) and asked.window != asked.mask_window:
+            # One of the two is what its own attention follows, and which one depends on the implementation.
+            if asked.window is not None and asked.has_mask and asked.window != asked.mask_window:
+                of_mask = "no window" if asked.mask_window is None else f"a window of {asked.mask_window} tokens"
                 raise UnsupportedModelError(
-                    f"layer {layer} of this {name} has a mask with a window of {asked.mask_window} tokens, and tells "
-                    f"its attention {asked.window}"
+                    f"layer {layer} of this {name} has a mask with {of_mask}, and tells its attention {asked.window}"
                 )
         windows.append(next((asked.mask_window for asked in calls if asked.window is None), None))
     return tuple(windows)

@@ -128,7 +128,12 @@ def units(folder: Path) -> list[Unit]:
     return [*kernel_units(folder), *(Unit(path, flags) for path in sorted(folder.glob("binding/*.cpp")))]
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """The folder of what is made once on this machine.
+
+    Raises:
+        BuildError: there is no home folder to have it in.
+    """
     try:
         # A shell writes the home folder for ~; a file of variables does not.
         if named := os.environ.get(CACHE_VARIABLE):
@@ -213,7 +218,7 @@ def library(*, force: bool = False) -> Path:
     """
     folder = source_folder()
     parts = units(folder)
-    home = _cache_root() / _key(folder, parts)
+    home = cache_root() / _key(folder, parts)
     target = home / LIBRARY
     trouble = _trouble(target)
     if trouble is None and not force:
@@ -254,7 +259,7 @@ def _trouble(path: Path) -> str | None:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
             return "is not a file"
-        if not _is_ours(found):
+        if not is_ours(found):
             return "belongs to another user or can be written by anybody"
         if path.with_name(CHECKSUM).read_text(encoding="ascii") != _sha256(path):
             return "is damaged: it is not what was built"
@@ -268,14 +273,15 @@ def _trouble(path: Path) -> str | None:
 def _check_owner(folder: Path) -> None:
     """Refuses a folder in which another user can put a library for this process to run."""
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or not _is_ours(found):
+    if not stat.S_ISDIR(found.st_mode) or not is_ours(found):
         raise BuildError(
             f"the build cache {folder} is a link, belongs to another user or can be written by anybody; set "
             f"{CACHE_VARIABLE} to a folder of your own"
         )
 
 
-def _is_ours(found: os.stat_result) -> bool:
+def is_ours(found: os.stat_result) -> bool:
+    """Whether a file is this user's or root's, and not everybody's to write."""
     if not hasattr(os, "geteuid"):
         return True
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & stat.S_IWOTH

@@ -21,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1, help="sequences at a time")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of a prompt")
     parser.add_argument("--pin", default=AUTO, help=f"a path, as {PLAN_VARIABLE}")
-    parser.add_argument("--measure", action="store_true", help="the GPU that is here, even if a table has it")
+    parser.add_argument("--measure", action="store_true", help="anew: the device that is here")
     given = parser.parse_args(arguments)
     model = MODELS[given.model]
     try:
         workload = model.workload(given.triples, width=given.width, batch=given.batch, prefill_tokens=given.prefill)
-        device = device_of(given.device, specified=not given.measure)
+        device = device_of(given.device, specified=not given.measure, anew=given.measure)
         if given.device in SPECIFIED:
             # An empty card with the model's weights on it, in a 16-bit dtype.
             device = device.with_memory(device.memory - 2 * model.parameters)

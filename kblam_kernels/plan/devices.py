@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,33 +11,11 @@ import torch
 
 from kblam_kernels.errors import refuse
 from kblam_kernels.plan import calibration
+from kblam_kernels.plan.rates import Rates
+from kblam_kernels.plan.remembered import Both, remembered
 
 # Share of the specified matrix rate that a fused attention kernel usually reaches at most.
 SPECIFIED_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The rates of one device for one dtype.
-
-    Args:
-        bytes_per_second: read from memory.
-        latent, dense, projection: operations a second of attention to latents, of attention to dense keys and values,
-            and of the matrix product that makes these from latents.
-        latent_bytes, dense_bytes: bytes a second that the two kernels read with one query; never more than
-            `bytes_per_second`.
-    """
-
-    bytes_per_second: float
-    latent: float
-    dense: float
-    projection: float
-    latent_bytes: float = math.inf
-    dense_bytes: float = math.inf
-
-    def __post_init__(self) -> None:
-        for name in ("latent_bytes", "dense_bytes"):
-            object.__setattr__(self, name, min(getattr(self, name), self.bytes_per_second))
 
 
 @dataclass(frozen=True)
@@ -97,11 +74,14 @@ TYPICAL = Device(
 )
 
 
-def device_of(device: torch.device | str, *, measure: bool = True, specified: bool = True) -> Device:
+def device_of(
+    device: torch.device | str, *, measure: bool = True, specified: bool = True, anew: bool = False
+) -> Device:
     """The planner's view of a torch device, with the memory that is free on it now, or a card of the table by its name.
 
-    A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once a
-    process, in about a second. Without `measure` a CPU has the rates of `TYPICAL`.
+    A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once on this
+    machine, in about a second, and a file keeps the rates (`remembered.py`); `anew` measures again. Without `measure` a
+    CPU has the rates of `TYPICAL`.
 
     Args:
         device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
@@ -117,20 +97,26 @@ def device_of(device: torch.device | str, *, measure: bool = True, specified: bo
         if device not in ("cpu", "cuda"):
             refuse(f"device {device!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
         device = torch.device(device)
-    known = _device(device.type, device.index, specified) if measure or device.type == "cuda" else TYPICAL
+    if anew:
+        _device.cache_clear()
+    known = _device(device.type, device.index, specified, anew) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
 
 
 @functools.cache
-def _device(kind: str, index: int | None, specified: bool) -> Device:
+def _device(kind: str, index: int | None, specified: bool, anew: bool) -> Device:
     device = torch.device(kind if index is None else f"{kind}:{index}")
     name = "this machine's CPU"
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
         if specified and (known := [row for row in SPECIFIED.values() if row.name == name]):
             return known[0]
-    half, single = (_measured(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    return Device(name, half, single, 0, "measured in this process", has_scratch=kind == "cuda")
+
+    def measured() -> Both:
+        return _measured(device, torch.bfloat16), _measured(device, torch.float32)
+
+    (half, single), source = remembered(name, measured, on_cpu=kind == "cpu", anew=anew)
+    return Device(name, half, single, 0, source, has_scratch=kind == "cuda")
 
 
 def _measured(device: torch.device, dtype: torch.dtype) -> Rates:

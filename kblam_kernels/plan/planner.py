@@ -118,6 +118,15 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
     return Plan(workload, device, decode, prefill, crossover, tuple(reasons))
 
 
+def check_pin(pin: str) -> None:
+    """Checks that a pin can be read; whether it is possible depends on the knowledge.
+
+    Raises:
+        UnsupportedInputError: if not.
+    """
+    _pins(pin)
+
+
 def _pins(pin: str) -> dict[Phase, KnowledgePath]:
     source = "pin"
     if pin == AUTO:

@@ -165,6 +165,8 @@ def test_a_question_that_does_not_fit(model_folder: Path) -> None:
         (["--device", "abacus"], "--device abacus"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--backend", "fast"], "backend='fast' is not one of"),
+        (["--storage", "int3"], "int3"),
+        (["--plan", "fast"], "'fast' is not understood"),
     ],
 )
 def test_devices_and_backends_that_do_not_exist(model_folder: Path, option: list[str], words: str) -> None:
@@ -181,6 +183,23 @@ def test_half_precision_is_a_flag_away(model_folder: Path) -> None:
     result = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--dtype", "bfloat16", "--json").ok().json
     assert result["evidence"][0]["name"] == "Amber Falcon"
     assert kblam("ask", QUESTION, "--model", model_folder, "--dtype", "int3").status == 2
+
+
+def test_how_knowledge_is_kept_and_read_is_a_flag_and_told(model_folder: Path) -> None:
+    plain = kblam("ask", QUESTION, "--model", model_folder, *SHORT)
+    assert "plan for" not in plain.ok().stderr
+    for flags, says in (
+        (["--plan", "latent", "--storage", "int8"], "decode, 1 new token: latent (pinned)"),
+        (["--plan", "decode=dense"], "decode, 1 new token: dense (pinned)"),
+    ):
+        run = kblam("ask", QUESTION, "--model", model_folder, *SHORT, *flags, "--verbose", "--json").ok()
+        assert run.json["evidence"][0]["name"] == "Amber Falcon"
+        assert "plan for 3 triples" in run.stderr
+        assert says in run.stderr
+    assert (
+        "latents of 16 x 1 bytes"
+        in kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--storage", "int8", "-v").ok().stderr
+    )
 
 
 def test_an_answer_in_another_script_stays_readable(

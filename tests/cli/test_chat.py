@@ -50,6 +50,8 @@ def test_answers_are_streamed_with_their_evidence(model_folder: Path) -> None:
     assert " ".join(shown.splitlines()[0].split()) == " ".join(asked["answer"].split())
     assert "the capital of Amber Falcon: Zirconia" in shown
     assert "█" in shown
+    told = chat(model_folder, QUESTION, options=("--verbose", "--plan", "latent"))
+    assert "decode, 1 new token: latent (pinned)" in told.ok().stderr
 
 
 def test_add_and_remove(model_folder: Path, hashing: HashingEncoder) -> None:

@@ -66,6 +66,16 @@ def test_a_window_that_lives_in_the_mask_is_kept(family: str, shape: dict[str, A
         assert differ(logits(model, IDS, MASK), base)
 
 
+def test_a_window_that_the_mask_does_not_have_is_refused() -> None:
+    """Which of the two its own attention follows depends on the implementation."""
+    shape = {**MOE, "num_experts": 4, "sliding_window": WINDOW}
+    model = tiny_model("olmoe", **shape)
+    with pytest.raises(UnsupportedModelError, match=rf"a mask with no window, and tells its attention {WINDOW}"):
+        attach(model, tiny_adapter(model))
+    model = tiny_model("olmoe", **shape | {"sliding_window": None})
+    assert attach(model, tiny_adapter(model)).windows == (None,) * 4
+
+
 def patched_attention(monkeypatch: pytest.MonkeyPatch, change: Any) -> PreTrainedModel:
     """A Llama whose attention calls the attention function through `change(function)`."""
     real = modeling_llama.ALL_ATTENTION_FUNCTIONS.get_interface

@@ -204,11 +204,11 @@ def test_what_a_killed_builder_left_is_removed(fake_compiler: Path) -> None:
 def test_a_tilde_in_a_variable_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(build.CACHE_VARIABLE, "~/cache")
-    assert build._cache_root() == tmp_path / "cache"
+    assert build.cache_root() == tmp_path / "cache"
     monkeypatch.delenv(build.CACHE_VARIABLE)
     for shared, expected in (("~/x", "x"), ("x", ".cache"), ("", ".cache")):
         monkeypatch.setenv("XDG_CACHE_HOME", shared)
-        assert build._cache_root() == tmp_path / expected / "kblam_kernels"
+        assert build.cache_root() == tmp_path / expected / "kblam_kernels"
     (tmp_path / "c++").write_text(COMPILER)
     (tmp_path / "c++").chmod(0o755)
     monkeypatch.setenv("CXX", "~/c++ -v")

@@ -1,0 +1,133 @@
+"""Rates that were measured once on a machine, in a file: plans then do not depend on what else ran at the time.
+
+The file lies in the cache of the C++ kernels, one for each machine, version and setting. It is believed only if it is
+this user's or root's, no link, and holds what it should; else rates are measured again. Remove it to do so on purpose,
+or run `python -m kblam_kernels.plan --measure`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from kblam_kernels.common.dispatch import BACKEND_VARIABLE
+from kblam_kernels.errors import BuildError
+from kblam_kernels.plan.rates import Rates
+
+# `build` and `native` are imported late: they bring the compiler of torch along.
+logger = logging.getLogger("kblam_kernels")
+
+# Of what is measured: another one makes earlier files void.
+_VERSION = 1
+_MOST_BYTES = 2**16
+
+Both = tuple[Rates, Rates]
+"""For 16-bit types, and for float32."""
+
+
+def folder() -> Path:
+    """Where the files are.
+
+    Raises:
+        BuildError: there is no home folder to have them in.
+    """
+    from kblam_kernels.common import build
+
+    return build.cache_root()
+
+
+def remembered(name: str, measure: Callable[[], Both], *, on_cpu: bool, anew: bool = False) -> tuple[Both, str]:
+    """The rates of a device of this machine, and where they come from, as a plan says it.
+
+    Args:
+        name: of the device.
+        measure: takes about a second.
+        on_cpu: whether the C++ kernels serve it.
+        anew: measure even if a file has them, and write it again.
+    """
+    key = _key(name, on_cpu)
+    try:
+        file = folder() / f"rates-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    except BuildError:
+        return measure(), "measured in this process"
+    if not anew and (known := _read(file, key)) is not None:
+        return known, f"measured once on this machine, see {file}"
+    measured = measure()
+    try:
+        parts = {part: dataclasses.asdict(rates) for part, rates in zip(_PARTS, measured, strict=True)}
+        _write(file, {"key": key, **parts})
+    except OSError as error:
+        logger.debug("rates of this machine are not kept: %s", error)
+        return measured, "measured in this process"
+    return measured, f"measured once on this machine, see {file}"
+
+
+_PARTS = ("half", "single")
+
+
+def _key(name: str, on_cpu: bool) -> dict[str, str]:
+    """What rates depend on."""
+    from kblam_kernels.common import native
+
+    kernels = "" if not on_cpu else "none" if native.unavailable() else native.instruction_set()
+    return {
+        "version": str(_VERSION),
+        "device": name,
+        "processor": _processor(),
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "kernels": kernels,
+        "backend": os.environ.get(BACKEND_VARIABLE, ""),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(file: Path, key: Mapping[str, str]) -> Both | None:
+    """The rates in a file; None if there is none to believe."""
+    from kblam_kernels.common import build
+
+    try:
+        found = file.lstat()
+        if not stat.S_ISREG(found.st_mode) or not build.is_ours(found) or found.st_size > _MOST_BYTES:
+            return None
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data["key"] != key:
+            return None
+        half, single = (Rates(**data[part]) for part in _PARTS)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    numbers = [number for rates in (half, single) for number in dataclasses.astuple(rates)]
+    if not all(type(number) is float and 0 < number < math.inf for number in numbers):
+        return None
+    return half, single
+
+
+def _write(file: Path, data: Mapping[str, object]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, fresh = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as to:
+            json.dump(data, to, indent=1)
+        Path(fresh).replace(file)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
