@@ -43,7 +43,9 @@ kblam {version}, torch {torch}.
 """
 _QUESTION = """\
 - **The encoder** compares: a question's own sentence vector is part of every knowledge query (question head: {head}).
-- **Attention** chooses: one softmax over prompt and knowledge, in layers {layers}; layer {evidence} names the triples.
+- **Attention** chooses: one softmax over prompt and knowledge, in layers {layers}; layer {evidence} finds the triples.
+- **A confidence** chooses among the strongest sixteen, or none: attention mass, the question's own words, and the share
+  of the triple's property when the question is read without the name.
 - **The pointer** {copies}"""
 _PLAIN = """\
 - KBLaM's plain query: knowledge queries come from the hidden states alone, in layers {layers}.
