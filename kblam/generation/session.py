@@ -27,6 +27,7 @@ from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
 from kblam.models.judging import Judge, judge_of
 from kblam.models.loading import load_tokenizer
+from kblam.models.question import encoded
 from kblam.models.resident import ResidentKnowledge
 
 Rows = Sequence[Sequence[int]]
@@ -135,13 +136,13 @@ class Session:
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
         """Sentence vectors of questions from the knowledge base's encoder, float32 (B, P) on the model's device.
 
-        For `attachment.using(..., question=...)` around a `generate` of your own, where the adapter has a question
-        head. Each question is one text as `ask` takes it: the last user turn, without a chat template.
+        For `attachment.using(..., question=...)`, which takes the texts too, where the same are needed twice. Each
+        question is one text as `ask` takes it: the last user turn, without a chat template.
 
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
         """
-        return torch.from_numpy(self.knowledge_base.encode(list(questions))).float().to(self.attachment.device)
+        return encoded(self.knowledge_base, questions, self.attachment.device)
 
     def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
