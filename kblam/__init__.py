@@ -57,7 +57,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kblam' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from kblam.errors import MissingPackageError
+        from kblam.extras import missing
+
+        if (reason := missing(error)) is None:
+            raise
+        raise MissingPackageError(f"kblam.{name}: {reason}", name=error.name) from error
 
 
 def __dir__() -> list[str]:
