@@ -91,7 +91,9 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from kblam.knowledge.encoders.secrets import redact
 
-        kind, style = ("warning", "yellow") if record.levelno >= logging.WARNING else ("note", "dim")
+        # A warning for who has no handler, of something that takes time and where nothing is wrong.
+        is_note = record.levelno < logging.WARNING or getattr(record, "note", False)
+        kind, style = ("note", "dim") if is_note else ("warning", "yellow")
         err.print(Text(redact(f"{kind}: {record.getMessage()}"), style=style), soft_wrap=True)
 
 
