@@ -20,6 +20,11 @@ from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
 from kblam.cli.train import calibrate, train
 
+
+def _with_dashes(word: str) -> str:
+    return word.replace("_", "-")
+
+
 app = typer.Typer(
     cls=ErrorsAsMessages,
     help="A knowledge base of triples for any Hugging Face language model.",
@@ -27,7 +32,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # --max_new_tokens is --max-new-tokens.
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes},
 )
 app.add_typer(kb_app, name="kb")
 app.add_typer(data_app, name="data")

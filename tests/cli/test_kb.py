@@ -98,7 +98,7 @@ def test_build_refuses_bad_input(hashing: HashingEncoder, facts_file: Path, tmp_
     kblam("kb", "build", twice, "-o", output).failed(2, "twice.csv:3:", "line 2 too")
     assert not output.exists(), "nothing is made of bad input"
     kblam("kb", "build", twice, "-o", output, "--duplicates", "last").ok()
-    kblam("kb", "build", facts_file, "-o", facts_file).failed(2, "is not a knowledge base")
+    kblam("kb", "build", facts_file, "-o", facts_file).failed(2, "is a file of triples")
     assert len(facts_file.read_text().splitlines()) == 3
 
 
