@@ -353,7 +353,7 @@ def file_of(kb: Path) -> Path:
         if is_model_folder(kb):
             return kb / KNOWLEDGE
         found = sorted(one.name for one in kb.glob("*.kb"))
-        hint = f"{kb / found[0]} is one" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
+        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
         raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
     from kblam.knowledge.files import FORMAT_OF_SUFFIX
 

@@ -108,7 +108,7 @@ def test_a_folder_is_updated_by_building_into_it(
     into = ["kb", "build", facts_file, "-o", tmp_path / "plain"]
     kblam(*into).failed(2, "is a folder, and a knowledge base is a file", f"-o {tmp_path / 'plain' / 'facts.kb'}")
     kblam("kb", "build", facts_file, "-o", tmp_path / "plain" / "facts.kb").ok()
-    kblam(*into).failed(2, f"{tmp_path / 'plain' / 'facts.kb'} is one")
+    kblam(*into).failed(2, f"did you mean {tmp_path / 'plain' / 'facts.kb'}?")
 
 
 def test_a_file_of_triples_given_as_a_knowledge_base_is_told_apart(facts_file: Path) -> None:
