@@ -1,6 +1,8 @@
 """A knowledge base of triples for any Hugging Face language model: attach it, ask it, change it.
 
 Names are imported on first use, so that `import kblam` and the command line's `--help` stay quick.
+
+A guide that a docstring names, such as docs/answers.md, is in the installed package too: kblam/docs/answers.md.
 """
 
 from __future__ import annotations

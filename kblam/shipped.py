@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Short names of the two models, as `--model` takes them and as adapters record them.
 SMOLLM2, TINY = "smollm2", "tiny"
+# The guides that docstrings and messages name.
+DOCS = Path(__file__).parent / "docs"
 # What the tiny model can be asked for; it was trained on nothing else.
 TINY_PROPERTIES = (
     "purpose",
