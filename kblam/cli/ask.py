@@ -137,7 +137,10 @@ def print_evidence(answer: Answer, *, copies: bool) -> None:
     Args:
         copies: whether the adapter copies values, with its pointer.
     """
-    out.print(Text("refused; it looked at:" if answer.refused else "evidence:", style="dim"))
+    from kblam.generation.drawing import SHARE
+
+    heading = "refused; it looked at" if answer.refused else "evidence"
+    out.print(Text(f"{heading} ({SHARE}):", style="dim"))
     for line in evidence_lines(answer.evidence):
         out.print(line, soft_wrap=True)
     if copies or answer.refused or answer.from_base or not answer.evidence:

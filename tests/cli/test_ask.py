@@ -61,7 +61,7 @@ def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:
 def test_evidence_that_was_changed_meanwhile_is_marked() -> None:
     evidence = (Evidence(FACTS[0], 0.5, changed=True), Evidence(FACTS[1], 0.4))
     assert ["changed meanwhile" in str(line) for line in evidence_lines(evidence)] == [True, False]
-    record = answer_record("?", Answer("", evidence, False, 0), 0.0)
+    record = answer_record("?", Answer("", evidence, False, 0), 0.0, "m", "a")
     assert [item["changed"] for item in record["evidence"]] == [True, False]
 
 
