@@ -51,8 +51,8 @@ def next_steps(console: Console) -> None:
     command = str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else "kblam"
     console.print(
         Text.assemble(
-            "Try next, with facts of your own, one a line as in ",
-            '{"name": "Amber Falcon", "property": "color", "value": "green"}:\n',
+            "Try next, with facts of your own in facts.jsonl, each a line such as\n",
+            '  {"name": "Amber Falcon", "property": "color", "value": "green"}\n',
             f"  {command} kb build facts.jsonl -o facts.kb\n",
             f'  {command} ask "What is the color of Amber Falcon?" --kb facts.kb',
         )

@@ -107,7 +107,7 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
         for size in SIZES:
             parts: list[Quiz] = everything if size == SIZES[-1] else quizzes(world, size, questions)
             rows[size] = measure(demo, remembering, parts)
-        console.print(figures_table({f"{size:,} triples": figures for size, figures in rows.items()}, ""))
+        console.print(figures_table({f"{size:,}": figures for size, figures in rows.items()}, ""))
         session, question = Session(demo.model, knowledge_base, tokenizer=demo.tokenizer), everything[0].questions[0]
         times, backend = time_tokens(session, question.text), backend_in_use(session, question.text)
         attach(demo.model, demo.attachment.adapter)
