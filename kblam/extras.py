@@ -43,7 +43,8 @@ def missing(error: ImportError) -> str | None:
     for requirement in requirements():
         if _plain(requirement.name) == wanted:
             extra = "" if requirement.extra is None else f"[{requirement.extra}]"
-            return f"the package {requirement.name} is not installed; pip install '{DISTRIBUTION}{extra}'"
+            checkout = f", or in a checkout '.{extra}'" if extra else ""
+            return f"the package {requirement.name} is not installed; pip install '{DISTRIBUTION}{extra}'{checkout}"
     return None
 
 

@@ -19,6 +19,7 @@ from kblam.extras import Requirement
 ROOT = Path(__file__).parent.parent
 CORE = ("transformers", "huggingface_hub", "safetensors", "sentence_transformers", "httpx")
 TERMINAL = ("typer", "rich")
+INSTALL = "pip install 'kblam-kernels[kblam]', or in a checkout '.[kblam]'"
 COMMANDS = """
 --help | ask x --kb y | chat --kb y | kb build f.jsonl -o y | kb list y | kb info y | integrate a b c -o d
 convert a -o b | train --output o | calibrate --output o | eval --kb y | doctor | bench --quick
@@ -57,7 +58,7 @@ def test_every_command_of_the_kernels_alone_says_what_to_install(tmp_path: Path)
     lines = [*lines_of(COMMANDS), "--version"]
     for status, shown, said in run_without((*CORE, *TERMINAL, "numpy"), lines, tmp_path):
         assert (status, shown) == (2, "")
-        assert said == "error: the package typer is not installed; pip install 'kblam-kernels[kblam]'\n"
+        assert said == f"error: the package typer is not installed; {INSTALL}\n"
 
 
 def test_a_command_that_lacks_a_package_names_it_and_the_extra(tmp_path: Path) -> None:
@@ -86,9 +87,7 @@ except MissingPackageError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.stdout == (
-        "kblam.attach: the package transformers is not installed; pip install 'kblam-kernels[kblam]'\n"
-    ), done.stderr
+    assert done.stdout == (f"kblam.attach: the package transformers is not installed; {INSTALL}\n"), done.stderr
     assert issubclass(MissingPackageError, KblamError)
     assert issubclass(MissingPackageError, ImportError)
     assert not hasattr(kblam, "no_such_name")
@@ -113,9 +112,9 @@ def test_requirements_are_read_with_their_extras(monkeypatch: pytest.MonkeyPatch
         for name in ("torch", "sentence_transformers.util", "yaml", "faiss", "nobody", None)
     }
     assert told["torch"] == "the package torch is not installed; pip install 'kblam-kernels'"
-    assert str(told["sentence_transformers.util"]).endswith("pip install 'kblam-kernels[kblam]'")
-    assert str(told["yaml"]).endswith("pip install 'kblam-kernels[train]'")
-    assert str(told["faiss"]).endswith("pip install 'kblam-kernels[eval]'")
+    assert str(told["sentence_transformers.util"]).endswith(INSTALL)
+    assert str(told["yaml"]).endswith(INSTALL.replace("[kblam]", "[train]"))
+    assert str(told["faiss"]).endswith(INSTALL.replace("[kblam]", "[eval]"))
     assert told["nobody"] is None
     assert told[None] is None
 
