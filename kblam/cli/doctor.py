@@ -48,7 +48,7 @@ def doctor(
 def _print(outcomes: list[Outcome], fine: bool) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for outcome in outcomes:
-        detail = Text(outcome.detail)
+        detail = Text(outcome.detail, overflow="fold")  # a path too long for the screen is whole
         if outcome.fix and outcome.status != OK:
             detail.append(f"\nfix: {outcome.fix}", style="cyan")
         mark, style = MARKS[outcome.status]
