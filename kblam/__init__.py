@@ -1,6 +1,8 @@
 """A knowledge base of triples for any Hugging Face language model: attach it, ask it, change it.
 
 Names are imported on first use, so that `import kblam` and the command line's `--help` stay quick.
+
+A guide that a docstring names, such as docs/answers.md, is in the installed package too: kblam/docs/answers.md.
 """
 
 from __future__ import annotations
@@ -57,7 +59,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kblam' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from kblam.errors import MissingPackageError
+        from kblam.extras import missing
+
+        if (reason := missing(error)) is None:
+            raise
+        raise MissingPackageError(f"kblam.{name}: {reason}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

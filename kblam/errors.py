@@ -33,6 +33,10 @@ class KblamError(Exception):
     """Base of every error that kblam raises on purpose."""
 
 
+class MissingPackageError(KblamError, ImportError):
+    """A package that the kernels alone do not need is not installed; the message says which command installs it."""
+
+
 # --- triples ---------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,23 @@ from pathlib import Path
 
 # Short names of the two models, as `--model` takes them and as adapters record them.
 SMOLLM2, TINY = "smollm2", "tiny"
+# The guides that docstrings and messages name.
+DOCS = Path(__file__).parent / "docs"
+# What the tiny model can be asked for; it was trained on nothing else.
+TINY_PROPERTIES = (
+    "purpose",
+    "color",
+    "origin",
+    "guardian",
+    "weather",
+    "food",
+    "sound",
+    "material",
+    "weakness",
+    "treasure",
+    "hobby",
+    "festival",
+)
 # An adapter folder, made by `kblam train`.
 SMOLLM2_ADAPTER = Path(__file__).parent / "assets" / "smollm2"
 # The tiny model and its adapter; `python -m kblam.demo.tiny.train` makes them.

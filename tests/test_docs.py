@@ -8,18 +8,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A block runs unless it is marked `python skip` (needs a hub, a GPU or a key); the blocks of a page share a namespace.
-BLOCK = re.compile(r"^```python( skip)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if BLOCK.search(path.read_text())]
+# A block runs unless it is marked `python skip` (needs a hub, a GPU or a key). On the README each runs alone, after its
+# one block marked `setup` if it is marked `after setup`; the blocks of another page share a namespace.
+BLOCK = re.compile(r"^```python( skip| setup| after setup)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if BLOCK.search(path.read_text())]
+ALONE = [(mark.strip(), code) for mark, code in BLOCK.findall(README.read_text())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for skip, code in BLOCK.findall(page.read_text()):
-        if not skip:
+    for mark, code in BLOCK.findall(page.read_text()):
+        assert mark in ("", " skip"), "only the README has a set-up"
+        if not mark:
             exec(compile(code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("number", [at for at, (mark, _) in enumerate(ALONE) if mark != "skip"])
+def test_each_example_of_the_readme_runs_alone(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (mark, code), namespace = ALONE[number], dict[str, object]()
+    if mark == "after setup":
+        (setup,) = [other for kind, other in ALONE[:number] if kind == "setup"]
+        exec(compile(setup, "the set-up of README.md", "exec"), namespace)
+    exec(compile(code, f"block {number} of README.md", "exec"), namespace)
+    shown = capsys.readouterr().out
+    # What a comment behind a print says is what is printed.
+    for said in re.findall(r"^print\(.*\)  # (The |\.\.\. |True)(.*)$", code, re.MULTILINE):
+        assert "".join(said).removeprefix("... ") in shown
 
 
 def test_every_page_is_linked_from_the_readme() -> None:

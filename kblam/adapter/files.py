@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kblam.adapter.config import AdapterConfig
 from kblam.errors import AdapterError, AdapterFormatError
+from kblam.hub import unreachable
 from kblam.strict_json import loads
 
 CONFIG_FILE = "config.json"
@@ -38,10 +39,12 @@ def adapter_folder(name: str | Path, **hub_options: Any) -> Path:
         return folder
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or "\\" in name or len(folder.parts) > 2:
         raise AdapterFormatError(f"there is no adapter folder {name}; give such a folder, or a name on the hub")
+    if unreachable() is not None:
+        hub_options["local_files_only"] = True
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub_options))
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = unreachable() or (str(error) or type(error).__name__).strip().splitlines()[0]
         raise AdapterFormatError(f"{name!r} is neither a folder nor an adapter that the hub gives: {reason}") from error
 
 

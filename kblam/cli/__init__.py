@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+_BAD_INPUT = 2
 _INTERRUPTED = 130
 
 
@@ -22,9 +23,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int | str | None:
+    try:
+        return _run_installed(arguments)
+    except ModuleNotFoundError as error:  # also of rich and typer, so nothing of theirs may be needed to say it
+        from kblam.extras import missing
+
+        reason = missing(error)
+        if reason is None or "--debug" in arguments:
+            raise
+        if sys.stderr is not None:
+            sys.stderr.write(f"error: {reason}\n")
+        return _BAD_INPUT
+
+
+def _run_installed(arguments: list[str]) -> int | str | None:
     from kblam.cli import streams
     from kblam.cli.app import app
     from kblam.cli.errors import FAILED, report, report_unexpected, show_warnings
+    from kblam.extras import missing
 
     streams.prepare()
     show_warnings()
@@ -41,7 +57,8 @@ def _run(arguments: list[str]) -> int | str | None:
         report(str(error))
         return FAILED
     except Exception as error:  # a bug of ours, or of a library: one line unless --debug asks for more
-        if "--debug" in arguments:
+        not_installed = isinstance(error, ModuleNotFoundError) and missing(error) is not None
+        if not_installed or "--debug" in arguments:
             raise
         report_unexpected(error)
         return FAILED

@@ -19,15 +19,22 @@ from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
 from kblam.cli.train import calibrate, train
+from kblam.shipped import DOCS
+
+
+def _with_dashes(word: str) -> str:
+    return word.replace("_", "-")
+
 
 app = typer.Typer(
     cls=ErrorsAsMessages,
     help="A knowledge base of triples for any Hugging Face language model.",
-    epilog="Exit status: 0 done, 1 the work failed, 2 bad input, 130 interrupted. Guide: docs/cli.md",
+    epilog=f"Exit status: 0 done, 1 the work failed, 2 bad input, 130 interrupted. Guide: {DOCS / 'cli.md'}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # --max_new_tokens is --max-new-tokens.
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes},
 )
 app.add_typer(kb_app, name="kb")
 app.add_typer(data_app, name="data")

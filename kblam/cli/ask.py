@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from kblam.cli.errors import CommandError
-from kblam.cli.loading import ModelOptions, load
+from kblam.cli.loading import ModelOptions, load, tell_model, told_model, warn
 from kblam.cli.options import (
     AdapterSource,
     AsJson,
@@ -69,11 +69,12 @@ def ask(
         seconds = time.monotonic() - began
         if verbose:
             print_plan(loaded)
-    if as_json:
-        print_json(answer_record(question, answer, seconds))
-        return
+        if as_json:
+            print_json(answer_record(question, answer, seconds, *told_model(options, loaded)))
+            return
+        tell_model(options, loaded)
     out.print(Text(answer.text or "(no text)", style="bold"))
-    print_evidence(answer)
+    print_evidence(answer, copies=loaded.attachment.config.pointer)
 
 
 def check_text(question: str) -> None:
@@ -87,7 +88,7 @@ def check_text(question: str) -> None:
         ) from None
 
 
-def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, Any]:
+def answer_record(question: str, answer: Answer, seconds: float, model: str, adapter: str) -> dict[str, Any]:
     """An answer as plain values."""
     return {
         "question": question,
@@ -116,6 +117,8 @@ def answer_record(question: str, answer: Answer, seconds: float) -> dict[str, An
             }
             for item in answer.evidence
         ],
+        "model": model,
+        "adapter": adapter,
         "num_tokens": answer.num_tokens,
         "seconds": round(seconds, 3),
     }
@@ -128,8 +131,22 @@ def print_plan(loaded: LoadedModel) -> None:
     err.print(Text(str(resident_for(loaded.attachment, loaded.knowledge_base).plan), style="dim"), soft_wrap=True)
 
 
-def print_evidence(answer: Answer) -> None:
-    """The bars; for a refusal they show where its attention went."""
-    out.print(Text("refused; it looked at:" if answer.refused else "evidence:", style="dim"))
+def print_evidence(answer: Answer, *, copies: bool) -> None:
+    """The bars; for a refusal they show where its attention went.
+
+    Args:
+        copies: whether the adapter copies values, with its pointer.
+    """
+    from kblam.generation.drawing import SHARE
+
+    heading = "refused; it looked at" if answer.refused else "evidence"
+    out.print(Text(f"{heading} ({SHARE}):", style="dim"))
     for line in evidence_lines(answer.evidence):
         out.print(line, soft_wrap=True)
+    if copies or answer.refused or answer.from_base or not answer.evidence:
+        return
+    if (value := answer.evidence[0].triple.value).casefold() not in answer.text.casefold():
+        warn(
+            f"the answer does not say {value!r} as it is stored: this adapter has no pointer that copies, and "
+            "the model says only words that it learned to say"
+        )

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kblam.cli.ask import answer_record, check_text, print_evidence, print_plan
 from kblam.cli.errors import INTERRUPTED, CommandError, exit_status, report
-from kblam.cli.loading import ModelOptions, load
+from kblam.cli.loading import ModelOptions, load, tell_model, told_model
 from kblam.cli.options import (
     AdapterSource,
     AsJson,
@@ -68,19 +68,29 @@ def chat(
     """
     import typer
 
+    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan)
     with waiting("loading the model"):
-        loaded = load(ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan), read_only=False)
+        loaded = load(options, read_only=False)
     with loaded.knowledge_base:
-        status = Conversation(loaded, top, max_new_tokens, as_json, verbose).run(sys.stdin.isatty())
+        if not as_json:
+            tell_model(options, loaded)
+        names = told_model(options, loaded)
+        status = Conversation(loaded, names, top, max_new_tokens, as_json, verbose).run(sys.stdin.isatty())
     if status:
         raise typer.Exit(status)
 
 
 class Conversation:
-    """One run of the loop."""
+    """One run of the loop; `names` are those of model and adapter."""
 
     def __init__(
-        self, loaded: LoadedModel, top: int, max_new_tokens: int, as_json: bool, verbose: bool = False
+        self,
+        loaded: LoadedModel,
+        names: tuple[str, str],
+        top: int,
+        max_new_tokens: int,
+        as_json: bool,
+        verbose: bool = False,
     ) -> None:
         from kblam.generation import Session
 
@@ -88,6 +98,7 @@ class Conversation:
         self.verbose = verbose
         self.kb = loaded.knowledge_base
         self.session = Session(loaded.model, self.kb, tokenizer=loaded.tokenizer)
+        self.names = names
         self.top = top
         self.max_new_tokens = max_new_tokens
         self.as_json = as_json
@@ -95,7 +106,7 @@ class Conversation:
     def run(self, interactive: bool) -> int:
         """Until /quit or the end of input; the exit status."""
         if interactive:
-            err.print(f"{len(self.kb):,} triples; /help lists the commands", style="dim", markup=False)
+            err.print("/help lists the commands", style="dim", markup=False)
         first_failure = 0
         for line in _lines(interactive):
             try:
@@ -145,9 +156,9 @@ class Conversation:
         if self.verbose:
             print_plan(self.loaded)
         if self.as_json:
-            print_json(answer_record(question, answer, seconds), indent=None)
+            print_json(answer_record(question, answer, seconds, *self.names), indent=None)
             return
-        print_evidence(answer)
+        print_evidence(answer, copies=self.session.attachment.config.pointer)
 
     def add(self, rest: str) -> None:
         """/add NAME | PROPERTY | VALUE"""

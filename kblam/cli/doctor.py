@@ -9,9 +9,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from kblam.cli.checks import ADAPTER, ENCODER, MODEL
 from kblam.cli.options import AsJson
 from kblam.cli.output import out, print_json, waiting
 from kblam.test import FAIL, MARKS, OFF, OK, Outcome, works
+
+_NEEDED = (ENCODER, MODEL, ADAPTER)
 
 
 def doctor(
@@ -20,7 +23,8 @@ def doctor(
 ) -> None:
     """Show what works on this machine, what does not and why, and the fix.
 
-    Exit status 0 when a knowledge base can be built and asked here, 1 otherwise.
+    Exit status 0 when nothing that kblam needs is broken, 1 otherwise. The last line says whether a knowledge base can
+    be built and asked right now, without a download.
 
     Example: kblam doctor --deep
     """
@@ -44,7 +48,7 @@ def doctor(
 def _print(outcomes: list[Outcome], fine: bool) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for outcome in outcomes:
-        detail = Text(outcome.detail)
+        detail = Text(outcome.detail, overflow="fold")  # a path too long for the screen is whole
         if outcome.fix and outcome.status != OK:
             detail.append(f"\nfix: {outcome.fix}", style="cyan")
         mark, style = MARKS[outcome.status]
@@ -52,7 +56,10 @@ def _print(outcomes: list[Outcome], fine: bool) -> None:
     out.print(table)
     off = sum(outcome.status == OFF for outcome in outcomes)
     broken = sum(outcome.status == FAIL for outcome in outcomes)
-    if fine:
-        out.print(f"[bold green]A knowledge base can be built and asked here.[/] {off} optional parts are off.")
-    else:
+    waited_for = [outcome.name for outcome in outcomes if outcome.name in _NEEDED and outcome.status != OK]
+    if not fine:
         out.print(f"[bold red]The main job does not work here: {broken} of {len(outcomes)} checks failed.[/]")
+    elif waited_for:
+        out.print(f"[bold yellow]Nothing is broken; not ready yet: {', '.join(waited_for)} (see the fix above).[/]")
+    else:
+        out.print(f"[bold green]A knowledge base can be built and asked here.[/] {off} optional parts are off.")

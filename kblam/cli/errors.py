@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from kblam.cli import hints
 from kblam.cli.output import err
 from kblam.cli.streams import OutputError
 from kblam.errors import (
@@ -50,7 +51,14 @@ def exit_status(error: BaseException) -> int:
 
 
 class ErrorsAsMessages(TyperGroup):
-    """The root group: what kblam raises on purpose becomes a message and an exit status, without a traceback."""
+    """The root group: what kblam raises on purpose becomes a message and an exit status, without a traceback.
+
+    What other tools call a command or an option is answered by ours (`hints.py`).
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, or of a name that is taken for it."""
+        return super().get_command(ctx, hints.ALIASES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; `--debug` lets exceptions through."""
@@ -72,6 +80,9 @@ class ErrorsAsMessages(TyperGroup):
                 raise
             report(_message(error), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
+        except Exception as error:
+            hints.add_to(error)
+            raise
 
 
 def report(message: str, details: Sequence[str] = ()) -> None:
@@ -91,7 +102,9 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from kblam.knowledge.encoders.secrets import redact
 
-        kind, style = ("warning", "yellow") if record.levelno >= logging.WARNING else ("note", "dim")
+        # A warning for who has no handler, of something that takes time and where nothing is wrong.
+        is_note = record.levelno < logging.WARNING or getattr(record, "note", False)
+        kind, style = ("note", "dim") if is_note else ("warning", "yellow")
         err.print(Text(redact(f"{kind}: {record.getMessage()}"), style=style), soft_wrap=True)
 
 

@@ -59,7 +59,12 @@ SkipBad = Annotated[
 @app.command("build")
 def build(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Triples: .json, .jsonl, .csv or .tsv.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="KB", help="The knowledge base file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="KB", help="The knowledge base to write: a file, or a model folder's own."
+        ),
+    ],
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +97,7 @@ def build(
 
     if not file.is_file():
         raise CommandError(f"there is no file {file}; give a file of triples (.json, .jsonl, .csv, .tsv)")
+    output = file_of(output)
     began = time.monotonic()
     triples = _read(file, columns, skip_bad, duplicates)
     try:
@@ -336,12 +342,26 @@ def _changed(path: Path) -> float:
 
 
 def file_of(kb: Path) -> Path:
-    """The knowledge base file that a path means: itself, or the one in a model folder."""
+    """The knowledge base file that a path means: itself, or the one in a model folder.
+
+    Raises:
+        CommandError: it is a file of triples, or another folder.
+    """
     if kb.is_dir():
-        from kblam.folder import KNOWLEDGE, is_model_folder
+        from kblam.folder.manifest import KNOWLEDGE, is_model_folder
 
         if is_model_folder(kb):
             return kb / KNOWLEDGE
+        found = sorted(one.name for one in kb.glob("*.kb"))
+        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
+        raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
+
+    if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file():
+        raise CommandError(
+            f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {kb} -o "
+            f"{kb.with_suffix('.kb')}"
+        )
     return kb
 
 

@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from kblam import shipped
 from kblam.cli.errors import CommandError
 from kblam.cli.kb import file_of
 from kblam.cli.options import Precision
+from kblam.cli.output import err
 
 if TYPE_CHECKING:
     import torch
 
     from kblam.folder import LoadedModel
 
+_SHOWN = 5
 _BUILD_FIRST = "build one with `kblam kb build FILE -o facts.kb`, then pass --kb facts.kb"
 
 
@@ -82,6 +86,54 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         plan=options.plan,
         read_only=read_only,
     )
+
+
+def told_model(options: ModelOptions, loaded: LoadedModel) -> tuple[str, str]:
+    """Names of the model and the adapter that answer, for a reader."""
+    options = _complete(options)
+    folder = options.model if options.adapter is None else None
+    model = folder or loaded.model.config._name_or_path or str(options.model)
+    if model == shipped.SMOLLM2:
+        from kblam.models.smollm2 import HUB_NAME
+
+        model = HUB_NAME.rpartition("/")[2]
+    adapter = "its own" if folder else str(options.adapter)
+    if _is_tiny(options):
+        model = shipped.TINY
+    if adapter in (str(shipped.SMOLLM2_ADAPTER), str(shipped.DEMO / "adapter")):
+        adapter = "the one that comes with kblam"
+    return model, adapter
+
+
+def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
+    """Says on stderr who answers, and warns of what it cannot do: each once, in a line."""
+    from kblam.adapter.fresh import looks_untrained
+
+    model, adapter = told_model(options, loaded)
+    knowledge_base = loaded.knowledge_base
+    count = f"{len(knowledge_base):,} triple{'' if len(knowledge_base) == 1 else 's'}"
+    err.print(
+        Text(f"{model} answers, adapter: {adapter}; {count} in {knowledge_base.path}", style="dim"), soft_wrap=True
+    )
+    if looks_untrained(loaded.attachment.adapter):
+        warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
+    if _is_tiny(_complete(options)):
+        foreign = [one for one in knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
+        if foreign:
+            shown = ", ".join(foreign[:_SHOWN]) + (", ..." if len(foreign) > _SHOWN else "")
+            warn(
+                f"the tiny model cannot answer about {shown}: it knows {len(shipped.TINY_PROPERTIES)} properties and "
+                "the words of their values (python -m kblam.demo.tiny --words); leave out --model to ask SmolLM2"
+            )
+
+
+def _is_tiny(options: ModelOptions) -> bool:
+    return options.model == str(shipped.DEMO / "model")
+
+
+def warn(line: str) -> None:
+    """A line on stderr about what was asked for."""
+    err.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
 
 def _complete(options: ModelOptions) -> ModelOptions:

@@ -24,8 +24,6 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 # Seconds between the lines of progress where stderr is no terminal.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
-BAR_WIDTH = 20
-LEAST_SHOWN = 0.005
 
 
 class SafeConsole(Console):
@@ -139,24 +137,8 @@ def waiting(title: str) -> Iterator[None]:
 
 
 def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
-    """One line per triple: a bar of its attention mass, then the fact. What rounds to nothing is left out.
+    """One line per triple, as this stream can show it; one that says so where there is none."""
+    from kblam.generation import drawing
 
-    The fact has the words that the answer was made from; where the knowledge base says something else by now, so
-    does the line.
-    """
-    lines = []
-    full, empty = "█░" if can_print("█░") else "#."
-    for item in evidence:
-        if item.mass < LEAST_SHOWN:
-            continue
-        filled = round(item.mass * BAR_WIDTH)
-        line = Text("  ")
-        line.append(full * filled, style="green")
-        line.append(empty * (BAR_WIDTH - filled), style="dim")
-        line.append(f" {item.mass:4.2f}  ")
-        line.append(f"the {visible(item.triple.property)} of {visible(item.triple.name)}", style="bold")
-        line.append(f": {visible(item.triple.value)}")
-        if item.changed:
-            line.append("  (changed meanwhile)", style="yellow")
-        lines.append(line)
+    lines = drawing.evidence_lines(evidence, bars="█░" if can_print("█░") else "#.", safe=visible)
     return lines or [Text("  none", style="dim")]

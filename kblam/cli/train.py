@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError
+from kblam.cli.hints import of_option
 from kblam.cli.options import AdapterSource, Device, Model
 from kblam.cli.output import err, out
 
@@ -39,7 +40,12 @@ def train(
     """
     from kblam.training.config import TrainingConfig
 
-    settings = TrainingConfig.read(config, **_flags(context.args))
+    flags = _flags(context.args)
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    for name in flags:
+        if name not in known and (hint := of_option(name)) is not None:
+            raise CommandError(f"there is no setting --{name}; {hint}")
+    settings = TrainingConfig.read(config, **flags)
     if show_settings:
         for field in dataclasses.fields(settings):
             value = getattr(settings, field.name)

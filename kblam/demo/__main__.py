@@ -17,13 +17,14 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.data.drawing import world_quizzes
 from kblam.demo.facts import Story, story
 from kblam.demo.filling import fill
-from kblam.demo.screen import WIDTH, figures_of, show
+from kblam.demo.screen import WIDTH, figures_of, next_steps, show
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.errors import AdapterFormatError, KblamError
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
 from kblam.evaluation.material import standard_material
 from kblam.generation import Session
+from kblam.generation.drawing import SHARE
 from kblam.knowledge import KnowledgeBase, load_encoder
 from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
@@ -33,6 +34,7 @@ from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)
 QUESTIONS = 32  # one batch
+_ALONE = 24  # tokens of an answer without knowledge: what a line holds
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,14 @@ def tell(demo: Demo, told: Story, console: Console) -> None:
     """The questions of the story, and the fact that is added on the way."""
     triples = [*told.invented, *told.elements]
     console.rule(f"[bold]{HUB_NAME.split('/')[1]} and {len(triples):,} triples that it never saw")
-    with KnowledgeBase.create(None, demo.encoder) as knowledge_base:
+    empty = KnowledgeBase.create(None, demo.encoder)
+    # It finds nothing, so the plain model answers, as if nothing were attached.
+    alone = Session(demo.model, empty, tokenizer=demo.tokenizer, unknown="base", known_above=1.0)
+    with empty, KnowledgeBase.create(None, demo.encoder) as knowledge_base:
         seconds = fill(knowledge_base, triples, console, label=f"encoding {len(triples):,} triples")
         console.print(
             f"{len(told.invented):,} invented, {len(told.elements):,} about the chemical elements; MiniLM encoded "
-            f"them in {seconds:.0f} s",
+            f"them in {seconds:.0f} s.\nA bar is the {SHARE} that a triple got, beside all others and the question.",
             style="dim",
             highlight=False,
         )
@@ -83,7 +88,8 @@ def tell(demo: Demo, told: Story, console: Console) -> None:
         def put(question: str) -> None:
             with console.status("answering"):
                 answer = session.ask(question, top=3, max_new_tokens=80)
-            show(console, question, answer)
+                without = alone.ask(question, max_new_tokens=_ALONE).text
+            show(console, question, answer, without)
 
         for question in told.before:
             put(question)
@@ -144,6 +150,7 @@ def run(console: Console, folder: Path, sizes: Sequence[int], questions: int, ou
         highlight=False,
     )
     report(output, rows, times, backend)
+    next_steps(console)
 
 
 def main() -> int:

@@ -61,12 +61,13 @@ def story() -> Story:
     elements = [triple for triple in real.load("elements") if triple.property in _OF_ELEMENTS]
     elements = elements[: TRIPLES // 2]
     world = build_world(WORLD_SEED, 0, ASKED_ABOUT).test
-    invented = [Triple(one.name, prop, value) for one in world for prop, value in one.facts.items()]
+    rival, dated, valued = (_first(world, prop) for prop in ("rival", "release date", "owner"))
+    account = max((one for one in world if "account number" in one.facts), key=_digits)
+    # Those that are asked about come first, since few entities have a property and not all of the world is taken.
+    asked = {one.name: one for one in (rival, dated, valued, account)}
+    entities = [*asked.values(), *(one for one in world if one.name not in asked)]
+    invented = [Triple(one.name, prop, value) for one in entities for prop, value in one.facts.items()]
     invented = invented[: TRIPLES - len(elements)]
-    held = {triple.name for triple in invented[: TRIPLES // 4]}  # well within the part that was taken
-    entities = [one for one in world if one.name in held]
-    rival, dated, valued = (_first(entities, prop) for prop in ("rival", "release date", "owner"))
-    account = max((one for one in entities if "account number" in one.facts), key=_digits)
     unknown = f"Who is the {ADDED.property} of {ADDED.name}?"
     before = [
         f"Who is the rival of {rival.name}?",
@@ -84,7 +85,7 @@ def _first(entities: Sequence[Entity], prop: str) -> Entity:
     for entity in entities:
         if prop in entity.facts:
             return entity
-    raise DataError(f"no entity among the first {len(entities)} of the world has the property {prop!r}")
+    raise DataError(f"no entity among the {len(entities)} of the world has the property {prop!r}")
 
 
 def _digits(entity: Entity) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kblam.evaluation.figures import Figures
 from kblam.generation import Answer
+from kblam.generation.drawing import evidence_lines
 
 WIDTH = 80
-_BAR = 20
 _LEAST = 0.05  # a smaller share is not drawn
 _SHOWN = 2
 _COLUMNS = (
@@ -22,21 +25,38 @@ _COLUMNS = (
 )
 
 
-def show(console: Console, question: str, answer: Answer) -> None:
-    """A question, its answer, and a bar for each triple that the answer rests on."""
+def show(console: Console, question: str, answer: Answer, without: str | None = None) -> None:
+    """A question, its answer, a bar for each triple that the answer rests on, and what the model says without any.
+
+    Args:
+        without: the answer without knowledge.
+    """
     lines = Table.grid(padding=(0, 1))
     lines.add_column(width=1, style="bold")
     lines.add_column(overflow="fold")
     lines.add_row("Q", Text(question))
     lines.add_row("A", Text(answer.text, style="yellow" if answer.refused else "green"))
     console.print(lines)
-    if answer.refused:
-        return
-    for evidence in [each for each in answer.evidence if each.mass >= _LEAST][:_SHOWN]:
-        triple = evidence.triple
-        bar = "█" * max(1, round(evidence.mass * _BAR))
-        line = f"  {bar:<{_BAR}} {evidence.mass:4.0%}  {triple.property} of {triple.name}: {triple.value}"
-        console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
+    if not answer.refused:
+        for line in evidence_lines(answer.evidence, least=_LEAST)[:_SHOWN]:
+            console.print(line, no_wrap=True, overflow="ellipsis")
+    if without is not None:
+        said = " ".join(without.split())
+        console.print(Text(f"  without knowledge: {said}", style="dim"), no_wrap=True, overflow="ellipsis")
+
+
+def next_steps(console: Console) -> None:
+    """What to try after a demo: the last lines of it."""
+    here = Path(sys.executable).parent / "kblam"
+    command = str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else "kblam"
+    console.print(
+        Text.assemble(
+            "Try next, with facts of your own in facts.jsonl, each a line such as\n",
+            '  {"name": "Amber Falcon", "property": "color", "value": "green"}\n',
+            f"  {command} kb build facts.jsonl -o facts.kb\n",
+            f'  {command} ask "What is the color of Amber Falcon?" --kb facts.kb',
+        )
+    )
 
 
 def figures_of(rows: dict[int, Figures], questions: int) -> Table:

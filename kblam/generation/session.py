@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
 from kblam.models.judging import Judge, judge_of
 from kblam.models.loading import load_tokenizer
+from kblam.models.question import encoded
 from kblam.models.resident import ResidentKnowledge
 
 Rows = Sequence[Sequence[int]]
@@ -132,16 +134,56 @@ class Session:
                 answers[row] = answer.judged_as(answers[row])
         return answers
 
+    def prompt(self, questions: str | Sequence[str]) -> dict[str, Tensor]:
+        """Questions as `ask` puts them to the model: the `input_ids` and `attention_mask` of a `generate` of your own.
+
+        Both are int64 (B, N), padded on the left, on the model's device.
+
+        Raises:
+            GenerationError: a question is empty, or no text.
+        """
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        if not texts:
+            raise GenerationError("there is no question; give one for each row")
+        with TOKENIZING:
+            rows = [encode_question(text, self.attachment, self.tokenizer) for text in texts]
+        pad = self.tokenizer.pad_token_id
+        ids, mask = left_padded(rows, pad if isinstance(pad, int) else 0, self.attachment.device)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    @contextmanager
+    def answering(self, questions: str | Sequence[str], *, end: int | None = None) -> Iterator[Pointer]:
+        """Knowledge in force for one `generate` of your own, and the logits processor that answers as `ask` does.
+
+            with session.answering(question) as pointer:
+                output = model.generate(**session.prompt(question), logits_processor=[pointer])
+
+        `pointer.decision(row)` says afterwards what was decided. The knowledge base is read as `Attachment.using` does.
+
+        Args:
+            questions: one, or one for each row of the prompt.
+            end: the end token; None takes the model's.
+
+        Raises:
+            As `ask`.
+        """
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        vectors = None if self.attachment.config.question_head is None else self.question_vectors(texts)
+        with reading(self.attachment, self.knowledge_base) as resident:
+            pointer = self.pointer(resident, texts, end=end)
+            with self.attachment.using(resident, question=vectors), self.attachment.observing(pointer.recorder):
+                yield pointer
+
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
         """Sentence vectors of questions from the knowledge base's encoder, float32 (B, P) on the model's device.
 
-        For `attachment.using(..., question=...)` around a `generate` of your own, where the adapter has a question
-        head. Each question is one text as `ask` takes it: the last user turn, without a chat template.
+        For `attachment.using(..., question=...)`, which takes the texts too, where the same are needed twice. Each
+        question is one text as `ask` takes it: the last user turn, without a chat template.
 
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
         """
-        return torch.from_numpy(self.knowledge_base.encode(list(questions))).float().to(self.attachment.device)
+        return encoded(self.knowledge_base, questions, self.attachment.device)
 
     def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import KnowledgeError, UnsupportedModelError
+from kblam.knowledge import KnowledgeBase
 from kblam.models import calls, switch
 from kblam.models.attention import register
 from kblam.models.calls import KnowledgeCall, Observer
@@ -31,11 +32,13 @@ from kblam.models.checks import (
     check_question,
     check_weights,
 )
+from kblam.models.copies import copy_of, reading
 from kblam.models.devices import device_of
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
 from kblam.models.proof import prove
+from kblam.models.question import Question, vectors_of
 from kblam.models.source import KnowledgeSource
 from kblam_kernels.plan import check_pin
 
@@ -132,28 +135,34 @@ class Attachment:
 
     def set_knowledge(
         self,
-        source: KnowledgeSource | None,
+        source: KnowledgeBase | KnowledgeSource | None,
         *,
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
-        question: Tensor | None = None,
+        question: Question | None = None,
     ) -> None:
         """Sets the default of all threads, for every forward pass and `generate` outside of a `using` block.
 
         Args:
-            source: `ProjectedKnowledge` or `ResidentKnowledge` on the model's device, in its dtype; None removes it.
+            source: a `KnowledgeBase`, as it is now (set it again after a change; `using` sees changes by itself); or
+                `ProjectedKnowledge` or `ResidentKnowledge` on the model's device, in its dtype; None removes it.
             bias: number, or float32 (), (M,) or (B, M), added to knowledge scores; -inf hides a triple.
             knowledge_range: int32 (B, 2), the [start, end) of M that each batch row sees.
-            question: float32 (B, P) or (1, P), the questions' sentence vectors, from the knowledge base's encoder, one
-                for each batch row. An adapter with a `question_head` needs it; others take None.
+            question: what an adapter with a `question_head` needs, and others do not take: the question, or a list with
+                one for each batch row, which the knowledge base's encoder encodes. Each is one text as `ask` takes it:
+                the last user turn, without a chat template. Or their float32 (B, P) or (1, P) sentence vectors.
 
         With beam search or several return sequences, per-row values are repeated for the rows that `generate` adds.
 
         Raises:
             KnowledgeError: if the knowledge, bias, range or question does not fit the model, or the model is detached.
+            EncoderMismatchError: the knowledge base was built with another encoder than the adapter's.
+            EncoderError: the encoder of the knowledge base cannot be loaded, or fails.
         """
         self.settle()
-        call = self._checked(source, bias, knowledge_range, question)
+        self._check_attached(source)
+        own = copy_of(self, source) if isinstance(source, KnowledgeBase) else source
+        call = self._checked(own, bias, knowledge_range, question)
         if call is not None:
             switch.hold(self._decoder, self)
         with _DEFAULTS:
@@ -164,26 +173,29 @@ class Attachment:
     @contextmanager
     def using(
         self,
-        source: KnowledgeSource | None,
+        source: KnowledgeBase | KnowledgeSource | None,
         *,
         bias: Tensor | float = 0.0,
         knowledge_range: Tensor | None = None,
-        question: Tensor | None = None,
+        question: Question | None = None,
     ) -> Iterator[Attachment]:
         """Knowledge for calls of this thread (or asyncio task) inside the `with` block; arguments of `set_knowledge`.
+
+        A `KnowledgeBase` is in force as it is when the block is entered. Its copy on the device is kept for the next
+        block, which copies only what changed; whoever changes it and asks waits for the blocks in progress.
 
         None means no knowledge, even if there is a default. Blocks may be nested; the innermost counts.
         """
         self.settle()
-        call = self._checked(source, bias, knowledge_range, question)
-        if call is not None:
-            switch.hold(self._decoder, self)
-        try:
-            with calls.knowing(self, call):
-                yield self
-        finally:
+        self._check_attached(source)
+        with ExitStack() as block:
+            found = block.enter_context(reading(self, source)) if isinstance(source, KnowledgeBase) else source
+            call = self._checked(found, bias, knowledge_range, question)
             if call is not None:
-                switch.release(self._decoder)
+                switch.hold(self._decoder, self)
+                block.callback(switch.release, self._decoder)
+            block.enter_context(calls.knowing(self, call))
+            yield self
 
     @contextmanager
     def observing(self, observer: Observer) -> Iterator[None]:
@@ -204,23 +216,26 @@ class Attachment:
         with calls.knowing(self, None if call is None else dataclasses.replace(call, probe=probe)):
             yield
 
+    def _check_attached(self, source: object) -> None:
+        if source is not None and attachment_of(self.model) is not self:
+            raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
+
     def _checked(
         self,
         source: KnowledgeSource | None,
         bias: Tensor | float,
         knowledge_range: Tensor | None,
-        question: Tensor | None,
+        question: Question | None,
     ) -> KnowledgeCall | None:
         if source is None:
             return None
-        if attachment_of(self.model) is not self:
-            raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
         device = self.device
         check_knowledge(self.model, device, self.config, source)
         check_options(source, bias, knowledge_range)
-        check_question(self.config, source, question)
+        vectors = vectors_of(question, self.config, source)
+        check_question(self.config, source, vectors)
         _follow(self.adapter, self.model, device, self.options.trainable)
-        return KnowledgeCall(source, bias, knowledge_range, question)
+        return KnowledgeCall(source, bias, knowledge_range, vectors)
 
     def _install(self) -> None:
         self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True)

@@ -86,11 +86,16 @@ def check_loaded(adapter: KnowledgeAdapter) -> None:
 def check_knowledge(
     model: PreTrainedModel, device: torch.device, config: AdapterConfig, source: KnowledgeSource
 ) -> None:
-    """Checks that dtype and device are those that the model computes with, heads and slots the adapter's.
+    """Checks that it is knowledge, its dtype and device are those the model computes with, its heads the adapter's.
 
     Raises:
         KnowledgeError: if not.
     """
+    if not all(hasattr(source, name) for name in ("dtype", "device", "layer")):
+        raise KnowledgeError(
+            f"knowledge is a KnowledgeBase, ProjectedKnowledge or ResidentKnowledge; got {type(source).__name__}: open "
+            "a file with KnowledgeBase.open(path), or make one with KnowledgeBase.from_triples(triples, encoder)"
+        )
     if source.dtype != model.dtype or source.device != device:
         raise KnowledgeError(
             f"knowledge is {source.dtype} on {source.device}, the model {model.dtype} on {device}; "
@@ -146,8 +151,8 @@ def check_question(config: AdapterConfig, source: KnowledgeSource, question: Ten
         return
     if question is None:
         raise KnowledgeError(
-            "this adapter's queries need the question: pass question=, the float32 (B, P) sentence vectors of the "
-            "questions from the knowledge base's encoder (`Session.question_vectors`)"
+            "this adapter's queries need the question: pass question=, its text or a list with one for each batch row; "
+            "or their float32 (B, P) sentence vectors from the knowledge base's encoder (`Session.question_vectors`)"
         )
     if question.dim() != 2 or question.shape[1] != config.embedding_dim:
         raise KnowledgeError(

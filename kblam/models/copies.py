@@ -15,14 +15,17 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.models.attach import Attachment
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import UnsupportedInputError
+
+if TYPE_CHECKING:
+    from kblam.models.attach import Attachment
 
 KEPT = 4
 _NO_ROOM = (KnowledgeError, UnsupportedInputError, torch.OutOfMemoryError)
@@ -87,6 +90,15 @@ def resident_for(attachment: Attachment, knowledge_base: KnowledgeBase) -> Resid
         return resident
 
 
+def copy_of(attachment: Attachment, knowledge_base: KnowledgeBase) -> ResidentKnowledge:
+    """A copy of a knowledge base as it is now, which nobody else reads or brings up to date.
+
+    Raises:
+        As `reading`.
+    """
+    return _made(attachment, knowledge_base, None)
+
+
 def _copy_of(attachment: Attachment, knowledge_base: KnowledgeBase) -> _Copy:
     """The copy, made or moved to the end of those that are kept."""
     with _LOCK:
@@ -117,30 +129,35 @@ def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase
         resident.sync()
         return
     copy.resident = resident = None  # frees the old one before the new one is made
+    # A strong reference in the copy, which is kept here, would keep the knowledge base alive for ever.
+    copy.resident = _made(attachment, weakref.proxy(knowledge_base), copy)
+
+
+def _made(attachment: Attachment, knowledge_base: KnowledgeBase, but: _Copy | None) -> ResidentKnowledge:
+    """A new copy; to make room for it, all that nobody reads are freed, except `but`."""
 
     def make() -> ResidentKnowledge:
         return ResidentKnowledge(
-            # A strong reference in the copy, which is kept here, would keep the knowledge base alive for ever.
-            weakref.proxy(knowledge_base),
+            knowledge_base,
             attachment.adapter,
-            dtype=dtype,
-            device=device,
+            dtype=attachment.model.dtype,
+            device=attachment.device,
             storage=attachment.options.storage,
             plan=attachment.options.plan,
         )
 
     try:
-        copy.resident = make()
+        return make()
     except _NO_ROOM:
-        if not _drop_idle(attachment, copy):
+        if not _drop_idle(attachment, but):
             raise
-        copy.resident = make()
+        return make()
 
 
-def _drop_idle(attachment: Attachment, but: _Copy) -> bool:
+def _drop_idle(attachment: Attachment, but: _Copy | None) -> bool:
     """Frees all copies of an attachment that nobody reads; returns whether there were any."""
     with _LOCK:
-        copies = _COPIES[attachment]
+        copies = _COPIES.get(attachment, OrderedDict())
         idle = [name for name, copy in copies.items() if copy is not but and not copy.readers.total()]
         for name in idle:
             del copies[name]

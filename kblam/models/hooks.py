@@ -17,6 +17,7 @@ from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
 from kblam.models.attention import LayerKnowledge, QueryHead
 from kblam.models.calls import KnowledgeCall, Observer
+from kblam.models.masks import flags_of
 from kblam.models.switch import IMPLEMENTATION
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -27,7 +28,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class DecoderHook:
-    """Forward pre-hook of the decoder: reads the knowledge in force once and passes it to the layers."""
+    """Forward pre-hook of the decoder: reads the knowledge in force once and passes it to the layers.
+
+    A mask that the caller prepared goes round transformers' mask registry, so it is turned into flags here.
+    """
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -37,7 +41,15 @@ class DecoderHook:
         call = self.attachment.call
         if call is None:
             return None
-        return args, {**kwargs, "knowledge_call": call}
+        kwargs = {**kwargs, "knowledge_call": call}
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 4:
+            kwargs["attention_mask"] = flags_of(mask, self._shortest_window(module))
+        return args, kwargs
+
+    def _shortest_window(self, module: nn.Module) -> int | None:
+        known = (getattr(module.config, "sliding_window", None), *self.attachment.windows)
+        return min((window for window in known if window is not None), default=None)
 
 
 class LayerHook:

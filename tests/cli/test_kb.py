@@ -98,7 +98,7 @@ def test_build_refuses_bad_input(hashing: HashingEncoder, facts_file: Path, tmp_
     kblam("kb", "build", twice, "-o", output).failed(2, "twice.csv:3:", "line 2 too")
     assert not output.exists(), "nothing is made of bad input"
     kblam("kb", "build", twice, "-o", output, "--duplicates", "last").ok()
-    kblam("kb", "build", facts_file, "-o", facts_file).failed(2, "is not a knowledge base")
+    kblam("kb", "build", facts_file, "-o", facts_file).failed(2, "is a file of triples")
     assert len(facts_file.read_text().splitlines()) == 3
 
 
@@ -212,7 +212,7 @@ def test_a_missing_or_foreign_file_is_told(command: list[str], tmp_path: Path) -
     text = tmp_path / "text.kb"
     text.write_text("not a database, but long enough to be read as a header of one hundred bytes; " * 3)
     kblam("kb", command[0], text, *command[1:]).failed(2, "is not a knowledge base")
-    kblam("kb", command[0], tmp_path, *command[1:]).failed(2, "is not a file")
+    kblam("kb", command[0], tmp_path, *command[1:]).failed(2, "is a folder", "did you mean", "text.kb?")
 
 
 def test_a_model_folder_stands_for_its_knowledge_base(hashing: HashingEncoder, model_folder: Path) -> None:

@@ -14,7 +14,8 @@ from kblam.data.open_world import build_world
 from kblam.data.real.packages import package_folder
 from kblam.demo import __main__ as command
 from kblam.demo.facts import TRIPLES, Story, story
-from kblam.demo.screen import WIDTH, figures_of, show
+from kblam.demo.screen import WIDTH, figures_of, next_steps, show
+from kblam.demo.tiny.tables import figures_table
 from kblam.errors import DataError
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder
@@ -82,13 +83,20 @@ def test_the_invented_half_is_the_side_that_training_never_sees(told: Story) -> 
 def test_every_line_fits_the_screen() -> None:
     console, written = screen()
     answer = Answer("word " * 40, (Evidence(LONG, 0.9), Evidence(FACTS[0], 0.06), Evidence(FACTS[1], 0.01)), False, 9)
-    show(console, "is it " * 30, answer)
+    show(console, "is it " * 30, answer, "I do not\nknow " * 20)
+    next_steps(console)
+    console.print(figures_table({"10,000": Figures(exact=1.0, exact_single=0.25)}, ""))
     console.print(figures_of({10_000: Figures(exact_single=1.0, top1=0.5)}, 40))
     lines = written.getvalue().splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert sum("█" in line for line in lines) == 2, "a share that is next to nothing is not drawn"
-    row = next(line for line in lines if "10,000" in line)
+    assert sum(line.startswith("  without knowledge: I do not know I do") for line in lines) == 1
+    assert "  ██████████████████░░ 0.90  the property of A Name" in written.getvalue()
+    tiny, row = (line for line in lines if "10,000" in line)
     assert "1.000" in row
+    assert tiny.count("│") == 9, "a whole table, no cell cut or folded"
+    assert "0.250" in tiny
+    assert "…" not in "".join(lines[lines.index(tiny) - 3 :])
     assert "0.500" in row
 
 
@@ -111,6 +119,10 @@ def test_the_whole_demo_is_one_screen_and_a_report(
     assert max(map(len, lines)) <= WIDTH
     assert sum(line.startswith("Q ") for line in lines) == 8
     assert any(line.startswith("+ the lead engineer of Project Nightjar") for line in lines)
+    assert sum(line.startswith("  without knowledge: ") for line in lines) == 8
+    assert "A bar is the share of the attention that a triple got" in written.getvalue()
+    assert lines[-1].endswith('kblam ask "What is the color of Amber Falcon?" --kb facts.kb')
+    assert lines[-2].endswith("kblam kb build facts.jsonl -o facts.kb")
     content = json.loads((tmp_path / "build" / "demo.json").read_text())
     assert set(content) == {"model", "sizes", "ms_per_token", "backend"}
     assert content["model"] == "smollm2"

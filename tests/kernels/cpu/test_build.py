@@ -69,14 +69,33 @@ def test_builds_once_and_then_serves_from_the_cache(fake_compiler: Path) -> None
     assert sorted(path.name for path in first.parent.iterdir()) == [build.LIBRARY, build.CHECKSUM, "lock"]
 
 
+def test_a_build_says_what_takes_so_long(
+    fake_compiler: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = len(build.units(build.source_folder()))
+    monkeypatch.setattr(build, "_TELL_EVERY", 0.0)
+    build.library()
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith(f"compiling the C++ kernels, once for this machine: {files} files with ")
+    assert said[1].startswith(f"1 of {files} files compiled after ")
+    assert said[-1].startswith("compiled the C++ kernels in ")
+    assert len(said) == files + 1
+    assert all(record.levelno == logging.WARNING and record.note for record in caplog.records)  # type: ignore[attr-defined]
+    caplog.clear()
+    build.library()
+    assert not caplog.records, "only what takes time is told"
+
+
 def test_two_processes_build_once(fake_compiler: Path) -> None:
     code = "from kblam_kernels.common import build; print(build.library())"
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    paths = {process.communicate(timeout=120)[0] for process in both}
-    assert len(paths) == 1
+    paths, said = zip(*(process.communicate(timeout=120) for process in both), strict=True)
+    assert len(set(paths)) == 1
+    assert sum("compiling the C++ kernels" in text for text in said) == 1
+    assert sum("waiting for another process" in text for text in said) <= 1
     assert runs(fake_compiler) == len(build.units(build.source_folder())) + 1
 
 
@@ -316,7 +335,7 @@ def test_with_a_failing_compiler_the_reference_serves_and_one_line_has_its_reaso
     assert said.endswith(" (python -m kblam_kernels build shows all)")
     assert "\n" not in said
     assert len(said) < 450  # not the whole command
-    (line,) = [record.getMessage() for record in caplog.records]
+    (line,) = [record.getMessage() for record in caplog.records if not getattr(record, "note", False)]
     assert reason in line
     with pytest.raises(BackendUnavailableError, match="the compiler failed"):
         CALL.run(backend="cpu")

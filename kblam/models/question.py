@@ -1,0 +1,55 @@
+"""The question's sentence vectors, as a call to an adapter with a question head needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from kblam.adapter import AdapterConfig
+from kblam.errors import KnowledgeError
+from kblam.knowledge import KnowledgeBase
+from kblam.models.source import KnowledgeSource
+
+# A text, one for each batch row, or their vectors.
+Question: TypeAlias = "Tensor | str | Sequence[str]"
+
+
+def encoded(knowledge_base: KnowledgeBase, questions: Sequence[str], device: torch.device) -> Tensor:
+    """Sentence vectors of questions from a knowledge base's encoder, float32 (B, P) on a device.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded, or fails.
+    """
+    return torch.from_numpy(knowledge_base.encode(list(questions))).float().to(device)
+
+
+def vectors_of(question: Question | None, config: AdapterConfig, source: KnowledgeSource) -> Tensor | None:
+    """The vectors that a question means; texts are encoded by the encoder of the knowledge base in force.
+
+    Raises:
+        KnowledgeError: it is no text, or the knowledge has no encoder.
+        EncoderError: as `encoded`.
+    """
+    # Without a question head there is nothing to encode for: `check_question` says so.
+    if question is None or isinstance(question, Tensor) or config.question_head is None:
+        return question  # type: ignore[return-value]
+    texts = [question] if isinstance(question, str) else list(question)
+    if not texts:
+        raise KnowledgeError("question=[] holds no question; give one text for each batch row")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise KnowledgeError(f"question is a text, or a list of texts, one for each batch row; it holds {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise KnowledgeError(f"question {text!a} holds half a character; decode its bytes rightly") from error
+    knowledge_base: KnowledgeBase | None = getattr(source, "knowledge_base", None)
+    if knowledge_base is None:
+        raise KnowledgeError(
+            f"{type(source).__name__} has no encoder to encode question={texts[0][:40]!r} with; put a KnowledgeBase in "
+            "force, or pass the float32 (B, P) vectors of its encoder, knowledge_base.encode(texts)"
+        )
+    return encoded(knowledge_base, texts, source.device)

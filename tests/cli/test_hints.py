@@ -1,0 +1,118 @@
+"""Commands and options of other tools: they work, or the answer is the command of ours."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kblam.cli import hints
+from kblam.shipped import SMOLLM2_ADAPTER
+from tests.cli.conftest import kblam
+from tests.cli.test_docs import COMMANDS
+from tests.fakes import HashingEncoder
+
+UPSTREAM = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text(encoding="utf-8")
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The words after `kblam` of each command line in a text."""
+    return [shlex.split(found)[1:] for found in re.findall(r"kblam [a-z][^;,()`|]*", text)]
+
+
+def test_every_command_that_a_hint_names_exists() -> None:
+    texts = [*hints.COMMANDS.values(), *hints.OPTIONS.values(), UPSTREAM]
+    named = [words for text in texts for words in commands_in(text)]
+    assert len(named) > len(hints.COMMANDS)
+    for words in named:
+        first = hints.ALIASES.get(words[0], words[0])
+        path = (first, words[1]) if first in ("kb", "data") else (first,)
+        assert path in COMMANDS, words
+        known = {name for parameter in COMMANDS[path].params for name in parameter.opts}
+        options = {word for word in words[len(path) :] if word.startswith("--")}
+        assert path == ("train",) or options <= known, (words, options - known)
+
+
+def test_no_hint_is_about_what_exists() -> None:
+    taken = {hints.plain(path[0]) for path in COMMANDS}
+    assert not taken & set(hints.COMMANDS)
+    for path, command in COMMANDS.items():
+        options = {hints.plain(name) for parameter in command.params for name in parameter.opts if name[:2] == "--"}
+        # An option of one command may be missing in another.
+        if path in (("ask",), ("kb", "build"), ("integrate",)):
+            assert not options & set(hints.OPTIONS), path
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ask hello --kb_path x", "--kb facts.kb"),
+        ("ask hello --kb-path=x", "--kb facts.kb"),
+        ("ask --question hello --kb x", 'kblam ask "QUESTION" --kb facts.kb'),
+        ("kb build --input x -o y", "kblam kb build FILE -o facts.kb"),
+        ("eval --hf_token x", "hf auth login"),
+        ("build x", "kblam kb build FILE -o facts.kb"),
+        ("kb update x", "kblam kb build FILE -o facts.kb"),
+        ("generate_kb_embeddings.py", "kblam kb build FILE -o facts.kb"),
+        ("accuracy", "kblam eval --kb facts.kb"),
+    ],
+)
+def test_what_other_tools_call_it_is_answered_by_ours(line: str, words: str) -> None:
+    run = kblam(*line.split())
+    assert run.status == 2
+    assert words in " ".join(run.stderr.replace("│", " ").split())
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("flag", ["--hf_model_spec", "--dataset_dir", "--total_steps", "--lr"])
+def test_settings_of_upstreams_training_are_answered_too(flag: str, tmp_path: Path) -> None:
+    kblam("train", flag, "3", "-o", tmp_path / "new").failed(2, f"there is no setting {flag}; ", "--")
+
+
+def test_evaluate_is_eval_and_underscores_are_dashes(model_folder: Path) -> None:
+    shown = [kblam(name, "--help").ok().stdout.splitlines() for name in ("evaluate", "eval")]
+    assert shown[0][2:] == shown[1][2:], "all but the line that says how it was called"
+    kblam("ask", "motto ?", "--model", model_folder, "--max_new_tokens", 2).ok()
+
+
+def test_a_model_folder_is_integrated_by_options_too(
+    base: Path, adapter: Path, kb: Path, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"--model": base, "--adapter": adapter, "--kb": kb}
+    named = [word for pair in parts.items() for word in pair]
+    for number, words in enumerate(([*named], [base, *named[2:]], [kb, *named[:4]], [base, kb, *named[2:4]])):
+        kblam("integrate", *words, "-o", tmp_path / str(number)).ok()
+        assert kblam("kb", "info", tmp_path / str(number), "--json").ok().json["triples"] == 3
+    monkeypatch.setattr("kblam.shipped.SMOLLM2_ADAPTER", smollm2)
+    for number, words in enumerate((["smollm2", kb], ["--model", "smollm2", "--kb", kb])):
+        kblam("integrate", *words, "-o", tmp_path / f"shipped {number}").ok()
+    new = tmp_path / "new"
+    missing = ["integrate", "--model", base, "--kb", kb, "-o", new]
+    kblam(*missing).failed(2, f"the adapter is missing: kblam integrate {base} ADAPTER {kb} -o {new}", "kblam train")
+    kblam("integrate", "--kb", kb, "-o", new).failed(2, "the model is missing", "kblam integrate MODEL ADAPTER")
+    kblam("integrate", base, adapter, "-o", new).failed(2, "the knowledge base is missing")
+    kblam("integrate", base, adapter, kb, "x", "-o", new).failed(2, "x is too much")
+    assert not new.exists()
+    assert SMOLLM2_ADAPTER.is_dir()
+
+
+def test_a_folder_is_updated_by_building_into_it(
+    model_folder: Path, facts_file: Path, hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    facts_file.write_text(facts_file.read_text() + '{"name": "New Town", "property": "motto", "value": "go"}\n')
+    assert kblam("kb", "build", facts_file, "-o", model_folder, "--json").ok().json["triples"] == 4
+    assert kblam("kb", "info", model_folder, "--json").ok().json["triples"] == 4
+    (tmp_path / "plain").mkdir()
+    into = ["kb", "build", facts_file, "-o", tmp_path / "plain"]
+    kblam(*into).failed(2, "is a folder, and a knowledge base is a file", f"-o {tmp_path / 'plain' / 'facts.kb'}")
+    kblam("kb", "build", facts_file, "-o", tmp_path / "plain" / "facts.kb").ok()
+    kblam(*into).failed(2, f"did you mean {tmp_path / 'plain' / 'facts.kb'}?")
+
+
+def test_a_file_of_triples_given_as_a_knowledge_base_is_told_apart(facts_file: Path) -> None:
+    fix = f"kblam kb build {facts_file} -o {facts_file.with_suffix('.kb')}"
+    kblam("ask", "motto ?", "--kb", facts_file).failed(2, "is a file of triples", fix)
+    kblam("kb", "list", facts_file).failed(2, "is a file of triples", fix)
+    kblam("integrate", "smollm2", facts_file, "-o", facts_file.parent / "new").failed(2, "is a file of triples", fix)
