@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -374,9 +374,8 @@ class Trainer:
         with (self.output / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
+            for name, value in _scalars(record):
+                self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
             self._board.flush()
 
 
@@ -388,6 +387,15 @@ def check_output(output: Path, *, resume: bool) -> None:
     """
     if not resume and (checkpoints(output) or (output / "config.json").is_file()):
         raise TrainingError(f"{output} holds a run already; pass --resume, or another --output")
+
+
+def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of a record by name, those inside another one by both names."""
+    for name, value in record.items():
+        if isinstance(value, float):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}/{inner}", figure) for inner, figure in _scalars(value))
 
 
 def _words(figures: dict[str, float]) -> str:
