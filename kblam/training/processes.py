@@ -58,8 +58,7 @@ def check_launch(environment: Mapping[str, str]) -> None:
         return
     if (version := environment.get("FSDP_VERSION", "1")) != "2":
         raise TrainingError(
-            f"the launch asks for FSDP {version}, which makes one flat tensor of weights that learn and weights that do "
-            "not; pass --fsdp_version 2"
+            f"the launch asks for FSDP {version}, and kblam train serves version 2 only; pass --fsdp_version 2"
         )
     for name, flag in (
         ("FSDP_OFFLOAD_PARAMS", "--fsdp_offload_params"),
@@ -69,7 +68,7 @@ def check_launch(environment: Mapping[str, str]) -> None:
             raise TrainingError(f"kblam train does not serve {flag} true; pass {flag} false")
     if ignored := environment.get("FSDP_IGNORED_MODULES"):
         raise TrainingError(
-            f"kblam train shards all layers of the base, so it cannot ignore {ignored!r}; leave fsdp_ignored_modules out"
+            f"kblam train shards all layers of the base and cannot ignore {ignored!r}; leave fsdp_ignored_modules out"
         )
 
 

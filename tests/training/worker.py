@@ -1,7 +1,7 @@
 """A small run as a process: `python -m tests.training.worker CACHE OUTPUT [NAME=NUMBER ...]`.
 
 Its rank and the number of processes are in the environment, where there are several. `resume=1` goes on from what
-OUTPUT holds.
+OUTPUT holds, and `finish=1` writes the adapter at the end.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ def main() -> None:
     """Trains, writes log and checkpoints, and says in a file of each process what share of the base lay in it."""
     cache, output = map(Path, sys.argv[1:3])
     changes = {name: int(value) for name, _, value in (change.partition("=") for change in sys.argv[3:])}
-    resume = bool(changes.pop("resume", 0))
+    resume, finish = bool(changes.pop("resume", 0)), bool(changes.pop("finish", 0))
     with pytest.MonkeyPatch.context() as monkeypatch:
         stand_ins(monkeypatch)
         config = small(**changes)
         trainer = Trainer(config, gather(config, cache=cache, checks=40), output, say=[].append)
         trainer.fit(resume=resume)
-        trainer.finish()
+        if finish:
+            trainer.finish()
     held = {"held": share_held(trainer.material.model)}
     (output / f"process-{trainer.accelerator.process_index}.json").write_text(json.dumps(held))
 
