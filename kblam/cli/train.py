@@ -65,17 +65,19 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.training.card import write_card
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
+    from kblam.training.processes import base_device, start
     from kblam.training.run import Trainer, check_output
 
     check_output(output, resume=resume)
     quiet_libraries()
     began = time.monotonic()
+    accelerator = start(device)
     triples = []
     if kb is not None:
         with KnowledgeBase.open(file_of(kb), read_only=True) as base:
             triples = list(base.triples())
 
-    say = _say
+    say = _say if accelerator.is_main_process else lambda text: None
     told = [0.0]
 
     def encoded(done: int, total: int) -> None:
@@ -83,8 +85,16 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
             told[0] = time.monotonic()
             say(f"encoded {done:,} of {total:,} texts")
 
-    material = gather(settings, cache=cache, triples=triples, device=device, progress=encoded, say=say)
-    trainer = Trainer(settings, material, output, say=say)
+    with accelerator.main_process_first():  # it encodes the texts, and the others find them
+        material = gather(
+            settings,
+            cache=cache,
+            triples=triples,
+            device=base_device(accelerator, device),
+            progress=encoded,
+            say=say,
+        )
+    trainer = Trainer(settings, material, output, accelerator, say=say)
     say(estimate(trainer))
     trainer.fit(resume=resume)
     trainer.finish()

@@ -75,7 +75,8 @@ def signature_of(model: PreTrainedModel, *, layers: bool = True) -> Signature:
             "cannot be recognised"
         )
     like = embeddings.weight
-    parts += [_of_projection(module, like) for module in (projections[0], projections[-1])]
+    with _gathered(_layer_of(model, attention[len(attention) // 2])):
+        parts += [_of_projection(module, like) for module in (projections[0], projections[-1])]
     # A part with more numbers counts for more: the cosine of signatures is that of embeddings and layer in equal parts.
     numbers = torch.cat([_centred(part) * math.sqrt(len(part)) for part in parts])
     numbers = numbers / numbers.norm()
@@ -83,12 +84,19 @@ def signature_of(model: PreTrainedModel, *, layers: bool = True) -> Signature:
 
 
 def _layers(model: PreTrainedModel, like: Tensor) -> tuple[str, ...]:
-    layers = [[_sums(image()) for image in _images(layer, like)] for layer in model.get_decoder().layers]
+    layers = []
+    for layer in model.get_decoder().layers:
+        with _gathered(layer):
+            layers.append([_sums(image()) for image in _images(layer, like)])
     if not model.config.get_text_config().tie_word_embeddings:
         layers.append([_sums(_of_rows(_image(model.get_output_embeddings(), like)))])
     if any(torch.isnan(part).any() for layer in layers for part in layer):
         raise UnsupportedModelError(f"the weights of this {type(model).__name__} hold NaN or infinity")
     return tuple(coded(torch.cat(layer).to(torch.int8).numpy().tobytes()) if layer else "" for layer in layers)
+
+
+def _layer_of(model: PreTrainedModel, attention: nn.Module) -> nn.Module:
+    return next(layer for layer in model.get_decoder().layers if attention in layer.modules())
 
 
 def similarity(one: Signature, other: Signature) -> float:
@@ -160,6 +168,19 @@ def _image_of_weight(module: nn.Module, name: str) -> Tensor:
         while image.dim() > 1:  # what is stacked is summed, with a sign for each
             image = (image.movedim(0, -1) @ _signs(image.shape[0]).to(image)) if image.shape[0] > 1 else image[0]
         return image.float().cpu()
+
+
+@contextlib.contextmanager
+def _gathered(layer: Any) -> Iterator[None]:
+    """The weights of a layer that FSDP has cut over processes are whole in this block; other layers are left alone."""
+    if not hasattr(layer, "unshard"):  # an FSDPModule has it; importing the class takes longer than a signature
+        yield
+        return
+    layer.unshard()
+    try:
+        yield
+    finally:
+        layer.reshard()
 
 
 @contextlib.contextmanager

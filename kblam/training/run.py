@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
@@ -27,7 +28,9 @@ from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkp
 from kblam.training.config import TrainingConfig
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
+from kblam.training.processes import check_accelerator, fsdp_of, start
 from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
+from kblam.training.sharding import shard, share_held
 from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
 
 Say = Callable[[str], None]
@@ -47,8 +50,11 @@ class Trainer:
         config: of the run.
         material: made from it.
         output: folder of checkpoints, log and the adapter.
-        accelerator: processes and gradient reduction; one process by default.
+        accelerator: processes and gradient reduction; by default those that this process was launched with.
         say: told what a person should read.
+
+    Raises:
+        TrainingError: the launch asks for what is not served, or FSDP cannot shard the base.
     """
 
     def __init__(
@@ -60,8 +66,10 @@ class Trainer:
         say: Say = print,
     ) -> None:
         self.config, self.material, self.output = config, material, output
-        self.accelerator = Accelerator(cpu=material.model.device.type == "cpu") if accelerator is None else accelerator
+        self.accelerator = start(material.model.device.type) if accelerator is None else accelerator
+        check_accelerator(self.accelerator)
         self.say: Say = say if self.accelerator.is_main_process else lambda text: None
+        self.is_sharded = self._shard_base()
         self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device)
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.rows = per_step * self.accelerator.num_processes
@@ -74,7 +82,9 @@ class Trainer:
     @property
     def run(self) -> dict[str, Any]:
         """The settings that decide the weights."""
+        precision = self.accelerator.mixed_precision
         return {
+            **({} if precision == "no" else {"mixed_precision": precision}),
             **{name: value for name, value in self.config.to_dict().items() if name not in _FREE},
             "rows": self.rows,
             "facts": len(self.material.train),
@@ -102,17 +112,19 @@ class Trainer:
     def _stage_one(self, resume: bool) -> None:
         before = self.output / RETRIEVAL_FOLDER
         done = before / "config.json"
-        if not (resume and done.is_file()) and self.accelerator.is_main_process:
-            self._train_retrieval()
-            with whole_folder(before) as fresh:
-                self.adapter.save_pretrained(fresh)
+        if not (resume and done.is_file()):
+            prompts = [self._prompt(asked.text) for asked in self.material.asked[:_PROMPTS_MEASURED]]
+            # In all processes: a sharded base computes in all of them or in none.
+            lse = measure_prompt_lse(self.material.model, self.material.adapter_config, prompts)
+            if self.accelerator.is_main_process:
+                self._train_retrieval(lse)
+                with whole_folder(before) as fresh:
+                    self.adapter.save_pretrained(fresh)
         self.accelerator.wait_for_everyone()
         load_weights(self.adapter, before, strict=True)
 
-    def _train_retrieval(self) -> None:
-        config, material = self.config, self.material
-        prompts = [self._prompt(asked.text) for asked in material.asked[:_PROMPTS_MEASURED]]
-        lse = measure_prompt_lse(material.model, material.adapter_config, prompts)
+    def _train_retrieval(self, lse: dict[int, Tensor]) -> None:
+        config = self.config
         initialise(self.adapter, {layer: rows.mean(0).cpu() for layer, rows in lse.items()}, config.seed)
         if config.question_head is None or not config.retrieval_steps:
             return
@@ -160,7 +172,7 @@ class Trainer:
             start = load_checkpoint(checkpoint, self.adapter, optimizer, self.run)
             self.say(f"going on from {checkpoint}")
         rates = [group["lr"] for group in self._optimizer().param_groups]
-        prepared = self.accelerator.prepare_model(learner)
+        prepared = self._replicated(learner)
         began, end = time.monotonic(), config.max_steps if stop_after is None else min(stop_after, config.max_steps)
         seen: list[dict[str, float]] = []
         for step in range(start, end):
@@ -192,7 +204,7 @@ class Trainer:
         for micro in range(config.gradient_accumulation_steps):
             part = accelerator.process_index * config.gradient_accumulation_steps + micro
             last = micro == config.gradient_accumulation_steps - 1
-            with nullcontext() if last else accelerator.no_sync(learner):
+            with nullcontext() if last or accelerator.num_processes == 1 else learner.no_sync():
                 found = learner(*self.inputs(asked, part, parts))
                 # Gradients are averaged over the processes, and the losses are parts of a sum.
                 (total_loss(found, counts) * accelerator.num_processes).backward()
@@ -226,10 +238,32 @@ class Trainer:
         keys, values = vectors.at(batch.key_rows), vectors.at(batch.value_rows)
         return Batch(**moved), keys.to(device), values.to(device), questions.to(device)
 
+    def _replicated(self, learner: Learner) -> Any:
+        """The learner in the launch's precision, its gradients averaged over the processes."""
+        if not self.is_sharded:
+            return self.accelerator.prepare_model(learner, device_placement=False)
+        # Prepared for training it would be sharded too, and the adapter is small.
+        prepared = self.accelerator.prepare_model(learner, device_placement=False, evaluation_mode=True)
+        device = self.accelerator.device
+        return DistributedDataParallel(prepared, device_ids=None if device.type == "cpu" else [device])
+
+    def _shard_base(self) -> bool:
+        """Shards the base if the launch says so; returns whether it is."""
+        plugin, processes, model = fsdp_of(self.accelerator), self.accelerator.num_processes, self.material.model
+        if plugin is None:
+            return False
+        if processes == 1:
+            self.say("FSDP: there is one process, which holds all of the base")
+            return False
+        reshard = bool(plugin.reshard_after_forward)
+        shard(model, self.accelerator.device, processes, reshard_after_forward=reshard)
+        self.say(f"FSDP: of the base's weights, {share_held(model):.0%} lie in each of {processes} processes")
+        return True
+
     @torch.no_grad()
     def _check(self, learner: Learner, step: int) -> None:
         """Figures of a held-out batch, with its knowledge and with random knowledge."""
-        if not self.accelerator.is_main_process:
+        if not (self.accelerator.is_main_process or self.is_sharded):  # a sharded base computes in all processes
             return
         asked = self.checker.build(0)
         counts = counts_of(asked.batch)
@@ -340,9 +374,8 @@ class Trainer:
         with (self.output / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
+            for name, value in _scalars(record):
+                self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
             self._board.flush()
 
 
@@ -354,6 +387,15 @@ def check_output(output: Path, *, resume: bool) -> None:
     """
     if not resume and (checkpoints(output) or (output / "config.json").is_file()):
         raise TrainingError(f"{output} holds a run already; pass --resume, or another --output")
+
+
+def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of a record by name, those inside another one by both names."""
+    for name, value in record.items():
+        if isinstance(value, float):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}/{inner}", figure) for inner, figure in _scalars(value))
 
 
 def _words(figures: dict[str, float]) -> str:

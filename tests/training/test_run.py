@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,30 +25,16 @@ from kblam.training.card import write_card
 from kblam.training.checkpoints import checkpoints
 from kblam.training.estimate import estimate
 from kblam.training.material import Material
-from kblam.training.run import LOG, Trainer
+from kblam.training.run import Trainer
 from tests.training.conftest import small
+from tests.training.curve import losses, same_curve
+from tests.training.launch import start_two
 
 Prepare = Callable[..., Material]
 
 
 def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, **changes: Any) -> Trainer:
     return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
-
-
-def losses(output: Path, stage: int = 2) -> list[float]:
-    """The loss of each step of a stage."""
-    lines = [json.loads(line) for line in (output / LOG).read_text().splitlines()]
-    name = "loss" if stage == 2 else "retrieval"
-    return [line[name] for line in lines if line["stage"] == stage and name in line]
-
-
-def same_curve(one: list[float], other: list[float]) -> bool:
-    """Equal at the first step but for the order of sums; later ones start from weights that are a rounding apart.
-
-    Of a random model the mass is near 1, where `-log(1 - mass)` makes a thousandth of a rounding.
-    """
-    pairs = list(zip(one, other, strict=True))
-    return math.isclose(*pairs[0], rel_tol=1e-6) and all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs)
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -117,23 +99,6 @@ def test_random_knowledge_is_no_knowledge(prepared: Prepare, tmp_path: Path) -> 
         assert cosines.max() < 0.99
 
 
-def test_tensorboard_that_is_missing_is_told_before_the_work(
-    prepared: Prepare, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(TrainingError, match="report_to is tensorboard, which cannot be imported"):
-        trainer_of(prepared, tmp_path, report_to="tensorboard")
-
-
-def test_figures_go_to_tensorboard(prepared: Prepare, tmp_path: Path, monkeypatch: Any) -> None:
-    written: list[tuple[str, int]] = []
-    board = SimpleNamespace(add_scalar=lambda name, value, step: written.append((name, step)), flush=lambda: None)
-    module = SimpleNamespace(SummaryWriter=lambda folder: board)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    trainer_of(prepared, tmp_path, report_to="tensorboard").fit()
-    assert ("stage 2/loss", 6) in written
-
-
 def test_a_knowledge_base_of_one_fact_can_be_learned(prepared: Prepare, tmp_path: Path) -> None:
     material = prepared(triples=[Triple("Machine 7", "torque", "9 newton metres")])
     trainer = Trainer(small(), material, tmp_path, say=[].append)
@@ -150,16 +115,7 @@ def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path)
 
 def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) -> None:
     trainer_of(prepared, tmp_path / "one").fit()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.worker", str(tmp_path / "cache"), str(tmp_path / "two")]
-    command.append("per_device_train_batch_size=2")
-    workers = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
+    workers = start_two(tmp_path / "cache", tmp_path / "two", "per_device_train_batch_size=2")
     assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6
