@@ -34,7 +34,7 @@ def train(
     """Train an adapter: what turns sentence vectors into attention of one model.
 
     Every setting of the config is a flag too: --max_steps 200, --learning_rate 1e-3, --model NAME; --settings lists
-    them. Several processes: accelerate launch -m kblam train ...
+    them. Several processes: accelerate launch -m kblam train ... (docs/training.md).
 
     Example: kblam train --model smollm2 --kb facts.kb --output my-adapter
     """

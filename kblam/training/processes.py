@@ -17,7 +17,7 @@ _UNSERVED = {
     "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "--use_parallelism_config",
 }
-_SERVED = "launch it with --multi_gpu, --cpu, or --use_fsdp --fsdp_version 2"
+_SERVED = "launch it with --multi_gpu, or with --use_fsdp --fsdp_version 2"
 
 
 def start(device: str | None = None) -> Accelerator:
