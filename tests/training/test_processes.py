@@ -128,11 +128,14 @@ def test_one_process_has_nothing_to_shard(prepared: Prepare, tmp_path: Path, lau
     assert said == ["FSDP: there is one process, which holds all of the base"]
 
 
+SWITCH = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # accelerate's own
+
+
 def test_a_base_that_is_sharded_is_read_whole_in_every_process(launched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers would read it in the first process only, and the others would train over noise."""
-    launched({**FSDP, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"})
+    launched({**FSDP, SWITCH: "true"})
     accelerator = start("cpu")
-    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "False"
+    assert os.environ[SWITCH] == "False"
     assert base_device(accelerator, "cpu") == "cpu"
 
 
