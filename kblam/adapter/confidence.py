@@ -85,7 +85,8 @@ class Confidence:
 
     def among(self, found: Sequence[Signs]) -> list[float]:
         """The probability of each triple that it is the one that answers; what is missing to 1 is that of none."""
-        odds = [sum(map(operator.mul, self.weights, signs.numbers)) for signs in found]
+        weights = self.weights
+        odds = [sum(map(operator.mul, weights, signs.numbers)) for signs in found]
         most = max([0.0, *odds])
         parts = [math.exp(one - most) for one in odds]
         total = math.exp(-most) + math.fsum(parts)

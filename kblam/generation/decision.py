@@ -222,14 +222,13 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     The strongest first: none is likelier than another to answer such a question.
     """
     said = words(question)
-    places = {name: place_of(said, words(name)) for name in dict.fromkeys(one.triple.name for one in found)}
-    # Of a name inside a longer one the longer one is meant.
-    named = max(
-        (name for name, at in places.items() if at is not None), key=lambda name: len(words(name)), default=None
-    )
-    if named is None:
+    names = dict.fromkeys(one.triple.name for one in found)
+    places = {name: at for name in names if (at := place_of(said, words(name))) is not None}
+    if not places:
         return []
-    at, length = places[named] or 0, len(words(named))
+    # Of a name inside a longer one the longer one is meant.
+    named = max(places, key=lambda name: len(words(name)))
+    at, length = places[named], len(words(named))
     of_entity = [one for one in found if one.triple.name == named]
     is_bare = all(word in FILLER for word in said[:at] + said[at + length :])
     return sorted(of_entity, key=lambda one: -one.mass) if is_bare or of_entity[0].asks_everything else []

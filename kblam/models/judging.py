@@ -152,14 +152,13 @@ class Judge:
         known, now = self._compared, knowledge_base.revision
         if known.revision == now:
             return
-        if knowledge_base.has_removed(known.revision):
-            self._names = Names(knowledge_base.names())
-        else:
+        if known.revision and not knowledge_base.has_removed(known.revision):
             self._names.add(knowledge_base.names(since=known.revision))
-        news = knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)
-        if known.revision and not knowledge_base.has_removed(known.revision) and known.columns.keys() >= set(news):
-            self._compared = known._replace(revision=now)
-            return
+            if known.columns.keys() >= set(knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)):
+                self._compared = known._replace(revision=now)
+                return
+        else:
+            self._names = Names(knowledge_base.names())
         self.compare_with(knowledge_base.properties(most=MOST_PROPERTIES), now)
 
     def says_a_name(self, text: str) -> bool:
