@@ -168,7 +168,7 @@ class Session:
             As `ask`.
         """
         texts = [questions] if isinstance(questions, str) else list(questions)
-        vectors = None if self.attachment.config.question_head is None else self.question_vectors(texts)
+        vectors = self._asking(texts)
         with reading(self.attachment, self.knowledge_base) as resident:
             pointer = self.pointer(resident, texts, end=end)
             with self.attachment.using(resident, question=vectors), self.attachment.observing(pointer.recorder):
@@ -184,6 +184,11 @@ class Session:
             EncoderError: the encoder cannot be loaded, or fails.
         """
         return encoded(self.knowledge_base, questions, self.attachment.device)
+
+    def _asking(self, questions: Sequence[str]) -> Tensor | None:
+        """Their vectors; None where the adapter has no question head, or nothing is asked."""
+        has_head = self.attachment.config.question_head is not None
+        return self.question_vectors(questions) if has_head and questions else None
 
     def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
@@ -239,7 +244,7 @@ class Session:
             words, judge = Words(resident), judge_of(self.attachment.adapter, self.knowledge_base)
             for start in range(0, len(questions), batch_size):
                 batch = questions[start : start + batch_size]
-                vectors = None if rules.config.question_head is None else self.question_vectors(batch)
+                vectors = self._asking(batch)
                 rows = prompts[start : start + batch_size]
                 found = judged(judge, batch, found_by(self.attachment, rows, vectors, batch_size, words))
                 cuts = self._asked_splits(batch, rules, words, judge)
@@ -258,7 +263,7 @@ class Session:
                 for of_question in cuts
             ]
         texts = part_texts(cuts)
-        vectors = self.question_vectors(texts) if texts and rules.config.question_head is not None else None
+        vectors = self._asking(texts)
         at_once = max(len(questions), PARTS_AT_ONCE)
         return ask_parts(self.attachment, self.tokenizer, cuts, vectors, judge, at_once, words)
 
@@ -274,7 +279,7 @@ class Session:
     ) -> list[Answer]:
         """Answers with knowledge in force; those that the base model has to give are marked `from_base` and empty."""
         given, words = dict(how.arguments), Words(resident, copied=rules.config.pointer)
-        vectors = None if rules.config.question_head is None else self.question_vectors(questions)
+        vectors = self._asking(questions)
         pointer, recorder = None, EvidenceRecorder()
         follower: LogitsProcessor = Follower(recorder, words)
         if rules.config.pointer or rules.unknown is not None:
