@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kblam import strict_json
 from kblam.errors import EvaluationError
 
 SECTIONS = ("sizes", "unseen", "kb", "real", "baselines", "general")
@@ -58,11 +59,11 @@ class Report:
             EvaluationError: it is not such a file.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = strict_json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError("it is not an object")
             rows = {name: content.pop(name) for name in SECTIONS if name in content}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise EvaluationError(f"{path} is not a report of kblam eval: {error}") from error
         return cls(content, rows)
 

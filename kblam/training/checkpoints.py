@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kblam import strict_json
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
 from kblam.errors import TrainingError
@@ -62,9 +63,9 @@ def load_checkpoint(
         TrainingError: the checkpoint cannot be read, or is of a run with other settings.
     """
     try:
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
         before, step = state["run"], int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path} is not a checkpoint of kblam train: {error}; start without --resume") from error
     other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
     if other:

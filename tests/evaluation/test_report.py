@@ -104,7 +104,7 @@ def test_four_layers_shares_of_one_and_many_versions_fit_too(tmp_path: Path) -> 
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
-    for content in ("nothing", "[1]", ""):
+    for content in ("nothing", "[1]", "", '{"sizes": {}, "sizes": {"1": {}}}', "[" * 100_000):
         (tmp_path / "file").write_text(content)
         with pytest.raises(EvaluationError, match="is not a report of kblam eval"):
             Report.read(tmp_path / "file")

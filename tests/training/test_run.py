@@ -128,9 +128,11 @@ def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
         trainer_of(prepared, tmp_path).fit()
     with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
         trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
-    (tmp_path / "checkpoint-3" / "state.json").write_text("{")
-    with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
-        trainer_of(prepared, tmp_path).fit(resume=True)
+    state = (tmp_path / "checkpoint-3" / "state.json").read_text()
+    for damaged in ("{", state.replace('"step": 3', '"step": 1, "step": 3')):
+        (tmp_path / "checkpoint-3" / "state.json").write_text(damaged)
+        with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
+            trainer_of(prepared, tmp_path).fit(resume=True)
 
 
 def test_a_question_with_nothing_to_find_teaches_nothing(
