@@ -29,6 +29,7 @@ from kblam.generation.prompt import left_padded
 from kblam.knowledge import Encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attachment_of
+from kblam.models.chat_template import chat_template_of, filled
 
 NAMES = ("rag", "in-context", "zero-shot")
 NEAREST = 5
@@ -201,13 +202,9 @@ class Reader:
             told = _WITH_FACTS.format(refusal=refusal, facts=lines)
         else:
             told = _ALONE.format(refusal=refusal)
-        if self.tokenizer.chat_template is None:
+        if (chat := chat_template_of(self.tokenizer, with_system=True)) is None:
             return list(self.tokenizer(f"{told}\n\nQuestion: {question}\nAnswer:")["input_ids"])
-        messages = [{"role": "system", "content": told}, {"role": "user", "content": question}]
-        encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        return list(encoded["input_ids"])
+        return list(self.tokenizer(filled(chat, question, told), add_special_tokens=False)["input_ids"])
 
     @torch.inference_mode()
     def share(self, prompts: Sequence[Sequence[int]]) -> float | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -18,15 +20,20 @@ from transformers import PreTrainedTokenizerBase
 from kblam.errors import GenerationError
 
 MARK = "\ue000question\ue000"
+SYSTEM_MARK = "\ue000system\ue000"
 SECONDS = 5  # of processor time, for rendering
 DEADLINE = 60  # seconds until the process must have ended, its imports included
 MEMORY = 512 * 2**20
 MOST_CHARACTERS = 2**20
+_CALLED = {"user": "question", "system": "system message"}
 _CHILD = Path(__file__).with_name("template_process.py")
 
 
-def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, with_system: bool = False) -> str | None:
     """The text of a tokenizer's chat template around `MARK`, ready for the answer; None if it has none.
+
+    Args:
+        with_system: a system message comes first, around `SYSTEM_MARK`.
 
     Raises:
         GenerationError: it raises an error, needs more time or memory than any template should, or leaves the question
@@ -38,15 +45,22 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
         template = str(tokenizer.get_chat_template())
     except ValueError as error:
         raise _unusable(str(error)) from error
-    return _rendered(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True))
+    messages = [("system", SYSTEM_MARK)] * with_system + [("user", MARK)]
+    return _rendered(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True), tuple(messages))
+
+
+def filled(template: str, question: str, system: str = "") -> str:
+    """A template with texts in place of its marks; what stands in a text is never taken for a mark."""
+    texts = {MARK: question, SYSTEM_MARK: system}
+    return re.sub("|".join(texts), lambda mark: texts[mark[0]], template)
 
 
 @functools.lru_cache(maxsize=16)
-def _rendered(template: str, special_tokens: str) -> str:
+def _rendered(template: str, special_tokens: str, messages: Sequence[tuple[str, str]]) -> str:
     job = {
         "template": template,
         "special_tokens": json.loads(special_tokens),
-        "content": MARK,
+        "messages": [{"role": role, "content": mark} for role, mark in messages],
         "path": [place for place in sys.path if isinstance(place, str)],
         "seconds": SECONDS,
         "memory": MEMORY,
@@ -75,8 +89,8 @@ def _rendered(template: str, special_tokens: str) -> str:
         raise _unusable(f"the process that renders it failed ({said or 'without a word'})") from error
     if "error" in result:
         raise _unusable(result["error"])
-    if MARK not in result["text"]:
-        raise _unusable("what it makes of a question does not hold the question")
+    if lost := [role for role, mark in messages if mark not in result["text"]]:
+        raise _unusable(f"what it makes of a question does not hold the {_CALLED[lost[0]]}")
     return str(result["text"])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from kblam.models.chat_template import MARK, chat_template_of
+from kblam.models.chat_template import chat_template_of, filled
 from kblam.models.families import Family
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
         GenerationError: it cannot be used, see `chat_template_of`.
     """
     text = chat_template_of(tokenizer)
-    return None if text is None else text.replace(MARK, "{question}")
+    return None if text is None else filled(text, "{question}")
 
 
 def question_ids(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -70,5 +70,5 @@ def ids_of(question: str, template: str | None, tokenizer: PreTrainedTokenizerBa
         GenerationError: the chat template cannot be used.
     """
     if template is None and (chat := chat_template_of(tokenizer)) is not None:
-        return list(tokenizer(chat.replace(MARK, question.strip()), add_special_tokens=False)["input_ids"])
+        return list(tokenizer(filled(chat, question.strip()), add_special_tokens=False)["input_ids"])
     return prompt_ids(template or PLAIN, question, tokenizer)

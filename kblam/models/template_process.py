@@ -37,7 +37,7 @@ def _rendered(job: dict[str, Any]) -> str:
 
     _limit(job["seconds"], job["memory"])
     rendered: Any = render_jinja_template(
-        [[{"role": "user", "content": job["content"]}]],
+        [job["messages"]],
         chat_template=job["template"],
         add_generation_prompt=True,
         **job["special_tokens"],

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kblam.data.quiz import Quiz
+from kblam.errors import GenerationError
 from kblam.evaluation import baselines
-from kblam.evaluation.baselines import NAMES, Reader, nearest, run_baseline
+from kblam.evaluation.baselines import _WITH_FACTS, NAMES, Reader, nearest, run_baseline
 from kblam.evaluation.machine import PeakMemory
 from kblam.knowledge.triples import key_text
 from tests.evaluation.subjects import ENCODER, REFUSAL, tiny_quiz, tiny_subject
@@ -43,6 +44,19 @@ def test_prompts_have_the_facts_and_the_refusal() -> None:
         assert REFUSAL in text
         assert text.endswith("Question: What is it?\nAnswer:")
     assert "Zirconia" not in alone
+
+
+def test_a_prompt_in_a_chat_template() -> None:
+    """As transformers writes it, by a template that cannot run for ever."""
+    subject = tiny_subject()
+    subject.tokenizer.chat_template = "{% for m in messages %}{{ m.role }} : {{ m.content }} . {% endfor %}"
+    told = _WITH_FACTS.format(refusal=REFUSAL, facts="- the founder of A: B")
+    messages = [{"role": "system", "content": told}, {"role": "user", "content": "What is it?"}]
+    expected = subject.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert Reader(subject).encode("What is it?", [("A", "founder", "B")], REFUSAL) == expected
+    subject.tokenizer.chat_template = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
+    with pytest.raises(GenerationError, match="chat template cannot be used"):
+        Reader(subject).encode("What is it?", (), REFUSAL)
 
 
 @pytest.mark.parametrize("with_faiss", [True, False])

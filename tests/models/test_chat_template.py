@@ -51,6 +51,26 @@ def test_it_says_what_transformers_makes_of_the_question(template: str) -> None:
     assert ids_of(f"  {QUESTION}\n", None, tokenizer) == expected["input_ids"]
 
 
+CHAT = "{% for m in messages %}{{ bos_token }}{{ m.role }} {{ m.content | trim }} . {% endfor %}{{ eos_token }}"
+
+
+def test_a_system_message_comes_first() -> None:
+    tokenizer = with_template(CHAT)
+    messages = [{"role": "system", "content": "motto"}, {"role": "user", "content": QUESTION}]
+    text = chat_template.chat_template_of(tokenizer, with_system=True)
+    assert text is not None
+    said = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert chat_template.filled(text, QUESTION, "motto") == said
+    tokenizer.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(GenerationError, match="does not hold the system message"):
+        chat_template.chat_template_of(tokenizer, with_system=True)
+
+
+def test_a_text_that_holds_a_mark_is_a_text() -> None:
+    mark, system = chat_template.MARK, chat_template.SYSTEM_MARK
+    assert chat_template.filled(f"{system} / {mark}", system, mark) == f"{mark} / {system}"
+
+
 def test_a_template_among_several_and_one_that_was_changed() -> None:
     tokenizer = with_template({"tool_use": "{{ 1 / 0 }}", "default": "motto {{ messages[0].content }}"})
     assert template_of(tokenizer) == "motto {question}"
