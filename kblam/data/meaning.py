@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from kblam.data.alike import NEAR, SYNONYMS
 from kblam.data.lexicon import lexicon
-from kblam.data.properties import NEAR, SYNONYMS
 from kblam.data.tables import words
 
 _LITTLE_WORDS = frozenset(words("of the a an in on at to for by and its his her their"))

@@ -14,10 +14,11 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from kblam.data.alike import NEAR
 from kblam.data.entities import Entity
 from kblam.data.meaning import same_meaning
 from kblam.data.names import draw_kind, draw_name, near_miss
-from kblam.data.properties import NEAR, TYPED, Property
+from kblam.data.properties import TYPED, Property
 from kblam.data.sides import Side, is_held_out, side
 from kblam.data.values import Maker, anything
 from kblam.errors import DataError

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kblam.data.alike import NEAR
 from kblam.data.lexicon import lexicon
 from kblam.data.meaning import near_properties, same_meaning
 from kblam.data.names import near_miss
 from kblam.data.open_world import OpenWorld, build_world
-from kblam.data.properties import NEAR, TYPED
+from kblam.data.properties import TYPED
 from kblam.data.sides import is_held_out, side
 from kblam.data.wordnet import is_for_training
 from kblam.errors import DataError
