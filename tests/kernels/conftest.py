@@ -75,6 +75,12 @@ def library() -> None:
     assert reason is None
 
 
+@pytest.fixture
+def served(way: Any, request: pytest.FixtureRequest) -> None:
+    """What serves a way is there."""
+    request.getfixturevalue("interpreted" if way.backend == "triton" else "library")
+
+
 @pytest.fixture(scope="session")
 def instruction_sets(library: None) -> list[str]:
     """The kernel tables that this processor runs, to draw from."""

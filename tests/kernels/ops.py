@@ -418,6 +418,13 @@ SMALL: dict[str, dict[str, Make]] = {
 }
 
 
+def usual(way: Way, N: int, dtype: torch.dtype = FLOAT32, **options: Any) -> AnyProblem:
+    """A call of a way, of N new tokens; evidence is of latents for an odd N."""
+    is_latent = way.name.startswith("latent") or (way.name == "evidence" and N % 2 == 1)
+    problem = (make_latent if is_latent else make)(N=N, T=N + 9, **{"M": 140, "D": 24, **options}, dtype=dtype)
+    return evidence_of(problem) if way.name == "evidence" else problem
+
+
 def is_differentiable(problem: AnyProblem) -> bool:
     """Latents get no gradient."""
     return not problem.is_latent

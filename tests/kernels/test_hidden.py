@@ -1,0 +1,107 @@
+"""What a call does not see may hold NaN: outside a row's range, under the prompt mask, and in rows of padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels import ops
+from tests.kernels.ops import CPP_WAYS, DTYPES, FLOAT32, SMALL, STORAGE, TRITON_WAYS, Way
+from tests.kernels.problems import INF, EvidenceProblem, evidence_of, make
+
+SPECIFIED_WAYS = [dataclasses.replace(way, backend="reference", mixes=False) for way in CPP_WAYS]
+# Dense knowledge has the query's dtype.
+STORED_WAYS = [
+    pytest.param(way, storage, id=f"{way.backend}-{way.name}-{ops.stored(storage)}")
+    for way in (*TRITON_WAYS, *CPP_WAYS, *SPECIFIED_WAYS)
+    for storage in (STORAGE if way.name.startswith(("latent", "evidence")) else (None,))
+]
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(("way", "storage"), STORED_WAYS)
+def test_what_lies_outside_the_range_is_not_read(way: Way, storage: torch.dtype | None) -> None:
+    shown = torch.tensor([[7, 201]]).expand(2, 2)
+    options: dict[str, Any] = {"H": 2, "G": 1, "M": 333, "knowledge_range": shown}
+    if storage is not None:
+        options["storage"] = storage
+    # Of one new token evidence is of latents.
+    for N in (1, 2) if storage is None else (1,):
+        problem = ops.usual(way, N, **options)
+        before = way.bits(problem)
+        knowledge = ops.attention_of(problem).knowledge
+        # What quantised latents say beside their numbers are their scales and norm.
+        for name in ("key", "value", "norm", "key_scale", "value_scale"):
+            tensor = getattr(knowledge, name, None)
+            if tensor is not None and tensor.dtype != torch.int8:
+                tokens = tensor if tensor.dim() < 3 else tensor.transpose(0, 1)
+                for part in (tokens[:7], tokens[201:]):
+                    part.copy_(torch.full(part.shape, float("nan")))
+        for ours, theirs in zip(way.bits(problem), before, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def check_that_padding_is_not_read(way: Way, N: int, dtype: torch.dtype, **options: Any) -> None:
+    """Keys and values that the mask hides, and queries that see no column: NaN there changes no bit."""
+    T = N + 9
+    mask = torch.ones(2, T, dtype=torch.bool)
+    mask[0, : T - N // 2] = False  # left padding, into the new tokens; all of the row if there is one
+    mask[1, 2:7:2] = False
+    problem = ops.usual(way, N, dtype, H=4, G=2, M=40, prompt_mask=mask, **options)
+    attention = ops.attention_of(problem)
+    hidden, padding = ~mask[:, None, :, None], (attention.run()[1] == -INF)[..., None]
+    assert padding.any()
+    kept = {"key": hidden, "value": hidden, "query": padding, "knowledge_query": padding}
+    poisoned = problem.but(
+        **{name: getattr(attention, name).masked_fill(where, float("nan")) for name, where in kept.items()}
+    )
+    with way.taken():
+        found, before = poisoned.run(way.backend), problem.run(way.backend)
+    for ours, theirs in zip(found, before, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("N", [1, 3, 20])
+@pytest.mark.parametrize("way", TRITON_WAYS, ids=lambda way: way.name)
+def test_padding_may_be_nan_in_triton(way: Way, N: int) -> None:
+    check_that_padding_is_not_read(way, N, FLOAT32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("N", [1, 3, 20])
+@pytest.mark.parametrize("way", CPP_WAYS, ids=lambda way: way.name)
+def test_padding_may_be_nan_in_cpp(way: Way, N: int, dtype: torch.dtype, instruction_set: str) -> None:
+    for D in (24, 16, 18):  # a rest of each kind of vector
+        check_that_padding_is_not_read(way, N, dtype, D=D)
+
+
+@pytest.mark.parametrize("op", SMALL)
+def test_padding_may_be_nan_in_the_specification(op: str) -> None:
+    way = next(way for way in CPP_WAYS if way.name.startswith(op))
+    for N in (1, 2, 3):
+        check_that_padding_is_not_read(dataclasses.replace(way, backend="reference"), N, torch.float64)
+
+
+def test_padding_may_be_nan_in_the_backward() -> None:
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[0, :7] = False
+    problem = make(prompt_mask=mask)
+    hidden, padding = ~mask[:, None, :, None], (problem.run()[1] == -INF)[..., None]
+    kept = {"key": hidden, "value": hidden, "query": padding, "knowledge_query": padding}
+    poisoned = {name: getattr(problem, name).masked_fill(where, float("nan")) for name, where in kept.items()}
+    for ours, theirs in zip(problem.but(**poisoned).gradients(), problem.gradients(), strict=True):
+        assert torch.equal(ours, theirs)
+    masses = evidence_of(problem)
+
+    def gradients(of: EvidenceProblem) -> tuple[Tensor, ...]:
+        leaves = of.leaves()
+        inputs = (leaves.attention.knowledge_query, leaves.attention.knowledge_key)
+        return torch.autograd.grad(leaves.run()[0].square().sum(), inputs)
+
+    for ours, theirs in zip(gradients(masses.but(**poisoned)), gradients(masses), strict=True):
+        assert torch.equal(ours, theirs)
