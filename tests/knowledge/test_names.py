@@ -19,12 +19,16 @@ from tests.fakes import HashingEncoder
         ("what is the price of ANVIL 3's handle", {"anvil 3"}),
         ("the Anvil 3 Stand and the anvil", {"anvil 3 stand", "anvil"}),
         ("the Anvils", set()),
+        ("the big red Anvil of old", {"big red anvil"}),  # the one inside begins later
         ("Anvil 3 stands; Łódź, and O'Neil & Sons", {"anvil 3", "łódź", "o neil sons"}),
         ("", set()),
     ],
 )
 def test_what_a_text_says(text: str, found: set[str]) -> None:
-    assert Names(["Anvil", "Anvil 3", "Anvil 3 Stand", "Łódź", "O'Neil & Sons", "?!"]).said_in(text) == found
+    assert (
+        Names(["Anvil", "Anvil 3", "Anvil 3 Stand", "Big Red Anvil", "Łódź", "O'Neil & Sons", "?!"]).said_in(text)
+        == found
+    )
 
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=7)

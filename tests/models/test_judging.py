@@ -210,6 +210,20 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     assert signs.other == 1
 
 
+def test_a_property_may_be_the_best_of_the_base_though_another_is_likelier() -> None:
+    encoder = HashingEncoder(16)
+    shares = []
+    for background in ((), tuple(f"common {n}" for n in range(40))):
+        asking = adapter(background=background)
+        judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+        found = [("Anvil 3", prop, 0.2) for prop in ("price", "weight")]
+        shares.append(judge.signs([judged(f"the p{n} of Anvil 3", *found) for n in range(20)]))
+    alone, beside = ([one for each in signs for one in each] for signs in shares)
+    assert [one.best for one in alone] == [one.best for one in beside]
+    assert any(one.best for one in alone)
+    assert all(more.share < less.share for less, more in zip(alone, beside, strict=True))
+
+
 def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])

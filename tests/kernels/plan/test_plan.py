@@ -266,10 +266,11 @@ def test_a_plan_of_this_machine_does_not_depend_on_what_else_runs(monkeypatch: p
         lambda file: file.write_text(file.read_text().replace('"latent": ', '"latent": -')),
         lambda file: file.write_text(file.read_text().replace('"latent": ', '"latent": 1e999, "x": ')),
         lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | {"half": 7})),
+        lambda file: file.write_text(file.read_text().replace('"device": "x"', '"device": "y"')),
         lambda file: file.chmod(0o666),
         lambda file: (file.rename(file.with_name("y")), file.symlink_to(file.with_name("y"))),
     ],
-    ids=["empty", "nested", "negative", "infinite", "no rates", "for all to write", "a link"],
+    ids=["empty", "nested", "negative", "infinite", "no rates", "another's", "for all to write", "a link"],
 )
 def test_rates_that_cannot_be_believed_are_measured_anew(damage: Callable[[Path], object], tmp_path: Path) -> None:
     made, again = (RATES, RATES), (dataclasses.replace(RATES, dense=2.5), RATES)

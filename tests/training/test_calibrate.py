@@ -1,0 +1,107 @@
+"""What the confidence is learned from, and an adapter that gets another one."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.confidence import Signs
+from kblam.adapter.config import FORMAT_VERSION
+from kblam.data.entities import Entity
+from kblam.data.properties import TYPED
+from kblam.models.judging import Judged
+from kblam.training import calibrate, calibration_run
+from kblam.training.material import Material
+from kblam.training.questions import Asked, Facts, Kind
+from tests.fakes import HashingEncoder
+
+ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "description": "3"})
+HAMMER = Entity("Hammer", {"color": "4"})
+FACTS = Facts([ANVIL, HAMMER])
+PRICE, WEIGHT, DESCRIPTION, COLOR = range(4)
+FOUND = [(WEIGHT, 0.5), (PRICE, 0.4), (DESCRIPTION, 0.1)]
+
+
+class Noting:
+    """A judge who notes what it compares with, and gives each candidate its mass as a sign."""
+
+    def __init__(self) -> None:
+        self.properties: list[list[str]] = []
+
+    def compare_with(self, properties: list[str]) -> None:
+        self.properties.append(properties)
+
+    def signs(self, judged: list[Judged]) -> list[list[Signs]]:
+        return [[Signs(one.mass, 0, 0, 0, 0) for one in each.candidates] for each in judged]
+
+
+def case_of(facts: tuple[int, ...], hidden: tuple[int, ...] = ()) -> calibrate.Case:
+    kind = Kind.SINGLE if len(facts) == 1 else Kind.OPEN if facts else Kind.GENERAL
+    shown = calibrate._Shown(Asked("anything", kind, facts), 0, hidden)
+    judge: Any = Noting()
+    (case,) = calibrate._cases(judge, FACTS, [shown], [FOUND])
+    assert [one.mass for one in case.signs] == [mass for _, mass in FOUND]
+    return case
+
+
+@pytest.mark.parametrize(
+    ("facts", "hidden", "right", "is_known", "counts"),
+    [
+        ((PRICE,), (), 1, True, True),
+        ((PRICE,), (PRICE,), None, False, True),
+        ((COLOR,), (), None, True, True),  # known and not found
+        ((), (), None, False, True),
+        ((PRICE, WEIGHT, DESCRIPTION), (), 2, True, False),  # a description answers for the whole
+        ((PRICE, WEIGHT), (), None, False, False),
+    ],
+)
+def test_which_triple_is_right(
+    facts: tuple[int, ...], hidden: tuple[int, ...], right: int | None, is_known: bool, counts: bool
+) -> None:
+    assert case_of(facts, hidden)[1:] == (right, is_known, counts)
+
+
+def test_a_property_that_is_hidden_is_none_of_the_base_unless_others_have_it() -> None:
+    asked = Asked("anything", Kind.SINGLE, (PRICE,))
+    others = Facts([ANVIL, *(Entity(f"Hammer {n}", {"color": "x"}) for n in range(9))])
+    draw, others_have_it = random.Random(1), []
+    for _ in range(20):  # the other entities are drawn: now and then an anvil is among them
+        others_have_it.append("price" in calibrate._properties(others, [calibrate._Shown(asked, 0, (PRICE,))], draw))
+        assert {"price", "weight", "description"} <= set(
+            calibrate._properties(others, [calibrate._Shown(asked, 0)], draw)
+        )
+    assert set(others_have_it) == {True, False}
+
+
+def test_few_questions_at_a_time_are_asked_of_one_base() -> None:
+    judge: Any = Noting()
+    shown = [calibrate._Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
+    assert len(calibrate._cases(judge, FACTS, shown, [FOUND] * 60)) == 60
+    assert len(judge.properties) == 3
+
+
+def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = prepared()
+    torch.manual_seed(0)
+    before = KnowledgeAdapter(dataclasses.replace(material.adapter_config, background=("age",), format_version=3))
+    entities = [Entity(f"Machine {n}", {"torque": "9", "weight": f"{n} tons", "color": "red"}) for n in range(8)]
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    monkeypatch.setattr(calibration_run, "held_out_entities", lambda seed: entities)
+    encoder = HashingEncoder(before.config.embedding_dim)
+    after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40)
+    assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
+    assert after.config.format_version == FORMAT_VERSION  # older releases do not know these weights
+    assert after.config.background == tuple(TYPED)
+    for name, weight in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], weight)
+    assert before.config.confidence is None
