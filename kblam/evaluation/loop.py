@@ -197,6 +197,7 @@ def timed(questions: Sequence[Question], encoder: Encoder, ask: Callable[[str, S
         for question in [*questions[:1], *questions[:TIMED]]:
             watch = Stopwatch()
             ask(question.text, watch)
+            watch.finish()
             watches.append(watch)
     return Times.of(watches[1:])
 

@@ -26,11 +26,12 @@ class Stopwatch(BaseStreamer):
     Attributes:
         prompt: when `generate` began with the prompt; NaN before.
         tokens: when each token came.
+        whole: when the answer was there, with its evidence; NaN before `finish`.
     """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.prompt = float("nan")
+        self.prompt = self.whole = float("nan")
         self.tokens: list[float] = []
 
     def put(self, value: Any) -> None:
@@ -44,6 +45,10 @@ class Stopwatch(BaseStreamer):
     def end(self) -> None:
         """Called by `generate` at the end."""
 
+    def finish(self) -> None:
+        """The answer is there."""
+        self.whole = time.perf_counter() - self.began
+
 
 @dataclass(frozen=True)
 class Times:
@@ -51,28 +56,36 @@ class Times:
 
     Args:
         first_token_ms: from the question as text to the first token of the answer.
-        token_ms: for each later token; NaN if no answer had two.
+        token_ms: for each later token, of the time until the answer is there; NaN if no answer had two.
+        answer_ms: from the question as text until the answer is there, with its evidence.
         questions: how many were timed.
     """
 
     first_token_ms: float
     token_ms: float
+    answer_ms: float
     questions: int
 
     @classmethod
     def of(cls, watches: Sequence[Stopwatch]) -> Times:
         """Of watches that saw at least one token."""
-        runs = [watch.tokens for watch in watches if watch.tokens]
-        later = [(run[-1] - run[0]) / (len(run) - 1) for run in runs if len(run) > 1]
+        runs = [watch for watch in watches if watch.tokens]
+        later = [(run.whole - run.tokens[0]) / (len(run.tokens) - 1) for run in runs if len(run.tokens) > 1]
+
+        def median(seconds: Sequence[float]) -> float:
+            return 1000 * statistics.median(seconds) if seconds else float("nan")
+
         return cls(
-            1000 * statistics.median(run[0] for run in runs) if runs else float("nan"),
-            1000 * statistics.median(later) if later else float("nan"),
-            len(runs),
+            median([run.tokens[0] for run in runs]), median(later), median([run.whole for run in runs]), len(runs)
         )
 
     def to_dict(self) -> dict[str, float]:
         """Milliseconds to two places; what was not measured is left out."""
-        found = {"first_token_ms": self.first_token_ms, "ms_per_token": self.token_ms}
+        found = {
+            "first_token_ms": self.first_token_ms,
+            "ms_per_token": self.token_ms,
+            "answer_ms": self.answer_ms,
+        }
         return {name: round(value, 2) for name, value in found.items() if value == value} | {"timed": self.questions}
 
 

@@ -188,9 +188,9 @@ def _baselines(baselines: dict[str, Any]) -> list[str]:
                 reasons.append(_item(f"{name}, {label}: {row['reason']}"))
                 continue
             numbers = [_number(row.get(key)) for key in ("value", "refusal_f1", "false_refusals")]
-            costs = [_cost(row.get(key)) for key in ("first_token_ms", "ms_per_token", "peak_mib")]
+            costs = [_cost(row.get(key)) for key in ("first_token_ms", "answer_ms", "peak_mib")]
             body.append([label, name, *numbers, *costs])
-    titles = ("triples", "", "value", "ref. F1", "false", "1st ms", "ms/tok", "MiB")
+    titles = ("triples", "", "value", "ref. F1", "false", "1st ms", "all ms", "MiB")
     return [_table(titles, body), *(["\n".join(reasons)] if reasons else [])]
 
 

@@ -57,6 +57,11 @@ class Rules:
         return None if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0, best=1))
 
     @property
+    def leaves_nothing(self) -> bool:
+        """Whether all that is said is decided at the prompt's end, but for sentences that a tokenizer cannot write."""
+        return self.config.pointer and self.unknown is not None and self.config.confidence is not None
+
+    @property
     def cuts(self) -> bool:
         """Whether questions about two facts are told apart."""
         return self.config.pointer and self.known_above is not None

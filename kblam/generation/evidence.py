@@ -56,11 +56,21 @@ class EvidenceRecorder:
 
     def __call__(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
+        length = attention["query"].shape[2]
+        self._keep(index, attention, length - 1)
+        self._passes.append((cache, length))
+
+    def every_token(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
+        """In place of a call, for a pass that reads an answer that is decided already: one token after another."""
+        for token in range(attention["query"].shape[2]):
+            self._keep(index, attention, token)
+
+    def _keep(self, index: Tensor | None, attention: dict[str, Any], token: int) -> None:
         heads = attention["query"].shape[1]
         mass = evidence(
-            attention["query"][:, :, -1:],
+            attention["query"][:, :, token : token + 1],
             attention["knowledge"],
-            attention["lse"][:, :, -1:],
+            attention["lse"][:, :, token : token + 1],
             scale=attention["scale"],
             knowledge_bias=attention["bias"],
             knowledge_range=attention["knowledge_range"],
@@ -72,7 +82,6 @@ class EvidenceRecorder:
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
         self.masses.append(best.values.clamp(max=1))
         self.places.append(best.indices if index is None else index.gather(1, best.indices))
-        self._passes.append((cache, attention["query"].shape[2]))
 
     @property
     def is_open(self) -> bool:

@@ -44,6 +44,8 @@ _NEUTRAL: dict[str, Any] = {
     "use_mtp": None,
     "token_healing": False,
 }
+# Beside them nothing else changes what greedy decoding says where one token is certain.
+_PLAIN = {*_NEUTRAL, "streamer", "eos_token_id", "pad_token_id", "max_new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,14 @@ class Generating:
         """The strings after which an answer ends."""
         given = self.config.stop_strings
         return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is greedy, and nothing but the end token and the length limit ends an answer."""
+        config = self.config
+        others = (config.stop_strings, config.max_time, config.watermarking_config)
+        greedy = config.get_generation_mode() == GenerationMode.GREEDY_SEARCH
+        return greedy and self.arguments.keys() <= _PLAIN and all(one is None for one in others)
 
     def after(self, prompt_length: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The keyword arguments for prompts of so many tokens."""

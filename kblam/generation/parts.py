@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
+from kblam.generation.reach import read_to_evidence
 from kblam.generation.words import Found, Words, judged
 from kblam.models import Attachment
 from kblam.models.judging import Judge
@@ -40,14 +40,14 @@ def found_by(
         batch_size: so many prompts at a time.
         words: of the copy that is attended to.
     """
-    decoder, every = attachment.model.get_decoder(), list[tuple[Found, ...]]()
+    every: list[tuple[Found, ...]] = []
     for start in range(0, len(rows), batch_size):
         ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.device)
-        given: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
         recorder = EvidenceRecorder()
         question = None if vectors is None else vectors[start : start + batch_size]
-        with attachment.using(words.resident, question=question), attachment.observing(recorder):
-            decoder(input_ids=ids, use_cache=False, **given)
+        with attachment.using(words.resident, question=question):
+            read_to_evidence(attachment, recorder, ids, mask, places)
         every += [tuple(words.found(best)) for best in recorder.newest()]
     return every
 

@@ -90,7 +90,7 @@ class Pointer(LogitsProcessor):
         end: int | None = None,
         words: Words | None = None,
     ) -> None:
-        config = attachment.config
+        self.attachment, config = attachment, attachment.config
         self.words = Words(resident, copied=config.pointer) if words is None else words
         self.recorder = EvidenceRecorder()
         self.plans: list[Plan] = []
@@ -107,7 +107,7 @@ class Pointer(LogitsProcessor):
         if self.recorder.is_open:
             self.recorder.close(input_ids.shape[1])
         if self._tables is None:
-            self._tables = self._begin(input_ids, scores)
+            self._tables = self._begin(input_ids, scores.shape[-1])
         table, step = self._tables, input_ids.shape[1] - self._prompt_length
         if step < 0 or input_ids.shape[0] != table.tokens.shape[0] or len(self.recorder.masses) <= step:
             raise GenerationError(
@@ -128,6 +128,24 @@ class Pointer(LogitsProcessor):
             weight = torch.where(refuses, 1.0, weight)
         return torch.where(follows[:, None], _mixed(scores, target, weight), scores)
 
+    def begin(self, input_ids: Tensor, vocabulary: int) -> None:
+        """Decides and plans at the prompt's end, before there are scores; the first call of a `generate` does it else.
+
+        Args:
+            input_ids: int64 (B, N), the prompts, whose pass the recorder saw.
+            vocabulary: how many tokens the model can say.
+        """
+        self.recorder.close(input_ids.shape[1])
+        self._tables = self._begin(input_ids, vocabulary)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether greedy decoding says every row's plan, from the first token to the end, whatever the model wants."""
+        if self._end is None:
+            return False
+        holds = self._rules.unknown is not None
+        return all(one.tokens and (all(one.settled) or (holds and one.decision.is_sure)) for one in self.plans)
+
     @property
     def decides(self) -> bool:
         """Whether a `known_above` tells known questions from others."""
@@ -147,7 +165,7 @@ class Pointer(LogitsProcessor):
         certain = table.settled[:, step] | (table.begun[:, step] & (table.known | (weight >= _MAJORITY)))
         return torch.where(certain, 1.0, weight)
 
-    def _begin(self, input_ids: Tensor, scores: Tensor) -> _Tables:
+    def _begin(self, input_ids: Tensor, vocabulary: int) -> _Tables:
         """Decides and plans for all rows, from what is read of the device here and never again."""
         if not self.recorder.masses or self.recorder.masses[-1].shape[0] != input_ids.shape[0]:
             raise GenerationError(
@@ -166,9 +184,9 @@ class Pointer(LogitsProcessor):
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
                 refusals.append(self._refusal(prompts[row]))
         written = [*(one.tokens for one in self.plans), *refusals]
-        if (most := max((token for tokens in written for token in tokens), default=0)) >= scores.shape[-1]:
+        if (most := max((token for tokens in written for token in tokens), default=0)) >= vocabulary:
             raise GenerationError(
-                f"the tokenizer gave token {most}, the model has {scores.shape[-1]}: it is another model's tokenizer"
+                f"the tokenizer gave token {most}, the model has {vocabulary}: it is another model's tokenizer"
             )
         return self._tables_of(self.plans, refusals, input_ids.device)
 

@@ -13,6 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
+from kblam.generation.at_once import write_at_once
 from kblam.generation.clauses import MOST_SPLITS, Split, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import EvidenceRecorder, Follower
@@ -279,7 +280,12 @@ class Session:
     ) -> list[Answer]:
         """Answers with knowledge in force; those that the base model has to give are marked `from_base` and empty."""
         given, words = dict(how.arguments), Words(resident, copied=rules.config.pointer)
-        vectors = self._asking(questions)
+        vectors, reader = self._asking(questions), Reader(self.tokenizer, rules.config.refusal, how)
+        if rules.leaves_nothing and how.is_plain:
+            sure = self._pointer(resident, questions, rules, next(iter(how.ends), None), words)
+            written = write_at_once(sure, resident, vectors, rows, how, with_evidence=top > 0)
+            if written is not None:
+                return [reader.answer(row, said, sure.recorder, words, top, sure) for row, said in enumerate(written)]
         pointer, recorder = None, EvidenceRecorder()
         follower: LogitsProcessor = Follower(recorder, words)
         if rules.config.pointer or rules.unknown is not None:
@@ -290,7 +296,6 @@ class Session:
         given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), follower])
         with self.attachment.using(resident, question=vectors), self.attachment.observing(recorder):
             said = self._generate(rows, replace(how, arguments=given))
-        reader = Reader(self.tokenizer, rules.config.refusal, how)
         return [reader.answer(row, tokens, recorder, words, top, pointer) for row, tokens in enumerate(said)]
 
     @torch.inference_mode()

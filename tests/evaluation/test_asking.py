@@ -127,10 +127,11 @@ def test_both_sides_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(text)
         encoder.encode([text])
         watch.tokens = [float(len(asked)), float(len(asked)) + 1]
+        watch.finish = lambda: setattr(watch, "whole", watch.tokens[-1] + 0.5)  # type: ignore[method-assign]
 
     times = timed(QUIZ.questions, encoder, ask)
     assert asked == inner.calls == [texts[0], texts[0], texts[1]], "the first once more, uncounted; all encoded anew"
-    assert (times.first_token_ms, times.token_ms, times.questions) == (2500, 1000, 2)
+    assert (times.first_token_ms, times.token_ms, times.answer_ms, times.questions) == (2500, 1500, 4000, 2)
 
 
 def test_batches_keep_answers_of_like_length_together() -> None:
@@ -174,10 +175,12 @@ def test_times_are_medians_of_what_watches_saw(kb: KnowledgeBase) -> None:
     for moments in ([0.1, 0.2, 0.3], [0.5, 0.8], [0.3], []):
         watch = Stopwatch()
         watch.tokens = moments
+        watch.whole = moments[-1] + 0.1 if moments else 9.0
         watches.append(watch)
     times = Times.of(watches)
     assert times.first_token_ms == pytest.approx(300)
-    assert times.token_ms == pytest.approx(200)
+    assert times.token_ms == pytest.approx((150 + 400) / 2), "what comes after the last token is of all of them"
+    assert times.answer_ms == pytest.approx(400)
     assert times.questions == 3
     assert Times.of([]).to_dict() == {"timed": 0}
     measured = time_questions(prefers_first(), kb, QUIZ.questions)

@@ -1,0 +1,77 @@
+"""Answers that are certain at the prompt's end, written at once.
+
+Where the confidence decides, greedy decoding says the planned sentence whatever the model wants. So no token has to
+wait for the one before: the prompts are read in one pass, and the answers, for their evidence, in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from kblam.generation.options import Generating
+from kblam.generation.pointer import Pointer
+from kblam.generation.prompt import left_padded
+from kblam.generation.reach import read_to_evidence
+from kblam.models.resident import ResidentKnowledge
+
+
+def write_at_once(
+    pointer: Pointer,
+    resident: ResidentKnowledge,
+    vectors: Tensor | None,
+    rows: Sequence[Sequence[int]],
+    how: Generating,
+    *,
+    with_evidence: bool,
+) -> list[list[int]] | None:
+    """The tokens that a greedy `generate` with this pointer would say, or None if one of them is left to the model.
+
+    Args:
+        pointer: a fresh one; afterwards its recorder has the masses at each token, as after a `generate`.
+        resident: the knowledge in force.
+        vectors: float32 (B, P), of the questions; None without a question head.
+        rows: token ids of each prompt.
+        how: `Generating.is_plain`.
+        with_evidence: whether to read the answers too; else only the masses at the prompt's end are there.
+    """
+    attachment, recorder, config = pointer.attachment, pointer.recorder, pointer.attachment.model.config
+    ids, mask = left_padded(rows, how.pad, attachment.device)
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=config) if with_evidence else None
+    with attachment.using(resident, question=vectors):
+        read_to_evidence(attachment, recorder, ids, mask, places, cache)
+        pointer.begin(ids, config.get_text_config().vocab_size)
+        if not pointer.is_certain:
+            return None
+        said = [_until_end(one.tokens[: how.max_new_tokens], how.ends) for one in pointer.plans]
+        _stream(how.arguments.get("streamer"), pointer, ids, said[0])
+        # The last token of an answer is chosen, and read no more.
+        length = max(map(len, said)) - 1
+        if cache is not None and length:
+            answers = torch.full((len(said), length), how.pad)
+            for line, tokens in enumerate(said):
+                answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+            mask = torch.cat([mask, mask.new_ones(len(said), length)], -1)
+            places = places[:, -1:] + torch.arange(1, length + 1, device=ids.device)
+            read_to_evidence(attachment, recorder.every_token, answers.to(ids.device), mask, places, cache)
+    return said
+
+
+def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """As far as `generate` goes; an end token of the caller's may stand within a sentence."""
+    return list(tokens[: next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))])
+
+
+def _stream(streamer: Any, pointer: Pointer, ids: Tensor, said: Sequence[int]) -> None:
+    """Shows one answer, as `generate` does; none that the base model gives instead."""
+    if streamer is None or pointer.decision(0).is_base:
+        return
+    streamer.put(ids.cpu())
+    for token in said:
+        streamer.put(torch.tensor([token]))
+    streamer.end()

@@ -1,0 +1,52 @@
+"""A pass through a model as far as its evidence layer: what lies above it cannot change what that attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from kblam.models import Attachment
+
+
+class _ReachedError(Exception):
+    """Ends the pass, without its result; nobody but `read_to_evidence` sees it."""
+
+
+def read_to_evidence(
+    attachment: Attachment,
+    observer: Callable[..., None],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    cache: Cache | None = None,
+) -> None:
+    """Shows an observer the evidence layer's attention, and computes no layer above it.
+
+    Of compiled code a pass is computed whole.
+
+    Args:
+        attachment: with knowledge in force.
+        observer: as `Attachment.observing` takes it.
+        input_ids, position_ids: int64 (B, N).
+        attention_mask: int64 (B, T), of what the cache holds and of these tokens.
+        cache: takes the keys and values of the layers that are computed.
+    """
+
+    def observe(**attention: Any) -> None:
+        observer(**attention)
+        if not torch.compiler.is_compiling():
+            raise _ReachedError
+
+    with attachment.observing(observe), suppress(_ReachedError):
+        attachment.model.get_decoder()(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )

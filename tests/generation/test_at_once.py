@@ -1,0 +1,178 @@
+"""Answers that are written at once are those that `generate` says token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from kblam import KnowledgeBase, Triple
+from kblam.adapter.confidence import Confidence
+from kblam.generation import session as session_module
+from kblam.generation.answer import Answer
+from kblam.generation.options import Generating
+from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
+from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER, Asked
+from tests.generation.tiny import EMBEDDING_DIM
+
+STONE = "What is the age of a stone?"
+QUESTIONS = [
+    CURRENCY,
+    STONE,
+    FOUNDER,
+    "What is the currency of France and the budget of Project Nightjar?",
+    "Tell me about Project Nightjar.",
+]
+# Nearly the mass alone, as the tiny model's attention is right.
+BY_MASS = Confidence(mass=4.0, name=0.5, property=0.5, other=0.0, share=0.0, bias=-1.0)
+
+
+@pytest.fixture(params=[byte_bpe, sentence_piece], ids=["byte BPE", "SentencePiece"])
+def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
+    tokenizer, encoder = request.param(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        yield Asked(model, tokenizer, attachment, encoder, kb)
+
+
+class Passes:
+    """Counts the passes of a decoder, with the tokens of each."""
+
+    def __init__(self, model: Any) -> None:
+        self.lengths: list[int] = []
+        self._hook = model.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, decoder: Any, given: Any, options: dict[str, Any]) -> None:
+        self.lengths.append(options["input_ids"].shape[1])
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+
+def told(answer: Answer) -> tuple[Any, ...]:
+    """All of an answer but the masses of its evidence."""
+    return (
+        answer.text,
+        answer.copied,
+        answer.num_tokens,
+        answer.known,
+        answer.refused,
+        answer.from_base,
+        answer.is_cut,
+        [item.triple for item in answer.evidence if item.mass > 1e-3],
+    )
+
+
+@pytest.mark.parametrize("unknown", ["refuse", "base"])
+@pytest.mark.parametrize("limit", [120, 5])
+def test_they_are_the_answers_of_generate(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, unknown: str, limit: int
+) -> None:
+    session = asked.session(unknown=unknown)
+    at_once = session.ask_many(QUESTIONS, max_new_tokens=limit)
+    monkeypatch.setattr(Generating, "is_plain", False)
+    one_by_one = session.ask_many(QUESTIONS, max_new_tokens=limit)
+    for quick, slow in zip(at_once, one_by_one, strict=True):
+        assert told(quick) == told(slow)
+        assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
+        masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
+        assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+    if limit == 120:
+        assert at_once[0].text == EURO
+
+
+def test_two_passes_are_enough(asked: Asked) -> None:
+    """One reads the prompts, one the answers but for their last tokens; without evidence the second is not needed."""
+    session = asked.session()
+    session.ask(CURRENCY)
+    passes = Passes(asked.model)
+    answer = session.ask(CURRENCY, max_new_tokens=120)
+    assert len(passes.lengths) == 2
+    assert passes.lengths[1] == answer.num_tokens - 1
+    assert session.ask(CURRENCY, max_new_tokens=120, top=0).text == EURO
+    assert len(passes.lengths) == 3
+    passes.remove()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"do_sample": True}, {"stop_strings": "zzz"}, {"max_time": 60.0}, {"cache_implementation": "static"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_other_options_are_left_to_generate(asked: Asked, options: dict[str, Any]) -> None:
+    passes = Passes(asked.model)
+    assert asked.session().ask(CURRENCY, max_new_tokens=120, **options).text == EURO
+    assert len(passes.lengths) > 2
+    passes.remove()
+
+
+def test_an_end_token_of_the_caller_s_ends_it_early(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens: list[int] = []
+    streamer = Keep(tokens)
+    asked.session().ask(CURRENCY, max_new_tokens=120, streamer=streamer)
+    third, tokens[:] = tokens[-5], []
+    quick = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    shown = list(tokens)
+    monkeypatch.setattr(Generating, "is_plain", False)
+    tokens.clear()
+    slow = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    assert told(quick) == told(slow)
+    assert shown == tokens
+    assert quick.num_tokens < 20
+
+
+class Keep:
+    """A streamer that keeps all it is given."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.ended = tokens, 0
+
+    def put(self, ids: torch.Tensor) -> None:
+        self.tokens.extend(ids.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("question", [CURRENCY, STONE])
+@pytest.mark.parametrize("unknown", ["refuse", "base"])
+def test_a_streamer_sees_what_generate_shows(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, question: str, unknown: str
+) -> None:
+    session, quick, slow = asked.session(unknown=unknown), Keep([]), Keep([])
+    session.ask(question, max_new_tokens=60, streamer=quick)
+    monkeypatch.setattr(Generating, "is_plain", False)
+    session.ask(question, max_new_tokens=60, streamer=slow)
+    assert (quick.tokens, quick.ended) == (slow.tokens, slow.ended)
+    assert quick.ended == 1
+
+
+def test_a_sentence_that_cannot_be_written_is_left_to_the_model(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of which the tokenizer makes a control token, whatever is done: `Wordings.of` says None then."""
+    asked.kb.add(Triple("France", "currency", "<|end|>"))
+    monkeypatch.setattr("kblam.generation.wording.Wordings.of", lambda self, text, prompt: None)
+    passes = Passes(asked.model)
+    answer = asked.session(unknown="base").ask(CURRENCY, max_new_tokens=7)
+    passes.remove()
+    assert len(passes.lengths) >= 7
+    assert answer.copied == ()
+
+
+def test_what_the_mass_decides_is_not_certain(asked: Asked) -> None:
+    """Without a confidence the model's own word counts too, token by token."""
+    passes = Passes(asked.model)
+    adapter = asked.attachment.adapter
+    adapter.config = adapter.config.__class__(**{**vars(adapter.config), "confidence": None})
+    assert asked.session().ask(CURRENCY, max_new_tokens=120).text == EURO
+    assert len(passes.lengths) > 2
+    passes.remove()
+
+
+def test_a_sampling_session_needs_no_second_reading(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(session_module, "write_at_once", lambda *given, **options: called.append(given))
+    asked.session().ask(CURRENCY, max_new_tokens=60, do_sample=True)
+    asked.session(unknown=None).ask(CURRENCY, max_new_tokens=60)
+    assert not called

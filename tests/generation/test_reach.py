@@ -1,0 +1,87 @@
+"""A pass as far as the evidence layer sees what a whole pass sees, and leaves the same behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from kblam import KnowledgeBase
+from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.prompt import encode_question, left_padded
+from kblam.generation.reach import read_to_evidence
+from kblam.models.copies import reading
+from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
+from tests.generation.test_pointer import CURRENCY, FOUNDER, Asked
+from tests.generation.tiny import EMBEDDING_DIM
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        yield Asked(model, tokenizer, attachment, encoder, kb)
+
+
+def prompts(asked: Asked) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = [encode_question(question, asked.attachment, asked.tokenizer) for question in (CURRENCY, FOUNDER)]
+    ids, mask = left_padded(rows, 0, asked.attachment.device)
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.inference_mode()
+def test_it_sees_what_a_whole_pass_sees(asked: Asked) -> None:
+    (ids, mask, places), whole, part = prompts(asked), EvidenceRecorder(), EvidenceRecorder()
+    caches = DynamicCache(config=asked.model.config), DynamicCache(config=asked.model.config)
+    above: list[int] = []
+    asked.model.model.layers[1].register_forward_pre_hook(lambda layer, given: above.append(1))
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        with asked.attachment.observing(whole):
+            asked.model.model(ids, attention_mask=mask, position_ids=places, past_key_values=caches[0])
+        assert len(above) == 1
+        read_to_evidence(asked.attachment, part, ids, mask, places, caches[1])
+    assert len(above) == 1, "no layer above the evidence layer is computed"
+    assert part.newest() == whole.newest()
+    for ours, theirs in zip((caches[1].layers[0].keys, caches[1].layers[0].values), keys_of(caches[0]), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def keys_of(cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
+    return cache.layers[0].keys, cache.layers[0].values
+
+
+@torch.inference_mode()
+def test_nothing_stays_behind(asked: Asked) -> None:
+    """The next call of the model is an ordinary one, and an observer's own error is told."""
+    (ids, mask, places), recorder = prompts(asked), EvidenceRecorder()
+    before = asked.model(ids, attention_mask=mask, position_ids=places).logits
+
+    def broken(**attention: Any) -> None:
+        raise RuntimeError("of the observer")
+
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        read_to_evidence(asked.attachment, recorder, ids, mask, places)
+        with pytest.raises(RuntimeError, match="of the observer"):
+            read_to_evidence(asked.attachment, broken, ids, mask, places)
+    assert len(recorder.masses) == 1
+    assert torch.equal(asked.model(ids, attention_mask=mask, position_ids=places).logits, before)
+
+
+@torch.inference_mode()
+def test_compiled_code_is_computed_whole(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the middle of a graph would break it in two."""
+    (ids, mask, places), recorder = prompts(asked), EvidenceRecorder()
+    above: list[int] = []
+    asked.model.model.layers[1].register_forward_pre_hook(lambda layer, given: above.append(1))
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    monkeypatch.setattr("kblam.generation.reach.torch.compiler.is_compiling", lambda: True)
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        read_to_evidence(asked.attachment, recorder, ids, mask, places)
+    assert above == [1]
+    assert len(recorder.masses) == 1
