@@ -22,6 +22,7 @@ from kblam.adapter.files import (
 from kblam.adapter.plain import ends_plainly, is_plain_linear
 from kblam.adapter.projected import ProjectedKnowledge
 from kblam.adapter.projections import build_projector, build_question_trunk
+from kblam.adapter.property_head import PropertyHead
 from kblam.errors import KnowledgeError
 from kblam_kernels.latent.projection import KEY_NORM_EPS
 
@@ -47,6 +48,8 @@ class KnowledgeAdapter(
             without `separate_query_head`.
         question_trunk: (B, P) -> (B, P), a `ResidualMLP` for an mlp `question_head`, or the identity.
         question_heads: one Linear(P, Hq * D) per knowledge layer, keyed by str(layer); empty without `question_head`.
+        property_head: tells which property a question asks for; None without a `property_width`. Attention has no part
+            in it.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -62,6 +65,9 @@ class KnowledgeAdapter(
         self.question_trunk = build_question_trunk(config)
         asking = layers if config.question_head is not None else []
         self.question_heads = nn.ModuleDict({str(layer): nn.Linear(config.embedding_dim, width) for layer in asking})
+        self.property_head = (
+            PropertyHead(config.embedding_dim, config.property_width) if config.property_width else None
+        )
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin takes the arguments of any class, this one its own

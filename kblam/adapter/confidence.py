@@ -29,6 +29,7 @@ class Signs:
         share: log of the property's share among all properties, by the question without the name; 0 where that is not
             asked, because the question does not say the name.
         best: 1 if no other property of the knowledge base has a larger share; 0 where that is not asked.
+        beaten: 1 if the property with the largest share is another one, and the question says that.
     """
 
     mass: float
@@ -37,12 +38,14 @@ class Signs:
     other: float
     share: float
     best: float = 0.0
+    beaten: float = 0.0
 
     @builtins.property
     def numbers(self) -> list[float]:
         """What the weights are for, in their order; the 1 is the bias's."""
         mass = min(max(self.mass, _LEAST), 1 - _LEAST)
-        return [math.log(mass / (1 - mass)), self.name, self.property, self.other, self.share, 1.0, self.best]
+        odds = math.log(mass / (1 - mass))
+        return [odds, self.name, self.property, self.other, self.share, 1.0, self.best, self.beaten]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Confidence:
 
     Args:
         mass: of the log odds of the attention mass.
-        name, property, other, share, best: of those signs.
+        name, property, other, share, best, beaten: of those signs.
         bias: added.
     """
 
@@ -63,7 +66,8 @@ class Confidence:
     other: float
     share: float
     bias: float
-    best: float = 0.0  # adapters of format 4 have none
+    best: float = 0.0
+    beaten: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -14,8 +14,8 @@ from kblam.errors import AdapterConfigError
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
-# in the base model's signature.
-FORMAT_VERSION = 5
+# in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`.
+FORMAT_VERSION = 6
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
@@ -30,6 +30,7 @@ _COUNTS = {
     "mlp_depth": (0, 2**10),
     "mlp_hidden_dim": (0, 2**20),
     "question_hidden_dim": (0, 2**20),
+    "property_width": (0, 2**16),
     "format_version": (1, math.inf),
 }
 _TEXTS = ("projector", "answer", "refusal")
@@ -98,6 +99,7 @@ class AdapterConfig:
         default=None,
         metadata={"help": "weights of what known_above is compared with; without them it is the attention mass"},
     )
+    property_width: int = _help("width of the property head, which confidence reads; 0: none", default=0)
     background: tuple[str, ...] = _help(
         "properties that people ask for, also of a knowledge base that has none of them", default=()
     )
@@ -140,11 +142,7 @@ class AdapterConfig:
             raise AdapterConfigError(f"answer must contain {', '.join(missing)} once; got {self.answer!r}")
         if self.known_above is not None and not 0 <= self.known_above <= 1:
             raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
-        if isinstance(self.confidence, dict):  # JSON has no classes
-            try:
-                object.__setattr__(self, "confidence", Confidence(**self.confidence))
-            except TypeError as error:
-                raise AdapterConfigError(f"confidence does not fit: {error}") from error
+        self._check_confidence()
         given = self.background
         if not isinstance(given, list | tuple) or not all(
             isinstance(one, str) and one.strip() and len(one) <= _LONGEST_PROPERTY for one in given
@@ -155,8 +153,6 @@ class AdapterConfig:
         if len(given) > _MOST_BACKGROUND:
             raise AdapterConfigError(f"background must be at most {_MOST_BACKGROUND:,} texts; got {len(given):,}")
         object.__setattr__(self, "background", tuple(self.background))  # JSON has lists
-        if not isinstance(self.confidence, Confidence | None):
-            raise AdapterConfigError(f"confidence must be its weights by name, or None; got {self.confidence!r}")
         if self.base_signature is not None:
             object.__setattr__(self, "base_signature", Signature.read(self.base_signature))
 
@@ -178,6 +174,16 @@ class AdapterConfig:
                 value = getattr(self, name)
                 if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                     raise AdapterConfigError(f"{name} must be {what}; got {_shown(value)}")
+
+    def _check_confidence(self) -> None:
+        given: Any = self.confidence
+        if isinstance(given, dict):  # JSON has no classes
+            try:
+                object.__setattr__(self, "confidence", Confidence(**given))
+            except TypeError as error:
+                raise AdapterConfigError(f"confidence does not fit: {error}") from error
+        elif not isinstance(given, Confidence | None):
+            raise AdapterConfigError(f"confidence must be its weights by name, or None; got {given!r}")
 
     def _check_question_head(self) -> None:
         if self.question_head is None:
@@ -253,6 +259,14 @@ class AdapterConfig:
                 )
             shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
             warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", stacklevel=2)
+        if isinstance(version, int) and version < 6 and data.get("confidence") is not None:
+            # Its weights are for shares of properties by the attention's own projections, which nothing reads any more.
+            warnings.warn(
+                f"the confidence of this adapter is of format {version}, and this kblam reads properties otherwise; it "
+                "is left out, so what is known is left to the model: calibrate it anew (kblam calibrate)",
+                stacklevel=2,
+            )
+            data = {**data, "confidence": None, "known_above": None}
         try:
             return cls(**{name: value for name, value in data.items() if name in known})
         except TypeError as error:

@@ -7,7 +7,7 @@ lower case, without its question mark, with words around it.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 from kblam.data.loose import LOOSE
 from kblam.data.meaning import same_meaning
@@ -15,6 +15,7 @@ from kblam.data.phrases import phrases, specific
 from kblam.errors import DataError
 
 __all__ = [
+    "Only",
     "general_questions",
     "is_missing",
     "open_question",
@@ -25,6 +26,8 @@ __all__ = [
 SPECIFIC_SHARE = 0.45  # of the questions for a property that has some
 LOOSE_SHARE = 0.3  # of those that may be loose
 
+# Whether a phrasing may be used.
+Only = Callable[[str], bool]
 _LOOSE_OF: dict[str, list[str]] = {}
 for _template, _properties in LOOSE.items():
     for _property in _properties:
@@ -38,6 +41,7 @@ def question(
     held_out: bool = False,
     *,
     others: Collection[str] | None = None,
+    only: Only | None = None,
 ) -> str:
     """A question for one fact.
 
@@ -47,13 +51,14 @@ def question(
         held_out: use the phrasings that training never sees.
         others: the other properties the entity has. Given them, a question may be loose ("Who leads X?") as long as
             it means this property and none of the others; without them it names its property clearly.
+        only: the phrasings that may be used, as far as there are any.
     """
-    return _typed(_one(fact_property, name, rng, held_out, others), name, rng, held_out)
+    return _typed(_one(fact_property, name, rng, held_out, others, only), name, rng, held_out)
 
 
-def open_question(name: str, rng: random.Random, held_out: bool = False) -> str:
-    """A question for all that is known about a name."""
-    template = rng.choice(phrases("open").of(held_out))
+def open_question(name: str, rng: random.Random, held_out: bool = False, *, only: Only | None = None) -> str:
+    """A question for all that is known about a name; `only` as in `question`."""
+    template = rng.choice(_those(phrases("open").of(held_out), only))
     return _typed(template.format(n=name), name, rng, held_out)
 
 
@@ -88,17 +93,29 @@ def is_missing(prop: str, known: Collection[str]) -> bool:
     return not any(same_meaning(prop, other) for other in known)
 
 
-def _one(prop: str, name: str, rng: random.Random, held_out: bool, others: Collection[str] | None) -> str:
+def _one(
+    prop: str,
+    name: str,
+    rng: random.Random,
+    held_out: bool,
+    others: Collection[str] | None,
+    only: Only | None = None,
+) -> str:
     """A question for one fact, neatly typed."""
     telling = specific().get(prop)
     if telling is not None and rng.random() < SPECIFIC_SHARE:
         if others is not None and not held_out and rng.random() < LOOSE_SHARE:
-            loose = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
-            if loose:
+            loose: Sequence[str] = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
+            if loose := _those(loose, only):
                 return rng.choice(loose).format(n=name)
-        return rng.choice(telling.of(held_out)).format(n=name)
-    template = rng.choice(phrases("one").of(held_out))
+        return rng.choice(_those(telling.of(held_out), only)).format(n=name)
+    template = rng.choice(_those(phrases("one").of(held_out), only))
     return _capitalised(template.format(p=prop, n=name), rng)
+
+
+def _those(texts: Sequence[str], only: Only | None) -> Sequence[str]:
+    """The texts that may be used; all of them where none may."""
+    return texts if only is None else [text for text in texts if only(text)] or texts
 
 
 def _could_mean(text: str, others: Collection[str], prop: str) -> bool:

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from kblam.generation.options import Generating
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import left_padded
-from kblam.generation.reach import read_to_evidence
+from kblam.models.reach import read_to_evidence
 from kblam.models.resident import ResidentKnowledge
 
 

@@ -12,10 +12,10 @@ from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
-from kblam.generation.reach import read_to_evidence
 from kblam.generation.words import Found, Words, judged
 from kblam.models import Attachment
 from kblam.models.judging import Judge
+from kblam.models.reach import read_to_evidence
 
 
 def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:

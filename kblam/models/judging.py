@@ -17,13 +17,12 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_shares import DESCRIBING, EVERYTHING, PRONOUN, project_properties, property_shares
+from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.mention import Vocabulary, says, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
-from kblam.models.weights import State, state_of
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
@@ -71,11 +70,13 @@ class _Share(NamedTuple):
         log: of the share of the candidate's; to a describing one that of everything is added.
         is_best: whether no other property of the knowledge base has a larger one.
         everything: the share of everything.
+        is_beaten: whether another one has the largest of all, and the question says that.
     """
 
     log: float = 0.0
     is_best: bool = False
     everything: float = 0.0
+    is_beaten: bool = False
 
 
 class _Compared(NamedTuple):
@@ -88,12 +89,12 @@ class _Compared(NamedTuple):
     revision: int  # of the knowledge base
 
 
-class _Projected(NamedTuple):
-    """Properties as the adapter's weights projected them at one moment."""
+class _Keys(NamedTuple):
+    """Properties as the head's weights made them at one moment."""
 
     vectors: Tensor  # (V, P), those of a `_Compared`
-    weights: State
-    keys: Tensor  # (V, S, Hq, D)
+    weights: tuple[int, int]
+    keys: Tensor  # (V, width)
 
 
 class Judge:
@@ -103,6 +104,7 @@ class Judge:
         adapter: of the attachment; not kept alive.
         encode: texts to (n, P) float32 vectors, as the adapter takes them.
         properties, names: of the knowledge base.
+        head: what compares properties; None takes the adapter's. Without any there are no shares.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class Judge:
         encode: Callable[[list[str]], Tensor],
         properties: Iterable[str] = (),
         names: Iterable[str] = (),
+        head: PropertyHead | None = None,
     ) -> None:
-        self._of, self._encode = weakref.ref(adapter), encode
-        self._kept: _Projected | None = None
+        self._of, self._encode, self._given = weakref.ref(adapter), encode, head
+        self._kept: _Keys | None = None
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim)
         self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), 0)
@@ -121,11 +124,15 @@ class Judge:
 
     @property
     def adapter(self) -> KnowledgeAdapter:
-        """Whose projections and weights it uses, as they are now."""
+        """Whose heads and weights it uses, as they are now."""
         adapter = self._of()
         if adapter is None:
             raise KnowledgeError("this judge's adapter is gone; ask judge_of for one of the adapter in use")
         return adapter
+
+    @property
+    def _head(self) -> PropertyHead | None:
+        return self.adapter.property_head if self._given is None else self._given
 
     def compare_with(self, properties: Iterable[str], revision: int = 0) -> None:
         """Takes the properties of the knowledge base as they are at a revision, in place of those it had."""
@@ -204,13 +211,14 @@ class Judge:
                 other=float(said[name].is_other(prop)),
                 share=share.log,
                 best=float(share.is_best),
+                beaten=float(share.is_beaten),
             )
             for (name, prop, mass), share in zip(candidates, shares, strict=True)
         ]
 
     def _with_shares(self, compared: _Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[_Share]]]:
         """Each question with the shares of its candidates' properties, by the question without the candidate's name."""
-        if self.adapter.config.question_head is None:
+        if self._head is None:
             return [(one, [_Share()] * len(one.candidates)) for one in judged]
         bare: dict[tuple[int, str], str] = {}
         for row, one in enumerate(judged):
@@ -221,7 +229,7 @@ class Judge:
             (row, name): [candidate.property for candidate in judged[row].candidates if candidate.name == name]
             for row, name in bare
         }
-        found = self._shares(compared, bare, asked) if bare else {}
+        found = self._shares(self._head, compared, bare, asked) if bare else {}
         return [
             (one, [found.get((row, name, prop), _Share()) for name, prop, _ in one.candidates])
             for row, one in enumerate(judged)
@@ -229,6 +237,7 @@ class Judge:
 
     def _shares(
         self,
+        head: PropertyHead,
         compared: _Compared,
         bare: Mapping[tuple[int, str], str],
         asked: Mapping[tuple[int, str], Sequence[str]],
@@ -237,37 +246,45 @@ class Judge:
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
-        keys = self._projected(compared)
+        keys = self._keys(head, compared)
         if more:
-            keys = torch.cat([keys, project_properties(self.adapter, self._vectors_of(more))])
+            keys = torch.cat([keys, head.keys(self._vectors_of(more))])
         left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool)
         left_out[:, len(compared.columns) :] = True
         for line, props in enumerate(asked.values()):
             left_out[line, [columns[prop] for prop in props]] = False
-        logs = property_shares(self.adapter, self._encode(list(bare.values())), keys, left_out).cpu()
+        logs = head.log_shares(self._encode(list(bare.values())), keys, left_out).cpu()
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         everything = logs[:, columns[EVERYTHING]]
+        texts = list(columns)
+        largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
+            likeliest = texts[largest[line]]
+            is_said = says(bare[row, name], likeliest)
             for prop in props:
                 log = logs[line, columns[prop]]
                 if prop in DESCRIBING:
                     log = torch.logaddexp(log, everything[line])
-                shares[row, name, prop] = _Share(float(log), bool(log >= best[line]), float(everything[line].exp()))
+                shares[row, name, prop] = _Share(
+                    float(log), bool(log >= best[line]), float(everything[line].exp()), is_said and prop != likeliest
+                )
         return shares
 
-    def _projected(self, compared: _Compared) -> Tensor:
+    @torch.no_grad()
+    def _keys(self, head: PropertyHead, compared: _Compared) -> Tensor:
         """Kept from one batch to the next, until properties or weights change."""
-        kept, adapter, vectors = self._kept, self.adapter, compared.vectors
-        if kept is None or kept.vectors is not vectors or not kept.weights.is_that_of(adapter):
-            kept = self._kept = _Projected(vectors, state_of(adapter), project_properties(adapter, vectors))
+        kept, vectors, weight = self._kept, compared.vectors, head.property.weight
+        # A tensor made in inference mode does not count its writes, and has none.
+        weights = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        if kept is None or kept.vectors is not vectors or kept.weights != weights:
+            kept = self._kept = _Keys(vectors, weights, head.keys(vectors))
         return kept.keys
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
-        config = self.adapter.config
-        if not properties or config.question_head is None:
-            return torch.zeros(len(properties), config.embedding_dim)
+        if not properties or self._head is None:
+            return torch.zeros(len(properties), self.adapter.config.embedding_dim)
         return self._encode([key_text(PRONOUN, one) for one in properties]).cpu()
 
 

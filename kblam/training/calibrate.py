@@ -14,11 +14,12 @@ from torch import Tensor
 
 from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
-from kblam.adapter.property_shares import DESCRIBING
+from kblam.adapter.property_head import DESCRIBING, PropertyHead
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.models import Attachment
 from kblam.models.judging import CANDIDATES, MOST_PROPERTIES, Candidate, Judge, Judged
+from kblam.models.reach import read_to_evidence
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
 from kblam.training.vectors import Vectors
@@ -28,7 +29,7 @@ _HIDDEN = -1e9
 
 
 # Where the weights start, and what they stay near where there are few questions: those of runs for SmolLM2.
-PRIOR = Confidence(mass=0.65, name=8.0, property=2.0, other=-1.1, share=0.45, bias=-6.0, best=1.1)
+PRIOR = Confidence(mass=0.65, name=8.0, property=2.0, other=-1.1, share=0.8, bias=-5.5, best=1.0, beaten=-1.0)
 # Not one half: where two triples of an entity are as likely as each other, to say neither is wrong for certain.
 KNOWN_ABOVE = 0.4
 # So many questions weigh as much as a change of one in a weight.
@@ -93,6 +94,7 @@ def calibrate(
     vectors: Vectors,
     prompts: Sequence[Sequence[int]],
     encoder: Encoder,
+    head: PropertyHead,
     *,
     scale: float = 1.0,
 ) -> Calibration:
@@ -105,6 +107,8 @@ def calibrate(
         vectors: of all key texts, values and questions.
         prompts: token ids of each question's prompt.
         encoder: of those vectors.
+        head: one that has not learned the phrasings of these questions: what those it has learned are worth says
+            little about others.
         scale: factor on the vectors that the adapter expects; 1 for an adapter as users get it.
     """
     model, adapter = attachment.model, attachment.adapter
@@ -132,7 +136,7 @@ def calibrate(
             known.update(zip(new, torch.from_numpy(encoder.encode(new)).float() * scale, strict=True))
         return torch.stack([known[text] for text in texts])
 
-    judge = Judge(adapter, encode, names=(name for name, _ in facts.identities))
+    judge = Judge(adapter, encode, names=(name for name, _ in facts.identities), head=head)
     return learn(_cases(judge, facts, shown, found))
 
 
@@ -210,8 +214,9 @@ def strongest_triples(
             bias[index, list(columns)] = _HIDDEN
         seen: dict[str, Any] = {}
         question = questions[rows].to(ids.device) if asked else None
-        with attachment.using(knowledge, bias=bias, question=question), attachment.observing(seen.update):
-            attachment.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+        with attachment.using(knowledge, bias=bias, question=question):
+            places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            read_to_evidence(attachment, seen.update, ids, mask, places)
         line = torch.arange(len(ids), device=ids.device)
         query, lse = seen["query"][line, :, last].float(), seen["lse"][line, :, last]
         scores = torch.einsum("bhd,hmd->bhm", query, seen["knowledge"].key.float()) * seen["scale"]
@@ -248,7 +253,7 @@ def learn(cases: Sequence[Case]) -> Calibration:
 
 
 def _most_likely(cases: Sequence[Case]) -> Tensor:
-    """The weights (7,) of least cost; the cost is convex, so there is one minimum.
+    """The weights (8,) of least cost; the cost is convex, so there is one minimum.
 
     Raises:
         TrainingError: it was not found.

@@ -17,6 +17,7 @@ from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.material import entities_of, held_out_entities, some
+from kblam.training.properties import PropertyQuestions, is_kept, learn_head, with_head
 from kblam.training.questions import Facts, calibration_questions
 from kblam.training.vectors import Vectors
 
@@ -51,13 +52,15 @@ def recalibrate(
     model, tokenizer = load_base(base, device=device), load_tokenizer(base)
     entities: list[Entity] = entities_of(some(triples, seed, say)) or held_out_entities(seed)
     facts = Facts(entities)
-    asked = calibration_questions(facts, questions, seed + 1)
-    vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
-    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, background=tuple(TYPED)))
-    fresh.load_state_dict(adapter.state_dict())
+    asked = calibration_questions(facts, questions, seed + 1, is_kept)
+    properties = PropertyQuestions.draw((prop for _, prop in facts.identities) if triples else (), seed=seed)
+    texts = [*facts.key_texts, *facts.values, *properties.key_texts, *properties.texts, *(one.text for one in asked)]
+    vectors = Vectors(texts, encoder, cache, progress)
+    head, unknowing = learn_head(properties, vectors), learn_head(properties, vectors, all_phrasings=False)
+    fresh = with_head(adapter, head, background=tuple(TYPED))
     attachment = attach(model, fresh.eval())
     prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
-    found = calibrate(attachment, facts, asked, vectors, prompts, encoder)
+    found = calibrate(attachment, facts, asked, vectors, prompts, encoder, unknowing)
     detach(model)
     fresh.config = dataclasses.replace(
         fresh.config,

@@ -44,11 +44,13 @@ kblam {version}, torch {torch}.
 _QUESTION = """\
 - **The encoder** compares: a question's own sentence vector is part of every knowledge query (question head: {head}).
 - **Attention** chooses: one softmax over prompt and knowledge, in layers {layers}; layer {evidence} finds the triples.
-- **A confidence** chooses among the strongest sixteen, or none: attention mass, the question's own words, and the share
-  of the triple's property when the question is read without the name.
-- **The pointer** {copies}"""
+"""
 _PLAIN = """\
 - KBLaM's plain query: knowledge queries come from the hidden states alone, in layers {layers}.
+"""
+_BOTH = """\
+- **A confidence** chooses among the strongest sixteen, or none: attention mass, the question's own words, and the share
+  of the triple's property when the question is read without the name, by a head that has learned just that.
 - **The pointer** {copies}"""
 
 
@@ -64,7 +66,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
     adapter = material.adapter_config
     assert calibration is not None, "the card is written after `finish`"
     copies = "copies the triple's text, weighted by its attention mass." if config.pointer else "is off."
-    parts = (_PLAIN if adapter.question_head is None else _QUESTION).format(
+    parts = ((_PLAIN if adapter.question_head is None else _QUESTION) + _BOTH).format(
         head=adapter.question_head,
         layers=", ".join(map(str, adapter.knowledge_layers)),
         evidence=adapter.evidence_layer,

@@ -24,6 +24,7 @@ from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
 from kblam.training.config import MOST_ENTITIES, TrainingConfig
 from kblam.training.language import trainable_base
+from kblam.training.properties import PropertyQuestions, is_kept
 from kblam.training.questions import (
     PRONOUN_SHARE,
     Asked,
@@ -51,6 +52,7 @@ class Material:
         train, checks: facts to learn from, and facts held out of training for checks and the confidence.
         retrieved: the facts to learn from, and those of stage 1's "it".
         asked, checked: questions about `retrieved` and about `checks`.
+        properties: questions that the property head learns from.
         own: whether `checks` are the user's own triples.
         vectors: of all texts of both.
         adapter_config: of the adapter that learns.
@@ -64,6 +66,7 @@ class Material:
     checks: Facts
     asked: list[Asked]
     checked: list[Asked]
+    properties: PropertyQuestions
     own: bool
     vectors: Vectors
     adapter_config: AdapterConfig
@@ -120,8 +123,10 @@ def gather(
     asked = draw_questions(train, config.retrieval_questions - bare, config.seed)
     retrieved, about_it = with_pronoun(train, bare, config.seed)
     asked += about_it
-    checked = calibration_questions(held, checks, config.seed + 1)
+    checked = calibration_questions(held, checks, config.seed + 1, is_kept)
+    properties = PropertyQuestions.draw((prop for one in own for prop in one.facts), seed=config.seed)
     texts = [*retrieved.key_texts, *held.key_texts, *train.values, *held.values]
+    texts += [*properties.key_texts, *properties.texts]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
     prompt = config.prompt or template_of(tokenizer) or PLAIN
@@ -134,6 +139,7 @@ def gather(
         checks=held,
         asked=asked,
         checked=checked,
+        properties=properties,
         own=bool(own),
         vectors=vectors,
         adapter_config=_adapter_config(config, model, encoder, prompt),

@@ -10,9 +10,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from kblam.adapter.property_shares import EVERYTHING, PRONOUN
+from kblam.adapter.property_head import EVERYTHING, PRONOUN
 from kblam.data.entities import Entity
-from kblam.data.phrasing import general_questions, open_question, pair_question, question
+from kblam.data.phrasing import Only, general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
 
 
@@ -71,12 +71,12 @@ class Facts:
         return range(self.start[entity], self.start[entity + 1])
 
 
-def draw_questions(facts: Facts, count: int, seed: int) -> list[Asked]:
-    """`count` questions of all kinds; everything follows from the seed."""
+def draw_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:
+    """`count` questions of all kinds; everything follows from the seed. `only` as in `phrasing.question`."""
     rng = random.Random(seed)
     general = general_questions()
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
-    return [_draw(facts, kind, general, rng) for kind in kinds]
+    return [_draw(facts, kind, general, rng, only) for kind in kinds]
 
 
 def with_pronoun(facts: Facts, count: int, seed: int) -> tuple[Facts, list[Asked]]:
@@ -95,19 +95,19 @@ def with_pronoun(facts: Facts, count: int, seed: int) -> tuple[Facts, list[Asked
     return more, asked
 
 
-def calibration_questions(facts: Facts, count: int, seed: int) -> list[Asked]:
-    """`count` questions of all kinds but pairs, which are asked part by part in use."""
-    return [one for one in draw_questions(facts, 2 * count, seed) if one.kind is not Kind.PAIR][:count]
+def calibration_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:
+    """`count` questions of all kinds but pairs, which are asked part by part in use; `only` as in `question`."""
+    return [one for one in draw_questions(facts, 2 * count, seed, only) if one.kind is not Kind.PAIR][:count]
 
 
-def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) -> Asked:
+def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random, only: Only | None) -> Asked:
     if kind is Kind.GENERAL:
         return Asked(rng.choice(general), kind, ())
     fact = rng.randrange(len(facts))
     name, prop = facts.identities[fact]
     entity = int(facts.owner[fact])
     if kind is Kind.OPEN:
-        return Asked(open_question(name, rng), kind, tuple(facts.of_entity(entity)))
+        return Asked(open_question(name, rng, only=only), kind, tuple(facts.of_entity(entity)))
     if kind is Kind.PAIR:
         # Of one entity or of two.
         others = [other for other in facts.of_entity(entity) if other != fact]
@@ -115,7 +115,7 @@ def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random) 
         if second != fact:
             return Asked(pair_question((name, prop), facts.identities[second], rng), kind, (fact, second))
     properties = [facts.identities[other][1] for other in facts.of_entity(entity) if other != fact]
-    return Asked(question(prop, name, rng, others=properties), Kind.SINGLE, (fact,))
+    return Asked(question(prop, name, rng, others=properties, only=only), Kind.SINGLE, (fact,))
 
 
 def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:

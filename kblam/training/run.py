@@ -29,6 +29,7 @@ from kblam.training.config import TrainingConfig
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
+from kblam.training.properties import learn_head, with_head
 from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
 from kblam.training.sharding import shard, share_held
 from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
@@ -299,6 +300,7 @@ class Trainer:
                 material.vectors,
                 prompts,
                 material.encoder,
+                learn_head(material.properties, material.vectors, all_phrasings=False, seed=self.config.seed),
                 scale=material.vectors.scale,
             )
         finally:
@@ -307,13 +309,12 @@ class Trainer:
     def finish(self) -> KnowledgeAdapter:
         """The adapter as users get it, written to `output`: takes vectors as they come, and knows when it knows."""
         self.calibration = self.calibrate()
-        config = dataclasses.replace(
-            self.material.adapter_config,
+        adapter = with_head(
+            self.adapter,
+            learn_head(self.material.properties, self.material.vectors, seed=self.config.seed),
             known_above=self.calibration.known_above,
             confidence=self.calibration.confidence,
         )
-        adapter = KnowledgeAdapter(config)
-        adapter.load_state_dict(self.adapter.state_dict())
         rescale_inputs(adapter, self.material.vectors.scale)
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Confidence, Signs
-from kblam.adapter.property_shares import project_properties, property_shares
 
-WEIGHTS = Confidence(mass=1.5, name=5, property=2, other=-1, share=0.5, bias=-3, best=0.7)
+WEIGHTS = Confidence(mass=1.5, name=5, property=2, other=-1, share=0.5, bias=-3, best=0.7, beaten=-0.4)
 
 
 def test_the_formula() -> None:
-    signs = Signs(mass=0.8, name=1, property=0, other=1, share=-2, best=1)
-    wanted = 1.5 * math.log(4) + 5 - 1 - 1 - 3 + 0.7
+    signs = Signs(mass=0.8, name=1, property=0, other=1, share=-2, best=1, beaten=1)
+    wanted = 1.5 * math.log(4) + 5 - 1 - 1 - 3 + 0.7 - 0.4
     assert WEIGHTS.of(signs) == pytest.approx(1 / (1 + math.exp(-wanted)))
 
 
@@ -38,6 +35,7 @@ SIGNS = st.builds(
     other=st.sampled_from([0.0, 1.0]),
     share=st.floats(-1e6, 0),
     best=st.sampled_from([0.0, 1.0]),
+    beaten=st.sampled_from([0.0, 1.0]),
 )
 
 
@@ -57,33 +55,3 @@ def test_it_is_a_share_whatever_the_signs(mass: float, share: float, bias: float
 def test_no_mass_is_as_bad_as_little_and_all_of_it_as_good_as_much() -> None:
     assert WEIGHTS.of(Signs(0, 1, 1, 0, 0)) == WEIGHTS.of(Signs(1e-5, 1, 1, 0, 0))
     assert WEIGHTS.of(Signs(1, 1, 1, 0, 0)) == WEIGHTS.of(Signs(0.99999, 1, 1, 0, 0))
-
-
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_shares_of_properties_are_a_softmax_of_the_mean_score(kind: str) -> None:
-    """In float64, head by head and layer by layer."""
-    torch.manual_seed(0)
-    config = AdapterConfig(
-        embedding_dim=6,
-        hidden_size=8,
-        num_layers=5,
-        num_heads=3,
-        head_dim=4,
-        layers=(1, 4),
-        question_head=kind,
-        question_hidden_dim=7 if kind == "mlp" else 0,
-    )
-    adapter = KnowledgeAdapter(config).double()
-    questions, keys = torch.randn(5, 6, dtype=torch.float64), torch.randn(9, 6, dtype=torch.float64)
-    scores = torch.zeros(5, 9, dtype=torch.float64)
-    for layer in config.knowledge_layers:
-        for head in range(3):
-            slot = config.slot_of(layer)
-            columns = slice((slot * 3 + head) * 4, (slot * 3 + head + 1) * 4)
-            key = adapter.project_keys(keys)[:, columns]
-            query = adapter.question_part(layer, questions)[:, head * 4 : head * 4 + 4]
-            scores += (query @ key.T) / 2 / 6
-    wanted = scores.log_softmax(-1)
-    projected = project_properties(adapter, keys)
-    torch.testing.assert_close(property_shares(adapter, questions, projected).double(), wanted, rtol=1e-5, atol=1e-6)
-    assert property_shares(adapter, questions[:0], projected).shape == (0, 9)

@@ -45,6 +45,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"background": ["price", " "]}, "background must be a list of texts"),
         ({"background": ["x" * 401]}, "background must be a list of texts"),
         ({"background": ["x"] * 10_001}, "background must be at most 10,000 texts; got 10,001"),
+        ({"property_width": -1}, "property_width must be a whole number of at least 0; got -1"),
         ({"confidence": [1.0]}, r"confidence must be its weights by name, or None; got \[1.0\]"),
         ({"confidence": WEIGHTS | {"bias": "1"}}, "confidence.bias must be a finite number .*; got '1'"),
         ({"known_above": 1.5}, r"known_above must be a share of 0 \.\. 1, or None; got 1.5"),
@@ -64,7 +65,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
             ]
         ),
         ({"layers": (2, 4), "evidence_layer": 3}, r"evidence_layer 3 is not a knowledge layer; those are \[2, 4\]"),
-        ({"format_version": 6}, "format version 6, newer than 5.*upgrade kblam"),
+        ({"format_version": 7}, "format version 7, newer than 6.*upgrade kblam"),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -152,6 +153,7 @@ def test_a_file_holds_everything() -> None:
         answer="{name}: {property} = {value}",
         known_above=0.5,
         confidence=Confidence(**WEIGHTS),
+        property_width=8,
         background=("price", "phone number"),
     )
     defaults = AdapterConfig(**GOOD)
@@ -202,7 +204,7 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match="format version 9, newer than 5; upgrade kblam"):
+        with pytest.raises(AdapterConfigError, match="format version 9, newer than 6; upgrade kblam"):
             AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
 
 

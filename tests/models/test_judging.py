@@ -12,7 +12,7 @@ import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter.confidence import Confidence, Signs
-from kblam.adapter.property_shares import project_properties, property_shares
+from kblam.adapter.property_head import PropertyHead
 from kblam.errors import EncoderError, KnowledgeError
 from kblam.models.judging import Candidate, Judge, Judged, judge_of
 from tests.fakes import HashingEncoder
@@ -35,7 +35,7 @@ class Counting(HashingEncoder):
 
 def adapter(**options: object) -> KnowledgeAdapter:
     torch.manual_seed(0)
-    given = {"question_head": "linear", "confidence": WEIGHTS, "known_above": 0.5} | options
+    given = {"property_width": 8, "confidence": WEIGHTS, "known_above": 0.5} | options
     return KnowledgeAdapter(AdapterConfig(**SHAPE, **given))  # type: ignore[arg-type]
 
 
@@ -51,6 +51,11 @@ def judged(question: str, *found: tuple[str, str, float]) -> Judged:
     return Judged(question, [Candidate(*one) for one in found])
 
 
+def shares_of(asking: KnowledgeAdapter, asked: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    assert asking.property_head is not None
+    return asking.property_head.log_shares(asked, asking.property_head.keys(keys))
+
+
 def test_the_signs_of_a_question() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
@@ -60,18 +65,19 @@ def test_the_signs_of_a_question() -> None:
             price,
             judged("What is the weight of anvil 3?", ("Anvil 3", "price", 0.5), ("Anvil 3", "weight", 0.125)),
             judged("What is the price of Hammer 5?", ("Anvil 3", "price", 0.75)),
-        ]
+        ],
     )
     keys = vectors(encoder, ["the everything of it", "the price of it", "the weight of it"])
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
-    shares = property_shares(asking, asked, project_properties(asking, keys))
+    shares = shares_of(asking, asked, keys)
     best = (shares == shares.amax(-1, keepdim=True)).tolist()
     assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])), best[0][1])
     assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])), best[1][1])
     assert light == Signs(0.125, 1, 1, 0, pytest.approx(float(shares[1, 2])), best[1][2])
     assert far == Signs(0.75, 0, 1, 0, 0, 0)
     (verdict,) = judge.verdicts([price])
-    assert verdict == ((WEIGHTS.of(named),), (bool(shares[0, 0].exp() >= 0.5),))
+    # Two batches of vectors differ in their last bits.
+    assert verdict == ((pytest.approx(WEIGHTS.of(named), abs=1e-6),), (bool(shares[0, 0].exp() >= 0.5),))
 
 
 def test_a_name_inside_a_longer_one_is_not_said() -> None:
@@ -82,7 +88,7 @@ def test_a_name_inside_a_longer_one_is_not_said() -> None:
         [
             judged("What is the price of Relative Path Traversal?", short, long),
             judged("What is the price of Path Traversal?", short),
-        ]
+        ],
     )
     assert (inside.name, meant.name, alone.name) == (0, 1, 1)
 
@@ -126,11 +132,11 @@ def test_without_weights_there_is_no_judge_and_nothing_is_encoded() -> None:
         assert encoder.seen == []
 
 
-def test_without_a_question_head_properties_are_not_compared() -> None:
+def test_without_a_property_head_properties_are_not_compared() -> None:
     encoder = Counting()
     with base(encoder, "price", "weight") as kb:
         encoder.seen.clear()
-        asking = adapter(question_head=None)
+        asking = adapter(property_width=0)
         judge = judge_of(asking, kb)
         assert judge is not None
         ((signs,),) = judge.signs([judged("the weight of Anvil 0?", ("Anvil 0", "price", 0.3))])
@@ -193,9 +199,7 @@ def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> N
     assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
-    assert beside[0].share == pytest.approx(
-        float(property_shares(asking, asked, project_properties(asking, keys))[0, 3])
-    )
+    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys)[0, 3]))
 
 
 def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
@@ -205,7 +209,7 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     columns = ["everything", "phone number", "price", "color", "weight"]  # "list price" is the base's price
     keys = vectors(encoder, [f"the {p} of it" for p in columns])
     ((signs,),) = judge.signs([judged("the phone number of Anvil 3", ("Anvil 3", "weight", 0.2))])
-    shares = property_shares(asking, vectors(encoder, ["the phone number of it"]), project_properties(asking, keys))
+    shares = shares_of(asking, vectors(encoder, ["the phone number of it"]), keys)
     assert signs.share == pytest.approx(float(shares[0, 4]))
     assert signs.other == 1
 
@@ -229,13 +233,13 @@ def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
     one = [judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))]
     before = judge.verdicts(one)
+    assert asking.property_head is not None
     with torch.no_grad():
-        for head in asking.question_heads.values():
-            head.weight.mul_(1.5)
+        asking.property_head.question.weight.add_(1.5 * torch.randn_like(asking.property_head.question.weight))
     between = judge.verdicts(one)
     assert between != before
     with torch.no_grad():
-        asking.key_projector.weight.add_(torch.randn_like(asking.key_projector.weight))
+        asking.property_head.property.weight.add_(torch.randn_like(asking.property_head.property.weight))
     assert judge.verdicts(one) != between
     asking.config = replace(asking.config, confidence=None)
     with pytest.raises(KnowledgeError, match="has no confidence"):
@@ -256,13 +260,10 @@ def test_a_judge_keeps_no_knowledge_base_alive() -> None:
 def test_a_question_for_everything() -> None:
     """A score is a cosine of the sentence vectors here: what is asked as its key is written has the largest share."""
     asking = adapter()
+    assert asking.property_head is not None
     with torch.no_grad():
-        for layer in (0, 1):
-            weight = torch.randn(8, 16)
-            asking.question_heads[str(layer)].weight.copy_(30 * weight)
-            asking.question_heads[str(layer)].bias.zero_()
-            asking.key_projector.weight[layer * 8 : layer * 8 + 8] = weight
-        asking.key_projector.bias.zero_()
+        asking.property_head.property.weight.copy_(asking.property_head.question.weight)
+        asking.property_head.log_scale.fill_(3.5)
     encoder = HashingEncoder(16)
     judge = Judge(asking, lambda texts: vectors(encoder, texts), [f"property {n}" for n in range(20)])
     about, one = judge.verdicts(
@@ -283,7 +284,7 @@ def test_a_description_has_the_share_of_everything_besides() -> None:
     ((described, weight),) = judge.signs([judged("What is Anvil 3 all about?", *found)])
     asked = vectors(encoder, ["What is it all about?"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "weight")])
-    shares = property_shares(asking, asked, project_properties(asking, keys))[0].tolist()
+    shares = shares_of(asking, asked, keys)[0].tolist()
     assert described.share == pytest.approx(math.log(math.exp(shares[0]) + math.exp(shares[1])))
     assert weight.share == pytest.approx(shares[2])
     assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
@@ -297,3 +298,42 @@ def test_a_judge_keeps_no_adapter_alive() -> None:
         del asking
         gc.collect()
         assert gone() is None
+
+
+def test_a_head_of_its_own_takes_the_place_of_the_adapter_s() -> None:
+    """The calibration judges by one that has not learned the phrasings it asks in."""
+    encoder, asking, other = HashingEncoder(16), adapter(), adapter()
+    torch.manual_seed(5)
+    head = PropertyHead(16, 4)
+    one = [judged("the price of Anvil 3", ("Anvil 3", "price", 0.25))]
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"], head=head)
+    ((found,),) = judge.signs(one)
+    other.property_head = head
+    ((wanted,),) = Judge(other, lambda texts: vectors(encoder, texts), ["price", "weight"]).signs(one)
+    assert found == wanted
+    ((own,),) = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"]).signs(one)
+    assert found.share != own.share
+
+
+def test_a_property_is_beaten_by_the_likeliest_one_if_the_question_says_that() -> None:
+    """A cosine of the sentence vectors: what is asked as its key is written has the largest share."""
+    encoder, asking = HashingEncoder(16), adapter(background=("phone number",))
+    assert asking.property_head is not None
+    with torch.no_grad():
+        asking.property_head.property.weight.copy_(asking.property_head.question.weight)
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight", "place of discovery"])
+    found = [("Anvil 3", prop, 0.2) for prop in ("price", "weight")]
+
+    def beaten(text: str) -> list[float]:
+        return [one.beaten for one in judge.signs([judged(text, *found)])[0]]
+
+    assert beaten("the place of discovery of Anvil 3") == [1, 1], "another of the base's own"
+    assert beaten("the phone number of Anvil 3") == [1, 1], "one of the background"
+    assert beaten("the price of Anvil 3") == [0, 1]
+    assert beaten("the everything of Anvil 3") == [1, 1]
+    assert beaten("the place of discovery of another") == [0, 0], "no share is asked for without the name"
+    head, keys = asking.property_head, [f"the {p} of it" for p in ("everything", "phone number", "price", "weight")]
+    for text in ("Anvil 3, how much is it?", "dark weight Anvil 3", "Anvil 3 price tag and color"):
+        shares = head.log_shares(vectors(encoder, [text.replace("Anvil 3", "it")]), head.keys(vectors(encoder, keys)))
+        if shares.argmax() == 0 and "everything" not in text:
+            assert beaten(text) == [0, 0], "the likeliest is not said"

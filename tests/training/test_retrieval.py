@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_shares import EVERYTHING, PRONOUN
+from kblam.adapter.property_head import EVERYTHING, PRONOUN
 from kblam.data.entities import Entity
 from kblam.training.calibrate import PRIOR, Case, learn
 from kblam.training.material import Material
@@ -137,6 +137,7 @@ SIGNS = st.builds(
     other=st.sampled_from([0.0, 1.0]),
     share=st.floats(-6, 0),
     best=st.sampled_from([0.0, 1.0]),
+    beaten=st.sampled_from([0.0, 1.0]),
 )
 
 
@@ -165,7 +166,7 @@ def test_the_weights_are_the_most_likely_ones(asked: list[Case]) -> None:
             total -= odds[0 if right is None else right + 1]
         return total
 
-    for place in range(7):
+    for place in range(8):
         for step in (-0.05, 0.05):
             beside = list(found.confidence.weights)
             beside[place] += step

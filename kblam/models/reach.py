@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from kblam.models import Attachment
+from kblam.models.attach import Attachment
 
 
 class _ReachedError(Exception):

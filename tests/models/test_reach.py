@@ -12,8 +12,8 @@ from transformers import DynamicCache
 from kblam import KnowledgeBase
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import encode_question, left_padded
-from kblam.generation.reach import read_to_evidence
 from kblam.models.copies import reading
+from kblam.models.reach import read_to_evidence
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
 from tests.generation.test_pointer import CURRENCY, FOUNDER, Asked
 from tests.generation.tiny import EMBEDDING_DIM
@@ -80,7 +80,7 @@ def test_compiled_code_is_computed_whole(asked: Asked, monkeypatch: pytest.Monke
     above: list[int] = []
     asked.model.model.layers[1].register_forward_pre_hook(lambda layer, given: above.append(1))
     vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
-    monkeypatch.setattr("kblam.generation.reach.torch.compiler.is_compiling", lambda: True)
+    monkeypatch.setattr("kblam.models.reach.torch.compiler.is_compiling", lambda: True)
     with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
         read_to_evidence(asked.attachment, recorder, ids, mask, places)
     assert above == [1]

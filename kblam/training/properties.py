@@ -1,0 +1,131 @@
+"""How the property head learns: questions about "it", each to be told from all other properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
+from kblam.data.phrasing import open_question, question
+from kblam.data.properties import TYPED
+from kblam.knowledge.triples import key_text
+from kblam.training.vectors import Vectors
+
+WIDTH = 256
+QUESTIONS = 24_000
+_EVERYTHING_SHARE = 0.06
+_STEPS = 1200
+_ROWS = 256
+_RATE = 1e-3
+_WEIGHT_DECAY = 0.1
+_DROPOUT = 0.2
+# One phrasing in so many is kept for the calibration: what a head does with phrasings it has learned says little.
+_KEPT = 5
+
+
+def is_kept(template: str) -> bool:
+    """Whether a phrasing is one of those that the calibration asks in."""
+    return zlib.crc32(template.encode()) % _KEPT == 0
+
+
+def is_not_kept(template: str) -> bool:
+    """The others."""
+    return not is_kept(template)
+
+
+@dataclass(frozen=True)
+class PropertyQuestions:
+    """Questions about "it".
+
+    Args:
+        properties: what they may ask for; `EVERYTHING` first.
+        texts: the questions.
+        meant: of each, the place of its property.
+        kept: of each, whether its phrasing is one of those kept for the calibration.
+    """
+
+    properties: tuple[str, ...]
+    texts: tuple[str, ...]
+    meant: tuple[int, ...]
+    kept: tuple[bool, ...]
+
+    @property
+    def key_texts(self) -> list[str]:
+        """What the properties' keys are made from."""
+        return [key_text(PRONOUN, one) for one in self.properties]
+
+    @classmethod
+    def draw(cls, own: Iterable[str] = (), *, count: int = QUESTIONS, seed: int = 0) -> PropertyQuestions:
+        """Questions for the properties of the training world, and for some more."""
+        properties = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *own]))
+        rng = random.Random(f"{seed} properties")
+        texts, meant, kept = list[str](), list[int](), list[bool]()
+        for _ in range(count):
+            at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(properties))
+            kept.append(rng.random() < 1 / _KEPT)
+            only = is_kept if kept[-1] else is_not_kept
+            ask = question(properties[at], PRONOUN, rng, only=only) if at else open_question(PRONOUN, rng, only=only)
+            texts.append(ask)
+            meant.append(at)
+        return cls(properties, tuple(texts), tuple(meant), tuple(kept))
+
+
+def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> KnowledgeAdapter:
+    """The same adapter with another property head.
+
+    Args:
+        changes: of its config.
+    """
+    width = head.question.out_features
+    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, property_width=width, **changes))
+    weights = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
+    fresh.load_state_dict(weights | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
+    return fresh
+
+
+def learn_head(
+    asked: PropertyQuestions, vectors: Vectors, *, all_phrasings: bool = True, seed: int = 0
+) -> PropertyHead:
+    """A head that tells the properties apart; seconds.
+
+    Args:
+        asked: what it learns from.
+        vectors: of their texts and key texts.
+        all_phrasings: False leaves out those kept for the calibration.
+        seed: of everything random.
+    """
+    keys, questions = vectors.of(asked.key_texts), vectors.of(asked.texts)
+    meant = torch.tensor(asked.meant)
+    if not all_phrasings:
+        rest = ~torch.tensor(asked.kept)
+        questions, meant = questions[rest], meant[rest]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        head = PropertyHead(keys.shape[-1], WIDTH)
+        with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
+            head.property.weight.copy_(head.question.weight)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [head.question.weight, head.property.weight], "weight_decay": _WEIGHT_DECAY},
+                {"params": [head.log_scale], "weight_decay": 0.0},
+            ],
+            lr=_RATE,
+        )
+        rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+        for _ in range(_STEPS):
+            rows = torch.randint(len(questions), (_ROWS,))
+            scores = head(F.dropout(questions[rows], _DROPOUT), head.keys(keys))
+            loss = F.cross_entropy(scores, meant[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rates.step()
+    return head.eval().requires_grad_(False)

@@ -1,0 +1,64 @@
+"""The property head: what a question without a name is compared with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kblam import AdapterConfig, KnowledgeAdapter
+from kblam.adapter.confidence import Confidence
+from kblam.adapter.config import FORMAT_VERSION
+from kblam.adapter.property_head import PropertyHead
+
+SHAPE = {"embedding_dim": 6, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "head_dim": 4, "layers": (0, 1)}
+WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3, best=1)
+
+
+def test_shares_are_a_softmax_of_scaled_cosines() -> None:
+    """In float64; the length of a vector does not count."""
+    torch.manual_seed(0)
+    head = PropertyHead(6, 5).double()
+    questions, properties = torch.randn(4, 6, dtype=torch.float64), torch.randn(9, 6, dtype=torch.float64)
+    asked, known = questions @ head.question.weight.T, properties @ head.property.weight.T
+    cosines = (asked @ known.T) / asked.norm(dim=-1)[:, None] / known.norm(dim=-1)
+    wanted = (cosines * head.log_scale.exp()).log_softmax(-1)
+    found = head.log_shares(questions * 7, head.keys(properties * 0.1))
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert head.log_shares(questions[:0], head.keys(properties)).shape == (0, 9)
+
+
+def test_what_is_left_out_takes_no_share() -> None:
+    torch.manual_seed(0)
+    head = PropertyHead(6, 5)
+    keys = head.keys(torch.randn(3, 6))
+    questions = torch.randn(2, 6)
+    without = torch.tensor([[False, True, False], [False, False, False]])
+    shares = head.log_shares(questions, keys, without).exp()
+    assert shares[0, 1] == 0
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2))
+    torch.testing.assert_close(shares[0, [0, 2]], head.log_shares(questions[:1], keys[[0, 2]]).exp()[0])
+
+
+def test_an_adapter_keeps_its_head(tmp_path: object) -> None:
+    torch.manual_seed(0)
+    adapter = KnowledgeAdapter(AdapterConfig(**SHAPE, property_width=5, confidence=WEIGHTS, known_above=0.4))  # type: ignore[arg-type]
+    adapter.save_pretrained(str(tmp_path))
+    again = KnowledgeAdapter.from_pretrained(str(tmp_path))
+    assert again.property_head is not None
+    assert adapter.property_head is not None
+    assert torch.equal(again.property_head.question.weight, adapter.property_head.question.weight)
+    assert torch.equal(again.property_head.log_scale, adapter.property_head.log_scale)
+    assert KnowledgeAdapter(AdapterConfig(**SHAPE)).property_head is None  # type: ignore[arg-type]
+
+
+def test_a_confidence_for_other_shares_is_left_out_and_told() -> None:
+    """Up to format 5 the attention's own projections compared properties, and the weights were learned for that."""
+    config = AdapterConfig(**SHAPE, confidence=WEIGHTS, known_above=0.4)  # type: ignore[arg-type]
+    old = config.to_dict() | {"format_version": 5}
+    with pytest.warns(UserWarning, match="calibrate it anew"):
+        found = AdapterConfig.from_dict(old)
+    assert (found.confidence, found.known_above) == (None, None)
+    by_mass = AdapterConfig(**SHAPE, known_above=0.4).to_dict() | {"format_version": 3}  # type: ignore[arg-type]
+    assert AdapterConfig.from_dict(by_mass).known_above == 0.4
+    assert AdapterConfig.from_dict(config.to_dict()).confidence == WEIGHTS
+    assert FORMAT_VERSION == 6

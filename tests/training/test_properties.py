@@ -1,0 +1,90 @@
+"""The property head learns from questions about "it"; some phrasings are kept for the calibration."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kblam import AdapterConfig, KnowledgeAdapter
+from kblam.adapter.property_head import EVERYTHING, PRONOUN
+from kblam.data.phrases import specific
+from kblam.data.properties import TYPED
+from kblam.training import properties
+from kblam.training.properties import PropertyQuestions, is_kept, is_not_kept, learn_head, with_head
+from kblam.training.vectors import Vectors
+from tests.fakes import HashingEncoder
+
+
+def test_each_question_is_about_its_property() -> None:
+    drawn = PropertyQuestions.draw(["torque limit"], count=1500)
+    assert drawn.properties[0] == EVERYTHING
+    assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED}
+    assert len(drawn.key_texts) == len(set(drawn.key_texts)) == len(drawn.properties)
+    assert set(drawn.meant) > {0}
+    assert all(PRONOUN in text.lower() for text in drawn.texts)
+    own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
+    assert own
+    assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
+    assert PropertyQuestions.draw(["torque limit"], count=1500) == drawn
+    assert PropertyQuestions.draw(["torque limit"], count=1500, seed=1) != drawn
+
+
+def test_kept_phrasings_are_a_fifth_and_no_other_question_uses_them() -> None:
+    assert is_kept("a") == (zlib.crc32(b"a") % 5 == 0) != is_not_kept("a")
+    drawn = PropertyQuestions.draw(count=4000)
+    assert sum(drawn.kept) / 4000 == pytest.approx(0.2, abs=0.03)
+    # "What's the likelihood that it hits us?" is of one property alone, so its text tells its phrasing.
+    sides = {text.format(n=PRONOUN).lower(): is_kept(text) for of in specific().values() for text in of.of(False)}
+    told = [
+        (sides[text.lower()], kept) for text, kept in zip(drawn.texts, drawn.kept, strict=True) if text.lower() in sides
+    ]
+    assert len(told) > 500
+    # A property of which all phrasings are on one side is asked in those.
+    assert sum(side == kept for side, kept in told) > 0.97 * len(told)
+
+
+class ByWords(HashingEncoder):
+    """A text is the sum of its words, so that texts with words in common are alike."""
+
+    def encode(self, texts, **options):  # type: ignore[no-untyped-def]
+        words = sorted({word for text in texts for word in text.lower().split()})
+        of_words = dict(zip(words, super().encode(words), strict=True))
+        return np.stack([sum(of_words[word] for word in text.lower().split()) for text in texts])
+
+
+def test_a_head_learns_to_tell_properties_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "_STEPS", 300)
+    drawn = PropertyQuestions.draw(count=1000)
+    vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
+    head = learn_head(drawn, vectors)
+    asked, keys = vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts))
+    hits = head.log_shares(asked, keys).argmax(-1) == torch.tensor(drawn.meant)
+    assert hits.float().mean() > 0.5, "words tell most of them"
+    assert not any(weight.requires_grad for weight in head.parameters())
+    again = learn_head(drawn, vectors)
+    assert torch.equal(again.question.weight, head.question.weight)
+    part = learn_head(drawn, vectors, all_phrasings=False)
+    kept = torch.tensor(drawn.kept)
+    of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
+    assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
+
+
+def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "_STEPS", 2)
+    drawn = PropertyQuestions.draw(count=50)
+    head = learn_head(drawn, Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path))
+    torch.manual_seed(0)
+    before = KnowledgeAdapter(AdapterConfig(16, 32, 2, 2, 16, question_head="linear"))
+    for adapter in (before, with_head(before, head)):  # one that has none yet, and one that has
+        after = with_head(adapter, head, known_above=0.3)
+        assert after.config.property_width == properties.WIDTH
+        assert after.config.known_above == 0.3
+        assert after.property_head is not None
+        assert torch.equal(after.property_head.property.weight, head.property.weight)
+        for name, weight in before.state_dict().items():
+            assert torch.equal(after.state_dict()[name], weight)
+    assert before.config.property_width == 0
