@@ -9,12 +9,13 @@ or "&":
     two properties   "the color and (the) founder of A", "A's color and founder", "the color of A and its founder"
     two entities     "the color of A and B", "Who founded A and B?"
     anything else    both sides of a comma, semicolon, " + ", "and", "or", "then", "together with" as they stand
+    two names        after the first, and before the second, whatever stands between (`between_names`)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kblam.knowledge.mention import words
@@ -92,6 +93,20 @@ def splits(question: str) -> list[Split]:
         if len(set(split.parts)) == len(split.parts):
             kept.setdefault(split.parts, split)
     return list(kept.values())[:MOST_SPLITS]
+
+
+def between_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
+    """Cuts of a question that says two names, in any language: "A's color ... B's founder", "the color of A ... of B".
+
+    Args:
+        question: the text.
+        names: characters [start, end) of the names that it says, in their order there.
+    """
+    if len(names) < 2:
+        return []
+    places = dict.fromkeys((names[0][1], names[1][0]))
+    parts = [(at, question[:at].strip(), question[at:].strip()) for at in places]
+    return [Split((left, right), (at, at), False) for at, left, right in parts if left and right]
 
 
 def is_asking(text: str) -> bool:

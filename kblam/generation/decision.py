@@ -16,7 +16,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.generation.clauses import FILLER, Split
 from kblam.generation.words import Found
-from kblam.knowledge.mention import mentions, place_of, words
+from kblam.knowledge.mention import mentions, place_of, says, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -79,6 +79,14 @@ class AskedSplit:
         """The mass of each part's answer."""
         return [found[0].mass if found else 0.0 for found in self.found]
 
+    @property
+    def sure(self) -> list[float]:
+        """How sure each part's answer is: its confidence; its mass where nobody judged."""
+        return [
+            0.0 if not found else found[0].mass if found[0].confidence is None else found[0].confidence
+            for found in self.found
+        ]
+
     def known(self, rules: Rules) -> list[bool]:
         """Whether each part is known."""
         return [rules.is_known(found) for found in self.found]
@@ -136,7 +144,7 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
     whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
     if whole:
-        best = max(whole, key=lambda cut: min(cut.masses))
+        best = max(whole, key=lambda cut: (_covered(question, cut), min(cut.sure)))
         return _facts(rules, [part[0] for part in best.found], min(best.masses), is_sure=True)
     partly = _known_part(rules, question, found, cuts)
     if partly is not None:
@@ -178,6 +186,18 @@ def _facts(
 def _are_different(cut: AskedSplit) -> bool:
     places = [found[0].place for found in cut.found]
     return len(set(places)) == len(places)
+
+
+def _covered(question: str | None, cut: AskedSplit) -> int:
+    """How many different names and properties of the parts' answers the whole question says.
+
+    "The longitude of A and the city of B" may be cut into the longitude of A and that of B, which says too little.
+    """
+    if question is None:
+        return 0
+    answers = [found[0].triple for found in cut.found]
+    said = {one.name.casefold() for one in answers}, {one.property.casefold() for one in answers}
+    return sum(says(question, text) for texts in said for text in texts)
 
 
 def _inside_a_name(question: str, cut: AskedSplit, found: Sequence[Found]) -> bool:

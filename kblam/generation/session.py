@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
-from kblam.generation.clauses import MOST_SPLITS, Split, splits
+from kblam.generation.clauses import MOST_SPLITS, Split, between_names, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import EvidenceRecorder, Follower
 from kblam.generation.options import Generating, generating
@@ -258,6 +258,11 @@ class Session:
         """For each question the ways to cut it, with what their parts find."""
         cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
         if judge is not None:
+            if rules.cuts:
+                cuts = [
+                    [*of_question, *between_names(question, judge.names_in(question))]
+                    for question, of_question in zip(questions, cuts, strict=True)
+                ]
             # A part that says no name finds nothing that counts, so it need not be asked.
             cuts = [
                 [cut for cut in of_question if cut.is_explicit or all(map(judge.says_a_name, cut.parts))]

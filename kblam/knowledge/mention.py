@@ -30,6 +30,12 @@ def says(text: str, phrase: str) -> bool:
     return _place(text, phrase) is not None
 
 
+def span_of(text: str, phrase: str) -> tuple[int, int] | None:
+    """The characters [start, end) where a text says a name or property, as `says` finds it; None if nowhere."""
+    found = _place(text, phrase)
+    return None if found is None else found.span()
+
+
 def without_name(text: str, name: str, pronoun: str) -> str | None:
     """The text with a pronoun in place of a name; None if it does not say the name."""
     found = _place(text, name)

@@ -20,7 +20,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, without_name, words
+from kblam.knowledge.mention import Vocabulary, says, span_of, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 
@@ -171,6 +171,10 @@ class Judge:
     def says_a_name(self, text: str) -> bool:
         """Whether a text says a name of the knowledge base, word for word: nearly nothing else counts as known."""
         return bool(self._names.said_in(text))
+
+    def names_in(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each name of the knowledge base that a text says, in their order there."""
+        return sorted(span for name in self._names.said_in(text) if (span := span_of(text, name)) is not None)
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kblam.data.questions import CLOSINGS, OPENINGS, PAIR_QUESTIONS, QUESTIONS
-from kblam.generation.clauses import MOST_SPLITS, is_asking, splits
+from kblam.generation.clauses import MOST_SPLITS, between_names, is_asking, splits
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,28 @@ def test_any_text_is_cut_or_left(left: str, right: str) -> None:
 def test_a_sentence_that_asks_for_nothing_is_no_part_that_lacks_an_answer(closing: str) -> None:
     for question in (f"What is the color of Aa? {closing}", f"{closing} What is the color of Aa?"):
         assert not [split for split in splits(question) if split.is_explicit]
+
+
+@pytest.mark.parametrize(
+    ("question", "names", "parts"),
+    [
+        (
+            "Apart from Radium's age I could use the cost of Tin",
+            ["Radium", "Tin"],
+            [
+                ("Apart from Radium", "'s age I could use the cost of Tin"),
+                ("Apart from Radium's age I could use the cost of", "Tin"),
+            ],
+        ),
+        ("Radium Tin", ["Radium", "Tin"], [("Radium", "Tin")] * 2),
+        ("Radium?", ["Radium"], []),
+        ("nothing", [], []),
+    ],
+)
+def test_a_question_that_says_two_names_is_cut_between_them(
+    question: str, names: list[str], parts: list[tuple[str, str]]
+) -> None:
+    found = between_names(question, [(question.index(one), question.index(one) + len(one)) for one in names])
+    assert [one.parts for one in found] == parts
+    assert not any(one.is_explicit for one in found)
+    assert all(question[: one.cut[0]].strip() == one.parts[0] for one in found)

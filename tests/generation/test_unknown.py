@@ -152,6 +152,22 @@ def test_the_split_with_the_highest_smallest_mass_wins() -> None:
         assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
 
 
+def test_the_split_that_says_more_of_the_question_wins() -> None:
+    """Two facts about one entity may be surer, and leave the other entity out."""
+    right = cut((replace(FRANCE, confidence=0.6),), (replace(BUDGET, confidence=0.6),))
+    narrow = cut((replace(BUDGET, confidence=0.9),), (replace(FOUNDER, confidence=0.9),))
+    for cuts in (right + narrow, narrow + right):
+        assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
+
+
+def test_between_splits_that_say_as_much_the_surer_one_wins_whatever_its_mass() -> None:
+    sure = cut((replace(FRANCE, mass=0.3, confidence=0.9),), (replace(BUDGET, mass=0.3, confidence=0.9),))
+    other = Found(7, replace(FACTS[0], value="Franc"), 0.9, 0.6)
+    heavy = cut((other,), (replace(BUDGET, confidence=0.6),))
+    for cuts in (sure + heavy, heavy + sure):
+        assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
+
+
 @pytest.mark.parametrize(
     "cuts",
     [cut((FRANCE,), (FRANCE,)), cut((weak(FRANCE),), (weak(BUDGET),)), cut((), ()), cut((FRANCE,), (), explicit=False)],
@@ -274,6 +290,9 @@ class Preferring:
 
     def says_a_name(self, text: str) -> bool:
         return self.name in text
+
+    def names_in(self, text: str) -> list[tuple[int, int]]:
+        return [(at, at + len(self.name))] if (at := text.find(self.name)) >= 0 else []
 
 
 def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

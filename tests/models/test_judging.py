@@ -337,3 +337,11 @@ def test_a_property_is_beaten_by_the_likeliest_one_if_the_question_says_that() -
         shares = head.log_shares(vectors(encoder, [text.replace("Anvil 3", "it")]), head.keys(vectors(encoder, keys)))
         if shares.argmax() == 0 and "everything" not in text:
             assert beaten(text) == [0, 0], "the likeliest is not said"
+
+
+def test_names_are_found_where_they_stand() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["Tin", "Old Tin", "Lead"])
+    text = "lead's price, and what of Old  tin?"
+    assert [text[start:end] for start, end in judge.names_in(text)] == ["lead", "Old  tin"]
+    assert judge.names_in("leader") == []
