@@ -9,7 +9,7 @@ or "&":
     two properties   "the color and (the) founder of A", "A's color and founder", "the color of A and its founder"
     two entities     "the color of A and B", "Who founded A and B?"
     anything else    both sides of a comma, semicolon, " + ", "and", "or", "then", "together with" as they stand
-    two names        after the first, and before the second, whatever stands between (`between_names`)
+    two names        after the first, before the second, or the whole without either (`by_names`)
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ class Split:
         cut: the characters [start, end) of the question where it was cut; empty between sentences.
         is_explicit: whether each part has its own property and entity in the question's own words, so that a part
             without an answer is a gap, and no misreading of one name as two.
+        one_property: whether the parts must find the same property.
     """
 
     parts: tuple[str, ...]
     cut: tuple[int, int]
     is_explicit: bool
+    one_property: bool = False
 
 
 def splits(question: str) -> list[Split]:
@@ -95,8 +97,11 @@ def splits(question: str) -> list[Split]:
     return list(kept.values())[:MOST_SPLITS]
 
 
-def between_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
-    """Cuts of a question that says two names, in any language: "A's color ... B's founder", "the color of A ... of B".
+def by_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
+    """Cuts of a question that says two names, in any language.
+
+    After the first ("the color of A ... the founder of B"), before the second ("A's color ... B's founder"), and the
+    question with one name each ("Which color do A and B have?"), which is about one property.
 
     Args:
         question: the text.
@@ -104,9 +109,11 @@ def between_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split
     """
     if len(names) < 2:
         return []
-    places = dict.fromkeys((names[0][1], names[1][0]))
-    parts = [(at, question[:at].strip(), question[at:].strip()) for at in places]
-    return [Split((left, right), (at, at), False) for at, left, right in parts if left and right]
+    (first, after), (second, end) = names[:2]
+    parts = [(at, question[:at].strip(), question[at:].strip()) for at in dict.fromkeys((after, second))]
+    found = [Split((left, right), (at, at), False) for at, left, right in parts if left and right]
+    alone = question[:second] + question[end:], question[:first] + question[after:]
+    return [*found, Split((alone[0].strip(), alone[1].strip()), (after, after), False, one_property=True)]
 
 
 def is_asking(text: str) -> bool:

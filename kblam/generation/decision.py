@@ -142,7 +142,7 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
     if rules.known_above is None:
         return _facts(rules, found[:1], found[0].mass if found else 0.0, is_known=False)
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
-    whole = [cut for cut in cuts if all(cut.known(rules)) and _are_different(cut)]
+    whole = [cut for cut in cuts if all(cut.known(rules)) and _fits(cut)]
     if whole:
         best = max(whole, key=lambda cut: (_covered(question, cut), min(cut.sure)))
         return _facts(rules, [part[0] for part in best.found], min(best.masses), is_sure=True)
@@ -183,9 +183,14 @@ def _facts(
     return Decision(mass, is_known, sentence, tuple(facts), is_sure=is_sure)
 
 
-def _are_different(cut: AskedSplit) -> bool:
-    places = [found[0].place for found in cut.found]
-    return len(set(places)) == len(places)
+def _fits(cut: AskedSplit) -> bool:
+    """Whether the parts' answers are what such a cut asks for: each another triple, and no guess at a whole entity."""
+    answers = [found[0] for found in cut.found]
+    if cut.split.one_property and len({one.triple.property for one in answers}) > 1:
+        return False
+    if not cut.split.is_explicit and any(one.asks_everything for one in answers):
+        return False
+    return len({one.place for one in answers}) == len(answers)
 
 
 def _covered(question: str | None, cut: AskedSplit) -> int:

@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
-from kblam.generation.clauses import MOST_SPLITS, Split, between_names, splits
+from kblam.generation.clauses import MOST_SPLITS, Split, by_names, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import EvidenceRecorder, Follower
 from kblam.generation.options import Generating, generating
@@ -260,7 +260,7 @@ class Session:
         if judge is not None:
             if rules.cuts:
                 cuts = [
-                    [*of_question, *between_names(question, judge.names_in(question))]
+                    [*of_question, *by_names(question, judge.names_in(question))]
                     for question, of_question in zip(questions, cuts, strict=True)
                 ]
             # A part that says no name finds nothing that counts, so it need not be asked.

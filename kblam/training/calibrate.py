@@ -29,7 +29,7 @@ _HIDDEN = -1e9
 
 
 # Where the weights start, and what they stay near where there are few questions: those of runs for SmolLM2.
-PRIOR = Confidence(mass=0.65, name=8.0, property=2.0, other=-1.1, share=0.8, bias=-5.5, best=1.0, beaten=-1.0)
+PRIOR = Confidence(mass=0.7, name=10.0, property=2.1, other=-0.8, share=0.85, bias=-5.4, best=0.85, beaten=-1.2)
 # Not one half: where two triples of an entity are as likely as each other, to say neither is wrong for certain.
 KNOWN_ABOVE = 0.4
 # So many questions weigh as much as a change of one in a weight.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kblam.data.questions import CLOSINGS, OPENINGS, PAIR_QUESTIONS, QUESTIONS
-from kblam.generation.clauses import MOST_SPLITS, between_names, is_asking, splits
+from kblam.generation.clauses import MOST_SPLITS, by_names, is_asking, splits
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,24 @@ def test_a_sentence_that_asks_for_nothing_is_no_part_that_lacks_an_answer(closin
             [
                 ("Apart from Radium", "'s age I could use the cost of Tin"),
                 ("Apart from Radium's age I could use the cost of", "Tin"),
+                ("Apart from Radium's age I could use the cost of", "Apart from 's age I could use the cost of Tin"),
             ],
         ),
-        ("Radium Tin", ["Radium", "Tin"], [("Radium", "Tin")] * 2),
+        ("Radium Tin", ["Radium", "Tin"], [("Radium", "Tin")] * 3),
+        (
+            "Radium, Tin: age?",
+            ["Radium", "Tin"],
+            [("Radium", ", Tin: age?"), ("Radium,", "Tin: age?"), ("Radium, : age?", ", Tin: age?")],
+        ),
         ("Radium?", ["Radium"], []),
         ("nothing", [], []),
     ],
 )
-def test_a_question_that_says_two_names_is_cut_between_them(
+def test_a_question_that_says_two_names_is_cut_by_them(
     question: str, names: list[str], parts: list[tuple[str, str]]
 ) -> None:
-    found = between_names(question, [(question.index(one), question.index(one) + len(one)) for one in names])
+    found = by_names(question, [(question.index(one), question.index(one) + len(one)) for one in names])
     assert [one.parts for one in found] == parts
     assert not any(one.is_explicit for one in found)
-    assert all(question[: one.cut[0]].strip() == one.parts[0] for one in found)
+    assert all(question[: one.cut[0]].strip() == one.parts[0] for one in found if not one.one_property)
+    assert [one.one_property for one in found] == [False] * (len(found) - 1) + [True] * bool(found)

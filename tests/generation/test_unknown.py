@@ -160,6 +160,17 @@ def test_the_split_that_says_more_of_the_question_wins() -> None:
         assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
 
 
+def test_a_split_by_names_guesses_at_no_whole_entity_and_asks_for_one_property() -> None:
+    everything = replace(BUDGET, asks_everything=True)
+    assert said(decide(rules(), QUESTION, [FRANCE], cut((FRANCE,), (everything,), explicit=False))) == EURO
+    assert said(decide(rules(), QUESTION, [FRANCE], cut((FRANCE,), (everything,)))) == EURO_BUDGET
+    shared = [AskedSplit(Split(PARTS, (30, 35), False, one_property=True), ((FRANCE,), (BUDGET,)))]
+    assert said(decide(rules(), QUESTION, [FRANCE], shared)) == EURO
+    peru = Found(9, Triple("Peru", "currency", "Sol"), 0.9)
+    shared = [AskedSplit(Split(PARTS, (30, 35), False, one_property=True), ((FRANCE,), (peru,)))]
+    assert said(decide(rules(), QUESTION, [FRANCE], shared)) == f"{EURO[:-1]} and the currency of Peru is Sol."
+
+
 def test_between_splits_that_say_as_much_the_surer_one_wins_whatever_its_mass() -> None:
     sure = cut((replace(FRANCE, mass=0.3, confidence=0.9),), (replace(BUDGET, mass=0.3, confidence=0.9),))
     other = Found(7, replace(FACTS[0], value="Franc"), 0.9, 0.6)
