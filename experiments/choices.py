@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+from rich.console import Console
 
 from kblam import KnowledgeAdapter, KnowledgeBase, attach
 from kblam.data.wordnet import Synset, synsets, tagged
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     quiet_libraries()
+    console = Console(highlight=False, soft_wrap=True)
     adapter, encoder = KnowledgeAdapter.from_pretrained(given.adapter), load_encoder("minilm")
     name = adapter.config.base_model or "smollm2"
     model, tokenizer = load_base(name), load_tokenizer(name)
@@ -111,7 +113,7 @@ def main() -> None:
             found[title] = {task: float(figures["acc,none"]) for task, figures in results.items()}
             for task, share in found[title].items():
                 low, high = wilson(round(share * given.questions), given.questions)
-                print(f"{title:26} {task:18} {share:.3f} ({low:.3f} - {high:.3f})", flush=True)
+                console.print(f"{title:26} {task:18} {share:.3f} ({low:.3f} - {high:.3f})", markup=False)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
