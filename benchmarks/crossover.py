@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.output import write_json
+from kblam.bench.environment import environment
+from kblam.bench.output import write_json
 from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attention
 from kblam_kernels.plan import KnowledgePath, Workload, device_of
 from kblam_kernels.plan.cost import PATHS, cost_of
@@ -133,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
         ratio = statistics.geometric_mean(p.measured / p.predicted for p in points)
         print(f"measured / predicted, geometric mean: {ratio:.2f}")
     if given.json is not None:
-        write_json([dataclasses.asdict(p) for p in everything], given.json)
+        about = environment(given.device)
+        write_json({"environment": about, "points": [dataclasses.asdict(p) for p in everything]}, given.json)
     return everything
 
 

@@ -24,13 +24,16 @@ from typing import NoReturn
 
 import torch
 
-from benchmarks import ceilings, gpu_model, measured, shapes, subjects
-from benchmarks.gpu_model import Case, Models, Settings
-from benchmarks.measured import FAILED, INPUTS, TOO_LARGE, Row, Run
-from benchmarks.problems import problem_of
-from benchmarks.report import RESULTS, Report, environment, summary
-from kblam_kernels import BackendUnavailableError, KernelError
+from kblam.bench import ceilings, measured, shapes, whole_model
+from kblam.bench.environment import environment
+from kblam.bench.measured import Run
+from kblam.bench.report import Report, file_of, summary
+from kblam.bench.rows import MEASURED, line_of
+from kblam.bench.whole_model import Case, Models, Settings
+from kblam.errors import BenchmarkError
+from kblam_kernels import BackendUnavailableError
 
+RESULTS = Path(__file__).parent / "results"
 # Before the next part would pass eight minutes, if it is like those before it.
 QUICK_SECONDS = 420.0
 
@@ -41,33 +44,11 @@ class DeviceLostError(Exception):
 
 def parts(*, quick: bool, tiny: bool) -> Iterator[shapes.Shape | Case]:
     """What is measured, in order: decode, whole models, the rest."""
-    of_attention = list(shapes.tiny() if tiny else shapes.quick() if quick else shapes.registry())
+    of_attention = list(shapes.tiny() if tiny else shapes.gpu_quick() if quick else shapes.gpu_all())
     first = [shape for shape in of_attention if shape.phase == "decode" and shape.model is of_attention[0].model]
     yield from first
-    yield from gpu_model.TINY if tiny else gpu_model.QUICK if quick else gpu_model.FULL
+    yield from whole_model.TOYS if tiny else whole_model.QUICK if quick else whole_model.FULL
     yield from (shape for shape in of_attention if shape not in first)
-
-
-def rows(shape: shapes.Shape, run: Run, report: Report) -> Iterator[Row]:
-    """Gates, then times, every implementation on one shape that the report does not have yet."""
-    if all(report.has(shape.name, name) for name in subjects.names(shape.phase, quick=run.quick)):
-        return
-    # Peers are compiled for each shape; without this the compiler gives up after a few.
-    torch.compiler.reset()
-    try:
-        x = problem_of(shape, run.device, run.dtype)
-        measurable = list(subjects.subjects(shape, x, quick=run.quick))
-    except torch.OutOfMemoryError as problem:
-        yield Row(shape.name, shape.phase, INPUTS, None, TOO_LARGE, measured.first_line(problem))
-        return
-    except Exception as problem:
-        yield Row(shape.name, shape.phase, INPUTS, None, FAILED, measured.described(problem))
-        return
-    for subject in measurable:
-        if not report.has(shape.name, subject.name):
-            yield from measured.rows_of(subject, x, shape, run)
-            if run.on_gpu:
-                torch.cuda.empty_cache()
 
 
 def is_lost(device: str) -> bool:
@@ -122,10 +103,10 @@ class Bench:
         self.report.write()
 
     def _measure_shape(self, shape: shapes.Shape) -> None:
-        for row in rows(shape, self.run, self.report):
+        for row in measured.rows(shape, self.run, lambda name: self.report.has(shape.name, name)):
             self.report.rows.append(row)
             self.report.write()
-            print("  " + measured.line_of(row), flush=True)
+            print("  " + line_of(row), flush=True)
             self._check_device(row.status)
         for line in summary([row for row in self.report.rows if row.shape == shape.name]):
             print(f"  {line}", flush=True)
@@ -133,14 +114,14 @@ class Bench:
     def _measure_model(self, case: Case) -> None:
         if any(model["shape"] == case.name for model in self.report.models):
             return
-        row = gpu_model.measure(case, self._models, self.settings)
+        row = whole_model.measure(case, self._models, self.settings)
         self.report.models.append(dataclasses.asdict(row))
         self.report.write()
-        print("  " + gpu_model.line_of(row), flush=True)
+        print("  " + whole_model.line_of(row), flush=True)
         self._check_device(row.status)
 
     def _check_device(self, status: str) -> None:
-        if status != measured.MEASURED and is_lost(self.run.device):
+        if status != MEASURED and is_lost(self.run.device):
             raise DeviceLostError
 
 
@@ -173,16 +154,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtype = torch.float32 if options.tiny else torch.bfloat16
     try:
         _check(options)
-        report = Report(options.results, options.name, environment(options.device, dtype))
+        about = environment(options.device, dtype)
+        report = Report(file_of(options.results, about["device"], options.name), about)
         if options.resume:
             report.resume()
-    except KernelError as error:
+    except (BackendUnavailableError, BenchmarkError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     limits = ceilings.of(options.device, dtype, tiny=options.tiny)
     print(limits, flush=True)
     report.ceilings = limits.as_json
-    run = Run(options.device, dtype, limits, options.quick, budget=0.25 if options.quick else 0.5)
+    # A toy run should not wait for a compiler.
+    run = Run(*(options.device, dtype, limits), options.quick, not options.tiny, budget=0.25 if options.quick else 0.5)
     small = {"context": 32, "repeats": 2} if options.tiny else {}
     settings = Settings(options.device, compiled=options.compile, **small)
     seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else None

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.output import write_json
+from kblam.bench.environment import environment
+from kblam.bench.output import write_json
 from kblam_kernels import BackendUnavailableError, LatentKnowledge, rectangular_attention
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
 from kblam_kernels.latent import AbsorbedAdapter, absorb, quantise
@@ -225,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             for row in demo_rows(triples, options.questions):
                 add(row)
     if options.json:
-        write_json(rows, options.json)
+        write_json({"environment": environment("cpu"), "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

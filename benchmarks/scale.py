@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import statistics
 import sys
 import time
@@ -22,41 +21,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
+from transformers import DynamicCache
 
-from benchmarks.output import STDOUT, write_json
-from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.bench.environment import environment
+from kblam.bench.models import CONFIGS, EMBEDDING_DIM, TINY, SyntheticKnowledge, build
+from kblam.bench.output import STDOUT, write_json
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
-from kblam.models import Attachment, attach
-from kblam.models.formats import STORAGE, LatentFormat
+from kblam.models import Attachment
+from kblam.models.formats import STORAGE
 from kblam.models.resident import ResidentKnowledge
-from kblam_kernels import LatentKnowledge, UnsupportedInputError, plan
+from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.plan import Workload, device_of
 
-EMBEDDING_DIM = 384  # MiniLM's
 PROMPT_TOKENS = 32
 PREFILL_ROUNDS = 3  # at most: from a million triples one takes seconds
-# Synthetic triples encoded at a time: bounds what building needs beside the latents themselves.
-ROWS = 16384
-LLAMA_3_2_1B = LlamaConfig(
-    hidden_size=2048,
-    intermediate_size=8192,
-    num_hidden_layers=16,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=64,
-    vocab_size=128256,
-    tie_word_embeddings=True,
-)
-SMOKE = LlamaConfig(
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    vocab_size=256,
-)
 
 
 @dataclass(frozen=True)
@@ -78,48 +56,6 @@ class Beside:
     update: float
     prefill: tuple[float, float]
     dense_verdict: str
-
-
-class SyntheticKnowledge:
-    """Random triples as latents, laid out as a resident knowledge base lays them out, without a store behind.
-
-    Args:
-        adapter: what reads them.
-        triples: how many.
-        dtype: of the model.
-        storage: of the latents.
-        device: of the model.
-    """
-
-    filled = None  # every row holds a triple
-
-    def __init__(
-        self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype, device: str = "cpu"
-    ) -> None:
-        self.num_triples, self.log_count, self.dtype = triples, math.log(max(triples, 1)), dtype
-        self.device = torch.device(device)
-        form = LatentFormat(adapter, dtype, self.device, storage)
-        self.buffers = form.allocate(triples)
-        self._form = form
-        for start in range(0, triples, ROWS):
-            self.write(start, min(start + ROWS, triples))
-        self._layers = {layer: form.layer(layer, self.buffers) for layer in adapter.config.knowledge_layers}
-
-    def write(self, start: int, end: int) -> None:
-        """Rows [start, end) anew."""
-        draw = torch.Generator(self.device).manual_seed(start)
-        key, value = (torch.randn(end - start, EMBEDDING_DIM, generator=draw, device=self.device) for _ in range(2))
-        for name, rows in self._form.encode(key, value).items():
-            self.buffers[name][start:end] = rows
-
-    @property
-    def num_bytes(self) -> int:
-        """What the buffers take."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
-
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> LatentKnowledge:
-        """The latents as one layer reads them."""
-        return self._layers[layer]
 
 
 Knowledge = SyntheticKnowledge | ResidentKnowledge
@@ -162,20 +98,6 @@ def resident_bytes() -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no VmRSS in /proc/self/status")
-
-
-def parts(config: LlamaConfig, device: str) -> tuple[PreTrainedModel, KnowledgeAdapter]:
-    """The model with random weights drawn on its device, and a random adapter for every third layer."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-        adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
-    return model, adapter.requires_grad_(False)
-
-
-def build(config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu") -> Attachment:
-    """`parts`, attached."""
-    return attach(*parts(config, device), int8_products=int8_products)
 
 
 def in_turn(attachment: Attachment, source: Knowledge, rounds: int, timed: Callable[[], float]) -> tuple[float, float]:
@@ -288,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     given = parser.parse_args(arguments)
     say = functools.partial(print, file=sys.stderr if given.json == STDOUT else sys.stdout, flush=True)
     sizes = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
-    attachment = build(SMOKE if given.smoke else LLAMA_3_2_1B, int8_products=given.int8_products)
+    attachment = build(CONFIGS[TINY if given.smoke else "Llama-3.2-1B"], int8_products=given.int8_products)
     say(
         f"{'tiny' if given.smoke else 'Llama-3.2-1B shape'}, {given.storage} latents, {torch.get_num_threads()} "
         f"threads; {resident_bytes() / 1e9:.2f} GB with the model alone\n"
@@ -306,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         del source, change  # frees it before the next is built
         say(line(row, beside))
     if given.json is not None:
-        write_json([asdict(row) for row in rows], given.json)
+        about = environment("cpu", torch.bfloat16)
+        write_json({"environment": about, "rows": [asdict(row) for row in rows]}, given.json)
     return rows
 
 

@@ -166,3 +166,10 @@ class DataServerError(DataError):
 
 class EvaluationError(KblamError):
     """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""
+
+
+# --- benchmarks ------------------------------------------------------------------------------------------
+
+
+class BenchmarkError(KblamError):
+    """A benchmark was asked for what it does not know, what does not fit, or a result file that is not of its kind."""

@@ -2,66 +2,149 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from kblam.cli.errors import FAILED
 from kblam.cli.output import err, out, waiting
 
 if TYPE_CHECKING:
-    from kblam_kernels.bench import Row
+    from kblam.bench.cases import Case
+    from kblam.bench.rows import Row
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer shapes and repeats: a minute or two.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Three shapes and fewer repeats: under two minutes.")] = False,
+    shapes: Annotated[
+        str,
+        typer.Option("--shapes", metavar="NAMES", help="Models by name, or heads x key heads x head dim: 24x8x128."),
+    ] = "",
+    triples: Annotated[
+        str, typer.Option("--triples", metavar="COUNTS", help="Knowledge sizes, such as 1000,10K,1M.")
+    ] = "",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAMES", help="bfloat16, float16, float32.")] = "",
+    phases: Annotated[str, typer.Option("--phases", metavar="NAMES", help="decode, prefill, question, evidence.")] = "",
+    peers: Annotated[
+        str, typer.Option("--peers", metavar="NAMES", help="Only these peers; it is an error if one is not installed.")
+    ] = "",
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="FILE", help="An earlier --json of this machine, beside it.")
+    ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows here, as JSON.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows and the machine here.")
     ] = None,
     flex: Annotated[
-        bool, typer.Option("--flex/--no-flex", help="Compiled FlexAttention too: compiles for each shape.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--flex/--no-flex", help="Compiled FlexAttention: compiles for each shape. Default: not if quick."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: PyTorch's own choice.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measure attention to knowledge on this machine's CPU, beside PyTorch's and the machine's own limits.
+    """Measure attention to knowledge on this machine, beside PyTorch's and the machine's own limits.
 
-    It is an error if the C++ kernels cannot be used here, or if two providers disagree.
+    Each result is held against float64 before it is timed. It is an error if the C++ kernels cannot be used on a CPU.
 
     Example: kblam bench --quick --json bench.json
     """
     import torch
 
-    from kblam_kernels.bench import FULL, QUICK, measure
-    from kblam_kernels.common import native
+    from kblam.bench import cases, ceilings, environment, measured, report
+    from kblam.bench.compare import check_machine
+    from kblam.errors import BenchmarkError
 
     if threads is not None:
         torch.set_num_threads(threads)
-    rows: list[Row] = []
-    for shape in QUICK if quick else FULL:
-        tokens = "1 new token" if shape.queries == 1 else f"{shape.queries:,} new tokens"
-        title = f"{shape.regime}, {tokens}, {shape.triples:,} triples, {shape.heads_text}, {shape.dtype}"
-        with waiting(title):
-            rows_of_shape = measure(shape, repeats=5 if quick else 15, flex=flex)
-        out.print(_table(title, rows_of_shape))
-        rows += rows_of_shape
-    out.print(f"{native.instruction_set()} kernels, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases)))
+    environment.check_device(device)
+    names = measured.ours_and(_words(peers), device) if peers else None
+    about = environment.environment(device)
+    before: list[Row] = []
+    if compare is not None:
+        stored = report.read(compare)
+        check_machine(stored, about, compare)
+        before = stored.rows
+    report.check_target(json_file)
+    made = report.Report(json_file, about)
+    on_gpu = torch.device(device).type == "cuda"
+    with_flex = not quick if flex is None else flex
+    is_listed = not (shapes or triples or dtype or phases)
+    for case in chosen:
+        try:
+            cases.check_fits(case, device)
+        except BenchmarkError as problem:
+            if not is_listed:
+                raise
+            made.left_out.append(case.name)
+            err.print(f"left out: {problem}", markup=False)
+            continue
+        with waiting(case.title):
+            limits = ceilings.of(device, case.dtype) if on_gpu else None
+            run = measured.Run(
+                device, case.dtype, limits, compiles=with_flex or on_gpu, turns=5 if quick else 15, chosen=names
+            )
+            made.rows += measured.rows(case.shape, run)
+            made.compare_rows()
+        _show(case, [row for row in made.rows if (row.shape, row.dtype) == (case.shape.name, case.dtype_name)], before)
+    out.print(environment.line(about), markup=False, soft_wrap=True)
+    made.write()
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        err.print(f"{len(rows)} rows in {json_file}", markup=False)
+        err.print(f"{len(made.rows)} rows in {json_file}", markup=False)
+    for name in made.failed:
+        err.print(f"failed: {name}", markup=False, style="red")
+    if made.failed:
+        raise typer.Exit(FAILED)
 
 
-def _table(title: str, rows: list[Row]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
-    table.add_column("provider", width=22)
-    for column in ("ms", "x best peer", "of ceiling"):
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str]) -> Sequence[Case]:
+    from kblam.bench import cases
+
+    if shapes or triples or dtypes or phases:
+        return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
+    return cases.QUICK if quick else cases.FULL
+
+
+def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
+    """A table of what was measured, and a line for each reason why something was not."""
+    from kblam.bench.compare import speedup
+    from kblam.bench.probes import FLAGGED
+
+    table = Table(title=case.title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    table.add_column("implementation", width=26)
+    for column in ("ms", "x best peer", "of ceiling", "extra MB", *(["x before"] if before else [])):
         table.add_column(column, justify="right", width=11)
+    reasons: dict[str, list[str]] = {}
+    slow_probes = 0.0
     for row in rows:
-        style = (
-            "green" if row["provider"].startswith("kblam") else "dim" if row["provider"].startswith("ceil") else None
-        )
-        numbers = (row["ms"], row["ratio_to_best_peer"], row["share_of_ceiling"])
-        table.add_row(row["provider"], *(f"{number:.2f}" for number in numbers), style=style)
-    return table
+        if row.seconds is None:
+            reasons.setdefault(f"{row.status}: {row.note}", []).append(row.implementation)
+            continue
+        shares = "" if row.share_of_ceiling is None else f"{row.share_of_ceiling:.2f}"
+        if (row.share_of_probes or 0.0) > FLAGGED:
+            slow_probes = max(slow_probes, row.share_of_probes or 0.0)
+            shares += " !"
+        ratio = "" if row.ratio_to_best_peer is None else f"{row.ratio_to_best_peer:.2f}"
+        memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}"
+        cells = [f"{row.seconds * 1e3:.3f}", ratio, shares, memory]
+        if before:
+            found = speedup(row, before)
+            cells.append("" if found is None else f"{found:.2f}")
+        warm = ", warm" if row.l2 == "warm" else ""
+        table.add_row(row.implementation + warm, *cells, style="green" if row.is_ours else None)
+    out.print(table)
+    if slow_probes:
+        out.print(f"! up to {slow_probes:.2f} of the probes of the ceiling: its own rate is the ceiling here")
+    for reason, names in reasons.items():
+        out.print(f"{reason} ({', '.join(names)})", markup=False, soft_wrap=True)
+    for note in dict.fromkeys(row.note for row in rows if row.seconds is not None and row.note):
+        out.print(note, markup=False)
+    out.print()

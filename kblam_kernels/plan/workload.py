@@ -67,6 +67,7 @@ class ModelSize:
 
     title: str
     num_heads: int
+    num_key_heads: int
     head_dim: int
     num_layers: int
     parameters: int
@@ -78,7 +79,9 @@ class ModelSize:
 
 
 MODELS: dict[str, ModelSize] = {
-    "llama-3-8b": ModelSize("Llama-3-8B", 32, 128, 32, 8_030_000_000),
-    "llama-3.2-1b": ModelSize("Llama-3.2-1B", 32, 64, 16, 1_240_000_000),
-    "phi-3-mini": ModelSize("Phi-3-mini", 32, 96, 32, 3_820_000_000),
+    "llama-3-8b": ModelSize("Llama-3-8B", 32, 8, 128, 32, 8_030_000_000),
+    "llama-3.2-1b": ModelSize("Llama-3.2-1B", 32, 8, 64, 16, 1_240_000_000),
+    "phi-3-mini": ModelSize("Phi-3-mini", 32, 32, 96, 32, 3_820_000_000),
+    "qwen2.5-0.5b": ModelSize("Qwen2.5-0.5B", 14, 2, 64, 24, 494_000_000),
+    "smollm2-135m": ModelSize("SmolLM2-135M", 9, 3, 64, 30, 135_000_000),
 }

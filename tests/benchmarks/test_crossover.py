@@ -16,7 +16,7 @@ def test_it_times_every_path(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     file = tmp_path / "points.json"
     arguments = ["--triples", "50", "--queries", "1", "3", "--shapes", "demo model", "--json", str(file)]
     crossover.main(arguments)
-    points = json.loads(file.read_text())
+    points = json.loads(file.read_text())["points"]
     assert [(p["path"], p["queries"]) for p in points] == [
         (path, queries) for queries in (1, 3) for path in ("latent", "dense", "materialise")
     ]

@@ -47,5 +47,5 @@ def test_int8_products_are_rows_of_their_own() -> None:
 def test_the_command_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "rows.json"
     latent_accuracy.main(["--tokens", "3", "--backends", "reference", "--json", str(report)])
-    assert len(json.loads(report.read_text())) == 2 * 13
+    assert len(json.loads(report.read_text())["rows"]) == 2 * 13
     assert "| reference | float32 | int8 | exact |" in capsys.readouterr().out

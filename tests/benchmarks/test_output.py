@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.output import write_json
+from kblam.bench.output import write_json
 
 
 def test_a_dash_is_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import scale
+from kblam.bench.models import CONFIGS, TINY, SyntheticKnowledge, build
 from kblam_kernels.plan import Workload
 
 # Of a latent: the toy has fewer outputs than MiniLM's vectors have numbers, two slots of four heads of 16.
@@ -19,7 +20,7 @@ WIDTH = 128
 def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scale.json"
     scale.main(["--smoke", "--triples", "50", "700", "--rounds", "1", "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = json.loads(file.read_text())["rows"]
     fields = {
         "triples",
         "knowledge_bytes",
@@ -41,7 +42,7 @@ def test_smoke_writes_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_json_alone_leaves_stdout_to_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     rows = scale.main(["--smoke", "--triples", "50", "--rounds", "1", "--encoder", "minilm", "--json"])
     out, table = capsys.readouterr()
-    assert json.loads(out) == [asdict(row) for row in rows]
+    assert json.loads(out)["rows"] == [asdict(row) for row in rows]
     assert "| 50 | 0 MB |" in table
 
 
@@ -62,8 +63,8 @@ def test_real_triples_go_through_an_encoder_and_a_store(capsys: pytest.CaptureFi
 
 
 def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
-    attachment = scale.build(scale.SMOKE)
-    source = scale.SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
+    attachment = build(CONFIGS[TINY])
+    source = SyntheticKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8)
     assert source.num_bytes == 40 * (2 * WIDTH + 12)
     assert source.layer(0).key.dtype == torch.int8
     assert source.buffers["norm"].all(), "every row is written"

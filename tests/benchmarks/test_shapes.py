@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import gpu_bench, shapes
+from benchmarks import gpu_bench
+from kblam.bench import shapes
 
 
 def test_operations_and_bytes_of_a_shape() -> None:
@@ -27,9 +28,9 @@ def test_operations_and_bytes_of_a_shape() -> None:
 
 
 def test_the_registry_covers_models_batches_and_sizes() -> None:
-    registry = list(shapes.registry())
+    registry = list(shapes.gpu_all())
     assert len({shape.name for shape in registry}) == len(registry)
-    for model in shapes.MODELS:
+    for model in (shapes.MODELS[name] for name in shapes.ON_GPU):
         decode = {(shape.B, shape.M) for shape in registry if shape.model == model and shape.phase == "decode"}
         sizes = (1_000, 10_000, 100_000)
         assert decode == {(B, M) for B in (1, 8, 32) for M in (*sizes, 1_000_000)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import timing
+from kblam.bench import timing
 
 MB = 2**20
 

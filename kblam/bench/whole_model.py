@@ -1,4 +1,4 @@
-"""Tokens a second of a whole model, with knowledge over without: a part of `benchmarks.gpu_bench`.
+"""Tokens a second of a whole model, with knowledge over without; needs transformers.
 
 Random weights in the shape of a real model, a static cache, and one CUDA graph of a few greedy tokens for each of the
 two, replayed in turn. On a CPU the same code runs without graphs.
@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, StaticCache
+from transformers import StaticCache
 
-from benchmarks import kernels, scale, timing
-from benchmarks.measured import FAILED, MEASURED, TOO_LARGE, described, first_line
-from kblam.adapter import KnowledgeAdapter
+from kblam.bench import kernels, models, timing
+from kblam.bench.models import CONFIGS, TINY, GrowingKnowledge
+from kblam.bench.rows import FAILED, MEASURED, TOO_LARGE, described, first_line
 from kblam.models import Attachment
 from kblam_kernels.common.graphs import captured
-
-LLAMA_3_8B = LlamaConfig(
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    vocab_size=128256,
-    tie_word_embeddings=False,
-)
-CONFIGS = {"Llama-3-8B": LLAMA_3_8B, "Llama-3.2-1B": scale.LLAMA_3_2_1B, "tiny": scale.SMOKE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +40,7 @@ QUICK = (Case("Llama-3-8B", 10_000), Case("Llama-3.2-1B", 10_000))
 FULL = tuple(
     Case(model, triples) for model in ("Llama-3-8B", "Llama-3.2-1B") for triples in (10_000, 100_000, 1_000_000)
 )
-TINY = (Case("tiny", 50), Case("tiny", 200))
+TOYS = (Case(TINY, 50), Case(TINY, 200))
 STEPS = 8  # tokens in one graph
 SHOWN = 20  # kernels of a token that are kept
 
@@ -113,15 +100,6 @@ class ModelRow:
     compiled: bool = False
 
 
-class GrowingKnowledge(scale.SyntheticKnowledge):
-    """With the numbers that a knowledge base keeps on the device because it may grow: each layer reads them."""
-
-    def __init__(self, adapter: KnowledgeAdapter, triples: int, *others: Any) -> None:
-        super().__init__(adapter, triples, *others)
-        self.filled = torch.tensor([[0, triples]], dtype=torch.int32, device=self.device)
-        self.log_count = torch.tensor(math.log(triples), device=self.device)
-
-
 class Decoding:
     """STEPS greedy tokens after the same prompt, at every call; nothing of it waits for the device.
 
@@ -170,7 +148,7 @@ class Models:
         if self._built is not None and self._built[0] == name:
             return self._built[1]
         self.free()
-        self._built = name, scale.build(CONFIGS[name], device=self._device)
+        self._built = name, models.build(CONFIGS[name], device=self._device)
         return self._built[1]
 
     def free(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Call, Timing, measure
+from kblam.bench.timing import Call, Timing, measure
 
 
 @dataclass(frozen=True)

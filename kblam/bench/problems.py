@@ -15,16 +15,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.operands import Operands
-from benchmarks.shapes import Shape
+from kblam.bench.operands import Operands
+from kblam.bench.shapes import Shape
+from kblam.bench.tolerances import relative_error
 from kblam_kernels import DenseKnowledge, LatentKnowledge, LatentProjection, evidence, rectangular_attention
 from kblam_kernels.latent import quantise
-from tests import tolerances
 
 Knowledge = DenseKnowledge | LatentKnowledge
 Bundle = TypeVar("Bundle", "Problem", LatentKnowledge, LatentProjection)
 # log C - log M for C = 100 and M = 10,000, as far as bfloat16 has it: peers carry it in a bfloat16 mask.
 BIAS = -4.625
+# On a CPU dense keys and values of all heads are not made past this: fewer heads are timed, and stand for the others.
+MAX_DENSE_BYTES = 3 * 2**30
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,34 @@ class Judge:
 
 @dataclass(frozen=True)
 class Problem:
-    """Tensors of a shape; the query serves both blocks, because SDPA and FlexAttention take one."""
+    """Tensors of a shape; the query serves both blocks, because SDPA and FlexAttention take one.
+
+    Args:
+        query, key, value, latents: of all heads.
+        key_heads: the first ones, whose query heads dense knowledge is made for; None is all.
+    """
 
     query: Tensor
     key: Tensor
     value: Tensor
     latents: LatentKnowledge
+    key_heads: int | None = None
+
+    @functools.cached_property
+    def part(self) -> Problem:
+        """The heads that have dense knowledge."""
+        Hkv = self.key.shape[1]
+        if self.key_heads is None or self.key_heads == Hkv:
+            return self
+        heads = slice(self.key_heads * self.query.shape[1] // Hkv)
+        of_keys = slice(self.key_heads)
+        latents = dataclasses.replace(self.latents, projection=_each(lambda t: t[heads], self.latents.projection))
+        return Problem(self.query[:, heads], self.key[:, of_keys], self.value[:, of_keys], latents)
 
     @functools.cached_property
     def dense(self) -> DenseKnowledge:
-        """What the latents stand for."""
-        return self.latents.to_dense()
+        """What the latents stand for, for the heads of `part`."""
+        return self.part.latents.to_dense()
 
     @functools.cached_property
     def bias(self) -> Tensor:
@@ -66,25 +85,35 @@ class Problem:
             self.query.shape[1], self.query.shape[3], dtype=self.query.dtype, device=self.query.device
         )
 
-    @property
+    @functools.cached_property
     def operands(self) -> Operands:
         """What peers take."""
-        return Operands(self.query, self.key, self.value, self.dense.key, self.dense.value, BIAS)
+        part = self.part
+        return Operands(part.query, part.key, part.value, self.dense.key, self.dense.value, BIAS)
 
     @functools.cached_property
-    def _levels(self) -> dict[bool, Tensor]:
-        return {}
+    def latent_levels(self) -> Tensor:
+        """float32 lse of the specification on latents: one for whoever computes evidence."""
+        return attention(self, self.latents, self.query.dtype)[1].float()
 
-    def levels(self, latent: bool) -> Tensor:
-        """float32 lse of the specification, on latents or on dense knowledge: one for whoever computes evidence."""
-        if latent not in self._levels:
-            knowledge = self.latents if latent else self.dense
-            self._levels[latent] = attention(self, knowledge, self.query.dtype)[1].float()
-        return self._levels[latent]
+    @functools.cached_property
+    def dense_levels(self) -> Tensor:
+        """The same on dense knowledge."""
+        return attention(self, self.dense, self.query.dtype)[1].float()
 
     def clone(self) -> Problem:
         """The same numbers in other memory."""
         return _each(Tensor.clone, self)
+
+    def stored(self, dtype: torch.dtype) -> LatentKnowledge:
+        """All latents in one byte a number; made once."""
+        if dtype not in self._stored:
+            self._stored[dtype] = self.quantised(dtype)
+        return self._stored[dtype]
+
+    @functools.cached_property
+    def _stored(self) -> dict[torch.dtype, LatentKnowledge]:
+        return {}
 
     def quantised(self, dtype: torch.dtype, tokens: int | None = None) -> LatentKnowledge:
         """The latents, all or the first few, in one byte a number, with the norm of the keys before they were."""
@@ -113,18 +142,27 @@ def problem_of(shape: Shape, device: str, dtype: torch.dtype) -> Problem:
         normal(*prompt),
         normal(*prompt),
         LatentKnowledge(normal(shape.M, P), normal(shape.M, P), norm, projection),
+        None if torch.device(device).type == "cuda" else dense_key_heads(shape, dtype.itemsize),
     )
+
+
+def dense_key_heads(shape: Shape, element_size: int) -> int:
+    """How many key heads, with their query heads, have dense knowledge within MAX_DENSE_BYTES; one at least."""
+    of_one = shape.dense_bytes(shape.model.query_heads // shape.model.key_heads, element_size)
+    return max(1, min(shape.model.key_heads, MAX_DENSE_BYTES // max(1, of_one)))
 
 
 def attention_judge(x: Problem, knowledge: Knowledge) -> Judge:
     """Of the specification, in float64 and in the measured dtype."""
     exact, plain = (attention(x, knowledge, dtype)[0] for dtype in (torch.float64, x.query.dtype))
-    return Judge(exact, tolerances.relative_error(plain, exact))
+    return Judge(exact, relative_error(plain, exact))
 
 
 def evidence_judge(x: Problem, knowledge: Knowledge) -> Judge:
     """Of the specification, in float64 and in the measured dtype, from one lse."""
-    lse = x.levels(isinstance(knowledge, LatentKnowledge))
+    latent = isinstance(knowledge, LatentKnowledge)
+    lse = x.latent_levels if latent else x.dense_levels
+    x = x if latent else x.part
 
     def masses(dtype: torch.dtype) -> Tensor:
         # Masses of heads add up.
@@ -136,12 +174,14 @@ def evidence_judge(x: Problem, knowledge: Knowledge) -> Judge:
         return found
 
     exact = masses(torch.float64)
-    return Judge(exact, tolerances.relative_error(masses(x.query.dtype), exact))
+    return Judge(exact, relative_error(masses(x.query.dtype), exact))
 
 
 def attention(x: Problem, knowledge: Knowledge, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(output, lse) of the specification computed in `dtype`, a key head at a time: a million keys and values of all
-    heads in float64 would not fit."""
+    """(output, lse) of the specification computed in `dtype`, on dense knowledge of the heads of `part` and a head at a
+    time: a million keys and values of all heads in float64 would not fit."""
+    if isinstance(knowledge, DenseKnowledge):
+        x = x.part
     parts = [
         rectangular_attention(
             x.query[:, heads].to(dtype),
@@ -164,12 +204,12 @@ def _groups(x: Problem, knowledge: Knowledge, dtype: torch.dtype) -> Iterator[tu
     if isinstance(knowledge, LatentKnowledge):
         yield slice(Hq), slice(Hkv), _in_float64(knowledge) if dtype == torch.float64 else knowledge
         return
-    for head in range(Hkv):
-        heads = slice(head * Hq // Hkv, (head + 1) * Hq // Hkv)
+    for head in range(Hq):
+        one, group = slice(head, head + 1), head * Hkv // Hq
         yield (
-            heads,
-            slice(head, head + 1),
-            DenseKnowledge(*(t[heads].to(dtype) for t in (knowledge.key, knowledge.value))),
+            one,
+            slice(group, group + 1),
+            DenseKnowledge(*(t[one].to(dtype) for t in (knowledge.key, knowledge.value))),
         )
 
 
@@ -187,6 +227,8 @@ def _each(change: Callable[[Tensor], Tensor], bundle: Bundle) -> Bundle:
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(bundle):
         value = getattr(bundle, field.name)
-        if value is not None:
-            changed[field.name] = change(value) if isinstance(value, Tensor) else _each(change, value)
+        if isinstance(value, Tensor):
+            changed[field.name] = change(value)
+        elif dataclasses.is_dataclass(value):
+            changed[field.name] = _each(change, value)
     return dataclasses.replace(bundle, **changed)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 
-from benchmarks.timing import Call
+from kblam.bench.profiling import profiled
+from kblam.bench.timing import Call
 
 CALLS = 10
 NAME_LENGTH = 120  # templates have names of a thousand letters
@@ -32,7 +33,7 @@ def of(calls: Sequence[Call], device: str, *, count: int = CALLS) -> list[Kernel
     stand for kernels. Empty where the profiler sees nothing.
     """
     on_gpu = torch.device(device).type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+    with profiled(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         for number in range(count):
             calls[number % len(calls)]()
         if on_gpu:

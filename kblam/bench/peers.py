@@ -15,18 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.operands import Operands, Peer, grouped
-from benchmarks.two_calls import TWO_CALLS, missing
-
-KeysAndValues = tuple[Tensor, Tensor]
-
-
-def _concatenated(o: Operands) -> KeysAndValues:
-    """Knowledge and prompt as one list of (B, Hq, M + T, D): for each batch row and query head its own copy."""
-    B, H = o.query.shape[:2]
-    keys = torch.cat([o.knowledge_key.expand(B, -1, -1, -1), grouped(o.key, H)], dim=2)
-    values = torch.cat([o.knowledge_value.expand(B, -1, -1, -1), grouped(o.value, H)], dim=2)
-    return keys, values
+from kblam.bench.operands import Columns, Operands, Peer
+from kblam.bench.two_calls import TWO_CALLS, missing
 
 
 def _column_mask(o: Operands) -> Tensor:
@@ -39,7 +29,7 @@ def _column_mask(o: Operands) -> Tensor:
     return mask.to(o.query.dtype)
 
 
-def _eager(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+def _eager(o: Operands, cached: Callable[[], Columns]) -> Callable[[], Tensor]:
     mask = _column_mask(o)
 
     def call() -> Tensor:
@@ -50,7 +40,7 @@ def _eager(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Ten
     return call
 
 
-def _sdpa(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+def _sdpa(o: Operands, cached: Callable[[], Columns]) -> Callable[[], Tensor]:
     """An explicit mask, which rules SDPA's flash kernel out."""
     mask = _column_mask(o)
 
@@ -82,7 +72,7 @@ def _flex_columns(N: int, T: int, M: int, bias: float, device: str) -> tuple[Cal
     return biased, create_block_mask(visible, None, None, N, M + T, device=device)
 
 
-def _flex(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tensor]:
+def _flex(o: Operands, cached: Callable[[], Columns]) -> Callable[[], Tensor]:
     """Compiled FlexAttention: block mask, and the bias as a score_mod."""
     biased, blocks = _flex_columns(
         o.query.shape[2], o.key.shape[2], o.knowledge_key.shape[1], o.bias, str(o.query.device)
@@ -96,19 +86,19 @@ def _flex(o: Operands, cached: Callable[[], KeysAndValues]) -> Callable[[], Tens
     return call
 
 
-Attention = Callable[[Operands, Callable[[], KeysAndValues]], Callable[[], Tensor]]
+Attention = Callable[[Operands, Callable[[], Columns]], Callable[[], Tensor]]
 
 
 def _concat(attention: Attention) -> Peer:
     """Upstream's way: knowledge and prompt are concatenated in every call."""
-    return lambda o: attention(o, lambda: _concatenated(o))
+    return lambda o: attention(o, o.concatenated)
 
 
 def _static_cache(attention: Attention) -> Peer:
     """As a static cache that already holds the knowledge: concatenated beforehand, for each row, and not timed."""
 
     def build(o: Operands) -> Callable[[], Tensor]:
-        held = _concatenated(o)
+        held = o.held()
         return attention(o, lambda: held)
 
     return build
@@ -120,23 +110,19 @@ PEERS: dict[str, Peer] = {
     **{f"{name} static cache": _static_cache(attention) for name, attention in _ATTENTION.items()},
     **{f"{name} concat": _concat(attention) for name, attention in _ATTENTION.items()},
 }
-# FlexAttention needs a compiler: a GPU, or a C++ one on a CPU, where a tiny run should not wait for it.
-NEEDS_CUDA = frozenset(
-    {
-        "flex concat",
-        "flex static cache",
-        "compiled mass",
-        *(name for name in TWO_CALLS if name != "two flash calls + merge"),
-    }
-)
+NEEDS_CUDA = frozenset(name for name in TWO_CALLS if name != "two flash calls + merge")
+# Compiled for each shape: on a CPU half a minute.
+COMPILED = frozenset({*(name for name in PEERS if name.startswith("flex")), "compiled mass"})
 # Upstream's way and a matrix of scores, which others beat everywhere: a short run leaves them out.
 SLOW = frozenset({name for name in PEERS if name.endswith("concat") or name.startswith("eager")})
 
 
-def reason_against(name: str, device: str) -> str | None:
-    """Why a peer cannot run here, or None."""
+def reason_against(name: str, device: str, *, compiles: bool = True) -> str | None:
+    """Why a peer does not run here, or None; without `compiles` those that need a compiler are left out."""
     if name in NEEDS_CUDA and torch.device(device).type != "cuda":
         return "needs a CUDA device"
+    if name in COMPILED and not compiles:
+        return "left out of this run: it is compiled for each shape"
     return missing(name)
 
 

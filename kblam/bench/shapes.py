@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kblam_kernels.plan import workload
+
 
 @dataclass(frozen=True)
 class Model:
-    """Attention of one model, sizes from its published configuration; latents of MiniLM."""
+    """Attention of one model; latents of MiniLM unless told otherwise."""
 
     name: str
     query_heads: int
@@ -17,10 +19,9 @@ class Model:
     latent_width: int = 384
 
 
-LLAMA_3_8B = Model("Llama-3-8B", 32, 8, 128)
-LLAMA_3_2_1B = Model("Llama-3.2-1B", 32, 8, 64)
-PHI_3_MINI = Model("Phi-3-mini", 32, 32, 96)
-MODELS = (LLAMA_3_8B, LLAMA_3_2_1B, PHI_3_MINI)
+MODELS = {
+    name: Model(size.title, size.num_heads, size.num_key_heads, size.head_dim) for name, size in workload.MODELS.items()
+}
 TINY = Model("tiny", 4, 2, 16, 24)
 
 
@@ -52,6 +53,15 @@ class Shape:
     def name(self) -> str:
         """Such as "Llama-3-8B prefill B1 N1024 T1024 M10000"."""
         return f"{self.model.name} {self.phase} B{self.B} N{self.N} T{self.T} M{self.M}"
+
+    @property
+    def latent_bytes(self) -> int:
+        """The knowledge as latents of 16 bits, with a norm each."""
+        return self.M * (4 * self.model.latent_width + 4)
+
+    def dense_bytes(self, heads: int, element_size: int) -> int:
+        """The knowledge as keys and values of so many heads."""
+        return 2 * self.M * heads * self.model.head_dim * element_size
 
     @property
     def rows(self) -> int:
@@ -111,33 +121,39 @@ class Shape:
         return self.B * self.model.query_heads * pairs, 2 * self.B * self.model.key_heads * self.T
 
 
+PHASES = ("decode", "prefill", "question", "evidence")
 KNOWLEDGE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+# Models whose shapes a GPU run goes through.
+ON_GPU = ("llama-3-8b", "llama-3.2-1b", "phi-3-mini")
 # Prompt tokens of a row: shorter ones in a large batch, or a peer's scores alone would fill the memory.
 PREFILL_TOKENS = {1: 1024, 8: 512, 32: 256}
 QUESTION_TOKENS = 32
+# On a CPU a question and a prompt are shorter, or one call takes seconds.
+CPU_PREFILL, CPU_CONTEXT = 128, 64
 
 
-def quick() -> Iterator[Shape]:
-    """A few minutes of them, the most telling first: what a cut-off run leaves."""
+def gpu_quick() -> Iterator[Shape]:
+    """A few minutes of them on a GPU, the most telling first: what a cut-off run leaves."""
+    model = MODELS["llama-3-8b"]
     for B, M in ((1, 10_000), (1, 100_000), (1, 1_000_000), (8, 10_000), (32, 10_000)):
-        yield Shape(LLAMA_3_8B, "decode", B, 1, 1024, M)
+        yield Shape(model, "decode", B, 1, 1024, M)
     for N in (1024, 4096):
-        yield Shape(LLAMA_3_8B, "prefill", 1, N, N, 10_000)
-    yield Shape(LLAMA_3_8B, "question", 1, QUESTION_TOKENS, QUESTION_TOKENS, 10_000)
+        yield Shape(model, "prefill", 1, N, N, 10_000)
+    yield Shape(model, "question", 1, QUESTION_TOKENS, QUESTION_TOKENS, 10_000)
     for M in (10_000, 1_000_000):
-        yield Shape(LLAMA_3_8B, "evidence", 1, 1, 1024, M)
+        yield Shape(model, "evidence", 1, 1, 1024, M)
 
 
-def registry() -> Iterator[Shape]:
+def gpu_all() -> Iterator[Shape]:
     """Decode, prefill of prompts, of one question, and evidence, over the sizes of knowledge that people have; first
-    those of `quick`."""
-    first = list(quick())
+    those of `gpu_quick`."""
+    first = list(gpu_quick())
     yield from first
     yield from (shape for shape in _every() if shape not in first)
 
 
 def _every() -> Iterator[Shape]:
-    for model in MODELS:
+    for model in (MODELS[name] for name in ON_GPU):
         for B in (1, 8, 32):
             for M in KNOWLEDGE_SIZES:
                 yield Shape(model, "decode", B, 1, 1024, M)
@@ -149,6 +165,14 @@ def _every() -> Iterator[Shape]:
         yield Shape(model, "question", 1, QUESTION_TOKENS, QUESTION_TOKENS, 10_000)
         for B, M in ((1, 10_000), (1, 100_000), (1, 1_000_000), (8, 10_000)):
             yield Shape(model, "evidence", B, 1, 1024, M)
+
+
+def of(model: Model, phase: str, triples: int, *, prefill: int = CPU_PREFILL, context: int = CPU_CONTEXT) -> Shape:
+    """A shape of one row on a CPU: a new token after `context` others, `prefill` new ones, or a question."""
+    if phase in ("prefill", "question"):
+        tokens = prefill if phase == "prefill" else min(prefill, QUESTION_TOKENS)
+        return Shape(model, phase, 1, tokens, tokens, triples)
+    return Shape(model, phase, 1, 1, context + 1, triples)
 
 
 def tiny() -> Iterator[Shape]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,9 @@ FLUSH_BYTES = 256 * 2**20  # more than the L2 of any GPU
 MAX_SAMPLES = 200
 # Of a CPU run, which only walks the code: toy inputs then have a few copies too.
 TINY_L2 = 2**14
+# Seconds after which a shape gets no more turns on a CPU, and how many it gets whatever they take.
+TURN_SECONDS, LEAST_TURNS = 20.0, 3
+PRODUCTS = 3  # in a turn: the first of them wakes the threads
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,31 @@ def in_turn(calls: Sequence[Call], device: str, repeats: int) -> list[Timing]:
     else:
         times, clock, on_gpu = [_wall_seconds(call) for _ in range(repeats) for call in calls], None, None
     return [_timing(times[n :: len(calls)], 1, clock, on_gpu) for n in range(len(calls))]
+
+
+def turns(calls: Mapping[str, Call], repeats: int, *, several: Collection[str] = ()) -> list[dict[str, float]]:
+    """Seconds of each call in each of so many turns on a CPU, after one that warms up; fewer past TURN_SECONDS.
+
+    Every turn times each call once, so that a change of the machine's load affects all of them; a call starts with what
+    the others left in the caches. Of `several` the fastest of PRODUCTS counts.
+    """
+    found = []
+    began = time.perf_counter()
+    for turn in range(repeats + 1):
+        if turn > LEAST_TURNS and time.perf_counter() - began > TURN_SECONDS:
+            break
+        took = {
+            name: min(_wall_seconds(call) for _ in range(PRODUCTS if name in several else 1))
+            for name, call in calls.items()
+        }
+        if turn:
+            found.append(took)
+    return found
+
+
+def over(seconds: Sequence[float]) -> Timing:
+    """Of calls that were timed one by one on a CPU."""
+    return _timing(list(seconds), 1, None, None)
 
 
 def _buffer(device: str) -> torch.Tensor:

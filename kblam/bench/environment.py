@@ -1,0 +1,101 @@
+"""Where and with what figures are made: what every result file begins with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kblam.errors import BenchmarkError
+from kblam_kernels import BackendUnavailableError
+from kblam_kernels.tools import env
+
+# Figures of one machine are of these.
+MACHINE = ("device", "cpu", "threads")
+
+
+def commit() -> str:
+    """Of the checkout that this package lies in, as `git describe` says it; "unknown" where there is none."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+    except OSError:
+        return "unknown"
+    return result.stdout.strip() or "unknown"
+
+
+def environment(device: str, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The block of a result file; what cannot be found out here is None or "unknown".
+
+    Args:
+        device: where is measured.
+        dtype: of the whole run; None where each row has its own.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    about: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "cpu": env.cpu(),
+        "instruction_set": _instruction_set(),
+        "threads": torch.get_num_threads(),
+        "clock": cpu_clock(),
+        "driver": env.nvidia_driver() if on_gpu else None,
+        "commit": commit(),
+        "kblam": env.version_of("kblam-kernels"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "triton": env.version_of("triton"),
+        "transformers": env.version_of("transformers"),
+        "python": sys.version.split()[0],
+        "variables": env.environment(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if dtype is not None:
+        about["dtype"] = str(dtype).removeprefix("torch.")
+    return about
+
+
+def _instruction_set() -> str | None:
+    from kblam_kernels.common import native  # imports much of torch.compile
+
+    return None if native.unavailable() else native.instruction_set()
+
+
+def check_device(device: str) -> None:
+    """Raises BackendUnavailableError where nothing can be measured: no CUDA device, or no C++ kernels on a CPU."""
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise BenchmarkError(f"--device: {device!r} is not cpu or cuda")
+    if torch.device(device).type == "cuda":
+        if not torch.cuda.is_available():
+            raise BackendUnavailableError("no CUDA device here; --device cpu measures the CPU")
+        return
+    from kblam_kernels.common import native
+
+    reason = native.unavailable()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend 'cpu' cannot be measured: {reason}")
+
+
+def cpu_clock() -> float | None:
+    """MHz of the processor now, the mean of the cores that this process may use; None where Linux does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    of_each = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(of_each)))
+    chosen = [clock for number, clock in enumerate(of_each) if number in allowed]
+    return round(sum(chosen) / len(chosen), 1) if chosen else None
+
+
+def line(about: dict[str, Any]) -> str:
+    """For people, below a table."""
+    where = about["device"] if about["device"] != "cpu" else about["cpu"]["model"]
+    kernels = f"{about['instruction_set']} kernels, " if about["device"] == "cpu" else ""
+    return f"{where}, {kernels}{about['threads']} threads, torch {about['torch']}, commit {about['commit']}"

@@ -1,0 +1,148 @@
+"""The results of a run: written after every row, whole or not at all; continued where a run stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kblam import strict_json
+from kblam.bench.output import write_json
+from kblam.bench.rows import FAILED, Row, row_from, with_ratios, with_shares
+from kblam.errors import BenchmarkError
+
+FORMAT = "kblam bench 2"  # 1 were lists of rows without an environment
+# A report of another device or source is not continued.
+SAME = ("device", "dtype", "commit", "torch", "triton")
+
+
+class Report:
+    """Rows of a run, in a file that is right after each of them.
+
+    Args:
+        file: that is written; None for none.
+        about: from `environment`.
+    """
+
+    def __init__(self, file: Path | None, about: dict[str, Any]) -> None:
+        self.file = file
+        self.about = about
+        self.ceilings: dict[str, Any] = {}
+        self.rows: list[Row] = []
+        self.models: list[dict[str, Any]] = []
+        self.left_out: list[str] = []
+
+    def resume(self) -> None:
+        """Takes in what the file has.
+
+        Raises:
+            BenchmarkError: if it cannot be read, or is of another device, dtype, commit or version.
+        """
+        if self.file is None or not self.file.exists():
+            return
+        stored = read(self.file)
+        for name in SAME:
+            if stored.about.get(name) != self.about[name]:
+                raise BenchmarkError(
+                    f"{self.file} has {name} {stored.about.get(name)!r}, this run {self.about[name]!r}; "
+                    "choose another --name, or leave --resume out"
+                )
+        self.rows, self.models = stored.rows, stored.models
+
+    def has(self, shape: str, implementation: str) -> bool:
+        """Whether it is measured."""
+        return any((row.shape, row.implementation) == (shape, implementation) for row in self.rows)
+
+    @property
+    def failed(self) -> list[str]:
+        """Our own rows that failed."""
+        found = [f"{row.implementation}, {row.shape}" for row in self.rows if row.is_ours and row.status == FAILED]
+        return found + [
+            f"{model['model']}, {model['triples']:,} triples" for model in self.models if model["status"] == FAILED
+        ]
+
+    def compare_rows(self) -> None:
+        """Gives the rows so far what follows from others."""
+        self.rows = with_shares(with_ratios(self.rows))
+
+    def write(self) -> None:
+        """All of it so far."""
+        self.compare_rows()
+        if self.file is None:
+            return
+        content = {
+            "format": FORMAT,
+            "environment": self.about,
+            "ceilings": self.ceilings,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "models": self.models,
+            "left_out": self.left_out,
+        }
+        write_json(content, self.file)
+
+
+def file_of(folder: Path, device: str, name: str) -> Path:
+    """Of a device in the folder of the results of all devices."""
+    return folder / re.sub(r"[^A-Za-z0-9.-]+", "-", device) / name
+
+
+def check_target(file: Path | None) -> None:
+    """Raises BenchmarkError if results could not be written there, before anything is measured."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise BenchmarkError(f"--json: {file} is a folder; name a file in it")
+    existing = next(folder for folder in file.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BenchmarkError(f"--json: {existing} is no folder that may be written")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a result file says."""
+
+    about: dict[str, Any]
+    rows: list[Row]
+    models: list[dict[str, Any]]
+
+
+def read(file: Path) -> Stored:
+    """A result file.
+
+    Raises:
+        BenchmarkError: if it is not there, cannot be read, or has another format; the message says which.
+    """
+    try:
+        stored = strict_json.loads(file.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise BenchmarkError(f"cannot read {file}: {problem.strerror or problem}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise BenchmarkError(f"{file} is no result file of kblam bench: {strict_json.problem(problem)}") from problem
+    if isinstance(stored, list):
+        raise BenchmarkError(
+            f"{file} is a list of rows that do not say which machine and commit they are of; measure it anew"
+        )
+    found = stored.get("format") if isinstance(stored, dict) else None
+    if found != FORMAT:
+        raise BenchmarkError(f"{file} is no report of this release: its format is {found!r}, not {FORMAT!r}")
+    try:
+        return Stored(dict(stored["environment"]), [row_from(row) for row in stored["rows"]], list(stored["models"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BenchmarkError(f"{file} is no report that can be read: {problem!r}") from problem
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Of one shape: ours beside the best peer."""
+    found = []
+    for row in rows:
+        if row.is_ours and row.ratio_to_best_peer:
+            peers = [other for other in rows if other.seconds and not other.is_ours and other.l2 == row.l2]
+            best = min(peers, key=lambda other: other.seconds or 0.0)
+            warm = ", warm L2" if row.l2 == "warm" else ""
+            found.append(
+                f"{row.implementation}{warm}: {row.ratio_to_best_peer:.2f}x the best peer, {best.implementation}"
+            )
+    return found
