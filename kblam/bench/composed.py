@@ -31,9 +31,11 @@ def _attention(
     B, Hq, N, D = query.shape
     Hkv, T = key.shape[1:3]
     dtype, scale = query.dtype, D**-0.5
-    absorbed = (query.transpose(0, 1).reshape(Hq, B * N, D) @ key_weight).view(Hq, B, N, -1).transpose(0, 1)
+    # All rows of all heads are one matrix: a batched product would copy the latents for every head.
+    absorbed = (query.transpose(0, 1).reshape(Hq, B * N, D) @ key_weight).view(Hq * B * N, -1)
+    scores = (absorbed @ latent_key.T).view(Hq, B, N, -1).transpose(0, 1)
     constant = (query.float() * key_bias.float()[:, None]).sum(-1, keepdim=True)
-    known = ((absorbed @ latent_key.T).float() + constant) * (norm * scale) + bias
+    known = (scores.float() + constant) * (norm * scale) + bias
     # Query heads of one key head are rows of one product.
     rows = query.view(B, Hkv, Hq // Hkv * N, D)
     prompt = (rows @ key.transpose(-1, -2)).view(B, Hq, N, T).float() * scale
@@ -44,7 +46,8 @@ def _attention(
     known, prompt = torch.exp(known - level), torch.exp(prompt - level)
     share = known.sum(-1, keepdim=True)
     total = share + prompt.sum(-1, keepdim=True)
-    mixed = ((known / total).to(dtype) @ latent_value).transpose(0, 1).reshape(Hq, B * N, -1)
+    weights = (known / total).to(dtype).transpose(0, 1).reshape(Hq * B * N, -1)
+    mixed = (weights @ latent_value).view(Hq, B * N, -1)
     of_knowledge = (mixed @ value_weight.transpose(1, 2)).view(Hq, B, N, D).transpose(0, 1)
     of_prompt = ((prompt / total).to(dtype).view(B, Hkv, Hq // Hkv * N, T) @ value).view(B, Hq, N, D)
     return (of_knowledge.float() + of_prompt.float() + share / total * value_bias.float()[:, None]).to(dtype)

@@ -123,8 +123,9 @@ def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> tuple[Row, Ca
         result = call()
     except Exception as problem:
         return _without_time(row, subject, problem), None
-    row = dataclasses.replace(row, relative_error=relative_error(result, judge.exact))
-    error, bound = row.relative_error, (FACTOR if subject.is_ours else PEER_FACTOR) * judge.allowed + FLOOR[run.dtype]
+    error = relative_error(result, judge.exact)
+    row = dataclasses.replace(row, relative_error=error)
+    bound = (FACTOR if subject.is_ours else PEER_FACTOR) * judge.allowed + FLOOR[run.dtype]
     if subject.is_rounded:
         error, bound = _mean_error(result, judge.exact), ROUNDED
     # So written that nan does not pass.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -26,7 +27,8 @@ def peak(call: Callable[[], object], device: str) -> int | None:
     results = profiler.profiler.kineto_results if profiler.profiler is not None else None
     if results is None:
         return None
-    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
+    changes = [(event.start_ns(), event.nbytes()) for event in events]
     most = now = 0
     for _, change in sorted(changes):
         now += change

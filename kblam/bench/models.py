@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
@@ -28,7 +29,7 @@ _OTHER_SIZES = {
 }
 
 
-def _config(hidden: int, intermediate: int, vocabulary: int, tied: bool, **attention: int) -> LlamaConfig:
+def _config(hidden: int, intermediate: int, vocabulary: int, tied: bool, **attention: Any) -> LlamaConfig:
     """Llama's architecture: the others' weights are as many, whatever their names."""
     return LlamaConfig(
         hidden_size=hidden,
@@ -65,7 +66,8 @@ class SyntheticKnowledge:
         device: of the model.
     """
 
-    filled = None  # every row holds a triple
+    filled: Tensor | None = None  # every row holds a triple
+    log_count: Tensor | float
 
     def __init__(
         self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype, device: str = "cpu"
@@ -91,7 +93,7 @@ class SyntheticKnowledge:
         """What the buffers take."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
 
-    def layer(self, layer: int, batch: int = 1, new_tokens: int = 1) -> LatentKnowledge:
+    def layer(self, layer: int, new_tokens: int = 1) -> LatentKnowledge:
         """The latents as one layer reads them."""
         return self._layers[layer]
 

@@ -130,4 +130,4 @@ def _products(rates: dict[str, float], is_rounded: bool) -> list[float]:
 def _median(turns: Sequence[tuple[float, float, float, bool]]) -> Share:
     of_ceiling, of_probes, floor, reads = zip(*turns, strict=True)
     bound = "read" if sum(reads) * 2 >= len(reads) else "product"
-    return Share(*(statistics.median(values) for values in (of_ceiling, of_probes, floor)), bound)
+    return Share(statistics.median(of_ceiling), statistics.median(of_probes), statistics.median(floor), bound)

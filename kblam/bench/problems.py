@@ -229,6 +229,6 @@ def _each(change: Callable[[Tensor], Tensor], bundle: Bundle) -> Bundle:
         value = getattr(bundle, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = change(value)
-        elif dataclasses.is_dataclass(value):
+        elif value is not None and not isinstance(value, int):
             changed[field.name] = _each(change, value)
     return dataclasses.replace(bundle, **changed)

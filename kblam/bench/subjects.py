@@ -100,7 +100,7 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Su
         shape.latent_work,
         lambda p: [p.latents.key, p.latents.value],
         "latent",
-        **_served(x, x.latents),
+        backend=_served(x, x.latents),
     )
     for name, dtype in STORED.items():
         yield Subject(
@@ -113,7 +113,7 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Su
             functools.partial(lambda dtype, p: [p.stored(dtype).key, p.stored(dtype).value], dtype),
             "latent fp8" if name == FP8 else "latent int8",
             # A backend is chosen by dtypes and widths: no need to make all keys before it is their turn.
-            **_served(x, x.quantised(dtype, tokens=0)),
+            backend=_served(x, x.quantised(dtype, tokens=0)),
         )
     dense = functools.partial(
         Subject,
@@ -122,10 +122,10 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Su
         layout="dense",
         share=x.part.query.shape[1] / x.query.shape[1],
     )
-    yield dense(DENSE, lambda p: _attend(p.part, p.dense), work=shape.dense_work, **_served(x, x.no_keys))
+    yield dense(DENSE, lambda p: _attend(p.part, p.dense), work=shape.dense_work, backend=_served(x, x.no_keys))
     if MATERIALISE not in NOT_IN.get(shape.phase, set()):
         # It reads latents of all heads at once, and its time is that of `part`.
-        yield dense(MATERIALISE, _materialised, work=shape.materialise_work, **_served(x, x.no_keys))
+        yield dense(MATERIALISE, _materialised, work=shape.materialise_work, backend=_served(x, x.no_keys))
     yield Subject(
         COMPOSED,
         lambda p: composed_latent(p.query, p.key, p.value, p.latents, BIAS),
@@ -145,13 +145,13 @@ def backend_of(x: Problem) -> str:
     return "triton" if x.query.is_cuda else "auto"
 
 
-def _served(x: Problem, knowledge: Knowledge) -> dict[str, str | None]:
-    return {"backend": explain(x.query, x.key, x.value, knowledge).backend}
+def _served(x: Problem, knowledge: Knowledge) -> str | None:
+    return explain(x.query, x.key, x.value, knowledge).backend
 
 
 def _attend(x: Problem, knowledge: Knowledge, *, int8_products: bool = False) -> Call:
     options = {"knowledge_bias": x.bias, "int8_products": int8_products, "backend": backend_of(x)}
-    return lambda: rectangular_attention(x.query, x.key, x.value, knowledge, **options)  # type: ignore[call-overload, no-any-return]
+    return lambda: rectangular_attention(x.query, x.key, x.value, knowledge, **options)  # type: ignore[call-overload]
 
 
 def _materialised(p: Problem) -> Call:

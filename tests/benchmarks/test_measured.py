@@ -12,9 +12,10 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from kblam.bench import kernels, measured, memory, peers, problems, profiling, subjects, timing
+from kblam.bench.composed import composed_latent
 from kblam.bench.measured import Run
 from kblam.bench.rows import FAILED, MEASURED, Row, with_ratios, with_shares
-from kblam.bench.shapes import PHASES, TINY, Shape, of
+from kblam.bench.shapes import PHASES, TINY, Model, Shape, of
 
 RUN = Run("cpu", torch.float32, compiles=False, turns=1)
 
@@ -153,3 +154,10 @@ print(sorted({"transformers", "triton", "typer", "rich", "numpy"} & set(sys.modu
     before = "import sys, torch; BEFORE = set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_composed_rival_copies_no_latents() -> None:
+    """Nobody who knows the algebra would: 32 copies made it a hundred times as slow on a CPU."""
+    x = problems.problem_of(Shape(Model("m", 8, 2, 16, 96), "decode", 1, 1, 4, 4000), "cpu", torch.bfloat16)
+    call = composed_latent(x.query, x.key, x.value, x.latents, problems.BIAS)
+    assert memory.peak(call, "cpu") < 2 * x.latents.key.nbytes
