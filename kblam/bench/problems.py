@@ -147,9 +147,11 @@ def problem_of(shape: Shape, device: str, dtype: torch.dtype) -> Problem:
 
 
 def dense_key_heads(shape: Shape, element_size: int) -> int:
-    """How many key heads, with their query heads, have dense knowledge within MAX_DENSE_BYTES; one at least."""
-    of_one = shape.dense_bytes(shape.model.query_heads // shape.model.key_heads, element_size)
-    return max(1, min(shape.model.key_heads, MAX_DENSE_BYTES // max(1, of_one)))
+    """How many key heads, with their query heads, have dense knowledge within MAX_DENSE_BYTES: a divisor of all."""
+    heads = shape.model.key_heads
+    of_one = shape.dense_bytes(shape.model.query_heads // heads, element_size)
+    fitting = [count for count in range(1, heads + 1) if heads % count == 0 and count * of_one <= MAX_DENSE_BYTES]
+    return max(fitting, default=1)
 
 
 def attention_judge(x: Problem, knowledge: Knowledge) -> Judge:

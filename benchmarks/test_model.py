@@ -1,0 +1,117 @@
+"""A whole model: the first token and the next ones, with knowledge, without, and with the facts in the prompt.
+
+`pytest benchmarks/test_model.py --benchmark-only --shapes smollm2-135m --triples 100,10K`. Weights are random.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from transformers import DynamicCache
+
+from benchmarks import suite
+from benchmarks.conftest import words
+from kblam.bench import memory
+from kblam.bench.cases import count_of, model_of
+from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, parts
+from kblam.bench.whole_model import STEPS, Decoding
+from kblam.models import Attachment
+from kblam_kernels.plan.devices import free_memory
+
+WITHOUT, IN_CONTEXT = "without knowledge", "in context"
+STORED = {"kblam latent": torch.bfloat16, "kblam latent int8": torch.int8}
+QUESTION_TOKENS = 32
+# Of a triple in words; and of the longest prompt that is measured, which takes a CPU minutes.
+TOKENS_OF_TRIPLE, LONGEST = 20, 4096
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    option = metafunc.config.option
+    names = words(option.shapes) or ["smollm2-135m", *([] if option.quick else ["llama-3.2-1b"])]
+    counts = [count_of(text) for text in words(option.triples) or (["10K"] if option.quick else ["100", "10K", "1M"])]
+    params = [
+        pytest.param(model_of(name).name, M, way, id=f"{model_of(name).name} M{M}-{way}")
+        for name in names
+        for M in counts
+        for way in (WITHOUT, *STORED, IN_CONTEXT)
+    ]
+    metafunc.parametrize(("model", "triples", "implementation"), params)
+
+
+@functools.lru_cache(maxsize=1)
+def attached(model: str, device: str) -> Attachment:
+    if model not in CONFIGS:
+        pytest.skip(f"{model} is a shape of attention alone: whole models are {', '.join(CONFIGS)}")
+    config = CONFIGS[model]
+    needed = sum(tensor.nbytes for tensor in parts(config, "meta")[0].parameters())
+    if needed > (free := free_memory(torch.device(device))):
+        pytest.skip(f"{model} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+    return build(config, device=device)
+
+
+def prompt_tokens(triples: int, implementation: str) -> int:
+    """Of a question, after the facts if they are in the prompt."""
+    facts = TOKENS_OF_TRIPLE * triples if implementation == IN_CONTEXT else 0
+    if facts + QUESTION_TOKENS > LONGEST:
+        pytest.skip(f"{triples:,} triples in the prompt are {facts:,} tokens; up to {LONGEST:,} are measured")
+    return facts + QUESTION_TOKENS
+
+
+def timed(
+    group: str,
+    made: Attachment,
+    triples: int,
+    implementation: str,
+    call: Callable[[], object],
+    benchmark: BenchmarkFixture,
+    device: str,
+) -> None:
+    """Times what a model does, with knowledge in force if the implementation asks for it."""
+    source = None
+    if implementation in STORED:
+        model: Any = made.model
+        source = GrowingKnowledge(made.adapter, triples, model.dtype, STORED[implementation], device)
+    with torch.inference_mode(), made.using(source):
+        call()
+        benchmark.group = group
+        benchmark.extra_info |= {
+            "implementation": implementation,
+            "triples": triples,
+            "embedding_dim": EMBEDDING_DIM,
+            "knowledge_bytes": 0 if source is None else source.num_bytes,
+            "peak_bytes": memory.peak(call, device),
+        }
+        suite.run_timed(benchmark, call, device)
+
+
+def test_next_token(
+    model: str, triples: int, implementation: str, benchmark: BenchmarkFixture, request: pytest.FixtureRequest
+) -> None:
+    """Eight tokens at a time, greedy, with a static cache."""
+    device = request.config.option.device
+    made = attached(model, device)
+    with torch.inference_mode():
+        decode = Decoding(made.model, made.model, prompt_tokens(triples, implementation) + STEPS)
+    benchmark.extra_info["tokens"] = STEPS
+    timed(f"{model} next {STEPS} tokens M{triples}", made, triples, implementation, decode, benchmark, device)
+
+
+def test_first_token(
+    model: str, triples: int, implementation: str, benchmark: BenchmarkFixture, request: pytest.FixtureRequest
+) -> None:
+    """A question of 32 tokens; with the facts in the prompt, these too."""
+    device = request.config.option.device
+    made = attached(model, device)
+    whole: Any = made.model
+    ids = torch.randint(0, whole.config.vocab_size, (1, prompt_tokens(triples, implementation)), device=device)
+    call = functools.partial(_prefill, whole, ids)
+    timed(f"{model} first token M{triples}", made, triples, implementation, call, benchmark, device)
+
+
+def _prefill(model: Any, ids: torch.Tensor) -> None:
+    model(ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
