@@ -1,0 +1,110 @@
+"""The suites of `benchmarks/` on toy shapes: all of them run, their file says what it should, native options work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import suite
+from kblam.bench import subjects
+from kblam.bench.probes import PRODUCT, READ, Probe
+from kblam.bench.shapes import Work
+from kblam.bench.subjects import Subject
+
+ROOT = Path(__file__).parents[2]
+TOY = ("--shapes", "tiny", "--triples", "20", "--dtype", "float32", "--quick", "-p", "no:cacheprovider")
+
+
+def suites(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_every_suite_runs_and_its_file_says_what_it_should(tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    done = suites("benchmarks", *TOY, "--benchmark-json", file)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "SKIPPED" in done.stdout
+    assert "two cuDNN calls + merge: not run: needs a CUDA device" in done.stdout, "a reason for each that did not run"
+    stored = json.loads(file.read_text())
+    assert stored["machine_info"]["kblam"]["cpu"]["model"]
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for entry in stored["benchmarks"]:
+        groups.setdefault(entry["group"], {})[entry["extra_info"]["implementation"]] = entry["extra_info"]
+    decode = groups["tiny decode B1 N1 T65 M20 float32"]
+    assert {"kblam latent", "kblam int8 products", "kblam dense", "composed latent", "eager concat"} <= set(decode)
+    for info in decode.values():
+        assert info["ratio_to_best_peer"] > 0 < info["tflops"]
+        assert 0 < info["share_of_ceiling"] <= 1 + 1e-9
+        assert info["knowledge_bytes"] > 0 < info["peak_bytes"]
+        assert {"layout", "storage", "device", "driver", "torch", "commit", "cpu", "threads"} <= set(info)
+    assert decode["kblam latent int8"]["storage"] == "int8"
+    assert decode["kblam latent"]["backend"] in ("cpu", "reference")
+    for group in ("tiny prefill B1 N128 T128 M20 float32", "tiny evidence B1 N1 T65 M20 float32"):
+        assert any(name.startswith("kblam") for name in groups[group])
+    assert set(groups["tiny next 8 tokens M20"]) == {
+        "without knowledge",
+        "kblam latent",
+        "kblam latent int8",
+        "in context",
+    }
+    assert {"into a file M20", "tiny onto the device M20", "tiny one triple changed M20"} <= set(groups)
+
+
+def test_a_planted_slowdown_fails_a_comparison(tmp_path: Path) -> None:
+    options = ("benchmarks/test_decode.py", *TOY, "-k", "dense or eager", "--benchmark-storage", tmp_path)
+    assert suites(*options, "--benchmark-autosave").returncode == 0
+    (file,) = tmp_path.rglob("*.json")
+    stored = json.loads(file.read_text())
+    for entry in stored["benchmarks"]:
+        for name in ("min", "median", "mean"):
+            entry["stats"][name] /= 1000
+    file.write_text(json.dumps(stored))
+    done = suites(*options, "--benchmark-compare", "--benchmark-compare-fail=median:10%")
+    assert done.returncode != 0
+    assert "Performance has regressed" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shapes", "llama-4"], "'llama-4' is not one of llama-3-8b"),
+        (["--triples", "many"], "'many' is no whole number"),
+        (["--dtype", "int4"], "'int4' is not one of bfloat16"),
+        (["--device", "tpu"], "'tpu' is not cpu or cuda"),
+    ],
+)
+def test_bad_options_are_one_line(options: list[str], message: str) -> None:
+    done = suites("benchmarks/test_decode.py", *options)
+    assert done.returncode == 4, "pytest's own status for bad usage"
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ratios_and_shares_are_within_a_group() -> None:
+    gone: Any = None
+    made = {name: Subject(name, gone, gone, Work(0, 25), gone, "dense") for name in ("kblam dense", "sdpa")}
+    ceiling = suite.Ceiling(made, {f"{READ}dense": Probe(gone, 100), f"{PRODUCT}square": Probe(gone, 1)}, {}, 4)
+    ceiling.seconds.update({f"{READ}dense": 1.0, f"{PRODUCT}square": 1.0})
+
+    def entry(name: str, group: str, median: float) -> dict[str, Any]:
+        ours = name in subjects.OURS
+        return {"group": group, "stats": {"median": median}, "extra_info": {"implementation": name, "is_ours": ours}}
+
+    entries = [entry("kblam dense", "a", 2.0), entry("sdpa", "a", 4.0), entry("sdpa", "b", 1.0)]
+    suite.with_ratios(entries, {"a": ceiling})
+    ours, peer, other = (each["extra_info"] for each in entries)
+    assert (ours["ratio_to_best_peer"], peer["ratio_to_best_peer"], other["ratio_to_best_peer"]) == (2, 1, 1)
+    assert (ours["share_of_ceiling"], peer["share_of_ceiling"]) == (0.5, 0.25)
+    assert "share_of_ceiling" not in other
+
+
+def test_heads_that_stand_for_others_are_computed_as_often() -> None:
+    calls: list[int] = []
+    suite.repeated(lambda: calls.append(1), 4)()  # type: ignore[arg-type, return-value]
+    assert len(calls) == 4
