@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity
+from torch.profiler import ProfilerActivity, profile
 
 from kblam.bench.profiling import profiled
 from kblam.bench.timing import Call
@@ -38,6 +38,12 @@ def of(calls: Sequence[Call], device: str, *, count: int = CALLS) -> list[Kernel
             calls[number % len(calls)]()
         if on_gpu:
             torch.cuda.synchronize()
+    return ranked(profiler, device, count)
+
+
+def ranked(profiler: profile, device: str, count: int) -> list[Kernel]:
+    """What a profiler saw of so many calls, or tokens: of one of them, the longest first."""
+    on_gpu = torch.device(device).type == "cuda"
     where = DeviceType.CUDA if on_gpu else DeviceType.CPU
     found = [
         Kernel(

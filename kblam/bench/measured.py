@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from kblam.bench import kernels, memory, peers, probes, subjects, timing
 from kblam.bench.ceilings import Ceilings
+from kblam.bench.operands import Peer
 from kblam.bench.problems import Problem, problem_of
 from kblam.bench.rows import FAILED, INPUTS, REFUSED, TOO_LARGE, Row, described, first_line
 from kblam.bench.shapes import Shape
@@ -40,6 +41,7 @@ class Run:
         budget: seconds of samples of one implementation on a GPU.
         turns: on a CPU.
         chosen: names of the implementations; None for all.
+        own_peers: of the caller, by name, beside those of `peers.py`.
     """
 
     device: str
@@ -50,6 +52,7 @@ class Run:
     budget: float = 0.5
     turns: int = 15
     chosen: tuple[str, ...] | None = None
+    own_peers: Mapping[str, Peer] = dataclasses.field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -62,7 +65,7 @@ class Run:
 
     def names(self, phase: str) -> list[str]:
         """Of the implementations that are measured in a phase."""
-        every = subjects.names(phase, self.device, quick=self.quick)
+        every = [*subjects.names(phase, self.device, quick=self.quick), *self.own_peers]
         return [name for name in every if self.chosen is None or name in self.chosen]
 
 
@@ -91,7 +94,7 @@ def rows(shape: Shape, run: Run, has: Callable[[str], bool] = lambda name: False
     row = Row(shape.name, shape.phase, INPUTS, None, run.dtype_name)
     try:
         x = problem_of(shape, run.device, run.dtype)
-        measurable = list(subjects.subjects(shape, x, names, compiles=run.compiles))
+        measurable = list(subjects.subjects(shape, x, names, compiles=run.compiles, own_peers=run.own_peers))
     except torch.OutOfMemoryError as problem:
         yield dataclasses.replace(row, status=TOO_LARGE, note=first_line(problem))
         return

@@ -89,15 +89,15 @@ def file_of(folder: Path, device: str, name: str) -> Path:
     return folder / re.sub(r"[^A-Za-z0-9.-]+", "-", device) / name
 
 
-def check_target(file: Path | None) -> None:
-    """Raises BenchmarkError if results could not be written there, before anything is measured."""
+def check_target(file: Path | None, option: str) -> None:
+    """Raises BenchmarkError if a file could not be written there, before anything is measured."""
     if file is None:
         return
     if file.is_dir():
-        raise BenchmarkError(f"--json: {file} is a folder; name a file in it")
+        raise BenchmarkError(f"{option}: {file} is a folder; name a file in it")
     existing = next(folder for folder in file.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise BenchmarkError(f"--json: {existing} is no folder that may be written")
+        raise BenchmarkError(f"{option}: {existing} is no folder that may be written")
 
 
 @dataclasses.dataclass(frozen=True)

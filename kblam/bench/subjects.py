@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kblam.bench import peers
 from kblam.bench.composed import composed_latent
+from kblam.bench.operands import Peer
 from kblam.bench.problems import BIAS, Judge, Knowledge, Problem, attention_judge, evidence_judge
 from kblam.bench.shapes import Shape, Work
 from kblam_kernels import evidence, explain, rectangular_attention
@@ -74,19 +75,30 @@ def names(phase: str, device: str, *, quick: bool = False) -> list[str]:
     return [*ours, COMPOSED, *(name for name in peers.PEERS if not (quick and name in peers.SLOW))]
 
 
-def subjects(shape: Shape, x: Problem, chosen: Sequence[str], *, compiles: bool = True) -> Iterator[Subject]:
+def subjects(
+    shape: Shape,
+    x: Problem,
+    chosen: Sequence[str],
+    *,
+    compiles: bool = True,
+    own_peers: Mapping[str, Peer] | None = None,
+) -> Iterator[Subject]:
     """Those of `chosen` that the phase has. Nothing large is made before a subject is built or judged.
 
     Args:
         shape, x: what is computed.
         chosen: names.
         compiles: whether peers that need a compiler are measured.
+        own_peers: of the caller, beside `peers.PEERS`; not for evidence.
     """
-    made = _evidence_subjects if shape.phase == "evidence" else _attention_subjects
-    return (subject for subject in made(shape, x, compiles) if subject.name in chosen)
+    if shape.phase == "evidence":
+        made = _evidence_subjects(shape, x, compiles)
+    else:
+        made = _attention_subjects(shape, x, compiles, {**peers.PEERS, **(own_peers or {})})
+    return (subject for subject in made if subject.name in chosen)
 
 
-def _attention_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Subject]:
+def _attention_subjects(shape: Shape, x: Problem, compiles: bool, rivals: Mapping[str, Peer]) -> Iterator[Subject]:
     device = str(x.query.device)
     latent_judge = functools.cache(lambda: attention_judge(x, x.latents))
     dense_judge = functools.cache(lambda: attention_judge(x, x.dense))
@@ -134,7 +146,7 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Su
         lambda p: [p.latents.key, p.latents.value],
         "latent",
     )
-    for name, peer in peers.PEERS.items():
+    for name, peer in rivals.items():
         build = functools.partial(lambda peer, p: peer(p.operands), peer)
         reason = peers.reason_against(name, device, compiles=compiles)
         yield dense(name, build, work=shape.dense_work, unavailable=reason)

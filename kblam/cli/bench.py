@@ -37,6 +37,10 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows and the machine here.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", metavar="FILE", help="Instead: a trace of a whole model's tokens, for Perfetto."),
+    ] = None,
     flex: Annotated[
         bool | None,
         typer.Option(
@@ -62,6 +66,10 @@ def bench(
         torch.set_num_threads(threads)
     chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases)))
     environment.check_device(device)
+    report.check_target(profile, "--profile")
+    if profile is not None:
+        _profile(profile, device, _words(shapes), _words(triples))
+        return
     names = measured.ours_and(_words(peers), device) if peers else None
     about = environment.environment(device)
     before: list[Row] = []
@@ -69,7 +77,7 @@ def bench(
         stored = report.read(compare)
         check_machine(stored, about, compare)
         before = stored.rows
-    report.check_target(json_file)
+    report.check_target(json_file, "--json")
     made = report.Report(json_file, about)
     on_gpu = torch.device(device).type == "cuda"
     with_flex = not quick if flex is None else flex
@@ -111,6 +119,27 @@ def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str]
     if shapes or triples or dtypes or phases:
         return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
     return cases.QUICK if quick else cases.FULL
+
+
+def _profile(file: Path, device: str, shapes: list[str], triples: list[str]) -> None:
+    """Writes a trace of a model's tokens and shows what takes most of one."""
+    from kblam.bench import cases, environment, traces
+
+    model = cases.model_of(shapes[0] if shapes else "llama-3.2-1b").name
+    count = cases.count_of(triples[0] if triples else "10K")
+    title = f"{model}, one token, {count:,} triples, random weights"
+    with waiting(title):
+        found = traces.of_a_token(model, count, device, file)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    table.add_column("operation", overflow="fold")
+    for column in ("launches", "ms", "share"):
+        table.add_column(column, justify="right")
+    for kernel in found.longest:
+        share = kernel.microseconds / found.microseconds
+        table.add_row(kernel.name, f"{kernel.launches:.0f}", f"{kernel.microseconds / 1e3:.3f}", f"{share:.1%}")
+    out.print(table)
+    out.print(environment.line(environment.environment(device)), markup=False, soft_wrap=True)
+    err.print(f"open {file} at https://ui.perfetto.dev", markup=False)
 
 
 def _show(case: Case, rows: list[Row], before: list[Row]) -> None:

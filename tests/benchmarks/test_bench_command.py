@@ -70,6 +70,20 @@ def test_an_earlier_run_stands_beside_it(tmp_path: Path) -> None:
     assert float(line.split()[-1]) > 5, "half a second before, milliseconds now"
 
 
+def test_a_profile_is_a_trace_and_ten_operations(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "token.json"
+    done = bench("--profile", file, "--shapes", "tiny", "--triples", "50")
+    assert done.exit_code == 0, done.output
+    events = json.loads(file.read_text())["traceEvents"]
+    assert any("latent" in event.get("name", "") for event in events), "knowledge was in force"
+    rows = [line for line in done.stdout.splitlines() if line.rstrip().endswith("%")]
+    shares = [float(line.split()[-1].removesuffix("%")) for line in rows]
+    assert len(shares) == 10
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 100.5
+    assert list(file.parent.iterdir()) == [file]
+
+
 def changed(file: Path, **about: Any) -> None:
     stored = json.loads(file.read_text())
     stored["environment"] |= about
@@ -93,6 +107,8 @@ BAD = [
     (["--compare", "text.json"], "text.json is no result file of kblam bench: not JSON"),
     (["--compare", "other.json"], "its format is None, not 'kblam bench 2'"),
     (["--compare", "half.json"], "half.json is no report that can be read"),
+    (["--profile", "."], "--profile: . is a folder"),
+    (["--profile", "t.json", "--shapes", "6x3x8"], "'6x3x8' is a shape of attention alone; models are Llama-3-8B"),
     (["--json", "."], "--json: . is a folder"),
     (["--json", "old.json/new.json"], "is no folder that may be written"),
 ]

@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from kblam.bench import kernels, measured, memory, peers, problems, profiling, subjects, timing
 from kblam.bench.composed import composed_latent
 from kblam.bench.measured import Run
+from kblam.bench.operands import Operands
 from kblam.bench.rows import FAILED, MEASURED, Row, with_ratios, with_shares
 from kblam.bench.shapes import PHASES, TINY, Model, Shape, of
 
@@ -161,3 +162,13 @@ def test_the_composed_rival_copies_no_latents() -> None:
     x = problems.problem_of(Shape(Model("m", 8, 2, 16, 96), "decode", 1, 1, 4, 4000), "cpu", torch.bfloat16)
     call = composed_latent(x.query, x.key, x.value, x.latents, problems.BIAS)
     assert memory.peak(call, "cpu") < 2 * x.latents.key.nbytes
+
+
+def test_a_peer_of_ones_own_is_held_and_timed_like_the_others() -> None:
+    def wrong(o: Operands) -> subjects.Call:
+        return lambda: o.query
+
+    own = {"mine": peers.PEERS["sdpa static cache"], "wrong": wrong}
+    found = by_name(list(measured.rows(shape_of(), dataclasses.replace(RUN, own_peers=own))))
+    assert found["mine"].seconds > 0
+    assert (found["wrong"].status, found["wrong"].seconds) == (FAILED, None)
