@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from kblam.cli.errors import FAILED
-from kblam.cli.output import err, out, waiting
+from kblam.cli.output import err, out, progress_bar, waiting
 
 if TYPE_CHECKING:
     from kblam.bench.cases import Case
@@ -34,6 +34,10 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option("--compare", metavar="FILE", help="An earlier --json of this machine, beside it.")
     ] = None,
+    against: Annotated[
+        str, typer.Option("--against", metavar="COMMIT", help="Instead: this checkout and that commit of it, in turn.")
+    ] = "",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of --against.")] = 5,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows and the machine here.")
     ] = None,
@@ -66,6 +70,11 @@ def bench(
         torch.set_num_threads(threads)
     chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases)))
     environment.check_device(device)
+    if against:
+        if compare or json_file or profile:
+            raise BenchmarkError("--against prints a table of its own: leave --compare, --json and --profile out")
+        _against(against, rounds, quick, device, threads, shapes=shapes, triples=triples, dtype=dtype, phases=phases)
+        return
     report.check_target(profile, "--profile")
     if profile is not None:
         _profile(profile, device, _words(shapes), _words(triples))
@@ -119,6 +128,28 @@ def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str]
     if shapes or triples or dtypes or phases:
         return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
     return cases.QUICK if quick else cases.FULL
+
+
+def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | None, **chosen: str) -> None:
+    """Shows how many times as fast this checkout is as that commit."""
+    from kblam.bench.against import CONTROL, compare
+
+    options = ["--no-flex", "--device", device, "--peers", CONTROL, *(["--quick"] if quick else [])]
+    options += [] if threads is None else ["--threads", str(threads)]
+    for name, value in chosen.items():
+        options += [f"--{name}", value] if value else []
+    with progress_bar("runs") as told:
+        found = compare(commit, options, rounds, told)
+    table = Table(title=f"times as fast as {commit}", title_justify="left", box=None, padding=(0, 1))
+    for column in ("shape", "dtype", "implementation"):
+        table.add_column(column, overflow="fold")
+    for column in ("median", "least", "most"):
+        table.add_column(column, justify="right")
+    for one in found:
+        figures = (f"{value:.2f}" for value in (one.median, one.least, one.most))
+        table.add_row(one.shape, one.dtype, one.implementation, *figures)
+    out.print(table)
+    out.print(f"{CONTROL} is the same in both: its figures are the noise of this machine", markup=False)
 
 
 def _profile(file: Path, device: str, shapes: list[str], triples: list[str]) -> None:
