@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEEN] = {}
     if config.option.quick:
-        config.option.benchmark_min_rounds = min(3, config.option.benchmark_min_rounds)
+        config.option.benchmark_min_rounds = min(2, config.option.benchmark_min_rounds)
         config.option.benchmark_max_time = "0.2"
     try:
         check_device(config.option.device)

@@ -64,6 +64,7 @@ def bench(
 
     from kblam.bench import cases, ceilings, environment, measured, report
     from kblam.bench.compare import check_machine
+    from kblam.bench.growth import growth
     from kblam.errors import BenchmarkError
 
     if threads is not None:
@@ -108,6 +109,10 @@ def bench(
             made.rows += measured.rows(case.shape, run)
             made.compare_rows()
         _show(case, [row for row in made.rows if (row.shape, row.dtype) == (case.shape.name, case.dtype_name)], before)
+    for one in growth(made.rows):
+        sizes = f"{one.sizes[0]:,} to {one.sizes[-1]:,} triples"
+        shown = f"time grows as M ** {one.exponent:.2f} (+- {one.margin:.2f}), {sizes}: {', '.join(one.of)}"
+        out.print(shown, markup=False, soft_wrap=True)
     out.print(environment.line(about), markup=False, soft_wrap=True)
     made.write()
     if json_file is not None:
