@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test test-oldest check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ demo: setup ## SmolLM2 answers from a knowledge base it never saw; writes build/
 
 test: setup ## the whole suite; needs no GPU and no network; WORKERS=4 for more processes
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+bench: setup ## pytest-benchmark suites, ours beside peers; ARGS="--quick" (docs/benchmarks.md)
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
 test-oldest: ## models, adapters and kernels with the oldest transformers and triton that are supported
 	$(PYTHON) -m venv $(VENV)-oldest

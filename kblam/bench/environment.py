@@ -41,7 +41,7 @@ def environment(device: str, dtype: torch.dtype | None = None) -> dict[str, Any]
     about: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "cpu": env.cpu(),
-        "instruction_set": _instruction_set(),
+        "instruction_set": None if on_gpu else _instruction_set(),  # would build the C++ kernels
         "threads": torch.get_num_threads(),
         "clock": cpu_clock(),
         "driver": env.nvidia_driver() if on_gpu else None,
