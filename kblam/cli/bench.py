@@ -62,7 +62,7 @@ def bench(
     """
     import torch
 
-    from kblam.bench import cases, ceilings, environment, measured, report
+    from kblam.bench import ceilings, environment, measured, report
     from kblam.bench.compare import check_machine
     from kblam.bench.growth import growth
     from kblam.errors import BenchmarkError
@@ -91,16 +91,8 @@ def bench(
     made = report.Report(json_file, about)
     on_gpu = torch.device(device).type == "cuda"
     with_flex = not quick if flex is None else flex
-    is_listed = not (shapes or triples or dtype or phases)
-    for case in chosen:
-        try:
-            cases.check_fits(case, device)
-        except BenchmarkError as problem:
-            if not is_listed:
-                raise
-            made.left_out.append(case.name)
-            err.print(f"left out: {problem}", markup=False)
-            continue
+    fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases))
+    for case in fitting:
         with waiting(case.title):
             limits = ceilings.of(device, case.dtype) if on_gpu else None
             run = measured.Run(
@@ -133,6 +125,25 @@ def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str]
     if shapes or triples or dtypes or phases:
         return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
     return cases.QUICK if quick else cases.FULL
+
+
+def _fitting(chosen: Sequence[Case], device: str, *, is_list: bool) -> tuple[list[Case], list[str]]:
+    """Those that fit into memory, and the names of the others: of a list they are left out, else it is an error."""
+    from kblam.bench.cases import check_fits
+    from kblam.errors import BenchmarkError
+
+    fitting, left_out = [], []
+    for case in chosen:
+        try:
+            check_fits(case, device)
+        except BenchmarkError as problem:
+            if not is_list:
+                raise
+            left_out.append(case.name)
+            err.print(f"left out: {problem}", markup=False)
+        else:
+            fitting.append(case)
+    return fitting, left_out
 
 
 def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | None, **chosen: str) -> None:

@@ -97,6 +97,7 @@ BAD = [
     (["--triples", "many"], "--triples: 'many' is no whole number of triples"),
     (["--triples", "-5"], "--triples: '-5' is no whole number"),
     (["--triples", "900000M"], "GB of memory, and"),
+    (["--shapes", "tiny", "--triples", "70,900000M"], "GB of memory, and"),
     (["--dtype", "int4"], "--dtype: 'int4' is not one of bfloat16, float16, float32"),
     (["--phases", "training"], "--phases: 'training' is not one of decode, prefill, question, evidence"),
     (["--peers", "fastest"], "--peers: 'fastest' is not one of composed latent"),
