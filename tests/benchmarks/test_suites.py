@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import suite
+from benchmarks import conftest, suite
 from kblam.bench import subjects
 from kblam.bench.probes import PRODUCT, READ, Probe
 from kblam.bench.shapes import Work
@@ -25,6 +26,7 @@ def suites(*options: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_every_suite_runs_and_its_file_says_what_it_should(tmp_path: Path) -> None:
     file = tmp_path / "all.json"
     done = suites("benchmarks", *TOY, "--benchmark-json", file)
@@ -71,18 +73,25 @@ def test_a_planted_slowdown_fails_a_comparison(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("option", "message"),
     [
-        (["--shapes", "llama-4"], "'llama-4' is not one of llama-3-8b"),
-        (["--triples", "many"], "'many' is no whole number"),
-        (["--dtype", "int4"], "'int4' is not one of bfloat16"),
-        (["--device", "tpu"], "'tpu' is not cpu or cuda"),
+        ({"shapes": "llama-4"}, "'llama-4' is not one of llama-3-8b"),
+        ({"triples": "many"}, "'many' is no whole number"),
+        ({"dtype": "int4"}, "'int4' is not one of bfloat16"),
+        ({"device": "tpu"}, "'tpu' is not cpu or cuda"),
     ],
 )
-def test_bad_options_are_one_line(options: list[str], message: str) -> None:
-    done = suites("benchmarks/test_decode.py", *options)
+def test_bad_options_are_refused_before_anything_is_collected(option: dict[str, str], message: str) -> None:
+    given = {"shapes": "", "triples": "", "dtype": "", "quick": False, "device": "cpu"} | option
+    config: Any = SimpleNamespace(option=SimpleNamespace(**given), stash={})
+    with pytest.raises(pytest.UsageError, match=message):
+        conftest.pytest_configure(config)
+
+
+def test_a_bad_option_is_one_line() -> None:
+    done = suites("benchmarks/test_decode.py", "--device", "tpu")
     assert done.returncode == 4, "pytest's own status for bad usage"
-    assert message in done.stderr
+    assert "'tpu' is not cpu or cuda" in done.stderr
     assert "Traceback" not in done.stderr
 
 
