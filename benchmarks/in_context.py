@@ -26,6 +26,7 @@ from kblam.bench.cases import count_of, model_of
 from kblam.bench.environment import environment, line
 from kblam.bench.models import CONFIGS, GrowingKnowledge, build
 from kblam.bench.output import write_json
+from kblam.errors import BenchmarkError
 from kblam.models import Attachment
 
 TOKENS_OF_TRIPLE, QUESTION_TOKENS = 20, 32
@@ -138,9 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     given = parser.parse_args(arguments)
     if given.longest < QUESTION_TOKENS * 2 ** (LEAST_LENGTHS - 1):
         parser.error(f"--longest: {given.longest} leaves fewer than {LEAST_LENGTHS} lengths to fit; take 2048")
-    model = model_of(given.model).name
-    attachment = build(CONFIGS[model])
-    rows, fit, prompts = measure(attachment, [count_of(text) for text in given.triples], given.longest, given.repeats)
+    try:
+        model, sizes = model_of(given.model).name, [count_of(text) for text in given.triples]
+    except BenchmarkError as problem:
+        parser.error(str(problem))
+    if model not in CONFIGS:
+        parser.error(f"--model: {model} is a shape of attention alone; models are {', '.join(CONFIGS)}")
+    rows, fit, prompts = measure(build(CONFIGS[model]), sizes, given.longest, given.repeats)
     about = environment("cpu", torch.bfloat16)
     print(f"{model}, random weights, bfloat16; {line(about)}\n")
     measured = ", ".join(f"{tokens:,} tokens {seconds:.3f} s" for tokens, seconds in sorted(prompts.items()))

@@ -48,8 +48,17 @@ def test_short_prompts_are_measured_and_long_ones_predicted(tmp_path: Path, caps
     assert "measured" in shown
 
 
-def test_too_few_lengths_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--longest", "100"], "leaves fewer than 3 lengths to fit"),
+        (["--model", "llama-4"], "'llama-4' is not one of llama-3-8b"),
+        (["--model", "6x3x8"], "6x3x8 is a shape of attention alone"),
+        (["--triples", "many"], "'many' is no whole number"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        in_context.main(["--longest", "100"])
+        in_context.main(options)
     assert end.value.code == 2
-    assert "leaves fewer than 3 lengths to fit" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
