@@ -13,6 +13,7 @@ from kblam_kernels.common.columns import (
     biased,
     chunks,
     inside_range,
+    mix_knowledge,
     prompt_visibility,
     score_chunks,
     take_prompt,
@@ -42,8 +43,8 @@ def forward(call: DenseCall) -> Tensors:
     )
     for cols, of_columns in scores:
         weights = softmax.rescale(of_columns)
-        values = without_unseen(nu[..., cols, :].to(weights.dtype), inside_range(call.knowledge_range, cols, nu.device))
-        softmax.output = softmax.output + times_knowledge(weights, values)
+        inside = inside_range(call.knowledge_range, cols, nu.device)
+        softmax.output = softmax.output + mix_knowledge(weights, nu[..., cols, :].to(weights.dtype), inside)
 
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import inside_range, score_chunks, take_prompt, without_unseen
+from kblam_kernels.common.columns import inside_range, mix_knowledge, score_chunks, take_prompt
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
@@ -34,8 +34,9 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
         weights = knowledge.rescale(of_columns)
         inside = inside_range(call.knowledge_range, cols, device)
         if call.value_scale is not None:
-            weights = weights * without_unseen(call.value_scale[cols, None], inside)[:, 0]
-        knowledge.output = knowledge.output + weights @ without_unseen(call.latent_value[cols].to(dtype), inside)
+            weights = weights * call.value_scale[cols]
+            weights = weights if inside is None else weights.masked_fill(~inside, 0)
+        knowledge.output = knowledge.output + mix_knowledge(weights, call.latent_value[cols].to(dtype), inside)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
     of_prompt, of_knowledge = torch.exp(prompt.maximum - maximum), torch.exp(knowledge.maximum - maximum)
