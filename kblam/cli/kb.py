@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from kblam.cli.errors import CommandError, InterruptedWorkError
+from kblam.cli.errors import CommandError, Commands, InterruptedWorkError
 from kblam.cli.options import AsJson, KnowledgeFile
 from kblam.cli.output import err, out, print_json, progress_bar, size_of, visible, waiting
 from kblam.cli.tables import Rows
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1000
 _PROPERTIES_SHOWN = 6
 
-app = typer.Typer(help="Build, change and look into a knowledge base.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="Build, change and look into a knowledge base.", no_args_is_help=True)
 
 
 class Duplicates(str, Enum):

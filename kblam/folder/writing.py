@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.errors import ModelFolderError
+from kblam.errors import ModelFolderError, argument
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
 from kblam.folder.new import new_folder
 from kblam.knowledge import KnowledgeBase
@@ -89,7 +89,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not is_model_folder(target):
         raise ModelFolderError(f"{target} exists and is not a model folder; choose another place")
     if not overwrite:
-        raise ModelFolderError(f"{target} exists; choose another folder, or replace it with overwrite (--overwrite)")
+        fix = argument("overwrite=True", "--overwrite", ("integrate",))
+        raise ModelFolderError(f"{target} exists; choose another folder, or replace it with {fix}")
 
 
 def _describe(model: str | Path | PreTrainedModel, revision: str | None, include_base: bool) -> tuple[Any, Manifest]:

@@ -29,6 +29,8 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
 _FACT = ("name", "property", "value")
 _FURTHER = ("key_string", "question", "answer")
 IGNORE = "ignore"
+# The commands that are told how a file of triples is to be read.
+READING = ("kb build", "kb add")
 
 
 def _key(column: str) -> str:
@@ -230,7 +232,7 @@ def choice(fields: Mapping[str, str]) -> str:
         f"{field}={(column,)!r}" if field == IGNORE else f"{field}={column!r}" for field, column in fields.items()
     )
     flag = ",".join(f"{field}={column}" for field, column in fields.items())
-    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}")
+    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}", READING)
 
 
 def _chosen(keys: Sequence[str], columns: Columns) -> dict[str, str]:
