@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,25 @@ def test_mappings_are_read_as_records_of_files_are(caplog: pytest.LogCaptureFixt
         Triple("Ash", "description", "a tree"),
     ]
     assert "fields that are no part of a triple were not read: 'note' (once)" in caplog.text
+
+
+def test_many_columns_take_no_time_and_no_long_message(tmp_path: Path) -> None:
+    """Work that grows with the square of the columns took minutes, and a message was as long as the file."""
+    wide = tmp_path / "wide.jsonl"
+    wide.write_text(json.dumps({"name": "Oak", **{f"property {i}": i for i in range(20_000)}}), encoding="utf-8")
+    began = time.process_time()
+    assert len(TripleFile(wide)) == 20_000
+    assert time.process_time() - began < 5  # half a second; it was twelve
+    names = [f"column {i} name" for i in range(20_000)]
+    bad = {
+        "twice.csv": ",".join(["name", "value", *["x"] * 20_000]) + "\na,b\n",
+        "ambiguous.csv": ",".join(names) + "\n",
+        "ambiguous.jsonl": json.dumps(dict.fromkeys(names, "x")),
+        "lists.json": json.dumps({name: [{"name": "a", "value": "b"}] for name in names}),
+        "missing.jsonl": json.dumps({"value": "x", **dict.fromkeys(names[:20], "y" * 40)}),
+    }
+    for name, text in bad.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(TripleFormatError) as caught:
+            TripleFile(tmp_path / name)
+        assert len(str(caught.value)) < 1500, name

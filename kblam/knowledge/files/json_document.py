@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import choice
+from kblam.knowledge.columns import choice, quoted
 from kblam.knowledge.files.json_lines import DECODER, read_jsonl
 from kblam.knowledge.files.lines import MAX_LINE_BYTES, Records, decode, refuse_other_encodings
 from kblam.knowledge.records import RecordReader
@@ -216,7 +216,7 @@ def _object_or_objects(text: _JsonText, reader: RecordReader, *, is_inner: bool 
         yield from _object_or_objects(text, reader, is_inner=True)
     elif held := [member for member in members if _holds_records(member, reader)]:
         if len(held) > 1:
-            names = ", ".join(f'"{member.name}"' for member in held)
+            names = quoted([member.name for member in held])
             text.fail(f'several lists of records: {names}; put one of them in a file of its own, or under "triples"')
         yield from _at(text, held[0])
     elif members and not any(member.is_plain for member in members):
