@@ -55,9 +55,9 @@ class TripleFile:
     logged as information; what was not read, as a warning.
 
     Args:
-        path: `.json` (a list of objects, an object that holds such a list, one object a line, or one object),
-            `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma, semicolon or tab).
-            UTF-8, with or without a byte order mark.
+        path: `.json` (a list of objects, an object that holds such a list, one object a line, one object, or results of
+            a SPARQL query), `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma,
+            semicolon or tab). UTF-8, with or without a byte order mark.
         format: overrides the suffix.
         duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
             the message names both lines. "last": the later line corrects the earlier one. "join": a fact has several
