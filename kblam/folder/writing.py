@@ -19,6 +19,7 @@ from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.copying import copy_knowledge_base
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
+from kblam.models.formats import storage_dtype
 from kblam.models.loading import load_base, load_config, load_tokenizer
 
 
@@ -31,6 +32,7 @@ def integrate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     include_base: bool = False,
+    storage: str = "auto",
     overwrite: bool = False,
 ) -> Path:
     """Writes a self-contained model folder; `load_folder` and `kblam ask --model FOLDER` read it.
@@ -47,6 +49,7 @@ def integrate(
         revision: commit, branch or tag of a model on the hub; None is its main branch. The commit it names now is
             recorded, so that the folder stays what it is.
         include_base: copy the base model's weights too, so that the folder needs nothing else.
+        storage: of the knowledge on the device, as `attach` takes it; recorded for who asks for none.
         overwrite: replace an existing model folder. Anything else that exists is never replaced.
 
     Returns:
@@ -56,12 +59,15 @@ def integrate(
         ModelFolderError: the target exists, or the base model or its tokenizer cannot be read.
         AdapterFormatError, StoreError: the adapter or the knowledge base cannot be read.
         UnsupportedModelError, EncoderMismatchError: the three do not belong together.
+        KnowledgeError: the storage is not known, or does not fit the model.
         StoreWriteError: the folder cannot be written.
     """
     target = Path(folder).expanduser()
     _check_target(target, overwrite)
     adapter = adapter if isinstance(adapter, KnowledgeAdapter) else KnowledgeAdapter.from_pretrained(adapter)
     config, manifest = _describe(model, revision, include_base)
+    storage_dtype(storage, adapter, getattr(torch, manifest.dtype))
+    manifest = dataclasses.replace(manifest, storage=storage)
     _check_fit(model, config, adapter.config)
     if isinstance(knowledge_base, KnowledgeBase):
         check_encoder(adapter.config, knowledge_base)

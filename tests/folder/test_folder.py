@@ -355,9 +355,11 @@ def _damage(**changes: object) -> Any:
         (_damage(dtype="float9"), "dtype 'float9'"),
         (_damage(dtype=None), "dtype None"),
         (_damage(base=""), "base is ''"),
+        (_damage(storage="int9"), "storage 'int9'"),
+        (_damage(storage=["int8"]), r"storage \['int8'\]"),
         (lambda text: '{"format_version": 1}', "is damaged"),
     ],
-    ids=["empty", "cut", "list", "version", "newer", "dtype", "no dtype", "base", "keys"],
+    ids=["empty", "cut", "list", "version", "newer", "dtype", "no dtype", "base", "storage", "storages", "keys"],
 )
 def test_a_damaged_manifest_is_refused(written: Path, change: Any, words: str) -> None:
     manifest = written / "kblam.json"
