@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from kblam_kernels.common.checks import check_alike
-from kblam_kernels.common.output import empty_output
+from kblam_kernels.common.softmax import empty_output
 from kblam_kernels.errors import refuse
 
 C = TypeVar("C", bound="Call")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 CHUNK = 4096
 
 
-def chunks(length: int) -> Iterator[slice]:
-    """Slices of at most CHUNK that cover `range(length)`."""
-    for start in range(0, length, CHUNK):
-        yield slice(start, min(start + CHUNK, length))
+def chunks(length: int, size: int = 0) -> Iterator[slice]:
+    """Slices of at most `size`, or of CHUNK, that cover `range(length)`."""
+    size = size or CHUNK
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
 
 
 def times_grouped(rows: Tensor, columns: Tensor) -> Tensor:
@@ -108,20 +110,13 @@ def without_unseen(columns: Tensor, inside: Tensor | None) -> Tensor:
 
 
 def score_chunks(
-    rows: Tensor,
-    constant: Tensor | None,
-    key: Tensor,
-    norm: Tensor | None,
-    key_scale: Tensor | None,
-    scale: float,
-    bias: Tensor | None,
-    knowledge_range: Tensor | None,
+    call: Any, rows: Tensor, key: Tensor, constant: Tensor | None, norm: Tensor | None, key_scale: Tensor | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields (columns, knowledge scores (B, Hq, N, len(columns))), -inf outside a row's range, with the scores
 
     scale * norm * (key_scale * rows . key + constant) + bias
 
-    The arguments are those of `EvidenceCall`.
+    The arguments are those of `EvidenceCall`; scale, bias and range are the call's.
     """
     dtype, device = accumulation_dtype(rows), rows.device
     rows = rows.to(dtype)
@@ -133,8 +128,8 @@ def score_chunks(
         if constant is not None:
             scores = scores + constant[..., None]
         # Products are scaled, not queries, as in every kernel: then all of them overflow where one does.
-        scores = scores * (scale if norm is None else norm[cols] * scale)
-        yield cols, biased(scores, bias, inside_range(knowledge_range, cols, device), cols)
+        scores = scores * (call.scale if norm is None else norm[cols] * call.scale)
+        yield cols, biased(scores, call.bias, inside_range(call.knowledge_range, cols, device), cols)
 
 
 def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:

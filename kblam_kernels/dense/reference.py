@@ -22,8 +22,7 @@ from kblam_kernels.common.columns import (
     without_hidden,
     without_unseen,
 )
-from kblam_kernels.common.output import in_model_layout
-from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, in_model_layout, level_of
 from kblam_kernels.dense.call import DenseCall
 
 Tensors = tuple[Tensor, ...]
@@ -38,10 +37,7 @@ def forward(call: DenseCall) -> Tensors:
     query, nu = call.query, call.knowledge_value
     softmax = OnlineSoftmax(tuple(query.shape[:3]), query.shape[3], accumulation_dtype(query), query.device)
     row = take_prompt(softmax, call)
-    scores = score_chunks(
-        call.knowledge_query, None, call.knowledge_key, None, None, call.scale, call.bias, call.knowledge_range
-    )
-    for cols, of_columns in scores:
+    for cols, of_columns in score_chunks(call, call.knowledge_query, call.knowledge_key, None, None, None):
         weights = softmax.rescale(of_columns)
         inside = inside_range(call.knowledge_range, cols, nu.device)
         softmax.output = softmax.output + mix_knowledge(weights, nu[..., cols, :].to(weights.dtype), inside)
