@@ -49,6 +49,8 @@ def test_what_lies_outside_the_range_is_not_read(way: Way, storage: torch.dtype 
 @pytest.mark.parametrize("N", [1, 20])
 @pytest.mark.parametrize(("way", "storage"), STORED_WAYS)
 def test_a_triple_that_one_batch_row_sees_reaches_no_other(way: Way, storage: torch.dtype | None, N: int) -> None:
+    if way.backend == "triton":
+        N = min(N, 2)  # the interpreter is slow, and its tiles are of any number of rows
     shown = torch.tensor([[0, 140], [7, 90]])
     if way.name == "evidence" and N % 2 == 0 and storage is not None:
         pytest.skip("dense keys have no storage of their own")
@@ -102,6 +104,7 @@ ATTENTION = [way for way in CPP_WAYS if not way.name.startswith("evidence")]
 )
 def test_infinite_scores_mean_the_same_everywhere(way: Way, N: int) -> None:
     """-inf in all that a row sees makes it a row of padding, infinity NaN; a product may overflow before its scale."""
+    N = min(N, 3) if way.name == "latent" and way.backend == "triton" else N  # the interpreter is slow
     problem = ops.usual(way, N, H=2, G=1, M=40, window=1, scale=0.5)
     problem.query[:, :, -1] = 2.0
     for large in (3e38, -3e38):
@@ -152,7 +155,8 @@ def check_that_padding_is_not_read(way: Way, N: int, dtype: torch.dtype, **optio
 @pytest.mark.parametrize("N", [1, 3, 20])
 @pytest.mark.parametrize("way", TRITON_WAYS, ids=lambda way: way.name)
 def test_padding_may_be_nan_in_triton(way: Way, N: int) -> None:
-    check_that_padding_is_not_read(way, N, FLOAT32)
+    # Four heads of nine are two row tiles of latents, as of twenty, and half the work of the interpreter.
+    check_that_padding_is_not_read(way, 9 if way.name == "latent" and N == 20 else N, FLOAT32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
