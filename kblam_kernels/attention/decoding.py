@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
-from kblam_kernels.common.call import in_forward_mode
+from kblam_kernels.common.call import Attend, in_forward_mode
 from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
-from kblam_kernels.common.native import Attend
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.errors import refuse

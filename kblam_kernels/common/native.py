@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from kblam_kernels.errors import BuildError, refuse
 
 logger = logging.getLogger("kblam_kernels")
 
-# An op with what stays fixed in a decode loop already bound. It takes what changes from token to token: query, key,
-# value, knowledge query, bias, prompt mask, range.
-Attend = Callable[..., tuple[Tensor, ...]]
 BUILD_VARIABLE = "KBLAM_BUILD"
 # Names a kernel table ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx") instead of the fastest that
 # this processor runs.

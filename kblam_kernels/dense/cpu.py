@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common import native
+from kblam_kernels.common.call import Attend
 from kblam_kernels.dense.call import DenseCall
 
 
@@ -21,7 +22,7 @@ def is_one_op(call: DenseCall) -> bool:
     return True
 
 
-def bound(call: DenseCall) -> native.Attend:
+def bound(call: DenseCall) -> Attend:
     """The C++ op of this call's knowledge."""
     op = torch.ops.kblam_kernels.dense_forward_cpu.default
     knowledge = (call.knowledge_key, call.knowledge_value)

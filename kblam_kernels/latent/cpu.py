@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common import native
+from kblam_kernels.common.call import Attend
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
 
@@ -31,7 +32,7 @@ def is_one_op(call: LatentCall) -> bool:
     return call.query.shape[2] <= MAX_FUSED_QUERIES and all(weight.is_contiguous() for weight in weights)
 
 
-def bound(call: LatentCall) -> native.Attend:
+def bound(call: LatentCall) -> Attend:
     """The C++ op of this call's knowledge.
 
     With a last argument, `query_weight` (Hq * D, width), hidden states (B, N, width) take the place of the knowledge
