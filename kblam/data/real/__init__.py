@@ -79,7 +79,7 @@ def load(name: str, source: Path | None = None) -> list[Triple]:
     base = REAL[name]
     if base.package is None:
         if source is None:
-            folder = argument("source", "--source FOLDER", (f"data {name}",), f"--real {name}=FOLDER")
+            folder = argument("source=FOLDER", "--source FOLDER", (f"data {name}",), f"--real {name}=FOLDER")
             raise DataError(f"{name} needs the folder of its files, {folder}; get it by: {base.install}")
         return list(base.read(source))
     return list(base.read(package_folder(base.package, base.install, source)))
