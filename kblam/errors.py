@@ -10,23 +10,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_flags_are_meant = False
+# The command that runs, such as "kb build"; "" before it is known, None in Python.
+_command: str | None = None
 
 
-def argument(python: str, flag: str) -> str:
-    """An argument as the reader of a message types it: in Python, or on the command line while a command runs."""
-    return flag if _flags_are_meant else python
+def argument(python: str, flag: str, commands: Sequence[str], otherwise: str | None = None) -> str:
+    """An argument as the reader of a message types it: in Python, or on the command line while a command runs.
+
+    Args:
+        commands: those that take the flag.
+        otherwise: what a command says that does not; None names the first that does.
+    """
+    if _command is None:
+        return python
+    if _command in commands:
+        return flag
+    return f"{flag} of `kblam {commands[0]}`" if otherwise is None else otherwise
 
 
 @contextmanager
 def messages_name_flags() -> Iterator[None]:
-    """Messages made meanwhile, in any thread, name the command's flags."""
-    global _flags_are_meant
-    before, _flags_are_meant = _flags_are_meant, True
+    """Messages made meanwhile, in any thread, name flags of the command that `runs`."""
+    global _command
+    before, _command = _command, ""
     try:
         yield
     finally:
-        _flags_are_meant = before
+        _command = before
+
+
+def runs(command: str) -> None:
+    """Says which command runs, so that messages name flags that it has."""
+    global _command
+    _command = command
 
 
 class KblamError(Exception):

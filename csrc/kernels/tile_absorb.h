@@ -50,14 +50,19 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
     const T* key_rows = static_cast<const T*>(columns.key) + tile * columns.key_stride;
     const char* keys = reinterpret_cast<const char*>(key_rows);
     int64_t key_bytes = columns.key_stride * int64_t(sizeof(T));
-    bool packed = false;
+    const int steps = Step<T>::PAIRS ? (n + 1) / 2 : n;
+    const int64_t padded = round_up(D, OUTPUT_PAD);
+    const auto pack = [&] {
+      pack_values(values, columns.value_stride, n, D, s.values);
+      if (visible != nullptr) clear_unseen<T>([&](int t) { return visible[tile + t]; }, n, padded, s.values);
+    };
+    bool packed = false, finite = true, looked = false;
     for (int b = 0; b < n_blocks; ++b) {
       const Block& block = blocks[b];
       if (block.last <= tile || block.first >= tile + n) continue;
       if (!packed) {
         packed = true;
-        pack_values(values, columns.value_stride, n, D, s.values);
-        if (visible != nullptr) clear_hidden<T>(visible + tile, n, round_up(D, OUTPUT_PAD), s.values);
+        pack();
         if (narrow) {
           widen(key_rows, columns.key_stride, n, D, s.keys, D);
           keys = reinterpret_cast<const char*>(s.keys);
@@ -65,22 +70,44 @@ void tile_absorb(const Columns& columns, const Row* rows, int count, int64_t beg
         }
         if constexpr (multiplies_matrices<T>()) keys = whole_keys(key_rows, key_bytes, n, D, s.keys);
       }
+      // Where rows are few memory is the limit: the next tile is asked for while this one's first block is worked on.
+      [[maybe_unused]] const int64_t left = b == 0 ? end - tile - n : 0, next = left < TILE_TOKENS ? left : TILE_TOKENS;
       const float* queries = s.queries + b * packed_query;
-      const int steps = Step<T>::PAIRS ? (n + 1) / 2 : n;
       if constexpr (multiplies_matrices<T>()) {
-        const int64_t left = b == 0 ? end - tile - n : 0, next = left < TILE_TOKENS ? left : TILE_TOKENS;
-        // Where rows are few memory is the limit: the next tile is asked for while this one's first block is worked on.
         Fetches next_values(values + n * columns.value_stride, next * columns.value_stride * 2,
                             score_fetches(block, n, D));
-        Fetches next_keys(key_rows + n * columns.key_stride, next * columns.key_stride * 2, value_fetches(block, n, D));
         score_blocks(keys, key_bytes, n, queries, block, D, s.scores, next_values);
-        softmax_tile<T>(s, rows, block, tile, n, scale);
-        value_blocks(s, rows, block, steps, s.shrink + block.begin, D, next_keys);
       } else {
         score_tile<T>(keys, key_bytes, n, queries, block, query_steps<T>(D), s.scores);
-        softmax_tile<T>(s, rows, block, tile, n, scale);
-        value_tile<T>(s.weights, s.values, rows, block, steps, s.shrink + block.begin, D);
       }
+      softmax_tile<T>(s, rows, block, tile, n, scale);
+      const auto mix = [&](const TileScratch& of, const Block& part) {
+        if constexpr (multiplies_matrices<T>()) {
+          Fetches next_keys(key_rows + n * columns.key_stride, next * columns.key_stride * 2,
+                            value_fetches(part, n, D));
+          value_blocks(of, rows, part, steps, s.shrink + part.begin, D, next_keys);
+        } else {
+          value_tile<T>(of.weights, of.values, rows, part, steps, s.shrink + part.begin, D);
+        }
+      };
+      const bool partly = tile < block.all_first || tile + n > block.all_last;
+      if (partly && !looked) looked = true, finite = all_finite<T>(s.values, steps, padded);
+      if (!partly || finite) {
+        mix(s, block);
+        continue;
+      }
+      // Weight 0 does not hide NaN or infinity: each row is given the values that it sees, and no other.
+      for (int r = 0; r < block.count; ++r) {
+        const Row& row = rows[block.begin + r];
+        pack();
+        clear_unseen<T>([&](int t) { return tile + t >= row.first && tile + t < row.last; }, n, padded, s.values);
+        TileScratch of_row = s;
+        of_row.weights += r;
+        Block one = block;
+        one.begin += r, one.count = one.vectors = 1;
+        mix(of_row, one);
+      }
+      pack();
     }
   }
   if constexpr (multiplies_matrices<T>()) matrix_end();

@@ -56,11 +56,11 @@ inline void widen(const T* from, int64_t stride, int n, int D, float* to, int64_
   }
 }
 
-// Zeros for the values of hidden tokens, which may be NaN: weight 0 would not hide that.
-template <class T>
-inline void clear_hidden(const uint8_t* visible, int n, int64_t padded, float* values) {
+// Zeros for the packed values of the tokens that sees(t) is false of, which may be NaN: weight 0 would not hide that.
+template <class T, class Sees>
+inline void clear_unseen(const Sees& sees, int n, int64_t padded, float* values) {
   for (int t = 0; t < n; ++t) {
-    if (visible[t]) continue;
+    if (sees(t)) continue;
     if constexpr (Step<T>::PAIRS) {
       T* pairs = reinterpret_cast<T*>(values + t / 2 * padded);
       for (int64_t d = 0; d < padded; ++d) pairs[2 * d + t % 2] = T{};
@@ -68,6 +68,14 @@ inline void clear_hidden(const uint8_t* visible, int n, int64_t padded, float* v
       for (int64_t d = 0; d < padded; ++d) values[t * padded + d] = 0.f;
     }
   }
+}
+
+// Whether no packed value is NaN or infinite.
+template <class T>
+inline bool all_finite(const float* values, int steps, int64_t padded) {
+  F spoilt = zero();
+  for (int64_t i = 0; i < steps * padded; i += W) spoilt = Step<T>::multiply(load(values + i), zero(), spoilt);
+  return sum(spoilt) == 0.f;
 }
 
 // Values of a tile as the column operand of the second product: [steps][padded D].

@@ -325,6 +325,7 @@ def _query_heads(
             + argument(
                 "query_head_path that holds them, or pass separate_query_head=False if it was trained without",
                 "--query-head that holds them",
+                ("convert",),
             )
         )
     if biased := [name for name in names.values() if f"{name}.bias" in loaders]:

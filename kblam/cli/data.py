@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kblam.cli.errors import InterruptedWorkError
+from kblam.cli.errors import CommandError, Commands, InterruptedWorkError
 from kblam.cli.output import err, print_json, progress_bar, waiting
 from kblam.shipped import DOCS
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from kblam.knowledge import Triple
 
 app = typer.Typer(
-    help=f"Write triples: real knowledge bases, or invented ones. Guide: {DOCS / 'data.md'}", no_args_is_help=True
+    cls=Commands,
+    help=f"Write triples: real knowledge bases, or invented ones. Guide: {DOCS / 'data.md'}",
+    no_args_is_help=True,
 )
 
 Output = Annotated[
@@ -78,9 +80,13 @@ def synthesise(
     """
     from kblam.data.synthesise import Endpoint
     from kblam.data.synthesise import synthesise as write
+    from kblam.errors import TripleFormatError
     from kblam.knowledge import TripleFile, write_triples
 
-    triples = list(TripleFile(output)) if output.exists() else []
+    try:
+        triples = list(TripleFile(output)) if output.exists() else []
+    except TripleFormatError as error:
+        raise CommandError(f"{error}; this command goes on with a file of its own: choose another --output") from error
     names = list(dict.fromkeys(triple.name for triple in triples))
     done = len(names)
     try:

@@ -24,6 +24,7 @@ from kblam.errors import (
     KblamError,
     StoreWriteError,
     messages_name_flags,
+    runs,
 )
 
 FAILED = 1
@@ -50,7 +51,18 @@ def exit_status(error: BaseException) -> int:
     return BAD_INPUT if isinstance(error, (KblamError, *_kernel_errors())) else FAILED
 
 
-class ErrorsAsMessages(TyperGroup):
+class Commands(TyperGroup):
+    """A group of commands; messages name flags of the one that runs."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that runs now, which may be a group too."""
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None:
+            runs(" ".join([*ctx.command_path.split()[1:], str(found[1].name)]))
+        return found
+
+
+class ErrorsAsMessages(Commands):
     """The root group: what kblam raises on purpose becomes a message and an exit status, without a traceback.
 
     What other tools call a command or an option is answered by ours (`hints.py`).

@@ -9,8 +9,8 @@ import typer
 
 from kblam import shipped
 from kblam.cli.errors import CommandError
-from kblam.cli.kb import file_of
-from kblam.cli.options import AsJson, Overwrite
+from kblam.cli.files import file_of
+from kblam.cli.options import AsJson, Overwrite, Storage
 from kblam.cli.output import out, print_json, waiting
 
 
@@ -34,6 +34,7 @@ def integrate(
     revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag of a hub model; its commit is recorded.")
     ] = None,
+    storage: Storage = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +49,16 @@ def integrate(
         from kblam.models.loading import quiet_libraries
 
         quiet_libraries()
-        write(base, adapter, file_of(file), output, revision=revision, include_base=include_base, overwrite=overwrite)
+        write(
+            base,
+            adapter,
+            file_of(file),
+            output,
+            revision=revision,
+            include_base=include_base,
+            storage=storage,
+            overwrite=overwrite,
+        )
         manifest = read_manifest(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     if as_json:
@@ -59,6 +69,7 @@ def integrate(
                 "revision": manifest.revision,
                 "base_included": manifest.base_included,
                 "dtype": manifest.dtype,
+                "storage": manifest.storage,
                 "bytes": size,
             }
         )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kblam import shipped
 from kblam.cli.errors import CommandError
-from kblam.cli.kb import file_of
+from kblam.cli.files import file_of
 from kblam.cli.options import Precision
 from kblam.cli.output import err
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from kblam.folder import LoadedModel
+    from kblam.knowledge import KnowledgeBase
+    from kblam_kernels import Plan
 
 _SHOWN = 5
 _BUILD_FIRST = "build one with `kblam kb build FILE -o facts.kb`, then pass --kb facts.kb"
@@ -44,7 +46,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         CommandError: they do not say enough or contradict each other; found before anything heavy is imported.
         KblamError: something they name cannot be used.
     """
-    options = _complete(options)
+    options = complete(options)
     kb = None if options.kb is None else file_of(options.kb)
     if options.adapter is not None and kb is None:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
@@ -88,9 +90,45 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     )
 
 
+def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
+    """How the model that the options name reads a knowledge base on this machine; only its adapter is loaded.
+
+    Raises:
+        CommandError, KblamError: as `load`.
+    """
+    options = complete(replace(options, kb=knowledge_base.path))
+    import torch
+
+    from kblam.adapter import KnowledgeAdapter
+    from kblam.folder.manifest import ADAPTER, read_manifest
+    from kblam.models.checks import check_encoder
+    from kblam.models.formats import storage_dtype
+    from kblam.models.loading import load_config
+    from kblam.models.resident import plan_of
+    from kblam.models.smollm2 import quick_dtype
+
+    device = _device(options.device) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, storage = _dtype(options.dtype), options.storage
+    if options.adapter is None:
+        folder = Path(options.model or "").expanduser()
+        manifest = read_manifest(folder)
+        adapter = KnowledgeAdapter.from_pretrained(folder / ADAPTER)
+        dtype = dtype or getattr(torch, manifest.dtype)
+        storage = manifest.storage if storage == "auto" else storage
+    else:
+        adapter = KnowledgeAdapter.from_pretrained(options.adapter)
+    check_encoder(adapter.config, knowledge_base)
+    if dtype is None and options.model == shipped.SMOLLM2:
+        dtype = quick_dtype(device)
+    if dtype is None:
+        dtype = getattr(load_config(options.model or _base_of(str(options.adapter))), "dtype", None) or torch.float32
+    stored = storage_dtype(storage, adapter, dtype)
+    return plan_of(adapter, len(knowledge_base), dtype, device, storage=stored, pin=options.plan)
+
+
 def told_model(options: ModelOptions, loaded: LoadedModel) -> tuple[str, str]:
     """Names of the model and the adapter that answer, for a reader."""
-    options = _complete(options)
+    options = complete(options)
     folder = options.model if options.adapter is None else None
     model = folder or loaded.model.config._name_or_path or str(options.model)
     if model == shipped.SMOLLM2:
@@ -117,7 +155,7 @@ def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     )
     if looks_untrained(loaded.attachment.adapter):
         warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
-    if _is_tiny(_complete(options)):
+    if _is_tiny(complete(options)):
         foreign = [one for one in knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
         if foreign:
             shown = ", ".join(foreign[:_SHOWN]) + (", ..." if len(foreign) > _SHOWN else "")
@@ -136,7 +174,7 @@ def warn(line: str) -> None:
     err.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
 
-def _complete(options: ModelOptions) -> ModelOptions:
+def complete(options: ModelOptions) -> ModelOptions:
     """Options that name a model folder, or an adapter and a knowledge base."""
     if options.model is None and options.adapter is None:
         options = replace(options, model=_default())

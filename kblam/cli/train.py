@@ -59,7 +59,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
 
     if importlib.util.find_spec("accelerate") is None:
         raise CommandError("training needs accelerate; pip install 'kblam-kernels[train]'")
-    from kblam.cli.kb import file_of
+    from kblam.cli.files import file_of
     from kblam.knowledge import KnowledgeBase
     from kblam.models.loading import quiet_libraries
     from kblam.training.card import write_card
@@ -120,7 +120,7 @@ def calibrate(
     """
     from kblam import shipped
     from kblam.adapter import KnowledgeAdapter
-    from kblam.cli.kb import file_of
+    from kblam.cli.files import file_of
     from kblam.folder.new import new_folder
     from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models.loading import quiet_libraries

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from kblam.data.meaning import same_meaning
-from kblam.errors import DataError, DataServerError, TripleFormatError
+from kblam.errors import DataError, DataServerError, TripleFormatError, argument
 from kblam.knowledge.encoders.http import (
     LONGEST_WAIT,
     RETRIED,
@@ -100,7 +100,7 @@ def synthesise(
                 trouble = trouble or "every entity was there already"
                 raise DataServerError(
                     f"{endpoint.model} at {url} wrote no new entity in {useless} replies; the last one: {trouble}; "
-                    "use a larger model, or another --topic"
+                    f"use a larger model, or another {argument('topic', '--topic', ('data synthesise',))}"
                 )
             for entity in new:
                 if entity[0].name.lower() not in names:  # a reply may name one twice

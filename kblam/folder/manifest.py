@@ -1,6 +1,6 @@
 """kblam.json: what a model folder says of itself, and the names of its parts.
 
-kblam.json     format version; the base model's name or path, its revision, whether base/ holds it; dtype
+kblam.json     format version; the base model's name or path, its revision, whether base/ holds it; dtype; storage
 adapter/       config.json, model.safetensors
 tokenizer/     of the base model
 knowledge.kb   the knowledge base
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from kblam.errors import ModelFolderError
+from kblam.models.formats import STORAGE
 from kblam.strict_json import loads
 
 FORMAT_VERSION = 1
@@ -31,6 +32,7 @@ class Manifest:
         revision: commit on the hub; None for a path.
         base_included: whether base/ holds the weights.
         dtype: of the weights, as torch calls it: "bfloat16".
+        storage: of the knowledge on the device, where the caller asks for none; see `attach`.
         format_version: of this file.
     """
 
@@ -38,6 +40,7 @@ class Manifest:
     revision: str | None
     base_included: bool
     dtype: str
+    storage: str = "auto"
     format_version: int = FORMAT_VERSION
 
 
@@ -73,8 +76,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     except TypeError as error:
         raise ModelFolderError(f"{path} is damaged: {error}; integrate again") from error
     names_base = manifest.base_included or (isinstance(manifest.base, str) and manifest.base)
-    if not names_base or not isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype):
+    known_types = isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype) and manifest.storage in [*STORAGE]
+    if not names_base or not known_types:
         raise ModelFolderError(
-            f"{path} is damaged: base is {manifest.base!r}, dtype {manifest.dtype!r}; integrate again"
+            f"{path} is damaged: base is {manifest.base!r}, dtype {manifest.dtype!r}, storage {manifest.storage!r}; "
+            "integrate again"
         )
     return manifest

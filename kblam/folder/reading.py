@@ -30,7 +30,7 @@ def load_folder(
         device: None is cuda where there is one, else cpu.
         dtype: None is the one recorded.
         backend: of the kernels.
-        storage, plan: of the knowledge, as `attach` takes them.
+        storage, plan: of the knowledge, as `attach` takes them; "auto" storage is the one recorded.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
 
     Raises:
@@ -51,7 +51,7 @@ def load_folder(
         device=device,
         dtype=dtype or getattr(torch, manifest.dtype),
         backend=backend,
-        storage=storage,
+        storage=manifest.storage if storage == "auto" else storage,
         plan=plan,
         read_only=read_only,
     )

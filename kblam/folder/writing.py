@@ -12,13 +12,14 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
-from kblam.errors import ModelFolderError
+from kblam.errors import ModelFolderError, argument
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
 from kblam.folder.new import new_folder
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.copying import copy_knowledge_base
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
+from kblam.models.formats import storage_dtype
 from kblam.models.loading import load_base, load_config, load_tokenizer
 
 
@@ -31,6 +32,7 @@ def integrate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     include_base: bool = False,
+    storage: str = "auto",
     overwrite: bool = False,
 ) -> Path:
     """Writes a self-contained model folder; `load_folder` and `kblam ask --model FOLDER` read it.
@@ -47,6 +49,7 @@ def integrate(
         revision: commit, branch or tag of a model on the hub; None is its main branch. The commit it names now is
             recorded, so that the folder stays what it is.
         include_base: copy the base model's weights too, so that the folder needs nothing else.
+        storage: of the knowledge on the device, as `attach` takes it; recorded for who asks for none.
         overwrite: replace an existing model folder. Anything else that exists is never replaced.
 
     Returns:
@@ -56,12 +59,15 @@ def integrate(
         ModelFolderError: the target exists, or the base model or its tokenizer cannot be read.
         AdapterFormatError, StoreError: the adapter or the knowledge base cannot be read.
         UnsupportedModelError, EncoderMismatchError: the three do not belong together.
+        KnowledgeError: the storage is not known, or does not fit the model.
         StoreWriteError: the folder cannot be written.
     """
     target = Path(folder).expanduser()
     _check_target(target, overwrite)
     adapter = adapter if isinstance(adapter, KnowledgeAdapter) else KnowledgeAdapter.from_pretrained(adapter)
     config, manifest = _describe(model, revision, include_base)
+    storage_dtype(storage, adapter, getattr(torch, manifest.dtype))
+    manifest = dataclasses.replace(manifest, storage=storage)
     _check_fit(model, config, adapter.config)
     if isinstance(knowledge_base, KnowledgeBase):
         check_encoder(adapter.config, knowledge_base)
@@ -89,7 +95,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not is_model_folder(target):
         raise ModelFolderError(f"{target} exists and is not a model folder; choose another place")
     if not overwrite:
-        raise ModelFolderError(f"{target} exists; choose another folder, or replace it with overwrite (--overwrite)")
+        fix = argument("overwrite=True", "--overwrite", ("integrate",))
+        raise ModelFolderError(f"{target} exists; choose another folder, or replace it with {fix}")
 
 
 def _describe(model: str | Path | PreTrainedModel, revision: str | None, include_base: bool) -> tuple[Any, Manifest]:

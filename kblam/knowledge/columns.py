@@ -29,6 +29,9 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
 _FACT = ("name", "property", "value")
 _FURTHER = ("key_string", "question", "answer")
 IGNORE = "ignore"
+_SHOWN = 12
+# The commands that are told how a file of triples is to be read.
+READING = ("kb build", "kb add")
 
 
 def _key(column: str) -> str:
@@ -183,8 +186,8 @@ def plan_of(keys: Sequence[str], columns: Columns | None = None, *, has_name: bo
     if not ours["value"] and not has_name and "name" not in chosen:
         _refuse_part_of_a_fact(keys, [folded[key] for key in free])
     name = () if has_name else ours["name"] or _title(keys, free)
-    others = [key for key in free if key not in {*name, *ours["value"], *ours["property"]}]
-    others = [key for key in others if all(key not in found for found in further.values())]
+    taken = {*name, *ours["value"], *ours["property"], *(key for found in further.values() for key in found)}
+    others = [key for key in free if key not in taken]
     # A description is a value of its own, or one property of several; an example question goes with one fact.
     if ours["value"]:
         is_wide = "value" not in chosen and not further and all(folded[key] == "description" for key in ours["value"])
@@ -198,7 +201,8 @@ def plan_of(keys: Sequence[str], columns: Columns | None = None, *, has_name: bo
         return _long(keys, {**read, **further}, chosen, ignored)
     guesses = tuple((key, "name") for key in name if folded[key] not in _OURS["name"] and key not in chosen.values())
     of_facts = {key for found in further.values() for key in found}
-    properties = tuple(key for key in keys if key in {*others, *ours["value"], *of_facts})
+    wide = {*others, *ours["value"], *of_facts}
+    properties = tuple(key for key in keys if key in wide)
     return Plan({"name": name} if name else {}, properties, guesses, tuple(key for key in keys if not key.strip()))
 
 
@@ -217,11 +221,16 @@ class MissingFieldError(TripleFormatError):
 def missing(field: str, keys: Sequence[str]) -> MissingFieldError:
     """The error for records with these keys, in which this field is not found."""
     options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
-    present = ", ".join(f'"{name}"' for name in keys[:12]) or "none"
     return MissingFieldError(
-        f"missing field {options}; the fields present: {present[:160]}; if one of them is the {field}, choose it: "
+        f"missing field {options}; the fields present: {quoted(keys)}; if one of them is the {field}, choose it: "
         f"{choice({field: 'COLUMN'})}"
     )
+
+
+def quoted(names: Sequence[str], between: str = ", ") -> str:
+    """Names out of a file as a message lists them: the first few, none of them long."""
+    shown = between.join(f'"{name[:40]}"' for name in names[:_SHOWN]) or "none"
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN:,} more"
 
 
 def choice(fields: Mapping[str, str]) -> str:
@@ -230,7 +239,7 @@ def choice(fields: Mapping[str, str]) -> str:
         f"{field}={(column,)!r}" if field == IGNORE else f"{field}={column!r}" for field, column in fields.items()
     )
     flag = ",".join(f"{field}={column}" for field, column in fields.items())
-    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}")
+    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}", READING)
 
 
 def _chosen(keys: Sequence[str], columns: Columns) -> dict[str, str]:
@@ -241,8 +250,7 @@ def _chosen(keys: Sequence[str], columns: Columns) -> dict[str, str]:
         if found is not None:
             chosen[field] = found
         elif field in _FACT:
-            present = ", ".join(f'"{name}"' for name in keys[:12]) or "none"
-            raise TripleFormatError(f"there is no column {column!r} for the {field}; the columns: {present[:200]}")
+            raise TripleFormatError(f"there is no column {column!r} for the {field}; the columns: {quoted(keys)}")
     return chosen
 
 
@@ -290,5 +298,5 @@ def _title(keys: Sequence[str], free: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ambiguous(field: str, columns: Sequence[str], example: Mapping[str, str]) -> NoReturn:
-    could = " and ".join(f'"{column}"' for column in dict.fromkeys(columns))
-    raise TripleFormatError(f"{could} could each be the {field}; choose, such as {choice(example)}")
+    could = list(dict.fromkeys(columns))
+    raise TripleFormatError(f"{quoted(could, ' and ')} could each be the {field}; choose, such as {choice(example)}")

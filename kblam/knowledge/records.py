@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import FIELD_NAMES, Columns, Plan, choice, find_column, missing, plan_of
+from kblam.knowledge.columns import FIELD_NAMES, Columns, Plan, choice, find_column, missing, plan_of, quoted
 from kblam.knowledge.triples import DEFAULT_PROPERTY, FIELDS, Triple, kind_of, shortened
 
 logger = logging.getLogger("kblam")
@@ -170,7 +170,7 @@ class RecordReader:
                     continue
                 text = self._text(column, given, is_value=field == "value")
                 if text is not None and fields.setdefault(field, text) != text:
-                    options = " and ".join(f'"{column}"' for column in columns)
+                    options = quoted(columns, " and ")
                     raise TripleFormatError(f"fields {options} are names of one field but differ; keep one of them")
         for field in ("name", "value"):
             if field not in fields and not (field == "value" and inner):
@@ -352,5 +352,4 @@ def _empty(field: str, plan: Plan, keys: Sequence[str]) -> TripleFormatError:
     if not columns:
         return missing(field, keys)
     options = " or ".join(f'"{name}"' for name in FIELD_NAMES[field])
-    here = " and ".join(f'"{column}"' for column in columns)
-    return TripleFormatError(f"missing field {options}: nothing stands under {here}")
+    return TripleFormatError(f"missing field {options}: nothing stands under {quoted(columns, ' and ')}")

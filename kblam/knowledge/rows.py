@@ -19,7 +19,7 @@ ENCODED_ROWS = 4096
 
 
 def _on_the_cpu() -> str:
-    return argument("device='cpu'", "--device cpu")
+    return argument("device='cpu'", "--device cpu", ("ask", "chat", "eval"))
 
 
 class RowFormat(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from kblam.knowledge import connection as connections
 from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import proof
 from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
-from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors
+from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.opened import Opened
+from kblam.knowledge.search import fold, search
 from kblam.knowledge.transactions import Transactions
 from kblam.knowledge.triples import Triple, identity_of
+from kblam.knowledge.writing import RowWriter
 
-_TEXTS = "name, property, value, key_string, question, answer"
 _VARIABLES = 500  # in one statement; old SQLite allows 999
 _LARGEST_ID = 2**62
 
@@ -112,30 +112,9 @@ class Store:
         names = [triple.identity for triple in triples]
         keys = to_blobs(key, names, self.info.dimension, "key")
         values = to_blobs(value, names, self.info.dimension, "value")
-        added = 0
         with self._transactions.writing() as (sql, ledger):
-            for triple, key_blob, value_blob in zip(triples, keys, values, strict=True):
-                texts = (*_texts(triple), _fold(triple.name), ledger.revision)
-                known = sql.execute(
-                    "SELECT id FROM triples WHERE name = ? AND property = ?", triple.identity
-                ).fetchone()
-                if known is None:
-                    row = sql.execute(
-                        f"INSERT INTO triples ({_TEXTS}, folded, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", texts
-                    ).lastrowid
-                    assert row is not None
-                    added += 1
-                    ledger.triples += 1
-                else:
-                    row = known[0]
-                    sql.execute(
-                        "UPDATE triples SET value = ?, key_string = ?, question = ?, answer = ?, revision = ? "
-                        "WHERE id = ?",
-                        (*texts[2:6], ledger.revision, row),
-                    )
-                sql.execute("REPLACE INTO embeddings (id, key, value) VALUES (?, ?, ?)", (row, key_blob, value_blob))
-                sums = checksum_of(row, *texts), checksum_of_vectors(row, key_blob, value_blob)
-                self._note(sql, ledger, row, sums, known is not None)
+            rows = RowWriter(self.name, sql, ledger)
+            added = sum(rows.put(*each) for each in zip(triples, keys, values, strict=True))
         return added, len(triples) - added
 
     def annotate(self, changes: Iterable[tuple[Triple, Triple]]) -> int:
@@ -143,25 +122,9 @@ class Store:
 
         A triple that is no longer `old` was changed by someone else meanwhile, and stays as they left it.
         """
-        count = 0
         with self._transactions.writing() as (sql, ledger):
-            for old, new in changes:
-                found = sql.execute(
-                    "SELECT id, folded FROM triples WHERE name = ? AND property = ? AND value = ? "
-                    "AND key_string IS ? AND question IS ? AND answer IS ?",
-                    _texts(old),
-                ).fetchone()
-                if found is None:
-                    continue
-                row, folded = found
-                sql.execute(
-                    "UPDATE triples SET key_string = ?, question = ?, answer = ?, revision = ? WHERE id = ?",
-                    (new.key_string, new.question, new.answer, ledger.revision, row),
-                )
-                texts = checksum_of(row, *_texts(new), folded, ledger.revision)
-                self._note(sql, ledger, row, (texts, None), True)
-                count += 1
-        return count
+            rows = RowWriter(self.name, sql, ledger)
+            return sum(rows.annotate(old, new) for old, new in changes)
 
     def remove(self, name: str, property: str | None = None) -> int:
         """Remove one triple, or all of a name; returns how many there were."""
@@ -172,34 +135,10 @@ class Store:
             where, wanted = "name = ? AND property = ?", identity_of(name, property)
         with self._transactions.writing() as (sql, ledger):
             rows = sql.execute(f"SELECT id FROM triples WHERE {where}", wanted).fetchall()
+            writer = RowWriter(self.name, sql, ledger)
             for (row,) in rows:
-                self._forget(sql, ledger, row)
-                for table in ("triples", "embeddings", "checksums"):
-                    sql.execute(f"DELETE FROM {table} WHERE id = ?", (row,))
-                sql.execute("INSERT INTO removed (id, revision) VALUES (?, ?)", (row, ledger.revision))
-                ledger.triples -= 1
-                ledger.removed += 1
-                ledger.removed_sum += checksum_of(row, ledger.revision)
+                writer.remove(row)
         return len(rows)
-
-    def _note(
-        self, sql: sqlite3.Connection, ledger: Ledger, row: int, sums: tuple[int, int | None], known: bool
-    ) -> None:
-        """Records the checksums of a row, of its texts and of its vectors; None where those stay as they are."""
-        before = self._forget(sql, ledger, row) if known else (0, 0)
-        texts, vectors = sums[0], before[1] if sums[1] is None else sums[1]
-        sql.execute("REPLACE INTO checksums (id, texts, vectors) VALUES (?, ?, ?)", (row, texts, vectors))
-        ledger.texts_sum += texts
-        ledger.vectors_sum += vectors
-
-    def _forget(self, sql: sqlite3.Connection, ledger: Ledger, row: int) -> tuple[int, int]:
-        """Takes the checksums of a row out of the sums, and returns them."""
-        before = sql.execute("SELECT texts, vectors FROM checksums WHERE id = ?", (row,)).fetchone()
-        if before is None or not all(type(one) is int for one in before):
-            raise ledgers.damaged(self.name, f"triple {row} has no checksums")
-        ledger.texts_sum -= before[0]
-        ledger.vectors_sum -= before[1]
-        return before[0], before[1]
 
     # --- reading triples ---------------------------------------------------------------------------------
 
@@ -310,31 +249,8 @@ class Store:
         Raises:
             TripleFormatError: no name can hold the text.
         """
-        # Substrings by a scan, not FTS5: it works alike in every script, also those without spaces, needs no
-        # second index in step with the triples, and 1 M names take a fraction of a second (docs/knowledge.md).
-        if not text.strip():
-            return []
-        folded = _fold(identity_of(text, "any")[0]).strip()
-        words = folded.split()
-        if not words:
-            return []
-        words = words[:_VARIABLES]
-        names = " AND ".join("instr(folded, ?) > 0" for _ in words)
-        order = "instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?"
-
-        def holds(name: str, property: str, value: str) -> bool:
-            # A line feed is in no word, so no word is found across two texts.
-            whole = f"{name}\n{_fold(property)}\n{_fold(value)}"
-            return all(word in whole for word in words)
-
         with self._transactions.looking_up() as (sql, ledger):
-            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE"
-            if everywhere:
-                sql.create_function("kblam_holds", 3, holds, deterministic=True)
-                select = f"{select} kblam_holds(folded, property, value) ORDER BY NOT ({names}), {order}"
-            else:
-                select = f"{select} {names} ORDER BY {order}"
-            rows = sql.execute(select, (*words, folded, max(0, limit))).fetchall()
+            rows = search(sql, proof.columns_of_texts(ledger), text, limit, everywhere=everywhere)
         return [proof.checked_triple(self.name, row, ledger) for row in rows]
 
     # --- reading vectors ---------------------------------------------------------------------------------
@@ -421,17 +337,6 @@ class Store:
                 last = part[-1][0]
                 if [row[0] for row in part] != vectors.ids[rows : rows + len(part)].tolist():
                     raise ledgers.damaged(self.name, f"vectors near id {part[0][0]} are missing")
-                if any(_fold(name) != folded for _, name, folded in part):
+                if any(fold(name) != folded for _, name, folded in part):
                     raise ledgers.damaged(self.name, f"names near id {part[0][0]} are not as they are searched for")
                 rows += len(part)
-
-
-def _texts(triple: Triple) -> tuple[str | None, ...]:
-    return (triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer)
-
-
-def _fold(text: str) -> str:
-    """As `search` compares: without case, and with compatibility forms (full-width letters, ligatures) alike."""
-    if text.isascii():
-        return text.lower()  # what the rest comes to, five times as fast
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

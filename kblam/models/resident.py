@@ -21,6 +21,39 @@ from kblam_kernels.plan import Workload, device_of
 WORTH_MEASURING = 32 * 2**20
 
 
+def plan_of(
+    adapter: KnowledgeAdapter,
+    triples: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    storage: torch.dtype,
+    pin: str = "auto",
+) -> Plan:
+    """The plan for so many triples: what `ResidentKnowledge` holds of them, and what each phase reads.
+
+    Args:
+        dtype, device: of the model.
+        storage: dtype of latents, see `kblam.models.formats.storage_dtype`.
+        pin: as `kblam_kernels.plan` takes it.
+
+    Raises:
+        UnsupportedInputError: the pin is not possible.
+    """
+    config = adapter.config
+    shape = Workload(
+        triples=triples,
+        width=latent_width(adapter, storage),
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        layers=len(config.knowledge_layers),
+        element_size=dtype.itemsize,
+        latent_size=storage.itemsize,
+        absorbable=adapter.is_absorbable,
+    )
+    return plan(shape, device_of(device, measure=shape.dense_bytes >= WORTH_MEASURING), pin=pin)
+
+
 class ResidentKnowledge:
     """A knowledge base on a device as its plan has it: latents for all layers, dense keys and values, or both.
 
@@ -172,10 +205,8 @@ class ResidentKnowledge:
 
     def _lay_out(self, count: int) -> None:
         """Plans for `count` triples; makes new buffers when the plan holds something else than before."""
-        shape = self._shape(count)
-        measure = shape.dense_bytes >= WORTH_MEASURING
         before = None if self._rows is None else (self.plan.holds_latents, self.plan.holds_dense)
-        self.plan = plan(shape, device_of(self.device, measure=measure), pin=self._pin)
+        self.plan = plan_of(self.adapter, count, self.dtype, self.device, storage=self.storage, pin=self._pin)
         if before == (self.plan.holds_latents, self.plan.holds_dense):
             return
         self._latents, self._dense = {}, {}
@@ -187,19 +218,6 @@ class ResidentKnowledge:
         if self.plan.holds_dense:
             forms.append(DenseFormat(self.adapter, self.dtype, self.device))
         self._rows = DeviceRows(self.adapter.config.embedding_dim, Joined(tuple(forms)), self.device)
-
-    def _shape(self, count: int) -> Workload:
-        config = self.adapter.config
-        return Workload(
-            triples=count,
-            width=latent_width(self.adapter, self.storage),
-            num_heads=config.num_heads,
-            head_dim=config.head_dim,
-            layers=len(config.knowledge_layers),
-            element_size=self.dtype.itemsize,
-            latent_size=self.storage.itemsize,
-            absorbable=self.adapter.is_absorbable,
-        )
 
     def _see_layers(self) -> None:
         """Views of the buffers as each layer reads them, made once for each allocation."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
-from kblam_kernels.common.call import in_forward_mode
+from kblam_kernels.common.call import Attend, in_forward_mode
 from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
@@ -23,7 +22,6 @@ from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.latent.call import LatentCall
 
-Straight = Callable[..., tuple[Tensor, ...]]
 # Query, key, value, and the knowledge query or None.
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
@@ -40,7 +38,7 @@ class Planned:
 
     form: tuple[Any, ...]
     backend: str
-    straight: Straight | None
+    straight: Attend | None
 
 
 class RectangularAttention:
@@ -233,7 +231,7 @@ class RectangularAttention:
 
     def _run_straight(
         self,
-        straight: Straight,
+        straight: Attend,
         tensors: Tensors,
         weight: tuple[Tensor, ...],
         knowledge_bias: float | Tensor = 0.0,

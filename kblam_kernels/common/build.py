@@ -1,10 +1,7 @@
 """Builds the C++ kernels of `csrc/` into a cache, on first use or ahead: `python -m kblam_kernels build`.
 
-Needs a C++20 compiler ($CXX, else c++, g++ or clang++). Nothing is built at import. The cache is $KBLAM_CACHE, else
-$XDG_CACHE_HOME/kblam_kernels, else ~/.cache/kblam_kernels. One library holds every instruction set and picks one at run
-time, so a cache may be shared by different processors; a library that was built ahead works without a compiler.
-
-A library in the cache is loaded only if it is ours or root's, no link, and as it was built: its SHA-256 lies beside it.
+Nothing is built at import. A library in the cache is loaded only if it is ours or root's, no link, and as it was built:
+its SHA-256 lies beside it. What users may set, and why a cache can be shared: docs/environment.md and docs/cpu.md.
 """
 
 from __future__ import annotations
@@ -322,16 +319,12 @@ def rebuilt(path: Path) -> Path:
     Raises:
         BuildError: as `library`, or if an earlier call already rebuilt the library at `path`.
     """
-    note = path.with_name("rebuilt")
-    if note.is_file() and note.read_text() == _stamp(path):
+    note, checksum = path.with_name("rebuilt"), path.with_name(CHECKSUM)
+    if note.is_file() and note.read_bytes() == checksum.read_bytes():
         raise BuildError(f"it was built anew already; remove {path.parent} to try once more")
     path = library(force=True)
-    note.write_text(_stamp(path))
+    shutil.copyfile(checksum, note)
     return path
-
-
-def _stamp(path: Path) -> str:
-    return str(path.stat().st_mtime_ns)
 
 
 def main(arguments: list[str] | None = None) -> int:

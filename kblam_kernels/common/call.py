@@ -6,6 +6,7 @@ A call kind is a frozen dataclass. The order of its fields is the order of the o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from kblam_kernels.common.checks import check_alike
-from kblam_kernels.common.output import empty_output
+from kblam_kernels.common.softmax import empty_output
 from kblam_kernels.errors import refuse
 
 C = TypeVar("C", bound="Call")
+# An op bound to what stays fixed in a decode loop: of query, key, value, knowledge query, bias, prompt mask, range.
+Attend = Callable[..., tuple[Tensor, ...]]
 # How a field's annotation is written in a schema of `torch.library`.
 _SCHEMA = {
     "Tensor": "Tensor",

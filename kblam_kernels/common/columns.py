@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.call import AttentionCall, in_forward_mode
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 
 CHUNK = 4096
 
 
-def chunks(length: int) -> Iterator[slice]:
-    """Slices of at most CHUNK that cover `range(length)`."""
-    for start in range(0, length, CHUNK):
-        yield slice(start, min(start + CHUNK, length))
+def chunks(length: int, size: int = 0) -> Iterator[slice]:
+    """Slices of at most `size`, or of CHUNK, that cover `range(length)`."""
+    size = size or CHUNK
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
 
 
 def times_grouped(rows: Tensor, columns: Tensor) -> Tensor:
@@ -77,6 +79,28 @@ def biased(scores: Tensor, bias: Tensor | None, inside: Tensor | None, cols: sli
     return scores if inside is None else scores.masked_fill(~inside, float("-inf"))
 
 
+def mix_prompt(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    """weights (B, Hq, N, L) @ value (B, Hkv, L, D), of which each row takes what it sees: bool (B or 1, 1, N, L).
+
+    Weight 0 hides neither NaN nor infinity. Only on a CPU somebody looks for these: elsewhere it would wait for the
+    device, so there they may reach other rows of their own batch row.
+    """
+    mixed = times_grouped(weights, value)
+    if value.device.type != "cpu" or in_forward_mode() or mixed.isfinite().all():
+        return mixed
+    rows = zip(weights.split(1, 2), visible.unbind(2), strict=True)
+    return torch.cat([times_grouped(row, value.masked_fill(~seen[..., None], 0)) for row, seen in rows], 2)
+
+
+def mix_knowledge(weights: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:
+    """weights (B, H, N, L) @ values (H, L, K), (B, H, L, K) or latents (L, K), 0 to a batch row outside its range."""
+    product = torch.matmul if values.dim() == 2 else times_knowledge
+    if inside is None or len(inside) < 2 or values.dim() == 4:
+        return product(weights, without_unseen(values, inside))
+    rows = zip(weights.split(1), inside.split(1), strict=True)
+    return torch.cat([product(row, without_unseen(values, seen)) for row, seen in rows])
+
+
 def without_unseen(columns: Tensor, inside: Tensor | None) -> Tensor:
     """Keys or values (..., len(cols), K) of knowledge, 0 where no row that reads them sees them; see `inside_range`."""
     if inside is None:
@@ -86,48 +110,39 @@ def without_unseen(columns: Tensor, inside: Tensor | None) -> Tensor:
 
 
 def score_chunks(
-    rows: Tensor,
-    constant: Tensor | None,
-    key: Tensor,
-    norm: Tensor | None,
-    key_scale: Tensor | None,
-    scale: float,
-    bias: Tensor | None,
-    knowledge_range: Tensor | None,
+    call: Any, rows: Tensor, key: Tensor, constant: Tensor | None, norm: Tensor | None, key_scale: Tensor | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields (columns, knowledge scores (B, Hq, N, len(columns))), -inf outside a row's range, with the scores
 
     scale * norm * (key_scale * rows . key + constant) + bias
 
-    The arguments are those of `EvidenceCall`.
+    The arguments are those of `EvidenceCall`; scale, bias and range are the call's.
     """
     dtype, device = accumulation_dtype(rows), rows.device
-    a = rows.to(dtype) if norm is not None else rows.to(dtype) * scale
+    rows = rows.to(dtype)
     for cols in chunks(key.shape[-2]):
         columns = key[..., cols, :].to(dtype).transpose(-1, -2)
-        scores = a @ columns if key.dim() == 2 else times_knowledge(a, columns)
+        scores = rows @ columns if key.dim() == 2 else times_knowledge(rows, columns)
         if key_scale is not None:
             scores = scores * key_scale[cols]
         if constant is not None:
             scores = scores + constant[..., None]
-        if norm is not None:
-            scores = scores * (norm[cols] * scale)
-        yield cols, biased(scores, bias, inside_range(knowledge_range, cols, device), cols)
+        # Products are scaled, not queries, as in every kernel: then all of them overflow where one does.
+        scores = scores * (call.scale if norm is None else norm[cols] * call.scale)
+        yield cols, biased(scores, call.bias, inside_range(call.knowledge_range, cols, device), cols)
 
 
 def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
-    """Adds the prompt to a softmax; returns which rows see a column of it, bool (B, 1, N).
+    """Adds the prompt to a softmax; returns which rows see a column of it, bool (B, Hq, N).
 
-    A padding row sees none, and then sees no knowledge either.
+    A padding row sees none, and then sees no knowledge either. Nor does one that scores -inf all that it sees.
     """
     N, T, dtype, device = call.query.shape[2], call.key.shape[2], softmax.total.dtype, call.query.device
-    sees_prompt = torch.zeros(call.query.shape[0], N, dtype=torch.bool, device=device)
-    q = call.query.to(dtype) * call.scale
+    q = call.query.to(dtype)
     for cols in chunks(T):
         visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)
-        sees_prompt = sees_prompt | visible.any(-1)
-        scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2))
+        scores = times_grouped(q, call.key[:, :, cols].to(dtype).transpose(-1, -2)) * call.scale
         weights = softmax.rescale(scores.masked_fill(~visible[:, None], float("-inf")))
         value = without_hidden(call.value[:, :, cols].to(dtype), call.prompt_mask, cols)
-        softmax.output = softmax.output + times_grouped(weights, value)
-    return sees_prompt[:, None, :]
+        softmax.output = softmax.output + mix_prompt(weights, value, visible[:, None])
+    return softmax.maximum != float("-inf")  # NaN is not: what it makes of a row must show

@@ -54,7 +54,7 @@ class Backend(Generic[C]):
         Args:
             by_name: whether the caller asked for this backend and no other.
         """
-        raise NotImplementedError
+        return []
 
     def serving(self, call: C) -> ModuleType:
         """The module that serves a call."""
@@ -76,12 +76,9 @@ class Backend(Generic[C]):
 
 
 class Reference(Backend[C]):
-    """Plain PyTorch, on every device: the specification of the op."""
+    """Plain PyTorch, on every device: the specification of the op, which serves every call."""
 
     name = "reference"
-
-    def reasons(self, call: C, *, by_name: bool = False) -> list[str]:
-        return []
 
 
 class Triton(Backend[C]):

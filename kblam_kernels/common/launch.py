@@ -3,9 +3,8 @@
 A tensor and its strides are passed as one named tuple. A kernel's machine code depends on its launch arguments, so
 `python -m kblam_kernels resources` runs the launchers on tensors without memory and compiles what they would launch.
 
-No launcher synchronises with the host, and no shape depends on data: a CUDA graph can capture a call. The knowledge
-range is read on the device, so a list that grows within its room needs no new capture. CPU tensors are taken when
-TRITON_INTERPRET=1 was set before triton was imported.
+No launcher synchronises with the host, and no shape depends on data: a CUDA graph can capture a call. CPU tensors are
+taken when TRITON_INTERPRET=1 was set before triton was imported.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ import importlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import BuildError
+from kblam_kernels.common.softmax import empty_output
+from kblam_kernels.errors import BuildError, refuse
 
 logger = logging.getLogger("kblam_kernels")
 
@@ -78,10 +80,25 @@ def _load() -> str | None:
         logger.warning("no C++ kernels, plain PyTorch serves instead: %s", first)
         logger.debug("%s", rest)
         return f"the C++ kernels are not available: {first}"
-    from kblam_kernels.common import fakes
-
-    fakes.register()
+    # For `torch.compile`: without gradients these ops are called directly, because another op around them costs as much
+    # as attention to a thousand triples.
+    torch.library.register_fake("kblam_kernels::latent_attention_cpu", _fake_latent_attention)
+    torch.library.register_fake("kblam_kernels::dense_forward_cpu", _fake_dense_forward)
     return None
+
+
+def _fake_dense_forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    # A single meta tensor among real ones would be dispatched here and silently compute nothing.
+    for other in others:
+        if isinstance(other, Tensor) and other.device != query.device:
+            refuse(f"tensors must be on one device; got {query.device} and {other.device}")
+    return empty_output(query)
+
+
+def _fake_latent_attention(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    B, Hq, N, D = query.shape
+    query_weight = others[8]
+    return *_fake_dense_forward(query, *others), query.new_empty(0 if query_weight is None else B, Hq, N, D)
 
 
 def _load_anew(path: Path, error: OSError) -> None:

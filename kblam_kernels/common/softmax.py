@@ -1,4 +1,4 @@
-"""The softmax of the reference backends: columns arrive in chunks, sums are float32 (float64 for float64 input)."""
+"""Results of attention: their dtype, their place in memory, and the softmax of the reference backends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from torch import Tensor
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """float64 for float64 input, float32 for everything else."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def empty_output(query: Tensor) -> tuple[Tensor, Tensor]:
+    """Unwritten (output (B, Hq, N, D), lse (B, Hq, N)).
+
+    In memory the output is (B, N, Hq, D), so that a model's `transpose(1, 2).reshape(B, N, -1)` costs nothing.
+    """
+    B, Hq, N, D = query.shape
+    output = torch.empty(B, N, Hq, D, dtype=query.dtype, device=query.device).transpose(1, 2)
+    return output, torch.empty(B, Hq, N, dtype=accumulation_dtype(query), device=query.device)
+
+
+def in_model_layout(output: Tensor) -> Tensor:
+    """(B, Hq, N, D) in the memory layout of `empty_output`; copied only if it has another."""
+    return output.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 class OnlineSoftmax:

@@ -47,7 +47,7 @@ class Choice(Generic[T]):
 
     Args:
         widths: the smallest and the largest width of a row: head_dim, or P of latents; all by default.
-        precision: what is multiplied.
+        precision: what is multiplied; None for both.
         most_rows: the most query rows of a head.
         masked: only for launches with a prompt mask, a window or a bias for each token, whose loops need more
             registers.
@@ -56,7 +56,7 @@ class Choice(Generic[T]):
     tile: T
     reason: str
     widths: tuple[int, int] = (1, UNLIMITED)
-    precision: Precision = "half"
+    precision: Precision | None = "half"
     archs: tuple[Arch, ...] = EVERYWHERE
     most_rows: int = UNLIMITED
     masked: bool = False
@@ -73,7 +73,7 @@ def select(
     for choice in table:
         narrowest, widest = choice.widths
         fits = narrowest <= width <= widest and rows <= choice.most_rows and (masked or not choice.masked)
-        if fits and arch in choice.archs and precision == choice.precision:
+        if fits and arch in choice.archs and choice.precision in (None, precision):
             return choice.tile
     refuse(f"no tile for {arch}, rows of {width} numbers, {precision}; use backend='reference'")
 
@@ -91,14 +91,9 @@ def arch_of(capability: tuple[int, int]) -> Arch:
             for which no tile has been compiled.
     """
     major, minor = capability
-    if major < 8:
-        raise BackendUnavailableError(
-            f"compute capability {major}.{minor} is below 8.0 (Ampere); use backend='reference'"
-        )
     if major not in (8, 9, 12):
-        raise BackendUnavailableError(
-            f"compute capability {major}.{minor}: no tile was compiled for it; use backend='reference'"
-        )
+        why = " is below 8.0 (Ampere)" if major < 8 else ": no tile was compiled for it"
+        raise BackendUnavailableError(f"compute capability {major}.{minor}{why}; use backend='reference'")
     if capability in ((8, 0), (8, 7)):
         return "sm_80"
     return "sm_90" if major == 9 else "sm_86"

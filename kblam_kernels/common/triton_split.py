@@ -1,15 +1,8 @@
 """Pieces shared by both decode kernels (Triton): attention over one split of columns, and merging the splits.
 
-Decode has few rows and many columns, so columns are cut into splits, one program each. A split's partial result is
-its running maximum and sum (base 2) and its weighted values, not yet divided by the sum. Splits have a fixed number
-of columns, so a row's result does not depend on the other rows of its batch, bit for bit. Technique: Flash-Decoding
-(Dao et al. 2023); fixed split size: "Defeating Nondeterminism in LLM Inference" (He et al. 2025).
-
-Widths are cut into chunks of a power of two (`Chunks`), held as tuples of tiles: any head_dim and any latent width.
-
-Stored latents are multiplied in the query's dtype. float16, bfloat16 and int8 are converted on the chip; fp8 (e4m3)
-arrives as its bits, uint8, and reads as 1/256 of the number, on sm_80 too, whose compiler has no e4m3. Scales of
-triples are never applied to a tile: the key's goes into the score, the value's into the weight.
+The READMEs of dense/ and latent/ say how they work. Technique: Flash-Decoding (Dao et al. 2023); fixed split size:
+"Defeating Nondeterminism in LLM Inference" (He et al. 2025). Scores are in powers of two. Widths are cut into chunks of
+a power of two (`Chunks`), held as tuples of tiles: any head_dim and any latent width.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -79,6 +72,25 @@ def scores_of(query, key_base, first, inside, stride, CHUNKS: tl.constexpr, BLOC
     for i in tl.static_range(COUNT):
         tile = load_tile(key_base, first, inside, stride, CHUNKS.WIDTH, i * CHUNKS.SIZE, CHUNKS, BLOCK)
         score = product(query[i], tl.trans(as_numbers(tile, query[i].dtype)), score)
+    return score  # [ROWS, BLOCK]
+
+
+@triton.jit
+def add_chunk(score, rows, present, key_base, first, inside, stride, start, KEY: tl.constexpr, BLOCK: tl.constexpr):
+    """score + rows @ key.T over one chunk of columns, from `start`."""
+    query = gather_rows(rows + start, present, KEY.WIDTH - start, 1, KEY)[0]
+    tile = load_tile(key_base + start, first, inside, stride, KEY.WIDTH - start, 0, KEY, BLOCK)
+    return product(query, tl.trans(as_numbers(tile, query.dtype)), score)
+
+
+@triton.jit
+def streamed_scores(
+    rows, present, key_base, first, inside, stride, KEY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """`scores_of` where the rows do not fit on the chip: both arrive chunk by chunk."""
+    score = zeros(ROWS, BLOCK)
+    for start in range(0, KEY.WIDTH, KEY.SIZE):
+        score = add_chunk(score, rows, present, key_base, first, inside, stride, start, KEY, BLOCK)
     return score  # [ROWS, BLOCK]
 
 
@@ -226,8 +238,8 @@ def highest_of(maximum, first, end, BLOCK: tl.constexpr):
 def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
     """The largest maximum of a row's splits, 0 in place of -inf, and whether the row sees a prompt column.
 
-    Whether it sees one is decided from the prompt's own maximum: the prompt's sum, rescaled to the joint maximum,
-    underflows where knowledge scores are far above the prompt's.
+    A padding row sees none, so no knowledge either, and may hold NaN. The prompt's own maximum tells: its sum, rescaled
+    to the joint maximum, underflows where knowledge scores are far above the prompt's.
     """
     of_prompt = highest_of(maximum, knowledge_splits, splits, BLOCK)
     highest = tl.maximum(highest_of(maximum, 0, knowledge_splits, BLOCK), of_prompt)

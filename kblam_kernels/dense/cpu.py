@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from kblam_kernels.common import native
+from kblam_kernels.common.call import Attend
 from kblam_kernels.dense.call import DenseCall
-
-# Arguments that change from token to token: query, key, value, knowledge query, bias, prompt mask, range.
-Attend = Callable[..., tuple[Tensor, ...]]
 
 
 def forward(call: DenseCall) -> tuple[Tensor, ...]:
@@ -27,7 +23,7 @@ def is_one_op(call: DenseCall) -> bool:
 
 
 def bound(call: DenseCall) -> Attend:
-    """The C++ op with the arguments that stay fixed in a decode loop already bound; call it as `Attend` describes."""
+    """The C++ op of this call's knowledge."""
     op = torch.ops.kblam_kernels.dense_forward_cpu.default
     knowledge = (call.knowledge_key, call.knowledge_value)
     options = (call.scale, call.window, native.wanted_instruction_set())

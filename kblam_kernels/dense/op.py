@@ -13,16 +13,13 @@ from kblam_kernels.common.tiles import TILE_VARIABLE
 from kblam_kernels.dense.call import DenseCall
 
 
-def is_split(N: int) -> bool:
-    """Whether N new queries go to split decode. With a pinned KBLAM_TILE, the single pass serves all."""
-    return N <= MAX_DECODE_QUERIES and not os.environ.get(TILE_VARIABLE)
-
-
 class DenseTriton(dispatch.Triton[DenseCall]):
     """Split decode for few queries, one pass for many."""
 
     def serving(self, call: DenseCall) -> ModuleType:
-        name = "triton_decode" if is_split(call.query.shape[2]) else "triton_forward"
+        # The batch has no say. A pinned KBLAM_TILE is one of the single pass, which then serves all.
+        is_split = call.query.shape[2] <= MAX_DECODE_QUERIES and not os.environ.get(TILE_VARIABLE)
+        name = "triton_decode" if is_split else "triton_forward"
         return importlib.import_module(f"kblam_kernels.dense.{name}")
 
 

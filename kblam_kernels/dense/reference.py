@@ -13,6 +13,7 @@ from kblam_kernels.common.columns import (
     biased,
     chunks,
     inside_range,
+    mix_knowledge,
     prompt_visibility,
     score_chunks,
     take_prompt,
@@ -21,8 +22,7 @@ from kblam_kernels.common.columns import (
     without_hidden,
     without_unseen,
 )
-from kblam_kernels.common.output import in_model_layout
-from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, level_of
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, in_model_layout, level_of
 from kblam_kernels.dense.call import DenseCall
 
 Tensors = tuple[Tensor, ...]
@@ -37,13 +37,10 @@ def forward(call: DenseCall) -> Tensors:
     query, nu = call.query, call.knowledge_value
     softmax = OnlineSoftmax(tuple(query.shape[:3]), query.shape[3], accumulation_dtype(query), query.device)
     row = take_prompt(softmax, call)
-    scores = score_chunks(
-        call.knowledge_query, None, call.knowledge_key, None, None, call.scale, call.bias, call.knowledge_range
-    )
-    for cols, of_columns in scores:
+    for cols, of_columns in score_chunks(call, call.knowledge_query, call.knowledge_key, None, None, None):
         weights = softmax.rescale(of_columns)
-        values = without_unseen(nu[..., cols, :].to(weights.dtype), inside_range(call.knowledge_range, cols, nu.device))
-        softmax.output = softmax.output + times_knowledge(weights, values)
+        inside = inside_range(call.knowledge_range, cols, nu.device)
+        softmax.output = softmax.output + mix_knowledge(weights, nu[..., cols, :].to(weights.dtype), inside)
 
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))

@@ -1,8 +1,6 @@
 """Attention of few queries to many columns (Triton): splits of knowledge and of the prompt in one launch, then a merge.
 
-The queries of one head, of all batch rows when these share one list, fold into the rows of one matrix product, so
-that a key is read once for the batch; the query heads of one prompt head fold likewise. Accepts what `triton_forward`
-accepts.
+How it works is in this folder's README. Accepts what `triton_forward` accepts.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -153,7 +151,6 @@ def dense_merge_kernel(
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     maximum = states.maximum + row.to(tl.int64) * splits
     total = states.total + row.to(tl.int64) * splits
-    # A padding row sees no prompt column, so it sees no knowledge either. What it holds may be NaN.
     highest, sees = levels_of(maximum, cut.knowledge_splits, splits, BLOCK_SPLITS)
     summed = sums_of(maximum, total, highest, 0, splits, BLOCK_SPLITS)
     mixed = mix_of(

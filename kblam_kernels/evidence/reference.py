@@ -15,9 +15,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
-    return score_chunks(
-        call.rows, call.constant, call.key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
-    )
+    return score_chunks(call, call.rows, call.key, call.constant, call.norm, call.key_scale)
 
 
 def _shares(scores: Tensor, lse: Tensor) -> Tensor:

@@ -17,24 +17,13 @@ from kblam_kernels.common.launch import chunks, heads, launch, target_arch, visi
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of, select
-from kblam_kernels.common.triton_parts import LOG2E, load_range, product
-from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
+from kblam_kernels.common.triton_parts import LOG2E, load_range, zeros
+from kblam_kernels.common.triton_split import add_chunk, streamed_scores
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from kblam_kernels.latent.tiles import as_bits, storage_of
 
 
-@triton.jit
-def _add_chunk(
-    score, pointers, present, key_base, first, inside, stride, start, KEY: tl.constexpr, BLOCK_M: tl.constexpr
-):
-    """score + rows @ key.T over one chunk of columns, from `start`."""
-    a = gather_rows(pointers + start, present, KEY.WIDTH - start, 1, KEY)[0]
-    tile = load_tile(key_base + start, first, inside, stride, KEY.WIDTH - start, 0, KEY, BLOCK_M)
-    return product(a, tl.trans(as_numbers(tile, a.dtype)), score)
-
-
-# Lengths are not specialised: a growing knowledge base must not compile again.
 @triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "strides"])
 def evidence_mass_kernel(
     rows,
@@ -95,18 +84,17 @@ def evidence_mass_kernel(
         new = local % N
         pointers = rows.data + batch * rows.batch + head.to(tl.int64) * rows.head
         pointers += new.to(tl.int64) * rows.row
-        score = tl.zeros([BLOCK_ROWS, BLOCK_M], dtype=tl.float32)
         head_base = key_base + key_head.to(tl.int64) * key.head
         if UNROLLED:
             # Keys of the next head are fetched while this one's are multiplied.
+            score = zeros(BLOCK_ROWS, BLOCK_M)
             COUNT: tl.constexpr = KEY.COUNT
             for i in tl.static_range(COUNT):
-                score = _add_chunk(
+                score = add_chunk(
                     score, pointers, present, head_base, first, inside, key.row, i * KEY.SIZE, KEY, BLOCK_M
                 )
         else:
-            for start in range(0, KEY.WIDTH, KEY.SIZE):
-                score = _add_chunk(score, pointers, present, head_base, first, inside, key.row, start, KEY, BLOCK_M)
+            score = streamed_scores(pointers, present, head_base, first, inside, key.row, KEY, BLOCK_ROWS, BLOCK_M)
         at = (batch * sizes.Hq + head) * N + new
         # A row that saw nothing has lse -inf and adds nothing.
         level = tl.load(lse + at, mask=present, other=float("-inf"))

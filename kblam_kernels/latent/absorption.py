@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.columns import times_knowledge
-from kblam_kernels.common.output import in_model_layout
-from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.common.softmax import accumulation_dtype, in_model_layout
 from kblam_kernels.latent.call import LatentCall
 
 

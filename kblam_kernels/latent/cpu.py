@@ -1,26 +1,20 @@
 """Attention to latents on the CPU by the C++ kernels of `csrc/`.
 
-A few new tokens go through one C++ call that computes the knowledge query, absorbs, attends and projects. For one token
-the projections only read a few megabytes. As separate matrix products, each waking its own threads, they take longer
-than attention to 10,000 triples.
+A few new tokens go through one C++ call that computes the knowledge query, absorbs, attends and projects (docs/cpu.md).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from kblam_kernels.common import native
+from kblam_kernels.common.call import Attend
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
 
 # With more new tokens, matrix products are used: they read the weights once for all tokens.
 MAX_FUSED_QUERIES = 4
-# Arguments that change from token to token: query, key, value, knowledge query, bias, prompt mask, range, and
-# optionally query_weight.
-Attend = Callable[..., tuple[Tensor, ...]]
 
 
 def forward(call: LatentCall) -> tuple[Tensor, ...]:
@@ -39,7 +33,7 @@ def is_one_op(call: LatentCall) -> bool:
 
 
 def bound(call: LatentCall) -> Attend:
-    """The C++ op with the arguments that stay fixed in a decode loop already bound; call it as `Attend` describes.
+    """The C++ op of this call's knowledge.
 
     With a last argument, `query_weight` (Hq * D, width), hidden states (B, N, width) take the place of the knowledge
     query, which is computed as their product with the weight. Returns output (B, Hq, N, D) in the query's dtype,

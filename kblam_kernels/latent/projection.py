@@ -1,8 +1,6 @@
 """Absorption: an adapter's linear projections move from the M knowledge tokens to the N queries.
 
-LayerNorm without affine is linear up to one scalar a token, so with centred weights Wc = W_k - (mean over all outputs)
-a knowledge key is `rho * (Wc e + bc)`. The scalar rho = (variance of W_k e + b_k over all outputs + eps) ** -0.5
-is a quadratic form in e: a Gram matrix of P + 1 columns replaces the S * Hq * D outputs. The folder's README has the
+With centred weights Wc a knowledge key is `rho * (Wc e + bc)`, with one scalar rho a token. The folder's README has the
 derivation; the idea is weight absorption, DeepSeek-V2, arXiv 2405.04434, section 2.1.
 """
 
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kblam_kernels.common.columns import chunks
 from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import LatentProjection, dequantise
 
@@ -53,8 +52,7 @@ class KeyNorm:
         working = accumulate or result
         factor, offset = self.factor.to(working), self.offset.to(working)
         norm = torch.empty(latents.shape[0], dtype=result, device=latents.device)
-        for start in range(0, latents.shape[0], ROWS):
-            rows = slice(start, start + ROWS)
+        for rows in chunks(latents.shape[0], ROWS):
             stored = dequantise(latents[rows], None if scale is None else scale[rows], working)
             root = torch.addmm(offset, stored, factor)
             norm[rows] = root.square().sum(-1).add(self.eps).rsqrt()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.columns import inside_range, score_chunks, take_prompt, without_unseen
+from kblam_kernels.common.columns import inside_range, mix_knowledge, score_chunks, take_prompt
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
@@ -27,25 +27,22 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
     row = take_prompt(prompt, call)
     # Every head of every row reads the same latents: rows in one piece are one matrix product for all of them.
     query, constant = absorbed.query.clone(memory_format=torch.contiguous_format), absorbed.constant
-    scores = score_chunks(
-        query, constant, call.latent_key, call.norm, call.key_scale, call.scale, call.bias, call.knowledge_range
-    )
-    for cols, of_columns in scores:
+    for cols, of_columns in score_chunks(call, query, call.latent_key, constant, call.norm, call.key_scale):
         weights = knowledge.rescale(of_columns)
         inside = inside_range(call.knowledge_range, cols, device)
         if call.value_scale is not None:
-            weights = weights * without_unseen(call.value_scale[cols, None], inside)[:, 0]
-        knowledge.output = knowledge.output + weights @ without_unseen(call.latent_value[cols].to(dtype), inside)
+            weights = weights * call.value_scale[cols]
+            weights = weights if inside is None else weights.masked_fill(~inside, 0)
+        knowledge.output = knowledge.output + mix_knowledge(weights, call.latent_value[cols].to(dtype), inside)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
     of_prompt, of_knowledge = torch.exp(prompt.maximum - maximum), torch.exp(knowledge.maximum - maximum)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
+    latent = knowledge.output * of_knowledge[..., None] / total[..., None]
     # A row that saw nothing may hold NaN.
     return Mixed(
         torch.where(row[..., None], prompt.output * of_prompt[..., None] / total[..., None], 0.0),
-        torch.where(row[..., None], knowledge.output * of_knowledge[..., None] / total[..., None], 0.0).to(
-            call.query.dtype
-        ),
+        torch.where(row[..., None], latent, 0.0).to(call.query.dtype),
         torch.where(row, knowledge.total * of_knowledge / total, 0.0),
         torch.where(row, maximum + total.log(), float("-inf")),
     )

@@ -1,9 +1,7 @@
 """Attention of few queries to many latents (Triton): splits of the latents and of the prompt in one launch, one merge.
 
-All heads read the same latents, so heads, queries and, when the batch shares one list, batch rows fold into the rows
-of one matrix product: each latent is read once for all of them. Takes what `dispatch.Triton` has no reason against,
-with shapes and meanings as `LatentCall`. Many queries go in blocks that share one bounded scratch memory
-(`scratch.py`); a decode step is one block.
+How it works is in this folder's README. Takes what `dispatch.Triton` has no reason against, with shapes and meanings as
+`LatentCall`.
 """
 
 from __future__ import annotations
@@ -29,15 +27,16 @@ from kblam_kernels.common.launch import (
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.latent import scratch
 from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
     as_bits,
+    blocks,
     is_padded,
     latent_tile,
     prompt_chunk,
+    query_bytes,
     storage_of,
     value_parts,
 )
@@ -85,7 +84,7 @@ def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) ->
         key_scale=contiguous_or_none(call.key_scale),
         value_scale=contiguous_or_none(call.value_scale),
     )
-    for b, n in scratch.blocks(B, N, scratch.query_bytes(Hq, P, D, M, T, tile)):
+    for b, n in blocks(B, N, query_bytes(Hq, P, D, M, T, tile)):
         # Columns past the last query of the block are hidden from all of it.
         seen = slice(T - N + n.stop)
         block = call.but(

@@ -23,23 +23,11 @@ from kblam_kernels.common.triton_split import (
     scores_of,
     store_statistics,
     store_values,
+    streamed_scores,
     sums_of,
     take_in,
     weigh,
 )
-
-
-@triton.jit
-def streamed_scores(
-    rows_base, present, key_base, first, inside, stride, LATENT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """`scores_of` where the absorbed query does not fit on the chip: both arrive chunk by chunk."""
-    score = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-    for start in range(0, LATENT.WIDTH, LATENT.SIZE):
-        query = gather_rows(rows_base + start, present, LATENT.WIDTH - start, 1, LATENT)
-        tile = load_tile(key_base + start, first, inside, stride, LATENT.WIDTH - start, 0, LATENT, BLOCK)
-        score = product(query[0], tl.trans(as_numbers(tile, query[0].dtype)), score)
-    return score  # [ROWS, BLOCK]
 
 
 @triton.jit
@@ -89,7 +77,6 @@ def _latent_split(
     TILE: tl.constexpr,
 ):
     """A row tile against one split of the latents: for one part of the value columns, or streamed for all."""
-    # Neighbouring programs read the same split, so that it is in L2.
     N, Hq = sizes.N, sizes.Hq
     query, key, value = latents.query, latents.key, latents.value
     part = program % TILE.VALUE_PARTS
@@ -216,7 +203,6 @@ def latent_merge_kernel(
     block = tl.program_id(1)
     maximum = states.maximum + row.to(tl.int64) * splits
     total = states.total + row.to(tl.int64) * splits
-    # A padding row sees no prompt column, so it sees no knowledge either. What it holds may be NaN.
     highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
     of_prompt = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS)
     of_knowledge = sums_of(maximum, total, highest, 0, knowledge_splits, BLOCK_SPLITS)

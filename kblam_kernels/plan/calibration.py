@@ -14,8 +14,7 @@ from kblam_kernels.attention import rectangular_attention
 from kblam_kernels.common.graphs import captured
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
-from kblam_kernels.latent import scratch
-from kblam_kernels.latent.tiles import latent_tile
+from kblam_kernels.latent.tiles import latent_tile, query_bytes
 
 HEADS, HEAD_DIM, WIDTH = 8, 64, 384
 # The smaller number of triples would fit in a GPU's cache.
@@ -41,7 +40,7 @@ def latent_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float
     moved = 2 * triples * WIDTH * latents.key.element_size()
     if device.type == "cuda":
         tile = latent_tile(WIDTH, precision_of(dtype))
-        moved += 2 * scratch.query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, tile)
+        moved += 2 * query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, tile)
     return _attention_rates(latents, moved, WIDTH, device, dtype)
 
 

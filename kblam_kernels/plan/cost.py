@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kblam_kernels.latent import scratch
-from kblam_kernels.latent.tiles import latent_tile
+from kblam_kernels.latent.tiles import latent_tile, queries_at_once, query_bytes
 from kblam_kernels.plan.devices import Device
 from kblam_kernels.plan.workload import Workload
 
@@ -49,8 +48,8 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     if device.has_scratch:
         tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
         # Of one query, without the prompt's part.
-        each = scratch.query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
-        at_once = scratch.queries_at_once(each)
+        each = query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
+        at_once = queries_at_once(each)
         # Each block of queries reads the latents again; partial sums are written, and read to be merged.
         read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each
         taken = min(queries, at_once) * each

@@ -11,8 +11,7 @@ import torch
 
 from kblam_kernels.errors import refuse
 from kblam_kernels.plan import calibration
-from kblam_kernels.plan.rates import Rates
-from kblam_kernels.plan.remembered import Both, remembered
+from kblam_kernels.plan.remembered import Both, Rates, remembered
 
 # Share of the specified matrix rate that a fused attention kernel usually reaches at most.
 SPECIFIED_SHARE = 0.5

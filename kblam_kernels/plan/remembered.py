@@ -18,13 +18,13 @@ import platform
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kblam_kernels.common.dispatch import BACKEND_VARIABLE
 from kblam_kernels.errors import BuildError
-from kblam_kernels.plan.rates import Rates
 
 # `build` and `native` are imported late: they bring the compiler of torch along.
 logger = logging.getLogger("kblam_kernels")
@@ -32,6 +32,31 @@ logger = logging.getLogger("kblam_kernels")
 # Of what is measured: another one makes earlier files void.
 _VERSION = 1
 _MOST_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The rates of one device for one dtype.
+
+    Args:
+        bytes_per_second: read from memory.
+        latent, dense, projection: operations a second of attention to latents, of attention to dense keys and values,
+            and of the matrix product that makes these from latents.
+        latent_bytes, dense_bytes: bytes a second that the two kernels read with one query; never more than
+            `bytes_per_second`.
+    """
+
+    bytes_per_second: float
+    latent: float
+    dense: float
+    projection: float
+    latent_bytes: float = math.inf
+    dense_bytes: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("latent_bytes", "dense_bytes"):
+            object.__setattr__(self, name, min(getattr(self, name), self.bytes_per_second))
+
 
 Both = tuple[Rates, Rates]
 """For 16-bit types, and for float32."""
@@ -123,11 +148,7 @@ def _read(file: Path, key: Mapping[str, str]) -> Both | None:
 
 def _write(file: Path, data: Mapping[str, object]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as to:
-            json.dump(data, to, indent=1)
-        Path(fresh).replace(file)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=file.name) as scratch:
+        fresh = Path(scratch) / file.name
+        fresh.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        fresh.replace(file)

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows, row_weight_of
-from kblam_kernels.common.columns import biased, inside_range
+from kblam_kernels.common.columns import biased, chunks, inside_range
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse
 from kblam_kernels.evidence.interface import check_scores
@@ -131,11 +131,8 @@ def summed_scores(knowledge_query: Tensor, knowledge: Knowledge, row_weight: Ten
 def _products(rows: Tensor, key: Tensor) -> Tensor:
     """rows (B, H, W) against keys (H, M, W), (B, H, M, W) or latents (M, W), summed over heads: (B, M)."""
     M = key.shape[-2]
-    columns = max(CONVERTED * M // max(key.numel(), 1), 1)
-    parts = [
-        torch.einsum(_LAYOUTS[key.dim()], rows, key[..., start : start + columns, :].to(rows.dtype))
-        for start in range(0, M, columns)
-    ]
+    size = max(CONVERTED * M // max(key.numel(), 1), 1)
+    parts = [torch.einsum(_LAYOUTS[key.dim()], rows, key[..., cols, :].to(rows.dtype)) for cols in chunks(M, size)]
     return torch.cat(parts, 1) if parts else rows.new_empty(rows.shape[0], 0)
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import kblam as package
 from kblam.cli import hints
+from kblam.errors import EncoderUnavailableError, messages_name_flags, runs
+from kblam.knowledge.columns import READING
+from kblam.knowledge.encoders.loading import load_recorded_encoder
 from kblam.shipped import SMOLLM2_ADAPTER
 from tests.cli.conftest import kblam
 from tests.cli.test_docs import COMMANDS
 from tests.fakes import HashingEncoder
 
+PACKAGE = Path(package.__file__).parent
 UPSTREAM = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text(encoding="utf-8")
 
 
@@ -116,3 +122,72 @@ def test_a_file_of_triples_given_as_a_knowledge_base_is_told_apart(facts_file: P
     kblam("ask", "motto ?", "--kb", facts_file).failed(2, "is a file of triples", fix)
     kblam("kb", "list", facts_file).failed(2, "is a file of triples", fix)
     kblam("integrate", "smollm2", facts_file, "-o", facts_file.parent / "new").failed(2, "is a file of triples", fix)
+
+
+def arguments_of_messages() -> list[tuple[str, list[str], list[str]]]:
+    """(place, flags, commands that take them) of each call of `argument` whose flags and commands are written there."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "argument":
+                flags = re.findall(r"--[a-z-]+", ast.unparse(call.args[1]))
+                commands = ast.unparse(call.args[2])
+                named = list(READING) if commands == "READING" else re.findall(r"'([a-z ]+)", commands)
+                found.append((f"{path.relative_to(PACKAGE)}:{call.lineno}", flags, named))
+    return found
+
+
+def test_every_flag_of_a_message_is_one_of_the_commands_that_it_is_for() -> None:
+    found = arguments_of_messages()
+    assert len(found) > 8
+    for place, flags, commands in found:
+        assert flags, place
+        assert commands, place
+        for command in commands:
+            path = tuple(command.split()) if command != "data " else ("data", "wordnet")
+            taken = {name for parameter in COMMANDS[path].params for name in parameter.opts}
+            assert set(flags) <= taken, (place, command)
+
+
+def words_of(node: ast.AST) -> str:
+    """The text that is written in a statement, but for what `argument` makes."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "argument":
+        return ""
+    own = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+    return own + " ".join(words_of(inner) for inner in ast.iter_child_nodes(node))
+
+
+def test_messages_of_the_library_write_no_flag_by_hand() -> None:
+    """`argument` knows whether the running command has it; beside a command in back quotes it is right."""
+    ours = {name for command in COMMANDS.values() for one in command.params for name in one.opts if name[:2] == "--"}
+    for room in ("adapter", "data", "folder", "generation", "knowledge", "models"):
+        for path in sorted((PACKAGE / room).rglob("*.py")):
+            for raised in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(raised, ast.Raise):
+                    flags = re.findall(r"--[a-z-]+", re.sub(r"`kblam [^`]*`", "", words_of(raised)))
+                    assert not ours & set(flags), (path, raised.lineno)
+
+
+def test_a_command_names_only_flags_that_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "cities.csv"
+    file.write_text("title,label,born\na,b,1\n", encoding="utf-8")
+    choice = "--map name=title"
+    assert f"choose, such as {choice}\n" in kblam("kb", "build", file, "-o", tmp_path / "x.kb").stderr
+    line = (
+        kblam("data", "synthesise", "-o", file, "--base-url", "http://127.0.0.1:9/v1", "--model", "m").failed(2).stderr
+    )
+    assert f"{choice} of `kblam kb build`; " in line
+    assert line.endswith("choose another --output\n")
+    assert "--source FOLDER" in kblam("data", "wordnet").stderr
+
+
+def test_an_encoder_is_named_by_a_flag_only_where_there_is_one() -> None:
+    with pytest.raises(EncoderUnavailableError, match=r"yourself: encoder=load_encoder\('org/x'\), or KBLAM_EN"):
+        load_recorded_encoder("org/x")
+    with messages_name_flags():
+        runs("ask")
+        with pytest.raises(EncoderUnavailableError, match="yourself: KBLAM_ENCODER=org/x"):
+            load_recorded_encoder("org/x")
+        runs("kb add")
+        with pytest.raises(EncoderUnavailableError, match="yourself: --encoder org/x, or KBLAM_ENCODER=org/x"):
+            load_recorded_encoder("org/x")

@@ -18,6 +18,22 @@ def test_it_says_what_it_wrote(base: Path, adapter: Path, kb: Path, tmp_path: Pa
     assert facts["bytes"] == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def test_the_storage_of_a_folder_is_that_of_who_asks_for_none(
+    base: Path, adapter: Path, kb: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    kblam("integrate", base, adapter, kb, "-o", folder, "--storage", "int9").failed(2, "storage must be one of")
+    written = kblam("integrate", base, adapter, kb, "-o", folder, "--storage", "int8", "--json").ok().json
+    assert written["storage"] == "int8"
+    ask = ("ask", "motto ?", "--model", folder, "--max-new-tokens", 2, "--verbose")
+    assert "x 1 bytes" in kblam(*ask).ok().stderr
+    assert "x 2 bytes" in kblam(*ask, "--storage", "float16").ok().stderr
+    assert "x 1 bytes" in kblam("kb", "info", folder, "--model", folder).ok().stdout
+    manifest = folder / "kblam.json"
+    manifest.write_text(manifest.read_text().replace('"storage": "int8"', '"older": 1'))  # before it was recorded
+    assert "x 2 bytes" in kblam(*ask).ok().stderr
+
+
 def test_a_model_folder_stands_for_its_knowledge_base(
     base: Path, adapter: Path, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,20 @@ def test_info_speaks_in_units(long: Path) -> None:
     assert f"{size_of(facts['bytes'])}" in shown
 
 
+def test_info_says_how_a_model_reads_it(long: Path, model_folder: Path) -> None:
+    """What the planner chose, for the model that is named; the default one has another encoder, which is no error."""
+    plan = kblam("kb", "info", long, "--model", model_folder, "--plan", "latent", "--json").ok().json["plan"]
+    assert (plan["decode"], plan["prefill"]) == ("latent", "latent")
+    assert plan["held_bytes"] > 0
+    assert plan["reasons"][0] == "decode, 1 new token: latent (pinned)"
+    shown = kblam("kb", "info", long, "--model", model_folder, "--plan", "dense").ok().stdout
+    assert f"how {model_folder} reads it:" in shown
+    assert "dense for every forward pass; holds " in shown
+    refused = kblam("kb", "info", long, "--json").ok().json["plan"]["refused"]
+    assert "the adapter was trained with encoder" in refused
+    kblam("kb", "info", long, "--model", model_folder, "--plan", "fast").failed(2, "pin='fast' is not understood")
+
+
 def test_info_of_an_empty_knowledge_base(tmp_path: Path) -> None:
     with KnowledgeBase.create(tmp_path / "empty.kb", ENCODER):
         pass

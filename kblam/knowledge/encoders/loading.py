@@ -74,15 +74,17 @@ def load_recorded_encoder(spec: str) -> Encoder:
         if address not in trusted:
             raise EncoderUnavailableError(
                 f"this knowledge base was built through the server {address}; to send texts there, "
-                f"name it yourself: {_naming(spec)}, or OPENAI_BASE_URL={address}"
+                f"name it yourself: {_naming(spec)}OPENAI_BASE_URL={address}"
             )
     elif _SHORT_NAMES.get(spec.lower(), spec) != DEFAULT_MODEL:
         raise EncoderUnavailableError(
             f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
-            f"it yourself: {_naming(spec)}, or {NAMED_VARIABLE}={spec}"
+            f"it yourself: {_naming(spec)}{NAMED_VARIABLE}={spec}"
         )
     return load_encoder(spec)
 
 
 def _naming(spec: str) -> str:
-    return argument(f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}")
+    """How a caller names the encoder, before a variable that does it too; nothing where the command cannot."""
+    named = argument(f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}", ("kb build", "kb add"), "")
+    return f"{named}, or " if named else ""

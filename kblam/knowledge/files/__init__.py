@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from kblam.errors import TripleFormatError, argument
-from kblam.knowledge.columns import Columns
+from kblam.knowledge.columns import READING, Columns
 from kblam.knowledge.files.csv_table import read_csv, write_csv
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
@@ -55,9 +55,9 @@ class TripleFile:
     logged as information; what was not read, as a warning.
 
     Args:
-        path: `.json` (a list of objects, an object that holds such a list, one object a line, or one object),
-            `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma, semicolon or tab).
-            UTF-8, with or without a byte order mark.
+        path: `.json` (a list of objects, an object that holds such a list, one object a line, one object, or results of
+            a SPARQL query), `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma,
+            semicolon or tab). UTF-8, with or without a byte order mark.
         format: overrides the suffix.
         duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
             the message names both lines. "last": the later line corrects the earlier one. "join": a fact has several
@@ -179,7 +179,7 @@ def write_triples(
 
 
 def _taken(file: Path) -> TripleFormatError:
-    fix = argument("overwrite=True", "--overwrite")
+    fix = argument("overwrite=True", "--overwrite", ("kb export",))
     return TripleFormatError(f"there is a file already; {fix} replaces it", path=file)
 
 
@@ -227,8 +227,8 @@ class _Source:
                 seen[digest] = line, content
                 yield triple
             elif known[1] != content:
-                last = argument('duplicates="last"', "--duplicates last")
-                join = argument('duplicates="join"', "--duplicates join")
+                last = argument('duplicates="last"', "--duplicates last", READING)
+                join = argument('duplicates="join"', "--duplicates join", READING)
                 where = "this line" if known[0] == line else f"line {known[0]}"
                 error = TripleFormatError(
                     f"({triple.name!r}, {triple.property!r}) is on {where} too, with other words; remove one, keep the "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import Columns, MissingFieldError, choice
+from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
 from kblam.knowledge.files.lines import NotUtf8Error, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.triples import FIELDS, Triple
@@ -131,8 +132,8 @@ def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str
                 told, widest = error, len(header)
             continue
         named = [name for name in header if name]
-        if len(set(named)) < len(named):
-            raise TripleFormatError(f"two columns have one name: {header}", path=path, line=line)
+        if twice := [name for name, times in Counter(named).items() if times > 1]:
+            raise TripleFormatError(f"two columns have one name: {quoted(twice)}", path=path, line=line)
         return delimiter, header
     if widest > 1 and told is not None and not isinstance(told, MissingFieldError):
         raise TripleFormatError(str(told), path=path, line=line)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import choice
+from kblam.knowledge.columns import choice, quoted
 from kblam.knowledge.files.json_lines import DECODER, read_jsonl
 from kblam.knowledge.files.lines import MAX_LINE_BYTES, Records, decode, refuse_other_encodings
+from kblam.knowledge.files.sparql_results import fields_of, is_results, record_of
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import problem
@@ -202,6 +203,8 @@ def _object_or_objects(text: _JsonText, reader: RecordReader, *, is_inner: bool 
     )
     if held := [member for member in members if member.name == "triples" and member.kind == "["]:
         yield from _at(text, held[0])
+    elif is_results(list(counts)) and (bindings := _bindings(text, members)) is not None:
+        yield from _solutions(text, members, bindings, reader)
     elif follows or is_record:
         text.peek()
         yield text.line(), text.value()
@@ -216,7 +219,7 @@ def _object_or_objects(text: _JsonText, reader: RecordReader, *, is_inner: bool 
         yield from _object_or_objects(text, reader, is_inner=True)
     elif held := [member for member in members if _holds_records(member, reader)]:
         if len(held) > 1:
-            names = ", ".join(f'"{member.name}"' for member in held)
+            names = quoted([member.name for member in held])
             text.fail(f'several lists of records: {names}; put one of them in a file of its own, or under "triples"')
         yield from _at(text, held[0])
     elif members and not any(member.is_plain for member in members):
@@ -228,6 +231,31 @@ def _object_or_objects(text: _JsonText, reader: RecordReader, *, is_inner: bool 
             '{"name": ..., "property": ..., "value": ...} for each'
         )
     text.at = end
+
+
+def _bindings(text: _JsonText, members: Sequence[_Member]) -> _Member | None:
+    """The list of solutions in what may be results of a SPARQL query."""
+    results = next(member for member in members if member.name == "results")
+    if results.kind != "{":
+        return None
+    text.back_to(results.at)
+    return next((inner for inner in text.members() if inner.name == "bindings" and inner.kind == "["), None)
+
+
+def _solutions(text: _JsonText, members: Sequence[_Member], bindings: _Member, reader: RecordReader) -> Records:
+    """Each solution of a SPARQL query as a record."""
+    text.back_to(next(member.at for member in members if member.name == "head"))
+    try:
+        fields = fields_of(text.value(), reader)
+    except TripleFormatError as error:
+        text.fail(error.reason)
+    text.back_to(bindings.at)
+    for line, solution in text.items():
+        try:
+            record = solution if isinstance(solution, TripleFormatError) else record_of(solution, fields)
+        except TripleFormatError as error:
+            record = error
+        yield line, record
 
 
 def _holds(member: _Member) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kblam.errors import BadLinesError, TripleFormatError, argument
+from kblam.knowledge.columns import READING
 
 _KINDS_SHOWN, _LINES_SHOWN = 10, 8
 _KINDS_KEPT = 1000
@@ -72,7 +73,7 @@ class Trouble:
             return self._first
         details = self.details()
         if end is None or isinstance(end, EnoughTroubleError):
-            skip = argument("skip_bad=True", "--skip-bad")
+            skip = argument("skip_bad=True", "--skip-bad", READING)
             least = "" if end is None else "at least "
             message = f"{least}{self.count:,} records cannot be read ({skip} goes on without them)"
         else:

@@ -8,7 +8,7 @@ import torch
 from kblam_kernels.common import splits
 from kblam_kernels.common.launch import recording
 from kblam_kernels.common.tiles import Tile
-from kblam_kernels.dense.op import is_split
+from kblam_kernels.dense.op import dense_attention
 from kblam_kernels.dense.tiles import DECODE
 from kblam_kernels.errors import UnsupportedInputError
 from tests.kernels import cases, ops
@@ -113,7 +113,9 @@ def test_splits_follow_the_list_and_the_batch_has_no_say(M: int) -> None:
 @pytest.mark.parametrize(("N", "split"), [(1, True), (16, True), (17, False), (1000, False)])
 def test_few_queries_are_split_and_the_batch_has_no_say(N: int, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KBLAM_TILE", raising=False)
-    assert is_split(N) == split
+    for B in (1, 3):
+        module = dense_attention.named("triton").serving(make(B=B, N=N, T=N).call()[1])
+        assert module.__name__.endswith("triton_decode" if split else "triton_forward")
 
 
 def test_a_pinned_tile_keeps_the_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:

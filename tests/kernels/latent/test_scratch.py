@@ -11,7 +11,7 @@ import torch
 from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.launch import Cut, Heads, Recording, States, recording
 from kblam_kernels.common.splits import PROMPT_ROWS
-from kblam_kernels.latent import scratch
+from kblam_kernels.latent import tiles
 from kblam_kernels.latent.tiles import latent_tile
 from kblam_kernels.tools import cases as compiled
 from tests.kernels.cases import LONG, SCATTERED_9, TOKEN_BIAS
@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 def bytes_of_a_query(problem: Problem) -> int:
     _, H, _, D = problem.query.shape
     M, P = problem.knowledge.key.shape
-    return scratch.query_bytes(H, P, D, M, problem.key.shape[2], latent_tile(P, "float32", "interpreter"))
+    return tiles.query_bytes(H, P, D, M, problem.key.shape[2], latent_tile(P, "float32", "interpreter"))
 
 
 def decode_launches(made: Recording) -> list[dict[str, Any]]:
@@ -66,10 +66,10 @@ def test_blocks_of_queries_change_no_bit_and_stay_within_the_budget(monkeypatch:
     assert len(launches) == 1
     B, _, N, _ = problem.query.shape
     for room in (1, 3, 17):
-        monkeypatch.setattr(scratch, "SCRATCH_BYTES", room * bytes_of_a_query(problem))
+        monkeypatch.setattr(tiles, "SCRATCH_BYTES", room * bytes_of_a_query(problem))
         cut, launches = mixed()
         assert (len(launches) > 1) == (room < B * N)
-        assert max(map(bytes_of, launches)) <= scratch.SCRATCH_BYTES
+        assert max(map(bytes_of, launches)) <= tiles.SCRATCH_BYTES
         for part, ours, theirs in zip(whole._fields, cut, whole, strict=True):
             assert torch.equal(ours, theirs), (room, part)
 
@@ -86,7 +86,7 @@ def test_a_long_prefill_over_a_million_triples_stays_within_the_budget(monkeypat
         triton_decode.forward(call.but(bias=None, knowledge_range=None))
     launches = decode_launches(made)
     assert sum(launch["sizes"].N for launch in launches) == 512
-    assert max(map(bytes_of, launches)) <= scratch.SCRATCH_BYTES == 128 * 2**20
+    assert max(map(bytes_of, launches)) <= tiles.SCRATCH_BYTES == 128 * 2**20
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -123,9 +123,9 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("heads", "P", "D"), [(32, 384, 128), (32, 384, 64), (32, 1024, 96), (32, 3072, 128)])
 @pytest.mark.parametrize("M", [1000, 10_000, 1_000_000, 10_000_000])
 def test_one_new_token_is_one_block(heads: int, P: int, D: int, M: int) -> None:
-    size = scratch.query_bytes(heads, P, D, M, 4096, latent_tile(P, "half"))
-    assert list(scratch.blocks(1, 1, size)) == [(slice(0, 1), slice(0, 1))]
-    assert size <= scratch.SCRATCH_BYTES
+    size = tiles.query_bytes(heads, P, D, M, 4096, latent_tile(P, "half"))
+    assert list(tiles.blocks(1, 1, size)) == [(slice(0, 1), slice(0, 1))]
+    assert size <= tiles.SCRATCH_BYTES
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_one_new_token_is_one_block(heads: int, P: int, D: int, M: int) -> None:
     ],
 )
 def test_blocks_are_of_whole_rows_where_these_fit(B: int, N: int, most: int, rows: int, queries: int) -> None:
-    cut = list(scratch.blocks(B, N, scratch.SCRATCH_BYTES // most if most else 2 * scratch.SCRATCH_BYTES))
+    cut = list(tiles.blocks(B, N, tiles.SCRATCH_BYTES // most if most else 2 * tiles.SCRATCH_BYTES))
     assert cut[0] == (slice(0, rows), slice(0, queries))
     covered = [(b, n) for rows_, new in cut for b in range(B)[rows_] for n in range(N)[new]]
     assert sorted(covered) == [(b, n) for b in range(B) for n in range(N)]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kblam_kernels import UnsupportedInputError, plan
-from kblam_kernels.latent.scratch import SCRATCH_BYTES
+from kblam_kernels.latent.tiles import SCRATCH_BYTES
 from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, remembered
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of

@@ -1,30 +1,21 @@
-"""`kblam kb`: build a knowledge base, change it, look into it. Loads neither torch nor an encoder to look."""
+"""Building a knowledge base, adding to it, removing from it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
 from enum import Enum
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
+from kblam.cli.files import count_of, file_of, open_file
 from kblam.cli.options import AsJson, KnowledgeFile
-from kblam.cli.output import err, out, print_json, progress_bar, size_of, visible, waiting
-from kblam.cli.tables import Rows
+from kblam.cli.output import out, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
-    from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, Triple, TripleFile
-
-_ROWS_AT_ONCE = 1000
-_PROPERTIES_SHOWN = 6
-
-app = typer.Typer(help="Build, change and look into a knowledge base.", no_args_is_help=True)
+    from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, TripleFile
 
 
 class Duplicates(str, Enum):
@@ -56,7 +47,6 @@ SkipBad = Annotated[
 ]
 
 
-@app.command("build")
 def build(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Triples: .json, .jsonl, .csv or .tsv.")],
     output: Annotated[
@@ -108,11 +98,10 @@ def build(
         raise InterruptedWorkError(
             f"interrupted; what was encoded is kept in {output}: run the same command again to go on"
         ) from None
-    with _open(output) as kb:
+    with open_file(output) as kb:
         _print_report(kb, report, time.monotonic() - began, as_json, triples.skipped)
 
 
-@app.command("add")
 def add(
     kb: KnowledgeFile,
     file: Annotated[
@@ -150,7 +139,7 @@ def add(
         raise CommandError("--map, --skip-bad and --duplicates are for a FILE of triples")
     began = time.monotonic()
     triples = None if file is None else _read(file, columns, skip_bad, duplicates)
-    with _open(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
+    with open_file(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
         if triples is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -161,7 +150,6 @@ def add(
         _print_report(opened, report, time.monotonic() - began, as_json, 0 if triples is None else triples.skipped)
 
 
-@app.command("remove")
 def remove(
     kb: KnowledgeFile,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The entity, exactly as it is stored.")],
@@ -175,147 +163,14 @@ def remove(
 
     Example: kblam kb remove facts.kb "Amber Falcon" --property capital
     """
-    with _open(kb, read_only=False) as opened:
+    with open_file(kb, read_only=False) as opened:
         count = opened.remove(name, property)
         if not count:
             raise CommandError(_nothing_like(opened, name, property))
         if as_json:
             print_json({"knowledge_base": str(opened.path), "removed": count, "triples": len(opened)})
         else:
-            out.print(f"removed {_count(count)}; {_count(len(opened))} left in {opened.path}", markup=False)
-
-
-@app.command("list")
-def list_triples(
-    kb: KnowledgeFile,
-    search: Annotated[
-        str | None,
-        typer.Option("--search", "-s", help="Triples that hold all these words, in any case; names come first."),
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=0, help="Triples to show at most; 0 shows all.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """Show triples, oldest first, or the best matches of a search.
-
-    On a screen, texts are cut to its width. A file or a pipe gets them whole.
-
-    Example: kblam kb list facts.kb --search falcon
-    """
-    with _open(kb) as opened:
-        total = len(opened)
-        most = limit or total
-        if search is None:
-            found = list(islice(opened.triples(), most))
-        else:
-            found = opened.search(search, limit=most, everywhere=True)
-    if as_json:
-        print_json({"knowledge_base": str(kb), "total": total, "triples": [triple.to_record() for triple in found]})
-        return
-    rows = Rows(("name", "property", "value"), [(triple.name, triple.property, triple.value) for triple in found])
-    for line in rows.lines():
-        out.print(line, soft_wrap=True)
-    first = "the first " if search is not None and limit and len(found) == limit else ""
-    what = "shown" if search is None else f"found by {search!r}"
-    told = [f"{first}{len(found):,} {what}, {_count(total)} in all"]
-    if search is None and len(found) < total:
-        told.append("--limit 0 shows all")
-    if rows.is_cut:
-        told.append("--json shows texts whole")
-    out.print("; ".join(told), style="dim", markup=False)
-
-
-@app.command("export")
-def export(
-    kb: KnowledgeFile,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The file to write (.jsonl, .json, .csv, .tsv); default: stdout."
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-) -> None:
-    """Write all triples to a file that `kblam kb build` reads back as they are; without a file, JSON Lines to stdout.
-
-    The file is written completely or not at all.
-
-    Example: kblam kb export facts.kb -o facts.jsonl
-    """
-    from kblam.knowledge import write_triples
-
-    with _open(kb) as opened:
-        if output is None:
-            for triple in opened.triples():
-                print_json(triple.to_record(), indent=None)
-            return
-        with progress_bar("writing") as progress:
-            count = write_triples(output, _counted(opened.triples(), len(opened), progress), overwrite=overwrite)
-    err.print(f"{output}: {_count(count)}", markup=False, soft_wrap=True)
-
-
-@app.command("info")
-def info(kb: KnowledgeFile, as_json: AsJson = False) -> None:
-    """Show what a knowledge base holds: how many triples, names and properties, which encoder, how large, how old.
-
-    Example: kblam kb info facts.kb
-    """
-    with _open(kb) as opened, waiting("reading"):
-        path = opened.path
-        assert path is not None
-        names, properties = opened.distinct()
-        common = opened.properties(most=_PROPERTIES_SHOWN)
-        changed = datetime.fromtimestamp(_changed(path)).astimezone()
-        facts: dict[str, Any] = {
-            "path": str(path),
-            "triples": len(opened),
-            "names": names,
-            "properties": properties,
-            "encoder": opened.encoder_spec,
-            "fingerprint": opened.fingerprint,
-            "dimension": opened.dimension,
-            "revision": opened.revision,
-            "changed": changed.isoformat(timespec="seconds"),
-            "bytes": path.stat().st_size,
-        }
-    if as_json:
-        print_json(facts)
-        return
-    triples = facts["triples"]
-    most = ("; most often " if properties > len(common) else ": ") + ", ".join(common) if common else ""
-    each = f", {size_of(facts['bytes'] / triples)} a triple" if triples >= _ROWS_AT_ONCE else ""
-    shown = {
-        "file": str(path),
-        "triples": f"{triples:,}, about {names:,} name{'' if names == 1 else 's'}",
-        "properties": f"{properties:,}{most}",
-        "encoder": f"{facts['encoder']}, vectors of {facts['dimension']:,} numbers",
-        "fingerprint": facts["fingerprint"],
-        "size": f"{size_of(facts['bytes'])}{each}",
-        "changed": f"{changed:%Y-%m-%d %H:%M} (revision {facts['revision']:,})",
-    }
-    table = Table(box=None, show_header=False)
-    for key, value in shown.items():
-        table.add_row(key, _plain(value))
-    out.print(table)
-
-
-@app.command("check")
-def check(kb: KnowledgeFile, as_json: AsJson = False) -> None:
-    """Read all of a knowledge base and say whether it is as it was written.
-
-    Exit status 0 when it is; 2, with the place, when it is damaged. Nothing is changed.
-
-    Example: kblam kb check facts.kb
-    """
-    with _open(kb) as opened, waiting("reading everything"):
-        opened.check()
-        triples, checked = len(opened), opened.has_checksums
-    if as_json:
-        print_json({"knowledge_base": str(kb), "triples": triples, "checksums": checked})
-        return
-    out.print(f"{kb}: {_count(triples)}, all as written", markup=False, soft_wrap=True)
-    if not checked:
-        hint = "an older kblam wrote it, without checksums; it gets them when it is next opened to be changed"
-        out.print(hint, style="dim")
+            out.print(f"removed {count_of(count)}; {count_of(len(opened))} left in {opened.path}", markup=False)
 
 
 def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Duplicates) -> TripleFile:
@@ -327,50 +182,6 @@ def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Dup
         return TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
 
 
-def _counted(triples: Iterator[Triple], total: int, progress: Callable[[int, int], None]) -> Iterator[Triple]:
-    for done, triple in enumerate(triples, start=1):
-        yield triple
-        if done % _ROWS_AT_ONCE == 0:
-            progress(done, total)
-
-
-def _changed(path: Path) -> float:
-    """When the file was written last; what was written since the log was last emptied is in the log."""
-    log = path.with_name(path.name + "-wal")
-    times = [file.stat().st_mtime for file in (path, log) if file.exists() and file.stat().st_size]
-    return max(times, default=0.0)
-
-
-def file_of(kb: Path) -> Path:
-    """The knowledge base file that a path means: itself, or the one in a model folder.
-
-    Raises:
-        CommandError: it is a file of triples, or another folder.
-    """
-    if kb.is_dir():
-        from kblam.folder.manifest import KNOWLEDGE, is_model_folder
-
-        if is_model_folder(kb):
-            return kb / KNOWLEDGE
-        found = sorted(one.name for one in kb.glob("*.kb"))
-        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
-        raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
-    from kblam.knowledge.files import FORMAT_OF_SUFFIX
-
-    if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file():
-        raise CommandError(
-            f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {kb} -o "
-            f"{kb.with_suffix('.kb')}"
-        )
-    return kb
-
-
-def _open(kb: Path, *, read_only: bool = True, encoder: Encoder | None = None) -> KnowledgeBase:
-    from kblam.knowledge import KnowledgeBase
-
-    return KnowledgeBase.open(file_of(kb), encoder, read_only=read_only)
-
-
 def _encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
     """The encoder asked for; else that of an existing knowledge base; else the default."""
     from kblam.knowledge import load_encoder
@@ -380,7 +191,7 @@ def _encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
         return load_encoder(spec, api_key_env=api_key_env)
     if is_blank(kb):
         return load_encoder()
-    with _open(kb) as opened:
+    with open_file(kb) as opened:
         return opened.encoder
 
 
@@ -403,7 +214,7 @@ def _print_report(kb: KnowledgeBase, report: BuildReport, seconds: float, as_jso
     changes = f"{report.added:,} added, {report.updated:,} updated, {report.unchanged:,} unchanged"
     if skipped:
         changes += f"; {skipped:,} record{'' if skipped == 1 else 's'} left out"
-    out.print(f"{kb.path}: {_count(len(kb))} ({changes}) in {seconds:.1f} s", markup=False, soft_wrap=True)
+    out.print(f"{kb.path}: {count_of(len(kb))} ({changes}) in {seconds:.1f} s", markup=False, soft_wrap=True)
 
 
 def _nothing_like(kb: KnowledgeBase, name: str, property: str | None) -> str:
@@ -412,14 +223,3 @@ def _nothing_like(kb: KnowledgeBase, name: str, property: str | None) -> str:
     near = list(dict.fromkeys(triple.name for triple in kb.search(name, limit=20)))
     hint = f"close names: {', '.join(near[:5])}" if near else f"find names with `kblam kb list {kb.path} --search WORD`"
     return f"there is no {name!r} in {kb.path}; {hint}"
-
-
-def _count(triples: int) -> str:
-    return f"{triples:,} triple{'' if triples == 1 else 's'}"
-
-
-def _plain(value: object) -> Any:
-    """A cell whose brackets are brackets, not rich markup, and whose control characters have a width."""
-    from rich.text import Text
-
-    return Text(visible(str(value)))

@@ -1,0 +1,47 @@
+"""The knowledge base file that a path means, opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kblam.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kblam.knowledge import Encoder, KnowledgeBase
+
+
+def file_of(kb: Path) -> Path:
+    """The knowledge base file that a path means: itself, or the one in a model folder.
+
+    Raises:
+        CommandError: it is a file of triples, or another folder.
+    """
+    if kb.is_dir():
+        from kblam.folder.manifest import KNOWLEDGE, is_model_folder
+
+        if is_model_folder(kb):
+            return kb / KNOWLEDGE
+        found = sorted(one.name for one in kb.glob("*.kb"))
+        hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
+        raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
+
+    if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file():
+        raise CommandError(
+            f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {kb} -o "
+            f"{kb.with_suffix('.kb')}"
+        )
+    return kb
+
+
+def open_file(kb: Path, *, read_only: bool = True, encoder: Encoder | None = None) -> KnowledgeBase:
+    """The knowledge base at a path, with its own encoder unless the user names one."""
+    from kblam.knowledge import KnowledgeBase
+
+    return KnowledgeBase.open(file_of(kb), encoder, read_only=read_only)
+
+
+def count_of(triples: int) -> str:
+    """A number of triples, for a reader."""
+    return f"{triples:,} triple{'' if triples == 1 else 's'}"
