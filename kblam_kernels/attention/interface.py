@@ -158,9 +158,14 @@ def call_of(
     window: int | None = None,
     knowledge_range: Tensor | None = None,
     int8_products: bool = False,
+    is_alone: bool = False,
 ) -> tuple[Op[Any], DenseCall | LatentCall]:
-    """The op for this layout, and its checked call; arguments as `rectangular_attention`."""
-    check_prompt(query, key, value)
+    """The op for this layout, and its checked call; arguments as `rectangular_attention`.
+
+    Args:
+        is_alone: T = 0, attention to knowledge alone, which may be another number of tokens than N.
+    """
+    check_prompt(query, key, value, is_alone=is_alone)
     check_masks(prompt_mask, knowledge_range, query, key.shape[2])
     B, Hq, _, D = query.shape
     if knowledge is None:

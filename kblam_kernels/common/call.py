@@ -130,7 +130,8 @@ class AttentionCall(Call):
 
     Args:
         query: (B, Hq, N, D), after rotary embedding.
-        key, value: (B, Hkv, T, D), T >= N, Hq a multiple of Hkv.
+        key, value: (B, Hkv, T, D), T >= N, Hq a multiple of Hkv. T = 0 is attention to knowledge alone: then a row
+            without a prompt column is no padding, and sees its knowledge.
         knowledge_query: (B, Hq, N, D), never rotated.
         bias: float32 (B, M), or (1, M) where the batch shares one, added to knowledge scores; None adds nothing.
         prompt_mask: bool (B, T), False hides a prompt column; None shows all.
@@ -158,6 +159,11 @@ class AttentionCall(Call):
         """The lengths."""
         B, Hq, N, _ = self.query.shape
         return Sizes(B, Hq, self.key.shape[1], N, self.key.shape[2], self.num_tokens)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no prompt, only knowledge."""
+        return self.key.shape[2] == 0
 
     def empty(self) -> tuple[Tensor, Tensor]:
         return empty_output(self.query)

@@ -118,7 +118,7 @@ def score_chunks(
 def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
     """Adds the prompt to a softmax; returns which rows see a column of it, bool (B, 1, N).
 
-    A padding row sees none, and then sees no knowledge either.
+    A padding row sees none, and then sees no knowledge either, unless there is no prompt at all.
     """
     N, T, dtype, device = call.query.shape[2], call.key.shape[2], softmax.total.dtype, call.query.device
     sees_prompt = torch.zeros(call.query.shape[0], N, dtype=torch.bool, device=device)

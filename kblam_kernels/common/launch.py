@@ -259,5 +259,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     if recorder is not None:
         recorder.launches.append(Launch(kernel, grid, arguments, tile))
         return
+    if 0 in grid:
+        return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](**arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)

@@ -227,12 +227,13 @@ def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
     """The largest maximum of a row's splits, 0 in place of -inf, and whether the row sees a prompt column.
 
     Whether it sees one is decided from the prompt's own maximum: the prompt's sum, rescaled to the joint maximum,
-    underflows where knowledge scores are far above the prompt's.
+    underflows where knowledge scores are far above the prompt's. Of a call without a prompt every row is one.
     """
     of_prompt = highest_of(maximum, knowledge_splits, splits, BLOCK)
     highest = tl.maximum(highest_of(maximum, 0, knowledge_splits, BLOCK), of_prompt)
+    decides = tl.where(knowledge_splits == splits, highest, of_prompt)
     # -inf minus -inf would be NaN.
-    return tl.where(highest == float("-inf"), 0.0, highest), of_prompt > float("-inf")
+    return tl.where(highest == float("-inf"), 0.0, highest), decides > float("-inf")
 
 
 @triton.jit

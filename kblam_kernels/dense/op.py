@@ -19,10 +19,10 @@ def is_split(N: int) -> bool:
 
 
 class DenseTriton(dispatch.Triton[DenseCall]):
-    """Split decode for few queries, one pass for many."""
+    """Split decode for few queries and for knowledge alone, one pass for many."""
 
     def serving(self, call: DenseCall) -> ModuleType:
-        name = "triton_decode" if is_split(call.query.shape[2]) else "triton_forward"
+        name = "triton_decode" if call.is_alone or is_split(call.query.shape[2]) else "triton_forward"
         return importlib.import_module(f"kblam_kernels.dense.{name}")
 
 
