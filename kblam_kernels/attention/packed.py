@@ -1,0 +1,259 @@
+"""Attention for engines that attend to the prompt themselves: to knowledge alone, and the merge of two parts.
+
+The tokens of all requests of a step lie one after the other. A kernel is given them as a batch of one token each, with
+the range and bias of its request: every shape then follows from the number of rows, whatever requests they are of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.attention.interface import call_of
+from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.op import Op
+from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.errors import refuse
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+
+
+def partial_knowledge_attention(
+    knowledge_query: Tensor,
+    knowledge: Knowledge,
+    query_start_loc: Tensor,
+    knowledge_range: Tensor | None = None,
+    *,
+    knowledge_bias: float | Tensor = 0.0,
+    scale: float | None = None,
+    int8_products: bool = False,
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor]:
+    """Attention of the packed tokens of several requests to knowledge alone, each request to its part of one list.
+
+    `merge_states` joins it with attention to the prompt; the result is that of `rectangular_attention`.
+
+    Args:
+        knowledge_query: (total_tokens, Hq, D), never rotated; float32, float16, bfloat16 (float64: reference backend).
+            A contiguous last dimension.
+        knowledge: `DenseKnowledge` of (Hq, M, D) or `LatentKnowledge` of (M, P), one list for all requests.
+        query_start_loc: int32 (num_requests + 1,), ascending from 0: request i has the tokens from entry i to entry
+            i + 1. Tokens after the last entry are padding. A request may have none.
+        knowledge_range: int32 or int64 (num_requests, 2), the [start, stop) of M that each request sees; an empty one
+            is a request without knowledge. No other token is read. None is (0, M) for all.
+        knowledge_bias: added to the scores: a number, or float32 (num_requests,).
+        scale: factor of the scores; None means D ** -0.5.
+        int8_products: as `rectangular_attention` takes it.
+        backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
+
+    All tensors are on one device. On CUDA nothing is read back to the host. On the CPU requests of as many tokens as
+    their neighbours are one call of the kernel.
+
+    Returns:
+        Output (total_tokens, Hq, D) in the dtype of `knowledge_query`, and the natural-log lse (Hq, total_tokens),
+        float32 (float64 for float64 input), as FlashAttention lays it out. A token that sees no knowledge, and
+        padding, whatever it holds, has output 0 and lse -inf. Dense knowledge and the query get gradients.
+
+    Raises:
+        UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
+            asked for; the message names it.
+        BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import DenseKnowledge, partial_knowledge_attention
+        >>> knowledge = DenseKnowledge(torch.randn(8, 1000, 64), torch.randn(8, 1000, 64))
+        >>> starts, spans = torch.tensor([0, 5, 6]).int(), torch.tensor([[0, 400], [400, 1000]])
+        >>> output, lse = partial_knowledge_attention(torch.randn(6, 8, 64), knowledge, starts, spans)
+        >>> output.shape, lse.shape
+        (torch.Size([6, 8, 64]), torch.Size([8, 6]))
+    """
+    check_packed(knowledge_query, query_start_loc)
+    check_requests(knowledge_query, query_start_loc, knowledge_range, knowledge_bias)
+    if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
+        refuse(f"packed requests share one list, knowledge (Hq, M, D); got {tuple(knowledge.key.shape)}")
+    starts = starts_of(query_start_loc, len(knowledge_query))
+    if knowledge_range is None:
+        knowledge_range = query_start_loc.new_zeros(len(query_start_loc) - 1, 2)  # padding sees nothing
+        knowledge_range[:, 1] = knowledge.num_tokens
+    request = request_of_each(query_start_loc, len(knowledge_query))
+    if isinstance(knowledge_bias, Tensor):
+        knowledge_bias = of_each(knowledge_bias, request)[:, None].expand(-1, knowledge.num_tokens)
+    op, call = call_of_each(
+        knowledge_query,
+        knowledge,
+        knowledge_range=of_each(knowledge_range, request),
+        knowledge_bias=knowledge_bias,
+        scale=scale,
+        int8_products=int8_products,
+    )
+    name = op.choose(call, backend)
+    if starts is not None and name != "triton":
+        return _of_requests(op, call, name, starts)
+    return packed_results(*op(call, name))
+
+
+def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to two lists of columns together, from attention to each: one softmax over both.
+
+    Of three parts, merge two and then the third. Plain PyTorch, in float32 (float64 for float64 outputs); compiled, it
+    is one kernel.
+
+    Args:
+        output_a, output_b: (total_tokens, Hq, D), of one dtype and device.
+        lse_a, lse_b: (Hq, total_tokens), natural logarithms, float32 (float64 for float64 outputs). -inf says that a
+            token saw nothing of that part; what its output holds is then not read.
+
+    Returns:
+        Output (total_tokens, Hq, D) in the dtype of the outputs, and lse (Hq, total_tokens): 0 and -inf where both
+        lse are -inf.
+
+    Raises:
+        UnsupportedInputError: a shape, dtype or device that does not fit; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import merge_states
+        >>> outputs, lse = torch.tensor([[[[1.0]]], [[[5.0]]]]), torch.tensor([[[0.0]], [[-torch.inf]]])
+        >>> merge_states(outputs[0], lse[0], outputs[1], lse[1])
+        (tensor([[[1.]]]), tensor([[0.]]))
+    """
+    T, Hq, _ = check_rank(output_a, "output_a").shape
+    dtype = accumulation_dtype(output_a)
+    expected = {"lse_a": ((Hq, T), dtype), "output_b": (output_a.shape, output_a.dtype), "lse_b": ((Hq, T), dtype)}
+    for (name, (shape, kind)), tensor in zip(expected.items(), (lse_a, output_b, lse_b), strict=True):
+        if tensor.shape != shape or tensor.dtype != kind or tensor.device != output_a.device:
+            refuse(
+                f"{name} must be {kind} {tuple(shape)} on {output_a.device} to fit output_a "
+                f"{tuple(output_a.shape)}; got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+    nothing = float("-inf")
+    level = torch.maximum(lse_a, lse_b)
+    level = level.masked_fill(level == nothing, 0.0)  # -inf less -inf would be NaN
+    total = torch.zeros_like(level)
+    summed = torch.zeros_like(output_a, dtype=dtype)
+    for output, lse in ((output_a, lse_a), (output_b, lse_b)):
+        weight = torch.exp(lse - level)
+        total = total + weight
+        seen = output.to(dtype).masked_fill((lse == nothing).T[..., None], 0.0)
+        summed = summed + seen * weight.T[..., None]
+    merged = summed / total.masked_fill(total == 0, 1.0).T[..., None]
+    return merged.to(output_a.dtype), level + total.log()
+
+
+def check_rank(rows: Tensor, name: str) -> Tensor:
+    """Packed rows are of rank 3."""
+    if rows.dim() != 3:
+        refuse(f"{name} must be (total_tokens, Hq, D); got {tuple(rows.shape)}")
+    return rows
+
+
+def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_query") -> None:
+    """Packed rows and where those of each request begin."""
+    check_rank(query, name)
+    if query_start_loc.dim() != 1 or len(query_start_loc) == 0 or query_start_loc.dtype != torch.int32:
+        refuse(
+            "query_start_loc must be int32 (num_requests + 1,); "
+            f"got {query_start_loc.dtype} {tuple(query_start_loc.shape)}"
+        )
+    check_device(query_start_loc, "query_start_loc", query)
+
+
+def check_device(tensor: Tensor, name: str, query: Tensor) -> None:
+    """All tensors are on the device of the query."""
+    if tensor.device != query.device:
+        refuse(f"{name} must be on {query.device}; got {tensor.device}")
+
+
+def check_requests(
+    query: Tensor, query_start_loc: Tensor, knowledge_range: Tensor | None, knowledge_bias: float | Tensor
+) -> None:
+    """The range and the bias of each request."""
+    R = len(query_start_loc) - 1
+    if knowledge_range is not None:
+        if tuple(knowledge_range.shape) != (R, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
+            refuse(
+                f"knowledge_range must be int32 (num_requests={R}, 2), [start, stop) for each request; "
+                f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
+            )
+        check_device(knowledge_range, "knowledge_range", query)
+    if isinstance(knowledge_bias, Tensor):
+        if tuple(knowledge_bias.shape) != (R,) or knowledge_bias.dtype != torch.float32:
+            refuse(
+                f"knowledge_bias must be a number or float32 (num_requests={R},); "
+                f"got {knowledge_bias.dtype} {tuple(knowledge_bias.shape)}"
+            )
+        check_device(knowledge_bias, "knowledge_bias", query)
+
+
+def starts_of(query_start_loc: Tensor, T: int) -> list[int] | None:
+    """Where the rows of each request begin, checked; None where only the device knows it, or a compiler traces."""
+    if query_start_loc.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    starts: list[int] = query_start_loc.tolist()
+    if starts[0] != 0 or any(b < a for a, b in itertools.pairwise(starts)) or starts[-1] > T:
+        refuse(f"query_start_loc must ascend from 0 to at most total_tokens={T}; got {starts}")
+    return starts
+
+
+def request_of_each(query_start_loc: Tensor, T: int) -> Tensor:
+    """The request of each of T rows, int64 (T,); num_requests, or -1, for padding."""
+    row = torch.arange(T, dtype=torch.int32, device=query_start_loc.device)
+    return torch.searchsorted(query_start_loc, row, right=True) - 1
+
+
+def of_each(of_requests: Tensor, request: Tensor) -> Tensor:
+    """(R, ...) -> (T, ...): what is said of a request, for each of its rows; 0 for padding."""
+    return torch.cat([of_requests, of_requests.new_zeros(1, *of_requests.shape[1:])])[request]
+
+
+def call_of_each(knowledge_query: Tensor, knowledge: Knowledge, **options: Any) -> tuple[Op[Any], Any]:
+    """The op and its checked call for packed rows: a batch of one token each."""
+    rows = knowledge_query[:, :, None]
+    nothing = rows[:, :, :0]
+    return call_of(rows, nothing, nothing, knowledge, None, **options, is_alone=True)
+
+
+def packed_results(output: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, Hq, N, D) and (B, Hq, N) -> (B * N, Hq, D) and (Hq, B * N)."""
+    return output.transpose(1, 2).flatten(0, 1), lse.transpose(0, 1).flatten(1)
+
+
+def _of_requests(op: Op[Any], call: AttentionCall, name: str, starts: list[int]) -> tuple[Tensor, Tensor]:
+    """The results of a call of packed rows. Neighbours of as many tokens go together, as a batch of so many each."""
+    parts, row = [], 0
+    for N, group in itertools.groupby(b - a for a, b in itertools.pairwise(starts)):
+        B = len(list(group))
+        rows, row = slice(row, row + B * N), row + B * N
+        if N > 0:
+            parts.append(packed_results(*op(_of_rows(call, rows, B, N), name)))
+    padding = len(call.query) - row
+    if padding > 0 or not parts:
+        output, lse = call.query[row:, :, 0], call.query.new_empty(0, dtype=accumulation_dtype(call.query))
+        parts.append((torch.zeros_like(output), lse.new_full((output.shape[1], padding), float("-inf"))))
+    if len(parts) == 1:
+        return parts[0]
+    outputs, lses = zip(*parts, strict=True)
+    return torch.cat(outputs), torch.cat(lses, 1)
+
+
+def _of_rows(call: AttentionCall, rows: slice, B: int, N: int) -> AttentionCall:
+    """The part of a call of packed rows that B requests of N tokens make."""
+
+    def of_requests(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or len(tensor) < len(call.query):
+            return tensor  # all share it
+        return tensor[rows][::N]
+
+    query = call.query[rows, :, 0].unflatten(0, (B, N)).transpose(1, 2)
+    return call.but(
+        query=query,
+        knowledge_query=query,
+        key=call.key[:B],
+        value=call.value[:B],
+        bias=of_requests(call.bias),
+        knowledge_range=of_requests(call.knowledge_range),
+    )
