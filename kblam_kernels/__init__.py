@@ -4,6 +4,7 @@ Needs torch only; triton is imported when a CUDA tensor first asks for it.
 """
 
 from kblam_kernels.attention import (
+    KnowledgePlan,
     RectangularAttention,
     explain,
     merge_states,
@@ -25,6 +26,7 @@ __all__ = [
     "DenseKnowledge",
     "Explanation",
     "KernelError",
+    "KnowledgePlan",
     "LatentKnowledge",
     "LatentProjection",
     "Plan",

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.checks import bias_rows
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MAX_SPLITS, MIN_DENSE_SPLIT, MIN_SPLIT
 from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+from kblam_kernels.latent.call import LatentCall
+from kblam_kernels.latent.scratch import queries_at_once
 
 
 def partial_knowledge_attention(
@@ -72,28 +76,32 @@ def partial_knowledge_attention(
         (torch.Size([6, 8, 64]), torch.Size([8, 6]))
     """
     check_packed(knowledge_query, query_start_loc)
-    check_requests(knowledge_query, query_start_loc, knowledge_range, knowledge_bias)
-    if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
-        refuse(f"packed requests share one list, knowledge (Hq, M, D); got {tuple(knowledge.key.shape)}")
-    starts = starts_of(query_start_loc, len(knowledge_query))
-    if knowledge_range is None:
-        knowledge_range = query_start_loc.new_zeros(len(query_start_loc) - 1, 2)  # padding sees nothing
-        knowledge_range[:, 1] = knowledge.num_tokens
-    request = request_of_each(query_start_loc, len(knowledge_query))
-    if isinstance(knowledge_bias, Tensor):
-        knowledge_bias = of_each(knowledge_bias, request)[:, None].expand(-1, knowledge.num_tokens)
+    check_shared(knowledge)
+    R, T, M = len(query_start_loc) - 1, len(knowledge_query), knowledge.num_tokens
+    starts = starts_of(query_start_loc, T)
+    ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, knowledge_query)
+    request = request_of_each(query_start_loc, T)
     op, call = call_of_each(
         knowledge_query,
         knowledge,
-        knowledge_range=of_each(knowledge_range, request),
-        knowledge_bias=knowledge_bias,
+        knowledge_range=of_each(ranges, request),
+        knowledge_bias=of_each(biases, request)[:, None].expand(-1, M),
         scale=scale,
         int8_products=int8_products,
     )
     name = op.choose(call, backend)
-    if starts is not None and name != "triton":
-        return _of_requests(op, call, name, starts)
-    return packed_results(*op(call, name))
+    parts, row = [], 0
+    for B, N in cuts_of(call, name, starts):
+        rows, row = slice(row, row + B * N), row + B * N
+        parts.append(packed_results(*op(of_rows(call, rows, B, N), name)))
+    padding = knowledge_query[row:]
+    if len(padding) > 0 or not parts:
+        lse = torch.full(padding.shape[1::-1], float("-inf"), dtype=accumulation_dtype(padding), device=padding.device)
+        parts.append((torch.zeros_like(padding), lse))
+    if len(parts) == 1:
+        return parts[0][0], parts[0][1].contiguous()
+    outputs, lses = zip(*parts, strict=True)
+    return torch.cat(outputs), torch.cat(lses, 1)
 
 
 def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,25 +176,35 @@ def check_device(tensor: Tensor, name: str, query: Tensor) -> None:
         refuse(f"{name} must be on {query.device}; got {tensor.device}")
 
 
-def check_requests(
-    query: Tensor, query_start_loc: Tensor, knowledge_range: Tensor | None, knowledge_bias: float | Tensor
-) -> None:
-    """The range and the bias of each request."""
-    R = len(query_start_loc) - 1
-    if knowledge_range is not None:
-        if tuple(knowledge_range.shape) != (R, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
-            refuse(
-                f"knowledge_range must be int32 (num_requests={R}, 2), [start, stop) for each request; "
-                f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
-            )
-        check_device(knowledge_range, "knowledge_range", query)
-    if isinstance(knowledge_bias, Tensor):
-        if tuple(knowledge_bias.shape) != (R,) or knowledge_bias.dtype != torch.float32:
-            refuse(
-                f"knowledge_bias must be a number or float32 (num_requests={R},); "
-                f"got {knowledge_bias.dtype} {tuple(knowledge_bias.shape)}"
-            )
-        check_device(knowledge_bias, "knowledge_bias", query)
+def check_shared(knowledge: Knowledge) -> None:
+    """Requests differ in their range alone."""
+    if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
+        refuse(f"packed requests share one list, knowledge (Hq, M, D); got {tuple(knowledge.key.shape)}")
+
+
+def of_requests(
+    R: int, M: int, knowledge_range: Tensor | None, knowledge_bias: float | Tensor, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Range (R, 2) and bias (R,) of each request, checked, as tensors."""
+    if knowledge_range is None:
+        knowledge_range = torch.zeros(R, 2, dtype=torch.int32, device=like.device)
+        knowledge_range[:, 1] = M
+    if tuple(knowledge_range.shape) != (R, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
+        refuse(
+            f"knowledge_range must be int32 (num_requests={R}, 2), [start, stop) for each request; "
+            f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
+        )
+    check_device(knowledge_range, "knowledge_range", like)
+    if not isinstance(knowledge_bias, Tensor):
+        number = bias_rows(knowledge_bias, 1, 1, like)
+        knowledge_bias = torch.zeros(R, device=like.device) if number is None else number[0].expand(R)
+    if tuple(knowledge_bias.shape) != (R,) or knowledge_bias.dtype != torch.float32:
+        refuse(
+            f"knowledge_bias must be a number or float32 (num_requests={R},); "
+            f"got {knowledge_bias.dtype} {tuple(knowledge_bias.shape)}"
+        )
+    check_device(knowledge_bias, "knowledge_bias", like)
+    return knowledge_range, knowledge_bias
 
 
 def starts_of(query_start_loc: Tensor, T: int) -> list[int] | None:
@@ -222,38 +240,36 @@ def packed_results(output: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     return output.transpose(1, 2).flatten(0, 1), lse.transpose(0, 1).flatten(1)
 
 
-def _of_requests(op: Op[Any], call: AttentionCall, name: str, starts: list[int]) -> tuple[Tensor, Tensor]:
-    """The results of a call of packed rows. Neighbours of as many tokens go together, as a batch of so many each."""
-    parts, row = [], 0
-    for N, group in itertools.groupby(b - a for a, b in itertools.pairwise(starts)):
-        B = len(list(group))
-        rows, row = slice(row, row + B * N), row + B * N
-        if N > 0:
-            parts.append(packed_results(*op(_of_rows(call, rows, B, N), name)))
-    padding = len(call.query) - row
-    if padding > 0 or not parts:
-        output, lse = call.query[row:, :, 0], call.query.new_empty(0, dtype=accumulation_dtype(call.query))
-        parts.append((torch.zeros_like(output), lse.new_full((output.shape[1], padding), float("-inf"))))
-    if len(parts) == 1:
-        return parts[0]
-    outputs, lses = zip(*parts, strict=True)
-    return torch.cat(outputs), torch.cat(lses, 1)
+def cuts_of(call: AttentionCall, name: str, starts: list[int] | None) -> list[tuple[int, int]]:
+    """How the rows of a call are cut into calls of a backend: (B, N), B requests of N tokens.
+
+    On the CPU neighbours of as many tokens go together, in any number. Triton gets a batch of one token each, as many
+    as its scratch memory holds, whatever requests they are of.
+    """
+    T = len(call.query)
+    if name == "triton":
+        most = _rows_at_once(call)
+        return [(min(most, T - first), 1) for first in range(0, T, most)]
+    if starts is None:
+        return [(T, 1)]
+    lengths = itertools.groupby(b - a for a, b in itertools.pairwise(starts))
+    return [(len(list(group)), N) for N, group in lengths if N > 0]
 
 
-def _of_rows(call: AttentionCall, rows: slice, B: int, N: int) -> AttentionCall:
+def _rows_at_once(call: AttentionCall) -> int:
+    """How many rows of one token share the scratch memory of a launch."""
+    _, Hq, _, _, _, M = call.sizes
+    if isinstance(call, LatentCall):
+        width, splits = call.latent_key.shape[1], min(-(-M // MIN_SPLIT), MAX_SPLITS)
+    else:
+        width, splits = call.width, min(-(-M // MIN_DENSE_SPLIT), MAX_DENSE_SPLITS)
+    return queries_at_once(4 * Hq * splits * (width + 2))
+
+
+def of_rows(call: AttentionCall, rows: slice, B: int, N: int) -> AttentionCall:
     """The part of a call of packed rows that B requests of N tokens make."""
-
-    def of_requests(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or len(tensor) < len(call.query):
-            return tensor  # all share it
-        return tensor[rows][::N]
-
     query = call.query[rows, :, 0].unflatten(0, (B, N)).transpose(1, 2)
+    bias, seen = (None if t is None else t[rows][::N] for t in (call.bias, call.knowledge_range))
     return call.but(
-        query=query,
-        knowledge_query=query,
-        key=call.key[:B],
-        value=call.value[:B],
-        bias=of_requests(call.bias),
-        knowledge_range=of_requests(call.knowledge_range),
+        query=query, knowledge_query=query, key=call.key[:B], value=call.value[:B], bias=bias, knowledge_range=seen
     )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kblam_kernels.common import memory
 from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
 from kblam_kernels.common.tiles import Arch, Tile, arch_of
@@ -172,7 +173,7 @@ class States(NamedTuple):
 
 def states_of(cut: Cut, like: Tensor) -> States:
     """Unwritten states on the device of a tensor."""
-    return States(*(like.new_empty(cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
+    return States(*(memory.empty(like, cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
 
 
 def attention(call: AttentionCall) -> dict[str, Any]:

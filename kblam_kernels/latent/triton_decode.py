@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kblam_kernels.common import memory
 from kblam_kernels.common.launch import (
     Chunks,
     Heads,
@@ -30,7 +31,7 @@ from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.latent import scratch
-from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
+from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, placed
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
@@ -69,7 +70,7 @@ class KernelTile(NamedTuple):
 
 def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
     """Output and lse."""
-    return projected(call, mix)
+    return placed(call, mix)
 
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
@@ -116,8 +117,8 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
     parts, value_chunks = value_parts(P, tile)
     split_size = split_tokens(call.num_tokens, tile.block_m)
     cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
-    partial_latent = query.new_empty(cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
-    partial_prompt = query.new_empty(cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
+    partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
+    partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
     launch(
         latent_decode_kernel,
