@@ -34,14 +34,14 @@ class KnowledgePlan:
 
     `plan` is told what the requests of a step see, outside of any CUDA graph; `run` attends in each layer and may be
     captured in one: with Triton it only launches, at addresses and with grids that depend on the number of rows alone
-    (those of padding included), and reads what was planned from the device. So one graph serves every batch of so many
+    (padding included), and reads what was planned from the device. So one graph serves every batch of so many
     rows, and a list that grows within its room.
 
     Args:
         knowledge: of one layer. Those given to `run` have its shapes and dtypes (latents: one copy for all layers, each
             with its own projection); norms and scales are contiguous.
         max_tokens: the most rows of a step, padding included.
-        scale, int8_products, backend: as `partial_knowledge_attention` takes them.
+        max_span, scale, int8_products, backend: as `partial_knowledge_attention` takes them.
 
     The constructor attends once, to nothing: this compiles the kernels and counts the memory, which is then taken.
     All tensors are on the device of `knowledge`. A plan serves one stream at a time, since its results and scratch lie
@@ -71,6 +71,7 @@ class KnowledgePlan:
         knowledge: Knowledge,
         max_tokens: int,
         *,
+        max_span: int | None = None,
         scale: float | None = None,
         int8_products: bool = False,
         backend: str = AUTO,
@@ -80,7 +81,7 @@ class KnowledgePlan:
             refuse(f"max_tokens must be at least 1; got {max_tokens}")
         self.max_tokens = max_tokens
         self._form = _form_of(knowledge)
-        self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
+        self._options: dict[str, Any] = {"max_span": max_span, "scale": scale, "int8_products": int8_products}
         of_model = knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight
         # What each row sees: nothing, until something is planned.
         self._range = torch.zeros(max_tokens, 2, dtype=torch.int32, device=of_model.device)
@@ -115,7 +116,8 @@ class KnowledgePlan:
         """
         check_packed(self._bias[:, None, None], query_start_loc)
         R, M = len(query_start_loc) - 1, self._form[1][-2]
-        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias)
+        max_span = self._options["max_span"]
+        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, max_span)
         starts = starts_of(query_start_loc, self.max_tokens)
         request = request_of_each(query_start_loc, self.max_tokens)
         self._range.copy_(of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32

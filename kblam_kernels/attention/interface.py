@@ -158,11 +158,13 @@ def call_of(
     window: int | None = None,
     knowledge_range: Tensor | None = None,
     int8_products: bool = False,
+    max_span: int | None = None,
     is_alone: bool = False,
 ) -> tuple[Op[Any], DenseCall | LatentCall]:
     """The op for this layout, and its checked call; arguments as `rectangular_attention`.
 
     Args:
+        max_span: as `AttentionCall`.
         is_alone: T = 0, attention to knowledge alone, which may be another number of tokens than N.
     """
     check_prompt(query, key, value, is_alone=is_alone)
@@ -180,6 +182,7 @@ def call_of(
         "knowledge_range": one_row_if_shared(knowledge_range),
         "scale": D**-0.5 if scale is None else float(scale),
         "window": window,
+        "max_span": max_span,
     }
     if isinstance(knowledge, DenseKnowledge):
         dense = DenseCall(**attention, knowledge_key=knowledge.key, knowledge_value=knowledge.value)

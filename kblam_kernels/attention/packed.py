@@ -32,6 +32,7 @@ def partial_knowledge_attention(
     knowledge_range: Tensor | None = None,
     *,
     knowledge_bias: float | Tensor = 0.0,
+    max_span: int | None = None,
     scale: float | None = None,
     int8_products: bool = False,
     backend: str = AUTO,
@@ -49,6 +50,9 @@ def partial_knowledge_attention(
         knowledge_range: int32 or int64 (num_requests, 2), the [start, stop) of M that each request sees; an empty one
             is a request without knowledge. No other token is read. None is (0, M) for all.
         knowledge_bias: added to the scores: a number, or float32 (num_requests,).
+        max_span: the longest range that occurs, where the list is a pool of many bases: on CUDA a range is then cut
+            among programs as if it were the list, and has the same bits wherever it lies. A longer one is refused on
+            the CPU; on CUDA, where reading it would mean waiting, no more of it is seen.
         scale: factor of the scores; None means D ** -0.5.
         int8_products: as `rectangular_attention` takes it.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
@@ -79,13 +83,14 @@ def partial_knowledge_attention(
     check_shared(knowledge)
     R, T, M = len(query_start_loc) - 1, len(knowledge_query), knowledge.num_tokens
     starts = starts_of(query_start_loc, T)
-    ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, knowledge_query)
+    ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, knowledge_query, max_span)
     request = request_of_each(query_start_loc, T)
     op, call = call_of_each(
         knowledge_query,
         knowledge,
         knowledge_range=of_each(ranges, request),
         knowledge_bias=of_each(biases, request)[:, None].expand(-1, M),
+        max_span=max_span,
         scale=scale,
         int8_products=int8_products,
     )
@@ -183,7 +188,12 @@ def check_shared(knowledge: Knowledge) -> None:
 
 
 def of_requests(
-    R: int, M: int, knowledge_range: Tensor | None, knowledge_bias: float | Tensor, like: Tensor
+    R: int,
+    M: int,
+    knowledge_range: Tensor | None,
+    knowledge_bias: float | Tensor,
+    like: Tensor,
+    max_span: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Range (R, 2) and bias (R,) of each request, checked, as tensors."""
     if knowledge_range is None:
@@ -195,6 +205,8 @@ def of_requests(
             f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
         )
     check_device(knowledge_range, "knowledge_range", like)
+    if max_span is not None:
+        knowledge_range = _within(max_span, knowledge_range.clamp(0, M))
     if not isinstance(knowledge_bias, Tensor):
         number = bias_rows(knowledge_bias, 1, 1, like)
         knowledge_bias = torch.zeros(R, device=like.device) if number is None else number[0].expand(R)
@@ -207,9 +219,24 @@ def of_requests(
     return knowledge_range, knowledge_bias
 
 
+def _within(max_span: int, ranges: Tensor) -> Tensor:
+    """Ranges (R, 2) of at most so many tokens."""
+    if max_span < 1:
+        refuse(f"max_span must be at least 1; got {max_span}")
+    start, stop = ranges.unbind(1)
+    if _is_readable(ranges) and bool((stop - start > max_span).any()):
+        refuse(f"a range is longer than max_span={max_span}: {ranges.tolist()}")
+    return torch.stack([start, torch.minimum(stop, start + max_span)], 1)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether its numbers can be read without waiting for a device, and no compiler traces."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def starts_of(query_start_loc: Tensor, T: int) -> list[int] | None:
     """Where the rows of each request begin, checked; None where only the device knows it, or a compiler traces."""
-    if query_start_loc.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _is_readable(query_start_loc):
         return None
     starts: list[int] = query_start_loc.tolist()
     if starts[0] != 0 or any(b < a for a, b in itertools.pairwise(starts)) or starts[-1] > T:
@@ -258,12 +285,12 @@ def cuts_of(call: AttentionCall, name: str, starts: list[int] | None) -> list[tu
 
 def _rows_at_once(call: AttentionCall) -> int:
     """How many rows of one token share the scratch memory of a launch."""
-    _, Hq, _, _, _, M = call.sizes
     if isinstance(call, LatentCall):
-        width, splits = call.latent_key.shape[1], min(-(-M // MIN_SPLIT), MAX_SPLITS)
+        width, least, most = call.latent_key.shape[1], MIN_SPLIT, MAX_SPLITS
     else:
-        width, splits = call.width, min(-(-M // MIN_DENSE_SPLIT), MAX_DENSE_SPLITS)
-    return queries_at_once(4 * Hq * splits * (width + 2))
+        width, least, most = call.width, MIN_DENSE_SPLIT, MAX_DENSE_SPLITS
+    splits = min(-(-call.span // least), most)
+    return queries_at_once(4 * call.sizes.Hq * splits * (width + 2))
 
 
 def of_rows(call: AttentionCall, rows: slice, B: int, N: int) -> AttentionCall:

@@ -176,7 +176,7 @@ def _forward(call: PagedCall, name: str) -> tuple[Tensor, Tensor]:
         query = call.query[first:end].transpose(0, 1)[None]
         key, value = (_gathered(cache, call.block_table[i], length, i) for cache in (call.key_cache, call.value_cache))
         nothing = query.new_empty(query.shape[1], 0, query.shape[3])
-        dense = DenseCall(query, key, value, query, None, None, None, call.scale, call.window, nothing, nothing)
+        dense = DenseCall(query, key, value, query, None, None, None, call.scale, call.window, None, nothing, nothing)
         of_request, of_request_lse = dense_attention(dense, name)
         output[first:end] = of_request[0].transpose(0, 1)
         lse[:, first:end] = of_request_lse[0]

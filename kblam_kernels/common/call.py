@@ -139,6 +139,8 @@ class AttentionCall(Call):
             sees, either of which may be past M; None is (0, M).
         scale: factor of all scores.
         window: sliding-window size of the prompt in tokens; None is unlimited.
+        max_span: no row's range is longer; None is M. A kernel then cuts a range the same wherever it lies in the list,
+            however long that is.
     """
 
     LEADING = "query"
@@ -153,6 +155,7 @@ class AttentionCall(Call):
     knowledge_range: Tensor | None
     scale: float
     window: int | None
+    max_span: int | None
 
     @property
     def sizes(self) -> Sizes:
@@ -164,6 +167,17 @@ class AttentionCall(Call):
     def is_alone(self) -> bool:
         """Whether there is no prompt, only knowledge."""
         return self.key.shape[2] == 0
+
+    @property
+    def is_spanned(self) -> bool:
+        """Whether a range is cut from its own start."""
+        return self.max_span is not None and self.knowledge_range is not None
+
+    @property
+    def span(self) -> int:
+        """The most tokens that a row sees."""
+        M = self.num_tokens
+        return min(self.max_span, M) if self.is_spanned and self.max_span is not None else M
 
     def empty(self) -> tuple[Tensor, Tensor]:
         return empty_output(self.query)

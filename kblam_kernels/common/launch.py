@@ -83,6 +83,7 @@ class Cut(NamedTuple):
         knowledge_splits, splits: number of splits of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
         prompt_row_tiles: row tiles of the queries of one key head.
+        is_spanned: 1 if splits are counted from the start of a row's range, 0 if from that of the list.
     """
 
     rows: int
@@ -94,6 +95,7 @@ class Cut(NamedTuple):
     splits: int
     split_size: int
     prompt_row_tiles: int
+    is_spanned: int
 
 
 def cut_of(
@@ -115,11 +117,11 @@ def cut_of(
         prompt_rows: query rows of a program of the prompt.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
-    B, Hq, Hkv, N, T, M = call.sizes
+    B, Hq, Hkv, N, T, _ = call.sizes
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
-    knowledge_splits, prompt_splits = -(-M // split_size), -(-T // PROMPT_SPLIT)
+    knowledge_splits, prompt_splits = -(-call.span // split_size), -(-T // PROMPT_SPLIT)
     cut = Cut(
         rows=rows,
         row_count=B * Hq * N,
@@ -130,6 +132,7 @@ def cut_of(
         splits=knowledge_splits + prompt_splits,
         split_size=split_size,
         prompt_row_tiles=prompt_row_tiles,
+        is_spanned=int(call.is_spanned),
     )
     return cut, cut.knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles
 

@@ -145,9 +145,11 @@ def range_of_split(split, knowledge_range, strides, sizes, cut, group, BLOCK_M: 
     if knowledge_range is not None:
         range_base = knowledge_range.data + group * strides.range
         range_start, range_end = load_range(range_base, knowledge_range.column, sizes.M)
-        stop = tl.minimum(stop, range_end)
+        start += cut.is_spanned * range_start
+        stop = tl.minimum(start + cut.split_size, range_end)
         first_seen = tl.maximum(start, range_start)
-        # Tiles are counted from the split's start for every range: a range hides columns but moves no sum.
+        # Tiles are counted from the split's start for every range: a range of the whole list hides columns but moves no
+        # sum.
         start += tl.minimum(first_seen - start, cut.split_size) // BLOCK_M * BLOCK_M
     return start, first_seen, stop
 

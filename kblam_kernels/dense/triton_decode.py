@@ -183,7 +183,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         tile,
         rows=N,
         programs=Hq,
-        split_size=split_tokens(call.num_tokens, tile.block_m, MAX_DENSE_SPLITS, MIN_DENSE_SPLIT),
+        split_size=split_tokens(call.span, tile.block_m, MAX_DENSE_SPLITS, MIN_DENSE_SPLIT),
         prompt_rows=tile.block_rows,
         is_shared=key.dim() == 3 or key.shape[0] == 1 or key.stride(0) == 0,
     )

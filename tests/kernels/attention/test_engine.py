@@ -24,15 +24,6 @@ OTHER_NEW, OTHER_SPANS = [1, 12, 1, 4], [(3, 9), (0, 40), (11, 11), (20, 33)]
 MOST = 40
 
 
-@pytest.fixture(params=["reference", "cpu", "triton"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each, where it can run; Triton in its interpreter."""
-    fixture = {"cpu": "library", "triton": "interpreted"}.get(request.param)
-    if fixture is not None:
-        request.getfixturevalue(fixture)
-    return str(request.param)
-
-
 def steps(**options: Any) -> tuple[Batch, Batch]:
     """Two steps over one list, of as many rows, but of other requests; the last rows are padding."""
     options = {"dtype": FLOAT32, **options}
@@ -153,6 +144,20 @@ def test_pieces_of_many_rows_change_no_bit(options: dict[str, Any], monkeypatch:
     told(attend, step)
     for ours, theirs in zip(attend.run(step.knowledge_query, step.knowledge), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_longest_span_alone_sets_grid_and_memory(interpreted: None) -> None:
+    small, large = (batch([1], [(0, 40)], M=M, is_latent=True, dtype=FLOAT32).knowledge for M in (400, 4000))
+    made, query = [], torch.zeros(MOST, HQ, D)
+    for knowledge in (small, large):
+        with recording("sm_90"):
+            attend = KnowledgePlan(knowledge, MOST, max_span=300, backend="triton")
+        with watched() as listed:
+            attend.run(query, knowledge)
+        made.append((attend.workspace_bytes, [launch.grid for launch in listed]))
+    assert made[0] == made[1]
+    with pytest.raises(UnsupportedInputError, match="longer than max_span=300"):
+        attend.plan(torch.tensor([0, 1]).int(), torch.tensor([[0, 301]]))
 
 
 def test_before_anything_is_planned_nothing_is_seen(backend: str) -> None:

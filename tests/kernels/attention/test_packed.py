@@ -21,6 +21,7 @@ from kblam_kernels import (
     partial_knowledge_attention,
     rectangular_attention,
 )
+from kblam_kernels.common.splits import MIN_DENSE_SPLIT
 from tests import tolerances
 from tests.kernels.attention.engines import HKV, HQ, NEW, SPANS, Batch, D, batch
 from tests.kernels.ops import BFLOAT16, DTYPES, FLOAT32, STORAGE, stored
@@ -35,15 +36,6 @@ LAYOUTS = [
 # What each is tried in. The interpreter is slow, and a dtype changes only conversions, which test_ops.py tries.
 TRIED = {"reference": DTYPES, "cpu": DTYPES, "triton": (FLOAT32,)}
 SERVED = [pytest.param(name, dtype, id=f"{name}-{dtype}") for name, dtypes in TRIED.items() for dtype in dtypes]
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each, where it can run; Triton in its interpreter."""
-    fixture = {"cpu": "library", "triton": "interpreted"}.get(request.param)
-    if fixture is not None:
-        request.getfixturevalue(fixture)
-    return str(request.param)
 
 
 @st.composite
@@ -155,6 +147,32 @@ def test_nothing_said_of_requests_is_the_whole_list_for_all_but_padding() -> Non
     assert torch.isfinite(plain[1][:, :-1]).all()
 
 
+@pytest.mark.parametrize(("is_latent", "storage"), LAYOUTS[:2])
+def test_the_longest_span_changes_no_result(backend: str, is_latent: bool, storage: torch.dtype | None) -> None:
+    """Two splits of the longest span, of which some requests see one, in a list of many."""
+    M = 5 * MIN_DENSE_SPLIT
+    spans = [(300, 850), (M - 9, M + 9), (7, 7), (0, 300)]
+    made = batch([2, 1, 1, 1], spans, M=M, is_latent=is_latent, dtype=FLOAT32, padding=1)
+    output, lse = made.run(backend, max_span=550)
+    exact, exact_lse = made.exact()
+    tolerances.check_output(output, exact, made.run()[0])
+    tolerances.check_lse(lse, exact_lse)
+
+
+@pytest.mark.usefixtures("interpreted", "rows_apart")
+@pytest.mark.parametrize("is_latent", [False, True])
+def test_a_base_has_the_same_bits_wherever_it_lies_in_the_pool(is_latent: bool) -> None:
+    made = batch([1, 1], [(3, 303), (3, 303)], M=700, is_latent=is_latent, dtype=FLOAT32)
+    k, shift = made.knowledge, 313
+    tensors = ("key", "value", "norm") if is_latent else ("key", "value")
+    moved = {name: getattr(k, name).roll(shift, -1 if name == "norm" else -2) for name in tensors}
+    elsewhere = dataclasses.replace(
+        made, knowledge=dataclasses.replace(k, **moved), spans=[(3 + shift, 303 + shift)] * 2
+    )
+    for ours, theirs in zip(elsewhere.run("triton", max_span=400), made.run("triton", max_span=400), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_one_number_is_the_bias_of_all() -> None:
     made = batch([2, 1], [(0, 40), (3, 9)])
     number = partial_knowledge_attention(
@@ -223,6 +241,8 @@ META = torch.device("meta")
         ({"knowledge_bias": torch.zeros(2, device=META)}, "knowledge_bias must be on cpu; got meta"),
         ({"knowledge_bias": torch.zeros(2, requires_grad=True)}, "detach"),
         ({"knowledge_bias": INF}, "finite or -inf; got inf"),
+        ({"max_span": 0}, "max_span must be at least 1; got 0"),
+        ({"max_span": 39}, r"a range is longer than max_span=39: \[\[0, 40\], \[3, 9\]\]"),
         ({"backend": "cuda"}, "backend='cuda' is not one of"),
     ],
 )
