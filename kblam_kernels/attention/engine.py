@@ -11,7 +11,7 @@ from kblam_kernels.attention.packed import (
     call_of_each,
     check_device,
     check_packed,
-    check_rank,
+    check_rows,
     check_shared,
     cuts_of,
     of_each,
@@ -81,18 +81,22 @@ class KnowledgePlan:
             refuse(f"max_tokens must be at least 1; got {max_tokens}")
         self.max_tokens = max_tokens
         self._form = _form_of(knowledge)
-        self._options: dict[str, Any] = {"max_span": max_span, "scale": scale, "int8_products": int8_products}
+        self._max_span = max_span
+        self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
         of_model = knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight
-        # What each row sees: nothing, until something is planned.
-        self._range = torch.zeros(max_tokens, 2, dtype=torch.int32, device=of_model.device)
-        self._bias = torch.zeros(max_tokens, dtype=torch.float32, device=of_model.device)
-        self._starts: list[int] | None = [0] if of_model.device.type == "cpu" else None
-        query = of_model.new_zeros(max_tokens, knowledge.num_heads, knowledge.head_dim)
-        op, call = self._call(query, knowledge)
-        self.backend = op.choose(call, backend)
-        self._workspace = memory.Workspace()
-        self.run(query, knowledge)
-        self._workspace.take(of_model.device)
+        with torch.inference_mode(False):  # what is made there could be written nowhere else
+            # What each row sees: nothing, until something is planned.
+            self._range = torch.zeros(max_tokens, 2, dtype=torch.int32, device=of_model.device)
+            self._bias = torch.zeros(max_tokens, dtype=torch.float32, device=of_model.device)
+            self._starts: list[int] | None = [0] if of_model.device.type == "cpu" else None
+            query = torch.zeros(
+                max_tokens, knowledge.num_heads, knowledge.head_dim, dtype=of_model.dtype, device=of_model.device
+            )
+            op, call = self._call(query, knowledge)
+            self.backend = op.choose(call, backend)
+            self._workspace = memory.Workspace()
+            self.run(query, knowledge)
+            self._workspace.take(of_model.device)
 
     @property
     def workspace_bytes(self) -> int:
@@ -116,8 +120,7 @@ class KnowledgePlan:
         """
         check_packed(self._bias[:, None, None], query_start_loc)
         R, M = len(query_start_loc) - 1, self._form[1][-2]
-        max_span = self._options["max_span"]
-        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, max_span)
+        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, self._max_span)
         starts = starts_of(query_start_loc, self.max_tokens)
         request = request_of_each(query_start_loc, self.max_tokens)
         self._range.copy_(of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32
@@ -139,7 +142,7 @@ class KnowledgePlan:
         Raises:
             UnsupportedInputError: a shape, dtype or device that does not fit; the message names it.
         """
-        T = len(check_rank(knowledge_query, "knowledge_query"))
+        T = len(check_rows(knowledge_query, "knowledge_query"))
         planned = 0 if self._starts is None else self._starts[-1]
         if not planned <= T <= self.max_tokens:
             refuse(f"{planned} rows were planned, of at most max_tokens={self.max_tokens}; knowledge_query has {T}")
@@ -171,7 +174,9 @@ class KnowledgePlan:
     def _call(self, query: Tensor, knowledge: Knowledge) -> tuple[Any, Any]:
         T = len(query)
         bias = self._bias[:T, None].expand(T, knowledge.num_tokens)
-        return call_of_each(query, knowledge, knowledge_range=self._range[:T], knowledge_bias=bias, **self._options)
+        return call_of_each(
+            query, knowledge, self._max_span, knowledge_range=self._range[:T], knowledge_bias=bias, **self._options
+        )
 
 
 def _form_of(knowledge: Knowledge) -> tuple[Any, ...]:

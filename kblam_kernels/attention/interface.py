@@ -151,6 +151,9 @@ def call_of(
     value: Tensor,
     knowledge: Knowledge | None,
     knowledge_query: Tensor | None,
+    is_alone: bool = False,
+    max_span: int | None = None,
+    /,
     *,
     scale: float | None = None,
     knowledge_bias: float | Tensor = 0.0,
@@ -158,14 +161,12 @@ def call_of(
     window: int | None = None,
     knowledge_range: Tensor | None = None,
     int8_products: bool = False,
-    max_span: int | None = None,
-    is_alone: bool = False,
 ) -> tuple[Op[Any], DenseCall | LatentCall]:
     """The op for this layout, and its checked call; arguments as `rectangular_attention`.
 
     Args:
+        is_alone: T = 0, attention to knowledge alone. By position, so that the public call does not pass it on.
         max_span: as `AttentionCall`.
-        is_alone: T = 0, attention to knowledge alone, which may be another number of tokens than N.
     """
     check_prompt(query, key, value, is_alone=is_alone)
     check_masks(prompt_mask, knowledge_range, query, key.shape[2])

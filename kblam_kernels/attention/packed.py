@@ -88,9 +88,9 @@ def partial_knowledge_attention(
     op, call = call_of_each(
         knowledge_query,
         knowledge,
+        max_span,
         knowledge_range=of_each(ranges, request),
         knowledge_bias=of_each(biases, request)[:, None].expand(-1, M),
-        max_span=max_span,
         scale=scale,
         int8_products=int8_products,
     )
@@ -112,8 +112,8 @@ def partial_knowledge_attention(
 def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to two lists of columns together, from attention to each: one softmax over both.
 
-    Of three parts, merge two and then the third. Plain PyTorch, in float32 (float64 for float64 outputs); compiled, it
-    is one kernel.
+    Of three parts, merge two and then the third. Plain PyTorch, in float32 (float64 for float64 outputs): it is
+    differentiable, and compiled it is one kernel.
 
     Args:
         output_a, output_b: (total_tokens, Hq, D), of one dtype and device.
@@ -134,7 +134,7 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
         >>> merge_states(outputs[0], lse[0], outputs[1], lse[1])
         (tensor([[[1.]]]), tensor([[0.]]))
     """
-    T, Hq, _ = check_rank(output_a, "output_a").shape
+    T, Hq, _ = check_rows(output_a, "output_a").shape
     dtype = accumulation_dtype(output_a)
     expected = {"lse_a": ((Hq, T), dtype), "output_b": (output_a.shape, output_a.dtype), "lse_b": ((Hq, T), dtype)}
     for (name, (shape, kind)), tensor in zip(expected.items(), (lse_a, output_b, lse_b), strict=True):
@@ -153,20 +153,25 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
         total = total + weight
         seen = output.to(dtype).masked_fill((lse == nothing).T[..., None], 0.0)
         summed = summed + seen * weight.T[..., None]
-    merged = summed / total.masked_fill(total == 0, 1.0).T[..., None]
-    return merged.to(output_a.dtype), level + total.log()
+    sees_nothing = total == 0
+    total = total.masked_fill(sees_nothing, 1.0)
+    lse = (level + total.log()).masked_fill(sees_nothing, nothing)
+    return (summed / total.T[..., None]).to(output_a.dtype), lse
 
 
-def check_rank(rows: Tensor, name: str) -> Tensor:
-    """Packed rows are of rank 3."""
-    if rows.dim() != 3:
-        refuse(f"{name} must be (total_tokens, Hq, D); got {tuple(rows.shape)}")
+def check_rows(rows: Tensor, name: str) -> Tensor:
+    """Packed rows: their rank, and numbers that attention can be made of."""
+    if rows.dim() != 3 or rows.shape[2] == 0 or not rows.dtype.is_floating_point:
+        refuse(
+            f"{name} must be a floating-point tensor (total_tokens, Hq, D), D at least 1; "
+            f"got {rows.dtype} {tuple(rows.shape)}"
+        )
     return rows
 
 
 def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_query") -> None:
     """Packed rows and where those of each request begin."""
-    check_rank(query, name)
+    check_rows(query, name)
     if query_start_loc.dim() != 1 or len(query_start_loc) == 0 or query_start_loc.dtype != torch.int32:
         refuse(
             "query_start_loc must be int32 (num_requests + 1,); "
@@ -255,11 +260,13 @@ def of_each(of_requests: Tensor, request: Tensor) -> Tensor:
     return torch.cat([of_requests, of_requests.new_zeros(1, *of_requests.shape[1:])])[request]
 
 
-def call_of_each(knowledge_query: Tensor, knowledge: Knowledge, **options: Any) -> tuple[Op[Any], Any]:
+def call_of_each(
+    knowledge_query: Tensor, knowledge: Knowledge, max_span: int | None, **options: Any
+) -> tuple[Op[Any], Any]:
     """The op and its checked call for packed rows: a batch of one token each."""
     rows = knowledge_query[:, :, None]
     nothing = rows[:, :, :0]
-    return call_of(rows, nothing, nothing, knowledge, None, **options, is_alone=True)
+    return call_of(rows, nothing, nothing, knowledge, None, True, max_span, **options)
 
 
 def packed_results(output: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:

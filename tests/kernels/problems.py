@@ -108,7 +108,7 @@ class Problem:
         """(output, lse)."""
         tensors, options = self.arguments(dense=dense)
         if self.is_alone:
-            op, call = call_of(*tensors, **options, is_alone=True)
+            op, call = call_of(*tensors, True, **options)
             output, lse = op(call, op.choose(call, backend))
             return output, lse
         return rectangular_attention(*tensors, **options, return_lse=True, backend=backend)
@@ -120,7 +120,7 @@ class Problem:
     def call(self) -> tuple[Op[Any], Any]:
         """The op, and the call as the op takes it."""
         tensors, options = self.arguments()
-        return call_of(*tensors, **options, is_alone=self.is_alone)
+        return call_of(*tensors, self.is_alone, **options)
 
     def leaves(self) -> Problem:
         """Fresh leaves that require gradients; of dense knowledge."""

@@ -160,6 +160,19 @@ def test_the_longest_span_alone_sets_grid_and_memory(interpreted: None) -> None:
         attend.plan(torch.tensor([0, 1]).int(), torch.tensor([[0, 301]]))
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_inference_mode_may_come_and_go(inside: bool, backend: str) -> None:
+    step, _ = steps(is_latent=True)
+    with torch.inference_mode(inside):
+        attend = KnowledgePlan(step.knowledge, MOST, backend=backend)
+    with torch.inference_mode(not inside):
+        told(attend, step)
+    with torch.inference_mode(inside):
+        found = attend.run(step.knowledge_query, step.knowledge)
+    for ours, theirs in zip(found, step.run(backend), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_before_anything_is_planned_nothing_is_seen(backend: str) -> None:
     step, _ = steps()
     attend = KnowledgePlan(step.knowledge, MOST, backend=backend)

@@ -222,8 +222,10 @@ META = torch.device("meta")
     [
         (
             {"knowledge_query": torch.randn(1, 3, HQ, D)},
-            r"must be \(total_tokens, Hq, D\).*1, 3, 4, 16",
+            r"tensor \(total_tokens, Hq, D\).*1, 3, 4, 16",
         ),
+        ({"knowledge_query": torch.randn(3, HQ, 0)}, r"D at least 1; got .*\(3, 4, 0\)"),
+        ({"knowledge_query": torch.ones(3, HQ, D).int()}, r"must be a floating-point tensor.*int32"),
         ({"knowledge_query": torch.randn(3, HQ, D).half()}, r"knowledge is torch\.float32.*query is torch\.float16"),
         ({"knowledge_query": torch.randn(3, HQ + 2, D)}, r"\(4, 40, 16\) does not fit query \(3, 6, 1, 16\)"),
         ({"knowledge": DenseKnowledge(*[torch.randn(3, HQ, 7, D)] * 2)}, r"share one list.*\(3, 4, 7, 16\)"),
@@ -280,6 +282,20 @@ def test_any_two_parts_merge_to_one_softmax(data: st.DataObject) -> None:
     torch.testing.assert_close(lse, whole_lse, rtol=1e-12, atol=1e-12)
 
 
+def test_merged_parts_have_the_gradient_of_one_softmax() -> None:
+    draw = torch.Generator().manual_seed(2)
+    parts = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((3, 2, 4), (2, 3)) * 2]
+    parts[1][0, 0] = parts[1][1, 2] = parts[3][1, 2] = -INF  # one sees nothing of the first, one nothing at all
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = [tensor.masked_fill(part == -INF, -INF) for tensor, part in zip(tensors, parts, strict=True)]
+        output, lse = merge_states(*hidden)
+        return output, lse.masked_fill(lse == -INF, 0.0)
+
+    leaves = [part.masked_fill(part == -INF, 0.0).requires_grad_() for part in parts]
+    assert torch.autograd.gradcheck(run, leaves)
+
+
 def test_merging_is_in_float32_and_nothing_with_nothing_is_nothing() -> None:
     output = torch.full((2, 1, 4), float("nan"), dtype=BFLOAT16)
     nothing = torch.full((1, 2), -INF)
@@ -295,7 +311,8 @@ def test_merging_is_in_float32_and_nothing_with_nothing_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("place", "bad", "message"),
     [
-        (0, torch.zeros(2, 4), r"output_a must be \(total_tokens, Hq, D\); got \(2, 4\)"),
+        (0, torch.zeros(2, 4), r"output_a must be .*\(total_tokens, Hq, D\).*\(2, 4\)"),
+        (0, torch.zeros(2, 3, 4).int(), r"output_a must be a floating-point tensor.*int32"),
         (1, torch.zeros(2, 3), r"lse_a must be torch\.float32 \(3, 2\).*\(2, 3\)"),
         (1, torch.zeros(3, 2).double(), r"lse_a must be torch\.float32.*float64"),
         (2, torch.zeros(2, 3, 5), r"output_b must be torch\.float32 \(2, 3, 4\).*\(2, 3, 5\)"),

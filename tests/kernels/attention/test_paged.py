@@ -129,7 +129,8 @@ META = torch.device("meta")
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"query": torch.randn(15, HQ)}, r"query must be \(total_tokens, Hq, D\); got \(15, 4\)"),
+        ({"query": torch.randn(15, HQ)}, r"query must be .*\(total_tokens, Hq, D\).*\(15, 4\)"),
+        ({"query": torch.randn(15, HQ, 0)}, r"D at least 1; got .*\(15, 4, 0\)"),
         ({"query": torch.randn(15, HQ, D, device=META), "query_start_loc": torch.zeros(6, device=META).int()}, "meta"),
         ({"query": torch.randn(15, HQ, D).half()}, r"key_cache is torch\.float32"),
         ({"query": torch.randn(15, 3, D)}, "Hq=3 a multiple"),
