@@ -213,8 +213,8 @@ def of_requests(
     if max_span is not None:
         knowledge_range = _within(max_span, knowledge_range.clamp(0, M))
     if not isinstance(knowledge_bias, Tensor):
-        number = bias_rows(knowledge_bias, 1, 1, like)
-        knowledge_bias = torch.zeros(R, device=like.device) if number is None else number[0].expand(R)
+        bias_rows(knowledge_bias, 1, 1, like)  # what is no bias is refused there
+        knowledge_bias = torch.full((R,), knowledge_bias, dtype=torch.float32, device=like.device)
     if tuple(knowledge_bias.shape) != (R,) or knowledge_bias.dtype != torch.float32:
         refuse(
             f"knowledge_bias must be a number or float32 (num_requests={R},); "

@@ -14,6 +14,7 @@ from torch import Tensor
 from kblam_kernels import (
     BackendUnavailableError,
     DenseKnowledge,
+    KnowledgePlan,
     LatentKnowledge,
     UnsupportedInputError,
     merge_states,
@@ -181,6 +182,22 @@ def test_one_number_is_the_bias_of_all() -> None:
     same = dataclasses.replace(made, bias=torch.full((2,), -0.5)).run()
     for actual, expected in zip(number, same, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    """Engines set it to the model's."""
+    made = batch([2, 1], [(0, 40), (3, 9)], dtype=FLOAT32)
+    expected = partial_knowledge_attention(made.knowledge_query, made.knowledge, made.starts)
+    try:
+        torch.set_default_dtype(BFLOAT16)
+        found = partial_knowledge_attention(made.knowledge_query, made.knowledge, made.starts)
+        attend = KnowledgePlan(made.knowledge, 8)
+        attend.plan(made.starts)
+        planned = attend.run(made.knowledge_query, made.knowledge)
+    finally:
+        torch.set_default_dtype(FLOAT32)
+    for results in (found, planned):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected, strict=True))
 
 
 def test_gradients_are_those_of_a_softmax() -> None:
