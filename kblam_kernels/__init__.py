@@ -3,7 +3,15 @@
 Needs torch only; triton is imported when a CUDA tensor first asks for it.
 """
 
-from kblam_kernels.attention import RectangularAttention, explain, rectangular_attention
+from kblam_kernels.attention import (
+    KnowledgePlan,
+    RectangularAttention,
+    explain,
+    merge_states,
+    paged_prompt_attention,
+    partial_knowledge_attention,
+    rectangular_attention,
+)
 from kblam_kernels.common.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
 from kblam_kernels.evidence import evidence, knowledge_lse, top_evidence
@@ -18,6 +26,7 @@ __all__ = [
     "DenseKnowledge",
     "Explanation",
     "KernelError",
+    "KnowledgePlan",
     "LatentKnowledge",
     "LatentProjection",
     "Plan",
@@ -26,6 +35,9 @@ __all__ = [
     "evidence",
     "explain",
     "knowledge_lse",
+    "merge_states",
+    "paged_prompt_attention",
+    "partial_knowledge_attention",
     "plan",
     "prune",
     "rectangular_attention",

@@ -104,7 +104,8 @@ inline void set_prompt(Prompt& p, const Tensor& query, const Tensor& key, const 
   STD_TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "tensors must be of rank 4");
   p.B = query.size(0), p.Hq = query.size(1), p.N = query.size(2), p.D = int(query.size(3));
   p.Hkv = key.size(1), p.T = key.size(2);
-  STD_TORCH_CHECK(p.Hkv > 0 && p.Hq % p.Hkv == 0 && p.T >= p.N && p.D > 0 && p.D % 2 == 0, "unsupported sizes");
+  STD_TORCH_CHECK(p.Hkv > 0 && p.Hq % p.Hkv == 0 && (p.T >= p.N || p.T == 0) && p.D > 0 && p.D % 2 == 0,
+                  "unsupported sizes");
   p.query = strided("query", query, query, p.B, p.Hq, p.N, p.D);
   p.key = strided("key", key, query, p.B, p.Hkv, p.T, p.D);
   p.value = strided("value", value, query, p.B, p.Hkv, p.T, p.D);

@@ -63,14 +63,14 @@ class Launch {
     char* out = static_cast<char*>(p.output) + ((b * p.N + n) * p.Hq + h) * p.D * size;
     const int64_t first = states.index(index, 0), parts = states.parts;
     float top = -std::numeric_limits<float>::infinity();
-    bool sees_prompt = false;
+    bool sees = false;
     for (int64_t part = 0; part < parts; ++part) {
       top = std::max(top, states.maximum[first + part]);
-      sees_prompt = sees_prompt || (part >= knowledge.chunks && states.total[first + part] != 0.f);
+      sees = sees || ((p.alone() || part >= knowledge.chunks) && states.total[first + part] != 0.f);
     }
     float* lse = p.lse + index;
     // A padding row sees no prompt column, so it sees no knowledge either.
-    if (!sees_prompt) {
+    if (!sees) {
       std::memset(out, 0, p.D * size);
       *lse = -std::numeric_limits<float>::infinity();
       return;

@@ -51,19 +51,24 @@ class Launch {
   }
 
   // Merges the partial states of one row into its lse and share, and passes the two float sums to
-  // `write(prompt, latent)`. Returns false without a call if the row sees no prompt: it sees no knowledge either.
+  // `write(prompt, latent)`. Returns false without a call if the row sees no prompt: it sees no knowledge either,
+  // unless there is no prompt at all.
   template <class Write>
   bool finish(int64_t row, float* lse, float* share, const Write& write) const {
     float top = -INFINITE;
-    bool sees_prompt = false;
+    bool sees = false;
     for (int64_t part = 0; part < prompt.chunks; ++part) {
       const int64_t state = attended.index(row, part);
       top = std::max(top, attended.maximum[state]);
-      sees_prompt = sees_prompt || attended.total[state] != 0.f;
+      sees = sees || attended.total[state] != 0.f;
+    }
+    for (int64_t part = 0; part < knowledge.chunks; ++part) {
+      const int64_t state = mixed.index(row, part);
+      top = std::max(top, mixed.maximum[state]);
+      sees = sees || (p.alone() && mixed.total[state] != 0.f);
     }
     *share = 0.f, *lse = -INFINITE;
-    if (!sees_prompt) return false;
-    for (int64_t part = 0; part < knowledge.chunks; ++part) top = std::max(top, mixed.maximum[mixed.index(row, part)]);
+    if (!sees) return false;
     // Both are padded with zeros, as products with them need it.
     std::unique_ptr<float[]> sums(new float[attended.padded + round_up(p.P, 2 * OUTPUT_PAD)]());
     float* of_prompt = sums.get();

@@ -54,6 +54,7 @@ struct Prompt {
   float scale;
   int64_t window;  // tokens; T or more is unlimited
 
+  bool alone() const { return T == 0; }  // attention to knowledge alone
   int64_t rows() const { return B * Hq * N; }
   int64_t row(int64_t b, int64_t h, int64_t n) const { return (b * Hq + h) * N + n; }
 };

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
 from kblam_kernels.common.call import Attend, in_forward_mode
-from kblam_kernels.common.checks import bias_rows, check_masks, one_row_if_shared
+from kblam_kernels.common.checks import bias_rows, check_masks, check_new_tokens, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
@@ -241,6 +241,7 @@ class RectangularAttention:
         """The C++ op on (query, key, value, r); with a weight, r is the hidden states that it makes queries of."""
         query, key, value, r = tensors
         r = query if r is None else r
+        check_new_tokens(query.shape[2], key)
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
         return straight(query, key, value, r, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)

@@ -152,6 +152,9 @@ def call_of(
     value: Tensor,
     knowledge: Knowledge | None,
     knowledge_query: Tensor | None,
+    is_alone: bool = False,
+    max_span: int | None = None,
+    /,
     *,
     scale: float | None = None,
     knowledge_bias: float | Tensor = 0.0,
@@ -160,8 +163,13 @@ def call_of(
     knowledge_range: Tensor | None = None,
     int8_products: bool = False,
 ) -> tuple[Op[Any], DenseCall | LatentCall]:
-    """The op for this layout, and its checked call; arguments as `rectangular_attention`."""
-    check_prompt(query, key, value)
+    """The op for this layout, and its checked call; arguments as `rectangular_attention`.
+
+    Args:
+        is_alone: T = 0, attention to knowledge alone. By position, so that the public call does not pass it on.
+        max_span: as `AttentionCall`.
+    """
+    check_prompt(query, key, value, is_alone=is_alone)
     check_masks(prompt_mask, knowledge_range, query, key.shape[2])
     B, Hq, _, D = query.shape
     if knowledge is None:
@@ -176,6 +184,7 @@ def call_of(
         "knowledge_range": one_row_if_shared(knowledge_range),
         "scale": D**-0.5 if scale is None else float(scale),
         "window": window,
+        "max_span": max_span,
     }
     if isinstance(knowledge, DenseKnowledge):
         dense = DenseCall(**attention, knowledge_key=knowledge.key, knowledge_value=knowledge.value)

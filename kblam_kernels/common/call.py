@@ -133,7 +133,8 @@ class AttentionCall(Call):
 
     Args:
         query: (B, Hq, N, D), after rotary embedding.
-        key, value: (B, Hkv, T, D), T >= N, Hq a multiple of Hkv.
+        key, value: (B, Hkv, T, D), T >= N, Hq a multiple of Hkv. T = 0 is attention to knowledge alone: then a row
+            without a prompt column is no padding, and sees its knowledge.
         knowledge_query: (B, Hq, N, D), never rotated.
         bias: float32 (B, M), or (1, M) where the batch shares one, added to knowledge scores; None adds nothing.
         prompt_mask: bool (B, T), False hides a prompt column; None shows all.
@@ -141,6 +142,8 @@ class AttentionCall(Call):
             sees, either of which may be past M; None is (0, M).
         scale: factor of all scores.
         window: sliding-window size of the prompt in tokens; None is unlimited.
+        max_span: no row's range is longer; None is M. A kernel then cuts a range the same wherever it lies in the list,
+            however long that is.
     """
 
     LEADING = "query"
@@ -155,12 +158,29 @@ class AttentionCall(Call):
     knowledge_range: Tensor | None
     scale: float
     window: int | None
+    max_span: int | None
 
     @property
     def sizes(self) -> Sizes:
         """The lengths."""
         B, Hq, N, _ = self.query.shape
         return Sizes(B, Hq, self.key.shape[1], N, self.key.shape[2], self.num_tokens)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no prompt, only knowledge."""
+        return self.key.shape[2] == 0
+
+    @property
+    def is_spanned(self) -> bool:
+        """Whether a range is cut from its own start."""
+        return self.max_span is not None and self.knowledge_range is not None
+
+    @property
+    def span(self) -> int:
+        """The most tokens that a row sees."""
+        M = self.num_tokens
+        return min(self.max_span, M) if self.is_spanned and self.max_span is not None else M
 
     def empty(self) -> tuple[Tensor, Tensor]:
         return empty_output(self.query)

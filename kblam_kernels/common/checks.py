@@ -10,8 +10,8 @@ from torch import Tensor
 from kblam_kernels.errors import refuse
 
 
-def check_prompt(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Ranks and shapes of the prompt block."""
+def check_prompt(query: Tensor, key: Tensor, value: Tensor, *, is_alone: bool = False) -> None:
+    """Ranks and shapes of the prompt block; it has no column where knowledge is alone."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             refuse(f"{name} must be of rank 4 (batch, heads, tokens, head_dim); got {tuple(tensor.shape)}")
@@ -25,6 +25,12 @@ def check_prompt(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
     if key.shape[1] == 0 or Hq % key.shape[1]:
         refuse(f"query heads must be a multiple of key heads; got {Hq} and {key.shape[1]}")
+    if not is_alone:
+        check_new_tokens(N, key)
+
+
+def check_new_tokens(N: int, key: Tensor) -> None:
+    """A prompt has the N new tokens."""
     if key.shape[2] < N:
         refuse(f"key must hold the N={N} new tokens after the cached ones; it has only {key.shape[2]}")
 

@@ -135,7 +135,8 @@ def score_chunks(
 def take_prompt(softmax: OnlineSoftmax, call: AttentionCall) -> Tensor:
     """Adds the prompt to a softmax; returns which rows see a column of it, bool (B, Hq, N).
 
-    A padding row sees none, and then sees no knowledge either. Nor does one that scores -inf all that it sees.
+    A padding row sees none, and then sees no knowledge either, unless there is no prompt at all. Nor does one that
+    scores -inf all that it sees.
     """
     N, T, dtype, device = call.query.shape[2], call.key.shape[2], softmax.total.dtype, call.query.device
     q = call.query.to(dtype)

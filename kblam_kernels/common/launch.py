@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kblam_kernels.common import memory
 from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
 from kblam_kernels.common.tiles import Arch, Tile, arch_of
@@ -81,6 +82,7 @@ class Cut(NamedTuple):
         knowledge_splits, splits: number of splits of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
         prompt_row_tiles: row tiles of the queries of one key head.
+        is_spanned: 1 if splits are counted from the start of a row's range, 0 if from that of the list.
     """
 
     rows: int
@@ -92,6 +94,7 @@ class Cut(NamedTuple):
     splits: int
     split_size: int
     prompt_row_tiles: int
+    is_spanned: int
 
 
 def cut_of(
@@ -113,11 +116,11 @@ def cut_of(
         prompt_rows: query rows of a program of the prompt.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
-    B, Hq, Hkv, N, T, M = call.sizes
+    B, Hq, Hkv, N, T, _ = call.sizes
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
-    knowledge_splits, prompt_splits = -(-M // split_size), -(-T // PROMPT_SPLIT)
+    knowledge_splits, prompt_splits = -(-call.span // split_size), -(-T // PROMPT_SPLIT)
     cut = Cut(
         rows=rows,
         row_count=B * Hq * N,
@@ -128,6 +131,7 @@ def cut_of(
         splits=knowledge_splits + prompt_splits,
         split_size=split_size,
         prompt_row_tiles=prompt_row_tiles,
+        is_spanned=int(call.is_spanned),
     )
     return cut, cut.knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles
 
@@ -171,7 +175,7 @@ class States(NamedTuple):
 
 def states_of(cut: Cut, like: Tensor) -> States:
     """Unwritten states on the device of a tensor."""
-    return States(*(like.new_empty(cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
+    return States(*(memory.empty(like, cut.row_count, cut.splits, dtype=torch.float32) for _ in range(2)))
 
 
 def attention(call: AttentionCall) -> dict[str, Any]:
@@ -258,5 +262,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     if recorder is not None:
         recorder.launches.append(Launch(kernel, grid, arguments, tile))
         return
+    if 0 in grid:
+        return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](**arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kblam_kernels.common import memory
+
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """float64 for float64 input, float32 for everything else."""
@@ -17,8 +19,8 @@ def empty_output(query: Tensor) -> tuple[Tensor, Tensor]:
     In memory the output is (B, N, Hq, D), so that a model's `transpose(1, 2).reshape(B, N, -1)` costs nothing.
     """
     B, Hq, N, D = query.shape
-    output = torch.empty(B, N, Hq, D, dtype=query.dtype, device=query.device).transpose(1, 2)
-    return output, torch.empty(B, Hq, N, dtype=accumulation_dtype(query), device=query.device)
+    output = memory.empty(query, B, N, Hq, D).transpose(1, 2)
+    return output, memory.empty(query, B, Hq, N, dtype=accumulation_dtype(query))
 
 
 def in_model_layout(output: Tensor) -> Tensor:

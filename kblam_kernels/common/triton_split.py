@@ -157,9 +157,11 @@ def range_of_split(split, knowledge_range, strides, sizes, cut, group, BLOCK_M: 
     if knowledge_range is not None:
         range_base = knowledge_range.data + group * strides.range
         range_start, range_end = load_range(range_base, knowledge_range.column, sizes.M)
-        stop = tl.minimum(stop, range_end)
+        start += cut.is_spanned * range_start
+        stop = tl.minimum(start + cut.split_size, range_end)
         first_seen = tl.maximum(start, range_start)
-        # Tiles are counted from the split's start for every range: a range hides columns but moves no sum.
+        # Tiles are counted from the split's start for every range: a range of the whole list hides columns but moves no
+        # sum.
         start += tl.minimum(first_seen - start, cut.split_size) // BLOCK_M * BLOCK_M
     return start, first_seen, stop
 
@@ -239,12 +241,14 @@ def levels_of(maximum, knowledge_splits, splits, BLOCK: tl.constexpr):
     """The largest maximum of a row's splits, 0 in place of -inf, and whether the row sees a prompt column.
 
     A padding row sees none, so no knowledge either, and may hold NaN. The prompt's own maximum tells: its sum, rescaled
-    to the joint maximum, underflows where knowledge scores are far above the prompt's.
+    to the joint maximum, underflows where knowledge scores are far above the prompt's. Of a call without a prompt every
+    row is one that sees.
     """
     of_prompt = highest_of(maximum, knowledge_splits, splits, BLOCK)
     highest = tl.maximum(highest_of(maximum, 0, knowledge_splits, BLOCK), of_prompt)
+    decides = tl.where(knowledge_splits == splits, highest, of_prompt)
     # -inf minus -inf would be NaN.
-    return tl.where(highest == float("-inf"), 0.0, highest), of_prompt > float("-inf")
+    return tl.where(highest == float("-inf"), 0.0, highest), decides > float("-inf")
 
 
 @triton.jit

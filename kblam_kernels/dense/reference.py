@@ -42,6 +42,8 @@ def forward(call: DenseCall) -> Tensors:
         inside = inside_range(call.knowledge_range, cols, nu.device)
         softmax.output = softmax.output + mix_knowledge(weights, nu[..., cols, :].to(weights.dtype), inside)
 
+    if call.is_alone:
+        row = softmax.maximum != float("-inf")
     output = torch.where(row[..., None], softmax.output / softmax.total[..., None], 0.0)
     lse = torch.where(row, softmax.maximum + softmax.total.log(), float("-inf"))
     return in_model_layout(output.to(query.dtype)), lse

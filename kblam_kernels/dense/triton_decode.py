@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kblam_kernels.common import memory
 from kblam_kernels.common.launch import (
     Knowledge,
     attention,
@@ -179,12 +180,12 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         tile,
         rows=N,
         programs=Hq,
-        split_size=split_tokens(call.num_tokens, tile.block_m, MAX_DENSE_SPLITS, MIN_DENSE_SPLIT),
+        split_size=split_tokens(call.span, tile.block_m, MAX_DENSE_SPLITS, MIN_DENSE_SPLIT),
         prompt_rows=tile.block_rows,
         is_shared=key.dim() == 3 or key.shape[0] == 1 or key.stride(0) == 0,
     )
     chunk = head_chunk_of(D, query.element_size())
-    partial = query.new_empty(cut.splits, cut.row_count, D, dtype=torch.float32)
+    partial = memory.empty(query, cut.splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
     launch(
         dense_decode_kernel,

@@ -36,6 +36,8 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
         knowledge.output = knowledge.output + mix_knowledge(weights, call.latent_value[cols].to(dtype), inside)
 
     maximum = torch.maximum(prompt.maximum, knowledge.maximum)
+    if call.is_alone:
+        row = maximum != float("-inf")
     of_prompt, of_knowledge = torch.exp(prompt.maximum - maximum), torch.exp(knowledge.maximum - maximum)
     total = prompt.total * of_prompt + knowledge.total * of_knowledge
     latent = knowledge.output * of_knowledge[..., None] / total[..., None]

@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kblam_kernels.common import memory
 from kblam_kernels.common.launch import (
     Chunks,
     Heads,
@@ -27,7 +28,7 @@ from kblam_kernels.common.launch import (
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, projected
+from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, placed
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
@@ -68,12 +69,12 @@ class KernelTile(NamedTuple):
 
 def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
     """Output and lse."""
-    return projected(call, mix)
+    return placed(call, mix)
 
 
 def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
     """Two launches per block of queries. `tile` is for tests and tuning; None takes the one from the table."""
-    B, Hq, _, N, T, M = call.sizes
+    B, Hq, _, N, T, _ = call.sizes
     D, P = call.width, call.latent_key.shape[1]
     tile = tile or latent_tile(P, precision_of(call.query.dtype), target_arch(call.query))
     result = empty_mixed(call)
@@ -84,7 +85,7 @@ def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) ->
         key_scale=contiguous_or_none(call.key_scale),
         value_scale=contiguous_or_none(call.value_scale),
     )
-    for b, n in blocks(B, N, query_bytes(Hq, P, D, M, T, tile)):
+    for b, n in blocks(B, N, query_bytes(Hq, P, D, call.span, T, tile)):
         # Columns past the last query of the block are hidden from all of it.
         seen = slice(T - N + n.stop)
         block = call.but(
@@ -113,10 +114,10 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
     (_, Hq, N, D), P = query.shape, call.latent_key.shape[1]
     chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
     parts, value_chunks = value_parts(P, tile)
-    split_size = split_tokens(call.num_tokens, tile.block_m)
+    split_size = split_tokens(call.span, tile.block_m)
     cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
-    partial_latent = query.new_empty(cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
-    partial_prompt = query.new_empty(cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
+    partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
+    partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
     launch(
         latent_decode_kernel,

@@ -251,6 +251,24 @@ def _seen(B: int, T: int) -> Tensor:
     return torch.rand(B, T, generator=_GENERATOR) > 0.4
 
 
+def _alone(maker: Callable[..., Problem], *sizes: int, M: int) -> dict[str, Make]:
+    """Knowledge without a prompt, seen by so many new queries: a row may see nothing of it."""
+    options: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "ranges": {"B": 5, "knowledge_range": _ranges(M), "knowledge_bias": torch.randn(5, 1).expand(5, M)},
+        "row-bias": {"knowledge_bias": _bias(2, M)},
+        "all-hidden": {"knowledge_bias": -INF},
+        "far-above": {"knowledge_bias": cases.FAR},
+        "far-below": {"knowledge_bias": -cases.FAR},
+        "M0": {"M": 0},
+    }
+    return {
+        f"alone-N{N}-{name}": _of(maker, **{"N": N, "T": 0, "M": M, "is_alone": True, **given})
+        for N in sizes
+        for name, given in options.items()
+    }
+
+
 _LATENT = {name: _of(make_latent, **arguments) for name, arguments in cases.LATENT.items()}
 _STORED = {
     f"{name}-{stored(storage)}": _of(make_latent, **cases.LATENT[name], storage=storage)
@@ -287,6 +305,7 @@ _DENSE_ROWS = {
     "padded": _of(make, B=7, H=2, G=1, N=3, T=9, M=_M, prompt_mask=_MASK),
     "ranges": _of(make, B=5, H=2, G=1, N=1, T=9, M=_M, knowledge_range=_ranges(_M), knowledge_bias=_bias(5, _M)),
     "own-knowledge": _of(make, B=3, H=2, G=1, N=2, T=9, M=70, shared=False),
+    "alone": _of(make, B=5, H=2, G=1, N=1, T=0, M=_M, is_alone=True, knowledge_range=_ranges(_M).flip(0)),
 }
 # Six heads: the rows of a batch row sit at other places of a row tile than alone.
 _LATENT_ROWS = {
@@ -336,7 +355,7 @@ TRITON_WAYS = (
     Way(
         "dense-split",
         "triton",
-        grid((*cases.FEW, *cases.SPLITS)),
+        {**grid((*cases.FEW, *cases.SPLITS)), **_alone(make, 1, 20, M=_M)},
         check_dense,
         # The interpreter cuts weights off to bfloat16 where a GPU rounds them: errors are near twice as large here.
         also=dict.fromkeys(("B2-N4-T63-M100-D96", cases.SPLITS[4].name), HALF),
@@ -345,7 +364,7 @@ TRITON_WAYS = (
     Way(
         "latent",
         "triton",
-        {**_LATENT, **_STORED},
+        {**_LATENT, **_STORED, **_alone(make_latent, 1, 9, M=_LATENT_M)},
         functools.partial(check_latent, converts=True),
         also=dict.fromkeys(
             (
@@ -366,9 +385,15 @@ TRITON_WAYS = (
         rows=_EVIDENCE_ROWS,
     ),
 )
-_CPP_LATENT = {**_LATENT, **_LANES}
+_CPP_LATENT = {**_LATENT, **_LANES, **_alone(make_latent, 1, 9, M=700)}
 CPP_WAYS = (
-    Way("dense", "cpu", grid(case for case in cases.GRID if case.D % 2 == 0), check_dense, rows=_CPP_DENSE_ROWS),
+    Way(
+        "dense",
+        "cpu",
+        {**grid(case for case in cases.GRID if case.D % 2 == 0), **_alone(make, 1, 9, 20, 70, M=1100)},
+        check_dense,
+        rows=_CPP_DENSE_ROWS,
+    ),
     Way("latent-one_call", "cpu", _CPP_LATENT, check_latent, also=dict.fromkeys(_LANES, HALF), rows=_CPP_LATENT_ROWS),
     Way(
         "latent-parts",
@@ -387,8 +412,8 @@ STORED_CASES = frozenset((*_STORED, *_STORED_EVIDENCE))
 
 # The specifications in float64, on what PyTorch's own attention can be asked too.
 SPECIFIED: dict[str, dict[str, Make]] = {
-    "dense": grid(cases.GRID),
-    "latent": {**_LATENT, **_STORED},
+    "dense": {**grid(cases.GRID), **_alone(make, 1, 5, M=40)},
+    "latent": {**_LATENT, **_STORED, **_alone(make_latent, 1, 5, M=40)},
     "evidence": {**_EVIDENCE, **_STORED_EVIDENCE},
 }
 # What PyTorch asks of an op is asked of these.
@@ -399,12 +424,14 @@ SMALL: dict[str, dict[str, Make]] = {
         "per-row": _of(make, shared=False, knowledge_bias=_bias(2, 7)),
         "mask-window": _of(make, prompt_mask=torch.tensor([[False] * 9, [False] * 3 + [True] * 6]), window=4),
         "decode-range": _of(make, N=1, knowledge_range=_ranges(7)[:2], knowledge_bias=0.5),
+        "alone": _of(make, B=3, T=0, is_alone=True, knowledge_range=_ranges(7)[1:4], knowledge_bias=_bias(3, 7)),
     },
     "latent": {
         "plain": _of(make_latent),
         "M0": _of(make_latent, M=0),
         "window": _of(make_latent, window=2),
         "bias-range": _of(make_latent, knowledge_bias=_bias(7), knowledge_range=_ranges(7)[:2]),
+        "alone": _of(make_latent, B=3, T=0, is_alone=True, knowledge_range=_ranges(7)[1:4], knowledge_bias=_bias(3, 7)),
         "float16": _of(make_latent, storage=FLOAT16),
         "int8": _of(make_latent, storage=torch.int8),
     },

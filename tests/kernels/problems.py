@@ -42,6 +42,7 @@ class Problem:
     knowledge_range: Tensor | None = None
     scale: float | None = None
     int8_products: bool = False
+    is_alone: bool = False  # no prompt: T = 0
 
     @property
     def is_latent(self) -> bool:
@@ -106,6 +107,10 @@ class Problem:
     def run(self, backend: str = "reference", *, dense: bool = False) -> tuple[Tensor, Tensor]:
         """(output, lse)."""
         tensors, options = self.arguments(dense=dense)
+        if self.is_alone:
+            op, call = call_of(*tensors, True, **options)
+            output, lse = op(call, op.choose(call, backend))
+            return output, lse
         return rectangular_attention(*tensors, **options, return_lse=True, backend=backend)
 
     def exact(self) -> tuple[Tensor, Tensor]:
@@ -115,7 +120,7 @@ class Problem:
     def call(self) -> tuple[Op[Any], Any]:
         """The op, and the call as the op takes it."""
         tensors, options = self.arguments()
-        return call_of(*tensors, **options)
+        return call_of(*tensors, self.is_alone, **options)
 
     def leaves(self) -> Problem:
         """Fresh leaves that require gradients; of dense knowledge."""
@@ -301,7 +306,8 @@ def through_sdpa(problem: Problem) -> Exact:
     """All by one call of PyTorch's attention on twice as wide heads, in float64.
 
     [q, r] against prompt keys [k, 0] and knowledge keys [0, kappa] gives the scores of both blocks; bias, ranges and
-    masks become its float mask; values [v, 1] give the weights too. Rows that see no prompt column are 0.
+    masks become its float mask; values [v, 1] give the weights too. Rows that see no prompt column are 0; where
+    there is no prompt, those that see nothing.
     """
     problem = problem.to(torch.float64)
     knowledge = problem.knowledge.to_dense() if problem.is_latent else problem.knowledge
@@ -323,7 +329,7 @@ def through_sdpa(problem: Problem) -> Exact:
     units = torch.eye(M + T, dtype=torch.float64).expand(B, H, M + T, M + T)
     values = torch.cat([torch.cat([nu, value], 2), units], -1)
     attended = F.scaled_dot_product_attention(queries, keys, values, mask, scale=scale)
-    sees = visible.any(-1)[:, None]
+    sees = (mask[:, 0] > -INF).any(-1)[:, None] if problem.is_alone else visible.any(-1)[:, None]
     attended = torch.where(sees[..., None], attended, 0.0)
     lse = (queries @ keys.mT * scale + mask).logsumexp(-1).where(sees, -INF)
     return Exact(attended[..., :D], lse, attended[..., D:])

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels import DenseKnowledge, LatentKnowledge, evidence, rectangular_attention
+from kblam_kernels import (
+    DenseKnowledge,
+    KnowledgePlan,
+    LatentKnowledge,
+    evidence,
+    partial_knowledge_attention,
+    rectangular_attention,
+)
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
 from kblam_kernels.latent import tiles
 from tests import tolerances
@@ -49,7 +56,13 @@ def _evidence(maker: Any, storage: torch.dtype | None = None, **changes: Any) ->
 
 # The small cases, as sizes lead them.
 SMALL = (
-    dataclasses.replace(SINGLE_PASS, name="dense", cases=ops.grid((*cases.GRID, *cases.SPLITS)), setting=None),
+    dataclasses.replace(
+        SINGLE_PASS,
+        name="dense",
+        cases=ops.grid((*cases.GRID, *cases.SPLITS))
+        | {name: each for name, each in SPLIT.cases.items() if name.startswith("alone")},
+        setting=None,
+    ),
     *(
         dataclasses.replace(way, cases={name: each for name, each in way.cases.items() if name not in ops.STORED_CASES})
         for way in (LATENT, EVIDENCE)
@@ -256,6 +269,35 @@ def test_a_list_grows_under_a_cuda_graph() -> None:
         expected, expected_lse = problem.run("triton")
         torch.testing.assert_close(output, expected, rtol=2**-6, atol=2**-6)
         torch.testing.assert_close(lse, expected_lse, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_one_cuda_graph_serves_every_batch_of_a_plan(maker: Any) -> None:
+    """What requests see is planned outside of it."""
+    knowledge = maker(**MODEL, dtype=BFLOAT16).on(DEVICE).knowledge
+    query = torch.randn(40, MODEL["H"], MODEL["D"], device=DEVICE, dtype=BFLOAT16)
+    attend = KnowledgePlan(knowledge, 64, max_span=1900, backend="triton")
+    steps = [
+        [torch.tensor(part, dtype=torch.int32, device=DEVICE) for part in step]
+        for step in (
+            ([0, 1, 2, 30], [[0, 900], [1200, LONG], [5, 1800]]),
+            ([0, 35, 35, 40], [[1500, LONG], [0, 9], [7, 7]]),
+        )
+    ]
+    attend.plan(*steps[0])
+    attend.run(query, knowledge)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attend.run(query, knowledge)
+    for step in (*steps, steps[0]):
+        attend.plan(*step)
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = partial_knowledge_attention(query, knowledge, *step, max_span=1900, backend="triton")
+        for result, plain in zip(captured, expected, strict=True):
+            # The products around attention to latents may be another library call under capture.
+            torch.testing.assert_close(result, plain, rtol=2**-6, atol=2**-6)
 
 
 @pytest.mark.parametrize("name", USUAL)

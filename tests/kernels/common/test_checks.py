@@ -96,6 +96,12 @@ def test_rectangular_attention_refuses(bad: dict[str, Any], message: str) -> Non
         rectangular_attention(**{**good(), **bad})
 
 
+def test_what_only_engines_may_ask_for_is_no_option() -> None:
+    for name in ("is_alone", "max_span"):
+        with pytest.raises(TypeError, match=name):
+            rectangular_attention(**good(), **{name: 1})  # type: ignore[call-overload]
+
+
 def test_integer_tensors_are_refused() -> None:
     numbers = {name: torch.ones(1, 1, 1, 4, dtype=torch.int64) for name in ("query", "key", "value")}
     with pytest.raises(UnsupportedInputError, match=r"floating-point tensor; got torch\.int64"):

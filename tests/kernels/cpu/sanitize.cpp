@@ -66,7 +66,7 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
         const float got_lse = lse[(b * s.Hq + h) * s.N + n];
         double top = -INFINITE, total = 0;
         for (double x : scores) top = std::max(top, x);
-        if (sees_prompt) {
+        if (s.T == 0 ? top > -INFINITE : sees_prompt) {
           for (int64_t i = 0; i < s.T + s.M; ++i) {
             if (scores[i] == -INFINITE) continue;
             const double weight = std::exp(scores[i] - top);
@@ -99,6 +99,7 @@ int main() {
       {1, 2, 1, 1, 1, 0, 2, 0},     {2, 2, 1, 1, 9, 70, 24, 2},   {3, 2, 2, 2, 70, 131, 80, 0},
       {2, 4, 2, 4, 33, 600, 6, 4},  {2, 2, 1, 5, 5, 0, 64, 0},    {2, 2, 1, 17, 30, 129, 24, 2},
       {1, 1, 1, 70, 75, 65, 96, 0}, {3, 1, 1, 90, 90, 33, 18, 6}, {1, 2, 2, 6, 6, 600, 128, 0},
+      {2, 2, 1, 1, 0, 70, 24, 2},   {1, 2, 1, 20, 0, 129, 24, 0}, {2, 2, 2, 9, 0, 0, 16, 0},
   };
   int runs = 0, wrong = 0;
   for (const char* name : TABLES) {

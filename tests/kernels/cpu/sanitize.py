@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kblam_kernels import build
+from kblam_kernels.common import build
 
 DRIVERS = tuple(Path(__file__).with_name(name) for name in ("sanitize.cpp", "sanitize_latent.cpp"))
 SANITIZERS = ("address,undefined", "thread")

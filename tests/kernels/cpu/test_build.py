@@ -16,6 +16,7 @@ import torch
 from kblam_kernels import BackendUnavailableError, explain
 from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
+from tests.kernels.cpu import sanitize
 from tests.kernels.problems import make
 
 CALL = make(dtype=torch.float32)
@@ -428,3 +429,10 @@ def test_gradients_pass_through_the_cpp_forward(library: None) -> None:
     p = make(dtype=torch.float32, N=6, T=6)
     for actual, expected in zip(p.gradients(backend="cpu"), p.gradients(backend="reference"), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_sanitizers_find_what_they_build() -> None:
+    """`make sanitize` is not part of the suite: it takes minutes."""
+    units = [unit.source for unit in build.kernel_units(build.source_folder())]
+    assert sanitize.build is build
+    assert all(path.is_file() for path in (*sanitize.DRIVERS, *units))

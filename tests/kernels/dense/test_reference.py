@@ -36,6 +36,7 @@ PROBLEMS = [
         id="row-bias-window",
     ),
     pytest.param(make(N=9, knowledge_bias=-1.25, scale=0.5, prompt_mask=LEFT_PADDED), id="scalar-bias-scale"),
+    pytest.param(make(T=0, is_alone=True, knowledge_bias=TOKEN_BIAS, knowledge_range=RANGES), id="alone"),
 ]
 
 

@@ -109,7 +109,7 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         share=torch.empty(1),
         lse=torch.empty(1),
         sizes=Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2),
-        cut=Cut(*(0,) * 9)._replace(row_count=row_count, knowledge_splits=2, splits=3),
+        cut=Cut(*(0,) * 10)._replace(row_count=row_count, knowledge_splits=2, splits=3),
         result_queries=1,
         P=P,
         HEAD_DIM=D,

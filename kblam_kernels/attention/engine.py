@@ -1,0 +1,184 @@
+"""`partial_knowledge_attention` for an engine: its memory taken once, a step planned once, run in every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_kernels.attention.packed import (
+    call_of_each,
+    check_device,
+    check_packed,
+    check_rows,
+    check_shared,
+    cuts_of,
+    of_each,
+    of_requests,
+    of_rows,
+    packed_results,
+    request_of_each,
+    starts_of,
+)
+from kblam_kernels.common import memory
+from kblam_kernels.common.call import needs_gradient
+from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.errors import refuse
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+
+
+class KnowledgePlan:
+    """Attention of packed requests to one list, for a loop over steps and layers.
+
+    `plan` is told what the requests of a step see, outside of any CUDA graph; `run` attends in each layer and may be
+    captured in one: with Triton it only launches, at addresses and with grids that depend on the number of rows alone
+    (padding included), and reads what was planned from the device. So one graph serves every batch of so many
+    rows, and a list that grows within its room.
+
+    Args:
+        knowledge: of one layer. Those given to `run` have its shapes and dtypes (latents: one copy for all layers, each
+            with its own projection); norms and scales are contiguous.
+        max_tokens: the most rows of a step, padding included.
+        max_span, scale, int8_products, backend: as `partial_knowledge_attention` takes them.
+
+    The constructor attends once, to nothing: this compiles the kernels and counts the memory, which is then taken.
+    All tensors are on the device of `knowledge`. A plan serves one stream at a time, since its results and scratch lie
+    in memory of its own.
+
+    Attributes:
+        backend: the one that serves. Only "triton" makes no other tensors in `run`; the C++ kernels and plain PyTorch
+            leave their results at the same addresses, but take memory while they compute.
+        workspace_bytes: of the memory that was taken.
+
+    Raises:
+        UnsupportedInputError, BackendUnavailableError: as `partial_knowledge_attention`, or max_tokens < 1.
+
+    Example:
+        >>> import torch
+        >>> from kblam_kernels import DenseKnowledge, KnowledgePlan
+        >>> knowledge = DenseKnowledge(torch.randn(8, 1000, 64), torch.randn(8, 1000, 64))
+        >>> attend = KnowledgePlan(knowledge, max_tokens=16)
+        >>> attend.plan(torch.tensor([0, 5, 6]).int(), torch.tensor([[0, 400], [400, 1000]]).int())
+        >>> output, lse = attend.run(torch.randn(8, 8, 64), knowledge)  # two of the rows are padding
+        >>> output.shape, lse.shape
+        (torch.Size([8, 8, 64]), torch.Size([8, 8]))
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        max_tokens: int,
+        *,
+        max_span: int | None = None,
+        scale: float | None = None,
+        int8_products: bool = False,
+        backend: str = AUTO,
+    ) -> None:
+        check_shared(knowledge)
+        if max_tokens < 1:
+            refuse(f"max_tokens must be at least 1; got {max_tokens}")
+        self.max_tokens = max_tokens
+        self._form = _form_of(knowledge)
+        self._max_span = max_span
+        self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
+        of_model = knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight
+        with torch.inference_mode(False):  # what is made there could be written nowhere else
+            # What each row sees: nothing, until something is planned.
+            self._range = torch.zeros(max_tokens, 2, dtype=torch.int32, device=of_model.device)
+            self._bias = torch.zeros(max_tokens, dtype=torch.float32, device=of_model.device)
+            self._starts: list[int] | None = [0] if of_model.device.type == "cpu" else None
+            query = torch.zeros(
+                max_tokens, knowledge.num_heads, knowledge.head_dim, dtype=of_model.dtype, device=of_model.device
+            )
+            op, call = self._call(query, knowledge)
+            self.backend = op.choose(call, backend)
+            self._workspace = memory.Workspace()
+            self.run(query, knowledge)
+            self._workspace.take(of_model.device)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Of results and scratch."""
+        return self._workspace.size
+
+    def plan(
+        self,
+        query_start_loc: Tensor,
+        knowledge_range: Tensor | None = None,
+        *,
+        knowledge_bias: float | Tensor = 0.0,
+    ) -> None:
+        """Says what the requests of the next runs see; arguments as `partial_knowledge_attention` takes them.
+
+        On CUDA the device is not waited for. Entries of `query_start_loc` that repeat the last one are requests without
+        tokens, so arrays padded to the most requests are right.
+
+        Raises:
+            UnsupportedInputError: a shape, dtype, device or value that does not fit; the message names it.
+        """
+        check_packed(self._bias[:, None, None], query_start_loc)
+        R, M = len(query_start_loc) - 1, self._form[1][-2]
+        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, self._max_span)
+        starts = starts_of(query_start_loc, self.max_tokens)
+        request = request_of_each(query_start_loc, self.max_tokens)
+        self._range.copy_(of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32
+        self._bias.copy_(of_each(biases, request))
+        self._starts = starts
+
+    def run(self, knowledge_query: Tensor, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
+        """One layer of the planned step.
+
+        Args:
+            knowledge_query: (rows, Hq, D), as many rows as the planned requests have tokens, or more: the others are
+                padding. At most `max_tokens`. A contiguous last dimension.
+            knowledge: of this layer.
+
+        Returns:
+            Output (rows, Hq, D) and lse (Hq, rows), as `partial_knowledge_attention`, contiguous, in this object's
+            memory: the next run overwrites them. There is no gradient.
+
+        Raises:
+            UnsupportedInputError: a shape, dtype or device that does not fit; the message names it.
+        """
+        T = len(check_rows(knowledge_query, "knowledge_query"))
+        planned = 0 if self._starts is None else self._starts[-1]
+        if not planned <= T <= self.max_tokens:
+            refuse(f"{planned} rows were planned, of at most max_tokens={self.max_tokens}; knowledge_query has {T}")
+        if _form_of(knowledge) != self._form:
+            refuse(f"knowledge must have the form of the planned {self._form}; got {_form_of(knowledge)}")
+        check_device(knowledge_query, "knowledge_query", self._bias)
+        if needs_gradient(knowledge_query):
+            refuse("a planned run has no gradient and knowledge_query requires one: run it under torch.no_grad()")
+        op, call = self._call(knowledge_query, knowledge)
+        if not call.has_contiguous_rows():
+            refuse("knowledge_query and knowledge must have a contiguous last dimension; call .contiguous() on them")
+        backend = op.named(self.backend)
+        with torch.no_grad(), self._workspace.cut():
+            output = memory.empty(knowledge_query, *knowledge_query.shape)
+            lse = memory.empty(
+                knowledge_query, *knowledge_query.shape[1::-1], dtype=accumulation_dtype(knowledge_query)
+            )
+            row = 0
+            for B, N in cuts_of(call, self.backend, self._starts):
+                rows, row = slice(row, row + B * N), row + B * N
+                with self._workspace.lent():
+                    part, part_lse = packed_results(*backend.forward(of_rows(call, rows, B, N)))
+                    output[rows].copy_(part)
+                    lse[:, rows].copy_(part_lse)
+            output[row:].zero_()
+            lse[:, row:].fill_(float("-inf"))
+        return output, lse
+
+    def _call(self, query: Tensor, knowledge: Knowledge) -> tuple[Any, Any]:
+        T = len(query)
+        bias = self._bias[:T, None].expand(T, knowledge.num_tokens)
+        return call_of_each(
+            query, knowledge, self._max_span, knowledge_range=self._range[:T], knowledge_bias=bias, **self._options
+        )
+
+
+def _form_of(knowledge: Knowledge) -> tuple[Any, ...]:
+    """What all layers of a plan share."""
+    return type(knowledge).__name__, tuple(knowledge.key.shape), knowledge.key.dtype, knowledge.num_heads
