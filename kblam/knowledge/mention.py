@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def words(text: str) -> list[str]:
@@ -43,17 +44,37 @@ def without_name(text: str, name: str, pronoun: str) -> str | None:
 
 
 # Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
-def _place(text: str, phrase: str) -> re.Match[str] | None:
+@lru_cache(maxsize=4096)
+def _pattern(phrase: str) -> tuple[re.Pattern[str], bool, bool] | None:
+    """How a phrase stands in a text, and whether a word may go on before it and after it; None without any word."""
     said = re.findall(r"\w+", phrase)
     if not said:
         return None
-    # A word ends where no letter of its own kind goes on.
-    before = "" if re.match(f"[{_UNSPACED}]", said[0]) else rf"(?<![^\W{_UNSPACED}])"
-    after = "" if re.search(f"[{_UNSPACED}]$", said[-1]) else rf"(?![^\W{_UNSPACED}])"
-    return re.search(before + r"\W+".join(map(re.escape, said)) + after, text, re.IGNORECASE)
+    found = re.compile(r"\W+".join(map(re.escape, said)), re.IGNORECASE)
+    return found, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
+
+
+def _place(text: str, phrase: str) -> re.Match[str] | None:
+    known = _pattern(phrase)
+    if known is None:
+        return None
+    pattern, runs_before, runs_after = known
+    found = pattern.search(text)
+    while found is not None:
+        start, end = found.span()
+        # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
+        if (runs_before or not _goes_on(text[start - 1 : start])) and (runs_after or not _goes_on(text[end : end + 1])):
+            return found
+        found = pattern.search(text, start + 1)
+    return None
+
+
+def _goes_on(character: str) -> bool:
+    """Whether a word of a script with spaces has this character; none at a text's end."""
+    return re.match(r"\w", character) is not None and _RUNS_ON.match(character) is None
 
 
 class Vocabulary:
