@@ -81,13 +81,13 @@ def test_more_or_fewer_words_of_one_property() -> None:
 
 
 _RUN = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-TEXTS = st.text(
+TEXTS = st.text(st.sampled_from("aBb -ßİi東京ก'1_éſs"), max_size=14)
     st.sampled_from(["a", "B", "b", " ", "-", "ß", "İ", "i", "東", "京", "ก", "'", "1", "_", "é", "ſ", "s"]),
     max_size=14,
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS, TEXTS)
 def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, phrase: str) -> None:
     """The plain form, whose ranges take milliseconds to compile for every phrase."""
