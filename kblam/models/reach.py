@@ -27,7 +27,8 @@ def read_to_evidence(
 ) -> None:
     """Shows an observer the evidence layer's attention, and computes no layer above it.
 
-    Of compiled code a pass is computed whole.
+    A pass is computed whole where code is compiled, or a hook waits for a module's end: one that shards, offloads, or
+    is the caller's own.
 
     Args:
         attachment: with knowledge in force.
@@ -37,13 +38,16 @@ def read_to_evidence(
         cache: takes the keys and values of the layers that are computed.
     """
 
+    decoder = attachment.model.get_decoder()
+    is_whole = any(module._forward_hooks or hasattr(module, "_hf_hook") for module in decoder.modules())
+
     def observe(**attention: Any) -> None:
         observer(**attention)
-        if not torch.compiler.is_compiling():
+        if not is_whole and not torch.compiler.is_compiling():
             raise _ReachedError
 
     with attachment.observing(observe), suppress(_ReachedError):
-        attachment.model.get_decoder()(
+        decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

@@ -86,10 +86,15 @@ def mix_prompt(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
     device, so there they may reach other rows of their own batch row.
     """
     mixed = times_grouped(weights, value)
-    if value.device.type != "cpu" or in_forward_mode() or mixed.isfinite().all():
+    if not may_be_read(value) or mixed.isfinite().all():
         return mixed
     rows = zip(weights.split(1, 2), visible.unbind(2), strict=True)
     return torch.cat([times_grouped(row, value.masked_fill(~seen[..., None], 0)) for row, seen in rows], 2)
+
+
+def may_be_read(tensor: Tensor) -> bool:
+    """Whether looking at numbers waits for nothing, and has a derivative."""
+    return tensor.device.type == "cpu" and not in_forward_mode()
 
 
 def mix_knowledge(weights: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ TOY = ("--shapes", "tiny", "--triples", "20", "--dtype", "float32", "--quick", "
 
 def suites(*options: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    # A worker's own variables would make the inner run one of its workers, and benchmarks are off in those.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=alone)
 
 
 @pytest.mark.slow

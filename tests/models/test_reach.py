@@ -85,3 +85,16 @@ def test_compiled_code_is_computed_whole(asked: Asked, monkeypatch: pytest.Monke
         read_to_evidence(asked.attachment, recorder, ids, mask, places)
     assert above == [1]
     assert len(recorder.masses) == 1
+
+
+@torch.inference_mode()
+def test_a_hook_that_waits_for_a_module_s_end_gets_it(asked: Asked) -> None:
+    """FSDP gives a layer's weights back there; a layer left in the middle would stay whole in every process."""
+    (ids, mask, places), recorder = prompts(asked), EvidenceRecorder()
+    ended: list[int] = []
+    asked.model.model.layers[1].register_forward_hook(lambda layer, given, output: ended.append(1))
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        read_to_evidence(asked.attachment, recorder, ids, mask, places)
+    assert ended == [1]
+    assert len(recorder.masses) == 1
