@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kblam import KnowledgeBase, Triple
+from kblam import KnowledgeBase, Session, Triple
 from kblam.adapter.confidence import Confidence
 from kblam.generation import session as session_module
 from kblam.generation.answer import Answer
@@ -35,6 +35,30 @@ def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
     model, attachment = attached(tokenizer, encoder, confidence=BY_MASS)
     with KnowledgeBase.from_triples(FACTS, encoder) as kb:
         yield Asked(model, tokenizer, attachment, encoder, kb)
+
+
+def both_ways(session: Session, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[Answer], list[Answer]]:
+    """What is written at once, and what `generate` says token by token."""
+    at_once = session.ask_many(QUESTIONS, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Generating, "is_plain", False)
+        return at_once, session.ask_many(QUESTIONS, **options)
+
+
+def assert_alike(at_once: list[Answer], one_by_one: list[Answer]) -> None:
+    for quick, slow in zip(at_once, one_by_one, strict=True):
+        assert told(quick) == told(slow)
+        assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
+        masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
+        assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+
+
+@torch.no_grad()
+def let_prompts_count(asked: Asked) -> None:
+    """Each token attends to other triples than the one before it."""
+    torch.manual_seed(3)
+    for head in asked.attachment.adapter.query_heads.values():
+        head.weight.normal_(0, 1.5)
 
 
 class Passes:
@@ -70,17 +94,49 @@ def told(answer: Answer) -> tuple[Any, ...]:
 def test_they_are_the_answers_of_generate(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, unknown: str, limit: int
 ) -> None:
-    session = asked.session(unknown=unknown)
-    at_once = session.ask_many(QUESTIONS, max_new_tokens=limit)
-    monkeypatch.setattr(Generating, "is_plain", False)
-    one_by_one = session.ask_many(QUESTIONS, max_new_tokens=limit)
-    for quick, slow in zip(at_once, one_by_one, strict=True):
-        assert told(quick) == told(slow)
-        assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
-        masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
-        assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+    at_once, one_by_one = both_ways(asked.session(unknown=unknown), monkeypatch, max_new_tokens=limit)
+    assert_alike(at_once, one_by_one)
     if limit == 120:
         assert at_once[0].text == EURO
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 5])
+def test_the_best_few_triples_are_chosen_for_each_token(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS, top_k=top_k)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        asked = Asked(model, tokenizer, attachment, encoder, kb)
+        let_prompts_count(asked)
+        assert_alike(*both_ways(asked.session(), monkeypatch, max_new_tokens=120))
+
+
+def test_a_model_that_keeps_no_cache_reads_all_again(asked: Asked) -> None:
+    """In training with activation checkpointing transformers drops the cache it is given."""
+    let_prompts_count(asked)
+    cached = asked.session().ask_many(QUESTIONS, max_new_tokens=60)
+    drop = asked.model.get_decoder().register_forward_pre_hook(
+        lambda module, given, options: (given, options | {"past_key_values": None}), with_kwargs=True
+    )
+    assert_alike(asked.session().ask_many(QUESTIONS, max_new_tokens=60), cached)
+    drop.remove()
+
+
+def test_an_end_that_no_token_is_ends_nothing(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers takes -1 for "never"."""
+    at_once, one_by_one = both_ways(asked.session(), monkeypatch, max_new_tokens=30, eos_token_id=-1)
+    assert [told(one) for one in at_once] == [told(one) for one in one_by_one]
+    assert {one.num_tokens for one in at_once} == {30}
+
+
+def test_a_sentence_that_begins_as_the_refusal_does_goes_on_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    answer = "I am sorry I cannot say more than that the {property} of {name} is {value}."
+    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS, answer=answer)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        session = Asked(model, tokenizer, attachment, encoder, kb).session()
+        at_once, one_by_one = both_ways(session, monkeypatch, max_new_tokens=120)
+    assert_alike(at_once, one_by_one)
+    assert one_by_one[0].text == answer.format(property="currency", name="France", value="Euro")
 
 
 def test_two_passes_are_enough(asked: Asked) -> None:
