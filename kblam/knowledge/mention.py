@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def words(text: str) -> list[str]:
     """The words of a text for comparisons, in lower case."""
-    return re.findall(r"\w+", text.casefold())
+    return re.findall(r"\w+", _folded(text))
+
+
+def words_at(text: str) -> list[tuple[str, int, int]]:
+    """`words`, each with the characters [start, end) of the text that it is made from."""
+    places = _places(text)
+    found = re.finditer(r"\w+", _folded(text))
+    return [(one[0], places[one.start()], places[one.end() - 1] + 1) for one in found]
 
 
 def place_of(said: list[str], wanted: list[str]) -> int | None:
@@ -27,33 +34,47 @@ def mentions(text: str, name: str, property: str) -> bool:
 
 def says(text: str, phrase: str) -> bool:
     """Whether a text says a name or property word for word, in any case; in scripts without spaces, anywhere."""
-    return _place(text, phrase) is not None
-
-
-def span_of(text: str, phrase: str) -> tuple[int, int] | None:
-    """The characters [start, end) where a text says a name or property, as `says` finds it; None if nowhere."""
-    found = _place(text, phrase)
-    return None if found is None else found.span()
+    return next(spans_of(text, phrase), None) is not None
 
 
 def without_name(text: str, name: str, pronoun: str) -> str | None:
     """The text with a pronoun in place of a name; None if it does not say the name."""
-    found = _place(text, name)
-    return None if found is None else text[: found.start()] + pronoun + text[found.end() :]
+    start, end = next(spans_of(text, name), (0, 0))
+    return text[:start] + pronoun + text[end:] if end else None
 
 
 # Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 
 
-def _place(text: str, phrase: str) -> re.Match[str] | None:
-    said = re.findall(r"\w+", phrase)
+def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """The characters [start, end) of each place where a text says a name or property, as `says` finds it."""
+    said = words(phrase)
     if not said:
-        return None
+        return
     # A word ends where no letter of its own kind goes on.
     before = "" if re.match(f"[{_UNSPACED}]", said[0]) else rf"(?<![^\W{_UNSPACED}])"
     after = "" if re.search(f"[{_UNSPACED}]$", said[-1]) else rf"(?![^\W{_UNSPACED}])"
-    return re.search(before + r"\W+".join(map(re.escape, said)) + after, text, re.IGNORECASE)
+    places = _places(text)
+    for found in re.finditer(before + r"\W+".join(map(re.escape, said)) + after, _folded(text)):
+        yield places[found.start()], places[found.end() - 1] + 1
+
+
+def _folded(text: str) -> str:
+    """In lower case, also what has none of its own ("ß" is "ss"); a Turkish i is one with its dot and without."""
+    return _plain_i(text).casefold()
+
+
+def _places(text: str) -> Sequence[int]:
+    """For each character of the folded text the one of the text that it comes from."""
+    plain = _plain_i(text)
+    if len(plain.casefold()) == len(text):
+        return range(len(text))
+    return [at for at, one in enumerate(plain) for _ in one.casefold()]
+
+
+def _plain_i(text: str) -> str:
+    return text.replace("İ", "i").replace("ı", "i")
 
 
 class Vocabulary:

@@ -196,6 +196,25 @@ def test_a_name_is_not_cut() -> None:
     assert said(decide(rules(), question, [PROCTER], cuts)) == "The CEO of Procter and Gamble is Ann Lee."
 
 
+def test_a_name_is_not_cut_whatever_its_letters() -> None:
+    """In lower case a sharp s is two letters, and the places after it are others."""
+    street = Found(9, Triple("Groß and Klein", "CEO", "Ann Lee"), 0.9)
+    question = "Großer Gott, who is the CEO of GROSS and Klein?"
+    at = question.index(" and ")
+    cuts = cut((FRANCE,), (BUDGET,), at=(at, at + 5))
+    assert said(decide(rules(), question, [street], cuts)) == "The CEO of Groß and Klein is Ann Lee."
+
+
+def test_names_with_letters_of_one_case_count_as_said() -> None:
+    street, square = (
+        Found(at, Triple(name, "length", "9"), 0.6) for at, name in ((8, "Hauptstraße"), (9, "Großmarkt"))
+    )
+    question = "What is the length of Hauptstraße, that of Großmarkt, and the currency of France?"
+    right, other = cut((street,), (square,), at=(33, 34)), cut((FRANCE,), (BUDGET,), at=(33, 34))
+    for cuts in (right + other, other + right):
+        assert "Hauptstraße" in (said(decide(rules(), question, [FRANCE], cuts)) or "")
+
+
 def test_a_known_part_is_said_only_if_it_is_what_was_asked() -> None:
     half = f"{EURO} {REFUSAL}"
     assert said(decide(rules(), QUESTION, [weak(FRANCE)], cut((FRANCE,), (weak(BUDGET),)))) == half

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kblam.knowledge.mention import Vocabulary, mentions, says, without_name
+from kblam.knowledge.mention import Vocabulary, mentions, says, spans_of, without_name, words, words_at
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,27 @@ def test_names_in_scripts_without_spaces() -> None:
 def test_more_or_fewer_words_of_one_property() -> None:
     vocabulary = Vocabulary(["phone number", "price"])
     assert [vocabulary.covers(one) for one in ("number", "list price", "age", "phone")] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("Wie lang ist die HAUPTSTRASSE?", "Hauptstraße", "HAUPTSTRASSE"),
+        ("Wie lang ist die Hauptstraße?", "Hauptstrasse", "Hauptstraße"),
+        ("ß, und die Straße", "straße", "Straße"),
+        ("İzmir'in yanında İstanbul", "istanbul", "İstanbul"),
+        ("ISTANBUL", "İstanbul", "ISTANBUL"),
+        ("DIYARBAKIR nerede?", "Diyarbakır", "DIYARBAKIR"),
+        ("the ﬁrm", "Firm", "ﬁrm"),
+    ],
+)
+def test_letters_that_have_no_other_case(text: str, name: str, said: str) -> None:
+    """Where a text in lower case is longer or shorter, places are still its own."""
+    assert [text[start:end] for start, end in spans_of(text, name)] == [said]
+    assert without_name(text, name, "it") == text.replace(said, "it")
+    assert words(said) == words(name)
+    assert [text[start:end] for word, start, end in words_at(text) if [word] == words(name)] == [said]
+
+
+def test_every_place_where_a_name_is_said() -> None:
+    assert list(spans_of("Tin, tinfoil and TIN", "tin")) == [(0, 3), (17, 20)]
