@@ -117,13 +117,13 @@ def by_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
 
     Args:
         question: the text.
-        names: characters [start, end) of the names that it says, in their order there.
+        names: characters [start, end) of the names that it says, in their order there; none overlaps another.
     """
     if len(names) < 2:
         return []
     (first, after), (second, end) = names[:2]
-    parts = [(at, question[:at].strip(), question[at:].strip()) for at in dict.fromkeys((after, second))]
-    found = [Split((left, right), (at, at), False) for at, left, right in parts if left and right]
+    cuts = dict.fromkeys((after, second))
+    found = [Split((question[:at].strip(), question[at:].strip()), (at, at), False) for at in cuts]
     alone = question[:second] + question[end:], question[:first] + question[after:]
     return [*found, Split((alone[0].strip(), alone[1].strip()), (after, after), False, one_property=True)]
 

@@ -137,7 +137,6 @@ class Pointer(LogitsProcessor):
             input_ids: int64 (B, N), the prompts, whose pass the recorder saw.
             vocabulary: how many tokens the model can say.
         """
-        self.recorder.close(input_ids.shape[1])
         self._tables = self._begin(input_ids, vocabulary)
 
     @property

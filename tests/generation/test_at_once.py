@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from transformers import WatermarkingConfig
 
 from kblam import KnowledgeBase, Session, Triple
 from kblam.adapter.confidence import Confidence
 from kblam.generation import session as session_module
 from kblam.generation.answer import Answer
+from kblam.generation.decision import Unknown
 from kblam.generation.options import Generating
+from kblam.generation.prompt import encode_question, left_padded
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
 from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER, Asked
 from tests.generation.tiny import EMBEDDING_DIM
@@ -164,16 +168,33 @@ def test_other_options_are_left_to_generate(asked: Asked, options: dict[str, Any
     passes.remove()
 
 
-def test_an_end_token_of_the_caller_s_ends_it_early(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [{"stop_strings": ["zzz"]}, {"max_time": 60.0}, {"watermarking_config": WatermarkingConfig(bias=0.5)}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_what_the_model_s_own_settings_ask_for_is_left_to_generate(asked: Asked, setting: dict[str, Any]) -> None:
+    asked.model.generation_config.update(**setting)
+    passes = Passes(asked.model)
+    assert asked.session().ask(CURRENCY, max_new_tokens=120).text == EURO
+    assert len(passes.lengths) > 2
+    passes.remove()
+
+
+@pytest.mark.parametrize("first", [[], [1]], ids=["alone", "beside another"])
+def test_an_end_token_of_the_caller_s_ends_it_early(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, first: list[int]
+) -> None:
     tokens: list[int] = []
     streamer = Keep(tokens)
     asked.session().ask(CURRENCY, max_new_tokens=120, streamer=streamer)
-    third, tokens[:] = tokens[-5], []
-    quick = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    ends = [*first, tokens[-5]]
+    tokens.clear()
+    quick = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=ends, streamer=streamer)
     shown = list(tokens)
     monkeypatch.setattr(Generating, "is_plain", False)
     tokens.clear()
-    slow = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    slow = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=ends, streamer=streamer)
     assert told(quick) == told(slow)
     assert shown == tokens
     assert quick.num_tokens < 20
@@ -231,4 +252,21 @@ def test_a_sampling_session_needs_no_second_reading(asked: Asked, monkeypatch: p
     monkeypatch.setattr(session_module, "write_at_once", lambda *given, **options: called.append(given))
     asked.session().ask(CURRENCY, max_new_tokens=60, do_sample=True)
     asked.session(unknown=None).ask(CURRENCY, max_new_tokens=60)
+    asked.attachment.adapter.config = replace(asked.attachment.config, pointer=False)
+    asked.session().ask(CURRENCY, max_new_tokens=5)
     assert not called
+
+
+@pytest.mark.parametrize(("unknown", "is_certain"), [("refuse", True), (None, False)])
+@torch.inference_mode()
+def test_a_known_answer_is_certain_only_where_unknown_ones_are_decided_too(
+    asked: Asked, unknown: Unknown | None, is_certain: bool
+) -> None:
+    """Else the model may still refuse."""
+    row = encode_question(CURRENCY, asked.attachment, asked.tokenizer)
+    ids, mask = left_padded([row], 0, asked.attachment.device)
+    with asked.session(unknown=unknown).answering(CURRENCY) as pointer:
+        asked.model.model(ids, attention_mask=mask)
+        pointer.begin(ids, asked.model.config.vocab_size)
+    assert pointer.decision(0).is_sure
+    assert pointer.is_certain is is_certain

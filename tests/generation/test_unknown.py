@@ -179,6 +179,13 @@ def test_between_splits_that_say_as_much_the_surer_one_wins_whatever_its_mass() 
         assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
 
 
+def test_where_nobody_judged_the_mass_says_which_split_is_surer() -> None:
+    other = Found(7, replace(FACTS[0], value="Franc"), 0.7)
+    heavy, light = cut((FRANCE,), (BUDGET,)), cut((other,), (weak(BUDGET, 0.6),))
+    for cuts in (heavy + light, light + heavy):
+        assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
+
+
 @pytest.mark.parametrize(
     "cuts",
     [cut((FRANCE,), (FRANCE,)), cut((weak(FRANCE),), (weak(BUDGET),)), cut((), ()), cut((FRANCE,), (), explicit=False)],
