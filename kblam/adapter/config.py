@@ -16,6 +16,7 @@ from kblam.errors import AdapterConfigError
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
 # in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`.
 FORMAT_VERSION = 6
+_CONFIDENCE_FORMAT = 6  # of the signs that its weights are for
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
@@ -184,6 +185,8 @@ class AdapterConfig:
                 raise AdapterConfigError(f"confidence does not fit: {error}") from error
         elif not isinstance(given, Confidence | None):
             raise AdapterConfigError(f"confidence must be its weights by name, or None; got {given!r}")
+        if given is not None:  # of an adapter read from an older file, which `from_dict` left without one
+            object.__setattr__(self, "format_version", max(self.format_version, _CONFIDENCE_FORMAT))
 
     def _check_question_head(self) -> None:
         if self.question_head is None:
@@ -259,7 +262,7 @@ class AdapterConfig:
                 )
             shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
             warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", stacklevel=2)
-        if isinstance(version, int) and version < 6 and data.get("confidence") is not None:
+        if isinstance(version, int) and version < _CONFIDENCE_FORMAT and data.get("confidence") is not None:
             # Its weights are for shares of properties by the attention's own projections, which nothing reads any more.
             warnings.warn(
                 f"the confidence of this adapter is of format {version}, and this kblam reads properties otherwise; it "

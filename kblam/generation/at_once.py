@@ -6,6 +6,7 @@ wait for the one before: the prompts are read in one pass, and the answers, for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,12 +40,12 @@ def write_at_once(
         how: `Generating.is_plain`.
         with_evidence: whether to read the answers too; else only the masses at the prompt's end are there.
     """
-    attachment, recorder, config = pointer.attachment, pointer.recorder, pointer.attachment.model.config
+    attachment, config = pointer.attachment, pointer.attachment.model.config
     ids, mask = left_padded(rows, how.pad, attachment.device)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=config) if with_evidence else None
     with attachment.using(resident, question=vectors):
-        read_to_evidence(attachment, recorder, ids, mask, places, cache)
+        read_to_evidence(attachment, pointer.recorder, ids, mask, places, cache)
         pointer.begin(ids, config.get_text_config().vocab_size)
         if not pointer.is_certain:
             return None
@@ -56,10 +57,22 @@ def write_at_once(
             answers = torch.full((len(said), length), how.pad)
             for line, tokens in enumerate(said):
                 answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1])
-            mask = torch.cat([mask, mask.new_ones(len(said), length)], -1)
-            places = places[:, -1:] + torch.arange(1, length + 1, device=ids.device)
-            read_to_evidence(attachment, recorder.every_token, answers.to(ids.device), mask, places, cache)
+            _read_answers(pointer, ids, mask, answers.to(ids.device), cache)
     return said
+
+
+def _read_answers(pointer: Pointer, ids: Tensor, mask: Tensor, answers: Tensor, cache: DynamicCache) -> None:
+    """Shows the recorder every token of the answers, which follow prompts that were read into the cache."""
+    attachment = pointer.attachment
+    texts, mask = torch.cat([ids, answers], -1), torch.cat([mask, torch.ones_like(answers)], -1)
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    # The best few triples (`top_k`) are those of a pass, so that each token has one of its own, as in a `generate`.
+    newest = answers.shape[1] if attachment.config.top_k is None else 1
+    observer = functools.partial(pointer.recorder.every_token, newest=newest)
+    for end in range(ids.shape[1] + newest, texts.shape[1] + 1, newest):
+        # In training with activation checkpointing a model drops the cache it is given, and has to read all again.
+        new = slice(cache.get_seq_length(), end)
+        read_to_evidence(attachment, observer, texts[:, new], mask[:, :end], places[:, new], cache)
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -17,18 +17,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from kblam.knowledge.mention import words
 
 MOST_SPLITS = 8
-_JOINTS = re.compile(r"\s*,?\s+(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE)
+# Of so many places in a sentence where it may be cut, the first ones.
+_MOST_JOINTS = 64
+# A run of spaces is tried from its beginning alone: from each of them would take time that grows with its cube.
+_JOINTS = re.compile(
+    r"(?:(?:(?<!\s)\s+)?,\s+|(?<!\s)\s+)(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE
+)
 # Where both sides may be questions as they stand, if nothing better is known of them.
 _BREAKS = re.compile(
-    r"\s*[,;]\s+(?:(?:and|or|then|also)\s+)*"
-    r"|\s+\+\s+"
-    r"|\s+(?:and|or|then|as well as|together with|along with|plus|&)\s+",
+    r"(?:(?<!\s)\s+)?[,;]\s+(?:(?:and|or|then|also)\s+)*"
+    r"|(?<!\s)\s+(?:\+|and|or|then|as well as|together with|along with|plus|&)\s+",
     re.IGNORECASE,
 )
+_PLEASE = re.compile(r"(?:,|(?<![\s,]))\s+please$", re.IGNORECASE)
 # A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
 _ENDS = re.compile(r"(?<=[?!])\s+|(?<=\.)(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|No)\.)(?<!\bMrs\.)\s+(?=[A-Z])")
 _ASKS = re.compile(
@@ -41,6 +47,7 @@ _ARTICLE = re.compile(r"\b(?:the|an?)\s+", re.IGNORECASE)
 _OWNER = re.compile(r"(?P<owner>\S.*?(?:['’]s|s['’]))\s+(?P<what>.+)")
 _ITS = re.compile(r"(?:its|his|her|their)\s+(?P<what>.+)", re.IGNORECASE)
 _NAME_AT_END = re.compile(r"(?:[^\W_a-z][\w'’.-]*\s+)*[^\W_a-z][\w'’.-]*$")
+_LONGEST_NAME = 200
 # Words that ask without saying for what. Greetings and thanks are made of them, and so is "Tell me about A".
 _FILLER = """
 a about again all also am an and any anything are as be brief but can care check cheers could curious d describe
@@ -73,13 +80,23 @@ class Split:
 
 def splits(question: str) -> list[Split]:
     """The ways to cut a question, at most `MOST_SPLITS`; none for a question that is about one fact for all we know."""
+    kept: dict[tuple[str, ...], Split] = {}
+    for split in _proposed(question):
+        if len(set(split.parts)) == len(split.parts):
+            kept.setdefault(split.parts, split)
+        if len(kept) == MOST_SPLITS:
+            break
+    return list(kept.values())
+
+
+def _proposed(question: str) -> Iterator[Split]:
+    """The cuts that rules propose, of whole sentences first; one may be there twice, or have the same part twice."""
     sentences = _sentences(question)
     asking = [text for _, text in sentences if is_asking(text)]
-    found: list[Split] = []
     if 1 < len(asking) <= 3:
         at = sentences[1][0]
         # "Please hurry." has words of its own and asks for nothing: it is no part that an answer could lack.
-        found.append(Split(tuple(asking), (at, at), all(_ASKS.match(text) for text in asking)))
+        yield Split(tuple(asking), (at, at), all(_ASKS.match(text) for text in asking))
     for start, text in sentences:
         if not is_asking(text):
             continue
@@ -89,12 +106,7 @@ def splits(question: str) -> list[Split]:
         for split in _within(text):
             cut = (split.cut[0] + start, split.cut[1] + start)
             parts = tuple((before + part + after).strip() for part in split.parts)
-            found.append(Split(parts, cut, split.is_explicit))
-    kept: dict[tuple[str, ...], Split] = {}
-    for split in found:
-        if len(set(split.parts)) == len(split.parts):
-            kept.setdefault(split.parts, split)
-    return list(kept.values())[:MOST_SPLITS]
+            yield Split(parts, cut, split.is_explicit)
 
 
 def by_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
@@ -105,13 +117,13 @@ def by_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
 
     Args:
         question: the text.
-        names: characters [start, end) of the names that it says, in their order there.
+        names: characters [start, end) of the names that it says, in their order there; none overlaps another.
     """
     if len(names) < 2:
         return []
     (first, after), (second, end) = names[:2]
-    parts = [(at, question[:at].strip(), question[at:].strip()) for at in dict.fromkeys((after, second))]
-    found = [Split((left, right), (at, at), False) for at, left, right in parts if left and right]
+    cuts = dict.fromkeys((after, second))
+    found = [Split((question[:at].strip(), question[at:].strip()), (at, at), False) for at in cuts]
     alone = question[:second] + question[end:], question[:first] + question[after:]
     return [*found, Split((alone[0].strip(), alone[1].strip()), (after, after), False, one_property=True)]
 
@@ -134,9 +146,9 @@ def _within(sentence: str) -> Iterator[Split]:
     """The cuts of one sentence, the surest first."""
     body = sentence.rstrip(" ?!.")
     mark = sentence[len(body) :] or "?"
-    body = re.sub(r",?\s+please$", "", body, flags=re.IGNORECASE)
+    body = _PLEASE.sub("", body)
     has_rule = False
-    for joint in _JOINTS.finditer(body):
+    for joint in islice(_JOINTS.finditer(body), _MOST_JOINTS):
         left, right = body[: joint.start()], body[joint.end() :]
         if not (left.strip() and right.strip()):
             continue
@@ -144,7 +156,7 @@ def _within(sentence: str) -> Iterator[Split]:
         for first, second, is_explicit in _pairs(left, right):
             has_rule = True
             yield Split((_singular(first) + mark, _singular(second) + mark), cut, is_explicit)
-    for joint in () if has_rule else _BREAKS.finditer(body):
+    for joint in () if has_rule else islice(_BREAKS.finditer(body), _MOST_JOINTS):
         left, right = body[: joint.start()].strip(), body[joint.end() :].strip()
         if is_asking(left) and is_asking(right):
             yield Split((left + mark, right + mark), (joint.start(), joint.end()), is_explicit=False)
@@ -175,8 +187,10 @@ def _pairs(left: str, right: str) -> Iterator[tuple[str, str, bool]]:
         yield left, f"{frame}{owned['owner']} {_ARTICLE.sub('', right, count=1)}", False
     if left_of and not right_of and right_owned is None:
         yield left, f"{frame}{rest.split(' of ', 1)[0]} of {right}", False
-    name = _NAME_AT_END.search(left)
-    if not left_of and not right_of and owned is None and name is not None and name.start():
+    # No further back than a name is long: the search is quadratic.
+    since = max(0, len(left) - _LONGEST_NAME)
+    name = _NAME_AT_END.search(left, since)
+    if not left_of and not right_of and owned is None and name is not None and left[since : name.start()].strip():
         yield left, left[: name.start()] + right, False
 
 

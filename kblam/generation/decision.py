@@ -16,7 +16,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.generation.clauses import FILLER, Split
 from kblam.generation.words import Found
-from kblam.knowledge.mention import mentions, place_of, says, words
+from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -201,23 +201,17 @@ def _covered(question: str | None, cut: AskedSplit) -> int:
     if question is None:
         return 0
     answers = [found[0].triple for found in cut.found]
-    said = {one.name.casefold() for one in answers}, {one.property.casefold() for one in answers}
+    said = {" ".join(words(one.name)) for one in answers}, {" ".join(words(one.property)) for one in answers}
     return sum(says(question, text) for texts in said for text in texts)
 
 
 def _inside_a_name(question: str, cut: AskedSplit, found: Sequence[Found]) -> bool:
     """Whether a cut goes through the name of a triple that the whole question found: "Procter and Gamble"."""
     start, end = cut.split.cut
-    text = question.casefold()
-    if start == end or len(text) != len(question):
+    if start == end:
         return False
-    for name in {one.triple.name.casefold() for one in found}:
-        at = text.find(name)
-        while at >= 0:
-            if at < start and end < at + len(name):
-                return True
-            at = text.find(name, at + 1)
-    return False
+    names = {one.triple.name for one in found}
+    return any(at < start and end < stop for name in names for at, stop in spans_of(question, name))
 
 
 def _known_part(

@@ -60,9 +60,10 @@ class EvidenceRecorder:
         self._keep(index, attention, length - 1)
         self._passes.append((cache, length))
 
-    def every_token(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
-        """In place of a call, for a pass that reads an answer that is decided already: one token after another."""
-        for token in range(attention["query"].shape[2]):
+    def every_token(self, *, newest: int, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
+        """In place of a call, for a pass whose `newest` last tokens are an answer that is decided already."""
+        length = attention["query"].shape[2]
+        for token in range(length - newest, length):
             self._keep(index, attention, token)
 
     def _keep(self, index: Tensor | None, attention: dict[str, Any], token: int) -> None:

@@ -124,6 +124,8 @@ class Pointer(LogitsProcessor):
             weight = torch.ones_like(table.weight)
         if is_refusing:
             other, refuses = _next(table.refusal, said)
+            # Not by itself, where the plan is certain and begins with the same words.
+            refuses &= ~(follows & (weight >= _MOST))
             target, follows = torch.where(refuses, other, target), follows | refuses
             weight = torch.where(refuses, 1.0, weight)
         return torch.where(follows[:, None], _mixed(scores, target, weight), scores)
@@ -135,13 +137,12 @@ class Pointer(LogitsProcessor):
             input_ids: int64 (B, N), the prompts, whose pass the recorder saw.
             vocabulary: how many tokens the model can say.
         """
-        self.recorder.close(input_ids.shape[1])
         self._tables = self._begin(input_ids, vocabulary)
 
     @property
     def is_certain(self) -> bool:
         """Whether greedy decoding says every row's plan, from the first token to the end, whatever the model wants."""
-        if self._end is None:
+        if self._end is None or self._end < 0:  # transformers takes -1 for "never"
             return False
         holds = self._rules.unknown is not None
         return all(one.tokens and (all(one.settled) or (holds and one.decision.is_sure)) for one in self.plans)

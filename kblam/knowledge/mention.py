@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 
 def words(text: str) -> list[str]:
     """The words of a text for comparisons, in lower case."""
-    return re.findall(r"\w+", text.casefold())
+    return re.findall(r"\w+", _folded(text))
+
+
+def words_at(text: str) -> list[tuple[str, int, int]]:
+    """`words`, each with the characters [start, end) of the text that it is made from."""
+    places = _places(text)
+    found = re.finditer(r"\w+", _folded(text))
+    return [(one[0], places[one.start()], places[one.end() - 1] + 1) for one in found]
 
 
 def place_of(said: list[str], wanted: list[str]) -> int | None:
@@ -28,19 +35,13 @@ def mentions(text: str, name: str, property: str) -> bool:
 
 def says(text: str, phrase: str) -> bool:
     """Whether a text says a name or property word for word, in any case; in scripts without spaces, anywhere."""
-    return _place(text, phrase) is not None
-
-
-def span_of(text: str, phrase: str) -> tuple[int, int] | None:
-    """The characters [start, end) where a text says a name or property, as `says` finds it; None if nowhere."""
-    found = _place(text, phrase)
-    return None if found is None else found.span()
+    return next(spans_of(text, phrase), None) is not None
 
 
 def without_name(text: str, name: str, pronoun: str) -> str | None:
     """The text with a pronoun in place of a name; None if it does not say the name."""
-    found = _place(text, name)
-    return None if found is None else text[: found.start()] + pronoun + text[found.end() :]
+    start, end = next(spans_of(text, name), (0, 0))
+    return text[:start] + pronoun + text[end:] if end else None
 
 
 # Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
@@ -49,32 +50,54 @@ _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 @lru_cache(maxsize=4096)
 def _pattern(phrase: str) -> tuple[re.Pattern[str], bool, bool] | None:
-    """How a phrase stands in a text, and whether a word may go on before it and after it; None without any word."""
-    said = re.findall(r"\w+", phrase)
+    """How a phrase stands in a folded text, and whether a word may go on before it and after it; None without a word."""
+    said = words(phrase)
     if not said:
         return None
-    found = re.compile(r"\W+".join(map(re.escape, said)), re.IGNORECASE)
+    found = re.compile(r"\W+".join(map(re.escape, said)))
     return found, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
 
 
-def _place(text: str, phrase: str) -> re.Match[str] | None:
+def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """The characters [start, end) of each place where a text says a name or property, as `says` finds it."""
     known = _pattern(phrase)
     if known is None:
-        return None
+        return
     pattern, runs_before, runs_after = known
-    found = pattern.search(text)
+    folded = _folded(text)
+    found = pattern.search(folded)
+    places = _places(text) if found is not None else ()
     while found is not None:
         start, end = found.span()
         # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
-        if (runs_before or not _goes_on(text[start - 1 : start])) and (runs_after or not _goes_on(text[end : end + 1])):
-            return found
-        found = pattern.search(text, start + 1)
-    return None
+        is_whole = (runs_before or not _goes_on(folded[start - 1 : start])) and (
+            runs_after or not _goes_on(folded[end : end + 1])
+        )
+        if is_whole:
+            yield places[start], places[end - 1] + 1
+        found = pattern.search(folded, end if is_whole else start + 1)
 
 
 def _goes_on(character: str) -> bool:
     """Whether a word of a script with spaces has this character; none at a text's end."""
     return re.match(r"\w", character) is not None and _RUNS_ON.match(character) is None
+
+
+def _folded(text: str) -> str:
+    """In lower case, also what has none of its own ("ß" is "ss"); a Turkish i is one with its dot and without."""
+    return _plain_i(text).casefold()
+
+
+def _places(text: str) -> Sequence[int]:
+    """For each character of the folded text the one of the text that it comes from."""
+    plain = _plain_i(text)
+    if len(plain.casefold()) == len(text):
+        return range(len(text))
+    return [at for at, one in enumerate(plain) for _ in one.casefold()]
+
+
+def _plain_i(text: str) -> str:
+    return text.replace("İ", "i").replace("ı", "i")
 
 
 class Vocabulary:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from kblam.knowledge.mention import words
+from kblam.knowledge.mention import words, words_at
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
 _LONGEST = 24
@@ -36,13 +36,25 @@ class Names:
         In scripts without spaces a name is only found if it stands alone.
         """
         said = words(text)
-        found: set[str] = set()
+        return {" ".join(said[start:end]) for start, end in self._runs(said)}
+
+    def spans_in(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each name, where it is first said; of two that overlap the first."""
+        said, found = words_at(text), dict[str, tuple[int, int]]()
+        reached = 0
+        for start, end in self._runs([word for word, _, _ in said]):
+            if start >= reached:
+                found.setdefault(" ".join(word for word, _, _ in said[start:end]), (said[start][1], said[end - 1][2]))
+                reached = end
+        return list(found.values())
+
+    def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Which words [start, end) are a name."""
         reached = 0
         for start in range(len(said)):
             # Whatever begins here and ends no later than an earlier one is part of that.
             for end in range(min(len(said), start + self._longest), max(start, reached), -1):
-                if (name := " ".join(said[start:end])) in self._known:
-                    found.add(name)
+                if " ".join(said[start:end]) in self._known:
+                    yield start, end
                     reached = end
                     break
-        return found

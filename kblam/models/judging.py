@@ -20,9 +20,10 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, span_of, without_name, words
+from kblam.knowledge.mention import Vocabulary, says, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
+from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
@@ -93,7 +94,7 @@ class _Keys(NamedTuple):
     """Properties as the head's weights made them at one moment."""
 
     vectors: Tensor  # (V, P), those of a `_Compared`
-    weights: tuple[int, int]
+    image: Tensor  # (1, width), what they make of one fixed vector
     keys: Tensor  # (V, width)
 
 
@@ -174,7 +175,7 @@ class Judge:
 
     def names_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name of the knowledge base that a text says, in their order there."""
-        return sorted(span for name in self._names.said_in(text) if (span := span_of(text, name)) is not None)
+        return self._names.spans_in(text)
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""
@@ -250,14 +251,17 @@ class Judge:
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
-        keys = self._keys(head, compared)
-        if more:
-            keys = torch.cat([keys, head.keys(self._vectors_of(more))])
+        vectors, asking = self._vectors_of(more), self._encode(list(bare.values()))
         left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool)
         left_out[:, len(compared.columns) :] = True
         for line, props in enumerate(asked.values()):
             left_out[line, [columns[prop] for prop in props]] = False
-        logs = head.log_shares(self._encode(list(bare.values())), keys, left_out).cpu()
+        # Keys are kept, so they are not of the precision that autocast has just now.
+        with torch.autocast(head.question.weight.device.type, enabled=False):
+            keys = self._keys(head, compared)
+            if more:
+                keys = torch.cat([keys, head.keys(vectors)])
+            logs = head.log_shares(asking, keys, left_out).cpu()
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         everything = logs[:, columns[EVERYTHING]]
@@ -268,28 +272,33 @@ class Judge:
             likeliest = texts[largest[line]]
             is_said = says(bare[row, name], likeliest)
             for prop in props:
+                is_other = words(prop) != words(likeliest)
                 log = logs[line, columns[prop]]
                 if prop in DESCRIBING:
                     log = torch.logaddexp(log, everything[line])
                 shares[row, name, prop] = _Share(
-                    float(log), bool(log >= best[line]), float(everything[line].exp()), is_said and prop != likeliest
+                    float(log), bool(log >= best[line]), float(everything[line].exp()), is_said and is_other
                 )
         return shares
 
     @torch.no_grad()
     def _keys(self, head: PropertyHead, compared: _Compared) -> Tensor:
         """Kept from one batch to the next, until properties or weights change."""
-        kept, vectors, weight = self._kept, compared.vectors, head.property.weight
-        # A tensor made in inference mode does not count its writes, and has none.
-        weights = weight.data_ptr(), 0 if weight.is_inference() else weight._version
-        if kept is None or kept.vectors is not vectors or kept.weights != weights:
-            kept = self._kept = _Keys(vectors, weights, head.keys(vectors))
+        kept, vectors = self._kept, compared.vectors
+        # Of what a count of writes would not tell too: `.data`, a hook, a LoRA that is switched on or off.
+        image = head.keys(probe(self.adapter.config.embedding_dim))
+        if kept is None or kept.vectors is not vectors or not _is_same(kept.image, image):
+            kept = self._kept = _Keys(vectors, image, head.keys(vectors))
         return kept.keys
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         if not properties or self._head is None:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim)
         return self._encode([key_text(PRONOUN, one) for one in properties]).cpu()
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return (one.device, one.dtype, one.shape) == (other.device, other.dtype, other.shape) and torch.equal(one, other)
 
 
 # By knowledge base and adapter: the vectors of its properties are computed once.

@@ -43,6 +43,11 @@ def state_of(adapter: KnowledgeAdapter) -> State:
     return State(_tensors(adapter), _image(adapter))
 
 
+def probe(width: int) -> Tensor:
+    """Float32 (1, width), numbers without a pattern that a projection might hide, the same at every call."""
+    return torch.sin(torch.arange(1, width + 1, dtype=torch.float32) * 12.9898)[None]
+
+
 def _tensors(adapter: KnowledgeAdapter) -> tuple[Any, ...]:
     projectors = (adapter.key_projector, adapter.value_projector)
     found = [tensor for module in projectors for tensor in (*module.parameters(), *module.buffers())]
@@ -56,8 +61,7 @@ def _tensors(adapter: KnowledgeAdapter) -> tuple[Any, ...]:
 @torch.no_grad()
 def _image(adapter: KnowledgeAdapter) -> Tensor:
     device = next(adapter.key_projector.parameters(), torch.empty(0)).device
-    # Numbers without a pattern that a projection might hide, the same at every call.
-    probe = torch.sin(torch.arange(1, adapter.config.embedding_dim + 1, dtype=torch.float32) * 12.9898)[None]
+    vector = probe(adapter.config.embedding_dim)
     with torch.autocast(device.type, enabled=False):
-        projected = adapter.project(probe, probe.flip(1))
+        projected = adapter.project(vector, vector.flip(1))
     return torch.cat([projected.keys, projected.values]).float()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.adapter.config import FORMAT_VERSION
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
 from kblam.knowledge import Encoder, Triple
@@ -66,6 +65,5 @@ def recalibrate(
         fresh.config,
         known_above=found.known_above,
         confidence=found.confidence,
-        format_version=FORMAT_VERSION,
     )
     return fresh, found

@@ -86,8 +86,9 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
     """
     width = head.question.out_features
     fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, property_width=width, **changes))
-    weights = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
-    fresh.load_state_dict(weights | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
+    fresh.load_state_dict(
+        adapter.state_dict() | {f"property_head.{name}": weight for name, weight in head.state_dict().items()}
+    )
     return fresh
 
 

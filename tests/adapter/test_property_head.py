@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -62,3 +64,13 @@ def test_a_confidence_for_other_shares_is_left_out_and_told() -> None:
     assert AdapterConfig.from_dict(by_mass).known_above == 0.4
     assert AdapterConfig.from_dict(config.to_dict()).confidence == WEIGHTS
     assert FORMAT_VERSION == 6
+
+
+def test_an_older_adapter_keeps_a_confidence_that_it_is_given(tmp_path: object) -> None:
+    old = AdapterConfig(**SHAPE, format_version=3)  # type: ignore[arg-type]
+    adapter = KnowledgeAdapter(AdapterConfig.from_dict(old.to_dict()))
+    adapter.config = dataclasses.replace(adapter.config, confidence=WEIGHTS, known_above=0.4)
+    adapter.save_pretrained(str(tmp_path))
+    again = KnowledgeAdapter.from_pretrained(str(tmp_path)).config
+    assert (again.confidence, again.known_above) == (WEIGHTS, 0.4)
+    assert dataclasses.replace(old, known_above=0.4).format_version == 3, "what older releases read stays theirs"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from transformers import WatermarkingConfig
 
-from kblam import KnowledgeBase, Triple
+from kblam import KnowledgeBase, Session, Triple
 from kblam.adapter.confidence import Confidence
 from kblam.generation import session as session_module
 from kblam.generation.answer import Answer
+from kblam.generation.decision import Unknown
 from kblam.generation.options import Generating
+from kblam.generation.prompt import encode_question, left_padded
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
 from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER, Asked
 from tests.generation.tiny import EMBEDDING_DIM
@@ -35,6 +39,30 @@ def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
     model, attachment = attached(tokenizer, encoder, confidence=BY_MASS)
     with KnowledgeBase.from_triples(FACTS, encoder) as kb:
         yield Asked(model, tokenizer, attachment, encoder, kb)
+
+
+def both_ways(session: Session, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[Answer], list[Answer]]:
+    """What is written at once, and what `generate` says token by token."""
+    at_once = session.ask_many(QUESTIONS, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Generating, "is_plain", False)
+        return at_once, session.ask_many(QUESTIONS, **options)
+
+
+def assert_alike(at_once: list[Answer], one_by_one: list[Answer]) -> None:
+    for quick, slow in zip(at_once, one_by_one, strict=True):
+        assert told(quick) == told(slow)
+        assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
+        masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
+        assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+
+
+@torch.no_grad()
+def let_prompts_count(asked: Asked) -> None:
+    """Each token attends to other triples than the one before it."""
+    torch.manual_seed(3)
+    for head in asked.attachment.adapter.query_heads.values():
+        head.weight.normal_(0, 1.5)
 
 
 class Passes:
@@ -70,17 +98,49 @@ def told(answer: Answer) -> tuple[Any, ...]:
 def test_they_are_the_answers_of_generate(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, unknown: str, limit: int
 ) -> None:
-    session = asked.session(unknown=unknown)
-    at_once = session.ask_many(QUESTIONS, max_new_tokens=limit)
-    monkeypatch.setattr(Generating, "is_plain", False)
-    one_by_one = session.ask_many(QUESTIONS, max_new_tokens=limit)
-    for quick, slow in zip(at_once, one_by_one, strict=True):
-        assert told(quick) == told(slow)
-        assert quick.knowledge_mass == pytest.approx(slow.knowledge_mass, abs=1e-5)
-        masses = [[item.mass for item in answer.evidence] for answer in (quick, slow)]
-        assert masses[0] == pytest.approx(masses[1], abs=1e-5)
+    at_once, one_by_one = both_ways(asked.session(unknown=unknown), monkeypatch, max_new_tokens=limit)
+    assert_alike(at_once, one_by_one)
     if limit == 120:
         assert at_once[0].text == EURO
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 5])
+def test_the_best_few_triples_are_chosen_for_each_token(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS, top_k=top_k)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        asked = Asked(model, tokenizer, attachment, encoder, kb)
+        let_prompts_count(asked)
+        assert_alike(*both_ways(asked.session(), monkeypatch, max_new_tokens=120))
+
+
+def test_a_model_that_keeps_no_cache_reads_all_again(asked: Asked) -> None:
+    """In training with activation checkpointing transformers drops the cache it is given."""
+    let_prompts_count(asked)
+    cached = asked.session().ask_many(QUESTIONS, max_new_tokens=60)
+    drop = asked.model.get_decoder().register_forward_pre_hook(
+        lambda module, given, options: (given, options | {"past_key_values": None}), with_kwargs=True
+    )
+    assert_alike(asked.session().ask_many(QUESTIONS, max_new_tokens=60), cached)
+    drop.remove()
+
+
+def test_an_end_that_no_token_is_ends_nothing(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers takes -1 for "never"."""
+    at_once, one_by_one = both_ways(asked.session(), monkeypatch, max_new_tokens=30, eos_token_id=-1)
+    assert [told(one) for one in at_once] == [told(one) for one in one_by_one]
+    assert {one.num_tokens for one in at_once} == {30}
+
+
+def test_a_sentence_that_begins_as_the_refusal_does_goes_on_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
+    answer = "I am sorry I cannot say more than that the {property} of {name} is {value}."
+    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS, answer=answer)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        session = Asked(model, tokenizer, attachment, encoder, kb).session()
+        at_once, one_by_one = both_ways(session, monkeypatch, max_new_tokens=120)
+    assert_alike(at_once, one_by_one)
+    assert one_by_one[0].text == answer.format(property="currency", name="France", value="Euro")
 
 
 def test_two_passes_are_enough(asked: Asked) -> None:
@@ -108,16 +168,33 @@ def test_other_options_are_left_to_generate(asked: Asked, options: dict[str, Any
     passes.remove()
 
 
-def test_an_end_token_of_the_caller_s_ends_it_early(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [{"stop_strings": ["zzz"]}, {"max_time": 60.0}, {"watermarking_config": WatermarkingConfig(bias=0.5)}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_what_the_model_s_own_settings_ask_for_is_left_to_generate(asked: Asked, setting: dict[str, Any]) -> None:
+    asked.model.generation_config.update(**setting)
+    passes = Passes(asked.model)
+    assert asked.session().ask(CURRENCY, max_new_tokens=120).text == EURO
+    assert len(passes.lengths) > 2
+    passes.remove()
+
+
+@pytest.mark.parametrize("first", [[], [1]], ids=["alone", "beside another"])
+def test_an_end_token_of_the_caller_s_ends_it_early(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, first: list[int]
+) -> None:
     tokens: list[int] = []
     streamer = Keep(tokens)
     asked.session().ask(CURRENCY, max_new_tokens=120, streamer=streamer)
-    third, tokens[:] = tokens[-5], []
-    quick = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    ends = [*first, tokens[-5]]
+    tokens.clear()
+    quick = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=ends, streamer=streamer)
     shown = list(tokens)
     monkeypatch.setattr(Generating, "is_plain", False)
     tokens.clear()
-    slow = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=third, streamer=streamer)
+    slow = asked.session().ask(CURRENCY, max_new_tokens=120, eos_token_id=ends, streamer=streamer)
     assert told(quick) == told(slow)
     assert shown == tokens
     assert quick.num_tokens < 20
@@ -175,4 +252,21 @@ def test_a_sampling_session_needs_no_second_reading(asked: Asked, monkeypatch: p
     monkeypatch.setattr(session_module, "write_at_once", lambda *given, **options: called.append(given))
     asked.session().ask(CURRENCY, max_new_tokens=60, do_sample=True)
     asked.session(unknown=None).ask(CURRENCY, max_new_tokens=60)
+    asked.attachment.adapter.config = replace(asked.attachment.config, pointer=False)
+    asked.session().ask(CURRENCY, max_new_tokens=5)
     assert not called
+
+
+@pytest.mark.parametrize(("unknown", "is_certain"), [("refuse", True), (None, False)])
+@torch.inference_mode()
+def test_a_known_answer_is_certain_only_where_unknown_ones_are_decided_too(
+    asked: Asked, unknown: Unknown | None, is_certain: bool
+) -> None:
+    """Else the model may still refuse."""
+    row = encode_question(CURRENCY, asked.attachment, asked.tokenizer)
+    ids, mask = left_padded([row], 0, asked.attachment.device)
+    with asked.session(unknown=unknown).answering(CURRENCY) as pointer:
+        asked.model.model(ids, attention_mask=mask)
+        pointer.begin(ids, asked.model.config.vocab_size)
+    assert pointer.decision(0).is_sure
+    assert pointer.is_certain is is_certain

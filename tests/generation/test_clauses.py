@@ -135,3 +135,37 @@ def test_a_question_that_says_two_names_is_cut_by_them(
     assert not any(one.is_explicit for one in found)
     assert all(question[: one.cut[0]].strip() == one.parts[0] for one in found if not one.one_property)
     assert [one.one_property for one in found] == [False] * (len(found) - 1) + [True] * bool(found)
+
+
+LONG = 4000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is the color of A" + " " * LONG + "B?",
+        "What is A" + "\n" * LONG + "B?",
+        "What" + " " * LONG + "please x",
+        "What is A" + ", " * LONG + "B?",
+        "What is A" + " and also" * LONG + "B?",
+        "What x and " + "and " * LONG + "x",
+        "WHAT IS " + "THE COLOR AND " * LONG + "(B)",
+        "x of a and y of b and " * LONG,
+        "What is x and y? " * LONG,
+    ],
+    ids=lambda question: question[:24],
+)
+def test_a_long_question_takes_no_time(question: str) -> None:
+    """Each took minutes, or hours."""
+    found = splits(question)
+    assert len(found) <= MOST_SPLITS
+    assert len(by_names(question, [(at, at + 1) for at in range(0, len(question) - 1, 2)])) <= 3
+
+
+def test_a_name_is_not_looked_for_in_all_that_is_written_in_capitals() -> None:
+    """Where capitals go on for longer than a name does, none is said to begin there."""
+    (split,) = splits("WHICH IS HEAVIER " + "VERY " * 50 + "TIN AND LEAD")
+    assert split.parts[1] == "LEAD?"  # as it stands
+    (split,) = splits("please, " * 30 + "which is heavier, Old Tin and Lead")
+    assert split.parts[1].endswith("heavier, Lead?")

@@ -179,6 +179,13 @@ def test_between_splits_that_say_as_much_the_surer_one_wins_whatever_its_mass() 
         assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
 
 
+def test_where_nobody_judged_the_mass_says_which_split_is_surer() -> None:
+    other = Found(7, replace(FACTS[0], value="Franc"), 0.7)
+    heavy, light = cut((FRANCE,), (BUDGET,)), cut((other,), (weak(BUDGET, 0.6),))
+    for cuts in (heavy + light, light + heavy):
+        assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO_BUDGET
+
+
 @pytest.mark.parametrize(
     "cuts",
     [cut((FRANCE,), (FRANCE,)), cut((weak(FRANCE),), (weak(BUDGET),)), cut((), ()), cut((FRANCE,), (), explicit=False)],
@@ -194,6 +201,25 @@ def test_a_name_is_not_cut() -> None:
     cuts = cut((FRANCE,), (BUDGET,), at=(26, 31))
     assert question[26:31] == " and "
     assert said(decide(rules(), question, [PROCTER], cuts)) == "The CEO of Procter and Gamble is Ann Lee."
+
+
+def test_a_name_is_not_cut_whatever_its_letters() -> None:
+    """In lower case a sharp s is two letters, and the places after it are others."""
+    street = Found(9, Triple("Groß and Klein", "CEO", "Ann Lee"), 0.9)
+    question = "Großer Gott, who is the CEO of GROSS and Klein?"
+    at = question.index(" and ")
+    cuts = cut((FRANCE,), (BUDGET,), at=(at, at + 5))
+    assert said(decide(rules(), question, [street], cuts)) == "The CEO of Groß and Klein is Ann Lee."
+
+
+def test_names_with_letters_of_one_case_count_as_said() -> None:
+    street, square = (
+        Found(at, Triple(name, "length", "9"), 0.6) for at, name in ((8, "Hauptstraße"), (9, "Großmarkt"))
+    )
+    question = "What is the length of Hauptstraße, that of Großmarkt, and the currency of France?"
+    right, other = cut((street,), (square,), at=(33, 34)), cut((FRANCE,), (BUDGET,), at=(33, 34))
+    for cuts in (right + other, other + right):
+        assert "Hauptstraße" in (said(decide(rules(), question, [FRANCE], cuts)) or "")
 
 
 def test_a_known_part_is_said_only_if_it_is_what_was_asked() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kblam.knowledge.mention import Vocabulary, mentions, says, span_of, without_name
+from kblam.knowledge import mention
+from kblam.knowledge.mention import Vocabulary, mentions, says, spans_of, without_name, words, words_at
 
 
 @pytest.mark.parametrize(
@@ -88,14 +89,14 @@ TEXTS = st.text(st.sampled_from("aBb -ßİi東京ก'1_éſs"), max_size=14)
 @given(TEXTS, TEXTS)
 def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, phrase: str) -> None:
     """The plain form, whose ranges take milliseconds to compile for every phrase."""
-    said = re.findall(r"\w+", phrase)
-    wanted = None
+    said, wanted = words(phrase), []
     if said:
         before = "" if re.match(f"[{_RUN}]", said[0]) else rf"(?<![^\W{_RUN}])"
         after = "" if re.search(f"[{_RUN}]$", said[-1]) else rf"(?![^\W{_RUN}])"
-        found = re.search(before + r"\W+".join(map(re.escape, said)) + after, text, re.IGNORECASE)
-        wanted = found and found.span()
-    assert span_of(text, phrase) == wanted
+        found = re.finditer(before + r"\W+".join(map(re.escape, said)) + after, mention._folded(text))
+        places = mention._places(text)
+        wanted = [(places[one.start()], places[one.end() - 1] + 1) for one in found]
+    assert list(spans_of(text, phrase)) == wanted
 
 
 def test_phrases_cost_no_milliseconds() -> None:
@@ -104,3 +105,27 @@ def test_phrases_cost_no_milliseconds() -> None:
     for number in range(200):
         says("What is the motto of Amber Falcon?", f"name {number} of something")
     assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("Wie lang ist die HAUPTSTRASSE?", "Hauptstraße", "HAUPTSTRASSE"),
+        ("Wie lang ist die Hauptstraße?", "Hauptstrasse", "Hauptstraße"),
+        ("ß, und die Straße", "straße", "Straße"),
+        ("İzmir'in yanında İstanbul", "istanbul", "İstanbul"),
+        ("ISTANBUL", "İstanbul", "ISTANBUL"),
+        ("DIYARBAKIR nerede?", "Diyarbakır", "DIYARBAKIR"),
+        ("the ﬁrm", "Firm", "ﬁrm"),
+    ],
+)
+def test_letters_that_have_no_other_case(text: str, name: str, said: str) -> None:
+    """Where a text in lower case is longer or shorter, places are still its own."""
+    assert [text[start:end] for start, end in spans_of(text, name)] == [said]
+    assert without_name(text, name, "it") == text.replace(said, "it")
+    assert words(said) == words(name)
+    assert [text[start:end] for word, start, end in words_at(text) if [word] == words(name)] == [said]
+
+
+def test_every_place_where_a_name_is_said() -> None:
+    assert list(spans_of("Tin, tinfoil and TIN", "tin")) == [(0, 3), (17, 20)]

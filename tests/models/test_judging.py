@@ -339,9 +339,76 @@ def test_a_property_is_beaten_by_the_likeliest_one_if_the_question_says_that() -
             assert beaten(text) == [0, 0], "the likeliest is not said"
 
 
+def test_a_property_is_not_beaten_by_itself_in_other_letters() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    assert asking.property_head is not None
+    with torch.no_grad():
+        asking.property_head.property.weight.copy_(asking.property_head.question.weight)
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "Price", "weight"])
+    found = [("Anvil 3", prop, 0.2) for prop in ("price", "Price", "weight")]
+    for text in ("the price of Anvil 3", "the Price of Anvil 3"):
+        assert [one.beaten for one in judge.signs([judged(text, *found)])[0]] == [0, 0, 1]
+
+
+def one_share(judge: Judge) -> float:
+    ((signs,),) = judge.signs([judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))])
+    return signs.share
+
+
+def test_autocast_changes_no_share() -> None:
+    """Nor what is kept for a call outside it, which reads in another precision."""
+    encoder, asking = HashingEncoder(16), adapter()
+    first, later = (Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"]) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        under = one_share(first)
+    assert one_share(first) == under == one_share(later)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_head_may_change_its_precision(dtype: torch.dtype) -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    before = one_share(judge)
+    asking.to(dtype)
+    assert one_share(judge) == pytest.approx(before, abs=0.2)
+    asking.float()
+    fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    assert one_share(judge) == one_share(fresh)
+
+
+def test_a_head_whose_weights_are_written_past_autograd_is_read_anew() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
+    before = one_share(judge)
+    assert asking.property_head is not None
+    asking.property_head.property.weight.data.mul_(torch.linspace(-1, 2, 16))
+    changed = one_share(judge)
+    assert changed != before
+    hook = asking.property_head.property.register_forward_hook(lambda module, given, output: output.flip(-1))
+    assert one_share(judge) not in (before, changed)
+    hook.remove()
+    assert one_share(judge) == changed
+
+
 def test_names_are_found_where_they_stand() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["Tin", "Old Tin", "Lead"])
     text = "lead's price, and what of Old  tin?"
     assert [text[start:end] for start, end in judge.names_in(text)] == ["lead", "Old  tin"]
     assert judge.names_in("leader") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Which color do Old Tin and Tin have?", [(15, 22), (27, 30)]),
+        ("Tin's color, and tin's price", [(0, 3)]),
+        ("the color of Old Tin Mine", [(13, 20)]),  # two that overlap are one
+        ("DIE GRÖSSE DER HAUPTSTRASSE UND ISTANBULS", [(15, 27)]),
+        ("Hauptstraße oder İstanbul?", [(0, 11), (17, 25)]),
+    ],
+)
+def test_names_are_found_where_they_are_meant(text: str, said: list[tuple[int, int]]) -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    names = ["Tin", "Old Tin", "Tin Mine", "Hauptstraße", "İstanbul"]
+    assert Judge(asking, lambda texts: vectors(encoder, texts), ["price"], names).names_in(text) == said
