@@ -50,7 +50,7 @@ _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 @lru_cache(maxsize=4096)
 def _pattern(phrase: str) -> tuple[re.Pattern[str], bool, bool] | None:
-    """How a phrase stands in a folded text, and whether a word may go on before it and after it; None without a word."""
+    """How a phrase stands in a folded text; whether a word may go on before and after it. None without a word."""
     said = words(phrase)
     if not said:
         return None
