@@ -37,9 +37,8 @@ def read_to_evidence(
         attention_mask: int64 (B, T), of what the cache holds and of these tokens.
         cache: takes the keys and values of the layers that are computed.
     """
-
     decoder = attachment.model.get_decoder()
-    is_whole = any(module._forward_hooks or hasattr(module, "_hf_hook") for module in decoder.modules())
+    is_whole = any(module._forward_hooks or "_hf_hook" in vars(module) for module in decoder.modules())
 
     def observe(**attention: Any) -> None:
         observer(**attention)

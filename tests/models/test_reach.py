@@ -88,6 +88,19 @@ def test_compiled_code_is_computed_whole(asked: Asked, monkeypatch: pytest.Monke
 
 
 @torch.inference_mode()
+def test_a_module_that_accelerate_wraps_is_computed_to_its_end(asked: Asked) -> None:
+    """Its hook is no hook of torch's, and moves the weights away again behind the module."""
+    (ids, mask, places), recorder = prompts(asked), EvidenceRecorder()
+    above: list[int] = []
+    asked.model.model.layers[1].register_forward_pre_hook(lambda layer, given: above.append(1))
+    asked.model.model.layers[0]._hf_hook = object()
+    vectors = asked.session().question_vectors([CURRENCY, FOUNDER])
+    with reading(asked.attachment, asked.kb) as resident, asked.attachment.using(resident, question=vectors):
+        read_to_evidence(asked.attachment, recorder, ids, mask, places)
+    assert above == [1]
+
+
+@torch.inference_mode()
 def test_a_hook_that_waits_for_a_module_s_end_gets_it(asked: Asked) -> None:
     """FSDP gives a layer's weights back there; a layer left in the middle would stay whole in every process."""
     (ids, mask, places), recorder = prompts(asked), EvidenceRecorder()
