@@ -107,5 +107,5 @@ def batch(
 
 
 # A long span, an empty one, one token, one past the end, a reversed one; several decode steps side by side.
-NEW = [3, 1, 1, 1, 20, 0, 2, 2]
+NEW = [3, 1, 1, 1, 9, 0, 2, 2]
 SPANS = [(0, 40), (7, 7), (5, 6), (30, 99), (3, 39), (0, 40), (9, 3), (-4, 12)]
