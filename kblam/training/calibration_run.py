@@ -16,7 +16,7 @@ from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.material import entities_of, held_out_entities, some
-from kblam.training.properties import PropertyQuestions, is_kept, learn_head, with_head
+from kblam.training.properties import QUESTIONS, STEPS, PropertyQuestions, is_kept, learn_head, with_head
 from kblam.training.questions import Facts, calibration_questions
 from kblam.training.vectors import Vectors
 
@@ -29,6 +29,8 @@ def recalibrate(
     cache: Path,
     triples: Sequence[Triple] = (),
     questions: int = 600,
+    property_questions: int = QUESTIONS,
+    property_steps: int = STEPS,
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
@@ -43,6 +45,7 @@ def recalibrate(
         cache: folder for sentence vectors.
         triples: what questions are made of; none takes synthetic facts of the kind that training holds out.
         questions: how many, before each is asked again without its fact.
+        property_questions, property_steps: of the property head, as a training config has them.
         seed: of the drawing.
 
     Raises:
@@ -52,10 +55,12 @@ def recalibrate(
     entities: list[Entity] = entities_of(some(triples, seed, say)) or held_out_entities(seed)
     facts = Facts(entities)
     asked = calibration_questions(facts, questions, seed + 1, is_kept)
-    properties = PropertyQuestions.draw((prop for _, prop in facts.identities) if triples else (), seed=seed)
+    own = (prop for _, prop in facts.identities) if triples else ()
+    properties = PropertyQuestions.draw(own, count=property_questions, seed=seed)
     texts = [*facts.key_texts, *facts.values, *properties.key_texts, *properties.texts, *(one.text for one in asked)]
     vectors = Vectors(texts, encoder, cache, progress)
-    head, unknowing = learn_head(properties, vectors), learn_head(properties, vectors, all_phrasings=False)
+    head = learn_head(properties, vectors, steps=property_steps)
+    unknowing = learn_head(properties, vectors, steps=property_steps, all_phrasings=False)
     fresh = with_head(adapter, head, background=tuple(TYPED))
     attachment = attach(model, fresh.eval())
     prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]

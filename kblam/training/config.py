@@ -11,6 +11,7 @@ import yaml
 
 from kblam.adapter.config import ANSWER, REFUSAL
 from kblam.errors import TrainingConfigError
+from kblam.training.properties import QUESTIONS, STEPS
 
 
 def _help(text: str, default: Any) -> Any:
@@ -46,6 +47,9 @@ class TrainingConfig:
     retrieval_learning_rate: float = _help("peak", 2e-3)
     retrieval_batch_size: int = _help("questions a step", 96)
     retrieval_questions: int = _help("different questions that stage 1 draws from", 24000)
+    # The property head, beside both stages
+    property_questions: int = _help('questions about "it" that the property head learns from', QUESTIONS)
+    property_steps: int = _help("steps of the property head", STEPS)
     # Stage 2: the whole adapter, through the frozen language model
     max_steps: int = _help("steps of stage 2; 0 leaves it out", 500)
     learning_rate: float = _help("peak", 1.2e-3)
@@ -80,7 +84,7 @@ class TrainingConfig:
         for name in _POSITIVE:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise TrainingConfigError(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
-        for name in ("retrieval_steps", "max_steps", "warmup_steps"):
+        for name in ("retrieval_steps", "property_steps", "max_steps", "warmup_steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise TrainingConfigError(f"{name} must be a whole number of at least 0; got {getattr(self, name)!r}")
         for name in ("learning_rate", "retrieval_learning_rate", "max_grad_norm"):
@@ -145,6 +149,7 @@ _POSITIVE = (
     "calibration_entities",
     "retrieval_batch_size",
     "retrieval_questions",
+    "property_questions",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "triples",

@@ -124,7 +124,9 @@ def gather(
     retrieved, about_it = with_pronoun(train, bare, config.seed)
     asked += about_it
     checked = calibration_questions(held, checks, config.seed + 1, is_kept)
-    properties = PropertyQuestions.draw((prop for one in own for prop in one.facts), seed=config.seed)
+    properties = PropertyQuestions.draw(
+        (prop for one in own for prop in one.facts), count=config.property_questions, seed=config.seed
+    )
     texts = [*retrieved.key_texts, *held.key_texts, *train.values, *held.values]
     texts += [*properties.key_texts, *properties.texts]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")

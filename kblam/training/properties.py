@@ -22,7 +22,7 @@ from kblam.training.vectors import Vectors
 WIDTH = 256
 QUESTIONS = 24_000
 _EVERYTHING_SHARE = 0.06
-_STEPS = 1200
+STEPS = 1200
 _ROWS = 256
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
@@ -93,13 +93,14 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
 
 
 def learn_head(
-    asked: PropertyQuestions, vectors: Vectors, *, all_phrasings: bool = True, seed: int = 0
+    asked: PropertyQuestions, vectors: Vectors, *, steps: int = STEPS, all_phrasings: bool = True, seed: int = 0
 ) -> PropertyHead:
     """A head that tells the properties apart; seconds.
 
     Args:
         asked: what it learns from.
         vectors: of their texts and key texts.
+        steps: of gradient descent.
         all_phrasings: False leaves out those kept for the calibration.
         seed: of everything random.
     """
@@ -120,8 +121,8 @@ def learn_head(
             ],
             lr=_RATE,
         )
-        rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-        for _ in range(_STEPS):
+        rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+        for _ in range(steps):
             rows = torch.randint(len(questions), (_ROWS,))
             scores = head(F.dropout(questions[rows], _DROPOUT), head.keys(keys))
             loss = F.cross_entropy(scores, meant[rows])

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
+from kblam.adapter.property_head import PropertyHead
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError
 from kblam.models import attach, detach
@@ -300,7 +301,7 @@ class Trainer:
                 material.vectors,
                 prompts,
                 material.encoder,
-                learn_head(material.properties, material.vectors, all_phrasings=False, seed=self.config.seed),
+                self._head(all_phrasings=False),
                 scale=material.vectors.scale,
             )
         finally:
@@ -311,7 +312,7 @@ class Trainer:
         self.calibration = self.calibrate()
         adapter = with_head(
             self.adapter,
-            learn_head(self.material.properties, self.material.vectors, seed=self.config.seed),
+            self._head(),
             known_above=self.calibration.known_above,
             confidence=self.calibration.confidence,
         )
@@ -325,6 +326,16 @@ class Trainer:
             f"found {found.recall:.3f}; likeliest triple right {found.top1:.3f} ({found.questions} questions)"
         )
         return adapter.eval()
+
+    def _head(self, *, all_phrasings: bool = True) -> PropertyHead:
+        material, config = self.material, self.config
+        return learn_head(
+            material.properties,
+            material.vectors,
+            steps=config.property_steps,
+            all_phrasings=all_phrasings,
+            seed=config.seed,
+        )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config, adapter = self.config, self.adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from kblam.training.material import Material
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM
-from tests.training.conftest import SMALL, prepared, small
+from tests.training.conftest import SMALL, prepared, small, small_head
 
 __all__ = ["prepared"]  # the fixture
 
@@ -48,6 +49,8 @@ def test_a_run_and_then_other_thresholds(
     kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(2, "holds a run already")
 
     material = prepared()
+    quick = functools.partial(calibration_run.recalibrate, **small_head())
+    monkeypatch.setattr(calibration_run, "recalibrate", quick)
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(EMBEDDING_DIM))

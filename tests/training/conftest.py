@@ -27,6 +27,8 @@ SMALL: dict[str, Any] = {
     "retrieval_questions": 80,
     "retrieval_steps": 6,
     "retrieval_batch_size": 12,
+    "property_questions": 200,
+    "property_steps": 20,
     "max_steps": 6,
     "per_device_train_batch_size": 4,
     "triples": 24,
@@ -36,6 +38,11 @@ SMALL: dict[str, Any] = {
     "logging_steps": 1,
     "bf16": False,
 }
+
+
+def small_head() -> dict[str, int]:
+    """What a small run says of its property head."""
+    return {name: SMALL[name] for name in ("property_questions", "property_steps")}
 
 
 def small(**changes: Any) -> TrainingConfig:

@@ -21,6 +21,7 @@ from kblam.training import calibrate, calibration_run
 from kblam.training.material import Material
 from kblam.training.questions import Asked, Facts, Kind
 from tests.fakes import HashingEncoder
+from tests.training.conftest import small_head
 
 ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "description": "3"})
 HAMMER = Entity("Hammer", {"color": "4"})
@@ -98,7 +99,7 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     monkeypatch.setattr(calibration_run, "held_out_entities", lambda seed: entities)
     encoder = HashingEncoder(before.config.embedding_dim)
-    after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40)
+    after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
     assert after.config.format_version == FORMAT_VERSION  # older releases do not know these weights
     assert after.config.background == tuple(TYPED)

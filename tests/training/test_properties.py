@@ -56,27 +56,25 @@ class ByWords(HashingEncoder):
         return np.stack([sum(of_words[word] for word in text.lower().split()) for text in texts])
 
 
-def test_a_head_learns_to_tell_properties_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(properties, "_STEPS", 300)
+def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     drawn = PropertyQuestions.draw(count=1000)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
-    head = learn_head(drawn, vectors)
+    head = learn_head(drawn, vectors, steps=300)
     asked, keys = vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts))
     hits = head.log_shares(asked, keys).argmax(-1) == torch.tensor(drawn.meant)
     assert hits.float().mean() > 0.5, "words tell most of them"
     assert not any(weight.requires_grad for weight in head.parameters())
-    again = learn_head(drawn, vectors)
+    again = learn_head(drawn, vectors, steps=300)
     assert torch.equal(again.question.weight, head.question.weight)
-    part = learn_head(drawn, vectors, all_phrasings=False)
+    part = learn_head(drawn, vectors, steps=300, all_phrasings=False)
     kept = torch.tensor(drawn.kept)
     of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
 
 
-def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(properties, "_STEPS", 2)
+def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path) -> None:
     drawn = PropertyQuestions.draw(count=50)
-    head = learn_head(drawn, Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path))
+    head = learn_head(drawn, Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path), steps=2)
     torch.manual_seed(0)
     before = KnowledgeAdapter(AdapterConfig(16, 32, 2, 2, 16, question_head="linear"))
     for adapter in (before, with_head(before, head)):  # one that has none yet, and one that has
