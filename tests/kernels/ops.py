@@ -251,7 +251,7 @@ def _seen(B: int, T: int) -> Tensor:
     return torch.rand(B, T, generator=_GENERATOR) > 0.4
 
 
-def _alone(maker: Callable[..., Problem], *sizes: int, M: int) -> dict[str, Make]:
+def _alone(maker: Callable[..., Problem], *sizes: int, M: int, only: tuple[str, ...] | None = None) -> dict[str, Make]:
     """Knowledge without a prompt, seen by so many new queries: a row may see nothing of it."""
     options: dict[str, dict[str, Any]] = {
         "whole": {},
@@ -266,9 +266,12 @@ def _alone(maker: Callable[..., Problem], *sizes: int, M: int) -> dict[str, Make
         f"alone-N{N}-{name}": _of(maker, **{"N": N, "T": 0, "M": M, "is_alone": True, **given})
         for N in sizes
         for name, given in options.items()
+        if only is None or name in only
     }
 
 
+# More queries than a tile of rows has: in the interpreter only what a second tile may change.
+_MANY = ("whole", "row-bias", "all-hidden")
 _LATENT = {name: _of(make_latent, **arguments) for name, arguments in cases.LATENT.items()}
 _STORED = {
     f"{name}-{stored(storage)}": _of(make_latent, **cases.LATENT[name], storage=storage)
@@ -355,7 +358,7 @@ TRITON_WAYS = (
     Way(
         "dense-split",
         "triton",
-        {**grid((*cases.FEW, *cases.SPLITS)), **_alone(make, 1, 20, M=_M)},
+        {**grid((*cases.FEW, *cases.SPLITS)), **_alone(make, 1, M=_M), **_alone(make, 20, M=_M, only=_MANY)},
         check_dense,
         # The interpreter cuts weights off to bfloat16 where a GPU rounds them: errors are near twice as large here.
         also=dict.fromkeys(("B2-N4-T63-M100-D96", cases.SPLITS[4].name), HALF),
@@ -364,7 +367,12 @@ TRITON_WAYS = (
     Way(
         "latent",
         "triton",
-        {**_LATENT, **_STORED, **_alone(make_latent, 1, 9, M=_LATENT_M)},
+        {
+            **_LATENT,
+            **_STORED,
+            **_alone(make_latent, 1, M=_LATENT_M),
+            **_alone(make_latent, 9, M=_LATENT_M, only=_MANY),
+        },
         functools.partial(check_latent, converts=True),
         also=dict.fromkeys(
             (
