@@ -50,13 +50,18 @@ class PropertyHead(nn.Module):
         return scores
 
     @torch.no_grad()
-    def log_shares(self, questions: Tensor, keys: Tensor, left_out: Tensor | None = None) -> Tensor:
+    def log_shares(
+        self, questions: Tensor, keys: Tensor, left_out: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
         """Log of each property's share: as `forward`, float32.
 
         Args:
             left_out: bool (B, V), keys that take no share in a row.
+            more: (B, V), added to the scores.
         """
         scores = self(questions, keys).float()
+        if more is not None:
+            scores = scores + more.to(scores.device)
         if left_out is not None:
             scores = scores.masked_fill(left_out.to(scores.device), -torch.inf)
         return scores.log_softmax(-1)

@@ -39,9 +39,35 @@ def says(text: str, phrase: str) -> bool:
 
 
 def without_name(text: str, name: str, pronoun: str) -> str | None:
-    """The text with a pronoun in place of a name; None if it does not say the name."""
+    """The text with a pronoun in place of a name and of the marks around it; None if it does not say the name."""
     start, end = next(spans_of(text, name), (0, 0))
-    return text[:start] + pronoun + text[end:] if end else None
+    if not end:
+        return None
+    before, after = _MARKS.match(name), _MARKS_AT_END.search(name)
+    if before is not None and text[:start].endswith(before[0]):
+        start -= len(before[0])
+    if after is not None and text.startswith(after[0], end):
+        end += len(after[0])
+    return text[:start] + pronoun + text[end:]
+
+
+_MARKS, _MARKS_AT_END = re.compile(r"\W+"), re.compile(r"\W+$")
+
+
+def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
+    """Of names that have the same words, such as "C" and "C++", those that a text says with all their marks.
+
+    Of these again the longest; where a text says none to the letter, all of them.
+    """
+    by_words: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        by_words.setdefault(tuple(words(name)), []).append(name)
+    folded, kept = _folded(text), set[str]()
+    for alike in by_words.values():
+        exact = [name for name in alike if _folded(name) in folded] if len(alike) > 1 else alike
+        longest = max(map(len, exact), default=0)
+        kept.update([name for name in exact if len(name) == longest] or alike)
+    return kept
 
 
 # Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, without_name, words
+from kblam.knowledge.mention import Vocabulary, says, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.models.weights import probe
@@ -28,8 +28,10 @@ from kblam.models.weights import probe
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
 # So many triples with most mass are looked at for a question.
-CANDIDATES = 16
+CANDIDATES = 64
 _MAJORITY = 0.5
+# Added to the score of a property for each of its words, where a question says it word for word.
+_SAID = 2.0
 
 
 class Candidate(NamedTuple):
@@ -87,7 +89,19 @@ class _Compared(NamedTuple):
     own: Tensor  # bool (V,), everything and the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary
+    texts: Names  # of all columns, to be found in questions
+    by_words: dict[str, list[int]]  # the columns that a text found so means
     revision: int  # of the knowledge base
+
+    def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
+        """(texts, columns and `more`) float32: of how many words each property is that a text says word for word."""
+        said = torch.zeros(len(texts), len(self.columns) + len(more))
+        for line, text in enumerate(texts):
+            for found in self.texts.said_in(text):
+                said[line, self.by_words[found]] = found.count(" ") + 1
+            for column, one in enumerate(more, len(self.columns)):
+                said[line, column] = len(words(one)) * says(text, one)
+        return said
 
 
 class _Keys(NamedTuple):
@@ -120,7 +134,7 @@ class Judge:
         self._kept: _Keys | None = None
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim)
-        self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), 0)
+        self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), Names(), {}, 0)
         self.compare_with(properties)
 
     @property
@@ -147,11 +161,16 @@ class Judge:
         fresh = self._vectors_of(new)
         vectors = torch.cat([before.vectors, fresh])
         rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
+        by_words: dict[str, list[int]] = {}
+        for column, one in enumerate(texts):
+            by_words.setdefault(" ".join(words(one)), []).append(column)
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
             own=torch.tensor([one == EVERYTHING or one in own for one in texts]),
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
+            texts=Names(texts),
+            by_words=by_words,
             revision=revision,
         )
 
@@ -207,7 +226,9 @@ class Judge:
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
         whole = self._names.said_in(question)
         inside = {name for name in names for other in names | whole if len(other) > len(name) and says(other, name)}
-        meant = {name for name in names if name not in inside or " ".join(words(name)) in whole}
+        meant = to_the_letter(
+            question, (name for name in names if name not in inside or " ".join(words(name)) in whole)
+        )
         return [
             Signs(
                 mass=mass,
@@ -261,10 +282,13 @@ class Judge:
             keys = self._keys(head, compared)
             if more:
                 keys = torch.cat([keys, head.keys(vectors)])
-            logs = head.log_shares(asking, keys, left_out).cpu()
+            said = compared.words_said(bare.values(), more)
+            logs = head.log_shares(asking, keys, left_out, _SAID * said).cpu()
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
+        # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         everything = logs[:, columns[EVERYTHING]]
+        says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING]), 0.0).amax(-1) > 0
         texts = list(columns)
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
@@ -274,7 +298,7 @@ class Judge:
             for prop in props:
                 is_other = words(prop) != words(likeliest)
                 log = logs[line, columns[prop]]
-                if prop in DESCRIBING:
+                if prop in DESCRIBING and not says_one[line]:
                     log = torch.logaddexp(log, everything[line])
                 shares[row, name, prop] = _Share(
                     float(log), bool(log >= best[line]), float(everything[line].exp()), is_said and is_other
