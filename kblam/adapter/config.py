@@ -15,8 +15,8 @@ from kblam.errors import AdapterConfigError
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
 # in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`.
-FORMAT_VERSION = 6
-_CONFIDENCE_FORMAT = 6  # of the signs that its weights are for
+FORMAT_VERSION = 7
+_CONFIDENCE_FORMAT = 7  # of the signs that its weights are for
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is

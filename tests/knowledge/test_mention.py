@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kblam.knowledge import mention
-from kblam.knowledge.mention import Vocabulary, mentions, says, spans_of, without_name, words, words_at
+from kblam.knowledge.mention import (
+    Vocabulary,
+    mentions,
+    says,
+    spans_of,
+    to_the_letter,
+    without_name,
+    words,
+    words_at,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,10 @@ def test_any_script_and_marks() -> None:
         ("Project-Nightjar's founder?", "Project Nightjar", "it's founder?"),
         ("Who founded Project Nightjars?", "Project Nightjar", None),
         ("Who founded AProject Nightjar?", "Project Nightjar", None),
-        ("Who founded A.B (C)?", "A.B (C)", "Who founded it)?"),  # a name's last mark is no word
+        ("Who founded A.B (C)?", "A.B (C)", "Who founded it?"),  # a name's last mark is no word
+        ("Who made C++ and why?", "C++", "Who made it and why?"),
+        ("Who wrote '.NET'?", "'.NET'", "Who wrote it?"),
+        ("Who wrote NET?", "'.NET'", "Who wrote it?"),
         ("Kto założył ŁÓDŹ?", "Łódź", "Kto założył it?"),
         ("Who?", "...", None),
     ],
@@ -67,6 +79,22 @@ def test_another_property_in_place_of_one(property: str, text: str, is_other: bo
     vocabulary = Vocabulary(["price", "weight", "number", "phone number"])
     name = "Weight Anvil" if "Weight Anvil" in text else "Anvil 3"
     assert vocabulary.said_in(text, name).is_other(property) is is_other
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "meant"),
+    [
+        ("Who made C++?", ["C", "C++", "C#"], {"C++"}),
+        ("who made c#?", ["C", "C++", "C#"], {"C#"}),
+        ("Who made C?", ["C", "C++", "C#"], {"C"}),
+        ("Who made C?", ["C++", "C#"], {"C++", "C#"}),  # none to the letter
+        ("What of 'a..b'?", ["'a..b'", "'/a/../b'", "Anvil"], {"'a..b'", "Anvil"}),
+        ("What of C and Anvil?", ["C", "Anvil"], {"C", "Anvil"}),
+        ("", [], set()),
+    ],
+)
+def test_names_of_the_same_words_are_told_by_their_marks(text: str, names: list[str], meant: set[str]) -> None:
+    assert to_the_letter(text, names) == meant
 
 
 def test_names_in_scripts_without_spaces() -> None:

@@ -51,9 +51,15 @@ def judged(question: str, *found: tuple[str, str, float]) -> Judged:
     return Judged(question, [Candidate(*one) for one in found])
 
 
-def shares_of(asking: KnowledgeAdapter, asked: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def shares_of(
+    asking: KnowledgeAdapter, asked: torch.Tensor, keys: torch.Tensor, said: dict[tuple[int, int], int] | None = None
+) -> torch.Tensor:
+    """Of how many words the properties are that the questions say is in `said`."""
     assert asking.property_head is not None
-    return asking.property_head.log_shares(asked, asking.property_head.keys(keys))
+    more = torch.zeros(len(asked), len(keys))
+    for place, count in (said or {}).items():
+        more[place] = 2.0 * count
+    return asking.property_head.log_shares(asked, asking.property_head.keys(keys), more=more)
 
 
 def test_the_signs_of_a_question() -> None:
