@@ -263,8 +263,8 @@ class AdapterConfig:
             shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
             warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", stacklevel=2)
         if isinstance(version, int) and version < _CONFIDENCE_FORMAT and data.get("confidence") is not None:
-            # Its weights are for other shares of properties: up to 5 by the attention's own projections, in 6 without the
-            # words that a question says.
+            # Its weights are for other shares of properties: up to format 5 by the attention's own projections, in 6
+            # without the words that a question says.
             warnings.warn(
                 f"the confidence of this adapter is of format {version}, and this kblam reads properties otherwise; it "
                 "is left out, so what is known is left to the model: calibrate it anew (kblam calibrate)",

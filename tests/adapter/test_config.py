@@ -14,6 +14,7 @@ from transformers import MambaConfig
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Confidence
+from kblam.adapter.config import FORMAT_VERSION
 from kblam.adapter.signature import Signature
 from kblam.errors import AdapterConfigError, KblamError
 
@@ -65,7 +66,10 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
             ]
         ),
         ({"layers": (2, 4), "evidence_layer": 3}, r"evidence_layer 3 is not a knowledge layer; those are \[2, 4\]"),
-        ({"format_version": 7}, "format version 7, newer than 6.*upgrade kblam"),
+        (
+            {"format_version": FORMAT_VERSION + 1},
+            f"format version {FORMAT_VERSION + 1}, newer than {FORMAT_VERSION}.*upgrade kblam",
+        ),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -204,7 +208,7 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match="format version 9, newer than 6; upgrade kblam"):
+        with pytest.raises(AdapterConfigError, match=f"format version 9, newer than {FORMAT_VERSION}; upgrade kblam"):
             AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
 
 

@@ -54,16 +54,16 @@ def test_an_adapter_keeps_its_head(tmp_path: object) -> None:
 
 
 def test_a_confidence_for_other_shares_is_left_out_and_told() -> None:
-    """Up to format 5 the attention's own projections compared properties, and the weights were learned for that."""
+    """Up to format 6 shares of properties were others, and the weights were learned for those."""
     config = AdapterConfig(**SHAPE, confidence=WEIGHTS, known_above=0.4)  # type: ignore[arg-type]
-    old = config.to_dict() | {"format_version": 5}
+    old = config.to_dict() | {"format_version": 6}
     with pytest.warns(UserWarning, match="calibrate it anew"):
         found = AdapterConfig.from_dict(old)
     assert (found.confidence, found.known_above) == (None, None)
     by_mass = AdapterConfig(**SHAPE, known_above=0.4).to_dict() | {"format_version": 3}  # type: ignore[arg-type]
     assert AdapterConfig.from_dict(by_mass).known_above == 0.4
     assert AdapterConfig.from_dict(config.to_dict()).confidence == WEIGHTS
-    assert FORMAT_VERSION == 6
+    assert FORMAT_VERSION == 7
 
 
 def test_an_older_adapter_keeps_a_confidence_that_it_is_given(tmp_path: object) -> None:

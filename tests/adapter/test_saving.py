@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, files
+from kblam.adapter.config import FORMAT_VERSION
 from kblam.errors import AdapterConfigError, AdapterError, AdapterFormatError
 
 
@@ -162,8 +163,8 @@ def test_a_damaged_folder_is_refused(
 
 
 def test_a_config_that_contradicts_itself_is_a_config_error(folder: Path) -> None:
-    edit_config(format_version=7)(folder)
-    with pytest.raises(AdapterConfigError, match="format version 7"):
+    edit_config(format_version=FORMAT_VERSION + 1)(folder)
+    with pytest.raises(AdapterConfigError, match=f"format version {FORMAT_VERSION + 1}"):
         KnowledgeAdapter.from_pretrained(folder)
 
 

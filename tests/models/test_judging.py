@@ -75,7 +75,7 @@ def test_the_signs_of_a_question() -> None:
     )
     keys = vectors(encoder, ["the everything of it", "the price of it", "the weight of it"])
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
-    shares = shares_of(asking, asked, keys)
+    shares = shares_of(asking, asked, keys, {(0, 1): 1, (1, 2): 1})
     best = (shares == shares.amax(-1, keepdim=True)).tolist()
     assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])), best[0][1])
     assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])), best[1][1])
@@ -110,6 +110,47 @@ def test_a_name_inside_a_longer_one_that_attention_did_not_find() -> None:
     assert judge.signs([judged(both, short)])[0][0].name == 1
     assert judge.says_a_name("RELATIVE PATH TRAVERSAL?")
     assert not judge.says_a_name("the path of a traversal")
+
+
+def test_of_names_of_the_same_words_the_one_said_to_the_letter_is_meant() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["designer"], ["C", "C++", "C#"])
+    found = [(name, "designer", 0.2) for name in ("C", "C++", "C#")]
+    said = judge.signs([judged(f"Who is the designer of {name}?", *found) for name in ("C", "C++", "c#", "C-")])
+    assert [[one.name for one in signs] for signs in said] == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_a_property_that_is_said_word_for_word_has_a_larger_share() -> None:
+    """The longest that stands there, by its words; one beyond those compared, for its own question, too."""
+    encoder, asking = HashingEncoder(16), adapter(background=("color",))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["number", "phone number", "price"])
+    names = ["everything", "color", "number", "phone number", "price", "taste"]
+    keys = vectors(encoder, [f"the {p} of it" for p in names])
+    for text, said in (
+        ("the phone number of it", {(0, 3): 2}),
+        ("the number and the price of it", {(0, 2): 1, (0, 4): 1}),
+        ("the color of it", {(0, 1): 1}),
+        ("the taste of it", {(0, 5): 1}),
+        ("how about it", {}),
+    ):
+        found = [("Anvil 3", prop, 0.2) for prop in names[2:]]
+        (signs,) = judge.signs([judged(text.replace(" it", " Anvil 3"), *found)])
+        shares = shares_of(asking, vectors(encoder, [text]), keys, said)[0, 2:].tolist()
+        assert [one.share for one in signs] == pytest.approx(shares, abs=1e-5), text
+
+
+def test_who_says_a_property_does_not_ask_for_everything() -> None:
+    """A question for the "further explanation" sounds like one for all there is: it was answered by the description."""
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["description", "further explanation"])
+    keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "further explanation")])
+    for text, said, adds in (
+        ("the further explanation of it", {(0, 2): 2}, False),
+        ("everything about it", {(0, 0): 1}, True),
+    ):
+        ((signs,),) = judge.signs([judged(text.replace("it", "Anvil 3"), ("Anvil 3", "description", 0.2))])
+        everything, described, _ = shares_of(asking, vectors(encoder, [text]), keys, said)[0].exp().tolist()
+        assert math.exp(signs.share) == pytest.approx(described + everything * adds)
 
 
 def test_the_candidates_of_a_question_share_what_is_sure() -> None:
@@ -202,10 +243,10 @@ def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> N
     rare, usual = (judged(f"the {p} of Anvil 3", ("Anvil 3", p, 0.2)) for p in ("taste", "price"))
     (alone,), beside = judge.signs([usual])[0], [signs for (signs,) in judge.signs([rare, usual])]
     assert beside[1].share == pytest.approx(alone.share)
-    assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share)
+    assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share, rel=1e-5)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
-    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys)[0, 3]))
+    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys, {(0, 3): 1})[0, 3]))
 
 
 def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
@@ -215,7 +256,7 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     columns = ["everything", "phone number", "price", "color", "weight"]  # "list price" is the base's price
     keys = vectors(encoder, [f"the {p} of it" for p in columns])
     ((signs,),) = judge.signs([judged("the phone number of Anvil 3", ("Anvil 3", "weight", 0.2))])
-    shares = shares_of(asking, vectors(encoder, ["the phone number of it"]), keys)
+    shares = shares_of(asking, vectors(encoder, ["the phone number of it"]), keys, {(0, 1): 2})
     assert signs.share == pytest.approx(float(shares[0, 4]))
     assert signs.other == 1
 
