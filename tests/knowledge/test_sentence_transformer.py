@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,12 @@ def test_a_damaged_folder_is_one_kind_of_error(name: str, content: str, tmp_path
     (folder / name).write_text(content)
     with contextlib.suppress(EncoderError):  # some have defaults for what cannot be read
         load_encoder(str(folder)).encode(["a"])
+
+
+def test_threads_may_share_an_encoder(minilm: SentenceTransformerEncoder) -> None:
+    texts = [[f"the color of falcon {number}", "amber " * (number % 50)] for number in range(400)]
+    alone = {number: minilm.encode(texts[number]) for number in range(0, 400, 40)}
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda pair: (minilm.beyond_limit(["amber " * 300]), minilm.encode(pair))[1], texts))
+    for number, vectors in alone.items():
+        np.testing.assert_allclose(together[number], vectors, atol=1e-5)

