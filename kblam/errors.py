@@ -184,6 +184,13 @@ class EvaluationError(KblamError):
     """A model cannot be evaluated as asked: a base too small, an unknown row, a package that is missing."""
 
 
+# --- serving ---------------------------------------------------------------------------------------------
+
+
+class ServingError(KblamError):
+    """A server cannot start as asked: a name, a key or an address that cannot be, or a base that is nobody's."""
+
+
 # --- benchmarks ------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from kblam.cli.evaluate import evaluate
 from kblam.cli.integrate import integrate
 from kblam.cli.kb import app as kb_app
 from kblam.cli.output import out
+from kblam.cli.serve import serve
 from kblam.cli.train import calibrate, train
 from kblam.shipped import DOCS
 
@@ -40,6 +41,7 @@ app.add_typer(kb_app, name="kb")
 app.add_typer(data_app, name="data")
 app.command()(ask)
 app.command()(chat)
+app.command()(serve)
 app.command()(integrate)
 app.command()(convert)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)

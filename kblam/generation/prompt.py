@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
 from kblam.models import Attachment
+from kblam.models.chat_template import conversation_of
 from kblam.models.prompt import family_template, ids_of, question_ids
 
 # A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.
@@ -38,6 +39,30 @@ def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrained
     _check(question)
     template = family_template(attachment.family, tokenizer) if tokenizer.chat_template is None else None
     return ids_of(question, template, tokenizer)
+
+
+def encode_conversation(
+    turns: Sequence[tuple[str, str]], attachment: Attachment, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Token ids of a conversation as the base model is given it; of a single question, as `encode_for_base`.
+
+    Args:
+        turns: (role, text) of each message; the last is the user's.
+
+    Raises:
+        GenerationError: a text is empty or none, the last message is not the user's, or there are several and the
+            tokenizer has no chat template, or one that refuses their order.
+    """
+    for _, text in turns:
+        _check(text)
+    if not turns or turns[-1][0] != "user":
+        raise GenerationError("the last message must be the user's; the answer to it comes next")
+    if len(turns) == 1:
+        return encode_for_base(turns[0][1], attachment, tokenizer)
+    whole = conversation_of(tokenizer, turns)
+    if whole is None:
+        raise GenerationError("this model has no chat template, so it can be asked one user message at a time only")
+    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
 
 
 def _check(question: str) -> None:

@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
+from kblam.generation.base import ask_base, generated
 from kblam.generation.clauses import MOST_SPLITS, Split, by_names, splits
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import EvidenceRecorder, Follower
@@ -119,8 +120,8 @@ class Session:
                 encode_for_base(question, self.attachment, self.tokenizer)
                 for question in (questions if rules.unknown == "base" else [])
             ]
-        _check_length(self.model, encoded, questions, max_new_tokens)
-        _check_length(self.model, for_base, questions[: len(for_base)], max_new_tokens)
+        check_length(self.model, encoded, questions, max_new_tokens)
+        check_length(self.model, for_base, questions[: len(for_base)], max_new_tokens)
         batches = [range(start, min(start + batch_size, len(encoded))) for start in range(0, len(encoded), batch_size)]
         answers: list[Answer] = []
         with reading(self.attachment, self.knowledge_base) as resident:
@@ -130,7 +131,7 @@ class Session:
         unknown = [row for row, answer in enumerate(answers) if answer.from_base]
         for start in range(0, len(unknown), batch_size):
             rows = [for_base[row] for row in unknown[start : start + batch_size]]
-            said = self._ask_base(rows, how)
+            said = ask_base(self.model, self.attachment, self.tokenizer, rows, how)
             for row, answer in zip(unknown[start : start + batch_size], said, strict=True):
                 answers[row] = answer.judged_as(answers[row])
         return answers
@@ -300,24 +301,8 @@ class Session:
                 given["streamer"] = Gate(given["streamer"], lambda: pointer.decision(0).is_base)
         given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or ()), follower])
         with self.attachment.using(resident, question=vectors), self.attachment.observing(recorder):
-            said = self._generate(rows, replace(how, arguments=given))
+            said = generated(self.model, self.attachment, self.tokenizer, rows, replace(how, arguments=given))
         return [reader.answer(row, tokens, recorder, words, top, pointer) for row, tokens in enumerate(said)]
-
-    @torch.inference_mode()
-    def _ask_base(self, rows: Rows, how: Generating) -> list[Answer]:
-        with self.attachment.using(None):
-            said = self._generate(rows, how)
-        reader = Reader(self.tokenizer, "", how)
-        return [reader.of_base(tokens) for tokens in said]
-
-    def _generate(self, rows: Rows, how: Generating) -> list[list[int]]:
-        model: Any = self.model
-        ids, mask = left_padded(rows, how.pad, self.attachment.device)
-        output = model.generate(ids, attention_mask=mask, **how.after(ids.shape[1], self.tokenizer))
-        # A config may ask for more than the tokens (return_dict_in_generate).
-        sequences: Tensor = getattr(output, "sequences", output)
-        said: list[list[int]] = sequences[:, ids.shape[1] :].tolist()
-        return said
 
     def _rules(self) -> Rules:
         config, unknown = self.attachment.config, self.unknown
@@ -363,7 +348,12 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         raise GenerationError(f"{error}; pass tokenizer=") from error
 
 
-def _check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str], max_new_tokens: int) -> None:
+def check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str], max_new_tokens: int) -> None:
+    """Checks that questions and their answers fit the model's context.
+
+    Raises:
+        GenerationError: one does not.
+    """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for ids, question in zip(encoded, questions, strict=True):
         if limit is not None and len(ids) + max_new_tokens > limit:

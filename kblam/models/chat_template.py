@@ -25,7 +25,7 @@ SECONDS = 5  # of processor time, for rendering
 DEADLINE = 60  # seconds until the process must have ended, its imports included
 MEMORY = 512 * 2**20
 MOST_CHARACTERS = 2**20
-_CALLED = {"user": "question", "system": "system message"}
+_CALLED = {"user": "question", "system": "system message", "assistant": "answer"}
 _CHILD = Path(__file__).with_name("template_process.py")
 
 
@@ -39,13 +39,35 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, with_system: bool = 
         GenerationError: it raises an error, needs more time or memory than any template should, or leaves the question
             out.
     """
+    messages = [("system", SYSTEM_MARK)] * with_system + [("user", MARK)]
+    return _of(tokenizer, messages)
+
+
+def conversation_of(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> str | None:
+    """A conversation in a tokenizer's chat template, ready for the next answer; None if it has none.
+
+    The template is rendered once for each sequence of roles, and never sees a text.
+
+    Args:
+        turns: (role, text) of each message; roles are "system", "user" and "assistant".
+
+    Raises:
+        GenerationError: as `chat_template_of`; a template may refuse an order of roles, too.
+    """
+    marks = {f"\ue000{place}\ue000": text for place, (_, text) in enumerate(turns)}
+    template = _of(tokenizer, [(role, mark) for (role, _), mark in zip(turns, marks, strict=True)])
+    return (
+        None if template is None else re.sub("\ue000[0-9]+\ue000", lambda mark: marks.get(mark[0], mark[0]), template)
+    )
+
+
+def _of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[tuple[str, str]]) -> str | None:
     if tokenizer.chat_template is None:
         return None
     try:
         template = str(tokenizer.get_chat_template())
     except ValueError as error:
         raise _unusable(str(error)) from error
-    messages = [("system", SYSTEM_MARK)] * with_system + [("user", MARK)]
     return _rendered(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True), tuple(messages))
 
 

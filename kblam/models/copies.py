@@ -3,8 +3,9 @@
 A copy belongs to one attachment and one knowledge base. It is changed only while nobody reads it. A question that
 finds it out of date waits for running answers, and later questions wait too.
 
-An attachment keeps the `KEPT` copies that were used last, and those that are being read. A copy is freed when its
-knowledge base or its attachment is gone. If there is no room for a new copy, all copies that nobody reads are freed.
+An attachment keeps the `KEPT` copies that were used last, or as many as `keep` says, and those that are being read. A
+copy is freed when its knowledge base or its attachment is gone. If there is no room for a new copy, all copies that
+nobody reads are freed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,14 @@ def _free(copy: weakref.ref[_Copy], _: object) -> None:
 # By attachment, then by the id of a knowledge base, the one used last at the end. Kept beside the model and not on it:
 # locks and open files cannot be copied or pickled with a model.
 _COPIES: weakref.WeakKeyDictionary[Attachment, OrderedDict[int, _Copy]] = weakref.WeakKeyDictionary()
+_KEPT: weakref.WeakKeyDictionary[Attachment, int] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
+
+
+def keep(attachment: Attachment, count: int) -> None:
+    """Has an attachment keep so many copies, for a server that asks all of its knowledge bases in turn."""
+    with _LOCK:
+        _KEPT[attachment] = count
 
 
 @contextmanager
@@ -111,7 +119,7 @@ def _copy_of(attachment: Attachment, knowledge_base: KnowledgeBase) -> _Copy:
             copies[name] = _Copy(knowledge_base)
         copies.move_to_end(name)
         idle = [other for other, copy in copies.items() if other != name and not copy.readers.total()]
-        for other in idle[: max(0, len(copies) - KEPT)]:
+        for other in idle[: max(0, len(copies) - _KEPT.get(attachment, KEPT))]:
             del copies[other]
         return copies[name]
 

@@ -1,0 +1,107 @@
+"""The web application: all routes, with what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kblam import __version__
+from kblam.errors import KblamError
+from kblam.serve import chat, knowledge
+from kblam.serve.failures import SERVER_FAILED, ApiError, Json, QueueFullError, response_of, told
+from kblam.serve.guards import BodyLimit, Measured, SafeHeaders
+from kblam.serve.metrics import CONTENT_TYPE
+from kblam.serve.service import Service
+
+_PAGE = Path(__file__).parent / "page"
+_FILES = (
+    ("/", "index.html", "text/html"),
+    ("/page.js", "page.js", "text/javascript"),
+    ("/page.css", "page.css", "text/css"),
+)
+MIB = 2**20
+
+
+def make_app(
+    service: Service, *, hosts: Sequence[str] = ("*",), most: int = MIB, most_of_uploads: int = 16 * MIB
+) -> FastAPI:
+    """The application of a server.
+
+    Args:
+        hosts: names that a request may call this server by: without keys, another site's page could reach it under a
+            name of its own.
+        most, most_of_uploads: bytes of a body, and of one with triples.
+    """
+
+    @asynccontextmanager
+    async def whole_life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    # FastAPI's pages about an API load scripts from elsewhere; docs/serving.md describes it.
+    app = FastAPI(title="kblam", version=__version__, openapi_url=None, lifespan=whole_life)
+    app.include_router(chat.routes(service))
+    app.include_router(knowledge.routes(service))
+    for path, name, kind in _FILES:
+        app.add_route(path, _file(name, kind), methods=["GET"])
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Json({"status": "ok", "version": __version__, "engine": service.engine.name, "model": service.model})
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        service.keys.check_metrics(request.headers.get("authorization"))
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    _add_errors(app)
+    # The last one stands first.
+    app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Measured, metrics=service.metrics)
+    app.add_middleware(SafeHeaders)
+    return app
+
+
+def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    content = (_PAGE / name).read_bytes()
+
+    async def endpoint(_: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return endpoint
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def known(_: Request, error: Exception) -> Response:
+        return response_of(told(error))
+
+    async def unexpected(*_: object) -> Response:
+        return response_of(SERVER_FAILED)
+
+    async def bad_query(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return response_of(ApiError(400, f"{name}: {first['msg']}", "bad_parameter", param=name))
+
+    async def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}; docs/serving.md has the paths"
+        code = {404: "no_such_path", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        return response_of(ApiError(error.status_code, message, code, headers=error.headers))
+
+    app.add_exception_handler(RequestValidationError, bad_query)
+    app.add_exception_handler(HTTPException, of_http)
+    for kind in (ApiError, KblamError, QueueFullError, MemoryError):
+        app.add_exception_handler(kind, known)
+    # uvicorn logs these, with where they came from.
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,201 @@
+"""Routes that answer: chat completions, and the models that there are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from kblam.serve.bases import Base
+from kblam.serve.engine import Asking, Finished
+from kblam.serve.failures import ApiError, Json, dumped, told
+from kblam.serve.metrics import NO_BASE
+from kblam.serve.protocol import ChatRequest, Reply
+from kblam.serve.reading import body_of
+from kblam.serve.service import Service
+
+_GONE = 499  # the client has left, and nobody reads the status
+Said = TypeVar("Said")
+Events = AsyncGenerator[tuple[int, "str | Finished"], None]
+
+
+class GoneError(Exception):
+    """The client has left."""
+
+
+def routes(service: Service) -> APIRouter:
+    """POST /v1/chat/completions, GET /v1/models."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        service.tenant_of(request)  # before its body is read
+        body = await body_of(request, ChatRequest)
+        base = _base_of(service, request, body)
+        asking = _asking(body, base)
+        reply = Reply(body.model, None if base is None else base.name)
+        label = NO_BASE if base is None else base.place.label
+        events = _events(service, asking, body.n, label)
+        try:
+            if not body.stream:
+                finished = await _unless_gone(request, _whole(events))
+                return Json(reply.whole(finished))
+            # What cannot be answered is told with its status, so nothing is sent before the first piece is there.
+            first = await _unless_gone(request, anext(events))
+        except GoneError:
+            return Response(status_code=_GONE)
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        lines = _lines(reply, first, events, with_usage=with_usage)
+        return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    @router.get("/v1/models")
+    async def models(request: Request) -> Response:
+        bases: list[Base | None] = [None, *service.bases.of(service.tenant_of(request))]
+        return Json({"object": "list", "data": [_model(service, base) for base in bases]})
+
+    @router.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> Response:
+        tenant = service.tenant_of(request)
+        for base in [None, *service.bases.of(tenant)]:
+            if service.model_of(base) == name:
+                return Json(_model(service, base))
+        raise _no_model(name)
+
+    return router
+
+
+def _model(service: Service, base: Base | None) -> dict[str, Any]:
+    name = None if base is None else base.name
+    return {
+        "id": service.model_of(base),
+        "object": "model",
+        "created": 0,
+        "owned_by": "kblam",
+        "root": service.model,
+        "kblam": {"knowledge_base": name},
+    }
+
+
+def _base_of(service: Service, request: Request, body: ChatRequest) -> Base | None:
+    """The base that a request names, in its model's name or in vllm_xargs.
+
+    Raises:
+        ApiError: 404 for another model or an unknown base; 400 for two bases.
+    """
+    model, at, name = body.model.partition("@")
+    if model != service.model:
+        raise _no_model(body.model)
+    extra = None if body.vllm_xargs is None else body.vllm_xargs.kblam_kb
+    if at and extra is not None and extra != name:
+        raise ApiError(
+            400, "the model's name and vllm_xargs name two knowledge bases; name one", "bad_parameter", param="model"
+        )
+    if not at and extra is None:
+        return None
+    return service.base_of(request, name if extra is None else extra)
+
+
+def _no_model(name: str) -> ApiError:
+    return ApiError(
+        404, f"there is no model {name[:100]!r}; GET /v1/models lists them", "model_not_found", param="model"
+    )
+
+
+def _asking(body: ChatRequest, base: Base | None) -> Asking:
+    turns = tuple(message.turn for message in body.messages)
+    if base is not None:
+        if len(turns) > 1 or turns[0][0] != "user":
+            raise ApiError(
+                400,
+                "with a knowledge base a question stands alone: send one message, the user's, without a system message "
+                "and without earlier turns",
+                "unsupported_parameter",
+                param="messages",
+            )
+        if body.n > 1:
+            raise ApiError(
+                400,
+                "n > 1 with a knowledge base is not supported: evidence is that of one answer; send n requests",
+                "unsupported_parameter",
+                param="n",
+            )
+    top_p = 1.0 if body.top_p is None else body.top_p
+    return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops)
+
+
+async def _events(service: Service, asking: Asking, count: int, label: str) -> Events:
+    """(index, piece or whole) of each answer in turn; to close it stops the generation."""
+    for index in range(count):
+        seed = None if asking.seed is None else asking.seed + index
+        async with aclosing(service.engine.answer(replace(asking, seed=seed))) as said:
+            async for piece in said:
+                if isinstance(piece, Finished):
+                    service.metrics.answer(label, piece)
+                yield index, piece
+
+
+async def _whole(events: Events) -> list[Finished]:
+    async with aclosing(events) as open_events:
+        return [said async for _, said in open_events if isinstance(said, Finished)]
+
+
+async def _lines(
+    reply: Reply, first: tuple[int, str | Finished], events: Events, *, with_usage: bool
+) -> AsyncIterator[str]:
+    """A stream's server-sent events."""
+    finished: list[Finished] = []
+    sent, began = "", -1
+    event: tuple[int, str | Finished] | None = first
+    async with aclosing(events):
+        try:
+            while event is not None:
+                index, said = event
+                if index > began:
+                    began, sent = index, ""
+                    yield _line(reply.begin(index))
+                if isinstance(said, Finished):
+                    finished.append(said)
+                    yield _line(reply.end(index, said, sent))
+                else:
+                    sent += said
+                    yield _line(reply.piece(index, said))
+                event = await anext(events, None)
+        except Exception as error:  # the status is sent already
+            yield _line(told(error).body)
+            return
+        if with_usage:
+            yield _line(reply.usage(finished))
+        yield "data: [DONE]\n\n"
+
+
+def _line(content: dict[str, Any]) -> str:
+    return f"data: {dumped(content)}\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[Said]) -> Said:
+    """What some work comes to, which is stopped when the client leaves.
+
+    Raises:
+        GoneError: it left.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise GoneError
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,154 @@
+"""The engine within the server: transformers, one model, one answer at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kblam.generation import Answer, Session
+from kblam.generation.base import ask_base
+from kblam.generation.options import generating
+from kblam.generation.prompt import TOKENIZING, encode_conversation
+from kblam.generation.session import check_length
+from kblam.models import Attachment
+from kblam.models.copies import keep, reading, resident_for
+from kblam.serve.bases import Base
+from kblam.serve.engine import Asking, Finished
+from kblam.serve.line import Line
+from kblam.serve.speaking import Speaker
+
+DEFAULT_TOKENS = 256  # of an answer whose length nobody limits
+_EVIDENCE = 5  # triples told with an answer
+
+
+class _Job:
+    """An answer that somebody waits for, in the loop that made it."""
+
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
+        self.is_stopped = threading.Event()
+        self.said: asyncio.Queue[str | Finished | Exception] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def say(self, what: str | Finished | Exception) -> None:
+        """From the engine's thread to whoever waits."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self.said.put_nowait, what)
+
+
+class EmbeddedEngine:
+    """Answers in a thread of its own, in the order of the requests.
+
+    One at a time: a second answer would only share the same cores, and seeds are the process's.
+
+    Args:
+        model, attachment, tokenizer: ready to be asked.
+        bases: that may be asked; each is copied to the device here.
+        queue: how many requests may wait.
+
+    Raises:
+        EncoderMismatchError, KnowledgeError: a base does not fit the adapter or the device.
+    """
+
+    name = "transformers (embedded)"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        attachment: Attachment,
+        tokenizer: PreTrainedTokenizerBase,
+        bases: Iterable[Base],
+        *,
+        queue: int,
+    ) -> None:
+        self._model, self._attachment, self._tokenizer = model, attachment, tokenizer
+        self._sessions = {base.place: Session(model, base.knowledge_base, tokenizer=tokenizer) for base in bases}
+        keep(attachment, len(self._sessions))
+        self._bytes = {
+            place: resident_for(attachment, session.knowledge_base).num_bytes
+            for place, session in self._sessions.items()
+        }
+        self._current: _Job | None = None
+        self._line: Line[_Job] = Line("kblam engine", self._do, queue)
+
+    async def answer(self, asking: Asking) -> AsyncGenerator[str | Finished, None]:
+        """See `Engine`."""
+        job = _Job(asking)
+        self._line.take(job)
+        try:
+            while True:
+                said = await job.said.get()
+                if isinstance(said, Exception):
+                    raise said
+                yield said
+                if isinstance(said, Finished):
+                    return
+        finally:
+            job.is_stopped.set()
+            self._line.drop(job)
+
+    def waiting(self) -> int:
+        """How many requests wait, beside the one that is answered."""
+        return len(self._line)
+
+    def knowledge_bytes(self, base: Base) -> int:
+        """What a base took on the device when it was last asked."""
+        return self._bytes[base.place]
+
+    def close(self) -> None:
+        """Stops what is being generated, and takes no more."""
+        if (current := self._current) is not None:
+            current.is_stopped.set()
+        self._line.close(seconds=5)
+
+    def _do(self, job: _Job) -> None:
+        self._current = job
+        try:
+            job.say(self._answered(job))
+        except Exception as error:  # the client is told, and the next one is served
+            job.say(error)
+        self._current = None
+
+    def _answered(self, job: _Job) -> Finished:
+        asking = job.asking
+        speaker = Speaker(self._tokenizer, asking.stops, job.say, job.is_stopped)
+        options: dict[str, Any] = {"streamer": speaker}
+        if asking.temperature is not None:
+            options |= {"do_sample": True, "temperature": asking.temperature, "top_p": asking.top_p, "top_k": 0}
+        if asking.stops:
+            options["stop_strings"] = list(asking.stops)
+        with ExitStack() as stack:
+            if asking.seed is not None:
+                stack.enter_context(_seeded(asking.seed, self._attachment.device))
+            answer, revision = self._said(asking, options)
+        return Finished(speaker.finish(answer), speaker.prompt_tokens, revision)
+
+    def _said(self, asking: Asking, options: dict[str, Any]) -> tuple[Answer, int | None]:
+        limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
+        question = asking.turns[-1][1]
+        if asking.base is None:
+            how = generating(self._model, self._tokenizer, limit, options)
+            with TOKENIZING:
+                ids = encode_conversation(asking.turns, self._attachment, self._tokenizer)
+            check_length(self._model, [ids], [question], limit)
+            return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0], None
+        session = self._sessions[asking.base.place]
+        # Held over the whole answer, so that it is this revision that the answer was made from.
+        with reading(self._attachment, session.knowledge_base) as resident:
+            self._bytes[asking.base.place] = resident.num_bytes
+            answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, **options)
+            return answer, resident.revision
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Any:
+    """Sampling that a seed decides; afterwards it is as random as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

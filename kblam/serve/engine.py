@@ -1,0 +1,73 @@
+"""What a server needs of the engine that answers, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from kblam.generation import Answer
+from kblam.serve.bases import Base
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One answer that is wanted.
+
+    Args:
+        turns: (role, text) of each message, the user's question last; with a base it stands alone.
+        base: to answer from; None asks the model alone.
+        max_new_tokens: length limit; None leaves it to the engine.
+        temperature: of sampling, at least .01; None is greedy.
+        top_p: share of the probability to sample from.
+        seed: of sampling; None draws anew.
+        stops: strings before which the answer ends.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    base: Base | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An answer that is whole.
+
+    Args:
+        answer: its text ends before a stop string.
+        prompt_tokens: that the model read.
+        revision: of the knowledge base that it was made from; None without one.
+    """
+
+    answer: Answer
+    prompt_tokens: int
+    revision: int | None
+
+
+class Engine(Protocol):
+    """Answers requests of any number of clients."""
+
+    @property
+    def name(self) -> str:
+        """Of the engine, for people."""
+
+    def answer(self, asking: Asking) -> AsyncGenerator[str | Finished, None]:
+        """The pieces of an answer's text as they come, then the whole. To close it early stops the generation.
+
+        Raises:
+            QueueFullError: before the first piece.
+            GenerationError: it cannot be answered.
+        """
+
+    def waiting(self) -> int:
+        """How many requests wait."""
+
+    def knowledge_bytes(self, base: Base) -> int:
+        """What a base takes on the device."""
+
+    def close(self) -> None:
+        """Stops what is being generated, and takes no more."""

@@ -1,0 +1,120 @@
+"""What stands before every request: limits of its body, headers of every response, and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kblam.serve.failures import ApiError, response_of
+from kblam.serve.metrics import NO_BASE, Metrics
+
+BODY_SECONDS = 60.0
+# Nothing of a page may come from elsewhere, and no other page may hold this one.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+
+
+class SafeHeaders:
+    """Adds to every response the headers that keep a browser from harm."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+class BodyLimit:
+    """Refuses a body that is too large before it is read whole, and one that does not come.
+
+    Args:
+        most: bytes of a body.
+        most_of_uploads: bytes of a body with triples.
+    """
+
+    def __init__(self, app: ASGIApp, *, most: int, most_of_uploads: int) -> None:
+        self.app, self.most, self.most_of_uploads = app, most, most_of_uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        is_upload = scope["method"] == "POST" and scope["path"].endswith("/triples")
+        most = self.most_of_uploads if is_upload else self.most
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if declared.isdigit() and int(declared[:20]) > most:
+            await response_of(_too_large(most))(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        came, is_whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal came, is_whole
+            if is_whole:  # now it is only waited for the client to leave
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                message_text = f"the request's body has not come within {BODY_SECONDS:.0f} seconds"
+                raise ApiError(408, message_text, "slow_body", headers={"Connection": "close"}) from None
+            came += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if came > most:
+                raise _too_large(most)
+            return message
+
+        await self.app(scope, limited, send)
+
+
+class Measured:
+    """Tells the metrics of every request, when its last byte was sent."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            endpoint = getattr(scope.get("route"), "path", None) or "other"
+            self.metrics.request(endpoint, state.get("base_label", NO_BASE), status, time.monotonic() - began)
+
+
+def _too_large(most: int) -> ApiError:
+    size = f"{most / 2**20:g} MiB" if most >= 2**20 else f"{most:,} bytes"
+    return ApiError(
+        413,
+        f"the request's body is larger than {size}; send it in parts, or build the file with `kblam kb build`",
+        "body_too_large",
+        headers={"Connection": "close"},
+    )

@@ -1,0 +1,148 @@
+"""Routes that look into knowledge bases and change them."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kblam.errors import TripleFormatError
+from kblam.knowledge import Triple
+from kblam.serve.bases import Base
+from kblam.serve.failures import ApiError, Json
+from kblam.serve.reading import check_type
+from kblam.serve.service import Service
+from kblam.serve.triples import JSON, LINES, one_triple, triples_in
+
+_MOST_LISTED = 1000
+Text = Annotated[str, Query(max_length=100_000)]
+
+
+def routes(service: Service) -> APIRouter:
+    """Everything under /v1/knowledge."""
+    router = APIRouter(prefix="/v1/knowledge")
+
+    async def change(base: Base, work: Any, *arguments: Any) -> dict[str, Any]:
+        began = time.monotonic()
+        done: dict[str, Any] = await service.updates(work, base, *arguments)
+        service.metrics.update(base.place.label, time.monotonic() - began)
+        return done
+
+    def to_change(request: Request, name: str) -> Base:
+        base = service.base_of(request, name)
+        if service.read_only:
+            raise ApiError(403, "this server was started with --read-only: knowledge is not changed here", "read_only")
+        return base
+
+    @router.get("")
+    async def bases(request: Request) -> Response:
+        mine = service.bases.of(service.tenant_of(request))
+        data = [await service.looks(_summary, service, base) for base in mine]
+        return Json({"object": "list", "data": data})
+
+    @router.get("/{name}")
+    async def stats(request: Request, name: str) -> Response:
+        return Json(await service.looks(_stats, service, service.base_of(request, name)))
+
+    @router.get("/{name}/triples")
+    async def triples(
+        request: Request,
+        name: str,
+        search: Text = "",
+        limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 100,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> Response:
+        base = service.base_of(request, name)
+        return Json(await service.looks(_listed, base, search, limit, offset))
+
+    @router.post("/{name}/triples")
+    async def upload(request: Request, name: str) -> Response:
+        base = to_change(request, name)
+        kind = check_type(request, JSON, *LINES)
+        return Json(await change(base, _upload, await request.body(), kind))
+
+    @router.put("/{name}/triples")
+    async def upsert(request: Request, name: str) -> Response:
+        base = to_change(request, name)
+        check_type(request, JSON)
+        return Json(await change(base, _add, [one_triple(await request.body())]))
+
+    @router.delete("/{name}/triples")
+    async def delete(
+        request: Request, name: str, of: Annotated[str, Query(alias="name")], property: Annotated[str, Query()]
+    ) -> Response:
+        base = to_change(request, name)
+        return Json(await change(base, _remove, of, property))
+
+    return router
+
+
+def _summary(service: Service, base: Base) -> dict[str, Any]:
+    knowledge_base = base.knowledge_base
+    return {
+        "id": base.name,
+        "object": "knowledge_base",
+        "model": service.model_of(base),
+        "triples": len(knowledge_base),
+        "revision": knowledge_base.revision,
+    }
+
+
+def _stats(service: Service, base: Base) -> dict[str, Any]:
+    knowledge_base = base.knowledge_base
+    names, properties = knowledge_base.distinct()
+    return _summary(service, base) | {
+        "names": names,
+        "properties": properties,
+        "common_properties": knowledge_base.properties(most=10),
+        "encoder": knowledge_base.encoder_spec,
+        "read_only": service.read_only,
+        "bytes_on_device": service.engine.knowledge_bytes(base),
+    }
+
+
+def _listed(base: Base, search: str, limit: int, offset: int) -> dict[str, Any]:
+    knowledge_base = base.knowledge_base
+    wanted = offset + limit + 1
+    found = knowledge_base.search(search, limit=wanted, everywhere=True) if search.strip() else knowledge_base.triples()
+    part = list(islice(found, offset, wanted))
+    return {
+        "object": "list",
+        "data": [triple.to_record() for triple in part[:limit]],
+        "has_more": len(part) > limit,
+        "triples": len(knowledge_base),
+        "revision": knowledge_base.revision,
+    }
+
+
+def _upload(base: Base, body: bytes, kind: str) -> dict[str, Any]:
+    return _add(base, triples_in(body, kind))
+
+
+def _add(base: Base, triples: list[Triple]) -> dict[str, Any]:
+    done = base.knowledge_base.add(triples)
+    return {
+        "added": done.added,
+        "updated": done.updated,
+        "unchanged": done.unchanged,
+        "longer_than_encoder": done.cut,
+        **_now(base),
+    }
+
+
+def _remove(base: Base, name: str, property: str) -> dict[str, Any]:
+    try:
+        count = base.knowledge_base.remove(name, property)
+    except TripleFormatError as error:
+        raise ApiError(400, error.reason, "bad_triple") from None
+    if not count:
+        raise ApiError(404, "there is no such triple; GET .../triples?search=WORDS finds triples", "triple_not_found")
+    return {"removed": count, **_now(base)}
+
+
+def _now(base: Base) -> dict[str, Any]:
+    return {"triples": len(base.knowledge_base), "revision": base.knowledge_base.revision}

@@ -1,0 +1,113 @@
+"""A line of jobs of limited length, done one after another in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from kblam.serve.failures import QueueFullError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Line(Generic[Job]):
+    """Jobs that wait, and the thread that does them. The thread ends with the process, whatever it does.
+
+    Args:
+        name: of the thread.
+        work: does a job; it raises nothing.
+        most: how many may wait, beside the one that is done.
+    """
+
+    def __init__(self, name: str, work: Callable[[Job], None], most: int) -> None:
+        self._work, self._most = work, most
+        self._jobs: deque[Job] = deque()
+        self._is_working = self._is_closed = False
+        self._turn = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def take(self, job: Job) -> None:
+        """Has a job done after those that wait.
+
+        Raises:
+            QueueFullError: too many wait, or the line is closed.
+        """
+        with self._turn:
+            # Who finds nobody at work does not wait.
+            if self._is_closed or len(self._jobs) >= self._most + (not self._is_working):
+                raise QueueFullError
+            self._jobs.append(job)
+            self._turn.notify_all()
+
+    def drop(self, job: Job) -> None:
+        """Leaves out a job that has not begun."""
+        with self._turn, suppress(ValueError):
+            self._jobs.remove(job)
+
+    def close(self, seconds: float) -> None:
+        """Begins no more jobs, and waits so long for the one that is done."""
+        with self._turn:
+            self._is_closed = True
+            self._jobs.clear()
+            self._turn.notify_all()
+        self._thread.join(timeout=seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._turn:
+                self._is_working = False
+                while not self._jobs and not self._is_closed:
+                    self._turn.wait()
+                if self._is_closed:
+                    return
+                job, self._is_working = self._jobs.popleft(), True
+            self._work(job)
+
+
+class Calls:
+    """Functions called one after another, for coroutines that wait for what they return."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._line: Line[Callable[[], None]] = Line(name, lambda call: call(), most)
+
+    async def __call__(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What the function returns or raises. It is called even if nobody waits for it any more.
+
+        Raises:
+            QueueFullError: too many wait.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+
+        def settle(result: Any, error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def call() -> None:
+            result, failure = None, None
+            try:
+                result = function(*arguments)
+            except Exception as error:  # it is raised where it is waited for
+                failure = error
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        self._line.take(call)
+        return await future
+
+    def close(self, seconds: float) -> None:
+        """As `Line.close`."""
+        self._line.close(seconds)

@@ -1,0 +1,225 @@
+// The page of `kblam serve`. What comes from a knowledge base or a model is put in as text, never as HTML.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const MOST_SHOWN = 50;
+let key = "";
+let running = null; // what stops the answer in progress
+let looking = 0; // the newest search; older ones come to nothing
+
+function made(kind, text = "", className = "") {
+  const element = document.createElement(kind);
+  element.textContent = text;
+  element.className = className;
+  return element;
+}
+
+// A text in a direction of its own: what it says cannot turn the words around it.
+function isolated(text) {
+  return made("bdi", text);
+}
+
+function show(element, isShown = true) {
+  element.hidden = !isShown;
+}
+
+function say(element, error) {
+  element.textContent = error === null ? "" : error.message;
+  show(element, error !== null);
+}
+
+async function call(method, path, body, signal) {
+  const headers = {};
+  if (key) headers.Authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("the server cannot be reached");
+  }
+  if (response.ok) return response;
+  if (response.status === 401) show(at("key-form"));
+  let message = `the server answered ${response.status}`;
+  try {
+    message = (await response.json()).error.message;
+  } catch {}
+  throw new Error(message);
+}
+
+// The JSON of each server-sent event.
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data: {")) yield JSON.parse(line.slice(6));
+    }
+  }
+}
+
+async function connect() {
+  try {
+    const health = await (await call("GET", "/health")).json();
+    at("about").textContent = `${health.model}, engine: ${health.engine}, version ${health.version}`;
+    const models = (await (await call("GET", "/v1/models")).json()).data;
+    const chosen = at("base").value;
+    at("base").replaceChildren(
+      ...models.map((model) => {
+        const option = made("option", model.kblam.knowledge_base ?? "none: the model alone");
+        option.value = model.id;
+        option.dataset.base = model.kblam.knowledge_base ?? "";
+        return option;
+      }),
+    );
+    const first = models.find((model) => model.id === chosen) ?? models.find((model) => model.kblam.knowledge_base) ?? models[0];
+    at("base").value = first.id;
+    show(at("key-form"), false);
+    say(at("ask-error"), null);
+    await refresh();
+  } catch (error) {
+    say(at("ask-error"), error);
+  }
+}
+
+const base = () => at("base").selectedOptions[0]?.dataset.base ?? "";
+const triplesPath = () => `/v1/knowledge/${encodeURIComponent(base())}/triples`;
+
+async function ask() {
+  running?.abort();
+  const mine = (running = new AbortController());
+  const began = performance.now();
+  let first = null;
+  for (const id of ["verdict", "evidence-title"]) show(at(id), false);
+  for (const id of ["answer", "figures", "evidence"]) at(id).replaceChildren();
+  say(at("ask-error"), null);
+  show(at("result"));
+  show(at("stop"));
+  at("ask").disabled = true;
+  try {
+    const body = {
+      model: at("base").value,
+      messages: [{ role: "user", content: at("question").value }],
+      stream: true,
+      stream_options: { include_usage: true },
+    };
+    const response = await call("POST", "/v1/chat/completions", body, mine.signal);
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      const text = event.choices[0]?.delta.content;
+      if (text) {
+        first ??= performance.now() - began;
+        at("answer").textContent += text;
+      }
+      if (event.kblam) showEvidence(event.kblam);
+      if (event.usage) showFigures(event.usage, first, performance.now() - began);
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") say(at("ask-error"), error);
+    else if (running === mine) at("figures").textContent = "stopped";
+  } finally {
+    if (running === mine) {
+      running = null;
+      show(at("stop"), false);
+      at("ask").disabled = false;
+    }
+  }
+}
+
+function showEvidence(found) {
+  if (found.text !== undefined) at("answer").textContent = found.text;
+  at("verdict").textContent = "refused: the knowledge base does not say";
+  show(at("verdict"), found.refused);
+  show(at("evidence-title"), found.evidence.length > 0);
+  at("evidence").replaceChildren(
+    ...found.evidence.map((one) => {
+      const item = made("li");
+      const bar = made("div", "", "bar");
+      const part = made("span");
+      part.style.width = `${Math.round(100 * one.mass)}%`;
+      bar.append(part);
+      item.append(isolated(`${one.mass.toFixed(2)} `), "the ", isolated(one.property), " of ", isolated(one.name), ": ");
+      item.append(isolated(one.value), one.changed ? " (changed meanwhile)" : "", bar);
+      return item;
+    }),
+  );
+}
+
+function showFigures(usage, first, total) {
+  const parts = [`${usage.completion_tokens} tokens in ${(total / 1000).toFixed(2)} s`];
+  if (first !== null) parts.push(`first after ${Math.round(first)} ms`);
+  parts.push(`${(usage.completion_tokens / (total / 1000)).toFixed(1)} tokens/s`);
+  at("figures").textContent = parts.join(", ");
+}
+
+async function refresh() {
+  const turn = ++looking;
+  show(at("facts"), base() !== "");
+  if (!base()) return;
+  try {
+    const query = new URLSearchParams({ search: at("search").value, limit: MOST_SHOWN });
+    const found = await (await call("GET", `${triplesPath()}?${query}`)).json();
+    if (turn !== looking) return;
+    const shown = found.has_more ? `the first ${found.data.length}` : `${found.data.length}`;
+    at("count").textContent = `${shown} shown; ${found.triples} in ${base()}, revision ${found.revision}`;
+    at("triples").replaceChildren(...found.data.map(shownTriple));
+  } catch (error) {
+    say(at("fact-error"), error);
+  }
+}
+
+function shownTriple(triple) {
+  const item = made("li");
+  const text = made("span", "the ");
+  text.append(isolated(triple.property), " of ", isolated(triple.name), ": ", isolated(triple.value));
+  const button = made("button", "Remove", "plain");
+  button.type = "button";
+  button.setAttribute("aria-label", `Remove the ${triple.property} of ${triple.name}`);
+  button.addEventListener("click", () => change("DELETE", triple));
+  item.append(text, button);
+  return item;
+}
+
+async function change(method, triple) {
+  say(at("fact-error"), null);
+  at("fact-done").textContent = "saving";
+  try {
+    const { name, property } = triple;
+    const path = method === "PUT" ? triplesPath() : `${triplesPath()}?${new URLSearchParams({ name, property })}`;
+    const done = await (await call(method, path, method === "PUT" ? triple : undefined)).json();
+    const what = done.removed ? "removed" : done.added ? "added" : done.updated ? "changed" : "known already";
+    at("fact-done").textContent = `${what}; revision ${done.revision}`;
+    show(at("again"), at("question").value !== "");
+    await refresh();
+  } catch (error) {
+    at("fact-done").textContent = "";
+    say(at("fact-error"), error);
+  }
+}
+
+function on(id, event, action) {
+  at(id).addEventListener(event, (given) => {
+    if (event === "submit") given.preventDefault();
+    action();
+  });
+}
+
+on("key-form", "submit", () => {
+  key = at("key").value;
+  at("key").value = "";
+  connect();
+});
+on("ask-form", "submit", ask);
+on("again", "click", ask);
+on("stop", "click", () => running?.abort());
+on("base", "change", refresh);
+on("search", "input", refresh);
+on("fact-form", "submit", () =>
+  change("PUT", { name: at("fact-name").value, property: at("fact-property").value, value: at("fact-value").value }),
+);
+connect();

@@ -1,0 +1,224 @@
+"""OpenAI's chat completions, as far as they are served: what is asked, and what is said."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from kblam.serve.engine import Finished
+from kblam.serve.reading import Strict
+
+MOST_MESSAGES, MOST_CHOICES, MOST_STOPS = 256, 16, 4
+
+
+class TextPart(Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def turn(self) -> tuple[str, str]:
+        """(role, text) as a chat template has them."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return ("system" if self.role == "developer" else self.role), text
+
+
+class Extra(Strict):
+    """What vLLM passes on to the engine."""
+
+    kblam_kb: str | None = None
+
+
+class StreamOptions(Strict):
+    """Of a stream."""
+
+    include_usage: bool = False
+
+
+class ResponseFormat(Strict):
+    """Of the answer's text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Strict):
+    """A body of POST /v1/chat/completions. A field that is not here is refused by its name."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    stop: str | list[str] | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=2**20)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=2**20)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    vllm_xargs: Extra | None = None
+    user: str | None = None
+    # Clients send these with the one value that changes nothing.
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logprobs: Literal[False] | None = None
+    store: Literal[False] | None = None
+    response_format: ResponseFormat | None = None
+
+    @field_validator("frequency_penalty", "presence_penalty", mode="before")
+    @classmethod
+    def _zero(cls, value: Any) -> Any:
+        return 0 if isinstance(value, float) and value == 0 else value
+
+    @field_validator("stop")
+    @classmethod
+    def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > MOST_STOPS or not all(stops) or any(len(stop) > 200 for stop in stops):
+            raise ValueError(f"up to {MOST_STOPS} strings of 1 to 200 characters")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_tiny(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < 0.01:
+            raise ValueError("0 for greedy answers, else at least 0.01")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> ChatRequest:
+        given = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(given) > 1:
+            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        if self.n > 1 and self.sampling is None:
+            raise ValueError("n > 1 needs a temperature above 0: greedy answers are all alike")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options without stream; leave it out")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of an answer at most."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings before which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def sampling(self) -> float | None:
+        """The temperature; None is greedy. A top_p alone samples at temperature 1."""
+        if self.temperature is None:
+            return None if self.top_p in (None, 1) else 1.0
+        return self.temperature or None
+
+
+class Reply:
+    """The parts of one response.
+
+    Args:
+        model: as the client named it.
+        base: the knowledge base's name; None without one.
+    """
+
+    def __init__(self, model: str, base: str | None) -> None:
+        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.model, self.base = model, base
+
+    def whole(self, finished: list[Finished]) -> dict[str, Any]:
+        """A response with all of its answers."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": one.answer.text},
+                "logprobs": None,
+                "finish_reason": _reason(one),
+            }
+            for index, one in enumerate(finished)
+        ]
+        body = {**self._head("chat.completion"), "choices": choices, "usage": _usage(finished)}
+        return body if self.base is None else {**body, "kblam": evidence_of(self.base, finished[0])}
+
+    def begin(self, index: int) -> dict[str, Any]:
+        """The first chunk of an answer."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        """A chunk with text."""
+        return self._chunk(index, {"content": text})
+
+    def end(self, index: int, one: Finished, sent: str) -> dict[str, Any]:
+        """The last chunk of an answer.
+
+        Args:
+            sent: the text of its pieces, which a tokenizer may not be able to write as the answer has it.
+        """
+        chunk = self._chunk(index, {}, _reason(one))
+        if self.base is None:
+            return chunk
+        exact = {} if sent == one.answer.text else {"text": one.answer.text}
+        return {**chunk, "kblam": evidence_of(self.base, one) | exact}
+
+    def usage(self, finished: list[Finished]) -> dict[str, Any]:
+        """The chunk after the last one."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(finished)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, index: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+
+def evidence_of(base: str, finished: Finished) -> dict[str, Any]:
+    """The field `kblam`: what an answer rests on."""
+    answer = finished.answer
+    return {
+        "knowledge_base": base,
+        "revision": finished.revision,
+        "refused": answer.refused,
+        "known": answer.known,
+        "confidence": answer.confidence,
+        "evidence": [
+            {
+                "name": one.triple.name,
+                "property": one.triple.property,
+                "value": one.triple.value,
+                "mass": round(one.mass, 6),
+                "changed": one.changed,
+            }
+            for one in answer.evidence
+        ],
+        "copied": [
+            {
+                "start": one.start,
+                "end": one.end,
+                "field": one.field,
+                "name": one.triple.name,
+                "property": one.triple.property,
+            }
+            for one in answer.copied
+        ],
+    }
+
+
+def _reason(finished: Finished) -> str:
+    return "length" if finished.answer.is_cut else "stop"
+
+
+def _usage(finished: list[Finished]) -> dict[str, int]:
+    prompt = finished[0].prompt_tokens if finished else 0
+    said = sum(one.answer.num_tokens for one in finished)
+    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}

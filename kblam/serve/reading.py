@@ -1,0 +1,73 @@
+"""Bodies of requests: strict JSON, and every field a known one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from kblam.serve.failures import ApiError
+from kblam.strict_json import loads, problem
+
+_SHOWN = 3
+
+
+class Strict(BaseModel):
+    """A body, or a part of one: no field is unknown, and no value of another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+Body = TypeVar("Body", bound=Strict)
+
+
+async def body_of(request: Request, kind: type[Body]) -> Body:
+    """The JSON body of a request.
+
+    Raises:
+        ApiError: 415 for another content type; 400 for what is not JSON, or not such a body.
+    """
+    check_type(request, "application/json")
+    text = await request.body()
+    try:
+        found = loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the request's body is {_problem(error)}", "bad_json") from None
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        raise _refused(error) from None
+
+
+def check_type(request: Request, *allowed: str) -> str:
+    """The content type of a request. A browser asks before it sends one of these from another site's page.
+
+    Raises:
+        ApiError: 415.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in allowed:
+        raise ApiError(415, f"send the body as Content-Type: {' or '.join(allowed)}", "bad_content_type")
+    return given
+
+
+def _problem(error: BaseException) -> str:
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else problem(error)
+
+
+def _refused(error: ValidationError) -> ApiError:
+    """All fields at fault, by name; values are not repeated."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    said = []
+    for one in found[:_SHOWN]:
+        name = ".".join(map(str, one["loc"])) or "the body"
+        if one["type"] == "extra_forbidden":
+            said.append(f"{name[:100]}: this server does not support it; leave it out")
+        else:
+            said.append(f"{name[:100]}: {one['msg'].removeprefix('Value error, ')}")
+    if len(found) > _SHOWN:
+        said.append(f"and {len(found) - _SHOWN} more")
+    param = ".".join(map(str, found[0]["loc"]))[:100] or None
+    kind = "unsupported_parameter" if found[0]["type"] == "extra_forbidden" else "bad_parameter"
+    return ApiError(400, "; ".join(said), kind, param=param)

@@ -1,0 +1,97 @@
+"""From generated tokens to text that can be sent before the answer is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from kblam.generation import Answer
+from kblam.generation.prompt import TOKENIZING
+
+
+class StoppedError(Exception):
+    """Nobody waits for this answer any more."""
+
+
+class Speaker:
+    """A streamer of `generate` that sends text which later tokens cannot change.
+
+    Args:
+        tokenizer: of the model.
+        stops: strings before which the answer ends; what may be the beginning of one is held back.
+        send: takes each piece.
+        is_stopped: set when the answer is not wanted any more.
+
+    Attributes:
+        prompt_tokens: that the model was given; 0 before it began.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], send: Callable[[str], None], is_stopped: Event
+    ) -> None:
+        self.prompt_tokens = 0
+        self._tokenizer, self._stops, self._send, self._is_stopped = tokenizer, stops, send, is_stopped
+        self._tokens: list[int] = []
+        self._sent = ""
+
+    def put(self, value: Any) -> None:
+        """The prompt first, then token after token; int64 tensors.
+
+        Raises:
+            StoppedError: the answer is not wanted any more.
+        """
+        if self._is_stopped.is_set():
+            raise StoppedError
+        if not self.prompt_tokens:
+            self.prompt_tokens = value.numel()
+            return
+        self._tokens += value.flatten().tolist()
+        with TOKENIZING:
+            text = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True)).lstrip()
+        self._say(_settled(text, self._stops))
+
+    def end(self) -> None:
+        """Called after the last token; `finish` says the rest."""
+
+    def finish(self, answer: Answer) -> Answer:
+        """Sends what is left of an answer, and returns it without what follows a stop string.
+
+        A tokenizer may not be able to write what the answer says (`Answer.text`); then what was sent is not its
+        beginning, and nothing more is.
+        """
+        text = _cut(answer.text, self._stops)
+        if len(text) < len(answer.text):
+            text = text.rstrip()
+            copied = tuple(replace(one, end=min(one.end, len(text))) for one in answer.copied if one.start < len(text))
+            answer = replace(answer, text=text, copied=copied)
+        self._say(text)
+        return answer
+
+    def _say(self, text: str) -> None:
+        if len(text) > len(self._sent) and text.startswith(self._sent):
+            self._send(text[len(self._sent) :])
+            self._sent = text
+
+
+def _settled(text: str, stops: Sequence[str]) -> str:
+    """The part of an unfinished text that stays as it is."""
+    cut = _cut(text, stops)
+    if len(cut) == len(text):
+        held = max((_overlap(text, stop) for stop in stops), default=0)
+        # A character of several bytes may be half there.
+        cut = text[: len(text) - held].rstrip("\ufffd")
+    return cut.rstrip()
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    found = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of a text may begin a stop string."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
