@@ -16,8 +16,8 @@ from starlette.responses import Response
 from kblam import __version__
 from kblam.errors import KblamError
 from kblam.serve import chat, knowledge
-from kblam.serve.failures import SERVER_FAILED, ApiError, Json, QueueFullError, response_of, told
-from kblam.serve.guards import BodyLimit, Measured, SafeHeaders
+from kblam.serve.failures import ApiError, Json, QueueFullError, response_of, told
+from kblam.serve.guards import BodyLimit, Contained, Measured, SafeHeaders
 from kblam.serve.metrics import CONTENT_TYPE
 from kblam.serve.service import Service
 
@@ -66,6 +66,7 @@ def make_app(
     # The last one stands first.
     app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Contained)
     app.add_middleware(Measured, metrics=service.metrics)
     app.add_middleware(SafeHeaders)
     return app
@@ -84,9 +85,6 @@ def _add_errors(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
         return response_of(told(error))
 
-    async def unexpected(*_: object) -> Response:
-        return response_of(SERVER_FAILED)
-
     async def bad_query(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
@@ -103,5 +101,3 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     for kind in (ApiError, KblamError, QueueFullError, MemoryError):
         app.add_exception_handler(kind, known)
-    # uvicorn logs these, with where they came from.
-    app.add_exception_handler(Exception, unexpected)

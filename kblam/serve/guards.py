@@ -7,7 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kblam.serve.failures import ApiError, response_of
+from kblam.serve.failures import ApiError, response_of, told
 from kblam.serve.metrics import NO_BASE, Metrics
 
 BODY_SECONDS = 60.0
@@ -81,6 +81,29 @@ class BodyLimit:
             return message
 
         await self.app(scope, limited, send)
+
+
+class Contained:
+    """Answers what nobody foresaw with status 500, so that the connection and the server go on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if scope["type"] != "http" or has_begun:  # the half-sent response can only be broken off
+                raise
+            await response_of(told(error))(scope, receive, send)
 
 
 class Measured:

@@ -1,0 +1,84 @@
+"""A real server in this process, on a port of its own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from kblam import KnowledgeBase
+from kblam.serve.app import make_app
+from kblam.serve.bases import Base, Bases, Place
+from kblam.serve.embedded import EmbeddedEngine
+from kblam.serve.engine import Engine
+from kblam.serve.keys import Keys
+from kblam.serve.run import listen, server, url_of
+from kblam.serve.service import Service
+from tests.generation.asking import EMBEDDING_DIM, FACTS, QuestionEncoder, attached, byte_bpe
+
+MODEL = "tiny-model"
+QUESTION, ANSWER = "what is the currency of France", "The currency of France is Euro."
+ENCODER = QuestionEncoder(EMBEDDING_DIM)
+
+
+@dataclass
+class Served:
+    """A server that runs.
+
+    Args:
+        url: of it.
+        service: what it serves.
+        client: asks it.
+    """
+
+    url: str
+    service: Service
+    client: httpx.Client
+
+    def ask(self, content: str = QUESTION, base: str | None = "facts", **more: Any) -> httpx.Response:
+        """A chat completion."""
+        model = MODEL if base is None else f"{MODEL}@{base}"
+        body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
+        return self.send(body)
+
+    def send(self, body: Any, path: str = "/v1/chat/completions", method: str = "POST") -> httpx.Response:
+        """A JSON body, which may hold half a surrogate pair."""
+        return self.client.request(method, path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+
+def base_of(name: str = "facts", tenant: str | None = None, facts: Sequence[Any] = FACTS) -> Base:
+    """A knowledge base in memory."""
+    return Base(Place(tenant, name, None), KnowledgeBase.from_triples(facts, ENCODER))
+
+
+def embedded(bases: Bases, queue: int = 64) -> EmbeddedEngine:
+    """The engine with a tiny model, which answers from the tests' facts."""
+    tokenizer = byte_bpe()
+    model, attachment = attached(tokenizer)
+    return EmbeddedEngine(model, attachment, tokenizer, bases, queue=queue)
+
+
+@contextmanager
+def serving(
+    bases: Bases, engine: Engine | None = None, keys: Keys | None = None, *, read_only: bool = False, **limits: Any
+) -> Iterator[Served]:
+    """A server for the time of the block."""
+    service = Service(MODEL, engine or embedded(bases), bases, keys or Keys(), read_only)
+    is_ready = threading.Event()
+    running = server(make_app(service, **limits), ready=is_ready.set)
+    with listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
+        thread.start()
+        assert is_ready.wait(20)
+        try:
+            with httpx.Client(base_url=url_of(listening), timeout=60) as client:
+                yield Served(url_of(listening), service, client)
+        finally:
+            running.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()

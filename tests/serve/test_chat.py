@@ -1,0 +1,262 @@
+"""Chat completions: OpenAI's form, answers as `Session` gives them, and what is not done is refused by name."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import openai
+import pytest
+
+from kblam.serve.bases import Bases
+from tests.generation.asking import FACTS
+from tests.serve.conftest import Counting
+from tests.serve.served import ANSWER, MODEL, QUESTION, Served, base_of, embedded, serving
+
+EVIDENCE = {"name": "France", "property": "currency", "value": "Euro"}
+
+
+def chunks(text: str) -> list[Any]:
+    """The JSON of a stream's events, after checking that it ends as it should."""
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_an_answer_has_its_evidence(server: Served) -> None:
+    body = server.ask().json()
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": ANSWER}
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["model"] == f"{MODEL}@facts"
+    said = body["kblam"]
+    assert (said["knowledge_base"], said["revision"], said["refused"]) == ("facts", 1, False)
+    assert said["evidence"][0].items() >= EVIDENCE.items()
+    assert said["evidence"][0]["mass"] > 0.6
+    (value,) = [one for one in said["copied"] if one["field"] == "value"]
+    assert ANSWER[value["start"] : value["end"]] == "Euro"
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["completion_tokens"] > 3
+
+
+def test_a_question_that_nothing_answers_is_refused(server: Served) -> None:
+    said = server.ask("who are you").json()["kblam"]
+    assert said["refused"]
+    assert said["known"] is False
+
+
+def test_a_stream_says_the_same_and_ends_with_the_evidence(server: Served) -> None:
+    whole = server.ask().json()
+    parts = chunks(server.ask(stream=True, stream_options={"include_usage": True}).text)
+    assert parts[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    text = "".join(part["choices"][0]["delta"].get("content", "") for part in parts[:-1])
+    assert text == whole["choices"][0]["message"]["content"]
+    assert parts[-2]["choices"][0]["finish_reason"] == "stop"
+    assert parts[-2]["kblam"] == whole["kblam"]
+    assert (parts[-1]["choices"], parts[-1]["usage"]) == ([], whole["usage"])
+    assert all("kblam" not in part for part in parts[:-2])
+
+
+def test_the_base_is_named_in_the_model_or_in_vllm_xargs(server: Served) -> None:
+    named = server.ask(base=None, vllm_xargs={"kblam_kb": "facts"}).json()
+    assert named["kblam"] == server.ask().json()["kblam"]
+    both = server.ask(vllm_xargs={"kblam_kb": "others"})
+    assert (both.status_code, both.json()["error"]["param"]) == (400, "model")
+
+
+def test_without_a_base_the_model_answers_alone(server: Served) -> None:
+    body = server.ask(base=None, max_tokens=9).json()
+    assert "kblam" not in body
+    assert ANSWER not in body["choices"][0]["message"]["content"]
+    assert (body["choices"][0]["finish_reason"], body["usage"]["completion_tokens"]) == ("length", 9)
+
+
+def test_without_a_base_a_conversation_is_read_whole(server: Served) -> None:
+    turns = [("system", "be kind"), ("user", "hello"), ("assistant", "hello"), ("user", "what is the budget")]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    sent = {"model": MODEL, "messages": messages, "max_completion_tokens": 4}
+    long = server.client.post("/v1/chat/completions", json=sent).json()
+    short = server.client.post("/v1/chat/completions", json={**sent, "messages": messages[-1:]}).json()
+    assert long["usage"]["prompt_tokens"] > short["usage"]["prompt_tokens"] + 5
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_said(server: Served) -> None:
+    for more in ({"stop": "France"}, {"stop": ["nothing", "Fra"]}):
+        body = server.ask(**more).json()
+        assert body["choices"][0]["message"]["content"] == "The currency of"
+        assert body["choices"][0]["finish_reason"] == "stop"
+        parts = chunks(server.ask(stream=True, **more).text)
+        assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == "The currency of"
+
+
+def test_several_answers_are_drawn_with_seeds_of_their_own(server: Served) -> None:
+    more = {"base": None, "n": 3, "temperature": 1.5, "seed": 7, "max_tokens": 8}
+    first, again, other = (server.ask(**more | {"seed": seed}).json() for seed in (7, 7, 99))
+    texts = [choice["message"]["content"] for choice in first["choices"]]
+    assert [choice["index"] for choice in first["choices"]] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts == [choice["message"]["content"] for choice in again["choices"]]
+    assert texts != [choice["message"]["content"] for choice in other["choices"]]
+    parts = chunks(server.ask(stream=True, **more).text)
+    said = ["", "", ""]
+    for part in parts:
+        said[part["choices"][0]["index"]] += part["choices"][0]["delta"].get("content", "")
+    assert said == texts
+
+
+def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
+    greedy = server.ask(base=None, max_tokens=8).json()["choices"][0]["message"]
+    assert server.ask(base=None, max_tokens=8, top_p=1e-6).json()["choices"][0]["message"] == greedy
+    assert server.ask(base=None, max_tokens=8, temperature=0).json()["choices"][0]["message"] == greedy
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"tools": []}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"vllm_xargs": {"other": 1}}, "other"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"n": 2}, "temperature"),
+        ({"n": 2, "temperature": 1}, "n > 1"),
+        ({"n": 1000}, "n"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": 1e-9}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
+        ({"max_tokens": 100_000}, "room"),
+        ({"max_tokens": "3"}, "max_tokens"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"seed": -1}, "seed"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {}}, "stream_options"),
+        ({"model": ["a"]}, "model"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": ""}]}, "empty"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]}, "stands alone"),
+    ],
+    ids=str,
+)
+def test_what_is_not_done_is_refused_by_name(server: Served, more: dict[str, Any], word: str) -> None:
+    response = server.ask(**more)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (400, "invalid_request_error"), error
+    assert word in error["message"]
+
+
+def test_what_clients_send_without_meaning_it_is_taken(server: Served) -> None:
+    more = {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "n": 1, "user": "me", "top_p": 1}
+    assert server.ask(**more, response_format={"type": "text"}).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("name", ["gpt-4", f"{MODEL}@none", "@facts", "../../etc/passwd", "\ud800", "x" * 500])
+def test_a_model_or_base_that_is_not_there_is_404(server: Served, name: str) -> None:
+    response = server.send({"model": name, "messages": [{"role": "user", "content": "x"}]})
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] in ("model_not_found", "knowledge_base_not_found")
+    assert len(response.text) < 500
+
+
+def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:
+    response = server.client.post("/v1/completions", json={"model": MODEL, "prompt": "x"})
+    assert response.status_code == 404
+    assert "/v1/completions" in response.json()["error"]["message"]
+
+
+def test_models_are_listed_and_found(server: Served) -> None:
+    listed = server.client.get("/v1/models").json()["data"]
+    assert [one["id"] for one in listed] == [MODEL, f"{MODEL}@facts"]
+    assert server.client.get(f"/v1/models/{MODEL}@facts").json() == listed[1]
+    assert server.client.get("/v1/models/other").status_code == 404
+
+
+def test_openai_s_own_client_is_served(server: Served) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"model": f"{MODEL}@facts", "messages": [{"role": "user", "content": QUESTION}]}
+    answer = client.chat.completions.create(**asked)
+    assert answer.choices[0].message.content == ANSWER
+    assert answer.model_extra is not None
+    assert answer.model_extra["kblam"]["evidence"][0]["value"] == "Euro"
+    stream = list(client.chat.completions.create(**asked, stream=True))
+    assert "".join(part.choices[0].delta.content or "" for part in stream) == ANSWER
+    assert stream[-1].model_extra is not None
+    assert stream[-1].model_extra["kblam"]["refused"] is False
+    assert [model.id for model in client.models.list()] == [MODEL, f"{MODEL}@facts"]
+    with pytest.raises(openai.NotFoundError, match="no knowledge base"):
+        client.chat.completions.create(**asked | {"model": f"{MODEL}@none"})
+
+
+def until(is_so: Any) -> None:
+    """Waits, for five seconds at most."""
+    end = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_its_answer(stream: bool) -> None:
+    engine = Counting()
+    with serving(Bases([]), engine) as served:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+        if stream:
+            with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
+                next(response.iter_lines())
+        else:
+            with pytest.raises(Exception, match="timed out"):
+                served.client.post("/v1/chat/completions", json=body, timeout=0.3)
+        until(lambda: engine.closed == engine.began == 1)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_client_that_leaves_frees_the_embedded_engine() -> None:
+    bases = Bases([base_of()])
+    with serving(bases, embedded(bases, queue=0)) as served:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
+        with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            next(response.iter_lines())
+            assert served.ask(base=None, max_tokens=1).status_code == 429
+        until(lambda: served.ask(base=None, max_tokens=1).status_code == 200)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_full_queue_is_429_and_says_when_to_come_again() -> None:
+    bases = Bases([base_of()])
+    with serving(bases, embedded(bases, queue=0)) as served:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
+        with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            next(response.iter_lines())
+            full = served.ask()
+        assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(full.headers["Retry-After"]) > 0
+
+
+def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error() -> None:
+    with serving(Bases([]), Counting(RuntimeError("secret /path"), after=2)) as served:
+        text = served.ask(base=None, stream=True).text
+        assert "0 " in text
+        assert json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["code"] == "server_failed"
+        assert "secret" not in text
+        failed = served.ask(base=None)
+        assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
+        assert "secret" not in failed.text
+        assert served.client.get("/health").status_code == 200
+
+
+def test_the_answer_is_of_the_revision_it_names(changing: Served) -> None:
+    for value in ("Franc", "Mark"):
+        sent = {"name": "France", "property": "currency", "value": value}
+        revision = changing.client.put("/v1/knowledge/facts/triples", json=sent).json()["revision"]
+        body = changing.ask().json()
+        assert body["choices"][0]["message"]["content"] == f"The currency of France is {value}."
+        assert body["kblam"]["revision"] == revision
+    assert len(changing.service.bases.of(None)[0].knowledge_base) == len(FACTS)

@@ -1,0 +1,165 @@
+"""What hostile and careless clients send: each gets its status, and the server goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from kblam.serve import guards
+from kblam.serve.bases import Bases
+from tests.serve.conftest import Counting
+from tests.serve.served import ANSWER, MODEL, Served, base_of, serving
+
+CHAT, TRIPLES = "/v1/chat/completions", "/v1/knowledge/facts/triples"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Served]:
+    """A server that takes small bodies, and requests for one name."""
+    limits = {"most": 1000, "most_of_uploads": 5000, "hosts": ("localhost", "127.0.0.1")}
+    with serving(Bases([base_of()]), Counting(), **limits) as served:
+        yield served
+
+
+def raw(served: Served, *parts: bytes, pause: float = 0.0) -> bytes:
+    """What a server answers to bytes, up to the end of the connection."""
+    address = urlsplit(served.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(small: Served) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = raw(small, f"{head}Content-Length: 100000000\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
+
+
+def test_a_body_of_no_stated_length_is_refused_when_it_is_too_large(small: Served) -> None:
+    head = f"POST {TRIPLES} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunk = b"3e8\r\n" + b" " * 1000 + b"\r\n"
+    answer = raw(small, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), *[chunk] * 6)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_triples_may_be_more_than_questions(small: Served) -> None:
+    body = [{"name": "a" * 3000, "property": "b", "value": "c"}]
+    assert small.client.post(TRIPLES, json=body).status_code == 200
+    assert small.client.put(TRIPLES, json=body).status_code == 413
+
+
+def test_a_body_that_does_not_come_is_given_up(small: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "BODY_SECONDS", 0.2)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    began = time.monotonic()
+    answer = raw(small, f"{head}Content-Length: 500\r\n\r\n{{".encode())
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"model": "a", "model": "b"}', "stands twice"),
+        (b'{"model": "\xff\xfe"}', "not UTF-8"),
+        (b"[" * 900, "not JSON"),
+        (b"null", "the body"),
+        (b"[]", "the body"),
+        (b'{"temperature": NaN, "model": "x", "messages": [{"role": "user", "content": "x"}]}', "temperature"),
+        (b'{"model": "x", "messages": [{"role": "user", "content": "x"}], "seed": 1e400}', "seed"),
+    ],
+    ids=str,
+)
+def test_bodies_that_cannot_be_read_are_400(small: Served, body: bytes, word: str) -> None:
+    response = small.client.post(CHAT, content=body, headers=JSON)
+    assert response.status_code == 400
+    assert word in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("POST", TRIPLES), ("PUT", TRIPLES)])
+def test_what_a_page_of_another_site_could_send_is_refused(
+    small: Served, kind: str | None, method: str, path: str
+) -> None:
+    response = small.client.request(method, path, content=b"{}", headers={"Content-Type": kind} if kind else {})
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "bad_content_type")
+    asked = small.client.options(
+        path, headers={"Origin": "http://evil.example", "Access-Control-Request-Method": method}
+    )
+    assert not [name for name in asked.headers if name.startswith("access-control")]
+
+
+def test_another_name_of_this_server_is_refused(small: Served) -> None:
+    """A page may give its own name the address of this machine."""
+    for host in ("evil.example", "evil.example:80", "localhost.evil.example", ""):
+        assert small.client.get("/v1/models", headers={"Host": host}).status_code == 400
+    assert small.client.get("/v1/models", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_every_response_keeps_a_browser_from_harm(small: Served) -> None:
+    for path in ("/", "/page.js", "/v1/models", "/no/such"):
+        headers = small.client.get(path).headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_loads_nothing_from_elsewhere(small: Served) -> None:
+    page = "".join(small.client.get(path).text for path in ("/", "/page.js", "/page.css"))
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "innerHTML" not in page
+    assert " on" + "click" not in page
+
+
+@pytest.mark.parametrize(
+    "path", ["/page.css/../../app.py", "/..%2fapp.py", "/page/index.html", "/docs", "/openapi.json"]
+)
+def test_only_the_page_s_own_files_are_served(small: Served, path: str) -> None:
+    response = small.client.get(path)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "no_such_path")
+
+
+def test_another_method_is_405(small: Served) -> None:
+    response = small.client.get(CHAT)
+    assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /\r\nX: y HTTP/1.1\r\n\r\n",
+    ],
+    ids=["TLS", "a long header", "two lengths", "a line break in the path"],
+)
+def test_what_is_no_http_is_refused(small: Served, request_: bytes) -> None:
+    assert raw(small, request_ + b"\r\n\r\n").startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert small.client.get("/health").status_code == 200
+
+
+def test_a_client_that_reads_nothing_holds_nobody_up(server: Served) -> None:
+    address = urlsplit(server.url)
+    sent = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 200}
+    body = json.dumps(sent).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.sendall(head.encode() + body)
+        assert server.ask().json()["choices"][0]["message"]["content"] == ANSWER

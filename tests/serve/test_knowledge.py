@@ -1,0 +1,182 @@
+"""Knowledge bases over HTTP: listed, searched, changed; every change whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from kblam.errors import EncoderError, StoreBusyError, StoreWriteError
+from kblam.serve import triples
+from kblam.serve.bases import Bases
+from tests.generation.asking import FACTS
+from tests.serve.conftest import Counting
+from tests.serve.served import Served, base_of, serving
+
+TRIPLES = "/v1/knowledge/facts/triples"
+NEW = {"name": "Zorblax", "property": "weather", "value": "rain"}
+
+
+def identities(served: Served) -> list[tuple[str, str]]:
+    return [(one["name"], one["value"]) for one in served.client.get(TRIPLES).json()["data"]]
+
+
+def test_bases_are_listed_with_their_numbers(server: Served) -> None:
+    (one,) = server.client.get("/v1/knowledge").json()["data"]
+    assert one.items() >= {"id": "facts", "model": "tiny-model@facts", "triples": 5, "revision": 1}.items()
+    stats = server.client.get("/v1/knowledge/facts").json()
+    assert stats.items() >= {"names": 4, "properties": 5, "encoder": "hashing:0", "read_only": False}.items()
+    assert stats["bytes_on_device"] > 0
+
+
+def test_triples_are_listed_in_parts_and_searched(server: Served) -> None:
+    whole = server.client.get(TRIPLES).json()
+    assert [one["name"] for one in whole["data"]] == [fact.name for fact in FACTS]
+    assert (whole["has_more"], whole["triples"]) == (False, 5)
+    part = server.client.get(TRIPLES, params={"limit": 2, "offset": 1}).json()
+    assert (part["data"], part["has_more"]) == (whole["data"][1:3], True)
+    found = server.client.get(TRIPLES, params={"search": "nightjar crowns"}).json()["data"]
+    assert [one["property"] for one in found] == ["budget"]
+
+
+@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 10**6}, {"offset": -1}, {"limit": "x"}], ids=str)
+def test_a_part_that_cannot_be_is_refused(server: Served, query: dict[str, Any]) -> None:
+    response = server.client.get(TRIPLES, params=query)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, next(iter(query)))
+
+
+def test_one_triple_is_added_changed_and_removed(changing: Served) -> None:
+    put = changing.client.put
+    assert put(TRIPLES, json=NEW).json().items() >= {"added": 1, "updated": 0, "triples": 6, "revision": 2}.items()
+    assert put(TRIPLES, json=NEW).json().items() >= {"added": 0, "unchanged": 1, "revision": 2}.items()
+    assert put(TRIPLES, json=NEW | {"value": "sun"}).json().items() >= {"updated": 1, "revision": 3}.items()
+    gone = {"name": "Zorblax", "property": "weather"}
+    assert changing.client.delete(TRIPLES, params=gone).json() == {"removed": 1, "triples": 5, "revision": 4}
+    again = changing.client.delete(TRIPLES, params=gone)
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "triple_not_found")
+    assert changing.client.delete(TRIPLES, params={"name": "Zorblax"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", json.dumps({"triples": [NEW, NEW]})),
+        ("application/json; charset=utf-8", json.dumps([NEW])),
+        ("application/jsonl", json.dumps(NEW) + "\r\n\n" + json.dumps(NEW)),
+        ("application/x-ndjson", json.dumps(NEW)),
+    ],
+)
+def test_triples_are_uploaded_as_json_or_lines(changing: Served, kind: str, body: str) -> None:
+    done = changing.client.post(TRIPLES, content=body, headers={"Content-Type": kind}).json()
+    assert done.items() >= {"added": 1, "triples": 6, "revision": 2}.items()
+
+
+GOOD = json.dumps(NEW)
+BAD = {
+    "no triple": (json.dumps([NEW, 5]), "triple 2 is no object"),
+    "no value": (json.dumps([NEW, {"name": "a", "property": "b"}]), "triple 2 has no 'value'"),
+    "a number": (json.dumps([NEW, NEW | {"name": "a", "value": 5}]), "triple 2: value must be text, got a number"),
+    "an unknown field": (json.dumps([NEW, NEW | {"note": "x"}]), "triple 2 has a field 'note'"),
+    "half a surrogate pair": (json.dumps([NEW, NEW | {"name": "\ud800"}]), "surrogate"),
+    "a NUL": (json.dumps([NEW, NEW | {"name": "a\0"}]), "NUL"),
+    "too long": (json.dumps([NEW, NEW | {"name": "a", "value": "x" * 100_001}]), "characters"),
+    "a contradiction": (json.dumps([NEW, NEW | {"value": "sun"}]), "triple 2: ('Zorblax', 'weather') was said before"),
+    "a key twice": ('{"triples": [], "triples": [' + GOOD + "]}", "stands twice"),
+    "no JSON": ("[" + GOOD, "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "NaN": ('[{"name": NaN}]', "triple 1"),
+    "a number of a million digits": ("[" + "9" * 1_000_000 + "]", "not JSON"),
+    "no list": ('{"other": []}', "send"),
+    "nothing": ("[]", "no triple"),
+    "empty": ("", "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("body", "word"), BAD.values(), ids=BAD)
+def test_a_bad_triple_changes_nothing(server: Served, body: str, word: str) -> None:
+    before = server.client.get(TRIPLES).json()
+    response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert word in response.json()["error"]["message"]
+    assert server.client.get(TRIPLES).json() == before
+
+
+def test_a_bad_line_is_named(server: Served) -> None:
+    body = f"{GOOD}\n\n{{".encode() + b"\xff"
+    response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/jsonl"})
+    assert response.status_code == 400
+    assert "line 3 is not UTF-8" in response.json()["error"]["message"]
+
+
+def test_too_many_triples_are_413(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triples, "MOST", 2)
+    body = [NEW | {"name": str(number)} for number in range(3)]
+    assert server.client.post(TRIPLES, json=body).status_code == 413
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET"])
+@pytest.mark.parametrize("name", ["other", "..%2f..%2fetc", "%00", "x" * 500])
+def test_a_base_that_is_not_there_is_404(server: Served, method: str, name: str) -> None:
+    query = {"name": "a", "property": "b"} if method == "DELETE" else None
+    response = server.client.request(method, f"/v1/knowledge/{name}/triples", params=query)
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "not_found_error")
+
+
+def test_a_server_that_reads_only_refuses_changes() -> None:
+    with serving(Bases([base_of()]), Counting(), read_only=True) as served:
+        for response in (
+            served.client.put(TRIPLES, json=NEW),
+            served.client.post(TRIPLES, json=[NEW]),
+            served.client.delete(TRIPLES, params={"name": "France", "property": "currency"}),
+        ):
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "read_only")
+        assert len(identities(served)) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (StoreBusyError("/secret/x.kb: locked"), 503, "knowledge_base_busy"),
+        (StoreWriteError("/secret/x.kb: the disk is full"), 500, "write_failed"),
+        (EncoderError("http://secret failed"), 500, "encoder_failed"),
+        (MemoryError(), 503, "out_of_memory"),
+        (ZeroDivisionError("secret"), 500, "server_failed"),
+    ],
+    ids=str,
+)
+def test_what_only_the_server_can_mend_is_told_without_its_paths(
+    error: Exception, status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of()
+    with serving(Bases([base]), Counting()) as served:
+
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(base.knowledge_base, "add", fail)
+        response = served.client.put(TRIPLES, json=NEW)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+        assert "secret" not in response.text
+        assert len(identities(served)) == 5
+
+
+def test_more_changes_than_may_wait_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_of()
+    with serving(Bases([base]), Counting()) as served:
+        monkeypatch.setattr(served.service.updates._line, "_most", -1)
+        response = served.client.put(TRIPLES, json=NEW)
+        assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
+
+
+def test_a_text_that_would_command_a_terminal_or_a_page_comes_back_as_it_is(changing: Served) -> None:
+    evil = {"name": "\x1b[2J<script>alert(1)</script>", "property": "\u202etfel", "value": "a\r\nSet-Cookie: x=1"}
+    assert changing.client.put(TRIPLES, json=evil).status_code == 200
+    response = changing.client.get(TRIPLES, params={"search": "script"})
+    assert response.json()["data"] == [evil]
+    assert b"\x1b" not in response.content
+    assert response.headers["content-type"] == "application/json"
+    gone = changing.client.delete(TRIPLES, params={key: evil[key] for key in ("name", "property")})
+    assert isinstance(gone, httpx.Response)
+    assert gone.json()["removed"] == 1
