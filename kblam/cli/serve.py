@@ -112,17 +112,25 @@ def _name_of(options: ModelOptions, name: str | None) -> str:
 
 
 def _opened(loaded: LoadedModel, places: list[Place], stack: ExitStack, *, read_only: bool) -> Bases:
-    """All knowledge bases; they share one encoder, so that its weights are loaded once."""
+    """All knowledge bases; they share one encoder, whose weights are loaded once, and so do two names of one file."""
     from kblam.knowledge import KnowledgeBase
     from kblam.serve.bases import Base, Bases
 
     first = stack.enter_context(loaded.knowledge_base)
     found = [Base(replace(places[0], file=first.path), first)]
+    opened = {_located(first.path): found[0]}
     for place in places[1:]:
         assert place.file is not None
-        opened = KnowledgeBase.open(file_of(place.file), first.encoder, read_only=read_only)
-        found.append(Base(place, stack.enter_context(opened)))
+        file = file_of(place.file)
+        if (same := opened.get(_located(file))) is None:
+            other = KnowledgeBase.open(file, first.encoder, read_only=read_only)
+            same = opened[_located(file)] = Base(place, stack.enter_context(other))
+        found.append(replace(same, place=place))
     return Bases(found)
+
+
+def _located(file: Path | None) -> Path | None:
+    return None if file is None else file.expanduser().resolve()
 
 
 def _service(called: str, loaded: LoadedModel, bases: Bases, keys: Keys, *, queue: int, read_only: bool):  # type: ignore[no-untyped-def]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -104,10 +105,20 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
-def apply(store: Store, encoder: Encoder, batch: Sequence[Triple], remembered: Remembered | None = None) -> BuildReport:
+def apply(
+    store: Store,
+    encoder: Encoder,
+    batch: Sequence[Triple],
+    remembered: Remembered | None = None,
+    writing: AbstractContextManager[object] | None = None,
+) -> BuildReport:
     """Apply triples in one transaction after encoding those whose texts changed.
 
     If one identity is given twice, the later is kept, and the earlier counts as unchanged.
+
+    Args:
+        remembered: texts of earlier calls, which are not encoded again.
+        writing: entered for the transaction, and not for the encoding before it.
 
     Raises:
         EmbeddingError: the encoder returned something that cannot be stored; nothing was written.
@@ -126,12 +137,13 @@ def apply(store: Store, encoder: Encoder, batch: Sequence[Triple], remembered: R
         else:
             to_encode.append(triple)
     added, updated, cut = 0, 0, 0
+    key = value = np.empty((0, store.info.dimension), np.float32)
     if to_encode:
         cut = _count_cut(encoder, to_encode)
         key, value = encode_triples(encoder, to_encode, store.info.dimension, remembered)
-        added, updated = store.upsert(to_encode, key, value)
-    if to_annotate:
-        updated += store.annotate(to_annotate)
+    if to_encode or to_annotate:
+        with writing or nullcontext():
+            added, updated = store.upsert(to_encode, key, value, to_annotate)
     return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began, cut)
 
 

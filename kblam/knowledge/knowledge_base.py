@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -121,12 +122,16 @@ class KnowledgeBase:
 
     # --- changing ----------------------------------------------------------------------------------------
 
-    def add(self, triples: Triple | Mapping[str, object] | Triples) -> BuildReport:
+    def add(
+        self, triples: Triple | Mapping[str, object] | Triples, *, writing: AbstractContextManager[object] | None = None
+    ) -> BuildReport:
         """Add triples, or replace those of the same (name, property): all of them, or none on an error.
 
         Args:
             triples: one or many, as `Triple` or as mappings with the fields of a file. If one identity is
                 given twice, the later is kept. They are held in memory; `update` streams.
+            writing: entered while the file is changed, but not for the encoding before: a lock of who must not see a
+                change come in the middle of something.
 
         Raises:
             TripleFormatError: a mapping is not a triple.
@@ -136,7 +141,7 @@ class KnowledgeBase:
         self._store.refuse_if_read_only()  # before minutes of encoding, not after
         many = [triples] if isinstance(triples, Triple | Mapping) else triples
         batch = list(as_triples(many, self._store.name))
-        return self._told(apply(self._store, self.encoder, batch)) if batch else BuildReport()
+        return self._told(apply(self._store, self.encoder, batch, writing=writing)) if batch else BuildReport()
 
     def update(
         self, triples: Triples, *, batch_size: int = 256, progress: Progress | None = None, total: int | None = None

@@ -99,12 +99,20 @@ class Store:
 
     # --- writing -----------------------------------------------------------------------------------------
 
-    def upsert(self, triples: Sequence[Triple], key: np.ndarray, value: np.ndarray) -> tuple[int, int]:
+    def upsert(
+        self,
+        triples: Sequence[Triple],
+        key: np.ndarray,
+        value: np.ndarray,
+        annotated: Iterable[tuple[Triple, Triple]] = (),
+    ) -> tuple[int, int]:
         """Add triples, or replace those with the same identity; returns (added, updated).
 
         Args:
             triples: if one identity is given twice, the later is kept.
             key, value: (len(triples), P) vectors.
+            annotated: (old, new) triples whose encoded texts are equal, which keep their vectors. One that is no
+                longer `old` was changed by someone else meanwhile, and stays as they left it.
 
         Raises:
             EmbeddingError: before anything is written, when a vector cannot be stored.
@@ -115,16 +123,8 @@ class Store:
         with self._transactions.writing() as (sql, ledger):
             rows = RowWriter(self.name, sql, ledger)
             added = sum(rows.put(*each) for each in zip(triples, keys, values, strict=True))
-        return added, len(triples) - added
-
-    def annotate(self, changes: Iterable[tuple[Triple, Triple]]) -> int:
-        """Replace (old, new) triples whose encoded texts are equal, keeping their vectors; returns how many.
-
-        A triple that is no longer `old` was changed by someone else meanwhile, and stays as they left it.
-        """
-        with self._transactions.writing() as (sql, ledger):
-            rows = RowWriter(self.name, sql, ledger)
-            return sum(rows.annotate(old, new) for old, new in changes)
+            changed = sum(rows.annotate(old, new) for old, new in annotated)
+        return added, len(triples) - added + changed
 
     def remove(self, name: str, property: str | None = None) -> int:
         """Remove one triple, or all of a name; returns how many there were."""

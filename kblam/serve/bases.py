@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kblam.errors import ServingError
@@ -59,17 +61,60 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+class Turns:
+    """Answers from a knowledge base, and changes to it, in turn: a change comes before an answer or after it.
+
+    Who wants to change it goes first, since answers may follow each other without a pause.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._is_taken = False
+        self._writers = 0
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """For one answer."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._is_taken and not self._writers)
+            self._is_taken = True
+        with self._held():
+            yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For one transaction."""
+        with self._condition:
+            self._writers += 1
+            self._condition.wait_for(lambda: not self._is_taken)
+            self._writers -= 1
+            self._is_taken = True
+        with self._held():
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._is_taken = False
+                self._condition.notify_all()
+
+
 @dataclass(frozen=True)
 class Base:
     """A knowledge base that is served.
 
     Args:
         place: its names.
-        knowledge_base: open.
+        knowledge_base: open; tenants may share one.
+        turns: of whoever uses this knowledge base.
     """
 
     place: Place
     knowledge_base: KnowledgeBase
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def name(self) -> str:

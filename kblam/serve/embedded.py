@@ -139,8 +139,8 @@ class EmbeddedEngine:
             check_length(self._model, [ids], [question], limit)
             return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0], None
         session = self._sessions[asking.base.place]
-        # Held over the whole answer, so that it is this revision that the answer was made from.
-        with reading(self._attachment, session.knowledge_base) as resident:
+        # Held over the whole answer: words are read later than the attention, and must be of the same revision.
+        with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:
             self._bytes[asking.base.place] = resident.num_bytes
             answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, **options)
             return answer, resident.revision

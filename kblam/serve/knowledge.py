@@ -124,7 +124,7 @@ def _upload(base: Base, body: bytes, kind: str) -> dict[str, Any]:
 
 
 def _add(base: Base, triples: list[Triple]) -> dict[str, Any]:
-    done = base.knowledge_base.add(triples)
+    done = base.knowledge_base.add(triples, writing=base.turns.writing())
     return {
         "added": done.added,
         "updated": done.updated,
@@ -136,7 +136,8 @@ def _add(base: Base, triples: list[Triple]) -> dict[str, Any]:
 
 def _remove(base: Base, name: str, property: str) -> dict[str, Any]:
     try:
-        count = base.knowledge_base.remove(name, property)
+        with base.turns.writing():
+            count = base.knowledge_base.remove(name, property)
     except TripleFormatError as error:
         raise ApiError(400, error.reason, "bad_triple") from None
     if not count:

@@ -13,6 +13,7 @@ from kblam.generation import Answer
 from kblam.serve.bases import Base, Bases
 from kblam.serve.engine import Asking, Finished
 from kblam.serve.speaking import Speaker
+from tests.cli.conftest import adapter, base, kb  # noqa: F401 - fixtures
 from tests.serve.served import Served, base_of, serving
 
 
@@ -67,7 +68,7 @@ class Counting:
     def waiting(self) -> int:
         return 0
 
-    def knowledge_bytes(self, base: Base) -> int:
+    def knowledge_bytes(self, _: Base) -> int:
         return 0
 
     def close(self) -> None:

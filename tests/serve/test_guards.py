@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -27,16 +28,17 @@ def small() -> Iterator[Served]:
         yield served
 
 
-def raw(served: Served, *parts: bytes, pause: float = 0.0) -> bytes:
+def raw(served: Served, *parts: bytes) -> bytes:
     """What a server answers to bytes, up to the end of the connection."""
     address = urlsplit(served.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         for part in parts:
-            connection.sendall(part)
-            time.sleep(pause)
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(part)
         answer = b""
-        while part := connection.recv(65536):
-            answer += part
+        with contextlib.suppress(ConnectionResetError):  # by a server that closes before it has read all
+            while part := connection.recv(65536):
+                answer += part
         return answer
 
 
@@ -142,15 +144,15 @@ def test_another_method_is_405(small: Served) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"\x16\x03\x01\x02\x00\x01",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 2_000_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         b"GET /\r\nX: y HTTP/1.1\r\n\r\n",
     ],
     ids=["TLS", "a long header", "two lengths", "a line break in the path"],
 )
 def test_what_is_no_http_is_refused(small: Served, request_: bytes) -> None:
-    assert raw(small, request_ + b"\r\n\r\n").startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert raw(small, request_).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
     assert small.client.get("/health").status_code == 200
 
 

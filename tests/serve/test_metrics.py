@@ -10,7 +10,7 @@ from tests.serve.served import MODEL, Served, base_of, serving
 
 
 def values(served: Served) -> dict[tuple[str, ...], float]:
-    """Each sample by its name and its labels' values."""
+    """Each sample by its name and the values of its labels, which are in alphabetical order."""
     response = served.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = text_string_to_metric_families(response.text)
@@ -29,12 +29,12 @@ def test_requests_refusals_tokens_bytes_and_seconds_are_counted() -> None:
         served.client.get("/evil")
         found = values(served)
     chat = ("kblam_requests_total", "/v1/chat/completions")
-    assert (found[*chat, "facts", "200"], found[*chat, "", "200"]) == (2, 1)
-    assert (found[*chat, "", "404"], found[*chat, "", "400"]) == (1, 1)
+    assert (found[(*chat, "facts", "200")], found[(*chat, "", "200")]) == (2, 1)
+    assert (found[(*chat, "", "404")], found[(*chat, "", "400")]) == (1, 1)
     assert found["kblam_requests_total", "other", "", "404"] == 1
     assert found["kblam_refusals_total", "facts"] == 1
     for kind, name in (("prompt", "prompt_tokens"), ("answer", "completion_tokens")):
-        assert found["kblam_tokens_total", "facts", kind] == sum(one[name] for one in usage)
+        assert found["kblam_tokens_total", kind, "facts"] == sum(one[name] for one in usage)
     assert found["kblam_knowledge_bytes", "facts"] > 0
     assert found["kblam_update_seconds_count", "facts"] == 1
     assert found["kblam_request_seconds_count", "/v1/chat/completions", "facts"] == 2

@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const MOST_SHOWN = 50;
+const LEAST_SHOWN = 0.005; // of the attention, as `kblam ask` draws it
 let key = "";
 let running = null; // what stops the answer in progress
 let looking = 0; // the newest search; older ones come to nothing
@@ -135,9 +136,10 @@ function showEvidence(found) {
   if (found.text !== undefined) at("answer").textContent = found.text;
   at("verdict").textContent = "refused: the knowledge base does not say";
   show(at("verdict"), found.refused);
-  show(at("evidence-title"), found.evidence.length > 0);
+  const seen = found.evidence.filter((one) => one.mass >= LEAST_SHOWN);
+  show(at("evidence-title"), seen.length > 0);
   at("evidence").replaceChildren(
-    ...found.evidence.map((one) => {
+    ...seen.map((one) => {
       const item = made("li");
       const bar = made("div", "", "bar");
       const part = made("span");

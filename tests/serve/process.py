@@ -1,0 +1,57 @@
+"""`kblam serve` with the tiny model as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_CODE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+import kblam.cli, kblam.knowledge.knowledge_base
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import EMBEDDING_DIM
+kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec: HashingEncoder(EMBEDDING_DIM)
+kblam.cli.main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and its URL when it is ready."""
+    process = started(["serve", *map(str, arguments), "--port", "0"], environment)
+    assert process.stderr is not None
+    try:
+        said = ""
+        while not (found := re.search(r"answers at (\S+),", said)):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def started(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """The process as it starts."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _CODE, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200", **environment},
+    )
+
+
+def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
+    """Its exit status and the rest of stderr after a signal."""
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said

@@ -1,0 +1,105 @@
+"""The command as a process: it starts or says why not, ends cleanly, and loses nothing that was committed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kblam import KnowledgeBase, Triple
+from tests.cli.conftest import kblam
+from tests.fakes import HashingEncoder
+from tests.generation.tiny import EMBEDDING_DIM
+from tests.serve.process import interrupted, served
+
+
+def test_it_serves_and_ends_with_control_c(base: Path, adapter: Path, kb: Path) -> None:
+    with served(base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m", "--access-log") as (process, url):
+        body = {"model": "m@facts", "messages": [{"role": "user", "content": "what is the capital"}], "max_tokens": 40}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body).json()["kblam"]["evidence"][0]["value"] == "Zirconia"
+        body |= {"stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+            next(response.iter_lines())
+            status, said = interrupted(process)
+        assert status == 130
+        assert "interrupted" in said
+        assert 'POST /v1/chat/completions HTTP/1.1" 200' in said
+        assert "Traceback" not in said
+        assert process.stdout is not None
+
+
+def test_what_was_committed_outlives_a_kill_in_the_middle_of_changes(
+    base: Path,
+    adapter: Path,
+    kb: Path,
+) -> None:
+    done: list[int] = []
+    with (
+        served(base, "--adapter", adapter, "--kb", f"facts={kb}") as (process, url),
+        httpx.Client(base_url=url) as client,
+    ):
+
+        def change() -> None:
+            for number in range(10_000):
+                triples = [{"name": f"n{number}", "property": str(part), "value": "v"} for part in range(20)]
+                try:
+                    client.post("/v1/knowledge/facts/triples", json=triples).raise_for_status()
+                except httpx.HTTPError:
+                    return
+                done.append(number)
+
+        changing = threading.Thread(target=change)
+        changing.start()
+        while len(done) < 20:
+            assert changing.is_alive()
+        process.send_signal(signal.SIGKILL)
+        changing.join()
+    with KnowledgeBase.open(kb, HashingEncoder(EMBEDDING_DIM)) as knowledge_base:
+        knowledge_base.check()
+        whole = [len(knowledge_base.find(f"n{number}")) for number in range(len(done) + 2)]
+        assert set(whole[: len(done)]) == {20}
+        assert set(whole[len(done) :]) <= {0, 20}  # the one that was not answered any more
+        knowledge_base.add(Triple("it", "can", "be written"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--host", "0.0.0.0"], "there are no keys"),
+        (["--kb", "a b=x.kb"], "cannot be a name"),
+        (["--kb", "acme/facts=x.kb"], "has no key"),
+        (["--kb", "facts=none.kb"], "there is no knowledge base"),
+        (["--name", "a@b"], "cannot be called"),
+        (["--host", "256.1.1.1", "--without-keys"], "cannot listen on"),
+    ],
+    ids=lambda given: str(given[:2]) if isinstance(given, list) else given,
+)
+def test_what_cannot_be_served_is_told_at_once(
+    arguments: list[str], word: str, base: Path, adapter: Path, kb: Path
+) -> None:
+    given = [] if "--kb" in arguments else ["--kb", f"facts={kb}"]
+    kblam("serve", base, "--adapter", adapter, *given, *arguments).failed(2, word)
+
+
+def test_a_base_of_another_encoder_is_refused_at_start(base: Path, adapter: Path, kb: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.kb"
+    KnowledgeBase.create(other, HashingEncoder(EMBEDDING_DIM, seed=5)).close()
+    alone = kblam("serve", base, "--adapter", adapter, "--kb", f"other={other}", "--port", 0)
+    assert alone.status == 2
+    assert "encoder" in alone.stderr
+
+
+def test_a_port_in_use_is_told_in_a_line(base: Path, adapter: Path, kb: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = kblam("serve", base, "--adapter", adapter, "--kb", f"facts={kb}", "--port", port)
+        run.failed(2, f"port {port} of 127.0.0.1 is in use", "--port")
+
+
+def test_another_host_needs_keys_or_a_word(monkeypatch: pytest.MonkeyPatch, base: Path, kb: Path) -> None:
+    monkeypatch.setenv("KBLAM_API_KEYS", "acme:acme-key-0123456789")
+    kblam("serve", base, "--kb", f"facts={kb}", "--host", "0.0.0.0", "--adapter", "x").failed(2, "belongs to nobody")
