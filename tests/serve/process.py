@@ -53,5 +53,5 @@ def started(arguments: Sequence[str], environment: dict[str, str]) -> subprocess
 def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
     """Its exit status and the rest of stderr after a signal."""
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     return process.returncode, said

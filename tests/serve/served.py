@@ -74,11 +74,11 @@ def serving(
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()
-        assert is_ready.wait(20)
+        assert is_ready.wait(120)
         try:
-            with httpx.Client(base_url=url_of(listening), timeout=60) as client:
+            with httpx.Client(base_url=url_of(listening), timeout=300) as client:
                 yield Served(url_of(listening), service, client)
         finally:
             running.should_exit = True
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
