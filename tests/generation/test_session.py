@@ -159,6 +159,13 @@ def test_the_copies_asked_last_are_kept(world: World) -> None:
         kb.close()
 
 
+def test_as_many_copies_are_kept_as_a_server_asks_for(world: World) -> None:
+    copies.keep(world.attachment, KEPT + 2)
+    bases = [KnowledgeBase.from_triples(facts(0), world.encoder) for _ in range(KEPT + 2)]
+    first = [resident_for(world.attachment, kb) for kb in bases]
+    assert all(resident_for(world.attachment, kb) is one for kb, one in zip(bases, first, strict=True))
+
+
 def test_a_copy_that_is_read_is_not_dropped(world: World) -> None:
     with copies.reading(world.attachment, world.kb) as resident:
         others = [KnowledgeBase.from_triples(facts(0), world.encoder) for _ in range(KEPT + 2)]

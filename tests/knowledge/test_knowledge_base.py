@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,24 @@ def test_adding_is_all_or_nothing(kb: KnowledgeBase) -> None:
     with pytest.raises(TripleFormatError, match="missing field"):
         kb.add([{"entity": "new", "value": "v"}, {"entity": "no value"}])
     assert list(kb.triples()) == FACTS
+
+
+def test_what_is_added_together_is_one_transaction(kb: KnowledgeBase) -> None:
+    """Also where one triple has new words, and another a new example only, which costs no encoding."""
+    before, entered = kb.revision, []
+
+    @contextmanager
+    def writing() -> Iterator[None]:
+        entered.append(kb.revision)
+        yield
+        entered.append(kb.revision)
+
+    example = dataclasses.replace(FACTS[0], question="who?", answer="you")
+    done = kb.add([example, Triple("Zorblax", "motto", "patience")], writing=writing())
+    assert (done.added, done.updated) == (1, 1)
+    assert entered == [before, before + 1]
+    assert kb.add([example], writing=writing()).unchanged == 1
+    assert len(entered) == 2, "nothing is written"
 
 
 def test_of_a_repeated_identity_the_later_stands(kb: KnowledgeBase) -> None:

@@ -66,6 +66,18 @@ def test_a_system_message_comes_first() -> None:
         chat_template.chat_template_of(tokenizer, with_system=True)
 
 
+def test_a_conversation_is_what_the_template_makes_of_it() -> None:
+    tokenizer = with_template(CHAT)
+    turns = [("system", "motto"), ("user", "\ue0001\ue000 {{ 1 }}"), ("assistant", "pine"), ("user", QUESTION)]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    said = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert chat_template.conversation_of(tokenizer, turns) == said
+    assert chat_template.conversation_of(tiny_tokenizer(), turns) is None
+    tokenizer.chat_template = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(GenerationError, match="does not hold the answer"):
+        chat_template.conversation_of(tokenizer, turns)
+
+
 def test_a_text_that_holds_a_mark_is_a_text() -> None:
     mark, system = chat_template.MARK, chat_template.SYSTEM_MARK
     assert chat_template.filled(f"{system} / {mark}", system, mark) == f"{mark} / {system}"
