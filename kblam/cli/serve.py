@@ -91,7 +91,7 @@ def serve(
             loaded = load(options, read_only=read_only)
             bases = _opened(loaded, places, stack, read_only=read_only)
             service = _service(called, loaded, bases, keys, queue=queue, read_only=read_only)
-        hosts = ("*",) if keys or not is_this_machine(host) else ("localhost", "127.0.0.1", "[::1]", host)
+        hosts = None if keys or not is_this_machine(host) else {"localhost", "127.0.0.1", "::1", host}
         app = make_app(service, hosts=hosts, most_of_uploads=max_upload * MIB)
         run(app, listening, ready=lambda: _tell(url_of(listening), called, bases, keys), access_log=access_log)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +16,7 @@ from kblam import __version__
 from kblam.errors import KblamError
 from kblam.serve import chat, knowledge
 from kblam.serve.failures import ApiError, Json, QueueFullError, response_of, told
-from kblam.serve.guards import BodyLimit, Contained, Measured, SafeHeaders
+from kblam.serve.guards import BodyLimit, Contained, KnownHosts, Measured, SafeHeaders
 from kblam.serve.metrics import CONTENT_TYPE
 from kblam.serve.service import Service
 
@@ -31,13 +30,13 @@ MIB = 2**20
 
 
 def make_app(
-    service: Service, *, hosts: Sequence[str] = ("*",), most: int = MIB, most_of_uploads: int = 16 * MIB
+    service: Service, *, hosts: Collection[str] | None = None, most: int = MIB, most_of_uploads: int = 16 * MIB
 ) -> FastAPI:
     """The application of a server.
 
     Args:
-        hosts: names that a request may call this server by: without keys, another site's page could reach it under a
-            name of its own.
+        hosts: names that a request may call this server by; None for any. Without keys, another site's page could
+            reach it under a name of its own.
         most, most_of_uploads: bytes of a body, and of one with triples.
     """
 
@@ -65,7 +64,8 @@ def make_app(
     _add_errors(app)
     # The last one stands first.
     app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    if hosts is not None:
+        app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(Contained)
     app.add_middleware(Measured, metrics=service.metrics)
     app.add_middleware(SafeHeaders)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +40,35 @@ class SafeHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class KnownHosts:
+    """Refuses a request that calls this server by a name it does not have.
+
+    A page of the web may give its own name this machine's address, and would then be the same site to a browser.
+
+    Args:
+        hosts: names and addresses, without ports.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self.app, self.hosts = app, frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http" or _host_of(scope) in self.hosts:
+            await self.app(scope, receive, send)
+            return
+        message = f"call this server by one of its names: {', '.join(sorted(self.hosts))}"
+        await response_of(ApiError(421, message, "unknown_host"))(scope, receive, send)
+
+
+def _host_of(scope: Scope) -> str | None:
+    given = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    try:
+        return urlsplit(f"//{given.decode('ascii')}").hostname
+    except ValueError:  # no ASCII either
+        return None
 
 
 class BodyLimit:

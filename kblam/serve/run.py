@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from kblam.errors import ServingError
+from kblam.serve.connections import Connection
 
 # Connections at once: each holds a file of the process, so that its limit (often 1,024) is not reached.
 _CONNECTIONS = 512
@@ -83,7 +84,7 @@ def server(app: Any, *, ready: Callable[[], None], access_log: bool = False) -> 
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kblam.serve import guards
+from kblam.serve import connections, guards
 from kblam.serve.bases import Bases
 from tests.serve.conftest import Counting
 from tests.serve.served import ANSWER, MODEL, Served, base_of, serving
@@ -72,6 +72,16 @@ def test_a_body_that_does_not_come_is_given_up(small: Served, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
+    "begun", [b"", b"GET / HTTP/1.1\r\nHost: local", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET"]
+)
+def test_headers_that_do_not_come_are_given_up(small: Served, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    began = time.monotonic()
+    raw(small, begun)
+    assert 0.2 < time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize(
     ("body", "word"),
     [
         (b"", "not JSON"),
@@ -107,8 +117,9 @@ def test_what_a_page_of_another_site_could_send_is_refused(
 
 def test_another_name_of_this_server_is_refused(small: Served) -> None:
     """A page may give its own name the address of this machine."""
-    for host in ("evil.example", "evil.example:80", "localhost.evil.example", ""):
-        assert small.client.get("/v1/models", headers={"Host": host}).status_code == 400
+    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "localhost@evil.example", "[", ""):
+        response = small.client.get("/v1/models", headers={"Host": host})
+        assert (response.status_code, response.json()["error"]["code"]) == (421, "unknown_host")
     assert small.client.get("/v1/models", headers={"Host": "localhost:1"}).status_code == 200
 
 
