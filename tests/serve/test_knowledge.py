@@ -152,7 +152,7 @@ def test_what_only_the_server_can_mend_is_told_without_its_paths(
     base = base_of()
     with serving(Bases([base]), Counting()) as served:
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise error
 
         monkeypatch.setattr(base.knowledge_base, "add", fail)
