@@ -91,7 +91,7 @@ class BodyLimit:
         most = self.most_of_uploads if is_upload else self.most
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if declared.isdigit() and int(declared[:20]) > most:
-            await response_of(_too_large(most))(scope, receive, send)
+            await response_of(_too_large(most, is_upload))(scope, receive, send)
             return
         deadline = asyncio.get_running_loop().time() + BODY_SECONDS
         came, is_whole = 0, False
@@ -108,7 +108,7 @@ class BodyLimit:
             came += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if came > most:
-                raise _too_large(most)
+                raise _too_large(most, is_upload)
             return message
 
         await self.app(scope, limited, send)
@@ -164,11 +164,8 @@ class Measured:
             self.metrics.request(endpoint, state.get("base_label", NO_BASE), status, time.monotonic() - began)
 
 
-def _too_large(most: int) -> ApiError:
+def _too_large(most: int, is_upload: bool) -> ApiError:
     size = f"{most / 2**20:g} MiB" if most >= 2**20 else f"{most:,} bytes"
-    return ApiError(
-        413,
-        f"the request's body is larger than {size}; send it in parts, or build the file with `kblam kb build`",
-        "body_too_large",
-        headers={"Connection": "close"},
-    )
+    fix = "send it in parts, or build the file with `kblam kb build`" if is_upload else "send less"
+    message = f"the request's body is larger than {size}; {fix}"
+    return ApiError(413, message, "body_too_large", headers={"Connection": "close"})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 
-from kblam.errors import EncoderError, StoreBusyError, StoreWriteError
+from kblam.errors import EncoderError, StoreBusyError, StoreWriteError, TripleFormatError
 from kblam.serve import triples
 from kblam.serve.bases import Bases
 from tests.generation.asking import FACTS
@@ -108,6 +109,16 @@ def test_a_bad_line_is_named(server: Served) -> None:
     response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/jsonl"})
     assert response.status_code == 400
     assert "line 3 is not UTF-8" in response.json()["error"]["message"]
+
+
+def test_lines_of_nothing_cost_nothing(server: Served) -> None:
+    began = time.process_time()
+    with pytest.raises(TripleFormatError, match="no triple"):
+        triples.triples_in(b" \r\n" * 1_000_000, "application/jsonl")
+    assert time.process_time() - began < 1
+    body = b"\n \n" + GOOD.encode() + b"\n" * 5 + b"{"
+    response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/jsonl"})
+    assert "line 8: not JSON" in response.json()["error"]["message"]
 
 
 def test_too_many_triples_are_413(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
