@@ -114,7 +114,7 @@ def test_a_bad_line_is_named(server: Served) -> None:
 def test_lines_of_nothing_cost_nothing(server: Served) -> None:
     began = time.process_time()
     with pytest.raises(TripleFormatError, match="no triple"):
-        triples.triples_in(b" \r\n" * 1_000_000, "application/jsonl")
+        triples.triples_in(b" \r\n" * 5_000_000, "application/jsonl")
     assert time.process_time() - began < 1
     body = b"\n \n" + GOOD.encode() + b"\n" * 5 + b"{"
     response = server.client.post(TRIPLES, content=body, headers={"Content-Type": "application/jsonl"})
