@@ -95,6 +95,7 @@ print(json.dumps({
     "phrases": [len(phrases("one").seen), len(specific())],
     "shipped": [shipped.smollm2_is_shipped(), shipped.demo_is_shipped()],
     "adapter": KnowledgeAdapter.from_pretrained(shipped.SMOLLM2_ADAPTER).config.pointer,
+    "page": sorted(file.name for file in (shipped.DOCS.parent / "serve" / "page").iterdir()),
     "docs": sorted(page.name for page in shipped.DOCS.glob("*.md")),
     "extras": sorted({one.extra for one in requirements() if one.extra}),
     "typed": all((folder / "py.typed").is_file() for folder in (shipped.DOCS.parent, folder.parent)),
@@ -113,7 +114,8 @@ def test_the_installed_wheel_has_all_that_the_checkout_has(python: Path) -> None
     assert found["adapter"] is True
     assert min(found["lexicon"], *found["phrases"]) > 10
     assert found["docs"] == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
-    assert {"kblam", "offline", "smollm2", "train"} <= set(found["extras"])
+    assert found["page"] == ["index.html", "page.css", "page.js"]
+    assert {"kblam", "offline", "smollm2", "serve", "train"} <= set(found["extras"])
     assert found["typed"] is True
     assert all(url.partition(", ")[2].startswith("https://") for url in found["urls"])
 

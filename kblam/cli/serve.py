@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kblam.folder import LoadedModel
     from kblam.serve.bases import Bases, Place
     from kblam.serve.keys import Keys
+    from kblam.serve.service import Service
 
 _OWN = "knowledge"  # the name of a model folder's own knowledge base
 
@@ -93,7 +94,7 @@ def serve(
             service = _service(called, loaded, bases, keys, queue=queue, read_only=read_only)
         hosts = None if keys or not is_this_machine(host) else {"localhost", "127.0.0.1", "::1", host}
         app = make_app(service, hosts=hosts, most_of_uploads=max_upload * MIB)
-        run(app, listening, ready=lambda: _tell(url_of(listening), called, bases, keys), access_log=access_log)
+        run(app, listening, ready=lambda: _tell(url_of(listening), service), access_log=access_log)
 
 
 def _name_of(options: ModelOptions, name: str | None) -> str:
@@ -133,7 +134,7 @@ def _located(file: Path | None) -> Path | None:
     return None if file is None else file.expanduser().resolve()
 
 
-def _service(called: str, loaded: LoadedModel, bases: Bases, keys: Keys, *, queue: int, read_only: bool):  # type: ignore[no-untyped-def]
+def _service(called: str, loaded: LoadedModel, bases: Bases, keys: Keys, *, queue: int, read_only: bool) -> Service:
     from kblam.serve.embedded import EmbeddedEngine
     from kblam.serve.service import Service
 
@@ -141,11 +142,10 @@ def _service(called: str, loaded: LoadedModel, bases: Bases, keys: Keys, *, queu
     return Service(called, engine, bases, keys, read_only)
 
 
-def _tell(url: str, called: str, bases: Bases, keys: Keys) -> None:
+def _tell(url: str, service: Service) -> None:
     """Says on stderr what is served, where, and to whom."""
-    known = ", ".join(f"{base.place.label} ({count_of(len(base.knowledge_base))})" for base in bases)
-    who = (
-        f"keys of {', '.join(keys.tenants)}" if keys else "no keys: whoever reaches this address may ask and change all"
-    )
-    for line in (f"{called} answers at {url}, engine: transformers (embedded)", f"knowledge: {known}", who):
+    known = ", ".join(f"{base.place.label} ({count_of(len(base.knowledge_base))})" for base in service.bases)
+    tenants = ", ".join(service.keys.tenants)
+    who = f"keys of {tenants}" if tenants else "no keys: whoever reaches this address may ask and change all"
+    for line in (f"{service.model} answers at {url}, engine: {service.engine.name}", f"knowledge: {known}", who):
         err.print(Text(line, style="dim"), soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -147,7 +147,7 @@ class EmbeddedEngine:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Any:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Sampling that a seed decides; afterwards it is as random as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
