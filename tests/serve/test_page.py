@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from tests.serve.conftest import Counting
 from tests.serve.served import ANSWER, QUESTION, base_of, serving
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no chromium is installed (apt-get install chromium)")
-# Where pictures go that somebody wants to look at.
-PICTURES = os.environ.get("PICTURES_OF_THE_PAGE")
 EVIL = "<img src=x onerror=document.title='taken'><script>document.title='taken'</script>"
 IS_DONE = "!document.querySelector('#ask').disabled && document.querySelector('#figures').innerText !== ''"
 
@@ -29,12 +26,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield opened
 
 
-def picture(page: Page, name: str) -> None:
-    if PICTURES:
-        page.picture(Path(PICTURES) / f"{name}.png")
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for who wants to look: pytest's --basetemp says where."""
+    return tmp_path_factory.mktemp("pictures")
 
 
-def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page) -> None:
+def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page, pictures: Path) -> None:
     facts = [*FACTS, Triple(EVIL, EVIL, EVIL)]
     with serving(Bases([base_of(facts=facts)])) as served:
         page.size(1100, 900)
@@ -53,7 +51,7 @@ def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page) -> None
         assert "first after" in page.text("#figures")
         assert "tokens/s" in page.text("#figures")
         assert page.run("document.querySelector('#verdict').hidden")
-        picture(page, "desktop")
+        page.picture(pictures / "desktop.png")
 
         for field, text in (("name", "France"), ("property", "currency"), ("value", "Franc")):
             page.tab_to(f"#fact-{field}")
@@ -71,6 +69,7 @@ def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page) -> None
         page.press("Enter")
         page.until(f"{IS_DONE} && !document.querySelector('#verdict').hidden")
         assert page.text("#verdict").startswith("refused")
+        page.picture(pictures / "refused.png")
         assert page.run("document.title") == "kblam: ask a knowledge base"
         assert EVIL in page.text("#triples")
 
@@ -85,7 +84,7 @@ def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page) -> None
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_narrow_screen_in_light_and_dark(page: Page, scheme: str) -> None:
+def test_it_fits_a_narrow_screen_in_light_and_dark(page: Page, pictures: Path, scheme: str) -> None:
     long = Triple("A" * 300, "property " * 30, "https://" + "x" * 400)
     with serving(Bases([base_of(facts=[*FACTS, long])])) as served:
         page.size(360, 740)
@@ -99,10 +98,10 @@ def test_it_fits_a_narrow_screen_in_light_and_dark(page: Page, scheme: str) -> N
         assert page.run("document.documentElement.scrollWidth") <= 360
         ground = page.run("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
-        picture(page, f"narrow-{scheme}")
+        page.picture(pictures / f"narrow-{scheme}.png")
         if scheme == "dark":
             page.size(1100, 900)
-            picture(page, "dark")
+            page.picture(pictures / "dark.png")
         assert page.problems == []
 
 
