@@ -1,4 +1,5 @@
-"""A whole model: the first token and the next ones, with knowledge, without, and with the facts in the prompt.
+"""A whole model: the first token and the next ones, with knowledge, without, as upstream does it, and with the facts in
+the prompt.
 
 `pytest benchmarks/test_model.py --benchmark-only --shapes smollm2-135m --triples 100,10K`. Weights are random.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,9 +19,11 @@ from transformers import DynamicCache
 from benchmarks import suite
 from benchmarks.conftest import words
 from kblam.bench import memory
+from kblam.bench.as_upstream import AS_UPSTREAM, AsUpstream, checked
 from kblam.bench.cases import count_of, model_of
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, parts
 from kblam.bench.whole_model import STEPS, Decoding
+from kblam.errors import BenchmarkError
 from kblam.models import Attachment
 from kblam_kernels.plan.devices import free_memory
 
@@ -38,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(model_of(name).name, M, way, id=f"{model_of(name).name} M{M}-{way}")
         for name in names
         for M in counts
-        for way in (WITHOUT, *STORED, IN_CONTEXT)
+        for way in (WITHOUT, *STORED, AS_UPSTREAM, IN_CONTEXT)
     ]
     metafunc.parametrize(("model", "triples", "implementation"), params)
 
@@ -72,21 +76,39 @@ def timed(
     device: str,
 ) -> None:
     """Times what a model does, with knowledge in force if the implementation asks for it."""
-    source = None
-    if implementation in STORED:
-        model: Any = made.model
-        source = GrowingKnowledge(made.adapter, triples, model.dtype, STORED[implementation], device)
-    with torch.inference_mode(), made.using(source):
+    knowledge_bytes = 0
+    with torch.inference_mode(), ExitStack() as block:
+        if implementation in STORED:
+            source = knowledge(made, triples, STORED[implementation], device)
+            block.enter_context(made.using(source))
+            knowledge_bytes = source.num_bytes
+        elif implementation == AS_UPSTREAM:
+            peer = as_upstream(made, triples, device)
+            block.enter_context(peer.in_force())
+            knowledge_bytes = peer.num_bytes
         call()
         benchmark.group = group
         benchmark.extra_info |= {
             "implementation": implementation,
             "triples": triples,
             "embedding_dim": EMBEDDING_DIM,
-            "knowledge_bytes": 0 if source is None else source.num_bytes,
+            "knowledge_bytes": knowledge_bytes,
             "peak_bytes": memory.peak(call, device),
         }
         suite.run_timed(benchmark, call, device)
+
+
+def knowledge(made: Attachment, triples: int, storage: torch.dtype, device: str) -> GrowingKnowledge:
+    """Synthetic triples for a model."""
+    return GrowingKnowledge(made.adapter, triples, made.model.dtype, storage, device)
+
+
+def as_upstream(made: Attachment, triples: int, device: str) -> AsUpstream:
+    """The same triples as keys and values, held against what we make of them; what cannot be is skipped with why."""
+    try:
+        return checked(made, knowledge(made, triples, torch.bfloat16, device), device)
+    except BenchmarkError as problem:
+        pytest.skip(f"{AS_UPSTREAM}: {problem}")
 
 
 def test_next_token(
