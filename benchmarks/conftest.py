@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kblam", "shapes of the suites")
     group.addoption("--shapes", default="", metavar="NAMES", help="models, or heads x key heads x head dim: 24x8x128")
     group.addoption("--triples", default="", metavar="COUNTS", help="knowledge sizes, such as 1000,10K,1M")
+    group.addoption("--tokens", default="", metavar="COUNTS", help="new tokens of prefill, such as 128,512")
     group.addoption("--dtype", default="", metavar="NAMES", help="bfloat16, float16, float32")
     group.addoption("--quick", action="store_true", help="few shapes and rounds: under two minutes on two cores")
     group.addoption("--device", default="cpu", help="cpu or cuda")
@@ -47,8 +48,8 @@ def words(option: str) -> list[str]:
 def chosen(option: Any, phase: str) -> list[cases.Case]:
     """The cases of a phase that the options ask for."""
     given = words(option.shapes), words(option.triples), words(option.dtype)
-    if any(given) or option.quick:
-        return cases.chosen(*given, phases=(phase,))
+    if any(given) or option.tokens or option.quick:
+        return cases.chosen(*given, phases=(phase,), tokens=words(option.tokens))
     return [case for case in cases.FULL if case.shape.phase in (phase, {"prefill": "question"}.get(phase))]
 
 

@@ -22,13 +22,14 @@ from kblam.bench import memory
 from kblam.bench.as_upstream import AS_UPSTREAM, AsUpstream, checked
 from kblam.bench.cases import count_of, model_of
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, parts
+from kblam.bench.subjects import INT8, INT8_PRODUCTS, LATENT
 from kblam.bench.whole_model import STEPS, Decoding
 from kblam.errors import BenchmarkError
-from kblam.models import Attachment
+from kblam.models import Attachment, attach
 from kblam_kernels.plan.devices import free_memory
 
 WITHOUT, IN_CONTEXT = "without knowledge", "in context"
-STORED = {"kblam latent": torch.bfloat16, "kblam latent int8": torch.int8}
+STORED = {LATENT: torch.bfloat16, INT8: torch.int8, INT8_PRODUCTS: torch.int8}
 QUESTION_TOKENS = 32
 # Of a triple in words; and of the longest prompt that is measured, which takes a CPU minutes.
 TOKENS_OF_TRIPLE, LONGEST = 20, 4096
@@ -36,19 +37,26 @@ TOKENS_OF_TRIPLE, LONGEST = 20, 4096
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     option = metafunc.config.option
+    on_gpu = torch.device(option.device).type == "cuda"
     names = words(option.shapes) or ["smollm2-135m", *([] if option.quick else ["llama-3.2-1b"])]
     counts = [count_of(text) for text in words(option.triples) or (["10K"] if option.quick else ["100", "10K", "1M"])]
+    ways = [way for way in (WITHOUT, *STORED, AS_UPSTREAM, IN_CONTEXT) if not (on_gpu and way == INT8_PRODUCTS)]
     params = [
         pytest.param(model_of(name).name, M, way, id=f"{model_of(name).name} M{M}-{way}")
         for name in names
         for M in counts
-        for way in (WITHOUT, *STORED, AS_UPSTREAM, IN_CONTEXT)
+        for way in ways
     ]
     metafunc.parametrize(("model", "triples", "implementation"), params)
 
 
+def attached(model: str, device: str, implementation: str) -> Attachment:
+    made = built(model, device)
+    return attach(made.model, made.adapter, int8_products=implementation == INT8_PRODUCTS)
+
+
 @functools.lru_cache(maxsize=1)
-def attached(model: str, device: str) -> Attachment:
+def built(model: str, device: str) -> Attachment:
     if model not in CONFIGS:
         pytest.skip(f"{model} is a shape of attention alone: whole models are {', '.join(CONFIGS)}")
     config = CONFIGS[model]
@@ -116,7 +124,7 @@ def test_next_token(
 ) -> None:
     """Eight tokens at a time, greedy, with a static cache."""
     device = request.config.option.device
-    made = attached(model, device)
+    made = attached(model, device, implementation)
     with torch.inference_mode():
         decode = Decoding(made.model, made.model, prompt_tokens(triples, implementation) + STEPS)
     benchmark.extra_info["tokens"] = STEPS
@@ -128,7 +136,7 @@ def test_first_token(
 ) -> None:
     """A question of 32 tokens; with the facts in the prompt, these too."""
     device = request.config.option.device
-    made = attached(model, device)
+    made = attached(model, device, implementation)
     whole: Any = made.model
     ids = torch.randint(0, whole.config.vocab_size, (1, prompt_tokens(triples, implementation)), device=device)
     call = functools.partial(_prefill, whole, ids)

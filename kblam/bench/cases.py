@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from kblam.bench.problems import dense_key_heads
-from kblam.bench.shapes import MODELS, PHASES, TINY, Model, Shape, of
+from kblam.bench.shapes import CPU_PREFILL, MODELS, PHASES, TINY, Model, Shape, of
 from kblam.errors import BenchmarkError
 from kblam_kernels.plan.devices import free_memory
 
@@ -131,8 +131,14 @@ def chosen(
     dtypes: Sequence[str] = (),
     *,
     phases: Sequence[str] = ("decode", "prefill"),
+    tokens: Sequence[str] = (),
 ) -> list[Case]:
     """Every phase of every model with every number of triples in every dtype; what is left empty is that of `QUICK`.
+
+    Args:
+        shapes, triples, dtypes: as the options name them.
+        phases: of `PHASES`.
+        tokens: new ones of prefill, each a shape of its own; other phases have their own number.
 
     Raises:
         BenchmarkError: a name or number is not known.
@@ -143,7 +149,21 @@ def chosen(
     for phase in phases:
         if phase not in PHASES:
             raise BenchmarkError(f"--phases: {phase!r} is not one of {', '.join(PHASES)}")
-    return [Case(of(model, phase, M), dtype) for model in models for phase in phases for M in counts for dtype in kinds]
+    lengths = [_tokens_of(text) for text in tokens] or [CPU_PREFILL]
+    return [
+        Case(of(model, phase, M, prefill=N), dtype)
+        for model in models
+        for phase in phases
+        for M in counts
+        for N in (lengths if phase == "prefill" else [CPU_PREFILL])
+        for dtype in kinds
+    ]
+
+
+def _tokens_of(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise BenchmarkError(f"--tokens: {text!r} is no number of new tokens, such as 128")
+    return int(text)
 
 
 def check_fits(case: Case, device: str) -> None:

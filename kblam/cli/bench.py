@@ -28,6 +28,9 @@ def bench(
     ] = "",
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAMES", help="bfloat16, float16, float32.")] = "",
     phases: Annotated[str, typer.Option("--phases", metavar="NAMES", help="decode, prefill, question, evidence.")] = "",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="COUNTS", help="New tokens of prefill, such as 128,512,2048.")
+    ] = "",
     peers: Annotated[
         str, typer.Option("--peers", metavar="NAMES", help="Only these peers; it is an error if one is not installed.")
     ] = "",
@@ -69,12 +72,13 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases)))
+    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases, tokens)))
     environment.check_device(device)
     if against:
         if compare or json_file or profile:
             raise BenchmarkError("--against prints a table of its own: leave --compare, --json and --profile out")
-        _against(against, rounds, quick, device, threads, shapes=shapes, triples=triples, dtype=dtype, phases=phases)
+        given = {"shapes": shapes, "triples": triples, "dtype": dtype, "phases": phases, "tokens": tokens}
+        _against(against, rounds, quick, device, threads, **given)
         return
     report.check_target(profile, "--profile")
     if profile is not None:
@@ -91,7 +95,7 @@ def bench(
     made = report.Report(json_file, about)
     on_gpu = torch.device(device).type == "cuda"
     with_flex = not quick if flex is None else flex
-    fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases))
+    fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases or tokens))
     for case in fitting:
         with waiting(case.title):
             limits = ceilings.of(device, case.dtype) if on_gpu else None
@@ -119,11 +123,13 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str]) -> Sequence[Case]:
+def _cases(
+    quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str], tokens: list[str]
+) -> Sequence[Case]:
     from kblam.bench import cases
 
-    if shapes or triples or dtypes or phases:
-        return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
+    if shapes or triples or dtypes or phases or tokens:
+        return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"), tokens=tokens)
     return cases.QUICK if quick else cases.FULL
 
 
