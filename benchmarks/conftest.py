@@ -89,5 +89,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Ratios and shares, once all of a group are there."""
+    """The environment, as other result files have it; ratios and shares, once all of a group are there."""
+    output_json["environment"] = suite.about(config.option.device)
     suite.with_ratios(output_json["benchmarks"], config.stash[SEEN])

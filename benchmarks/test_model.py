@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from benchmarks import suite
 from benchmarks.conftest import words
+from benchmarks.model_results import IN_CONTEXT, WITHOUT
 from kblam.bench import memory
 from kblam.bench.as_upstream import AS_UPSTREAM, AsUpstream, checked
 from kblam.bench.cases import count_of, model_of
@@ -28,7 +29,6 @@ from kblam.errors import BenchmarkError
 from kblam.models import Attachment, attach
 from kblam_kernels.plan.devices import free_memory
 
-WITHOUT, IN_CONTEXT = "without knowledge", "in context"
 STORED = {LATENT: torch.bfloat16, INT8: torch.int8, INT8_PRODUCTS: torch.int8}
 QUESTION_TOKENS = 32
 # Of a triple in words; and of the longest prompt that is measured, which takes a CPU minutes.

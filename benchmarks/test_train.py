@@ -58,7 +58,8 @@ def trainer(triples: int, device: str) -> Trainer:
         triples=max(1, triples),
         bf16=False,
     )
-    with tempfile.TemporaryDirectory() as cache, mock.patch.object(material, "load_encoder", lambda _: RandomVectors()):
+    stand_in = mock.patch.object(material, "load_encoder", return_value=RandomVectors())
+    with tempfile.TemporaryDirectory() as cache, stand_in:
         made = material.gather(config, cache=Path(cache), checks=40, device=device)
     return Trainer(config, made, Path("unused"), say=lambda text: None)
 

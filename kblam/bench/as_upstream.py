@@ -128,7 +128,9 @@ class AsUpstream:
             for hook in hooks:
                 hook.remove()
 
-    def _hand_over(self, layer: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _hand_over(
+        self, layer: int, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         query = self._attachment.adapter.knowledge_query(layer, states)
         return args, {**kwargs, "known": _Known(query, self._layers[layer], self._bias)}

@@ -260,6 +260,5 @@ def line_of(row: ModelRow) -> str:
     upstream = row.as_upstream_note if row.as_upstream is None else f"{row.as_upstream:.1f}"
     return (
         f"{name:32} {row.tokens_per_second:8.1f} tokens/s, {row.without:8.1f} without, ratio {row.ratio:.3f}{launches}"
-        f"; {AS_UPSTREAM} {upstream}"
-        + (f" ({row.note})" if row.note else "")
+        f"; {AS_UPSTREAM} {upstream}" + (f" ({row.note})" if row.note else "")
     )
