@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam import strict_json
+from kblam.bench.environment import MACHINE
 from kblam.errors import BenchmarkError
 
 WITHOUT, IN_CONTEXT = "without knowledge", "in context"
@@ -53,6 +54,7 @@ def read_models(files: Sequence[Path]) -> Models:
     about: dict[str, Any] = {}
     for file in files:
         stored = _stored(file)
+        check_same_run(stored["environment"], about or stored["environment"], file)
         about = about or stored["environment"]
         for entry in stored["benchmarks"]:
             try:
@@ -65,6 +67,13 @@ def read_models(files: Sequence[Path]) -> Models:
         for lines in (of_model.tokens, of_model.first):
             _spread(lines)
     return Models(about, timed)
+
+
+def check_same_run(about: dict[str, Any], first: dict[str, Any], file: Path) -> None:
+    """Raises BenchmarkError if two files are of different machines or commits: one picture names one of each."""
+    for name in (*MACHINE, "commit"):
+        if about.get(name) != first.get(name):
+            raise BenchmarkError(f"{file} has {name} {about.get(name)!r}, another file {first.get(name)!r}")
 
 
 def _stored(file: Path) -> dict[str, Any]:

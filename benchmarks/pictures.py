@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model_results import Models, is_of_pytest, read_models
+from benchmarks.model_results import Models, check_same_run, is_of_pytest, read_models
 from kblam.bench import subjects
 from kblam.bench.environment import line
 from kblam.bench.report import Stored, read
@@ -243,8 +243,12 @@ def _number_plainly(axis: Any) -> None:
     """1, 10, 100, and between them where there are few of those."""
     from matplotlib.ticker import LogFormatter
 
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:,g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
 
 
 def _name_ends(ax: Any, ends: Mapping[str, tuple[float, float]], muted: str) -> None:
@@ -303,14 +307,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _found(files: Sequence[Path]) -> list[Drawing]:
-    """Of all files; those of models are one."""
+    """Of all files: rows of one machine and commit together, and models together.
+
+    Raises:
+        BenchmarkError: a file cannot be read, or is of another machine or commit than the first of its kind.
+    """
     of_suites = [file for file in files if is_of_pytest(file)]
     found = of_models(read_models(of_suites)) if of_suites else []
+    rows: list[Row] = []
+    about: dict[str, Any] = {}
     for file in files:
-        if file not in of_suites:
-            stored: Stored = read(file)
-            found += drawings(stored.rows, stored.about)
-    return found
+        if file in of_suites:
+            continue
+        stored: Stored = read(file)
+        check_same_run(stored.about, about or stored.about, file)
+        about = about or stored.about
+        rows += stored.rows
+    return found + drawings(rows, about)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class _Ours:
 
 
 def show_warnings() -> None:
-    """Shows what the packages warn of, and what they note; Python's warnings of ours each once, without a file's line."""
+    """Shows what the packages warn of, and what they note; of Python's warnings each of ours once, in a line."""
     if not isinstance(warnings.showwarning, _Ours):
         warnings.showwarning = _Ours(warnings.showwarning)
     for name in ("kblam", "kblam_kernels"):
