@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEEN] = {}
     if config.option.quick:
         config.option.benchmark_min_rounds = min(2, config.option.benchmark_min_rounds)
-        config.option.benchmark_max_time = min(Decimal("0.2"), Decimal(config.option.benchmark_max_time))
+        config.option.benchmark_max_time = str(min(Decimal("0.2"), Decimal(config.option.benchmark_max_time)))
     try:
         check_device(config.option.device)
         chosen(config.option, "decode")

@@ -54,7 +54,8 @@ def trainer(triples: int, device: str) -> Trainer:
         prompt="question: {question} answer:",
         train_entities=max(200, triples),
         calibration_entities=40,
-        retrieval_questions=2000,
+        retrieval_questions=400,
+        property_questions=10,
         triples=max(1, triples),
         bf16=False,
     )
