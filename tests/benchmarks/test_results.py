@@ -1,4 +1,4 @@
-"""The result files that are committed: each says which machine and commit it is of, and the docs link none that is not."""
+"""The result files that are committed: each says which machine and commit it is of; a page links none that is gone."""
 
 from __future__ import annotations
 
