@@ -26,7 +26,7 @@ from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, 
 from kblam.bench.subjects import INT8, INT8_PRODUCTS, LATENT
 from kblam.bench.whole_model import STEPS, Decoding
 from kblam.errors import BenchmarkError
-from kblam.models import Attachment, attach
+from kblam.models import Attachment, attach, cache_name
 from kblam_kernels.plan.devices import free_memory
 
 STORED = {LATENT: torch.bfloat16, INT8: torch.int8, INT8_PRODUCTS: torch.int8}
@@ -144,4 +144,4 @@ def test_first_token(
 
 
 def _prefill(model: Any, ids: torch.Tensor) -> None:
-    model(ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
+    model(ids, logits_to_keep=1, **cache_name.as_argument(model, DynamicCache(config=model.config)))

@@ -20,7 +20,7 @@ from kblam.bench.as_upstream import AS_UPSTREAM
 from kblam.bench.models import CONFIGS, TINY, GrowingKnowledge
 from kblam.bench.rows import FAILED, MEASURED, TOO_LARGE, described, first_line
 from kblam.errors import BenchmarkError
-from kblam.models import Attachment
+from kblam.models import Attachment, cache_name
 from kblam_kernels.common.graphs import captured
 
 
@@ -120,8 +120,9 @@ class Decoding:
         self._forward = forward
         ids = torch.randint(0, model.config.vocab_size, (1, context - STEPS + 1), device=model.device)
         self._cache = StaticCache(config=model.config, max_cache_len=context)
+        self._cached = cache_name.as_argument(model, self._cache)
         # What a prompt's keys and values are does not matter to the time: it is taken in once, without knowledge.
-        model(ids[:, :-1], past_key_values=self._cache)
+        model(ids[:, :-1], **self._cached)
         self._token = ids[:, -1:].clone()
         # How full the cache is. The new columns are written anew by every call, and what is behind them is not seen.
         self._filled = [
@@ -135,7 +136,7 @@ class Decoding:
         for filled, after_the_prompt in self._filled:
             filled.copy_(after_the_prompt)
         for _ in range(STEPS):
-            logits = self._forward(self._token, past_key_values=self._cache).logits
+            logits = self._forward(self._token, **self._cached).logits
             self._token.copy_(logits[:, -1:].argmax(-1))
 
 
