@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kblam", "shapes of the suites")
     group.addoption("--shapes", default="", metavar="NAMES", help="models, or heads x key heads x head dim: 24x8x128")
     group.addoption("--triples", default="", metavar="COUNTS", help="knowledge sizes, such as 1000,10K,1M")
+    group.addoption("--tokens", default="", metavar="COUNTS", help="new tokens of prefill, such as 128,512")
     group.addoption("--dtype", default="", metavar="NAMES", help="bfloat16, float16, float32")
     group.addoption("--quick", action="store_true", help="few shapes and rounds: under two minutes on two cores")
     group.addoption("--device", default="cpu", help="cpu or cuda")
@@ -31,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEEN] = {}
     if config.option.quick:
         config.option.benchmark_min_rounds = min(2, config.option.benchmark_min_rounds)
-        config.option.benchmark_max_time = "0.2"
+        config.option.benchmark_max_time = str(min(Decimal("0.2"), Decimal(config.option.benchmark_max_time)))
     try:
         check_device(config.option.device)
         chosen(config.option, "decode")
@@ -47,8 +49,8 @@ def words(option: str) -> list[str]:
 def chosen(option: Any, phase: str) -> list[cases.Case]:
     """The cases of a phase that the options ask for."""
     given = words(option.shapes), words(option.triples), words(option.dtype)
-    if any(given) or option.quick:
-        return cases.chosen(*given, phases=(phase,))
+    if any(given) or option.tokens or option.quick:
+        return cases.chosen(*given, phases=(phase,), tokens=words(option.tokens))
     return [case for case in cases.FULL if case.shape.phase in (phase, {"prefill": "question"}.get(phase))]
 
 
@@ -88,5 +90,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Ratios and shares, once all of a group are there."""
+    """The environment, as other result files have it; ratios and shares, once all of a group are there."""
+    output_json["environment"] = suite.about(config.option.device)
     suite.with_ratios(output_json["benchmarks"], config.stash[SEEN])

@@ -27,7 +27,7 @@ from kblam.bench.environment import environment, line
 from kblam.bench.models import CONFIGS, GrowingKnowledge, build
 from kblam.bench.output import write_json
 from kblam.errors import BenchmarkError
-from kblam.models import Attachment
+from kblam.models import Attachment, cache_name
 
 TOKENS_OF_TRIPLE, QUESTION_TOKENS = 20, 32
 LEAST_LENGTHS = 3
@@ -119,7 +119,7 @@ def prompt_tokens(triples: int) -> int:
 
 
 def _first_token(model: Any, ids: torch.Tensor) -> None:
-    model(ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
+    model(ids, logits_to_keep=1, **cache_name.as_argument(model, DynamicCache(config=model.config)))
 
 
 def _known(attachment: Attachment, source: GrowingKnowledge, ids: torch.Tensor) -> None:

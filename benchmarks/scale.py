@@ -27,7 +27,7 @@ from kblam.bench.environment import environment
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, TINY, SyntheticKnowledge, build
 from kblam.bench.output import STDOUT, write_json
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
-from kblam.models import Attachment
+from kblam.models import Attachment, cache_name
 from kblam.models.formats import STORAGE
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import UnsupportedInputError, plan
@@ -119,7 +119,7 @@ def time_tokens(attachment: Attachment, source: Knowledge, rounds: int) -> tuple
     ids = torch.randint(0, model.config.vocab_size, (1, PROMPT_TOKENS + 1))
     # Values of a prompt do not matter to the time: it is taken in once, without knowledge.
     cache = DynamicCache(config=model.config)
-    model(ids[:, :PROMPT_TOKENS], past_key_values=cache)
+    model(ids[:, :PROMPT_TOKENS], **cache_name.as_argument(model, cache))
 
     def step() -> float:
         seconds = _forward(model, ids[:, PROMPT_TOKENS:], cache)
@@ -139,7 +139,7 @@ def time_prefill(attachment: Attachment, source: Knowledge, rounds: int) -> tupl
 
 def _forward(model: Any, ids: Tensor, cache: DynamicCache) -> float:
     began = time.perf_counter()
-    model(ids, past_key_values=cache)
+    model(ids, **cache_name.as_argument(model, cache))
     return time.perf_counter() - began
 
 

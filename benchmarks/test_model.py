@@ -1,4 +1,5 @@
-"""A whole model: the first token and the next ones, with knowledge, without, and with the facts in the prompt.
+"""A whole model: the first token and the next ones, with knowledge, without, as upstream does it, and with the facts in
+the prompt.
 
 `pytest benchmarks/test_model.py --benchmark-only --shapes smollm2-135m --triples 100,10K`. Weights are random.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -16,15 +18,18 @@ from transformers import DynamicCache
 
 from benchmarks import suite
 from benchmarks.conftest import words
+from benchmarks.model_results import IN_CONTEXT, WITHOUT
 from kblam.bench import memory
+from kblam.bench.as_upstream import AS_UPSTREAM, AsUpstream, checked
 from kblam.bench.cases import count_of, model_of
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, parts
+from kblam.bench.subjects import INT8, INT8_PRODUCTS, LATENT
 from kblam.bench.whole_model import STEPS, Decoding
-from kblam.models import Attachment
+from kblam.errors import BenchmarkError
+from kblam.models import Attachment, attach, cache_name
 from kblam_kernels.plan.devices import free_memory
 
-WITHOUT, IN_CONTEXT = "without knowledge", "in context"
-STORED = {"kblam latent": torch.bfloat16, "kblam latent int8": torch.int8}
+STORED = {LATENT: torch.bfloat16, INT8: torch.int8, INT8_PRODUCTS: torch.int8}
 QUESTION_TOKENS = 32
 # Of a triple in words; and of the longest prompt that is measured, which takes a CPU minutes.
 TOKENS_OF_TRIPLE, LONGEST = 20, 4096
@@ -32,19 +37,26 @@ TOKENS_OF_TRIPLE, LONGEST = 20, 4096
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     option = metafunc.config.option
+    on_gpu = torch.device(option.device).type == "cuda"
     names = words(option.shapes) or ["smollm2-135m", *([] if option.quick else ["llama-3.2-1b"])]
     counts = [count_of(text) for text in words(option.triples) or (["10K"] if option.quick else ["100", "10K", "1M"])]
+    ways = [way for way in (WITHOUT, *STORED, AS_UPSTREAM, IN_CONTEXT) if not (on_gpu and way == INT8_PRODUCTS)]
     params = [
         pytest.param(model_of(name).name, M, way, id=f"{model_of(name).name} M{M}-{way}")
         for name in names
         for M in counts
-        for way in (WITHOUT, *STORED, IN_CONTEXT)
+        for way in ways
     ]
     metafunc.parametrize(("model", "triples", "implementation"), params)
 
 
+def attached(model: str, device: str, implementation: str) -> Attachment:
+    made = built(model, device)
+    return attach(made.model, made.adapter, int8_products=implementation == INT8_PRODUCTS)
+
+
 @functools.lru_cache(maxsize=1)
-def attached(model: str, device: str) -> Attachment:
+def built(model: str, device: str) -> Attachment:
     if model not in CONFIGS:
         pytest.skip(f"{model} is a shape of attention alone: whole models are {', '.join(CONFIGS)}")
     config = CONFIGS[model]
@@ -72,21 +84,39 @@ def timed(
     device: str,
 ) -> None:
     """Times what a model does, with knowledge in force if the implementation asks for it."""
-    source = None
-    if implementation in STORED:
-        model: Any = made.model
-        source = GrowingKnowledge(made.adapter, triples, model.dtype, STORED[implementation], device)
-    with torch.inference_mode(), made.using(source):
+    knowledge_bytes = 0
+    with torch.inference_mode(), ExitStack() as block:
+        if implementation in STORED:
+            source = knowledge(made, triples, STORED[implementation], device)
+            block.enter_context(made.using(source))
+            knowledge_bytes = source.num_bytes
+        elif implementation == AS_UPSTREAM:
+            peer = as_upstream(made, triples, device)
+            block.enter_context(peer.in_force())
+            knowledge_bytes = peer.num_bytes
         call()
         benchmark.group = group
         benchmark.extra_info |= {
             "implementation": implementation,
             "triples": triples,
             "embedding_dim": EMBEDDING_DIM,
-            "knowledge_bytes": 0 if source is None else source.num_bytes,
+            "knowledge_bytes": knowledge_bytes,
             "peak_bytes": memory.peak(call, device),
         }
         suite.run_timed(benchmark, call, device)
+
+
+def knowledge(made: Attachment, triples: int, storage: torch.dtype, device: str) -> GrowingKnowledge:
+    """Synthetic triples for a model."""
+    return GrowingKnowledge(made.adapter, triples, made.model.dtype, storage, device)
+
+
+def as_upstream(made: Attachment, triples: int, device: str) -> AsUpstream:
+    """The same triples as keys and values, held against what we make of them; what cannot be is skipped with why."""
+    try:
+        return checked(made, knowledge(made, triples, torch.bfloat16, device), device)
+    except BenchmarkError as problem:
+        pytest.skip(f"{AS_UPSTREAM}: {problem}")
 
 
 def test_next_token(
@@ -94,7 +124,7 @@ def test_next_token(
 ) -> None:
     """Eight tokens at a time, greedy, with a static cache."""
     device = request.config.option.device
-    made = attached(model, device)
+    made = attached(model, device, implementation)
     with torch.inference_mode():
         decode = Decoding(made.model, made.model, prompt_tokens(triples, implementation) + STEPS)
     benchmark.extra_info["tokens"] = STEPS
@@ -106,7 +136,7 @@ def test_first_token(
 ) -> None:
     """A question of 32 tokens; with the facts in the prompt, these too."""
     device = request.config.option.device
-    made = attached(model, device)
+    made = attached(model, device, implementation)
     whole: Any = made.model
     ids = torch.randint(0, whole.config.vocab_size, (1, prompt_tokens(triples, implementation)), device=device)
     call = functools.partial(_prefill, whole, ids)
@@ -114,4 +144,4 @@ def test_first_token(
 
 
 def _prefill(model: Any, ids: torch.Tensor) -> None:
-    model(ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
+    model(ids, logits_to_keep=1, **cache_name.as_argument(model, DynamicCache(config=model.config)))

@@ -49,6 +49,10 @@ class KblamError(Exception):
     """Base of every error that kblam raises on purpose."""
 
 
+class KblamWarning(UserWarning):
+    """Base of every warning of kblam: what goes on, but probably not as was meant. Commands show it as their own."""
+
+
 class MissingPackageError(KblamError, ImportError):
     """A package that the kernels alone do not need is not installed; the message says which command installs it."""
 

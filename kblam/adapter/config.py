@@ -10,7 +10,7 @@ from typing import Any
 
 from kblam.adapter.confidence import Confidence
 from kblam.adapter.signature import Signature
-from kblam.errors import AdapterConfigError
+from kblam.errors import AdapterConfigError, KblamWarning
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
@@ -261,13 +261,14 @@ class AdapterConfig:
                     f"this adapter has format version {version}, newer than {FORMAT_VERSION}; upgrade kblam"
                 )
             shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
-            warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", stacklevel=2)
+            warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", KblamWarning, stacklevel=2)
         if isinstance(version, int) and version < _CONFIDENCE_FORMAT and data.get("confidence") is not None:
             # Its weights are for other shares of properties: up to format 5 by the attention's own projections, in 6
             # without the words that a question says.
             warnings.warn(
                 f"the confidence of this adapter is of format {version}, and this kblam reads properties otherwise; it "
                 "is left out, so what is known is left to the model: calibrate it anew (kblam calibrate)",
+                KblamWarning,
                 stacklevel=2,
             )
             data = {**data, "confidence": None, "known_above": None}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from kblam.bench.problems import dense_key_heads
-from kblam.bench.shapes import MODELS, PHASES, TINY, Model, Shape, of
+from kblam.bench.shapes import CPU_PREFILL, MODELS, PHASES, TINY, Model, Shape, of
+from kblam.bench.subjects import PATHS, STORED
 from kblam.errors import BenchmarkError
 from kblam_kernels.plan.devices import free_memory
 
@@ -34,7 +35,7 @@ class Case:
     @property
     def dtype_name(self) -> str:
         """Such as "bfloat16"."""
-        return str(self.dtype).removeprefix("torch.")
+        return _name_of(self.dtype)
 
     @property
     def title(self) -> str:
@@ -131,8 +132,14 @@ def chosen(
     dtypes: Sequence[str] = (),
     *,
     phases: Sequence[str] = ("decode", "prefill"),
+    tokens: Sequence[str] = (),
 ) -> list[Case]:
     """Every phase of every model with every number of triples in every dtype; what is left empty is that of `QUICK`.
+
+    Args:
+        shapes, triples, dtypes: as the options name them.
+        phases: of `PHASES`.
+        tokens: new ones of prefill, each a shape of its own; other phases have their own number.
 
     Raises:
         BenchmarkError: a name or number is not known.
@@ -143,7 +150,58 @@ def chosen(
     for phase in phases:
         if phase not in PHASES:
             raise BenchmarkError(f"--phases: {phase!r} is not one of {', '.join(PHASES)}")
-    return [Case(of(model, phase, M), dtype) for model in models for phase in phases for M in counts for dtype in kinds]
+    lengths = [_tokens_of(text) for text in tokens] or [CPU_PREFILL]
+    return [
+        Case(of(model, phase, M, prefill=N), dtype)
+        for model in models
+        for phase in phases
+        for M in counts
+        for N in (lengths if phase == "prefill" else [CPU_PREFILL])
+        for dtype in kinds
+    ]
+
+
+def _tokens_of(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise BenchmarkError(f"--tokens: {text!r} is no number of new tokens, such as 128")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Only:
+    """Which of ours are measured; what is left empty leaves all.
+
+    Args:
+        storages: dtypes of latents: that of a case, int8, float8_e4m3fn.
+        paths: latent, dense, materialise.
+    """
+
+    storages: Sequence[str] = ()
+    paths: Sequence[str] = ()
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Raises BenchmarkError if a name is not known, or no case has it."""
+        stored = [*dict.fromkeys(case.dtype_name for case in cases), *dict.fromkeys(map(_name_of, STORED.values()))]
+        for option, names, known in (("--storage", self.storages, stored), ("--plan", self.paths, list(PATHS))):
+            if missing := [name for name in names if name not in known]:
+                raise BenchmarkError(
+                    f"{option}: {missing[0]!r} is not measured here; choose of {', '.join(known)}"
+                    + ("; latents in a 16- or 32-bit dtype are those of --dtype" if option == "--storage" else "")
+                )
+
+    def leaves_out(self, case: Case) -> set[str]:
+        """Names of ours that are not measured on a case."""
+        left_out = set()
+        for path, names in PATHS.items():
+            left_out |= set(names) if self.paths and path not in self.paths else set()
+        for name in PATHS["latent"]:
+            stored = _name_of(STORED[name]) if name in STORED else case.dtype_name
+            left_out |= {name} if self.storages and stored not in self.storages else set()
+        return left_out
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_fits(case: Case, device: str) -> None:

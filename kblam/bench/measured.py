@@ -41,6 +41,7 @@ class Run:
         budget: seconds of samples of one implementation on a GPU.
         turns: on a CPU.
         chosen: names of the implementations; None for all.
+        left_out: of them, those that are not measured.
         own_peers: of the caller, by name, beside those of `peers.py`.
     """
 
@@ -52,6 +53,7 @@ class Run:
     budget: float = 0.5
     turns: int = 15
     chosen: tuple[str, ...] | None = None
+    left_out: frozenset[str] = frozenset()
     own_peers: Mapping[str, Peer] = dataclasses.field(default_factory=dict)
 
     @property
@@ -66,7 +68,7 @@ class Run:
     def names(self, phase: str) -> list[str]:
         """Of the implementations that are measured in a phase."""
         every = [*subjects.names(phase, self.device, quick=self.quick), *self.own_peers]
-        return [name for name in every if self.chosen is None or name in self.chosen]
+        return [name for name in every if name not in self.left_out and (self.chosen is None or name in self.chosen)]
 
 
 def ours_and(chosen: Sequence[str], device: str) -> tuple[str, ...]:

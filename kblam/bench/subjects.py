@@ -25,6 +25,8 @@ OURS = (LATENT, INT8, INT8_PRODUCTS, FP8, DENSE, MATERIALISE)
 NOT_IN = {"decode": {MATERIALISE}, "evidence": {INT8, INT8_PRODUCTS, FP8, MATERIALISE}}
 STORED = {INT8: torch.int8, INT8_PRODUCTS: torch.int8, FP8: torch.float8_e4m3fn}
 COMPOSED = "composed latent"
+# Ours by the path that `kblam_kernels.plan` names.
+PATHS = {"latent": (LATENT, *STORED), "dense": (DENSE,), "materialise": (MATERIALISE,)}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kblam.bench.models import CONFIGS, GrowingKnowledge, build
 from kblam.bench.profiling import profiled
 from kblam.bench.whole_model import STEPS, Decoding
 from kblam.errors import BenchmarkError
+from kblam.models.formats import storage_dtype
 
 CONTEXT = 64 + STEPS
 
@@ -33,14 +34,17 @@ class Profile:
     longest: list[Kernel]
 
 
-def of_a_token(title: str, triples: int, device: str, file: Path, *, top: int = 10) -> Profile:
+def of_a_token(
+    title: str, triples: int, device: str, file: Path, *, storage: str = "bfloat16", top: int = 10
+) -> Profile:
     """Decodes a few tokens under the profiler and writes the trace, whole or not at all.
 
     Args:
         title: a model of `CONFIGS`; its weights are random.
-        triples: of synthetic knowledge, in the model's dtype.
+        triples: of synthetic knowledge.
         device: where.
         file: for https://ui.perfetto.dev.
+        storage: of the latents, as `attach` takes it.
         top: operations that are returned.
 
     Raises:
@@ -50,11 +54,12 @@ def of_a_token(title: str, triples: int, device: str, file: Path, *, top: int = 
         raise BenchmarkError(f"--profile: {title!r} is a shape of attention alone; models are {', '.join(CONFIGS)}")
     made = build(CONFIGS[title], device=device)
     model: Any = made.model
+    stored = storage_dtype(storage, made.adapter, model.dtype)
     on_gpu = torch.device(device).type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.inference_mode():
         decode = Decoding(model, model, CONTEXT)
-        source = GrowingKnowledge(made.adapter, triples, model.dtype, torch.bfloat16, device)
+        source = GrowingKnowledge(made.adapter, triples, model.dtype, stored, device)
         with made.using(source):
             decode()
             with profiled(activities=activities) as profiler:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from kblam.bench import kernels, models, timing
+from kblam.bench import as_upstream, kernels, models, timing
+from kblam.bench.as_upstream import AS_UPSTREAM
 from kblam.bench.models import CONFIGS, TINY, GrowingKnowledge
 from kblam.bench.rows import FAILED, MEASURED, TOO_LARGE, described, first_line
-from kblam.models import Attachment
+from kblam.errors import BenchmarkError
+from kblam.models import Attachment, cache_name
 from kblam_kernels.common.graphs import captured
 
 
@@ -75,6 +77,8 @@ class ModelRow:
         launches, launches_without: kernels for a token.
         kernels: of a token with knowledge, the longest first.
         latent_bytes: the knowledge on the device.
+        as_upstream: tokens a second the way microsoft/KBLaM runs it, with `as_upstream_bytes` of keys and values; None
+            where `as_upstream_note` says why.
     """
 
     shape: str
@@ -94,6 +98,9 @@ class ModelRow:
     launches_without: float | None = None
     kernels: list[kernels.Kernel] = dataclasses.field(default_factory=list)
     latent_bytes: int | None = None
+    as_upstream: float | None = None
+    as_upstream_bytes: int | None = None
+    as_upstream_note: str = ""
     context: int | None = None
     sm_clock: int | None = None
     cuda_graph: bool | None = None
@@ -113,8 +120,9 @@ class Decoding:
         self._forward = forward
         ids = torch.randint(0, model.config.vocab_size, (1, context - STEPS + 1), device=model.device)
         self._cache = StaticCache(config=model.config, max_cache_len=context)
+        self._cached = cache_name.as_argument(model, self._cache)
         # What a prompt's keys and values are does not matter to the time: it is taken in once, without knowledge.
-        model(ids[:, :-1], past_key_values=self._cache)
+        model(ids[:, :-1], **self._cached)
         self._token = ids[:, -1:].clone()
         # How full the cache is. The new columns are written anew by every call, and what is behind them is not seen.
         self._filled = [
@@ -128,7 +136,7 @@ class Decoding:
         for filled, after_the_prompt in self._filled:
             filled.copy_(after_the_prompt)
         for _ in range(STEPS):
-            logits = self._forward(self._token, past_key_values=self._cache).logits
+            logits = self._forward(self._token, **self._cached).logits
             self._token.copy_(logits[:, -1:].argmax(-1))
 
 
@@ -165,7 +173,8 @@ def measure(case: Case, models: Models, settings: Settings) -> ModelRow:
     """Its row; what goes wrong becomes one too."""
     row = ModelRow(case.name, case.model, case.triples, context=settings.context, compiled=settings.compiled)
     try:
-        return _measured(row, models.of(case.model), settings)
+        attachment = models.of(case.model)
+        return _with_upstream(_measured(row, attachment, settings), attachment, settings)
     except torch.OutOfMemoryError as problem:
         return dataclasses.replace(row, status=TOO_LARGE, note=first_line(problem))
     except Exception as problem:
@@ -223,13 +232,34 @@ def _measured(row: ModelRow, attachment: Attachment, settings: Settings) -> Mode
     )
 
 
+@torch.no_grad()
+def _with_upstream(row: ModelRow, attachment: Attachment, settings: Settings) -> ModelRow:
+    """The row with the peer's figures: after ours, since the two may not fit side by side."""
+    device, model = settings.device, attachment.model
+    source = GrowingKnowledge(attachment.adapter, row.triples, model.dtype, torch.bfloat16, device)
+    try:
+        peer = as_upstream.checked(attachment, source, device)
+        decode = Decoding(model, model, settings.context)
+        with peer.in_force():
+            decode()
+            call = captured(decode) if torch.device(device).type == "cuda" else None
+            (took,) = timing.in_turn([call or decode], device, settings.repeats)
+    # A peer that cannot is no failure of ours.
+    except BenchmarkError as problem:
+        return dataclasses.replace(row, as_upstream_note=str(problem))
+    except Exception as problem:
+        return dataclasses.replace(row, as_upstream_note=described(problem))
+    return dataclasses.replace(row, as_upstream=STEPS / took.median, as_upstream_bytes=peer.num_bytes)
+
+
 def line_of(row: ModelRow) -> str:
     """For people."""
     name = row.shape
     if row.ratio is None:
         return f"{name:32} {row.status}: {row.note}"
     launches = "" if row.launches is None else f", {row.launches:.0f} launches a token for {row.launches_without:.0f}"
+    upstream = row.as_upstream_note if row.as_upstream is None else f"{row.as_upstream:.1f}"
     return (
         f"{name:32} {row.tokens_per_second:8.1f} tokens/s, {row.without:8.1f} without, ratio {row.ratio:.3f}{launches}"
-        + (f" ({row.note})" if row.note else "")
+        f"; {AS_UPSTREAM} {upstream}" + (f" ({row.note})" if row.note else "")
     )

@@ -28,9 +28,19 @@ def bench(
     ] = "",
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAMES", help="bfloat16, float16, float32.")] = "",
     phases: Annotated[str, typer.Option("--phases", metavar="NAMES", help="decode, prefill, question, evidence.")] = "",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="COUNTS", help="New tokens of prefill, such as 128,512,2048.")
+    ] = "",
     peers: Annotated[
         str, typer.Option("--peers", metavar="NAMES", help="Only these peers; it is an error if one is not installed.")
     ] = "",
+    storage: Annotated[
+        str,
+        typer.Option("--storage", metavar="NAMES", help="Latents in these dtypes alone: that of --dtype, int8, ..."),
+    ] = "auto",
+    plan: Annotated[
+        str, typer.Option("--plan", metavar="NAMES", help="Only these paths of ours: latent, dense, materialise.")
+    ] = "auto",
     compare: Annotated[
         Path | None, typer.Option("--compare", metavar="FILE", help="An earlier --json of this machine, beside it.")
     ] = None,
@@ -62,23 +72,29 @@ def bench(
     """
     import torch
 
-    from kblam.bench import ceilings, environment, measured, report
+    from kblam.bench import cases, ceilings, environment, measured, report
     from kblam.bench.compare import check_machine
     from kblam.bench.growth import growth
     from kblam.errors import BenchmarkError
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases)))
+    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases, tokens)))
+    only = cases.Only(*(() if given == "auto" else _words(given) for given in (storage, plan)))
+    only.check(chosen)
     environment.check_device(device)
     if against:
         if compare or json_file or profile:
             raise BenchmarkError("--against prints a table of its own: leave --compare, --json and --profile out")
-        _against(against, rounds, quick, device, threads, shapes=shapes, triples=triples, dtype=dtype, phases=phases)
+        given = {"shapes": shapes, "triples": triples, "dtype": dtype, "phases": phases, "tokens": tokens}
+        given |= {name: value for name, value in (("storage", storage), ("plan", plan)) if value != "auto"}
+        _against(against, rounds, quick, device, threads, **given)
         return
     report.check_target(profile, "--profile")
     if profile is not None:
-        _profile(profile, device, _words(shapes), _words(triples))
+        if plan != "auto" or len(only.storages) > 1:
+            raise BenchmarkError("--profile reads latents of one --storage; leave --plan and others out")
+        _profile(profile, device, _words(shapes), _words(triples), only.storages[0] if only.storages else "bfloat16")
         return
     names = measured.ours_and(_words(peers), device) if peers else None
     about = environment.environment(device)
@@ -91,12 +107,18 @@ def bench(
     made = report.Report(json_file, about)
     on_gpu = torch.device(device).type == "cuda"
     with_flex = not quick if flex is None else flex
-    fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases))
+    fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases or tokens))
     for case in fitting:
         with waiting(case.title):
             limits = ceilings.of(device, case.dtype) if on_gpu else None
             run = measured.Run(
-                device, case.dtype, limits, compiles=with_flex or on_gpu, turns=5 if quick else 15, chosen=names
+                device,
+                case.dtype,
+                limits,
+                compiles=with_flex or on_gpu,
+                turns=5 if quick else 15,
+                chosen=names,
+                left_out=frozenset(only.leaves_out(case)),
             )
             made.rows += measured.rows(case.shape, run)
             made.compare_rows()
@@ -119,11 +141,13 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _cases(quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str]) -> Sequence[Case]:
+def _cases(
+    quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str], tokens: list[str]
+) -> Sequence[Case]:
     from kblam.bench import cases
 
-    if shapes or triples or dtypes or phases:
-        return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"))
+    if shapes or triples or dtypes or phases or tokens:
+        return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"), tokens=tokens)
     return cases.QUICK if quick else cases.FULL
 
 
@@ -168,15 +192,15 @@ def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | 
     out.print(f"{CONTROL} is the same in both: its figures are the noise of this machine", markup=False)
 
 
-def _profile(file: Path, device: str, shapes: list[str], triples: list[str]) -> None:
+def _profile(file: Path, device: str, shapes: list[str], triples: list[str], storage: str) -> None:
     """Writes a trace of a model's tokens and shows what takes most of one."""
     from kblam.bench import cases, environment, traces
 
     model = cases.model_of(shapes[0] if shapes else "llama-3.2-1b").name
     count = cases.count_of(triples[0] if triples else "10K")
-    title = f"{model}, one token, {count:,} triples, random weights"
+    title = f"{model}, one token, {count:,} triples in {storage}, random weights"
     with waiting(title):
-        found = traces.of_a_token(model, count, device, file)
+        found = traces.of_a_token(model, count, device, file, storage=storage)
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
     table.add_column("operation", overflow="fold")
     for column in ("launches", "ms", "share"):

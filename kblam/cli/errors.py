@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -22,6 +23,7 @@ from kblam.errors import (
     EncoderMismatchError,
     EncoderUnavailableError,
     KblamError,
+    KblamWarning,
     StoreWriteError,
     messages_name_flags,
     runs,
@@ -120,8 +122,31 @@ class _ToStderr(logging.Handler):
         err.print(Text(redact(f"{kind}: {record.getMessage()}"), style=style), soft_wrap=True)
 
 
+class _Ours:
+    """In place of `warnings.showwarning`.
+
+    Args:
+        others: shows the warnings of other packages, as before.
+    """
+
+    def __init__(self, others: Callable[..., None]) -> None:
+        self._others = others
+        self._shown: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        from kblam.knowledge.encoders.secrets import redact
+
+        if not issubclass(category, KblamWarning):
+            self._others(message, category, *where, **more)
+        elif (text := str(message)) not in self._shown:
+            self._shown.add(text)
+            err.print(Text(redact(f"warning: {text}"), style="yellow"), soft_wrap=True)
+
+
 def show_warnings() -> None:
-    """Shows what the packages warn of, and what they note."""
+    """Shows what the packages warn of, and what they note; of Python's warnings each of ours once, in a line."""
+    if not isinstance(warnings.showwarning, _Ours):
+        warnings.showwarning = _Ours(warnings.showwarning)
     for name in ("kblam", "kblam_kernels"):
         logger = logging.getLogger(name)
         if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):

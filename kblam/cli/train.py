@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,8 +45,8 @@ def train(
     flags = _flags(context.args)
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     for name in flags:
-        if name not in known and (hint := of_option(name)) is not None:
-            raise CommandError(f"there is no setting --{name}; {hint}")
+        if name not in known:
+            raise CommandError(f"there is no setting --{name}; {of_option(name) or _nearest(name, known)}")
     settings = TrainingConfig.read(config, **flags)
     if show_settings:
         for field in dataclasses.fields(settings):
@@ -52,6 +54,11 @@ def train(
             out.print(f"{field.name}: {value!r}  ({field.metadata['help']})", markup=False, soft_wrap=True)
         return
     _train(settings, output, kb, resume=resume, cache=cache, device=device)
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean --{near[0]}? --settings lists them" if near else "--settings lists them"
 
 
 def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache: Path, device: str | None) -> None:

@@ -28,7 +28,7 @@ from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
 from kblam.knowledge import Encoder
 from kblam.knowledge.triples import key_text
-from kblam.models import attachment_of
+from kblam.models import attachment_of, cache_name
 from kblam.models.chat_template import chat_template_of, filled
 
 NAMES = ("rag", "in-context", "zero-shot")
@@ -219,7 +219,7 @@ class Reader:
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([self._shared], device=self.model.device)
         with self._alone():
-            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.model(ids, use_cache=True, logits_to_keep=1, **cache_name.as_argument(self.model, cache))
         self._cache = cache
         return time.perf_counter() - began
 
@@ -236,7 +236,7 @@ class Reader:
             ids, mask = torch.cat((head, ids), 1), torch.cat((torch.ones_like(head), mask), 1)
             cache = copy.deepcopy(self._cache)
             cache.batch_repeat_interleave(len(prompts))
-            options["past_key_values"] = cache
+            options |= cache_name.as_argument(self.model, cache)
         with self._alone():
             output = self.model.generate(
                 ids,

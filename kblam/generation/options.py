@@ -27,7 +27,10 @@ from kblam.errors import GenerationError
 from kblam.generation.prompt import TOKENIZING
 
 # `Session` gives these itself.
-_OWN = ("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "max_length")
+_OWN = (
+    *("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "max_length"),
+    *("past_key_values", "cache"),  # one of them, by the release of transformers
+)
 _FOLLOWED = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 # What decides how many sequences, passes and tokens a step has. What a release of transformers lacks is left out.
 _NEUTRAL: dict[str, Any] = {

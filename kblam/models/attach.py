@@ -294,7 +294,7 @@ def attach(
         UnsupportedInputError: if `plan` cannot be read.
 
     Warns:
-        UserWarning: the adapter changes nothing of what the model says.
+        KblamWarning: the adapter changes nothing of what the model says.
     """
     current = attachment_of(model)
     options = Options(backend, plan, storage, int8_products, trainable)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
+from kblam.models import cache_name
 from kblam.models.attention import LayerKnowledge, QueryHead
 from kblam.models.calls import KnowledgeCall, Observer
 from kblam.models.masks import flags_of
@@ -75,7 +76,7 @@ class LayerHook:
         hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         observe = None
         if call.observer is not None and self.layer == self.attachment.config.evidence_layer:
-            observe = functools.partial(call.observer, cache=kwargs.get("past_key_values"))
+            observe = functools.partial(call.observer, cache=cache_name.of_call(kwargs))
         return args, {**kwargs, "layer_knowledge": self._layer_knowledge(call, module, hidden_states, observe)}
 
     def _layer_knowledge(

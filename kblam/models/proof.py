@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kblam.errors import UnsupportedModelError
+from kblam.errors import KblamWarning, UnsupportedModelError
 from kblam.models.devices import execution_device
 from kblam.models.families import attention_modules
 
@@ -95,6 +95,7 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
         warnings.warn(
             f"this adapter changes nothing of what this {name} says, whatever the knowledge: is it trained, and loaded "
             "from the right file?",
+            KblamWarning,
             stacklevel=3,
         )
     return windows

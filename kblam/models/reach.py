@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from kblam.models import cache_name
 from kblam.models.attach import Attachment
 
 
@@ -50,6 +51,6 @@ def read_to_evidence(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_name.as_argument(decoder, cache),
         )

@@ -15,7 +15,8 @@ import torch
 from kblam import strict_json
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
-from kblam.errors import TrainingError
+from kblam.errors import TrainingError, argument
+from kblam.training.config import setting
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
@@ -66,10 +67,11 @@ def load_checkpoint(
         state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
         before, step = state["run"], int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TrainingError(f"{path} is not a checkpoint of kblam train: {error}; start without --resume") from error
+        again = argument("resume=True", "--resume", ("train",))
+        raise TrainingError(f"{path} is not a checkpoint of kblam train: {error}; start without {again}") from error
     other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
     if other:
-        changes = ", ".join(f"{name} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
+        changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
         raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
     load_weights(adapter, path, strict=True)
     device = next(adapter.parameters()).device

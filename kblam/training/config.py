@@ -10,12 +10,18 @@ from typing import Any
 import yaml
 
 from kblam.adapter.config import ANSWER, REFUSAL
-from kblam.errors import TrainingConfigError
+from kblam.errors import TrainingConfigError, argument
 from kblam.training.properties import QUESTIONS, STEPS
 
 
 def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def setting(name: str) -> str:
+    """A name of a config as the reader of a message writes it: a setting is a flag where `kblam train` runs."""
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    return argument(name, f"--{name}", ("train",), name) if name in known else name
 
 
 @dataclass(frozen=True)
@@ -79,38 +85,43 @@ class TrainingConfig:
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.layers is not None and not isinstance(self.layers, tuple):
             raise TrainingConfigError(
-                f"layers must be a list of layers, such as [14, 18], or null; got {self.layers!r}"
+                f"{setting('layers')} must be a list of layers, such as [14, 18], or null; got {self.layers!r}"
             )
         for name in _POSITIVE:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise TrainingConfigError(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
+                raise TrainingConfigError(
+                    f"{setting(name)} must be a whole number of at least 1; got {getattr(self, name)!r}"
+                )
         for name in ("retrieval_steps", "property_steps", "max_steps", "warmup_steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise TrainingConfigError(f"{name} must be a whole number of at least 0; got {getattr(self, name)!r}")
+                raise TrainingConfigError(
+                    f"{setting(name)} must be a whole number of at least 0; got {getattr(self, name)!r}"
+                )
         for name in ("learning_rate", "retrieval_learning_rate", "max_grad_norm"):
             if not isinstance(getattr(self, name), float | int) or not getattr(self, name) > 0:
-                raise TrainingConfigError(f"{name} must be a number above 0; got {getattr(self, name)!r}")
+                raise TrainingConfigError(f"{setting(name)} must be a number above 0; got {getattr(self, name)!r}")
         if not 0 <= self.unanswerable < 1:
-            raise TrainingConfigError(f"unanswerable must be a share of 0 .. 1; got {self.unanswerable}")
+            raise TrainingConfigError(f"{setting('unanswerable')} must be a share of 0 .. 1; got {self.unanswerable}")
         if self.lr_scheduler_type not in SCHEDULES:
             raise TrainingConfigError(
-                f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}; got {self.lr_scheduler_type!r}"
+                f"{setting('lr_scheduler_type')} must be one of {', '.join(SCHEDULES)}; got {self.lr_scheduler_type!r}"
             )
         if self.report_to not in ("none", "tensorboard"):
-            raise TrainingConfigError(f"report_to must be none or tensorboard; got {self.report_to!r}")
+            raise TrainingConfigError(f"{setting('report_to')} must be none or tensorboard; got {self.report_to!r}")
         if self.train_entities > MOST_ENTITIES:
             raise TrainingConfigError(
-                f"train_entities must be at most {MOST_ENTITIES:,}, since those after them are for `kblam calibrate`; "
-                f"got {self.train_entities:,}"
+                f"{setting('train_entities')} must be at most {MOST_ENTITIES:,}, since those after them are for "
+                f"`kblam calibrate`; got {self.train_entities:,}"
             )
         if self.calibration_entities >= self.train_entities:
             raise TrainingConfigError(
-                f"calibration_entities ({self.calibration_entities}) must be fewer than train_entities "
-                f"({self.train_entities})"
+                f"{setting('calibration_entities')} ({self.calibration_entities}) must be fewer than "
+                f"{setting('train_entities')} ({self.train_entities})"
             )
         if self.question_head is None and self.retrieval_steps:
             raise TrainingConfigError(
-                "stage 1 trains the question head and there is none; set retrieval_steps to 0 or question_head to mlp"
+                f"stage 1 trains the question head and there is none; set {setting('retrieval_steps')} to 0 or "
+                f"{setting('question_head')} to mlp"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, disable_fsdp_ram_efficient_loading
 
-from kblam.errors import TrainingError
+from kblam.errors import TrainingError, argument
 
 _FSDP = "ACCELERATE_USE_FSDP"
 _UNSERVED = {
@@ -36,7 +36,8 @@ def start(device: str | None = None) -> Accelerator:
     wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     accelerator = Accelerator(cpu=wanted.type == "cpu")
     if accelerator.num_processes > 1 and wanted.index is not None:
-        raise TrainingError(f"the device is {device}, but each process has one of its own; leave --device out")
+        option = argument("device", "--device", ("train",))
+        raise TrainingError(f"the device is {device}, but each process has one of its own; leave {option} out")
     return accelerator
 
 

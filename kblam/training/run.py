@@ -20,13 +20,13 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
 from kblam.adapter.property_head import PropertyHead
 from kblam.data.batch import Batch
-from kblam.errors import TrainingError
+from kblam.errors import TrainingError, argument
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
 from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint, whole_folder
-from kblam.training.config import TrainingConfig
+from kblam.training.config import TrainingConfig, setting
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
@@ -215,8 +215,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.max_grad_norm)
         if not math.isfinite(float(norm)):
             raise TrainingError(
-                f"the gradient of step {step + 1} is not finite; lower learning_rate ({config.learning_rate}), and "
-                "resume from the last checkpoint"
+                f"the gradient of step {step + 1} is not finite; lower {setting('learning_rate')} "
+                f"({config.learning_rate}) and start anew, in another folder"
             )
         optimizer.step()
         names = list(sums)
@@ -372,7 +372,8 @@ class Trainer:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise TrainingError(
-                f"report_to is tensorboard, which cannot be imported ({error}); pip install 'kblam-kernels[train]'"
+                f"{setting('report_to')} is tensorboard, which cannot be imported ({error}); "
+                "pip install 'kblam-kernels[train]'"
             ) from error
         return SummaryWriter(str(self.output))
 
@@ -398,7 +399,10 @@ def check_output(output: Path, *, resume: bool) -> None:
         TrainingError: it holds a run, and `resume` is not said.
     """
     if not resume and (checkpoints(output) or (output / "config.json").is_file()):
-        raise TrainingError(f"{output} holds a run already; pass --resume, or another --output")
+        again = argument("resume=True", "--resume", ("train",))
+        raise TrainingError(
+            f"{output} holds a run already; pass {again}, or another {argument('output', '--output', ('train',))}"
+        )
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:

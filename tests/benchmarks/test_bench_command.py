@@ -55,6 +55,30 @@ def test_a_size_of_ones_own_model(tmp_path: Path) -> None:
     assert list(names) == ["6x3x8x20 decode B1 N1 T65 M1000", "6x3x8x20 evidence B1 N1 T65 M1000"]
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--storage", "int8"], ["kblam latent int8", "kblam int8 products", "kblam dense"]),
+        (["--storage", "float32"], ["kblam latent", "kblam dense"]),
+        (["--plan", "dense"], ["kblam dense"]),
+        (["--plan", "latent", "--storage", "float32,float8_e4m3fn"], ["kblam latent", "kblam latent fp8"]),
+    ],
+    ids=" ".join,
+)
+def test_storage_and_plan_choose_which_of_ours_are_measured(
+    options: list[str], left: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.json"
+    assert bench(*TOY, *options, "--peers", "sdpa concat", "--json", file).exit_code == 0
+    names = [row["implementation"] for row in json.loads(file.read_text())["rows"]]
+    assert names == [*left, "sdpa concat"]
+
+
+def test_lengths_of_prefill_are_chosen(tmp_path: Path) -> None:
+    found = cases.chosen(["tiny"], ["70"], ["float32"], phases=["decode", "prefill"], tokens=["5", "7"])
+    assert [(case.shape.phase, case.shape.N) for case in found] == [("decode", 1), ("prefill", 5), ("prefill", 7)]
+
+
 def test_an_earlier_run_stands_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "before.json"
     assert bench(*TOY, "--json", file).exit_code == 0
@@ -72,8 +96,9 @@ def test_an_earlier_run_stands_beside_it(tmp_path: Path) -> None:
 
 def test_a_profile_is_a_trace_and_ten_operations(tmp_path: Path) -> None:
     file = tmp_path / "new" / "token.json"
-    done = bench("--profile", file, "--shapes", "tiny", "--triples", "50")
+    done = bench("--profile", file, "--shapes", "tiny", "--triples", "50", "--storage", "int8")
     assert done.exit_code == 0, done.output
+    assert "50 triples in int8" in done.stdout
     events = json.loads(file.read_text())["traceEvents"]
     assert any("latent" in event.get("name", "") for event in events), "knowledge was in force"
     rows = [line for line in done.stdout.splitlines() if line.rstrip().endswith("%")]
@@ -98,6 +123,12 @@ BAD = [
     (["--triples", "-5"], "--triples: '-5' is no whole number"),
     (["--triples", "900000M"], "GB of memory, and"),
     (["--shapes", "tiny", "--triples", "70,900000M"], "GB of memory, and"),
+    (["--tokens", "few"], "--tokens: 'few' is no number of new tokens, such as 128"),
+    (["--tokens", "0"], "--tokens: '0' is no number"),
+    (["--storage", "int4"], "--storage: 'int4' is not measured here; choose of bfloat16, float32, int8, float8_e4m3fn"),
+    (["--dtype", "float32", "--storage", "float16"], "'float16' is not measured here; choose of float32, int8"),
+    (["--plan", "fast"], "--plan: 'fast' is not measured here; choose of latent, dense, materialise"),
+    (["--profile", "t.json", "--plan", "dense"], "--profile reads latents of one --storage"),
     (["--dtype", "int4"], "--dtype: 'int4' is not one of bfloat16, float16, float32"),
     (["--phases", "training"], "--phases: 'training' is not one of decode, prefill, question, evidence"),
     (["--peers", "fastest"], "--peers: 'fastest' is not one of composed latent"),

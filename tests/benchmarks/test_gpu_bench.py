@@ -353,7 +353,7 @@ def test_every_layout_and_every_peer_has_its_row() -> None:
     assert {"kblam latent", "kblam latent int8", "kblam latent fp8", "kblam dense", "kblam materialise"} <= set(names)
     for attention in ("sdpa", "flex", "eager"):
         assert {f"{attention} concat", f"{attention} static cache"} <= set(names)
-    for kernel in ("flash", "cuDNN", "flash-attn", "FlashInfer"):
+    for kernel in ("flash", "cuDNN", "flash-attn", "FlashInfer", "xFormers"):
         assert f"two {kernel} calls + merge" in names
     assert "composed latent" in names
     assert x.quantised(torch.int8).key.dtype == torch.int8

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_benchmark.session import PerformanceRegression
 
 from benchmarks import conftest, suite
 from kblam.bench import subjects
@@ -19,28 +23,69 @@ from kblam.bench.shapes import Work
 from kblam.bench.subjects import Subject
 
 ROOT = Path(__file__).parents[2]
-TOY = ("--shapes", "tiny", "--triples", "20", "--dtype", "float32", "--quick", "-p", "no:cacheprovider")
+TOY = ("--shapes", "tiny", "--triples", "20", "--dtype", "float32", "--quick", "--benchmark-max-time", "0.005")
 
 
-def suites(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", *map(str, options)]
-    # A worker's own variables would make the inner run one of its workers, and benchmarks are off in those.
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=alone)
+@dataclass(frozen=True)
+class Done:
+    """One run of the suites: pytest's exit status, what it said, and the reasons of what was skipped."""
+
+    status: int
+    said: str
+    skipped: list[str]
 
 
-@pytest.mark.slow
-def test_every_suite_runs_and_its_file_says_what_it_should(tmp_path: Path) -> None:
-    file = tmp_path / "all.json"
+class _Skips:
+    """Keeps the reasons."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self.reasons.append(str(report.longrepr[2]).removeprefix("Skipped: "))  # type: ignore[index]
+
+
+def suites(*options: str | Path) -> Done:
+    """Runs pytest in this process: another one would import torch and transformers anew."""
+    skips, said = _Skips(), io.StringIO()
+    command = ["-q", "-s", "--benchmark-only", "--timeout=0", "-p", "no:cacheprovider", *map(str, options)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.chdir(ROOT)
+        # A worker's own variables would make the inner run one of its workers, and benchmarks are off in those.
+        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+            patch.delenv(name)
+        status = pytest.main(command, plugins=[skips])
+    return Done(int(status), said.getvalue(), skips.reasons)
+
+
+@pytest.fixture(scope="module")
+def all_of_them(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, dict[str, Any]]:
+    """Every suite once, and its file."""
+    file = tmp_path_factory.mktemp("suites") / "all.json"
     done = suites("benchmarks", *TOY, "--benchmark-json", file)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "SKIPPED" in done.stdout
-    assert "two cuDNN calls + merge: not run: needs a CUDA device" in done.stdout, "a reason for each that did not run"
-    stored = json.loads(file.read_text())
-    assert stored["machine_info"]["kblam"]["cpu"]["model"]
+    assert done.status == 0, done.said[-3000:]
+    return done, json.loads(file.read_text())
+
+
+def groups_of(stored: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """extra_info by group and implementation."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for entry in stored["benchmarks"]:
         groups.setdefault(entry["group"], {})[entry["extra_info"]["implementation"]] = entry["extra_info"]
+    return groups
+
+
+def test_what_did_not_run_says_why(all_of_them: tuple[Done, dict[str, Any]]) -> None:
+    done, _ = all_of_them
+    assert "two cuDNN calls + merge: not run: needs a CUDA device" in done.skipped
+
+
+def test_the_file_says_what_attention_took_and_where(all_of_them: tuple[Done, dict[str, Any]]) -> None:
+    _, stored = all_of_them
+    assert stored["machine_info"]["kblam"]["cpu"]["model"]
+    assert {"device", "cpu", "instruction_set", "threads", "commit", "torch"} <= set(stored["environment"])
+    groups = groups_of(stored)
     decode = groups["tiny decode B1 N1 T65 M20 float32"]
     assert {"kblam latent", "kblam int8 products", "kblam dense", "composed latent", "eager concat"} <= set(decode)
     for info in decode.values():
@@ -52,27 +97,39 @@ def test_every_suite_runs_and_its_file_says_what_it_should(tmp_path: Path) -> No
     assert decode["kblam latent"]["backend"] in ("cpu", "reference")
     for group in ("tiny prefill B1 N128 T128 M20 float32", "tiny evidence B1 N1 T65 M20 float32"):
         assert any(name.startswith("kblam") for name in groups[group])
-    assert set(groups["tiny next 8 tokens M20"]) == {
+
+
+def test_the_file_has_whole_models_building_and_training_too(all_of_them: tuple[Done, dict[str, Any]]) -> None:
+    groups = groups_of(all_of_them[1])
+    ways = [
         "without knowledge",
         "kblam latent",
         "kblam latent int8",
+        "kblam int8 products",
+        "as upstream",
         "in context",
-    }
+    ]
+    assert list(groups["tiny next 8 tokens M20"]) == list(groups["tiny first token M20"]) == ways
+    assert groups["tiny first token M20"]["as upstream"]["knowledge_bytes"] > 0
     assert {"into a file M20", "tiny onto the device M20", "tiny one triple changed M20"} <= set(groups)
+    for group in ("train stage 1", "train stage 2 M20"):
+        info = groups[group]["kblam"]
+        assert info["rows"] > 0 < info["learned_weights"]
+        assert info["peak_bytes"] > 0
+        assert {"device", "threads", "commit"} <= set(info)
 
 
 def test_a_planted_slowdown_fails_a_comparison(tmp_path: Path) -> None:
     options = ("benchmarks/test_decode.py", *TOY, "-k", "dense or eager", "--benchmark-storage", tmp_path)
-    assert suites(*options, "--benchmark-autosave").returncode == 0
+    assert suites(*options, "--benchmark-autosave").status == 0
     (file,) = tmp_path.rglob("*.json")
     stored = json.loads(file.read_text())
     for entry in stored["benchmarks"]:
         for name in ("min", "median", "mean"):
             entry["stats"][name] /= 1000
     file.write_text(json.dumps(stored))
-    done = suites(*options, "--benchmark-compare", "--benchmark-compare-fail=median:10%")
-    assert done.returncode != 0
-    assert "Performance has regressed" in done.stdout + done.stderr
+    with pytest.raises(PerformanceRegression, match="Performance has regressed"):
+        suites(*options, "--benchmark-compare", "--benchmark-compare-fail=median:10%")
 
 
 @pytest.mark.parametrize(
@@ -80,19 +137,21 @@ def test_a_planted_slowdown_fails_a_comparison(tmp_path: Path) -> None:
     [
         ({"shapes": "llama-4"}, "'llama-4' is not one of llama-3-8b"),
         ({"triples": "many"}, "'many' is no whole number"),
+        ({"tokens": "few"}, "'few' is no number of new tokens"),
         ({"dtype": "int4"}, "'int4' is not one of bfloat16"),
         ({"device": "tpu"}, "'tpu' is not cpu or cuda"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_collected(option: dict[str, str], message: str) -> None:
-    given = {"shapes": "", "triples": "", "dtype": "", "quick": False, "device": "cpu"} | option
+    given = dict.fromkeys(("shapes", "triples", "dtype", "tokens"), "") | {"quick": False, "device": "cpu"} | option
     config: Any = SimpleNamespace(option=SimpleNamespace(**given), stash={})
     with pytest.raises(pytest.UsageError, match=message):
         conftest.pytest_configure(config)
 
 
 def test_a_bad_option_is_one_line() -> None:
-    done = suites("benchmarks/test_decode.py", "--device", "tpu")
+    command = [sys.executable, "-m", "pytest", "--benchmark-only", "benchmarks/test_decode.py", "--device", "tpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 4, "pytest's own status for bad usage"
     assert "'tpu' is not cpu or cuda" in done.stderr
     assert "Traceback" not in done.stderr

@@ -32,6 +32,7 @@ def test_a_row_for_each_model_and_size(tmp_path: Path, capsys: pytest.CaptureFix
         assert row["status"] == "measured"
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / row["without"])
         assert 0 < row["p10"] <= 1 / row["tokens_per_second"] <= row["p90"]
+        assert row["as_upstream"] > 0 < row["as_upstream_bytes"]
         assert row["latent_bytes"] == row["triples"] * (2 * 128 * 2 + 4)
         assert row["launches"] > 0 < row["launches_without"]
         assert any("latent" in kernel["name"] for kernel in row["kernels"]), "knowledge was in force"

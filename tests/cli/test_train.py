@@ -10,6 +10,7 @@ import pytest
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.cli import train as command
+from kblam.errors import TrainingConfigError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.training import calibration_run
 from kblam.training.material import Material
@@ -32,10 +33,20 @@ def test_settings_are_listed_with_what_was_given() -> None:
 
 
 def test_unknown_settings_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    kblam("train", "-o", "x", "--max_step", "7").failed(2, "unknown names in the training config: max_step")
+    kblam("train", "-o", "x", "--max_step", "7").failed(2, "there is no setting --max_step; did you mean --max_steps?")
+    kblam("train", "-o", "x", "--zzz", "7").failed(2, "there is no setting --zzz; --settings lists them")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(command.CommandError, match=r"training needs accelerate; pip install 'kblam-kernels\[train\]'"):
         command._train(small(), Path("x"), None, resume=False, cache=Path("y"), device=None)
+
+
+def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
+    kblam("train", "-o", "x", "--max_steps", "-1").failed(2, "--max_steps must be a whole number of at least 0; got -1")
+    kblam("train", "-o", "x", "--question_head", "null").failed(
+        2, "set --retrieval_steps to 0 or --question_head to mlp"
+    )
+    with pytest.raises(TrainingConfigError, match=r"^max_steps must be a whole number"):
+        small(max_steps=-1)
 
 
 def test_a_run_and_then_other_thresholds(
@@ -46,7 +57,12 @@ def test_a_run_and_then_other_thresholds(
     assert "minutes on this machine" in done.stderr
     assert "known above" in done.stderr
     assert KnowledgeAdapter.from_pretrained(adapter).config.known_above is not None
-    kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(2, "holds a run already")
+    kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(
+        2, "holds a run already; pass --resume, or another --output"
+    )
+    resumed = kblam("train", "-o", str(adapter), "--cache", cache, *flags(learning_rate=0.5), "--resume")
+    assert resumed.status == 2
+    assert "other settings: --learning_rate was 0.0012, is 0.5" in resumed.stderr
 
     material = prepared()
     quick = functools.partial(calibration_run.recalibrate, **small_head())

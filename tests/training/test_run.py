@@ -125,7 +125,7 @@ def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) ->
 
 def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
     trainer_of(prepared, tmp_path).fit(stop_after=3)
-    with pytest.raises(TrainingError, match="holds a run already; pass --resume"):
+    with pytest.raises(TrainingError, match="holds a run already; pass resume=True, or another output"):
         trainer_of(prepared, tmp_path).fit()
     with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
         trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
