@@ -39,11 +39,12 @@ def with_knowledge(family: ServedFamily) -> type:
 
         def __init__(self, *, vllm_config: Any, prefix: str = "", **others: Any) -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix, **others)
+            self._checkpoint = vllm_config.model_config.model
             install(self, family, vllm_config)
 
         def load_weights(self, weights: Any) -> set[str]:
             loaded: set[str] = super().load_weights(weights)
-            check_base(self, family, self.knowledge.config)
+            check_base(self, family, self.knowledge.config, self._checkpoint)
             return loaded
 
         @staticmethod
