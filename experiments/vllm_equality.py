@@ -17,7 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rich.console import Console
+
 THREADS = "1"
+CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
 def prepare(runner: str) -> None:
@@ -67,7 +70,7 @@ def ask_vllm(arguments: argparse.Namespace, folder: Path, adapter: str, requests
         params.append(SamplingParams(temperature=0, max_tokens=limit, logprobs=1, min_tokens=limit, extra_args=extra))
     start = time.perf_counter()
     outputs = engine.generate(prompts, params, use_tqdm=False)
-    print(f"{len(prompts)} requests in {time.perf_counter() - start:.1f} s")
+    CONSOLE.print(f"{len(prompts)} requests in {time.perf_counter() - start:.1f} s")
     found = []
     for output in outputs:
         (said,) = output.outputs
@@ -126,9 +129,9 @@ def main() -> None:
     import torch
 
     from kblam import KnowledgeAdapter, KnowledgeBase, Triple, attach
+    from kblam.demo.tiny.evaluate import quizzes
     from kblam.demo.tiny.tokenizer import real_words
     from kblam.demo.tiny.world import build_world
-    from kblam.demo.tiny.evaluate import quizzes
     from kblam.generation.prompt import encode_question
     from kblam.knowledge import load_encoder
     from kblam.models import smollm2
@@ -175,7 +178,7 @@ def main() -> None:
     masses = [
         abs(mine[2][0]["mass"] - its[2][0][1]) for mine, its in zip(ours, theirs, strict=True) if its[2] is not None
     ]
-    print(
+    CONSOLE.print(
         f"{arguments.model} {arguments.runner} {arguments.mode} {arguments.dtype} {arguments.storage} "
         f"slots={arguments.slots} ranks={arguments.ranks}: tokens {sum(same)}/{len(same)}, "
         f"log-probability {max(gaps, default=0):.1e}, evidence mass {max(masses):.1e}"

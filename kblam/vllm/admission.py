@@ -15,8 +15,7 @@ from typing import Any
 from kblam.adapter import AdapterConfig
 from kblam.errors import EngineRequestError
 from kblam.knowledge import Encoder, KnowledgeBase
-from kblam.vllm.registry import Registry
-from kblam.vllm.settings import Settings
+from kblam.vllm.registry import Loaded, Registry
 
 BASE, QUESTION, EVIDENCE = "kblam_kb", "kblam_question", "kblam_evidence"
 # The question's sentence vector, as admission leaves it for the engine.
@@ -61,6 +60,9 @@ def asked_of(sampling_params: Any) -> Asked:
         raise EngineRequestError(f"{EVIDENCE} must be true or false; got {evidence!r:.80}")
     if base is None and question is not None:
         raise EngineRequestError(f"{QUESTION} is for a request with a knowledge base; name it in {BASE}")
+    numbers = vector is None or (isinstance(vector, list | tuple) and all(type(one) in (int, float) for one in vector))
+    if not numbers:
+        raise EngineRequestError(f"{VECTOR} must be a list of numbers; got {vector!r:.80}")
     return Asked(base, question, None if vector is None else tuple(vector), bool(evidence))
 
 
@@ -69,20 +71,52 @@ class FrontEnd:
 
     Args:
         vllm_config: of the engine.
-        settings: its knowledge.
-        adapter: of those.
+        adapter: its config.
     """
 
-    def __init__(self, vllm_config: Any, settings: Settings, adapter: AdapterConfig) -> None:
-        self.settings, self.adapter = settings, adapter
+    def __init__(self, vllm_config: Any, adapter: AdapterConfig) -> None:
+        self.adapter = adapter
         self._registry = Registry(vllm_config)
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
         self._encoded = functools.lru_cache(maxsize=4096)(self._encode)
 
-    def knows(self, base: str) -> bool:
-        """Whether the engine has that knowledge base now."""
-        return base in self._registry.bases()
+    def version_of(self, base: str) -> Loaded | None:
+        """What the engine has of a knowledge base now; None if nothing."""
+        return self._registry.bases().get(base)
+
+    def check(self, asked: Asked) -> Loaded | None:
+        """Checks what a request asks for; returns what it gets now, None if it asks for no knowledge.
+
+        Raises:
+            EngineRequestError: it cannot be answered.
+        """
+        if asked.base is None:
+            return None
+        loaded = self.version_of(asked.base)
+        if loaded is None:
+            raise EngineRequestError(f"there is no knowledge base {asked.base!r:.80}")
+        if self.adapter.question_head is None and (asked.question is not None or asked.vector is not None):
+            raise EngineRequestError(f"this adapter has no question head, so it cannot use {QUESTION}; leave it out")
+        if self.adapter.question_head is not None and asked.question is None:
+            raise EngineRequestError(
+                f"this adapter's knowledge queries need the question: pass it as {QUESTION}, the last user turn alone"
+            )
+        return loaded
+
+    def check_encoded(self, asked: Asked) -> Loaded | None:
+        """As `check`, of a request whose question was encoded.
+
+        Raises:
+            EngineRequestError: it cannot be answered.
+        """
+        loaded = self.check(asked)
+        if asked.question is not None and len(asked.vector or ()) != self.adapter.embedding_dim:
+            raise EngineRequestError(
+                f"{QUESTION} was not encoded to {self.adapter.embedding_dim} numbers: this front end did not start the "
+                "engine"
+            )
+        return loaded
 
     def admit(self, params: Any) -> None:
         """Checks a request and encodes its question; `params.extra_args` may become another dict.
@@ -91,21 +125,9 @@ class FrontEnd:
             EngineRequestError: it cannot be answered.
         """
         asked = asked_of(params)
-        if asked.base is None:
-            return
-        if not self.knows(asked.base):
-            raise EngineRequestError(f"there is no knowledge base {asked.base!r:.80}")
-        if self.adapter.question_head is None:
-            if asked.question is not None:
-                raise EngineRequestError(
-                    f"this adapter has no question head, so it cannot use {QUESTION}; leave it out"
-                )
-            return
-        if asked.question is None:
-            raise EngineRequestError(
-                f"this adapter's knowledge queries need the question: pass it as {QUESTION}, the last user turn alone"
-            )
-        params.extra_args = {**params.extra_args, VECTOR: list(self._encoded(asked.question))}
+        self.check(asked)
+        if asked.question is not None:
+            params.extra_args = {**params.extra_args, VECTOR: list(self._encoded(asked.question))}
 
     def _encode(self, question: str) -> tuple[float, ...]:
         # One at a time: an encoder is a model of its own, which takes all cores.
@@ -123,10 +145,10 @@ class FrontEnd:
 _OPEN: list[tuple[weakref.ref[Any], FrontEnd]] = []
 
 
-def opens(vllm_config: Any, settings: Settings, adapter: AdapterConfig) -> None:
+def opens(vllm_config: Any, adapter: AdapterConfig) -> None:
     """An engine starts in this process."""
     _OPEN[:] = [(config, front) for config, front in _OPEN if config() is not None]
-    _OPEN.append((weakref.ref(vllm_config), FrontEnd(vllm_config, settings, adapter)))
+    _OPEN.append((weakref.ref(vllm_config), FrontEnd(vllm_config, adapter)))
 
 
 def admit(params: Any) -> None:
@@ -141,4 +163,4 @@ def admit(params: Any) -> None:
     asked = asked_of(params)
     fronts = [front for config, front in reversed(_OPEN) if config() is not None]
     if asked.base is not None and fronts:
-        next((front for front in fronts if front.knows(asked.base)), fronts[0]).admit(params)
+        next((front for front in fronts if front.version_of(asked.base) is not None), fronts[0]).admit(params)

@@ -14,8 +14,9 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
+from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineRequestError
-from kblam.vllm.admission import QUESTION, STAMP, asked_of
+from kblam.vllm.admission import STAMP, FrontEnd, asked_of
 from kblam.vllm.registry import Loaded, Registry
 from kblam.vllm.response import Response
 from kblam.vllm.settings import Settings
@@ -26,8 +27,9 @@ class WithKnowledge(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._registry = Registry(self.vllm_config)
-        self._most = Settings.of(self.vllm_config).evidence
+        settings = Settings.of(self.vllm_config)
+        self._registry, self._most = Registry(self.vllm_config), settings.evidence
+        self._front = FrontEnd(self.vllm_config, read_config(adapter_folder(settings.adapter)))
         self._responses: dict[str, Response] = {}
         self._in_use: Counter[int] = Counter()
         self._refused: list[tuple[Any, str]] = []
@@ -53,13 +55,9 @@ class WithKnowledge(Scheduler):
             EngineRequestError: it cannot be answered.
         """
         asked = asked_of(request.sampling_params)
-        if asked.base is None:
+        loaded = self._front.check_encoded(asked)
+        if asked.base is None or loaded is None:
             return
-        loaded = self._registry.bases().get(asked.base)
-        if loaded is None:
-            raise EngineRequestError(f"there is no knowledge base {asked.base!r:.80}")
-        if asked.question is not None and asked.vector is None:
-            raise EngineRequestError(f"{QUESTION} was not encoded: this front end did not start the engine")
         # Others may share these parameters.
         request.sampling_params = copy.copy(request.sampling_params)
         stamp = {"request": request.request_id, "generation": loaded.generation}

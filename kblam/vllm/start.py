@@ -41,7 +41,7 @@ class StartUp(VerifyAndUpdateConfig):
         vllm_config.additional_config[NAME] = dataclasses.asdict(settings)
         _complete(vllm_config)
         registry.open_folder(vllm_config)
-        admission.opens(vllm_config, settings, adapter)
+        admission.opens(vllm_config, adapter)
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
@@ -76,6 +76,10 @@ def refuse_engine(vllm_config: Any) -> None:
             getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         ),
         ("pipeline parallelism: use tensor parallelism", parallel.pipeline_parallel_size > 1),
+        (
+            "workers on several machines, or Ray: scheduler and workers share small files (registry.py)",
+            parallel.nnodes > 1 or parallel.distributed_executor_backend == "ray",
+        ),
         ("two half batches at once (enable_dbo): a step's knowledge is planned for the whole", parallel.enable_dbo),
         ("latent attention (MLA): its queries are not those that an adapter was trained for", model.use_mla),
         (
@@ -92,6 +96,10 @@ def refuse_engine(vllm_config: Any) -> None:
         (
             "a KV connector of its own: evidence takes that place",
             vllm_config.kv_transfer_config is not None and vllm_config.kv_transfer_config.kv_connector != CONNECTOR,
+        ),
+        (
+            "a worker extension of its own: one of kblam's loads and updates knowledge bases",
+            bool(parallel.worker_extension_cls),
         ),
         (
             "a scheduler of its own: knowledge needs one that keeps caches of different bases apart",
@@ -148,9 +156,4 @@ def _complete(vllm_config: Any) -> None:
     vllm_config.kv_transfer_config = KVTransferConfig(
         kv_connector=CONNECTOR, kv_connector_module_path=CONNECTOR_MODULE, kv_role="kv_both"
     )
-    if parallel.worker_extension_cls:
-        raise EngineError(
-            f"worker_extension_cls={parallel.worker_extension_cls!r} takes the place of kblam's; let yours derive from "
-            "kblam.vllm.worker.KnowledgeWorker and name that only in a later release"
-        )
     parallel.worker_extension_cls = "kblam.vllm.worker.KnowledgeWorker"

@@ -74,7 +74,7 @@ def pool_of(adapter: KnowledgeAdapter, engine: Any, knowledge: dict[str, Path], 
 
 @pytest.fixture
 def bases(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    yield {"a": base_of(tmp_path / "a.kb", 90), "b": base_of(tmp_path / "b.kb", 30, 200)}
+    return {"a": base_of(tmp_path / "a.kb", 90), "b": base_of(tmp_path / "b.kb", 30, 200)}
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
@@ -146,7 +146,7 @@ def test_a_base_that_does_not_fit_is_refused_and_its_room_given_back(
 ) -> None:
     pool = pool_of(adapter, engine, {"a": bases["a"]}, capacity=400)
     before = pool.bases()
-    with pytest.raises(EngineError, match="no room for 337 rows of knowledge: 2.. of 400 are free"):
+    with pytest.raises(EngineError, match=r"no room for 337 rows of knowledge: 2\d\d of 400 are free"):
         pool.load("large", str(base_of(tmp_path / "large.kb", 300)))
     assert pool.bases() == before
     pool.load("b", str(bases["b"]))

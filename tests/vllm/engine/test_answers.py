@@ -40,9 +40,7 @@ def test_more_requests_than_fit_the_batch_each_keep_their_base(engine: Any, refe
     assert_alike([said_by(output) for output in ask(engine, rows)], [reference.say(row) for row in rows])
 
 
-def test_a_response_names_the_triples_and_how_much_of_the_attention_each_got(
-    engine: Any, reference: Reference
-) -> None:
+def test_a_response_names_the_triples_and_how_much_of_the_attention_each_got(engine: Any, reference: Reference) -> None:
     row = Request(engines.question_about(engines.of_base("hr")[4]), "hr")
     (output,) = ask(engine, [row])
     said = knowledge_of(output)

@@ -32,6 +32,8 @@ def config(**changes: Any) -> Any:
             pipeline_parallel_size=1,
             enable_dbo=False,
             worker_extension_cls="",
+            nnodes=1,
+            distributed_executor_backend=None,
             data_parallel_rank=0,
         ),
         model_config=SimpleNamespace(
@@ -74,6 +76,9 @@ def test_a_plain_engine_is_not_refused() -> None:
         ("model_config__runner_type", "pooling", "a pooling model"),
         ("cache_config__cache_dtype", "fp8", "a quantised KV cache"),
         ("scheduler_config__scheduler_cls", "mine.Scheduler", "a scheduler of its own"),
+        ("parallel_config__worker_extension_cls", "mine.Worker", "a worker extension of its own"),
+        ("parallel_config__distributed_executor_backend", "ray", "several machines, or Ray"),
+        ("parallel_config__nnodes", 2, "several machines, or Ray"),
     ],
 )
 def test_an_engine_in_which_knowledge_would_be_wrong_is_refused_with_the_reason(

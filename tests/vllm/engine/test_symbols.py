@@ -63,7 +63,9 @@ def test_what_is_overridden_is_there_and_takes_the_arguments(made: Any) -> None:
         assert theirs is not None, f"{made.__name__}.{name} overrides nothing"
         if inspect.isfunction(member) and inspect.isfunction(theirs):
             mine, its = (list(inspect.signature(one).parameters) for one in (member, theirs))
-            assert mine[: len(its)] == its or "args" in mine or "kwargs" in mine, f"{made.__name__}.{name}: {mine} {its}"
+            assert mine[: len(its)] == its or "args" in mine or "kwargs" in mine, (
+                f"{made.__name__}.{name}: {mine} {its}"
+            )
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES.values(), ids=lambda family: family.architecture)

@@ -55,9 +55,17 @@ def test_an_update_is_seen_by_later_requests_and_not_by_those_in_progress(
     core.step()
     core.add_request("waiting", row.prompt, row.params())
     with KnowledgeBase.open(path) as base:
-        base.update(Triple(triple.name, triple.property, next(
-            one.value for one in engines.facts() if one.property == triple.property and one.value != triple.value
-        )))
+        base.update(
+            Triple(
+                triple.name,
+                triple.property,
+                next(
+                    one.value
+                    for one in engines.facts()
+                    if one.property == triple.property and one.value != triple.value
+                ),
+            )
+        )
         base.remove(other.name, other.property)
     fresh = rpc(engine, "kblam_update", "live")["live"]
     assert fresh["revision"] > told["revision"]
@@ -70,7 +78,8 @@ def test_an_update_is_seen_by_later_requests_and_not_by_those_in_progress(
     assert after.tokens != before.tokens
     assert_alike([said_by(outputs[name]) for name in ("early", "waiting", "late")], [before, before, after])
     assert [knowledge_of(outputs[name])["revision"] for name in ("early", "late")] == [
-        told["revision"], fresh["revision"],
+        told["revision"],
+        fresh["revision"],
     ]
     # What the file says now is not what the early answer was made from.
     assert knowledge_of(outputs["early"])["evidence"][0]["changed"] is True
@@ -106,7 +115,7 @@ def test_a_base_larger_than_the_pool_is_refused_and_nothing_changes(
 def test_a_base_that_went_after_admission_is_refused_by_the_scheduler(
     engine: Any, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission.FrontEnd, "knows", lambda *_: True)
+    monkeypatch.setattr(admission.FrontEnd, "admit", lambda *_: None)
     rows = [Request("What is the color of Zorblax?", "gone"), engines.requests(1)[0]]
     outputs = ask(engine, rows)
     assert outputs[0].outputs[0].finish_reason == "error"
