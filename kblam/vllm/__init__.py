@@ -32,7 +32,7 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from kblam.vllm.start import StartUp
+    from kblam.vllm.hook import StartUp
 
     for name in ARCHITECTURES:
         ModelRegistry.register_model(PREFIX + name, f"kblam.vllm.models:{PREFIX}{name}")

@@ -20,38 +20,33 @@ CONNECTOR, CONNECTOR_MODULE = "KnowledgeConnector", "kblam.vllm.connector"
 _OF_V1, _OF_V2 = "kblam.vllm.tracker:KnowledgeTracker", "kblam.vllm.state:KnowledgeAdmission"
 
 
-class StartUp(VerifyAndUpdateConfig):
-    """vLLM calls it once, with the whole config, in the process that a user starts, for every `Knowledge...` model."""
+def start_up(vllm_config: Any) -> None:
+    """Checks and completes the config of an engine.
 
-    @staticmethod
-    def verify_and_update_config(vllm_config: Any) -> None:
-        """Checks and completes the config.
-
-        Raises:
-            EngineError: something cannot be served; the message has the reason.
-            AdapterError: the adapter cannot be read.
-        """
-        _of_base(vllm_config).verify_and_update_config(vllm_config)
-        settings = Settings.of(vllm_config)
-        adapter = read_config(adapter_folder(settings.adapter))
-        refuse_engine(vllm_config)
-        refuse_adapter(vllm_config, adapter)
-        digest = hashlib.sha256(json.dumps(adapter.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
-        settings = dataclasses.replace(settings, digest=digest)
-        vllm_config.additional_config[NAME] = dataclasses.asdict(settings)
-        _complete(vllm_config)
-        registry.open_folder(vllm_config)
-        admission.opens(vllm_config, adapter)
-
-    @staticmethod
-    def verify_and_update_model_config(model_config: Any) -> None:
-        """What the family itself wants."""
-        hook = MODELS_CONFIG_MAP.get(family_of(model_config.architecture).architecture, VerifyAndUpdateConfig)
-        hook.verify_and_update_model_config(model_config)
+    Raises:
+        EngineError: something cannot be served; the message has the reason.
+        AdapterError: the adapter cannot be read.
+    """
+    _hook_of(vllm_config.model_config).verify_and_update_config(vllm_config)
+    settings = Settings.of(vllm_config)
+    adapter = read_config(adapter_folder(settings.adapter))
+    refuse_engine(vllm_config)
+    refuse_adapter(vllm_config, adapter)
+    digest = hashlib.sha256(json.dumps(adapter.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+    settings = dataclasses.replace(settings, digest=digest)
+    vllm_config.additional_config[NAME] = dataclasses.asdict(settings)
+    _complete(vllm_config)
+    registry.open_folder(vllm_config)
+    admission.opens(vllm_config, adapter)
 
 
-def _of_base(vllm_config: Any) -> Any:
-    return MODELS_CONFIG_MAP.get(family_of(vllm_config.model_config.architecture).architecture, VerifyAndUpdateConfig)
+def model_start_up(model_config: Any) -> None:
+    """What the family itself wants of a model's config."""
+    _hook_of(model_config).verify_and_update_model_config(model_config)
+
+
+def _hook_of(model_config: Any) -> Any:
+    return MODELS_CONFIG_MAP.get(family_of(model_config.architecture).architecture, VerifyAndUpdateConfig)
 
 
 def refuse_engine(vllm_config: Any) -> None:

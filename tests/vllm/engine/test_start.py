@@ -16,7 +16,7 @@ from kblam.errors import EncoderMismatchError, EngineError
 from kblam.models.loading import load_base, load_config
 from kblam.models.signature import signature_of
 from kblam.vllm import architecture_of
-from kblam.vllm.start import StartUp, refuse_adapter, refuse_engine, window_of
+from kblam.vllm.start import refuse_adapter, refuse_engine, start_up, window_of
 from tests.vllm.engine import engines
 
 
@@ -131,7 +131,7 @@ def test_an_unknown_family_is_refused() -> None:
 )
 def test_settings_that_cannot_be_are_refused_before_anything_starts(additional: Any, reason: str) -> None:
     with pytest.raises(EngineError, match=reason):
-        StartUp.verify_and_update_config(config(additional_config=additional))
+        start_up(config(additional_config=additional))
 
 
 def test_an_adapter_of_another_model_of_the_same_shape_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
