@@ -63,7 +63,8 @@ class WithKnowledge(Scheduler):
         stamp = {"request": request.request_id, "generation": loaded.generation}
         request.sampling_params.extra_args = {**request.sampling_params.extra_args, STAMP: stamp}
         salt_of_cache(request, asked.base, loaded)
-        self._responses[request.request_id] = Response(asked.base, loaded, self._most if asked.evidence else 0)
+        most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
+        self._responses[request.request_id] = Response(asked.base, loaded, most, may_end_early)
         self._in_use[loaded.generation] += 1
         if self._in_use[loaded.generation] == 1:
             self._tell()
@@ -80,6 +81,10 @@ class WithKnowledge(Scheduler):
             if (response := self._responses.get(request_id)) is not None:
                 response.add(found)
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
+        for output in (output for of_client in outputs.values() for output in of_client.outputs):
+            response = self._responses.get(output.request_id)
+            if response is not None and response.may_end_early:
+                output.kv_transfer_params = {STAMP: response.said()}
         for request, reason in self._refused:
             output = EngineCoreOutput(
                 request_id=request.request_id,

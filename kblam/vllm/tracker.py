@@ -34,19 +34,19 @@ class KnowledgeTracker(LogitsProcessor):
         """Nothing."""
         return logits
 
-    def update_state(self, update: BatchUpdate | None) -> None:
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follows the batch: called before each forward pass, None where nothing has changed."""
         pool = pool_of(self._vllm_config)
-        if update is None or pool is None:
+        if batch_update is None or pool is None:
             return
         places = pool.places
-        for place in update.removed:
+        for place in batch_update.removed:
             places.pop(place, None)
-        for place, params, prompt, _ in update.added:
+        for place, params, prompt, _ in batch_update.added:
             places.pop(place, None)
             if (request := request_of(pool, params, len(prompt or ()))) is not None:
                 places[place] = request
-        for one, other, how in update.moved:
+        for one, other, how in batch_update.moved:
             moved, replaced = places.pop(one, None), places.pop(other, None)
             if moved is not None:
                 places[other] = moved

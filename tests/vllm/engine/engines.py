@@ -118,7 +118,7 @@ class Request:
 
     def params(self, **options: Any) -> SamplingParams:
         """Greedy, unless told otherwise."""
-        extra = {} if self.base is None else {"kblam_kb": self.base, **options.pop("extra", {})}
+        extra = options.pop("extra", {}) | ({} if self.base is None else {"kblam_kb": self.base})
         given = {"temperature": 0, "max_tokens": TOKENS, "logprobs": 1, "min_tokens": TOKENS, **options}
         return SamplingParams(**given, extra_args=extra)
 

@@ -81,8 +81,8 @@ def test_without_the_salt_another_bases_prefix_would_be_reused(
     found = [said_by(ask(engine, [row])[0]) for row in rows]
     expected = [reference.say(row) for row in rows]
     assert_alike(found[:1], expected[:1])
-    gap = torch.tensor(found[1].logprobs[:1]) - torch.tensor(expected[1].logprobs[:1])
-    assert found[1].tokens != expected[1].tokens or gap.abs().max() > 100 * engines.TOLERANCE
+    gap = torch.tensor(found[1].logprobs) - torch.tensor(expected[1].logprobs)
+    assert found[1].tokens != expected[1].tokens or gap.abs().max() > 1000 * engines.TOLERANCE
 
 
 def test_several_samples_of_one_request_each_have_its_base(engine: Any) -> None:
