@@ -125,7 +125,7 @@ def test_a_version_stays_as_long_as_a_request_needs_it(
     registry.say_in_use(frozenset({first.generation}))
     before = pool.version(first.generation).rows.buffers["key"].clone()
     for at in range(3):
-        with KnowledgeBase.open(bases["a"]) as base:
+        with KnowledgeBase.open(bases["a"], ENCODER) as base:
             base.add(Triple(f"Other {at}", "color", "pale"))
         pool.update("a")
     assert torch.equal(pool.version(first.generation).rows.buffers["key"], before)
@@ -133,7 +133,7 @@ def test_a_version_stays_as_long_as_a_request_needs_it(
     assert (latest.triples, latest.revision > first.revision) == (93, True)
     registry.say_in_use(frozenset())
     pool.update("b")  # nothing has changed: not even versions are looked through
-    with KnowledgeBase.open(bases["b"]) as base:
+    with KnowledgeBase.open(bases["b"], ENCODER) as base:
         base.remove("Name 200")
     pool.update("b")
     with pytest.raises(KeyError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.exceptions import VLLMValidationError
 
 from kblam import KnowledgeAdapter
 from kblam.adapter import AdapterConfig
@@ -54,5 +55,5 @@ def test_an_adapter_says_in_vllm_what_it_says_attached(
     outputs = engine.generate([row.prompt for row in rows], params, use_tqdm=False)
     assert_alike([said_by(output) for output in outputs], expected)
     if config.question_head:
-        with pytest.raises(ValueError, match="knowledge queries need the question"):
+        with pytest.raises(VLLMValidationError, match="knowledge queries need the question"):
             ask(engine, rows[:1])
