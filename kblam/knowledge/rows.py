@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -115,6 +116,21 @@ class DeviceRows:
         rows = sorted({*moved, *written})
         self._follows, self._revision = kb.mark, changes.revision
         return rows
+
+    def copy(self, form: RowFormat) -> DeviceRows:
+        """The same rows in other memory, that of `form`; each follows the knowledge base by itself from here on.
+
+        Raises:
+            KnowledgeError: there is no room.
+        """
+        twin = copy.copy(self)
+        twin.ids, twin._row_of, twin._form = list(self.ids), dict(self._row_of), form
+        capacity = max(self.count + int(self.count * self.headroom), MIN_CAPACITY)
+        with self._memory(capacity):
+            twin.buffers = form.allocate(capacity)
+        for name, buffer in self.buffers.items():
+            twin.buffers[name][: self.count] = buffer[: self.count]
+        return twin
 
     def _clear(self) -> None:
         for buffer in self.buffers.values():

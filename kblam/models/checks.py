@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
+from kblam.adapter.signature import Signature
 from kblam.errors import AdapterConfigError, AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase
 from kblam.models.signature import SAME_MATRIX, SAME_MODEL, other_layer, signature_of, similarity
@@ -38,9 +39,19 @@ def check_weights(model: PreTrainedModel, config: AdapterConfig) -> None:
     Raises:
         UnsupportedModelError: if not.
     """
+    if config.base_signature is not None:
+        found = signature_of(model, layers=bool(config.base_signature.layers))
+        check_signature(config, found, model.config._name_or_path)
+
+
+def check_signature(config: AdapterConfig, found: Signature, name: str | None) -> None:
+    """Checks that the weights of a model, called `name`, are those that the adapter was trained on.
+
+    Raises:
+        UnsupportedModelError: if not.
+    """
     if config.base_signature is None:
         return
-    found = signature_of(model, layers=bool(config.base_signature.layers))
     alike = similarity(config.base_signature, found)
     other = other_layer(config.base_signature, found)
     if alike >= SAME_MODEL and other is None:  # NaN is not either
@@ -51,7 +62,7 @@ def check_weights(model: PreTrainedModel, config: AdapterConfig) -> None:
         where = " in its head" if layer == config.num_layers else f" in layer {layer}"
     raise UnsupportedModelError(
         f"the adapter was trained for {config.base_model or 'a model that it does not name'}, and this model, "
-        f"{model.config._name_or_path or 'loaded without a name'}, has other weights{where} (similarity {alike:.2f}; "
+        f"{name or 'loaded without a name'}, has other weights{where} (similarity {alike:.2f}; "
         f"the same model has {least} or more in any precision); load the adapter's model, or train an adapter for this "
         "one"
     )

@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,6 @@ def signature_of(model: PreTrainedModel, *, layers: bool = True) -> Signature:
     embeddings: Any = model.get_input_embeddings()
     if (device := execution_device(embeddings)) is not None and device.type == "meta":
         raise _not_loaded(model)
-    parts = [_of_embeddings(embeddings)]
     attention = attention_modules(model)
     # Children, not modules: a LoRA around a projection is part of it, and its own matrices are no projections.
     projections = [module for module in attention[len(attention) // 2].children() if hasattr(module, "in_features")]
@@ -76,23 +75,50 @@ def signature_of(model: PreTrainedModel, *, layers: bool = True) -> Signature:
         )
     like = embeddings.weight
     with _gathered(_layer_of(model, attention[len(attention) // 2])):
-        parts += [_of_projection(module, like) for module in (projections[0], projections[-1])]
+        first, last = (_image(module, like) for module in (projections[0], projections[-1]))
+    embedded = _of_embeddings(embeddings)
+    return signature_from(type(model).__name__, embedded, first, last, _layers(model, like) if layers else ())
+
+
+def signature_from(
+    name: str, embedded: Tensor, first: Tensor, last: Tensor, layers: Iterable[Iterable[Tensor]]
+) -> Signature:
+    """The signature of a model of which this is known.
+
+    Args:
+        name: of its class, for the message.
+        embedded: rows `sampled_tokens` of the embeddings, multiplied by `signs`.
+        first, last: the first and the last projection of the middle layer's attention, multiplied by `signs`.
+        layers: of every layer, every matrix in their order, multiplied by `signs`; of a head with weights of its own,
+            the rows `sampled_tokens` of that.
+
+    All are float32 and on the CPU.
+
+    Raises:
+        UnsupportedModelError: some are not finite.
+    """
+    parts = [embedded, *(image[torch.arange(_OF_PROJECTION) * len(image) // _OF_PROJECTION] for image in (first, last))]
     # A part with more numbers counts for more: the cosine of signatures is that of embeddings and layer in equal parts.
     numbers = torch.cat([_centred(part) * math.sqrt(len(part)) for part in parts])
     numbers = numbers / numbers.norm()
-    return Signature(tuple(round(number, 4) for number in numbers.tolist()), _layers(model, like) if layers else ())
+    sums = [[_sums(image) for image in layer] for layer in layers]
+    if any(torch.isnan(part).any() for layer in sums for part in layer):
+        raise UnsupportedModelError(f"the weights of this {name} hold NaN or infinity")
+    texts = (coded(torch.cat(layer).to(torch.int8).numpy().tobytes()) if layer else "" for layer in sums)
+    return Signature(tuple(round(number, 4) for number in numbers.tolist()), tuple(texts))
 
 
-def _layers(model: PreTrainedModel, like: Tensor) -> tuple[str, ...]:
-    layers = []
+def _layers(model: PreTrainedModel, like: Tensor) -> Iterator[Iterator[Tensor]]:
     for layer in model.get_decoder().layers:
-        with _gathered(layer):
-            layers.append([_sums(image()) for image in _images(layer, like)])
+        yield _of_layer(layer, like)
     if not model.config.get_text_config().tie_word_embeddings:
-        layers.append([_sums(_of_rows(_image(model.get_output_embeddings(), like)))])
-    if any(torch.isnan(part).any() for layer in layers for part in layer):
-        raise UnsupportedModelError(f"the weights of this {type(model).__name__} hold NaN or infinity")
-    return tuple(coded(torch.cat(layer).to(torch.int8).numpy().tobytes()) if layer else "" for layer in layers)
+        yield iter([_of_rows(_image(model.get_output_embeddings(), like))])
+
+
+def _of_layer(layer: nn.Module, like: Tensor) -> Iterator[Tensor]:
+    with _gathered(layer):
+        for image in _images(layer, like):
+            yield image()
 
 
 def _layer_of(model: PreTrainedModel, attention: nn.Module) -> nn.Module:
@@ -156,7 +182,7 @@ def _images(module: nn.Module, like: Tensor) -> Iterator[Callable[[], Tensor]]:
 
 def _image(linear: Any, like: Tensor) -> Tensor:
     device = execution_device(linear) or like.device
-    return linear(_signs(linear.in_features).to(device, like.dtype)[None])[0].float().cpu()
+    return linear(signs(linear.in_features).to(device, like.dtype)[None])[0].float().cpu()
 
 
 def _image_of_weight(module: nn.Module, name: str) -> Tensor:
@@ -164,9 +190,9 @@ def _image_of_weight(module: nn.Module, name: str) -> Tensor:
         weight = module.get_parameter(name)
         if weight.is_meta:
             raise _not_loaded(module)
-        image = weight @ _signs(weight.shape[-1]).to(weight)
+        image = weight @ signs(weight.shape[-1]).to(weight)
         while image.dim() > 1:  # what is stacked is summed, with a sign for each
-            image = (image.movedim(0, -1) @ _signs(image.shape[0]).to(image)) if image.shape[0] > 1 else image[0]
+            image = (image.movedim(0, -1) @ signs(image.shape[0]).to(image)) if image.shape[0] > 1 else image[0]
         return image.float().cpu()
 
 
@@ -209,23 +235,19 @@ def _sum_signs(length: int) -> Tensor:
 
 
 def _of_embeddings(embeddings: nn.Embedding) -> Tensor:
-    rows = _rows(embeddings.num_embeddings)
+    rows = sampled_tokens(embeddings.num_embeddings)
     vectors = embeddings(rows.to(execution_device(embeddings) or "cpu")).float().cpu()
-    return vectors @ _signs(vectors.shape[1])
+    return vectors @ signs(vectors.shape[1])
 
 
 def _of_rows(image: Tensor) -> Tensor:
-    return image[_rows(len(image))]
+    return image[sampled_tokens(len(image))]
 
 
-def _rows(vocabulary: int) -> Tensor:
+def sampled_tokens(vocabulary: int) -> Tensor:
+    """The tokens whose rows of the embeddings, and of a head, stand for all."""
     rows = torch.arange(_OF_EMBEDDINGS) * _TOKEN_STEP + _FIRST_TOKEN
     return rows if vocabulary > int(rows[-1]) else torch.arange(_OF_EMBEDDINGS) * vocabulary // _OF_EMBEDDINGS
-
-
-def _of_projection(projection: Any, like: Tensor) -> Tensor:
-    image = _image(projection, like)
-    return image[torch.arange(_OF_PROJECTION) * len(image) // _OF_PROJECTION]
 
 
 def _centred(part: Tensor) -> Tensor:
@@ -234,6 +256,6 @@ def _centred(part: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _signs(length: int) -> Tensor:
+def signs(length: int) -> Tensor:
     """1 and -1 by chance, float32 (length,); the same on every machine: numpy keeps this generator as it is."""
     return torch.from_numpy(np.random.RandomState(_SEED).randint(0, 2, length, np.int64).astype(np.float32) * 2 - 1)

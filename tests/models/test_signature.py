@@ -154,7 +154,7 @@ def test_a_longer_vocabulary_changes_nothing() -> None:
 
 def test_it_is_the_same_on_every_machine() -> None:
     """Numbers written down here: an adapter's config is read elsewhere, years later."""
-    assert signature._signs(12).tolist() == [-1, -1, -1, -1, 1, -1, -1, 1, 1, 1, -1, -1]
+    assert signature.signs(12).tolist() == [-1, -1, -1, -1, 1, -1, -1, 1, 1, 1, -1, -1]
 
 
 def test_other_weights_are_refused_and_both_models_named() -> None:

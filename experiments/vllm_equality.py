@@ -1,0 +1,189 @@
+"""Whether vLLM with knowledge says what `attach` on transformers says: greedy tokens, log-probabilities and evidence.
+
+    .venv-vllm/bin/python -m experiments.vllm_equality --runner v1 --mode eager
+
+Requests about two knowledge bases and about none are in one batch. `--runner v2` runs vLLM's Model Runner V2, whose
+Triton kernels run in Triton's interpreter on a CPU. One line of the table in docs/log is one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+THREADS = "1"
+CONSOLE = Console(highlight=False, soft_wrap=True)
+
+
+def prepare(runner: str) -> None:
+    """What has to be set before vLLM is imported."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == "v2" else "0"
+    if runner == "v2":  # vLLM asks Triton for a driver, and the interpreter has none
+        os.environ["TRITON_INTERPRET"] = "1"
+        import triton.backends
+
+        triton.backends.backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True), compiler=None)
+
+
+def ask_vllm(arguments: argparse.Namespace, folder: Path, adapter: str, requests: list[Any], limit: int) -> list[Any]:
+    """(tokens, their log-probabilities, evidence) of each request."""
+    from vllm import LLM, SamplingParams
+
+    from kblam.vllm import architecture_of
+
+    engine = LLM(
+        str(folder),
+        dtype=arguments.dtype,
+        enforce_eager=arguments.mode != "compiled",
+        block_size=32,
+        max_model_len=512,
+        max_num_seqs=arguments.slots,
+        max_num_batched_tokens=512 if arguments.mode != "chunked" else 16,
+        enable_chunked_prefill=True if arguments.mode == "chunked" else None,
+        tensor_parallel_size=arguments.ranks,
+        disable_log_stats=True,
+        hf_overrides={"architectures": [architecture_of("LlamaForCausalLM")]},
+        additional_config={
+            "kblam": {
+                "adapter": adapter,
+                "storage": arguments.storage,
+                "knowledge": {name: str(path) for name, path in arguments.bases.items()},
+            }
+        },
+    )
+    prompts, params = [], []
+    for base, question, ids in requests:
+        extra = {} if base is None else {"kblam_kb": base} | ({} if question is None else {"kblam_question": question})
+        prompts.append({"prompt_token_ids": ids})
+        params.append(SamplingParams(temperature=0, max_tokens=limit, logprobs=1, min_tokens=limit, extra_args=extra))
+    start = time.perf_counter()
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    CONSOLE.print(f"{len(prompts)} requests in {time.perf_counter() - start:.1f} s")
+    found = []
+    for output in outputs:
+        (said,) = output.outputs
+        own = [step[token].logprob for step, token in zip(said.logprobs, said.token_ids, strict=True)]
+        told = (output.kv_transfer_params or {}).get("kblam", {})
+        found.append((list(said.token_ids), own, told.get("evidence")))
+    return found
+
+
+def ask_transformers(
+    arguments: argparse.Namespace, attachment: Any, opened: dict[str, Any], request: Any, limit: int
+) -> Any:
+    """The same of one request, with `attach`."""
+    import torch
+
+    from kblam.generation.evidence import EvidenceRecorder
+
+    base, question, ids = request
+    recorder = EvidenceRecorder()
+    with contextlib.ExitStack() as block:
+        if base is not None:
+            block.enter_context(attachment.using(opened[base], question=question))
+            block.enter_context(attachment.observing(recorder))
+        block.enter_context(torch.inference_mode())
+        prompt = torch.tensor([ids])
+        made = attachment.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=limit,
+            min_new_tokens=limit,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    tokens = made.sequences[0, len(ids) :].tolist()
+    own = [scores[0].float().log_softmax(-1)[token].item() for scores, token in zip(made.logits, tokens, strict=True)]
+    return tokens, own, recorder.best(0, limit, 1) if base is not None else None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2", choices=("smollm2", "tiny"))
+    parser.add_argument("--runner", default="v1", choices=("v1", "v2"))
+    parser.add_argument("--mode", default="eager", choices=("eager", "compiled", "chunked"))
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--storage", default="auto")
+    parser.add_argument("--slots", type=int, default=8, help="requests that vLLM runs at once")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of tensor parallelism")
+    parser.add_argument("--questions", type=int, default=4, help="for each base")
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--triples", type=int, default=300, help="of each base")
+    arguments = parser.parse_args()
+    prepare(arguments.runner)
+
+    import torch
+
+    from kblam import KnowledgeAdapter, KnowledgeBase, Triple, attach
+    from kblam.demo.tiny.evaluate import quizzes
+    from kblam.demo.tiny.tokenizer import real_words
+    from kblam.demo.tiny.world import build_world
+    from kblam.generation.prompt import encode_question
+    from kblam.knowledge import load_encoder
+    from kblam.models import smollm2
+    from kblam.models.loading import load_base, load_tokenizer
+    from kblam.shipped import DEMO, SMOLLM2_ADAPTER
+
+    tiny = arguments.model == "tiny"
+    folder = DEMO / "model" if tiny else Path(smollm2.source())
+    adapter = DEMO / "adapter" if tiny else SMOLLM2_ADAPTER
+    facts = [Triple(*fact) for fact in quizzes(build_world(real_words()), 1000, 20)[0].facts]
+    encoder = load_encoder("minilm")
+    with tempfile.TemporaryDirectory() as home:
+        arguments.bases = {name: Path(home) / f"{name}.kb" for name in ("facts", "hr")}
+        asked: list[tuple[str | None, Triple]] = []
+        for part, (name, path) in enumerate(arguments.bases.items()):
+            own = facts[part * arguments.triples :][: arguments.triples]
+            with KnowledgeBase.create(path, encoder) as base:
+                base.add(own)
+            asked += [(name, triple) for triple in own[: arguments.questions]]
+        asked += [(None, triple) for _, triple in asked[:2]]
+        asked = [asked[at] for at in sorted(range(len(asked)), key=lambda at: at % 3)]  # bases in turn, in one batch
+
+        model = load_base(folder, dtype=getattr(torch, arguments.dtype))
+        attachment = attach(model, KnowledgeAdapter.from_pretrained(adapter), storage=arguments.storage)
+        tokenizer, needs = load_tokenizer(folder), attachment.config.question_head is not None
+        requests = []
+        for name, triple in asked:
+            question = f"What is the {triple.property} of {triple.name}?"
+            ids = encode_question(question, attachment, tokenizer)
+            requests.append((name, question if needs and name is not None else None, list(ids)))
+        opened = {name: KnowledgeBase.open(path) for name, path in arguments.bases.items()}
+        theirs = [ask_transformers(arguments, attachment, opened, one, arguments.tokens) for one in requests]
+        ours = ask_vllm(arguments, folder, str(adapter), requests, arguments.tokens)
+        for base in opened.values():
+            base.close()
+
+    same = [mine[0] == its[0] for mine, its in zip(ours, theirs, strict=True)]
+    gaps = [
+        abs(a - b)
+        for mine, its, equal in zip(ours, theirs, same, strict=True)
+        if equal
+        for a, b in zip(mine[1], its[1], strict=True)
+    ]
+    masses = [
+        abs(mine[2][0]["mass"] - its[2][0][1]) for mine, its in zip(ours, theirs, strict=True) if its[2] is not None
+    ]
+    CONSOLE.print(
+        f"{arguments.model} {arguments.runner} {arguments.mode} {arguments.dtype} {arguments.storage} "
+        f"slots={arguments.slots} ranks={arguments.ranks}: tokens {sum(same)}/{len(same)}, "
+        f"log-probability {max(gaps, default=0):.1e}, evidence mass {max(masses):.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

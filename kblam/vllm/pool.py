@@ -1,0 +1,325 @@
+"""The latents of all knowledge bases of an engine: one list, in which each version of a base has a span of rows."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.errors import EngineError
+from kblam.knowledge import KnowledgeBase
+from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows
+from kblam.models.checks import check_encoder
+from kblam.models.formats import LatentFormat, storage_dtype
+from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.settings import Settings, check_name
+from kblam_kernels import LatentKnowledge, LatentProjection
+
+if TYPE_CHECKING:
+    from kblam.vllm.step import RequestKnowledge
+
+# In an engine's table of layers, where what belongs to a forward pass is found.
+NAME = "kblam.knowledge"
+
+
+@dataclass(eq=False)
+class Version:
+    """A knowledge base as it was at one revision, in the pool.
+
+    Args:
+        name: that requests choose it by.
+        base: the file, open.
+        rows: its triples, in `room`.
+        room: the pool's rows that it has.
+        loaded: what the other processes know of it.
+    """
+
+    name: str
+    base: KnowledgeBase
+    rows: DeviceRows
+    room: Room
+    loaded: Loaded
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """[start, stop) of the pool."""
+        start = self.room.start
+        return start, start + self.rows.count
+
+
+class Room:
+    """A span of the pool, as the rows of one version; it is a `RowFormat`.
+
+    Growing takes a new span, and the old one is given back by `settle`.
+    """
+
+    def __init__(self, pool: KnowledgePool) -> None:
+        self._pool = pool
+        self._spans: list[tuple[int, int]] = []
+
+    @property
+    def start(self) -> int:
+        """The pool's row that is the first one here."""
+        return self._spans[-1][0]
+
+    def allocate(self, rows: int) -> dict[str, Tensor]:
+        """Zeros of `rows` rows, views of the pool's buffers."""
+        start = self._pool.take(rows)
+        self._spans.append((start, start + rows))
+        parts = {name: buffer[start : start + rows] for name, buffer in self._pool.latents.items()}
+        for part in parts.values():
+            part.zero_()
+        return parts
+
+    def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        """As the pool's format has it."""
+        return self._pool.form.encode(key, value)
+
+    def settle(self) -> None:
+        """Gives back what was outgrown."""
+        self._pool.give_back(self._spans[:-1])
+        del self._spans[:-1]
+
+    def leave(self) -> None:
+        """Gives back everything."""
+        self._pool.give_back(self._spans)
+        self._spans.clear()
+
+
+class KnowledgePool(nn.Module):
+    """Knowledge of one worker. Latents are whole in every worker; of the projections it has those of its heads.
+
+    Everything is in buffers that are as large as they will be from the start: vLLM counts them as weights when it
+    measures how much memory there is for its cache.
+
+    Args:
+        settings: of the engine.
+        adapter: in float32, on the CPU.
+        registry: of the engine; one worker tells it what there is.
+        dtype, device: of the model.
+        heads: query heads of this worker.
+        tells: whether this is the worker that does.
+
+    Attributes:
+        latents: by name, `capacity` rows each.
+        capacity: rows.
+        places: on the V1 runner, what the requests at the places of its batch attend to.
+        found: evidence of the step that ran last, by request: ids of triples, and their masses.
+
+    Raises:
+        EngineError: a base does not fit.
+        KblamError: as `KnowledgeBase.open` and `check_encoder`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        adapter: KnowledgeAdapter,
+        registry: Registry,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        heads: slice,
+        tells: bool,
+    ) -> None:
+        super().__init__()
+        config = adapter.config
+        self.config, self.settings, self.device = config, settings, device
+        self.heads, self._dtype = heads, dtype
+        self._adapter = (adapter.to(device),)  # its weights are none of the checkpoint's
+        self._registry, self._tells = registry, tells
+        self._current: dict[str, Version] = {}
+        self._versions: dict[int, Version] = {}
+        self._generation = 0
+        self._taken: list[tuple[int, int]] = []
+        # V1: what each place of the persistent batch attends to. `tracker.py` follows it.
+        self.places: dict[int, RequestKnowledge] = {}
+        # The evidence of this step: by request, ids of triples and their masses.
+        self.found: dict[str, list[tuple[int, float]]] = {}
+        self.form = LatentFormat(adapter, dtype, device, storage_dtype(settings.storage, adapter, dtype))
+        self.capacity = _capacity(settings)
+        self.latents = self.form.allocate(self.capacity)
+        for name, buffer in self.latents.items():
+            self.register_buffer(name.replace(" ", "_"), buffer, persistent=False)
+        self._layers = {layer: self._of_layer(layer) for layer in config.knowledge_layers}
+        for name, path in settings.knowledge.items():
+            self.load(name, path)
+        self._tell()
+
+    def _of_layer(self, layer: int) -> LatentKnowledge:
+        whole = self.form.layer(layer, self.latents)
+        p = whole.projection
+        mine = (part[self.heads].contiguous() for part in (p.key_weight, p.key_bias, p.value_weight, p.value_bias))
+        return dataclasses.replace(whole, projection=LatentProjection(*mine))
+
+    def layer(self, layer: int) -> LatentKnowledge:
+        """All rows, as one layer reads them with this worker's heads."""
+        return self._layers[layer]
+
+    def query_weight(self, layer: int) -> Tensor | None:
+        """(heads * D, hidden) of a layer's knowledge query, made anew; None where it is the prompt's own."""
+        (adapter,), config = self._adapter, self.config
+        if not config.separate_query_head:
+            return None
+        weight = cast(nn.Linear, adapter.query_heads[str(layer)]).weight.detach()
+        mine = weight.view(config.num_heads, config.head_dim, -1)[self.heads].flatten(0, 1)
+        return mine.to(self.device, self._dtype).contiguous()
+
+    @torch.no_grad()
+    def question_parts(self, vector: tuple[float, ...]) -> dict[int, Tensor]:
+        """By layer, what a question adds to the knowledge queries of its request, (heads, D)."""
+        (adapter,), config = self._adapter, self.config
+        question = torch.tensor([vector], dtype=torch.float32, device=self.device)
+        return {
+            layer: adapter.question_part(layer, question).view(config.num_heads, config.head_dim)[self.heads]
+            for layer in config.knowledge_layers
+        }
+
+    def batch(self, requests: int) -> list[RequestKnowledge | None]:
+        """What the first requests of V1's batch attend to."""
+        return [self.places.get(place) for place in range(requests)]
+
+    # --- bases -------------------------------------------------------------------------------------------
+
+    def bases(self) -> dict[str, Loaded]:
+        """What requests may choose now."""
+        return {name: version.loaded for name, version in self._current.items()}
+
+    def version(self, generation: int) -> Version:
+        """A version that an unfinished request attends to."""
+        return self._versions[generation]
+
+    @torch.no_grad()
+    def load(self, name: str, path: str) -> Loaded:
+        """Adds a base, or another file under a name that was there.
+
+        Raises:
+            EngineError: the name cannot be, or there is no room; nothing has changed.
+            KblamError: as `KnowledgeBase.open` and `check_encoder`; nothing has changed.
+        """
+        check_name(name)
+        base = KnowledgeBase.open(path, read_only=True)
+        room = Room(self)
+        try:
+            check_encoder(self.config, base)
+            self._sweep()
+            return self._put(name, base, DeviceRows(base.dimension, room, self.device), room)
+        except BaseException:
+            room.leave()
+            base.close()
+            raise
+
+    @torch.no_grad()
+    def update(self, name: str) -> Loaded:
+        """Follows what has changed in a base's file: later requests see it, those in progress do not.
+
+        Raises:
+            EngineError: there is no such base, or no room for it beside the version in use; nothing has changed.
+        """
+        version = self._of(name)
+        if version.base.revision == version.loaded.revision:
+            return version.loaded
+        self._sweep()
+        room = Room(self)
+        try:
+            return self._put(name, version.base, version.rows.copy(room), room)
+        except BaseException:
+            room.leave()
+            raise
+
+    def unload(self, name: str) -> None:
+        """Takes a base away: later requests are refused, those in progress are answered.
+
+        Raises:
+            EngineError: there is no such base.
+        """
+        self._of(name)
+        del self._current[name]
+        self._sweep()
+        self._tell()
+
+    def _of(self, name: str) -> Version:
+        if name not in self._current:
+            raise EngineError(f"there is no knowledge base {name!r:.80}; there are {sorted(self._current)}")
+        return self._current[name]
+
+    def _put(self, name: str, base: KnowledgeBase, rows: DeviceRows, room: Room) -> Loaded:
+        rows.sync(base)
+        room.settle()
+        self._generation += 1
+        loaded = Loaded(rows.revision, self._generation, rows.count, str(base.path))
+        self._versions[self._generation] = self._current[name] = Version(name, base, rows, room, loaded)
+        self._tell()
+        return loaded
+
+    def _tell(self) -> None:
+        if self._tells:
+            self._registry.say_bases(self.bases())
+
+    def _sweep(self) -> None:
+        """Frees versions that no request attends to any more, nor will."""
+        needed = self._registry.in_use() | {version.loaded.generation for version in self._current.values()}
+        gone = [self._versions.pop(generation) for generation in set(self._versions) - needed]
+        for version in gone:
+            version.room.leave()
+            if all(version.base is not other.base for other in self._versions.values()):
+                version.base.close()
+
+    # --- rows --------------------------------------------------------------------------------------------
+
+    def take(self, rows: int) -> int:
+        """Takes the first span of so many free rows; returns where it starts.
+
+        Raises:
+            EngineError: there is none.
+        """
+        start = 0
+        for begin, end in [*self._taken, (self.capacity, self.capacity)]:
+            if begin - start >= rows:
+                bisect.insort(self._taken, (start, start + rows))
+                return start
+            start = end
+        free = self.capacity - sum(end - begin for begin, end in self._taken)
+        raise EngineError(
+            f"no room for {rows:,} rows of knowledge: {free:,} of {self.capacity:,} are free, versions that requests "
+            "in progress attend to included; unload a base, wait, or start with a larger kblam.capacity"
+        )
+
+    def give_back(self, spans: list[tuple[int, int]]) -> None:
+        """The inverse of `take`."""
+        for span in spans:
+            self._taken.remove(span)
+
+
+def pool_of(vllm_config: Any) -> KnowledgePool | None:
+    """The pool of a worker; None before its model was made."""
+    found: KnowledgePool | None = vllm_config.compilation_config.static_forward_context.get(NAME)
+    return found
+
+
+def serving_pool(vllm_config: Any) -> KnowledgePool:
+    """The pool of a worker.
+
+    Raises:
+        EngineError: its model has none, or was not made yet.
+    """
+    if (found := pool_of(vllm_config)) is None:
+        raise EngineError("this worker has no knowledge: its model is not loaded, or is none of kblam's")
+    return found
+
+
+def _capacity(settings: Settings) -> int:
+    if settings.capacity is not None:
+        return settings.capacity
+    if not settings.knowledge:
+        raise EngineError("kblam.capacity is missing: without knowledge bases to start with, say how many rows to keep")
+    rows = 0
+    for path in settings.knowledge.values():
+        with KnowledgeBase.open(path, read_only=True) as base:
+            rows += 2 * (MIN_CAPACITY + len(base) + len(base) // 8)
+    return rows

@@ -1,0 +1,103 @@
+"""Which bases an engine has and which versions its requests use: two small files that its processes share.
+
+vLLM lets a worker be told to load a base, and a scheduler be given requests, but not the two talk to each other. One
+file is written by the first worker and read by the scheduler and the front end, the other the other way round, each as
+a whole. Both writers are driven by one loop, so what was done first is seen first: a request that comes after an update
+reads the new version, and an update spares what requests before it still need.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kblam.strict_json import loads
+
+_BASES, _IN_USE = "bases.json", "in_use.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version of a knowledge base in the pool.
+
+    Args:
+        revision: of the file, as the pool has it.
+        generation: a number that no other version in this engine has had.
+        triples: how many.
+        path: of the file.
+    """
+
+    revision: int
+    generation: int
+    triples: int
+    path: str
+
+
+class Registry:
+    """The files of one engine; with data parallelism, of one of its replicas.
+
+    Args:
+        vllm_config: of the engine.
+    """
+
+    def __init__(self, vllm_config: Any) -> None:
+        self.folder = folder_of(vllm_config) / str(vllm_config.parallel_config.data_parallel_rank)
+        self._read: tuple[tuple[int, ...], dict[str, Loaded]] = (), {}
+
+    def bases(self) -> dict[str, Loaded]:
+        """What the workers have; nothing before they have loaded."""
+        path = self.folder / _BASES
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            return {}
+        stamp = facts.st_ino, facts.st_mtime_ns, facts.st_size
+        if stamp != self._read[0]:
+            self._read = stamp, {name: Loaded(**one) for name, one in loads(path.read_bytes()).items()}
+        return self._read[1]
+
+    def say_bases(self, bases: dict[str, Loaded]) -> None:
+        """What the first worker has."""
+        self._write(_BASES, {name: asdict(one) for name, one in bases.items()})
+
+    def in_use(self) -> frozenset[int]:
+        """Generations that unfinished requests attend to."""
+        try:
+            return frozenset(loads((self.folder / _IN_USE).read_bytes()))
+        except FileNotFoundError:
+            return frozenset()
+
+    def say_in_use(self, generations: frozenset[int]) -> None:
+        """What the scheduler's requests attend to."""
+        self._write(_IN_USE, sorted(generations))
+
+    def _write(self, name: str, content: Any) -> None:
+        self.folder.mkdir(exist_ok=True)
+        fresh = self.folder / f".{name}.{os.getpid()}"
+        fresh.write_text(json.dumps(content), encoding="utf-8")
+        fresh.replace(self.folder / name)
+
+
+def folder_of(vllm_config: Any) -> Path:
+    """Of an engine, the same in all of its processes."""
+    return Path(tempfile.gettempdir()) / f"kblam-vllm-{vllm_config.instance_id}"
+
+
+def open_folder(vllm_config: Any) -> Path:
+    """Makes the folder of an engine, readable by this user alone; it goes with this process."""
+    folder = folder_of(vllm_config)
+    folder.mkdir(mode=0o700)
+    maker = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == maker:  # not a worker that was forked from it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder

@@ -1,0 +1,166 @@
+"""What an engine refuses before it starts, and what is set for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kblam import KnowledgeAdapter
+from kblam.adapter import AdapterConfig
+from kblam.adapter.files import read_config
+from kblam.errors import EncoderMismatchError, EngineError
+from kblam.models.loading import load_base, load_config
+from kblam.models.signature import signature_of
+from kblam.vllm import architecture_of
+from kblam.vllm.start import refuse_adapter, refuse_engine, start_up, window_of
+from tests.vllm.engine import engines
+
+
+def config(**changes: Any) -> Any:
+    """As much of vLLM's config as is looked at; `changes` by path, such as model_config__use_mla."""
+    made = SimpleNamespace(
+        speculative_config=None,
+        lora_config=None,
+        kv_transfer_config=None,
+        parallel_config=SimpleNamespace(
+            decode_context_parallel_size=1,
+            prefill_context_parallel_size=1,
+            pipeline_parallel_size=1,
+            enable_dbo=False,
+            worker_extension_cls="",
+            nnodes=1,
+            distributed_executor_backend=None,
+            data_parallel_rank=0,
+        ),
+        model_config=SimpleNamespace(
+            use_mla=False,
+            runner_type="generate",
+            architecture="KnowledgeLlamaForCausalLM",
+            hf_text_config=load_config(engines.MODEL),
+            logits_processors=None,
+        ),
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+        scheduler_config=SimpleNamespace(scheduler_cls=None),
+        additional_config={},
+        use_v2_model_runner=False,
+    )
+    for path, value in changes.items():
+        *owners, name = path.split("__")
+        owner = made
+        for part in owners:
+            owner = getattr(owner, part)
+        setattr(owner, name, value)
+    return made
+
+
+def test_a_plain_engine_is_not_refused() -> None:
+    refuse_engine(config())
+    refuse_adapter(config(), read_config(engines.ADAPTER))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("speculative_config", object(), "speculative decoding"),
+        ("lora_config", object(), "LoRA"),
+        ("kv_transfer_config", SimpleNamespace(kv_connector="NixlConnector"), "a KV connector of its own"),
+        ("parallel_config__decode_context_parallel_size", 2, "decode context parallelism"),
+        ("parallel_config__prefill_context_parallel_size", 2, "prefill context parallelism"),
+        ("parallel_config__pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config__enable_dbo", True, "enable_dbo"),
+        ("model_config__use_mla", True, "MLA"),
+        ("model_config__runner_type", "pooling", "a pooling model"),
+        ("cache_config__cache_dtype", "fp8", "a quantised KV cache"),
+        ("scheduler_config__scheduler_cls", "mine.Scheduler", "a scheduler of its own"),
+        ("parallel_config__worker_extension_cls", "mine.Worker", "a worker extension of its own"),
+        ("parallel_config__distributed_executor_backend", "ray", "several machines, or Ray"),
+        ("parallel_config__nnodes", 2, "several machines, or Ray"),
+    ],
+)
+def test_an_engine_in_which_knowledge_would_be_wrong_is_refused_with_the_reason(
+    path: str, value: Any, reason: str
+) -> None:
+    with pytest.raises(EngineError, match=reason):
+        refuse_engine(config(**{path: value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_size": 128}, "hidden_size=128"),
+        ({"top_k": 5}, "top_k"),
+        ({"projector": "identity", "embedding_dim": 256}, "identity"),
+    ],
+)
+def test_an_adapter_that_cannot_be_served_is_refused_with_the_reason(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(EngineError, match=reason):
+        refuse_adapter(config(), dataclasses.replace(read_config(engines.ADAPTER), **change))
+
+
+def test_knowledge_layers_with_a_sliding_window_are_refused() -> None:
+    text = load_config(engines.MODEL)
+    text.sliding_window, text.layer_types = 64, ["sliding_attention"] * 2 + ["full_attention"] * 2
+    assert window_of(text, 0) == 64
+    assert window_of(text, 2) is None
+    refuse_adapter(config(model_config__hf_text_config=text), read_config(engines.ADAPTER))  # knowledge in layer 2
+    text.layer_types = ["sliding_attention"] * 4
+    with pytest.raises(EngineError, match=r"knowledge layers \[2\] have a sliding window \(64 tokens\)"):
+        refuse_adapter(config(model_config__hf_text_config=text), read_config(engines.ADAPTER))
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(EngineError, match="OPTForCausalLM cannot attend to knowledge in vLLM"):
+        architecture_of("OPTForCausalLM")
+
+
+@pytest.mark.parametrize(
+    ("additional", "reason"),
+    [
+        ({}, "needs additional_config"),
+        ({"kblam": {}}, "adapter is missing"),
+        ({"kblam": {"adapter": "a", "storrage": "int8"}}, "no setting storrage"),
+        ({"kblam": {"adapter": "a", "storage": "int9"}}, "storage must be one of"),
+        ({"kblam": {"adapter": "a", "capacity": 0}}, "capacity must be"),
+        ({"kblam": {"adapter": "a", "knowledge": {"a@b": "a.kb"}}}, "without @"),
+        ({"kblam": {"adapter": "a", "knowledge": ["a.kb"]}}, "must name files"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_starts(additional: Any, reason: str) -> None:
+    with pytest.raises(EngineError, match=reason):
+        start_up(config(additional_config=additional))
+
+
+def test_an_adapter_of_another_model_of_the_same_shape_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    model = load_base(engines.MODEL)
+    with_signature(tmp_path / "own", model)
+    for parameter in model.get_decoder().layers[3].mlp.parameters():
+        parameter.data = parameter.data.flip(0)
+    with_signature(tmp_path / "other", model)
+    given = engines.settings(bases)
+    given["kblam"]["adapter"] = str(tmp_path / "other")
+    with pytest.raises(EngineError, match="other weights in layer 3"):
+        engines.start(given)
+    given["kblam"]["adapter"] = str(tmp_path / "own")
+    engines.start(given)
+
+
+def test_a_base_of_another_encoder_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = KnowledgeAdapter.from_pretrained(engines.ADAPTER)
+    adapter.config = dataclasses.replace(adapter.config, encoder="sentence-transformers:other:384")
+    adapter.save_pretrained(tmp_path)
+    given = engines.settings(bases)
+    given["kblam"]["adapter"] = str(tmp_path)
+    with pytest.raises(EncoderMismatchError):
+        engines.start(given)
+
+
+def with_signature(folder: Path, model: Any) -> AdapterConfig:
+    """The small model's adapter, as one trained for `model`."""
+    adapter = KnowledgeAdapter.from_pretrained(engines.ADAPTER)
+    adapter.config = dataclasses.replace(adapter.config, base_signature=signature_of(model))
+    adapter.save_pretrained(folder)
+    return adapter.config

