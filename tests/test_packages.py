@@ -102,7 +102,7 @@ def variables_in_the_sources() -> dict[str, Path]:
             if path.suffix in {".py", ".cpp", ".h"} and path != Path(__file__):
                 for pattern in READ:
                     found.update(dict.fromkeys(pattern.findall(path.read_text("utf-8")), path))
-    return found
+    return {name: path for name, path in found.items() if not name.startswith("VLLM_")}  # vLLM's own
 
 
 def variables_in_the_table() -> list[str]:

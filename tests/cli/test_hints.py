@@ -130,6 +130,8 @@ def arguments_of_messages() -> list[tuple[str, list[str], list[str]]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "argument":
+                if isinstance(call.args[1], ast.JoinedStr):
+                    continue  # a setting of a training run, by its name
                 flags = re.findall(r"--[a-z-]+", ast.unparse(call.args[1]))
                 commands = ast.unparse(call.args[2])
                 named = list(READING) if commands == "READING" else re.findall(r"'([a-z ]+)", commands)

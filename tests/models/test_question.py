@@ -170,6 +170,7 @@ class Doubled(torch.nn.Linear):
 
 
 def test_a_head_with_a_forward_of_its_own_is_called() -> None:
+    torch.manual_seed(0)
     model = tiny_model().to(torch.bfloat16)
     adapter = tiny_adapter(model)
     weight = adapter.query_heads["0"].weight

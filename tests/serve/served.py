@@ -76,7 +76,7 @@ def serving(
         thread.start()
         assert is_ready.wait(120)
         try:
-            with httpx.Client(base_url=url_of(listening), timeout=300) as client:
+            with httpx.Client(base_url=url_of(listening), timeout=60) as client:
                 yield Served(url_of(listening), service, client)
         finally:
             running.should_exit = True

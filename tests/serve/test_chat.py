@@ -210,7 +210,8 @@ def test_a_client_that_leaves_stops_its_answer(stream: bool) -> None:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": stream}
         if stream:
             with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
-                next(response.iter_lines())
+                lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+                next(lines)
         else:
             with pytest.raises(Exception, match="timed out"):
                 served.client.post("/v1/chat/completions", json=body, timeout=0.3)
@@ -223,7 +224,8 @@ def test_a_client_that_leaves_frees_the_embedded_engine() -> None:
     with serving(bases, embedded(bases, queue=0)) as served:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
         with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+            next(lines)
             assert served.ask(base=None, max_tokens=1).status_code == 429
         until(lambda: served.ask(base=None, max_tokens=1).status_code == 200)
 
@@ -234,7 +236,8 @@ def test_a_full_queue_is_429_and_says_when_to_come_again() -> None:
     with serving(bases, embedded(bases, queue=0)) as served:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
         with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+            next(lines)
             full = served.ask()
         assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
         assert int(full.headers["Retry-After"]) > 0

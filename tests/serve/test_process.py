@@ -25,7 +25,8 @@ def test_it_serves_and_ends_with_control_c(base: Path, adapter: Path, kb: Path) 
         assert first.json()["kblam"]["evidence"][0]["value"] == "Zirconia"
         body |= {"stream": True}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=300) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+            next(lines)
             status, said = interrupted(process)
         assert status == 130
         assert "interrupted" in said
