@@ -177,9 +177,9 @@ def test_a_head_with_a_forward_of_its_own_is_called() -> None:
     own = Doubled(weight.shape[1], weight.shape[0], bias=False)
     own.weight = weight
     hidden = torch.randn(2, 3, weight.shape[1]).bfloat16()
-    plain = adapter.knowledge_query(0, hidden)
+    plain = adapter.knowledge_query(0, hidden.float())  # its own forward keeps its weights as they are
     adapter.query_heads["0"] = own
     found = adapter.knowledge_query(0, hidden)
     assert plain is not None
     assert found is not None
-    close(found.float(), 2 * plain.float(), 2e-2)
+    close(found.float(), 2 * plain)
