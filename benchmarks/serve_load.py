@@ -82,7 +82,7 @@ def _run(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
         for title, asked, with_changes in (("without knowledge", plain, False), ("with knowledge", every, True)):
             alone = {one: _said(client, one)[0] for one in asked}
             result[title] = _loaded(client, alone, arguments, with_changes=with_changes)
-        result["environment"] = environment()
+        result["environment"] = environment("cpu")
     return result
 
 
