@@ -38,6 +38,9 @@ def says(text: str, phrase: str) -> bool:
     return next(spans_of(text, phrase), None) is not None
 
 
+_MARKS, _MARKS_AT_END = re.compile(r"\W+"), re.compile(r"\W+$")
+
+
 def without_name(text: str, name: str, pronoun: str) -> str | None:
     """The text with a pronoun in place of a name and of the marks around it; None if it does not say the name."""
     start, end = next(spans_of(text, name), (0, 0))
@@ -49,9 +52,6 @@ def without_name(text: str, name: str, pronoun: str) -> str | None:
     if after is not None and text.startswith(after[0], end):
         end += len(after[0])
     return text[:start] + pronoun + text[end:]
-
-
-_MARKS, _MARKS_AT_END = re.compile(r"\W+"), re.compile(r"\W+$")
 
 
 def to_the_letter(text: str, names: Iterable[str]) -> set[str]:

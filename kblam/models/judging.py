@@ -221,8 +221,9 @@ class Judge:
 
     def _signs(self, compared: _Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
         question, candidates = one
-        said = {name: compared.said.said_in(question, name) for name, _, _ in candidates}
-        names = {name for name in said if says(question, name)}
+        names = {name for name in {name for name, _, _ in candidates} if says(question, name)}
+        said = {name: compared.said.said_in(question, name) for name in names}
+        of_others = compared.said.said_in(question, "")  # what is said beside a name that is not said
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
         whole = self._names.said_in(question)
         inside = {name for name in names for other in names | whole if len(other) > len(name) and says(other, name)}
@@ -234,7 +235,7 @@ class Judge:
                 mass=mass,
                 name=float(name in meant),
                 property=float(says(question, prop)),
-                other=float(said[name].is_other(prop)),
+                other=float(said.get(name, of_others).is_other(prop)),
                 share=share.log,
                 best=float(share.is_best),
                 beaten=float(share.is_beaten),
