@@ -93,30 +93,8 @@ def answer_record(question: str, answer: Answer, seconds: float, model: str, ada
     return {
         "question": question,
         "answer": answer.text,
-        "refused": answer.refused,
-        "known": answer.known,
-        "confidence": answer.confidence,
         "from_base": answer.from_base,
-        "copied": [
-            {
-                "start": one.start,
-                "end": one.end,
-                "field": one.field,
-                "name": one.triple.name,
-                "property": one.triple.property,
-            }
-            for one in answer.copied
-        ],
-        "evidence": [
-            {
-                "name": item.triple.name,
-                "property": item.triple.property,
-                "value": item.triple.value,
-                "mass": round(item.mass, 6),
-                "changed": item.changed,
-            }
-            for item in answer.evidence
-        ],
+        **answer.basis(),
         "model": model,
         "adapter": adapter,
         "num_tokens": answer.num_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kblam.generation.evidence import Evidence
 from kblam.knowledge import Triple
@@ -55,6 +56,34 @@ class Answer:
     from_base: bool = False
     is_cut: bool = False
     known: bool | None = None
+
+    def basis(self) -> dict[str, Any]:
+        """What it rests on, as plain values for JSON."""
+        return {
+            "refused": self.refused,
+            "known": self.known,
+            "confidence": self.confidence,
+            "evidence": [
+                {
+                    "name": one.triple.name,
+                    "property": one.triple.property,
+                    "value": one.triple.value,
+                    "mass": round(one.mass, 6),
+                    "changed": one.changed,
+                }
+                for one in self.evidence
+            ],
+            "copied": [
+                {
+                    "start": one.start,
+                    "end": one.end,
+                    "field": one.field,
+                    "name": one.triple.name,
+                    "property": one.triple.property,
+                }
+                for one in self.copied
+            ],
+        }
 
     def judged_as(self, other: Answer) -> Answer:
         """The same answer, of the base model, with what its question was judged by."""

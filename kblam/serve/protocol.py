@@ -184,34 +184,7 @@ class Reply:
 
 def evidence_of(base: str, finished: Finished) -> dict[str, Any]:
     """The field `kblam`: what an answer rests on."""
-    answer = finished.answer
-    return {
-        "knowledge_base": base,
-        "revision": finished.revision,
-        "refused": answer.refused,
-        "known": answer.known,
-        "confidence": answer.confidence,
-        "evidence": [
-            {
-                "name": one.triple.name,
-                "property": one.triple.property,
-                "value": one.triple.value,
-                "mass": round(one.mass, 6),
-                "changed": one.changed,
-            }
-            for one in answer.evidence
-        ],
-        "copied": [
-            {
-                "start": one.start,
-                "end": one.end,
-                "field": one.field,
-                "name": one.triple.name,
-                "property": one.triple.property,
-            }
-            for one in answer.copied
-        ],
-    }
+    return {"knowledge_base": base, "revision": finished.revision, **finished.answer.basis()}
 
 
 def _reason(finished: Finished) -> str:
