@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -218,29 +221,34 @@ def test_a_client_that_leaves_stops_its_answer(stream: bool) -> None:
         until(lambda: engine.closed == engine.began == 1)
 
 
+@contextmanager
+def in_answer() -> Iterator[tuple[Served, httpx.Response]]:
+    """A server without a queue, in the middle of an answer; and that answer, which halts."""
+    bases = Bases([base_of()])
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
+    with (
+        serving(bases, embedded(bases, queue=0)) as served,
+        served.client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+        next(lines)
+        yield served, response
+
+
 @pytest.mark.usefixtures("held")
 def test_a_client_that_leaves_frees_the_embedded_engine() -> None:
-    bases = Bases([base_of()])
-    with serving(bases, embedded(bases, queue=0)) as served:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
-        with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
-            next(lines)
-            assert served.ask(base=None, max_tokens=1).status_code == 429
+    with in_answer() as (served, response):
+        assert served.ask(base=None, max_tokens=1).status_code == 429
+        response.close()
         until(lambda: served.ask(base=None, max_tokens=1).status_code == 200)
 
 
 @pytest.mark.usefixtures("held")
 def test_a_full_queue_is_429_and_says_when_to_come_again() -> None:
-    bases = Bases([base_of()])
-    with serving(bases, embedded(bases, queue=0)) as served:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 450}
-        with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
-            next(lines)
-            full = served.ask()
-        assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
-        assert int(full.headers["Retry-After"]) > 0
+    with in_answer() as (served, _):
+        full = served.ask()
+    assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert int(full.headers["Retry-After"]) > 0
 
 
 def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error() -> None:
