@@ -13,11 +13,11 @@ from transformers import LogitsProcessor
 from kblam.errors import GenerationError
 from kblam.generation.words import Found, Words
 from kblam.knowledge import Triple
+from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import evidence
 
-# Triples kept per generated token; no single answer rests on more than this at one token.
-KEPT_PER_TOKEN = 16
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,22 @@ class Evidence:
 class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.
 
+    Where names are long or alike, attention may miss the one that a question says word for word. So the triples of such
+    names are kept too, whatever attention they get.
+
     In a `generate`, a pass is not always a token: a long prompt may be read in pieces, and guidance asks the model a
     second time for each token. `close`, called once for each token, keeps the one pass that the token is chosen from.
 
+    Args:
+        named: int64 (B, S), knowledge tokens that each row's question names, -1 where there are no more; None for none,
+            and not looked at where the adapter attends to its `top_k` alone.
+
     Attributes:
         masses, places: one (B, k) tensor per forward pass, of attention mass and of the knowledge token's place, the
-            m of [0, M), largest mass first.
+            m of [0, M), largest mass first; mass 0 stands for none. Named ones come last.
     """
 
+    named: Tensor | None = None
     masses: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
     # Of each pass: the cache it writes, and how many tokens it reads.
@@ -79,10 +87,22 @@ class EvidenceRecorder:
             int8_products=attention["int8_products"],
             backend=attention["backend"],
         )
-        best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[-1]), dim=-1)
+        best = mass.topk(min(CANDIDATES, mass.shape[-1]), dim=-1)
         # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
-        self.masses.append(best.values.clamp(max=1))
-        self.places.append(best.indices if index is None else index.gather(1, best.indices))
+        masses, places = best.values.clamp(max=1), best.indices if index is None else index.gather(1, best.indices)
+        if self.named is not None and index is None:
+            masses, places = self._with_named(mass, masses, places)
+        self.masses.append(masses)
+        self.places.append(places)
+
+    def _with_named(self, mass: Tensor, masses: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.named is not None
+        # `generate` makes several rows of each for beams.
+        named = self.named.repeat_interleave(mass.shape[0] // self.named.shape[0], 0)
+        own = mass.gather(1, named.clamp(min=0)).clamp(min=_TINY, max=1)
+        own = own.masked_fill((named < 0) | (named[:, :, None] == places[:, None]).any(-1), 0)
+        best = own.topk(min(CANDIDATES_NAMED, own.shape[1]), dim=-1)
+        return torch.cat([masses, best.values], -1), torch.cat([places, named.gather(1, best.indices)], -1)
 
     @property
     def is_open(self) -> bool:

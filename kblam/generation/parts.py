@@ -12,7 +12,7 @@ from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
-from kblam.generation.words import Found, Words, judged
+from kblam.generation.words import Found, Words, judged, named_places
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
@@ -30,6 +30,7 @@ def found_by(
     vectors: Tensor | None,
     batch_size: int,
     words: Words,
+    named: Tensor | None = None,
 ) -> list[tuple[Found, ...]]:
     """What each prompt finds at its end, the strongest first.
 
@@ -39,12 +40,13 @@ def found_by(
         vectors: float32 (prompts, P), of their questions; None without a question head.
         batch_size: so many prompts at a time.
         words: of the copy that is attended to.
+        named: int64 (prompts, S), see `EvidenceRecorder`.
     """
     every: list[tuple[Found, ...]] = []
     for start in range(0, len(rows), batch_size):
         ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.device)
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-        recorder = EvidenceRecorder()
+        recorder = EvidenceRecorder(None if named is None else named[start : start + batch_size])
         question = None if vectors is None else vectors[start : start + batch_size]
         with attachment.using(words.resident, question=question):
             read_to_evidence(attachment, recorder, ids, mask, places)
@@ -74,7 +76,8 @@ def ask_parts(
     texts = part_texts(cuts)
     with TOKENIZING:
         rows = [encode_question(text, attachment, tokenizer) for text in texts]
-    each = judged(judge, texts, found_by(attachment, rows, vectors, batch_size, words))
+    named = named_places(judge, texts, words.resident)
+    each = judged(judge, texts, found_by(attachment, rows, vectors, batch_size, words, named))
     found = dict(zip(texts, each, strict=True))
     return [
         [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in of_question] for of_question in cuts

@@ -15,7 +15,7 @@ from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.plan import Plan, plan
 from kblam.generation.prompt import TOKENIZING
 from kblam.generation.wording import CONTEXT, Wordings
-from kblam.generation.words import Words, judged
+from kblam.generation.words import Words, judged, named_places
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.resident import ResidentKnowledge
@@ -92,7 +92,8 @@ class Pointer(LogitsProcessor):
     ) -> None:
         self.attachment, config = attachment, attachment.config
         self.words = Words(resident, copied=config.pointer) if words is None else words
-        self.recorder = EvidenceRecorder()
+        named = named_places(judge, questions, resident) if questions else None
+        self.recorder = EvidenceRecorder(named)
         self.plans: list[Plan] = []
         self._rules = rules or Rules(config, config.known_above, None)
         self._questions, self._cuts = questions, cuts

@@ -24,7 +24,7 @@ from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
 from kblam.generation.streaming import Gate
-from kblam.generation.words import Words, judged
+from kblam.generation.words import Words, judged, named_places
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
@@ -248,7 +248,8 @@ class Session:
                 batch = questions[start : start + batch_size]
                 vectors = self._asking(batch)
                 rows = prompts[start : start + batch_size]
-                found = judged(judge, batch, found_by(self.attachment, rows, vectors, batch_size, words))
+                named = named_places(judge, batch, resident)
+                found = judged(judge, batch, found_by(self.attachment, rows, vectors, batch_size, words, named))
                 cuts = self._asked_splits(batch, rules, words, judge)
                 decided += [decide(rules, *each) for each in zip(batch, found, cuts, strict=True)]
         return decided

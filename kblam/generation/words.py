@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from kblam.errors import StoreError
 from kblam.knowledge import Triple
-from kblam.models.judging import CANDIDATES, Candidate, Judge, Judged
+from kblam.models.judging import Candidate, Judge, Judged
 from kblam.models.resident import ResidentKnowledge
+
+# Triples of a name that a question says which are looked at, beside the strongest; a prefill is far dearer.
+_MOST_OF_NAME = 1024
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,24 @@ class Words:
             return None
 
 
+def named_places(judge: Judge | None, questions: Sequence[str], resident: ResidentKnowledge) -> Tensor | None:
+    """The knowledge tokens of the names that each question says, for an `EvidenceRecorder`.
+
+    Returns:
+        int64 (questions, S) on the device, -1 where a question has fewer; None without a judge, or where none says one.
+    """
+    if judge is None:
+        return None
+    named = [
+        list(dict.fromkeys(resident.places_named(judge.names_meant(one), most=_MOST_OF_NAME)))[:_MOST_OF_NAME]
+        for one in questions
+    ]
+    if not any(named):
+        return None
+    width = max(map(len, named))
+    return torch.tensor([[*one, *[-1] * (width - len(one))] for one in named], device=resident.device)
+
+
 def judged(
     judge: Judge | None, questions: Sequence[str | None], found: Sequence[Sequence[Found]]
 ) -> list[tuple[Found, ...]]:
@@ -85,7 +109,7 @@ def judged(
     cases = [
         Judged(
             str(questions[row]),
-            [Candidate(one.triple.name, one.triple.property, one.mass) for one in every[row][:CANDIDATES]],
+            [Candidate(one.triple.name, one.triple.property, one.mass) for one in every[row]],
         )
         for row in asked
     ]
@@ -93,9 +117,9 @@ def judged(
         told = [
             replace(one, confidence=confidence, asks_everything=everything)
             for one, confidence, everything in zip(
-                every[row][:CANDIDATES], verdict.confidences, verdict.asks_everything, strict=True
+                every[row], verdict.confidences, verdict.asks_everything, strict=True
             )
         ]
         told.sort(key=lambda one: -(one.confidence or 0.0))
-        every[row] = (*told, *every[row][CANDIDATES:])
+        every[row] = tuple(told)
     return every

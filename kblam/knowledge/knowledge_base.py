@@ -203,6 +203,10 @@ class KnowledgeBase:
         """All triples of exactly this name."""
         return self._store.find(name)
 
+    def ids_of(self, names: Iterable[str], *, most: int) -> list[int]:
+        """The ids of all triples of exactly these names, `most` of each at most."""
+        return self._store.ids_of(names, most=most)
+
     def search(self, text: str, *, limit: int = 20, everywhere: bool = False) -> list[Triple]:
         """Triples whose name holds every word of `text`, in any case; the best first.
 

@@ -11,14 +11,14 @@ _LONGEST = 24
 
 
 class Names:
-    """Names by their words, in any case. About 100 bytes a name.
+    """Names by their words, in any case. About 200 bytes a name.
 
     Args:
         names: their texts.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._known: set[str] = set()
+        self._known: dict[str, tuple[str, ...]] = {}  # the names of the same words
         self._longest = 0
         self.add(names)
 
@@ -28,7 +28,9 @@ class Names:
             said = words(name)
             if 0 < len(said) <= _LONGEST:
                 self._longest = max(self._longest, len(said))
-                self._known.add(" ".join(said))
+                alike = self._known.get(text := " ".join(said), ())
+                if name not in alike:
+                    self._known[text] = (*alike, name)
 
     def said_in(self, text: str) -> set[str]:
         """The words, each with a space between, of the names that a text says; none that is part of a longer one there.
@@ -37,6 +39,10 @@ class Names:
         """
         said = words(text)
         return {" ".join(said[start:end]) for start, end in self._runs(said)}
+
+    def meant_in(self, text: str) -> list[str]:
+        """The names that a text says, as they are written; none that is part of a longer one there."""
+        return [name for one in self.said_in(text) for name in self._known[one]]
 
     def spans_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name, where it is first said; of two that overlap the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -86,6 +86,10 @@ class DeviceRows:
     def revision(self) -> int:
         """The revision of the knowledge base that this is a copy of."""
         return self._revision
+
+    def rows_of(self, ids: Iterable[int]) -> list[int]:
+        """The rows of the triples with these ids, as far as they are here."""
+        return [row for one in ids if (row := self._row_of.get(one)) is not None]
 
     def sync(self, kb: KnowledgeBase) -> list[int]:
         """Apply what changed in `kb` since the last call; returns the rows whose contents are new, ascending.

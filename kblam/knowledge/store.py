@@ -208,6 +208,12 @@ class Store:
             rows = sql.execute(select, (wanted,)).fetchall()
         return [proof.checked_triple(self.name, row, ledger) for row in rows]
 
+    def ids_of(self, names: Iterable[str], *, most: int) -> list[int]:
+        """The ids of the triples of exactly these names, `most` of each at most, in ascending order of each."""
+        with self._transactions.looking_up() as (sql, _):
+            select = "SELECT id FROM triples WHERE name = ? ORDER BY id LIMIT ?"
+            return [one for name in names for (one,) in sql.execute(select, (name, most))]
+
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
         with self._transactions.looking_up() as (sql, _):

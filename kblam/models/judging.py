@@ -27,8 +27,8 @@ from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
 MOST_PROPERTIES = 2000
-# So many triples with most mass are looked at for a question.
-CANDIDATES = 64
+# A question's candidates: so many triples with most mass, and so many of names that it says.
+CANDIDATES, CANDIDATES_NAMED = 16, 64
 _MAJORITY = 0.5
 # Added to the score of a property for each of its words, where a question says it word for word.
 _SAID = 2.0
@@ -191,6 +191,10 @@ class Judge:
     def says_a_name(self, text: str) -> bool:
         """Whether a text says a name of the knowledge base, word for word: nearly nothing else counts as known."""
         return bool(self._names.said_in(text))
+
+    def names_meant(self, text: str) -> list[str]:
+        """The names of the knowledge base that a text says, as they are written there."""
+        return self._names.meant_in(text)
 
     def names_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name of the knowledge base that a text says, in their order there."""

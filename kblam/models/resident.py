@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -202,6 +203,12 @@ class ResidentKnowledge:
         """The triples that are the knowledge tokens at these places of [0, M)."""
         assert self._rows is not None
         return self.knowledge_base.triples_at([self._rows.ids[place] for place in places])
+
+    def places_named(self, names: Sequence[str], *, most: int) -> list[int]:
+        """The knowledge tokens of the triples of exactly these names, `most` of each at most."""
+        if self._rows is None or not names:
+            return []
+        return self._rows.rows_of(self.knowledge_base.ids_of(names, most=most))
 
     def _lay_out(self, count: int) -> None:
         """Plans for `count` triples; makes new buffers when the plan holds something else than before."""

@@ -17,8 +17,9 @@ from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_head import DESCRIBING, PropertyHead
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
+from kblam.knowledge.names import Names
 from kblam.models import Attachment
-from kblam.models.judging import CANDIDATES, MOST_PROPERTIES, Candidate, Judge, Judged
+from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED, MOST_PROPERTIES, Candidate, Judge, Judged
 from kblam.models.reach import read_to_evidence
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
@@ -124,8 +125,18 @@ def calibrate(
         hidden = one.facts if number % 2 else tuple(facts.of_entity(int(facts.owner[one.facts[0]])))
         shown.append(_Shown(one, row, hidden))
     rows = [one.row for one in shown]
-    found = strongest_triples(
-        attachment, knowledge, [prompts[row] for row in rows], questions[rows], [one.hidden for one in shown]
+    names, of_name = Names(), dict[str, list[int]]()
+    for place, (name, _) in enumerate(facts.identities):
+        of_name.setdefault(name, []).append(place)
+    names.add(of_name)
+    named = [[place for name in names.meant_in(one.text) for place in of_name[name]] for one in asked]
+    found = candidates(
+        attachment,
+        knowledge,
+        [prompts[row] for row in rows],
+        questions[rows],
+        [named[row] for row in rows],
+        [one.hidden for one in shown],
     )
 
     known: dict[str, Tensor] = {}
@@ -189,19 +200,19 @@ def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> l
 
 
 @torch.no_grad()
-def strongest_triples(
+def candidates(
     attachment: Attachment,
     knowledge: ProjectedKnowledge,
     prompts: Sequence[Sequence[int]],
     questions: Tensor,
+    named: Sequence[Sequence[int]],
     hidden: Sequence[Sequence[int]],
 ) -> list[list[tuple[int, float]]]:
-    """(place, mass) of the triples with most attention of the evidence layer at each prompt's end, largest first.
-
-    What gets no mass is not found, in use too.
+    """(place, mass) of the triples that each prompt finds at its end, as `ask` does: the strongest, and those named.
 
     Args:
         questions: (prompts, P) float32.
+        named: places of the triples whose names each question says.
         hidden: places of the triples that each prompt must not see.
     """
     found: list[list[tuple[int, float]]] = []
@@ -222,8 +233,11 @@ def strongest_triples(
         scores = torch.einsum("bhd,hmd->bhm", query, seen["knowledge"].key.float()) * seen["scale"]
         masses = (scores + bias[:, None] - lse[..., None]).exp().mean(1)
         best = masses.topk(min(CANDIDATES, knowledge.num_triples), -1)
-        for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-            found.append([(place, mass) for place, mass in zip(places, values, strict=True) if mass > 0])
+        for row, (places, values) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), start):
+            strongest = {place: mass for place, mass in zip(places, values, strict=True) if mass > 0}
+            shown = [place for place in named[row] if place not in strongest and place not in hidden[row]]
+            of_named = sorted(((place, float(masses[row - start, place])) for place in shown), key=lambda one: -one[1])
+            found.append([*strongest.items(), *of_named[:CANDIDATES_NAMED]])
     return found
 
 

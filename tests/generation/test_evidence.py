@@ -133,3 +133,22 @@ def test_pruned_attention_names_the_same_triple(world: World) -> None:
     answer = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
     assert answer.evidence[0].triple == FACTS[2]
     assert answer.evidence[0].mass > 0.99
+
+
+def test_named_triples_are_kept_once_and_as_they_are(world: World) -> None:
+    """A row's named ones come after the strongest: none twice, none where there is none, none of mass 0."""
+    kb = KnowledgeBase.from_triples([Triple(f"n{at}", "capital", "Pine") for at in range(40)], world.encoder)
+    with kb, torch.inference_mode():
+        resident = resident_for(world.attachment, kb)
+        plain, named = EvidenceRecorder(), EvidenceRecorder(torch.tensor([[3, 38, -1], [39, 0, 1], [-1, -1, -1]]))
+        ids = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6], [5, 5, 5, 5]])
+        for recorder in (plain, named):
+            with world.attachment.using(resident), world.attachment.observing(recorder):
+                world.model(ids)
+    for row, (before, after) in enumerate(zip(plain.newest(), named.newest(), strict=True)):
+        held = [(place, mass) for place, mass in after if mass > 0]
+        assert held[: len(before)] == before
+        wanted = {place for place in named.named[row].tolist() if place >= 0}
+        assert {place for place, _ in held} == {place for place, _ in before} | wanted
+        assert len({place for place, _ in held}) == len(held)
+        assert all(0 < mass <= before[-1][1] for _, mass in held[len(before) :])

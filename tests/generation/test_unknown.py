@@ -20,12 +20,14 @@ from kblam.generation import session as session_module
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import Found
+from kblam.generation.options import Generating
 from kblam.generation.plan import plan
 from kblam.generation.wording import Wordings
 from kblam.models.copies import resident_for
 from kblam.models.judging import Judged, Verdict
 from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
 from tests.generation.test_pointer import CURRENCY, EURO, Asked
+from tests.generation.test_pointer import FOUNDER as FOUNDER_QUESTION
 from tests.generation.tiny import EMBEDDING_DIM
 
 STONE = "What is the age of a stone?"
@@ -328,6 +330,9 @@ class Preferring:
     def says_a_name(self, text: str) -> bool:
         return self.name in text
 
+    def names_meant(self, text: str) -> list[str]:
+        return []
+
     def names_in(self, text: str) -> list[tuple[int, int]]:
         return [(at, at + len(self.name))] if (at := text.find(self.name)) >= 0 else []
 
@@ -348,6 +353,30 @@ def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkey
     unsure = session.ask(CURRENCY, max_new_tokens=80)
     assert unsure.refused
     assert unsure.confidence == 0.3
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_a_question_names_is_looked_at_though_attention_misses_it(
+    asked: Asked, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "Procter and Gamble"
+    monkeypatch.setattr("kblam.generation.evidence.CANDIDATES", 1)
+    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
+    monkeypatch.setattr(Generating, "is_plain", at_once)
+    session = asked.session()
+    assert session.ask(CURRENCY, max_new_tokens=80).refused
+    assert [one.is_known for one in session.decisions([CURRENCY])] == [False]
+    monkeypatch.setattr(Preferring, "names_meant", lambda self, text: [name, "nobody"] if text == CURRENCY else [])
+    answers = session.ask_many([FOUNDER_QUESTION, CURRENCY], max_new_tokens=80)
+    assert [answer.refused for answer in answers] == [True, False]
+    assert answers[1].text == "The CEO of Procter and Gamble is Ann Lee."
+    assert answers[1].evidence[0].triple.name == name
+    assert [one.is_known for one in session.decisions([FOUNDER_QUESTION, CURRENCY])] == [False, True]
+    looked_at = list[str]()
+    monkeypatch.setattr(Preferring, "names_meant", lambda self, text: looked_at.append(text) or [])
+    session.ask(question := "What is the currency of France and the budget of Project Nightjar?", max_new_tokens=80)
+    parts = {"What is the currency of France?", "What is the budget of Project Nightjar?"}
+    assert {question, *parts} <= set(looked_at), "parts are looked at in the same way"
 
 
 def test_parts_that_say_no_name_are_not_asked(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,13 @@ def test_what_a_text_says(text: str, found: set[str]) -> None:
     )
 
 
+def test_names_are_given_as_they_are_written_and_all_of_the_same_words() -> None:
+    names = Names(["C++", "C", "Quiet Harbor", "C"])
+    names.add(["Quiet Harbor", "quiet harbor"])
+    assert sorted(names.meant_in("Is QUIET HARBOR in c?")) == ["C", "C++", "Quiet Harbor", "quiet harbor"]
+    assert names.meant_in("quiet") == []
+
+
 WORDS = st.lists(st.sampled_from("abc"), max_size=7)
 
 
