@@ -26,12 +26,10 @@ from kblam.training.config import MOST_ENTITIES, TrainingConfig
 from kblam.training.language import trainable_base
 from kblam.training.properties import PropertyQuestions, is_kept
 from kblam.training.questions import (
-    PRONOUN_SHARE,
     Asked,
     Facts,
     calibration_questions,
     draw_questions,
-    with_pronoun,
 )
 from kblam.training.vectors import Vectors
 
@@ -50,8 +48,7 @@ class Material:
         texts: how questions and answers are written.
         encoder: of the sentence vectors.
         train, checks: facts to learn from, and facts held out of training for checks and the confidence.
-        retrieved: the facts to learn from, and those of stage 1's "it".
-        asked, checked: questions about `retrieved` and about `checks`.
+        asked, checked: questions about `train` and about `checks`.
         properties: questions that the property head learns from.
         own: whether `checks` are the user's own triples.
         vectors: of all texts of both.
@@ -62,7 +59,6 @@ class Material:
     texts: Texts
     encoder: Encoder
     train: Facts
-    retrieved: Facts
     checks: Facts
     asked: list[Asked]
     checked: list[Asked]
@@ -119,15 +115,12 @@ def gather(
     if own:
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
-    bare = round(PRONOUN_SHARE * config.retrieval_questions)
-    asked = draw_questions(train, config.retrieval_questions - bare, config.seed)
-    retrieved, about_it = with_pronoun(train, bare, config.seed)
-    asked += about_it
+    asked = draw_questions(train, config.retrieval_questions, config.seed)
     checked = calibration_questions(held, checks, config.seed + 1, is_kept)
     properties = PropertyQuestions.draw(
         (prop for one in own for prop in one.facts), count=config.property_questions, seed=config.seed
     )
-    texts = [*retrieved.key_texts, *held.key_texts, *train.values, *held.values]
+    texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
     texts += [*properties.key_texts, *properties.texts]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
     vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
@@ -137,7 +130,6 @@ def gather(
         texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
         encoder=encoder,
         train=train,
-        retrieved=retrieved,
         checks=held,
         asked=asked,
         checked=checked,

@@ -10,7 +10,6 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from kblam.adapter.property_head import EVERYTHING, PRONOUN
 from kblam.data.entities import Entity
 from kblam.data.phrasing import Only, general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
@@ -26,10 +25,6 @@ class Kind(IntEnum):
 
 
 # Shares of the kinds; most of what people ask a knowledge base is one fact.
-# Of all questions of stage 1 so many are about properties alone.
-PRONOUN_SHARE = 0.1
-# Of those so many ask for all there is to know.
-EVERYTHING_SHARE = 0.15
 SHARES = {Kind.SINGLE: 0.82, Kind.PAIR: 0.08, Kind.OPEN: 0.05, Kind.GENERAL: 0.05}
 
 
@@ -77,22 +72,6 @@ def draw_questions(facts: Facts, count: int, seed: int, only: Only | None = None
     general = general_questions()
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
     return [_draw(facts, kind, general, rng, only) for kind in kinds]
-
-
-def with_pronoun(facts: Facts, count: int, seed: int) -> tuple[Facts, list[Asked]]:
-    """Facts and one entity more, "it", which has every property and "everything"; and `count` questions about it.
-
-    So the projections learn to tell properties apart where no name helps (`kblam.models.judging`).
-    """
-    properties = [EVERYTHING, *sorted({prop for _, prop in facts.identities} - {EVERYTHING})]
-    more = Facts([*facts.entities, Entity(PRONOUN, dict.fromkeys(properties, ""))])
-    rng = random.Random(f"{seed} pronoun")
-    asked = []
-    for _ in range(count):
-        at = 0 if rng.random() < EVERYTHING_SHARE else rng.randrange(1, len(properties))
-        text = question(properties[at], PRONOUN, rng) if at else open_question(PRONOUN, rng)
-        asked.append(Asked(text, Kind.SINGLE, (len(facts) + at,)))
-    return more, asked
 
 
 def calibration_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:

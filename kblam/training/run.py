@@ -153,7 +153,7 @@ class Trainer:
         """What stage 1 learns from."""
         config, material = self.config, self.material
         return RetrievalData(
-            material.retrieved,
+            material.train,
             material.asked,
             material.vectors,
             size=config.retrieval_batch_size,

@@ -13,11 +13,9 @@ from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_head import EVERYTHING, PRONOUN
-from kblam.data.entities import Entity
 from kblam.training.calibrate import PRIOR, Case, learn
 from kblam.training.material import Material
-from kblam.training.questions import Facts, Kind, with_pronoun
+from kblam.training.questions import Kind
 from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
 from kblam.training.start import COSINE, GAIN, initialise, measure_prompt_lse, right_padded
 
@@ -69,7 +67,7 @@ def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Call
     layers = material.adapter_config.knowledge_layers
     lse = {layer: torch.full((3, material.adapter_config.num_heads), 3.0) for layer in layers}
     initialise(adapter, {layer: rows.mean(0) for layer, rows in lse.items()}, seed=0)
-    data = RetrievalData(material.retrieved, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
+    data = RetrievalData(material.train, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
     told: list[dict[str, float]] = []
     train_retrieval(
         adapter, data, lse, steps=60, learning_rate=5e-3, warmup=5, bf16=False, report=lambda _, f: told.append(f)
@@ -80,7 +78,7 @@ def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Call
 
 def test_a_batch_follows_from_its_step(prepared: Callable[..., Material]) -> None:
     material = prepared()
-    data = RetrievalData(material.retrieved, material.asked, material.vectors, size=8, virtual_triples=500, seed=0)
+    data = RetrievalData(material.train, material.asked, material.vectors, size=8, virtual_triples=500, seed=0)
     one, same, other = data.batch(3), data.batch(3), data.batch(4)
     assert torch.equal(one.bias, same.bias)
     assert torch.equal(one.wanted, same.wanted)
@@ -205,22 +203,3 @@ def test_nearly_separable_answers_have_weights_too() -> None:
     found = learn(asked)
     assert found.f1 > 0.9
     assert max(map(abs, found.confidence.weights)) < 100
-
-
-def test_a_property_named_everything_moves_no_label() -> None:
-    facts = Facts([Entity("A", {"gravel": "1", "everything": "2", "zeta": "3"})])
-    more, asked = with_pronoun(facts, 40, 0)
-    for one in asked:
-        (place,) = one.facts
-        assert more.identities[place][1] in one.text.lower() or more.identities[place][1] == EVERYTHING
-
-
-def test_questions_about_it_are_learned_from_beside_the_others(prepared: Callable[..., Material]) -> None:
-    material = prepared()
-    assert material.retrieved.identities[: len(material.train)] == material.train.identities
-    about_it = material.retrieved.identities[len(material.train) :]
-    assert {name for name, _ in about_it} == {PRONOUN}
-    assert {prop for _, prop in about_it} == {EVERYTHING, *(prop for _, prop in material.train.identities)}
-    asked = [one for one in material.asked if one.facts and min(one.facts) >= len(material.train)]
-    assert len(asked) == round(0.1 * len(material.asked))
-    assert all(one.text.lower().count(PRONOUN) for one in asked)
