@@ -49,9 +49,9 @@ _PLAIN = """\
 - KBLaM's plain query: knowledge queries come from the hidden states alone, in layers {layers}.
 """
 _BOTH = """\
-- **A confidence** chooses among the strongest sixteen and the triples of names that the question says, or none: attention
-  mass, the question's own words, and the share of the triple's property when the question is read without the name, by a
-  head that has learned just that.
+- **A confidence** chooses among the strongest sixteen and the triples of names that the question says, or none:
+  attention mass, the question's own words, and the share of the triple's property when the question is read without the
+  name, by a head that has learned just that.
 - **The pointer** {copies}"""
 
 
