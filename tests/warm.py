@@ -11,7 +11,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,18 +19,16 @@ from tempfile import TemporaryDirectory
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PRELOADED = ("pytest", "kblam.training.run", "kblam.knowledge.encoders.sentence_transformer", "kblam.serve.run")
+PRELOADED = ("pytest", "kblam.training.run", "kblam.knowledge.encoders.sentence_transformer")
 _CONTEXT = multiprocessing.get_context("forkserver")
 Process = multiprocessing.context.ForkServerProcess
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[None]:
-    """The process that others are forked from: started before a test changes the environment."""
+def warm() -> None:
+    """The process that others are forked from: started before a test changes the environment, ended with this one."""
     _CONTEXT.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
-    yield
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # else it lives as long as pytest's controller
 
 
 def start(*arguments: object, said: Mapping[int, Path] | None = None, **environment: str) -> Process:
