@@ -6,16 +6,22 @@ the kernels. `make gpu-check` sets TRITON_INTERPRET=0 and compiles them.
 Nor can PyTorch's threads: workers of pytest-xdist (`make test`) share the cores, so each has one, and so have the
 processes it starts. Tests of threads choose their own number.
 
+Nor is garbage looked for while tests are collected, nor what was collected looked at again: of 13,000 tests that was a
+third of the time.
+
 What pyproject.toml and the tests say to pytest-timeout is declared here where it is not installed: the GPU tests need
 pytest alone.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 import pytest
+
+from tests.warm import warm  # noqa: F401 - a fixture
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,3 +38,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("timeout"):
         config.addinivalue_line("markers", "timeout: of pytest-timeout, which is not installed: without effect")
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()

@@ -15,6 +15,7 @@ import pytest
 from kblam import cli
 from tests.cli.conftest import command_line, kblam
 from tests.generation.tiny import EMBEDDING_DIM
+from tests.warm import run
 
 HEAVY = ("torch", "transformers", "numpy", "sentence_transformers", "huggingface_hub", "httpx")
 
@@ -55,8 +56,8 @@ print(sorted(set(sys.modules) & {{"torch", "transformers", "sentence_transformer
     assert "Zirconia" in done.stdout
 
 
-def test_a_real_build_with_the_default_encoder(facts_file: Path, tmp_path: Path) -> None:
-    done = in_process("kb", "build", facts_file, "-o", tmp_path / "made.kb", "--json")
+def test_a_real_build_with_the_default_encoder(facts_file: Path, tmp_path: Path, warm: None) -> None:
+    done = run("-m", "kblam", "kb", "build", facts_file, "-o", tmp_path / "made.kb", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["added"], result["encoder"]) == (3, "sentence-transformers/all-MiniLM-L6-v2")

@@ -46,7 +46,7 @@ def test_prompts_have_the_facts_and_the_refusal() -> None:
     assert "Zirconia" not in alone
 
 
-def test_a_prompt_in_a_chat_template() -> None:
+def test_a_prompt_in_a_chat_template(monkeypatch: pytest.MonkeyPatch) -> None:
     """As transformers writes it, by a template that cannot run for ever."""
     subject = tiny_subject()
     subject.tokenizer.chat_template = "{% for m in messages %}{{ m.role }} : {{ m.content }} . {% endfor %}"
@@ -55,6 +55,7 @@ def test_a_prompt_in_a_chat_template() -> None:
     expected = subject.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     assert Reader(subject).encode("What is it?", [("A", "founder", "B")], REFUSAL) == expected
     subject.tokenizer.chat_template = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
+    monkeypatch.setattr("kblam.models.chat_template.SECONDS", 1)
     with pytest.raises(GenerationError, match="chat template cannot be used"):
         Reader(subject).encode("What is it?", (), REFUSAL)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
+from tests.interpreter import language_patched_once  # noqa: F401 - a fixture
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
@@ -47,7 +48,8 @@ def rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import interpreter
 
     def create_dot(self: Any, a: Any, b: Any, acc: Any, *options: Any) -> Any:
-        rows = [row.astype(np.float64) @ b.data.astype(np.float64) for row in a.data]
+        columns = b.data.astype(np.float64)
+        rows = [row @ columns for row in a.data.astype(np.float64)]
         return interpreter.TensorHandle(np.stack(rows).astype(np.float32) + acc.data, acc.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)

@@ -26,6 +26,7 @@ SHAPE: dict[str, Any] = {
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 24,
     "n_routed_experts": 4,
+    "mamba_chunk_size": 16,  # what is computed at once, however short the prompt
     "sliding_window": WINDOW,
     "use_sliding_window": True,
     "max_window_layers": 1,

@@ -27,6 +27,7 @@ from tests.models.tiny import tiny_model
 from tests.training.conftest import small
 from tests.training.curve import losses, same_curve
 from tests.training.launch import accelerate_two, start_two
+from tests.warm import ended
 
 Prepare = Callable[..., Material]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -57,7 +58,7 @@ def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, *
     return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
 
 
-def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path) -> None:
+def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
     one = trainer_of(prepared, tmp_path / "one")
     one.fit()
     one.finish()
@@ -75,23 +76,25 @@ def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path) 
         torch.testing.assert_close(adapters[1][name], weight, rtol=1e-2, atol=1e-3)
 
 
-def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(prepared: Prepare, tmp_path: Path) -> None:
+def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
+    prepared: Prepare, tmp_path: Path, warm: None
+) -> None:
     prepared()  # fills the cache
-    settings, ended = ["max_steps=20", "per_device_train_batch_size=2"], [0, 0]
+    settings = ["max_steps=20", "per_device_train_batch_size=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     workers = start_two(tmp_path / "cache", whole, *settings, **FSDP)
-    assert [worker.wait(timeout=240) for worker in workers] == ended
+    assert [*map(ended, workers)] == [0, 0]
     workers = start_two(tmp_path / "cache", killed, *settings, **FSDP)
     while not checkpoints(killed):
-        assert workers[0].poll() is None, "it ended before its first checkpoint"
+        assert workers[0].is_alive(), "it ended before its first checkpoint"
         time.sleep(0.02)
     for worker in workers:
         worker.kill()
-        worker.wait(timeout=60)
+        ended(worker)
     done = checkpoints(killed)[-1][0]
     assert done < 20
     workers = start_two(tmp_path / "cache", killed, *settings, "resume=1", **FSDP)
-    assert [worker.wait(timeout=240) for worker in workers] == ended
+    assert [*map(ended, workers)] == [0, 0]
     assert losses(killed)[-(20 - done) :] == losses(whole)[done:]
     weights = [folder / "checkpoint-20" / "model.safetensors" for folder in (killed, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

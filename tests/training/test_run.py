@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +26,8 @@ from kblam.training.material import Material
 from kblam.training.run import Trainer
 from tests.training.conftest import small
 from tests.training.curve import losses, same_curve
-from tests.training.launch import start_two
+from tests.training.launch import WORKER, start_two
+from tests.warm import ended, start
 
 Prepare = Callable[..., Material]
 
@@ -53,18 +51,18 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(prepared: Prepare, tmp_pa
     assert [step for step, _ in checkpoints(tmp_path / "broken")] == [3, 6]
 
 
-def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(prepared: Prepare, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(prepared: Prepare, tmp_path: Path, warm: None) -> None:
     whole = trainer_of(prepared, tmp_path / "whole", max_steps=40)
     whole.fit()
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.training.worker", str(tmp_path / "cache"), str(killed), "max_steps=40"]
     # As many threads as here: their number is in the last bits of a sum.
-    worker = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    threads = str(torch.get_num_threads())
+    worker = start("-m", WORKER, tmp_path / "cache", killed, "max_steps=40", OMP_NUM_THREADS=threads)
     while not checkpoints(killed):
-        assert worker.poll() is None, "it ended before its first checkpoint"
+        assert worker.is_alive(), "it ended before its first checkpoint"
         time.sleep(0.02)
     worker.kill()
-    assert worker.wait(timeout=60) == -signal.SIGKILL
+    assert ended(worker) == -signal.SIGKILL
     done = checkpoints(killed)[-1][0]
     assert done < 40
     resumed = trainer_of(prepared, killed, max_steps=40)
@@ -114,10 +112,10 @@ def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path)
     assert same_curve(losses(tmp_path / "whole"), losses(tmp_path / "pieces"))
 
 
-def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path) -> None:
+def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
     trainer_of(prepared, tmp_path / "one").fit()
     workers = start_two(tmp_path / "cache", tmp_path / "two", "per_device_train_batch_size=2")
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    assert [*map(ended, workers)] == [0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6
     assert same_curve(one, two)

@@ -18,13 +18,14 @@ from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
 from tests.kernels.cpu import sanitize
 from tests.kernels.problems import make
+from tests.warm import ended, run, start
 
 CALL = make(dtype=torch.float32)
 
-# Pretends to compile: writes what follows -o, and a line for each run.
+# Pretends to compile: writes what follows -o, and a line for each run; takes as long as PAUSE says.
 COMPILER = """#!/bin/sh
 echo run >> "$LOG"
-sleep 0.05
+[ -z "$PAUSE" ] || sleep "$PAUSE"
 while [ $# -gt 0 ]; do
   if [ "$1" = -o ]; then echo built > "$2"; fi
   shift
@@ -87,13 +88,12 @@ def test_a_build_says_what_takes_so_long(
     assert not caplog.records, "only what takes time is told"
 
 
-def test_two_processes_build_once(fake_compiler: Path) -> None:
+def test_two_processes_build_once(fake_compiler: Path, tmp_path: Path, warm: None) -> None:
     code = "from kblam_kernels.common import build; print(build.library())"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    paths, said = zip(*(process.communicate(timeout=120) for process in both), strict=True)
+    files = [{1: tmp_path / f"out{number}", 2: tmp_path / f"err{number}"} for number in range(2)]
+    both = [start("-c", code, said=said, PAUSE="0.05") for said in files]
+    assert [*map(ended, both)] == [0, 0]
+    paths, said = ([each[number].read_text() for each in files] for number in (1, 2))
     assert len(set(paths)) == 1
     assert sum("compiling the C++ kernels" in text for text in said) == 1
     assert sum("waiting for another process" in text for text in said) <= 1
@@ -130,15 +130,14 @@ def test_a_compiler_may_have_arguments(fake_compiler: Path, tmp_path: Path, monk
         build.library(force=True)
 
 
-def test_a_damaged_library_is_built_anew(fake_compiler: Path, library: None) -> None:
+def test_a_damaged_library_is_built_anew(fake_compiler: Path, library: None, warm: None) -> None:
     # The pretended compiler copies the real library; a process that has not loaded it yet needs it.
     real = next(path for path in torch.ops.loaded_libraries if path.endswith(build.LIBRARY))
     Path(os.environ["CXX"]).write_text(COMPILER.replace("echo built >", f"cp '{real}'"))
     damaged = build.library()
     damaged.write_text("not a library")
     code = "from kblam_kernels.common import native; print(native.unavailable())"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout == "None\n"
+    assert run("-c", code).stdout == "None\n"
     assert damaged.read_bytes() == Path(real).read_bytes()
 
 
@@ -176,7 +175,7 @@ for size in map(int, sys.argv[2:]):
 
 
 def test_a_library_that_was_cut_short_is_never_loaded(
-    fake_compiler: Path, library: None, monkeypatch: pytest.MonkeyPatch
+    fake_compiler: Path, library: None, monkeypatch: pytest.MonkeyPatch, warm: None
 ) -> None:
     """Loading one ends the process with SIGBUS, every time."""
     real = next(path for path in torch.ops.loaded_libraries if path.endswith(build.LIBRARY))
@@ -184,10 +183,8 @@ def test_a_library_that_was_cut_short_is_never_loaded(
     cut = build.library()
     sizes = [cut.stat().st_size // 2, 4096, 100, 0]
     monkeypatch.setenv("CXX", "nowhere++")
-    said = subprocess.run(
-        [sys.executable, "-c", LOAD_CUT, str(cut), *map(str, sizes)], capture_output=True, text=True, check=True
-    )
-    assert said.stdout.count("is damaged: it is not what was built") == len(sizes)
+    said = run("-c", LOAD_CUT, cut, *sizes)
+    assert said.stdout.count("is damaged: it is not what was built") == len(sizes), said.stderr
 
 
 @pytest.mark.parametrize("how", ["link", "folder-link", "no-checksum", "by-anybody", "folder-by-anybody", "of-another"])

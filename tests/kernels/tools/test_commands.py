@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from kblam_kernels.__main__ import COMMANDS, main
+from tests.warm import run
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,10 +42,10 @@ def test_a_status_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["resources"]) == 2
 
 
-def test_it_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "kblam_kernels", "env"], capture_output=True, text=True)
+def test_it_runs_as_a_module(warm: None) -> None:
+    done = run("-m", "kblam_kernels", "env")
     assert done.returncode == 0, done.stderr
     assert "torch" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "kblam_kernels", "nothing"], capture_output=True, text=True)
+    done = run("-m", "kblam_kernels", "nothing")
     assert done.returncode == 2
     assert "'nothing' is not a command" in done.stderr
