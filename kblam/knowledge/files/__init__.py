@@ -1,7 +1,7 @@
-"""Files of triples: JSON, JSON Lines and CSV, read one triple at a time and written back.
+"""Files of triples: JSON, JSON Lines, CSV, Excel and Parquet, read one triple at a time and written back.
 
-JSON Lines and CSV are streamed, so a million triples need no more memory than one (plus a few bytes each to
-find duplicates). A JSON document is held as text, and its triples are decoded one by one.
+All but JSON are streamed, so a million triples need no more memory than one (plus a few bytes each to find
+duplicates). A JSON document is held as text, and its triples are decoded one by one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Literal
 from kblam.errors import TripleFormatError, argument
 from kblam.knowledge.columns import READING, Columns
 from kblam.knowledge.files.csv_table import read_csv, write_csv
+from kblam.knowledge.files.excel import read_excel
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
 from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
 from kblam.knowledge.records import RecordReader, joined
 from kblam.knowledge.triples import Triple
 
 logger = logging.getLogger("kblam")
 
-Format = Literal["json", "jsonl", "csv"]
+Format = Literal["json", "jsonl", "csv", "excel", "parquet"]
 Duplicates = Literal["error", "last", "join"]
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -35,11 +37,15 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "csv",
+    ".xlsx": "excel",
+    ".parquet": "parquet",
 }
 _READERS: dict[Format, Callable[[Path, RecordReader], Records]] = {
     "json": read_json,
     "jsonl": read_jsonl,
     "csv": read_csv,
+    "excel": read_excel,
+    "parquet": read_parquet,
 }
 _WRITERS: dict[Format, Callable[[Path, Iterable[Triple]], int]] = {
     "json": write_json,
@@ -57,7 +63,8 @@ class TripleFile:
     Args:
         path: `.json` (a list of objects, an object that holds such a list, one object a line, one object, or results of
             a SPARQL query), `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv` (a header line; comma,
-            semicolon or tab). UTF-8, with or without a byte order mark.
+            semicolon or tab). UTF-8, with or without a byte order mark. `.xlsx` (each sheet a table with a header) and
+            `.parquet`, which need openpyxl and pyarrow (the extra "tables").
         format: overrides the suffix.
         duplicates: what two different triples with one identity mean. "error": the file contradicts itself, and
             the message names both lines. "last": the later line corrects the earlier one. "join": a fact has several
@@ -143,6 +150,23 @@ def check_triples(path: str | Path, *, format: Format | None = None, duplicates:
     return len(TripleFile(path, format=format, duplicates=duplicates))
 
 
+def located_triples(
+    path: str | Path, reader: RecordReader, *, format: Format | None = None
+) -> Iterator[tuple[int, Triple | TripleFormatError]]:
+    """(line, triple) of each fact of a file, in the place of a record that cannot be read its error.
+
+    What two different values of one fact mean is left to the caller.
+
+    Args:
+        reader: chooses the columns, and notes how the records were read.
+
+    Raises:
+        TripleFormatError: the rest of the file cannot be read.
+    """
+    file = Path(path).expanduser()
+    return _located(file, _READERS[_format_of(file, format)], reader)
+
+
 def write_triples(
     path: str | Path, triples: Iterable[Triple], *, format: Format | None = None, overwrite: bool = True
 ) -> int:
@@ -158,7 +182,7 @@ def write_triples(
             to be replaced.
     """
     file = Path(path).expanduser().resolve()  # a link stays one, and the unfinished file lies beside what it means
-    writer = _WRITERS[_format_of(file, format)]
+    writer = _writer_of(file, format)
     if not overwrite and file.exists():  # before minutes of writing, not only after
         raise _taken(Path(path))
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
@@ -193,6 +217,14 @@ def _publish(unfinished: Path, file: Path) -> None:
         with file.open("xb"):
             pass
         unfinished.replace(file)
+
+
+def _writer_of(path: Path, format: Format | None) -> Callable[[Path, Iterable[Triple]], int]:
+    chosen = _format_of(path, format)
+    if chosen not in _WRITERS:
+        known = ", ".join(suffix for suffix, each in FORMAT_OF_SUFFIX.items() if each in _WRITERS)
+        raise TripleFormatError(f"{path.suffix} is read, not written; name it {known}", path=path)
+    return _WRITERS[chosen]
 
 
 def _format_of(path: Path, format: Format | None) -> Format:
@@ -270,26 +302,36 @@ class _Source:
         )
 
     def _located(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
-        """(line, triple) for each record."""
-        try:
-            for line, record in self.records(self.path, reader):
-                try:
-                    if isinstance(record, TripleFormatError):
-                        raise record
-                    found = reader.read(record)
-                except TripleFormatError as error:
-                    self._note(trouble, line, error)
-                    continue
-                yield from ((line, triple) for triple in found)
-        except OSError as error:
-            raise TripleFormatError(f"cannot read: {error.strerror}", path=self.path) from error
-        except ValueError as error:  # a NUL in the path
-            raise TripleFormatError(f"cannot read: {error}", path=self.path) from error
+        """(line, triple) for each fact that can be read."""
+        for line, found in _located(self.path, self.records, reader):
+            if isinstance(found, TripleFormatError):
+                self._note(trouble, line, found)
+            else:
+                yield line, found
 
     def _note(self, trouble: Trouble | None, line: int, error: TripleFormatError) -> None:
         if trouble is None:
             raise TripleFormatError(error.reason, path=self.path, line=line) from None
         trouble.add(line, error)
+
+
+def _located(
+    path: Path, records: Callable[[Path, RecordReader], Records], reader: RecordReader
+) -> Iterator[tuple[int, Triple | TripleFormatError]]:
+    try:
+        for line, record in records(path, reader):
+            try:
+                if isinstance(record, TripleFormatError):
+                    raise record
+                found = reader.read(record)
+            except TripleFormatError as error:
+                yield line, error
+                continue
+            yield from ((line, triple) for triple in found)
+    except OSError as error:
+        raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
+    except ValueError as error:  # a NUL in the path
+        raise TripleFormatError(f"cannot read: {error}", path=path) from error
 
 
 def _digest(identity: tuple[str, str]) -> bytes:

@@ -22,11 +22,13 @@ class Trouble:
 
     Args:
         is_endless: they are left out, however many there are.
+        skip: the argument that leaves them out, for the message.
     """
 
-    def __init__(self, path: Path, *, is_endless: bool = False) -> None:
+    def __init__(self, path: Path, *, is_endless: bool = False, skip: str | None = None) -> None:
         self.path = path
         self.is_endless = is_endless
+        self._skip = skip
         self.count = 0
         self._first: TripleFormatError | None = None
         self._kinds: dict[str, tuple[list[int], list[int]]] = {}
@@ -73,7 +75,7 @@ class Trouble:
             return self._first
         details = self.details()
         if end is None or isinstance(end, EnoughTroubleError):
-            skip = argument("skip_bad=True", "--skip-bad", READING)
+            skip = self._skip or argument("skip_bad=True", "--skip-bad", READING)
             least = "" if end is None else "at least "
             message = f"{least}{self.count:,} records cannot be read ({skip} goes on without them)"
         else:

@@ -1,0 +1,148 @@
+"""Excel workbooks (.xlsx): each sheet a table with a header row, read row by row."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kblam.errors import TripleFormatError
+from kblam.knowledge.columns import quoted
+from kblam.knowledge.files.cells import NoTextError, text_of
+from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.packages import needed
+from kblam.knowledge.records import RecordReader
+
+# XML of numbers shrinks to a tenth. What shrinks to less than a two-hundredth is no table.
+LARGEST_RATIO, ALLOWED_BYTES, MOST_BYTES = 200, 100 * 2**20, 4 * 2**30
+_HEAD = 2**16
+_FORBIDDEN = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
+_LITERAL = re.compile(r'"([^"]+)"|\[\$([^\]-]+)[^\]]*\]|\\(.)|(?<!\[)([€£¥$])')
+_DIGITS = re.compile(r"[0#?]")
+
+
+def read_excel(path: Path, reader: RecordReader) -> Records:
+    """(row, record) of each row of each sheet.
+
+    Raises:
+        TripleFormatError: it is no workbook, a bomb, or a sheet has no header that can be read.
+        MissingPackageError: openpyxl is not installed.
+    """
+    openpyxl = needed("openpyxl", "tables")
+    refuse_bombs(path)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, SyntaxError) as error:
+        raise TripleFormatError(f"not an Excel workbook: {error}", path=path) from error
+    try:
+        sheets = list(book.worksheets)
+        held = False
+        for sheet in sheets:
+            for row, record in _sheet(path, sheet, reader, sheet.title if len(sheets) > 1 else ""):
+                held = True
+                yield row, record
+        if not held:
+            raise TripleFormatError("no sheet has rows below a header", path=path)
+    finally:
+        book.close()
+
+
+def refuse_bombs(path: Path) -> None:
+    """Looks at what a zip archive says of its parts, and at the head of each part, before anything is read.
+
+    Raises:
+        TripleFormatError: it would become far larger than it is, or declares entities.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            size = sum(part.file_size for part in parts)
+            # The parts cannot be longer than they say: zipfile stops there.
+            if size > MOST_BYTES or size > max(ALLOWED_BYTES, LARGEST_RATIO * path.stat().st_size):
+                raise TripleFormatError(
+                    f"unpacked it has {size:,} bytes, {size // max(1, path.stat().st_size):,} times its size: a bomb? "
+                    "save it as CSV if you trust it",
+                    path=path,
+                )
+            for part in parts:
+                if part.filename.endswith((".xml", ".rels")):
+                    with archive.open(part) as file:
+                        if _FORBIDDEN.search(file.read(_HEAD)):
+                            raise TripleFormatError(f"{part.filename} declares entities, which are refused", path=path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise TripleFormatError(f"not an Excel workbook (.xlsx): {error}", path=path) from error
+
+
+def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
+    where = f"sheet {title!r}: " if title else ""
+    header: list[str] | None = None
+    for number, cells in _rows(path, sheet, where):
+        if all(cell.value is None for cell in cells):
+            continue
+        if header is None:
+            header = [text_of(cell.value) for cell in cells]
+            while not header[-1]:  # each row is as wide as the widest
+                header.pop()
+            _check_header(path, number, header, reader, where)
+            continue
+        if any(cell.value is not None for cell in cells[len(header) :]):
+            found = TripleFormatError(f"{where}a cell stands beside the columns of the header", path=path, line=number)
+            yield number, found
+            continue
+        try:
+            record = {name: _text(cell, name) for name, cell in zip(header, cells, strict=False)}
+        except NoTextError as error:
+            yield number, TripleFormatError(f"{where}{error.reason}", path=path, line=number)
+            continue
+        yield number, {**dict.fromkeys(header), **record}
+
+
+def _rows(path: Path, sheet: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    rows = enumerate(sheet.iter_rows(), start=1)
+    while True:
+        try:
+            number, cells = next(rows)
+        except StopIteration:
+            return
+        except (ValueError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, OSError) as error:
+            raise TripleFormatError(f"{where}cannot be read: {error}", path=path) from error
+        yield number, cells
+
+
+def _check_header(path: Path, row: int, header: list[str], reader: RecordReader, where: str) -> None:
+    if twice := [name for name, times in Counter(filter(None, header)).items() if times > 1]:
+        raise TripleFormatError(f"{where}two columns have one name: {quoted(twice)}", path=path, line=row)
+    try:
+        reader.plan(header)
+    except TripleFormatError as error:
+        raise type(error)(f"{where}{error.reason}", path=path, line=row) from None
+
+
+def _text(cell: Any, column: str) -> str | None:
+    """A cell as it is shown: a number with the sign of its format, a date as a date."""
+    value = cell.value
+    if cell.data_type == "e":
+        raise NoTextError(f"the column {column[:40]!r} holds the error {value}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return shown(value, str(getattr(cell, "number_format", "") or ""))
+    return text_of(value) or None
+
+
+def shown(number: float, number_format: str) -> str:
+    """A number with what its format puts around it: `0%`, `0.0" kg"`, `[$€-407] 0`."""
+    section = number_format.partition(";")[0]
+    if "%" in section:
+        decimals = len(section.partition(".")[2].partition("%")[0].strip()) if "." in section else 0
+        text = f"{number * 100:.{decimals}f}" if decimals else text_of(round(number * 100, 10))
+        return f"{text}%"
+    digits = _DIGITS.search(section)
+    before: list[str] = []
+    after: list[str] = []
+    for found in _LITERAL.finditer(section):
+        literal = next(group for group in found.groups() if group is not None)
+        if literal.strip() and literal not in "-()_":
+            (before if digits and found.start() < digits.start() else after).append(literal.strip())
+    return " ".join([*before, text_of(number), *after])
