@@ -12,7 +12,7 @@ import pytest
 import kblam as package
 from kblam.cli import hints
 from kblam.errors import EncoderUnavailableError, messages_name_flags, runs
-from kblam.knowledge.columns import READING
+from kblam.knowledge.columns import MAPPING, READING
 from kblam.knowledge.encoders.loading import load_recorded_encoder
 from kblam.shipped import SMOLLM2_ADAPTER
 from tests.cli.conftest import kblam
@@ -134,7 +134,8 @@ def arguments_of_messages() -> list[tuple[str, list[str], list[str]]]:
                     continue  # a setting of a training run, by its name
                 flags = re.findall(r"--[a-z-]+", ast.unparse(call.args[1]))
                 commands = ast.unparse(call.args[2])
-                named = list(READING) if commands == "READING" else re.findall(r"'([a-z ]+)", commands)
+                known = {"READING": READING, "MAPPING": MAPPING}.get(commands)
+                named = list(known) if known else re.findall(r"'([a-z ]+)", commands)
                 found.append((f"{path.relative_to(PACKAGE)}:{call.lineno}", flags, named))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kblam.cli.data import real
+from kblam.cli.data.import_ import import_
 from kblam.cli.data.synthesise import synthesise
 from kblam.cli.errors import Commands
 from kblam.shipped import DOCS
@@ -15,4 +16,5 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 real.add_to(app)
+app.command("import")(import_)
 app.command("synthesise")(synthesise)

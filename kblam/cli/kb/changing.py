@@ -92,7 +92,7 @@ def build(
     triples = _read(file, columns, skip_bad, duplicates)
     try:
         with progress_bar("encoding") as progress:
-            maker = _encoder_for(output, encoder, api_key_env)
+            maker = encoder_for(output, encoder, api_key_env)
             report = build_file(output, triples, maker, batch_size=batch_size, progress=progress)
     except KeyboardInterrupt:
         raise InterruptedWorkError(
@@ -182,7 +182,7 @@ def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Dup
         return TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
 
 
-def _encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
+def encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
     """The encoder asked for; else that of an existing knowledge base; else the default."""
     from kblam.knowledge import load_encoder
     from kblam.knowledge.schema import is_blank

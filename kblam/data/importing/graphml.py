@@ -1,0 +1,178 @@
+"""GraphML, node by node and edge by edge: what networkx, LightRAG, yEd and Gephi write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from kblam.data.importing.compressed import open_file
+from kblam.data.importing.graph import edge_items, node_items
+from kblam.data.importing.items import Bad, Dropped, Item, Node
+from kblam.errors import TripleFormatError
+
+_CHUNK = 2**16
+# Attributes of an edge that may say of which type it is.
+KINDS = ("label", "relation", "type", "relationship", "predicate", "name", "edge_type")
+_NUMBERS = {"int": int, "long": int, "float": float, "double": float}
+_LONGEST = 2**20
+_DEEPEST = 100
+
+
+class GraphMLFile:
+    """A GraphML file, also compressed. Declarations of entities, which can stand for gigabytes, are refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    def items(self) -> Iterator[Item]:
+        """Its nodes and edges.
+
+        Raises:
+            TripleFormatError: it is no XML, no GraphML, or declares entities; with the line.
+        """
+        reader = _Reader(self.path)
+        with open_file(self.path) as file:
+            while True:
+                try:
+                    block = file.read(_CHUNK)
+                except OSError as error:
+                    raise TripleFormatError(f"cannot read: {error.strerror}", path=self.path) from error
+                try:
+                    reader.parser.Parse(block, not block)
+                except expat.ExpatError as error:
+                    reason = expat.errors.messages[error.code] if error.code else str(error)
+                    raise TripleFormatError(f"not XML: {reason}", path=self.path, line=error.lineno) from None
+                yield from reader.found
+                reader.found.clear()
+                if not block:
+                    break
+        if not reader.is_graphml:
+            raise TripleFormatError("no GraphML: the outermost element must be <graphml>", path=self.path)
+        for key, count in reader.unread.items():
+            yield Dropped(f"GraphML's <{key}>", count=count)
+
+
+class _Reader:
+    """Puts together what is between the tags."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: list[Item] = []
+        self.is_graphml = False
+        self.unread: dict[str, int] = {}
+        self.parser = expat.ParserCreate(namespace_separator=" ")
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+        self.parser.EntityDeclHandler = self._refuse
+        # <key id> -> (name, type), for nodes and for edges; default values
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._defaults: dict[tuple[str, str], str] = {}
+        self._for: dict[str, str] = {}
+        self._open: list[dict[str, Any]] = []
+        self._texts: list[str] | None = None
+        self._length = 0
+        self._depth = 0
+        self._key = ""
+
+    def _refuse(self, *_: Any) -> None:
+        raise TripleFormatError(
+            "it declares entities (<!ENTITY), which are refused; save it without them",
+            path=self.path,
+            line=self.parser.CurrentLineNumber,
+        )
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        tag = tag.rpartition(" ")[2]
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise TripleFormatError("nested too deeply", path=self.path, line=self.parser.CurrentLineNumber)
+        if not self.is_graphml:
+            if tag != "graphml":
+                raise TripleFormatError(
+                    f"no GraphML: the outermost element is <{tag[:40]}>, must be <graphml>", path=self.path, line=1
+                )
+            self.is_graphml = True
+        elif tag == "key":
+            self._key = attributes.get("id", "")
+            self._keys[self._key] = attributes.get("attr.name", self._key), attributes.get("attr.type", "string")
+            self._for[self._key] = attributes.get("for", "all")
+        elif tag in ("node", "edge"):
+            self._open.append({"tag": tag, "attributes": attributes, "data": {}, "line": self.parser.CurrentLineNumber})
+        elif tag in ("data", "default"):
+            self._texts, self._length = [], 0
+            if tag == "data":
+                self._key = attributes.get("key", "")
+        elif tag in ("hyperedge", "port"):
+            self.unread[tag] = self.unread.get(tag, 0) + 1
+
+    def _text(self, text: str) -> None:
+        if self._texts is not None:
+            self._length += len(text)
+            if self._length > _LONGEST:
+                raise TripleFormatError(
+                    f"a text is longer than {_LONGEST:,} characters", path=self.path, line=self.parser.CurrentLineNumber
+                )
+            self._texts.append(text)
+
+    def _end(self, tag: str) -> None:
+        tag = tag.rpartition(" ")[2]
+        self._depth -= 1
+        if tag == "default" and self._texts is not None:
+            self._defaults[self._key, self._for.get(self._key, "all")] = "".join(self._texts)
+            self._texts = None
+        elif tag == "data" and self._texts is not None:
+            if self._open:
+                self._open[-1]["data"].setdefault(self._key, "".join(self._texts))
+            self._texts = None
+        elif tag in ("node", "edge") and self._open:
+            self._close(self._open.pop())
+
+    def _close(self, element: dict[str, Any]) -> None:
+        attributes, kind = element["attributes"], element["tag"]
+        try:
+            properties = self._properties(element["data"], kind)
+            if kind == "node":
+                self.found += node_items(Node(_of(attributes, "id")), (), _named(properties, attributes))
+            else:
+                type_of = next((key for key in KINDS if isinstance(properties.get(key), str)), None)
+                relation = str(properties.pop(type_of)) if type_of else ""
+                source, target = Node(_of(attributes, "source")), Node(_of(attributes, "target"))
+                self.found += edge_items(source, relation, target, properties)
+        except ValueError as error:
+            self.found.append(Bad(TripleFormatError(f"<{kind}>: {error}", path=self.path, line=element["line"])))
+
+    def _properties(self, data: dict[str, str], kind: str) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for (key, domain), text in self._defaults.items():
+            if domain in (kind, "all"):
+                data.setdefault(key, text)
+        for key, text in data.items():
+            name, type_of = self._keys.get(key, (key, "string"))
+            number = _NUMBERS.get(type_of)
+            text = text.strip()
+            try:
+                # Integers keep their digits, and floats those that were written.
+                found[name] = text if number is None or not text else (number(text), text)[1]
+            except ValueError:
+                raise ValueError(f"{name} must be {type_of}, got {text[:40]!r}") from None
+        return found
+
+
+def _of(attributes: dict[str, str], name: str) -> str:
+    if not attributes.get(name):
+        raise ValueError(f"it has no {name}")
+    return attributes[name]
+
+
+def _named(properties: dict[str, object], attributes: dict[str, str]) -> dict[str, object]:
+    """A node's properties with its id as its name, where it has no other: networkx writes names as ids."""
+    from kblam.data.importing.graph import NAMES
+
+    if any(name in properties for name in NAMES):
+        return properties
+    return {"name": attributes["id"], **properties}

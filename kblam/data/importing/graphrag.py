@@ -1,0 +1,136 @@
+"""The tables and graphs of GraphRAG and LightRAG, and LlamaIndex's property graph on disk."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kblam.data.importing.graph import BOOKKEEPING, UNTYPED, edge_items, node_items, property_items
+from kblam.data.importing.items import Dropped, Item, Node
+from kblam.data.importing.tables import TableFile
+from kblam.errors import TripleFormatError
+from kblam.knowledge.columns import Columns
+from kblam.knowledge.files.packages import needed
+from kblam.knowledge.triples import Triple
+from kblam.strict_json import loads, problem
+
+# Files of one folder: GraphRAG's tables of two generations, LightRAG's graph, LlamaIndex's store.
+IN_FOLDERS = (
+    ("entities.parquet", "relationships.parquet"),
+    ("create_final_entities.parquet", "create_final_relationships.parquet"),
+    ("entities.csv", "relationships.csv"),
+    ("graph_chunk_entity_relation.graphml",),
+    ("property_graph_store.json",),
+)
+_MARKS = frozenset(("human_readable_id", "text_unit_ids", "combined_degree"))
+_OF_TOOL = frozenset(("id", "x", "y"))
+LONGEST_JSON = 2**30
+
+
+def kind_of_table(path: Path) -> str | None:
+    """ "entities" or "relations" where a table is one of GraphRAG's."""
+    header = frozenset(_header(path))
+    if not header & _MARKS or "description" not in header:
+        return None
+    if {"source", "target"} <= header:
+        return "relations"
+    return "entities" if header & {"title", "name"} else None
+
+
+def _header(path: Path) -> list[str]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return list(needed("pyarrow.parquet", "tables").read_schema(path).names)
+        if suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                return next(csv.reader([file.readline(2**16)]), [])
+    except (OSError, ValueError):  # whatever it is, the reader of tables says so
+        return []
+    return []
+
+
+class EntityTable:
+    """GraphRAG's entities: a row an entity, with its type and description."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self._table = TableFile(path, Columns(name="title" if "title" in _header(path) else "name"))
+
+    def items(self) -> Iterator[Item]:
+        """Their facts, without what only GraphRAG needs."""
+        for item in self._table.items():
+            if isinstance(item, Triple):
+                if item.property in _OF_TOOL:
+                    yield Dropped(BOOKKEEPING, item.property)
+                    continue
+                for found in property_items(item.property, item.value):
+                    yield found if isinstance(found, Dropped) else Triple(item.name, *found)
+            else:
+                yield item
+
+
+class RelationTable:
+    """GraphRAG's relationships: what one entity has to do with another, in a sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self._table = TableFile(path, Columns(name="source", property="target", value="description"))
+
+    def items(self) -> Iterator[Item]:
+        """Each as the property "relation to" the other."""
+        for item in self._table.items():
+            yield Triple(item.name, f"{UNTYPED} {item.property}", item.value) if isinstance(item, Triple) else item
+
+
+class LlamaIndexFile:
+    """A `SimplePropertyGraphStore` of LlamaIndex as it persists itself: JSON with nodes and relations."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    def items(self) -> Iterator[Item]:
+        """Its entities and relations.
+
+        Raises:
+            TripleFormatError: it is something else.
+        """
+        held = _load(self.path)
+        nodes, relations = held.get("nodes"), held.get("relations")
+        if not isinstance(nodes, dict) or not isinstance(relations, dict):
+            raise TripleFormatError('a property graph of LlamaIndex has "nodes" and "relations"', path=self.path)
+        for key, node in nodes.items():
+            if isinstance(node, dict) and "name" in node:  # the others are passages of text
+                properties = {"name": node["name"], **(node.get("properties") or {})}
+                yield from node_items(Node(key), [str(node.get("label") or "")], properties)
+        for relation in relations.values():
+            source, target = str(relation.get("source_id")), str(relation.get("target_id"))
+            if "name" in (nodes.get(source) or {}) and "name" in (nodes.get(target) or {}):
+                properties = relation.get("properties") or {}
+                yield from edge_items(Node(source), str(relation.get("label") or ""), Node(target), properties)
+            else:
+                yield Dropped("a relation to a passage of text", str(relation.get("label") or ""))
+
+
+def is_llama_index(path: Path) -> bool:
+    """Whether a JSON file is named as LlamaIndex names it."""
+    return path.name == "property_graph_store.json"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LONGEST_JSON:
+            raise TripleFormatError(f"larger than {LONGEST_JSON:,} bytes; it must be held in memory", path=path)
+        held = loads(path.read_bytes())
+    except OSError as error:
+        raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
+    except (ValueError, RecursionError) as error:
+        raise TripleFormatError(problem(error), path=path) from None
+    if not isinstance(held, dict):
+        raise TripleFormatError("expected an object", path=path)
+    return held

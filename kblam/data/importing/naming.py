@@ -1,0 +1,201 @@
+"""Names for the things, and properties, that statements only know by their ids."""
+
+from __future__ import annotations
+
+import sqlite3
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from kblam.data.importing.items import NAME, Dropped
+from kblam.data.importing.rdf_terms import FIRST, REST
+from kblam.data.importing.words import as_name, as_words, local_name, namespace
+
+_DEEPEST = 8
+_LONGEST_LIST = 1000  # from an element to the head
+_REMEMBERED = 1000
+_MOST_NAMESPACES = 10_000
+# Parts of a measured value: `height: {numericValue: 20, unit: M}` is the height 20 M.
+_AMOUNTS = frozenset(("value", "numericValue", "hasNumericalValue", "hasNumericValue"))
+_UNITS = ("unitText", "unit", "hasUnit", "unitCode")
+_CIRCLE = "things without a name that lead back to themselves, or are nested too deeply"
+_NAMELESS = "a thing without a name that nothing leads to"
+_EMPTY = "a thing without a name of which nothing is known"
+
+
+class Naming:
+    """Names all that is in the tables `statements` and `labels`; fills the table `names`.
+
+    Attributes:
+        unnamed: things that have only an id.
+        told_apart: things that share their name with another; their id stands behind it.
+    """
+
+    def __init__(self, sql: sqlite3.Connection) -> None:
+        self._sql = sql
+        sql.create_function("kblam_name", 1, name_of_id, deterministic=True)
+        sql.create_function("kblam_clean", 1, lambda text: unicodedata.normalize("NFC", text), deterministic=True)
+        sql.create_function("kblam_apart", 2, _apart, deterministic=True)
+        # Only of things without a name: of all others nobody asks what leads to them.
+        sql.execute("CREATE INDEX to_blank ON statements (v) WHERE vn AND v GLOB '_:*'")
+        sql.execute("CREATE INDEX of_blank ON statements (s) WHERE sn AND s GLOB '_:*'")
+        sql.execute(
+            "INSERT INTO names "
+            "SELECT s, kblam_clean(coalesce((SELECT text FROM labels WHERE node = s), kblam_name(s))) "
+            "FROM (SELECT DISTINCT s FROM statements WHERE sn) "
+            "WHERE s NOT GLOB '_:*' OR s IN (SELECT node FROM labels)"
+        )
+        self.unnamed = self._count("names WHERE node NOT IN (SELECT node FROM labels)")
+        twice = "name IN (SELECT name FROM names GROUP BY name HAVING count(*) > 1)"
+        self.told_apart = sql.execute(f"UPDATE names SET name = kblam_apart(name, node) WHERE {twice}").rowcount
+        sql.execute(f"UPDATE names SET name = name || ' (' || node || ')' WHERE {twice}")
+        self._namespaces: set[str] = set()
+        for (node,) in sql.execute("SELECT node FROM names"):
+            if len(self._namespaces) < _MOST_NAMESPACES:
+                self._namespaces.add(namespace(node))
+        self._properties: dict[str, str] = {}
+        self._owners: dict[str, list[tuple[str, str]] | None] = {}
+
+    def facts_of(self, row: tuple[Any, ...]) -> Iterator[tuple[str, str, str] | Dropped]:
+        """(name, property, value) of what a row of `statements` says: one, or none, or one for each owner."""
+        _, s, sn, p, pn, v, vn, _, of, edge, _ = row
+        prop = self._property(p, pn)
+        if of is not None:
+            other = self._known(of) or name_of_id(of)
+            prop = f"{prop} ({edge} {other})" if edge else f"{prop} {other}"
+        if not sn:
+            yield from self._with_value([(s, prop)], v, vn, prop)
+        elif (name := self._known(s)) is not None:
+            if not (p == NAME and not pn and v == name):
+                yield from self._with_value([(name, prop)], v, vn, prop)
+        else:
+            yield from self._of_nameless(s, p, prop, v, vn)
+
+    def _of_nameless(self, s: str, p: str, prop: str, v: str, vn: int) -> Iterator[tuple[str, str, str] | Dropped]:
+        """What is said of a thing without a name is said of the thing that it belongs to."""
+        if p == REST:
+            return
+        owners = self._find_owners(s)
+        if not owners:
+            yield Dropped(_CIRCLE if owners is None else _NAMELESS, prop)
+            return
+        if p == "type":
+            yield Dropped("the type of a thing without a name", str(v)[:40])
+            return
+        local = local_name(p)
+        inner = "" if p == FIRST else f" {prop}"
+        if local in _AMOUNTS and (unit := self._unit(s)):
+            inner, v = "", f"{v} {unit}"
+        elif local in _UNITS and self._has_amount(s):
+            return
+        yield from self._with_value([(name, path + inner) for name, path in owners], v, vn, prop)
+
+    def _with_value(
+        self, owners: list[tuple[str, str]], v: str, vn: int, prop: str
+    ) -> Iterator[tuple[str, str, str] | Dropped]:
+        value: str | None = v
+        if vn:
+            value = self._known(v)
+            if value is None and v.startswith("_:"):
+                if not self._sql.execute(
+                    "SELECT 1 FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (v,)
+                ).fetchone():
+                    yield Dropped(_EMPTY, prop)
+                return  # its own statements are told of its owner
+            if value is None:
+                value = self._id_as_value(v, prop)
+        for name, path in owners:
+            yield name, path, value or ""
+
+    def _known(self, node: str) -> str | None:
+        found = self._sql.execute("SELECT name FROM names WHERE node = ?", (node,)).fetchone()
+        if found is None:
+            found = self._sql.execute("SELECT text FROM labels WHERE node = ?", (node,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def _property(self, p: str, pn: int) -> str:
+        if not pn:
+            return p
+        known = self._properties.get(p)
+        if known is None:
+            known = self._known_property(p)
+            if len(self._properties) < _MOST_NAMESPACES:
+                self._properties[p] = known
+        return known
+
+    def _known_property(self, p: str) -> str:
+        found = self._sql.execute("SELECT text FROM labels WHERE node = ?", (p,)).fetchone()
+        return str(found[0]) if found else as_words(local_name(p))
+
+    def _id_as_value(self, node: str, prop: str) -> str:
+        """An id that nothing names: its last part where it is of this source, all of it where it is an address."""
+        if prop == "type":
+            return as_words(local_name(node))
+        for scheme in ("mailto:", "tel:"):
+            if node.startswith(scheme):
+                return node.removeprefix(scheme)
+        return name_of_id(node) if namespace(node) in self._namespaces else node
+
+    # --- things without a name ---------------------------------------------------------------------------
+
+    def _find_owners(self, node: str) -> list[tuple[str, str]] | None:
+        """(name, property) of what leads to a thing without a name; None where it is a circle, or too deep."""
+        if node not in self._owners:
+            if len(self._owners) >= _REMEMBERED:
+                self._owners.clear()
+            try:
+                self._owners[node] = self._owners_of(node, (), 0)
+            except RecursionError:
+                self._owners[node] = None
+        return self._owners[node]
+
+    def _owners_of(self, node: str, seen: tuple[str, ...], depth: int) -> list[tuple[str, str]]:
+        if node in seen or depth > _DEEPEST:
+            raise RecursionError
+        found = []
+        for s, p, prop in self._leading_to(node):
+            steps = 0
+            while p == REST and s not in self._owners:  # up to the head of a list, or to an element that was met
+                steps += 1
+                above = self._leading_to(s)
+                if steps > _LONGEST_LIST or not above:
+                    raise RecursionError
+                s, p, prop = above[0]
+            if p == REST:
+                found += self._owners[s] or []
+                continue
+            word = "" if p == FIRST else prop
+            if (name := self._known(s)) is not None:
+                found.append((name, word))
+            elif s.startswith("_:"):
+                for owner, path in self._owners_of(s, (*seen, node), depth + 1):
+                    found.append((owner, f"{path} {word}".strip()))
+        return found
+
+    def _leading_to(self, node: str) -> list[tuple[str, str, str]]:
+        rows = self._sql.execute(
+            "SELECT s, p, pn FROM statements WHERE vn AND v GLOB '_:*' AND v = ? ORDER BY id LIMIT 100", (node,)
+        )
+        return [(s, p, self._property(p, pn)) for s, p, pn in rows]
+
+    def _unit(self, node: str) -> str | None:
+        rows = self._sql.execute("SELECT p, v, vn FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (node,))
+        units = {local_name(p): (self._known(v) or as_name(local_name(v))) if vn else v for p, v, vn in rows}
+        return next((units[one] for one in _UNITS if one in units), None)
+
+    def _has_amount(self, node: str) -> bool:
+        rows = self._sql.execute("SELECT p FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (node,))
+        return any(local_name(p) in _AMOUNTS for (p,) in rows)
+
+    def _count(self, what: str) -> int:
+        return int(self._sql.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
+
+
+def name_of_id(node: str) -> str:
+    """The name of a thing that has only an id."""
+    return as_name(local_name(node))
+
+
+def _apart(name: str, node: str) -> str:
+    local = local_name(node)
+    return f"{name} ({node if as_name(local) == name else local})"

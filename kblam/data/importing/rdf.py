@@ -1,0 +1,192 @@
+"""RDF, one statement after the other: Turtle, N-Triples, N-Quads, TriG, Notation3, RDF/XML and JSON-LD.
+
+pyoxigraph reads them all, streaming, and never fetches anything: a remote `@context` of JSON-LD is an error. A graph
+that is in memory already, of rdflib, is a source too (`RdflibGraph`).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kblam.data.importing.compressed import open_file, plain_suffix
+from kblam.data.importing.items import Bad, Item
+from kblam.data.importing.rdf_terms import Literal, Terms, items_of
+from kblam.errors import TripleFormatError
+from kblam.knowledge.files.packages import needed
+
+if TYPE_CHECKING:
+    import rdflib
+
+SUFFIXES = {
+    ".ttl": "TURTLE",
+    ".turtle": "TURTLE",
+    ".nt": "N_TRIPLES",
+    ".ntriples": "N_TRIPLES",
+    ".nq": "N_QUADS",
+    ".nquads": "N_QUADS",
+    ".trig": "TRIG",
+    ".n3": "N3",
+    ".rdf": "RDF_XML",
+    ".owl": "RDF_XML",
+    ".jsonld": "JSON_LD",
+}
+_BY_LINES = ("N_TRIPLES", "N_QUADS")
+_CHUNK = 2**20
+_LONGEST_LINE = 8 * 2**20
+_PLACE = re.compile(r"^Parser error at line \d+[^:]*: |\s*\(line \d+\)$")
+_ENTITY = re.compile(rb"<!ENTITY", re.IGNORECASE)
+
+
+class RdfFile:
+    """A file of RDF, by its suffix, also compressed (`.nt.gz`).
+
+    N-Triples and N-Quads are read line by line, so a bad line says nothing about the others. Any other syntax error
+    ends the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self.format = SUFFIXES[plain_suffix(path)]
+
+    def items(self) -> Iterator[Item]:
+        """Its statements.
+
+        Raises:
+            TripleFormatError: a syntax error, with its line.
+            DataError: pyoxigraph is missing.
+        """
+        ox = needed("pyoxigraph", "rdf")
+        syntax = getattr(ox.RdfFormat, self.format)
+        terms = Terms()
+        with open_file(self.path) as file:
+            if self.format == "RDF_XML":
+                file = io.BufferedReader(_NoEntities(file, self.path))
+            quads = self._by_lines(ox, file, syntax) if self.format in _BY_LINES else self._whole(ox, file, syntax)
+            for quad in quads:
+                if isinstance(quad, Bad):
+                    yield quad
+                else:
+                    yield from items_of(terms, _id(quad.subject), quad.predicate.value, _term(ox, quad.object))
+
+    def _whole(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
+        try:
+            yield from ox.parse(file, syntax)
+        except SyntaxError as error:
+            raise TripleFormatError(_reason(error), path=self.path, line=error.lineno) from None
+        except OSError as error:
+            raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
+
+    def _by_lines(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
+        """Chunks of whole lines; a chunk with a bad line is read on behind that line."""
+        for line, chunk in self._chunks(file):
+            while chunk:
+                try:
+                    yield from ox.parse(chunk, syntax)
+                    break
+                except SyntaxError as error:
+                    bad = error.lineno or 1
+                    yield Bad(TripleFormatError(_reason(error), path=self.path, line=line + bad - 1))
+                    line += bad
+                    chunk = b"".join(chunk.split(b"\n", bad)[bad:])
+
+    def _chunks(self, file: Any) -> Iterator[tuple[int, bytes]]:
+        """(number of the first line, whole lines)."""
+        line, rest = 1, b""
+        while block := self._block(file):
+            whole, newline, tail = block.rpartition(b"\n")
+            if newline:
+                chunk = rest + whole + newline
+                yield line, chunk
+                line += chunk.count(b"\n")
+                rest = tail
+            else:
+                rest += block
+            if len(rest) > _LONGEST_LINE:
+                raise TripleFormatError(
+                    f"the line is longer than {_LONGEST_LINE:,} bytes; is this one triple a line?",
+                    path=self.path,
+                    line=line,
+                )
+        if rest.strip():
+            yield line, rest
+
+    def _block(self, file: Any) -> bytes:
+        try:
+            return bytes(file.read(_CHUNK))
+        except OSError as error:
+            raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
+
+
+class RdflibGraph:
+    """A graph of rdflib in memory."""
+
+    def __init__(self, graph: rdflib.Graph) -> None:
+        self._graph = graph
+        self.name = "the graph of rdflib"
+
+    def items(self) -> Iterator[Item]:
+        """Its statements, in the order of rdflib."""
+        import rdflib
+
+        terms = Terms()
+        for subject, predicate, value in self._graph:
+            if isinstance(value, rdflib.Literal):
+                found: str | Literal = Literal(str(value), value.language or "", str(value.datatype or ""))
+            else:
+                found = _of_rdflib(value)
+            yield from items_of(terms, _of_rdflib(subject), str(predicate), found)
+
+
+def _of_rdflib(term: Any) -> str:
+    import rdflib
+
+    return f"_:{term}" if isinstance(term, rdflib.BNode) else str(term)
+
+
+def _id(term: Any) -> str | None:
+    """The id of a subject; None for a statement."""
+    value = getattr(term, "value", None)
+    if value is None:
+        return None
+    return f"_:{value}" if type(term).__name__ == "BlankNode" else str(value)
+
+
+def _term(ox: Any, term: Any) -> str | Literal | None:
+    if isinstance(term, ox.Literal):
+        return Literal(term.value, term.language or "", term.datatype.value)
+    return _id(term)
+
+
+def _reason(error: SyntaxError) -> str:
+    message = str(error.msg)
+    if "remote context" in message or "LoadDocumentCallback" in message:
+        return "a remote @context, which is never fetched; put the context itself into the document"
+    for piece in (_PLACE, _PLACE):
+        message = piece.sub("", message)
+    return message
+
+
+class _NoEntities(io.RawIOBase):
+    """A file of XML in which no entity may be declared: a few lines of them can stand for gigabytes."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path, self._tail = file, path, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        if _ENTITY.search(self._tail + block):
+            raise TripleFormatError(
+                "it declares entities (<!ENTITY), which are refused; save it without them, or as Turtle",
+                path=self._path,
+            )
+        self._tail = block[-8:]
+        buffer[: len(block)] = block
+        return len(block)

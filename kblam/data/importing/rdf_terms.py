@@ -1,0 +1,120 @@
+"""From terms of RDF to statements, labels, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kblam.data.importing.items import NAME, Dropped, Item, Label, Node, Statement
+from kblam.data.importing.words import as_words, local_name
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_RDFS = "http://www.w3.org/2000/01/rdf-schema#"
+_SKOS = "http://www.w3.org/2004/02/skos/core#"
+_XSD = "http://www.w3.org/2001/XMLSchema#"
+FIRST, REST, NIL, TYPE = f"{_RDF}first", f"{_RDF}rest", f"{_RDF}nil", f"{_RDF}type"
+# What names a thing, the best first.
+_LABELS = {
+    iri: rank
+    for rank, iris in enumerate(
+        (
+            (f"{_RDFS}label",),
+            (f"{_SKOS}prefLabel",),
+            ("http://schema.org/name", "https://schema.org/name"),
+            ("http://xmlns.com/foaf/0.1/name",),
+            ("http://purl.org/dc/terms/title", "http://purl.org/dc/elements/1.1/title"),
+        )
+    )
+    for iri in iris
+}
+# Words that the last part of the IRI would not give.
+_PROPERTIES = {
+    f"{_SKOS}altLabel": "other name",
+    f"{_RDFS}comment": "description",
+    "http://www.w3.org/2002/07/owl#sameAs": "same as",
+    "http://schema.org/description": "description",
+}
+_WIKIDATA_DIRECT = "http://www.wikidata.org/prop/direct/"
+_WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
+BINARY = "binary data"
+_BINARY = frozenset((f"{_XSD}base64Binary", f"{_XSD}hexBinary"))
+_FLOATS = frozenset((f"{_XSD}double", f"{_XSD}float"))
+# Datatypes whose last part is a unit.
+_UNITS = ("http://dbpedia.org/datatype/", "http://qudt.org/vocab/unit/", "http://qudt.org/2.1/vocab/unit/")
+
+
+class Literal(NamedTuple):
+    """A text with a language or a datatype (an IRI); both "" where there is none."""
+
+    text: str
+    language: str = ""
+    datatype: str = ""
+
+
+class Terms:
+    """What a file's terms have in common, worked out once."""
+
+    def __init__(self) -> None:
+        self._properties: dict[str, Node | str] = {}
+
+    def property_of(self, iri: str) -> Node | str:
+        """A predicate: a node, which may have a label, or words of its own."""
+        known = self._properties.get(iri)
+        if known is None:
+            if iri.startswith(_WIKIDATA_DIRECT):
+                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT))
+            else:
+                known = _PROPERTIES.get(iri) or Node(iri)
+            if len(self._properties) < 100_000:
+                self._properties[iri] = known
+        return known
+
+
+def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Literal | None) -> Iterator[Item]:
+    """What one statement of RDF says.
+
+    Args:
+        subject: an IRI or `_:id`; None for a statement about a statement.
+        value: the same, or a literal; None for a statement.
+    """
+    if subject is None or value is None:
+        yield Dropped("a statement about a statement", local_name(predicate))
+        return
+    node = Node(subject)
+    if isinstance(value, Literal):
+        if value.datatype in _BINARY:
+            yield Dropped(BINARY, local_name(predicate))
+            return
+        text = _text(value)
+        if not text:
+            yield Dropped("an empty text", local_name(predicate))
+            return
+        rank = _LABELS.get(predicate)
+        if rank is None:
+            yield Statement(node, terms.property_of(predicate), text, value.language)
+        else:
+            yield Label(node, text, rank, value.language)
+            yield Statement(node, NAME, text, value.language)
+        return
+    if predicate == TYPE:
+        yield Statement(node, "type", as_words(local_name(value)) if not value.startswith("_:") else Node(value))
+    elif value == NIL:
+        if predicate != REST:
+            yield Dropped("an empty list", local_name(predicate))
+    else:
+        yield Statement(node, terms.property_of(predicate), Node(value))
+
+
+def _text(literal: Literal) -> str:
+    """The text of a literal, with its unit, in the digits that people write."""
+    text = literal.text.strip()
+    if literal.datatype in _FLOATS and "e" in text.lower():
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+    for start in _UNITS:
+        if literal.datatype.startswith(start):
+            return f"{text} {as_words(local_name(literal.datatype))}"
+    return text

@@ -1,0 +1,219 @@
+"""Statements on disk until all names are known, so that a million of them need no memory.
+
+A name may come after the statements that need it, and several values of one property anywhere. So everything is first
+put into a database of its own, which SQLite keeps in its folder for temporary files and removes by itself, however
+the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
+from kblam.data.importing.languages import Languages
+from kblam.data.importing.naming import Naming
+from kblam.errors import DataError, TripleFormatError
+from kblam.knowledge.records import joined
+from kblam.knowledge.triples import Triple
+from kblam.strict_json import loads
+
+# Characters of several values put together: what an encoder reads, and a model can say again.
+LONGEST_JOINED = 1000
+_BATCH = 5000
+_MOST_VALUES = 2000  # of one property that are looked at
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -65536;
+PRAGMA temp_store = FILE;
+CREATE TABLE statements (
+    id INTEGER PRIMARY KEY, s TEXT, sn INT, p TEXT, pn INT, v TEXT, vn INT, language TEXT, o TEXT, edge TEXT, extra TEXT
+);
+CREATE TABLE labels (node TEXT PRIMARY KEY, rank INT, text TEXT) WITHOUT ROWID;
+CREATE TABLE names (node TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
+CREATE TABLE facts (id INTEGER PRIMARY KEY, name TEXT, property TEXT, value TEXT, extra TEXT);
+"""
+
+
+class Stage:
+    """Takes statements and labels in any order, and gives triples: one for each (name, property).
+
+    Args:
+        languages: which are read.
+        losses: is told what is left out.
+
+    Attributes:
+        repeated: statements that say again what another said.
+        several: properties that have more than one value, which are joined with commas.
+        unnamed: things that only have an id.
+        told_apart: things whose name another has too; their id stands behind it.
+
+    Raises (any method):
+        DataError: there is no room for it.
+    """
+
+    def __init__(self, languages: Languages, losses: Losses) -> None:
+        self._languages, self._losses = languages, losses
+        self._sql = sqlite3.connect("")
+        self._sql.executescript(_SCHEMA)
+        self._statements: list[tuple[Any, ...]] = []
+        self._facts: list[tuple[str, str, str, str]] = []
+        self._labels: list[tuple[str, int, str]] = []
+        self.repeated = self.several = self.unnamed = self.told_apart = 0
+
+    def close(self) -> None:
+        """Removes it."""
+        self._sql.close()
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # --- taking ------------------------------------------------------------------------------------------
+
+    def add(self, item: Statement | Label) -> None:
+        """Takes a statement or a label."""
+        if isinstance(item, Label):
+            self._add_label(item)
+            return
+        if item.language and self._languages.rank(item.language) is None:
+            self._losses.add(Dropped(f"a text in another language than {self._languages}", item.language))
+            return
+        s, p, v, o = item.subject, item.property, item.value, item.of
+        row = (
+            s.id if isinstance(s, Node) else s,
+            isinstance(s, Node),
+            p.id if isinstance(p, Node) else p,
+            isinstance(p, Node),
+            v.id if isinstance(v, Node) else v,
+            isinstance(v, Node),
+            item.language,
+            None if o is None else o.id,
+            item.edge,
+            item.extra,
+        )
+        self._statements.append(row)
+        if len(self._statements) >= _BATCH:
+            self._write()
+
+    def add_triple(self, triple: Triple) -> None:
+        """Takes a triple that is one already."""
+        record = triple.to_record()
+        extra = {field: text for field, text in record.items() if field not in ("name", "property", "value")}
+        self._add_fact(triple, json.dumps(extra, ensure_ascii=False) if extra else "")
+
+    def _add_fact(self, triple: Triple, extra: str) -> None:
+        self._facts.append((triple.name, triple.property, triple.value, extra))
+        if len(self._facts) >= _BATCH:
+            self._write()
+
+    def _add_label(self, label: Label) -> None:
+        rank = self._languages.rank(label.language)
+        text = " ".join(label.text.split())
+        if rank is None or not text:
+            return
+        self._labels.append((label.node.id, rank * 100 + label.rank, text))
+        if len(self._labels) >= _BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        with _room():
+            self._sql.executemany(
+                "INSERT INTO statements (s, sn, p, pn, v, vn, language, o, edge, extra) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                self._statements,
+            )
+            self._sql.executemany(
+                "INSERT INTO labels VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET rank = excluded.rank, "
+                "text = excluded.text WHERE excluded.rank < rank",
+                self._labels,
+            )
+            self._sql.executemany("INSERT INTO facts (name, property, value, extra) VALUES (?,?,?,?)", self._facts)
+        self._statements, self._labels, self._facts = [], [], []
+
+    # --- giving ------------------------------------------------------------------------------------------
+
+    def finish(self) -> int:
+        """After the last statement: gives everything its name. Returns how many triples there are."""
+        self._write()
+        with _room():
+            if self._sql.execute("SELECT 1 FROM statements LIMIT 1").fetchone():
+                naming = Naming(self._sql)
+                self.unnamed, self.told_apart = naming.unnamed, naming.told_apart
+                for row in self._sql.execute("SELECT * FROM statements ORDER BY id"):
+                    self._resolve(naming, row)
+                self._write()
+                self._sql.execute("DROP TABLE statements")
+            self._sql.execute("CREATE INDEX by_identity ON facts (name, property)")
+            self._sql.execute(
+                "CREATE TABLE identities AS SELECT min(id) AS id, count(*) AS n FROM facts GROUP BY name, property "
+                "ORDER BY min(id)"
+            )
+            self.several = 0
+            return int(self._sql.execute("SELECT count(*) FROM identities").fetchone()[0])
+
+    def _resolve(self, naming: Naming, row: tuple[Any, ...]) -> None:
+        found: Iterable[tuple[str, str, str] | Dropped] = naming.facts_of(row)
+        language, extra = row[7], row[10]
+        for each in found:
+            if isinstance(each, Dropped):
+                self._losses.add(each)
+                continue
+            name, prop, value = each
+            try:
+                self._add_fact(Triple(name, prop + self._languages.mark(language), value), extra)
+            except TripleFormatError as error:
+                self._losses.add(Dropped("a text that cannot be stored", error.reason[:80]))
+
+    def triples(self) -> Iterator[Triple]:
+        """The triples, in the order in which their first statements came. Counts anew."""
+        self.repeated = self.several = 0
+        for first, count in self._sql.execute("SELECT id, n FROM identities ORDER BY rowid"):
+            name, prop, value, extra = self._sql.execute(
+                "SELECT name, property, value, extra FROM facts WHERE id = ?", (first,)
+            ).fetchone()
+            further = loads(extra) if extra else {}
+            if count > 1:
+                value, sources = self._values(name, prop, count)
+                if sources:
+                    further["sources"] = sources
+            if further:
+                yield Triple.from_record({"name": name, "property": prop, "value": value, **further})
+            else:
+                yield Triple(name, prop, value)
+
+    def _values(self, name: str, prop: str, count: int) -> tuple[str, list[object]]:
+        """All values of one property as one text, as many as are not too long; and where documents say them."""
+        rows = self._sql.execute(
+            "SELECT value, extra FROM facts WHERE name = ? AND property = ? ORDER BY id LIMIT ?",
+            (name, prop, _MOST_VALUES),
+        ).fetchall()
+        values = list(dict.fromkeys(value for value, _ in rows))
+        sources = [source for _, extra in rows if extra for source in loads(extra).get("sources", ())]
+        self.repeated += len(rows) - len(values)
+        kept, length = values[:1], len(values[0])
+        for value in values[1:]:
+            if length + 2 + len(value) > LONGEST_JOINED:
+                break
+            kept.append(value)
+            length += 2 + len(value)
+        if lost := len(values) - len(kept) + max(0, count - len(rows)):
+            reason = f"a further value of one property, beyond {LONGEST_JOINED:,} characters"
+            self._losses.add(Dropped(reason, f"the {prop} of {name}"[:80], lost))
+        self.several += len(kept) > 1
+        return joined(kept), sources
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DataError(
+            f"cannot keep what was read in the folder of temporary files: {error}; SQLITE_TMPDIR names another folder"
+        ) from error

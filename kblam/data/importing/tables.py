@@ -1,0 +1,107 @@
+"""Files of records: CSV, TSV, Excel, Parquet, JSON, JSON Lines; edge lists with their nodes in another file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from kblam.data.importing.items import Bad, Dropped, Item, Label, Node, Statement
+from kblam.errors import TripleFormatError
+from kblam.knowledge.columns import Columns
+from kblam.knowledge.files import located_triples
+from kblam.knowledge.records import RecordReader
+from kblam.knowledge.triples import Triple
+
+logger = logging.getLogger("kblam")
+
+UNREAD = "a cell of a column that is no part of a fact"
+
+
+class TableFile:
+    """A file of facts or of entities; what is guessed about its columns is noted in the log.
+
+    Args:
+        columns: which column is which field.
+        by_id: names and values are ids of nodes that another file names.
+    """
+
+    def __init__(self, path: Path, columns: Columns | None = None, *, by_id: bool = False) -> None:
+        self.path, self.columns, self.by_id = path, columns, by_id
+        self.name = str(path)
+
+    def items(self) -> Iterator[Item]:
+        """Its facts.
+
+        Raises:
+            TripleFormatError: the file cannot be read on, or a chosen column is nowhere.
+        """
+        reader = RecordReader(self.columns)
+        for line, found in located_triples(self.path, reader):
+            if isinstance(found, TripleFormatError):
+                yield Bad(TripleFormatError(found.reason, path=self.path, line=line))
+            elif self.by_id:
+                yield _by_id(found)
+            else:
+                yield found
+        try:
+            reader.check()
+        except TripleFormatError as error:
+            raise TripleFormatError(error.reason, path=self.path) from None
+        for column, times in reader.unread.items():
+            yield Dropped(UNREAD, column[:40], times)
+        for note in reader.notes():
+            logger.info("%s: %s", self.name, note)
+
+
+class NodesFile:
+    """The nodes of an edge list: a table with a column of ids, one of names, and others that are properties.
+
+    Args:
+        id_column: the column of the ids.
+    """
+
+    def __init__(self, path: Path, id_column: str = "id") -> None:
+        self.path, self.id_column = path, id_column
+        self.name = str(path)
+
+    def items(self) -> Iterator[Item]:
+        """A label for each node, and its properties.
+
+        Raises:
+            TripleFormatError: the file cannot be read on, or has no such column.
+        """
+        reader = RecordReader()
+        found_any = False
+        for _, group in groupby(located_triples(self.path, reader), key=itemgetter(0)):
+            facts: list[Triple] = []
+            for line, found in group:
+                if isinstance(found, TripleFormatError):
+                    yield Bad(TripleFormatError(found.reason, path=self.path, line=line))
+                else:
+                    facts.append(found)
+            ids = [fact.value for fact in facts if fact.property.casefold() == self.id_column.casefold()]
+            if not ids:
+                continue
+            found_any = True
+            yield Label(Node(ids[0]), facts[0].name)
+            for fact in facts:
+                if fact.value != ids[0] or fact.property.casefold() != self.id_column.casefold():
+                    yield Statement(Node(ids[0]), fact.property, fact.value)
+        if not found_any:
+            raise TripleFormatError(f"there is no column {self.id_column!r} with ids of the nodes", path=self.path)
+        reader.tell(self.name)
+
+
+def _by_id(triple: Triple) -> Statement:
+    record = triple.to_record()
+    extra = {field: text for field, text in record.items() if field not in ("name", "property", "value")}
+    return Statement(
+        Node(triple.name),
+        triple.property,
+        Node(triple.value),
+        extra=json.dumps(extra, ensure_ascii=False) if extra else "",
+    )

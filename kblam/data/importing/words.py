@@ -1,0 +1,40 @@
+"""Names for readers out of identifiers: of IRIs, of types and relations in graphs, of columns."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+# Where a small letter or a digit meets a capital, and where a run of capitals ends: birthPlace, isHTTPServer.
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SCREAMING = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+def local_name(iri: str) -> str:
+    """The last part of an IRI, with its escapes undone; all of it where there is none."""
+    tail = re.split(r"[#/]", iri.rstrip("/#"))[-1]
+    if tail == iri:  # urn:isbn:123, or a name with a prefix
+        tail = iri.rsplit(":", 1)[-1]
+    return unquote(tail) or iri
+
+
+def namespace(iri: str) -> str:
+    """An IRI without its last part."""
+    return iri[: max(iri.rfind("#"), iri.rfind("/")) + 1]
+
+
+def as_name(local: str) -> str:
+    """The last part of an IRI as a name: `Amber_Falcon` is Amber Falcon."""
+    return " ".join(local.replace("_", " ").split()) or local
+
+
+def as_words(identifier: str) -> str:
+    """A property, type or relation as words: `birthPlace` is birth place, `WORKS_AT` works at; others stay."""
+    if _SCREAMING.fullmatch(identifier) and ("_" in identifier or len(identifier) > 4):
+        return " ".join(identifier.lower().replace("_", " ").split())
+    spaced = identifier.replace("_", " ").strip()
+    if " " not in spaced and (identifier[:1].islower() or _HUMP.search(identifier)):
+        spaced = " ".join(
+            word if len(word) > 1 and word.isupper() else word.lower() for word in _HUMP.sub(" ", spaced).split()
+        )
+    return " ".join(spaced.split()) or identifier

@@ -1,0 +1,166 @@
+"""What cannot be read: where, why, what is told of it, and that nothing is written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kblam.data.importing import BadRows, import_into, open_sources, stage
+from kblam.errors import BadLinesError, DataError, TripleFormatError
+from kblam.knowledge import KnowledgeBase
+from tests.data.importing.reading import facts, read, written
+from tests.fakes import HashingEncoder
+
+GOOD = b'<http://e/a> <http://e/p> "1" .\n'
+LAUGHS = '<?xml version="1.0"?>\n<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>\n'
+
+
+def test_bad_lines_of_n_triples_are_told_by_line_and_nothing_is_written(tmp_path: Path) -> None:
+    lines = (
+        GOOD
+        + b"<http://e/a> <http://e/q> bad .\n"
+        + b'<http://e/a> <http://e/r> "\xff" .\n'
+        + GOOD.replace(b"/p>", b"/s>")
+    )
+    path = written(tmp_path / "a.nt", lines)
+    target = tmp_path / "a.kb"
+    with pytest.raises(BadLinesError) as caught:
+        import_into(target, open_sources([str(path)]), HashingEncoder())
+    assert caught.value.details[0].startswith("line 2: ")
+    assert caught.value.details[1].startswith("line 3: ")
+    assert "bad_rows=BadRows(FILE)" in str(caught.value)
+    assert not target.exists()
+
+
+def test_bad_rows_are_left_out_and_written_to_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nt", GOOD + b"<http://e/a> bad .\n" + GOOD.replace(b"/p>", b"/s>"))
+    table = written(tmp_path / "b.csv", "name,property,value\nOak,color,green\nElm,,\n")
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path), str(table)]), bad_rows=rows)
+    rows.close()
+    assert found == {("a", "p"): "1", ("a", "s"): "1", ("Oak", "color"): "green"}
+    assert report.bad == 2
+    told = [json.loads(line) for line in rows.path.read_text().splitlines()]
+    assert [(each["file"], each["line"]) for each in told] == [(str(path), 2), (str(table), 3)]
+
+
+def test_a_bad_line_in_a_later_chunk_has_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.importing.rdf._CHUNK", 100)
+    path = written(tmp_path / "a.nt", GOOD * 50 + b"bad\n" + GOOD * 50 + b"worse\n" + GOOD.strip())
+    with pytest.raises(BadLinesError) as caught:
+        facts(path)
+    assert [detail.split(":")[0] for detail in caught.value.details] == ["lines 51, 102"] or [
+        detail.split(":")[0] for detail in caught.value.details
+    ] == ["line 51", "line 102"]
+
+
+def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "a.nt", GOOD + b'<http://e/a> <http://e/b> "AA"^^<http://www.w3.org/2001/XMLSchema#hexBinary> .\n'
+    )
+    assert facts(path) == {("a", "p"): "1"}
+    with pytest.raises(DataError, match="strict=True leaves nothing out: 1 x binary data, such as b"):
+        read(open_sources([str(path)]), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.ttl", "<http://e/a> <http://e/p> \n", "a.ttl:2: "),
+        ("a.ttl", "\nex:a ex:p 1 .", "a.ttl:2: .*prefix"),
+        ("a.nt", b"\xfe\xff\x00<", "a.nt"),
+        ("a.nt", "", "no fact in it"),
+        ("a.rdf", LAUGHS + "<x>&b;</x>", "declares entities"),
+        ("a.graphml", LAUGHS + "<graphml>&b;</graphml>", "a.graphml:2: it declares entities"),
+        ("a.graphml", "<graphml><graph>", "a.graphml:1: not XML: no element found"),
+        ("a.graphml", "<html></html>", "outermost element is <html>"),
+        ("a.graphml", "not XML", "a.graphml:1: not XML"),
+        ("a.graphml", "<graphml>" + "<x>" * 101, "nested too deeply"),
+        ("a.xlsx", "no zip", "not an Excel workbook"),
+        ("a.parquet", "no parquet", "not a Parquet file"),
+        ("a.lbug", "no database", "no database of ladybug"),
+        ("a.nt.gz", "no gzip", "cannot be decompressed"),
+        ("property_graph_store.json", "[]", "expected an object"),
+        ("property_graph_store.json", '{"nodes": 1}', 'has "nodes" and "relations"'),
+        ("a.csv", b"name,value\nOak,gr\xfcn\n", "a.csv:2: byte 0xfc is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_files_that_are_something_else(tmp_path: Path, name: str, text: str | bytes, told: str) -> None:
+    with pytest.raises((TripleFormatError, DataError), match=told):
+        facts(written(tmp_path / name, text))
+
+
+def test_a_compressed_bomb_is_found_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.importing.compressed.ALLOWED_BYTES", 2**16)
+    monkeypatch.setattr("kblam.data.importing.compressed.LARGEST_RATIO", 50)
+    path = tmp_path / "a.nt.gz"
+    path.write_bytes(gzip.compress(GOOD * 10_000))
+    with pytest.raises(TripleFormatError, match="a bomb"):
+        facts(path)
+
+
+def test_a_workbook_that_is_a_bomb_or_declares_entities_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b" " * 5_000_000)
+    monkeypatch.setattr("kblam.knowledge.files.excel.ALLOWED_BYTES", 2**20)
+    with pytest.raises(TripleFormatError, match=r"unpacked it has 5,000,000 bytes, .* a bomb"):
+        facts(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.xml", LAUGHS + "<workbook>&b;</workbook>")
+    with pytest.raises(TripleFormatError, match=r"xl/workbook.xml declares entities"):
+        facts(path)
+
+
+def test_a_row_group_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"name": ["x" * 1000] * 10_000, "value": ["y"] * 10_000}), path, use_dictionary=False,
+                   compression="zstd")  # fmt: skip
+    monkeypatch.setattr("kblam.knowledge.files.parquet.ALLOWED_BYTES", 2**20)
+    monkeypatch.setattr("kblam.knowledge.files.parquet.LARGEST_RATIO", 100)
+    with pytest.raises(TripleFormatError, match="a row group unpacks to"):
+        facts(path)
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.data.importing.rdf._LONGEST_LINE", 1000)
+    monkeypatch.setattr("kblam.data.importing.rdf._CHUNK", 100)
+    with pytest.raises(TripleFormatError, match=r"a.nt:2: the line is longer"):
+        facts(written(tmp_path / "a.nt", GOOD + b'<http://e/a> <http://e/p> "' + b"x" * 5000))
+
+
+def test_an_import_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nt", b"".join(b'<http://e/n%d> <http://e/p> "%d" .\n' % (n, n) for n in range(30)))
+    target = tmp_path / "a.kb"
+    encoder = HashingEncoder()
+
+    def stop(done: int, total: int) -> None:
+        if total and done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_into(target, open_sources([str(path)]), encoder, batch_size=10, progress=stop)
+    with KnowledgeBase.open(target, encoder) as kb:
+        assert len(kb) == 20
+        kb.check()
+    report = import_into(target, open_sources([str(path)]), encoder, batch_size=10)
+    assert report.build is not None
+    assert (report.build.added, report.build.unchanged) == (10, 20)
+
+
+def test_a_disk_without_room_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.importing.stage._SCHEMA", "PRAGMA max_page_count = 20;" + stage._SCHEMA)
+    path = written(
+        tmp_path / "a.nt", b"".join(b'<http://e/n%d> <http://e/p> "%0200d" .\n' % (n, n) for n in range(3000))
+    )
+    with pytest.raises(DataError, match="SQLITE_TMPDIR"):
+        facts(path)

@@ -1,0 +1,187 @@
+"""Property graphs: GraphML, networkx, LightRAG, LlamaIndex, ladybug's files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import networkx
+import pytest
+
+from kblam.data.importing import BadRows, LlamaIndexGraph, NetworkxGraph, open_sources
+from kblam.errors import DataError
+from kblam.knowledge import Columns
+from tests.data.importing.reading import facts, read, written
+
+FOUND = {
+    ("Ann", "age"): "30",
+    ("Ann", "works at"): "Acme",
+    ("Ann", "since (works at Acme)"): "1999",
+    ("Acme", "city"): "Oslo",
+    ("Ann", "related to"): "Bo",
+}
+
+
+def graph() -> Any:
+    made = networkx.DiGraph()
+    made.add_node("Ann", age=30)
+    made.add_node("n2", name="Acme", city="Oslo")
+    made.add_edge("Ann", "n2", label="WORKS_AT", since=1999)
+    made.add_edge("Ann", "Bo")
+    return made
+
+
+def test_a_graph_of_networkx_and_its_graphml_say_the_same(tmp_path: Path) -> None:
+    assert read([NetworkxGraph(graph())])[0] == FOUND
+    networkx.write_graphml(graph(), tmp_path / "a.graphml")
+    assert facts(tmp_path / "a.graphml") == FOUND
+
+
+def test_bad_elements_of_graphml_have_their_line(tmp_path: Path) -> None:
+    text = (
+        '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">'
+        '<key id="d0" for="node" attr.name="age" attr.type="int"/>'
+        '<key id="d1" for="node" attr.name="kind"><default>tree</default></key><graph>\n'
+        '<node id="Oak"><data key="d0">old</data></node>\n<node id="Elm"/>\n<edge source="Elm"/>\n'
+        '<node id="Fir"><data key="d1">bush</data><port name="p"/></node></graph></graphml>'
+    )
+
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(written(tmp_path / "a.graphml", text))]), bad_rows=rows)
+    rows.close()
+    assert found == {("Elm", "kind"): "tree", ("Fir", "kind"): "bush"}
+    assert report.dropped == {"GraphML's <port>": 1}
+    told = [json.loads(line) for line in rows.path.read_text().splitlines()]
+    assert [(each["line"], each["reason"]) for each in told] == [
+        (2, "<node>: age must be int, got 'old'"),
+        (4, "<edge>: it has no target"),
+    ]
+
+
+def test_lightrags_graph_without_what_only_lightrag_needs(tmp_path: Path) -> None:
+    made = networkx.Graph()
+    made.add_node("ACME", entity_id="ACME", entity_type="organization", description="Makes casks<SEP>Is in Oslo",
+                  source_id="chunk-1<SEP>chunk-2", file_path="a.md", created_at=1)  # fmt: skip
+    made.add_node("ANN", entity_id="ANN", entity_type="person", description="", source_id="chunk-1", file_path="a.md")
+    made.add_edge("ANN", "ACME", weight=2.0, description="Ann leads Acme", keywords="leading", source_id="chunk-1")
+    networkx.write_graphml(made, tmp_path / "graph_chunk_entity_relation.graphml")
+    found, report = read(open_sources([str(tmp_path)]))
+    edge = ("ACME", "ANN") if ("ACME", "relation to ANN") in found else ("ANN", "ACME")
+    assert found == {
+        ("ACME", "entity type"): "organization",
+        ("ACME", "description"): "Makes casks, Is in Oslo",
+        ("ANN", "entity type"): "person",
+        (edge[0], f"relation to {edge[1]}"): "Ann leads Acme",
+        (edge[0], f"weight (relation to {edge[1]})"): "2.0",
+        (edge[0], f"keywords (relation to {edge[1]})"): "leading",
+    }
+    assert sum(report.dropped.values()) == 6
+
+
+@dataclass
+class EntityNode:
+    """As LlamaIndex's."""
+
+    name: str
+    label: str = "entity"
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+
+@dataclass
+class Relation:
+    """As LlamaIndex's."""
+
+    label: str
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """The one method of a PropertyGraphStore that is asked for."""
+
+    def get_triplets(self) -> list[tuple[Any, Any, Any]]:
+        ann, acme = EntityNode("Ann", "PERSON", {"age": 30, "triplet_source_id": "x"}), EntityNode("Acme", "ORG")
+        passage = type("ChunkNode", (), {"id": "chunk", "text": "Ann works at Acme"})()
+        return [(ann, Relation("WORKS_AT", {"since": 1999}), acme), (passage, Relation("MENTIONS"), ann)]
+
+
+def test_a_property_graph_store_of_llama_index() -> None:
+    found, report = read([LlamaIndexGraph(Store())])
+    assert found == {
+        ("Ann", "type"): "person",
+        ("Ann", "age"): "30",
+        ("Ann", "works at"): "Acme",
+        ("Ann", "since (works at Acme)"): "1999",
+        ("Acme", "type"): "ORG",
+    }
+    assert sum(report.dropped.values()) == 1
+
+
+def test_the_file_that_llama_index_persists(tmp_path: Path) -> None:
+    held = {
+        "nodes": {
+            "Ann": {"label": "PERSON", "name": "Ann", "properties": {"age": 30}, "embedding": None},
+            "Acme": {"label": "ORG", "name": "Acme", "properties": {}},
+            "chunk": {"label": "text_chunk", "text": "Ann works at Acme"},
+        },
+        "relations": {
+            "Ann_WORKS_AT_Acme": {"label": "WORKS_AT", "source_id": "Ann", "target_id": "Acme", "properties": {}},
+            "chunk_MENTIONS_Ann": {"label": "MENTIONS", "source_id": "chunk", "target_id": "Ann", "properties": {}},
+        },
+        "triplets": [["Ann", "WORKS_AT", "Acme"]],
+    }
+    written(tmp_path / "property_graph_store.json", json.dumps(held))
+    found, report = read(open_sources([str(tmp_path)]))
+    assert found[("Ann", "works at")] == "Acme"
+    assert report.dropped == {"a relation to a passage of text": 1}
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Path:
+    ladybug = pytest.importorskip("ladybug")
+    path = tmp_path / "g.lbug"
+    database = ladybug.Database(str(path))
+    connection = ladybug.Connection(database)
+    for statement in (
+        "CREATE NODE TABLE Person(name STRING PRIMARY KEY, born DATE, tags STRING[], photo BLOB)",
+        "CREATE NODE TABLE City(id INT64 PRIMARY KEY, title STRING)",
+        "CREATE REL TABLE LIVES_IN(FROM Person TO City, since INT64)",
+        "CREATE (:Person {name: 'Ann', born: date('2001-02-03'), tags: ['a', 'b'], photo: BLOB('\\\\xAA')})",
+        "CREATE (:City {id: 7, title: 'Oslo'})",
+        "MATCH (p:Person), (c:City) CREATE (p)-[:LIVES_IN {since: 2010}]->(c)",
+    ):
+        connection.execute(statement)
+    connection.close()
+    database.close()
+    return path
+
+
+def test_an_embedded_graph_is_read_and_not_written(embedded: Path) -> None:
+    before = embedded.read_bytes()
+    found, report = read(open_sources([str(embedded)]))
+    assert found == {
+        ("Ann", "type"): "Person",
+        ("Ann", "born"): "2001-02-03",
+        ("Ann", "tags"): "a, b",
+        ("Ann", "lives in"): "Oslo",
+        ("Ann", "since (lives in Oslo)"): "2010",
+        ("Oslo", "type"): "City",
+        ("Oslo", "id"): "7",
+    }
+    assert report.dropped == {"binary data": 1}
+    assert embedded.read_bytes() == before
+
+
+def test_a_query_chooses_what_is_read(embedded: Path) -> None:
+    query = "MATCH (p:Person)-[r:LIVES_IN]->(c) RETURN p.name AS name, 'home' AS property, c.title AS value"
+    assert read(open_sources([str(embedded)], query=query))[0] == {("Ann", "home"): "Oslo"}
+    query = "MATCH (p:Person) RETURN p.name AS who, p.born AS born"
+    found = read(open_sources([str(embedded)], query=query, columns=Columns(name="who")))[0]
+    assert found == {("Ann", "born"): "2001-02-03"}
+    with pytest.raises(DataError, match="refuses the query"):
+        read(open_sources([str(embedded)], query="MATCH (p:Nobody) RETURN p"))

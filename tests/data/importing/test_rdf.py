@@ -1,0 +1,159 @@
+"""RDF: what survives of names, languages, units, lists and things without a name; pyoxigraph beside rdflib."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+import rdflib
+
+from kblam.data.importing import Languages, RdflibGraph, open_sources
+from kblam.errors import DataError, TripleFormatError
+from tests.data.importing.reading import facts, read, written
+
+TURTLE = """
+@prefix ex: <http://ex.org/> .
+@prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
+@prefix xsd: <http://www.w3.org/2001/XMLSchema#> .
+@prefix qudt: <http://qudt.org/schema/qudt/> .
+ex:Q1 rdfs:label "Berlin"@en, "Berlín"@es ; a ex:CapitalCity ; ex:founded "1237-10-28"^^xsd:date ; ex:isIn ex:Q2 ;
+  ex:mayor [ ex:firstName "Kai" ; ex:since 2023 ] ; ex:colors ("red" "white") ; ex:twin ex:Q3, ex:New_York ;
+  ex:area [ qudt:numericValue 891.3 ; qudt:unit <http://qudt.org/vocab/unit/KM2> ] ;
+  ex:height "115"^^<http://dbpedia.org/datatype/metre> ; ex:growth 2.5e0 ; ex:page <https://berlin.de/> ;
+  ex:mail <mailto:a@berlin.de> .
+ex:Q2 rdfs:label "Germany"@en ; ex:motto "Einigkeit"@de, "Unity"@en .
+ex:Q3 rdfs:label "Berlin"@en ; ex:state ex:New_Hampshire .
+ex:New_York ex:flag "AAAA"^^xsd:base64Binary ; ex:motto "Excelsior" .
+ex:mayor rdfs:label "head of the city"@en .
+"""
+BERLIN = {
+    "name": "Berlin",
+    "name (es)": "Berlín",
+    "type": "capital city",
+    "founded": "1237-10-28",
+    "is in": "Germany",
+    "head of the city first name": "Kai",
+    "head of the city since": "2023",
+    "colors": "red, white",
+    "twin": "Berlin (Q3), New York",
+    "area": "891.3 KM2",
+    "height": "115 metre",
+    "growth": "2.5",
+    "page": "https://berlin.de/",
+    "mail": "a@berlin.de",
+}
+
+
+def test_names_languages_units_dates_lists_and_inner_things_survive(tmp_path: Path) -> None:
+    found, report = read(open_sources([str(written(tmp_path / "a.ttl", TURTLE))]))
+    assert {prop: value for (name, prop), value in found.items() if name == "Berlin (Q1)"} == BERLIN
+    assert found["Germany", "motto"] == "Unity"
+    assert found["Germany", "motto (de)"] == "Einigkeit"
+    assert found["New York", "motto"] == "Excelsior"
+    assert report.dropped == {"binary data": 1}
+    assert (report.told_apart, report.unnamed, report.several) == (2, 1, 2)
+
+
+def test_languages_are_chosen_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ttl", TURTLE)
+    found = facts(path, "de,*")
+    assert found["Germany", "motto"] == "Einigkeit"
+    assert found["Germany", "motto (en)"] == "Unity"
+
+    found, report = read(open_sources([str(path)]), languages=Languages(["en"]))
+    assert ("Germany", "motto (de)") not in found
+    assert report.dropped["a text in another language than en"] == 2
+    with pytest.raises(DataError, match="no tag of a language"):
+        Languages(["english!"])
+
+
+def test_a_graph_of_rdflib_says_the_same(tmp_path: Path) -> None:
+    graph = rdflib.Graph().parse(data=TURTLE, format="turtle")
+    told = read([RdflibGraph(graph)])[0]
+    # rdflib has its own order, so joined values may stand in another.
+    assert {each: sorted(value.split(", ")) for each, value in told.items()} == {
+        each: sorted(value.split(", ")) for each, value in facts(written(tmp_path / "a.ttl", TURTLE)).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"),
+    [("nt", "nt"), ("rdf", "xml"), ("n3", "n3"), ("trig", "trig"), ("nq", "nquads"), ("jsonld", "json-ld")],
+)
+def test_other_forms_say_the_same(tmp_path: Path, suffix: str, format: str) -> None:
+    dataset = rdflib.Dataset()
+    graph = dataset.default_graph if suffix in ("trig", "nq") else rdflib.Graph()
+    graph.parse(data="\n".join(line for line in TURTLE.splitlines() if "base64" not in line), format="turtle")
+    text = (dataset if suffix in ("trig", "nq") else graph).serialize(format=format)
+    found = facts(written(tmp_path / f"a.{suffix}", text))
+    told = {prop: sorted(value.split(", ")) for (name, prop), value in found.items() if name == "Berlin (Q1)"}
+    assert told == {prop: sorted(value.split(", ")) for prop, value in BERLIN.items()}
+
+
+JSON_LD = """{
+  "@context": {"@vocab": "http://schema.org/", "knows": {"@type": "@id"}, "born": {"@type": "http://www.w3.org/2001/XMLSchema#date"}},
+  "@graph": [
+    {"@id": "http://e/ann", "@type": "Person", "name": "Ann Lee", "knows": "http://e/bo", "born": "2001-02-03",
+     "address": {"streetAddress": "1 Sea Lane", "geo": {"latitude": 1.5}}, "award": {"@list": ["Gold", "Oak"]},
+     "weight": {"value": 61, "unitText": "kg"}, "worksFor": {"name": "Acme", "foundingDate": "1999"}},
+    {"@id": "http://e/bo", "name": {"@value": "Bo", "@language": "en"}}
+  ]
+}"""
+
+
+def test_json_ld_has_inner_things_and_amounts_with_units(tmp_path: Path) -> None:
+    assert facts(written(tmp_path / "a.jsonld", JSON_LD)) == {
+        ("Ann Lee", "type"): "Person",
+        ("Ann Lee", "knows"): "Bo",
+        ("Ann Lee", "born"): "2001-02-03",
+        ("Ann Lee", "address street address"): "1 Sea Lane",
+        ("Ann Lee", "address geo latitude"): "1.5",
+        ("Ann Lee", "award"): "Gold, Oak",
+        ("Ann Lee", "weight"): "61 kg",
+        ("Ann Lee", "works for"): "Acme",
+        ("Acme", "founding date"): "1999",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"@context": "https://schema.org/", "name": "Ann"}', "never fetched"),
+        ('{"@context": {"a": {"@id": "b"}, "b": {"@id": "a:x"}}, "a": "c"}', "Cyclic"),
+        ('{"@context": {"@vocab": "http://s/"}, "name": ', "Parser error|end of"),
+    ],
+    ids=["remote", "cyclic", "cut short"],
+)
+def test_contexts_that_are_remote_or_lead_in_circles_are_refused(
+    tmp_path: Path, text: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", never)
+    with pytest.raises(TripleFormatError, match=told) as caught:
+        facts(written(tmp_path / "a.jsonld", text))
+    assert str(tmp_path / "a.jsonld") in str(caught.value)
+
+
+def test_things_that_lead_back_to_themselves_are_counted(tmp_path: Path) -> None:
+    text = '_:a <http://e/p> _:b .\n_:b <http://e/p> _:a .\n_:b <http://e/q> "z" .\n<http://e/x> <http://e/r> "1" .\n'
+    found, report = read(open_sources([str(written(tmp_path / "a.nt", text))]))
+    assert found == {("x", "r"): "1"}
+    assert list(report.dropped.values()) == [3]
+
+
+def test_a_long_list_is_one_value_and_too_much_of_it_is_counted(tmp_path: Path) -> None:
+    items = " ".join(f'"value number {number}"' for number in range(300))
+    found, report = read(open_sources([str(written(tmp_path / "a.ttl", f"<http://e/a> <http://e/p> ({items}) ."))]))
+    assert found["a", "p"].startswith("value number 0, value number 1, ")
+    assert len(found["a", "p"]) <= 1000
+    kept = found["a", "p"].count(",") + 1
+    assert sum(report.dropped.values()) == 300 - kept
+
+
+def test_compressed_dumps_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nt.gz"
+    path.write_bytes(gzip.compress(b'<http://e/a> <http://e/p> "1" .\n'))
+    assert facts(path) == {("a", "p"): "1"}
