@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kblam.cli.data import real
+from kblam.cli.data.export import export
 from kblam.cli.data.import_ import import_
 from kblam.cli.data.synthesise import synthesise
 from kblam.cli.errors import Commands
@@ -17,4 +18,5 @@ app = typer.Typer(
 )
 real.add_to(app)
 app.command("import")(import_)
+app.command("export")(export)
 app.command("synthesise")(synthesise)

@@ -9,9 +9,11 @@ from xml.parsers import expat
 
 from kblam.data.importing.compressed import open_file
 from kblam.data.importing.graph import edge_items, node_items
-from kblam.data.importing.items import Bad, Dropped, Item, Node
+from kblam.data.importing.items import Bad, Dropped, Item, Node, Statement
 from kblam.errors import TripleFormatError
 
+# The id of a graph that `kblam data export` wrote.
+OURS = "kblam"
 _CHUNK = 2**16
 # Attributes of an edge that may say of which type it is.
 KINDS = ("label", "relation", "type", "relationship", "predicate", "name", "edge_type")
@@ -70,6 +72,7 @@ class _Reader:
         self.parser.CharacterDataHandler = self._text
         self.parser.EntityDeclHandler = self._refuse
         # <key id> -> (name, type), for nodes and for edges; default values
+        self._is_ours = False  # names and properties are texts as they are
         self._keys: dict[str, tuple[str, str]] = {}
         self._defaults: dict[tuple[str, str], str] = {}
         self._for: dict[str, str] = {}
@@ -101,6 +104,8 @@ class _Reader:
             self._key = attributes.get("id", "")
             self._keys[self._key] = attributes.get("attr.name", self._key), attributes.get("attr.type", "string")
             self._for[self._key] = attributes.get("for", "all")
+        elif tag == "graph":
+            self._is_ours = self._is_ours or attributes.get("id") == OURS
         elif tag in ("node", "edge"):
             self._open.append({"tag": tag, "attributes": attributes, "data": {}, "line": self.parser.CurrentLineNumber})
         elif tag in ("data", "default"):
@@ -136,7 +141,9 @@ class _Reader:
         attributes, kind = element["attributes"], element["tag"]
         try:
             properties = self._properties(element["data"], kind)
-            if kind == "node":
+            if self._is_ours:
+                self.found += _as_written(kind, attributes, properties)
+            elif kind == "node":
                 self.found += node_items(Node(_of(attributes, "id")), (), _named(properties, attributes))
             else:
                 type_of = next((key for key in KINDS if isinstance(properties.get(key), str)), None)
@@ -161,6 +168,16 @@ class _Reader:
             except ValueError:
                 raise ValueError(f"{name} must be {type_of}, got {text[:40]!r}") from None
         return found
+
+
+def _as_written(kind: str, attributes: dict[str, str], properties: dict[str, object]) -> Iterator[Item]:
+    """What a graph says that `kblam data export` wrote."""
+    if kind == "edge":
+        yield Statement(_of(attributes, "source"), str(properties.get("label", "")), _of(attributes, "target"))
+        return
+    name = _of(attributes, "id")
+    for prop, value in properties.items():
+        yield Statement(name, prop, str(value))
 
 
 def _of(attributes: dict[str, str], name: str) -> str:

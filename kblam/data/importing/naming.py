@@ -42,7 +42,8 @@ class Naming:
         sql.execute(
             "INSERT INTO names "
             "SELECT s, kblam_clean(coalesce((SELECT text FROM labels WHERE node = s), kblam_name(s))) "
-            "FROM (SELECT DISTINCT s FROM statements WHERE sn) "
+            # What is only named, such as a property, is no thing that anything is known of.
+            f"FROM (SELECT DISTINCT s FROM statements WHERE sn AND (pn OR p <> '{NAME}')) "
             "WHERE s NOT GLOB '_:*' OR s IN (SELECT node FROM labels)"
         )
         self.unnamed = self._count("names WHERE node NOT IN (SELECT node FROM labels)")
@@ -53,6 +54,9 @@ class Naming:
         for (node,) in sql.execute("SELECT node FROM names"):
             if len(self._namespaces) < _MOST_NAMESPACES:
                 self._namespaces.add(namespace(node))
+        self._predicates = {
+            node for (node,) in sql.execute(f"SELECT DISTINCT p FROM statements WHERE pn LIMIT {_MOST_NAMESPACES}")
+        }
         self._properties: dict[str, str] = {}
         self._owners: dict[str, list[tuple[str, str]] | None] = {}
 
@@ -66,7 +70,8 @@ class Naming:
         if not sn:
             yield from self._with_value([(s, prop)], v, vn, prop)
         elif (name := self._known(s)) is not None:
-            if not (p == NAME and not pn and v == name):
+            is_own_name = p == NAME and not pn and (v == name or s in self._predicates)
+            if not is_own_name:
                 yield from self._with_value([(name, prop)], v, vn, prop)
         else:
             yield from self._of_nameless(s, p, prop, v, vn)

@@ -115,7 +115,7 @@ class Stage:
 
     def _add_label(self, label: Label) -> None:
         rank = self._languages.rank(label.language)
-        text = " ".join(label.text.split())
+        text = label.text.strip()
         if rank is None or not text:
             return
         self._labels.append((label.node.id, rank * 100 + label.rank, text))

@@ -34,7 +34,8 @@ def as_words(identifier: str) -> str:
         return " ".join(identifier.lower().replace("_", " ").split())
     spaced = identifier.replace("_", " ").strip()
     if " " not in spaced and (identifier[:1].islower() or _HUMP.search(identifier)):
-        spaced = " ".join(
-            word if len(word) > 1 and word.isupper() else word.lower() for word in _HUMP.sub(" ", spaced).split()
-        )
+        parts = _HUMP.sub(" ", spaced).split()
+        if any(len(part) == 1 for part in parts):  # pH
+            return identifier
+        spaced = " ".join(part if part.isupper() else part.lower() for part in parts)
     return " ".join(spaced.split()) or identifier

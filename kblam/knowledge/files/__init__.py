@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +22,7 @@ from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
+from kblam.knowledge.files.whole import whole_file
 from kblam.knowledge.records import RecordReader, joined
 from kblam.knowledge.triples import Triple
 
@@ -181,42 +181,10 @@ def write_triples(
         TripleFormatError: the suffix names no format, the path cannot be written, or something is there that is not
             to be replaced.
     """
-    file = Path(path).expanduser().resolve()  # a link stays one, and the unfinished file lies beside what it means
+    file = Path(path).expanduser()
     writer = _writer_of(file, format)
-    if not overwrite and file.exists():  # before minutes of writing, not only after
-        raise _taken(Path(path))
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        try:
-            count = writer(unfinished, triples)
-            if overwrite:
-                unfinished.replace(file)
-            else:
-                _publish(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except FileExistsError:
-        raise _taken(Path(path)) from None
-    except OSError as error:
-        raise TripleFormatError(f"cannot write: {error.strerror}", path=file) from error
-    return count
-
-
-def _taken(file: Path) -> TripleFormatError:
-    fix = argument("overwrite=True", "--overwrite", ("kb export",))
-    return TripleFormatError(f"there is a file already; {fix} replaces it", path=file)
-
-
-def _publish(unfinished: Path, file: Path) -> None:
-    """Gives a file its name; FileExistsError if something has it, also if it came there meanwhile."""
-    try:
-        file.hardlink_to(unfinished)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        with file.open("xb"):
-            pass
-        unfinished.replace(file)
+    with whole_file(file, overwrite=overwrite) as unfinished:
+        return writer(unfinished, triples)
 
 
 def _writer_of(path: Path, format: Format | None) -> Callable[[Path, Iterable[Triple]], int]:

@@ -1,0 +1,135 @@
+"""`kblam data export`: a base for other tools, and questions as a training or evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kblam.cli.errors import CommandError
+from kblam.cli.files import count_of, open_file
+from kblam.cli.output import err, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kblam.knowledge import Triple
+
+
+class Form(str, Enum):
+    """Of a set of questions."""
+
+    plain = "plain"
+    alpaca = "alpaca"
+    sharegpt = "sharegpt"
+    messages = "messages"
+    ragas = "ragas"
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A knowledge base, a file of triples, or with --as one of questions."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A base: .ttl .nt .graphml .md .csv .tsv .jsonl .json. Questions: .json .jsonl .csv .parquet.",
+        ),
+    ],
+    form: Annotated[
+        Form | None,
+        typer.Option("--as", help="Write questions, in this form. Of a base these are its example questions."),
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option("--splits", metavar="NAME=SHARE,...", help="A file for each split: train=0.9,test=0.1."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the splits.")] = 0,
+    with_contexts: Annotated[
+        bool, typer.Option("--with-contexts", help="Put the facts into the prompts of alpaca, sharegpt and messages.")
+    ] = False,
+    base_iri: Annotated[
+        str, typer.Option("--base-iri", help="What the ids of things and properties begin with in RDF.")
+    ] = "urn:kblam:",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a base for other tools (RDF, GraphML, Markdown, CSV), or questions as a training or evaluation set.
+
+    Files are written completely or not at all. What a format has no place for is said.
+
+    Example: kblam data export facts.kb -o facts.ttl
+    """
+    if form is not None:
+        _export_questions(source, output, form, splits, seed, with_contexts, overwrite)
+        return
+    if splits is not None or with_contexts:
+        raise CommandError("--splits and --with-contexts are for questions: choose their form with --as")
+    from kblam.data.exporting import export_base
+
+    with _triples(source) as triples, waiting("writing"):
+        count, lost = export_base(output, triples, base_iri=base_iri, overwrite=overwrite)
+    for one in lost:
+        err.print(f"not written: {one}", style="yellow", markup=False, soft_wrap=True)
+    err.print(f"{output}: {count_of(count)}", markup=False, soft_wrap=True)
+
+
+def _export_questions(
+    source: Path, output: Path, form: Form, splits: str | None, seed: int, with_contexts: bool, overwrite: bool
+) -> None:
+    from kblam.data.exporting import example_questions, export_splits, read_questions
+    from kblam.errors import TripleFormatError
+
+    shares = _shares(splits) if splits is not None else {"": 1.0}
+    options = {"form": form.value, "with_contexts": with_contexts, "overwrite": overwrite, "seed": seed}
+    if _is_base(source):
+        with open_file(source) as kb, waiting("writing"):
+            counts = export_splits(output, example_questions(kb.triples()), shares, **options)  # type: ignore[arg-type]
+    else:
+        if not source.is_file():
+            raise TripleFormatError("cannot read: No such file or directory", path=source)
+        with waiting("writing"):
+            counts = export_splits(output, read_questions(source), shares, **options)  # type: ignore[arg-type]
+    for name, count in counts.items():
+        file = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output
+        err.print(f"{file}: {count:,} question{'' if count == 1 else 's'}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _triples(source: Path) -> Iterator[Iterable[Triple]]:
+    from kblam.knowledge import TripleFile
+
+    if _is_base(source):
+        with open_file(source) as kb:
+            yield kb.triples()
+    else:
+        yield TripleFile(source)
+
+
+def _is_base(source: Path) -> bool:
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
+
+    return source.suffix.lower() not in FORMAT_OF_SUFFIX
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, share = (piece.strip() for piece in part.partition("="))
+        try:
+            number = float(share)
+        except ValueError:
+            number = -1.0
+        if not name.isidentifier() or not equals or number < 0 or name in shares:
+            raise CommandError(
+                f"{part.strip()!r} is no split; write NAME=SHARE with commas between: train=0.9,test=0.1"
+            )
+        shares[name] = number
+    return shares

@@ -1,0 +1,163 @@
+"""A question with its answer in the forms that training and evaluation tools read, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kblam.data.quiz import Question
+from kblam.errors import TripleFormatError
+from kblam.knowledge.triples import Triple, key_text
+from kblam.strict_json import loads, problem
+
+_FACTS = "Facts:\n"
+
+
+@dataclass(frozen=True)
+class QuestionAnswer:
+    """A question, its answer, and what the answer rests on.
+
+    Args:
+        question, answer: not empty.
+        contexts: the facts, each a sentence; none where the base has no answer.
+        kind: single, pair, open, ...
+        group: questions of one group stay in one split; the name of the thing that is asked about.
+    """
+
+    question: str
+    answer: str
+    contexts: tuple[str, ...] = ()
+    kind: str = "single"
+    group: str = ""
+
+
+def of_question(question: Question, refusal: str) -> QuestionAnswer:
+    """A question of a quiz; `refusal` answers what its base does not know."""
+    facts = question.facts
+    contexts = tuple(_sentence(fact.name, fact.property, fact.value) for fact in facts)
+    answer = question.answer if facts else refusal
+    return QuestionAnswer(question.text, answer, contexts, question.kind, facts[0].name if facts else "")
+
+
+def example_questions(triples: Iterable[Triple]) -> Iterator[QuestionAnswer]:
+    """The example questions that triples bring along."""
+    for triple in triples:
+        if triple.question is not None and triple.answer is not None:
+            context = _sentence(triple.name, triple.property, triple.value)
+            yield QuestionAnswer(triple.question, triple.answer, (context,), group=triple.name)
+
+
+def _sentence(name: str, prop: str, value: str) -> str:
+    return " ".join(f"{key_text(name, prop)} is {value}".split())  # facts stand a line each
+
+
+# --- forms -----------------------------------------------------------------------------------------------
+
+
+def _to_plain(one: QuestionAnswer, _: bool) -> dict[str, Any]:
+    return {
+        "question": one.question,
+        "answer": one.answer,
+        "contexts": list(one.contexts),
+        "kind": one.kind,
+        "group": one.group,
+    }
+
+
+def _to_alpaca(one: QuestionAnswer, with_contexts: bool) -> dict[str, Any]:
+    facts = "\n".join(one.contexts) if with_contexts else ""
+    return {"instruction": one.question, "input": facts, "output": one.answer}
+
+
+def _to_sharegpt(one: QuestionAnswer, with_contexts: bool) -> dict[str, Any]:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [{"from": names[role], "value": text} for role, text in _turns(one, with_contexts)]
+    return {"conversations": turns}
+
+
+def _to_messages(one: QuestionAnswer, with_contexts: bool) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for role, text in _turns(one, with_contexts)]}
+
+
+def _to_ragas(one: QuestionAnswer, _: bool) -> dict[str, Any]:
+    # The reference is the right answer; the response is what is judged, and here they are one until a model answers.
+    return {
+        "user_input": one.question,
+        "response": one.answer,
+        "retrieved_contexts": list(one.contexts),
+        "reference": one.answer,
+    }
+
+
+def _turns(one: QuestionAnswer, with_contexts: bool) -> Iterator[tuple[str, str]]:
+    if with_contexts and one.contexts:
+        yield "system", _FACTS + "\n".join(one.contexts)
+    yield "user", one.question
+    yield "assistant", one.answer
+
+
+FORMS: dict[str, Callable[[QuestionAnswer, bool], dict[str, Any]]] = {
+    "plain": _to_plain,
+    "alpaca": _to_alpaca,
+    "sharegpt": _to_sharegpt,
+    "messages": _to_messages,
+    "ragas": _to_ragas,
+}
+
+
+def of_record(record: object) -> QuestionAnswer:
+    """A question out of a record of any of the forms.
+
+    Raises:
+        TripleFormatError: it is none of them, or of a conversation with more than one question.
+    """
+    if not isinstance(record, Mapping):
+        raise TripleFormatError("a question must be an object")
+    if "user_input" in record:
+        answer = record.get("reference") or record.get("response")
+        return _made(record["user_input"], answer, record.get("retrieved_contexts"))
+    if "instruction" in record:
+        return _made(record["instruction"], record.get("output"), _lines(record.get("input")))
+    if "conversations" in record or "messages" in record:
+        return _of_turns(record)
+    if "question" in record or "Q" in record:
+        question, answer = record.get("question", record.get("Q")), record.get("answer", record.get("A"))
+        kind, group = str(record.get("kind") or "single"), str(record.get("group") or "")
+        return _made(question, answer, record.get("contexts"), kind, group)
+    known = "question and answer; instruction and output; conversations; messages; user_input and reference"
+    raise TripleFormatError(f"no question in it; a record has {known}")
+
+
+def _of_turns(record: Mapping[str, Any]) -> QuestionAnswer:
+    said: dict[str, list[str]] = {}
+    for turn in record.get("conversations") or record.get("messages") or ():
+        if not isinstance(turn, Mapping):
+            raise TripleFormatError("a turn of a conversation must be an object")
+        role = str(turn.get("from") or turn.get("role"))
+        said.setdefault({"human": "user", "gpt": "assistant"}.get(role, role), []).append(
+            str(turn.get("value") or turn.get("content") or "")
+        )
+    if len(said.get("user", ())) != 1 or len(said.get("assistant", ())) != 1:
+        raise TripleFormatError("a conversation of one question and one answer is needed")
+    facts = said.get("system", [""])[0]
+    contexts = _lines(facts.removeprefix(_FACTS)) if facts.startswith(_FACTS) else []
+    return _made(said["user"][0], said["assistant"][0], contexts)
+
+
+def _lines(text: object) -> list[str]:
+    return text.split("\n") if isinstance(text, str) and text else []
+
+
+def _made(question: object, answer: object, contexts: object, kind: str = "single", group: str = "") -> QuestionAnswer:
+    for part, text in (("question", question), ("answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            raise TripleFormatError(f"the {part} is missing or empty")
+    if isinstance(contexts, str):  # out of CSV
+        try:
+            contexts = loads(contexts) if contexts else []
+        except (ValueError, RecursionError) as error:
+            raise TripleFormatError(f"contexts must be a list of texts: {problem(error)}") from None
+    if contexts is not None and not isinstance(contexts, list | tuple):
+        raise TripleFormatError("contexts must be a list of texts")
+    return QuestionAnswer(str(question), str(answer), tuple(map(str, contexts or ())), kind, group)

@@ -1,0 +1,35 @@
+"""kblam data export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kblam import KnowledgeBase, Triple
+from tests.cli.conftest import ENCODER, kblam
+
+
+def test_a_base_is_written_for_others(kb: Path, facts_file: Path, tmp_path: Path) -> None:
+    run = kblam("data", "export", kb, "-o", tmp_path / "a.ttl").ok()
+    assert run.stdout == ""
+    assert "a.ttl: 3 triples" in run.stderr
+    kblam("data", "export", kb, "-o", tmp_path / "a.ttl").failed(2, "--overwrite replaces it")
+    kblam("data", "export", facts_file, "-o", tmp_path / "a.ttl", "--overwrite").ok()
+    kblam("data", "export", kb, "-o", tmp_path / "a.xyz").failed(2, "cannot tell the format")
+    kblam("data", "export", kb, "-o", tmp_path / "b.ttl", "--splits", "a=1").failed(2, "choose their form with --as")
+
+
+def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
+    with KnowledgeBase.create(tmp_path / "q.kb", ENCODER) as made:
+        made.add([Triple(f"n{at}", "p", "v", question=f"q{at}?", answer="v") for at in range(20)])
+    out = tmp_path / "set.jsonl"
+    told = kblam(
+        "data", "export", tmp_path / "q.kb", "-o", out, "--as", "alpaca", "--splits", "train=0.5,test=0.5"
+    ).ok()
+    assert "set-train.jsonl: " in told.stderr
+    lines = [line for name in ("train", "test") for line in (tmp_path / f"set-{name}.jsonl").read_text().splitlines()]
+    assert len(lines) == 20
+    assert json.loads(lines[0])["output"] == "v"
+    kblam("data", "export", tmp_path / "set-train.jsonl", "-o", tmp_path / "m.json", "--as", "messages").ok()
+    assert "messages" in json.loads((tmp_path / "m.json").read_text())[0]
+    kblam("data", "export", tmp_path / "q.kb", "-o", out, "--as", "plain", "--splits", "a").failed(2, "is no split")

@@ -1,0 +1,124 @@
+"""Sets of questions in the forms of other tools: written, read back, divided into splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kblam.data.exporting import (
+    FORMS,
+    QuestionAnswer,
+    example_questions,
+    export_questions,
+    export_splits,
+    of_question,
+    read_questions,
+)
+from kblam.data.quiz import NO_ENTITY, Question
+from kblam.errors import DataError, TripleFormatError
+from kblam.knowledge import Triple
+
+ONE = QuestionAnswer(
+    "What is the use of Oak?", 'The use of Oak is "ships".', ("the use of Oak is ships",), "single", "Oak"
+)
+TWO = QuestionAnswer("Who?\nAnd 誰?", "I do not know.", (), "no entity", "")
+SET = [ONE, TWO]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_set_comes_back_as_it_was(tmp_path: Path, form: str, suffix: str) -> None:
+    path = tmp_path / f"set.{suffix}"
+    if suffix == "csv" and form in ("sharegpt", "messages"):
+        with pytest.raises(DataError, match="CSV cannot hold"):
+            export_questions(path, SET, form=form)
+        return
+    assert export_questions(path, SET, form=form, with_contexts=True) == 2
+    found = list(read_questions(path))
+    assert [(one.question, one.answer, one.contexts) for one in found] == [
+        (one.question, one.answer, one.contexts) for one in SET
+    ]
+    if form == "plain":
+        assert found == SET
+
+
+def test_forms_are_those_of_the_tools(tmp_path: Path) -> None:
+    def record(form: str, **options: bool) -> object:
+        export_questions(tmp_path / "a.json", [ONE], form=form, **options)
+        return json.loads((tmp_path / "a.json").read_text())[0]
+
+    question, answer, facts = ONE.question, ONE.answer, list(ONE.contexts)
+    assert record("alpaca") == {"instruction": question, "input": "", "output": answer}
+    assert record("alpaca", with_contexts=True) == {"instruction": question, "input": facts[0], "output": answer}
+    assert record("sharegpt") == {
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    }
+    assert record("messages", with_contexts=True) == {
+        "messages": [
+            {"role": "system", "content": f"Facts:\n{facts[0]}"},
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+    assert record("ragas") == {
+        "user_input": question,
+        "response": answer,
+        "retrieved_contexts": facts,
+        "reference": answer,
+    }
+
+
+def test_questions_about_one_thing_stay_in_one_split(tmp_path: Path) -> None:
+    questions = [QuestionAnswer(f"q{n}", "a", group=f"thing {n % 50}") for n in range(500)]
+    counts = export_splits(tmp_path / "s.jsonl", questions, {"train": 0.8, "test": 0.2})
+    assert sum(counts.values()) == 500
+    assert 300 < counts["train"] < 480
+    held = {name: {one.group for one in read_questions(tmp_path / f"s-{name}.jsonl")} for name in counts}
+    assert held["train"].isdisjoint(held["test"])
+    again = export_splits(tmp_path / "t.jsonl", [*questions, QuestionAnswer("new", "a")], {"train": 0.8, "test": 0.2})
+    assert {one.group for one in read_questions(tmp_path / "t-test.jsonl")} - {""} == held["test"]
+    assert sum(again.values()) == 501
+
+
+def test_questions_come_from_quizzes_and_from_triples() -> None:
+    fact = Triple("Oak", "use", "ships", question="What is Oak for?", answer="Ships.")
+    assert list(example_questions([fact, Triple("Elm", "use", "carts")])) == [
+        QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak")
+    ]
+    unknown = of_question(Question("Who is X?", (), kind=NO_ENTITY), "I do not know.")
+    assert unknown == QuestionAnswer("Who is X?", "I do not know.", (), NO_ENTITY, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"question": "a", "answer": ""}', "s.jsonl:1: the answer is missing or empty"),
+        ('{"q": 1}', "no question in it"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "one question and one answer"),
+        ('{"messages": ["a"]}', "must be an object"),
+        ('{"question": "a", "answer": "b", "contexts": 3}', "contexts must be a list"),
+        ("[1]", "must be an object"),
+        ("{", "not JSON"),
+    ],
+)
+def test_records_that_are_no_questions(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text(text + "\n")
+    with pytest.raises(TripleFormatError, match=told):
+        list(read_questions(path))
+
+
+def test_what_does_not_go_together_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    for options, told in (
+        ({"form": "x"}, "there is no form"),
+        ({"splits": {"a": 0.5, "b": 0.4}}, "add up to 1; got a=0.5, b=0.4"),
+    ):
+        with pytest.raises(DataError, match=told):
+            export_splits(tmp_path / "s.json", SET, **{"splits": {"": 1.0}, **options})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="cannot tell the format"):
+        export_questions(tmp_path / "s.txt", SET)
+    with pytest.raises(DataError, match="no question to write"):
+        export_questions(tmp_path / "s.jsonl", [])
+    assert list(tmp_path.iterdir()) == []
