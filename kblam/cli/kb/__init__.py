@@ -6,6 +6,7 @@ import typer
 
 from kblam.cli.errors import Commands
 from kblam.cli.kb.changing import add, build, remove
+from kblam.cli.kb.doctor import doctor
 from kblam.cli.kb.info import info
 from kblam.cli.kb.looking import check, export, list_triples
 
@@ -17,3 +18,4 @@ app.command("list")(list_triples)
 app.command("export")(export)
 app.command("info")(info)
 app.command("check")(check)
+app.command("doctor")(doctor)

@@ -35,9 +35,9 @@ class QuestionAnswer:
 def of_question(question: Question, refusal: str) -> QuestionAnswer:
     """A question of a quiz; `refusal` answers what its base does not know."""
     facts = question.facts
-    contexts = tuple(_sentence(fact.name, fact.property, fact.value) for fact in facts)
+    contexts = tuple(_sentence(*fact) for fact in facts)
     answer = question.answer if facts else refusal
-    return QuestionAnswer(question.text, answer, contexts, question.kind, facts[0].name if facts else "")
+    return QuestionAnswer(question.text, answer, contexts, question.kind, facts[0][0] if facts else "")
 
 
 def example_questions(triples: Iterable[Triple]) -> Iterator[QuestionAnswer]:

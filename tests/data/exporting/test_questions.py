@@ -87,6 +87,8 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
     assert list(example_questions([fact, Triple("Elm", "use", "carts")])) == [
         QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak")
     ]
+    known = of_question(Question("Oak?", (("Oak", "use", "ships"),), "The {property} of {name} is {value}."), "no")
+    assert known == QuestionAnswer("Oak?", "The use of Oak is ships.", ("the use of Oak is ships",), "single", "Oak")
     unknown = of_question(Question("Who is X?", (), kind=NO_ENTITY), "I do not know.")
     assert unknown == QuestionAnswer("Who is X?", "I do not know.", (), NO_ENTITY, "")
 
