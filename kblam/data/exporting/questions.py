@@ -12,6 +12,7 @@ from kblam.knowledge.triples import Triple, key_text
 from kblam.strict_json import loads, problem
 
 _FACTS = "Facts:\n"
+_NUMBERS = ("page", "offset")  # of a source
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class QuestionAnswer:
         contexts: the facts, each a sentence; none where the base has no answer.
         kind: single, pair, open, ...
         group: questions of one group stay in one split; the name of the thing that is asked about.
+        sources: where documents say it, as plain values.
     """
 
     question: str
@@ -30,6 +32,7 @@ class QuestionAnswer:
     contexts: tuple[str, ...] = ()
     kind: str = "single"
     group: str = ""
+    sources: tuple[Mapping[str, Any], ...] = ()
 
 
 def of_question(question: Question, refusal: str) -> QuestionAnswer:
@@ -62,6 +65,7 @@ def _to_plain(one: QuestionAnswer, _: bool) -> dict[str, Any]:
         "contexts": list(one.contexts),
         "kind": one.kind,
         "group": one.group,
+        "sources": [dict(source) for source in one.sources],
     }
 
 
@@ -124,7 +128,7 @@ def of_record(record: object) -> QuestionAnswer:
     if "question" in record or "Q" in record:
         question, answer = record.get("question", record.get("Q")), record.get("answer", record.get("A"))
         kind, group = str(record.get("kind") or "single"), str(record.get("group") or "")
-        return _made(question, answer, record.get("contexts"), kind, group)
+        return _made(question, answer, record.get("contexts"), kind, group, record.get("sources"))
     known = "question and answer; instruction and output; conversations; messages; user_input and reference"
     raise TripleFormatError(f"no question in it; a record has {known}")
 
@@ -149,15 +153,39 @@ def _lines(text: object) -> list[str]:
     return text.split("\n") if isinstance(text, str) and text else []
 
 
-def _made(question: object, answer: object, contexts: object, kind: str = "single", group: str = "") -> QuestionAnswer:
+def _made(
+    question: object,
+    answer: object,
+    contexts: object,
+    kind: str = "single",
+    group: str = "",
+    sources: object = None,
+) -> QuestionAnswer:
     for part, text in (("question", question), ("answer", answer)):
         if not isinstance(text, str) or not text.strip():
             raise TripleFormatError(f"the {part} is missing or empty")
-    if isinstance(contexts, str):  # out of CSV
+    facts = tuple(map(str, _listed("contexts", contexts)))
+    where = _listed("sources", sources)
+    if not all(isinstance(one, Mapping) for one in where):
+        raise TripleFormatError("sources must be a list of objects")
+    return QuestionAnswer(str(question), str(answer), facts, kind, group, tuple(map(_source, where)))
+
+
+def _source(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Its numbers as such: files are read with the digits that they have."""
+    return {
+        key: int(value) if key in _NUMBERS and isinstance(value, str) and value.isdecimal() else value
+        for key, value in record.items()
+    }
+
+
+def _listed(part: str, given: object) -> list[Any]:
+    """A list, which CSV and Parquet may have as the text of one."""
+    if isinstance(given, str):
         try:
-            contexts = loads(contexts) if contexts else []
+            given = loads(given) if given else []
         except (ValueError, RecursionError) as error:
-            raise TripleFormatError(f"contexts must be a list of texts: {problem(error)}") from None
-    if contexts is not None and not isinstance(contexts, list | tuple):
-        raise TripleFormatError("contexts must be a list of texts")
-    return QuestionAnswer(str(question), str(answer), tuple(map(str, contexts or ())), kind, group)
+            raise TripleFormatError(f"{part} must be a list: {problem(error)}") from None
+    if given is not None and not isinstance(given, list | tuple):
+        raise TripleFormatError(f"{part} must be a list, got {str(given)[:40]}")
+    return list(given or ())

@@ -40,9 +40,9 @@ def export_questions(
 
     Args:
         path: `.json` (one list), `.jsonl`, `.csv` or `.parquet`.
-        form: "plain" (question, answer, contexts, kind, group), "alpaca" (instruction, input, output), "sharegpt"
-            (conversations of from and value), "messages" (role and content, which other tools call ShareGPT too),
-            "ragas" (user_input, response, retrieved_contexts, reference).
+        form: "plain" (question, answer, contexts, kind, group, sources), "alpaca" (instruction, input, output),
+            "sharegpt" (conversations of from and value), "messages" (role and content, which other tools call ShareGPT
+            too), "ragas" (user_input, response, retrieved_contexts, reference).
         with_contexts: put the facts into the prompt of alpaca, sharegpt and messages. "plain" and "ragas" always have
             them, in a field of their own.
         overwrite: replace what is at `path`.
@@ -217,6 +217,8 @@ def _parquet_rows(file: Path) -> Iterator[Write]:
             rows.clear()
 
     def write(record: dict[str, Any]) -> None:
+        if "sources" in record:  # objects of many shapes, which a column cannot have
+            record = {**record, "sources": json.dumps(record["sources"], ensure_ascii=False)}
         rows.append(record)
         if len(rows) >= _ROWS:
             flush()

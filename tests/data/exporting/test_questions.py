@@ -21,7 +21,12 @@ from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge import Triple
 
 ONE = QuestionAnswer(
-    "What is the use of Oak?", 'The use of Oak is "ships".', ("the use of Oak is ships",), "single", "Oak"
+    "What is the use of Oak?",
+    'The use of Oak is "ships".',
+    ("the use of Oak is ships",),
+    "single",
+    "Oak",
+    ({"document": "trees.md", "page": 3},),
 )
 TWO = QuestionAnswer("Who?\nAnd 誰?", "I do not know.", (), "no entity", "")
 SET = [ONE, TWO]
@@ -101,6 +106,7 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
         ('{"messages": [{"role": "user", "content": "a"}]}', "one question and one answer"),
         ('{"messages": ["a"]}', "must be an object"),
         ('{"question": "a", "answer": "b", "contexts": 3}', "contexts must be a list"),
+        ('{"question": "a", "answer": "b", "sources": ["c"]}', "sources must be a list of objects"),
         ("[1]", "must be an object"),
         ("{", "not JSON"),
     ],
