@@ -14,6 +14,7 @@ from typing import Literal
 from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
+from kblam.errors import GenerationError
 from kblam.generation.clauses import FILLER, Split
 from kblam.generation.words import Found
 from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
@@ -56,6 +57,10 @@ class Rules:
         weights = self.config.confidence
         return None if weights is None else weights.of(Signs(mass, name=1, property=1, other=0, share=0, best=1))
 
+    def insists_on(self, decision: Decision) -> bool:
+        """Whether the model is not asked for any token of a decision."""
+        return self.unknown is not None and decision.is_sure
+
     @property
     def leaves_nothing(self) -> bool:
         """Whether all that is said is decided at the prompt's end, but for sentences that a tokenizer cannot write."""
@@ -65,6 +70,38 @@ class Rules:
     def cuts(self) -> bool:
         """Whether questions about two facts are told apart."""
         return self.config.pointer and self.known_above is not None
+
+
+def rules_of(
+    config: AdapterConfig, unknown: Unknown | Literal["auto"] | None = "auto", known_above: float | None = None
+) -> Rules:
+    """The rules of whoever asks.
+
+    Args:
+        config: of the adapter.
+        unknown, known_above: as `Session` takes them.
+
+    Raises:
+        GenerationError: they cannot be with this adapter.
+    """
+    known_above = config.known_above if known_above is None else known_above
+    if unknown == "auto":
+        unknown = None if known_above is None else "refuse"
+    if unknown not in ("refuse", "base", None):
+        raise GenerationError(f'unknown must be "refuse", "base", "auto" or None; got {unknown!r}')
+    if known_above is None and unknown is not None:
+        raise GenerationError(
+            f"unknown={unknown!r} needs a mass to decide by, and this adapter has no known_above: calibrate it, or "
+            "pass known_above=, or unknown=None"
+        )
+    if unknown == "refuse" and not config.refusal.strip():
+        raise GenerationError(
+            "unknown='refuse' needs a sentence to refuse with, and the adapter's refusal is empty; pass "
+            "unknown='base', or unknown=None"
+        )
+    if known_above is not None and not 0 <= known_above <= 1:
+        raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
+    return Rules(config, known_above, unknown)
 
 
 @dataclass(frozen=True)

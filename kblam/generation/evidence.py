@@ -87,22 +87,13 @@ class EvidenceRecorder:
             int8_products=attention["int8_products"],
             backend=attention["backend"],
         )
-        best = mass.topk(min(CANDIDATES, mass.shape[-1]), dim=-1)
-        # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
-        masses, places = best.values.clamp(max=1), best.indices if index is None else index.gather(1, best.indices)
+        named = None
         if self.named is not None and index is None:
-            masses, places = self._with_named(mass, masses, places)
+            # `generate` makes several rows of each for beams.
+            named = self.named.repeat_interleave(mass.shape[0] // self.named.shape[0], 0)
+        masses, places = strongest(mass, named)
         self.masses.append(masses)
-        self.places.append(places)
-
-    def _with_named(self, mass: Tensor, masses: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.named is not None
-        # `generate` makes several rows of each for beams.
-        named = self.named.repeat_interleave(mass.shape[0] // self.named.shape[0], 0)
-        own = mass.gather(1, named.clamp(min=0)).clamp(min=_TINY, max=1)
-        own = own.masked_fill((named < 0) | (named[:, :, None] == places[:, None]).any(-1), 0)
-        best = own.topk(min(CANDIDATES_NAMED, own.shape[1]), dim=-1)
-        return torch.cat([masses, best.values], -1), torch.cat([places, named.gather(1, best.indices)], -1)
+        self.places.append(places if index is None else index.gather(1, places))
 
     @property
     def is_open(self) -> bool:
@@ -143,13 +134,35 @@ class EvidenceRecorder:
         rows = zip(bits[:, kept:].contiguous().view(torch.int32).tolist(), bits[:, :kept].tolist(), strict=True)
         return [list(zip(places, masses, strict=True)) for places, masses in rows]
 
-    def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
-        """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
+    def peaks(self, row: int, num_tokens: int) -> dict[int, float]:
+        """The largest mass of each triple that was kept, by place, of one batch row over its first tokens."""
         peak: dict[int, float] = {}
         for masses, places in zip(self.masses[:num_tokens], self.places[:num_tokens], strict=True):
             for place, mass in zip(places[row].tolist(), masses[row].tolist(), strict=True):
                 peak[place] = max(mass, peak.get(place, 0.0))
-        return sorted(peak.items(), key=lambda item: -item[1])[:top]
+        return peak
+
+    def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
+        """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
+        return sorted(self.peaks(row, num_tokens).items(), key=lambda item: -item[1])[:top]
+
+
+def strongest(mass: Tensor, named: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(masses, places) of the triples of each row that are looked at, (B, k) each; mass 0 stands for none.
+
+    Args:
+        mass: float32 (B, M), of every knowledge token.
+        named: int64 (B, S), as `EvidenceRecorder` has it; they come last, whatever they got.
+    """
+    best = mass.topk(min(CANDIDATES, mass.shape[-1]), dim=-1)
+    # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
+    masses, places = best.values.clamp(max=1), best.indices
+    if named is None:
+        return masses, places
+    own = mass.gather(1, named.clamp(min=0)).clamp(min=_TINY, max=1)
+    own = own.masked_fill((named < 0) | (named[:, :, None] == places[:, None]).any(-1), 0)
+    more = own.topk(min(CANDIDATES_NAMED, own.shape[1]), dim=-1)
+    return torch.cat([masses, more.values], -1), torch.cat([places, named.gather(1, more.indices)], -1)
 
 
 class Follower(LogitsProcessor):

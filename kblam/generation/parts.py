@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kblam.generation.clauses import Split
-from kblam.generation.decision import AskedSplit
+from kblam.generation.clauses import Split, by_names, splits
+from kblam.generation.decision import AskedSplit, Rules
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
 from kblam.generation.words import Found, Words, judged, named_places
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
+
+
+class SaysNames(Protocol):
+    """What knows the names of a knowledge base, such as its `Judge`."""
+
+    def says_a_name(self, text: str) -> bool:
+        """Whether a text says one."""
+
+    def names_in(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each."""
+
+
+def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]:
+    """The ways to cut a question whose parts are worth asking; none where the rules do not cut."""
+    if not rules.cuts:
+        return []
+    cuts = splits(question)
+    if names is None:
+        return cuts
+    # A part that says no name finds nothing that counts, so it need not be asked.
+    cuts += by_names(question, names.names_in(question))
+    return [cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))]
 
 
 def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
@@ -79,6 +102,9 @@ def ask_parts(
     named = named_places(judge, texts, words.resident)
     each = judged(judge, texts, found_by(attachment, rows, vectors, batch_size, words, named))
     found = dict(zip(texts, each, strict=True))
-    return [
-        [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in of_question] for of_question in cuts
-    ]
+    return [with_found(of_question, found) for of_question in cuts]
+
+
+def with_found(cuts: Sequence[Split], found: Mapping[str, tuple[Found, ...]]) -> list[AskedSplit]:
+    """The splits of one question with what their parts find, by the parts' texts."""
+    return [AskedSplit(split, tuple(found[part] for part in split.parts)) for split in cuts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kblam.adapter import AdapterConfig
 from kblam.adapter.sentences import Span
 from kblam.errors import GenerationError
 from kblam.generation.answer import Copied
@@ -87,6 +88,17 @@ def plan(decision: Decision, prompt: Sequence[int], wordings: Wordings, end: int
     begun, settled = _certain(decision, wording)
     after = [decision.is_forced or (bool(settled) and settled[-1])] * len(last)
     return Plan(decision, wording, (*wording.tokens, *last), (*begun, *[False] * len(last)), (*settled, *after))
+
+
+def refusal_tokens(config: AdapterConfig, prompt: Sequence[int], wordings: Wordings, end: int | None) -> list[int]:
+    """The refusal sentence and the end token, as they follow a prompt, for a row that begins it by itself.
+
+    Empty where there is none to be held to: without a pointer, a sentence or an end.
+    """
+    if not config.pointer or end is None or not config.refusal:
+        return []
+    wording = wordings.of(config.refusal, prompt)
+    return [] if wording is None else [*wording.tokens, end]
 
 
 def _certain(decision: Decision, wording: Wording) -> tuple[list[bool], list[bool]]:

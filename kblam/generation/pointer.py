@@ -12,20 +12,14 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from kblam.errors import GenerationError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
 from kblam.generation.evidence import EvidenceRecorder
-from kblam.generation.plan import Plan, plan
+from kblam.generation.mixture import REFUSING, steer, weight_of
+from kblam.generation.plan import Plan, plan, refusal_tokens
 from kblam.generation.prompt import TOKENIZING
 from kblam.generation.wording import CONTEXT, Wordings
 from kblam.generation.words import Words, judged, named_places
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.resident import ResidentKnowledge
-
-_MOST = 0.9999
-# Tokens of the refusal sentence after which a row that said them by itself is held to it: a small model may else wander
-# off into a sentence about what it has not found.
-_REFUSING = 4
-# More attention than on everything else together: a name that has begun is finished.
-_MAJORITY = 0.5
 
 
 class _Tables(NamedTuple):
@@ -38,7 +32,7 @@ class _Tables(NamedTuple):
     refusal: Tensor  # int64 (B, R), the refusal sentence and the end token; -1 after it
     weight: Tensor  # float32 (B,), the mass at the prompt's end
     known: Tensor  # bool (B,)
-    sure: Tensor  # bool (B,)
+    sure: Tensor  # bool (B,), `Rules.insists_on`
 
 
 class Pointer(LogitsProcessor):
@@ -114,22 +108,12 @@ class Pointer(LogitsProcessor):
             raise GenerationError(
                 "a pointer follows one generate call from its first token on; make a new Pointer for each call"
             )
-        said, is_refusing = input_ids[:, self._prompt_length :], _REFUSING <= step < table.refusal.shape[1]
-        if step >= table.tokens.shape[1] and not is_refusing:
+        if step >= max(table.tokens.shape[1], table.refusal.shape[1]):
             return scores
-        if step < table.tokens.shape[1]:
-            target, follows = _next(table.tokens, said)
-            weight = self._weight(table, step)
-        else:
-            target, follows = _next(table.refusal, said)
-            weight = torch.ones_like(table.weight)
-        if is_refusing:
-            other, refuses = _next(table.refusal, said)
-            # Not by itself, where the plan is certain and begins with the same words.
-            refuses &= ~(follows & (weight >= _MOST))
-            target, follows = torch.where(refuses, other, target), follows | refuses
-            weight = torch.where(refuses, 1.0, weight)
-        return torch.where(follows[:, None], _mixed(scores, target, weight), scores)
+        said = input_ids[:, self._prompt_length :]
+        target, follows = _next(table.tokens, said)
+        other, refuses = _next(table.refusal, said) if step >= REFUSING else _nothing(table.sure)
+        return steer(scores, target, self._weight(table, step), follows, other, refuses)
 
     def begin(self, input_ids: Tensor, vocabulary: int) -> None:
         """Decides and plans at the prompt's end, before there are scores; the first call of a `generate` does it else.
@@ -145,8 +129,7 @@ class Pointer(LogitsProcessor):
         """Whether greedy decoding says every row's plan, from the first token to the end, whatever the model wants."""
         if self._end is None or self._end < 0:  # transformers takes -1 for "never"
             return False
-        holds = self._rules.unknown is not None
-        return all(one.tokens and (all(one.settled) or (holds and one.decision.is_sure)) for one in self.plans)
+        return all(one.tokens and (all(one.settled) or self._rules.insists_on(one.decision)) for one in self.plans)
 
     @property
     def decides(self) -> bool:
@@ -158,14 +141,18 @@ class Pointer(LogitsProcessor):
         return self.plans[row].decision
 
     def _weight(self, table: _Tables, step: int) -> Tensor:
+        if step >= table.tokens.shape[1]:
+            return torch.zeros_like(table.weight)
         masses = self.recorder.masses[-1].to(table.tokens.device, torch.float32)
         places = self.recorder.places[-1].to(table.tokens.device)
         planned = (places[:, :, None] == table.places[:, None]).any(-1)
-        weight = torch.maximum(table.weight, (masses * planned).sum(-1)).clamp(max=_MOST)
-        if self._rules.unknown is not None:
-            weight = torch.where(table.sure, _MOST, weight)
-        certain = table.settled[:, step] | (table.begun[:, step] & (table.known | (weight >= _MAJORITY)))
-        return torch.where(certain, 1.0, weight)
+        return weight_of(
+            torch.maximum(table.weight, (masses * planned).sum(-1)),
+            settled=table.settled[:, step],
+            begun=table.begun[:, step],
+            known=table.known,
+            sure=table.sure,
+        )
 
     def _begin(self, input_ids: Tensor, vocabulary: int) -> _Tables:
         """Decides and plans for all rows, from what is read of the device here and never again."""
@@ -184,21 +171,13 @@ class Pointer(LogitsProcessor):
             decision = decide(self._rules, question, found[row], cuts or ())
             with TOKENIZING:
                 self.plans.append(plan(decision, prompts[row], self._wordings, self._end))
-                refusals.append(self._refusal(prompts[row]))
+                refusals.append(refusal_tokens(self._rules.config, prompts[row], self._wordings, self._end))
         written = [*(one.tokens for one in self.plans), *refusals]
         if (most := max((token for tokens in written for token in tokens), default=0)) >= vocabulary:
             raise GenerationError(
                 f"the tokenizer gave token {most}, the model has {vocabulary}: it is another model's tokenizer"
             )
         return self._tables_of(self.plans, refusals, input_ids.device)
-
-    def _refusal(self, prompt: Sequence[int]) -> list[int]:
-        """The refusal sentence in tokens, as it follows a prompt; empty where there is none to be held to."""
-        sentence = self._rules.config.refusal
-        if not self._rules.config.pointer or self._end is None or not sentence:
-            return []
-        wording = self._wordings.of(sentence, prompt)
-        return [] if wording is None else [*wording.tokens, self._end]
 
     @staticmethod
     def _of_row(given: Sequence[Any] | None, row: int, rows: int) -> Any:
@@ -209,8 +188,7 @@ class Pointer(LogitsProcessor):
             raise GenerationError(f"the pointer has {len(given)} questions and the batch {rows} rows; give one a row")
         return given[row // (rows // len(given))]
 
-    @staticmethod
-    def _tables_of(plans: Sequence[Plan], refusals: Sequence[Sequence[int]], device: torch.device) -> _Tables:
+    def _tables_of(self, plans: Sequence[Plan], refusals: Sequence[Sequence[int]], device: torch.device) -> _Tables:
         length = max((len(one.tokens) for one in plans), default=0)
         most = max([len(one.decision.facts) for one in plans] + [1])
         longest = max((len(one) for one in refusals), default=0)
@@ -227,7 +205,7 @@ class Pointer(LogitsProcessor):
             refusal=padded(refusals, longest, -1, torch.int64),
             weight=torch.tensor([one.decision.mass for one in plans], dtype=torch.float32).to(device),
             known=torch.tensor([one.decision.is_known for one in plans]).to(device),
-            sure=torch.tensor([one.decision.is_sure for one in plans]).to(device),
+            sure=torch.tensor([self._rules.insists_on(one.decision) for one in plans]).to(device),
         )
 
 
@@ -244,13 +222,12 @@ def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _next(planned: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
     """(the next planned token, at least 0; whether what was said is a beginning of the plan), each (B,)."""
     step = said.shape[1]
+    if step >= planned.shape[1]:
+        return _nothing(planned[:, :0].any(-1))
     target = planned[:, step]
     return target.clamp(min=0), (said == planned[:, :step]).all(-1) & (target >= 0)
 
 
-def _mixed(scores: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """log((1 - w) p + w [target]) of scores (B, V), target (B,) and w (B,), in the dtype of scores."""
-    log_p = scores.float().log_softmax(-1)
-    mixed = log_p + torch.log1p(-weight)[:, None]
-    said = torch.logaddexp(mixed.gather(1, target[:, None]), weight.log()[:, None])
-    return mixed.scatter(1, target[:, None], said).to(scores.dtype)
+def _nothing(like: Tensor) -> tuple[Tensor, Tensor]:
+    """No row has a next token."""
+    return torch.zeros_like(like, dtype=torch.int64), torch.zeros_like(like, dtype=torch.bool)

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from kblam.errors import GenerationError
 from kblam.models import Attachment
 from kblam.models.chat_template import conversation_of
-from kblam.models.prompt import family_template, ids_of, question_ids
+from kblam.models.prompt import Prompted, family_template, ids_of, question_ids
 
 # A fast tokenizer changes its settings while it encodes, and refuses to in the middle of another thread's call.
 TOKENIZING = threading.Lock()
 
 
-def encode_question(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def encode_question(question: str, attachment: Prompted, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of one question, ready for the model to answer, see `question_ids`.
 
     Raises:
@@ -28,7 +28,7 @@ def encode_question(question: str, attachment: Attachment, tokenizer: PreTrained
     return question_ids(question, attachment, tokenizer)
 
 
-def encode_for_base(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def encode_for_base(question: str, attachment: Prompted, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of one question as the base model is asked it, whatever the adapter's prompt is.
 
     The template is the tokenizer's chat template; else the family's; else the question and a line break.

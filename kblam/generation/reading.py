@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from kblam.generation.answer import Answer, is_refusal
+from kblam.generation.decision import Decision
 from kblam.generation.evidence import Evidence, EvidenceRecorder
 from kblam.generation.options import Generating
 from kblam.generation.plan import Plan
@@ -70,14 +72,8 @@ class Reader:
                 from_base=True,
                 known=False,
             )
-        text, length = self._planned(plan, said)
-        # The parts of a question were asked alone, and what each found there counts too.
-        peak = dict(recorder.best(row, len(said), top + len(plan.decision.facts)))
-        for fact in plan.decision.facts:
-            peak[fact.place] = max(fact.mass, peak.get(fact.place, 0.0))
-        # What the answer says comes first, then what else got attention.
-        facts = {fact.place for fact in plan.decision.facts}
-        best = sorted(peak.items(), key=lambda item: (item[0] not in facts, -item[1]))[:top]
+        text, length = planned_text(self.tokenizer, plan, said)
+        best = rests_on(plan.decision, recorder.peaks(row, len(said)), top)
         return Answer(
             text,
             _evidence(words, best),
@@ -94,19 +90,6 @@ class Reader:
         """The base model's answer."""
         said = self._until_end(tokens)
         return Answer(self._decoded(said), (), False, len(said), from_base=True, is_cut=self._is_cut(said))
-
-    def _planned(self, plan: Plan, tokens: Sequence[int]) -> tuple[str, int]:
-        """(text, how many of its characters are the plan's)."""
-        planned = plan.said(tokens)
-        if not planned:
-            return self._decoded(tokens), 0
-        count = plan.followed(tokens)
-        if count == len(tokens):
-            return planned.rstrip(), len(planned.rstrip())
-        # Not the length of the one text: a tokenizer may take a space away again, before a stop.
-        before, whole = self._decoded(tokens[:count], strip=False), self._decoded(tokens, strip=False)
-        alike = next((at for at, pair in enumerate(zip(before, whole, strict=False)) if len({*pair}) > 1), len(before))
-        return (planned + whole[alike:]).rstrip(), len(planned)
 
     def _until_end(self, tokens: Sequence[int]) -> Sequence[int]:
         """What was said before the row's end: an end token, a stop string, or the padding of a row that has stopped."""
@@ -130,9 +113,42 @@ class Reader:
         )
 
     def _decoded(self, tokens: Sequence[int], *, strip: bool = True) -> str:
-        with TOKENIZING:
-            text = str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-        return text.strip() if strip else text
+        return _decoded(self.tokenizer, tokens, strip=strip)
+
+
+def planned_text(tokenizer: PreTrainedTokenizerBase, plan: Plan, tokens: Sequence[int]) -> tuple[str, int]:
+    """(the text of an answer, how many of its characters are the plan's)."""
+    planned = plan.said(tokens)
+    if not planned:
+        return _decoded(tokenizer, tokens), 0
+    count = plan.followed(tokens)
+    if count == len(tokens):
+        return planned.rstrip(), len(planned.rstrip())
+    # Not the length of the one text: a tokenizer may take a space away again, before a stop.
+    before, whole = _decoded(tokenizer, tokens[:count], strip=False), _decoded(tokenizer, tokens, strip=False)
+    alike = next((at for at, pair in enumerate(zip(before, whole, strict=False)) if len({*pair}) > 1), len(before))
+    return (planned + whole[alike:]).rstrip(), len(planned)
+
+
+def rests_on(decision: Decision, peak: Mapping[int, float], top: int) -> list[tuple[int, float]]:
+    """The triples of an answer's evidence, by place, with their masses: those that it says first, then the strongest.
+
+    Args:
+        peak: the largest mass of each at one of the answer's tokens.
+        top: how many at most.
+    """
+    masses = dict(peak)
+    # The parts of a question were asked alone, and what each found there counts too.
+    for fact in decision.facts:
+        masses[fact.place] = max(fact.mass, masses.get(fact.place, 0.0))
+    facts = {fact.place for fact in decision.facts}
+    return sorted(masses.items(), key=lambda item: (item[0] not in facts, -item[1]))[:top]
+
+
+def _decoded(tokenizer: Any, tokens: Sequence[int], *, strip: bool = True) -> str:
+    with TOKENIZING:
+        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+    return text.strip() if strip else text
 
 
 def _evidence(words: Words, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:

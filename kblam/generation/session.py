@@ -15,11 +15,11 @@ from kblam.errors import GenerationError, ModelFolderError
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
 from kblam.generation.base import ask_base, generated
-from kblam.generation.clauses import MOST_SPLITS, Split, by_names, splits
-from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
+from kblam.generation.clauses import MOST_SPLITS
+from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide, rules_of
 from kblam.generation.evidence import EvidenceRecorder, Follower
 from kblam.generation.options import Generating, generating
-from kblam.generation.parts import ask_parts, found_by, part_texts
+from kblam.generation.parts import ask_parts, cuts_of, found_by, part_texts
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
@@ -258,18 +258,7 @@ class Session:
         self, questions: Sequence[str], rules: Rules, words: Words, judge: Judge | None
     ) -> list[list[AskedSplit]]:
         """For each question the ways to cut it, with what their parts find."""
-        cuts: list[list[Split]] = [splits(question) if rules.cuts else [] for question in questions]
-        if judge is not None:
-            if rules.cuts:
-                cuts = [
-                    [*of_question, *by_names(question, judge.names_in(question))]
-                    for question, of_question in zip(questions, cuts, strict=True)
-                ]
-            # A part that says no name finds nothing that counts, so it need not be asked.
-            cuts = [
-                [cut for cut in of_question if cut.is_explicit or all(map(judge.says_a_name, cut.parts))]
-                for of_question in cuts
-            ]
+        cuts = [cuts_of(rules, question, judge) for question in questions]
         texts = part_texts(cuts)
         vectors = self._asking(texts)
         at_once = max(len(questions), PARTS_AT_ONCE)
@@ -306,25 +295,7 @@ class Session:
         return [reader.answer(row, tokens, recorder, words, top, pointer) for row, tokens in enumerate(said)]
 
     def _rules(self) -> Rules:
-        config, unknown = self.attachment.config, self.unknown
-        known_above = config.known_above if self.known_above is None else self.known_above
-        if unknown == "auto":
-            unknown = None if known_above is None else "refuse"
-        if unknown not in ("refuse", "base", None):
-            raise GenerationError(f'unknown must be "refuse", "base", "auto" or None; got {unknown!r}')
-        if known_above is None and unknown is not None:
-            raise GenerationError(
-                f"unknown={unknown!r} needs a mass to decide by, and this adapter has no known_above: calibrate it, or "
-                "pass known_above=, or unknown=None"
-            )
-        if unknown == "refuse" and not config.refusal.strip():
-            raise GenerationError(
-                "unknown='refuse' needs a sentence to refuse with, and the adapter's refusal is empty; pass "
-                "unknown='base', or unknown=None"
-            )
-        if known_above is not None and not 0 <= known_above <= 1:
-            raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
-        return Rules(config, known_above, unknown)
+        return rules_of(self.attachment.config, self.unknown, self.known_above)
 
 
 def _attached(model: PreTrainedModel) -> Attachment:

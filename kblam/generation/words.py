@@ -14,7 +14,7 @@ from kblam.models.judging import Candidate, Judge, Judged
 from kblam.models.resident import ResidentKnowledge
 
 # Triples of a name that a question says which are looked at, beside the strongest; a prefill is far dearer.
-_MOST_OF_NAME = 1024
+MOST_OF_NAME = 1024
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def named_places(judge: Judge | None, questions: Sequence[str], resident: Reside
     if judge is None:
         return None
     named = [
-        list(dict.fromkeys(resident.places_named(judge.names_meant(one), most=_MOST_OF_NAME)))[:_MOST_OF_NAME]
+        list(dict.fromkeys(resident.places_named(judge.names_meant(one), most=MOST_OF_NAME)))[:MOST_OF_NAME]
         for one in questions
     ]
     if not any(named):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from kblam.adapter import AdapterConfig
 from kblam.models.chat_template import chat_template_of, filled
 from kblam.models.families import Family
-
-if TYPE_CHECKING:
-    from kblam.models.attach import Attachment
 
 PLAIN = "{question}\n"
 _SPECIAL = re.compile(r"<\|[^|]+\|>")
@@ -40,7 +38,19 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None if text is None else filled(text, "{question}")
 
 
-def question_ids(question: str, attachment: Attachment, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+class Prompted(Protocol):
+    """What says how a model is asked: an `Attachment`, or what stands for one elsewhere."""
+
+    @property
+    def config(self) -> AdapterConfig:
+        """Of the adapter."""
+
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+
+
+def question_ids(question: str, attachment: Prompted, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of one question to an attached model.
 
     The template is the adapter's own; else the family's if the tokenizer knows its special tokens; else the
