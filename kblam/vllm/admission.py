@@ -6,20 +6,31 @@ with an error of its own, and a sentence is encoded beside the model and not bet
 
 from __future__ import annotations
 
-import functools
+import itertools
 import threading
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter import AdapterConfig
-from kblam.errors import EngineRequestError
+from kblam.errors import EngineError, EngineRequestError
+from kblam.generation.decision import Rules
 from kblam.knowledge import Encoder, KnowledgeBase
+from kblam.vllm.deciding import foreseen
+from kblam.vllm.files import AllNames, BaseNames
 from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.settings import UNKNOWN as CHOICES
+from kblam.vllm.settings import Settings
 
 BASE, QUESTION, EVIDENCE = "kblam_kb", "kblam_question", "kblam_evidence"
-# The question's sentence vector, as admission leaves it for the engine.
+VERBATIM, UNKNOWN, BASE_PROMPT = "kblam_verbatim", "kblam_unknown", "kblam_base_prompt"
+ARGUMENTS = (BASE, QUESTION, EVIDENCE, VERBATIM, UNKNOWN, BASE_PROMPT)
+# The question's sentence vector, as the front end leaves it for the engine.
 VECTOR = "kblam_vector"
+# Those of the texts that its decision needs, by text.
+VECTORS = "kblam_vectors"
+_KEPT = 4096
 # What the scheduler adds: see `scheduler.py`.
 STAMP = "kblam"
 
@@ -33,12 +44,20 @@ class Asked:
         question: a text; None without.
         vector: its sentence vector, P numbers; None before it was encoded, or without a question.
         evidence: whether the response has evidence.
+        verbatim: whether the answer is decided and copied from the knowledge base; None where the adapter can.
+        unknown: what becomes of an unknown question, in place of the engine's setting.
+        base_prompt: token ids that the base model is asked with, where it answers; None makes them from the question.
+        vectors: sentence vectors of what its decision needs, by text.
     """
 
     base: str | None
     question: str | None = None
     vector: tuple[float, ...] | None = None
     evidence: bool = True
+    verbatim: bool | None = None
+    unknown: str | None = None
+    base_prompt: tuple[int, ...] | None = None
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def asked_of(sampling_params: Any) -> Asked:
@@ -48,22 +67,57 @@ def asked_of(sampling_params: Any) -> Asked:
         EngineRequestError: a value is of another kind, or there is a question without a base.
     """
     extra = (getattr(sampling_params, "extra_args", None) or {}) if sampling_params is not None else {}
-    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (BASE, QUESTION, EVIDENCE, VECTOR)]:
-        raise EngineRequestError(f"{unknown[0]} is no argument; there are {BASE}, {QUESTION} and {EVIDENCE}")
+    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (*ARGUMENTS, VECTOR, VECTORS)]:
+        raise EngineRequestError(f"{unknown[0]} is no argument; there are {', '.join(ARGUMENTS)}")
     base, question, evidence = extra.get(BASE), extra.get(QUESTION), extra.get(EVIDENCE, True)
     vector = extra.get(VECTOR)
     if base is not None and (not isinstance(base, str) or not base):
         raise EngineRequestError(f"{BASE} must be the name of a knowledge base; got {base!r:.80}")
     if question is not None and (not isinstance(question, str) or not question.strip()):
         raise EngineRequestError(f"{QUESTION} must be a text; got {question!r:.80}")
-    if evidence not in (True, False):
-        raise EngineRequestError(f"{EVIDENCE} must be true or false; got {evidence!r:.80}")
+    for name, choice in ((EVIDENCE, evidence), (VERBATIM, extra.get(VERBATIM, True))):
+        if choice not in (True, False):
+            raise EngineRequestError(f"{name} must be true or false; got {choice!r:.80}")
     if base is None and question is not None:
         raise EngineRequestError(f"{QUESTION} is for a request with a knowledge base; name it in {BASE}")
-    numbers = vector is None or (isinstance(vector, list | tuple) and all(type(one) in (int, float) for one in vector))
-    if not numbers:
+    if vector is not None and not _are_numbers(vector):
         raise EngineRequestError(f"{VECTOR} must be a list of numbers; got {vector!r:.80}")
-    return Asked(base, question, None if vector is None else tuple(vector), bool(evidence))
+    vectors = extra.get(VECTORS, {})
+    if not isinstance(vectors, dict) or not all(_are_numbers(one) for one in vectors.values()):
+        raise EngineRequestError(f"{VECTORS} must be lists of numbers, by text; got {vectors!r:.80}")
+    prompt = extra.get(BASE_PROMPT)
+    if prompt is not None and not (
+        isinstance(prompt, list | tuple) and prompt and all(type(one) is int for one in prompt)
+    ):
+        raise EngineRequestError(f"{BASE_PROMPT} must be a list of token ids; got {prompt!r:.80}")
+    return Asked(
+        base,
+        question,
+        None if vector is None else tuple(vector),
+        bool(evidence),
+        None if VERBATIM not in extra else bool(extra[VERBATIM]),
+        extra.get(UNKNOWN),
+        None if prompt is None else tuple(prompt),
+        vectors,
+    )
+
+
+def _are_numbers(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(type(one) in (int, float) for one in given)
+
+
+def bending(params: Any) -> list[str]:
+    """Sampling parameters that would change the scores of a decided answer after its words were mixed in."""
+    asked = {
+        "structured_outputs": getattr(params, "structured_outputs", None),
+        "bad_words": getattr(params, "bad_words", None),
+        "logit_bias": getattr(params, "logit_bias", None),
+        "allowed_token_ids": getattr(params, "allowed_token_ids", None),
+        "min_tokens": getattr(params, "min_tokens", 0),
+        "presence_penalty": getattr(params, "presence_penalty", 0),
+        "frequency_penalty": getattr(params, "frequency_penalty", 0),
+    }
+    return [name for name, value in asked.items() if value]
 
 
 class FrontEnd:
@@ -76,17 +130,49 @@ class FrontEnd:
 
     def __init__(self, vllm_config: Any, adapter: AdapterConfig) -> None:
         self.adapter = adapter
+        self._settings = Settings.of(vllm_config)
         self._registry = Registry(vllm_config)
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
-        self._encoded = functools.lru_cache(maxsize=4096)(self._encode)
+        rules = self._settings.rules(adapter)
+        self._decides = rules.config.pointer or rules.unknown is not None
+        self._names = AllNames()
+        # Sentence vectors by text, the oldest first.
+        self._kept: dict[str, list[float]] = {}
 
     def version_of(self, base: str) -> Loaded | None:
         """What the engine has of a knowledge base now; None if nothing."""
         return self._registry.bases().get(base)
 
-    def check(self, asked: Asked) -> Loaded | None:
+    def rules(self, asked: Asked) -> Rules | None:
+        """How the answer to a request is decided; None where the model speaks by itself.
+
+        Raises:
+            EngineRequestError: the adapter has nothing to decide so by.
+        """
+        if asked.unknown is not None and (asked.verbatim is False or asked.unknown not in CHOICES):
+            raise EngineRequestError(
+                f"{UNKNOWN} must be one of {', '.join(CHOICES)}, and is for answers that are decided; got "
+                f"{asked.unknown!r:.80}" + (f" with {VERBATIM}=false" if asked.verbatim is False else "")
+            )
+        if asked.base is None or asked.verbatim is False:
+            return None
+        try:
+            rules = self._settings.rules(self.adapter, asked.unknown)
+        except EngineError as error:
+            raise EngineRequestError(str(error)) from error
+        if rules.config.pointer or rules.unknown is not None:
+            return rules
+        if asked.verbatim:
+            raise EngineRequestError(f"this adapter has no pointer and no known_above, so {VERBATIM} cannot be had")
+        return None
+
+    def check(self, asked: Asked, params: Any) -> Loaded | None:
         """Checks what a request asks for; returns what it gets now, None if it asks for no knowledge.
+
+        Args:
+            asked: as the request says it.
+            params: its sampling parameters.
 
         Raises:
             EngineRequestError: it cannot be answered.
@@ -96,25 +182,40 @@ class FrontEnd:
         loaded = self.version_of(asked.base)
         if loaded is None:
             raise EngineRequestError(f"there is no knowledge base {asked.base!r:.80}")
-        if self.adapter.question_head is None and (asked.question is not None or asked.vector is not None):
+        rules = self.rules(asked)
+        reads_question = self.adapter.question_head is not None
+        if not reads_question and asked.vector is not None:
+            raise EngineRequestError(f"this adapter has no question head, so it cannot use {VECTOR}; leave it out")
+        if not (reads_question or self._decides) and asked.question is not None:
             raise EngineRequestError(f"this adapter has no question head, so it cannot use {QUESTION}; leave it out")
-        if self.adapter.question_head is not None and asked.question is None:
+        if reads_question and asked.question is None:
             raise EngineRequestError(
                 f"this adapter's knowledge queries need the question: pass it as {QUESTION}, the last user turn alone"
             )
+        if rules is not None and asked.question is None:
+            raise EngineRequestError(
+                f"an answer is decided by the question's words: pass it as {QUESTION}, the last user turn alone, or "
+                f"{VERBATIM}=false to let the model speak by itself"
+            )
+        if rules is not None and (names := bending(params)):
+            raise EngineRequestError(
+                f"{', '.join(names)} would change words that are copied from the knowledge base; leave that out, or "
+                f"pass {VERBATIM}=false to let the model speak by itself"
+            )
         return loaded
 
-    def check_encoded(self, asked: Asked) -> Loaded | None:
+    def check_encoded(self, asked: Asked, params: Any) -> Loaded | None:
         """As `check`, of a request whose question was encoded.
 
         Raises:
             EngineRequestError: it cannot be answered.
         """
-        loaded = self.check(asked)
-        if asked.question is not None and len(asked.vector or ()) != self.adapter.embedding_dim:
+        loaded = self.check(asked, params)
+        width = self.adapter.embedding_dim
+        is_encoded = self.adapter.question_head is None or asked.question is None or len(asked.vector or ()) == width
+        if not is_encoded or any(len(vector) != width for vector in asked.vectors.values()):
             raise EngineRequestError(
-                f"{QUESTION} was not encoded to {self.adapter.embedding_dim} numbers: this front end did not start the "
-                "engine"
+                f"{QUESTION} was not encoded to {width} numbers: this front end did not start the engine"
             )
         return loaded
 
@@ -125,20 +226,39 @@ class FrontEnd:
             EngineRequestError: it cannot be answered.
         """
         asked = asked_of(params)
-        self.check(asked)
-        if asked.question is not None:
-            params.extra_args = {**params.extra_args, VECTOR: list(self._encoded(asked.question))}
+        loaded = self.check(asked, params)
+        if loaded is None or asked.question is None:
+            return
+        rules = self.rules(asked)
+        texts = [asked.question] if rules is None else foreseen(asked.question, self._names_of(loaded), rules)
+        vectors = self._encoded(texts)
+        extra = {key: value for key, value in params.extra_args.items() if key not in (VECTOR, VECTORS)}
+        if self.adapter.question_head is not None:
+            extra[VECTOR] = vectors[asked.question]
+        if rules is not None:
+            extra[VECTORS] = vectors
+        params.extra_args = extra
 
-    def _encode(self, question: str) -> tuple[float, ...]:
+    def _names_of(self, loaded: Loaded) -> BaseNames:
+        with self._lock:
+            return self._names.of(loaded)
+
+    def _encoded(self, texts: list[str]) -> dict[str, list[float]]:
+        """The sentence vectors of texts, each encoded once."""
         # One at a time: an encoder is a model of its own, which takes all cores.
         with self._lock:
-            if self._encoder is None:
-                # That of any base: all of them, and the adapter, have the same.
-                path = next(iter(self._registry.bases().values())).path
-                with KnowledgeBase.open(path, read_only=True) as base:
-                    self._encoder = base.encoder
-            vector = self._encoder.encode([question])[0]
-        return tuple(float(number) for number in vector)
+            if new := [text for text in texts if text not in self._kept]:
+                if self._encoder is None:
+                    # That of any base: all of them, and the adapter, have the same.
+                    path = next(iter(self._registry.bases().values())).path
+                    with KnowledgeBase.open(path, read_only=True) as base:
+                        self._encoder = base.encoder
+                for text, vector in zip(new, self._encoder.encode(new).tolist(), strict=True):
+                    self._kept[text] = vector
+            found = {text: self._kept[text] for text in texts}
+            for text in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):
+                del self._kept[text]
+            return found
 
 
 # The engines that were started in this process, the newest last.

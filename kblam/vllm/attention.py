@@ -134,16 +134,21 @@ def _builder(base: Any) -> Any:
             metadata.knowledge = None
             if any(one is not None for one in requests):
                 count = common_attn_metadata.num_reqs
-                metadata.knowledge = step_of(
-                    pool.config,
-                    requests,
-                    common_attn_metadata.query_start_loc_cpu[: count + 1].tolist(),
-                    common_attn_metadata.seq_lens[:count].tolist(),
-                    self.device,
-                )
+                starts = common_attn_metadata.query_start_loc_cpu[: count + 1].tolist()
+                lengths = _on_the_host(common_attn_metadata)[:count].tolist()
+                turn = pool.sayings.begin(requests, starts, lengths)
+                metadata.knowledge = step_of(pool.config, requests, starts, lengths, self.device, turn)
+            else:
+                pool.sayings.begin((), (), ())
             return metadata
 
     return KnowledgeBuilder
+
+
+def _on_the_host(metadata: Any) -> Tensor:
+    """Tokens of each request after the step: exact without speculative decoding, and no reading from the device."""
+    known: Tensor | None = metadata.seq_lens_cpu_upper_bound
+    return metadata.seq_lens if known is None else known
 
 
 def _impl(base: Any, prompt_of: Any) -> Any:

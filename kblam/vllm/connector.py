@@ -68,6 +68,12 @@ class KnowledgeConnector(KVConnectorBase_V1, SupportsHMA):
     def wait_for_save(self) -> None:
         """Nothing."""
 
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[None, None]:
+        """Called with the requests that have ended, those that were put off not among them; nothing is on its way."""
+        if (pool := pool_of(self._vllm_config)) is not None:
+            pool.sayings.end(finished_req_ids)
+        return None, None
+
     def build_connector_worker_meta(self) -> StepEvidence | None:
         """The evidence of the step that ran."""
         pool = pool_of(self._vllm_config)

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 
+from kblam.generation.evidence import strongest
 from kblam.vllm.pool import KnowledgePool, Version
-from kblam.vllm.step import Step
+from kblam.vllm.step import RequestKnowledge, Step
 from kblam_kernels import LatentKnowledge, evidence
-
-# Triples kept per token, as `kblam.generation.evidence` keeps them.
-KEPT_PER_TOKEN = 16
 
 
 def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: Step, scale: float) -> None:
@@ -41,12 +39,35 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         )
         if get_tensor_model_parallel_world_size() > 1:  # each worker saw the share of its own heads
             mass = tensor_model_parallel_all_reduce(mass)
-        best = mass.topk(min(KEPT_PER_TOKEN, mass.shape[1]), dim=1)
-        # exp(score - lse) of a score in the hundreds is a few 1e-5 off in float32; a share must not exceed 1.
-        masses, places = best.values.clamp(max=1).tolist(), best.indices.tolist()
-        for (index, _), triples, shares in zip(answering, places, masses, strict=True):
-            ids = [version.rows.ids[place] for place in triples]
-            pool.found[step.requests[index].request_id] = list(zip(ids, shares, strict=True))
+        _tell_the_lines(version, step, [index for index, _ in answering], mass)
+        told = [line for line, (index, _) in enumerate(answering) if step.requests[index].wants_evidence]
+        if not told:
+            continue
+        asking = [step.requests[answering[line][0]] for line in told]
+        kept = strongest(mass[told], _named(version, asking, mass.device))
+        masses, places = (part.tolist() for part in kept)
+        for request, triples, shares in zip(asking, places, masses, strict=True):
+            found = zip(triples, shares, strict=True)
+            pool.found[request.request_id] = [(version.rows.ids[place], share) for place, share in found if share > 0]
+
+
+def _named(version: Version, asking: list[RequestKnowledge], device: torch.device) -> Tensor | None:
+    """The rows of the triples that questions name, int64 (requests, S), -1 where one names fewer; None without any."""
+    rows = [version.rows.rows_of(request.named) for request in asking]
+    width = max(map(len, rows))
+    return torch.tensor([[*one, *[-1] * (width - len(one))] for one in rows], device=device) if width else None
+
+
+def _tell_the_lines(version: Version, step: Step, answering: list[int], mass: Tensor) -> None:
+    """Sums what the planned triples of each request got, for those that it matters for; nothing leaves the device."""
+    if step.turn is None:
+        return
+    place_of = {id(request): place for place, request in enumerate(step.turn.requests)}
+    for line, index in enumerate(answering):
+        request = step.requests[index]
+        if request.line is not None and request.line.asks_attention:
+            rows = version.rows.rows_of(request.line.facts)
+            step.turn.now[place_of[id(request)]] = mass[line, rows].sum()
 
 
 def _of_span(knowledge: LatentKnowledge, start: int, stop: int) -> LatentKnowledge:

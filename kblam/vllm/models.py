@@ -47,6 +47,14 @@ def with_knowledge(family: ServedFamily) -> type:
             check_base(self, family, self.knowledge.config, self._checkpoint)
             return loaded
 
+        def forward(self, input_ids: Any, positions: Any, *args: Any, **kwargs: Any) -> Any:
+            self.knowledge.sayings.hear(input_ids)
+            return super().forward(input_ids, positions, *args, **kwargs)
+
+        def compute_logits(self, hidden_states: Any) -> Any:
+            logits = super().compute_logits(hidden_states)
+            return None if logits is None else self.knowledge.sayings.steer(logits)
+
         @staticmethod
         def get_model_state_cls() -> Any:
             """Read by the V2 runner alone."""

@@ -17,6 +17,7 @@ from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows
 from kblam.models.checks import check_encoder
 from kblam.models.formats import LatentFormat, storage_dtype
 from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.saying import Sayings
 from kblam.vllm.settings import Settings, check_name
 from kblam_kernels import LatentKnowledge, LatentProjection
 
@@ -110,6 +111,7 @@ class KnowledgePool(nn.Module):
         capacity: rows.
         places: on the V1 runner, what the requests at the places of its batch attend to.
         found: evidence of the step that ran last, by request: ids of triples, and their masses.
+        sayings: what requests are to say.
 
     Raises:
         EngineError: a base does not fit.
@@ -141,6 +143,7 @@ class KnowledgePool(nn.Module):
         self.places: dict[int, RequestKnowledge] = {}
         # The evidence of this step: by request, ids of triples and their masses.
         self.found: dict[str, list[tuple[int, float]]] = {}
+        self.sayings = Sayings(device)
         self.form = LatentFormat(adapter, dtype, device, storage_dtype(settings.storage, adapter, dtype))
         self.capacity = _capacity(settings)
         self.latents = self.form.allocate(self.capacity)

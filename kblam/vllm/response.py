@@ -2,63 +2,97 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 from kblam.errors import KblamError
-from kblam.knowledge import KnowledgeBase
+from kblam.generation.answer import Answer, is_refusal
+from kblam.generation.plan import Plan
+from kblam.generation.reading import planned_text, rests_on
+from kblam.vllm.deciding import Decider
+from kblam.vllm.files import VersionWords
 from kblam.vllm.registry import Loaded
 
 
 class Response:
-    """Evidence of one request, collected over its tokens.
+    """Of one request, collected over its tokens.
 
     Args:
         base: name of the knowledge base.
         loaded: the version that the request attends to.
+        words: of its triples.
         most: how many triples the response has at most; 0 has none.
         may_end_early: whether the front end may end the request by itself, at a stop string: then every piece of the
-            output has the evidence so far, since none is known to be the last.
+            output says what it rests on so far, since none is known to be the last.
+
+    Attributes:
+        plan: what was decided to say; None where the model speaks alone.
+        decides: whether a `known_above` told known questions from others.
     """
 
-    def __init__(self, base: str, loaded: Loaded, most: int, may_end_early: bool) -> None:
+    def __init__(self, base: str, loaded: Loaded, words: VersionWords, most: int, may_end_early: bool) -> None:
         self.base, self.loaded, self.may_end_early = base, loaded, may_end_early
-        self._most = most
+        self.plan: Plan | None = None
+        self.decides = False
+        self._most, self._words = most, words
         self._peak: dict[int, float] = {}
-        self._words: dict[int, dict[str, Any]] = {}
 
-    def add(self, found: list[tuple[int, float]]) -> None:
+    def add(self, found: Sequence[tuple[int, float]]) -> None:
         """Ids of triples and masses at one token: the largest of each is kept, as `Evidence.mass` is."""
         for triple, mass in found:
             self._peak[triple] = max(mass, self._peak.get(triple, 0.0))
 
-    def said(self) -> dict[str, Any]:
-        """Plain values for JSON. Where the file of the base is gone, an "error" in place of words."""
+    def said(self, tokens: Sequence[int], decider: Decider | None) -> dict[str, Any]:
+        """Plain values for JSON. Where the file of the base is gone, an "error" in place of words.
+
+        Args:
+            tokens: of the answer so far.
+            decider: that planned it.
+        """
         said: dict[str, Any] = {"knowledge_base": self.base, "revision": self.loaded.revision}
+        if self.plan is not None and decider is not None:
+            said |= self._decided(self.plan, tokens, decider)
+            del said["evidence"]
         if self._most:
-            best = sorted(self._peak.items(), key=lambda item: -item[1])[: self._most]
             try:
-                self._read([triple for triple, _ in best if triple not in self._words])
-                said["evidence"] = [{**self._words[triple], "mass": mass} for triple, mass in best]
+                said["evidence"] = self._evidence()
             except KblamError as error:  # raised, it would end the engine
                 said["error"] = str(error)
         return said
 
-    def _read(self, triples: list[int]) -> None:
-        if not triples:
-            return
-        base = _opened(self.loaded.path, self.loaded.generation)
-        # What the file says now of a triple that has changed is not what the answer was made from.
-        changes = base.changes_since(self.loaded.revision) if base.revision != self.loaded.revision else None
-        changed = set() if changes is None else {*changes.upserted.ids.tolist(), *changes.removed.tolist()}
-        kept = [triple for triple in triples if triple not in changed]
-        for triple in triples:
-            self._words[triple] = {"name": None, "property": None, "value": None, "changed": True}
-        for triple, words in zip(kept, base.triples_at(kept), strict=True):
-            self._words[triple] = {"name": words.name, "property": words.property, "value": words.value}
+    def _decided(self, plan: Plan, tokens: Sequence[int], decider: Decider) -> dict[str, Any]:
+        decision, refusal = plan.decision, decider.asked.config.refusal
+        if decision.is_base:
+            answer = Answer("", (), False, len(tokens), confidence=decision.confidence, known=False)
+            return answer.basis() | {"from_base": True}
+        text, length = planned_text(decider.tokenizer, plan, tokens)
+        return Answer(
+            text,
+            (),
+            is_refusal(text, refusal),
+            len(tokens),
+            copied=plan.copied(length) if plan.has_settled(tokens) else (),
+            confidence=decision.confidence,
+            known=decision.is_known if self.decides else None,
+        ).basis() | {"text": text}
+
+    def _evidence(self) -> list[dict[str, Any]]:
+        if self.plan is None:
+            best = sorted(self._peak.items(), key=lambda item: -item[1])[: self._most]
+        else:
+            best = [] if self.plan.decision.is_base else rests_on(self.plan.decision, self._peak, self._most)
+        words = self._words.of(triple for triple, _ in best)
+        changed = self._words.changed()
+        return [
+            {
+                **dict(zip(("name", "property", "value"), _fields(words[triple]), strict=True)),
+                "mass": mass,
+                "changed": triple in changed,
+            }
+            for triple, mass in best
+        ]
 
 
-@functools.lru_cache(maxsize=64)
-def _opened(path: str, generation: int) -> KnowledgeBase:
-    """A file, opened anew for each version: another may have been put in its place."""
-    return KnowledgeBase.open(path, read_only=True)
+def _fields(triple: Any) -> tuple[str | None, str | None, str | None]:
+    """None where the words of that version were never read, and the file has others by now."""
+    return (None, None, None) if triple is None else (triple.name, triple.property, triple.value)

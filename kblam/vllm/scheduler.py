@@ -14,9 +14,13 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
+from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import adapter_folder, read_config
-from kblam.errors import EngineRequestError
-from kblam.vllm.admission import STAMP, FrontEnd, asked_of
+from kblam.errors import EngineRequestError, KblamError
+from kblam.vllm.admission import ARGUMENTS, BASE, QUESTION, STAMP, VECTOR, VECTORS, VERBATIM, FrontEnd, asked_of
+from kblam.vllm.deciding import Decider, Question
+from kblam.vllm.files import VersionWords
+from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
 from kblam.vllm.registry import Loaded, Registry
 from kblam.vllm.response import Response
 from kblam.vllm.settings import Settings
@@ -30,6 +34,8 @@ class WithKnowledge(Scheduler):
         settings = Settings.of(self.vllm_config)
         self._registry, self._most = Registry(self.vllm_config), settings.evidence
         self._front = FrontEnd(self.vllm_config, read_config(adapter_folder(settings.adapter)))
+        self._decider = self._decider_of(settings)
+        self._lookups = Lookups()
         self._responses: dict[str, Response] = {}
         self._in_use: Counter[int] = Counter()
         self._refused: list[tuple[Any, str]] = []
@@ -42,32 +48,139 @@ class WithKnowledge(Scheduler):
             super().add_request(request)
             return
         try:
-            self._fix(request)
-        except EngineRequestError as error:
-            self._refused.append((request, str(error)))
+            question = self._fix(request)
+            if question is not None:
+                self._look_up(request, question)
+                return
+        except KblamError as error:
+            self._refuse(request, str(error))
             return
         super().add_request(request)
 
-    def _fix(self, request: Any) -> None:
-        """Fixes what a request attends to, and salts its cache.
+    def _fix(self, request: Any) -> Question | None:
+        """Fixes what a request attends to; returns the question that has to be looked up before it runs.
 
         Raises:
-            EngineRequestError: it cannot be answered.
+            KblamError: it cannot be answered.
         """
         asked = asked_of(request.sampling_params)
-        loaded = self._front.check_encoded(asked)
+        loaded = self._front.check_encoded(asked, request.sampling_params)
         if asked.base is None or loaded is None:
-            return
+            return None
+        rules = self._front.rules(asked)
+        question = None
+        if rules is not None and self._decider is not None and asked.question is not None:
+            if request.prompt_token_ids is None or request.resumable:
+                raise EngineRequestError(
+                    "answers are decided at the end of a prompt of tokens that comes as a whole; for another one pass "
+                    f"{VERBATIM}=false"
+                )
+            question = self._decider.question(
+                asked.question, request.prompt_token_ids, request.sampling_params, loaded, rules, asked.vectors
+            )
         # Others may share these parameters.
         request.sampling_params = copy.copy(request.sampling_params)
         stamp = {"request": request.request_id, "generation": loaded.generation}
-        request.sampling_params.extra_args = {**request.sampling_params.extra_args, STAMP: stamp}
-        salt_of_cache(request, asked.base, loaded)
+        extra = {key: value for key, value in request.sampling_params.extra_args.items() if key != VECTORS}
+        request.sampling_params.extra_args = {**extra, STAMP: stamp}
         most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
-        self._responses[request.request_id] = Response(asked.base, loaded, most, may_end_early)
+        words = VersionWords(loaded) if self._decider is None else self._decider.words(loaded)
+        self._responses[request.request_id] = Response(asked.base, loaded, words, most, may_end_early)
         self._in_use[loaded.generation] += 1
         if self._in_use[loaded.generation] == 1:
             self._tell()
+        if question is None:
+            salt_of_cache(request, asked.base, loaded)
+        return question
+
+    def _look_up(self, request: Any, question: Question) -> None:
+        """Holds a request back until what its question finds is known.
+
+        Raises:
+            KblamError: a part cannot be asked.
+        """
+        assert self._decider is not None
+        if self._lookups.join(request, question):
+            return
+        base = self._responses[request.request_id].base
+        texts: dict[str, str] = {}
+        made = []
+        for number, text in enumerate((question.text, *question.parts)):
+            prompt = list(question.prompt) if number == 0 else self._decider.prompt_of(text)
+            if len(prompt) >= self.max_model_len:
+                raise EngineRequestError(f"a part of the question takes {len(prompt)} tokens: {text!r:.80}")
+            one = lookup_request(request, number, prompt)
+            stamp = {"request": one.request_id, "generation": question.loaded.generation}
+            extra = {BASE: base, QUESTION: text, VERBATIM: False}
+            if self._front.adapter.question_head is not None:
+                extra[VECTOR] = self._decider.vector_of(question, text)
+            one.sampling_params.extra_args = {**extra, STAMP: {**stamp, "named": question.named.get(text, ())}}
+            salt_of_cache(one, base, question.loaded)
+            texts[one.request_id] = text
+            made.append(one)
+        self._lookups.begin(request, question, texts)
+        for one in made:
+            super().add_request(one)
+
+    def _answer(self, lookup: Lookup) -> None:
+        """Lets the requests run that waited for a lookup, with what it decides."""
+        assert self._decider is not None
+        try:
+            planned, line = self._decider.decided(lookup.question, lookup.found)
+        except KblamError as error:
+            for request in lookup.askers:
+                self._refuse(request, str(error))
+            return
+        named = lookup.question.named.get(lookup.question.text, ())
+        for request in lookup.askers:
+            response = self._responses[request.request_id]
+            response.plan, response.decides = planned, lookup.question.rules.known_above is not None
+            if planned.decision.is_base:
+                try:
+                    request = self._as_base(request)
+                except KblamError as error:
+                    self._refuse(request, str(error))
+                    continue
+            else:
+                extra = request.sampling_params.extra_args
+                request.sampling_params.extra_args = {**extra, STAMP: {**extra[STAMP], "line": line, "named": named}}
+                salt_of_cache(request, response.base, response.loaded)
+            super().add_request(request)
+
+    def _as_base(self, request: Any) -> Any:
+        """A request as it would be if nothing were attached.
+
+        Raises:
+            KblamError: it has no prompt, or no room.
+        """
+        assert self._decider is not None
+        asked = asked_of(request.sampling_params)
+        prompt = asked.base_prompt or self._decider.base_prompt_of(str(asked.question))
+        if len(prompt) >= self.max_model_len:
+            raise EngineRequestError(
+                f"the base model's prompt takes {len(prompt)} tokens, and there is room for {self.max_model_len}"
+            )
+        params = copy.copy(request.sampling_params)
+        params.extra_args = {
+            key: value for key, value in params.extra_args.items() if key not in (*ARGUMENTS, VECTOR, VECTORS, STAMP)
+        }
+        return as_base_request(request, list(prompt), params)
+
+    def _refuse(self, request: Any, reason: str) -> None:
+        """Its output is an error."""
+        self._forget(request.request_id)
+        self._refused.append((request, reason))
+
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> list[Any]:
+        """Ends requests from outside, those too that wait for a lookup."""
+        if request_ids is not None:
+            request_ids = {request_ids} if isinstance(request_ids, str) else set(request_ids)
+        dropped, idle = self._lookups.drop(request_ids)
+        for request in dropped:
+            request.status = finished_status
+            self._forget(request.request_id)
+        ended = super().finish_requests(None if request_ids is None else request_ids.union(idle), finished_status)
+        return [*dropped, *(request for request in ended if request.request_id not in idle)]
 
     def has_requests(self) -> bool:
         """A refusal is told by the next step."""
@@ -78,13 +191,20 @@ class WithKnowledge(Scheduler):
         came = model_runner_output.kv_connector_output
         step = None if came is None else came.kv_connector_worker_meta
         for request_id, found in {} if step is None else step.found.items():
+            self._lookups.note(request_id, found)
             if (response := self._responses.get(request_id)) is not None:
                 response.add(found)
+        looking = {request_id for request_id in scheduler_output.num_scheduled_tokens if request_id in self._lookups}
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
-        for output in (output for of_client in outputs.values() for output in of_client.outputs):
-            response = self._responses.get(output.request_id)
-            if response is not None and response.may_end_early:
-                output.kv_transfer_params = {STAMP: response.said()}
+        for of_client in outputs.values():
+            of_client.outputs = [output for output in of_client.outputs if output.request_id not in looking]
+            for output in of_client.outputs:
+                response = self._responses.get(output.request_id)
+                if response is not None and response.may_end_early:
+                    said = response.said(self.requests[output.request_id].output_token_ids, self._decider)
+                    output.kv_transfer_params = {STAMP: said}
+        for lookup in self._lookups.finished():
+            self._answer(lookup)
         for request, reason in self._refused:
             output = EngineCoreOutput(
                 request_id=request.request_id,
@@ -98,15 +218,29 @@ class WithKnowledge(Scheduler):
 
     def _ended(self, request: Any) -> dict[str, Any] | None:
         """Called once for each request that ends, in whatever way: what its output says of knowledge."""
-        response = self._responses.pop(request.request_id, None)
-        if response is None:
+        self._lookups.ended(request.request_id)
+        response = self._forget(request.request_id)
+        return None if response is None else {STAMP: response.said(request.output_token_ids, self._decider)}
+
+    def _forget(self, request_id: str) -> Response | None:
+        response = self._responses.pop(request_id, None)
+        if response is not None:
+            generation = response.loaded.generation
+            self._in_use[generation] -= 1
+            if not self._in_use[generation]:
+                del self._in_use[generation]
+                self._tell()
+        return response
+
+    def _decider_of(self, settings: Settings) -> Decider | None:
+        """None for an adapter that decides nothing."""
+        config = self._front.adapter
+        if not config.pointer and config.known_above is None and settings.known_above is None:
             return None
-        generation = response.loaded.generation
-        self._in_use[generation] -= 1
-        if not self._in_use[generation]:
-            del self._in_use[generation]
-            self._tell()
-        return {STAMP: response.said()}
+        decider = Decider(self.vllm_config, KnowledgeAdapter.from_pretrained(adapter_folder(settings.adapter)))
+        for loaded in self._registry.bases().values():
+            decider.know(loaded)
+        return decider
 
     def _tell(self) -> None:
         self._registry.say_in_use(frozenset(self._in_use))

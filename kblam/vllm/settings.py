@@ -6,11 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from kblam.errors import EngineError, KnowledgeError
+from kblam.adapter import AdapterConfig
+from kblam.errors import EngineError, GenerationError, KnowledgeError
+from kblam.generation.decision import Rules, rules_of
 from kblam.models.formats import check_storage
 
 NAME = "kblam"
 LONGEST_NAME = 128
+# What becomes of an unknown question; "model" leaves it to what the model has learned, `Session(unknown=None)`.
+UNKNOWN = ("auto", "refuse", "base", "model")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Settings:
             that. None has room for each of `knowledge` twice.
         storage: dtype of the latents, as `kblam.attach` takes it.
         evidence: how many triples of evidence a response has at most.
+        unknown: what becomes of a question that the knowledge base does not answer, unless the request says otherwise:
+            "auto", "refuse", "base" or "model" (see `rules_of`).
+        known_above: the confidence from which a question counts as known; None takes the adapter's.
         digest: of the adapter's config; made at the start, so that a compiled graph is not taken for another adapter's.
 
     Raises:
@@ -36,6 +43,8 @@ class Settings:
     capacity: int | None = None
     storage: str = "auto"
     evidence: int = 5
+    unknown: str = "auto"
+    known_above: float | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -52,6 +61,9 @@ class Settings:
         for label, number in (("capacity", self.capacity), ("evidence", self.evidence)):
             if number is not None and (type(number) is not int or number < 1):
                 raise EngineError(f"{NAME}.{label} must be a whole number of at least 1; got {number!r}")
+        check_unknown(self.unknown)
+        if self.known_above is not None and type(self.known_above) not in (int, float):
+            raise EngineError(f"{NAME}.known_above must be a number of 0 .. 1; got {self.known_above!r}")
         try:
             check_storage(self.storage)
         except KnowledgeError as error:
@@ -77,6 +89,32 @@ class Settings:
         if "adapter" not in found:
             raise EngineError(f"{NAME}.adapter is missing: the folder or hub name of an adapter")
         return cls(**found)
+
+    def rules(self, config: AdapterConfig, unknown: str | None = None) -> Rules:
+        """How answers are decided.
+
+        Args:
+            config: of the adapter.
+            unknown: in place of the engine's.
+
+        Raises:
+            EngineError: the adapter has nothing to decide so by.
+        """
+        chosen: Any = self.unknown if unknown is None else unknown
+        try:
+            return rules_of(config, None if chosen == "model" else chosen, self.known_above)
+        except GenerationError as error:
+            raise EngineError(str(error)) from error
+
+
+def check_unknown(unknown: object) -> None:
+    """Refuses what nobody can do with an unknown question.
+
+    Raises:
+        EngineError: it is none of `UNKNOWN`.
+    """
+    if unknown not in UNKNOWN:
+        raise EngineError(f"unknown must be one of {', '.join(UNKNOWN)}; got {unknown!r:.80}")
 
 
 def check_name(name: object) -> None:

@@ -32,6 +32,7 @@ def start_up(vllm_config: Any) -> None:
     adapter = read_config(adapter_folder(settings.adapter))
     refuse_engine(vllm_config)
     refuse_adapter(vllm_config, adapter)
+    refuse_decided(vllm_config, settings, adapter)
     digest = hashlib.sha256(json.dumps(adapter.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
     settings = dataclasses.replace(settings, digest=digest)
     vllm_config.additional_config[NAME] = dataclasses.asdict(settings)
@@ -131,6 +132,33 @@ def refuse_adapter(vllm_config: Any, adapter: AdapterConfig) -> None:
             f"knowledge layers {windowed} have a sliding window ({window_of(text, windowed[0])} tokens), which is not "
             "served; choose layers without one (`AdapterConfig.layers`)"
         )
+
+
+def refuse_decided(vllm_config: Any, settings: Settings, adapter: AdapterConfig) -> None:
+    """Refuses an engine in which answers that are decided could not be said.
+
+    Raises:
+        EngineError: with the reason; also if the settings decide by what the adapter has not.
+    """
+    rules = settings.rules(adapter)
+    if not rules.config.pointer and rules.unknown is None:
+        return
+    for reason, is_so in (
+        (
+            "prompts of embeddings (enable_prompt_embeds): what an answer has said is told from its tokens",
+            vllm_config.model_config.enable_prompt_embeds,
+        ),
+        (
+            "batch-sharded sampling: it computes logits past the place where words are mixed in",
+            vllm_config.parallel_config.enable_batch_sharded_sampling,
+        ),
+        (
+            "no tokenizer (skip_tokenizer_init): answers are written with it",
+            vllm_config.model_config.skip_tokenizer_init,
+        ),
+    ):
+        if is_so:
+            raise EngineError(f"an adapter with a pointer or a known_above is not served with {reason}")
 
 
 def window_of(text_config: Any, layer: int) -> int | None:

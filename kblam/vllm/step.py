@@ -14,6 +14,7 @@ from torch import Tensor
 from kblam.adapter import AdapterConfig
 from kblam.vllm.admission import STAMP, asked_of
 from kblam.vllm.pool import KnowledgePool, Version
+from kblam.vllm.saying import Line, Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class RequestKnowledge:
         question: by layer, what its question adds to its knowledge queries, (heads, D); None without.
         prompt_tokens: that the prompt has; attention before its end names no evidence.
         wants_evidence: whether the response has it.
+        line: what it is to say; None leaves that to the model.
+        named: ids of the triples that its question names.
     """
 
     request_id: str
@@ -33,6 +36,13 @@ class RequestKnowledge:
     question: dict[int, Tensor] | None
     prompt_tokens: int
     wants_evidence: bool
+    line: Line | None = None
+    named: tuple[int, ...] = ()
+
+    @property
+    def asks_attention(self) -> bool:
+        """Whether anybody wants to know which triples its tokens attend to."""
+        return self.wants_evidence or (self.line is not None and self.line.asks_attention)
 
 
 def request_of(pool: KnowledgePool, sampling_params: Any, prompt_tokens: int) -> RequestKnowledge | None:
@@ -47,6 +57,8 @@ def request_of(pool: KnowledgePool, sampling_params: Any, prompt_tokens: int) ->
         question=None if asked.vector is None else pool.question_parts(asked.vector),
         prompt_tokens=prompt_tokens,
         wants_evidence=asked.evidence,
+        line=stamp.get("line"),
+        named=stamp.get("named", ()),
     )
 
 
@@ -70,8 +82,9 @@ class Step:
         request_of_row: int64 (T,).
         spans: int32 (R, 2), of the pool.
         bias: float32 (R,).
-        answering: of those that choose a token in this step and want evidence: (their place among the R, the last of
-            their T tokens).
+        answering: of those that choose a token in this step and whose attention is asked for: (their place among the R,
+            the last of their T tokens).
+        turn: what those of them that have a line do in it.
     """
 
     requests: list[RequestKnowledge]
@@ -83,6 +96,7 @@ class Step:
     spans: Tensor
     bias: Tensor
     answering: list[tuple[int, int]] = field(default_factory=list)
+    turn: Turn | None = None
 
     def question(self, layer: int) -> Tensor | None:
         """What questions add to the knowledge queries, (T, heads, D); None if no request has one."""
@@ -96,6 +110,7 @@ def step_of(
     starts: Sequence[int],
     lengths: Sequence[int],
     device: torch.device,
+    turn: Turn | None = None,
 ) -> Step | None:
     """The step of a batch; None if no request attends to knowledge.
 
@@ -105,6 +120,7 @@ def step_of(
         starts: where the tokens of each begin, and the end of the last one's.
         lengths: tokens of each that will be in the cache after this step.
         device: of the model.
+        turn: of those that have a line.
     """
     seeing = [
         (place, request)
@@ -132,6 +148,7 @@ def step_of(
         answering=[
             (index, own[index + 1] - 1)
             for index, (place, request) in enumerate(seeing)
-            if request.wants_evidence and lengths[place] >= request.prompt_tokens
+            if request.asks_attention and lengths[place] >= request.prompt_tokens
         ],
+        turn=turn,
     )

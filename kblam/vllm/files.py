@@ -1,0 +1,182 @@
+"""Knowledge base files as the scheduler reads them: the words of one version, and the judge of its triples."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from kblam.adapter import KnowledgeAdapter
+from kblam.errors import StoreError
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.names import Names
+from kblam.models.judging import Judge
+from kblam.vllm.registry import Loaded
+
+
+class VersionWords:
+    """The words of the triples of one version, each read once.
+
+    A triple that was changed in the file since then has None: what it says now is not what was attended to.
+
+    Args:
+        loaded: the version.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._read: dict[int, Triple | None] = {}
+        # At which revision of the file these were the changes.
+        self._changed: tuple[int, frozenset[int]] = loaded.revision, frozenset()
+
+    def of(self, ids: Iterable[int]) -> dict[int, Triple | None]:
+        """By id.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        wanted = list(ids)
+        new = [one for one in dict.fromkeys(wanted) if one not in self._read]
+        if new:
+            changed = self.changed()
+            kept = [one for one in new if one not in changed]
+            words = opened(self._loaded.path, self._loaded.generation).triples_at(kept)
+            self._read |= dict.fromkeys(new) | dict(zip(kept, words, strict=True))
+        return {one: self._read[one] for one in wanted}
+
+    def changed(self) -> frozenset[int]:
+        """Ids of triples that the file says otherwise by now, or has no more.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        base = opened(self._loaded.path, self._loaded.generation)
+        revision = base.revision
+        if revision != self._changed[0]:
+            changes = base.changes_since(self._loaded.revision)
+            self._changed = revision, frozenset({*changes.upserted.ids.tolist(), *changes.removed.tolist()})
+        return self._changed[1]
+
+
+class _Seen(NamedTuple):
+    what: Any
+    generation: int
+    file: int
+
+
+class _Following:
+    """What follows each file from one version to the next, made anew where another file was put in its place."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Seen] = {}
+
+    def _newest(self, loaded: Loaded) -> Any:
+        seen = self._of.get(loaded.path)
+        if seen is not None and seen.generation >= loaded.generation:
+            return seen.what
+        base, file = opened(loaded.path, loaded.generation), _file_at(loaded.path)
+        # Revisions count in one file only.
+        what = self._followed(seen.what if seen is not None and seen.file == file else None, base)
+        self._of[loaded.path] = _Seen(what, loaded.generation, file)
+        return what
+
+    def _followed(self, before: Any, base: KnowledgeBase) -> Any:
+        raise NotImplementedError
+
+
+class Judges(_Following):
+    """A judge for each file.
+
+    Args:
+        adapter: whose weights they use.
+        encode: texts to (n, P) float32 vectors.
+    """
+
+    def __init__(self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self._adapter, self._encode = adapter, encode
+
+    def of(self, loaded: Loaded) -> Judge | None:
+        """The judge of a version; None where the adapter has no weights for one.
+
+        Names and properties are those of the newest version that was asked for: a request that began with an older one
+        is judged by them too.
+
+        Raises:
+            StoreError: the file cannot be read.
+            EncoderError: its properties cannot be encoded.
+        """
+        found: Judge | None = None if self._adapter.config.confidence is None else self._newest(loaded)
+        return found
+
+    def _followed(self, before: Judge | None, base: KnowledgeBase) -> Judge:
+        judge = Judge(self._adapter, self._encode) if before is None else before
+        judge.follow(base)
+        return judge
+
+
+class BaseNames:
+    """The names of a knowledge base, for whoever needs no judge.
+
+    Args:
+        base: that has them.
+    """
+
+    def __init__(self, base: KnowledgeBase) -> None:
+        self._names, self._revision = Names(), 0
+        self.follow(base)
+
+    def follow(self, base: KnowledgeBase) -> None:
+        """Takes what has changed since."""
+        now = base.revision
+        if base.has_removed(self._revision):
+            self._names, self._revision = Names(), 0
+        self._names.add(base.names(since=self._revision))
+        self._revision = now
+
+    def says_a_name(self, text: str) -> bool:
+        """As `Judge.says_a_name`."""
+        return bool(self._names.said_in(text))
+
+    def names_in(self, text: str) -> list[tuple[int, int]]:
+        """As `Judge.names_in`."""
+        return self._names.spans_in(text)
+
+
+class AllNames(_Following):
+    """The names in each file."""
+
+    def of(self, loaded: Loaded) -> BaseNames:
+        """Of the newest version that was asked for.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        found: BaseNames = self._newest(loaded)
+        return found
+
+    def _followed(self, before: BaseNames | None, base: KnowledgeBase) -> BaseNames:
+        if before is None:
+            return BaseNames(base)
+        before.follow(base)
+        return before
+
+
+def _file_at(path: str) -> int:
+    try:
+        return Path(path).stat().st_ino
+    except OSError as error:
+        raise StoreError(f"the knowledge base {path} is gone: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def opened(path: str, generation: int) -> KnowledgeBase:
+    """A file, opened anew for each version: another may have been put in its place.
+
+    Raises:
+        StoreError: it cannot be.
+    """
+    return KnowledgeBase.open(path, read_only=True)

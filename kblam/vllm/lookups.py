@@ -1,0 +1,152 @@
+"""Questions that are looked up before they are answered: each by requests of one token, which no client sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.v1.request import Request
+
+from kblam.vllm.deciding import Question
+
+Found = Sequence[tuple[int, float]]
+
+
+@dataclass
+class Lookup:
+    """A question in the engine.
+
+    Args:
+        question: that is looked up.
+        askers: the requests that wait for it, held back until then.
+        texts: of each lookup request, by its id.
+        found: by text, what it found: ids of triples and masses, the largest first.
+    """
+
+    question: Question
+    askers: list[Request]
+    texts: dict[str, str]
+    found: dict[str, Found] = field(default_factory=dict)
+    _open: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._open = set(self.texts)
+
+    def close(self, request_id: str) -> bool:
+        """One of its requests has ended; returns whether all have."""
+        self._open.discard(request_id)
+        return not self._open
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Ids of its requests that still run."""
+        return [request_id for request_id in self.texts if request_id in self._open]
+
+
+class Lookups:
+    """Of one scheduler."""
+
+    def __init__(self) -> None:
+        self._by_request: dict[str, Lookup] = {}
+        self._by_question: dict[object, Lookup] = {}
+        self._finished: list[Lookup] = []
+
+    def join(self, request: Request, question: Question) -> bool:
+        """Has a request wait for a lookup of the same question that is on its way; False if there is none."""
+        found = self._by_question.get(_key(request, question))
+        if found is not None:
+            found.askers.append(request)
+        return found is not None
+
+    def begin(self, request: Request, question: Question, texts: dict[str, str]) -> None:
+        """Has a request wait for a lookup of its own.
+
+        Args:
+            request: that asks.
+            question: of it.
+            texts: what is looked up, by the id of the request that does so.
+        """
+        lookup = Lookup(question, [request], texts)
+        self._by_question[_key(request, question)] = lookup
+        self._by_request |= dict.fromkeys(texts, lookup)
+
+    def __contains__(self, request_id: object) -> bool:
+        """Whether a request is one that looks something up."""
+        return request_id in self._by_request
+
+    def note(self, request_id: str, found: Found) -> None:
+        """What a request found; of any other request nothing is kept."""
+        lookup = self._by_request.get(request_id)
+        if lookup is not None:
+            lookup.found[lookup.texts[request_id]] = found
+
+    def ended(self, request_id: str) -> None:
+        """A request has ended."""
+        lookup = self._by_request.get(request_id)
+        if lookup is not None and lookup.close(request_id) and lookup.askers:
+            self._finished.append(lookup)
+
+    def finished(self) -> list[Lookup]:
+        """Those whose requests have all ended, once."""
+        done, self._finished = self._finished, []
+        for lookup in done:
+            self._forget(lookup)
+        return done
+
+    def drop(self, request_ids: Iterable[str] | None) -> tuple[list[Request], list[str]]:
+        """Requests do not wait any more, None: all; returns them, and the lookup requests that nobody waits for now."""
+        wanted = None if request_ids is None else set(request_ids)
+        dropped: list[Request] = []
+        idle: list[str] = []
+        for lookup in {id(one): one for one in self._by_request.values()}.values():
+            gone = [one for one in lookup.askers if wanted is None or one.request_id in wanted]
+            lookup.askers = [one for one in lookup.askers if one not in gone]
+            dropped += gone
+            if not lookup.askers:
+                idle += lookup.unfinished
+                self._forget(lookup)
+        return dropped, idle
+
+    def _forget(self, lookup: Lookup) -> None:
+        self._by_question = {key: one for key, one in self._by_question.items() if one is not lookup}
+        for request_id in lookup.texts:
+            self._by_request.pop(request_id, None)
+
+
+def lookup_request(asker: Request, number: int, prompt: list[int]) -> Any:
+    """A request that ends after one token, with the rights of the one that asks."""
+    return Request(
+        f"{asker.request_id}?{number}",
+        prompt,
+        SamplingParams(temperature=0, max_tokens=1),
+        None,
+        client_index=asker.client_index,
+        arrival_time=asker.arrival_time,
+        cache_salt=asker.cache_salt,
+        priority=asker.priority,
+        block_hasher=asker._block_hasher,
+    )
+
+
+def as_base_request(asker: Request, prompt: list[int], params: SamplingParams) -> Request:
+    """A request under the same id, with another prompt."""
+    return Request(
+        asker.request_id,
+        prompt,
+        params,
+        None,
+        client_index=asker.client_index,
+        arrival_time=asker.arrival_time,
+        cache_salt=asker.cache_salt,
+        priority=asker.priority,
+        trace_headers=asker.trace_headers,
+        block_hasher=asker._block_hasher,
+    )
+
+
+def _key(request: Request, question: Question) -> object:
+    rules = question.rules
+    same = question.text, tuple(question.prompt), question.loaded.generation, question.end
+    return *same, rules.unknown, rules.known_above, request.cache_salt
