@@ -1,4 +1,5 @@
-"""Whether vLLM with knowledge says what `attach` on transformers says: greedy tokens, log-probabilities and evidence.
+"""Whether vLLM with knowledge says what `attach` on transformers says: greedy tokens, log-probabilities and evidence of
+the model speaking by itself, and the answers that are decided and copied, beside those of `ask`.
 
     .venv-vllm/bin/python -m experiments.vllm_equality --runner v1 --mode eager
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import tempfile
 import time
@@ -19,7 +21,12 @@ from typing import Any
 
 from rich.console import Console
 
+from kblam.adapter.config import FORMAT_VERSION
+
 THREADS = "1"
+ANSWER_TOKENS = 48
+# Of a confidence, in float32 and bfloat16.
+SURE = 0.02
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
@@ -37,13 +44,29 @@ def prepare(runner: str) -> None:
         triton.backends.backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True), compiler=None)
 
 
-def ask_vllm(arguments: argparse.Namespace, folder: Path, adapter: str, requests: list[Any], limit: int) -> list[Any]:
-    """(tokens, their log-probabilities, evidence) of each request."""
-    from vllm import LLM, SamplingParams
+def pointing(adapter: Path, folder: Path) -> Path:
+    """An adapter that speaks by attention alone, with a pointer and a confidence without a property head."""
+    from kblam import KnowledgeAdapter
+    from kblam.adapter.confidence import Confidence
+    from kblam.adapter.files import read_config
+    from kblam.shipped import SMOLLM2_ADAPTER
+
+    made = KnowledgeAdapter.from_pretrained(adapter)
+    weights: Confidence | None = read_config(SMOLLM2_ADAPTER).confidence
+    made.config = dataclasses.replace(
+        made.config, pointer=True, known_above=0.4, confidence=weights, format_version=FORMAT_VERSION
+    )
+    made.save_pretrained(folder)
+    return folder
+
+
+def engine_of(arguments: argparse.Namespace, folder: Path, adapter: str) -> Any:
+    """vLLM with the bases."""
+    from vllm import LLM
 
     from kblam.vllm import architecture_of
 
-    engine = LLM(
+    return LLM(
         str(folder),
         dtype=arguments.dtype,
         enforce_eager=arguments.mode != "compiled",
@@ -63,9 +86,16 @@ def ask_vllm(arguments: argparse.Namespace, folder: Path, adapter: str, requests
             }
         },
     )
+
+
+def ask_vllm(engine: Any, requests: list[Any], limit: int) -> list[Any]:
+    """(tokens, their log-probabilities, evidence) of each request, the model speaking by itself."""
+    from vllm import SamplingParams
+
     prompts, params = [], []
     for base, question, ids in requests:
-        extra = {} if base is None else {"kblam_kb": base} | ({} if question is None else {"kblam_question": question})
+        extra: dict[str, Any] = {} if base is None else {"kblam_kb": base, "kblam_verbatim": False}
+        extra |= {} if question is None else {"kblam_question": question}
         prompts.append({"prompt_token_ids": ids})
         params.append(SamplingParams(temperature=0, max_tokens=limit, logprobs=1, min_tokens=limit, extra_args=extra))
     start = time.perf_counter()
@@ -110,6 +140,71 @@ def ask_transformers(
     return tokens, own, recorder.best(0, limit, 1) if base is not None else None
 
 
+def answers_of_vllm(engine: Any, asked: list[tuple[str, str, list[int]]], limit: int) -> list[tuple[str, Any]]:
+    """(text, what it rests on) of each (base, question, prompt): what is unknown the base model answers."""
+    from vllm import SamplingParams
+
+    prompts = [{"prompt_token_ids": ids} for _, _, ids in asked]
+    params = [
+        SamplingParams(
+            temperature=0,
+            max_tokens=limit,
+            extra_args={"kblam_kb": base, "kblam_question": question, "kblam_unknown": unknown_of(question)},
+        )
+        for base, question, _ in asked
+    ]
+    start = time.perf_counter()
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    CONSOLE.print(f"{len(prompts)} answers in {time.perf_counter() - start:.1f} s")
+    return [(output.outputs[0].text.strip(), output.kv_transfer_params["kblam"]) for output in outputs]
+
+
+def answers_of_ask(
+    model: Any, tokenizer: Any, opened: dict[str, Any], asked: list[tuple[str, str, list[int]]], limit: int
+) -> list[tuple[str, Any]]:
+    """The same with `ask`."""
+    from kblam import ask
+
+    answers = [
+        ask(model, opened[base], question, tokenizer=tokenizer, unknown=unknown_of(question), max_new_tokens=limit)
+        for base, question, _ in asked
+    ]
+    return [(answer.text, answer.basis()) for answer in answers]
+
+
+def unknown_of(question: str) -> str:
+    """What becomes of a question that is unknown: half are refused, half go to the base model."""
+    return "base" if len(question) % 2 else "refuse"
+
+
+def question_texts(triples: list[Any]) -> list[str]:
+    """About one fact, two facts, an entity, one fact and a gap, and nothing that is known."""
+    a, b, c = triples[:3]
+    return [
+        f"What is the {a.property} of {a.name}?",
+        f"What is the {a.property} of {a.name} and the {b.property} of {b.name}?",
+        f"What is the {b.property} of {b.name}? What is the {c.property} of {c.name}?",
+        f"Tell me about {c.name}.",
+        f"What is the {b.property} of {b.name} and the {c.property} of Nobody?",
+        f"What is the {a.property} of Nobody?",
+        f"What is the {c.property} of nobody else?",
+    ]
+
+
+def is_alike(ours: tuple[str, Any], theirs: tuple[str, Any]) -> bool:
+    """The same text, copied from the same triples, as sure."""
+    (text, said), (wanted, basis) = ours, theirs
+    # The small model's tokenizer has no capitals; what the answer says to the letter stands beside it.
+    same_text = text.lower() == wanted.lower() and said.get("text", wanted) == wanted
+    same = same_text and all(said[key] == basis[key] for key in ("refused", "known", "copied"))
+    # What the base model answers has no evidence.
+    found, expected = ([(one["name"], one["property"]) for one in each["evidence"][:1]] for each in (said, basis))
+    alike = same and found == expected and abs(said["confidence"] - basis["confidence"]) < SURE
+    if not alike:
+        CONSOLE.print(f"{text!r} is not {wanted!r}, or rests on something else")
+    return alike
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,17 +235,19 @@ def main() -> None:
 
     tiny = arguments.model == "tiny"
     folder = DEMO / "model" if tiny else Path(smollm2.source())
-    adapter = DEMO / "adapter" if tiny else SMOLLM2_ADAPTER
     facts = [Triple(*fact) for fact in quizzes(build_world(real_words()), 1000, 20)[0].facts]
     encoder = load_encoder("minilm")
     with tempfile.TemporaryDirectory() as home:
+        adapter = pointing(DEMO / "adapter", Path(home) / "adapter") if tiny else SMOLLM2_ADAPTER
         arguments.bases = {name: Path(home) / f"{name}.kb" for name in ("facts", "hr")}
         asked: list[tuple[str | None, Triple]] = []
+        texts: list[tuple[str, str]] = []
         for part, (name, path) in enumerate(arguments.bases.items()):
             own = facts[part * arguments.triples :][: arguments.triples]
             with KnowledgeBase.create(path, encoder) as base:
                 base.add(own)
             asked += [(name, triple) for triple in own[: arguments.questions]]
+            texts += [(name, text) for text in question_texts(own[part::20])]
         asked += [(None, triple) for _, triple in asked[:2]]
         asked = [asked[at] for at in sorted(range(len(asked)), key=lambda at: at % 3)]  # bases in turn, in one batch
 
@@ -164,7 +261,11 @@ def main() -> None:
             requests.append((name, question if needs and name is not None else None, list(ids)))
         opened = {name: KnowledgeBase.open(path) for name, path in arguments.bases.items()}
         theirs = [ask_transformers(arguments, attachment, opened, one, arguments.tokens) for one in requests]
-        ours = ask_vllm(arguments, folder, str(adapter), requests, arguments.tokens)
+        decided = [(name, text, list(encode_question(text, attachment, tokenizer))) for name, text in texts]
+        wanted = answers_of_ask(model, tokenizer, opened, decided, ANSWER_TOKENS)
+        engine = engine_of(arguments, folder, str(adapter))
+        ours = ask_vllm(engine, requests, arguments.tokens)
+        answers = answers_of_vllm(engine, decided, ANSWER_TOKENS)
         for base in opened.values():
             base.close()
 
@@ -181,7 +282,8 @@ def main() -> None:
     CONSOLE.print(
         f"{arguments.model} {arguments.runner} {arguments.mode} {arguments.dtype} {arguments.storage} "
         f"slots={arguments.slots} ranks={arguments.ranks}: tokens {sum(same)}/{len(same)}, "
-        f"log-probability {max(gaps, default=0):.1e}, evidence mass {max(masses):.1e}"
+        f"log-probability {max(gaps, default=0):.1e}, evidence mass {max(masses):.1e}, "
+        f"answers {sum(map(is_alike, answers, wanted))}/{len(wanted)}, {len({text for text, _ in wanted})} different"
     )
 
 

@@ -62,7 +62,7 @@ def write_bases(folder: Path) -> dict[str, Path]:
 def settings(bases: dict[str, Path], **others: Any) -> dict[str, Any]:
     """`additional_config` with the first two bases."""
     knowledge = {name: str(bases[name]) for name in ("facts", "hr")}
-    return {"kblam": {"adapter": str(ADAPTER), "knowledge": knowledge, **others}}
+    return {"kblam": {"adapter": str(ADAPTER), "knowledge": knowledge} | others}
 
 
 def start(additional_config: dict[str, Any], **options: Any) -> LLM:
@@ -146,8 +146,10 @@ class Said:
 class Reference:
     """`attach` on transformers: the same model, adapter and bases."""
 
-    def __init__(self, bases: dict[str, Path], adapter: KnowledgeAdapter | None = None, **options: Any) -> None:
-        self.model = load_base(MODEL, dtype=torch.float32, device="cpu")
+    def __init__(
+        self, bases: dict[str, Path], adapter: KnowledgeAdapter | None = None, *, model: Path = MODEL, **options: Any
+    ) -> None:
+        self.model = load_base(model, dtype=torch.float32, device="cpu")
         self.attachment = attach(self.model, adapter or KnowledgeAdapter.from_pretrained(ADAPTER), **options)
         self.bases = {name: KnowledgeBase.open(path) for name, path in bases.items()}
 

@@ -31,5 +31,6 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "green" not in texts[2]
     said = found["outputs"][0].kv_transfer_params["kblam"]
     assert (said["knowledge_base"], said["evidence"][0]["value"]) == ("facts", "pale green with stripes")
+    assert said["text"] == texts[0] == "The color of Zorblax Quell is pale green with stripes."
     exec(compile(blocks[1], "page", "exec"), found)
     assert {name: one["triples"] for name, one in found["bases"].items()} == {"facts": 2, "hr": 1}

@@ -16,7 +16,8 @@ from kblam.errors import EncoderMismatchError, EngineError
 from kblam.models.loading import load_base, load_config
 from kblam.models.signature import signature_of
 from kblam.vllm import architecture_of
-from kblam.vllm.start import refuse_adapter, refuse_engine, start_up, window_of
+from kblam.vllm.settings import Settings
+from kblam.vllm.start import refuse_adapter, refuse_decided, refuse_engine, start_up, window_of
 from tests.vllm.engine import engines
 
 
@@ -35,6 +36,7 @@ def config(**changes: Any) -> Any:
             nnodes=1,
             distributed_executor_backend=None,
             data_parallel_rank=0,
+            enable_batch_sharded_sampling=False,
         ),
         model_config=SimpleNamespace(
             use_mla=False,
@@ -42,6 +44,8 @@ def config(**changes: Any) -> Any:
             architecture="KnowledgeLlamaForCausalLM",
             hf_text_config=load_config(engines.MODEL),
             logits_processors=None,
+            enable_prompt_embeds=False,
+            skip_tokenizer_init=False,
         ),
         cache_config=SimpleNamespace(cache_dtype="auto"),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
@@ -101,6 +105,27 @@ def test_an_adapter_that_cannot_be_served_is_refused_with_the_reason(change: dic
         refuse_adapter(config(), dataclasses.replace(read_config(engines.ADAPTER), **change))
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("model_config__enable_prompt_embeds", "prompts of embeddings"),
+        ("model_config__skip_tokenizer_init", "no tokenizer"),
+        ("parallel_config__enable_batch_sharded_sampling", "batch-sharded sampling"),
+    ],
+)
+def test_an_engine_that_could_not_say_decided_answers_is_refused(path: str, reason: str) -> None:
+    adapter, settings = read_config(engines.ADAPTER), Settings("a")
+    refuse_decided(config(**{path: True}), settings, adapter)  # it decides nothing
+    with pytest.raises(EngineError, match=reason):
+        refuse_decided(config(**{path: True}), settings, dataclasses.replace(adapter, pointer=True))
+    refuse_decided(config(), settings, dataclasses.replace(adapter, pointer=True))
+
+
+def test_settings_that_decide_by_what_the_adapter_has_not_are_refused() -> None:
+    with pytest.raises(EngineError, match="this adapter has no known_above"):
+        refuse_decided(config(), Settings("a", unknown="base"), read_config(engines.ADAPTER))
+
+
 def test_knowledge_layers_with_a_sliding_window_are_refused() -> None:
     text = load_config(engines.MODEL)
     text.sliding_window, text.layer_types = 64, ["sliding_attention"] * 2 + ["full_attention"] * 2
@@ -125,6 +150,8 @@ def test_an_unknown_family_is_refused() -> None:
         ({"kblam": {"adapter": "a", "storrage": "int8"}}, "no setting storrage"),
         ({"kblam": {"adapter": "a", "storage": "int9"}}, "storage must be one of"),
         ({"kblam": {"adapter": "a", "capacity": 0}}, "capacity must be"),
+        ({"kblam": {"adapter": "a", "unknown": "maybe"}}, "unknown must be one of auto, refuse, base, model"),
+        ({"kblam": {"adapter": "a", "known_above": "high"}}, "known_above must be a number"),
         ({"kblam": {"adapter": "a", "knowledge": {"a@b": "a.kb"}}}, "without @"),
         ({"kblam": {"adapter": "a", "knowledge": ["a.kb"]}}, "must name files"),
     ],

@@ -1,0 +1,211 @@
+"""Answers that are decided and copied, of the small model with a pointer: as `ask` answers, and as requests ask."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.exceptions import VLLMValidationError
+
+from experiments.vllm_equality import pointing, question_texts
+from kblam import Answer, KnowledgeAdapter, KnowledgeBase, Session, Triple
+from kblam.vllm import lookups
+from tests.vllm.engine import engines
+from tests.vllm.engine.engines import Reference, Request, assert_alike, knowledge_of, said_by
+
+LIMIT = 48
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pointing(engines.ADAPTER, tmp_path_factory.mktemp("pointing"))
+
+
+@pytest.fixture(scope="module")
+def reference(bases: dict[str, Path], adapter: Path) -> Reference:
+    return Reference(bases, KnowledgeAdapter.from_pretrained(adapter))
+
+
+@pytest.fixture(scope="module")
+def live(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that changes."""
+    return Path(shutil.copy(bases["facts"], tmp_path_factory.mktemp("live") / "live.kb"))
+
+
+@pytest.fixture(scope="module")
+def engine(bases: dict[str, Path], adapter: Path, live: Path) -> Any:
+    given = engines.settings(bases, adapter=str(adapter), capacity=2000)
+    given["kblam"]["knowledge"]["live"] = str(live)
+    return engines.start(given, max_model_len=256)
+
+
+def ask(engine: Any, asked: list[tuple[str, str]], *, extra: dict[str, Any] | None = None, **options: Any) -> list[Any]:
+    """Outputs for (base, question)s that run together."""
+    rows = [Request(question, base) for base, question in asked]
+    params = [
+        row.params(
+            extra={"kblam_question": row.question, **(extra or {})},
+            **{"max_tokens": LIMIT, "min_tokens": 0, "logprobs": None, **options},
+        )
+        for row in rows
+    ]
+    outputs: list[Any] = engine.generate([row.prompt for row in rows], params, use_tqdm=False)
+    return outputs
+
+
+def expected(reference: Reference, asked: list[tuple[str, str]], unknown: Any = "auto") -> list[Answer]:
+    """What `ask` says."""
+    made: Any = reference.model
+    sessions = {
+        name: Session(made, base, tokenizer=engines.tokenizer(), unknown=unknown)
+        for name, base in reference.bases.items()
+    }
+    return [sessions[base].ask(question, max_new_tokens=LIMIT) for base, question in asked]
+
+
+def every_kind() -> list[tuple[str, str]]:
+    return [(base, text) for base in ("facts", "hr") for text in question_texts(engines.of_base(base)[::20])]
+
+
+def one_fact(at: int = 3) -> str:
+    return engines.question_about(engines.of_base("facts")[at])
+
+
+@pytest.mark.parametrize("unknown", ["auto", "base", "model"])
+def test_a_batch_of_every_kind_of_question_is_answered_as_ask_answers(
+    engine: Any, reference: Reference, unknown: str
+) -> None:
+    asked = every_kind()
+    outputs = ask(engine, asked, extra={"kblam_unknown": unknown})
+    answers = expected(reference, asked, None if unknown == "model" else unknown)
+    assert len({answer.text for answer in answers}) > len(asked) / 2
+    assert any(answer.from_base for answer in answers) == (unknown == "base")
+    assert_answered(outputs, answers)
+
+
+def test_triples_whose_names_are_said_are_looked_at_whatever_attention_they_get(
+    engine: Any, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.generation.evidence.CANDIDATES", 1)
+    asked = [(base, text) for base, text in every_kind() if base == "facts"]
+    outputs, answers = ask(engine, asked), expected(reference, asked)
+    assert_answered(outputs, answers)
+    assert sum(one["field"] == "value" for one in knowledge_of(outputs[3])["copied"]) == 3  # all of an entity
+
+
+def assert_answered(outputs: list[Any], answers: list[Answer]) -> None:
+    """What vLLM answers is what `ask` does."""
+    for output, answer in zip(outputs, answers, strict=True):
+        said, basis = knowledge_of(output), answer.basis()
+        assert output.outputs[0].text.strip() == answer.text.lower()
+        assert said.get("from_base", False) == answer.from_base
+        if not answer.from_base:
+            assert said["text"] == answer.text
+        assert {key: said[key] for key in ("refused", "known", "copied")} == {
+            key: basis[key] for key in ("refused", "known", "copied")
+        }
+        assert said["confidence"] == pytest.approx(basis["confidence"], abs=1e-5)
+        found, wanted = ({one["value"]: one["mass"] for one in each["evidence"]} for each in (said, basis))
+        assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_plan_goes_on_in_several_samples_and_pieces_and_up_to_a_stop_string(engine: Any) -> None:
+    triple = engines.of_base("facts")[3]
+    whole = f"the {triple.property} of {triple.name} is {triple.value}.".lower()
+    (output,) = ask(engine, [("facts", one_fact())], temperature=0.8, n=2, seed=1)
+    assert [one.text.strip() for one in output.outputs] == [whole, whole]
+    (output,) = ask(engine, [("facts", one_fact())], stop=[" is "])
+    assert output.outputs[0].text.strip() == whole.split(" is ")[0]
+    assert knowledge_of(output)["evidence"][0]["value"] == triple.value
+
+
+def test_a_request_may_have_the_models_own_words(engine: Any, reference: Reference) -> None:
+    row = Request(one_fact(), "facts")
+    (output,) = ask(
+        engine, [("facts", row.question)], extra={"kblam_verbatim": False}, max_tokens=10, min_tokens=10, logprobs=1
+    )
+    assert_alike([said_by(output)], [reference.say(row, 10)])
+    assert "copied" not in knowledge_of(output)
+
+
+def test_the_base_model_may_be_asked_with_a_prompt_of_the_callers(engine: Any, reference: Reference) -> None:
+    other = Request("What is the color of the moon?", None)
+    question = ("facts", "What is the color of Nobody?")
+    (output,) = ask(engine, [question], extra={"kblam_unknown": "base", "kblam_base_prompt": other.ids}, max_tokens=10)
+    assert list(output.outputs[0].token_ids)[:10] == reference.say(other, 10).tokens[: len(output.outputs[0].token_ids)]
+    assert knowledge_of(output)["from_base"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "extra", "reason"),
+    [
+        ({"min_tokens": 4}, {}, "min_tokens would change words that are copied"),
+        ({"bad_words": ["red"], "presence_penalty": 1.0}, {}, "bad_words, presence_penalty would change"),
+        ({}, {"kblam_question": None}, "an answer is decided by the question's words"),
+        ({}, {"kblam_unknown": "maybe"}, "kblam_unknown must be one of auto, refuse, base, model"),
+        ({}, {"kblam_unknown": "base", "kblam_verbatim": False}, "kblam_unknown must be .* with kblam_verbatim=false"),
+        ({}, {"kblam_base_prompt": "who?"}, "kblam_base_prompt must be a list of token ids"),
+        ({}, {"kblam_verbatim": "yes"}, "kblam_verbatim must be true or false"),
+    ],
+)
+def test_what_a_decided_answer_cannot_have_is_refused_by_name(
+    engine: Any, options: dict[str, Any], extra: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(VLLMValidationError, match=reason):
+        ask(engine, [("facts", one_fact())], extra=extra, **options)
+
+
+def test_a_request_that_is_aborted_while_it_is_looked_up_leaves_nothing(engine: Any) -> None:
+    core = engine.llm_engine
+    scheduler = core.engine_core.engine_core.scheduler
+    row = Request(question_texts(engines.of_base("facts")[::20])[1], "facts")
+    before = dict(scheduler.requests)
+    core.add_request("gone", row.prompt, row.params(extra={"kblam_question": row.question}, min_tokens=0))
+    assert len(scheduler.requests) - len(before) > 2  # the question and its parts; not the request itself
+    assert scheduler._responses
+    core.abort_request(["gone"])
+    while core.has_unfinished_requests() or scheduler.has_requests():
+        core.step()
+    assert not scheduler._responses
+    assert not scheduler._in_use
+    assert not scheduler._lookups._by_request
+    assert not scheduler._lookups._by_question
+    assert scheduler.requests == before
+
+
+def test_the_same_question_is_looked_up_once_at_a_time(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    plain = lookups.Lookups.begin
+
+    def counting(self: Any, request: Any, question: Any, texts: Any) -> None:
+        begun.append(texts)
+        plain(self, request, question, texts)
+
+    monkeypatch.setattr(lookups.Lookups, "begin", counting)
+    outputs = ask(engine, [("facts", one_fact()), ("facts", one_fact()), ("hr", one_fact())])
+    assert len(begun) == 2
+    assert outputs[0].outputs[0].text == outputs[1].outputs[0].text
+    assert knowledge_of(outputs[2])["refused"]
+
+
+def test_words_that_have_changed_since_the_engine_was_told_are_not_said(engine: Any, live: Path) -> None:
+    triple = engines.of_base("facts")[9]
+    question = engines.question_about(triple)
+    (output,) = ask(engine, [("live", question)])
+    assert knowledge_of(output)["text"].endswith(f"{triple.value}.")
+    value = next(one.value for one in engines.facts() if one.property == triple.property and one.value != triple.value)
+    changed = next(
+        one for one in engines.of_base("facts")[50:] if one.name != triple.name and one.property != triple.property
+    )
+    with KnowledgeBase.open(live) as base:
+        base.add([Triple(triple.name, triple.property, value), Triple(changed.name, changed.property, "pale green")])
+    # Words that were read before are the version's own; of the others nobody has them any more.
+    outputs = ask(engine, [("live", question), ("live", engines.question_about(changed))])
+    assert knowledge_of(outputs[0])["text"].endswith(f"{triple.value}.")
+    assert knowledge_of(outputs[0])["evidence"][0]["changed"] is True
+    assert knowledge_of(outputs[1])["refused"]
+    engine.collective_rpc("kblam_update", args=("live",))
+    outputs = ask(engine, [("live", question), ("live", engines.question_about(changed))])
+    assert [knowledge_of(output)["text"].split(" is ")[1] for output in outputs] == [f"{value}.", "pale green."]
