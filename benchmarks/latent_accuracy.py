@@ -85,11 +85,12 @@ def draw(tokens: int, spread: float, width: int = WIDTH, heads: int = HEADS) -> 
 
     groups = max(heads * PROMPT_HEADS // HEADS, 1)
     outputs = heads * HEAD_DIM
-    latents = (torch.nn.functional.normalize(normal(tokens, width), dim=1) for _ in range(2))
     weights = (normal(outputs, width), 0.1 * normal(outputs), normal(outputs, width), 0.1 * normal(outputs))
     adapter = absorb(*weights, num_slots=1, num_heads=heads, head_dim=HEAD_DIM)
     shapes = ((heads, 1), (groups, CACHED), (groups, CACHED), (heads, 1))
-    return Data(*(normal(1, *shape, HEAD_DIM) for shape in shapes), *latents, adapter, spread * HEAD_DIM**-0.5)
+    query, key, value, knowledge_query = (normal(1, *shape, HEAD_DIM) for shape in shapes)
+    latent_key, latent_value = (torch.nn.functional.normalize(normal(tokens, width), dim=1) for _ in range(2))
+    return Data(query, key, value, knowledge_query, latent_key, latent_value, adapter, spread * HEAD_DIM**-0.5)
 
 
 def knowledge_of(data: Data, dtype: torch.dtype, storage: torch.dtype) -> LatentKnowledge:
@@ -155,13 +156,14 @@ def errors(data: Data, spread: str, backends: tuple[str, ...] = BACKENDS) -> Ite
                     continue
                 yield Error(
                     backend,
-                    *(str(name).removeprefix("torch.") for name in (dtype, storage)),
-                    products,
-                    spread,
-                    relative_error(output, stored),
-                    ((output.double() - exact).norm() / exact.norm()).item(),
-                    (lse.double() - exact_lse).abs().max().item(),
-                    same.double().mean().item(),
+                    dtype=str(dtype).removeprefix("torch."),
+                    storage=str(storage).removeprefix("torch."),
+                    products=products,
+                    spread=spread,
+                    kernel=relative_error(output, stored),
+                    stored=((output.double() - exact).norm() / exact.norm()).item(),
+                    lse=(lse.double() - exact_lse).abs().max().item(),
+                    top1=same.double().mean().item(),
                 )
 
 

@@ -158,7 +158,7 @@ def draw(drawing: Drawing, folder: Path, *, kind: str = "svg") -> list[Path]:
     count = len(drawing.panels)
     files = []
     for form, (ink, paper, muted) in FORMS.items():
-        style = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        style: dict[str, Any] = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
         style |= {"axes.edgecolor": muted, "font.size": 8.5, "svg.hashsalt": "kblam"}
         with pyplot.rc_context({**style, "figure.facecolor": paper, "axes.facecolor": paper}):
             width = count * INCHES_OF_A_PANEL * (1.4 if at_ends else 1)

@@ -61,7 +61,7 @@ class Recorder:
         for k in KEPT:
             best, best_index = top_evidence(query, knowledge, lse, k, scale=scale, **options)
             mass, by_mass = top_evidence(query, knowledge, lse, knowledge.num_tokens, scale=scale, **options)
-            _, _, chosen = prune(query, knowledge, k, **options)
+            chosen = prune(query, knowledge, k, **options)[2]
             of_chosen = torch.zeros_like(mass).scatter(1, by_mass, mass).gather(1, chosen).sum()
             phase = "prompt" if query.shape[2] > 1 else "answer"
             kept = bool((chosen == best_index[:, :1]).any())

@@ -28,7 +28,7 @@ from kblam.bench.models import CONFIGS, EMBEDDING_DIM, TINY, SyntheticKnowledge,
 from kblam.bench.output import STDOUT, write_json
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
 from kblam.models import Attachment, cache_name
-from kblam.models.formats import STORAGE
+from kblam.models.formats import storage_dtype
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.plan import Workload, device_of
@@ -63,7 +63,8 @@ Knowledge = SyntheticKnowledge | ResidentKnowledge
 
 def synthetic(attachment: Attachment, triples: int, storage: str) -> tuple[SyntheticKnowledge, Callable[[], object]]:
     """Random latents, and what rewrites one triple of them."""
-    source = SyntheticKnowledge(attachment.adapter, triples, attachment.model.dtype, STORAGE[storage])
+    adapter, dtype = attachment.adapter, attachment.model.dtype
+    source = SyntheticKnowledge(adapter, triples, dtype, storage_dtype(storage, adapter, dtype))
     return source, lambda: source.write(triples // 2, triples // 2 + 1)
 
 
