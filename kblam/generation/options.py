@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ _NEUTRAL: dict[str, Any] = {
     "use_mtp": None,
     "token_healing": False,
 }
+# Token ids and their mask with a row for each question: what guidance leads away from.
+_BY_QUESTION = ("negative_prompt_ids", "negative_prompt_attention_mask")
 # Beside them nothing else changes what greedy decoding says where one token is certain.
 _PLAIN = {*_NEUTRAL, "streamer", "eos_token_id", "pad_token_id", "max_new_tokens"}
 
@@ -81,6 +83,11 @@ class Generating:
         greedy = config.get_generation_mode() == GenerationMode.GREEDY_SEARCH
         return greedy and self.arguments.keys() <= _PLAIN and all(one is None for one in others)
 
+    def of_questions(self, rows: Sequence[int]) -> Generating:
+        """The call for some of the questions, by their places."""
+        own = {name: self.arguments[name][list(rows)] for name in _given(_BY_QUESTION, self.arguments)}
+        return replace(self, arguments={**self.arguments, **own}) if own else self
+
     def after(self, prompt_length: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The keyword arguments for prompts of so many tokens."""
         if not self.stops:
@@ -97,16 +104,22 @@ class Generating:
 
 
 def generating(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, options: Mapping[str, Any]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    options: Mapping[str, Any],
+    *,
+    questions: int = 1,
 ) -> Generating:
     """What `ask` passes to `model.generate`.
 
     Args:
         options: of the caller, as `generate` takes them.
+        questions: how many they are for.
 
     Raises:
         GenerationError: an option makes several sequences, passes or tokens a step, or is not the caller's to give, or
-            is no option of `generate`.
+            is no option of `generate`, or has other rows than questions.
     """
     if given := sorted({*_OWN} & options.keys()):
         raise GenerationError(
@@ -114,6 +127,11 @@ def generating(
         )
     if options.get("custom_generate") is not None:
         raise GenerationError("ask runs no generate but transformers' own; leave custom_generate out")
+    for name in _given(_BY_QUESTION, options):
+        given = options[name]
+        if not isinstance(given, Tensor) or given.dim() != 2 or len(given) != questions:
+            found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise GenerationError(f"{name} must be a tensor ({questions}, N), a row for each question; got {found}")
     chosen = options.get("generation_config")
     _check_chosen(chosen)
     known = GenerationConfig()
@@ -192,6 +210,10 @@ def _check_mode(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
         raise GenerationError("token_healing changes the question's last tokens; leave it out")
     if config.cache_implementation == "paged":
         raise GenerationError("cache_implementation='paged' batches by itself; leave it out, and use batch_size=")
+
+
+def _given(names: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    return [name for name in names if options.get(name) is not None]
 
 
 def _ids(given: Any) -> list[int]:

@@ -112,7 +112,7 @@ class Session:
             raise GenerationError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
         if len(questions) > 1 and generate_options.get("streamer") is not None:
             raise GenerationError(f"a streamer shows one answer; ask the {len(questions)} questions one by one")
-        how = generating(self.model, self.tokenizer, max_new_tokens, generate_options)
+        how = generating(self.model, self.tokenizer, max_new_tokens, generate_options, questions=len(questions))
         rules = self._rules()
         with TOKENIZING:
             encoded = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
@@ -127,12 +127,13 @@ class Session:
         with reading(self.attachment, self.knowledge_base) as resident:
             for batch in batches:
                 asked, rows = [questions[row] for row in batch], [encoded[row] for row in batch]
-                answers += self._answer_batch(resident, asked, rows, rules, top, how)
+                answers += self._answer_batch(resident, asked, rows, rules, top, how.of_questions(batch))
         unknown = [row for row, answer in enumerate(answers) if answer.from_base]
         for start in range(0, len(unknown), batch_size):
-            rows = [for_base[row] for row in unknown[start : start + batch_size]]
-            said = ask_base(self.model, self.attachment, self.tokenizer, rows, how)
-            for row, answer in zip(unknown[start : start + batch_size], said, strict=True):
+            batch_of_base = unknown[start : start + batch_size]
+            rows = [for_base[row] for row in batch_of_base]
+            said = ask_base(self.model, self.attachment, self.tokenizer, rows, how.of_questions(batch_of_base))
+            for row, answer in zip(batch_of_base, said, strict=True):
                 answers[row] = answer.judged_as(answers[row])
         return answers
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from kblam import Answer, ask, ask_many
+from kblam import Answer, Session, ask, ask_many
 from kblam.errors import GenerationError
+from kblam.generation.evidence import EvidenceRecorder
 from tests.generation.conftest import World
 
 QUESTION = "What is the capital of Amber Falcon?"
@@ -107,6 +109,55 @@ def test_a_stop_string_ends_its_row_alone(world: World) -> None:
             count = words.index(stop) + 1 if stop in words else len(words)
             assert after.text.split() == words[:count]
             assert after.is_cut is (stop not in words)
+
+
+def guided(world: World, ids: torch.Tensor, away: torch.Tensor, scale: float, count: int) -> torch.Tensor:
+    """Classifier-free guidance without a cache: scale * (asked - away) + away, of log-probabilities."""
+    with torch.no_grad(), world.attachment.using(world.kb):
+        for _ in range(count):
+            asked, other = (world.model(rows).logits[:, -1].log_softmax(-1) for rows in (ids, away))
+            token = (scale * (asked - other) + other).argmax(-1, keepdim=True)
+            ids, away = torch.cat([ids, token], 1), torch.cat([away, token], 1)
+    return ids
+
+
+@pytest.mark.parametrize("given", [{}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("away", [None, torch.tensor([[5, 6, 7]])], ids=["last token", "a prompt"])
+def test_guidance_says_what_both_passes_with_knowledge_come_to(
+    away: torch.Tensor | None, given: dict[str, Any], world: World
+) -> None:
+    """And the evidence is of the pass that reads the question, whatever the scale."""
+    ids = Session(world.model, world.kb, tokenizer=world.tokenizer).prompt(QUESTION)["input_ids"]
+    right = guided(world, ids, ids[:, -1:] if away is None else away, 1.7, 6)
+    options: dict[str, Any] = {"guidance_scale": 1.7, "max_new_tokens": 6, "eos_token_id": None, **given}
+    if away is not None:
+        options["negative_prompt_ids"] = away
+    with world.attachment.using(world.kb):
+        said = world.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
+    assert torch.equal(said, right)
+    found = asked(world, **options)
+    assert found.text == world.tokenizer.decode(right[0, ids.shape[1] :], skip_special_tokens=True)
+    recorder = EvidenceRecorder()
+    every_token = functools.partial(recorder.every_token, newest=6)
+    with torch.no_grad(), world.attachment.using(world.kb), world.attachment.observing(every_token):
+        world.model(right[:, :-1])
+    masses = dict(recorder.best(0, 6, 3))
+    by_name = {triple.name: masses[place] for place, triple in enumerate(world.kb.triples())}
+    assert {one.triple.name: one.mass for one in found.evidence} == pytest.approx(by_name, abs=1e-5)
+
+
+def test_a_prompt_to_lead_away_from_belongs_to_its_question(world: World) -> None:
+    away = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13]])
+    options: dict[str, Any] = {"guidance_scale": 2.5, "tokenizer": world.tokenizer, "max_new_tokens": 4}
+    alone = [
+        ask(world.model, world.kb, question, negative_prompt_ids=row[None], **options).text
+        for question, row in zip(QUESTIONS, away, strict=True)
+    ]
+    together = ask_many(world.model, world.kb, QUESTIONS, negative_prompt_ids=away, batch_size=2, **options)
+    assert [answer.text for answer in together] == alone
+    for wrong in (away[:1], away[0], away.tolist()):
+        with pytest.raises(GenerationError, match=r"negative_prompt_ids must be a tensor \(3, N\)"):
+            ask_many(world.model, world.kb, QUESTIONS, negative_prompt_ids=wrong, **options)
 
 
 class Ends(StoppingCriteria):
