@@ -82,14 +82,22 @@ def biased(scores: Tensor, bias: Tensor | None, inside: Tensor | None, cols: sli
 def mix_prompt(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
     """weights (B, Hq, N, L) @ value (B, Hkv, L, D), of which each row takes what it sees: bool (B or 1, 1, N, L).
 
-    Weight 0 hides neither NaN nor infinity. Only on a CPU somebody looks for these: elsewhere it would wait for the
-    device, so there they may reach other rows of their own batch row.
+    Weight 0 hides neither NaN nor infinity, so they are summed apart, by what each row sees. Where looking costs
+    nothing, only if there are any.
     """
-    mixed = times_grouped(weights, value)
-    if not may_be_read(value) or mixed.isfinite().all():
-        return mixed
-    rows = zip(weights.split(1, 2), visible.unbind(2), strict=True)
-    return torch.cat([times_grouped(row, value.masked_fill(~seen[..., None], 0)) for row, seen in rows], 2)
+    if may_be_read(value):
+        mixed = times_grouped(weights, value)
+        if mixed.isfinite().all():
+            return mixed
+    (B, Hq, N, _), Hkv, D = weights.shape, value.shape[1], value.shape[3]
+    finite = value.isfinite()
+    mixed = times_grouped(weights, value.masked_fill(~finite, 0))
+    kinds = torch.cat([value.isnan(), value == float("inf"), value == float("-inf")], -1)
+    nan, above, below = (visible.to(value.dtype) @ kinds.to(value.dtype) > 0).expand(B, Hkv, N, 3 * D).split(D, -1)
+    spoilt = value.new_zeros(B, Hkv, N, D)
+    spoilt = spoilt.masked_fill(above, float("inf")).masked_fill(below, float("-inf"))
+    spoilt = spoilt.masked_fill(nan | (above & below), float("nan"))
+    return mixed + spoilt.repeat_interleave(Hq // Hkv, 1)
 
 
 def may_be_read(tensor: Tensor) -> bool:
