@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError, ModelFolderError
+from kblam.errors import GenerationError, ModelFolderError, argument
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
 from kblam.generation.base import ask_base, generated
@@ -332,5 +332,6 @@ def check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str]
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise GenerationError(
                 f"the question {question[:40]!r}... takes {len(ids)} tokens and the answer up to {max_new_tokens}; "
-                f"the model has room for {limit}: shorten the question or lower max_new_tokens"
+                f"the model has room for {limit}: shorten the question or lower "
+                + argument("max_new_tokens", "--max-new-tokens", ("ask", "chat"), "the longest answer")
             )

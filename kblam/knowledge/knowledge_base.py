@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -116,6 +117,13 @@ class KnowledgeBase:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __getstate__(self) -> NoReturn:
+        """A connection to a file has no copy."""
+        raise StoreError(
+            f"the knowledge base {self._store.name} cannot be copied or pickled; "
+            + ("copy its triples" if self.path is None else "KnowledgeBase.open its path where it is needed")
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._store.name}, {self._store.info.encoder_spec})"

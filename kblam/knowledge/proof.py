@@ -18,6 +18,7 @@ from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors, dam
 from kblam.knowledge.triples import Triple
 
 CHUNK = 2048  # rows fetched at a time
+_HIGHEST_ID = 1 << 62  # at the end of what it counts SQLite says that the disk is full
 _INFINITE = 0x7C00  # the exponent of a float16 that is infinite or NaN
 # Checking one table alone came with SQLite 3.33.
 _BY_TABLE = sqlite3.sqlite_version_info >= (3, 33)
@@ -144,8 +145,11 @@ def prove_texts(name: str, sql: sqlite3.Connection, ledger: Ledger) -> None:
     removed = removed_since(name, sql, ledger, 0)
     given = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()
     highest = max(last, int(removed[-1]) if len(removed) else 0)
-    if highest and (given is None or type(given[0]) is not int or given[0] < highest):
+    newest = 0 if given is None else given[0]
+    if type(newest) is not int or newest < highest:
         raise damaged(name, "ids that were given once would be given again")
+    if newest > _HIGHEST_ID:
+        raise damaged(name, "no ids are left to give")
 
 
 def prove_everything(name: str, sql: sqlite3.Connection) -> None:

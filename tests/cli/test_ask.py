@@ -217,7 +217,9 @@ def test_another_encoder_than_the_adapters_is_refused(base: Path, adapter: Path,
 
 
 def test_a_question_that_does_not_fit(model_folder: Path) -> None:
-    kblam("ask", "motto " * 100, "--model", model_folder).failed(2, "the model has room for 64")
+    kblam("ask", "motto " * 100, "--model", model_folder).failed(
+        2, "the model has room for 64", "lower --max-new-tokens"
+    )
 
 
 @pytest.mark.parametrize(

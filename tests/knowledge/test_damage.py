@@ -157,6 +157,8 @@ ROWS = [
     pytest.param("INSERT INTO removed VALUES (3, 1)", id="removed-and-there"),
     pytest.param("UPDATE checksums SET texts = 1 WHERE id = 3", id="another-checksum"),
     pytest.param("UPDATE sqlite_sequence SET seq = 1", id="ids-to-be-given-again"),
+    pytest.param("UPDATE sqlite_sequence SET seq = 9223372036854775807", id="no-ids-left"),
+    pytest.param("UPDATE sqlite_sequence SET seq = 'many'", id="ids-in-words"),
 ]
 
 

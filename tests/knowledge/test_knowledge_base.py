@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -283,6 +285,15 @@ def test_read_only(kb: KnowledgeBase, path: Path, encoder: HashingEncoder) -> No
         assert encoder.calls == []
         kb.add(Triple("a", "b", "c"))
         assert len(reader) == 5
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_one_is_opened_again_and_not_copied(kb: KnowledgeBase, copied: Callable[[KnowledgeBase], object]) -> None:
+    with pytest.raises(StoreError, match=r"cannot be copied or pickled; KnowledgeBase\.open its path"):
+        copied(kb)
+    in_memory = KnowledgeBase.from_triples(FACTS, HashingEncoder())
+    with pytest.raises(StoreError, match="cannot be copied or pickled; copy its triples"):
+        copied(in_memory)
 
 
 def test_a_closed_one_says_so(kb: KnowledgeBase) -> None:

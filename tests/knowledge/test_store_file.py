@@ -186,6 +186,17 @@ def test_paths_that_cannot_be_written(tmp_path: Path, encoder: HashingEncoder) -
     assert snapshot(tmp_path) == {"file": b"x"}
 
 
+@pytest.mark.parametrize("number", [0.0, 1e-9])
+def test_a_vector_that_points_nowhere_is_refused(kb: KnowledgeBase, encoder: HashingEncoder, number: float) -> None:
+    def empty(texts: list[str], *, progress: object = None) -> np.ndarray:
+        return np.full((len(texts), encoder.dimension), number, np.float32)
+
+    encoder.encode = empty  # type: ignore[method-assign,assignment]
+    with pytest.raises(EmbeddingError, match=r"key embedding of \('a', 'p'\) is 0 in every number .*points nowhere"):
+        kb.add(Triple("a", "p", "v"))
+    assert list(kb.triples()) == FACTS
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 65520.0, -1e9])
 @pytest.mark.parametrize("text", ["the p of b", "w"])
 def test_vectors_that_cannot_be_stored(kb: KnowledgeBase, encoder: HashingEncoder, number: float, text: str) -> None:
@@ -219,7 +230,7 @@ def test_vectors_of_the_wrong_shape(kb: KnowledgeBase, encoder: HashingEncoder, 
 
 def test_vectors_that_are_no_numbers(kb: KnowledgeBase) -> None:
     with pytest.raises(EmbeddingError, match="value embeddings are int64, expected floating"):
-        kb._store.upsert(FACTS[:1], np.zeros((1, 16)), np.zeros((1, 16), np.int64))
+        kb._store.upsert(FACTS[:1], np.ones((1, 16)), np.ones((1, 16), np.int64))
 
 
 def test_a_full_disk(kb: KnowledgeBase, path: Path) -> None:
