@@ -112,7 +112,7 @@ class AdapterConfig:
         self._check_layers()
         if self.format_version > FORMAT_VERSION:
             raise AdapterConfigError(
-                f"this adapter has format version {self.format_version}, newer than {FORMAT_VERSION}, "
+                f"this adapter has format version {_shown(self.format_version)}, newer than {FORMAT_VERSION}, "
                 "the newest this kblam reads; upgrade kblam"
             )
         if self.projector not in PROJECTORS:
@@ -258,7 +258,7 @@ class AdapterConfig:
         if unknown := sorted(set(data) - known):
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise AdapterConfigError(
-                    f"this adapter has format version {version}, newer than {FORMAT_VERSION}; upgrade kblam"
+                    f"this adapter has format version {_shown(version)}, newer than {FORMAT_VERSION}; upgrade kblam"
                 )
             shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
             warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", KblamWarning, stacklevel=2)
@@ -272,10 +272,10 @@ class AdapterConfig:
                 stacklevel=2,
             )
             data = {**data, "confidence": None, "known_above": None}
-        try:
-            return cls(**{name: value for name, value in data.items() if name in known})
-        except TypeError as error:
-            raise AdapterConfigError(f"the adapter's config does not fit: {error}") from error
+        needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+        if lacking := [name for name in needed if name not in data]:
+            raise AdapterConfigError(f"the adapter's config lacks {', '.join(lacking)}")
+        return cls(**{name: value for name, value in data.items() if name in known})
 
     @classmethod
     def for_model(cls, model_config: Any, embedding_dim: int, **options: Any) -> AdapterConfig:

@@ -70,6 +70,7 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
             {"format_version": FORMAT_VERSION + 1},
             f"format version {FORMAT_VERSION + 1}, newer than {FORMAT_VERSION}.*upgrade kblam",
         ),
+        ({"format_version": 10**400}, f"format version a number of 1,329 bits, newer than {FORMAT_VERSION}"),
         ({"format_version": "x"}, "format_version must be a whole number .* got 'x'"),
         ({"projector": "conv"}, "linear, mlp, identity; got 'conv'"),
         ({"projector": "mlp"}, "needs mlp_hidden_dim >= 1; got 0"),
@@ -213,7 +214,7 @@ def test_unknown_keys_of_a_newer_format_are_refused() -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(AdapterConfigError, match="head_dim"):
+    with pytest.raises(AdapterConfigError, match=r"^the adapter's config lacks head_dim$"):
         AdapterConfig.from_dict({name: value for name, value in GOOD.items() if name != "head_dim"})
 
 
