@@ -84,26 +84,32 @@ def timed(
     device: str,
 ) -> None:
     """Times what a model does, with knowledge in force if the implementation asks for it."""
-    knowledge_bytes = 0
+    knowledge_bytes, layout, storage = 0, "", ""
     with torch.inference_mode(), ExitStack() as block:
         if implementation in STORED:
             source = knowledge(made, triples, STORED[implementation], device)
             block.enter_context(made.using(source))
-            knowledge_bytes = source.num_bytes
+            knowledge_bytes, layout, storage = source.num_bytes, "latent", _name(STORED[implementation])
         elif implementation == AS_UPSTREAM:
             peer = as_upstream(made, triples, device)
             block.enter_context(peer.in_force())
-            knowledge_bytes = peer.num_bytes
+            knowledge_bytes, layout, storage = peer.num_bytes, "dense", _name(made.model.dtype)
         call()
         benchmark.group = group
         benchmark.extra_info |= {
             "implementation": implementation,
             "triples": triples,
             "embedding_dim": EMBEDDING_DIM,
+            "layout": layout,
+            "storage": storage,
             "knowledge_bytes": knowledge_bytes,
             "peak_bytes": memory.peak(call, device),
         }
         suite.run_timed(benchmark, call, device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def knowledge(made: Attachment, triples: int, storage: torch.dtype, device: str) -> GrowingKnowledge:

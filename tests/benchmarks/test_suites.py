@@ -110,7 +110,12 @@ def test_the_file_has_whole_models_building_and_training_too(all_of_them: tuple[
         "in context",
     ]
     assert list(groups["tiny next 8 tokens M20"]) == list(groups["tiny first token M20"]) == ways
-    assert groups["tiny first token M20"]["as upstream"]["knowledge_bytes"] > 0
+    first = groups["tiny first token M20"]
+    assert first["as upstream"]["knowledge_bytes"] > 0
+    stored = {name: (info["layout"], info["storage"]) for name, info in first.items()}
+    assert stored["kblam latent int8"] == ("latent", "int8")
+    assert stored["as upstream"][0] == "dense"
+    assert stored["without knowledge"] == ("", "")
     assert {"into a file M20", "tiny onto the device M20", "tiny one triple changed M20"} <= set(groups)
     for group in ("train stage 1", "train stage 2 M20"):
         info = groups[group]["kblam"]
