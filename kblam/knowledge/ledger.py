@@ -75,7 +75,8 @@ def read(name: str, sql: sqlite3.Connection) -> Ledger:
     store_id, encoder_spec, fingerprint = texts
     if not counts:
         return Ledger(store_id, encoder_spec, fingerprint, dimension, revision, checked=False, has_sources=False)
-    ledger = Ledger(store_id, encoder_spec, fingerprint, dimension, revision, *counts[0][:-1], has_sources=version > 2)
+    ledger = Ledger(store_id, encoder_spec, fingerprint, dimension, revision, *counts[0][:-1])
+    ledger.has_sources = version > 2
     if ledger.checksum != counts[0][-1]:
         raise damaged(name, "the checksum of its description is wrong")
     return ledger

@@ -16,7 +16,7 @@ from kblam.errors import TripleFormatError
 from kblam.knowledge.embeddings import from_blobs
 from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_texts, checksum_of_vectors, damaged
 from kblam.knowledge.sources import read_sources
-from kblam.knowledge.triples import Triple, sources_text
+from kblam.knowledge.triples import FIELDS, Triple, sources_text
 
 CHUNK = 2048  # rows fetched at a time
 _INFINITE = 0x7C00  # the exponent of a float16 that is infinite or NaN
@@ -47,7 +47,8 @@ def checked_triple(name: str, row: Sequence[Any], ledger: Ledger) -> Triple:
     if ledger.checked and checksum_of_texts(texts, sources) != checksum:
         raise damaged(name, f"the texts of triple {row[0]} have a wrong checksum")
     try:
-        triple = Triple(*row[1:7], sources=() if sources is None else read_sources(sources))
+        fields = dict(zip(FIELDS, row[1:7], strict=True))
+        triple = Triple(**fields, sources=() if sources is None else read_sources(sources))
     except TripleFormatError as error:
         raise damaged(name, f"triple {row[0]} cannot be: {error}") from error
     stored = (triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer)
