@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from kblam.knowledge.encoders.posting import (
     retry_after,
 )
 from kblam.knowledge.encoders.secrets import redact
-from kblam.strict_json import loads
+from kblam.strict_json import decoder, loads
 
 _MOST_BYTES = 2**24  # of a reply: far more than any model writes
 
@@ -223,3 +224,13 @@ class ChatClient:
 
 def _count(given: object) -> int | None:
     return given if type(given) is int and given >= 0 else None
+
+
+def json_in(reply: str) -> Any:
+    """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
+    for match in re.finditer(r"[\[{]", reply):
+        try:
+            return decoder().raw_decode(reply, match.start())[0]
+        except (ValueError, RecursionError):
+            continue
+    return None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from kblam.data.endpoint import ChatClient, Endpoint
+from kblam.data.endpoint import ChatClient, Endpoint, json_in
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataServerError, TripleFormatError, argument
 from kblam.knowledge.triples import Triple
-from kblam.strict_json import decoder
 
 LONGEST_NAME = 100  # characters
 LONGEST_PROPERTY = 60
@@ -77,22 +75,12 @@ def synthesise(
 
 def _entities(reply: str) -> tuple[list[list[Triple]], str]:
     """The usable entities of a reply, and what is wrong with it where there is none."""
-    document = _json(reply)
+    document = json_in(reply)
     records = document.get("entities") if isinstance(document, dict) else document
     if not isinstance(records, list):
         return [], f"no list of entities in {reply[:60]!r}"
     found = [entity for record in records if (entity := _triples(record))]
     return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {reply[:60]!r}"
-
-
-def _json(reply: str) -> Any:
-    """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
-    for match in re.finditer(r"[\[{]", reply):
-        try:
-            return decoder().raw_decode(reply, match.start())[0]
-        except (ValueError, RecursionError):
-            continue
-    return None
 
 
 def _triples(record: Any) -> list[Triple]:
