@@ -8,6 +8,7 @@ from kblam.cli.data import real
 from kblam.cli.data.export import export
 from kblam.cli.data.extract import extract
 from kblam.cli.data.import_ import import_
+from kblam.cli.data.questions import questions
 from kblam.cli.data.synthesise import synthesise
 from kblam.cli.errors import Commands
 from kblam.shipped import DOCS
@@ -22,4 +23,5 @@ real.add_to(app)
 app.command("import")(import_)
 app.command("export")(export)
 app.command("extract")(extract)
+app.command("questions")(questions)
 app.command("synthesise")(synthesise)
