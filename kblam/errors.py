@@ -185,6 +185,10 @@ class DataError(KblamError):
     """Data cannot be made: a package, a file or enough entities are missing, or a server wrote no facts."""
 
 
+class DocumentError(DataError):
+    """A document cannot be read: no such file or kind, too large, damaged, encrypted, or pictures in place of text."""
+
+
 class DataServerError(DataError):
     """A server that was asked to write data keeps failing, or answers with something else."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 DISTRIBUTION = "kblam-kernels"
 # Packages that are imported under another name than they are installed under.
-_INSTALLED_AS = {"yaml": "pyyaml", "faiss": "faiss-cpu"}
+_INSTALLED_AS = {"yaml": "pyyaml", "faiss": "faiss-cpu", "llama_index": "llama-index-core"}
 _REQUIREMENT = re.compile(r"""^\s*([\w.-]+)\s*([^;]*?)\s*(?:;.*?extra\s*==\s*["']([\w.-]+)["'].*|;.*)?$""")
 
 

@@ -37,3 +37,12 @@ def smollm2_is_shipped() -> bool:
 def demo_is_shipped() -> bool:
     """Whether the tiny model came with this installation."""
     return (DEMO / "model").is_dir() and (DEMO / "adapter").is_dir()
+
+
+def parts_of(model: str) -> tuple[str, Path] | None:
+    """The base model and the adapter that come with this installation under a short name; None for any other name."""
+    if model == SMOLLM2 and smollm2_is_shipped():
+        return SMOLLM2, SMOLLM2_ADAPTER
+    if model == TINY and demo_is_shipped():
+        return str(DEMO / "model"), DEMO / "adapter"
+    return None

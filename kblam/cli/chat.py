@@ -167,8 +167,9 @@ class Conversation:
         parts = [part.strip() for part in rest.split("|", 2)]
         if len(parts) != 3:
             raise CommandError("write /add NAME | PROPERTY | VALUE")
+        name, property, value = parts
         with waiting("encoding"):
-            done = self.kb.add(Triple(*parts))
+            done = self.kb.add(Triple(name, property, value))
         what = "added" if done.added else "changed" if done.updated else "known already"
         self._say(f"{what}; {len(self.kb):,} triples", {"command": "add", "outcome": what, "triples": len(self.kb)})
 

@@ -210,13 +210,14 @@ def _default() -> str:
 
 def _with_shipped_adapter(options: ModelOptions) -> ModelOptions:
     """The options with the adapter that this package has for the model they name, if it has one."""
-    if options.model == shipped.SMOLLM2 and shipped.smollm2_is_shipped():
-        return replace(options, adapter=str(shipped.SMOLLM2_ADAPTER))
-    if options.model == shipped.TINY and shipped.demo_is_shipped():
-        # The stored weights are bfloat16, which many CPUs compute slower than float32.
-        dtype = Precision.float32 if options.dtype is Precision.auto else options.dtype
-        return replace(options, model=str(shipped.DEMO / "model"), adapter=str(shipped.DEMO / "adapter"), dtype=dtype)
-    return options
+    parts = None if options.model is None else shipped.parts_of(options.model)
+    if parts is None:
+        return options
+    model, adapter = parts
+    # The stored weights of the tiny model are bfloat16, which many CPUs compute slower than float32.
+    is_plain = options.model == shipped.TINY and options.dtype is Precision.auto
+    dtype = Precision.float32 if is_plain else options.dtype
+    return replace(options, model=model, adapter=str(adapter), dtype=dtype)
 
 
 def _base_of(adapter: str) -> str:

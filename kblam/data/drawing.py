@@ -122,6 +122,40 @@ def base_quiz(
     return _quiz(entities[absent:], entities[:absent], [], style, wanted, rng, take_out=True)
 
 
+def questions_about(
+    facts: Iterable[Fact],
+    strangers: Sequence[str],
+    style: Style,
+    *,
+    questions: int,
+    seed: int = 0,
+    name: str = "base",
+) -> list[Question]:
+    """Questions about a base that stays whole: the unanswerable ones ask for what it does not have.
+
+    Args:
+        facts: of two values for one (name, property) the last counts.
+        strangers: names that the base does not have, at least one.
+        style: how it is asked.
+        questions: how many.
+        seed: of the drawing.
+        name: of the base; another name is another drawing.
+
+    Raises:
+        DataError: if it has fewer than two entities.
+    """
+    by_name: dict[str, dict[str, str]] = {}
+    for entity, prop, value in facts:
+        by_name.setdefault(entity, {})[prop] = value
+    if len(by_name) < 2:
+        raise DataError(f"questions need a base of at least two entities; {name} has {len(by_name)}")
+    rng = question_stream(f"about {name} {seed}")
+    properties = sorted({prop for own in by_name.values() for prop in own})
+    unknown = [Entity(stranger, {rng.choice(properties): ""}) for stranger in strangers]
+    known = [Entity(entity, own) for entity, own in by_name.items()]
+    return _quiz(known, unknown, [], style, counts(questions, style.shares), rng, take_out=False).questions
+
+
 def _world_quiz(
     entities: Sequence[Entity],
     triples: int,

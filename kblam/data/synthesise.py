@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
+from kblam.data.endpoint import ChatClient, Endpoint, json_in
 from kblam.data.meaning import same_meaning
-from kblam.errors import DataError, DataServerError, TripleFormatError, argument
-from kblam.knowledge.encoders.http import (
-    LONGEST_WAIT,
-    RETRIED,
-    KeyFromEnvironment,
-    backoff,
-    can_be_a_header,
-    retry_after,
-)
-from kblam.knowledge.encoders.openai import checked_base_url
+from kblam.errors import DataServerError, TripleFormatError, argument
 from kblam.knowledge.triples import Triple
-from kblam.strict_json import decoder
 
 LONGEST_NAME = 100  # characters
 LONGEST_PROPERTY = 60
@@ -39,25 +24,6 @@ None of them exists. Give each a name of its own and 4 to 7 facts: short propert
 and sentences. Some properties of an entity should be close in meaning, but not the same. Do not use these names:
 {avoid}.
 Answer with JSON alone: {{"entities": [{{"name": "...", "facts": {{"property": "value"}}}}]}}"""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to ask.
-
-    Args:
-        base_url: up to and including `/v1`.
-        model: its name there.
-        api_key_env: environment variable with the key; read at each request, and sent only if it is set.
-        timeout: seconds of one request.
-        max_attempts: of one request.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout: float = 120.0
-    max_attempts: int = 4
 
 
 def synthesise(
@@ -79,28 +45,25 @@ def synthesise(
         DataError: the key or the model cannot be used.
         DataServerError: the server keeps failing, or five replies in a row hold no new entity.
     """
-    url = f"{checked_base_url(endpoint.base_url)}/chat/completions"
-    if os.environ.get(endpoint.api_key_env) and not can_be_a_header(endpoint.api_key_env):
-        raise DataError(f"the key in {endpoint.api_key_env} holds white space or characters beyond ASCII; set it again")
     names = {name.lower() for name in taken}
     recent = list(taken)
     left, useless = entities, 0
-    with httpx.Client(timeout=endpoint.timeout, auth=KeyFromEnvironment(endpoint.api_key_env)) as client:
+    with ChatClient(endpoint) as client:
         while left > 0:
             prompt = PROMPT.format(
                 count=min(left, ENTITIES_A_REPLY),
                 topic=f" that have to do with {topic}" if topic else "",
                 avoid=", ".join(recent[-_NAMES_TO_AVOID:]) or "none",
             )
-            reply = _ask(client, url, endpoint, prompt)
+            reply = client.ask([{"role": "user", "content": prompt}], temperature=1.0).text
             found, trouble = _entities(reply)
             new = [entity for entity in found if entity[0].name.lower() not in names][:left]
             useless = 0 if new else useless + 1
             if useless == USELESS_REPLIES:
                 trouble = trouble or "every entity was there already"
                 raise DataServerError(
-                    f"{endpoint.model} at {url} wrote no new entity in {useless} replies; the last one: {trouble}; "
-                    f"use a larger model, or another {argument('topic', '--topic', ('data synthesise',))}"
+                    f"{endpoint.model} at {client.url} wrote no new entity in {useless} replies; the last one: "
+                    f"{trouble}; use a larger model, or another {argument('topic', '--topic', ('data synthesise',))}"
                 )
             for entity in new:
                 if entity[0].name.lower() not in names:  # a reply may name one twice
@@ -110,71 +73,14 @@ def synthesise(
                     yield entity
 
 
-def _ask(client: httpx.Client, url: str, endpoint: Endpoint, prompt: str) -> str:
-    """The text of one reply; tried again where that can help."""
-    body = {"model": endpoint.model, "messages": [{"role": "user", "content": prompt}], "temperature": 1.0}
-    trouble = ""
-    for attempt in range(endpoint.max_attempts):
-        asked = 0.0
-        try:
-            response = client.post(url, json=body)
-        except httpx.RequestError as error:
-            trouble = f"{type(error).__name__}: {error}"
-        else:
-            if response.status_code == 200:
-                return _content(response, url)
-            # Servers may quote part of the key they refuse, so their message is left out.
-            if response.status_code in (401, 403):
-                raise DataError(
-                    f"{url} refused the key (HTTP {response.status_code}): check the environment variable "
-                    f"{endpoint.api_key_env}"
-                )
-            if response.status_code == 404:
-                raise DataError(
-                    f"{url} does not know the model {endpoint.model!r}, or is not the endpoint (HTTP 404); the base "
-                    "URL usually ends in /v1"
-                )
-            trouble = f"HTTP {response.status_code}"
-            if response.status_code not in RETRIED:
-                raise DataServerError(f"{url} refused the request for model {endpoint.model!r}: {trouble}")
-            asked = retry_after(response)
-        if attempt + 1 < endpoint.max_attempts:
-            time.sleep(min(LONGEST_WAIT, max(asked, backoff(attempt))))
-    raise DataServerError(
-        f"{url} failed {endpoint.max_attempts} times, the last time with {trouble}; run the same command again later: "
-        "what was written is kept"
-    )
-
-
-def _content(response: httpx.Response, url: str) -> str:
-    try:
-        content = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataServerError(
-            f"{url} did not answer with a chat completion ({type(error).__name__}); "
-            "is it an OpenAI-compatible endpoint?"
-        ) from error
-    return content if isinstance(content, str) else ""
-
-
 def _entities(reply: str) -> tuple[list[list[Triple]], str]:
     """The usable entities of a reply, and what is wrong with it where there is none."""
-    document = _json(reply)
+    document = json_in(reply)
     records = document.get("entities") if isinstance(document, dict) else document
     if not isinstance(records, list):
         return [], f"no list of entities in {reply[:60]!r}"
     found = [entity for record in records if (entity := _triples(record))]
     return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {reply[:60]!r}"
-
-
-def _json(reply: str) -> Any:
-    """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
-    for match in re.finditer(r"[\[{]", reply):
-        try:
-            return decoder().raw_decode(reply, match.start())[0]
-        except (ValueError, RecursionError):
-            continue
-    return None
 
 
 def _triples(record: Any) -> list[Triple]:

@@ -70,6 +70,7 @@ class Answer:
                     "value": one.triple.value,
                     "mass": round(one.mass, 6),
                     "changed": one.changed,
+                    "sources": [source.to_record() for source in one.triple.sources],
                 }
                 for one in self.evidence
             ],

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 
 from kblam.generation.evidence import Evidence
+from kblam.knowledge import Source
 
 BAR_WIDTH = 20
 LEAST_SHOWN = 0.005
+# Of a triple, and characters of a quote.
+SOURCES_SHOWN, QUOTE_SHOWN = 2, 200
 # What the number behind a bar is.
 SHARE = "share of the attention"
 
@@ -21,7 +24,7 @@ def evidence_lines(
     bars: str = "█░",
     safe: Callable[[str], str] = str,
 ) -> list[Text]:
-    """One line a triple: a bar of its share of the attention, the share, the fact.
+    """One line a triple: a bar of its share of the attention, the share, the fact; below it a line for each source.
 
     The fact has the words that the answer was made from; where the knowledge base says something else by now, so
     does the line.
@@ -46,4 +49,18 @@ def evidence_lines(
         if item.changed:
             line.append("  (changed meanwhile)", style="yellow")
         lines.append(line)
+        lines += _source_lines(item.triple.sources, safe)
     return lines
+
+
+def _source_lines(sources: Sequence[Source], safe: Callable[[str], str]) -> list[Text]:
+    """The first documents that say a fact, each with its words."""
+    indent = " " * (2 + BAR_WIDTH + len(" 1.00  "))
+    told = []
+    for source in sources[:SOURCES_SHOWN]:
+        quote = " ".join(source.quote.split())
+        quote = quote if len(quote) <= QUOTE_SHOWN else quote[:QUOTE_SHOWN] + "..."
+        told.append(f'{source}: "{quote}"')
+    if more := len(sources) - len(told):
+        told.append(f"and {more:,} more source{'' if more == 1 else 's'}")
+    return [Text(indent + safe(line), style="dim") for line in told]

@@ -12,6 +12,7 @@ from kblam.knowledge.encoders import Encoder, OpenAIEncoder, SentenceTransformer
 from kblam.knowledge.files import TripleFile, check_triples, read_triples, write_triples
 from kblam.knowledge.knowledge_base import KnowledgeBase, build
 from kblam.knowledge.records import triples_of
+from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "KnowledgeBase",
     "OpenAIEncoder",
     "SentenceTransformerEncoder",
+    "Source",
     "Triple",
     "TripleFile",
     "build",

@@ -87,9 +87,9 @@ def connect(path: Path, *, read_only: bool, timeout: float) -> Opened:
         try:
             version = schema.check_opened(file, connection)
             _use_wal(connection)
-            if version == 1:
+            if version < schema.FORMAT_VERSION:
                 migrate(str(path), connection)
-            return Opened(connection, schema.FORMAT_VERSION, file)
+            return Opened(connection, file)
         except BaseException:
             connection.close()
             raise
@@ -136,7 +136,7 @@ def create(path: Path | None, *, encoder_spec: str, fingerprint: str, dimension:
         except BaseException:
             connection.close()
             raise
-        return Opened(connection, schema.FORMAT_VERSION, file)
+        return Opened(connection, file)
 
 
 def _exists(where: Path | str) -> StoreError:
@@ -179,7 +179,8 @@ def _connect_to_read(file: Path, timeout: float) -> Opened:
     connection = _open(file, "mode=rw", timeout)
     try:
         connection.execute("PRAGMA query_only = ON")
-        return Opened(connection, schema.check_opened(file, connection), file)
+        schema.check_opened(file, connection)
+        return Opened(connection, file)
     except sqlite3.OperationalError as error:
         connection.close()
         log = file.with_name(file.name + "-wal")
@@ -190,7 +191,8 @@ def _connect_to_read(file: Path, timeout: float) -> Opened:
         connection = _open(file, "mode=ro&immutable=1", timeout)
         with contextlib.ExitStack() as undo:
             undo.callback(connection.close)
-            opened = Opened(connection, schema.check_opened(file, connection), file)
+            schema.check_opened(file, connection)
+            opened = Opened(connection, file)
             undo.pop_all()
         return opened
     except BaseException:

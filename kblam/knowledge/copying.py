@@ -38,7 +38,7 @@ def copy_knowledge_base(knowledge_base: str | Path | KnowledgeBase, target: Path
         source.connection.backup(copy)
     with contextlib.closing(connect(target, read_only=False, timeout=_TIMEOUT)) as made, sqlite_errors(target):
         made.connection.execute("BEGIN IMMEDIATE")
-        ledger = ledgers.read(str(target), made.connection, made.version)
+        ledger = ledgers.read(str(target), made.connection)
         ledger.store_id = uuid4().hex
         ledgers.write(made.connection, ledger)
         made.connection.execute("COMMIT")

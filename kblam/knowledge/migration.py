@@ -1,4 +1,4 @@
-"""Format 1 to format 2, in place: checksums of all rows and the ledger, in one transaction."""
+"""An older format to the newest, in place, in one transaction: checksums of all rows and the ledger, and sources."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import proof, schema
-from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors
+from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_texts, checksum_of_vectors
 
 
 def migrate(name: str, sql: sqlite3.Connection) -> None:
-    """Brings an open file of format 1 to format 2. What is there is checked first, as far as format 1 can be.
+    """Brings an open file to the newest format. What is there of format 1 is checked first, as far as it can be.
 
     Raises:
         StoreFormatError: it is damaged; nothing was written.
@@ -20,14 +20,17 @@ def migrate(name: str, sql: sqlite3.Connection) -> None:
     sql.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have been faster.
-        if schema.check_opened(name, sql) == 1:
-            ledger = ledgers.read(name, sql, 1)
+        version = schema.check_opened(name, sql)
+        ledger = ledgers.read(name, sql)
+        if version == 1:
             proof.prove_everything(name, sql)
             proof.prove_texts(name, sql, ledger)
-            for statement in schema.TABLES_OF_FORMAT_2:
+        for added in range(version + 1, schema.FORMAT_VERSION + 1):
+            for statement in schema.ADDED[added]:
                 sql.execute(statement)
+        if version == 1:
             _fill(name, sql, ledger)
-            sql.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
+        sql.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
         sql.execute("COMMIT")
     except BaseException:
         if sql.in_transaction:
@@ -51,7 +54,7 @@ def _fill(name: str, sql: sqlite3.Connection, ledger: Ledger) -> None:
         if ids.tolist() != [row[0] for row in rows]:
             raise ledgers.damaged(name, f"vectors near id {rows[0][0]} are missing")
         sums = [
-            (row[0], checksum_of(*row[:-1]), checksum_of_vectors(*vector[:-1]))
+            (row[0], checksum_of_texts(row[:-2], None), checksum_of_vectors(*vector[:-1]))
             for row, vector in zip(rows, vectors, strict=True)
         ]
         sql.executemany("INSERT INTO checksums (id, texts, vectors) VALUES (?, ?, ?)", sums)

@@ -22,13 +22,11 @@ class Opened:
 
     Attributes:
         connection: guarded by its store, so that any thread may use it.
-        version: format of the file.
         file: with links followed; None in memory.
         identity: device and number of the file; None in memory.
     """
 
     connection: sqlite3.Connection
-    version: int
     file: Path | None = None
     identity: Identity | None = None
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.embeddings import from_blobs
-from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors, damaged
-from kblam.knowledge.triples import Triple
+from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_texts, checksum_of_vectors, damaged
+from kblam.knowledge.sources import read_sources
+from kblam.knowledge.triples import FIELDS, Triple, sources_text
 
 CHUNK = 2048  # rows fetched at a time
 _HIGHEST_ID = 1 << 62  # at the end of what it counts SQLite says that the disk is full
@@ -26,8 +27,9 @@ _BY_TABLE = sqlite3.sqlite_version_info >= (3, 33)
 
 def columns_of_texts(ledger: Ledger) -> str:
     """What to select from `triples` for `checked_triple`."""
+    sources = "(SELECT sources FROM sources WHERE sources.id = triples.id)" if ledger.has_sources else "NULL"
     sums = "(SELECT texts FROM checksums WHERE checksums.id = triples.id)" if ledger.checked else "NULL"
-    return f"id, name, property, value, key_string, question, answer, folded, revision, {sums}"
+    return f"id, name, property, value, key_string, question, answer, folded, revision, {sources}, {sums}"
 
 
 def columns_of_vectors(ledger: Ledger) -> str:
@@ -42,14 +44,17 @@ def checked_triple(name: str, row: Sequence[Any], ledger: Ledger) -> Triple:
     Raises:
         StoreFormatError: it is not as it was written.
     """
-    if ledger.checked and checksum_of(*row[:-1]) != row[-1]:
+    *texts, sources, checksum = row
+    if ledger.checked and checksum_of_texts(texts, sources) != checksum:
         raise damaged(name, f"the texts of triple {row[0]} have a wrong checksum")
     try:
-        triple = Triple(*row[1:7])
+        fields = dict(zip(FIELDS, row[1:7], strict=True))
+        triple = Triple(**fields, sources=() if sources is None else read_sources(sources))
     except TripleFormatError as error:
         raise damaged(name, f"triple {row[0]} cannot be: {error}") from error
     stored = (triple.name, triple.property, triple.value, triple.key_string, triple.question, triple.answer)
-    if stored != tuple(row[1:7]) or type(row[7]) is not str or type(row[8]) is not int:
+    is_as_made = stored == tuple(row[1:7]) and sources_text(triple) == sources
+    if not is_as_made or type(row[7]) is not str or type(row[8]) is not int:
         raise damaged(name, f"triple {row[0]} is not in the form that kblam stores")
     return triple
 

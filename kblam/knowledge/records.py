@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import FIELD_NAMES, Columns, Plan, choice, find_column, missing, plan_of, quoted
-from kblam.knowledge.triples import DEFAULT_PROPERTY, FIELDS, Triple, kind_of, shortened
+from kblam.knowledge.fields import kind_of, shortened
+from kblam.knowledge.sources import SOURCES, Source, are_sources, read_sources
+from kblam.knowledge.triples import DEFAULT_PROPERTY, FIELDS, Triple
 
 logger = logging.getLogger("kblam")
 
@@ -148,7 +150,9 @@ class RecordReader:
             if len(self._guesses) < _COUNTED and not plan.properties:
                 self._guesses[column, field] = None
         for column in plan.unread:
-            if not _is_empty(record[column]) and (column in self.unread or len(self.unread) < _COUNTED):
+            if _is_empty(record[column]) or (column == SOURCES and are_sources(record[column])):
+                continue
+            if column in self.unread or len(self.unread) < _COUNTED:
                 self.unread[column] += 1
         if plan.properties:
             if torn := self._of_facts.intersection(plan.properties):
@@ -177,7 +181,7 @@ class RecordReader:
                 raise _empty(field, plan, list(record))
         fields.setdefault("property", DEFAULT_PROPERTY)
         if inner is None:
-            return [Triple(**fields)]
+            return [Triple(**fields, sources=_sources_of(record, plan))]
         return self._facts(fields["name"], fields["property"], inner)
 
     def _wide(self, record: Mapping[str, object], plan: Plan, name: str | None) -> list[Triple]:
@@ -282,6 +286,12 @@ class RecordReader:
             self._joined += len(kept) > 1
             return joined(kept) or None
         raise TripleFormatError(f'field "{field}" must be text, got {kind_of(given)}: {shortened(given)}')
+
+
+def _sources_of(record: Mapping[str, object], plan: Plan) -> tuple[Source, ...]:
+    """The sources of a record that is one fact; a field of that name which holds something else is not read."""
+    given = record[SOURCES] if SOURCES in plan.unread else None
+    return read_sources(given) if are_sources(given) else ()
 
 
 def joined(texts: Sequence[str]) -> str:

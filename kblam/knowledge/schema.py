@@ -1,18 +1,20 @@
 """The format of a knowledge base file, and how a file is recognised before anything in it is used.
 
-One SQLite database in WAL mode, format 2:
+One SQLite database in WAL mode, format 3:
 
     store       one row: store_id, encoder_spec, fingerprint, dimension, revision
     triples     id, name, property, value, key_string, question, answer, folded, revision
     embeddings  id, key, value: little-endian float16 blobs of `dimension` numbers
     removed     id, revision: what a copy elsewhere must forget
-    checksums   id, texts, vectors: CRC-32 of the row in triples and of the row in embeddings
+    checksums   id, texts, vectors: CRC-32 of the row in triples with its sources, and of the row in embeddings
+    sources     id, sources: where documents say it, as JSON; no row for a triple that has none
     ledger      one row: how many rows there are, the sums of their checksums, and a checksum of this row and of store's
 
 `revision` counts the transactions that changed something; each row carries the one that wrote it, so "what
 changed since r" is an index lookup. `folded` is the name as `search` compares it.
 
-Format 1 has neither checksums nor ledger. It can be read; opened for writing it gets them (`migration.py`).
+Format 2 has no sources, and format 1 neither checksums nor ledger besides. Both can be read; opened for writing, a file
+gets what it lacks (`migration.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pathlib import Path
 from kblam.errors import StoreError, StoreFormatError
 
 APPLICATION_ID = 0x6B626C6D  # "kblm"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PAGE_SIZE = 16384  # ten MiniLM triples, or two of 1536 numbers, in a page
 # Far more numbers than any sentence encoder gives; a larger one in a file is damage, and would be allocated.
 MAX_DIMENSION = 2**16
@@ -83,7 +85,11 @@ TABLES_OF_FORMAT_2 = (
     )
     """,
 )
-TABLES = (*TABLES_OF_FORMAT_1, *TABLES_OF_FORMAT_2)
+# Apart from the texts too: most triples have none, and a file of format 2 keeps its rows and their checksums.
+TABLES_OF_FORMAT_3 = ("CREATE TABLE sources (id INTEGER PRIMARY KEY, sources TEXT NOT NULL)",)
+# What each format added to the one before it.
+ADDED = {1: TABLES_OF_FORMAT_1, 2: TABLES_OF_FORMAT_2, 3: TABLES_OF_FORMAT_3}
+TABLES = tuple(statement for version in ADDED for statement in ADDED[version])
 # What SQLite itself adds for UNIQUE and AUTOINCREMENT.
 _IMPLIED = frozenset(
     {
@@ -138,6 +144,11 @@ def check_numbers(path: Path | str, application: int, version: int) -> None:
             f"{path} is an SQLite database of another program (application id {application:#x}), "
             "not a knowledge base; it was left as it is"
         )
+    check_version(path, version)
+
+
+def check_version(path: Path | str, version: int) -> None:
+    """Refuse a format that this release does not know."""
     if version > FORMAT_VERSION:
         raise StoreFormatError(
             f"{path} has format {version}, newer than the {FORMAT_VERSION} this release reads; "
@@ -160,7 +171,7 @@ def check_opened(path: Path | str, connection: sqlite3.Connection) -> int:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     check_numbers(path, application, version)
     found = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchmany(100)
-    expected = _defined(TABLES_OF_FORMAT_1 if version == 1 else TABLES)
+    expected = _defined(tuple(statement for added in ADDED if added <= version for statement in ADDED[added]))
     present = {(kind, name, sql if sql is None else _squeezed(str(sql))) for kind, name, sql in found}
     if present != expected or len(found) != len(expected):
         kind, name, _ = min(present - expected or expected - present or present, key=str)

@@ -70,7 +70,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, *, read_only: bool = False, timeout: float = 30.0) -> Store:
-        """Open an existing store. A file of format 1 is brought to format 2, unless it is opened to read.
+        """Open an existing store. A file of an older format is brought to the newest, unless it is opened to read.
 
         Raises:
             StoreError: there is none.
@@ -346,3 +346,6 @@ class Store:
                 if any(fold(name) != folded for _, name, folded in part):
                     raise ledgers.damaged(self.name, f"names near id {part[0][0]} are not as they are searched for")
                 rows += len(part)
+            orphans = "SELECT id FROM sources WHERE id NOT IN (SELECT id FROM triples) LIMIT 1"
+            if ledger.has_sources and (orphan := sql.execute(orphans).fetchone()) is not None:
+                raise ledgers.damaged(self.name, f"sources of a triple {orphan[0]} that is not there")

@@ -54,7 +54,7 @@ class Transactions:
             sql = opened.connection
             sql.execute("BEGIN")
             try:
-                yield sql, ledgers.read(self.name, sql, opened.version)
+                yield sql, ledgers.read(self.name, sql)
             finally:
                 if sql.in_transaction:
                     sql.execute("ROLLBACK")
@@ -75,7 +75,7 @@ class Transactions:
             sql = opened.connection
             sql.execute("BEGIN IMMEDIATE")
             try:
-                ledger = ledgers.read(self.name, sql, opened.version)
+                ledger = ledgers.read(self.name, sql)
                 self._prove(sql, ledger)
                 ledger.revision += 1
                 before = sql.total_changes

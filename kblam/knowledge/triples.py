@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import builtins
-import re
-import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.fields import clean, kind_of
+from kblam.knowledge.sources import MOST_SOURCES, SOURCES, Source, text_of
 
 DEFAULT_PROPERTY = "description"
 
-# An encoder reads a few hundred tokens at most; beyond this a "field" is an unclosed quote or a pasted file.
-MAX_FIELD_CHARACTERS = 100_000
-
-# Sorting a run of combining marks takes time with the square of its length. No script stacks more than a few.
-MAX_COMBINING_MARKS = 256
-FIELDS = ("name", "property", "value", "key_string", "question", "answer")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_KIND_OF_JSON = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+FIELDS = ("name", "property", "value", "key_string", "question", "answer")  # those that are texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +28,12 @@ class Triple:
         value: the text that answers; not empty.
         key_string: replaces `the {property} of {name}` as the text that the key embedding is made from.
         question, answer: an example pair for training and evaluation; never encoded.
+        sources: where documents say it; each is kept once.
 
     Raises:
         TripleFormatError: a field is empty, not text, longer than `MAX_FIELD_CHARACTERS`, or holds a
-            character that no UTF-8 file can hold (NUL, a lone surrogate).
+            character that no UTF-8 file can hold (NUL, a lone surrogate); a source is none, or there are more than
+            `MOST_SOURCES`.
     """
 
     name: str
@@ -46,16 +42,19 @@ class Triple:
     key_string: str | None = None
     question: str | None = None
     answer: str | None = None
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         # The dataclass is frozen, and this is its constructor.
-        object.__setattr__(self, "name", _clean("name", self.name, compose=True))
-        object.__setattr__(self, "property", _clean("property", self.property, compose=True))
-        object.__setattr__(self, "value", _clean("value", self.value))
+        object.__setattr__(self, "name", clean("name", self.name, compose=True))
+        object.__setattr__(self, "property", clean("property", self.property, compose=True))
+        object.__setattr__(self, "value", clean("value", self.value))
         for field in ("key_string", "question", "answer"):
             given = getattr(self, field)
             if given is not None:
-                object.__setattr__(self, field, _clean(field, given))
+                object.__setattr__(self, field, clean(field, given))
+        if self.sources:
+            object.__setattr__(self, "sources", _each_once(self.sources))
 
     @builtins.property
     def identity(self) -> tuple[str, str]:
@@ -93,9 +92,17 @@ class Triple:
             )
         return found[0]
 
-    def to_record(self) -> dict[str, str]:
+    def to_record(self) -> dict[str, Any]:
         """The fields under our own names, absent ones left out: `from_record` gives the same triple back."""
-        return {field: text for field in FIELDS if (text := getattr(self, field)) is not None}
+        record: dict[str, Any] = {field: text for field in FIELDS if (text := getattr(self, field)) is not None}
+        if self.sources:
+            record[SOURCES] = [source.to_record() for source in self.sources]
+        return record
+
+
+def sources_text(triple: Triple) -> str | None:
+    """Its sources as a store has them; None where there are none."""
+    return text_of(triple.sources) if triple.sources else None
 
 
 def key_text(name: str, property: str) -> str:
@@ -105,46 +112,13 @@ def key_text(name: str, property: str) -> str:
 
 def identity_of(name: str, property: str) -> tuple[str, str]:
     """The identity a triple with this name and property has, however they were typed."""
-    return _clean("name", name, compose=True), _clean("property", property, compose=True)
+    return clean("name", name, compose=True), clean("property", property, compose=True)
 
 
-def _clean(field: str, text: object, *, compose: bool = False) -> str:
-    if not isinstance(text, str):
-        raise TripleFormatError(f"{field} must be text, got {kind_of(text)}: {shortened(text)}")
-    if len(text) > MAX_FIELD_CHARACTERS:
-        raise TripleFormatError(
-            f"{field} has {len(text):,} characters, more than {MAX_FIELD_CHARACTERS:,}: {shortened(text)}"
-        )
-    if not text.isascii():
-        _check_combining_marks(field, text)
-    cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip()
-    if not cleaned:
-        raise TripleFormatError(f"{field} is empty; every triple needs some text there")
-    if _UNSTORABLE.search(cleaned):
-        raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {shortened(text)}; remove it")
-    return cleaned
-
-
-def _check_combining_marks(field: str, text: str) -> None:
-    run = 0
-    for character in text:
-        run = run + 1 if unicodedata.combining(character) else 0
-        if run > MAX_COMBINING_MARKS:
-            raise TripleFormatError(
-                f"{field} has more than {MAX_COMBINING_MARKS} combining marks on one character: {shortened(text)}; "
-                "remove them"
-            )
-
-
-def kind_of(given: object) -> str:
-    """What a value is, in the words of JSON."""
-    return "null" if given is None else _KIND_OF_JSON.get(type(given), type(given).__name__)
-
-
-def shortened(given: object, limit: int = 60) -> str:
-    """A value as a message shows it."""
-    # Slicing before repr keeps the message cheap when the value is a whole file.
-    if isinstance(given, str):
-        return repr(given[:limit]) + ("..." if len(given) > limit else "")
-    shown = repr(given)
-    return shown if len(shown) <= limit else shown[:limit] + "..."
+def _each_once(sources: object) -> tuple[Source, ...]:
+    if not isinstance(sources, tuple | list) or not all(isinstance(one, Source) for one in sources):
+        raise TripleFormatError(f"sources must be Source objects in a tuple, got {kind_of(sources)}")
+    found = tuple(dict.fromkeys(sources))
+    if len(found) > MOST_SOURCES:
+        raise TripleFormatError(f"{len(found):,} sources of one triple; {MOST_SOURCES:,} are the most")
+    return found

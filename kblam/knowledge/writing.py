@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from kblam.knowledge import ledger as ledgers
-from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_vectors
+from kblam.knowledge.ledger import Ledger, checksum_of, checksum_of_texts, checksum_of_vectors
 from kblam.knowledge.search import fold
-from kblam.knowledge.triples import Triple
+from kblam.knowledge.triples import Triple, sources_text
 
 _TEXTS = "name, property, value, key_string, question, answer"
 
@@ -41,15 +41,17 @@ class RowWriter:
                 (*texts[2:6], ledger.revision, row),
             )
         sql.execute("REPLACE INTO embeddings (id, key, value) VALUES (?, ?, ?)", (row, key, value))
-        self._note(row, checksum_of(row, *texts), checksum_of_vectors(row, key, value), is_new=known is None)
+        checksum = checksum_of_texts((row, *texts), self._keep_sources(row, triple))
+        self._note(row, checksum, checksum_of_vectors(row, key, value), is_new=known is None)
         return known is None
 
     def annotate(self, old: Triple, new: Triple) -> bool:
         """Replaces the texts beside a triple's words, keeping its vectors; False if it is no longer `old`."""
         found = self._sql.execute(
             "SELECT id, folded FROM triples WHERE name = ? AND property = ? AND value = ? "
-            "AND key_string IS ? AND question IS ? AND answer IS ?",
-            _texts(old),
+            "AND key_string IS ? AND question IS ? AND answer IS ? "
+            "AND (SELECT sources FROM sources WHERE sources.id = triples.id) IS ?",
+            (*_texts(old), sources_text(old)),
         ).fetchone()
         if found is None:
             return False
@@ -59,19 +61,29 @@ class RowWriter:
             "UPDATE triples SET key_string = ?, question = ?, answer = ?, revision = ? WHERE id = ?",
             (new.key_string, new.question, new.answer, revision, row),
         )
-        self._note(row, checksum_of(row, *_texts(new), folded, revision), None, is_new=False)
+        checksum = checksum_of_texts((row, *_texts(new), folded, revision), self._keep_sources(row, new))
+        self._note(row, checksum, None, is_new=False)
         return True
 
     def remove(self, row: int) -> None:
         """Removes the triple with this id, which must be there, and its vectors."""
         sql, ledger = self._sql, self._ledger
         self._forget(row)
-        for table in ("triples", "embeddings", "checksums"):
+        for table in ("triples", "embeddings", "checksums", "sources"):
             sql.execute(f"DELETE FROM {table} WHERE id = ?", (row,))
         sql.execute("INSERT INTO removed (id, revision) VALUES (?, ?)", (row, ledger.revision))
         ledger.triples -= 1
         ledger.removed += 1
         ledger.removed_sum += checksum_of(row, ledger.revision)
+
+    def _keep_sources(self, row: int, triple: Triple) -> str | None:
+        """Stores what a triple's sources are now, and returns it as it is stored; None for none."""
+        text = sources_text(triple)
+        if text is None:
+            self._sql.execute("DELETE FROM sources WHERE id = ?", (row,))
+        else:
+            self._sql.execute("REPLACE INTO sources (id, sources) VALUES (?, ?)", (row, text))
+        return text
 
     def _note(self, row: int, texts: int, vectors: int | None, *, is_new: bool) -> None:
         """Records the checksums of a row, of its texts and of its vectors; None where these stay as they are."""

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.generation import Answer, Session
 from kblam.generation.base import ask_base
 from kblam.generation.options import generating
+from kblam.generation.pieces import Wanted, seeded
 from kblam.generation.prompt import TOKENIZING, encode_conversation
 from kblam.generation.session import check_length
+from kblam.generation.speaking import Speaker
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
 from kblam.serve.bases import Base
 from kblam.serve.engine import Asking, Finished
 from kblam.serve.line import Line
-from kblam.serve.speaking import Speaker
 
 DEFAULT_TOKENS = 256  # of an answer whose length nobody limits
 _EVIDENCE = 5  # triples told with an answer
@@ -118,19 +118,13 @@ class EmbeddedEngine:
     def _answered(self, job: _Job) -> Finished:
         asking = job.asking
         speaker = Speaker(self._tokenizer, asking.stops, job.say, job.is_stopped)
-        options: dict[str, Any] = {"streamer": speaker}
-        if asking.temperature is not None:
-            options |= {"do_sample": True, "temperature": asking.temperature, "top_p": asking.top_p, "top_k": 0}
-        if asking.stops:
-            options["stop_strings"] = list(asking.stops)
-        with ExitStack() as stack:
-            if asking.seed is not None:
-                stack.enter_context(_seeded(asking.seed, self._attachment.device))
-            answer, revision = self._said(asking, options)
+        limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
+        wanted = Wanted(limit, asking.temperature, asking.top_p, asking.seed, asking.stops)
+        with seeded(wanted.seed, self._attachment.device):
+            answer, revision = self._said(asking, limit, {"streamer": speaker, **wanted.options})
         return Finished(speaker.finish(answer), speaker.prompt_tokens, revision)
 
-    def _said(self, asking: Asking, options: dict[str, Any]) -> tuple[Answer, int | None]:
-        limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
+    def _said(self, asking: Asking, limit: int, options: dict[str, Any]) -> tuple[Answer, int | None]:
         question = asking.turns[-1][1]
         if asking.base is None:
             how = generating(self._model, self._tokenizer, limit, options)
@@ -144,11 +138,3 @@ class EmbeddedEngine:
             self._bytes[asking.base.place] = resident.num_bytes
             answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, **options)
             return answer, resident.revision
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Sampling that a seed decides; afterwards it is as random as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -8,6 +8,7 @@ from typing import Any
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge import Triple
+from kblam.knowledge.sources import SOURCES, read_sources
 from kblam.knowledge.triples import FIELDS
 from kblam.serve.failures import ApiError
 from kblam.strict_json import loads, problem
@@ -88,11 +89,13 @@ def _json(text: bytes, where: str) -> Any:
 def _triple(record: Any, where: str) -> Triple:
     if not isinstance(record, dict):
         raise TripleFormatError(f"{where} is no object; {_SHAPE}")
-    if unknown := sorted(record.keys() - set(FIELDS)):
-        raise TripleFormatError(f"{where} has a field {unknown[0][:60]!r}; possible are {', '.join(FIELDS)}")
+    if unknown := sorted(record.keys() - {*FIELDS, SOURCES}):
+        possible = ", ".join((*FIELDS, SOURCES))
+        raise TripleFormatError(f"{where} has a field {unknown[0][:60]!r}; possible are {possible}")
     if missing := [field for field in _NEEDED if field not in record]:
         raise TripleFormatError(f"{where} has no {missing[0]!r}; {_SHAPE}")
     try:
-        return Triple(**record)
+        sources = read_sources(record[SOURCES]) if SOURCES in record else ()
+        return Triple(**{**record, SOURCES: sources})
     except TripleFormatError as error:
         raise TripleFormatError(f"{where}: {error.reason}") from None

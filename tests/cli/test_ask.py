@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
 from kblam.demo.tiny.words import PROPERTIES
 from kblam.generation import Answer
+from kblam.knowledge import Source
 from kblam.models.loading import load_base
 from kblam.models.smollm2 import quick_dtype
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
@@ -56,6 +58,22 @@ def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:
     assert len(drawn) == 1
     assert drawn[0].count("█") == drawn[0].count("░") == 10
     assert [str(line).strip() for line in evidence_lines([])] == ["none"]
+
+
+def test_evidence_shows_the_document_and_its_words() -> None:
+    long = Source("handbook.pdf", "Its capital\n is " + "very " * 60 + "old", 3, 9)
+    told = replace(FACTS[0], sources=(long, *(Source(f"{letter}.md", "q") for letter in "abc")))
+    _, first, second, more = (str(line) for line in evidence_lines([Evidence(told, 0.5)]))
+    assert first.strip().startswith('handbook.pdf, page 3: "Its capital is very very')
+    assert first.endswith('..."')
+    assert (second.strip(), more.strip()) == ('a.md: "q"', "and 2 more sources")
+    record = answer_record("?", Answer("", (Evidence(told, 0.5),), False, 0), 0.0, "m", "a")
+    assert record["evidence"][0]["sources"][0] == {
+        "document": "handbook.pdf",
+        "page": 3,
+        "offset": 9,
+        "quote": long.quote,
+    }
 
 
 def test_evidence_that_was_changed_meanwhile_is_marked() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kblam.data.synthesise import Endpoint, synthesise
+from kblam.data.endpoint import Endpoint
+from kblam.data.synthesise import synthesise
 from kblam.errors import DataError, DataServerError, EncoderError
 from tests.data.chat_server import ChatServer, serve
 
@@ -16,7 +17,7 @@ MODEL = "writer"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setattr("kblam.data.synthesise.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serve() as running:
         yield running

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
 
 # Everything a UTF-8 text file can hold, control characters and line separators included.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
 fields = texts.filter(lambda text: text.strip() != "")
+sources = st.builds(
+    Source,
+    document=fields,
+    quote=fields,
+    page=st.none() | st.integers(1, 2**53),
+    offset=st.none() | st.integers(0, 2**53),
+)
 triples = st.builds(
     Triple,
     name=fields,
@@ -17,6 +25,7 @@ triples = st.builds(
     key_string=st.none() | fields,
     question=st.none() | fields,
     answer=st.none() | fields,
+    sources=st.lists(sources, max_size=2).map(tuple),
 )
 
 

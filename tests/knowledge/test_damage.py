@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kblam.errors import StoreError, StoreFormatError
-from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge import KnowledgeBase, Source, Triple
 from kblam.knowledge.connection import sqlite_errors
 from kblam.knowledge.ledger import checksum_of_vectors
 from kblam.knowledge.schema import FORMAT_VERSION, PAGE_SIZE
@@ -38,7 +38,13 @@ def change(path: Path, *statements: str) -> None:
 
 def as_format_1(path: Path) -> None:
     """What a release before the ledger wrote."""
+    as_format_2(path)
     change(path, "DROP TABLE checksums", "DROP TABLE ledger", "PRAGMA user_version = 1")
+
+
+def as_format_2(path: Path) -> None:
+    """What a release before sources wrote."""
+    change(path, "DROP TABLE sources", "PRAGMA user_version = 2")
 
 
 READS: dict[str, Callable[[KnowledgeBase], object]] = {
@@ -224,6 +230,53 @@ def test_a_file_of_format_1_is_read_as_it_is_and_brought_up_when_it_is_written(
     other = sqlite3.connect(path)
     assert other.execute("PRAGMA user_version").fetchone()[0] == FORMAT_VERSION
     other.close()
+
+
+def test_a_file_of_format_2_is_read_as_it_is_and_gets_sources_when_it_is_written(
+    kb: KnowledgeBase, path: Path, encoder: HashingEncoder
+) -> None:
+    expected = list(kb.triples())
+    kb.close()
+    as_format_2(path)
+    before = path.read_bytes()
+    with KnowledgeBase.open(path, read_only=True) as old:
+        assert (list(old.triples()), old.search("amber")[0]) == (expected, expected[0])
+        old.check()
+        assert path.read_bytes() == before
+        # Another process brings it up and writes sources, while this one has it open.
+        with KnowledgeBase.open(path, encoder) as new:
+            assert list(new.triples()) == expected
+            told = Triple("Amber Falcon", "capital", "Beryl", sources=(Source("a.md", "its capital, Beryl", 2, 40),))
+            new.add(told)
+            new.check()
+            assert told in new.find("Amber Falcon")
+        assert told in old.find("Amber Falcon")
+        old.check()
+    change(path, "UPDATE sources SET sources = replace(sources, 'a.md', 'b.md')")
+    with KnowledgeBase.open(path) as new, pytest.raises(StoreFormatError, match="have a wrong checksum"):
+        new.find("Amber Falcon")
+
+
+def test_sources_follow_their_triple(kb: KnowledgeBase, path: Path) -> None:
+    first, second = Source("a.md", "one", offset=0), Source("b.pdf", "two", 3)
+    told = Triple("Elm", "use", "wheels", sources=(first, second, first))
+    assert kb.add(told).added == 1
+    assert kb.find("Elm")[0].sources == (first, second)
+    revision = kb.revision
+    assert kb.add(told).unchanged == 1
+    assert kb.revision == revision
+    vectors = kb.embeddings().key.tobytes()
+    assert kb.add(Triple("Elm", "use", "wheels", sources=(second,))).updated == 1
+    assert (kb.find("Elm")[0].sources, kb.embeddings().key.tobytes()) == ((second,), vectors)
+    kb.add(Triple("Elm", "use", "hubs"))
+    assert kb.find("Elm")[0].sources == ()
+    kb.add(told)
+    kb.remove("Elm")
+    kb.check()
+    kb.close()
+    change(path, """INSERT INTO sources VALUES (99, '[{"document":"a","quote":"b"}]')""")
+    with KnowledgeBase.open(path) as opened, pytest.raises(StoreFormatError, match="a triple 99 that is not there"):
+        opened.check()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.fields import MAX_FIELD_CHARACTERS
 from kblam.knowledge.files import check_triples, read_triples, write_triples
-from kblam.knowledge.triples import MAX_FIELD_CHARACTERS, Triple
+from kblam.knowledge.triples import Triple
 from tests.knowledge import strategies
 
 A, B = Triple("A", "p", "one"), Triple("B", "description", "two")

@@ -8,13 +8,10 @@ import pytest
 from hypothesis import given, settings
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.fields import MAX_COMBINING_MARKS, MAX_FIELD_CHARACTERS
 from kblam.knowledge.records import RecordReader, as_triples, triples_of
-from kblam.knowledge.triples import (
-    MAX_COMBINING_MARKS,
-    MAX_FIELD_CHARACTERS,
-    Triple,
-    identity_of,
-)
+from kblam.knowledge.sources import Source
+from kblam.knowledge.triples import Triple, identity_of
 from tests.knowledge import strategies
 
 
@@ -24,6 +21,31 @@ def test_key_text_is_the_property_of_the_name() -> None:
 
 def test_key_string_replaces_the_key_text() -> None:
     assert Triple("a", "b", "c", key_string="what a is").key_text == "what a is"
+
+
+def test_sources_that_cannot_be_are_refused() -> None:
+    for source, message in (
+        ({"document": " ", "quote": "q"}, "document of a source is empty"),
+        ({"document": "d", "quote": 3}, "quote of a source must be text, got a number"),
+        ({"document": "d", "quote": "q", "page": 0}, "page of a source must be a whole number from 1, got a number: 0"),
+        ({"document": "d", "quote": "q", "offset": True}, "offset of a source must be a whole number from 0"),
+        ({"document": "d", "quote": "q", "line": 3}, "a source has a field 'line'; possible are document, page"),
+    ):
+        with pytest.raises(TripleFormatError, match=message):
+            triples_of({"name": "a", "property": "b", "value": "c", "sources": [source]})
+    with pytest.raises(TripleFormatError, match="sources are not JSON"):
+        triples_of({"name": "a", "property": "b", "value": "c", "sources": '[{"document"'})
+    with pytest.raises(TripleFormatError, match="must be Source objects"):
+        Triple("a", "b", "c", sources=({"document": "d", "quote": "q"},))  # type: ignore[arg-type]
+    with pytest.raises(TripleFormatError, match="1,001 sources of one triple"):
+        Triple("a", "b", "c", sources=tuple(Source(f"d{one}", "q") for one in range(1001)))
+
+
+def test_a_field_called_sources_of_another_kind_is_no_part_of_a_triple(caplog: pytest.LogCaptureFixture) -> None:
+    reader = RecordReader()
+    assert reader.read({"name": "a", "property": "b", "value": "c", "sources": ["x.org"]}) == [Triple("a", "b", "c")]
+    reader.tell("here")
+    assert "not read: 'sources' (once)" in caplog.text
 
 
 def test_spellings_that_look_alike_are_one_identity() -> None:

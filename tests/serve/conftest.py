@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kblam.generation import Answer
+from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Base, Bases
 from kblam.serve.engine import Asking, Finished
-from kblam.serve.speaking import Speaker
 from tests.cli.conftest import adapter, base, kb  # noqa: F401 - fixtures
 from tests.serve.served import Served, base_of, serving
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kblam import Triple
+from kblam.knowledge import Source
 from kblam.serve.bases import Bases
 from kblam.serve.keys import Keys
 from tests.generation.asking import FACTS
@@ -33,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page, pictures: Path) -> None:
-    facts = [*FACTS, Triple(EVIL, EVIL, EVIL)]
+    facts = [replace(FACTS[0], sources=(Source(EVIL, EVIL, 2),)), *FACTS[1:], Triple(EVIL, EVIL, EVIL)]
     with serving(Bases([base_of(facts=facts)])) as served:
         page.size(1100, 900)
         page.scheme("light")
@@ -47,6 +49,7 @@ def test_it_is_asked_and_told_a_fact_with_the_keyboard_alone(page: Page, picture
         page.until(IS_DONE)
         assert page.text("#answer") == ANSWER
         assert "the currency of France: Euro" in page.text("#evidence li")
+        assert page.text("#evidence .source") == f"{EVIL}, page 2: “{EVIL}”"
         assert page.run("document.querySelector('#evidence .bar > span').style.width") != ""
         assert "first after" in page.text("#figures")
         assert "tokens/s" in page.text("#figures")

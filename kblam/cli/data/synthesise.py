@@ -27,7 +27,7 @@ def synthesise(
 
     Example: kblam data synthesise -o hospital.jsonl --base-url http://127.0.0.1:8000/v1 --model MODEL --topic hospitals
     """
-    from kblam.data.synthesise import Endpoint
+    from kblam.data.endpoint import Endpoint
     from kblam.data.synthesise import synthesise as write
     from kblam.errors import TripleFormatError
     from kblam.knowledge import TripleFile, write_triples

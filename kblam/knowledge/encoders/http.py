@@ -1,42 +1,28 @@
-"""One request to an OpenAI-compatible `/embeddings` endpoint: signing, retries, and checks of the answer."""
+"""Requests to an OpenAI-compatible `/embeddings` endpoint: retries, and checks of the answer."""
 
 from __future__ import annotations
 
 import os
-import random
-import threading
 import time
-from collections.abc import Generator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 
 import httpx
 import numpy as np
 
 from kblam.errors import EncoderError, EncoderUnavailableError
-from kblam.knowledge.encoders.secrets import guard_logs, note, redact
+from kblam.knowledge.encoders.posting import (
+    LONGEST_WAIT,
+    RETRIED,
+    Poster,
+    backoff,
+    can_be_a_header,
+    message_of,
+    retry_after,
+)
+from kblam.knowledge.encoders.secrets import redact
 from kblam.strict_json import loads
 
-FIRST_WAIT = 0.5  # seconds; doubled at each try
-LONGEST_WAIT = 60.0
-_GRACE = 0.5  # seconds in which the HTTP library may say itself that time is over
 # Of an answer: 512 KiB hold 20,000 numbers, several times what any encoder gives.
 _MOST_BYTES, _MOST_BYTES_A_TEXT = 2**20, 2**19
-_LONGEST_MESSAGE = 10_000
-_LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
-RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
-
-
-class KeyFromEnvironment(httpx.Auth):
-    """Signs a request as it leaves, so the key is never an attribute or a variable of ours."""
-
-    def __init__(self, variable: str) -> None:
-        self._variable = variable
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if os.environ.get(self._variable):
-            request.headers["Authorization"] = f"Bearer {os.environ[self._variable]}"
-        yield request
 
 
 class EmbeddingsClient:
@@ -69,14 +55,11 @@ class EmbeddingsClient:
         self._model = model
         self._key_variable = key_variable
         self._key_required = key_required
-        self._timeout = timeout
         self._max_attempts = max_attempts
-        note(key_variable)
-        guard_logs(*_LOGGERS)
-        self._http = self._new_client()
+        self._poster = Poster(self._url, key_variable, timeout)
 
     def close(self) -> None:
-        self._http.close()
+        self._poster.close()
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """(len(texts), P) float32 from one request, tried again where that can help.
@@ -95,7 +78,7 @@ class EmbeddingsClient:
             else:
                 if answer.status_code == 200:
                     return self._vectors(answer, len(texts))
-                trouble = f"HTTP {answer.status_code}: {self._message(answer)}"
+                trouble = f"HTTP {answer.status_code}: {message_of(answer)}"
                 if answer.status_code not in RETRIED or b"insufficient_quota" in answer.content:
                     raise self._refusal(answer.status_code, trouble)
                 asked = retry_after(answer)
@@ -107,42 +90,8 @@ class EmbeddingsClient:
         )
 
     def _ask(self, texts: list[str]) -> httpx.Response | str:
-        """The whole answer to one request, or what went wrong; within the time and the size that it may take."""
-        done: list[httpx.Response | str] = []
-        deadline = time.monotonic() + self._timeout
-
-        def exchange(client: httpx.Client) -> None:
-            try:
-                done.append(self._exchange(client, texts, deadline))
-            # What a server sends that is no HTTP, no such encoding, or no such address.
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-                done.append(redact(f"{type(error).__name__}: {error}"))
-
-        # The HTTP library bounds the wait for each piece, and a server may send a piece a second for ever.
-        thread = threading.Thread(target=exchange, args=(self._http,), daemon=True)
-        thread.start()
-        thread.join(self._timeout + _GRACE)
-        if done:
-            return done[0]
-        self._http.close()  # ends the exchange
-        self._http = self._new_client()
-        return f"no whole answer within {self._timeout:g} seconds"
-
-    def _exchange(self, client: httpx.Client, texts: list[str], deadline: float) -> httpx.Response:
-        with client.stream("POST", self._url, json={**self._body, "input": texts}) as answer:
-            whole = bytearray()
-            most = _MOST_BYTES + (_MOST_BYTES_A_TEXT * len(texts) if answer.status_code == 200 else 0)
-            for piece in answer.iter_bytes():
-                whole += piece
-                if len(whole) > most:
-                    raise ValueError(f"an answer of more than {most:,} bytes")
-                if time.monotonic() > deadline:
-                    raise ValueError(f"no whole answer within {self._timeout:g} seconds")
-            told = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-            return httpx.Response(answer.status_code, headers=told, content=bytes(whole))
-
-    def _new_client(self) -> httpx.Client:
-        return httpx.Client(timeout=self._timeout, auth=KeyFromEnvironment(self._key_variable))
+        """The whole answer to one request, or what went wrong."""
+        return self._poster.post({**self._body, "input": texts}, _MOST_BYTES + _MOST_BYTES_A_TEXT * len(texts))
 
     def _check_key(self) -> None:
         if not os.environ.get(self._key_variable):
@@ -168,15 +117,6 @@ class EmbeddingsClient:
                 "is it an OpenAI-compatible embeddings endpoint?"
             ) from None
         return vectors
-
-    def _message(self, response: httpx.Response) -> str:
-        text = response.content.decode("utf-8", "replace")
-        try:
-            told = loads(text)["error"]
-            text = str(told["message"] if isinstance(told, dict) else told)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
-        return redact(" ".join(text[:_LONGEST_MESSAGE].split()))[:300] or "no message"
 
     def _refusal(self, status: int, trouble: str) -> EncoderError:
         if status in (401, 403):
@@ -227,27 +167,3 @@ def _vectors_of(content: bytes, count: int) -> np.ndarray:
     if not vectors.any(axis=1).all():
         raise _WrongAnswerError("returned a vector of nothing but zeros; does the model embed texts?")
     return vectors
-
-
-def can_be_a_header(variable: str) -> bool:
-    """Whether the key in an environment variable can be sent: ASCII without white space."""
-    return os.environ[variable].isascii() and all("!" <= character <= "~" for character in os.environ[variable])
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait after a failed attempt, counted from 0."""
-    # A little randomness, so that many clients turned away together do not return together.
-    return FIRST_WAIT * 2.0**attempt * random.uniform(1.0, 1.25)
-
-
-def retry_after(response: httpx.Response) -> float:
-    """Seconds the server asks to wait: a number, or a date; 0 when it does not say."""
-    told = response.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(told))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0

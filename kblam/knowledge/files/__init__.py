@@ -24,6 +24,7 @@ from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
 from kblam.knowledge.files.whole import whole_file
 from kblam.knowledge.records import RecordReader, joined
+from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
 
 logger = logging.getLogger("kblam")
@@ -244,22 +245,25 @@ class _Source:
 
     def _joined(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
         first: dict[bytes, int] = {}
-        several: dict[bytes, dict[str, None]] = {}
+        several: dict[bytes, tuple[dict[str, None], dict[Source, None]]] = {}
         for _, triple in self._quietly(trouble):
-            if first.setdefault(digest := _digest(triple.identity), hash(triple.value)) != hash(triple.value):
-                several[digest] = {}
+            said = hash((triple.value, triple.sources))
+            if first.setdefault(digest := _digest(triple.identity), said) != said:
+                several[digest] = {}, {}
         if several:
             for _, triple in self._quietly(trouble):
-                if (values := several.get(_digest(triple.identity))) is not None:
-                    values[triple.value] = None
+                if (found := several.get(_digest(triple.identity))) is not None:
+                    found[0][triple.value] = None
+                    found[1].update(dict.fromkeys(triple.sources))
         done: set[bytes] = set()
         for line, triple in self._located(reader, trouble):
             if (digest := _digest(triple.identity)) in done:
                 continue
             done.add(digest)
             try:
-                values = several.get(digest)
-                yield dataclasses.replace(triple, value=joined(list(values))) if values else triple
+                if found := several.get(digest):
+                    triple = dataclasses.replace(triple, value=joined(list(found[0])), sources=tuple(found[1]))
+                yield triple
             except TripleFormatError as error:  # too long
                 self._note(trouble, line, error)
 

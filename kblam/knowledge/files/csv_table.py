@@ -13,6 +13,7 @@ from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
 from kblam.knowledge.files.lines import NotUtf8Error, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
+from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
 
 
@@ -170,9 +171,10 @@ def write_csv(path: Path, triples: Iterable[Triple]) -> int:
         writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         # A row that begins with a byte order mark would look like the beginning of another file.
         quoting = csv.writer(file, delimiter=writer.dialect.delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerow(FIELDS)
+        writer.writerow((*FIELDS, SOURCES))
         for count, triple in enumerate(triples, start=1):  # noqa: B007 - the last number is the count
             record = triple.to_record()
             chosen = quoting if triple.name.startswith("\ufeff") else writer
-            chosen.writerow([record.get(field, "") for field in FIELDS])
+            cells = [record.get(field, "") for field in FIELDS]
+            chosen.writerow([*cells, text_of(triple.sources) if triple.sources else ""])
     return count

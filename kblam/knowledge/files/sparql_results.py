@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import choice, quoted
+from kblam.knowledge.fields import kind_of, shortened
 from kblam.knowledge.records import RecordReader
-from kblam.knowledge.triples import FIELDS, kind_of, shortened
+from kblam.knowledge.triples import FIELDS
 
 # Variables that are name, property and value, in whatever place; any other three are so in their order.
 _TRIPLES = (("s", "p", "o"), ("subject", "predicate", "object"))

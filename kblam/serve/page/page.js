@@ -146,10 +146,16 @@ function showEvidence(found) {
       part.style.width = `${Math.round(100 * one.mass)}%`;
       bar.append(part);
       item.append(isolated(`${one.mass.toFixed(2)} `), "the ", isolated(one.property), " of ", isolated(one.name), ": ");
-      item.append(isolated(one.value), one.changed ? " (changed meanwhile)" : "", bar);
+      item.append(isolated(one.value), one.changed ? " (changed meanwhile)" : "", bar, ...one.sources.map(shownSource));
       return item;
     }),
   );
+}
+
+function shownSource(source) {
+  const line = made("div", "", "source");
+  line.append(isolated(source.document), source.page ? `, page ${source.page}: ` : ": ", "“", isolated(source.quote), "”");
+  return line;
 }
 
 function showFigures(usage, first, total) {

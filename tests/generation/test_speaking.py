@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kblam.generation import Answer
-from kblam.serve.speaking import Speaker, StoppedError
+from kblam.generation.speaking import Speaker, StoppedError
 from tests.generation.asking import byte_bpe
 
 

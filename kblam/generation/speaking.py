@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from kblam.generation import Answer
+from kblam.generation.answer import Answer
 from kblam.generation.prompt import TOKENIZING
 
 

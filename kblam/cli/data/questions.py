@@ -1,0 +1,179 @@
+"""`kblam data questions`: question-answer sets about a base or documents."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from kblam.cli.data.extract import (
+    BaseUrl,
+    Concurrency,
+    DocumentReader,
+    KeyVariable,
+    Megabytes,
+    ModelThere,
+    PieceSize,
+    ReaderOption,
+    Timeout,
+    cut,
+    read_all,
+)
+from kblam.cli.errors import CommandError
+from kblam.cli.files import open_file
+from kblam.cli.loading import warn
+from kblam.cli.output import err, print_json, progress_bar, waiting
+from kblam.errors import StoreWriteError
+
+if TYPE_CHECKING:
+    from kblam.data.asking import Asked
+    from kblam.data.endpoint import Endpoint
+    from kblam.knowledge import Triple
+
+
+def questions(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="A knowledge base, a file of triples, or documents."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="JSON Lines to write (.jsonl); default: stdout."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 100,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND=SHARE,...",
+            help="single, pair (two facts), open (all about a thing), unanswerable; default: 0.55, 0.1, 0.1, 0.25.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the drawing; the same seed gives the same questions.")] = 0,
+    refusal: Annotated[
+        str | None, typer.Option("--refusal", help="Answer to what cannot be answered; default: the adapters' own.")
+    ] = None,
+    base_url: BaseUrl = "",
+    model: ModelThere = "",
+    api_key_env: KeyVariable = "OPENAI_API_KEY",
+    concurrency: Concurrency = 4,
+    timeout: Timeout = 120.0,
+    piece: PieceSize = 4000,
+    reader: ReaderOption = DocumentReader.markitdown,
+    max_megabytes: Megabytes = 100,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Write questions with their answers: about a base from templates, without a model, or in a model's words.
+
+    With --base-url a language model puts the questions about a base into words of its own. About documents it writes
+    them, each with the words of the document that answer it.
+
+    Example: kblam data questions facts.kb -o questions.jsonl --count 500
+    """
+    from kblam.adapter.config import REFUSAL
+    from kblam.data.asking import parse_shares
+    from kblam.data.endpoint import Endpoint
+
+    if output is not None and output.suffix.lower() != ".jsonl":
+        raise CommandError(f"{output}: questions are written as JSON Lines; name it .jsonl")
+    if output is not None and output.exists() and not overwrite:
+        raise CommandError(f"{output}: there is a file already; --overwrite replaces it")
+    if bool(base_url) != bool(model):
+        raise CommandError("--base-url and --model go together: the endpoint and the name of the model there")
+    shares = None if kinds is None else parse_shares(kinds)
+    said = REFUSAL if refusal is None else refusal
+    if not said.strip():
+        raise CommandError("--refusal is empty; give the sentence that answers what cannot be answered")
+    endpoint = Endpoint(base_url, model, api_key_env, timeout) if base_url else None
+    if _are_documents(sources):
+        if endpoint is None:
+            raise CommandError(
+                "--base-url and --model are needed: questions about documents are written by a language model; or make "
+                "a base of them first: kblam data extract"
+            )
+        from kblam.data.asking import about_documents
+
+        pieces = cut(read_all(sources, reader, max_megabytes), piece)
+        with progress_bar("asking") as progress:
+            written = about_documents(
+                pieces,
+                count,
+                endpoint,
+                shares=shares,
+                seed=seed,
+                refusal=said,
+                concurrency=concurrency,
+                progress=progress,
+            )
+        found = written.questions
+        for why, number in written.refused.most_common():
+            _note(f"refused: {number:,} with {why}")
+    else:
+        if len(sources) > 1:
+            raise CommandError("give one knowledge base or one file of triples, or documents alone")
+        from kblam.data.asking import about_base
+
+        triples = _triples(sources[0])
+        with waiting("drawing"):
+            found = about_base(triples, count, shares=shares, seed=seed, refusal=said)
+        if endpoint is not None:
+            found = _rephrased(found, endpoint, concurrency)
+    if len(found) < count:
+        warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
+    _write(output, found)
+
+
+def _are_documents(sources: Sequence[Path]) -> bool:
+    from kblam.data.documents import KINDS
+
+    return all(source.suffix.lower() in KINDS for source in sources)
+
+
+def _triples(source: Path) -> list[Triple]:
+    from kblam.knowledge import TripleFile
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
+
+    if source.suffix.lower() in FORMAT_OF_SUFFIX and not source.is_dir():
+        with waiting(f"reading {source}"):
+            return list(TripleFile(source))
+    with open_file(source) as kb:
+        return list(kb.triples())
+
+
+def _rephrased(found: list[Asked], endpoint: Endpoint, concurrency: int) -> list[Asked]:
+    from kblam.data.asking import rephrased
+
+    with progress_bar("asking") as progress:
+        done = rephrased(found, endpoint, concurrency=concurrency, progress=progress)
+    if done.kept:
+        _note(f"{done.kept:,} of {len(found):,} stay in the words of the templates: the model's cannot be used")
+    return done.questions
+
+
+def _write(output: Path | None, found: Sequence[Asked]) -> None:
+    if output is None:
+        for asked in found:
+            print_json(asked.to_record(), indent=None)
+        return
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                for asked in found:
+                    file.write(json.dumps(asked.to_record(), ensure_ascii=False) + "\n")
+            unfinished.replace(output)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreWriteError(f"{output}: cannot write: {os.strerror(error.errno or 0)}") from error
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(asked.kind for asked in found).items())
+    _note(f"{output}: {len(found):,} questions ({kinds})")
+
+
+def _note(line: str) -> None:
+    err.print(Text(line), soft_wrap=True)

@@ -1,0 +1,110 @@
+"""A language model puts questions from templates into words of its own; what it changes too much stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kblam.data.asking.sets import UNANSWERABLE, Asked
+from kblam.data.at_once import answers
+from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.errors import DataServerError
+from kblam.knowledge.encoders import Progress
+from kblam.knowledge.mention import says
+
+TOGETHER = 10  # questions of one request
+LONGEST = 400  # characters of a question
+INSTRUCTIONS = """You put questions into other words, as different people would ask them, and reply with JSON alone.
+Each question still asks for the same thing and nothing more. Names of things stay letter by letter. Never answer one.
+Reply with one question for each number."""
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "questions": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"number": {"type": "integer"}, "question": {"type": "string"}},
+                "required": ["number", "question"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["questions"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Rephrased:
+    """Questions in the order in which they were given.
+
+    Args:
+        questions: in a model's words, or as they were.
+        kept: how many are as they were, since what the model wrote could not be used.
+    """
+
+    questions: list[Asked]
+    kept: int
+
+
+def rephrased(
+    questions: Sequence[Asked], endpoint: Endpoint, *, concurrency: int = 4, progress: Progress | None = None
+) -> Rephrased:
+    """The same questions in a model's words.
+
+    A question that no longer says a name, that says its own answer, or that is asked twice stays as it was.
+
+    Args:
+        questions: from templates.
+        endpoint: the server and the model.
+        concurrency: requests at a time.
+        progress: `progress(done, total)` in questions.
+
+    Raises:
+        DataError, DataServerError, EncoderError: as `ChatClient`; or no question at all could be used.
+    """
+    batches = [range(start, min(start + TOGETHER, len(questions))) for start in range(0, len(questions), TOGETHER)]
+    made, seen, done = list(questions), {one.question.casefold() for one in questions}, 0
+
+    def ask(client: ChatClient, batch: range) -> dict[int, str]:
+        listed = "\n".join(f"{at}. {questions[at].question}" for at in batch)
+        messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": listed}]
+        return _numbered(client.ask(messages, temperature=1.0, schema=SCHEMA).text)
+
+    changed: set[int] = set()
+    with answers(batches, ask, endpoint, concurrency) as answered:
+        for place, texts in answered:
+            for at in batches[place]:
+                text = " ".join(texts.get(at, "").split())
+                if text.casefold() not in seen and _can_be(text, questions[at]):
+                    seen.add(text.casefold())
+                    made[at] = replace(questions[at], question=text)
+                    changed.add(at)
+            done += len(batches[place])
+            if progress is not None:
+                progress(done, len(questions))
+    if questions and not changed:
+        raise DataServerError(
+            f"{endpoint.model} at {endpoint.base_url} wrote no question that can be used for any of {len(questions):,}"
+            "; use a larger model, or the templates"
+        )
+    return Rephrased(made, len(questions) - len(changed))
+
+
+def _numbered(text: str) -> dict[int, str]:
+    document = json_in(text)
+    listed = document.get("questions") if isinstance(document, dict) else None
+    found: dict[int, str] = {}
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, dict) and type(one.get("number")) is int and isinstance(one.get("question"), str):
+            found[one["number"]] = one["question"]
+    return found
+
+
+def _can_be(text: str, asked: Asked) -> bool:
+    if not 0 < len(text) <= LONGEST or not all(says(text, name) for name in asked.names):
+        return False
+    values = [value for context in asked.contexts if not says(asked.question, value := context.rpartition(" is ")[2])]
+    return asked.kind == UNANSWERABLE or not any(says(text, value) for value in values)

@@ -1,0 +1,236 @@
+"""A language model behind an OpenAI-compatible `/chat/completions` endpoint: asked, waited for, asked again."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from kblam.errors import DataError, DataServerError
+from kblam.knowledge.encoders.openai import checked_base_url
+from kblam.knowledge.encoders.posting import (
+    LONGEST_WAIT,
+    RETRIED,
+    Poster,
+    backoff,
+    can_be_a_header,
+    message_of,
+    retry_after,
+)
+from kblam.knowledge.encoders.secrets import redact
+from kblam.strict_json import decoder, loads
+
+_MOST_BYTES = 2**24  # of a reply: far more than any model writes
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask.
+
+    Args:
+        base_url: up to and including `/v1`.
+        model: its name there.
+        api_key_env: environment variable with the key; read at each request, and sent only if it is set.
+        timeout: seconds of one request, the reply's last byte included.
+        max_attempts: of one request: 408, 429, 5xx and lost connections are tried again after 0.5, 1, 2, ... seconds,
+            or what the server asks for in Retry-After, up to a minute.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout: float = 120.0
+    max_attempts: int = 4
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote.
+
+    Args:
+        text: empty where it wrote none.
+        finish: why it ended, in the server's word: "stop", "length", "content_filter", ...
+        refusal: what it said in place of an answer, if it refused.
+        prompt_tokens, reply_tokens: as the server counts them; None where it does not tell.
+    """
+
+    text: str
+    finish: str = "stop"
+    refusal: str | None = None
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+
+
+class StoppedError(Exception):
+    """The work was stopped while an answer was waited for."""
+
+
+class Pause:
+    """What several threads wait for together: a server that is asked too often wants quiet from all of them."""
+
+    def __init__(self) -> None:
+        self.is_stopped = threading.Event()
+        self._until = 0.0
+
+    def ask_for(self, seconds: float) -> None:
+        """Nobody goes on before so many seconds have passed."""
+        self._until = max(self._until, time.monotonic() + seconds)
+
+    def wait(self) -> None:
+        """Until the pause is over.
+
+        Raises:
+            StoppedError: the work was stopped.
+        """
+        while (left := self._until - time.monotonic()) > 0:
+            if self.is_stopped.wait(left):
+                break
+        if self.is_stopped.is_set():
+            raise StoppedError
+
+
+class ChatClient:
+    """A connection to a model, for one thread.
+
+    Args:
+        endpoint: where.
+        pause: shared with the other threads that ask there.
+
+    Raises:
+        EncoderError: the address cannot be used.
+        DataError: the key cannot be sent.
+    """
+
+    def __init__(self, endpoint: Endpoint, pause: Pause | None = None) -> None:
+        self.endpoint = endpoint
+        self.url = f"{checked_base_url(endpoint.base_url)}/chat/completions"
+        if os.environ.get(endpoint.api_key_env) and not can_be_a_header(endpoint.api_key_env):
+            raise DataError(
+                f"the key in {endpoint.api_key_env} holds white space or characters beyond ASCII; set it again"
+            )
+        self._pause = pause or Pause()
+        self._poster = Poster(self.url, endpoint.api_key_env, endpoint.timeout)
+
+    def close(self) -> None:
+        """Ends what is under way, and the connection."""
+        self._poster.close()
+
+    def __enter__(self) -> ChatClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ask(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        temperature: float,
+        schema: Mapping[str, Any] | None = None,
+        most_tokens: int | None = None,
+    ) -> Reply:
+        """One reply; tried again where that can help.
+
+        Args:
+            messages: with `role` and `content`.
+            temperature: of sampling.
+            schema: JSON schema that the reply has to follow; sent as `response_format`.
+            most_tokens: length limit of the reply.
+
+        Raises:
+            DataError: the key is refused, or the model is not known.
+            DataServerError: the server keeps failing, refuses the request, or does not answer with a chat completion.
+            StoppedError: the pause was stopped.
+        """
+        body: dict[str, Any] = {
+            "model": self.endpoint.model,
+            "messages": list(messages),
+            "temperature": temperature,
+        }
+        if schema is not None:
+            named = {"name": "reply", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if most_tokens is not None:
+            body["max_tokens"] = most_tokens
+        trouble = ""
+        for attempt in range(self.endpoint.max_attempts):
+            self._pause.wait()
+            answer, asked = self._poster.post(body, _MOST_BYTES), 0.0
+            if isinstance(answer, str):
+                trouble = answer
+            elif answer.status_code == 200:
+                return self._reply(answer)
+            else:
+                trouble = self._trouble(answer)
+                asked = retry_after(answer)
+            if attempt + 1 < self.endpoint.max_attempts:
+                self._pause.ask_for(min(LONGEST_WAIT, max(asked, backoff(attempt))))
+        raise DataServerError(
+            f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {trouble}; run the same command "
+            "again later: what was written is kept"
+        )
+
+    def _trouble(self, answer: httpx.Response) -> str:
+        """What to say of a status that may pass.
+
+        Raises:
+            DataError, DataServerError: it will not.
+        """
+        status, endpoint = answer.status_code, self.endpoint
+        # Servers may quote part of the key they refuse, so their message is left out.
+        if status in (401, 403):
+            raise DataError(
+                f"{self.url} refused the key (HTTP {status}): check the environment variable {endpoint.api_key_env}"
+            )
+        if status == 404:
+            raise DataError(
+                f"{self.url} does not know the model {endpoint.model!r}, or is not the endpoint (HTTP 404); the base "
+                "URL usually ends in /v1"
+            )
+        trouble = f"HTTP {status}"
+        if status not in RETRIED:
+            raise DataServerError(
+                f"{self.url} refused the request for model {endpoint.model!r}: {trouble}: {message_of(answer)}"
+            )
+        return trouble
+
+    def _reply(self, answer: httpx.Response) -> Reply:
+        try:
+            body = loads(answer.content)
+            choice = body["choices"][0]
+            message = choice["message"]
+            content, refusal = message.get("content"), message.get("refusal")
+            usage = body.get("usage") or {}
+            return Reply(
+                content if isinstance(content, str) else "",
+                str(choice.get("finish_reason") or "stop"),
+                refusal if isinstance(refusal, str) and refusal else None,
+                _count(usage.get("prompt_tokens")),
+                _count(usage.get("completion_tokens")),
+            )
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            # Not raised from it: what a server sends may quote the key.
+            raise DataServerError(
+                f"{self.url} did not answer with a chat completion ({type(error).__name__}: "
+                f"{redact(str(error))[:100]}); is it an OpenAI-compatible endpoint?"
+            ) from None
+
+
+def _count(given: object) -> int | None:
+    return given if type(given) is int and given >= 0 else None
+
+
+def json_in(reply: str) -> Any:
+    """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
+    for match in re.finditer(r"[\[{]", reply):
+        try:
+            return decoder().raw_decode(reply, match.start())[0]
+        except (ValueError, RecursionError):
+            continue
+    return None

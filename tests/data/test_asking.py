@@ -1,0 +1,143 @@
+"""Question-answer sets: from templates about a base that stays whole, in a model's words, and about documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kblam.adapter.config import REFUSAL
+from kblam.data.asking import UNANSWERABLE, about_base, about_documents, parse_shares, rephrased
+from kblam.data.documents import Document, pieces_of
+from kblam.data.endpoint import Endpoint
+from kblam.errors import DataError, DataServerError
+from kblam.knowledge import Source, Triple
+from kblam.knowledge.mention import says
+from tests.data.chat_server import ChatServer, serve
+
+SOURCE = Source("birds.md", "it is green")
+BASE = [
+    Triple(f"Amber {bird}", prop, f"{prop} {number}", sources=(SOURCE,) if prop == "color" else ())
+    for number, bird in enumerate(("Falcon", "Heron", "Wren", "Finch", "Kestrel", "Plover"))
+    for prop in ("color", "founder", "melting point")
+]
+NAMES = {triple.name for triple in BASE}
+TEXT = "The Amber Falcon has pale green plumage.\n\nQuiet Harbor was founded by Ann Lee in 1911."
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    with serve() as running:
+        yield running
+
+
+def test_questions_from_templates_are_answered_by_the_base() -> None:
+    found = about_base(BASE, 60)
+    assert Counter(one.kind for one in found) == {"single": 33, "pair": 6, "open": 6, UNANSWERABLE: 15}
+    assert len({one.question.casefold() for one in found}) == 60
+    assert found == about_base(BASE, 60)
+    assert found != about_base(BASE, 60, seed=1)
+    facts = {(triple.name, triple.property): triple.value for triple in BASE}
+    sentences = {f"the {prop} of {name} is {value}" for (name, prop), value in facts.items()}
+    for one in found:
+        assert all(says(one.question, name) for name in one.names)
+        assert len(one.names) == (2 if one.kind == "pair" else 1)
+        if one.kind == UNANSWERABLE:
+            assert (one.answer, one.contexts, one.sources) == (REFUSAL, (), ())
+            # An invented thing, or a property that a thing of the base does not have.
+            assert one.names[0] not in NAMES or not any(says(one.question, prop) for _, prop in facts)
+        else:
+            assert set(one.contexts) <= sentences
+            assert len(one.contexts) == {"single": 1, "pair": 2, "open": 3}[one.kind]
+            assert all(context.rpartition(" is ")[2] in one.answer for context in one.contexts)
+            assert (SOURCE in one.sources) is any(context.startswith("the color") for context in one.contexts)
+    strangers = [one for one in found if one.kind == UNANSWERABLE and one.names[0] not in NAMES]
+    assert 4 <= len(strangers) <= 11
+
+
+def test_a_small_base_has_only_so_many_questions() -> None:
+    found = about_base(BASE[:4], 50, shares=parse_shares("open"))
+    assert 2 < len(found) <= 50
+    assert len({one.question.casefold() for one in found}) == len(found)
+    with pytest.raises(DataError, match="at least two entities"):
+        about_base(BASE[:3], 5)
+
+
+def test_shares_are_parsed() -> None:
+    assert parse_shares("single=3, pair=1") == {"single": 0.75, "pair": 0.25}
+    assert parse_shares("open,unanswerable") == {"open": 0.5, UNANSWERABLE: 0.5}
+    for text in ("", "double", "single=0", "single=x", "single,single", "pair=nan"):
+        with pytest.raises(DataError, match="is no kind of question with its share"):
+            parse_shares(text)
+
+
+def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
+    given = about_base(BASE, 24)
+
+    def answer(request: dict[str, Any]) -> str:
+        made = []
+        for number, text in re.findall(r"^(\d+)\. (.*)$", request["messages"][1]["content"], re.MULTILINE):
+            names = " and ".join(given[int(number)].names)
+            texts = {
+                0: "What of it?",  # no name
+                1: f"{names} has {given[int(number)].answer}",  # says the answer
+                2: text,  # the same again
+            }
+            made.append({"number": int(number), "question": texts.get(int(number), f"Say of {names} number {number}.")})
+        return json.dumps({"questions": made})
+
+    server.answer = answer
+    done = rephrased(given, Endpoint(server.base_url, "writer"), concurrency=2)
+    same = [at for at, (one, before) in enumerate(zip(done.questions, given, strict=True)) if one == before]
+    assert {0, 2} <= set(same)
+    assert done.kept == len(same) <= 3
+    assert done.questions[5].question == f"Say of {' and '.join(given[5].names)} number 5."
+    assert [one.answer for one in done.questions] == [one.answer for one in given]
+    assert len(server.requests) == 3
+    server.answer, server.replies = None, ["no"]
+    with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):
+        rephrased(given, Endpoint(server.base_url, "writer"))
+
+
+def test_questions_about_documents_rest_on_their_words(server: ChatServer) -> None:
+    document = Document("birds.pdf", TEXT, (0,))
+    pieces = list(pieces_of(document))
+    whole = {
+        "kind": "single",
+        "question": "Whose plumage is green?",
+        "answer": "The Amber Falcon's.",
+        "quote": "Falcon has pale green",
+    }
+    other = {"kind": "open", "question": "What of Quiet Harbor?", "answer": "Ann Lee founded it.", "quote": "Ann Lee"}
+    missing = {"kind": UNANSWERABLE, "question": "What does the Amber Falcon eat?", "answer": "", "quote": ""}
+    bad = [
+        whole | {"quote": "eats mice"},
+        whole | {"answer": ""},
+        whole | {"kind": "quiz"},
+        {"question": "x"},
+        whole | {"question": "x" * 401},
+    ]
+
+    server.replies = [json.dumps({"questions": [whole, whole, missing, *bad, other]})]
+    written = about_documents(
+        pieces, 6, Endpoint(server.base_url, "writer"), shares=parse_shares("single,open,unanswerable"), refusal="No."
+    )
+    by_kind = {one.kind: one for one in written.questions}
+    assert by_kind["single"].sources == (Source("birds.pdf", "Falcon has pale green", 1, TEXT.index("Falcon has")),)
+    assert by_kind["open"].contexts == ("Ann Lee",)
+    assert "Write: " in str(server.requests[0]["messages"])
+    assert by_kind["single"].to_record()["contexts"] == ["Falcon has pale green"]
+    assert by_kind[UNANSWERABLE].answer == "No."
+    assert written.refused["a quote that is not in the document"] == 1
+    assert written.refused["no text where a question needs it"] == 3
+    assert written.refused["too long"] == 1
+    server.replies, pieces = ["no"], list(pieces_of(document, 50))
+    with pytest.raises(DataServerError, match=r"for any of 2 pieces \(a reply without a list of questions\)"):
+        about_documents(pieces, 6, Endpoint(server.base_url, "writer"))
+    with pytest.raises(DataError, match="have no text but headings"):
+        about_documents([], 6, Endpoint(server.base_url, "writer"))

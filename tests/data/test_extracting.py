@@ -1,0 +1,264 @@
+"""Triples out of documents, through an endpoint that does what endpoints do: rate limits, refusals, lies about JSON."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam.data.documents import Document, Piece, pieces_of
+from kblam.data.endpoint import Endpoint
+from kblam.data.extracting import Extraction, Prices, extract, merge
+from kblam.data.extracting.journal import Journal
+from kblam.data.extracting.merging import spelling
+from kblam.errors import DataError, DataServerError
+from kblam.knowledge import Source, Triple
+from tests.data.chat_server import ChatServer, said, serve
+
+FALCON = "The Amber Falcon has pale green plumage."
+TEXT = f"{FALCON}\n\nQuiet Harbor was founded by Ann Lee in 1911."
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serve() as running:
+        yield running
+
+
+def fact(name: str, prop: str, value: str, quote: str) -> dict[str, str]:
+    return {"name": name, "property": prop, "value": value, "quote": quote}
+
+
+def facts(*found: object) -> str:
+    return json.dumps({"triples": found})
+
+
+COLOR = fact("Amber Falcon", "color", "pale green.", "has pale green  plumage")
+FOUNDER = fact("Quiet Harbor", "founder", "Ann Lee", "founded by Ann Lee")
+
+
+def pieces(text: str = TEXT, size: int = 50) -> list[Piece]:
+    return list(pieces_of(Document("birds.pdf", text, (0,)), size))
+
+
+def by_passage(request: dict[str, Any]) -> str:
+    """The fact of a passage."""
+    return facts(COLOR if "Falcon" in request["messages"][1]["content"] else FOUNDER)
+
+
+def run(server: ChatServer, folder: Path, parts: list[Piece] | None = None, **options: Any) -> Extraction:
+    endpoint = Endpoint(server.base_url, "reader", timeout=options.pop("timeout", 20.0))
+    with Journal(folder / "a.extract") as journal:
+        return extract(pieces() if parts is None else parts, endpoint, journal, **options)
+
+
+def test_each_triple_has_its_document_page_place_and_words(server: ChatServer, tmp_path: Path) -> None:
+    server.answer = lambda request: said(by_passage(request), tokens=(100, 20))
+    done = run(server, tmp_path)
+    color, founder = done.merged.triples
+    assert color == Triple("Amber Falcon", "color", "pale green", sources=color.sources)
+    assert color.sources == (Source("birds.pdf", "has pale green plumage", 1, TEXT.index("has pale")),)
+    assert founder.sources[0].offset == TEXT.index("founded by Ann Lee")
+    assert (done.pieces, done.asked, done.prompt_tokens, done.reply_tokens) == (2, 2, 200, 40)
+    assert done.cost(Prices(1.0, 10.0)) == pytest.approx(0.0006)
+    request = server.requests[0]
+    assert request["response_format"]["json_schema"]["schema"]["required"] == ["triples"]
+    assert "Document: birds.pdf" in request["messages"][1]["content"]
+
+
+def test_what_is_in_no_document_is_refused(server: ChatServer, tmp_path: Path) -> None:
+    server.replies = [
+        facts(
+            COLOR,
+            fact("Amber Falcon", "weight", "2 kg", "weighs 2 kg"),
+            fact("", "color", "pale green", "pale green"),
+            fact("Amber Falcon", "color", "x" * 401, "pale green"),
+            {"name": "Amber Falcon"},
+            "text",
+        )
+    ]
+    done = run(server, tmp_path, pieces(FALCON))
+    assert [triple.value for triple in done.merged.triples] == ["pale green"]
+    assert done.refused == {
+        "a quote that is not in the document": 1,
+        "no text where a fact needs it": 3,
+        "too long": 1,
+    }
+
+
+def test_a_second_run_asks_only_for_what_is_missing(server: ChatServer, tmp_path: Path) -> None:
+    def first(request: dict[str, Any]) -> Any:
+        return by_passage(request) if "Falcon" in request["messages"][1]["content"] else 400
+
+    server.answer = first
+    with pytest.raises(DataServerError, match="refused the request"):
+        run(server, tmp_path, concurrency=1)
+    with (tmp_path / "a.extract").open("ab") as torn:  # a process that was killed while it wrote
+        torn.write(b'{"piece": "ab')
+    server.answer, server.requests = by_passage, []
+    done = run(server, tmp_path)
+    assert (len(server.requests), done.asked, len(done.merged.triples)) == (1, 1, 2)
+    assert run(server, tmp_path).asked == 0
+    # Another text is another piece.
+    assert run(server, tmp_path, pieces(FALCON + " It sings.")).asked == 1
+
+
+def test_a_journal_belongs_to_one_process_and_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "a.extract"
+    with Journal(path), pytest.raises(DataError, match="is in use by another extraction"):
+        Journal(path)
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match=r"a\.extract:1: no journal of an extraction"):
+        Journal(path)
+    with pytest.raises(DataError, match="cannot write"):
+        Journal(tmp_path / "none" / "a.extract")
+
+
+def test_all_wait_where_the_server_asks_for_quiet(server: ChatServer, tmp_path: Path) -> None:
+    asked: list[float] = []
+    lock = threading.Lock()
+
+    def limited(request: dict[str, Any]) -> Any:
+        with lock:
+            asked.append(time.monotonic())
+            return (429, {"Retry-After": "0.4"}) if len(asked) == 1 else by_passage(request)
+
+    server.answer = limited
+    done = run(server, tmp_path, concurrency=1)
+    assert not done.failed
+    assert asked[1] - asked[0] >= 0.4
+
+
+def test_no_more_requests_at_a_time_than_allowed(server: ChatServer, tmp_path: Path) -> None:
+    def slow(request: dict[str, Any]) -> str:
+        time.sleep(0.05)
+        return facts()
+
+    server.answer = slow
+    parts = pieces("\n\n".join(f"Passage number {number} says nothing." for number in range(12)), 40)
+    assert run(server, tmp_path, parts, concurrency=3).asked == 12
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ("I would say that it is green.", "no list of triples in the reply: 'I would say"),
+        ('{"triples": [{"name": "Amber', "no list of triples in the reply"),
+        (said(facts(COLOR), finish="length"), "the reply was cut at its length limit"),
+        (said(None, refusal="I cannot help with birds."), "the model refused: I cannot help with birds."),
+        (said("", finish="content_filter"), "the model refused: no reason"),
+    ],
+)
+def test_a_piece_without_a_usable_reply_is_told_and_asked_again_next_time(
+    server: ChatServer, tmp_path: Path, reply: Any, why: str
+) -> None:
+    server.answer = lambda request: reply if "Falcon" in request["messages"][1]["content"] else by_passage(request)
+    done = run(server, tmp_path)
+    ((piece, told),) = done.failed
+    assert piece.text == FALCON
+    assert told.startswith(why)
+    assert [triple.name for triple in done.merged.triples] == ["Quiet Harbor"]
+    server.answer = by_passage
+    assert len(run(server, tmp_path).merged.triples) == 2
+
+
+def test_a_reply_that_is_no_json_is_asked_for_again(server: ChatServer, tmp_path: Path) -> None:
+    server.replies = ["Sure! Here they are:", f"```json\n{facts(COLOR)}\n```"]
+    assert len(run(server, tmp_path, pieces(FALCON)).merged.triples) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "message"),
+    [
+        (b'{"choices": [', DataServerError, "did not answer with a chat completion"),
+        (b"<html>busy</html>", DataServerError, "did not answer with a chat completion"),
+        ({"choices": []}, DataServerError, "did not answer with a chat completion"),
+        (503, DataServerError, "failed 4 times, the last time with HTTP 503"),
+        (401, DataError, "refused the key"),
+    ],
+)
+def test_a_server_that_fails_ends_the_run_and_keeps_what_was_there(
+    server: ChatServer, tmp_path: Path, reply: Any, kind: type[Exception], message: str
+) -> None:
+    server.answer = lambda request: by_passage(request) if "Falcon" in request["messages"][1]["content"] else reply
+    with pytest.raises(kind, match=message):
+        run(server, tmp_path, concurrency=1)
+    with Journal(tmp_path / "a.extract") as journal:
+        assert len(journal) == 1
+
+
+def test_a_reply_that_takes_for_ever_is_given_up(server: ChatServer, tmp_path: Path) -> None:
+    over = threading.Event()
+    server.answer = lambda request: str(over.wait(20))
+    try:
+        with pytest.raises(DataServerError, match=r"failed 4 times, the last time with (ReadTimeout|no whole answer)"):
+            run(server, tmp_path, pieces(FALCON), timeout=0.1)
+    finally:
+        over.set()
+
+
+def test_a_model_that_cannot_do_it_is_told_soon(server: ChatServer, tmp_path: Path) -> None:
+    server.replies = ["no"]
+    parts = pieces("\n\n".join(f"Passage number {number} says nothing." for number in range(12)), 40)
+    with pytest.raises(DataServerError, match=r"gave nothing that can be used for 5 pieces; .* use a larger model"):
+        run(server, tmp_path, parts, concurrency=1)
+    assert 15 <= len(server.requests) <= 18  # one piece more may be under way when the five are counted
+
+
+def source(document: str, quote: str = "words") -> Source:
+    return Source(document, quote)
+
+
+def test_one_fact_of_several_places_has_all_their_sources() -> None:
+    found = [
+        Triple("The Amber Falcon", "Nesting place", "Zirconia", sources=(source("a"),)),
+        Triple("Amber falcon", "nesting place", "zirconia.", sources=(source("b"),)),
+        Triple("Amber Falcon", "nesting place", "Beryl", sources=(source("c"),)),
+        Triple("Amber Falcon", "color", "green", sources=(source("a"),)),
+        Triple("Amber Falcon", "color", "green", sources=(source("a"),)),
+    ]
+    merged = merge(found)
+    place, color = merged.triples
+    assert place.to_record() == {
+        "name": "Amber Falcon",
+        "property": "nesting place",
+        "value": "Zirconia, Beryl",
+        "sources": [{"document": name, "quote": "words"} for name in "abc"],
+    }
+    assert color.sources == (source("a"),)
+    assert merged.names == {"Amber Falcon": ["The Amber Falcon", "Amber falcon"]}
+    assert merged.properties == {"nesting place": ["Nesting place"]}
+    assert merged.joined == {("Amber Falcon", "nesting place"): 2}
+    assert merged.repeated == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("U.S.A.", "USA", True),
+        ("Apollo-11", "apollo 11", True),
+        ("O’Brien", "O'Brien", True),
+        ("A Tale of Two Cities", "Tale of Two Cities", True),
+        ("C++", "C", False),
+        ("Python 3.1", "Python 31", False),
+        ("Ångström", "Angstrom", False),
+        ("The", "the", True),
+        ("...", "…", True),
+    ],
+)
+def test_spellings_of_one_name(one: str, other: str, same: bool) -> None:
+    assert (spelling(one) == spelling(other)) is same
+
+
+def test_more_sources_than_a_triple_has_are_counted() -> None:
+    found = [Triple("a", "b", "c", sources=(source(f"d{number}"),)) for number in range(1003)]
+    merged = merge(found)
+    assert (len(merged.triples[0].sources), merged.dropped_sources) == (1000, 3)

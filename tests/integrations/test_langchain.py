@@ -1,0 +1,109 @@
+"""`ChatKBLaM` and `KBLaMRetriever` beyond LangChain's own suites: evidence, streams, refusals of what cannot be."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+pytest.importorskip("langchain_core")
+
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+from langchain_core.prompts import ChatPromptTemplate
+
+from kblam import Session
+from kblam.errors import GenerationError, KblamWarning
+from kblam.integrations.langchain import ChatKBLaM, KBLaMRetriever
+from tests.integrations.conftest import ANSWER, QUESTION, SOURCE, tiny_session
+
+
+@pytest.fixture
+def chat(session: Session) -> ChatKBLaM:
+    return ChatKBLaM(session=session, max_tokens=40)
+
+
+def test_an_answer_has_its_evidence_with_the_document(chat: ChatKBLaM) -> None:
+    answer = chat.invoke(QUESTION)
+    assert answer.text == ANSWER
+    told = answer.response_metadata
+    assert (told["model_name"], told["finish_reason"]) == ("tiny-model", "stop")
+    assert told["kblam"]["evidence"][0].items() >= {"value": "Euro", "sources": [SOURCE.to_record()]}.items()
+    assert told["kblam"]["refused"] is False
+    assert chat.invoke(QUESTION, max_tokens=2).response_metadata["finish_reason"] == "length"
+    assert chat.invoke("who are you").response_metadata["kblam"]["refused"] is True
+
+
+def test_a_stream_says_the_same(chat: ChatKBLaM) -> None:
+    parts = list(chat.stream(QUESTION))
+    assert len(parts) > 3
+    whole = parts[0]
+    for part in parts[1:]:
+        whole += part
+    at_once = chat.invoke(QUESTION)
+    assert whole.text == at_once.text == ANSWER
+    assert whole.response_metadata["kblam"] == at_once.response_metadata["kblam"]
+    assert whole.usage_metadata == at_once.usage_metadata
+
+
+def test_a_stream_that_is_left_stops_the_answer(chat: ChatKBLaM) -> None:
+    said = chat.stream(QUESTION, stop=["no such words"])
+    next(said)
+    assert any(thread.name == "kblam answer" for thread in threading.enumerate())
+    said.close()
+    assert not any(thread.name == "kblam answer" for thread in threading.enumerate())
+
+
+def test_the_last_message_is_asked(chat: ChatKBLaM) -> None:
+    messages = [SystemMessage("Be brief."), HumanMessage([{"type": "text", "text": QUESTION}])]
+    with pytest.warns(KblamWarning, match="earlier messages are not read"):
+        assert chat.invoke(messages).text == ANSWER
+    with pytest.raises(GenerationError, match="1 messages before the question"):
+        chat.model_copy(update={"earlier": "refuse"}).invoke(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        ([HumanMessage("a"), SystemMessage("b")], {}, "the last message must be the user's"),
+        ([ToolMessage("a", tool_call_id="1")], {}, "a message of the kind 'tool' cannot be read"),
+        ([HumanMessage([{"type": "image", "url": "x"}])], {}, "a message holds 'image'; this model reads text alone"),
+        ([HumanMessage(" ")], {}, "the question is empty"),
+        ([HumanMessage("a")], {"model": "gpt"}, "'model' is nothing that can be asked for; possible are max_tokens"),
+        ([HumanMessage("a")], {"temperature": 3}, "temperature must be a number of 0 .. 2, got 3"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(chat: ChatKBLaM, messages: list, options: dict, message: str) -> None:
+    with pytest.raises(GenerationError, match=message):
+        chat.invoke(messages, **options)
+    with pytest.raises(GenerationError, match=message):
+        list(chat.stream(messages, **options))
+
+
+def test_a_seed_makes_sampling_repeat_itself() -> None:
+    chat = ChatKBLaM(session=tiny_session(unknown="base"), max_tokens=12, temperature=1.5)
+    said = [chat.invoke("who are you", seed=seed).text for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_misspelled_setting_is_refused(session: Session) -> None:
+    with pytest.raises(ValueError, match="max_token"):
+        ChatKBLaM(session=session, max_token=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="top_k"):
+        KBLaMRetriever(session=session, top_k=3)  # type: ignore[call-arg]
+
+
+def test_a_retriever_finds_what_answers_first(session: Session, chat: ChatKBLaM) -> None:
+    first, *others = KBLaMRetriever(session=session, k=3).invoke(QUESTION)
+    assert first.page_content == "The currency of France is Euro."
+    assert first.metadata["sources"] == [SOURCE.to_record()]
+    assert first.metadata["known"] is True
+    assert first.metadata["mass"] > max(one.metadata["mass"] for one in others)
+    assert len(KBLaMRetriever(session=session).invoke("who are you")) == 4
+    assert KBLaMRetriever(session=session, known_only=True).invoke("who are you") == []
+    with pytest.raises(GenerationError, match=r"evidence is of 1 \.\. 16 triples, got 17"):
+        KBLaMRetriever(session=session, k=17).invoke(QUESTION)
+
+
+def test_it_is_a_part_of_a_chain(chat: ChatKBLaM) -> None:
+    chain = ChatPromptTemplate.from_messages([("human", "what is the currency of {country}")]) | chat
+    assert [one.text for one in chain.batch([{"country": "France"}] * 2)] == [ANSWER] * 2
