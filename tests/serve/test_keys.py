@@ -1,4 +1,4 @@
-"""Keys and tenants as they are read; what they see of a server is in `contract.py`."""
+"""Keys and tenants as they are read; what they see of a server is in `contract`."""
 
 from __future__ import annotations
 
