@@ -166,6 +166,10 @@ class EngineError(KblamError):
     """An inference engine (vLLM) cannot be started, or changed, as asked with knowledge."""
 
 
+class EngineDiedError(KblamError):
+    """An inference engine has ended while it served; what it logged has the reason."""
+
+
 class EngineRequestError(KblamError, ValueError):
     """A request to an inference engine asks for knowledge in a way that cannot be answered."""
 

@@ -22,6 +22,7 @@ from kblam.errors import (
     EncoderError,
     EncoderMismatchError,
     EncoderUnavailableError,
+    EngineDiedError,
     KblamError,
     KblamWarning,
     StoreWriteError,
@@ -48,7 +49,9 @@ def exit_status(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, (EncoderUnavailableError, EncoderMismatchError)):
         return BAD_INPUT
-    if isinstance(error, (OutputError, StoreWriteError, EncoderError, EmbeddingError, DataServerError)):
+    if isinstance(
+        error, (OutputError, StoreWriteError, EncoderError, EmbeddingError, DataServerError, EngineDiedError)
+    ):
         return FAILED
     return BAD_INPUT if isinstance(error, (KblamError, *_kernel_errors())) else FAILED
 

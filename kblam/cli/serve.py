@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from enum import Enum
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from kblam.cli.errors import CommandError
-from kblam.cli.files import count_of, file_of
-from kblam.cli.loading import ModelOptions, complete, load
+from kblam.cli.loading import ModelOptions, complete
 from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, Storage
-from kblam.cli.output import err, waiting
-
-if TYPE_CHECKING:
-    from kblam.folder import LoadedModel
-    from kblam.serve.bases import Bases, Place
-    from kblam.serve.keys import Keys
-    from kblam.serve.service import Service
 
 _OWN = "knowledge"  # the name of a model folder's own knowledge base
+
+
+class EngineName(str, Enum):
+    """What answers."""
+
+    auto = "auto"
+    vllm = "vllm"
+    embedded = "embedded"
 
 
 def serve(
@@ -37,6 +34,10 @@ def serve(
         list[str] | None,
         typer.Option("--kb", "-k", metavar="NAME=FILE", help="A knowledge base; TENANT/NAME=FILE where keys are set."),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option("--engine", help="vllm, embedded (transformers); auto: vllm where it is installed."),
+    ] = EngineName.auto,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -56,21 +57,29 @@ def serve(
     backend: Backend = "auto",
     storage: Storage = "auto",
     plan: PlanPin = "auto",
+    capacity: Annotated[
+        int | None,
+        typer.Option("--capacity", min=1, help="Triples that vLLM has room for; changes need it three times."),
+    ] = None,
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option("--vllm", metavar="KEY[=VALUE]", help="An option of vLLM's own, such as tensor-parallel-size=2."),
+    ] = None,
 ) -> None:
     """Serve a model with its knowledge bases behind OpenAI's API, with a page to ask at /.
 
-    A request chooses a knowledge base in its model's name: smollm2@facts. Keys are read from the environment variable
-    KBLAM_API_KEYS; without keys only this machine is served.
+    A request chooses a knowledge base in its model's name: smollm2@facts. Where vLLM is installed it answers, else
+    transformers. Keys are read from the environment variable KBLAM_API_KEYS; without keys only this machine is served.
 
     Example: kblam serve --kb facts=facts.kb --kb hr=hr.kb --port 8000
     """
     import fastapi  # noqa: F401 - what is not installed is told before anything is loaded
     import prometheus_client  # noqa: F401
 
-    from kblam.serve.app import MIB, make_app
+    from kblam.cli.serving import Serving, chosen, embedded, on_vllm
     from kblam.serve.bases import Place
     from kblam.serve.keys import Keys, check_places
-    from kblam.serve.run import is_this_machine, listen, run, url_of
+    from kblam.serve.run import is_this_machine, listen, run
 
     places = [Place.parse(text) for text in kb or []]
     keys = Keys.from_environment()
@@ -85,19 +94,26 @@ def serve(
     if not places:
         places = [Place(None, _OWN, None)]
     check_places(keys, places)
-    called = _name_of(whole, name)
-    with ExitStack() as stack:
-        listening = stack.enter_context(listen(host, port))
-        with waiting("loading the model"):
-            loaded = load(options, read_only=read_only)
-            bases = _opened(loaded, places, stack, read_only=read_only)
-            service = _service(called, loaded, bases, keys, queue=queue, read_only=read_only)
-        hosts = None if keys or not is_this_machine(host) else {"localhost", "127.0.0.1", "::1", host}
-        app = make_app(service, hosts=hosts, most_of_uploads=max_upload * MIB)
-        run(app, listening, ready=lambda: _tell(url_of(listening), service), access_log=access_log)
+    answering = chosen(engine.value, whole, capacity, vllm or [])
+    with listen(host, port) as listening:
+        serving = Serving(
+            called=_name_of(whole, name),
+            options=options,
+            places=places,
+            keys=keys,
+            listening=listening,
+            hosts=None if keys or not is_this_machine(host) else {"localhost", "127.0.0.1", "::1", host},
+            read_only=read_only,
+            queue=queue,
+            max_upload=max_upload,
+            access_log=access_log,
+        )
+        run(embedded(serving) if answering == "embedded" else on_vllm(serving, capacity, vllm or []))
 
 
 def _name_of(options: ModelOptions, name: str | None) -> str:
+    from pathlib import Path
+
     from kblam import shipped
 
     if name is None and options.model == str(shipped.DEMO / "model"):
@@ -110,42 +126,3 @@ def _name_of(options: ModelOptions, name: str | None) -> str:
     if "@" in name or not name.isprintable() or not name.isascii() or not name.strip():
         raise CommandError(f"a model cannot be called {name!r}, since NAME@BASE asks it with a base; pass --name NAME")
     return name
-
-
-def _opened(loaded: LoadedModel, places: list[Place], stack: ExitStack, *, read_only: bool) -> Bases:
-    """All knowledge bases; they share one encoder, whose weights are loaded once, and so do two names of one file."""
-    from kblam.knowledge import KnowledgeBase
-    from kblam.serve.bases import Base, Bases
-
-    first = stack.enter_context(loaded.knowledge_base)
-    found = [Base(replace(places[0], file=first.path), first)]
-    opened = {_located(first.path): found[0]}
-    for place in places[1:]:
-        assert place.file is not None
-        file = file_of(place.file)
-        if (same := opened.get(_located(file))) is None:
-            other = KnowledgeBase.open(file, first.encoder, read_only=read_only)
-            same = opened[_located(file)] = Base(place, stack.enter_context(other))
-        found.append(replace(same, place=place))
-    return Bases(found)
-
-
-def _located(file: Path | None) -> Path | None:
-    return None if file is None else file.expanduser().resolve()
-
-
-def _service(called: str, loaded: LoadedModel, bases: Bases, keys: Keys, *, queue: int, read_only: bool) -> Service:
-    from kblam.serve.embedded import EmbeddedEngine
-    from kblam.serve.service import Service
-
-    engine = EmbeddedEngine(loaded.model, loaded.attachment, loaded.tokenizer, bases, queue=queue)
-    return Service(called, engine, bases, keys, read_only)
-
-
-def _tell(url: str, service: Service) -> None:
-    """Says on stderr what is served, where, and to whom."""
-    known = ", ".join(f"{base.place.label} ({count_of(len(base.knowledge_base))})" for base in service.bases)
-    tenants = ", ".join(service.keys.tenants)
-    who = f"keys of {tenants}" if tenants else "no keys: whoever reaches this address may ask and change all"
-    for line in (f"{service.model} answers at {url}, engine: {service.engine.name}", f"knowledge: {known}", who):
-        err.print(Text(line, style="dim"), soft_wrap=True)

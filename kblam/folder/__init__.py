@@ -3,12 +3,13 @@
 from kblam.folder.manifest import KNOWLEDGE, MANIFEST, Manifest, is_model_folder, read_manifest
 from kblam.folder.new import new_folder
 from kblam.folder.parts import LoadedModel, load_model
-from kblam.folder.reading import load_folder
+from kblam.folder.reading import FolderParts, load_folder, parts_of
 from kblam.folder.writing import integrate
 
 __all__ = [
     "KNOWLEDGE",
     "MANIFEST",
+    "FolderParts",
     "LoadedModel",
     "Manifest",
     "integrate",
@@ -16,5 +17,6 @@ __all__ = [
     "load_folder",
     "load_model",
     "new_folder",
+    "parts_of",
     "read_manifest",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,21 +38,61 @@ def load_folder(
         ModelFolderError: something is missing, damaged or of a newer format; the message names the file.
         AdapterFormatError, StoreError, EncoderMismatchError, UnsupportedModelError: see `load_model`.
     """
+    parts = parts_of(folder)
+    return load_model(
+        parts.base,
+        parts.adapter,
+        knowledge_base or parts.knowledge,
+        tokenizer=parts.tokenizer,
+        revision=parts.revision,
+        device=device,
+        dtype=dtype or getattr(torch, parts.dtype),
+        backend=backend,
+        storage=parts.storage if storage == "auto" else storage,
+        plan=plan,
+        read_only=read_only,
+    )
+
+
+@dataclass(frozen=True)
+class FolderParts:
+    """Where the parts of a model folder are, and what it says of them.
+
+    Args:
+        base: folder or hub name of the base model, at `revision` on the hub.
+        revision: None for a path.
+        tokenizer, adapter: folders.
+        knowledge: file.
+        dtype: of the weights, as torch calls it.
+        storage: of the knowledge.
+    """
+
+    base: str | Path
+    revision: str | None
+    tokenizer: Path
+    adapter: Path
+    knowledge: Path
+    dtype: str
+    storage: str
+
+
+def parts_of(folder: str | Path) -> FolderParts:
+    """The parts of a model folder; nothing but its kblam.json is read.
+
+    Raises:
+        ModelFolderError: something is missing, damaged or of a newer format; the message names the file.
+    """
     path = Path(folder).expanduser()
     manifest = read_manifest(path)
     for part in (ADAPTER, TOKENIZER, KNOWLEDGE, *([BASE] if manifest.base_included else [])):
         if not (path / part).exists():
             raise ModelFolderError(f"{path / part} is missing; copy the whole folder, or integrate again")
-    return load_model(
+    return FolderParts(
         path / BASE if manifest.base_included else manifest.base,
+        None if manifest.base_included else manifest.revision,
+        path / TOKENIZER,
         path / ADAPTER,
-        knowledge_base or path / KNOWLEDGE,
-        tokenizer=path / TOKENIZER,
-        revision=None if manifest.base_included else manifest.revision,
-        device=device,
-        dtype=dtype or getattr(torch, manifest.dtype),
-        backend=backend,
-        storage=manifest.storage if storage == "auto" else storage,
-        plan=plan,
-        read_only=read_only,
+        path / KNOWLEDGE,
+        manifest.dtype,
+        manifest.storage,
     )

@@ -24,7 +24,7 @@ def encode_question(question: str, attachment: Prompted, tokenizer: PreTrainedTo
     Raises:
         GenerationError: if the question is empty, or no text.
     """
-    _check(question)
+    check_question(question)
     return question_ids(question, attachment, tokenizer)
 
 
@@ -36,7 +36,7 @@ def encode_for_base(question: str, attachment: Prompted, tokenizer: PreTrainedTo
     Raises:
         GenerationError: if the question is empty.
     """
-    _check(question)
+    check_question(question)
     template = family_template(attachment.family, tokenizer) if tokenizer.chat_template is None else None
     return ids_of(question, template, tokenizer)
 
@@ -54,7 +54,7 @@ def encode_conversation(
             tokenizer has no chat template, or one that refuses their order.
     """
     for _, text in turns:
-        _check(text)
+        check_question(text)
     if not turns or turns[-1][0] != "user":
         raise GenerationError("the last message must be the user's; the answer to it comes next")
     if len(turns) == 1:
@@ -65,7 +65,12 @@ def encode_conversation(
     return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
 
 
-def _check(question: str) -> None:
+def check_question(question: str) -> None:
+    """Checks that there is a text to answer.
+
+    Raises:
+        GenerationError: it is empty, or none that a tokenizer reads.
+    """
     if not isinstance(question, str):
         raise GenerationError(f"a question is text; got {type(question).__name__}")
     if not question.strip():

@@ -17,9 +17,7 @@ _SPECIAL = re.compile(r"<\|[^|]+\|>")
 
 def prompt_ids(template: str, question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of a template with its {question}; the tokenizer's own first token where the template has none."""
-    text = template.replace("{question}", question)
-    begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return list(tokenizer(text, add_special_tokens=not begins)["input_ids"])
+    return ids_of(question, template, tokenizer)
 
 
 def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
@@ -71,14 +69,25 @@ def family_template(family: Family, tokenizer: PreTrainedTokenizerBase) -> str |
 
 
 def ids_of(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of one question in a template; None is the tokenizer's chat template, else `PLAIN`.
+    """Token ids of one question in a template, as `text_of` has it.
 
-    A chat template has all special tokens that its model wants. White space around a question in one does not count:
-    templates differ in what they do with it.
+    Raises:
+        GenerationError: the chat template cannot be used.
+    """
+    text, with_special_tokens = text_of(question, template, tokenizer)
+    return list(tokenizer(text, add_special_tokens=with_special_tokens)["input_ids"])
+
+
+def text_of(question: str, template: str | None, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+    """One question in a template, and whether the tokenizer adds its special tokens to that.
+
+    None is the tokenizer's chat template, else `PLAIN`. A chat template has all special tokens that its model wants.
+    White space around a question in one does not count: templates differ in what they do with it.
 
     Raises:
         GenerationError: the chat template cannot be used.
     """
     if template is None and (chat := chat_template_of(tokenizer)) is not None:
-        return list(tokenizer(filled(chat, question.strip()), add_special_tokens=False)["input_ids"])
-    return prompt_ids(template or PLAIN, question, tokenizer)
+        return filled(chat, question.strip()), False
+    text = (template or PLAIN).replace("{question}", question)
+    return text, not (tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from kblam import __version__
 from kblam.errors import KblamError
-from kblam.serve import chat, knowledge
-from kblam.serve.failures import ApiError, Json, QueueFullError, response_of, told
-from kblam.serve.guards import BodyLimit, Contained, KnownHosts, Measured, SafeHeaders
+from kblam.serve import knowledge, models
+from kblam.serve.failures import ApiError, BehindError, Json, NoRoomError, QueueFullError, response_of, told
+from kblam.serve.guards import BodyLimit, Contained, Ended, KnownHosts, Measured, SafeHeaders
 from kblam.serve.metrics import CONTENT_TYPE
 from kblam.serve.service import Service
 
@@ -30,11 +30,17 @@ MIB = 2**20
 
 
 def make_app(
-    service: Service, *, hosts: Collection[str] | None = None, most: int = MIB, most_of_uploads: int = 16 * MIB
+    service: Service,
+    answers: APIRouter,
+    *,
+    hosts: Collection[str] | None = None,
+    most: int = MIB,
+    most_of_uploads: int = 16 * MIB,
 ) -> FastAPI:
     """The application of a server.
 
     Args:
+        answers: the routes that the engine has.
         hosts: names that a request may call this server by; None for any. Without keys, another site's page could
             reach it under a name of its own.
         most, most_of_uploads: bytes of a body, and of one with triples.
@@ -47,14 +53,16 @@ def make_app(
 
     # FastAPI's pages about an API load scripts from elsewhere; docs/serving.md describes it.
     app = FastAPI(title="kblam", version=__version__, openapi_url=None, lifespan=whole_life)
-    app.include_router(chat.routes(service))
-    app.include_router(knowledge.routes(service))
+    for router in (answers, models.routes(service), knowledge.routes(service)):
+        app.include_router(router)
     for path, name, kind in _FILES:
         app.add_route(path, _file(name, kind), methods=["GET"])
 
     @app.get("/health")
     async def health() -> Response:
-        return Json({"status": "ok", "version": __version__, "engine": service.engine.name, "model": service.model})
+        is_alive = service.engine.is_alive()
+        said = {"version": __version__, "engine": service.engine.name, "model": service.model}
+        return Json({"status": "ok" if is_alive else "dead", **said}, status_code=200 if is_alive else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -66,6 +74,7 @@ def make_app(
     app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
     if hosts is not None:
         app.add_middleware(KnownHosts, hosts=hosts)
+    app.add_middleware(Ended, ending=service.ending)
     app.add_middleware(Contained)
     app.add_middleware(Measured, metrics=service.metrics)
     app.add_middleware(SafeHeaders)
@@ -99,5 +108,5 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, bad_query)
     app.add_exception_handler(HTTPException, of_http)
-    for kind in (ApiError, KblamError, QueueFullError, MemoryError):
+    for kind in (ApiError, KblamError, QueueFullError, NoRoomError, BehindError, MemoryError):
         app.add_exception_handler(kind, known)

@@ -1,4 +1,4 @@
-"""Routes that answer: chat completions, and the models that there are."""
+"""Chat completions by an engine that is asked for one answer after another."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from kblam.serve.bases import Base
-from kblam.serve.engine import Asking, Finished
+from kblam.serve.engine import Answering, Asking, Finished
 from kblam.serve.failures import ApiError, Json, dumped, told
 from kblam.serve.metrics import NO_BASE
+from kblam.serve.models import base_named
 from kblam.serve.protocol import ChatRequest, Reply
 from kblam.serve.reading import body_of
 from kblam.serve.service import Service
@@ -29,19 +30,20 @@ class GoneError(Exception):
     """The client has left."""
 
 
-def routes(service: Service) -> APIRouter:
-    """POST /v1/chat/completions, GET /v1/models."""
+def routes(service: Service, engine: Answering) -> APIRouter:
+    """POST /v1/chat/completions."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         service.tenant_of(request)  # before its body is read
         body = await body_of(request, ChatRequest)
-        base = _base_of(service, request, body)
+        extra = None if body.vllm_xargs is None else body.vllm_xargs.kblam_kb
+        base = base_named(service, request, body.model, extra)
         asking = _asking(body, base)
         reply = Reply(body.model, None if base is None else base.name)
         label = NO_BASE if base is None else base.place.label
-        events = _events(service, asking, body.n, label)
+        events = _events(service, engine, asking, body.n, label)
         try:
             if not body.stream:
                 finished = await _unless_gone(request, _whole(events))
@@ -54,57 +56,7 @@ def routes(service: Service) -> APIRouter:
         lines = _lines(reply, first, events, with_usage=with_usage)
         return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
-    @router.get("/v1/models")
-    async def models(request: Request) -> Response:
-        bases: list[Base | None] = [None, *service.bases.of(service.tenant_of(request))]
-        return Json({"object": "list", "data": [_model(service, base) for base in bases]})
-
-    @router.get("/v1/models/{name:path}")
-    async def model(request: Request, name: str) -> Response:
-        tenant = service.tenant_of(request)
-        for base in [None, *service.bases.of(tenant)]:
-            if service.model_of(base) == name:
-                return Json(_model(service, base))
-        raise _no_model(name)
-
     return router
-
-
-def _model(service: Service, base: Base | None) -> dict[str, Any]:
-    name = None if base is None else base.name
-    return {
-        "id": service.model_of(base),
-        "object": "model",
-        "created": 0,
-        "owned_by": "kblam",
-        "root": service.model,
-        "kblam": {"knowledge_base": name},
-    }
-
-
-def _base_of(service: Service, request: Request, body: ChatRequest) -> Base | None:
-    """The base that a request names, in its model's name or in vllm_xargs.
-
-    Raises:
-        ApiError: 404 for another model or an unknown base; 400 for two bases.
-    """
-    model, at, name = body.model.partition("@")
-    if model != service.model:
-        raise _no_model(body.model)
-    extra = None if body.vllm_xargs is None else body.vllm_xargs.kblam_kb
-    if at and extra is not None and extra != name:
-        raise ApiError(
-            400, "the model's name and vllm_xargs name two knowledge bases; name one", "bad_parameter", param="model"
-        )
-    if not at and extra is None:
-        return None
-    return service.base_of(request, name if extra is None else extra)
-
-
-def _no_model(name: str) -> ApiError:
-    return ApiError(
-        404, f"there is no model {name[:100]!r}; GET /v1/models lists them", "model_not_found", param="model"
-    )
 
 
 def _asking(body: ChatRequest, base: Base | None) -> Asking:
@@ -129,14 +81,15 @@ def _asking(body: ChatRequest, base: Base | None) -> Asking:
     return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops)
 
 
-async def _events(service: Service, asking: Asking, count: int, label: str) -> Events:
+async def _events(service: Service, engine: Answering, asking: Asking, count: int, label: str) -> Events:
     """(index, piece or whole) of each answer in turn; to close it stops the generation."""
     for index in range(count):
         seed = None if asking.seed is None else asking.seed + index
-        async with aclosing(service.engine.answer(replace(asking, seed=seed))) as said:
+        async with aclosing(engine.answer(replace(asking, seed=seed))) as said:
             async for piece in said:
                 if isinstance(piece, Finished):
-                    service.metrics.answer(label, piece)
+                    answer = piece.answer
+                    service.metrics.answer(label, piece.prompt_tokens, answer.num_tokens, refused=answer.refused)
                 yield index, piece
 
 

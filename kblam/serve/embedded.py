@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ from kblam.generation.pieces import Wanted, seeded
 from kblam.generation.prompt import TOKENIZING, encode_conversation
 from kblam.generation.session import check_length
 from kblam.generation.speaking import Speaker
+from kblam.knowledge import Triple
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
 from kblam.serve.bases import Base
@@ -96,6 +97,20 @@ class EmbeddedEngine:
     def waiting(self) -> int:
         """How many requests wait, beside the one that is answered."""
         return len(self._line)
+
+    def metrics(self) -> bytes:
+        """None of its own."""
+        return b""
+
+    def is_alive(self) -> bool:
+        """It lives and dies with the server."""
+        return True
+
+    def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
+        """There is room as long as there is memory."""
+
+    async def follow(self, base: Base) -> None:
+        """An answer looks for changes by itself."""
 
     def knowledge_bytes(self, base: Base) -> int:
         """What a base took on the device when it was last asked."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kblam.generation import Answer
+from kblam.knowledge import Triple
 from kblam.serve.bases import Base
 
 
@@ -49,11 +50,44 @@ class Finished:
 
 
 class Engine(Protocol):
-    """Answers requests of any number of clients."""
+    """What answers, whichever it is."""
 
     @property
     def name(self) -> str:
         """Of the engine, for people."""
+
+    def waiting(self) -> int:
+        """How many requests wait."""
+
+    def metrics(self) -> bytes:
+        """Its own, as Prometheus reads them."""
+
+    def is_alive(self) -> bool:
+        """Whether it can answer."""
+
+    def knowledge_bytes(self, base: Base) -> int:
+        """What a base takes on the device."""
+
+    def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
+        """Checks, before triples are added to a base, that there is room for them.
+
+        Raises:
+            NoRoomError: there will never be.
+        """
+
+    async def follow(self, base: Base) -> None:
+        """Has later answers come from what a base's file says now.
+
+        Raises:
+            BehindError: they come from what it said before.
+        """
+
+    def close(self) -> None:
+        """Stops what is being generated, and takes no more."""
+
+
+class Answering(Engine, Protocol):
+    """An engine that is asked for one answer after another, and left the rest of OpenAI's API to."""
 
     def answer(self, asking: Asking) -> AsyncGenerator[str | Finished, None]:
         """The pieces of an answer's text as they come, then the whole. To close it early stops the generation.
@@ -62,12 +96,3 @@ class Engine(Protocol):
             QueueFullError: before the first piece.
             GenerationError: it cannot be answered.
         """
-
-    def waiting(self) -> int:
-        """How many requests wait."""
-
-    def knowledge_bytes(self, base: Base) -> int:
-        """What a base takes on the device."""
-
-    def close(self) -> None:
-        """Stops what is being generated, and takes no more."""

@@ -66,6 +66,26 @@ class QueueFullError(Exception):
     """So many requests wait already that another one is not taken."""
 
 
+class NoRoomError(Exception):
+    """A knowledge base would become larger than the engine has room for; nothing was changed."""
+
+
+class BehindError(Exception):
+    """A change is in a knowledge base's file, and the engine answers from what it said before.
+
+    Args:
+        revision: of the file.
+        served: that answers come from.
+        reason: what the engine said.
+    """
+
+    def __init__(self, revision: int, served: int, reason: str) -> None:
+        super().__init__(
+            f"the change is in the file, as revision {revision}, and not served yet: answers come from revision "
+            f"{served}, since {reason}. The next question or change tries again"
+        )
+
+
 class Json(JSONResponse):
     """JSON in ASCII: any text can be said in it, half a surrogate pair too."""
 
@@ -92,6 +112,10 @@ def told(error: BaseException) -> ApiError:
         return ApiError(
             429, "too many requests wait already; try again later", "queue_full", headers={"Retry-After": "1"}
         )
+    if isinstance(error, NoRoomError):
+        return ApiError(507, str(error), "no_room")
+    if isinstance(error, BehindError):
+        return ApiError(503, str(error), "not_served_yet", headers={"Retry-After": "1"})
     if isinstance(error, GenerationError):
         return ApiError(400, str(error), "cannot_answer")
     if isinstance(error, TripleFormatError):

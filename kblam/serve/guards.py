@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kblam.serve.failures import ApiError, response_of, told
+from kblam.serve.failures import ApiError, dumped, response_of, told
 from kblam.serve.metrics import NO_BASE, Metrics
 
 BODY_SECONDS = 60.0
@@ -22,6 +22,12 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_ENDED = ApiError(
+    503,
+    "the server is going down; ask again when it is back",
+    "server_ending",
+    headers={"Retry-After": "5", "Connection": "close"},
+)
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
 
@@ -137,6 +143,53 @@ class Contained:
             await response_of(told(error))(scope, receive, send)
 
 
+class Ended:
+    """Ends what is still in progress when the server's time is up, and tells whoever waits for it.
+
+    Args:
+        ending: set when it is.
+    """
+
+    def __init__(self, app: ASGIApp, *, ending: asyncio.Event) -> None:
+        self.app, self.ending = app, ending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began: Message | None = None
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = message if message["type"] == "http.response.start" else began
+            await send(message)
+
+        work = asyncio.ensure_future(self.app(scope, receive, watched))
+        over = asyncio.ensure_future(self.ending.wait())
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+                return
+        finally:
+            for one in (work, over):
+                one.cancel()
+            await asyncio.gather(work, over, return_exceptions=True)
+        if began is None:
+            await response_of(_ENDED)(scope, receive, send)
+        elif is_stream(began):
+            last = f"data: {dumped(_ENDED.body)}\n\n".encode()
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def is_stream(start: Message) -> bool:
+    """Whether a response that begins so is one of server-sent events."""
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in start["headers"]
+    )
+
+
 class Measured:
     """Tells the metrics of every request, when its last byte was sent."""
 
@@ -148,20 +201,29 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        began, status, is_counted = time.monotonic(), 500, False
+        state = scope.setdefault("state", {})
+
+        def count() -> None:
+            nonlocal is_counted
+            if not is_counted:
+                is_counted = True
+                endpoint = getattr(scope.get("route"), "path", None) or "other"
+                self.metrics.request(endpoint, state.get("base_label", NO_BASE), status, time.monotonic() - began)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
+            # Not later: whoever has the last byte may look at the metrics next.
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                count()
 
-        state = scope.setdefault("state", {})
         try:
             await self.app(scope, receive, watched)
         finally:
-            endpoint = getattr(scope.get("route"), "path", None) or "other"
-            self.metrics.request(endpoint, state.get("base_label", NO_BASE), status, time.monotonic() - began)
+            count()
 
 
 def _too_large(most: int, is_upload: bool) -> ApiError:

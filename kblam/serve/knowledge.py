@@ -13,6 +13,7 @@ from starlette.responses import Response
 from kblam.errors import TripleFormatError
 from kblam.knowledge import Triple
 from kblam.serve.bases import Base
+from kblam.serve.engine import Engine
 from kblam.serve.failures import ApiError, Json
 from kblam.serve.reading import check_type
 from kblam.serve.service import Service
@@ -29,6 +30,7 @@ def routes(service: Service) -> APIRouter:
     async def change(base: Base, work: Any, *arguments: Any) -> dict[str, Any]:
         began = time.monotonic()
         done: dict[str, Any] = await service.updates(work, base, *arguments)
+        await service.engine.follow(base)
         service.metrics.update(base.place.label, time.monotonic() - began)
         return done
 
@@ -63,13 +65,13 @@ def routes(service: Service) -> APIRouter:
     async def upload(request: Request, name: str) -> Response:
         base = to_change(request, name)
         kind = check_type(request, JSON, *LINES)
-        return Json(await change(base, _upload, await request.body(), kind))
+        return Json(await change(base, _upload, service.engine, await request.body(), kind))
 
     @router.put("/{name}/triples")
     async def upsert(request: Request, name: str) -> Response:
         base = to_change(request, name)
         check_type(request, JSON)
-        return Json(await change(base, _add, [one_triple(await request.body())]))
+        return Json(await change(base, _add, service.engine, [one_triple(await request.body())]))
 
     @router.delete("/{name}/triples")
     async def delete(
@@ -119,11 +121,12 @@ def _listed(base: Base, search: str, limit: int, offset: int) -> dict[str, Any]:
     }
 
 
-def _upload(base: Base, body: bytes, kind: str) -> dict[str, Any]:
-    return _add(base, triples_in(body, kind))
+def _upload(base: Base, engine: Engine, body: bytes, kind: str) -> dict[str, Any]:
+    return _add(base, engine, triples_in(body, kind))
 
 
-def _add(base: Base, triples: list[Triple]) -> dict[str, Any]:
+def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
+    engine.check_room(base, triples)
     done = base.knowledge_base.add(triples, writing=base.turns.writing())
     return {
         "added": done.added,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from kblam.serve.bases import Base
-from kblam.serve.engine import Engine, Finished
+from kblam.serve.engine import Engine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -20,11 +20,12 @@ class Metrics:
     """The metrics of one server.
 
     Args:
-        engine: whose queue and memory are told.
+        engine: whose queue and memory are told, and its own metrics after these.
         bases: all that are served.
     """
 
     def __init__(self, engine: Engine, bases: Iterable[Base]) -> None:
+        self._engine = engine
         self.registry = registry = CollectorRegistry()
         of_base = ["knowledge_base"]
         self._requests = Counter(
@@ -61,11 +62,11 @@ class Metrics:
         self._requests.labels(endpoint, label, str(status)).inc()
         self._request_seconds.labels(endpoint, label).observe(seconds)
 
-    def answer(self, label: str, finished: Finished) -> None:
+    def answer(self, label: str, prompt_tokens: int, answer_tokens: int, *, refused: bool) -> None:
         """An answer is whole."""
-        self._tokens.labels(label, "prompt").inc(finished.prompt_tokens)
-        self._tokens.labels(label, "answer").inc(finished.answer.num_tokens)
-        if finished.answer.refused:
+        self._tokens.labels(label, "prompt").inc(prompt_tokens)
+        self._tokens.labels(label, "answer").inc(answer_tokens)
+        if refused:
             self._refusals.labels(label).inc()
 
     def update(self, label: str, seconds: float) -> None:
@@ -74,4 +75,4 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + self._engine.metrics()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
@@ -28,16 +29,41 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
     Raises:
         ApiError: 415 for another content type; 400 for what is not JSON, or not such a body.
     """
-    check_type(request, "application/json")
-    text = await request.body()
-    try:
-        found = loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the request's body is {_problem(error)}", "bad_json") from None
+    found = await _read(request)
     try:
         return kind.model_validate(found)
     except ValidationError as error:
-        raise _refused(error) from None
+        raise refused(error) from None
+
+
+async def object_of(request: Request) -> dict[str, Any]:
+    """The JSON object that is the body of a request, whose fields somebody else knows.
+
+    Raises:
+        ApiError: as `body_of`; 400 too for a number or a text that JSON in UTF-8 cannot say.
+    """
+    found = await _read(request)
+    if not isinstance(found, dict):
+        raise ApiError(400, "the body: a JSON object", "bad_parameter")
+    try:
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"{error.object[error.start]!a}"
+        raise ApiError(
+            400, f"the request's body holds half a character ({half}), which no UTF-8 has", "bad_json"
+        ) from None
+    except ValueError:
+        raise ApiError(400, "the request's body is not JSON: NaN or infinity is no number of it", "bad_json") from None
+    return found
+
+
+async def _read(request: Request) -> Any:
+    check_type(request, "application/json")
+    text = await request.body()
+    try:
+        return loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the request's body is {_problem(error)}", "bad_json") from None
 
 
 def check_type(request: Request, *allowed: str) -> str:
@@ -56,7 +82,7 @@ def _problem(error: BaseException) -> str:
     return "not UTF-8" if isinstance(error, UnicodeDecodeError) else problem(error)
 
 
-def _refused(error: ValidationError) -> ApiError:
+def refused(error: ValidationError) -> ApiError:
     """All fields at fault, by name; values are not repeated."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     said = []

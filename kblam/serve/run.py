@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
 
-from kblam.errors import ServingError
+from kblam.errors import EngineDiedError, ServingError
 from kblam.serve.connections import Connection
+from kblam.serve.service import Service
 
 # Connections at once: each holds a file of the process, so that its limit (often 1,024) is not reached.
-_CONNECTIONS = 512
+CONNECTIONS = 512
 _BACKLOG = 256
-_LAST_SECONDS = 3  # for answers in progress, when the server ends
+_LAST_SECONDS, _TELLING_SECONDS = 3, 2  # when the server ends: for answers in progress; to tell those that are left
+_LOOK_SECONDS = 1  # between looks whether the engine is alive
 
 
 def is_this_machine(host: str) -> bool:
@@ -66,20 +69,62 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: Any, listening: socket.socket, *, ready: Callable[[], None], access_log: bool = False) -> None:
+def run(serving: Coroutine[Any, Any, None]) -> None:
     """Serves until Ctrl-C (KeyboardInterrupt) or SIGTERM (exit status 0).
 
     Args:
+        serving: `serve`, and what it needs around it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    asyncio.run(serving)
+
+
+async def serve(
+    app: Any,
+    service: Service,
+    listening: socket.socket,
+    *,
+    ready: Callable[[], None],
+    access_log: bool = False,
+    connections: int = CONNECTIONS,
+) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        app, service: from `make_app`, and what it serves.
         listening: from `listen`; closed at the end.
         ready: called when requests are taken.
         access_log: a line on stderr for each request.
+        connections: at once; more are refused.
+
+    Raises:
+        EngineDiedError: there is nothing to serve with any more.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server(app, ready=ready, access_log=access_log).run(sockets=[listening])
+    running = server(app, service, ready=ready, access_log=access_log, connections=connections)
+    watching = asyncio.ensure_future(_watch(service, running))
+    try:
+        await running.serve(sockets=[listening])
+    finally:
+        watching.cancel()
+    if not service.engine.is_alive():
+        raise EngineDiedError(f"the engine ({service.engine.name}) has died; what it said above has the reason")
 
 
-def server(app: Any, *, ready: Callable[[], None], access_log: bool = False) -> uvicorn.Server:
-    """What serves an application, as `run` has it run."""
+async def _watch(service: Service, running: uvicorn.Server) -> None:
+    while service.engine.is_alive():
+        await asyncio.sleep(_LOOK_SECONDS)
+    running.should_exit = True
+
+
+def server(
+    app: Any,
+    service: Service,
+    *,
+    ready: Callable[[], None],
+    access_log: bool = False,
+    connections: int = CONNECTIONS,
+) -> uvicorn.Server:
+    """What serves an application, as `serve` has it run."""
     _log_to_stderr(access_log)
     config = uvicorn.Config(
         app,
@@ -91,24 +136,29 @@ def server(app: Any, *, ready: Callable[[], None], access_log: bool = False) -> 
         access_log=access_log,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=connections,
         backlog=_BACKLOG,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=_LAST_SECONDS,
+        timeout_graceful_shutdown=_LAST_SECONDS + _TELLING_SECONDS,
     )
-    return _Server(config, ready)
+    return _Server(config, service, ready)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._service, self._ready = service, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Says that it is ready, when it is."""
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Gives what is in progress some time to end by itself."""
+        asyncio.get_running_loop().call_later(_LAST_SECONDS, self._service.ending.set)
+        await super().shutdown(sockets)
 
 
 def _log_to_stderr(access_log: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -38,6 +39,7 @@ class Service:
     metrics: Metrics = field(init=False)
     updates: Calls = field(init=False)
     looks: Calls = field(init=False)
+    ending: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine, self.bases)

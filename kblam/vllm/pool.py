@@ -193,6 +193,10 @@ class KnowledgePool(nn.Module):
         """What requests may choose now."""
         return {name: version.loaded for name, version in self._current.items()}
 
+    def bytes_of(self, name: str) -> int:
+        """What a base's newest version takes in the pool, spare rows included."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._current[name].rows.buffers.values())
+
     def version(self, generation: int) -> Version:
         """A version that an unfinished request attends to."""
         return self._versions[generation]

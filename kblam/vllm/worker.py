@@ -9,7 +9,7 @@ from kblam.vllm.pool import serving_pool
 
 
 class KnowledgeWorker:
-    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples and path.
+    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples, path and bytes.
 
     `llm.collective_rpc("kblam_load", args=("facts", "facts.kb"))` returns the answer of each worker.
     """
@@ -18,7 +18,8 @@ class KnowledgeWorker:
 
     def kblam_bases(self) -> dict[str, Any]:
         """The knowledge bases that requests may choose."""
-        return {name: asdict(one) for name, one in serving_pool(self.vllm_config).bases().items()}
+        pool = serving_pool(self.vllm_config)
+        return {name: {**asdict(one), "bytes": pool.bytes_of(name)} for name, one in pool.bases().items()}
 
     def kblam_load(self, name: str, path: str) -> dict[str, Any]:
         """`KnowledgePool.load`."""

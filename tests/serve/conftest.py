@@ -9,25 +9,51 @@ from typing import Any
 
 import pytest
 
+from kblam import Triple
 from kblam.generation import Answer
 from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Base, Bases
 from kblam.serve.engine import Asking, Finished
+from kblam.serve.keys import Keys
 from tests.cli.conftest import adapter, base, kb  # noqa: F401 - fixtures
+from tests.generation.asking import FACTS
+from tests.serve.contract import ACME, GLOBEX, OTHER, SCRAPE
 from tests.serve.served import Served, base_of, serving
+
+
+def two_bases() -> Bases:
+    """Of whoever asks without a key; the second says another currency."""
+    return Bases([base_of(), base_of("hr", facts=[Triple("France", "currency", "Franc"), *FACTS[1:]])])
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Served]:
-    """The tiny model with one base; leave its knowledge as it is."""
-    with serving(Bases([base_of()])) as served:
+    """The tiny model with two bases; leave its knowledge as it is."""
+    with serving(two_bases()) as served:
         yield served
 
 
 @pytest.fixture
 def changing() -> Iterator[Served]:
     """One whose knowledge a test may change."""
-    with serving(Bases([base_of()])) as served:
+    with serving(two_bases()) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Served]:
+    """Two tenants; both have facts, and one has more."""
+    bases = Bases([base_of("facts", "acme"), base_of("hr", "acme"), base_of("facts", "globex", [])])
+    keys = Keys([("acme", ACME), ("acme", OTHER), ("globex", GLOBEX)], SCRAPE)
+    with serving(bases, Counting(), keys) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def small() -> Iterator[Served]:
+    """A server that takes small bodies, and requests for one name."""
+    limits = {"most": 1000, "most_of_uploads": 5000, "hosts": ("localhost", "127.0.0.1")}
+    with serving(Bases([base_of()]), Counting(), **limits) as served:
         yield served
 
 
@@ -67,6 +93,18 @@ class Counting:
 
     def waiting(self) -> int:
         return 0
+
+    def metrics(self) -> bytes:
+        return b""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def check_room(self, _: Base, triples: object) -> None:
+        pass
+
+    async def follow(self, _: Base) -> None:
+        pass
 
     def knowledge_bytes(self, _: Base) -> int:
         return 0

@@ -11,13 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# With HELD, answers come to a halt after some tokens, until nobody wants them any more.
 _CODE = """
-import signal, sys
+import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 import kblam.cli, kblam.knowledge.knowledge_base
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM
 kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec: HashingEncoder(EMBEDDING_DIM)
+if "HELD" in os.environ:
+    from kblam.generation.speaking import Speaker
+    put = Speaker.put
+    def hold(self, value):
+        put(self, value)
+        while len(self._tokens) > 5 and not self._is_stopped.is_set():
+            time.sleep(0.005)
+    Speaker.put = hold
 kblam.cli.main(sys.argv[1:])
 """
 
@@ -51,7 +60,7 @@ def started(arguments: Sequence[str], environment: dict[str, str]) -> subprocess
 
 
 def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
-    """Its exit status and the rest of stderr after a signal."""
+    """Its exit status and the rest of stderr after a signal; 0 sends none."""
     process.send_signal(number)
     _, said = process.communicate(timeout=300)
     return process.returncode, said

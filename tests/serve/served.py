@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from kblam import KnowledgeBase
+from kblam import KnowledgeBase, Triple
+from kblam.serve import chat
 from kblam.serve.app import make_app
 from kblam.serve.bases import Base, Bases, Place
 from kblam.serve.embedded import EmbeddedEngine
-from kblam.serve.engine import Engine
+from kblam.serve.engine import Answering
 from kblam.serve.keys import Keys
 from kblam.serve.run import listen, server, url_of
 from kblam.serve.service import Service
@@ -34,16 +35,25 @@ class Served:
         url: of it.
         service: what it serves.
         client: asks it.
+        question: that the base "facts" answers with `fact`, and would with `other_value` in it.
     """
 
     url: str
     service: Service
     client: httpx.Client
+    question: str = QUESTION
+    fact: Triple = FACTS[0]
+    other_value: str = "Franc"
 
-    def ask(self, content: str = QUESTION, base: str | None = "facts", **more: Any) -> httpx.Response:
-        """A chat completion."""
-        model = MODEL if base is None else f"{MODEL}@{base}"
-        body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.service.model
+
+    def ask(self, content: str | None = None, base: str | None = "facts", **more: Any) -> httpx.Response:
+        """A chat completion; without a content, of `question`."""
+        model = self.model if base is None else f"{self.model}@{base}"
+        body = {"model": model, "messages": [{"role": "user", "content": content or self.question}], **more}
         return self.send(body)
 
     def send(self, body: Any, path: str = "/v1/chat/completions", method: str = "POST") -> httpx.Response:
@@ -65,18 +75,19 @@ def embedded(bases: Bases, queue: int = 64) -> EmbeddedEngine:
 
 @contextmanager
 def serving(
-    bases: Bases, engine: Engine | None = None, keys: Keys | None = None, *, read_only: bool = False, **limits: Any
+    bases: Bases, engine: Answering | None = None, keys: Keys | None = None, *, read_only: bool = False, **limits: Any
 ) -> Iterator[Served]:
     """A server for the time of the block."""
-    service = Service(MODEL, engine or embedded(bases), bases, keys or Keys(), read_only)
+    engine = engine or embedded(bases)
+    service = Service(MODEL, engine, bases, keys or Keys(), read_only)
     is_ready = threading.Event()
-    running = server(make_app(service, **limits), ready=is_ready.set)
+    running = server(make_app(service, chat.routes(service, engine), **limits), service, ready=is_ready.set)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()
         assert is_ready.wait(120)
         try:
-            with httpx.Client(base_url=url_of(listening), timeout=60) as client:
+            with httpx.Client(base_url=url_of(listening), timeout=300) as client:
                 yield Served(url_of(listening), service, client)
         finally:
             running.should_exit = True

@@ -6,26 +6,13 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
 from kblam.serve import connections, guards
-from kblam.serve.bases import Bases
-from tests.serve.conftest import Counting
-from tests.serve.served import ANSWER, MODEL, Served, base_of, serving
-
-CHAT, TRIPLES = "/v1/chat/completions", "/v1/knowledge/facts/triples"
-JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[Served]:
-    """A server that takes small bodies, and requests for one name."""
-    limits = {"most": 1000, "most_of_uploads": 5000, "hosts": ("localhost", "127.0.0.1")}
-    with serving(Bases([base_of()]), Counting(), **limits) as served:
-        yield served
+from tests.serve.contract import CHAT, TRIPLES
+from tests.serve.served import ANSWER, MODEL, Served
 
 
 def raw(served: Served, *parts: bytes) -> bytes:
@@ -79,40 +66,6 @@ def test_headers_that_do_not_come_are_given_up(small: Served, begun: bytes, monk
     began = time.monotonic()
     raw(small, begun)
     assert 0.2 < time.monotonic() - began < 15
-
-
-@pytest.mark.parametrize(
-    ("body", "word"),
-    [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b'{"model": "a", "model": "b"}', "stands twice"),
-        (b'{"model": "\xff\xfe"}', "not UTF-8"),
-        (b"[" * 900, "not JSON"),
-        (b"null", "the body"),
-        (b"[]", "the body"),
-        (b'{"temperature": NaN, "model": "x", "messages": [{"role": "user", "content": "x"}]}', "temperature"),
-        (b'{"model": "x", "messages": [{"role": "user", "content": "x"}], "seed": 1e400}', "seed"),
-    ],
-    ids=str,
-)
-def test_bodies_that_cannot_be_read_are_400(small: Served, body: bytes, word: str) -> None:
-    response = small.client.post(CHAT, content=body, headers=JSON)
-    assert response.status_code == 400
-    assert word in response.json()["error"]["message"]
-
-
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("POST", TRIPLES), ("PUT", TRIPLES)])
-def test_what_a_page_of_another_site_could_send_is_refused(
-    small: Served, kind: str | None, method: str, path: str
-) -> None:
-    response = small.client.request(method, path, content=b"{}", headers={"Content-Type": kind} if kind else {})
-    assert (response.status_code, response.json()["error"]["code"]) == (415, "bad_content_type")
-    asked = small.client.options(
-        path, headers={"Origin": "http://evil.example", "Access-Control-Request-Method": method}
-    )
-    assert not [name for name in asked.headers if name.startswith("access-control")]
 
 
 def test_another_name_of_this_server_is_refused(small: Served) -> None:

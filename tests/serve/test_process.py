@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
@@ -33,6 +34,49 @@ def test_it_serves_and_ends_with_control_c(base: Path, adapter: Path, kb: Path) 
         assert 'POST /v1/chat/completions HTTP/1.1" 200' in said
         assert "Traceback" not in said
         assert process.stdout is not None
+
+
+CHAT = {"model": "m@facts", "messages": [{"role": "user", "content": "what is the capital"}], "max_tokens": 40}
+
+
+def test_sigterm_lets_an_answer_end_that_ends_soon(base: Path, adapter: Path, kb: Path) -> None:
+    with served(base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m") as (process, url):
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=300) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        status, said = interrupted(process, 0)
+    assert status == 0
+    assert "Traceback" not in said
+    assert "rror" not in said
+
+
+def test_sigterm_tells_whoever_still_waits_and_leaves_whole_files(base: Path, adapter: Path, kb: Path) -> None:
+    with served(base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m", HELD="1") as (process, url):
+        waiting: list[httpx.Response] = []
+
+        def wait() -> None:
+            waiting.append(httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=300))
+
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=300) as response:
+            lines = response.iter_lines()
+            next(lines)
+            another = threading.Thread(target=wait)
+            another.start()
+            time.sleep(0.5)  # it waits in the queue
+            process.send_signal(signal.SIGTERM)
+            last = [line for line in lines if line][-1]
+        another.join(60)
+        status, said = interrupted(process, 0)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_ending"
+    assert (waiting[0].status_code, waiting[0].json()["error"]["code"]) == (503, "server_ending")
+    assert status == 0
+    assert "Traceback" not in said
+    assert "rror" not in said
+    with KnowledgeBase.open(kb, HashingEncoder(EMBEDDING_DIM)) as knowledge_base:
+        knowledge_base.check()
+        knowledge_base.add(Triple("it", "can", "be written"))
 
 
 def test_what_was_committed_outlives_a_kill_in_the_middle_of_changes(

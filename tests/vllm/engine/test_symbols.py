@@ -1,4 +1,4 @@
-"""What kblam.vllm uses of vLLM is there: much of it is no public interface."""
+"""What kblam uses of vLLM is there: much of it is no public interface."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
+import kblam.serve.vllm
 import kblam.vllm
 from kblam.extras import requirements
+from kblam.serve.vllm import llm
 from kblam.vllm import attention, connector, scheduler, state, tracker
 from kblam.vllm.families import ARCHITECTURES
 
-SOURCES = sorted(Path(kblam.vllm.__file__).parent.glob("*.py"))
+SOURCES = sorted(
+    source for room in (kblam.vllm, kblam.serve.vllm) for source in Path(str(room.__file__)).parent.glob("*.py")
+)
 # Methods of ours, in classes of vLLM's kind, that are no methods of vLLM's.
 OWN = {"place", "pool", "knowledge_queries", "ended"}
 
@@ -48,6 +52,7 @@ def test_what_is_imported_is_there(module: str, name: str) -> None:
         attention.KnowledgeAttention,
         connector.KnowledgeConnector,
         connector.StepEvidence,
+        llm.WatchedLLM,
         scheduler.WithKnowledge,
         state.KnowledgeAdmission,
         state.KnowledgeOfStep,

@@ -1,0 +1,225 @@
+"""Requests on their way to vLLM: who asks which base, and the question as its adapter is asked it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kblam.adapter import AdapterConfig
+from kblam.serve.bases import Base
+from kblam.serve.failures import ApiError
+from kblam.serve.protocol import MOST_MESSAGES, Message
+from kblam.serve.reading import refused
+from kblam.serve.vllm.prompts import Prompts
+from kblam.vllm.admission import BASE, EVIDENCE, QUESTION
+
+VERBATIM = "kblam_verbatim"
+# The engine checks what they say.
+_ARGUMENTS = {BASE, QUESTION, EVIDENCE, VERBATIM, "kblam_unknown", "kblam_base_prompt"}
+DEFAULT_TOKENS = 256  # of an answer from a base whose length nobody limits, as the embedded engine has it
+# What a prompt that is written here is rendered by.
+_AS_IT_IS = "{{ messages[0]['content'] }}"
+# vLLM has these for servers that work together, or only for clients that are trusted.
+_NEVER = ("chat_template", "kv_transfer_params", "ec_transfer_params", "prompt_embeds")
+_PROMPT = "with a knowledge base the prompt is the adapter's own"
+_ONE = "evidence is that of one answer; send several requests"
+# With a base: why a field is refused that says anything.
+_NOT_WITH_A_BASE = {
+    "use_beam_search": "beams are not asked of knowledge",
+    "tools": _PROMPT,
+    "documents": _PROMPT,
+    "echo": _PROMPT,
+    "suffix": _PROMPT,
+    "continue_final_message": _PROMPT,
+    "chat_template_kwargs": _PROMPT,
+    "truncate_prompt_tokens": _PROMPT,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that vLLM is asked.
+
+    Args:
+        model: as the client named it.
+        base: to answer from; None asks the model alone.
+        body: for vLLM.
+    """
+
+    model: str
+    base: Base | None
+    body: dict[str, Any]
+
+
+class Asking:
+    """Turns clients' requests into vLLM's.
+
+    Args:
+        served: what vLLM calls the model.
+        name_of: what the engine calls a base.
+        prompts: of the model.
+        adapter: its config.
+        most_tokens: that a prompt and its answer may have.
+    """
+
+    def __init__(
+        self,
+        served: str,
+        name_of: Callable[[Base], str],
+        prompts: Prompts,
+        *,
+        adapter: AdapterConfig,
+        most_tokens: int,
+    ) -> None:
+        self._served, self._name_of, self._prompts = served, name_of, prompts
+        self._default = min(DEFAULT_TOKENS, most_tokens)
+        self._queries_need_it = adapter.question_head is not None
+        self._decisions_need_it = adapter.pointer or adapter.known_above is not None
+
+    def chat(self, body: dict[str, Any], find: Callable[[str, str | None], Base | None]) -> Asked:
+        """A body of /v1/chat/completions.
+
+        Args:
+            find: the base of a model's name and of `kblam_kb`.
+
+        Raises:
+            ApiError, GenerationError: it cannot be asked.
+        """
+        asked, extra = self._begun(body, find)
+        if asked.base is None:
+            return self._alone(asked)
+        if QUESTION in extra:
+            raise _bad(f"{QUESTION}: the question is the user's message", "vllm_xargs")
+        turns = _turns(asked.body)
+        if len(turns) > 1 or turns[0][0] != "user":
+            raise ApiError(
+                400,
+                "with a knowledge base a question stands alone: send one message, the user's, without a system message "
+                "and without earlier turns",
+                "unsupported_parameter",
+                param="messages",
+            )
+        question = turns[0][1]
+        text, with_special_tokens = self._prompts.question(question)
+        if self._queries_need_it or (self._decisions_need_it and extra.get(VERBATIM, True)):
+            extra = {**extra, QUESTION: question}
+        limited = asked.body.get("max_tokens") is not None or asked.body.get("max_completion_tokens") is not None
+        return self._with(
+            asked,
+            _written(text, with_special_tokens),
+            {} if limited else {"max_completion_tokens": self._default},
+            {"vllm_xargs": {**extra, BASE: self._name_of(asked.base)}},
+        )
+
+    def completion(self, body: dict[str, Any], find: Callable[[str, str | None], Base | None]) -> Asked:
+        """A body of /v1/completions: the prompt is the client's, and so is `kblam_question`.
+
+        Raises:
+            ApiError: it cannot be asked.
+        """
+        asked, extra = self._begun(body, find)
+        if asked.base is None:
+            return asked
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) > 1 and not all(type(one) is int for one in prompt):
+            raise _bad(f"several prompts with a knowledge base: {_ONE}", "prompt")
+        return self._with(asked, {"vllm_xargs": {**extra, BASE: self._name_of(asked.base)}})
+
+    def other(self, body: dict[str, Any], find: Callable[[str, str | None], Base | None]) -> Asked:
+        """A body of another path, which knows no bases.
+
+        Raises:
+            ApiError: it names one.
+        """
+        asked, extra = self._begun(body, find)
+        if asked.base is not None or extra:
+            raise _bad("a knowledge base answers at /v1/chat/completions and /v1/completions", "model")
+        return asked
+
+    def _begun(
+        self, body: dict[str, Any], find: Callable[[str, str | None], Base | None]
+    ) -> tuple[Asked, dict[str, Any]]:
+        """What all paths have in common; and the arguments for knowledge among `vllm_xargs`."""
+        model, extra = body.get("model"), body.get("vllm_xargs")
+        if not isinstance(model, str):
+            raise _bad("model: a model's name, as GET /v1/models lists them", "model")
+        if extra is not None and not isinstance(extra, dict):
+            raise _bad("vllm_xargs: an object", "vllm_xargs")
+        ours = {key: value for key, value in (extra or {}).items() if key.startswith("kblam")}
+        if unknown := sorted(ours.keys() - _ARGUMENTS):
+            raise _bad(f"vllm_xargs: {unknown[0][:60]} is no argument of knowledge", "vllm_xargs")
+        named = ours.get(BASE)
+        if named is not None and not isinstance(named, str):
+            raise _bad(f"{BASE}: the name of a knowledge base", "vllm_xargs")
+        base = find(model, named)
+        kwargs = body.get("chat_template_kwargs")
+        nested = isinstance(kwargs, dict) and kwargs.get("chat_template") is not None
+        for field in _NEVER:
+            if body.get(field) is not None or (field == "chat_template" and nested):
+                raise _unsupported(field, "this server does not take it from clients")
+        if base is not None:
+            _check_with_base(body)
+        elif ours:
+            raise _bad(f"{min(ours)} without a knowledge base; name one in the model's name", "vllm_xargs")
+        return Asked(model, base, {**body, "model": self._served}), (extra or {})
+
+    def _alone(self, asked: Asked) -> Asked:
+        if self._prompts.has_chat_template:
+            return asked
+        return self._with(asked, _written(*self._prompts.alone(_turns(asked.body))))
+
+    def _with(self, asked: Asked, *more: dict[str, Any]) -> Asked:
+        body = dict(asked.body)
+        # Greedy, unless something of sampling is asked for: vLLM's own default samples.
+        if asked.base is not None and body.get("temperature") is None:
+            body["temperature"] = 0 if body.get("top_p") in (None, 1) else 1
+        for part in more:
+            body.update(part)
+        return Asked(asked.model, asked.base, body)
+
+
+class _Messages(BaseModel):
+    model_config = ConfigDict(strict=True)
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+
+
+def _turns(body: dict[str, Any]) -> list[tuple[str, str]]:
+    try:
+        return [message.turn for message in _Messages.model_validate(body).messages]
+    except ValidationError as error:
+        raise refused(error) from None
+
+
+def _written(text: str, with_special_tokens: bool) -> dict[str, Any]:
+    """Fields that have vLLM read a text as it is."""
+    return {
+        "messages": [{"role": "user", "content": text}],
+        "chat_template": _AS_IT_IS,
+        "add_special_tokens": with_special_tokens,
+        "add_generation_prompt": True,
+    }
+
+
+def _check_with_base(body: dict[str, Any]) -> None:
+    for field, reason in _NOT_WITH_A_BASE.items():
+        if body.get(field):
+            raise _unsupported(field, reason)
+    for field in ("n", "best_of"):
+        if body.get(field) not in (None, 1):
+            raise ApiError(
+                400,
+                f"{field} > 1 with a knowledge base is not supported: {_ONE}",
+                "unsupported_parameter",
+                param=field,
+            )
+
+
+def _unsupported(field: str, reason: str) -> ApiError:
+    return ApiError(400, f"{field}: {reason}; leave it out", "unsupported_parameter", param=field)
+
+
+def _bad(message: str, param: str) -> ApiError:
+    return ApiError(400, message, "bad_parameter", param=param)

@@ -1,0 +1,111 @@
+"""Knowledge over HTTP: every change whole or not at all, and seen by the next answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.serve.contract.common import (
+    JSON,
+    NEW,
+    TRIPLES,
+)
+from tests.serve.served import Served
+
+GOOD = json.dumps(NEW)
+BAD = {
+    "no triple": (json.dumps([NEW, 5]), "triple 2 is no object"),
+    "no value": (json.dumps([NEW, {"name": "a", "property": "b"}]), "triple 2 has no 'value'"),
+    "a number": (json.dumps([NEW, NEW | {"name": "a", "value": 5}]), "triple 2: value must be text, got a number"),
+    "an unknown field": (json.dumps([NEW, NEW | {"note": "x"}]), "triple 2 has a field 'note'"),
+    "half a surrogate pair": (json.dumps([NEW, NEW | {"name": "\ud800"}]), "surrogate"),
+    "a NUL": (json.dumps([NEW, NEW | {"name": "a\0"}]), "NUL"),
+    "too long": (json.dumps([NEW, NEW | {"name": "a", "value": "x" * 100_001}]), "characters"),
+    "a contradiction": (json.dumps([NEW, NEW | {"value": "sun"}]), "triple 2: ('Zorblax', 'weather') was said before"),
+    "a key twice": ('{"triples": [], "triples": [' + GOOD + "]}", "stands twice"),
+    "no JSON": ("[" + GOOD, "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "NaN": ('[{"name": NaN}]', "triple 1"),
+    "a number of a million digits": ("[" + "9" * 1_000_000 + "]", "not JSON"),
+    "no list": ('{"other": []}', "send"),
+    "nothing": ("[]", "no triple"),
+    "empty": ("", "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("body", "word"), BAD.values(), ids=BAD)
+def test_a_bad_triple_changes_nothing(server: Served, body: str, word: str) -> None:
+    before = server.client.get(TRIPLES).json()
+    response = server.client.post(TRIPLES, content=body, headers=JSON)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert word in response.json()["error"]["message"]
+    assert server.client.get(TRIPLES).json() == before
+
+
+def test_one_triple_is_added_changed_and_removed(changing: Served) -> None:
+    now = changing.client.get("/v1/knowledge/facts").json()
+    count, first = now["triples"], now["revision"]
+    put = changing.client.put
+    added = put(TRIPLES, json=NEW).json()
+    assert added.items() >= {"added": 1, "updated": 0, "triples": count + 1, "revision": first + 1}.items()
+    assert put(TRIPLES, json=NEW).json().items() >= {"added": 0, "unchanged": 1, "revision": first + 1}.items()
+    assert put(TRIPLES, json=NEW | {"value": "sun"}).json().items() >= {"updated": 1, "revision": first + 2}.items()
+    gone = {"name": "Zorblax", "property": "weather"}
+    removed = {"removed": 1, "triples": count, "revision": first + 3}
+    assert changing.client.delete(TRIPLES, params=gone).json() == removed
+    again = changing.client.delete(TRIPLES, params=gone)
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "triple_not_found")
+    assert changing.client.delete(TRIPLES, params={"name": "Zorblax"}).status_code == 400
+
+
+def test_the_answer_is_of_the_revision_it_names(changing: Served) -> None:
+    record = changing.fact.to_record()
+    for value in (changing.other_value, changing.fact.value):
+        sent = changing.client.put(TRIPLES, json=record | {"value": value})
+        body = changing.ask().json()
+        assert value in body["choices"][0]["message"]["content"]
+        assert body["kblam"]["evidence"][0]["value"] == value
+        assert body["kblam"]["revision"] == sent.json()["revision"]
+
+
+def test_what_another_program_changes_the_next_answer_sees(changing: Served) -> None:
+    (base,) = [one for one in changing.service.bases.of(None) if one.name == "facts"]
+    record = changing.fact.to_record()
+    for value in (changing.other_value, changing.fact.value):
+        base.knowledge_base.add(record | {"value": value})  # not by way of the server
+        assert changing.ask().json()["kblam"]["evidence"][0]["value"] == value
+
+
+def test_many_requests_at_once_while_bases_change(changing: Served) -> None:
+    alone = {name: changing.ask(base=name).json() for name in ("facts", "hr")}
+    stopped = threading.Event()
+    revisions: list[int] = []
+
+    def change() -> None:
+        number = 0
+        while not stopped.is_set():
+            number += 1
+            response = changing.client.put(TRIPLES, json=NEW | {"value": f"rain {number}"})
+            assert response.status_code == 200, response.text
+            revisions.append(response.json()["revision"])
+
+    def ask(number: int) -> None:
+        name = ("facts", "hr")[number % 2]
+        body = changing.ask(base=name).json()
+        assert body["choices"][0]["message"]["content"] == alone[name]["choices"][0]["message"]["content"]
+        assert body["kblam"]["evidence"][0]["value"] == alone[name]["kblam"]["evidence"][0]["value"]
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(ask, range(32)))
+    finally:
+        stopped.set()
+        changer.join()
+        changing.client.delete(TRIPLES, params={"name": "Zorblax", "property": "weather"})
+    assert len(revisions) > 1
+    assert revisions == sorted(revisions)
