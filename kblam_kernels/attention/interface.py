@@ -104,7 +104,7 @@ def rectangular_attention(
         Output (B, Hq, N, D) in the dtype of `query`, and with `return_lse` the float32 lse (B, Hq, N) (float64 for
         float64 input). A row that sees no prompt column, or scores all it sees -inf, gives output 0 and lse -inf,
         never NaN, whatever it holds. NaN that only other batch rows see changes no row.
-        Both are differentiable in query, key, value, dense knowledge and knowledge_query.
+        Both are differentiable, once, in query, key, value, dense knowledge, knowledge_query and a bias tensor.
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is

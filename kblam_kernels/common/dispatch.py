@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from kblam_kernels.common.call import Call
+from kblam_kernels.common.call import Call, Saved
 from kblam_kernels.common.tiles import arch_refusal
 from kblam_kernels.errors import refuse
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("kblam_kernels")
 
 AUTO = "auto"
 BACKEND_VARIABLE = "KBLAM_BACKEND"
+BACKWARD_VARIABLE = "KBLAM_BACKWARD"
 # Looks for the package without importing it.
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 MAX_TRITON_HEAD_DIM = 256
@@ -39,11 +41,14 @@ class Backend(Generic[C]):
     """One implementation of an op.
 
     Args:
-        module: has `forward(call)`, and `backward(call, results, gradients)` if it can differentiate; imported when it
-            first runs.
+        module: has `forward(call)`, and `backward(call, saved)` if it can differentiate; imported when it first runs.
+
+    Attributes:
+        by_request: "auto" never takes it.
     """
 
     name: ClassVar[str]
+    by_request: ClassVar[bool] = False
 
     def __init__(self, module: str = "") -> None:
         self.module = module
@@ -70,9 +75,13 @@ class Backend(Generic[C]):
         """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
         return False
 
-    def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gradients of `call.DIFFERENTIABLE` from the op's results and their gradients."""
-        return self.serving(call).backward(call, results, gradients)
+    def backward_reasons(self, call: C, saved: Saved) -> list[str]:
+        """Why it cannot differentiate a call of which it could serve the forward."""
+        return []
+
+    def backward(self, call: C, saved: Saved) -> dict[str, Tensor]:
+        """Gradients of `saved.wanted` by name, each in the dtype and shape of its tensor."""
+        return self.serving(call).backward(call, saved)
 
 
 class Reference(Backend[C]):
@@ -157,15 +166,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
-    """The backend asked for: the argument if it names one, else KBLAM_BACKEND, else "auto".
+def requested(backend: str, backends: Sequence[Backend[Any]], variable: str = BACKEND_VARIABLE) -> str:
+    """The backend asked for: the argument if it names one, else the environment variable, else "auto".
 
     Raises:
         UnsupportedInputError: if the name is not a backend.
     """
     source = "backend"
     if backend == AUTO:
-        source, backend = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or AUTO
+        source, backend = variable, os.environ.get(variable) or AUTO
     names = [each.name for each in backends]
     if backend != AUTO and backend not in names:
         refuse(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")

@@ -60,7 +60,7 @@ def evidence(
 
     Returns:
         (B, M) in the dtype of lse: sum over h, n of row_weight * p[b, h, n, m]. Differentiable in dense keys, the
-        knowledge query and lse.
+        knowledge query, lse and a bias.
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
@@ -85,8 +85,13 @@ def evidence(
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
+    bias = options.get("knowledge_bias")
     if isinstance(knowledge, LatentKnowledge) and needs_gradient(
-        knowledge_query, lse, knowledge.key, knowledge.projection.key_weight
+        knowledge_query,
+        lse,
+        knowledge.key,
+        knowledge.projection.key_weight,
+        bias if isinstance(bias, Tensor) else None,
     ):
         refuse(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "

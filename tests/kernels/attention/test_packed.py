@@ -268,7 +268,6 @@ META = torch.device("meta")
         ({"knowledge_bias": torch.zeros(3)}, r"float32 \(num_requests=2,\).*\(3,\)"),
         ({"knowledge_bias": torch.zeros(2).half()}, "number or float32.*float16"),
         ({"knowledge_bias": torch.zeros(2, device=META)}, "knowledge_bias must be on cpu; got meta"),
-        ({"knowledge_bias": torch.zeros(2, requires_grad=True)}, "detach"),
         ({"knowledge_bias": INF}, "finite or -inf; got inf"),
         ({"max_span": 0}, "max_span must be at least 1; got 0"),
         ({"max_span": 39}, r"a range is longer than max_span=39: \[\[0, 40\], \[3, 9\]\]"),

@@ -11,6 +11,7 @@ import torch
 
 from kblam_kernels import BackendUnavailableError, UnsupportedInputError, explain, rectangular_attention
 from kblam_kernels.common import dispatch
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.dispatch import Backend, Explanation
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import DENSE_BACKENDS, dense_attention
@@ -220,8 +221,8 @@ def test_the_chosen_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch
 
 def test_a_backward_is_chosen_apart_from_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(Sevens):
-        def backward(self, call: DenseCall, results: Any, gradients: Any) -> tuple[torch.Tensor, ...]:
-            return tuple(torch.full_like(getattr(call, name), 2.0) for name in call.DIFFERENTIABLE)
+        def backward(self, call: DenseCall, saved: Saved) -> dict[str, torch.Tensor]:
+            return {name: torch.full_like(getattr(call, name), 2.0) for name in saved.wanted}
 
     monkeypatch.setattr(dense_attention, "backwards", (Broken(), Doubled()))
     assert all((gradient == 2).all() for gradient in CALL.gradients(backend="reference"))
