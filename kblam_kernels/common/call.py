@@ -113,11 +113,13 @@ class Saved(NamedTuple):
         results: of the op.
         gradients: one of each result; None where nothing depends on it.
         wanted: names of the tensors that need a gradient, of the call's `DIFFERENTIABLE`.
+        backend: the one that ran the forward.
     """
 
     results: tuple[Tensor, ...]
     gradients: tuple[Tensor | None, ...]
     wanted: tuple[str, ...]
+    backend: str
 
     def wants(self, *names: str) -> bool:
         """Whether one of these tensors needs a gradient."""

@@ -28,7 +28,6 @@ logger = logging.getLogger("kblam_kernels")
 
 AUTO = "auto"
 BACKEND_VARIABLE = "KBLAM_BACKEND"
-BACKWARD_VARIABLE = "KBLAM_BACKWARD"
 # Looks for the package without importing it.
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 MAX_TRITON_HEAD_DIM = 256
@@ -42,13 +41,9 @@ class Backend(Generic[C]):
 
     Args:
         module: has `forward(call)`, and `backward(call, saved)` if it can differentiate; imported when it first runs.
-
-    Attributes:
-        by_request: "auto" never takes it.
     """
 
     name: ClassVar[str]
-    by_request: ClassVar[bool] = False
 
     def __init__(self, module: str = "") -> None:
         self.module = module
@@ -75,8 +70,8 @@ class Backend(Generic[C]):
         """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
         return False
 
-    def backward_reasons(self, call: C, saved: Saved) -> list[str]:
-        """Why it cannot differentiate a call of which it could serve the forward."""
+    def backward_reasons(self, call: C) -> list[str]:
+        """Why it cannot differentiate a call of which it serves the forward."""
         return []
 
     def backward(self, call: C, saved: Saved) -> dict[str, Tensor]:
@@ -166,15 +161,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def requested(backend: str, backends: Sequence[Backend[Any]], variable: str = BACKEND_VARIABLE) -> str:
-    """The backend asked for: the argument if it names one, else the environment variable, else "auto".
+def requested(backend: str, backends: Sequence[Backend[Any]]) -> str:
+    """The backend asked for: the argument if it names one, else KBLAM_BACKEND, else "auto".
 
     Raises:
         UnsupportedInputError: if the name is not a backend.
     """
     source = "backend"
     if backend == AUTO:
-        source, backend = variable, os.environ.get(variable) or AUTO
+        source, backend = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or AUTO
     names = [each.name for each in backends]
     if backend != AUTO and backend not in names:
         refuse(f"{source}={backend!r} is not one of {', '.join([AUTO, *names])}")

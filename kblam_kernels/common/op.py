@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.call import Call, Saved
-from kblam_kernels.common.dispatch import AUTO, BACKWARD_VARIABLE, Backend, Explanation, log_once, requested
+from kblam_kernels.common.dispatch import AUTO, Backend, Explanation, log_once, requested
 from kblam_kernels.errors import BackendUnavailableError, refuse
 
 C = TypeVar("C", bound=Call)
@@ -27,7 +27,7 @@ class Op(Generic[C]):
         name: in the namespace `kblam_kernels`.
         kind: the class of its calls.
         backends: its backends, in the order in which "auto" tries them; the last serves every call.
-        backwards: those that can differentiate, in their order, if there is a choice: see `differentiating`.
+        backwards: those that can differentiate, in their order; the last one alone if none are given.
     """
 
     def __init__(
@@ -92,33 +92,13 @@ class Op(Generic[C]):
     def _run(self, *values: Any) -> Any:
         return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
 
-    def differentiating(self, call: C, saved: Saved, name: str) -> Backend[C]:
-        """The backend of a backward. Where there is a choice, KBLAM_BACKWARD decides; else the one that ran the forward
-        is asked first, then the others in their order, and the log says once why a backend was not taken.
-
-        Args:
-            name: of the backend that ran the forward.
-
-        Raises:
-            BackendUnavailableError: the one that KBLAM_BACKWARD names cannot differentiate this call.
-            UnsupportedInputError: it names none.
-        """
-        if len(self.backwards) == 1:
-            return self.backwards[0]
-        wanted = requested(AUTO, self.backwards, BACKWARD_VARIABLE)
-        rejected: dict[str, str] = {}
-        for backend in sorted(self.backwards, key=lambda backend: backend.name != name):
-            if wanted != backend.name and (wanted != AUTO or backend.by_request):
-                continue
-            by_name = backend.name in (wanted, name)
-            reasons = backend.reasons(call, by_name=by_name) + backend.backward_reasons(call, saved)
-            if not reasons:
-                if rejected:
-                    log_once(f"backward of {self.name}: {Explanation(backend.name, rejected)}")
+    def differentiating(self, call: C, saved: Saved) -> Backend[C]:
+        """The backend of a backward: the one that ran the forward if it can, else the first that can."""
+        own_first = sorted(self.backwards, key=lambda backend: backend.name != saved.backend)
+        for backend in own_first:
+            if not backend.reasons(call, by_name=backend.name == saved.backend) + backend.backward_reasons(call):
                 return backend
-            rejected[backend.name] = "; ".join(reasons)
-        (name, reason), *_ = rejected.items()
-        raise BackendUnavailableError(f"backend {name!r} cannot differentiate this call: {reason}")
+        raise AssertionError(f"the last backend of {self.name} serves every call")
 
     def _differentiate(self, count: int) -> None:
         """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`.
@@ -128,13 +108,13 @@ class Op(Generic[C]):
         kind, names = self.kind, self.kind.DIFFERENTIABLE
 
         def parts(*values: Any) -> tuple[C, Saved]:
-            gradients, results, wanted = values[:count], values[count : 2 * count], values[-2]
+            gradients, results, (wanted, name) = values[:count], values[count : 2 * count], values[-2:]
             kept = tuple(name for name, is_wanted in zip(names, wanted, strict=True) if is_wanted)
-            return kind(*values[2 * count : -2]), Saved(results, gradients, kept)
+            return kind(*values[2 * count : -2]), Saved(results, gradients, kept, name)
 
         def run(*values: Any) -> Any:
             call, saved = parts(*values)
-            made = self.differentiating(call, saved, values[-1]).backward(call, saved)
+            made = self.differentiating(call, saved).backward(call, saved)
             nothing = (call.leading.new_empty(0) for _ in names)
             return _one_or_all(tuple(made[n].contiguous() if n in made else next(nothing) for n in names))
 

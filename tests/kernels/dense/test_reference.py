@@ -307,7 +307,7 @@ def test_memory_does_not_grow_with_queries_times_triples(monkeypatch: pytest.Mon
     with LargestTensor() as forward:
         output, lse = reference.forward(call)
     with LargestTensor() as backward:
-        reference.backward(call, Saved((output, lse), (output, lse), call.DIFFERENTIABLE[:-1]))
+        reference.backward(call, Saved((output, lse), (output, lse), call.DIFFERENTIABLE[:-1], "reference"))
     one_chunk, knowledge = H * N * 32, H * M * D
     assert one_chunk <= forward.elements <= knowledge < H * N * M
     assert one_chunk <= backward.elements <= knowledge
