@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -85,6 +86,13 @@ def evidence(
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
+    if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
+        attended: EvidenceOptions = {"row_weight": weight, "int8_products": int8_products, "backend": backend}
+        parts = [
+            evidence(knowledge_query, piece.to_dense(), lse, **attended, **_of_tokens(tokens, **options))
+            for tokens, piece in knowledge.pieces()
+        ]
+        return torch.cat(parts, 1)
     bias = options.get("knowledge_bias")
     if isinstance(knowledge, LatentKnowledge) and needs_gradient(
         knowledge_query,
@@ -99,6 +107,20 @@ def evidence(
         )
     call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
+
+
+def _of_tokens(
+    tokens: slice,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
+) -> Options:
+    """Options for some of the tokens."""
+    if isinstance(knowledge_bias, Tensor) and knowledge_bias.dim() > 0:
+        knowledge_bias = knowledge_bias[..., tokens]
+    if knowledge_range is not None:
+        knowledge_range = knowledge_range.clamp(0, tokens.stop) - tokens.start
+    return {"scale": scale, "knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
 
 
 def top_evidence(
