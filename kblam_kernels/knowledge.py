@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,7 +228,7 @@ class LatentKnowledge:
     def part(self, tokens: slice) -> LatentKnowledge:
         """Some of the tokens, as views."""
         names = ("key", "value", "norm", "key_scale", "value_scale")
-        parts = {name: None if (t := getattr(self, name)) is None else t[tokens] for name in names}
+        parts: dict[str, Any] = {n: None if (t := getattr(self, n)) is None else t[tokens] for n in names}
         return replace(self, **parts)
 
     def pieces(self) -> Iterator[tuple[slice, LatentKnowledge]]:

@@ -8,7 +8,7 @@ from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_
 
 from kblam.vllm.pool import KnowledgePool, Version
 from kblam.vllm.step import Step
-from kblam_kernels import LatentKnowledge, evidence
+from kblam_kernels import evidence
 
 # Triples kept per token, as `kblam.generation.evidence` keeps them.
 KEPT_PER_TOKEN = 16
@@ -33,7 +33,7 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         own = [row for _, row in answering]
         mass = evidence(
             rows[own][:, :, None],
-            _of_span(knowledge, *version.span),
+            knowledge.part(slice(*version.span)),
             lse[:, own].T[:, :, None].contiguous(),
             scale=scale,
             knowledge_bias=float(step.bias[answering[0][0]]),
@@ -47,11 +47,3 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         for (index, _), triples, shares in zip(answering, places, masses, strict=True):
             ids = [version.rows.ids[place] for place in triples]
             pool.found[step.requests[index].request_id] = list(zip(ids, shares, strict=True))
-
-
-def _of_span(knowledge: LatentKnowledge, start: int, stop: int) -> LatentKnowledge:
-    part = slice(start, stop)
-    scales = [None if scale is None else scale[part] for scale in (knowledge.key_scale, knowledge.value_scale)]
-    return LatentKnowledge(
-        knowledge.key[part], knowledge.value[part], knowledge.norm[part], knowledge.projection, *scales
-    )

@@ -87,11 +87,10 @@ def evidence(
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
     if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
-        attended: EvidenceOptions = {"row_weight": weight, "int8_products": int8_products, "backend": backend}
-        parts = [
-            evidence(knowledge_query, piece.to_dense(), lse, **attended, **_of_tokens(tokens, **options))
-            for tokens, piece in knowledge.pieces()
-        ]
+        parts = []
+        for tokens, piece in knowledge.pieces():
+            some: EvidenceOptions = {**_of_tokens(tokens, **options), "row_weight": weight, "backend": backend}
+            parts.append(evidence(knowledge_query, piece.to_dense(), lse, **some))
         return torch.cat(parts, 1)
     bias = options.get("knowledge_bias")
     if isinstance(knowledge, LatentKnowledge) and needs_gradient(
