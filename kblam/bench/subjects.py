@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def _attend(x: Problem, knowledge: Knowledge, *, int8_products: bool = False) ->
 
 def _materialised(p: Problem) -> Call:
     x = p.part
-    return lambda: _attend(x, x.latents.to_dense())()
+    return _attend(x, dataclasses.replace(x.latents, materialised=True))
 
 
 def _evidence_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Subject]:

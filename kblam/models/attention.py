@@ -15,8 +15,7 @@ from kblam.errors import KnowledgeError
 from kblam.models.calls import KnowledgeCall
 from kblam.models.masks import mask_of_call
 from kblam.models.switch import IMPLEMENTATION, base_attention, base_of, has_knowledge
-from kblam_kernels import LatentKnowledge, RectangularAttention, prune
-from kblam_kernels.common.call import needs_gradient
+from kblam_kernels import RectangularAttention, prune
 from kblam_kernels.common.columns import prompt_visibility
 
 
@@ -132,9 +131,6 @@ def attention_forward(
             row_weight=seen,
         )
         knowledge_range = None
-    if isinstance(r, Tensor) and isinstance(knowledge, LatentKnowledge) and needs_gradient(query, key, value, r):
-        # Attention to latents has no gradient.
-        knowledge = knowledge.to_dense()
     if knowledge is not attend.knowledge:
         attend = RectangularAttention(knowledge, int8_products=attend.int8_products, backend=attend.backend)
     options: dict[str, Any] = {

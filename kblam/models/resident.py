@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -108,7 +109,8 @@ class ResidentKnowledge:
         self._rows: DeviceRows | None = None
         self._weights: State | None = None
         self._latent: LatentFormat | None = None
-        self._latents: dict[int, LatentKnowledge] = {}
+        # By layer, and whether attention reads them as keys and values.
+        self._latents: dict[tuple[int, bool], LatentKnowledge] = {}
         self._dense: dict[int, DenseKnowledge] = {}
         self.sync()
 
@@ -171,10 +173,7 @@ class ResidentKnowledge:
         path = self.plan.path(new_tokens)
         if path == "dense":
             return self._dense[layer]
-        if path == "latent":
-            return self._latents[layer]
-        with torch.autocast(self.device.type, enabled=False):
-            return self._latents[layer].to_dense()
+        return self._latents[layer, path == "materialise"]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -230,7 +229,10 @@ class ResidentKnowledge:
         """Views of the buffers as each layer reads them, made once for each allocation."""
         layers = self.adapter.config.knowledge_layers
         if self.plan.holds_latents and self._latent is not None:
-            self._latents = {layer: self._latent.layer(layer, self.buffers) for layer in layers}
+            for layer in layers:
+                latents = self._latent.layer(layer, self.buffers)
+                for materialised in (False, True):
+                    self._latents[layer, materialised] = replace(latents, materialised=materialised)
         if self.plan.holds_dense:
             dense = DenseFormat(self.adapter, self.dtype, self.device)
             self._dense = {layer: dense.layer(layer, self.buffers) for layer in layers}

@@ -9,7 +9,7 @@ from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_
 from kblam.generation.evidence import strongest
 from kblam.vllm.pool import KnowledgePool, Version
 from kblam.vllm.step import RequestKnowledge, Step
-from kblam_kernels import LatentKnowledge, evidence
+from kblam_kernels import evidence
 
 
 def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: Step, scale: float) -> None:
@@ -31,7 +31,7 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
         own = [row for _, row in answering]
         mass = evidence(
             rows[own][:, :, None],
-            _of_span(knowledge, *version.span),
+            knowledge.part(slice(*version.span)),
             lse[:, own].T[:, :, None].contiguous(),
             scale=scale,
             knowledge_bias=float(step.bias[answering[0][0]]),
@@ -68,11 +68,3 @@ def _tell_the_lines(version: Version, step: Step, answering: list[int], mass: Te
         if request.line is not None and request.line.asks_attention:
             rows = version.rows.rows_of(request.line.facts)
             step.turn.now[place_of[id(request)]] = mass[line, rows].sum()
-
-
-def _of_span(knowledge: LatentKnowledge, start: int, stop: int) -> LatentKnowledge:
-    part = slice(start, stop)
-    scales = [None if scale is None else scale[part] for scale in (knowledge.key_scale, knowledge.value_scale)]
-    return LatentKnowledge(
-        knowledge.key[part], knowledge.value[part], knowledge.norm[part], knowledge.projection, *scales
-    )

@@ -121,6 +121,8 @@ class KnowledgePlan:
         check_packed(self._bias[:, None, None], query_start_loc)
         R, M = len(query_start_loc) - 1, self._form[1][-2]
         ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, self._max_span)
+        if needs_gradient(biases):
+            refuse("a planned run has no gradient and knowledge_bias requires one: pass knowledge_bias.detach()")
         starts = starts_of(query_start_loc, self.max_tokens)
         request = request_of_each(query_start_loc, self.max_tokens)
         self._range.copy_(of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32

@@ -83,7 +83,7 @@ def rectangular_attention(
     Args:
         query: (B, Hq, N, D), after rotary embedding; float32, float16, bfloat16 (float64: reference backend).
         key, value: (B, Hkv, T, D) with T >= N and Hq a multiple of Hkv: cached tokens first, the new ones last.
-        knowledge: `DenseKnowledge` (Hq, M, D) or (B, Hq, M, D), or `LatentKnowledge` (M, P), which has no gradient;
+        knowledge: `DenseKnowledge` (Hq, M, D) or (B, Hq, M, D), or `LatentKnowledge` (M, P), which gets no gradient;
             None and M = 0 give plain attention.
         knowledge_query: (B, Hq, N, D), never rotated; None uses `query`.
         scale: factor of all scores; None means D ** -0.5.
@@ -104,11 +104,11 @@ def rectangular_attention(
         Output (B, Hq, N, D) in the dtype of `query`, and with `return_lse` the float32 lse (B, Hq, N) (float64 for
         float64 input). A row that sees no prompt column, or scores all it sees -inf, gives output 0 and lse -inf,
         never NaN, whatever it holds. NaN that only other batch rows see changes no row.
-        Both are differentiable in query, key, value, dense knowledge and knowledge_query.
+        Both are differentiable, once, in query, key, value, dense knowledge, knowledge_query and a bias tensor.
 
     Raises:
-        UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
-            asked for; the message names it.
+        UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents or a projection that need
+            a gradient; the message names it.
         BackendUnavailableError: the backend asked for by name cannot serve this call; the message has the reasons.
 
     Example:
@@ -200,11 +200,12 @@ def call_of(
         value_scale=knowledge.value_scale,
         **vars(p),
         int8_products=int8_products,
+        materialised=knowledge.materialised,
     )
     latent.check()
-    if needs_gradient(query, key, value, latent.knowledge_query, knowledge.key, p.key_weight):
+    if needs_gradient(knowledge.key, knowledge.value, knowledge.norm, *vars(p).values()):
         refuse(
-            "attention to latents has no gradient and an input requires one: run it under torch.no_grad(), or train "
-            "on dense knowledge (LatentKnowledge.to_dense)"
+            "latents and their projection get no gradient, and one of them requires it (queries, prompt and bias get "
+            "one): detach it, or train on dense knowledge (LatentKnowledge.to_dense)"
         )
     return latent_attention, latent

@@ -17,7 +17,7 @@ from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.checks import bias_rows
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
-from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.common.softmax import accumulation_dtype, merged
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MAX_SPLITS, MIN_DENSE_SPLIT, MIN_SPLIT
 from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
@@ -143,20 +143,8 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
                 f"{name} must be {kind} {tuple(shape)} on {output_a.device} to fit output_a "
                 f"{tuple(output_a.shape)}; got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
             )
-    nothing = float("-inf")
-    level = torch.maximum(lse_a, lse_b)
-    level = level.masked_fill(level == nothing, 0.0)  # -inf less -inf would be NaN
-    total = torch.zeros_like(level)
-    summed = torch.zeros_like(output_a, dtype=dtype)
-    for output, lse in ((output_a, lse_a), (output_b, lse_b)):
-        weight = torch.exp(lse - level)
-        total = total + weight
-        seen = output.to(dtype).masked_fill((lse == nothing).T[..., None], 0.0)
-        summed = summed + seen * weight.T[..., None]
-    sees_nothing = total == 0
-    total = total.masked_fill(sees_nothing, 1.0)
-    lse = (level + total.log()).masked_fill(sees_nothing, nothing)
-    return (summed / total.T[..., None]).to(output_a.dtype), lse
+    output, lse = merged(output_a, lse_a.T, output_b, lse_b.T)
+    return output.to(output_a.dtype), lse.T
 
 
 def check_rows(rows: Tensor, name: str) -> Tensor:

@@ -39,7 +39,7 @@ class Call:
         LEADING: the tensor that gives the call its dtype, device and width.
         KNOWLEDGE: the tensor that has a row for each knowledge token.
         STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
-        DIFFERENTIABLE: tensors that get a gradient, in the order in which a backward returns them.
+        DIFFERENTIABLE: tensors that can get a gradient.
         RESULTS: names of the tensors that the op returns, for readers of its schema.
     """
 
@@ -106,9 +106,29 @@ class Call:
         return all(tensor.stride(-1) == 1 or tensor.shape[-1] == 1 for tensor in tensors)
 
 
-def needs_gradient(*tensors: Tensor) -> bool:
+class Saved(NamedTuple):
+    """What a backward gets beside its call.
+
+    Args:
+        results: of the op.
+        gradients: one of each result; None where nothing depends on it.
+        wanted: names of the tensors that need a gradient, of the call's `DIFFERENTIABLE`.
+        backend: the one that ran the forward.
+    """
+
+    results: tuple[Tensor, ...]
+    gradients: tuple[Tensor | None, ...]
+    wanted: tuple[str, ...]
+    backend: str
+
+    def wants(self, *names: str) -> bool:
+        """Whether one of these tensors needs a gradient."""
+        return any(name in self.wanted for name in names)
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether one of them needs a gradient."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 class Sizes(NamedTuple):

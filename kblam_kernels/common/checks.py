@@ -55,8 +55,6 @@ def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | N
         bias = torch.full((), bias, dtype=torch.float32, device=query.device)
     if bias.dtype != torch.float32 or bias.device != query.device:
         refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
-    if bias.requires_grad:
-        refuse("knowledge_bias is a constant of the op and gets no gradient; pass bias.detach()")
     if tuple(bias.shape) not in ((), (M,), (B, M)):
         refuse(f"knowledge_bias must be a number, (M={M},) or (B={B}, M={M}); got {tuple(bias.shape)}")
     return one_row_if_shared(bias) if bias.dim() == 2 else bias.expand(1, M)

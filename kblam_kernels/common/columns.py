@@ -12,6 +12,8 @@ from kblam_kernels.common.call import AttentionCall, in_forward_mode
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 
 CHUNK = 4096
+# Of a backward: scores that exist at a time, so that they stay in a cache, but at least so many columns of them.
+SCORES, LEAST = 2**19, 16
 
 
 def chunks(length: int, size: int = 0) -> Iterator[slice]:
@@ -19,6 +21,11 @@ def chunks(length: int, size: int = 0) -> Iterator[slice]:
     size = size or CHUNK
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
+
+
+def chunks_beside(rows: int, length: int) -> Iterator[slice]:
+    """`chunks` whose scores with so many rows are at most SCORES."""
+    return chunks(length, min(CHUNK, max(SCORES // max(rows, 1), LEAST)))
 
 
 def times_grouped(rows: Tensor, columns: Tensor) -> Tensor:

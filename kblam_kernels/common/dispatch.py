@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from kblam_kernels.common.call import Call
+from kblam_kernels.common.call import Call, Saved
 from kblam_kernels.common.tiles import arch_refusal
 from kblam_kernels.errors import refuse
 
@@ -39,8 +40,7 @@ class Backend(Generic[C]):
     """One implementation of an op.
 
     Args:
-        module: has `forward(call)`, and `backward(call, results, gradients)` if it can differentiate; imported when it
-            first runs.
+        module: has `forward(call)`, and `backward(call, saved)` if it can differentiate; imported when it first runs.
     """
 
     name: ClassVar[str]
@@ -70,9 +70,13 @@ class Backend(Generic[C]):
         """Whether `forward` is already one op of `torch.library`, to be called directly when no gradient is needed."""
         return False
 
-    def backward(self, call: C, results: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gradients of `call.DIFFERENTIABLE` from the op's results and their gradients."""
-        return self.serving(call).backward(call, results, gradients)
+    def backward_reasons(self, call: C) -> list[str]:
+        """Why it cannot differentiate a call of which it serves the forward."""
+        return []
+
+    def backward(self, call: C, saved: Saved) -> dict[str, Tensor]:
+        """Gradients of `saved.wanted` by name, each in the dtype and shape of its tensor."""
+        return self.serving(call).backward(call, saved)
 
 
 class Reference(Backend[C]):

@@ -7,14 +7,14 @@ sees one opaque node.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.call import Call
+from kblam_kernels.common.call import Call, Saved
 from kblam_kernels.common.dispatch import AUTO, Backend, Explanation, log_once, requested
-from kblam_kernels.errors import BackendUnavailableError
+from kblam_kernels.errors import BackendUnavailableError, refuse
 
 C = TypeVar("C", bound=Call)
 Results = tuple[Tensor, ...]
@@ -27,14 +27,13 @@ class Op(Generic[C]):
         name: in the namespace `kblam_kernels`.
         kind: the class of its calls.
         backends: its backends, in the order in which "auto" tries them; the last serves every call.
-
-    Attributes:
-        backwards: backends that can differentiate, today the last one alone. The first that can serve is taken,
-            whichever runs the forward.
+        backwards: those that can differentiate, in their order; the last one alone if none are given.
     """
 
-    def __init__(self, name: str, kind: type[C], backends: Sequence[Backend[C]]) -> None:
-        self.name, self.kind, self.backends, self.backwards = name, kind, backends, backends[-1:]
+    def __init__(
+        self, name: str, kind: type[C], backends: Sequence[Backend[C]], backwards: Sequence[Backend[C]] = ()
+    ) -> None:
+        self.name, self.kind, self.backends, self.backwards = name, kind, backends, backwards or backends[-1:]
         self.fields = kind.names()
         returns = ", ".join(f"Tensor {result}" for result in kind.RESULTS)
         self.overload = torch.library.custom_op(
@@ -93,43 +92,75 @@ class Op(Generic[C]):
     def _run(self, *values: Any) -> Any:
         return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
 
+    def differentiating(self, call: C, saved: Saved) -> Backend[C]:
+        """The backend of a backward: the one that ran the forward if it can, else the first that can."""
+        own_first = sorted(self.backwards, key=lambda backend: backend.name != saved.backend)
+        for backend in own_first:
+            if not backend.reasons(call, by_name=backend.name == saved.backend) + backend.backward_reasons(call):
+                return backend
+        raise AssertionError(f"the last backend of {self.name} serves every call")
+
     def _differentiate(self, count: int) -> None:
-        """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`."""
-        kind, differentiable = self.kind, self.kind.DIFFERENTIABLE
+        """Registers the gradient of the op, which has `count` results, as another op, `{name}_backward`.
+
+        A tensor that needs no gradient gets an empty one.
+        """
+        kind, names = self.kind, self.kind.DIFFERENTIABLE
+
+        def parts(*values: Any) -> tuple[C, Saved]:
+            gradients, results, (wanted, name) = values[:count], values[count : 2 * count], values[-2:]
+            kept = tuple(name for name, is_wanted in zip(names, wanted, strict=True) if is_wanted)
+            return kind(*values[2 * count : -2]), Saved(results, gradients, kept, name)
 
         def run(*values: Any) -> Any:
-            call = kind(*values[2 * count :])
-            backward = next(backend for backend in self.backwards if not backend.reasons(call))
-            made = backward.backward(call, values[count : 2 * count], values[:count])
-            return _one_or_all(tuple(gradient.contiguous() for gradient in made))
+            call, saved = parts(*values)
+            made = self.differentiating(call, saved).backward(call, saved)
+            nothing = (call.leading.new_empty(0) for _ in names)
+            return _one_or_all(tuple(made[n].contiguous() if n in made else next(nothing) for n in names))
 
         def empty(*values: Any) -> Any:
-            call = kind(*values[2 * count :])
-            like = (getattr(call, name) for name in differentiable)
-            return _one_or_all(tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in like))
+            call, saved = parts(*values)
+            return _one_or_all(
+                tuple(
+                    torch.empty_like(getattr(call, name), memory_format=torch.contiguous_format)
+                    if saved.wants(name)
+                    else call.leading.new_empty(0)
+                    for name in names
+                )
+            )
 
-        tensors = [f"Tensor {part}{i}" for part in ("grad", "result") for i in range(count)]
-        returns = ", ".join(f"Tensor grad_{name}" for name in differentiable)
+        results = [f"Tensor? grad{i}" for i in range(count)] + [f"Tensor result{i}" for i in range(count)]
+        returns = ", ".join(f"Tensor grad_{name}" for name in names)
         self.backward_overload = torch.library.custom_op(
             f"kblam_kernels::{self.name}_backward",
             run,
             mutates_args=(),
-            schema=f"({', '.join(tensors)}, {kind.schema()}) -> ({returns})",
+            schema=f"({', '.join(results)}, {kind.schema()}, bool[] wanted, str backend) -> ({returns})",
         )
         self.backward_overload.register_fake(empty)
 
+        def again(ctx: Any, *gradients: Tensor) -> NoReturn:
+            refuse(f"{self.name} has no second derivative; call backward() or grad() without create_graph=True")
+
+        self.backward_overload.register_autograd(again)
+
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             results = output if isinstance(output, tuple) else (output,)
-            ctx.others = [None if isinstance(value, Tensor) else value for value in inputs[:-1]]
-            ctx.save_for_backward(*results, *(value if isinstance(value, Tensor) else None for value in inputs[:-1]))
+            ctx.set_materialize_grads(False)
+            ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+            ctx.save_for_backward(*results, *(value if isinstance(value, Tensor) else None for value in inputs))
 
-        def apply(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        def apply(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            if all(gradient is None for gradient in gradients):
+                return (None,) * (len(self.fields) + 1)
             saved = ctx.saved_tensors  # once: under activation checkpointing a second look raises
             pairs = zip(saved[count:], ctx.others, strict=True)
-            values = (other if tensor is None else tensor for tensor, other in pairs)
-            made = self.backward_overload(*gradients, *saved[:count], *values)
-            of = dict(zip(differentiable, made if isinstance(made, tuple) else (made,), strict=True))
-            return (*(of.get(name) for name in self.fields), None)
+            *values, name = (other if tensor is None else tensor for tensor, other in pairs)
+            needs = dict(zip(self.fields, ctx.needs_input_grad, strict=False))
+            wanted = [needs[name] for name in names]
+            made = self.backward_overload(*gradients, *saved[:count], *values, wanted, name)
+            of = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
+            return (*(of[name] if needs[name] and name in of else None for name in self.fields), None)
 
         self.overload.register_autograd(apply, setup_context=setup)
 

@@ -49,6 +49,26 @@ class OnlineSoftmax:
         return weights
 
 
+def merged(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to two lists of columns together: output (..., D) in the accumulation dtype, and lse (...).
+
+    Where a lse is -inf its output is not read; where both are, the output is 0.
+    """
+    nothing, dtype = float("-inf"), accumulation_dtype(output_a)
+    level = torch.maximum(lse_a, lse_b)
+    level = level.masked_fill(level == nothing, 0.0)  # -inf less -inf would be NaN
+    total = torch.zeros_like(level)
+    summed = torch.zeros_like(output_a, dtype=dtype)
+    for output, lse in ((output_a, lse_a), (output_b, lse_b)):
+        weight = torch.exp(lse - level)
+        total = total + weight
+        seen = output.to(dtype).masked_fill((lse == nothing)[..., None], 0.0)
+        summed = summed + seen * weight[..., None]
+    sees_nothing = total == 0
+    total = total.masked_fill(sees_nothing, 1.0)
+    return summed / total[..., None], (level + total.log()).masked_fill(sees_nothing, nothing)
+
+
 def level_of(lse: Tensor) -> Tensor:
     """(..., N) -> (..., N, 1), the level in p = exp(score - level): +inf where a row saw nothing, so that p is 0."""
     return lse.masked_fill(lse == float("-inf"), float("inf"))[..., None]

@@ -21,7 +21,7 @@ class DenseCall(AttentionCall):
 
     KNOWLEDGE = "knowledge_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "knowledge_key", "knowledge_value")
-    DIFFERENTIABLE = ("query", "key", "value", "knowledge_key", "knowledge_value", "knowledge_query")
+    DIFFERENTIABLE = ("query", "key", "value", "knowledge_query", "knowledge_key", "knowledge_value", "bias")
 
     knowledge_key: Tensor
     knowledge_value: Tensor

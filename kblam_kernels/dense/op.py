@@ -6,11 +6,17 @@ import importlib
 import os
 from types import ModuleType
 
+from torch import Tensor
+
 from kblam_kernels.common import dispatch
+from kblam_kernels.common.call import Saved
+from kblam_kernels.common.launch import target_arch
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
-from kblam_kernels.common.tiles import TILE_VARIABLE
+from kblam_kernels.common.tiles import TILE_VARIABLE, precision_of
 from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.dense.tiles import backward_tile
+from kblam_kernels.errors import UnsupportedInputError
 
 
 class DenseTriton(dispatch.Triton[DenseCall]):
@@ -22,6 +28,18 @@ class DenseTriton(dispatch.Triton[DenseCall]):
         name = "triton_decode" if call.is_alone or is_split else "triton_forward"
         return importlib.import_module(f"kblam_kernels.dense.{name}")
 
+    def backward_reasons(self, call: DenseCall) -> list[str]:
+        try:
+            backward_tile(target_arch(call.query), call.width, precision_of(call.query.dtype))
+        except UnsupportedInputError as error:
+            return [str(error)]
+        return []
+
+    def backward(self, call: DenseCall, saved: Saved) -> dict[str, Tensor]:
+        from kblam_kernels.dense import triton_backward
+
+        return triton_backward.backward(call, saved)
+
 
 DENSE_BACKENDS: tuple[dispatch.Backend[DenseCall], ...] = (
     DenseTriton(),
@@ -29,4 +47,6 @@ DENSE_BACKENDS: tuple[dispatch.Backend[DenseCall], ...] = (
     dispatch.Reference("kblam_kernels.dense.reference"),
 )
 
-dense_attention = Op("dense_attention", DenseCall, DENSE_BACKENDS)
+DENSE_BACKWARDS = (DENSE_BACKENDS[0], DENSE_BACKENDS[-1])
+
+dense_attention = Op("dense_attention", DenseCall, DENSE_BACKENDS, DENSE_BACKWARDS)

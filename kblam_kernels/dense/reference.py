@@ -6,24 +6,25 @@ N x CHUNK and never with N x M. KBLaM section 3, arXiv 2410.10450.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 from torch import Tensor
 
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.columns import (
-    biased,
-    chunks,
+    chunks_beside,
     inside_range,
     mix_knowledge,
     prompt_visibility,
     score_chunks,
     take_prompt,
-    times_grouped,
-    times_knowledge,
     without_hidden,
     without_unseen,
 )
-from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, in_model_layout, level_of
+from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype, in_model_layout
 from kblam_kernels.dense.call import DenseCall
+from kblam_kernels.dense.gradient import OF_KNOWLEDGE, OF_PROMPT, RowTerms, row_terms
 
 Tensors = tuple[Tensor, ...]
 
@@ -49,50 +50,108 @@ def forward(call: DenseCall) -> Tensors:
     return in_model_layout(output.to(query.dtype)), lse
 
 
-def backward(call: DenseCall, results: Tensors, gradients: Tensors) -> Tensors:
-    """Gradients from the results alone: probabilities are recomputed chunk by chunk, p = exp(s - lse).
+def backward(call: DenseCall, saved: Saved) -> dict[str, Tensor]:
+    """Gradients of `saved.wanted`. Probabilities are recomputed from the lse chunk by chunk: p = exp(s - lse).
 
-    ds = p * (dp - <grad_output, output> + grad_lse); the bias is a constant and gets no gradient.
-
-    Returns:
-        The gradients of `DenseCall.DIFFERENTIABLE`, each in the dtype and shape of its tensor.
+    ds = p * (dp - delta); the gradient of the bias is the sum of ds.
     """
-    (output, lse), (grad_output, grad_lse) = results, gradients
-    query, key, value, scale = call.query, call.key, call.value, call.scale
-    kappa, nu = call.knowledge_key, call.knowledge_value
-    B, Hq, Hkv, N, T, M = call.sizes
-    dtype, device = accumulation_dtype(query), query.device
-    do = grad_output.to(dtype)
-    delta = ((do * output.to(dtype)).sum(-1) - grad_lse.to(dtype))[..., None]
-    level = level_of(lse.to(dtype))
-    padding = lse[..., None] == float("-inf")  # may be NaN
-    q, r = (rows.to(dtype).masked_fill(padding, 0) for rows in (query, call.knowledge_query))
+    dtype = accumulation_dtype(call.query)
+    terms = row_terms(call, saved).each(lambda rows: rows.to(dtype))
+    made: dict[str, Tensor] = {}
+    if saved.wants(*OF_PROMPT):
+        made |= _of_prompt(call, terms, saved)
+    if saved.wants(*OF_KNOWLEDGE):
+        made |= _of_knowledge(call, terms, saved)
+    return {name: made[name].to(getattr(call, name).dtype) for name in saved.wanted}
 
-    def fold(rows: Tensor) -> Tensor:
-        """(B, Hq, N, L) -> (B, Hkv, group * N, L): the rows that share one prompt head."""
-        return rows.reshape(B, Hkv, Hq // Hkv * N, rows.shape[-1])
 
-    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(key), torch.empty_like(value)
-    for cols in chunks(T):
-        k, v = (without_hidden(t[:, :, cols].to(dtype), call.prompt_mask, cols) for t in (key, value))
-        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, device)[:, None]
-        scores = times_grouped(q, k.transpose(-1, -2)) * scale
-        p = torch.exp(scores.masked_fill(~visible, float("-inf")) - level)
-        ds = p * (times_grouped(do, v.transpose(-1, -2)) - delta) * scale
-        grad_q += times_grouped(ds, k)
-        grad_k[:, :, cols] = (fold(ds).transpose(-1, -2) @ fold(q)).to(key.dtype)
-        grad_v[:, :, cols] = (fold(p).transpose(-1, -2) @ fold(do)).to(value.dtype)
+def _of_prompt(call: DenseCall, terms: RowTerms, saved: Saved) -> dict[str, Tensor]:
+    B, Hq, Hkv, N, T, _ = call.sizes
 
-    grad_r, grad_kappa, grad_nu = torch.zeros_like(r), torch.empty_like(kappa), torch.empty_like(nu)
-    columns_times = "bhnm,bhnd->hmd" if kappa.dim() == 3 else "bhnm,bhnd->bhmd"
-    for cols in chunks(M):
+    def columns(cols: slice) -> Iterator[Tensor]:
+        for tensor in (call.key[:, :, cols], call.value[:, :, cols]):
+            yield without_hidden(tensor.to(terms.level.dtype), call.prompt_mask, cols).flatten(0, 1)
+
+    def settle(scores: Tensor, cols: slice) -> None:
+        visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, scores.device)
+        scores.view(B, Hq, N, -1).masked_fill_(~visible[:, None], float("-inf"))
+
+    # The heads of a group lie side by side.
+    rows = terms.each(lambda t: t.reshape(B * Hkv, Hq // Hkv * N, t.shape[-1]))
+    made = zip(
+        OF_PROMPT, _block(rows, rows.query, T, columns, settle, call.scale, saved.wants("key", "value")), strict=True
+    )
+    return {name: gradient.view(getattr(call, name).shape) for name, gradient in made if gradient is not None}
+
+
+def _of_knowledge(call: DenseCall, terms: RowTerms, saved: Saved) -> dict[str, Tensor]:
+    B, Hq, _, N, _, M = call.sizes
+    kappa, device = call.knowledge_key, call.query.device
+    is_shared = kappa.dim() == 3
+    outer = (Hq, B) if is_shared else (B, Hq)
+    grad_bias = torch.empty(B, M, dtype=terms.level.dtype, device=device) if saved.wants("bias") else None
+
+    def turned(t: Tensor) -> Tensor:
+        """(B, Hq, ...) as rows are ordered, or back: the batch lies inside a head that it shares the list of."""
+        return t.transpose(0, 1) if is_shared else t
+
+    def columns(cols: slice) -> Iterator[Tensor]:
         inside = inside_range(call.knowledge_range, cols, device)
-        keys, values = (without_unseen(t[..., cols, :].to(dtype), inside) for t in (kappa, nu))
-        scores = times_knowledge(r, keys.transpose(-1, -2)) * scale
-        p = torch.exp(biased(scores, call.bias, inside, cols) - level)
-        ds = p * (times_knowledge(do, values.transpose(-1, -2)) - delta) * scale
-        grad_r += times_knowledge(ds, keys)
-        grad_kappa[..., cols, :] = torch.einsum(columns_times, ds, r).to(kappa.dtype)
-        grad_nu[..., cols, :] = torch.einsum(columns_times, p, do).to(nu.dtype)
+        for tensor in (kappa[..., cols, :], call.knowledge_value[..., cols, :]):
+            yield without_unseen(tensor.to(terms.level.dtype), inside).reshape(-1, *tensor.shape[-2:])
 
-    return grad_q.to(query.dtype), grad_k, grad_v, grad_kappa, grad_nu, grad_r.to(query.dtype)
+    def settle(scores: Tensor, cols: slice) -> None:
+        of_each = turned(scores.view(*outer, N, -1))
+        if call.bias is not None:
+            of_each.add_(call.bias[:, None, None, cols])
+        if (inside := inside_range(call.knowledge_range, cols, device)) is not None:
+            of_each.masked_fill_(~inside, float("-inf"))
+
+    def see(grad_scores: Tensor, cols: slice) -> None:
+        if grad_bias is not None:
+            grad_bias[:, cols] = turned(grad_scores.view(*outer, N, -1)).sum((1, 2))
+
+    rows = terms.each(lambda t: turned(t).reshape(Hq if is_shared else B * Hq, -1, t.shape[-1]))
+    wants_columns = saved.wants("knowledge_key", "knowledge_value")
+    found = _block(rows, rows.knowledge_query, M, columns, settle, call.scale, wants_columns, see)
+    made = {"knowledge_query": turned(found[0].view(*outer, N, -1))}
+    if found[1] is not None and found[2] is not None:
+        made |= {"knowledge_key": found[1].view(kappa.shape), "knowledge_value": found[2].view(kappa.shape)}
+    if grad_bias is not None and call.bias is not None:
+        made["bias"] = grad_bias.sum_to_size(call.bias.shape)
+    return made
+
+
+def _block(
+    rows: RowTerms,
+    query: Tensor,
+    length: int,
+    columns: Callable[[slice], Iterable[Tensor]],
+    settle: Callable[[Tensor, slice], None],
+    scale: float,
+    wants_columns: bool,
+    see: Callable[[Tensor, slice], None] = lambda grad_scores, cols: None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of the rows' query (X, R, D), and if wanted of one block's keys and values (X, length, D).
+
+    Args:
+        rows, query: (X, R, ...): rows that read one list of columns lie side by side.
+        columns: keys and values (X, L, D) of a slice.
+        settle: adds the bias to scores (X, R, L) of a slice and hides what a row does not see, in place.
+        see: is shown the gradients of the scores.
+    """
+    X, R, D = query.shape
+    grad_query = torch.zeros_like(query)
+    grad_key, grad_value = (query.new_empty(X, length if wants_columns else 0, D) for _ in range(2))
+    for cols in chunks_beside(X * R, length):
+        k, v = columns(cols)
+        p = torch.baddbmm(-rows.level, query, k.mT, alpha=scale)
+        settle(p, cols)
+        p.exp_()
+        ds = torch.baddbmm(-rows.delta, rows.grad_output, v.mT).mul_(p)
+        see(ds, cols)
+        grad_query.baddbmm_(ds, k, alpha=scale)
+        if wants_columns:
+            grad_key[:, cols] = torch.bmm(ds.mT, query).mul_(scale)
+            grad_value[:, cols] = torch.bmm(p.mT, rows.grad_output)
+    return (grad_query, grad_key, grad_value) if wants_columns else (grad_query, None, None)

@@ -111,12 +111,24 @@ DECODE: tuple[Choice[Tile], ...] = (
     ),
 )
 
+# Of a backward: rows whose gradients a program holds, and those that it reads at a time. Wider heads and float32 have
+# no tile yet: plain PyTorch differentiates them.
+BACKWARD: tuple[Choice[Tile], ...] = (
+    Choice(Tile(32, 32, 4, 1), "small, so that short inputs span several tiles", (1, 256), None, INTERPRETER),
+    Choice(Tile(32, 64, 8, 2), "64 held rows spill on sm_80, and four warps take 224 registers; 52 KiB", (1, 128)),
+)
+
 
 def forward_tile(arch: Arch, head_dim: int, precision: Precision, rows: int, *, masked: bool) -> ForwardTile:
     """The tile of a single pass of `rows` new queries; raises as `parse` and `select`."""
     if pinned := os.environ.get(TILE_VARIABLE):
         return parse(pinned)
     return select(FORWARD, arch, precision, head_dim, rows, masked=masked)
+
+
+def backward_tile(arch: Arch, head_dim: int, precision: Precision) -> Tile:
+    """The tile of a backward; raises as `select`."""
+    return select(BACKWARD, arch, precision, head_dim)
 
 
 def parse(text: str) -> ForwardTile:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kblam_kernels.common.columns import without_hidden
 from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
-from kblam_kernels.common.tiles import precision_of
+from kblam_kernels.common.tiles import Tile, precision_of
 from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.tiles import forward_tile, split_head_dim
@@ -143,6 +143,32 @@ def dense_forward_kernel(
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
 
 
+def kernel_tile(D: int, tile: Tile, ragged_stages: int, *, bias_per_token: bool) -> KernelTile:
+    """A tile for heads of width D."""
+    sizes = split_head_dim(D, tile.block_rows)
+    return KernelTile(
+        WIDTH=D,
+        PARTS=len(sizes),
+        STARTS=(0, *sizes[:-1]),
+        SIZES=sizes,
+        BLOCK_N=tile.block_rows,
+        BLOCK_M=tile.block_m,
+        RAGGED_STAGES=ragged_stages,
+        BIAS_PER_TOKEN=bias_per_token,
+    )
+
+
+def shown(call: DenseCall) -> DenseCall:
+    """A call whose prompt mask is 0 where it shows a column and -inf where it hides it, and whose hidden columns are 0.
+
+    Copies, since what is hidden may be NaN, which neither -inf nor weight 0 would hide; small beside a prefill.
+    """
+    if (mask := call.prompt_mask) is None:
+        return call
+    columns = {name: without_hidden(getattr(call, name), mask, slice(None)) for name in ("key", "value")}
+    return call.but(prompt_mask=mask.float().log_(), **columns)  # the logarithms of True and False
+
+
 def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, N, D) in the dtype of the query and natural-log lse (B, Hq, N) float32, in one launch."""
     B, Hq, N, D = call.query.shape
@@ -152,17 +178,11 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     bias = call.bias if call.num_tokens > 0 else None
     per_token = bias is not None and bias.stride(1) != 0
     masked = call.prompt_mask is not None or call.window is not None or per_token
-    call = call.but(bias=bias)
-    if (mask := call.prompt_mask) is not None:
-        # Copies, since what is hidden may be NaN, which neither -inf nor weight 0 would hide; small beside a prefill.
-        shown = {name: without_hidden(getattr(call, name), mask, slice(None)) for name in ("key", "value")}
-        # 0 where it shows a column, -inf where it hides it: the logarithms of True and False.
-        call = call.but(prompt_mask=mask.float().log_(), **shown)
+    call = shown(call.but(bias=bias))
     if call.scale < 0:
         # The kernel takes the row maximum before it scales.
         call = call.but(query=-call.query, knowledge_query=-call.knowledge_query, scale=-call.scale)
     tile = forward_tile(target_arch(call.query), D, precision_of(call.query.dtype), N, masked=masked)
-    sizes = split_head_dim(D, tile.block_rows)
     launch(
         dense_forward_kernel,
         (triton.cdiv(N, tile.block_rows) * B * Hq,),
@@ -173,16 +193,7 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
         output=heads(output),
         lse=lse,
         GROUP=Hq // call.key.shape[1],
-        TILE=KernelTile(
-            WIDTH=D,
-            PARTS=len(sizes),
-            STARTS=(0, *sizes[:-1]),
-            SIZES=sizes,
-            BLOCK_N=tile.block_rows,
-            BLOCK_M=tile.block_m,
-            RAGGED_STAGES=tile.ragged_stages or tile.num_stages,
-            BIAS_PER_TOKEN=per_token,
-        ),
+        TILE=kernel_tile(D, tile, tile.ragged_stages or tile.num_stages, bias_per_token=per_token),
         IS_SHARED=call.knowledge_key.dim() == 3,
     )
     return output, lse

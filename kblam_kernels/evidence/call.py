@@ -31,7 +31,7 @@ class EvidenceCall(Call):
     KNOWLEDGE = "key"
     STRIDED = ("rows", "key")
     # Latents, a key of rank 2, get no gradient: `interface` refuses them.
-    DIFFERENTIABLE = ("rows", "key", "lse")
+    DIFFERENTIABLE = ("rows", "key", "lse", "bias")
     RESULTS = ("mass",)
 
     rows: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -60,7 +61,7 @@ def evidence(
 
     Returns:
         (B, M) in the dtype of lse: sum over h, n of row_weight * p[b, h, n, m]. Differentiable in dense keys, the
-        knowledge query and lse.
+        knowledge query, lse and a bias.
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit, or latents where a gradient is
@@ -85,8 +86,19 @@ def evidence(
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
+    if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
+        parts = []
+        for tokens, piece in knowledge.pieces():
+            some: EvidenceOptions = {**_of_tokens(tokens, **options), "row_weight": weight, "backend": backend}
+            parts.append(evidence(knowledge_query, piece.to_dense(), lse, **some))
+        return torch.cat(parts, 1)
+    bias = options.get("knowledge_bias")
     if isinstance(knowledge, LatentKnowledge) and needs_gradient(
-        knowledge_query, lse, knowledge.key, knowledge.projection.key_weight
+        knowledge_query,
+        lse,
+        knowledge.key,
+        knowledge.projection.key_weight,
+        bias if isinstance(bias, Tensor) else None,
     ):
         refuse(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
@@ -94,6 +106,20 @@ def evidence(
         )
     call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
+
+
+def _of_tokens(
+    tokens: slice,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
+) -> Options:
+    """Options for some of the tokens."""
+    if isinstance(knowledge_bias, Tensor) and knowledge_bias.dim() > 0:
+        knowledge_bias = knowledge_bias[..., tokens]
+    if knowledge_range is not None:
+        knowledge_range = knowledge_range.clamp(0, tokens.stop) - tokens.start
+    return {"scale": scale, "knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
 
 
 def top_evidence(

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.columns import inside_range, score_chunks, times_knowledge, without_unseen
 from kblam_kernels.common.softmax import accumulation_dtype, level_of
 from kblam_kernels.evidence.call import EvidenceCall
-
-Tensors = tuple[Tensor, ...]
 
 
 def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
@@ -30,23 +29,30 @@ def forward(call: EvidenceCall) -> tuple[Tensor]:
     return (torch.cat(parts, 1) if parts else lse.new_zeros(call.rows.shape[0], 0),)
 
 
-def backward(call: EvidenceCall, results: Tensors, gradients: Tensors) -> Tensors:
+def backward(call: EvidenceCall, saved: Saved) -> dict[str, Tensor]:
     """Gradients of the masses of dense knowledge.
 
-    With p = exp(s - lse) recomputed: ds = grad * row_weight * p, and the gradient of lse is - sum over m of ds.
+    With p = exp(s - lse) recomputed: ds = grad * row_weight * p. The gradient of lse is - sum over m of ds, that of the
+    bias the sum over (h, n).
     """
-    grad, dtype = gradients[0], accumulation_dtype(call.rows)
+    (grad,), dtype = saved.gradients, accumulation_dtype(call.rows)
+    assert grad is not None  # of the only result
     weight = call.row_weight.to(dtype)[..., None]
     r = call.rows.to(dtype).masked_fill(call.lse[..., None] == float("-inf"), 0)
     grad_rows, grad_key, grad_lse = torch.zeros_like(r), torch.empty_like(call.key), torch.zeros_like(call.lse)
+    grad_bias = grad_lse.new_empty(call.rows.shape[0], call.num_tokens)
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols, scores in _scores(call):
         ds = grad[:, None, None, cols].to(dtype) * weight * _shares(scores, call.lse)
         grad_lse -= ds.sum(-1).to(grad_lse.dtype)
+        grad_bias[:, cols] = ds.sum((1, 2)).to(grad_lse.dtype)
         inside = inside_range(call.knowledge_range, cols, r.device)
         grad_rows += times_knowledge(ds, without_unseen(call.key[..., cols, :].to(dtype), inside)) * call.scale
         grad_key[..., cols, :] = (torch.einsum(columns_times, ds, r) * call.scale).to(grad_key.dtype)
-    return grad_rows.to(call.rows.dtype), grad_key, grad_lse
+    made = {"rows": grad_rows.to(call.rows.dtype), "key": grad_key, "lse": grad_lse}
+    if call.bias is not None:
+        made["bias"] = grad_bias.sum_to_size(call.bias.shape).to(call.bias.dtype)
+    return made
 
 
 def knowledge_lse(call: EvidenceCall) -> Tensor:

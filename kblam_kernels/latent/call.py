@@ -9,6 +9,7 @@ from torch import Tensor
 from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.checks import check_alike
 from kblam_kernels.errors import refuse
+from kblam_kernels.knowledge import LatentKnowledge, LatentProjection
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class LatentCall(AttentionCall):
         latent_key, latent_value, norm, key_scale, value_scale: (M, P) twice and (M,), as `LatentKnowledge`.
         key_weight, key_bias, value_weight, value_bias: (Hq, D, P) and (Hq, D), as `LatentProjection`.
         int8_products: int8 latents may be multiplied as int8; only the C++ kernels use this.
+        materialised: read as keys and values, a piece at a time (`pieces.py`).
     """
 
     KNOWLEDGE = "latent_key"
     STRIDED = ("query", "key", "value", "knowledge_query", "latent_key", "latent_value")
+    DIFFERENTIABLE = ("query", "key", "value", "knowledge_query", "bias")
 
     latent_key: Tensor
     latent_value: Tensor
@@ -34,6 +37,15 @@ class LatentCall(AttentionCall):
     value_weight: Tensor
     value_bias: Tensor
     int8_products: bool
+    materialised: bool = False
+
+    @property
+    def knowledge(self) -> LatentKnowledge:
+        """The latents and their projection."""
+        projection = LatentProjection(self.key_weight, self.key_bias, self.value_weight, self.value_bias)
+        return LatentKnowledge(
+            self.latent_key, self.latent_value, self.norm, projection, self.key_scale, self.value_scale
+        )
 
     def check(self) -> None:
         super().check()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.columns import inside_range, mix_knowledge, score_chunks, take_prompt
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
+from kblam_kernels.latent import pieces
 from kblam_kernels.latent.absorption import Absorbed, Mixed, projected
 from kblam_kernels.latent.call import LatentCall
 
@@ -18,6 +20,11 @@ from kblam_kernels.latent.call import LatentCall
 def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
     """Output and lse."""
     return projected(call, mix)
+
+
+def backward(call: LatentCall, saved: Saved) -> dict[str, Tensor]:
+    """Gradients, from the keys and values that the latents stand for, by the backward of the dense op that serves."""
+    return pieces.backward(call, saved)
 
 
 def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:

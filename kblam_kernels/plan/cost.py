@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kblam_kernels.knowledge import PIECE_BYTES
 from kblam_kernels.latent.tiles import latent_tile, queries_at_once, query_bytes
 from kblam_kernels.plan.devices import Device
 from kblam_kernels.plan.workload import Workload
@@ -68,9 +69,13 @@ def _dense(workload: Workload, device: Device, queries: int) -> Cost:
 
 def _materialise(workload: Workload, device: Device, queries: int) -> Cost:
     rates = device.rates(workload.element_size)
-    # Latents are read, keys and values written, keys read and written again for their norm.
-    moved = workload.latent_bytes + 2 * workload.dense_layer_bytes
+    # Latents are read; in the model's dtype, those of keys with their norm, they are written and read again; keys and
+    # values are written. A piece of them is in memory at a time.
+    rows = 2 * workload.triples * workload.width * workload.element_size
+    moved = workload.latent_bytes + 2 * rows + workload.dense_layer_bytes
+    share = min(1.0, PIECE_BYTES / max(workload.dense_layer_bytes, 1))
     operations = 4 * workload.triples * workload.num_heads * workload.head_dim * workload.width
     making = max(moved / rates.bytes_per_second, operations / rates.projection)
     dense = _dense(workload, device, queries)
-    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, workload.dense_layer_bytes)
+    taken = int(share * (workload.dense_layer_bytes + rows))
+    return Cost(moved + dense.bytes, operations + dense.operations, making + dense.seconds, taken)

@@ -23,7 +23,7 @@ SCRATCH_SHARE = 0.5
 _NEEDS: dict[KnowledgePath, str] = {
     "latent": "partial sums of attention to latents",
     "dense": "keys and values of all layers",
-    "materialise": "keys and values of one layer",
+    "materialise": "keys and values made at a time",
 }
 # Beyond this many new tokens a row the choice no longer changes.
 MOST_TOKENS = 65536

@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, call_of
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.tiles import Arch
 from kblam_kernels.dense.call import DenseCall
@@ -62,6 +63,8 @@ def cases() -> Iterator[Case]:
     for arch in ARCHS:
         yield from _decode(arch)
     for arch in ARCHS:
+        yield from _backward(arch)
+    for arch in ARCHS:
         yield from _latent(arch)
     yield _latents("sm_86", BF16, 512)
     yield _latents("sm_86", BF16, 512, INT8)
@@ -99,6 +102,21 @@ def _decode(arch: Arch) -> Iterator[Case]:
             launch = _launch(dense_attention, dense_call(dtype, D, 1, **has))
             extended = (dtype, D, inputs) != (BF16, 128, "everything")
             yield Case(f"{_NAMES[dtype]} D{D} {inputs}", arch, launch, extended)
+
+
+def _backward(arch: Arch) -> Iterator[Case]:
+    # Of each kernel what one block needs: the gradient named first is of its rows or of its columns.
+    blocks = {"rows of prompt": "query", "columns of prompt": "key", "rows": "knowledge_query", "columns": "bias"}
+    for D in (64, 96, 128):
+        call = dense_call(BF16, D, 1024, **everything())
+        for block, name in blocks.items():
+            launch = functools.partial(_differentiate, call, name)
+            yield Case(f"bfloat16 D{D} backward {block}", arch, launch, (D, name) != (128, "bias"))
+
+
+def _differentiate(call: DenseCall, name: str) -> None:
+    results = call.empty()
+    dense_attention.named("triton").backward(call, Saved(results, results, (name,), "triton"))
 
 
 def _latent(arch: Arch) -> Iterator[Case]:

@@ -461,8 +461,8 @@ def usual(way: Way, N: int, dtype: torch.dtype = FLOAT32, **options: Any) -> Any
 
 
 def is_differentiable(problem: AnyProblem) -> bool:
-    """Latents get no gradient."""
-    return not problem.is_latent
+    """Evidence of latents has no gradient."""
+    return not (problem.is_latent and isinstance(problem, EvidenceProblem))
 
 
 def attention_of(problem: AnyProblem) -> Problem:

@@ -122,19 +122,30 @@ class Problem:
         tensors, options = self.arguments()
         return call_of(*tensors, self.is_alone, **options)
 
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """What gradients are taken of, by the name that `but` knows it by: TENSORS, and the bias if it is a tensor."""
+        tensors = PROMPT if self.is_latent else TENSORS
+        return (*tensors, "knowledge_bias") if isinstance(self.knowledge_bias, Tensor) else tensors
+
     def leaves(self) -> Problem:
-        """Fresh leaves that require gradients; of dense knowledge."""
-        return self.but(**{name: getattr(self, name).detach().clone().requires_grad_() for name in TENSORS})
+        """Fresh leaves that require gradients."""
+        leaves = {name: getattr(self, name).detach().clone().requires_grad_() for name in self.differentiable}
+        return self.but(**leaves)
 
     def gradients(self, seed: int = 0, backend: str = "reference") -> tuple[Tensor, ...]:
-        """Of a random function of output and lse, for the six tensors in the order of TENSORS."""
+        """Of a random function of output and lse, in the order of `differentiable`."""
         leaves = self.leaves()
-        output, lse = leaves.run(backend)
+        loss = self.loss(*leaves.run(backend), seed)
+        return torch.autograd.grad(loss, [getattr(leaves, name) for name in self.differentiable])
+
+    @staticmethod
+    def loss(output: Tensor, lse: Tensor, seed: int = 0) -> Tensor:
+        """A random function of both results."""
         draw = torch.Generator().manual_seed(seed)
         # Drawn in float64 and rounded, so that every dtype differentiates the same function.
         for_output, for_lse = (torch.randn(t.shape, generator=draw, dtype=torch.float64) for t in (output, lse))
-        loss = (output * for_output.to(output.dtype)).sum() + (lse * for_lse.to(lse.dtype))[lse.isfinite()].sum()
-        return torch.autograd.grad(loss, [getattr(leaves, name) for name in TENSORS])
+        return (output * for_output.to(output.dtype)).sum() + (lse * for_lse.to(lse.dtype))[lse.isfinite()].sum()
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,7 @@ class EvidenceProblem:
 
     def leaves(self) -> EvidenceProblem:
         """Fresh leaves that require gradients; of dense knowledge."""
-        names = ("knowledge_query", "knowledge_key")
+        names = ("knowledge_query", "knowledge_key", *self.attention.differentiable[len(TENSORS) :])
         leaves = {name: getattr(self.attention, name).detach().clone().requires_grad_() for name in names}
         return dataclasses.replace(self.but(**leaves), lse=self.lse.detach().clone().requires_grad_())
 

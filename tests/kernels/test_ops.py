@@ -176,9 +176,12 @@ def test_opcheck_of_the_backward(op: str, name: str, dtype: torch.dtype) -> None
     checked, call = SMALL[op][name](dtype).call()
     results = checked(call, "reference")
     gradients = [torch.ones_like(result) for result in results]
-    torch.library.opcheck(
-        checked.backward_overload, (*gradients, *results, *(getattr(call, field) for field in checked.fields))
-    )
+    fields = [getattr(call, field) for field in checked.fields]
+    every = [getattr(call, name) is not None for name in call.DIFFERENTIABLE]
+    first = [True] + [False] * (len(every) - 1)
+    for some, wanted in ((gradients, every), ([None, *gradients[1:]], first)):
+        if some != [None]:
+            torch.library.opcheck(checked.backward_overload, (*some, *results, *fields, wanted, "reference"))
 
 
 def compiled(problem: AnyProblem, **options: Any) -> Callable[..., tuple[Tensor, ...]]:

@@ -229,6 +229,10 @@ def test_a_run_refuses(change: Any, message: str) -> None:
         ((torch.tensor([0, 5]),), "query_start_loc must be int32"),
         ((torch.tensor([0, 5]).int(), torch.zeros(2, 2).int()), "num_requests=1, 2"),
         ((torch.tensor([0, 5]).int().to(META),), "query_start_loc must be on cpu; got meta"),
+        (
+            (torch.tensor([0, 5]).int(), None, torch.zeros(1, requires_grad=True)),
+            r"no gradient and knowledge_bias requires one: pass knowledge_bias\.detach",
+        ),
     ],
 )
 def test_a_plan_refuses(arguments: tuple[Any, ...], message: str) -> None:
@@ -236,7 +240,7 @@ def test_a_plan_refuses(arguments: tuple[Any, ...], message: str) -> None:
     attend = KnowledgePlan(step.knowledge, MOST)
     told(attend, step)
     with pytest.raises(UnsupportedInputError, match=message):
-        attend.plan(*arguments)
+        attend.plan(*arguments[:2], knowledge_bias=arguments[2] if len(arguments) > 2 else 0.0)
     # What was planned before still is.
     for ours, theirs in zip(attend.run(step.knowledge_query, step.knowledge), step.run("auto"), strict=True):
         assert torch.equal(ours, theirs)

@@ -268,7 +268,6 @@ META = torch.device("meta")
         ({"knowledge_bias": torch.zeros(3)}, r"float32 \(num_requests=2,\).*\(3,\)"),
         ({"knowledge_bias": torch.zeros(2).half()}, "number or float32.*float16"),
         ({"knowledge_bias": torch.zeros(2, device=META)}, "knowledge_bias must be on cpu; got meta"),
-        ({"knowledge_bias": torch.zeros(2, requires_grad=True)}, "detach"),
         ({"knowledge_bias": INF}, "finite or -inf; got inf"),
         ({"max_span": 0}, "max_span must be at least 1; got 0"),
         ({"max_span": 39}, r"a range is longer than max_span=39: \[\[0, 40\], \[3, 9\]\]"),
@@ -281,11 +280,16 @@ def test_partial_attention_refuses(bad: dict[str, Any], message: str) -> None:
         partial_knowledge_attention(**arguments(**bad))
 
 
-def test_latents_have_no_gradient_here_either() -> None:
+def test_queries_get_gradients_through_latents_here_too() -> None:
     made = batch([2], [(0, 40)], is_latent=True, dtype=FLOAT32)
     assert isinstance(made.knowledge, LatentKnowledge)
-    with pytest.raises(UnsupportedInputError, match="latents has no gradient"):
-        partial_knowledge_attention(made.knowledge_query.requires_grad_(), made.knowledge, made.starts)
+    found = []
+    for knowledge in (made.knowledge, made.knowledge.to_dense()):
+        query, bias = made.knowledge_query.clone().requires_grad_(), torch.zeros(1, requires_grad=True)
+        output, lse = partial_knowledge_attention(query, knowledge, made.starts, knowledge_bias=bias)
+        found.append(torch.autograd.grad(output.square().sum() + lse.sum(), [query, bias]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -72,7 +72,6 @@ BAD: list[Any] = [
     pytest.param({"knowledge_bias": torch.zeros(B + 1, M)}, r"B=2.*got \(3, 7\)", id="bias-batch"),
     pytest.param({"knowledge_bias": torch.zeros(M).half()}, "float32 on cpu; got torch.float16", id="bias-dtype"),
     pytest.param({"knowledge_bias": torch.zeros(M, device=META)}, "float32 on cpu; got .* on meta", id="bias-device"),
-    pytest.param({"knowledge_bias": torch.zeros(M, requires_grad=True)}, "detach", id="bias-gradient"),
     pytest.param({"prompt_mask": torch.ones(B, T)}, "prompt_mask must be bool .*torch.float32", id="mask-dtype"),
     pytest.param({"prompt_mask": torch.ones(B, 1, N, T, dtype=torch.bool)}, r"T=5.*got .*\(2, 1, 3, 5\)", id="mask-4d"),
     pytest.param({"prompt_mask": torch.ones(B, T - 1, dtype=torch.bool)}, r"T=5.*\(2, 4\)", id="mask-length"),

@@ -11,7 +11,9 @@ import torch
 
 from kblam_kernels import BackendUnavailableError, UnsupportedInputError, explain, rectangular_attention
 from kblam_kernels.common import dispatch
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.dispatch import Backend, Explanation
+from kblam_kernels.common.launch import recording
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import DENSE_BACKENDS, dense_attention
 from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
@@ -220,11 +222,22 @@ def test_the_chosen_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch
 
 def test_a_backward_is_chosen_apart_from_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(Sevens):
-        def backward(self, call: DenseCall, results: Any, gradients: Any) -> tuple[torch.Tensor, ...]:
-            return tuple(torch.full_like(getattr(call, name), 2.0) for name in call.DIFFERENTIABLE)
+        def backward(self, call: DenseCall, saved: Saved) -> dict[str, torch.Tensor]:
+            return {name: torch.full_like(getattr(call, name), 2.0) for name in saved.wanted}
 
     monkeypatch.setattr(dense_attention, "backwards", (Broken(), Doubled()))
     assert all((gradient == 2).all() for gradient in CALL.gradients(backend="reference"))
+
+
+def test_a_backward_without_a_tile_is_plain_pytorchs(a_gpu: Callable[[int, int], None]) -> None:
+    a_gpu(8, 0)
+    chosen = {}
+    for dtype, D in ((torch.bfloat16, 64), (torch.bfloat16, 128), (torch.bfloat16, 256), (torch.float32, 64)):
+        with recording("sm_80"):
+            call = call_of(dtype, D)
+            saved = Saved(call.empty(), call.empty(), call.DIFFERENTIABLE, "triton")
+            chosen[dtype, D] = dense_attention.differentiating(call, saved).name
+    assert list(chosen.values()) == ["triton", "triton", "reference", "reference"]
 
 
 def test_no_knowledge_is_explained_too() -> None:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kblam_kernels import DenseKnowledge, rectangular_attention
 from kblam_kernels.common import columns
+from kblam_kernels.common.call import Saved
 from kblam_kernels.dense import reference
 from tests.kernels.problems import INF, TENSORS, Problem, make, through_sdpa, visible_columns
 
@@ -167,7 +168,7 @@ def test_shared_knowledge_is_the_same_list_for_each_row() -> None:
     )
     for actual, expected in zip(rows.run(), p.run(), strict=True):
         close(actual, expected)
-    for name, shared, row in zip(TENSORS, p.gradients(), rows.gradients(), strict=True):
+    for name, shared, row in zip(p.differentiable, p.gradients(), rows.gradients(), strict=True):
         close(row.sum(0) if name in ("knowledge_key", "knowledge_value") else row, shared)
 
 
@@ -212,7 +213,7 @@ def test_a_row_that_sees_no_prompt_gives_zero_and_passes_no_gradient(dtype: torc
     assert (output.transpose(1, 2)[blind] == 0).all()
     assert (lse.transpose(1, 2)[blind] == -INF).all()
     assert lse.transpose(1, 2)[~blind].isfinite().all()
-    named = dict(zip(TENSORS, p.gradients(), strict=True))
+    named = dict(zip(p.differentiable, p.gradients(), strict=True))
     assert all(gradient.isfinite().all() for gradient in named.values())
     for name in ("query", "knowledge_query"):
         assert (named[name].transpose(1, 2)[blind] == 0).all()
@@ -228,7 +229,7 @@ def test_hiding_every_triple_leaves_the_prompt() -> None:
     nothing = p.but(knowledge_key=p.knowledge_key[:, :0], knowledge_value=p.knowledge_value[:, :0])
     for actual, expected in zip(hidden.run(), nothing.run(), strict=True):
         close(actual, expected)
-    gradients = dict(zip(TENSORS, hidden.gradients(), strict=True))
+    gradients = dict(zip(hidden.differentiable, hidden.gradients(), strict=True))
     assert all(gradients[name].count_nonzero() == 0 for name in TENSORS if name.startswith("knowledge"))
 
 
@@ -247,7 +248,7 @@ def test_error_is_that_of_rounding_the_result(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gradients_have_the_error_of_rounding(dtype: torch.dtype) -> None:
     p = make(M=50, window=6).to(dtype)
-    for name, actual, exact in zip(TENSORS, p.gradients(), p.to(torch.float64).gradients(), strict=True):
+    for name, actual, exact in zip(p.differentiable, p.gradients(), p.to(torch.float64).gradients(), strict=True):
         assert actual.dtype == dtype, name
         # The output is rounded before the backward pass reads it: a few roundings, not one.
         limit = 4 * torch.finfo(dtype).eps * exact.abs().max().item()
@@ -306,7 +307,7 @@ def test_memory_does_not_grow_with_queries_times_triples(monkeypatch: pytest.Mon
     with LargestTensor() as forward:
         output, lse = reference.forward(call)
     with LargestTensor() as backward:
-        reference.backward(call, (output, lse), (output, lse))
+        reference.backward(call, Saved((output, lse), (output, lse), call.DIFFERENTIABLE[:-1], "reference"))
     one_chunk, knowledge = H * N * 32, H * M * D
     assert one_chunk <= forward.elements <= knowledge < H * N * M
     assert one_chunk <= backward.elements <= knowledge

@@ -135,6 +135,17 @@ def test_both_are_differentiable() -> None:
     assert torch.autograd.gradcheck(shares, [p.knowledge_query, p.knowledge_key, lse])
 
 
+@pytest.mark.parametrize("shape", [(7,), (2, 7)])
+def test_a_bias_has_a_gradient(shape: tuple[int, ...]) -> None:
+    bias = torch.randn(shape).requires_grad_()
+    p = make(knowledge_bias=bias)
+    shares = mass(p, p.run()[1].detach())
+    along = torch.randn_like(shares)
+    (found,) = torch.autograd.grad((shares * along).sum(), bias)
+    # An exponential is its own derivative.
+    close(found.double(), (shares * along).detach().sum_to_size(bias.shape), 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_input_gives_float32_masses(dtype: torch.dtype) -> None:
     p = make(M=300, D=64).to(dtype)

@@ -108,13 +108,19 @@ def test_rewriting_one_row_changes_the_next_call() -> None:
     torch.testing.assert_close(after, changed.exact()[0], rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_are_refused_and_nothing_is_lost_without_them() -> None:
+def test_gradients_of_latents_and_projections_are_refused() -> None:
     problem = make_latent()
-    training = problem.but(query=problem.query.clone().requires_grad_())
-    with pytest.raises(UnsupportedInputError, match="no gradient"):
-        training.run()
-    with torch.no_grad():
-        assert torch.equal(training.run()[0], problem.run()[0])
+    k = problem.knowledge
+    weight = dataclasses.replace(k.projection, value_weight=k.projection.value_weight.clone().requires_grad_())
+    for learning in (
+        dataclasses.replace(k, value=k.value.clone().requires_grad_()),
+        dataclasses.replace(k, norm=k.norm.clone().requires_grad_()),
+        dataclasses.replace(k, projection=weight),
+    ):
+        with pytest.raises(UnsupportedInputError, match="latents and their projection get no gradient"):
+            problem.but(knowledge=learning).run()
+        with torch.no_grad():
+            assert torch.equal(problem.but(knowledge=learning).run()[0], problem.run()[0])
 
 
 def test_the_choice_of_backend_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kblam_kernels import UnsupportedInputError, plan
+from kblam_kernels.knowledge import PIECE_BYTES
 from kblam_kernels.latent.tiles import SCRATCH_BYTES
 from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, remembered
 from kblam_kernels.plan.__main__ import main
@@ -87,13 +88,22 @@ def test_partial_sums_of_a_gpu_cost_bytes_and_memory() -> None:
     weights = 2 * 4 * 25 * 100 * 2
     assert many.bytes == 3 * SHAPE.latent_bytes + weights + 2 * (2 * at_once + 1) * each, "three blocks"
     assert cost_of("dense", SHAPE, gpu, 2).memory == SHAPE.dense_bytes
-    assert cost_of("materialise", SHAPE, gpu, 2).memory == SHAPE.dense_layer_bytes
+    # Keys and values of one layer, and the latents that they are made of.
+    assert cost_of("materialise", SHAPE, gpu, 2).memory == SHAPE.dense_layer_bytes + 2 * 1000 * 100 * 2
+
+
+def test_materialising_takes_the_memory_of_a_piece() -> None:
+    million = dataclasses.replace(LLAMA, triples=1_000_000)
+    cost = cost_of("materialise", million, SPECIFIED["a100"], 512)
+    assert PIECE_BYTES < cost.memory < 1.1 * PIECE_BYTES
+    rows = 2 * 1_000_000 * 384 * 2
+    assert cost.bytes == million.latent_bytes + 2 * rows + 2 * million.dense_layer_bytes
 
 
 def test_scratch_that_does_not_fit_is_not_taken() -> None:
     made = plan(LLAMA, SPECIFIED["a100"].with_memory(300 * 10**6))
     assert (made.decode, made.prefill) == ("latent", "latent")
-    assert "keys and values of one layer are 164 MB, and 300 MB are free" in str(made)
+    assert "keys and values made at a time are 179 MB, and 300 MB are free" in str(made)
     # Of many queries the partial sums take 133 MB, of one 4 MB.
     made = plan(LLAMA, SPECIFIED["a100"].with_memory(200 * 10**6))
     assert (made.decode, made.prefill) == ("latent", "latent")

@@ -38,6 +38,8 @@ CHOSEN = {
         "float32 D128 everything",
         "float32 D256 everything",
     ),
+    "dense_backward_rows_kernel": ("bfloat16 D128 backward rows",),
+    "dense_backward_columns_kernel": (),
     "latent_decode_kernel": (
         "bfloat16 P256 D256 everything",
         "bfloat16 P384 D96 everything",
@@ -149,6 +151,8 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
     tables: dict[str, Any] = {
         "dense_forward_kernel": dense.FORWARD,
         "dense_decode_kernel": dense.DECODE,
+        "dense_backward_rows_kernel": dense.BACKWARD,
+        "dense_backward_columns_kernel": dense.BACKWARD,
         "latent_decode_kernel": latent.TILES,
         "evidence_mass_kernel": evidence.TILES,
     }
