@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from kblam.adapter.config import FORMAT_VERSION
+from kblam.generation.decision import Unknown
 
 THREADS = "1"
 ANSWER_TOKENS = 48
@@ -172,7 +173,7 @@ def answers_of_ask(
     return [(answer.text, answer.basis()) for answer in answers]
 
 
-def unknown_of(question: str) -> str:
+def unknown_of(question: str) -> Unknown:
     """What becomes of a question that is unknown: half are refused, half go to the base model."""
     return "base" if len(question) % 2 else "refuse"
 

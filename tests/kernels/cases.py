@@ -49,8 +49,8 @@ class Case:
 
     def problem(self, dtype: torch.dtype = torch.float64) -> Problem:
         """Inputs rounded to `dtype`, on the CPU."""
-        sizes: dict[str, int] = {name: getattr(self, name) for name in ("B", "H", "G", "N", "M", "D")}
-        made = make(**sizes, T=self.T or self.N, shared=self.shared, seed=len(self.name)).to(dtype)
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in ("B", "H", "G", "N", "M", "D")}
+        made = make(T=self.T or self.N, shared=self.shared, seed=len(self.name), **sizes).to(dtype)
         # After the conversion, which would make every tensor dense.
         for change in self.changes.values():
             made = change(made)

@@ -108,7 +108,7 @@ class Problem:
         """(output, lse)."""
         tensors, options = self.arguments(dense=dense)
         if self.is_alone:
-            op, call = call_of(*tensors, True, **options)
+            op, call = self.call(dense=dense)
             output, lse = op(call, op.choose(call, backend))
             return output, lse
         return rectangular_attention(*tensors, **options, return_lse=True, backend=backend)
@@ -117,10 +117,11 @@ class Problem:
         """(output, lse) of the dense specification in float64, on exactly these (rounded) numbers."""
         return self.to(torch.float64).run(dense=True)
 
-    def call(self) -> tuple[Op[Any], Any]:
+    def call(self, *, dense: bool = False) -> tuple[Op[Any], Any]:
         """The op, and the call as the op takes it."""
-        tensors, options = self.arguments()
-        return call_of(*tensors, self.is_alone, **options)
+        tensors, options = self.arguments(dense=dense)
+        query, key, value, knowledge, knowledge_query = tensors
+        return call_of(query, key, value, knowledge, knowledge_query, self.is_alone, **options)
 
     @property
     def differentiable(self) -> tuple[str, ...]:
