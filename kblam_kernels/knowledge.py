@@ -240,10 +240,7 @@ class LatentKnowledge:
             yield tokens, self.part(tokens)
 
     def to_dense(self) -> DenseKnowledge:
-        """The keys and values that this layer sees, materialised: (Hq, M, D) in the projection's dtype.
-
-        In memory the heads lie inside a token: one matrix product for keys and one for values write them as they are.
-        """
+        """The keys and values that this layer sees, materialised: (Hq, M, D) in the projection's dtype."""
         p = self.projection
         dtype, heads = p.key_weight.dtype, (p.num_heads, p.head_dim)
         # A key's norm scales its latent, and its bias as one more column, filled up to whole vectors of a tensor core.
@@ -255,7 +252,8 @@ class LatentKnowledge:
         value = F.linear(
             dequantise(self.value, self.value_scale, dtype), p.value_weight.flatten(0, 1), p.value_bias.flatten()
         )
-        return DenseKnowledge(*(columns.unflatten(1, heads).transpose(0, 1) for columns in (key, value)))
+        # One product each writes the heads inside a token; kernels read the tokens of a head one behind the other.
+        return DenseKnowledge(*(columns.unflatten(1, heads).transpose(0, 1).contiguous() for columns in (key, value)))
 
 
 Knowledge = DenseKnowledge | LatentKnowledge

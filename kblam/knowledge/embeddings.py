@@ -56,8 +56,7 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
         kind: "key" or "value", for the message.
 
     Raises:
-        EmbeddingError: the shape is wrong, or a number is NaN, infinite or beyond float16, or all of a
-            row are 0 in it.
+        EmbeddingError: the shape is wrong, or a number is NaN, infinite or beyond float16.
     """
     given = np.asarray(vectors)
     if given.shape != (len(names), dimension):
@@ -76,11 +75,6 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
             f"numbers must be finite and at most {FLOAT16_MAX:.0f} in size: check the encoder"
         )
     stored = given.astype(_STORED)
-    if len(empty := np.flatnonzero(~stored.any(axis=1))):
-        raise EmbeddingError(
-            f"the {kind} embedding of {names[empty[0]]} is 0 in every number as float16 holds them: it points nowhere; "
-            "check the encoder"
-        )
     return [row.tobytes() for row in stored]
 
 

@@ -137,7 +137,8 @@ class LatentFormat:
             key_weight, self._key_basis = self._narrow(last_key)
             value_weight, self._value_basis = self._narrow(last_value)
             self._absorbed = absorb(
-                *(weight.to(device) for weight in (key_weight, last_key.bias, value_weight, last_value.bias)),
+                # Those of a moment, which get no gradient: a view of a parameter would ask for one.
+                *(weight.detach().to(device) for weight in (key_weight, last_key.bias, value_weight, last_value.bias)),
                 num_slots=config.num_slots,
                 num_heads=config.num_heads,
                 head_dim=config.head_dim,

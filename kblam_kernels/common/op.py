@@ -114,7 +114,9 @@ class Op(Generic[C]):
 
         def run(*values: Any) -> Any:
             call, saved = parts(*values)
-            made = self.differentiating(call, saved).backward(call, saved)
+            # The forward's dtypes are the call's; autocast may be on around `backward()` too.
+            with torch.autocast(call.leading.device.type, enabled=False):
+                made = self.differentiating(call, saved).backward(call, saved)
             nothing = (call.leading.new_empty(0) for _ in names)
             return _one_or_all(tuple(made[n].contiguous() if n in made else next(nothing) for n in names))
 

@@ -198,8 +198,6 @@ def prompt_split(
     for first in range(start, stop, PROMPT.BLOCK):
         column = first + tl.arange(0, PROMPT.BLOCK)
         inside = column < stop
-        if window is not None:
-            inside = inside & (column > T - N - window)  # what no new token sees any more may be NaN
         if mask is not None:
             inside = inside & (tl.load(mask_base + column * mask.column, mask=inside, other=0) != 0)
         score = scores_of(q, key_base, first, inside, key.row, HEAD, PROMPT.BLOCK)

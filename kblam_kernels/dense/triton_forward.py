@@ -87,15 +87,11 @@ def dense_forward_kernel(
         full_start = open_start + tl.cdiv(full_start - open_start, TILE.BLOCK_M) * TILE.BLOCK_M
         full_start = tl.minimum(full_start, prompt_end)
         state = prompt_span(
-            state, q, key, value, mask, scale, open_start, full_start, prompt_end, last_column, window, TILE, True
+            state, q, key, value, mask, scale, open_start, full_start, T, last_column, window, TILE, True
         )
     full_end = full_start + tl.maximum(T - N + first_row + 1 - full_start, 0) // TILE.BLOCK_M * TILE.BLOCK_M
-    state = prompt_span(
-        state, q, key, value, mask, scale, full_start, full_end, prompt_end, last_column, window, TILE, False
-    )
-    state = prompt_span(
-        state, q, key, value, mask, scale, full_end, prompt_end, prompt_end, last_column, window, TILE, True
-    )
+    state = prompt_span(state, q, key, value, mask, scale, full_start, full_end, T, last_column, window, TILE, False)
+    state = prompt_span(state, q, key, value, mask, scale, full_end, prompt_end, T, last_column, window, TILE, True)
 
     # A padding row sees no prompt column, so no knowledge either. The prompt is processed first, so this is known here.
     sees_prompt = state[1] > float("-inf")

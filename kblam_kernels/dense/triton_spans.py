@@ -75,29 +75,25 @@ def absorb(state, score, scale, shift, value, start, stop, TILE: tl.constexpr, B
 
 @triton.jit
 def prompt_span(
-    state, query, key, value, mask, scale, first, end, stop, last_column, window, TILE: tl.constexpr,
-    RAGGED: tl.constexpr,
-):  # fmt: skip
-    """Processes prompt columns [first, end) in whole tiles.
-
-    RAGGED tiles hold columns that some row must not see, and read zeros from `stop` on, which no row sees.
-    """
+    state, query, key, value, mask, scale, first, end, T, last_column, window, TILE: tl.constexpr, RAGGED: tl.constexpr
+):
+    """Processes prompt columns [first, end) in whole tiles. RAGGED tiles hold columns that some row must not see."""
     for start in tl.range(first, end, TILE.BLOCK_M, num_stages=TILE.RAGGED_STAGES if RAGGED else None):
-        score = scores(query, key, start, stop, TILE, RAGGED)
+        score = scores(query, key, start, T, TILE, RAGGED)
         if RAGGED or mask is not None:
             score = score * scale
             if mask is not None:
                 # 0 or -inf: one FMA instead of compare and select, and float32 can be fetched ahead by cp.async.
-                score += load_vector(mask[0], start, stop, mask[1], 0.0, TILE.BLOCK_M, RAGGED)[None, :]
+                score += load_vector(mask[0], start, T, mask[1], 0.0, TILE.BLOCK_M, RAGGED)[None, :]
             if RAGGED:
                 column = start + tl.arange(0, TILE.BLOCK_M)
                 visible = column[None, :] <= last_column[:, None]  # [BLOCK_N, BLOCK_M]
                 if window is not None:
                     visible = visible & (column[None, :] > last_column[:, None] - window)
                 score = tl.where(visible, score, float("-inf"))
-            state = absorb(state, score, 1.0, 0.0, value, start, stop, TILE, RAGGED)
+            state = absorb(state, score, 1.0, 0.0, value, start, T, TILE, RAGGED)
         else:
-            state = absorb(state, score, scale, 0.0, value, start, stop, TILE, RAGGED)
+            state = absorb(state, score, scale, 0.0, value, start, T, TILE, RAGGED)
     return state
 
 

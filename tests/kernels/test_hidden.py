@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common import columns
-from kblam_kernels.dense import tiles
 from tests.kernels import ops
 from tests.kernels.ops import CPP_WAYS, DTYPES, FLOAT32, SMALL, STORAGE, TRITON_WAYS, Way
 from tests.kernels.problems import INF, EvidenceProblem, evidence_of, make
@@ -140,38 +139,6 @@ def test_later_tokens_may_be_nan_where_nobody_may_look(way: Way, N: int, monkeyp
     monkeypatch.setattr(columns, "may_be_read", lambda tensor: False)
     way = dataclasses.replace(way, backend="reference")
     check_that_later_tokens_are_not_read(way, N, torch.float64, bits=False)
-
-
-@pytest.mark.usefixtures("served")
-@pytest.mark.parametrize("way", [*TRITON_WAYS, *ATTENTION], ids=lambda way: f"{way.backend}-{way.name}")
-@pytest.mark.parametrize("N", [1, 3])
-def test_what_no_new_token_sees_any_more_may_be_nan(way: Way, N: int) -> None:
-    if way.name == "evidence":
-        pytest.skip("reads no prompt")
-    problem = ops.usual(way, N, H=4, G=2, M=40, window=4)
-    attention = ops.attention_of(problem)
-    left = torch.arange(attention.key.shape[2])[:, None] <= attention.key.shape[2] - N - 4
-    kept = {name: getattr(attention, name).masked_fill(left, float("nan")) for name in ("key", "value")}
-    with way.taken():
-        found, before = problem.but(**kept).run(way.backend), problem.run(way.backend)
-    for ours, theirs in zip(found, before, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.usefixtures("interpreted")
-def test_new_tokens_of_a_later_row_tile_may_be_nan_in_triton() -> None:
-    way = next(way for way in TRITON_WAYS if way.name == "dense-single_pass")
-    rows = tiles.forward_tile("interpreter", 24, "float32", 48, masked=True).block_rows
-    problem = ops.usual(way, rows + 16, H=2, G=1, M=40, window=200)
-    attention = ops.attention_of(problem)
-    kept = {name: getattr(attention, name).clone() for name in ("key", "value")}
-    for tensor in kept.values():
-        tensor[:, :, -16:] = float("nan")
-    with way.taken():
-        found, before = problem.but(**kept).run("triton"), problem.run("triton")
-    for ours, theirs in zip(found, before, strict=True):
-        assert torch.equal(ours[:, :, :rows], theirs[:, :, :rows])
-        assert ours[:, :, rows:].isnan().all()
 
 
 def check_that_padding_is_not_read(way: Way, N: int, dtype: torch.dtype, **options: Any) -> None:

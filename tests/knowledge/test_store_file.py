@@ -186,17 +186,6 @@ def test_paths_that_cannot_be_written(tmp_path: Path, encoder: HashingEncoder) -
     assert snapshot(tmp_path) == {"file": b"x"}
 
 
-@pytest.mark.parametrize("number", [0.0, 1e-9])
-def test_a_vector_that_points_nowhere_is_refused(kb: KnowledgeBase, encoder: HashingEncoder, number: float) -> None:
-    def empty(texts: list[str], *, progress: object = None) -> np.ndarray:
-        return np.full((len(texts), encoder.dimension), number, np.float32)
-
-    encoder.encode = empty  # type: ignore[method-assign,assignment]
-    with pytest.raises(EmbeddingError, match=r"key embedding of \('a', 'p'\) is 0 in every number .*points nowhere"):
-        kb.add(Triple("a", "p", "v"))
-    assert list(kb.triples()) == FACTS
-
-
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 65520.0, -1e9])
 @pytest.mark.parametrize("text", ["the p of b", "w"])
 def test_vectors_that_cannot_be_stored(kb: KnowledgeBase, encoder: HashingEncoder, number: float, text: str) -> None:
