@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -37,3 +39,12 @@ class HashingEncoder:
             if progress is not None:
                 progress(row + 1, len(texts))
         return vectors
+
+
+def clock(now: Callable[[], float]) -> Any:
+    """In place of a module's `time`: clocks that tell what a test wants.
+
+    Never patch the clock of Python's own `time`: servers that other tests share run in threads of this process, and an
+    event loop that reads such a clock once sleeps for hours.
+    """
+    return SimpleNamespace(monotonic=now, perf_counter=now)

@@ -15,6 +15,7 @@ import kblam
 from kblam import extras, hub
 from kblam.errors import KblamError, MissingPackageError
 from kblam.extras import Requirement
+from tests.fakes import clock
 
 ROOT = Path(__file__).parent.parent
 CORE = ("transformers", "huggingface_hub", "safetensors", "sentence_transformers", "httpx")
@@ -80,7 +81,7 @@ def test_a_name_of_the_package_says_what_it_needs() -> None:
 import sys
 sys.modules["transformers"] = None
 import kblam
-from kblam.errors import MissingPackageError
+from tests.fakes import clock
 try:
     kblam.attach
 except MissingPackageError as error:
@@ -149,7 +150,7 @@ def test_what_was_found_out_about_the_hub_is_good_for_a_minute(monkeypatch: pyte
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:10")
     now = 6000.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(hub, "time", clock(lambda: now))
     assert [hub.unreachable(), hub.unreachable()] == [None, None]
     assert len(asked) == 1
     now += 61

@@ -15,6 +15,7 @@ from kblam.bench import environment, measured, peers, problems, rows, shapes, su
 from kblam.bench.ceilings import Ceilings
 from kblam.bench.operands import Operands
 from kblam_kernels import LatentKnowledge
+from tests.fakes import clock
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")
 NOT_HERE = dict.fromkeys(peers.NEEDS_CUDA, "needs a CUDA device")
@@ -196,7 +197,7 @@ def test_the_budget_ends_a_run_between_parts_and_names_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(gpu_bench.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gpu_bench, "time", clock(lambda: now[0]))
     measure = measured.rows
 
     def slow(*arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from kblam.bench.probes import PRODUCT, READ, Probe
 from kblam.bench.problems import problem_of
 from kblam.bench.shapes import TINY, Work, of
 from kblam.bench.subjects import Subject, names, subjects
+from tests.fakes import clock
 
 SHAPE = of(TINY, "decode", 70, context=3)
 
@@ -54,7 +55,7 @@ def test_every_turn_times_all_and_of_its_products_the_fastest_counts(monkeypatch
 
         return call
 
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(timing, "time", clock(lambda: now))
     monkeypatch.setattr(timing, "PRODUCTS", 2)
     calls = {"eager": lasting(0.1, 3.0, 9.0), "square": lasting(0.1, 0.1, 5.0, 4.0, 6.0, 7.0)}
     assert timing.turns(calls, 2, several=["square"]) == [{"eager": 3, "square": 4}, {"eager": 9, "square": 6}]
@@ -62,7 +63,7 @@ def test_every_turn_times_all_and_of_its_products_the_fastest_counts(monkeypatch
 
 def test_a_slow_call_gets_few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing, "time", clock(lambda: now[0]))
 
     def call() -> None:
         now[0] += 30.0

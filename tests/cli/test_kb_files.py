@@ -13,7 +13,7 @@ from kblam import KnowledgeBase, Triple
 from kblam.cli import output
 from kblam.knowledge import read_triples
 from tests.cli.conftest import command_line, kblam
-from tests.fakes import HashingEncoder
+from tests.fakes import HashingEncoder, clock
 from tests.generation.tiny import FACTS
 
 TABLE = "Company,CEO,Founded\nAcme,Ann,1990\nBeta,Bo,1991\n"
@@ -172,7 +172,7 @@ def test_pauses_between_lines_of_progress_grow(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(output.time, "monotonic", lambda: now)
+    monkeypatch.setattr(output, "time", clock(lambda: now))
     with output.progress_bar("encoding") as progress:
         for second in range(1, 301):
             now = float(second)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingsServer]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds slept between tries, without sleeping them."""
     slept: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", slept.append)
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
