@@ -81,7 +81,7 @@ def test_a_name_of_the_package_says_what_it_needs() -> None:
 import sys
 sys.modules["transformers"] = None
 import kblam
-from tests.fakes import clock
+from kblam.errors import MissingPackageError
 try:
     kblam.attach
 except MissingPackageError as error:
