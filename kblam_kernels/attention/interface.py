@@ -97,6 +97,8 @@ def rectangular_attention(
             exact. The rounding costs about as much accuracy as rounding the latents did (docs/latent.md).
         return_lse: also return the natural-log sum of exponentials over both blocks.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
+            It is the forward's. A backward takes the same if that can differentiate the call, else the first that can,
+            and says so once in the log.
 
     All tensors are on one device; strides are free as long as the last dimension is contiguous.
 

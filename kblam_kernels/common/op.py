@@ -93,11 +93,16 @@ class Op(Generic[C]):
         return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
 
     def differentiating(self, call: C, saved: Saved) -> Backend[C]:
-        """The backend of a backward: the one that ran the forward if it can, else the first that can."""
+        """The backend of a backward: the one that ran the forward if it can; else the first that can, and a log line."""
         own_first = sorted(self.backwards, key=lambda backend: backend.name != saved.backend)
+        rejected: dict[str, str] = {}
         for backend in own_first:
-            if not backend.reasons(call, by_name=backend.name == saved.backend) + backend.backward_reasons(call):
+            reasons = backend.reasons(call, by_name=backend.name == saved.backend) + backend.backward_reasons(call)
+            if not reasons:
+                if rejected:
+                    log_once(f"backward of {self.name}: {Explanation(backend.name, rejected)}")
                 return backend
+            rejected[backend.name] = "; ".join(reasons)
         raise AssertionError(f"the last backend of {self.name} serves every call")
 
     def _differentiate(self, count: int) -> None:

@@ -19,7 +19,7 @@ from kblam_kernels.common.call import Saved
 from kblam_kernels.common.launch import LOG2E as HOST_LOG2E
 from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_rows, load_vector, product, store_rows, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, store_rows, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.gradient import OF_KNOWLEDGE, OF_PROMPT, row_terms
 from kblam_kernels.dense.tiles import backward_tile
@@ -34,16 +34,6 @@ def nothing(TILE: tl.constexpr):
     PARTS: tl.constexpr = TILE.PARTS
     for i in tl.static_range(PARTS):
         parts += (zeros(TILE.BLOCK_N, TILE.SIZES[i]),)
-    return parts
-
-
-@triton.jit
-def load_streamed(rows, start, stop, TILE: tl.constexpr):
-    """The rows [start, start + BLOCK_M), part by part; 0 from `stop` on."""
-    parts = ()
-    PARTS: tl.constexpr = TILE.PARTS
-    for i in tl.static_range(PARTS):
-        parts += (load_rows(rows, start, stop, TILE.BLOCK_M, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, True),)
     return parts
 
 
@@ -130,16 +120,16 @@ def dense_backward_rows_kernel(
         stop = tl.minimum(T - N + first_row + TILE.BLOCK_N, T)
         if window is not None:
             start = tl.maximum(T - N + first_row - window + 1, 0)
-    held = load_parts(rows_of(query, batch, head), first_row, N, TILE)
-    grad = load_parts(rows_of(grad_output, batch, head), first_row, N, TILE)
+    held = load_parts(rows_of(query, batch, head), first_row, N, TILE.BLOCK_N, TILE)
+    grad = load_parts(rows_of(grad_output, batch, head), first_row, N, TILE.BLOCK_N, TILE)
     row_base = (batch * Hq + head) * N
     row_level = load_vector(level + row_base, first_row, N, 1, float("inf"), TILE.BLOCK_N, True)
     row_delta = load_vector(delta + row_base, first_row, N, 1, 0.0, TILE.BLOCK_N, True)
     row = first_row + tl.arange(0, TILE.BLOCK_N)
     acc = nothing(TILE)
     for first in tl.range(start, stop, TILE.BLOCK_M):
-        k = load_streamed(key, first, stop, TILE)
-        v = load_streamed(value, first, stop, TILE)
+        k = load_parts(key, first, stop, TILE.BLOCK_M, TILE)
+        v = load_parts(value, first, stop, TILE.BLOCK_M, TILE)
         score = products(held, k, TILE) * scale
         column = first + tl.arange(0, TILE.BLOCK_M)
         if IS_KNOWLEDGE:
@@ -198,8 +188,8 @@ def dense_backward_columns_kernel(
         query, keys, values = prompt.query, prompt.key, prompt.value
         repeats = GROUP
         own_head, own_batch = (outer % sizes.Hkv).to(tl.int64), (outer // sizes.Hkv).to(tl.int64)
-    k = load_parts(rows_of(keys, own_batch, own_head), first, length, TILE)
-    v = load_parts(rows_of(values, own_batch, own_head), first, length, TILE)
+    k = load_parts(rows_of(keys, own_batch, own_head), first, length, TILE.BLOCK_N, TILE)
+    v = load_parts(rows_of(values, own_batch, own_head), first, length, TILE.BLOCK_N, TILE)
     column = first + tl.arange(0, TILE.BLOCK_N)
     acc_key, acc_value = nothing(TILE), nothing(TILE)
     for i in range(repeats):
@@ -230,8 +220,8 @@ def dense_backward_columns_kernel(
         row_base = (batch * Hq + head) * N
         summed = tl.zeros([COLUMNS], dtype=tl.float32)
         for first_row in tl.range(low, high, TILE.BLOCK_M):
-            q = load_streamed(rows, first_row, N, TILE)
-            grad = load_streamed(grads, first_row, N, TILE)
+            q = load_parts(rows, first_row, N, TILE.BLOCK_M, TILE)
+            grad = load_parts(grads, first_row, N, TILE.BLOCK_M, TILE)
             row_level = load_vector(level + row_base, first_row, N, 1, float("inf"), TILE.BLOCK_M, True)
             row_delta = load_vector(delta + row_base, first_row, N, 1, 0.0, TILE.BLOCK_M, True)
             score = products(k, q, TILE) * scale + shift[:, None]

@@ -71,7 +71,7 @@ def dense_forward_kernel(
     state = (acc, row_max, row_sum)
 
     # The prompt: whole tiles in the middle, ragged ones where the window opens and where causality cuts.
-    q = load_parts(rows_of(prompt.query, batch, head), first_row, N, TILE)
+    q = load_parts(rows_of(prompt.query, batch, head), first_row, N, TILE.BLOCK_N, TILE)
     key = rows_of(prompt.key, batch, head // GROUP)
     value = rows_of(prompt.value, batch, head // GROUP)
     mask = None
@@ -115,7 +115,7 @@ def dense_forward_kernel(
             # -inf hides the whole list.
             knowledge_end = tl.where(shift == float("-inf"), knowledge_start, knowledge_end)
             shift = tl.where(shift == float("-inf"), 0.0, shift)
-    r = load_parts(rows_of(knowledge.query, batch, head), first_row, N, TILE)
+    r = load_parts(rows_of(knowledge.query, batch, head), first_row, N, TILE.BLOCK_N, TILE)
     key = rows_of(knowledge.key, batch, head)
     value = rows_of(knowledge.value, batch, head)
     whole_end = knowledge_start + tl.maximum(knowledge_end - knowledge_start, 0) // TILE.BLOCK_M * TILE.BLOCK_M

@@ -31,12 +31,12 @@ class KernelTile(NamedTuple):
 
 
 @triton.jit
-def load_parts(rows, start, stop, TILE: tl.constexpr):
-    """The query rows [start, start + BLOCK_N), part by part; 0 from `stop` on."""
+def load_parts(rows, start, stop, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """The rows [start, start + BLOCK), part by part; 0 from `stop` on."""
     parts = ()
     PARTS: tl.constexpr = TILE.PARTS
     for i in tl.static_range(PARTS):
-        parts += (load_rows(rows, start, stop, TILE.BLOCK_N, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, True),)
+        parts += (load_rows(rows, start, stop, BLOCK, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH, True),)
     return parts
 
 

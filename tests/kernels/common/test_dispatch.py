@@ -229,8 +229,12 @@ def test_a_backward_is_chosen_apart_from_the_forward(monkeypatch: pytest.MonkeyP
     assert all((gradient == 2).all() for gradient in CALL.gradients(backend="reference"))
 
 
-def test_a_backward_without_a_tile_is_plain_pytorchs(a_gpu: Callable[[int, int], None]) -> None:
+def test_a_backward_without_a_tile_is_plain_pytorchs_and_the_log_says_so(
+    a_gpu: Callable[[int, int], None], caplog: pytest.LogCaptureFixture
+) -> None:
     a_gpu(8, 0)
+    dispatch.log_once.cache_clear()
+    caplog.set_level("INFO", "kblam_kernels")
     chosen = {}
     for dtype, D in ((torch.bfloat16, 64), (torch.bfloat16, 128), (torch.bfloat16, 256), (torch.float32, 64)):
         with recording("sm_80"):
@@ -238,6 +242,9 @@ def test_a_backward_without_a_tile_is_plain_pytorchs(a_gpu: Callable[[int, int],
             saved = Saved(call.empty(), call.empty(), call.DIFFERENTIABLE, "triton")
             chosen[dtype, D] = dense_attention.differentiating(call, saved).name
     assert list(chosen.values()) == ["triton", "triton", "reference", "reference"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2, "once for each reason"
+    assert all(one.startswith("backward of dense_attention: backend: reference\n  not triton: ") for one in told)
 
 
 def test_no_knowledge_is_explained_too() -> None:
