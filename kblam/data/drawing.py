@@ -106,13 +106,8 @@ def base_quiz(
     Raises:
         DataError: if it has fewer than two entities.
     """
-    by_name: dict[str, dict[str, str]] = {}
-    for entity, prop, value in facts:
-        by_name.setdefault(entity, {})[prop] = value
-    if len(by_name) < 2:
-        raise DataError(f"questions need a base of at least two entities; {name} has {len(by_name)}")
+    entities = _entities_of(facts, name)
     rng = question_stream(f"base {name} {seed}")
-    entities = [Entity(entity, facts) for entity, facts in by_name.items()]
     rng.shuffle(entities)
     if most is not None:
         fitting, _ = _as_many_as_fit(entities, most)
@@ -144,16 +139,20 @@ def questions_about(
     Raises:
         DataError: if it has fewer than two entities.
     """
+    known = _entities_of(facts, name)
+    rng = question_stream(f"about {name} {seed}")
+    properties = sorted({prop for entity in known for prop in entity.facts})
+    unknown = [Entity(stranger, {rng.choice(properties): ""}) for stranger in strangers]
+    return _quiz(known, unknown, [], style, counts(questions, style.shares), rng, take_out=False).questions
+
+
+def _entities_of(facts: Iterable[Fact], base: str) -> list[Entity]:
     by_name: dict[str, dict[str, str]] = {}
     for entity, prop, value in facts:
         by_name.setdefault(entity, {})[prop] = value
     if len(by_name) < 2:
-        raise DataError(f"questions need a base of at least two entities; {name} has {len(by_name)}")
-    rng = question_stream(f"about {name} {seed}")
-    properties = sorted({prop for own in by_name.values() for prop in own})
-    unknown = [Entity(stranger, {rng.choice(properties): ""}) for stranger in strangers]
-    known = [Entity(entity, own) for entity, own in by_name.items()]
-    return _quiz(known, unknown, [], style, counts(questions, style.shares), rng, take_out=False).questions
+        raise DataError(f"questions need a base of at least two entities; {base} has {len(by_name)}")
+    return [Entity(entity, own) for entity, own in by_name.items()]
 
 
 def _world_quiz(

@@ -15,13 +15,10 @@ import httpx
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge.encoders.openai import checked_base_url
 from kblam.knowledge.encoders.posting import (
-    LONGEST_WAIT,
     RETRIED,
     Poster,
-    backoff,
     can_be_a_header,
     message_of,
-    retry_after,
 )
 from kblam.knowledge.encoders.secrets import redact
 from kblam.strict_json import decoder, loads
@@ -81,6 +78,11 @@ class Pause:
     def ask_for(self, seconds: float) -> None:
         """Nobody goes on before so many seconds have passed."""
         self._until = max(self._until, time.monotonic() + seconds)
+
+    def of(self, seconds: float) -> None:
+        """Asks for a pause, and waits for its end."""
+        self.ask_for(seconds)
+        self.wait()
 
     def wait(self) -> None:
         """Until the pause is over.
@@ -158,21 +160,14 @@ class ChatClient:
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         if most_tokens is not None:
             body["max_tokens"] = most_tokens
-        trouble = ""
-        for attempt in range(self.endpoint.max_attempts):
-            self._pause.wait()
-            answer, asked = self._poster.post(body, _MOST_BYTES), 0.0
-            if isinstance(answer, str):
-                trouble = answer
-            elif answer.status_code == 200:
-                return self._reply(answer)
-            else:
-                trouble = self._trouble(answer)
-                asked = retry_after(answer)
-            if attempt + 1 < self.endpoint.max_attempts:
-                self._pause.ask_for(min(LONGEST_WAIT, max(asked, backoff(attempt))))
+        self._pause.wait()
+        answer = self._poster.until_answered(
+            body, _MOST_BYTES, attempts=self.endpoint.max_attempts, wait=self._pause.of, trouble_of=self._trouble
+        )
+        if not isinstance(answer, str):
+            return self._reply(answer)
         raise DataServerError(
-            f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {trouble}; run the same command "
+            f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {answer}; run the same command "
             "again later: what was written is kept"
         )
 

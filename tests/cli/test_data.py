@@ -39,7 +39,7 @@ def test_a_package_that_is_missing_is_one_line_with_the_command(tmp_path: Path) 
 
 
 def test_synthesise_writes_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("kblam.knowledge.encoders.posting.backoff", lambda attempt: 0.0)
     file = tmp_path / "facts.jsonl"
     with serve() as server:
         words = ("data", "synthesise", "-o", file, "--base-url", server.base_url, "--model", "writer")

@@ -24,7 +24,7 @@ FACT = {"name": "Amber Falcon", "property": "capital", "value": "Zirconia", "quo
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("kblam.knowledge.encoders.posting.backoff", lambda attempt: 0.0)
     with serve() as running:
         running.replies = [said(json.dumps({"triples": [FACT]}), tokens=(200, 50))]
         yield running

@@ -31,7 +31,7 @@ TEXT = "The Amber Falcon has pale green plumage.\n\nQuiet Harbor was founded by 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("kblam.knowledge.encoders.posting.backoff", lambda attempt: 0.0)
     with serve() as running:
         yield running
 

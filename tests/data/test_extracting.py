@@ -26,7 +26,7 @@ TEXT = f"{FALCON}\n\nQuiet Harbor was founded by Ann Lee in 1911."
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("kblam.knowledge.encoders.posting.backoff", lambda attempt: 0.0)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serve() as running:
         yield running

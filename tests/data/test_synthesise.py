@@ -17,7 +17,7 @@ MODEL = "writer"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setattr("kblam.data.endpoint.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("kblam.knowledge.encoders.posting.backoff", lambda attempt: 0.0)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serve() as running:
         yield running

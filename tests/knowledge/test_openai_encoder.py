@@ -22,6 +22,7 @@ from kblam.errors import EmbeddingError, EncoderError, EncoderUnavailableError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.encoders import OpenAIEncoder, load_encoder
 from kblam.knowledge.encoders import http as client
+from kblam.knowledge.encoders.posting import LONGEST_WAIT
 from tests.fakes import HashingEncoder
 from tests.knowledge.embeddings_server import EmbeddingsServer, Fault, serve
 
@@ -111,7 +112,7 @@ def test_retry_after_in_seconds_and_as_a_date(server: EmbeddingsServer, waits: l
     encoder_at(server, dimensions=8).encode(["a"])
     assert waits[0] == 7
     assert 15 < waits[1] <= 20
-    assert waits[2] == client.LONGEST_WAIT
+    assert waits[2] == LONGEST_WAIT
     assert waits[3] < 10
 
 

@@ -10,13 +10,10 @@ import numpy as np
 
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.knowledge.encoders.posting import (
-    LONGEST_WAIT,
     RETRIED,
     Poster,
-    backoff,
     can_be_a_header,
     message_of,
-    retry_after,
 )
 from kblam.knowledge.encoders.secrets import redact
 from kblam.strict_json import loads
@@ -69,29 +66,26 @@ class EmbeddingsClient:
             EncoderError: the server refuses the texts, keeps failing, or answers with something else.
         """
         self._check_key()
-        trouble = ""
-        for attempt in range(self._max_attempts):
-            asked = 0.0
-            answer = self._ask(texts)
-            if isinstance(answer, str):
-                trouble = answer
-            else:
-                if answer.status_code == 200:
-                    return self._vectors(answer, len(texts))
-                trouble = f"HTTP {answer.status_code}: {message_of(answer)}"
-                if answer.status_code not in RETRIED or b"insufficient_quota" in answer.content:
-                    raise self._refusal(answer.status_code, trouble)
-                asked = retry_after(answer)
-            if attempt + 1 < self._max_attempts:
-                time.sleep(min(LONGEST_WAIT, max(asked, backoff(attempt))))
+        answer = self._poster.until_answered(
+            {**self._body, "input": texts},
+            _MOST_BYTES + _MOST_BYTES_A_TEXT * len(texts),
+            attempts=self._max_attempts,
+            wait=time.sleep,
+            trouble_of=self._trouble,
+        )
+        if not isinstance(answer, str):
+            return self._vectors(answer, len(texts))
         raise EncoderError(
             f"{self._url} failed {self._max_attempts} times for {len(texts)} texts, the last time with "
-            f"{trouble}; run the same command again later: what was encoded is kept"
+            f"{answer}; run the same command again later: what was encoded is kept"
         )
 
-    def _ask(self, texts: list[str]) -> httpx.Response | str:
-        """The whole answer to one request, or what went wrong."""
-        return self._poster.post({**self._body, "input": texts}, _MOST_BYTES + _MOST_BYTES_A_TEXT * len(texts))
+    def _trouble(self, answer: httpx.Response) -> str:
+        """What to say of a status that may pass; raises for one that will not."""
+        trouble = f"HTTP {answer.status_code}: {message_of(answer)}"
+        if answer.status_code not in RETRIED or b"insufficient_quota" in answer.content:
+            raise self._refusal(answer.status_code, trouble)
+        return trouble
 
     def _check_key(self) -> None:
         if not os.environ.get(self._key_variable):

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
@@ -80,6 +80,36 @@ class Poster:
         self._http.close()  # ends the exchange
         self._http = self._new_client()
         return f"no whole answer within {self._timeout:g} seconds"
+
+    def until_answered(
+        self,
+        body: Mapping[str, object],
+        most: int,
+        *,
+        attempts: int,
+        wait: Callable[[float], object],
+        trouble_of: Callable[[httpx.Response], str],
+    ) -> httpx.Response | str:
+        """The answer with status 200 to a request that is sent again where that can help, or the last trouble.
+
+        Args:
+            most: as `post` has it.
+            attempts: so many requests at most.
+            wait: waits so many seconds before the next one.
+            trouble_of: says what is wrong with an answer of another status; raises where no other attempt can help.
+        """
+        trouble = ""
+        for attempt in range(attempts):
+            answer, asked = self.post(body, most), 0.0
+            if isinstance(answer, str):
+                trouble = answer
+            elif answer.status_code == 200:
+                return answer
+            else:
+                trouble, asked = trouble_of(answer), retry_after(answer)
+            if attempt + 1 < attempts:
+                wait(min(LONGEST_WAIT, max(asked, backoff(attempt))))
+        return trouble
 
     def _exchange(self, client: httpx.Client, body: Mapping[str, object], most: int, deadline: float) -> httpx.Response:
         with client.stream("POST", self._url, json=body) as answer:
