@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kblam import KnowledgeAdapter, Triple, attach
+from kblam import KnowledgeAdapter, KnowledgeBase, Session, Triple, attach
 from kblam.adapter.projected import slot_view
 from kblam.demo.tiny.tokenizer import build_tokenizer
 from kblam.models import Attachment
@@ -152,3 +155,26 @@ def _fast(inner: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT
     return fast
+
+
+@dataclass
+class Asked:
+    """What a question needs."""
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    attachment: Attachment
+    encoder: QuestionEncoder
+    kb: KnowledgeBase
+
+    def session(self, **options: object) -> Session:
+        return Session(self.model, self.kb, tokenizer=self.tokenizer, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def asking(tokenizer: PreTrainedTokenizerFast, **options: Any) -> Iterator[Asked]:
+    """The model with `FACTS`; options as `attached` takes them."""
+    encoder = QuestionEncoder(EMBEDDING_DIM)
+    model, attachment = attached(tokenizer, encoder, **options)
+    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
+        yield Asked(model, tokenizer, attachment, encoder, kb)

@@ -17,8 +17,8 @@ from kblam.generation.answer import Answer
 from kblam.generation.decision import Unknown
 from kblam.generation.options import Generating
 from kblam.generation.prompt import encode_question, left_padded
-from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
-from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER, Asked
+from tests.generation.asking import FACTS, Asked, QuestionEncoder, asking, attached, byte_bpe, sentence_piece
+from tests.generation.test_pointer import CURRENCY, EURO, FOUNDER
 from tests.generation.tiny import EMBEDDING_DIM
 
 STONE = "What is the age of a stone?"
@@ -35,10 +35,8 @@ BY_MASS = Confidence(mass=4.0, name=0.5, property=0.5, other=0.0, share=0.0, bia
 
 @pytest.fixture(params=[byte_bpe, sentence_piece], ids=["byte BPE", "SentencePiece"])
 def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
-    tokenizer, encoder = request.param(), QuestionEncoder(EMBEDDING_DIM)
-    model, attachment = attached(tokenizer, encoder, confidence=BY_MASS)
-    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
-        yield Asked(model, tokenizer, attachment, encoder, kb)
+    with asking(request.param(), confidence=BY_MASS) as found:
+        yield found
 
 
 def both_ways(session: Session, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[Answer], list[Answer]]:

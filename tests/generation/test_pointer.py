@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, LogitsProcessor, PreTrainedTokenizerFast
+from transformers import LogitsProcessor
 
-from kblam import Attachment, KnowledgeBase, Session, Triple
+from kblam import Triple
 from kblam.errors import GenerationError
 from kblam.generation import Pointer
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.generation.wording import Wordings
 from kblam.models.copies import reading, resident_for
-from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe, sentence_piece
-from tests.generation.tiny import EMBEDDING_DIM
+from tests.generation.asking import FACTS, Asked, asking, byte_bpe, sentence_piece
 
 CURRENCY = "What is the currency of France?"
 EURO = "The currency of France is Euro."
@@ -25,26 +24,10 @@ FOUNDER = "Who is the founder of Project Nightjar?"
 LUCJA = "The founder of Project Nightjar is Łucja Ødegård-Żak."
 
 
-@dataclass
-class Asked:
-    """What a question needs."""
-
-    model: LlamaForCausalLM
-    tokenizer: PreTrainedTokenizerFast
-    attachment: Attachment
-    encoder: QuestionEncoder
-    kb: KnowledgeBase
-
-    def session(self, **options: object) -> Session:
-        return Session(self.model, self.kb, tokenizer=self.tokenizer, **options)  # type: ignore[arg-type]
-
-
 @pytest.fixture(params=[byte_bpe, sentence_piece], ids=["byte BPE", "SentencePiece"])
 def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
-    tokenizer, encoder = request.param(), QuestionEncoder(EMBEDDING_DIM)
-    model, attachment = attached(tokenizer, encoder)
-    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
-        yield Asked(model, tokenizer, attachment, encoder, kb)
+    with asking(request.param()) as found:
+        yield found
 
 
 @pytest.mark.parametrize(

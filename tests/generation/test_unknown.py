@@ -16,19 +16,14 @@ from kblam.adapter.confidence import Confidence
 from kblam.adapter.sentences import Sentence
 from kblam.errors import GenerationError
 from kblam.generation import Pointer
-from kblam.generation import session as session_module
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
 from kblam.generation.evidence import Found
-from kblam.generation.options import Generating
 from kblam.generation.plan import plan
 from kblam.generation.wording import Wordings
 from kblam.models.copies import resident_for
-from kblam.models.judging import Judged, Verdict
-from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
-from tests.generation.test_pointer import CURRENCY, EURO, Asked
-from tests.generation.test_pointer import FOUNDER as FOUNDER_QUESTION
-from tests.generation.tiny import EMBEDDING_DIM
+from tests.generation.asking import FACTS, Asked, asking, attached, byte_bpe
+from tests.generation.test_pointer import CURRENCY, EURO
 
 STONE = "What is the age of a stone?"
 REFUSAL = "I am sorry I cannot find relevant information in the KB."
@@ -37,10 +32,8 @@ EURO_BUDGET = "The currency of France is Euro and the budget of Project Nightjar
 
 @pytest.fixture
 def asked() -> Iterator[Asked]:
-    tokenizer, encoder = byte_bpe(), QuestionEncoder(EMBEDDING_DIM)
-    model, attachment = attached(tokenizer, encoder)
-    with KnowledgeBase.from_triples(FACTS, encoder) as kb:
-        yield Asked(model, tokenizer, attachment, encoder, kb)
+    with asking(byte_bpe()) as found:
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -315,88 +308,6 @@ def test_everything_is_told_where_the_share_says_so() -> None:
     assert decide(weighed, question, [about, weak(FOUNDER, 0.3)]).confidence == weighed.entity_confidence(0.7)
     assert decide(weighed, question, [about]).confidence == weighed.entity_confidence(0.4)
     assert said(decide(rules(), "Give me the rundown on it.", [about, weak(FOUNDER, 0.3)])) == REFUSAL
-
-
-class Preferring:
-    """A judge who is sure of the triples of one name."""
-
-    def __init__(self, name: str, sure: float) -> None:
-        self.name, self.sure = name, sure
-
-    def verdicts(self, judged: list[Judged]) -> list[Verdict]:
-        odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
-        return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
-
-    def says_a_name(self, text: str) -> bool:
-        return self.name in text
-
-    def names_meant(self, text: str) -> list[str]:
-        return []
-
-    def names_in(self, text: str) -> list[tuple[int, int]]:
-        return [(at, at + len(self.name))] if (at := text.find(self.name)) >= 0 else []
-
-
-def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the first evidence too, though others have more of the attention."""
-    name = "Procter and Gamble"
-    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
-    session = asked.session()
-    answer = session.ask(CURRENCY, max_new_tokens=80)
-    assert answer.text == "The CEO of Procter and Gamble is Ann Lee."
-    assert answer.confidence == 0.7
-    assert [item.triple.name for item in answer.evidence][:2] == [name, "France"]
-    assert answer.evidence[0].mass < answer.evidence[1].mass
-    (decision,) = session.decisions([CURRENCY])
-    assert (decision.facts[0].triple.name, decision.confidence) == (name, 0.7)
-    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.3))
-    unsure = session.ask(CURRENCY, max_new_tokens=80)
-    assert unsure.refused
-    assert unsure.confidence == 0.3
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_what_a_question_names_is_looked_at_though_attention_misses_it(
-    asked: Asked, at_once: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "Procter and Gamble"
-    monkeypatch.setattr("kblam.generation.evidence.CANDIDATES", 1)
-    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
-    monkeypatch.setattr(Generating, "is_plain", at_once)
-    session = asked.session()
-    assert session.ask(CURRENCY, max_new_tokens=80).refused
-    assert [one.is_known for one in session.decisions([CURRENCY])] == [False]
-    monkeypatch.setattr(Preferring, "names_meant", lambda self, text: [name, "nobody"] if text == CURRENCY else [])
-    answers = session.ask_many([FOUNDER_QUESTION, CURRENCY], max_new_tokens=80)
-    assert [answer.refused for answer in answers] == [True, False]
-    assert answers[1].text == "The CEO of Procter and Gamble is Ann Lee."
-    assert answers[1].evidence[0].triple.name == name
-    assert [one.is_known for one in session.decisions([FOUNDER_QUESTION, CURRENCY])] == [False, True]
-    looked_at = list[str]()
-    monkeypatch.setattr(Preferring, "names_meant", lambda self, text: looked_at.append(text) or [])
-    session.ask(question := "What is the currency of France and the budget of Project Nightjar?", max_new_tokens=80)
-    parts = {"What is the currency of France?", "What is the budget of Project Nightjar?"}
-    assert {question, *parts} <= set(looked_at), "parts are looked at in the same way"
-
-
-def test_parts_that_say_no_name_are_not_asked(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would cost a prefill and find nothing that counts; a gap that is asked for in so many words is told."""
-    seen: list[tuple[str, ...]] = []
-
-    def ask_parts(attachment: Any, tokenizer: Any, cuts: Any, *rest: Any) -> Any:
-        seen.extend(cut.parts for of_question in cuts for cut in of_question)
-        return whole(attachment, tokenizer, cuts, *rest)
-
-    whole = session_module.ask_parts
-    monkeypatch.setattr(session_module, "ask_parts", ask_parts)
-    monkeypatch.setattr(session_module, "judge_of", lambda adapter, base: Preferring("France", 0.9))
-    session = asked.session()
-    session.decisions(["For a quiz tonight, what is the currency of France?"])
-    assert seen == []
-    session.decisions(["the currency of France, the motto of France"])
-    assert seen == [("the currency of France?", "the motto of France?")]
-    session.decisions(["What is the currency of France and what is the age of a stone?"])
-    assert seen[1:] == [("What is the currency of France?", "What is the age of a stone?")]
 
 
 def test_the_entity_is_the_one_that_the_question_names() -> None:

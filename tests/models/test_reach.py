@@ -14,8 +14,8 @@ from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import encode_question, left_padded
 from kblam.models.copies import reading
 from kblam.models.reach import read_to_evidence
-from tests.generation.asking import FACTS, QuestionEncoder, attached, byte_bpe
-from tests.generation.test_pointer import CURRENCY, FOUNDER, Asked
+from tests.generation.asking import FACTS, Asked, QuestionEncoder, attached, byte_bpe
+from tests.generation.test_pointer import CURRENCY, FOUNDER
 from tests.generation.tiny import EMBEDDING_DIM
 
 

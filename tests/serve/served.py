@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,3 +94,28 @@ def serving(
             running.should_exit = True
             thread.join(120)
             assert not thread.is_alive()
+
+
+@contextmanager
+def meanwhile(change: Callable[[int], None]) -> Iterator[None]:
+    """`change(1)`, `change(2)`, ... in a thread for the time of the block; what it raises is raised at the end."""
+    stopped, failed = threading.Event(), list[BaseException]()
+
+    def over_and_over() -> None:
+        try:
+            for number in itertools.count(1):
+                if stopped.is_set():
+                    return
+                change(number)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=over_and_over)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+    if failed:
+        raise failed[0]

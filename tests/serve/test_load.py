@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from kblam import Triple
 from kblam.serve.bases import Bases
 from tests.generation.asking import FACTS
-from tests.serve.served import base_of, serving
+from tests.serve.served import base_of, meanwhile, serving
 
 VALUES = {"a": "Euro", "b": "Franc", "c": "Mark", "d": "Crown"}
 
@@ -20,22 +19,18 @@ def test_32_requests_over_4_bases_while_they_change() -> None:
     with serving(bases) as served:
         alone = {name: served.ask(base=name).json()["choices"][0]["message"]["content"] for name in VALUES}
         assert alone == {name: f"The currency of France is {value}." for name, value in VALUES.items()}
-        stopped = threading.Event()
         revisions: list[int] = []
 
-        def change() -> None:
-            """The founder in every base, over and over; base d says another currency in turn."""
-            number = 0
-            while not stopped.is_set():
-                number += 1
-                for name in VALUES:
-                    path = f"/v1/knowledge/{name}/triples"
-                    triples = [{"name": "Project Nightjar", "property": "founder", "value": f"N{number}"}]
-                    if name == "d":
-                        triples.append({"name": "France", "property": "currency", "value": f"Crown {number}"})
-                    response = served.client.post(path, json=triples)
-                    assert response.status_code == 200, response.text
-                    revisions.append(response.json()["revision"])
+        def change(number: int) -> None:
+            """The founder in every base; base d says another currency in turn."""
+            for name in VALUES:
+                path = f"/v1/knowledge/{name}/triples"
+                triples = [{"name": "Project Nightjar", "property": "founder", "value": f"N{number}"}]
+                if name == "d":
+                    triples.append({"name": "France", "property": "currency", "value": f"Crown {number}"})
+                response = served.client.post(path, json=triples)
+                assert response.status_code == 200, response.text
+                revisions.append(response.json()["revision"])
 
         def ask(number: int) -> None:
             name = "abcd"[number % 4]
@@ -51,12 +46,6 @@ def test_32_requests_over_4_bases_while_they_change() -> None:
             else:
                 assert text == alone[name]
 
-        changing = threading.Thread(target=change)
-        changing.start()
-        try:
-            with ThreadPoolExecutor(32) as pool:
-                list(pool.map(ask, range(64)))
-        finally:
-            stopped.set()
-            changing.join()
+        with meanwhile(change), ThreadPoolExecutor(32) as pool:
+            list(pool.map(ask, range(64)))
         assert max(revisions) > 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,7 +12,7 @@ from tests.serve.contract.common import (
     NEW,
     TRIPLES,
 )
-from tests.serve.served import Served
+from tests.serve.served import Served, meanwhile
 
 GOOD = json.dumps(NEW)
 BAD = {
@@ -81,16 +80,12 @@ def test_what_another_program_changes_the_next_answer_sees(changing: Served) -> 
 
 def test_many_requests_at_once_while_bases_change(changing: Served) -> None:
     alone = {name: changing.ask(base=name).json() for name in ("facts", "hr")}
-    stopped = threading.Event()
     revisions: list[int] = []
 
-    def change() -> None:
-        number = 0
-        while not stopped.is_set():
-            number += 1
-            response = changing.client.put(TRIPLES, json=NEW | {"value": f"rain {number}"})
-            assert response.status_code == 200, response.text
-            revisions.append(response.json()["revision"])
+    def change(number: int) -> None:
+        response = changing.client.put(TRIPLES, json=NEW | {"value": f"rain {number}"})
+        assert response.status_code == 200, response.text
+        revisions.append(response.json()["revision"])
 
     def ask(number: int) -> None:
         name = ("facts", "hr")[number % 2]
@@ -98,14 +93,8 @@ def test_many_requests_at_once_while_bases_change(changing: Served) -> None:
         assert body["choices"][0]["message"]["content"] == alone[name]["choices"][0]["message"]["content"]
         assert body["kblam"]["evidence"][0]["value"] == alone[name]["kblam"]["evidence"][0]["value"]
 
-    changer = threading.Thread(target=change)
-    changer.start()
-    try:
-        with ThreadPoolExecutor(32) as pool:
-            list(pool.map(ask, range(32)))
-    finally:
-        stopped.set()
-        changer.join()
-        changing.client.delete(TRIPLES, params={"name": "Zorblax", "property": "weather"})
+    with meanwhile(change), ThreadPoolExecutor(32) as pool:
+        list(pool.map(ask, range(32)))
+    changing.client.delete(TRIPLES, params={"name": "Zorblax", "property": "weather"})
     assert len(revisions) > 1
     assert revisions == sorted(revisions)
