@@ -43,7 +43,7 @@ COMMANDS = {
     "query": 'kblam ask "QUESTION" --kb facts.kb',
     "answer": 'kblam ask "QUESTION" --kb facts.kb',
     "interactive": "kblam chat --kb facts.kb",
-    "import": "kblam convert CHECKPOINT -o my-adapter",
+    "import": "kblam data import SOURCE -o facts.kb",
     "attach": "kblam integrate MODEL ADAPTER facts.kb -o folder",
     "test": "kblam doctor --deep",
     "env": "kblam doctor",
