@@ -93,7 +93,7 @@ class Op(Generic[C]):
         return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
 
     def differentiating(self, call: C, saved: Saved) -> Backend[C]:
-        """The backend of a backward: the one that ran the forward if it can; else the first that can, and a log line."""
+        """The backend of a backward: that of the forward if it can, else the first that can, with a line in the log."""
         own_first = sorted(self.backwards, key=lambda backend: backend.name != saved.backend)
         rejected: dict[str, str] = {}
         for backend in own_first:
