@@ -56,12 +56,13 @@ def trainer(triples: int, device: str) -> Trainer:
         calibration_entities=40,
         retrieval_questions=400,
         property_questions=10,
+        calibration_questions=40,
         triples=max(1, triples),
         bf16=False,
     )
     stand_in = mock.patch.object(material, "load_encoder", return_value=RandomVectors())
     with tempfile.TemporaryDirectory() as cache, stand_in:
-        made = material.gather(config, cache=Path(cache), checks=40, device=device)
+        made = material.gather(config, cache=Path(cache), device=device)
     return Trainer(config, made, Path("unused"), say=lambda text: None)
 
 

@@ -16,14 +16,13 @@ from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_head import DESCRIBING, PropertyHead
 from kblam.errors import TrainingError
-from kblam.knowledge import Encoder
 from kblam.knowledge.names import Names
 from kblam.models import Attachment
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED, MOST_PROPERTIES, Candidate, Judge, Judged
 from kblam.models.reach import read_to_evidence
+from kblam.training.calibration_data import CalibrationData
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
-from kblam.training.vectors import Vectors
 
 _ROWS = 32
 _HIDDEN = -1e9
@@ -89,33 +88,23 @@ class _Shown(NamedTuple):
 
 @torch.no_grad()
 def calibrate(
-    attachment: Attachment,
-    facts: Facts,
-    asked: Sequence[Asked],
-    vectors: Vectors,
-    prompts: Sequence[Sequence[int]],
-    encoder: Encoder,
-    head: PropertyHead,
-    *,
-    scale: float = 1.0,
+    attachment: Attachment, data: CalibrationData, prompts: Sequence[Sequence[int]], head: PropertyHead
 ) -> Calibration:
     """Learns the weights from questions about facts, asked once with their facts and once without.
 
     Args:
         attachment: of the model, with the adapter.
-        facts: the knowledge base.
-        asked: questions about single facts, about whole entities, and about nothing that it has.
-        vectors: of all key texts, values and questions.
+        data: facts as a knowledge base, and questions about single ones, whole entities, and nothing that it has.
         prompts: token ids of each question's prompt.
-        encoder: of those vectors.
         head: one that has not learned the phrasings of these questions: what those it has learned are worth says
             little about others.
-        scale: factor on the vectors that the adapter expects; 1 for an adapter as users get it.
     """
     model, adapter = attachment.model, attachment.adapter
-    keys, values = (vectors.of(texts) * (scale / vectors.scale) for texts in (facts.key_texts, facts.values))
+    facts, asked, vectors = data.facts, data.asked, data.vectors
+    # As the encoder gives them.
+    keys, values = (vectors.of(texts) / vectors.scale for texts in (facts.key_texts, facts.values))
     knowledge = adapter.project(keys.to(model.device), values.to(model.device), dtype=model.dtype)
-    questions = vectors.of(one.text for one in asked) * (scale / vectors.scale)
+    questions = vectors.of(one.text for one in asked) / vectors.scale
     # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
     # again, in turn without its entity and without its fact.
     again = [row for row, one in enumerate(asked) if len(one.facts) == 1][::2]
@@ -144,7 +133,7 @@ def calibrate(
     def encode(texts: list[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known.update(zip(new, torch.from_numpy(encoder.encode(new)).float() * scale, strict=True))
+            known.update(zip(new, torch.from_numpy(data.encoder.encode(new)).float(), strict=True))
         return torch.stack([known[text] for text in texts])
 
     judge = Judge(adapter, encode, names=(name for name, _ in facts.identities), head=head)

@@ -1,4 +1,4 @@
-"""Thresholds of a finished adapter, chosen anew: on a user's own triples, or on synthetic facts."""
+"""The end of a training run, and all of `kblam calibrate`: a property head and a confidence for an adapter."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from kblam.adapter import KnowledgeAdapter
-from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
 from kblam.knowledge import Encoder, Triple
 from kblam.knowledge.encoders import Progress
@@ -15,10 +16,9 @@ from kblam.models import attach, detach
 from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
-from kblam.training.material import entities_of, held_out_entities, some
-from kblam.training.properties import QUESTIONS, STEPS, PropertyQuestions, is_kept, learn_head, with_head
-from kblam.training.questions import Facts, calibration_questions
-from kblam.training.vectors import Vectors
+from kblam.training.calibration_data import CalibrationData, some
+from kblam.training.config import CALIBRATION_QUESTIONS
+from kblam.training.properties import QUESTIONS, STEPS, learn_head, with_head
 
 
 def recalibrate(
@@ -28,7 +28,7 @@ def recalibrate(
     *,
     cache: Path,
     triples: Sequence[Triple] = (),
-    questions: int = 600,
+    questions: int = CALIBRATION_QUESTIONS,
     property_questions: int = QUESTIONS,
     property_steps: int = STEPS,
     seed: int = 0,
@@ -52,23 +52,44 @@ def recalibrate(
         ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do.
     """
     model, tokenizer = load_base(base, device=device), load_tokenizer(base)
-    entities: list[Entity] = entities_of(some(triples, seed, say)) or held_out_entities(seed)
-    facts = Facts(entities)
-    asked = calibration_questions(facts, questions, seed + 1, is_kept)
-    own = (prop for _, prop in facts.identities) if triples else ()
-    properties = PropertyQuestions.draw(own, count=property_questions, seed=seed)
-    texts = [*facts.key_texts, *facts.values, *properties.key_texts, *properties.texts, *(one.text for one in asked)]
-    vectors = Vectors(texts, encoder, cache, progress)
-    head = learn_head(properties, vectors, steps=property_steps)
-    unknowing = learn_head(properties, vectors, steps=property_steps, all_phrasings=False)
-    fresh = with_head(adapter, head, background=tuple(TYPED))
-    attachment = attach(model, fresh.eval())
-    prompts = [question_ids(one.text, attachment, tokenizer) for one in asked]
-    found = calibrate(attachment, facts, asked, vectors, prompts, encoder, unknowing)
-    detach(model)
-    fresh.config = dataclasses.replace(
-        fresh.config,
-        known_above=found.known_above,
-        confidence=found.confidence,
+    data = CalibrationData.gather(
+        encoder,
+        cache,
+        some(triples, seed, say),
+        questions=questions,
+        property_questions=property_questions,
+        seed=seed,
+        progress=progress,
     )
+    return calibrated(adapter, model, tokenizer, data, property_steps=property_steps, seed=seed)
+
+
+def calibrated(
+    adapter: KnowledgeAdapter,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: CalibrationData,
+    *,
+    property_steps: int = STEPS,
+    seed: int = 0,
+) -> tuple[KnowledgeAdapter, Calibration]:
+    """A copy of the adapter, in evaluation mode, with a property head and a confidence learned from questions.
+
+    Args:
+        adapter: of the model; takes vectors as the encoder gives them.
+        model, tokenizer: with nothing attached.
+        data: the questions.
+        property_steps: of the property head.
+        seed: of its training.
+    """
+    head = learn_head(data.properties, data.vectors, steps=property_steps, seed=seed)
+    unknowing = learn_head(data.properties, data.vectors, steps=property_steps, all_phrasings=False, seed=seed)
+    fresh = with_head(adapter, head, background=tuple(TYPED)).to(model.device).eval()
+    attachment = attach(model, fresh)
+    try:
+        prompts = [question_ids(one.text, attachment, tokenizer) for one in data.asked]
+        found = calibrate(attachment, data, prompts, unknowing)
+    finally:
+        detach(model)
+    fresh.config = dataclasses.replace(fresh.config, known_above=found.known_above, confidence=found.confidence)
     return fresh, found

@@ -13,6 +13,8 @@ from kblam.adapter.config import ANSWER, REFUSAL
 from kblam.errors import TrainingConfigError, argument
 from kblam.training.properties import QUESTIONS, STEPS
 
+CALIBRATION_QUESTIONS = 600
+
 
 def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
@@ -46,7 +48,7 @@ class TrainingConfig:
     # Data
     seed: int = _help("of everything random", 0)
     train_entities: int = _help("entities of the synthetic world", 8000)
-    calibration_entities: int = _help("of them, kept for checks and for the confidence", 800)
+    calibration_entities: int = _help("of them, kept for checks", 800)
     unanswerable: float = _help("share of questions without an answer", 0.4)
     # Stage 1: question and key projections, without the language model
     retrieval_steps: int = _help("steps of stage 1; 0 leaves it out", 1500)
@@ -56,6 +58,10 @@ class TrainingConfig:
     # The property head, beside both stages
     property_questions: int = _help('questions about "it" that the property head learns from', QUESTIONS)
     property_steps: int = _help("steps of the property head", STEPS)
+    # The confidence, at the end
+    calibration_questions: int = _help(
+        "questions it is learned from, before each is asked again without its fact", CALIBRATION_QUESTIONS
+    )
     # Stage 2: the whole adapter, through the frozen language model
     max_steps: int = _help("steps of stage 2; 0 leaves it out", 500)
     learning_rate: float = _help("peak", 1.2e-3)
@@ -161,6 +167,7 @@ _POSITIVE = (
     "retrieval_batch_size",
     "retrieval_questions",
     "property_questions",
+    "calibration_questions",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "triples",

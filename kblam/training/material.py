@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import AdapterConfig
-from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
 from kblam.data.properties import TYPED
 from kblam.errors import TrainingError
@@ -22,19 +20,12 @@ from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import PLAIN, template_of
 from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
-from kblam.training.config import MOST_ENTITIES, TrainingConfig
+from kblam.training.calibration_data import CalibrationData, entities_of, some
+from kblam.training.config import TrainingConfig
 from kblam.training.language import trainable_base
-from kblam.training.properties import PropertyQuestions, is_kept
-from kblam.training.questions import (
-    Asked,
-    Facts,
-    calibration_questions,
-    draw_questions,
-)
+from kblam.training.questions import Asked, Facts, draw_questions
 from kblam.training.vectors import Vectors
 
-# Of the user's own triples; more of them teach nothing that these do not.
-MOST_OWN = 20_000
 # Knowledge layers by depth: retrieval is the encoder's at any depth, and values must still be read afterwards.
 _DEPTHS = (0.47, 0.6, 0.73, 0.87)
 
@@ -47,11 +38,11 @@ class Material:
         model: frozen.
         texts: how questions and answers are written.
         encoder: of the sentence vectors.
-        train, checks: facts to learn from, and facts held out of training for checks and the confidence.
-        asked, checked: questions about `train` and about `checks`.
-        properties: questions that the property head learns from.
+        train, checks: facts to learn from, and facts held out of training for checks.
+        asked: questions about `train`.
         own: whether `checks` are the user's own triples.
-        vectors: of all texts of both.
+        vectors: of all texts of these.
+        calibration: what the property head and the confidence are learned from.
         adapter_config: of the adapter that learns.
     """
 
@@ -61,24 +52,10 @@ class Material:
     train: Facts
     checks: Facts
     asked: list[Asked]
-    checked: list[Asked]
-    properties: PropertyQuestions
     own: bool
     vectors: Vectors
+    calibration: CalibrationData
     adapter_config: AdapterConfig
-
-
-def entities_of(triples: Sequence[Triple]) -> list[Entity]:
-    """Triples by name; names that differ are different entities."""
-    by_name: dict[str, dict[str, str]] = {}
-    for triple in triples:
-        by_name.setdefault(triple.name, {})[triple.property] = triple.value
-    return [Entity(name, facts) for name, facts in by_name.items()]
-
-
-def held_out_entities(seed: int) -> list[Entity]:
-    """Synthetic entities that no training run of `seed` learns from."""
-    return build_world(seed, MOST_ENTITIES + TrainingConfig().calibration_entities, 0).train[MOST_ENTITIES:]
 
 
 def gather(
@@ -86,7 +63,6 @@ def gather(
     *,
     cache: Path,
     triples: Sequence[Triple] = (),
-    checks: int = 600,
     device: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -96,7 +72,6 @@ def gather(
     Args:
         cache: folder for sentence vectors.
         triples: the user's own; the adapter learns from them too, and the confidence is learned on them.
-        checks: questions for the confidence.
         progress: told how many texts are encoded.
         say: told what a person should read before that.
 
@@ -111,19 +86,24 @@ def gather(
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)
     kept = config.calibration_entities
     entities, held_out = world.train[:-kept], world.train[-kept:]
-    own = entities_of(some(triples, config.seed, say))
+    triples = some(triples, config.seed, say)
+    own = entities_of(triples)
     if own:
         entities, held_out = [*entities, *own], own
     train, held = Facts(entities), Facts(held_out)
     asked = draw_questions(train, config.retrieval_questions, config.seed)
-    checked = calibration_questions(held, checks, config.seed + 1, is_kept)
-    properties = PropertyQuestions.draw(
-        (prop for one in own for prop in one.facts), count=config.property_questions, seed=config.seed
-    )
-    texts = [*train.key_texts, *held.key_texts, *train.values, *held.values]
-    texts += [*properties.key_texts, *properties.texts]
+    texts = [*train.key_texts, *held.key_texts, *train.values, *held.values, *(one.text for one in asked)]
     say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
-    vectors = Vectors([*texts, *(one.text for one in (*asked, *checked))], encoder, cache, progress)
+    vectors = Vectors(texts, encoder, cache, progress)
+    calibration = CalibrationData.gather(
+        encoder,
+        cache,
+        triples,
+        questions=config.calibration_questions,
+        property_questions=config.property_questions,
+        seed=config.seed,
+        progress=progress,
+    )
     prompt = config.prompt or template_of(tokenizer) or PLAIN
     return Material(
         model=model,
@@ -132,20 +112,11 @@ def gather(
         train=train,
         checks=held,
         asked=asked,
-        checked=checked,
-        properties=properties,
         own=bool(own),
         vectors=vectors,
+        calibration=calibration,
         adapter_config=_adapter_config(config, model, encoder, prompt),
     )
-
-
-def some(triples: Sequence[Triple], seed: int, say: Callable[[str], None]) -> Sequence[Triple]:
-    """All triples, or so many that their vectors take minutes and no more; `say` is told then."""
-    if len(triples) <= MOST_OWN:
-        return triples
-    say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are looked at")
-    return random.Random(seed).sample(list(triples), MOST_OWN)
 
 
 def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Encoder, prompt: str) -> AdapterConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -18,19 +19,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
-from kblam.adapter.property_head import PropertyHead
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError, argument
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
-from kblam.training.calibrate import Calibration, calibrate
+from kblam.training.calibrate import Calibration
+from kblam.training.calibration_run import calibrated
 from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint, whole_folder
 from kblam.training.config import TrainingConfig, setting
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
-from kblam.training.properties import learn_head, with_head
 from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
 from kblam.training.sharding import shard, share_held
 from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
@@ -288,35 +288,19 @@ class Trainer:
 
     # --- the end ---------------------------------------------------------------------------------------------
 
-    def calibrate(self) -> Calibration:
-        """Learns the confidence from questions about the material's checks."""
-        material = self.material
-        prompts = [self._prompt(one.text) for one in material.checked]
-        attachment = attach(material.model, self.adapter.eval())
-        try:
-            return calibrate(
-                attachment,
-                material.checks,
-                material.checked,
-                material.vectors,
-                prompts,
-                material.encoder,
-                self._head(all_phrasings=False),
-                scale=material.vectors.scale,
-            )
-        finally:
-            detach(material.model)
-
     def finish(self) -> KnowledgeAdapter:
         """The adapter as users get it, written to `output`: takes vectors as they come, and knows when it knows."""
-        self.calibration = self.calibrate()
-        adapter = with_head(
-            self.adapter,
-            self._head(),
-            known_above=self.calibration.known_above,
-            confidence=self.calibration.confidence,
+        material, config = self.material, self.config
+        trained = copy.deepcopy(self.adapter)
+        rescale_inputs(trained, material.vectors.scale)
+        adapter, self.calibration = calibrated(
+            trained,
+            material.model,
+            material.texts.tokenizer,
+            material.calibration,
+            property_steps=config.property_steps,
+            seed=config.seed,
         )
-        rescale_inputs(adapter, self.material.vectors.scale)
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
@@ -325,17 +309,7 @@ class Trainer:
             f"known above a confidence of {found.known_above}: refusals right {found.precision:.3f}, "
             f"found {found.recall:.3f}; likeliest triple right {found.top1:.3f} ({found.questions} questions)"
         )
-        return adapter.eval()
-
-    def _head(self, *, all_phrasings: bool = True) -> PropertyHead:
-        material, config = self.material, self.config
-        return learn_head(
-            material.properties,
-            material.vectors,
-            steps=config.property_steps,
-            all_phrasings=all_phrasings,
-            seed=config.seed,
-        )
+        return adapter
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config, adapter = self.config, self.adapter

@@ -17,11 +17,12 @@ from kblam.adapter.config import FORMAT_VERSION
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
 from kblam.models.judging import Judged
-from kblam.training import calibrate, calibration_run
+from kblam.training import calibrate, calibration_data, calibration_run
 from kblam.training.material import Material
 from kblam.training.questions import Asked, Facts, Kind
+from kblam.training.run import Trainer
 from tests.fakes import HashingEncoder
-from tests.training.conftest import small_head
+from tests.training.conftest import small, small_head
 
 ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "description": "3"})
 HAMMER = Entity("Hammer", {"color": "4"})
@@ -97,7 +98,7 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     entities = [Entity(f"Machine {n}", {"torque": "9", "weight": f"{n} tons", "color": "red"}) for n in range(8)]
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
-    monkeypatch.setattr(calibration_run, "held_out_entities", lambda seed: entities)
+    monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: entities)
     encoder = HashingEncoder(before.config.embedding_dim)
     after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
@@ -106,3 +107,31 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     for name, weight in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight)
     assert before.config.confidence is None
+
+
+def test_a_run_ends_as_calibrate_does(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command makes what two make: bit for bit, with the same questions and the base in the same dtype."""
+    material = prepared()
+    trainer = Trainer(small(), material, tmp_path / "run", say=[].append)
+    trainer.fit()
+    whole = trainer.finish()
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    written = KnowledgeAdapter.from_pretrained(tmp_path / "run")
+    before = dataclasses.replace(written.config, confidence=None, known_above=None, property_width=0)
+    bare = KnowledgeAdapter(before)
+    bare.load_state_dict({name: w for name, w in written.state_dict().items() if not name.startswith("property_head")})
+    after, _ = calibration_run.recalibrate(
+        bare,
+        "tiny",
+        HashingEncoder(before.embedding_dim),
+        cache=tmp_path / "other cache",
+        questions=small().calibration_questions,
+        seed=small().seed,
+        **small_head(),
+    )
+    assert after.config == whole.config
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(after.state_dict()[name], weight), name

@@ -148,8 +148,8 @@ def test_a_question_with_nothing_to_find_teaches_nothing(
 
     whole = calibrate.learn
     monkeypatch.setattr(calibrate, "learn", learn)
-    trainer.calibrate()
-    assert len(learned) > len(material.checked)
+    trainer.finish()
+    assert len(learned) > len(material.calibration.asked)
     assert min(one.mass for case in learned for one in case.signs) > 0
     assert any(not case.signs and case.right is None and not case.is_known for case in learned)
 
@@ -232,6 +232,7 @@ def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp
     own = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(12) for prop in ("torque", "weight")]
     material = prepared(triples=own)
     assert material.own
+    assert material.checks.identities == material.calibration.facts.identities
     assert material.checks.identities == [(one.name, one.property) for one in own]
     assert set(material.checks.identities) <= set(material.train.identities)
     trainer = Trainer(small(), material, tmp_path, say=[].append)

@@ -26,7 +26,7 @@ def main() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         stand_ins(monkeypatch)
         config = small(**changes)
-        trainer = Trainer(config, gather(config, cache=cache, checks=40), output, say=[].append)
+        trainer = Trainer(config, gather(config, cache=cache), output, say=[].append)
         trainer.fit(resume=resume)
         if finish:
             trainer.finish()

@@ -1,0 +1,90 @@
+"""What a confidence is learned from: facts, questions about them and about properties, and the vectors of all texts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kblam.data.entities import Entity
+from kblam.data.open_world import build_world
+from kblam.knowledge import Encoder, Triple
+from kblam.knowledge.encoders import Progress
+from kblam.training.config import CALIBRATION_QUESTIONS, MOST_ENTITIES, TrainingConfig
+from kblam.training.properties import QUESTIONS, PropertyQuestions, is_kept
+from kblam.training.questions import Asked, Facts, calibration_questions
+from kblam.training.vectors import Vectors
+
+# Of the user's own triples; more of them teach nothing that these do not.
+MOST_OWN = 20_000
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Questions whose answers an adapter has not learned, unless they are about the user's own triples.
+
+    Args:
+        facts: of the user's own triples, or of entities that no training run learns from.
+        asked: questions about them.
+        properties: questions that the property head learns from.
+        encoder: of the knowledge bases that the adapter is for.
+        vectors: of all texts of these.
+    """
+
+    facts: Facts
+    asked: list[Asked]
+    properties: PropertyQuestions
+    encoder: Encoder
+    vectors: Vectors
+
+    @staticmethod
+    def gather(
+        encoder: Encoder,
+        cache: Path,
+        triples: Sequence[Triple] = (),
+        *,
+        questions: int = CALIBRATION_QUESTIONS,
+        property_questions: int = QUESTIONS,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> CalibrationData:
+        """Draws the questions and encodes what they need.
+
+        Args:
+            encoder: of the knowledge bases that the adapter is for.
+            cache: folder for sentence vectors.
+            triples: the user's own, as `some` has them; none takes synthetic facts.
+            questions: how many, before each is asked again without its fact.
+            property_questions: how many the property head learns from.
+            seed: of the drawing.
+            progress: told how many texts are encoded.
+        """
+        facts = Facts(entities_of(triples) or held_out_entities(seed))
+        asked = calibration_questions(facts, questions, seed + 1, is_kept)
+        own = (prop for _, prop in facts.identities) if triples else ()
+        properties = PropertyQuestions.draw(own, count=property_questions, seed=seed)
+        texts = [*facts.key_texts, *facts.values, *properties.key_texts, *properties.texts]
+        texts += [one.text for one in asked]
+        return CalibrationData(facts, asked, properties, encoder, Vectors(texts, encoder, cache, progress))
+
+
+def entities_of(triples: Sequence[Triple]) -> list[Entity]:
+    """Triples by name; names that differ are different entities."""
+    by_name: dict[str, dict[str, str]] = {}
+    for triple in triples:
+        by_name.setdefault(triple.name, {})[triple.property] = triple.value
+    return [Entity(name, facts) for name, facts in by_name.items()]
+
+
+def held_out_entities(seed: int) -> list[Entity]:
+    """Synthetic entities that no training run of `seed` learns from."""
+    return build_world(seed, MOST_ENTITIES + TrainingConfig().calibration_entities, 0).train[MOST_ENTITIES:]
+
+
+def some(triples: Sequence[Triple], seed: int, say: Callable[[str], None]) -> Sequence[Triple]:
+    """All triples, or so many that their vectors take minutes and no more; `say` is told then."""
+    if len(triples) <= MOST_OWN:
+        return triples
+    say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are looked at")
+    return random.Random(seed).sample(list(triples), MOST_OWN)
