@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach
-from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
+from kblam.models.judging import CANDIDATES
 from kblam_kernels import knowledge_lse
 from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
 from tests.generation.conftest import World
@@ -152,3 +153,24 @@ def test_named_triples_are_kept_once_and_as_they_are(world: World) -> None:
         assert {place for place, _ in held} == {place for place, _ in before} | wanted
         assert len({place for place, _ in held}) == len(held)
         assert all(0 < mass <= before[-1][1] for _, mass in held[len(before) :])
+
+
+def test_a_named_triple_without_any_attention_is_looked_at_all_the_same() -> None:
+    """A mass of 0 stands for none: exp of a score far below the others is 0 in float32."""
+    mass = torch.zeros(1, 40)
+    mass[0, :CANDIDATES] = 0.01
+    masses, places = strongest(mass, torch.tensor([[39, -1]]))
+    assert places[0, CANDIDATES] == 39
+    assert 0 < masses[0, CANDIDATES] < 1e-30
+    assert masses[0, CANDIDATES + 1] == 0
+
+
+def test_the_rows_of_a_beam_search_keep_what_their_question_names(world: World) -> None:
+    """`generate` repeats each row as often as it has beams, side by side."""
+    kb = KnowledgeBase.from_triples([Triple(f"n{at}", "capital", "Pine") for at in range(40)], world.encoder)
+    with kb, torch.inference_mode():
+        recorder = EvidenceRecorder(torch.tensor([[38], [39]]))
+        with world.attachment.using(resident_for(world.attachment, kb)), world.attachment.observing(recorder):
+            world.model(torch.tensor([[5, 6, 7, 8]] * 2 + [[9, 8, 7, 6]] * 2))
+    held = [{place for place, mass in row if mass > 0} for row in recorder.newest()]
+    assert [{38, 39} & row for row in held] == [{38}, {38}, {39}, {39}]
