@@ -19,6 +19,7 @@ from kblam_kernels.attention.packed import (
     of_rows,
     packed_results,
     request_of_each,
+    rows_that_take_most,
     starts_of,
 )
 from kblam_kernels.common import memory
@@ -95,7 +96,8 @@ class KnowledgePlan:
             op, call = self._call(query, knowledge)
             self.backend = op.choose(call, backend)
             self._workspace = memory.Workspace()
-            self.run(query, knowledge)
+            for rows in rows_that_take_most(call, self.backend):
+                self.run(query[:rows], knowledge)
             self._workspace.take(of_model.device)
 
     @property

@@ -6,6 +6,7 @@ the range and bias of its request: every shape then follows from the number of r
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from typing import Any
 
@@ -16,13 +17,21 @@ from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.checks import bias_rows
 from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.launch import multiprocessors
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype, merged
-from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MAX_SPLITS, MIN_DENSE_SPLIT, MIN_SPLIT
+from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MIN_DENSE_SPLIT
 from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
 from kblam_kernels.latent.call import LatentCall
-from kblam_kernels.latent.tiles import queries_at_once
+from kblam_kernels.latent.tiles import (
+    LatentTile,
+    folded,
+    latent_split,
+    queries_at_once,
+    query_bytes,
+    tile_of,
+)
 
 
 def partial_knowledge_attention(
@@ -281,11 +290,34 @@ def cuts_of(call: AttentionCall, name: str, starts: list[int] | None) -> list[tu
 def _rows_at_once(call: AttentionCall) -> int:
     """How many rows of one token share the scratch memory of a launch."""
     if isinstance(call, LatentCall):
-        width, least, most = call.latent_key.shape[1], MIN_SPLIT, MAX_SPLITS
-    else:
-        width, least, most = call.width, MIN_DENSE_SPLIT, MAX_DENSE_SPLITS
-    splits = min(-(-call.span // least), most)
-    return queries_at_once(4 * call.sizes.Hq * splits * (width + 2))
+        tile, tokens, _ = _cut_of(call)
+        return queries_at_once(_bytes_of(call, tokens * tile.most_folded))
+    splits = min(-(-call.span // MIN_DENSE_SPLIT), MAX_DENSE_SPLITS)
+    return queries_at_once(4 * call.sizes.Hq * splits * (call.width + 2))
+
+
+def rows_that_take_most(call: AttentionCall, name: str) -> tuple[int, ...]:
+    """Numbers of rows, one of which takes the most memory: all, and the most whose partial results are not folded."""
+    T = len(call.query)
+    if name != "triton" or not isinstance(call, LatentCall):
+        return (T,)
+    tile, tokens, units = _cut_of(call)
+    each = _bytes_of(call, tokens)
+
+    def folds(rows: int) -> bool:
+        return folded(rows * call.sizes.Hq, call.span, rows * each, tile, units) > 1
+
+    return (T, max(bisect.bisect_left(range(1, T + 1), True, key=folds), 1))
+
+
+def _cut_of(call: LatentCall) -> tuple[LatentTile, int, int]:
+    """Tile, tokens of a split, and multiprocessors of a launch."""
+    tile, units = tile_of(call), multiprocessors(call.query)
+    return tile, latent_split(call.span, tile, units), units
+
+
+def _bytes_of(call: LatentCall, tokens: int) -> int:
+    return query_bytes(call.sizes.Hq, call.latent_key.shape[1], call.width, call.span, 0, tokens)
 
 
 def of_rows(call: AttentionCall, rows: slice, B: int, N: int) -> AttentionCall:

@@ -21,7 +21,7 @@ from torch import Tensor
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import AttentionCall
 from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
-from kblam_kernels.common.tiles import Arch, Tile, arch_of
+from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch, Tile, arch_of
 
 # Folded into the scale that kernels get, so that exp is exp2.
 LOG2E = math.log2(math.e)
@@ -78,9 +78,10 @@ class Cut(NamedTuple):
         rows: query rows that share a list, its range and its bias; they form one of `groups`.
         row_count: query rows of the call.
         row_tiles: row tiles of a group.
-        knowledge_programs: programs of the knowledge, which come first; the prompt's follow.
-        knowledge_splits, splits: number of splits of the knowledge, and of both blocks.
+        knowledge_programs: programs of the knowledge; the others are the prompt's.
+        knowledge_splits, splits: number of partial results of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
+        folded: splits of the knowledge that make one partial result.
         prompt_row_tiles: row tiles of the queries of one key head.
         is_spanned: 1 if splits are counted from the start of a row's range, 0 if from that of the list.
     """
@@ -93,6 +94,7 @@ class Cut(NamedTuple):
     knowledge_splits: int
     splits: int
     split_size: int
+    folded: int
     prompt_row_tiles: int
     is_spanned: int
 
@@ -105,22 +107,24 @@ def cut_of(
     programs: int,
     split_size: int,
     prompt_rows: int,
+    folded: int = 1,
     is_shared: bool = True,
 ) -> tuple[Cut, int]:
     """The cut of a decode launch, and its number of programs.
 
     Args:
         rows: query rows of one row of the batch. Rows of the batch fold if they share the list, its range and its bias.
-        programs: of each row tile and split of the knowledge.
+        programs: of each row tile and partial result of the knowledge.
         split_size: knowledge tokens of a split.
         prompt_rows: query rows of a program of the prompt.
+        folded: splits of the knowledge that make one partial result.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
     B, Hq, Hkv, N, T, _ = call.sizes
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
-    knowledge_splits, prompt_splits = -(-call.span // split_size), -(-T // PROMPT_SPLIT)
+    knowledge_splits, prompt_splits = -(-call.span // (split_size * folded)), -(-T // PROMPT_SPLIT)
     cut = Cut(
         rows=rows,
         row_count=B * Hq * N,
@@ -130,6 +134,7 @@ def cut_of(
         knowledge_splits=knowledge_splits,
         splits=knowledge_splits + prompt_splits,
         split_size=split_size,
+        folded=folded,
         prompt_row_tiles=prompt_row_tiles,
         is_spanned=int(call.is_spanned),
     )
@@ -254,6 +259,13 @@ def target_arch(tensor: Tensor) -> Arch:
     if tensor.device.type != "cuda":
         return "interpreter"
     return arch_of(torch.cuda.get_device_capability(tensor.device))
+
+
+def multiprocessors(tensor: Tensor) -> int:
+    """How many the device of a launch on this tensor has."""
+    if _RECORDING.get() is None and tensor.device.type == "cuda":
+        return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return MULTIPROCESSORS[target_arch(tensor)]
 
 
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **arguments: Any) -> None:

@@ -7,9 +7,9 @@ from kblam_kernels.common.tiles import Tile
 PROMPT_SPLIT = 256
 # Query rows per program in the prompt part: the minimum of a matrix instruction. With 32, registers spill.
 PROMPT_ROWS = 16
-# Two waves of an A100 or H200 at one program a multiprocessor; more splits would cost more to merge than they gain.
-MAX_SPLITS = 256
-MIN_SPLIT = 128
+# Latents are cut into GROUPS groups of GROUP splits at most: as many splits as an A100 or H100 has multiprocessors. A
+# group is summed split by split, by one program or in the merge, so that its bits are the same either way.
+GROUP, GROUPS = 8, 16
 # Dense knowledge has a program for each head and split: fewer and longer splits fill a GPU and leave less to merge.
 MAX_DENSE_SPLITS = 64
 MIN_DENSE_SPLIT = 256
@@ -23,7 +23,7 @@ MAX_CHUNK = 128
 MAX_CHUNKS = 12
 
 
-def split_tokens(M: int, block_m: int, most: int = MAX_SPLITS, least: int = MIN_SPLIT) -> int:
+def split_tokens(M: int, block_m: int, most: int = MAX_DENSE_SPLITS, least: int = MIN_DENSE_SPLIT) -> int:
     """Knowledge tokens of one split, whole tiles: set by the (over-allocated) length of the list, never by the batch.
 
     At most `most` splits, of at least `least` tokens.

@@ -19,6 +19,8 @@ EVERYWHERE: tuple[Arch, ...] = get_args(Arch)
 Precision = Literal["half", "float32"]
 # Bytes of shared memory that one block may opt in to. sm_86 stands for 8.6, 8.9 and 12.x.
 SHARED_LIMIT: dict[str, int] = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024}
+# Programs that run at once, at one a multiprocessor: of the cards for which launches are compiled ahead of time.
+MULTIPROCESSORS: dict[str, int] = {"sm_80": 108, "sm_86": 84, "sm_90": 132, "interpreter": 16}
 # Pins the tile of the single pass over dense knowledge, see `dense/tiles.py`.
 TILE_VARIABLE = "KBLAM_TILE"
 UNLIMITED = 1 << 62

@@ -31,6 +31,16 @@ def product(a, b, acc):
 
 
 @triton.jit
+def rounded(numbers, dtype: tl.constexpr):
+    """float32 in another dtype, to the nearest; to bfloat16 the interpreter would cut off bits."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = numbers.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        numbers = tl.where(numbers == numbers, bits.to(tl.float32, bitcast=True), numbers)
+    return numbers.to(dtype)
+
+
+@triton.jit
 def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A tile of zeros, float32."""
     return tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
@@ -40,6 +50,12 @@ def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def unseen(ROWS: tl.constexpr):
     """Running maximum and sum of rows that have seen nothing."""
     return tl.full([ROWS], float("-inf"), dtype=tl.float32), tl.zeros([ROWS], dtype=tl.float32)
+
+
+@triton.jit
+def finite(maximum):
+    """0 in place of -inf, which minus itself would be NaN."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
 
 
 @triton.jit

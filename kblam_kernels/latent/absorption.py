@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from kblam_kernels.common import memory
 from kblam_kernels.common.columns import times_knowledge
 from kblam_kernels.common.softmax import accumulation_dtype, in_model_layout
 from kblam_kernels.latent.call import LatentCall
@@ -63,31 +61,3 @@ def projected(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:
     of_knowledge = times_knowledge(latent, call.value_weight.transpose(1, 2))
     output = mixed.prompt + of_knowledge + mixed.share[..., None] * call.value_bias[:, None]
     return in_model_layout(output.to(call.query.dtype)), mixed.lse
-
-
-def placed(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:
-    """`projected`, bit for bit, with every step of one new token a row in memory of `common/memory.py`."""
-    r, (B, Hq, N, D), P = call.knowledge_query, call.query.shape, call.latent_key.shape[1]
-    dtype = accumulation_dtype(r)
-    of_bias = memory.empty(r, B, Hq, N, D, dtype=dtype).copy_(r).mul_(call.key_bias[:, None])
-    constant = torch.sum(of_bias, -1, out=memory.empty(r, B, Hq, N, dtype=dtype))
-    rows = r.transpose(0, 1).flatten(1, 2)  # of one new token a view
-    absorbed = torch.bmm(rows, call.key_weight, out=memory.empty(r, Hq, B * N, P))
-    mixed = mix(call, Absorbed(absorbed.unflatten(1, (B, N)).transpose(0, 1), constant))
-    latent = mixed.latent.transpose(0, 1).flatten(1, 2)
-    of_knowledge = torch.bmm(latent, call.value_weight.transpose(1, 2), out=memory.empty(r, Hq, B * N, D))
-    of_bias.copy_(call.value_bias[:, None]).mul_(mixed.share[..., None])
-    summed = mixed.prompt.add_(of_knowledge.unflatten(1, (B, N)).transpose(0, 1)).add_(of_bias)
-    return memory.empty(r, B, N, Hq, D).transpose(1, 2).copy_(summed), mixed.lse
-
-
-def empty_mixed(call: LatentCall) -> Mixed:
-    """Unwritten results; `latent` is (Hq, B, N, P) in memory, as `projected` needs it."""
-    (B, Hq, N, D), P = call.query.shape, call.latent_key.shape[1]
-    dtype = accumulation_dtype(call.query)
-    return Mixed(
-        memory.empty(call.query, B, Hq, N, D, dtype=dtype),
-        memory.empty(call.query, Hq, B, N, P).transpose(0, 1),
-        memory.empty(call.query, B, Hq, N, dtype=dtype),
-        memory.empty(call.query, B, Hq, N, dtype=dtype),
-    )

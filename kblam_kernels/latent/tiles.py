@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from kblam_kernels.common.splits import MAX_CHUNK, PROMPT_ROWS, PROMPT_SPLIT, chunk_of, head_chunk_of, split_tokens
-from kblam_kernels.common.tiles import UNLIMITED, Arch, Choice, Precision, Tile, select
+from kblam_kernels.common.launch import target_arch
+from kblam_kernels.common.splits import GROUP, GROUPS, MAX_CHUNK, PROMPT_ROWS, PROMPT_SPLIT, chunk_of, head_chunk_of
+from kblam_kernels.common.tiles import UNLIMITED, Arch, Choice, Precision, Tile, precision_of, select
+from kblam_kernels.latent.call import LatentCall
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,28 @@ class LatentTile(Tile):
             query arrives chunk by chunk with the keys, and the sums live in the program's part of the scratch memory,
             in L2 ("streamed").
         widest_chunk: columns of a chunk, at most.
+        tokens_first: products have tokens for rows and queries for columns, so that a wgmma, which takes 64 rows, is
+            filled; else queries are rows.
     """
 
     value_chunks: int
     widest_chunk: int = 128
+    tokens_first: bool = False
 
     @property
     def resident(self) -> bool:
         """Whether a row tile's absorbed query and its sums stay on the chip."""
         return self.value_chunks > 0
 
+    @property
+    def most_folded(self) -> int:
+        """Splits that a program can fold into one partial result: sums of a second kind stay on the chip too."""
+        return GROUP if self.resident else 1
+
     def __str__(self) -> str:
-        """The tile, and where the sums are."""
-        return f"{super().__str__()} {f'{self.value_chunks} chunks' if self.resident else 'streamed'}"
+        """The tile, where the sums are, and what products have for rows."""
+        sums = f"{self.value_chunks} chunks" if self.resident else "streamed"
+        return f"{super().__str__()} {sums}{', tokens first' if self.tokens_first else ''}"
 
 
 @dataclass(frozen=True)
@@ -69,33 +80,66 @@ def as_bits(latents: torch.Tensor) -> torch.Tensor:
     return latents.view(torch.uint8) if latents.dtype == torch.float8_e4m3fn else latents
 
 
-_ROOMY: tuple[Arch, ...] = ("sm_80", "sm_90", "interpreter")
-# Rows are latents of P numbers.
-TILES: tuple[Choice[LatentTile], ...] = (
-    Choice(LatentTile(32, 32, 4, 2, 3), "two programs share an SM of an A100; 76 KiB", (1, 384)),
-    Choice(LatentTile(32, 32, 8, 2, 6), "no spill", (385, 768), archs=_ROOMY),
+_ROOMY: tuple[Arch, ...] = ("sm_80", "sm_90")
+_HOPPER: tuple[Arch, ...] = ("sm_90",)
+_SMALL = "small, so that short inputs span several tiles, splits and groups"
+# Rows are latents of P numbers. These multiply latents as they are stored: converted, registers spill.
+TOKENS_FIRST: tuple[Choice[LatentTile], ...] = (
+    Choice(LatentTile(16, 16, 4, 1, 3, 128, True), _SMALL, precision=None, archs=("interpreter",)),
     Choice(
-        LatentTile(32, 32, 8, 2, 4),
-        "eight chunks of values need more than 255 registers: two programs of four; 162 KiB",
-        (769, 1024),
-        archs=_ROOMY,
+        LatentTile(32, 64, 8, 2, 3, 128, True),
+        "wgmma, two buffers each for keys and values; 221 KiB, one program an SM",
+        (1, 384),
+        archs=_HOPPER,
     ),
+    Choice(
+        LatentTile(32, 128, 8, 3, 0, 128, True),
+        "wgmma; the absorbed query no longer fits beside the keys; 120 KiB",
+        (1025, UNLIMITED),
+        archs=_HOPPER,
+    ),
+)
+# Latents that are converted.
+CONVERTED: tuple[Choice[LatentTile], ...] = (
+    Choice(
+        LatentTile(32, 128, 8, 3, 0, 64),
+        "with chunks of 128 fp8 spills 8 bytes; 70 KiB",
+        (1025, UNLIMITED),
+        archs=("sm_80",),
+    ),
+)
+TILES: tuple[Choice[LatentTile], ...] = (
+    Choice(LatentTile(16, 16, 4, 1, 3), _SMALL, precision=None, archs=("interpreter",)),
+    Choice(LatentTile(32, 32, 4, 2, 3, 64), "two programs share an SM", (1, 384)),
+    Choice(LatentTile(32, 32, 8, 2, 3), "no spill", (385, 768), archs=_ROOMY),
+    Choice(LatentTile(32, 32, 8, 2, 4), "no spill", (769, 1024), archs=_ROOMY),
     Choice(
         LatentTile(32, 128, 8, 3, 0),
         "the absorbed query no longer fits beside the keys: past 1,024 numbers, past 384 in 99 KiB",
         (385, UNLIMITED),
     ),
     Choice(
-        LatentTile(32, 64, 8, 2, 0, widest_chunk=64),
+        LatentTile(32, 64, 8, 2, 0, 64),
         "products on tensor cores take three passes and three times the registers",
         precision="float32",
     ),
 )
 
 
-def latent_tile(P: int, precision: Precision, arch: Arch = "sm_80") -> LatentTile:
-    """The tile for latents of width P under queries of a precision."""
-    return select(TILES, arch, precision, P)
+def latent_tile(P: int, precision: Precision, arch: Arch = "sm_80", *, converts: bool = False) -> LatentTile:
+    """The tile for latents of width P under queries of a precision.
+
+    Args:
+        converts: latents are stored in another dtype than the query's.
+    """
+    return select((*(CONVERTED if converts else TOKENS_FIRST), *TILES), arch, precision, P)
+
+
+def tile_of(call: LatentCall) -> LatentTile:
+    """The tile for a call, on its device."""
+    query, latents = call.query, call.latent_key
+    converts = latents.dtype != query.dtype
+    return latent_tile(latents.shape[1], precision_of(query.dtype), target_arch(query), converts=converts)
 
 
 def prompt_chunk(D: int, element_size: int) -> int:
@@ -120,17 +164,45 @@ def is_padded(P: int, tile: LatentTile) -> bool:
     return P % chunk != 0 or (tile.resident and parts * value_chunks * chunk != P)
 
 
-# Queries beyond this budget go into another block, which reads the latents again. The budget holds about 340 rows of
-# MiniLM's 384 columns, at the most splits: a byte of 16-bit latents read again serves 340 operations. An H100 at half
-# its matrix rate does 148 in the time of a byte, so reading again hides behind arithmetic, and more memory would gain
-# nothing.
+# Of the launches around the splits: rows of a head, and columns of a chunk.
+ABSORB = Tile(16, 64, num_warps=4, num_stages=1)
+PROJECT = Tile(2, 64, num_warps=4, num_stages=1)
+
+# Tokens of a split are a multiple of this, so that splits begin at whole vectors.
+SPLIT_UNIT = 16
+
+
+def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:
+    """Tokens of one split: as many splits as programs run at once, by the length of the list and the device alone."""
+    most = min(multiprocessors, GROUP * GROUPS)
+    return max(tile.block_m, -(-M // (most * SPLIT_UNIT)) * SPLIT_UNIT)
+
+
+# Queries beyond this budget go into another block, which reads the latents again.
 SCRATCH_BYTES = 128 * 2**20
 
 
-def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tile: LatentTile) -> int:
-    """Bytes of one query, all heads: weighted sums, a maximum and a total of every split, in float32."""
-    knowledge_splits, prompt_splits = -(-M // split_tokens(M, tile.block_m)), -(-T // PROMPT_SPLIT)
-    return 4 * num_heads * (knowledge_splits * (P + 2) + prompt_splits * (D + 2))
+def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tokens: int) -> int:
+    """Bytes of one query, all heads, in float32: weighted sums, a maximum and a total of every partial result.
+
+    Args:
+        tokens: of one partial result of the knowledge, `latent_split` times the splits that a program folds.
+    """
+    return 4 * num_heads * (-(-M // tokens) * (P + 2) + -(-T // PROMPT_SPLIT) * (D + 2))
+
+
+def folded(rows: int, M: int, taken: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:
+    """How many splits a program folds into one partial result: as many as it can where groups fill the device, else 1.
+
+    No bit depends on it.
+
+    Args:
+        rows: query rows, heads x queries x batch.
+        taken: bytes of their partial results unfolded, which must fit the budget.
+    """
+    groups = -(-M // (latent_split(M, tile, multiprocessors) * GROUP))
+    fills = 4 * -(-rows // tile.block_rows) * groups >= 3 * multiprocessors
+    return tile.most_folded if fills or taken > SCRATCH_BYTES else 1
 
 
 def queries_at_once(query_bytes: int) -> int:

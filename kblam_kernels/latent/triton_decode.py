@@ -1,4 +1,4 @@
-"""Attention of few queries to many latents (Triton): splits of the latents and of the prompt in one launch, one merge.
+"""Attention of few queries to many latents (Triton), in three launches: absorb, attend, project.
 
 How it works is in this folder's README. Takes what `dispatch.Triton` has no reason against, with shapes and meanings as
 `LatentCall`.
@@ -21,33 +21,36 @@ from kblam_kernels.common.launch import (
     cut_of,
     heads,
     launch,
+    multiprocessors,
     prompt_tile,
     states_of,
-    target_arch,
 )
 from kblam_kernels.common.native import contiguous_or_none
-from kblam_kernels.common.splits import MERGE, PROMPT_ROWS, chunk_of, split_tokens
-from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.latent.absorption import Absorbed, Mixed, empty_mixed, placed
+from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS, chunk_of, head_chunk_of
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
+    ABSORB,
+    PROJECT,
     LatentTile,
     as_bits,
     blocks,
+    folded,
     is_padded,
-    latent_tile,
+    latent_split,
     prompt_chunk,
     query_bytes,
     storage_of,
+    tile_of,
     value_parts,
 )
-from kblam_kernels.latent.triton_kernels import latent_decode_kernel, latent_merge_kernel
+from kblam_kernels.latent.triton_ends import latent_absorb_kernel, latent_project_kernel
+from kblam_kernels.latent.triton_kernels import latent_decode_kernel
 
 
 class Latents(NamedTuple):
-    """The knowledge block, and its absorbed queries with their constant."""
+    """The knowledge block, and its absorbed queries with their constant: (B, Hq, N, P) and (B, Hq, N)."""
 
-    query: Heads
+    query: Tensor
     constant: Tensor
     key: Heads
     value: Heads
@@ -62,43 +65,60 @@ class KernelTile(NamedTuple):
     BLOCK_ROWS: int
     BLOCK_M: int
     IS_RESIDENT: bool
+    TOKENS: int
     VALUE_PARTS: int
     KEY_GAIN: int
     VALUE_HEADROOM: int
 
 
-def forward(call: LatentCall) -> tuple[Tensor, Tensor]:
-    """Output and lse."""
-    return placed(call, mix)
+class MergeTile(NamedTuple):
+    """How the last launch merges, compiled in: ROWS rows of a head, up to GROUPS groups of up to SPLITS splits."""
+
+    ROWS: int
+    GROUPS: int
+    SPLITS: int
+    VALUE_UNIT: float
 
 
-def mix(call: LatentCall, absorbed: Absorbed, tile: LatentTile | None = None) -> Mixed:
-    """Two launches per block of queries. `tile` is for tests and tuning; None takes the one from the table."""
+def forward(call: LatentCall, tile: LatentTile | None = None) -> tuple[Tensor, Tensor]:
+    """Output and lse, in three launches per block of queries.
+
+    `tile` is for tests and tuning; None takes the one from the table.
+    """
     B, Hq, _, N, T, _ = call.sizes
     D, P = call.width, call.latent_key.shape[1]
-    tile = tile or latent_tile(P, precision_of(call.query.dtype), target_arch(call.query))
-    result = empty_mixed(call)
+    tile = tile or tile_of(call)
+    output, lse = call.empty()
     if call.query.numel() == 0:
-        return result
+        return output, lse
     call = call.but(
         norm=call.norm.contiguous(),
         key_scale=contiguous_or_none(call.key_scale),
         value_scale=contiguous_or_none(call.value_scale),
+        key_weight=_with_whole_rows(call.key_weight),
+        value_weight=_with_whole_rows(call.value_weight),
+        key_bias=call.key_bias.contiguous(),
+        value_bias=call.value_bias.contiguous(),
     )
-    for b, n in blocks(B, N, query_bytes(Hq, P, D, call.span, T, tile)):
+    split_size = latent_split(call.span, tile, multiprocessors(call.query))
+    for b, n in blocks(B, N, query_bytes(Hq, P, D, call.span, T, split_size * tile.most_folded)):
         # Columns past the last query of the block are hidden from all of it.
         seen = slice(T - N + n.stop)
         block = call.but(
             query=call.query[b, :, n],
+            knowledge_query=call.knowledge_query[b, :, n],
             key=call.key[b, :, seen],
             value=call.value[b, :, seen],
             bias=_rows(call.bias, b),
             prompt_mask=_rows(call.prompt_mask, b, seen),
             knowledge_range=_rows(call.knowledge_range, b),
         )
-        asked = Absorbed(absorbed.query[b, :, n], absorbed.constant[b, :, n].contiguous())
-        _launch(block, asked, tile, Mixed(*(part[b, :, n] for part in result)), N)
-    return result
+        _launch(block, tile, split_size, output[b, :, n], lse[b, :, n])
+    return output, lse
+
+
+def _with_whole_rows(weight: Tensor) -> Tensor:
+    return weight if weight.stride(-1) == 1 else weight.contiguous()
 
 
 def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tensor | None:
@@ -108,14 +128,41 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
     return (tensor if tensor.shape[0] == 1 else tensor[b])[:, columns]
 
 
-def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixed, result_queries: int) -> None:
-    """One block of queries: both launches. `result` is its part of an output that has `result_queries` a head."""
+def _absorbed(call: LatentCall) -> tuple[Tensor, Tensor]:
+    """Queries (B, Hq, N, P) that absorbed the key projection, and r . key_bias (B, Hq, N)."""
+    (B, Hq, N, D), P, r = call.query.shape, call.latent_key.shape[1], call.knowledge_query
+    absorbed, constant = memory.empty(r, B, Hq, N, P), memory.empty(r, B, Hq, N, dtype=torch.float32)
+    columns = chunks(P, chunk_of(P, ABSORB.block_m))
+    launch(
+        latent_absorb_kernel,
+        (triton.cdiv(B * N, ABSORB.block_rows), Hq, columns.COUNT),
+        ABSORB,
+        r,
+        query=heads(r),
+        weight=heads(call.key_weight),
+        bias=call.key_bias,
+        absorbed=absorbed,
+        constant=constant,
+        sizes=call.sizes,
+        LATENT=columns,
+        HEAD=chunks(D, head_chunk_of(D, r.element_size())),
+        BLOCK_ROWS=ABSORB.block_rows,
+    )
+    return absorbed, constant
+
+
+def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor, lse: Tensor) -> None:
+    """One block of queries: all launches. `output` and `lse` are its part of the results."""
     query, storage = call.query, storage_of(call.latent_key.dtype)
-    (_, Hq, N, D), P = query.shape, call.latent_key.shape[1]
+    (B, Hq, N, D), P = query.shape, call.latent_key.shape[1]
     chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
     parts, value_chunks = value_parts(P, tile)
-    split_size = split_tokens(call.span, tile.block_m)
-    cut, programs = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS)
+    absorbed, constant = _absorbed(call)
+    unfolded = B * N * query_bytes(Hq, P, D, call.span, call.sizes.T, split_size)
+    fold = folded(B * Hq * N, call.span, unfolded, tile, multiprocessors(query))
+    cut, programs = cut_of(
+        call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS, folded=fold
+    )
     partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
     partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
@@ -126,8 +173,8 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
         query,
         **attention(call),
         latents=Latents(
-            heads(absorbed.query),
-            absorbed.constant,
+            absorbed,
+            constant,
             heads(as_bits(call.latent_key)),
             heads(as_bits(call.latent_value)),
             call.norm,
@@ -140,28 +187,34 @@ def _launch(call: LatentCall, absorbed: Absorbed, tile: LatentTile, result: Mixe
         cut=cut,
         LATENT=Chunks(P, chunk, triton.cdiv(P, chunk), padded),
         VALUES=Chunks(P, chunk, value_chunks, padded),
-        TILE=KernelTile(tile.block_rows, tile.block_m, tile.resident, parts, storage.gain, storage.headroom),
+        TILE=KernelTile(
+            tile.block_rows,
+            tile.block_m,
+            tile.resident,
+            0 if tile.tokens_first else 1,
+            parts,
+            storage.gain,
+            storage.headroom,
+        ),
         PROMPT=prompt_tile(call, PROMPT_ROWS),
         HEAD=chunks(D, prompt_chunk(D, query.element_size())),
     )
+    columns = chunks(D, min(PROJECT.block_m, head_chunk_of(D, query.element_size())))
     launch(
-        latent_merge_kernel,
-        (cut.row_count, triton.cdiv(P, MERGE.block_m) + triton.cdiv(D, MERGE.block_m)),
-        MERGE,
+        latent_project_kernel,
+        (triton.cdiv(B * N, PROJECT.block_rows), Hq, columns.COUNT),
+        PROJECT,
         query,
         partial_latent=partial_latent,
         partial_prompt=partial_prompt,
         states=states,
-        prompt=result.prompt,
-        latent=heads(result.latent),
-        share=result.share,
-        lse=result.lse,
+        weight=heads(call.value_weight),
+        bias=call.value_bias,
+        output=heads(output),
+        lse=heads(lse[..., None]),
         sizes=call.sizes,
         cut=cut,
-        result_queries=result_queries,
-        P=P,
-        HEAD_DIM=D,
-        VALUE_UNIT=storage.gain / storage.headroom,
-        BLOCK_SPLITS=MERGE.block_rows,
-        BLOCK_COLUMNS=MERGE.block_m,
+        LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
+        HEAD=columns,
+        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP, storage.gain / storage.headroom),
     )

@@ -1,67 +1,161 @@
-"""The two kernels of latent decode (Triton): splits of the latents and of the prompt, then their merge.
+"""The kernel between both ends of latent decode (Triton): splits of the latents, and of the prompt.
 
-`triton_decode.mix` launches them; the pieces shared with dense decode are in `common/triton_split.py`.
+`triton_decode.forward` launches it; the pieces shared with dense decode are in `common/triton_split.py`. A tile's
+products have queries for rows, or tokens first: then a wgmma, which takes 64 rows, is filled by one decode step.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LN2, LOG2E, product
-from kblam_kernels.common.triton_split import (
-    as_numbers,
-    gather_rows,
-    levels_of,
-    load_tile,
-    mix_of,
-    nothing_seen,
-    prompt_split,
-    range_of_split,
-    scores_of,
-    store_statistics,
-    store_values,
-    streamed_scores,
-    sums_of,
-    take_in,
-    weigh,
-)
+from kblam_kernels.common.triton_parts import LOG2E, finite, load_range, product, rounded, unseen, zeros
+from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile, prompt_split
 
 
 @triton.jit
-def streamed_sum(
-    partial_rows,
-    present,
-    weights,
-    shrink,
-    value_base,
-    first,
-    inside,
-    stride,
-    seen_before,
-    LATENT: tl.constexpr,
-    BLOCK: tl.constexpr,
+def _of_rows(vector, TOKENS: tl.constexpr):
+    """A number for each query row, beside scores or sums whose axis TOKENS is of tokens, or of columns."""
+    return tl.expand_dims(vector, TOKENS)
+
+
+@triton.jit
+def _of_tokens(vector, TOKENS: tl.constexpr):
+    """A number for each token or column, beside the same."""
+    return tl.expand_dims(vector, 1 - TOKENS)
+
+
+@triton.jit
+def _nothing(COLUMNS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr):
+    """Zeros: [COLUMNS, ROWS] or [ROWS, COLUMNS]."""
+    if TOKENS == 0:
+        nothing = zeros(COLUMNS, ROWS)
+    else:
+        nothing = zeros(ROWS, COLUMNS)
+    return nothing
+
+
+@triton.jit
+def _no_sums(CHUNKS: tl.constexpr, TILE: tl.constexpr):
+    """Sums of nothing: a tuple of zeros for each chunk of value columns."""
+    acc = ()
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for _ in tl.static_range(COUNT):
+        acc += (_nothing(CHUNKS.SIZE, TILE.BLOCK_ROWS, TILE.TOKENS),)
+    return acc
+
+
+@triton.jit
+def _add_scores(score, query, tile, TOKENS: tl.constexpr):
+    """score + one chunk of query [ROWS, SIZE] times keys [BLOCK_M, SIZE]."""
+    tile = as_numbers(tile, query.dtype)
+    if TOKENS == 0:
+        score = product(tile, tl.trans(query), score)
+    else:
+        score = product(query, tl.trans(tile), score)
+    return score
+
+
+@triton.jit
+def _add_values(acc, weights, tile, TOKENS: tl.constexpr):
+    """acc + weights times values [BLOCK_M, SIZE]."""
+    tile = as_numbers(tile, weights.dtype)
+    if TOKENS == 0:
+        acc = product(tl.trans(tile), weights, acc)
+    else:
+        acc = product(weights, tile, acc)
+    return acc
+
+
+@triton.jit
+def _scores(query, absorbed_rows, present, key, first, inside, LATENT: tl.constexpr, TILE: tl.constexpr):
+    """Products of rows and one tile of keys; `query` is a tuple of chunks, or streamed with the keys."""
+    score = _nothing(TILE.BLOCK_M, TILE.BLOCK_ROWS, TILE.TOKENS)
+    if TILE.IS_RESIDENT:
+        COUNT: tl.constexpr = LATENT.COUNT
+        for i in tl.static_range(COUNT):
+            tile = load_tile(key.data, first, inside, key.row, LATENT.WIDTH, i * LATENT.SIZE, LATENT, TILE.BLOCK_M)
+            score = _add_scores(score, query[i], tile, TILE.TOKENS)
+    else:
+        for start in range(0, LATENT.WIDTH, LATENT.SIZE):
+            width = LATENT.WIDTH - start
+            chunk = gather_rows(absorbed_rows + start, present, width, 1, LATENT)[0]
+            tile = load_tile(key.data + start, first, inside, key.row, width, 0, LATENT, TILE.BLOCK_M)
+            score = _add_scores(score, chunk, tile, TILE.TOKENS)
+    return score
+
+
+@triton.jit
+def _weigh(row_max, score, TOKENS: tl.constexpr):
+    """exp2(score - new maximum), the factor that rescales older sums to it, and the new maximum.
+
+    A maximum is a whole number: sums are then rescaled by powers of two, which rounds nothing, so that it does not
+    matter when that is done.
+    """
+    new_max = tl.maximum(row_max, tl.ceil(tl.max(score, TOKENS)))  # [BLOCK_ROWS]
+    safe_max = finite(new_max)
+    return tl.math.exp2(score - _of_rows(safe_max, TOKENS)), tl.math.exp2(row_max - safe_max), new_max
+
+
+@triton.jit
+def _take_in(
+    acc, weights, shrink, base, first, inside, stride, width, CHUNKS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """acc * shrink + weights times values, chunk by chunk of the tuple `acc`."""
+    grown = ()
+    COUNT: tl.constexpr = CHUNKS.COUNT
+    for i in tl.static_range(COUNT):
+        tile = load_tile(base, first, inside, stride, width, i * CHUNKS.SIZE, CHUNKS, TILE.BLOCK_M)
+        grown += (_add_values(acc[i] * _of_rows(shrink, TILE.TOKENS), weights, tile, TILE.TOKENS),)
+    return grown
+
+
+@triton.jit
+def _sums_at(partial_rows, present, start, width, CHUNKS: tl.constexpr, TOKENS: tl.constexpr):
+    """Where the sums of a chunk of columns lie in this program's part of the scratch memory, and which there are."""
+    column = tl.arange(0, CHUNKS.SIZE)
+    pointers = (partial_rows + start)[None, :] + column[:, None]
+    mask = present[None, :]
+    if CHUNKS.IS_PADDED:
+        mask = mask & (column < width)[:, None]
+    if TOKENS == 1:
+        pointers = tl.trans(pointers)
+        mask = tl.trans(mask)
+    return pointers, mask
+
+
+@triton.jit
+def _take_in_streamed(
+    partial_rows, present, weights, shrink, value, first, inside, seen_before, LATENT: tl.constexpr, TILE: tl.constexpr
 ):
-    """`take_in` where the sums do not fit on the chip: they stay in this program's part of the scratch memory."""
+    """`_take_in` where the sums do not fit on the chip: they stay in the scratch memory."""
     for start in range(0, LATENT.WIDTH, LATENT.SIZE):
-        tile = load_tile(value_base + start, first, inside, stride, LATENT.WIDTH - start, 0, LATENT, BLOCK)
-        dim = start + tl.arange(0, LATENT.SIZE)
-        pointers = partial_rows[:, None] + dim[None, :]
-        stored = present[:, None]
-        if LATENT.IS_PADDED:
-            stored = stored & (dim < LATENT.WIDTH)[None, :]
+        width = LATENT.WIDTH - start
+        tile = load_tile(value.data + start, first, inside, value.row, width, 0, LATENT, TILE.BLOCK_M)
+        pointers, mask = _sums_at(partial_rows, present, start, width, LATENT, TILE.TOKENS)
         # Before the first tile the scratch memory is unwritten and may hold NaN, so it is not read.
-        acc = tl.load(pointers, mask=stored & seen_before, other=0.0)
-        acc = product(weights, as_numbers(tile, weights.dtype), acc * shrink[:, None])
-        tl.store(pointers, acc, mask=stored)
+        acc = tl.load(pointers, mask=mask & seen_before, other=0.0) * _of_rows(shrink, TILE.TOKENS)
+        tl.store(pointers, _add_values(acc, weights, tile, TILE.TOKENS), mask=mask)
     # Other threads of the program read these sums for the next tile.
     tl.debug_barrier()
 
 
 @triton.jit
-def _latent_split(
+def _folded(old, old_max, old_sum, new, new_max, new_sum, VALUES: tl.constexpr, TOKENS: tl.constexpr):
+    """Sums of a group and those of its next split: values, maximum, total."""
+    row_max = tl.maximum(old_max, new_max)
+    of_old, of_new = tl.math.exp2(old_max - finite(row_max)), tl.math.exp2(new_max - finite(row_max))
+    both = ()
+    COUNT: tl.constexpr = VALUES.COUNT
+    for i in tl.static_range(COUNT):
+        both += (old[i] * _of_rows(of_old, TOKENS) + new[i] * _of_rows(of_new, TOKENS),)
+    return both, row_max, old_sum * of_old + new_sum * of_new
+
+
+@triton.jit
+def _latent_part(
     program,
     latents,
     bias,
@@ -76,66 +170,103 @@ def _latent_split(
     VALUES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """A row tile against one split of the latents: for one part of the value columns, or streamed for all."""
-    N, Hq = sizes.N, sizes.Hq
-    query, key, value = latents.query, latents.key, latents.value
+    """A row tile against one split of the latents, or against a group of splits, folded one after the other.
+
+    A program sums one part of the value columns; streamed, all.
+    """
+    value = latents.value
+    TOKENS: tl.constexpr = TILE.TOKENS
     part = program % TILE.VALUE_PARTS
     row_tile = program // TILE.VALUE_PARTS % cut.row_tiles
     group = program // (TILE.VALUE_PARTS * cut.row_tiles) % cut.groups
-    split = program // (TILE.VALUE_PARTS * cut.row_tiles * cut.groups)
+    place = program // (TILE.VALUE_PARTS * cut.row_tiles * cut.groups)
     local = row_tile * TILE.BLOCK_ROWS + tl.arange(0, TILE.BLOCK_ROWS)
     present = local < cut.rows
     row = group * cut.rows + local
-    head = row // N % Hq
-    rows_base = query.data + (row // (N * Hq)).to(tl.int64) * query.batch
-    rows_base += head.to(tl.int64) * query.head + (row % N).to(tl.int64) * query.row
+    absorbed_rows = latents.query + row.to(tl.int64) * LATENT.WIDTH
     c = tl.load(latents.constant + row, mask=present, other=0.0)
-    start, first_seen, stop = range_of_split(split, knowledge_range, strides, sizes, cut, group, TILE.BLOCK_M)
+    base = place * cut.folded * cut.split_size
+    first_seen, end = base, sizes.M
+    if knowledge_range is not None:
+        range_base = knowledge_range.data + group * strides.range
+        first_seen, end = load_range(range_base, knowledge_range.column, sizes.M)
+        base += cut.is_spanned * first_seen
+    # Tiles are counted from the start of each split, whatever the range: a range of the whole list hides columns but
+    # moves no sum.
+    tiles = tl.cdiv(cut.split_size, TILE.BLOCK_M)
+    skipped = tl.maximum(first_seen - base, 0)
+    length = tl.minimum(tl.maximum(end - base, 0), cut.folded * cut.split_size)
+    split_end = base + (skipped // cut.split_size + 1) * cut.split_size
+    first_tile = skipped % cut.split_size // TILE.BLOCK_M
+    first = split_end - cut.split_size + first_tile * TILE.BLOCK_M
+    first_tile += skipped // cut.split_size * tiles
+    end_tile = length // cut.split_size * tiles + tl.cdiv(length % cut.split_size, TILE.BLOCK_M)
     if bias is not None:
         bias_base = bias.data + group.to(tl.int64) * strides.bias
-    partial_base = partial + split.to(tl.int64) * cut.row_count * LATENT.WIDTH
+    # Only offsets inside the row tile are a vector.
+    partial_rows = partial + tl.cast(place, tl.int64) * cut.row_count * LATENT.WIDTH
+    partial_rows += tl.cast(group * cut.rows + row_tile * TILE.BLOCK_ROWS, tl.int64) * LATENT.WIDTH
+    partial_rows += tl.arange(0, TILE.BLOCK_ROWS) * LATENT.WIDTH
     first_column = part * VALUES.COUNT * VALUES.SIZE
-    acc, row_max, row_sum = nothing_seen(TILE.BLOCK_ROWS, VALUES)
+    row_max, row_sum = unseen(TILE.BLOCK_ROWS)
+    group_max, group_sum = unseen(TILE.BLOCK_ROWS)
+    query = ()
+    acc = ()
+    group_acc = ()
     if TILE.IS_RESIDENT:
-        a = gather_rows(rows_base, present, LATENT.WIDTH, LATENT.COUNT, LATENT)
-    # A counter: comparing with `start` would keep it in a register, and fp8 of 1,536 numbers spills on sm_90.
-    seen = tl.zeros([], dtype=tl.int32)
-    for first in range(start, stop, TILE.BLOCK_M):
+        query = gather_rows(absorbed_rows, present, LATENT.WIDTH, LATENT.COUNT, LATENT)
+        acc = _no_sums(VALUES, TILE)
+        group_acc = _no_sums(VALUES, TILE)
+    for i in range(0, end_tile - first_tile):
         token = first + tl.arange(0, TILE.BLOCK_M)
-        inside = (token >= first_seen) & (token < stop)
-        if TILE.IS_RESIDENT:
-            score = scores_of(a, key.data, first, inside, key.row, LATENT, TILE.BLOCK_M)
-        else:
-            score = streamed_scores(
-                rows_base, present, key.data, first, inside, key.row, LATENT, TILE.BLOCK_ROWS, TILE.BLOCK_M
-            )
+        inside = (token >= first_seen) & (token < tl.minimum(split_end, end))
+        score = _scores(query, absorbed_rows, present, latents.key, first, inside, LATENT, TILE)
         if latents.key_scale is not None:
-            score *= (tl.load(latents.key_scale + token, mask=inside, other=0.0) * TILE.KEY_GAIN)[None, :]
-        score = (score + c[:, None]) * (tl.load(latents.norm + token, mask=inside, other=0.0) * scale)[None, :]
+            key_scale = tl.load(latents.key_scale + token, mask=inside, other=0.0) * TILE.KEY_GAIN
+            score *= _of_tokens(key_scale, TOKENS)
+        norm = tl.load(latents.norm + token, mask=inside, other=0.0) * scale
+        score = (score + _of_rows(c, TOKENS)) * _of_tokens(norm, TOKENS)
         if bias is not None:
             pointers = bias_base + token.to(tl.int64) * bias.column
-            score += tl.load(pointers, mask=inside, other=float("-inf"))[None, :] * LOG2E
+            score += _of_tokens(tl.load(pointers, mask=inside, other=float("-inf")) * LOG2E, TOKENS)
         else:
-            score = tl.where(inside[None, :], score, float("-inf"))
-        p, shrink, row_max, row_sum = weigh(row_max, row_sum, score)
+            score = tl.where(_of_tokens(inside, TOKENS), score, float("-inf"))
+        p, shrink, row_max = _weigh(row_max, score, TOKENS)
+        row_sum = row_sum * shrink + tl.sum(p, TOKENS)
         if latents.value_scale is not None:
-            p *= (tl.load(latents.value_scale + token, mask=inside, other=0.0) * TILE.VALUE_HEADROOM)[None, :]
-        weights = p.to(query.data.dtype.element_ty)
+            value_scale = tl.load(latents.value_scale + token, mask=inside, other=0.0) * TILE.VALUE_HEADROOM
+            p *= _of_tokens(value_scale, TOKENS)
+        weights = rounded(p, latents.query.dtype.element_ty)
         if TILE.IS_RESIDENT:
-            acc = take_in(
+            acc = _take_in(
                 acc, weights, shrink, value.data + first_column, first, inside, value.row,
-                LATENT.WIDTH - first_column, VALUES, TILE.BLOCK_M,
+                LATENT.WIDTH - first_column, VALUES, TILE,
             )  # fmt: skip
+            if first + TILE.BLOCK_M >= split_end:
+                group_acc, group_max, group_sum = _folded(
+                    group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS
+                )
+                acc = _no_sums(VALUES, TILE)
+                row_max, row_sum = unseen(TILE.BLOCK_ROWS)
+                first = split_end - TILE.BLOCK_M
+                split_end += cut.split_size
         else:
-            streamed_sum(
-                partial_base + row.to(tl.int64) * LATENT.WIDTH, present, weights, shrink, value.data, first, inside,
-                value.row, seen > 0, LATENT, TILE.BLOCK_M,
+            _take_in_streamed(
+                partial_rows, present, weights, shrink, value, first, inside, i > 0, LATENT, TILE
             )  # fmt: skip
-        seen += 1
-    store_statistics(states, row_max, row_sum, row, present & (part == 0), split, cut.splits)
+        first += TILE.BLOCK_M
     if TILE.IS_RESIDENT:
-        width = LATENT.WIDTH - first_column
-        store_values(partial_base + first_column, acc, row_max, row, present, LATENT.WIDTH, width, VALUES)
+        acc, row_max, row_sum = _folded(group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS)
+        # Rows that saw nothing are neither written nor read.
+        seen = present & (row_max > float("-inf"))
+        COUNT: tl.constexpr = VALUES.COUNT
+        for i in tl.static_range(COUNT):
+            start = first_column + i * VALUES.SIZE
+            pointers, mask = _sums_at(partial_rows, seen, start, LATENT.WIDTH - start, VALUES, TOKENS)
+            tl.store(pointers, acc[i], mask=mask)
+    at = row.to(tl.int64) * cut.splits + place
+    tl.store(states.maximum + at, row_max, mask=present & (part == 0))
+    tl.store(states.total + at, row_sum, mask=present & (part == 0))
 
 
 @triton.jit(do_not_specialize=["strides", "sizes", "cut", "window"])
@@ -158,78 +289,20 @@ def latent_decode_kernel(
     PROMPT: tl.constexpr,
     HEAD: tl.constexpr,
 ):
-    """One program: a row tile against one split of the latents, or of the prompt. `scale` has log2(e) folded in.
+    """One program: a row tile against a part of the latents, or against a split of the prompt.
 
-    Rows are counted (batch, head, query). LATENT, VALUES and HEAD are `Chunks`: of latents, of a program's part of the
-    value columns, of a head.
+    `scale` has log2(e) folded in. Rows are counted (batch, head, query). LATENT, VALUES and HEAD are `Chunks`: of
+    latents, of a program's part of the value columns, of a head.
     """
-    program = tl.program_id(0)
-    if program < cut.knowledge_programs:
-        _latent_split(
+    # The prompt's programs are short, so they come first: the last to end are of the knowledge, which is cut evenly.
+    program = tl.program_id(0) - (tl.num_programs(0) - cut.knowledge_programs)
+    if program < 0:
+        prompt_split(
+            program + (tl.num_programs(0) - cut.knowledge_programs), prompt, partial_prompt, states, strides, sizes,
+            cut, window, scale, PROMPT, HEAD,
+        )  # fmt: skip
+    else:
+        _latent_part(
             program, latents, bias, knowledge_range, partial_latent, states, strides, sizes, cut, scale,
             LATENT, VALUES, TILE,
         )  # fmt: skip
-    else:
-        prompt_split(
-            program - cut.knowledge_programs, prompt, partial_prompt, states, strides, sizes, cut, window, scale,
-            PROMPT, HEAD,
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["sizes", "cut", "result_queries"])
-def latent_merge_kernel(
-    partial_latent,
-    partial_prompt,
-    states,
-    prompt,
-    latent,
-    share,
-    lse,
-    sizes,
-    cut,
-    result_queries,
-    P: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    VALUE_UNIT: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-):
-    """One program: merges the splits of one row, for some columns of `latent` or, after those, of `prompt`.
-
-    The N queries of a head are part of `result_queries` in `prompt`, `share` and `lse`.
-    """
-    Hq, N, splits, knowledge_splits = sizes.Hq, sizes.N, cut.splits, cut.knowledge_splits
-    row = tl.program_id(0)
-    block = tl.program_id(1)
-    maximum = states.maximum + row.to(tl.int64) * splits
-    total = states.total + row.to(tl.int64) * splits
-    highest, sees = levels_of(maximum, knowledge_splits, splits, BLOCK_SPLITS)
-    of_prompt = sums_of(maximum, total, highest, knowledge_splits, splits, BLOCK_SPLITS)
-    of_knowledge = sums_of(maximum, total, highest, 0, knowledge_splits, BLOCK_SPLITS)
-    inverse = 1.0 / (of_prompt + of_knowledge)
-    LATENT_BLOCKS: tl.constexpr = (P + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
-    column = tl.arange(0, BLOCK_COLUMNS)
-    if block < LATENT_BLOCKS:
-        column += block * BLOCK_COLUMNS
-        mixed = mix_of(
-            partial_latent + row.to(tl.int64) * P, maximum, highest, knowledge_splits,
-            tl.cast(cut.row_count, tl.int64) * P, column, P, BLOCK_SPLITS,
-        )  # fmt: skip
-        head = (row // N % Hq).to(tl.int64)
-        to = latent.data + (row // (N * Hq)).to(tl.int64) * latent.batch + head * latent.head
-        to += (row % N).to(tl.int64) * latent.row + column
-        mixed = tl.where(sees, mixed * (inverse * VALUE_UNIT), 0.0)
-        tl.store(to, mixed.to(latent.data.dtype.element_ty), mask=column < P)
-    else:
-        column += (block - LATENT_BLOCKS) * BLOCK_COLUMNS
-        mixed = mix_of(
-            partial_prompt + row.to(tl.int64) * HEAD_DIM, maximum + knowledge_splits, highest,
-            splits - knowledge_splits, tl.cast(cut.row_count, tl.int64) * HEAD_DIM, column, HEAD_DIM, BLOCK_SPLITS,
-        )  # fmt: skip
-        # The row of this query among those of the whole call.
-        at = (row // N).to(tl.int64) * result_queries + row % N
-        tl.store(prompt + at * HEAD_DIM + column, tl.where(sees, mixed * inverse, 0.0), mask=column < HEAD_DIM)
-        if block == LATENT_BLOCKS:
-            tl.store(share + at, tl.where(sees, of_knowledge * inverse, 0.0))
-            row_lse = (highest + tl.math.log2(of_prompt + of_knowledge)) * LN2
-            tl.store(lse + at, tl.where(sees, row_lse, float("-inf")))

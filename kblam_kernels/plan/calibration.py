@@ -14,7 +14,7 @@ from kblam_kernels.attention import rectangular_attention
 from kblam_kernels.common.graphs import captured
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
-from kblam_kernels.latent.tiles import latent_tile, query_bytes
+from kblam_kernels.latent.tiles import latent_split, latent_tile, query_bytes
 
 HEADS, HEAD_DIM, WIDTH = 8, 64, 384
 # The smaller number of triples would fit in a GPU's cache.
@@ -39,8 +39,8 @@ def latent_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float
     triples = latents.num_tokens
     moved = 2 * triples * WIDTH * latents.key.element_size()
     if device.type == "cuda":
-        tile = latent_tile(WIDTH, precision_of(dtype))
-        moved += 2 * query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, tile)
+        split = latent_split(triples, latent_tile(WIDTH, precision_of(dtype)))
+        moved += 2 * query_bytes(HEADS, WIDTH, HEAD_DIM, triples, 1, split)
     return _attention_rates(latents, moved, WIDTH, device, dtype)
 
 

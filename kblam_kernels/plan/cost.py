@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kblam_kernels.knowledge import PIECE_BYTES
-from kblam_kernels.latent.tiles import latent_tile, queries_at_once, query_bytes
+from kblam_kernels.latent.tiles import folded, latent_split, latent_tile, queries_at_once, query_bytes
 from kblam_kernels.plan.devices import Device
 from kblam_kernels.plan.workload import Workload
 
@@ -49,7 +49,11 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     if device.has_scratch:
         tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
         # Of one query, without the prompt's part.
-        each = query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tile)
+        shape = (workload.num_heads, workload.width, workload.head_dim, workload.triples, 0)
+        split = latent_split(workload.triples, tile)
+        unfolded = queries * query_bytes(*shape, split)
+        fold = folded(queries * workload.num_heads, workload.triples, unfolded, tile)
+        each = query_bytes(*shape, split * fold)
         at_once = queries_at_once(each)
         # Each block of queries reads the latents again; partial sums are written, and read to be merged.
         read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each

@@ -43,14 +43,16 @@ class Case:
     Args:
         variant: a readable name.
         arch: to compile for.
-        launch: runs a launcher; its first launch is compiled.
+        launch: runs a launcher.
         extended: whether the quick set leaves it out.
+        place: which of its launches is compiled.
     """
 
     variant: str
     arch: Arch
     launch: Callable[[], Any]
     extended: bool = False
+    place: int = 0
 
 
 def cases() -> Iterator[Case]:
@@ -133,13 +135,24 @@ def _latent(arch: Arch) -> Iterator[Case]:
         for stored in (INT8, FP8):
             yield _latents(arch, BF16, 384, stored, D=D)
         yield _latents(arch, FP32, 384, FP32, D=D)
+    # Both ends of a call; what latents are stored in does not reach them.
+    for dtype, P, D in ((BF16, 384, 128), (BF16, 3072, 256), (BF16, 384, 96), (FP16, 384, 64), (FP32, 384, 128)):
+        for place in (0, 2):
+            yield _latents(arch, dtype, P, dtype, D=D, extended=(dtype, P, D) != (BF16, 384, 128), place=place)
 
 
 def _latents(
-    arch: Arch, dtype: torch.dtype, P: int, stored: torch.dtype = BF16, *, D: int = 128, extended: bool = True
+    arch: Arch,
+    dtype: torch.dtype,
+    P: int,
+    stored: torch.dtype = BF16,
+    *,
+    D: int = 128,
+    extended: bool = True,
+    place: int = 1,
 ) -> Case:
     name = f"{_NAMES[dtype]}{'' if stored == dtype else '/' + _NAMES[stored]} P{P} D{D} everything"
-    return Case(name, arch, _launch(latent_attention, latent_call(dtype, P, stored, D)), extended)
+    return Case(name, arch, _launch(latent_attention, latent_call(dtype, P, stored, D)), extended, place)
 
 
 def _evidence(arch: Arch) -> Iterator[Case]:

@@ -77,10 +77,10 @@ class Resources:
 
 
 def launch_of(case: Case) -> Launch:
-    """The first launch of the launcher that serves a case."""
+    """The launch of a case that is compiled."""
     with recording(case.arch) as made:
         case.launch()
-    return made.launches[0]
+    return made.launches[case.place]
 
 
 def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:

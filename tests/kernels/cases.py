@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.splits import MIN_DENSE_SPLIT, MIN_SPLIT, PROMPT_SPLIT
+from kblam_kernels.common.splits import MIN_DENSE_SPLIT, PROMPT_SPLIT
 from tests.kernels.problems import INF, Problem, make
 
 Change = Callable[[Problem], Problem]
@@ -262,8 +262,8 @@ OTHER_DTYPES: tuple[Case, ...] = (
 
 LEFT_PADDED = torch.tensor([[False] * 8 + [True], [True] * 9])
 SCATTERED_9 = torch.tensor([[True, False, True, True, False, True, True, False, True], [False] * 3 + [True] * 6])
-# Several splits of at least MIN_SPLIT latents, the last one ragged.
-LONG = 2 * MIN_SPLIT + 37
+# In the interpreter ten splits of 32 latents, the last one ragged: more than a group.
+LONG = 293
 TOKEN_BIAS = torch.randn(LONG, generator=torch.Generator().manual_seed(3))
 TOKEN_BIAS[::7] = -INF
 
@@ -275,7 +275,7 @@ LATENT: dict[str, dict[str, Any]] = {
     "several-row-tiles": {"B": 3, "H": 6, "G": 3, "N": 3, "M": 33},
     "M0": {"M": 0},
     "M-prime": {"N": 1, "M": 131},
-    "M-whole-splits": {"N": 1, "M": 2 * MIN_SPLIT},
+    "M-whole-splits": {"N": 1, "M": 256},
     "mqa": {"N": 1, "G": 1, "M": 20},
     "no-cache": {"N": 9, "G": 4},
     "prompt-splits": {"B": 1, "H": 2, "G": 1, "N": 2, "T": 300, "M": 9},

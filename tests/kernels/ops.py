@@ -7,7 +7,6 @@ every way on the CPU, where Triton runs in its interpreter; `test_gpu_ops.py` on
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.splits import MIN_DENSE_SPLIT, MIN_SPLIT
+from kblam_kernels.common.splits import MIN_DENSE_SPLIT
 from kblam_kernels.knowledge import SCALED_DTYPES
+from kblam_kernels.latent import cpu
 from kblam_kernels.latent.absorption import Absorbed
 from tests import tolerances
 from tests.kernels import cases
@@ -55,8 +55,8 @@ class Way:
         check: (results, expected, whether they are of another device than plain PyTorch's).
         also: other dtypes of a case; None: all of each. The interpreter is slow.
         rows: problems of several rows, each of which must have the bits that it has alone.
-        mixes: whether attention to latents is asked without the matrix products around it, whose bits are the matrix
-            library's.
+        mixes: whether the C++ attention to latents is asked without the matrix products around it, whose bits are the
+            matrix library's.
         setting: attribute and value that lead a call this way.
     """
 
@@ -98,15 +98,13 @@ class Way:
         with self.taken():
             if absorbed is None:
                 return tuple(op(call, self.backend))
-            module = importlib.import_module(f"kblam_kernels.latent.{_MIXES[self.backend]}")
-            return tuple(module.mix(call, absorbed))
+            return tuple(cpu.mix(call, absorbed))
 
     def dtypes_of(self, name: str) -> tuple[torch.dtype, ...]:
         """What a case is tried in on the CPU."""
         return DTYPES if self.also is None else (FLOAT32, *self.also.get(name, ()))
 
 
-_MIXES = {"triton": "triton_decode", "cpu": "cpu"}
 _OF_EACH_ROW = {"query", "value", "knowledge_query", "prompt_mask", "rows", "constant", "lse", "row_weight"}
 
 
@@ -300,7 +298,7 @@ _EVIDENCE = {
 _STORED_EVIDENCE = {
     f"latent-{stored(storage)}": _evidence(make_latent, N=1, M=70, storage=storage) for storage in STORAGE[1:]
 }
-_M, _LATENT_M = MIN_DENSE_SPLIT + 5, MIN_SPLIT + 5
+_M, _LATENT_M = MIN_DENSE_SPLIT + 5, 133
 _MASK = torch.ones(7, 9, dtype=torch.bool)
 _MASK[2:, :3] = False
 # Seven times three queries of a head fill a row tile and begin another.
@@ -382,7 +380,6 @@ TRITON_WAYS = (
             HALF,
         ),
         rows=_LATENT_ROWS,
-        mixes=True,
     ),
     Way(
         "evidence",

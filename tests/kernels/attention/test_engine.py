@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from kblam_kernels import DenseKnowledge, KnowledgePlan, LatentKnowledge, UnsupportedInputError
 from kblam_kernels.attention import packed
 from kblam_kernels.common.launch import Launch, recording
+from kblam_kernels.common.splits import GROUP
 from kblam_kernels.latent import tiles
 from tests.kernels.attention.engines import HQ, Batch, D, batch
 from tests.kernels.ops import FLOAT32
@@ -132,7 +133,8 @@ def test_a_run_allocates_nothing_and_launches_the_same_whatever_the_batch(
         launches.append([said(launch) for launch in listed])
     assert launches[0] == launches[1]
     pieces = 1 if rows_at_once is None else -(-len(query) // rows_at_once)
-    assert len(launches[0]) == 2 * pieces
+    # Attention to latents has three; to keys and values, splits and merge.
+    assert len(launches[0]) == (3 if isinstance(first.knowledge, LatentKnowledge) else 2) * pieces
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -147,6 +149,21 @@ def test_pieces_of_many_rows_change_no_bit(options: dict[str, Any], monkeypatch:
     told(attend, step)
     for ours, theirs in zip(attend.run(step.knowledge_query, step.knowledge), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_every_number_of_rows_finds_its_memory() -> None:
+    """Of fewer rows partial results may be more: they are not folded then."""
+    knowledge, most = batch([1], [(0, 40)], M=4000, is_latent=True, dtype=torch.bfloat16).knowledge, 140
+    query = torch.zeros(most, HQ, D, dtype=torch.bfloat16)
+    with recording("sm_90"):
+        attend = KnowledgePlan(knowledge, most, backend="triton")
+    folds = set()
+    for rows in range(1, most + 1):
+        with watched() as listed:
+            attend.run(query[:rows], knowledge)
+        folds.add(listed[1].arguments["cut"].folded)
+    assert folds == {1, GROUP}
 
 
 def test_the_longest_span_alone_sets_grid_and_memory(interpreted: None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kblam_kernels.common import splits
-from kblam_kernels.common.splits import MAX_SPLITS, MIN_SPLIT, chunk_of, split_tokens
+from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MIN_DENSE_SPLIT, chunk_of, split_tokens
 from kblam_kernels.common.tiles import (
     EVERYWHERE,
     UNLIMITED,
@@ -26,9 +26,10 @@ TABLES = {"forward": dense.FORWARD, "decode": dense.DECODE, "latent": latent.TIL
 PRECISIONS: tuple[Precision, ...] = ("half", "float32")
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, "tokens first", "converted"])
 def test_every_row_says_why_and_can_be_taken(name: str) -> None:
-    table = TABLES[name]
+    parts = {"tokens first": latent.TOKENS_FIRST, "converted": latent.CONVERTED}
+    table = parts[name] if name in parts else TABLES[name]
     for place, choice in enumerate(table):
         assert choice.reason
         # mma and wgmma give a warp 16 rows; a program with fewer rows than warps x 16 shares columns out instead.
@@ -112,12 +113,12 @@ def test_a_tile_reads_as_its_numbers() -> None:
 
 
 def test_splits_have_a_size_of_their_own() -> None:
-    assert split_tokens(0, 32) == split_tokens(10_000, 32) == MIN_SPLIT
+    assert split_tokens(0, 32) == split_tokens(10_000, 32) == MIN_DENSE_SPLIT
     for M in (100_000, 1_000_000):
         for block in (16, 32, 128):
             size = split_tokens(M, block)
             assert size % block == 0
-            assert MAX_SPLITS / 2 < -(-M // size) <= MAX_SPLITS
+            assert MAX_DENSE_SPLITS / 2 < -(-M // size) <= MAX_DENSE_SPLITS
 
 
 @pytest.mark.parametrize(

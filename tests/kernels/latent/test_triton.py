@@ -7,38 +7,48 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
 from kblam_kernels import explain
-from kblam_kernels.common.launch import recording
-from kblam_kernels.common.splits import MAX_SPLITS
+from kblam_kernels.common.launch import Cut, recording
+from kblam_kernels.common.splits import GROUP, GROUPS
+from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch
 from kblam_kernels.common.triton_split import as_numbers
 from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
-from kblam_kernels.latent.absorption import Mixed
 from kblam_kernels.latent.tiles import LatentTile, storage_of
-from tests.kernels.cases import LATENT, LONG
-from tests.kernels.problems import Problem, absorbed_of, make_latent
+from tests.kernels.cases import LATENT, LONG, TOKEN_BIAS
+from tests.kernels.ops import call_of_rows
+from tests.kernels.problems import Problem, make_latent
 
 pytestmark = pytest.mark.usefixtures("interpreted")
-FLOAT32 = torch.float32
+FLOAT32, HALF = torch.float32, torch.float16
 # They fit the interpreter.
 SMALL = LatentTile(16, 16, num_warps=4, num_stages=2, value_chunks=1, widest_chunk=16)
 TILES = {
-    "parts": SMALL,
-    "uneven-parts": dataclasses.replace(SMALL, value_chunks=2),
-    "streamed": dataclasses.replace(SMALL, value_chunks=0),
+    f"{name}{suffix}": dataclasses.replace(SMALL, value_chunks=value_chunks, tokens_first=tokens_first)
+    for name, value_chunks in (("parts", 1), ("uneven-parts", 2), ("streamed", 0))
+    for suffix, tokens_first in (("", False), ("-tokens-first", True))
 }
 
 
-def mixed(problem: Problem, tile: LatentTile | None = None) -> Mixed:
+def run(problem: Problem, tile: LatentTile | None = None) -> tuple[Tensor, Tensor]:
     from kblam_kernels.latent import triton_decode
 
     _, call = problem.call()
-    return triton_decode.mix(call, absorbed_of(call), tile)
+    return triton_decode.forward(call, tile)
+
+
+def cut_of(problem: Problem, arch: Arch = "interpreter") -> Cut:
+    """How the launches of a problem are cut."""
+    with recording(arch) as made:
+        run(problem)
+    cut: Cut = made.launches[1].arguments["cut"]
+    return cut
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -58,9 +68,8 @@ def same(ours: Any, theirs: Any) -> bool:
 def test_every_way_to_cut_the_latents(name: str, storage: torch.dtype | None, tile: str) -> None:
     problem = make_latent(**LATENT[name], dtype=FLOAT32, storage=storage)
     _, call = problem.call()
-    expected = reference.mix(call, absorbed_of(call))
-    for part, ours, theirs in zip(expected._fields, mixed(problem, TILES[tile]), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6, msg=part)
+    for ours, theirs in zip(run(problem, TILES[tile]), reference.forward(call), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.usefixtures("rows_apart")
@@ -68,17 +77,17 @@ def test_every_way_to_cut_the_latents(name: str, storage: torch.dtype | None, ti
 def test_folded_and_separate_rows_give_the_same_bits(tile: str) -> None:
     problem = make_latent(H=6, N=1, M=LONG, P=32, dtype=FLOAT32)
     one = torch.tensor([[3, 200]], dtype=torch.int32)
-    folded = mixed(problem.but(knowledge_range=one.expand(2, 2)), TILES[tile])
-    assert same(folded, mixed(problem.but(knowledge_range=one.repeat(2, 1)), TILES[tile]))
+    folded = run(problem.but(knowledge_range=one.expand(2, 2)), TILES[tile])
+    assert same(folded, run(problem.but(knowledge_range=one.repeat(2, 1)), TILES[tile]))
 
 
 @pytest.mark.usefixtures("rows_apart")
 def test_room_to_grow_changes_no_bit() -> None:
     problem = make_latent(N=1, M=LONG, dtype=FLOAT32)
     k = problem.knowledge
-    exact_fit = problem.but(knowledge=dataclasses.replace(k, key=k.key[:200], value=k.value[:200], norm=k.norm[:200]))
-    filled = torch.tensor([[0, 200]], dtype=torch.int32).expand(2, 2)
-    assert same(mixed(problem.but(knowledge_range=filled)), mixed(exact_fit))
+    exact_fit = problem.but(knowledge=dataclasses.replace(k, key=k.key[:260], value=k.value[:260], norm=k.norm[:260]))
+    filled = torch.tensor([[0, 260]], dtype=torch.int32).expand(2, 2)
+    assert same(run(problem.but(knowledge_range=filled)), run(exact_fit))
 
 
 @pytest.mark.parametrize(
@@ -92,21 +101,40 @@ def test_room_to_grow_changes_no_bit() -> None:
     ids=["bias", "one-range", "ranges", "biases"],
 )
 def test_a_shared_list_folds_the_batch(changes: dict[str, Any], groups: int) -> None:
-    with recording("sm_80") as made:
-        mixed(make_latent(N=1, dtype=FLOAT32, **changes))
-    cut = made.launches[0][2]["cut"]
+    cut = cut_of(make_latent(N=1, dtype=FLOAT32, **changes))
     assert (cut.groups, cut.rows) == (groups, 8 // groups)
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("M", [300, 20_000, 100_000])
-def test_splits_follow_the_list_and_the_batch_has_no_say(M: int) -> None:
-    cuts = []
-    for B in (1, 9):
-        with recording("sm_80") as made:
-            mixed(make_latent(B=B, H=1, G=1, N=1, M=M, D=2, P=2, dtype=FLOAT32))
-        cuts.append(made.launches[0][2]["cut"])
-    assert cuts[0].split_size == cuts[1].split_size
-    assert cuts[0].knowledge_splits == cuts[1].knowledge_splits <= MAX_SPLITS
+def test_splits_follow_the_list_and_the_device_and_the_batch_has_no_say(M: int, arch: Arch) -> None:
+    alone, together = (cut_of(make_latent(B=B, H=32, G=1, N=1, M=M, D=2, P=2).to(HALF), arch) for B in (1, 40))
+    assert alone.split_size == together.split_size
+    splits = -(-M // alone.split_size)
+    assert splits <= min(MULTIPROCESSORS[arch], GROUP * GROUPS)
+    assert splits >= 0.9 * min(MULTIPROCESSORS[arch], GROUP * GROUPS) or M == 300
+    assert (alone.folded, alone.knowledge_splits) == (1, splits)
+    if M > 300:
+        assert (together.folded, together.knowledge_splits) == (GROUP, -(-splits // GROUP))
+
+
+@pytest.mark.usefixtures("rows_apart")
+@pytest.mark.parametrize("storage", [None, torch.int8], ids=str)
+def test_folding_a_group_in_one_program_changes_no_bit(storage: torch.dtype | None) -> None:
+    """A row alone, whose splits are merged at the end, and the same row in a batch that folds them on the way."""
+    from kblam_kernels.latent import triton_decode
+
+    # Nine splits of 16, two groups; six row tiles.
+    M, ranges = 140, torch.tensor([[0, 140], [40, 135], [0, 100], [33, 34], [7, 140]], dtype=torch.int32)
+    options = {"knowledge_range": ranges, "knowledge_bias": TOKEN_BIAS[:M], "dtype": FLOAT32, "storage": storage}
+    problem = make_latent(B=5, H=20, G=4, N=1, M=M, **options)
+    assert cut_of(problem).folded == GROUP
+    together = run(problem)
+    _, call = problem.call()
+    for b in (1, 4):
+        alone = triton_decode.forward(call_of_rows(call, slice(b, b + 1)))
+        assert same(alone, (part[b : b + 1] for part in together)), b
+    assert cut_of(problem.rows(slice(0, 1))).folded == 1
 
 
 def test_scales_and_norm_may_be_columns_of_a_matrix() -> None:
@@ -121,14 +149,16 @@ def test_scales_and_norm_may_be_columns_of_a_matrix() -> None:
 
 
 def test_small_latents_do_not_underflow_in_float16() -> None:
-    # Scales of about 1e-6: most weights times one of them are less than float16 holds.
-    problem = make_latent(N=1, M=50)
-    small = dataclasses.replace(problem.knowledge, value=problem.knowledge.value * 1e-4)
+    # Scales of about 1e-6: most weights times one of them are less than float16 holds. Nothing else is in the output.
+    problem = make_latent(N=1, T=0, M=50, is_alone=True)
+    k = problem.knowledge
+    projection = dataclasses.replace(k.projection, value_bias=torch.zeros_like(k.projection.value_bias))
+    small = dataclasses.replace(k, value=k.value * 1e-4, projection=projection)
     problem = problem.but(knowledge=small).to(torch.float16, torch.int8)
     _, call = problem.call()
-    expected = reference.mix(call, absorbed_of(call)).latent
+    expected, _ = reference.forward(call)
     # The result itself is near the smallest numbers of float16, whose spacing is 2^-24.
-    torch.testing.assert_close(mixed(problem).latent, expected, rtol=2e-3, atol=2.0**-24)
+    torch.testing.assert_close(run(problem)[0], expected, rtol=2e-3, atol=2.0**-23)
 
 
 @triton.jit

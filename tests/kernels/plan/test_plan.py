@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kblam_kernels import UnsupportedInputError, plan
+from kblam_kernels.common.splits import GROUP
 from kblam_kernels.knowledge import PIECE_BYTES
 from kblam_kernels.latent.tiles import SCRATCH_BYTES
 from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, remembered
@@ -76,12 +77,13 @@ def test_a_gpu_decodes_from_latents_and_prefills_as_memory_allows(device: str, t
 
 def test_partial_sums_of_a_gpu_cost_bytes_and_memory() -> None:
     gpu = dataclasses.replace(DEVICE, has_scratch=True)
-    # 1,000 tokens are eight splits of 128: 100 sums, a maximum and a total of each, for four heads in float32.
-    each = 4 * 4 * 8 * 102
+    # 1,000 tokens are 32 splits of 32: 100 sums, a maximum and a total of each, for four heads in float32.
+    each = 4 * 4 * 32 * 102
     for queries in (1, 2):
         with_scratch, without = (cost_of("latent", SHAPE, device, queries) for device in (gpu, DEVICE))
         assert with_scratch.bytes == without.bytes + 2 * queries * each
         assert (with_scratch.memory, without.memory) == (queries * each, 0)
+    each //= GROUP  # of many queries
     at_once = SCRATCH_BYTES // each
     many = cost_of("latent", SHAPE, gpu, 2 * at_once + 1)
     assert many.memory == at_once * each
@@ -104,13 +106,13 @@ def test_scratch_that_does_not_fit_is_not_taken() -> None:
     made = plan(LLAMA, SPECIFIED["a100"].with_memory(300 * 10**6))
     assert (made.decode, made.prefill) == ("latent", "latent")
     assert "keys and values made at a time are 179 MB, and 300 MB are free" in str(made)
-    # Of many queries the partial sums take 133 MB, of one 4 MB.
+    # Of many queries the partial sums take 134 MB, of one 6 MB.
     made = plan(LLAMA, SPECIFIED["a100"].with_memory(200 * 10**6))
     assert (made.decode, made.prefill) == ("latent", "latent")
     assert "  prefill, 512 new tokens: latent (none fits; it needs the least memory)\n" in str(made)
-    assert "partial sums of attention to latents are 133 MB, and 200 MB are free, of which they may" in str(made)
+    assert "partial sums of attention to latents are 134 MB, and 200 MB are free, of which they may" in str(made)
     assert "  decode, 1 new token: latent\n" in str(made)
-    with pytest.raises(UnsupportedInputError, match=r"'latent' is pinned for prefill .* 133 MB, and 100 MB are"):
+    with pytest.raises(UnsupportedInputError, match=r"'latent' is pinned for prefill .* 134 MB, and 100 MB are"):
         plan(LLAMA, SPECIFIED["a100"].with_memory(10**8), pin="prefill=latent")
     # The keys and values of few triples take less than that.
     few = dataclasses.replace(LLAMA, triples=1000)

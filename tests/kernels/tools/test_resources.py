@@ -6,6 +6,7 @@ takes minutes. One run of the command serves all tests.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,8 +20,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from kblam_kernels.common.launch import recording
-from kblam_kernels.common.tiles import SHARED_LIMIT, TILE_VARIABLE, UNLIMITED, Tile, select
+from kblam_kernels.common.tiles import SHARED_LIMIT, TILE_VARIABLE, UNLIMITED, Choice, Tile, select
 from kblam_kernels.dense import tiles as dense
 from kblam_kernels.evidence import tiles as evidence
 from kblam_kernels.latent import tiles as latent
@@ -47,10 +47,13 @@ CHOSEN = {
         "bfloat16/int8 P512 D128 everything",
         "bfloat16/int8 P768 D128 everything",
         "bfloat16/int8 P1024 D128 everything",
+        "bfloat16/fp8 P1536 D128 everything",
         "bfloat16 P3072 D64 everything",
         "float32 P384 D128 everything",
         "float32 P384 D256 everything",
     ),
+    "latent_absorb_kernel": ("bfloat16 P3072 D256 everything", "float32 P384 D128 everything"),
+    "latent_project_kernel": ("bfloat16 P3072 D256 everything", "float32 P384 D128 everything"),
     "evidence_mass_kernel": (
         "dense bfloat16 of bfloat16 W256 rows1",
         "latent bfloat16 of fp8 W384 rows1024",
@@ -85,9 +88,7 @@ def listed() -> Iterator[Listed]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(TILE_VARIABLE, raising=False)
         for case in cases():
-            with recording(case.arch) as made:
-                case.launch()
-            kernel, _, arguments, tile = made.launches[0]
+            kernel, _, arguments, tile = resources.launch_of(case)
             yield Listed(case, kernel.__name__, str(tile), arguments)
 
 
@@ -138,9 +139,7 @@ def test_rows_that_sm_86_takes_from_sm_80_fit_it(rows: dict[str, Resources], mon
     for job in COMPILED:
         if job.case.arch != "sm_80":
             continue
-        with recording("sm_86") as made:
-            job.case.launch()
-        if str(made.launches[0][3]) == job.tile:
+        if str(resources.launch_of(dataclasses.replace(job.case, arch="sm_86")).tile) == job.tile:
             taken.add(job.kernel)
             assert rows[job.text].shared_bytes <= SHARED_LIMIT["sm_86"], job.text
     assert taken == set(CHOSEN)
@@ -153,7 +152,9 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
         "dense_decode_kernel": dense.DECODE,
         "dense_backward_rows_kernel": dense.BACKWARD,
         "dense_backward_columns_kernel": dense.BACKWARD,
-        "latent_decode_kernel": latent.TILES,
+        "latent_absorb_kernel": [Choice(latent.ABSORB, "the only one", precision=None)],
+        "latent_decode_kernel": (*latent.TOKENS_FIRST, *latent.CONVERTED, *latent.TILES),
+        "latent_project_kernel": [Choice(latent.PROJECT, "the only one", precision=None)],
         "evidence_mass_kernel": evidence.TILES,
     }
     for choice in tables[kernel]:
