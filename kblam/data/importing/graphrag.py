@@ -27,6 +27,7 @@ IN_FOLDERS = (
 _MARKS = frozenset(("human_readable_id", "text_unit_ids", "combined_degree"))
 _OF_TOOL = frozenset(("id", "x", "y"))
 LONGEST_JSON = 2**30
+OF_A_PASSAGE = "a relation to a passage of text"
 
 
 def kind_of_table(path: Path) -> str | None:
@@ -114,7 +115,7 @@ class LlamaIndexFile:
                 properties = relation.get("properties") or {}
                 yield from edge_items(Node(source), str(relation.get("label") or ""), Node(target), properties)
             else:
-                yield Dropped("a relation to a passage of text", str(relation.get("label") or ""))
+                yield Dropped(OF_A_PASSAGE, str(relation.get("label") or ""))
 
 
 def is_llama_index(path: Path) -> bool:
