@@ -45,7 +45,7 @@ def _entity(node: Any, seen: set[str]) -> Iterator[Item]:
 
 def _triplets(store: Any) -> Iterable[tuple[Any, Any, Any]]:
     # SimplePropertyGraphStore.get_triplets() gives nothing where it is not told of what.
-    graph = getattr(store, "graph", None)
+    graph: Any = getattr(store, "graph", None)
     if hasattr(graph, "relations") and hasattr(graph, "nodes"):
         return ((graph.nodes[one.source_id], one, graph.nodes[one.target_id]) for one in graph.relations.values())
     found: Iterable[tuple[Any, Any, Any]] = store.get_triplets() if hasattr(store, "get_triplets") else store
