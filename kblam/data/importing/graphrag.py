@@ -27,6 +27,7 @@ IN_FOLDERS = (
 _MARKS = frozenset(("human_readable_id", "text_unit_ids", "combined_degree"))
 _OF_TOOL = frozenset(("id", "x", "y"))
 LONGEST_JSON = 2**30
+OF_A_PASSAGE = "a relation to a passage of text"
 
 
 def kind_of_table(path: Path) -> str | None:
@@ -119,7 +120,7 @@ class LlamaIndexFile:
             if {source, target} <= things:
                 yield from edge_items(Node(source), kind, Node(target), relation.get("properties") or {})
             else:
-                yield Dropped("a relation to a passage of text", kind)
+                yield Dropped(OF_A_PASSAGE, kind)
 
     def _problem(self, what: str, key: str, record: object) -> Bad | None:
         if isinstance(record, dict) and isinstance(record.get("properties") or {}, dict):

@@ -119,7 +119,35 @@ def test_a_property_graph_store_of_llama_index() -> None:
         ("Ann", "since (works at Acme)"): "1999",
         ("Acme", "type"): "ORG",
     }
-    assert sum(report.dropped.values()) == 1
+    assert sum(report.dropped.values()) == 2
+    assert report.dropped["a relation to a passage of text"] == 1
+
+
+def test_llama_index_s_own_store_and_the_file_it_writes(tmp_path: Path) -> None:
+    """Its `get_triplets()` gives nothing where it is not told of what."""
+    stores = pytest.importorskip("llama_index.core.graph_stores")
+    types = pytest.importorskip("llama_index.core.graph_stores.types")
+    store = stores.SimplePropertyGraphStore()
+    ann = types.EntityNode(name="Ann", label="PERSON", properties={"age": 30, "triplet_source_id": "x"})
+    acme, alone = types.EntityNode(name="Acme", label="ORG"), types.EntityNode(name="Zenith", label="ORG")
+    passage = types.ChunkNode(text="Ann works at Acme", id_="chunk")
+    store.upsert_nodes([ann, acme, alone, passage])
+    works = types.Relation(label="WORKS_AT", source_id="Ann", target_id="Acme", properties={"since": 1999})
+    store.upsert_relations([works, types.Relation(label="MENTIONS", source_id="chunk", target_id="Ann")])
+    found, report = read([LlamaIndexGraph(store)])
+    assert found == {
+        ("Ann", "type"): "person",
+        ("Ann", "age"): "30",
+        ("Ann", "works at"): "Acme",
+        ("Ann", "since (works at Acme)"): "1999",
+        ("Acme", "type"): "ORG",
+        ("Zenith", "type"): "ORG",
+    }
+    assert report.dropped["a relation to a passage of text"] == 1
+    store.persist(str(tmp_path / "property_graph_store.json"))
+    persisted, report = read(open_sources([str(tmp_path)]))
+    assert persisted == found
+    assert report.dropped["a relation to a passage of text"] == 1
 
 
 def test_all_texts_of_one_name_are_read(tmp_path: Path) -> None:
