@@ -63,9 +63,7 @@ class Answer:
             "refused": self.refused,
             "known": self.known,
             "confidence": self.confidence,
-            "evidence": [
-                evidence_record(one.triple, round(one.mass, 6), changed=one.changed) for one in self.evidence
-            ],
+            "evidence": [evidence_record(one.triple, round(one.mass, 6), changed=one.changed) for one in self.evidence],
             "copied": [
                 {
                     "start": one.start,
