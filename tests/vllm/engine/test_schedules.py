@@ -11,10 +11,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from experiments.vllm_equality import pointing
 from kblam import KnowledgeAdapter
 from kblam.vllm import scheduler
-from tests.vllm.engine import engines
+from tests.vllm.engine import decided, engines
 from tests.vllm.engine.engines import Reference, Request, ask, assert_alike, knowledge_of, said_by
-from tests.vllm.engine.test_verbatim import ask as verbatim
-from tests.vllm.engine.test_verbatim import assert_answered, every_kind, expected
 
 LONG = "tell me about the treasure of the old king and the festival of the green garden . " * 4
 
@@ -60,14 +58,18 @@ def test_answers_go_on_where_they_were_after_requests_began_again(
     preempted = counted(monkeypatch)
     adapter = pointing(engines.ADAPTER, tmp_path)
     given = engines.settings(bases, adapter=str(adapter), storage="float32")
-    engines.start(
-        given, max_num_batched_tokens=16, enable_chunked_prefill=True, num_gpu_blocks_override=9, max_model_len=160
+    engine = engines.start(
+        given, max_num_batched_tokens=16, enable_chunked_prefill=True, num_gpu_blocks_override=6, max_model_len=128
     )
     reference = Reference(bases, KnowledgeAdapter.from_pretrained(adapter), storage="float32")
-    asked = [(base, question) for base, question in every_kind() if " and " in question or question.startswith("Tell")]
-    outputs = verbatim(engines._running[-1], asked)
-    assert preempted  # or nothing was tried
-    assert_answered(outputs, expected(reference, asked))
+    asked = [
+        (base, question)
+        for base, question in decided.every_kind()
+        if " and " in question or question.startswith("Tell")
+    ]
+    outputs = decided.ask(engine, asked)
+    assert any("?" not in one for one in preempted)  # an answer, not only what looks something up
+    decided.assert_answered(outputs, decided.expected(reference, asked))
 
 
 def test_both_of_vllms_schedulers_can_have_knowledge() -> None:
