@@ -41,12 +41,19 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--engine", default="auto", help="as `kblam serve` takes it")
+    parser.add_argument("--dtype", default="auto", help="as `kblam serve` takes it")
     parser.add_argument("--vllm", action="append", default=[], metavar="OPTION", help="as `kblam serve` takes it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = _built(Path(folder))
         command = [sys.executable, "-m", "kblam", "serve", arguments.model, "--port", "0"]
-        command += ["--engine", arguments.engine, *(f"--vllm={option}" for option in arguments.vllm)]
+        command += [
+            "--engine",
+            arguments.engine,
+            "--dtype",
+            arguments.dtype,
+            *(f"--vllm={option}" for option in arguments.vllm),
+        ]
         command += [f"--kb={name}={file}" for name, file in files.items()]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             try:
