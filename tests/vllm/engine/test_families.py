@@ -35,15 +35,6 @@ FAMILIES = {
     "Mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "Phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM),
     "Gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM),
-    "Gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
-}
-MORE: dict[str, dict[str, Any]] = {
-    "Gemma": {},
-    "Gemma3": {
-        "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 32,
-    },
 }
 
 
@@ -51,8 +42,8 @@ MORE: dict[str, dict[str, Any]] = {
 def test_a_family_says_in_vllm_what_it_says_attached(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(5)
     config_class, model_class = FAMILIES[family]
-    more = MORE.get(family, {"sliding_window": None})
-    config = config_class(**SHAPE, **more, vocab_size=len(engines.tokenizer()))
+    windows = {} if family == "Gemma" else {"sliding_window": None}
+    config = config_class(**SHAPE, **windows, vocab_size=len(engines.tokenizer()))
     model_class(config).save_pretrained(tmp_path / "model")
     adapter = KnowledgeAdapter(
         AdapterConfig.for_model(config, 384, encoder=load_encoder("minilm").fingerprint, layers=(1, 2))
