@@ -32,7 +32,7 @@ from kblam.generation import Answer, Session
 from kblam.knowledge import KnowledgeBase, load_encoder
 from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
-from kblam.models.query_heads import INT8
+from kblam.models.query_heads import INT8, PRODUCT
 from kblam.models.smollm2 import quick_dtype
 from kblam.shipped import SMOLLM2_ADAPTER
 
@@ -54,7 +54,7 @@ def head_bytes(adapter: KnowledgeAdapter, way: str, element: int) -> int:
     """Bytes of one layer's query head, held as `way` says."""
     outputs, inputs = adapter.config.num_heads * adapter.config.head_dim, adapter.config.hidden_size
     if way == INT8:
-        return outputs * (inputs + element)
+        return outputs * (inputs + PRODUCT.itemsize)
     if way == FULL:
         return outputs * inputs * element
     return int(way.removeprefix("rank ")) * (outputs + inputs) * element

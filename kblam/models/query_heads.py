@@ -78,14 +78,9 @@ class QueryHeads:
         Raises:
             AdapterError: a head is more than its weight.
         """
+        _check_plain(adapter)
         for layer in adapter.config.knowledge_layers:
-            head = adapter.query_heads[str(layer)]
-            if not is_plain_linear(head):
-                raise AdapterError(
-                    f"query_storage={INT8!r}: the query head of layer {layer} ({type(head).__name__}) is wrapped or "
-                    "hooked; merge what wraps it (LoRA, parametrizations), or leave query_storage out"
-                )
-            weight = cast(nn.Linear, head).weight
+            weight = cast(nn.Linear, adapter.query_heads[str(layer)]).weight
             # A tensor made in inference mode does not count its writes.
             writes = None if weight.is_inference() else weight._version
             state = (weight.data_ptr(), weight.dtype, writes, device)
@@ -98,6 +93,7 @@ def check_query_storage(query_storage: str, adapter: KnowledgeAdapter, *, traina
 
     Raises:
         KnowledgeError: if not, or if the name is not known.
+        AdapterError: a head is more than its weight.
     """
     if query_storage not in QUERY_STORAGE:
         raise KnowledgeError(f"query_storage must be one of {', '.join(QUERY_STORAGE)}; got {query_storage!r}")
@@ -112,3 +108,13 @@ def check_query_storage(query_storage: str, adapter: KnowledgeAdapter, *, traina
             f"query_storage={INT8!r}: this adapter has no query heads (separate_query_head is off), it asks with the "
             "model's own queries; leave query_storage out"
         )
+    _check_plain(adapter)
+
+
+def _check_plain(adapter: KnowledgeAdapter) -> None:
+    for layer, head in adapter.query_heads.items():
+        if not is_plain_linear(head):
+            raise AdapterError(
+                f"query_storage={INT8!r}: the query head of layer {layer} ({type(head).__name__}) is wrapped or "
+                "hooked; merge what wraps it (LoRA, parametrizations), or leave query_storage out"
+            )
