@@ -37,6 +37,7 @@ class ModelOptions:
     backend: str = "auto"
     storage: str = "auto"
     plan: str = "auto"
+    query_storage: str = "auto"
 
 
 def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
@@ -76,6 +77,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             dtype=dtype,
             backend=options.backend,
             storage=options.storage,
+            query_storage=options.query_storage,
             plan=options.plan,
             read_only=read_only,
         )
@@ -87,6 +89,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         dtype=dtype,
         backend=options.backend,
         storage=options.storage,
+        query_storage=options.query_storage,
         plan=options.plan,
         read_only=read_only,
     )

@@ -9,7 +9,7 @@ import typer
 
 from kblam.cli.errors import CommandError
 from kblam.cli.loading import ModelOptions, complete
-from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, Storage
+from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, QueryStorage, Storage
 
 _OWN = "knowledge"  # the name of a model folder's own knowledge base
 
@@ -60,6 +60,7 @@ def serve(
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
     storage: Storage = "auto",
+    query_storage: QueryStorage = "auto",
     plan: PlanPin = "auto",
     capacity: Annotated[
         int | None,
@@ -93,7 +94,7 @@ def serve(
             "--without-keys if all who reach it may ask and change everything"
         )
     first = None if not places else places[0].file
-    options = ModelOptions(model, adapter, first, device, dtype, backend, storage, plan)
+    options = ModelOptions(model, adapter, first, device, dtype, backend, storage, plan, query_storage)
     whole = complete(options)
     if not places:
         places = [Place(None, _OWN, None)]

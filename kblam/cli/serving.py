@@ -89,6 +89,11 @@ def chosen(engine: str, options: ModelOptions, capacity: int | None, passed: Seq
         ("--device", options.device, "it runs on what it was built for; CUDA_VISIBLE_DEVICES chooses among cards"),
         ("--backend", None if options.backend == "auto" else options.backend, "KBLAM_BACKEND is read there too"),
         ("--plan", None if options.plan == "auto" else options.plan, "it reads latents always"),
+        (
+            "--query-storage",
+            None if options.query_storage == "auto" else options.query_storage,
+            "its query heads are in the model's dtype",
+        ),
     ):
         if value is not None:
             raise CommandError(f"{option} is not for vLLM: {fix}; leave it out, or pass --engine {EMBEDDED}")
