@@ -15,7 +15,8 @@ import kblam
 from kblam import extras, hub
 from kblam.errors import KblamError, MissingPackageError
 from kblam.extras import Requirement
-from tests.fakes import clock
+from kblam.knowledge import KnowledgeBase
+from tests.fakes import HashingEncoder, clock
 
 ROOT = Path(__file__).parent.parent
 CORE = ("transformers", "huggingface_hub", "safetensors", "sentence_transformers", "httpx")
@@ -64,7 +65,7 @@ def test_every_command_of_the_kernels_alone_says_what_to_install(tmp_path: Path)
 
 def test_a_command_that_lacks_a_package_names_it_and_the_extra(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text('{"name": "a", "property": "b", "value": "c"}\n')
-    (tmp_path / "y").write_bytes(b"")
+    KnowledgeBase.create(tmp_path / "y", HashingEncoder(8)).close()
     lines = ["ask x --kb y", "chat --kb y", "integrate a b c -o d", "convert a -o b", "kb build f.jsonl -o new.kb"]
     for line, (status, shown, said) in zip(lines, run_without(CORE, lines, tmp_path), strict=True):
         said = said.lstrip()  # where a progress bar was

@@ -107,7 +107,11 @@ def test_what_has_no_value_gives_no_fact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "Company,CEO,Founded\nAcme,Ann,1990\n", "it is 'Company,CEO,Founded'. Choose them by name"),
+        (
+            "a.csv",
+            "Company,CEO,Founded\nAcme,Ann,1990\n",
+            "Choose the one that does, such as columns=Columns(name='Company')",
+        ),
         ("a.tsv", "Oak\theight\t20 m\n", "by number: columns=Columns(name='1', property='2', value='3')"),
         (
             "a.csv",
