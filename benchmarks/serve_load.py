@@ -1,4 +1,5 @@
-"""A server under load: `python -m benchmarks.serve_load [--requests 256] [--clients 32] [--model smollm2|tiny]`.
+"""A server under load: `python -m benchmarks.serve_load [--requests 256] [--clients 32] [--model smollm2|tiny]
+[--engine vllm --vllm enforce-eager ...]`.
 
 Starts `kblam serve` with four knowledge bases, asks each question once alone, then all of them from many clients at
 once while every base is changed over and over, and compares: an answer that differs from the one given alone ends the
@@ -39,10 +40,20 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--engine", default="auto", help="as `kblam serve` takes it")
+    parser.add_argument("--dtype", default="auto", help="as `kblam serve` takes it")
+    parser.add_argument("--vllm", action="append", default=[], metavar="OPTION", help="as `kblam serve` takes it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = _built(Path(folder))
         command = [sys.executable, "-m", "kblam", "serve", arguments.model, "--port", "0"]
+        command += [
+            "--engine",
+            arguments.engine,
+            "--dtype",
+            arguments.dtype,
+            *(f"--vllm={option}" for option in arguments.vllm),
+        ]
         command += [f"--kb={name}={file}" for name, file in files.items()]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             try:
@@ -68,6 +79,7 @@ def _url(server: subprocess.Popen[str]) -> str:
     for line in server.stderr:
         said += line
         if found := re.search(r"answers at (\S+),", line):
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would hold the server up
             return found[1]
     raise SystemExit(f"the server did not start:\n{said}")
 
@@ -79,6 +91,7 @@ def _run(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
         every = [(f"{model}@{base}", f"What is the color of {name}?") for name in NAMES for base in BASES]
         plain = [(model, question) for _, question in every[:: len(BASES)]]
         result: dict[str, Any] = {"requests": arguments.requests, "clients": arguments.clients, "model": model}
+        result["engine"] = client.get("/health").json()["engine"]
         for title, asked, with_changes in (("without knowledge", plain, False), ("with knowledge", every, True)):
             alone = {one: _said(client, one)[0] for one in asked}
             result[title] = _loaded(client, alone, arguments, with_changes=with_changes)
@@ -88,7 +101,7 @@ def _run(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _said(client: httpx.Client, asked: Asked) -> tuple[str, float]:
     model, question = asked
-    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": TOKENS}
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": TOKENS, "temperature": 0}
     began = time.perf_counter()
     while (response := client.post("/v1/chat/completions", json=body)).status_code == 429:
         time.sleep(0.05)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
+from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -211,6 +213,16 @@ def is_alike(ours: tuple[str, Any], theirs: tuple[str, Any]) -> bool:
     return alike
 
 
+def gap(ours: list[Any], theirs: list[Any], chosen: list[bool]) -> float:
+    """The largest difference of a token's log-probability in the chosen rows, up to where their tokens part."""
+    return max(
+        abs(one - other)
+        for (tokens, own, _), (wanted, others, _), is_chosen in zip(ours, theirs, chosen, strict=True)
+        if is_chosen
+        for one, other, _ in zip(own, others, itertools.takewhile(bool, map(eq, tokens, wanted)), strict=False)
+    )
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -276,20 +288,16 @@ def main() -> None:
             base.close()
 
     same = [mine[0] == its[0] for mine, its in zip(ours, theirs, strict=True)]
-    gaps = [
-        abs(a - b)
-        for mine, its, equal in zip(ours, theirs, same, strict=True)
-        if equal
-        for a, b in zip(mine[1], its[1], strict=True)
-    ]
+    with_base = [name is not None for name, _, _ in requests]
     masses = [
         abs(mine[2][0]["mass"] - its[2][0][1]) for mine, its in zip(ours, theirs, strict=True) if its[2] is not None
     ]
     CONSOLE.print(
         f"{arguments.model} {arguments.runner} {arguments.mode} {arguments.dtype} {arguments.storage} "
         f"slots={arguments.slots} ranks={arguments.ranks}: tokens {sum(same)}/{len(same)}, "
-        f"log-probability {max(gaps, default=0):.1e}, evidence mass {max(masses):.1e}, "
-        f"answers {sum(map(is_alike, answers, wanted))}/{len(wanted)}, {len({text for text, _ in wanted})} different"
+        f"log-probability {gap(ours, theirs, with_base):.1e}, evidence mass {max(masses):.1e}, "
+        f"answers {sum(map(is_alike, answers, wanted))}/{len(wanted)}, {len({text for text, _ in wanted})} different; "
+        f"without a base: log-probability {gap(ours, theirs, [not one for one in with_base]):.1e}"
     )
 
 

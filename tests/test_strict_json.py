@@ -23,6 +23,8 @@ from kblam.shipped import SMOLLM2_ADAPTER
         ('[{"a": {"b": 1, "b": 2}}]', 'the key "b" stands twice'),
         ('{"a": }', "not JSON: Expecting value at column 7"),
         ("[" * 100_000, "not JSON: nested too deeply"),
+        ("[" * 201 + "]" * 201, "not JSON: nested too deeply"),
+        ('{"a":' * 201 + "1" + "}" * 201, "not JSON: nested too deeply"),
         (b'{"a": "\xe9"}', "not JSON: 'utf-8' codec can't decode"),
     ],
 )
@@ -35,6 +37,13 @@ def test_what_is_wrong_is_told(text: str | bytes, message: str) -> None:
 def test_what_is_right_is_read_as_python_reads_it() -> None:
     text = '{"a": [1, 2.5, true, null, "\\u00e9"], "b": {"a": {}}}'
     assert strict_json.loads(text) == strict_json.loads(text.encode()) == json.loads(text)
+
+
+def test_depth_is_not_length() -> None:
+    text = json.dumps([[1]] * 1000 + [{"a": "[" * 1000}])
+    assert strict_json.loads(text) == json.loads(text)
+    deep = "[" * strict_json.DEEPEST + "]" * strict_json.DEEPEST
+    assert strict_json.loads(deep) == json.loads(deep)
 
 
 def _doubled(text: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -171,7 +172,13 @@ class KnowledgeAdapter(
         part: Tensor = head(_as_read_by(head, self.question_trunk(_as_read_by(self.question_trunk, question))))
         return part
 
-    def knowledge_query(self, layer: int, hidden_states: Tensor, question: Tensor | None = None) -> Tensor | None:
+    def knowledge_query(
+        self,
+        layer: int,
+        hidden_states: Tensor,
+        question: Tensor | None = None,
+        stand_in: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor | None:
         """The knowledge query of a layer; None without separate heads.
 
         r = W_h h, plus with a `question_head` what the question adds, the same at every position of its row.
@@ -179,6 +186,7 @@ class KnowledgeAdapter(
         Args:
             hidden_states: (B, N, hidden), the input of the layer's attention.
             question: `question_part` of the layer, (B, Hq * D); None without a question head.
+            stand_in: computes W_h h in place of the layer's own weight, (B, N, hidden) -> (B, N, Hq * D).
 
         Returns:
             (B, Hq, N, D) in the dtype of hidden_states.
@@ -187,7 +195,9 @@ class KnowledgeAdapter(
             return None
         head = self.query_heads[str(layer)]
         # Weights in training may be wider than a frozen base model's hidden states.
-        if _is_its_weight(head):
+        if stand_in is not None:
+            heads = stand_in(hidden_states)
+        elif _is_its_weight(head):
             heads = F.linear(hidden_states, cast(nn.Linear, head).weight.to(hidden_states.dtype))
         else:
             heads = head(hidden_states)

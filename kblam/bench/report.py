@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from kblam import strict_json
 from kblam.bench.output import write_json
 from kblam.bench.rows import FAILED, Row, row_from, with_ratios, with_shares
 from kblam.errors import BenchmarkError
+from kblam.whole import why_not
 
 FORMAT = "kblam bench 2"  # 1 were lists of rows without an environment
 # A report of another device or source is not continued.
@@ -93,11 +93,8 @@ def check_target(file: Path | None, option: str) -> None:
     """Raises BenchmarkError if a file could not be written there, before anything is measured."""
     if file is None:
         return
-    if file.is_dir():
-        raise BenchmarkError(f"{option}: {file} is a folder; name a file in it")
-    existing = next(folder for folder in file.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise BenchmarkError(f"{option}: {existing} is no folder that may be written")
+    if (reason := why_not(file)) is not None:
+        raise BenchmarkError(f"{option}: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)

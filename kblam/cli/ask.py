@@ -21,6 +21,7 @@ from kblam.cli.options import (
     Model,
     PlanPin,
     Precision,
+    QueryStorage,
     Storage,
     Top,
     Verbose,
@@ -43,6 +44,7 @@ def ask(
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
     storage: Storage = "auto",
+    query_storage: QueryStorage = "auto",
     plan: PlanPin = "auto",
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -56,7 +58,7 @@ def ask(
     if not question.strip():
         raise CommandError("the question is empty; ask something")
     check_text(question)
-    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan)
+    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan, query_storage)
     with waiting("loading the model"):
         loaded = load(options, read_only=True)
     with loaded.knowledge_base as knowledge_base:

@@ -25,6 +25,7 @@ from kblam.cli.options import (
     Model,
     PlanPin,
     Precision,
+    QueryStorage,
     Storage,
     Top,
     Verbose,
@@ -55,6 +56,7 @@ def chat(
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
     storage: Storage = "auto",
+    query_storage: QueryStorage = "auto",
     plan: PlanPin = "auto",
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -68,7 +70,7 @@ def chat(
     """
     import typer
 
-    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan)
+    options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan, query_storage)
     with waiting("loading the model"):
         loaded = load(options, read_only=False)
     with loaded.knowledge_base:

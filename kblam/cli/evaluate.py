@@ -61,7 +61,10 @@ def evaluate(
 
     Example: kblam eval --demo --json report.json
     """
+    from kblam.evaluation.report import Report, check_files
+
     plan = _plan(sizes, real, baselines, demo, questions, seed, has_own=kb is not None)
+    check_files(json_file, markdown, png)
     if png is not None:
         from kblam.evaluation.heat import check_drawing
 
@@ -72,7 +75,6 @@ def evaluate(
     with _loaded(options, encoder) as (loaded, facts):
         from kblam.evaluation.loop import RememberingEncoder
         from kblam.evaluation.material import standard_material
-        from kblam.evaluation.report import Report
         from kblam.evaluation.run import Evaluation
 
         plan = replace(plan, own=facts)

@@ -44,4 +44,9 @@ def open_file(kb: Path, *, read_only: bool = True, encoder: Encoder | None = Non
 
 def count_of(triples: int) -> str:
     """A number of triples, for a reader."""
-    return f"{triples:,} triple{'' if triples == 1 else 's'}"
+    return many(triples, "triple", "triples")
+
+
+def many(count: int, one: str, more: str) -> str:
+    """A number with the word that goes with it."""
+    return f"{count:,} {one if count == 1 else more}"

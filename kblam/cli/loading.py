@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kblam import shipped
 from kblam.cli.errors import CommandError
-from kblam.cli.files import file_of
+from kblam.cli.files import file_of, open_file
 from kblam.cli.options import Precision
 from kblam.cli.output import err
 
@@ -37,6 +37,7 @@ class ModelOptions:
     backend: str = "auto"
     storage: str = "auto"
     plan: str = "auto"
+    query_storage: str = "auto"
 
 
 def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
@@ -50,6 +51,8 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     kb = None if options.kb is None else file_of(options.kb)
     if options.adapter is not None and kb is None:
         raise CommandError(f"--kb is missing: this model answers from a knowledge base; {_BUILD_FIRST}")
+    if kb is not None:  # what is wrong with it is told before seconds of imports
+        open_file(kb).close()
     from kblam.folder import load_folder, load_model
     from kblam.models.formats import check_storage
     from kblam.models.loading import quiet_libraries
@@ -74,6 +77,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             dtype=dtype,
             backend=options.backend,
             storage=options.storage,
+            query_storage=options.query_storage,
             plan=options.plan,
             read_only=read_only,
         )
@@ -85,6 +89,7 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
         dtype=dtype,
         backend=options.backend,
         storage=options.storage,
+        query_storage=options.query_storage,
         plan=options.plan,
         read_only=read_only,
     )

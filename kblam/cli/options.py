@@ -44,6 +44,10 @@ Storage = Annotated[
     str,
     typer.Option("--storage", help="Dtype of the knowledge: auto, float16, bfloat16, int8, float8_e4m3fn, float32."),
 ]
+QueryStorage = Annotated[
+    str,
+    typer.Option("--query-storage", help="Of the adapter's query heads: auto (the model's dtype), int8."),
+]
 PlanPin = Annotated[
     str,
     typer.Option("--plan", help="Path of the knowledge: auto, latent, dense, materialise, decode=PATH,prefill=PATH."),

@@ -9,7 +9,7 @@ import typer
 
 from kblam.cli.errors import CommandError
 from kblam.cli.loading import ModelOptions, complete
-from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, Storage
+from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, QueryStorage, Storage
 
 _OWN = "knowledge"  # the name of a model folder's own knowledge base
 
@@ -49,6 +49,10 @@ def serve(
         bool, typer.Option("--without-keys", help="Let everybody who reaches another host than this machine in.")
     ] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes of knowledge.")] = False,
+    rag: Annotated[
+        bool,
+        typer.Option("--rag", help="Answer by RAG too, as MODEL+rag@BASE and beside the other answer on the page."),
+    ] = False,
     queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait; more get status 429.")] = 64,
     max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="MiB of triples in one request.")] = 16,
     access_log: Annotated[bool, typer.Option("--access-log", help="Write a line on stderr for each request.")] = False,
@@ -56,6 +60,7 @@ def serve(
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
     storage: Storage = "auto",
+    query_storage: QueryStorage = "auto",
     plan: PlanPin = "auto",
     capacity: Annotated[
         int | None,
@@ -89,12 +94,12 @@ def serve(
             "--without-keys if all who reach it may ask and change everything"
         )
     first = None if not places else places[0].file
-    options = ModelOptions(model, adapter, first, device, dtype, backend, storage, plan)
+    options = ModelOptions(model, adapter, first, device, dtype, backend, storage, plan, query_storage)
     whole = complete(options)
     if not places:
         places = [Place(None, _OWN, None)]
     check_places(keys, places)
-    answering = chosen(engine.value, whole, capacity, vllm or [])
+    answering = chosen(engine.value, whole, capacity, vllm or [], rag=rag)
     with listen(host, port) as listening:
         serving = Serving(
             called=_name_of(whole, name),
@@ -104,6 +109,7 @@ def serve(
             listening=listening,
             hosts=None if keys or not is_this_machine(host) else {"localhost", "127.0.0.1", "::1", host},
             read_only=read_only,
+            rag=rag,
             queue=queue,
             max_upload=max_upload,
             access_log=access_log,

@@ -53,12 +53,13 @@ class Serving:
     listening: socket.socket
     hosts: Collection[str] | None
     read_only: bool
+    rag: bool
     queue: int
     max_upload: int
     access_log: bool
 
 
-def chosen(engine: str, options: ModelOptions, capacity: int | None, passed: Sequence[str]) -> str:
+def chosen(engine: str, options: ModelOptions, capacity: int | None, passed: Sequence[str], *, rag: bool) -> str:
     """The engine that answers.
 
     Args:
@@ -70,6 +71,8 @@ def chosen(engine: str, options: ModelOptions, capacity: int | None, passed: Seq
     """
     if engine == "auto":
         engine = EMBEDDED if importlib.util.find_spec(VLLM) is None else VLLM
+    if engine == VLLM and rag:
+        raise CommandError(f"--rag is not for vLLM; leave it out, or pass --engine {EMBEDDED}")
     if engine == EMBEDDED:
         for option, value in (("--capacity", capacity), ("--vllm", passed)):
             if value:
@@ -86,6 +89,11 @@ def chosen(engine: str, options: ModelOptions, capacity: int | None, passed: Seq
         ("--device", options.device, "it runs on what it was built for; CUDA_VISIBLE_DEVICES chooses among cards"),
         ("--backend", None if options.backend == "auto" else options.backend, "KBLAM_BACKEND is read there too"),
         ("--plan", None if options.plan == "auto" else options.plan, "it reads latents always"),
+        (
+            "--query-storage",
+            None if options.query_storage == "auto" else options.query_storage,
+            "its query heads are in the model's dtype",
+        ),
     ):
         if value is not None:
             raise CommandError(f"{option} is not for vLLM: {fix}; leave it out, or pass --engine {EMBEDDED}")
@@ -101,7 +109,9 @@ async def embedded(serving: Serving) -> None:
         with waiting("loading the model"):
             loaded = load(serving.options, read_only=serving.read_only)
             bases = _opened(stack.enter_context(loaded.knowledge_base), serving, stack)
-            engine = EmbeddedEngine(loaded.model, loaded.attachment, loaded.tokenizer, bases, queue=serving.queue)
+            engine = EmbeddedEngine(
+                loaded.model, loaded.attachment, loaded.tokenizer, bases, queue=serving.queue, with_rag=serving.rag
+            )
         service = _service(serving, engine, bases)
         await _run(serving, service, chat.routes(service, engine))
 
@@ -181,7 +191,7 @@ def _located(file: Path | None) -> Path | None:
 def _service(serving: Serving, engine: Engine, bases: Bases) -> Service:
     from kblam.serve.service import Service
 
-    return Service(serving.called, engine, bases, serving.keys, serving.read_only)
+    return Service(serving.called, engine, bases, serving.keys, serving.read_only, serving.rag)
 
 
 async def _run(serving: Serving, service: Service, answers: APIRouter, *, connections: int = 0) -> None:

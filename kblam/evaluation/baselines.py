@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
@@ -26,21 +25,14 @@ from kblam.evaluation.machine import PeakMemory, Stopwatch, Times
 from kblam.evaluation.texts import declines, holds
 from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
+from kblam.generation.rag import NEAREST, Index, prompt_ids
 from kblam.knowledge import Encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attachment_of, cache_name
-from kblam.models.chat_template import chat_template_of, filled
 
 NAMES = ("rag", "in-context", "zero-shot")
-NEAREST = 5
 # Tokens that the prompts of one batch may hold together: more rows of a long prompt would not be faster.
 TOKENS_AT_ONCE = 16_384
-
-_WITH_FACTS = (
-    "Answer the question from these facts only, in one sentence that gives the value exactly as it is written. "
-    "If they do not say, answer: {refusal}\n\nFacts:\n{facts}"
-)
-_ALONE = "Answer the question in one sentence. If you do not know, answer: {refusal}"
 
 
 @dataclass(frozen=True)
@@ -83,28 +75,13 @@ class Chooser(Protocol):
 
 
 def nearest(quiz: Quiz, encoder: Encoder, count: int = NEAREST) -> Chooser:
-    """The facts whose key text is nearest to the question by cosine; FAISS where it is installed, else numpy.
-
-    Both search exactly, and give the same facts.
-    """
-    keys = encoder.encode([key_text(name, prop) for name, prop, _ in quiz.facts]).astype(np.float32)
-    search = _faiss_search(keys) or (lambda query, k: np.argsort(-(keys @ query), kind="stable")[:k])
+    """The facts whose key text is nearest to the question by cosine."""
+    index = Index(encoder.encode([key_text(name, prop) for name, prop, _ in quiz.facts]))
 
     def choose(question: str) -> list[Fact]:
-        query = encoder.encode([question])[0].astype(np.float32)
-        return [quiz.facts[place] for place in search(query, min(count, len(keys)))]
+        return [quiz.facts[place] for place, _ in index(encoder.encode([question])[0], count)]
 
     return choose
-
-
-def _faiss_search(keys: np.ndarray) -> Any:
-    try:
-        import faiss
-    except ImportError:
-        return None
-    index = faiss.IndexFlatIP(keys.shape[1])
-    index.add(np.ascontiguousarray(keys))
-    return lambda query, k: index.search(query[None], k)[1][0]
 
 
 def run_baseline(
@@ -196,15 +173,8 @@ class Reader:
         self._cache: DynamicCache | None = None
 
     def encode(self, question: str, facts: Sequence[Fact], refusal: str) -> list[int]:
-        """Token ids of a prompt: the facts first, then the question, in the tokenizer's chat template if it has one."""
-        if facts:
-            lines = "\n".join(f"- {key_text(name, prop)}: {value}" for name, prop, value in facts)
-            told = _WITH_FACTS.format(refusal=refusal, facts=lines)
-        else:
-            told = _ALONE.format(refusal=refusal)
-        if (chat := chat_template_of(self.tokenizer, with_system=True)) is None:
-            return list(self.tokenizer(f"{told}\n\nQuestion: {question}\nAnswer:")["input_ids"])
-        return list(self.tokenizer(filled(chat, question, told), add_special_tokens=False)["input_ids"])
+        """Token ids of a prompt, see `prompt_ids`."""
+        return prompt_ids(self.tokenizer, question, facts, refusal)
 
     @torch.inference_mode()
     def share(self, prompts: Sequence[Sequence[int]]) -> float | None:

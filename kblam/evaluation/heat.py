@@ -21,6 +21,7 @@ from kblam.evaluation.force import attached, in_force
 from kblam.evaluation.loop import Subject
 from kblam.generation.prompt import encode_question
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.whole import whole
 from kblam_kernels import evidence
 
 COLUMNS = 10
@@ -149,9 +150,9 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
         panel.set_title(textwrap.shorten(heat.question, 110), fontsize=9, loc="left")
     figure.colorbar(image, ax=panels.tolist(), label="share of the evidence layer's attention", shrink=0.6, pad=0.01)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), whole(path) as unfinished:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(path, dpi=110)
+        figure.savefig(unfinished, dpi=110)
 
 
 def _fitted(label: str, width: int = 48) -> str:

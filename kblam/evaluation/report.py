@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from kblam import strict_json
 from kblam.errors import EvaluationError
+from kblam.whole import why_not, write_whole
 
 SECTIONS = ("sizes", "unseen", "kb", "real", "baselines", "general")
 
@@ -41,7 +41,11 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Replaces the files, each in one step."""
+        """Replaces the files, each in one step.
+
+        Raises:
+            EvaluationError: one cannot be written.
+        """
         if self.json_file is not None:
             _replace(self.json_file, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
         if self.markdown_file is not None:
@@ -228,8 +232,19 @@ def _table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(titles), "|" + "|".join(rules) + "|", *map(line, body)])
 
 
+def check_files(*files: Path | None) -> None:
+    """Before anything is measured.
+
+    Raises:
+        EvaluationError: one cannot be written where it is wanted.
+    """
+    for file in files:
+        if file is not None and (reason := why_not(file)) is not None:
+            raise EvaluationError(f"cannot write {file}: {reason}")
+
+
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from error

@@ -13,6 +13,7 @@ from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attach
 from kblam.models.checks import check_encoder
 from kblam.models.loading import load_base, load_tokenizer
+from kblam.models.query_heads import check_query_storage
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     backend: str = "auto",
     storage: str = "auto",
+    query_storage: str = "auto",
     plan: str = "auto",
     read_only: bool = False,
 ) -> LoadedModel:
@@ -57,7 +59,7 @@ def load_model(
         device: None is cuda where there is one, else cpu.
         dtype: None keeps the checkpoint's.
         backend: of the kernels.
-        storage, plan: of the knowledge, as `attach` takes them.
+        storage, query_storage, plan: as `attach` takes them.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
 
     Raises:
@@ -68,9 +70,12 @@ def load_model(
     try:
         loaded_adapter = KnowledgeAdapter.from_pretrained(adapter)
         check_encoder(loaded_adapter.config, opened)
+        check_query_storage(query_storage, loaded_adapter, trainable=False)
         words = load_tokenizer(tokenizer or base, None if tokenizer else revision)
         model = load_base(base, revision=revision, dtype=dtype, device=device)
-        attached = attach(model, loaded_adapter, backend=backend, storage=storage, plan=plan)
+        attached = attach(
+            model, loaded_adapter, backend=backend, storage=storage, query_storage=query_storage, plan=plan
+        )
         return LoadedModel(model, words, attached, opened)
     except BaseException:
         opened.close()

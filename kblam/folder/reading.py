@@ -20,6 +20,7 @@ def load_folder(
     dtype: torch.dtype | None = None,
     backend: str = "auto",
     storage: str = "auto",
+    query_storage: str = "auto",
     plan: str = "auto",
     read_only: bool = False,
 ) -> LoadedModel:
@@ -31,7 +32,7 @@ def load_folder(
         device: None is cuda where there is one, else cpu.
         dtype: None is the one recorded.
         backend: of the kernels.
-        storage, plan: of the knowledge, as `attach` takes them; "auto" storage is the one recorded.
+        storage, query_storage, plan: as `attach` takes them; "auto" storage is the one recorded.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
 
     Raises:
@@ -49,6 +50,7 @@ def load_folder(
         dtype=dtype or getattr(torch, parts.dtype),
         backend=backend,
         storage=parts.storage if storage == "auto" else storage,
+        query_storage=query_storage,
         plan=plan,
         read_only=read_only,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kblam.generation.evidence import Evidence
+from kblam.generation.evidence import Evidence, evidence_record
 from kblam.knowledge import Triple
 
 
@@ -63,17 +63,7 @@ class Answer:
             "refused": self.refused,
             "known": self.known,
             "confidence": self.confidence,
-            "evidence": [
-                {
-                    "name": one.triple.name,
-                    "property": one.triple.property,
-                    "value": one.triple.value,
-                    "mass": round(one.mass, 6),
-                    "changed": one.changed,
-                    "sources": [source.to_record() for source in one.triple.sources],
-                }
-                for one in self.evidence
-            ],
+            "evidence": [evidence_record(one.triple, round(one.mass, 6), changed=one.changed) for one in self.evidence],
             "copied": [
                 {
                     "start": one.start,

@@ -99,8 +99,8 @@ def rules_of(
             "unknown='refuse' needs a sentence to refuse with, and the adapter's refusal is empty; pass "
             "unknown='base', or unknown=None"
         )
-    if known_above is not None and not 0 <= known_above <= 1:
-        raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above}")
+    if known_above is not None and not (isinstance(known_above, int | float) and 0 <= known_above <= 1):
+        raise GenerationError(f"known_above must be a share of 0 .. 1; got {known_above!r}")
     return Rules(config, known_above, unknown)
 
 

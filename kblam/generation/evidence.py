@@ -36,6 +36,18 @@ class Evidence:
     changed: bool = False
 
 
+def evidence_record(triple: Triple | None, mass: float, *, changed: bool) -> dict[str, Any]:
+    """Evidence as plain values for JSON. Of a triple whose words nobody has any more, None, they are null."""
+    return {
+        "name": None if triple is None else triple.name,
+        "property": None if triple is None else triple.property,
+        "value": None if triple is None else triple.value,
+        "mass": mass,
+        "changed": changed,
+        "sources": [] if triple is None else [source.to_record() for source in triple.sources],
+    }
+
+
 @dataclass
 class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.

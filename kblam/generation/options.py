@@ -91,7 +91,7 @@ class Generating:
     def after(self, prompt_length: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The keyword arguments for prompts of so many tokens."""
         if not self.stops:
-            return self.arguments
+            return self.arguments if self.config.stop_strings is None else {**self.arguments, "stop_strings": None}
         # Not transformers' own, which takes a vocabulary apart and cannot do so with every tokenizer.
         given = self.arguments.get("stopping_criteria") or ()
         stopping = StoppingCriteriaList([*given, StopStrings(tokenizer, self.stops, prompt_length)])
@@ -143,6 +143,7 @@ def generating(
     arguments = {**neutral, **options, "max_new_tokens": max_new_tokens}
     config = _merged(model, chosen, arguments)
     _check_mode(config, arguments)
+    _check_stops(config.stop_strings)
     ends = _ids(config.eos_token_id) or _ids(tokenizer.eos_token_id)
     if "pad_token_id" not in options and getattr(chosen, "pad_token_id", None) is None:
         arguments["pad_token_id"] = next(iter([*_ids(tokenizer.pad_token_id), *ends]), 0)
@@ -210,6 +211,12 @@ def _check_mode(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
         raise GenerationError("token_healing changes the question's last tokens; leave it out")
     if config.cache_implementation == "paged":
         raise GenerationError("cache_implementation='paged' batches by itself; leave it out, and use batch_size=")
+
+
+def _check_stops(given: Any) -> None:
+    stops = [given] if isinstance(given, str) else () if given is None else given
+    if not isinstance(stops, Sequence) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise GenerationError(f"stop_strings must be texts that are not empty, got {given!r}: every answer holds ''")
 
 
 def _given(names: Sequence[str], options: Mapping[str, Any]) -> list[str]:

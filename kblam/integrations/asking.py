@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,13 @@ from kblam.knowledge.triples import key_text
 from kblam.models.judging import CANDIDATES
 from kblam.models.smollm2 import quick_dtype
 
+# The numbers of each setting. A temperature of 0 is greedy, and what is nearly 0 overflows.
+_POSSIBLE: dict[str, tuple[type, float, float]] = {
+    "max_tokens": (Integral, 1, 10**6),
+    "temperature": (Real, 0.01, 2),
+    "top_p": (Real, 0, 1),
+    "seed": (Integral, 0, 2**63 - 1),
+}
 # What happens to messages before the last one.
 Earlier = Literal["ignore", "refuse"]
 
@@ -83,7 +91,7 @@ def question_of(turns: Sequence[tuple[str, str]], earlier: Earlier) -> str:
     return turns[-1][1]
 
 
-def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: Sequence[str] | None) -> Wanted:
+def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: str | Sequence[str] | None) -> Wanted:
     """How an answer is wanted, of an object's settings and of what one call changes.
 
     Args:
@@ -97,14 +105,20 @@ def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: Seq
     if unknown := sorted(given.keys() - settings.keys()):
         raise GenerationError(f"{unknown[0]!r} is nothing that can be asked for; possible are {', '.join(settings)}")
     chosen = {name: default if given.get(name) is None else given[name] for name, default in settings.items()}
-    for name, least, most in (("max_tokens", 1, 10**6), ("temperature", 0, 2), ("top_p", 0, 1)):
-        if chosen[name] is not None and not least <= chosen[name] <= most:
-            raise GenerationError(f"{name} must be a number of {least} .. {most:,}, got {chosen[name]!r}")
+    for name, (kind, least, most) in _POSSIBLE.items():
+        number = chosen[name]
+        is_number = isinstance(number, kind) and not isinstance(number, bool)
+        if number is not None and not (
+            is_number and (least <= number <= most or (name == "temperature" and not number))
+        ):
+            what = f"{'0 or ' if name == 'temperature' else ''}a {'' if kind is Real else 'whole '}number"
+            raise GenerationError(f"{name} must be {what} of {least} .. {most:,}, got {number!r}")
     if chosen["top_p"] is None:
         chosen["top_p"] = 1.0
     elif chosen["temperature"] is None:
         chosen["temperature"] = 1.0
-    return Wanted(chosen["max_tokens"], chosen["temperature"], chosen["top_p"], chosen["seed"], tuple(stops or ()))
+    ends = (stops,) if isinstance(stops, str) else tuple(stops or ())
+    return Wanted(chosen["max_tokens"], chosen["temperature"], chosen["top_p"], chosen["seed"], ends)
 
 
 def evidence_of(session: Session, question: str, most: int) -> tuple[Answer, tuple[Evidence, ...]]:

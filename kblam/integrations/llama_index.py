@@ -129,7 +129,7 @@ class KBLaMLLM(CustomLLM):
         settings = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
         changed = {name: value for name, value in given.items() if name != "stop"}
         stop = self.stop if given.get("stop") is None else given["stop"]
-        return wanted_for(settings, changed, [stop] if isinstance(stop, str) else stop)
+        return wanted_for(settings, changed, stop)
 
 
 class KBLaMEvidenceRetriever(BaseRetriever):

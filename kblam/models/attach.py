@@ -38,6 +38,7 @@ from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
 from kblam.models.proof import prove
+from kblam.models.query_heads import INT8, QueryHeads, check_query_storage
 from kblam.models.question import Question, vectors_of
 from kblam.models.source import KnowledgeSource
 from kblam_kernels.plan import check_pin
@@ -53,6 +54,7 @@ class Options:
     backend: str
     plan: str
     storage: str
+    query_storage: str
     int8_products: bool
     trainable: bool
 
@@ -79,6 +81,7 @@ class Attachment:
         self._decoder: PreTrainedModel = model.get_decoder()
         # Of each layer: the sliding window that only its mask knows of.
         self.windows: tuple[int | None, ...] = (None,) * len(attention_modules(model))
+        self.query_heads = QueryHeads()
         self._default: KnowledgeCall | None = None
         # Of a copy until it is used: the model's own attention implementation.
         self._base: str | None = None
@@ -234,8 +237,24 @@ class Attachment:
         check_options(source, bias, knowledge_range)
         vectors = vectors_of(question, self.config, source)
         check_question(self.config, source, vectors)
-        _follow(self.adapter, self.model, device, self.options.trainable)
+        self._follow(device)
         return KnowledgeCall(source, bias, knowledge_range, vectors)
+
+    def _follow(self, device: torch.device) -> None:
+        """Moves the adapter to where the model computes, its query heads to the model's dtype: they read its hidden
+        states.
+
+        Weights in training keep their dtype: a base model in half precision must not round what is learned. Full query
+        heads that only int8 ones are made from stay where they are, and need no room on the model's device.
+        """
+        in_bytes = self.options.query_storage == INT8
+        for name, part in self.adapter.named_children():
+            if not (in_bytes and name == "query_heads"):
+                part.to(device)
+        if in_bytes:
+            self.query_heads.follow(self.adapter, device)
+        elif not self.options.trainable:
+            self.adapter.query_heads.to(self.model.dtype)
 
     def _install(self) -> None:
         self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True)
@@ -264,6 +283,7 @@ def attach(
     backend: str = "auto",
     plan: str = "auto",
     storage: str = "auto",
+    query_storage: str = "auto",
     int8_products: bool = False,
     trainable: bool = False,
 ) -> Attachment:
@@ -278,6 +298,8 @@ def attach(
         backend: of the kernels: "auto", "triton", "cpu", "reference".
         plan: how a resident knowledge base is read: "auto", or a pin as `kblam_kernels.plan` takes it.
         storage: dtype of its latents, see `ResidentKnowledge`; "int8" halves them.
+        query_storage: of the adapter's query heads on the device: "auto", the model's dtype, or "int8" with one scale
+            for each output, which halves what a decoded token reads of them. The adapter itself keeps its weights.
         int8_products: allows latents stored as int8 to be multiplied as int8, see `rectangular_attention`: quicker on
             a CPU that has it, and a little less exact.
         trainable: the adapter's weights keep their dtype, so that float32 weights learn beside a bfloat16 model.
@@ -289,18 +311,20 @@ def attach(
         UnsupportedModelError: if the model cannot be served (the message names the supported families, or what a
             forward pass of a few tokens showed), computes on several devices, or the adapter was made for other shapes
             or other weights.
-        AdapterError: if the adapter's weights are not loaded.
-        KnowledgeError: if `storage` is not known.
+        AdapterError: if the adapter's weights are not loaded, or its query heads are wrapped or hooked and asked for in
+            int8.
+        KnowledgeError: if `storage` or `query_storage` is not known, or does not go with the adapter or `trainable`.
         UnsupportedInputError: if `plan` cannot be read.
 
     Warns:
         KblamWarning: the adapter changes nothing of what the model says.
     """
     current = attachment_of(model)
-    options = Options(backend, plan, storage, int8_products, trainable)
+    options = Options(backend, plan, storage, query_storage, int8_products, trainable)
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
     check_storage(storage)
+    check_query_storage(query_storage, adapter, trainable=trainable)
     check_pin(plan)
     check_loaded(adapter)
     family_of(model)
@@ -311,7 +335,7 @@ def attach(
     check_weights(model, adapter.config)
     # The old adapter stays attached until the new one is known to fit.
     detach(model)
-    _follow(adapter, model, device, trainable)
+    fresh._follow(device)
     register()
     fresh._install()
     try:
@@ -348,13 +372,3 @@ def _check_way(model: PreTrainedModel) -> None:
             )
     if any(getattr(module, "config", None) is not decoder.config for module in modules):
         raise UnsupportedModelError(f"the layers of {type(model).__name__} do not share the config of their decoder")
-
-
-def _follow(adapter: KnowledgeAdapter, model: PreTrainedModel, device: torch.device, trainable: bool) -> None:
-    """Moves the adapter to where the model computes, its query heads to the model's dtype: they read its hidden states.
-
-    Weights in training keep their dtype: a base model in half precision must not round what is learned.
-    """
-    adapter.to(device)
-    if not trainable:
-        adapter.query_heads.to(model.dtype)

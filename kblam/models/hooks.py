@@ -107,7 +107,8 @@ class LayerHook:
     ) -> Tensor | QueryHead | None:
         """The knowledge query, or how to compute it where the kernels need less time than a separate matrix product."""
         adapter, norm = self.attachment.adapter, self.attachment.family.query_norm
-        head = adapter.plain_query_head(self.layer) if norm is None else None
+        small = self.attachment.query_heads.of(self.layer)
+        head = adapter.plain_query_head(self.layer) if norm is None and small is None else None
         if (
             head is not None
             and isinstance(knowledge, LatentKnowledge)
@@ -120,7 +121,7 @@ class LayerHook:
         part = call.question_part(adapter, self.layer, may_change=self.attachment.options.trainable)
         if part is not None:
             part = _repeat_rows("question", part, hidden_states.shape[0])
-        query = adapter.knowledge_query(self.layer, hidden_states, part)
+        query = adapter.knowledge_query(self.layer, hidden_states, part, small)
         if query is not None and norm is not None:
             query = getattr(module, norm)(query)
         return query

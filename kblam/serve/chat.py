@@ -16,10 +16,10 @@ from kblam.serve.bases import Base
 from kblam.serve.engine import Answering, Asking, Finished
 from kblam.serve.failures import ApiError, Json, dumped, told
 from kblam.serve.metrics import NO_BASE
-from kblam.serve.models import base_named
+from kblam.serve.models import base_named, is_by_rag
 from kblam.serve.protocol import ChatRequest, Reply
 from kblam.serve.reading import body_of
-from kblam.serve.service import Service
+from kblam.serve.service import RAG, Service
 
 _GONE = 499  # the client has left, and nobody reads the status
 Said = TypeVar("Said")
@@ -40,9 +40,12 @@ def routes(service: Service, engine: Answering) -> APIRouter:
         body = await body_of(request, ChatRequest)
         extra = None if body.vllm_xargs is None else body.vllm_xargs.kblam_kb
         base = base_named(service, request, body.model, extra)
-        asking = _asking(body, base)
+        in_prompt = is_by_rag(service, body.model)
+        asking = _asking(body, base, in_prompt=in_prompt)
         reply = Reply(body.model, None if base is None else base.name)
         label = NO_BASE if base is None else base.place.label
+        if in_prompt:  # its requests are counted apart
+            label = request.scope["state"]["base_label"] = f"{label}{RAG}"
         events = _events(service, engine, asking, body.n, label)
         try:
             if not body.stream:
@@ -59,7 +62,7 @@ def routes(service: Service, engine: Answering) -> APIRouter:
     return router
 
 
-def _asking(body: ChatRequest, base: Base | None) -> Asking:
+def _asking(body: ChatRequest, base: Base | None, *, in_prompt: bool) -> Asking:
     turns = tuple(message.turn for message in body.messages)
     if base is not None:
         if len(turns) > 1 or turns[0][0] != "user":
@@ -78,7 +81,7 @@ def _asking(body: ChatRequest, base: Base | None) -> Asking:
                 param="n",
             )
     top_p = 1.0 if body.top_p is None else body.top_p
-    return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops)
+    return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops, in_prompt)
 
 
 async def _events(service: Service, engine: Answering, asking: Asking, count: int, label: str) -> Events:

@@ -6,18 +6,21 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.generation import Answer, Session
+from kblam.generation.answer import is_refusal
 from kblam.generation.base import ask_base
 from kblam.generation.options import generating
 from kblam.generation.pieces import Wanted, seeded
-from kblam.generation.prompt import TOKENIZING, encode_conversation
+from kblam.generation.prompt import TOKENIZING, check_question, encode_conversation
+from kblam.generation.rag import Retrieved, Retriever, prompt_ids
 from kblam.generation.session import check_length
 from kblam.generation.speaking import Speaker
-from kblam.knowledge import Triple
+from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
 from kblam.serve.bases import Base
@@ -52,6 +55,7 @@ class EmbeddedEngine:
         model, attachment, tokenizer: ready to be asked.
         bases: that may be asked; each is copied to the device here.
         queue: how many requests may wait.
+        with_rag: whether they may be asked by RAG too; then all is made ready for it here.
 
     Raises:
         EncoderMismatchError, KnowledgeError: a base does not fit the adapter or the device.
@@ -67,6 +71,7 @@ class EmbeddedEngine:
         bases: Iterable[Base],
         *,
         queue: int,
+        with_rag: bool = False,
     ) -> None:
         self._model, self._attachment, self._tokenizer = model, attachment, tokenizer
         self._sessions = {base.place: Session(model, base.knowledge_base, tokenizer=tokenizer) for base in bases}
@@ -75,6 +80,10 @@ class EmbeddedEngine:
             place: resident_for(attachment, session.knowledge_base).num_bytes
             for place, session in self._sessions.items()
         }
+        self._retrievers: dict[KnowledgeBase, Retriever] = {}
+        if with_rag:
+            prompt_ids(tokenizer, "ready?", (), attachment.config.refusal)  # the chat template is rendered but once
+            self._retrievers = {one: Retriever(one) for one in {base.knowledge_base for base in bases}}
         self._current: _Job | None = None
         self._line: Line[_Job] = Line("kblam engine", self._do, queue)
 
@@ -136,20 +145,40 @@ class EmbeddedEngine:
         limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
         wanted = Wanted(limit, asking.temperature, asking.top_p, asking.seed, asking.stops)
         with seeded(wanted.seed, self._attachment.device):
-            answer, revision = self._said(asking, limit, {"streamer": speaker, **wanted.options})
-        return Finished(speaker.finish(answer), speaker.prompt_tokens, revision)
+            answer, revision, retrieved = self._said(asking, limit, {"streamer": speaker, **wanted.options})
+        return Finished(speaker.finish(answer), speaker.prompt_tokens, revision, retrieved)
 
-    def _said(self, asking: Asking, limit: int, options: dict[str, Any]) -> tuple[Answer, int | None]:
+    def _said(
+        self, asking: Asking, limit: int, options: dict[str, Any]
+    ) -> tuple[Answer, int | None, tuple[Retrieved, ...] | None]:
+        """The answer, the base's revision, and what stood in the prompt, see `Finished`."""
         question = asking.turns[-1][1]
         if asking.base is None:
-            how = generating(self._model, self._tokenizer, limit, options)
             with TOKENIZING:
                 ids = encode_conversation(asking.turns, self._attachment, self._tokenizer)
-            check_length(self._model, [ids], [question], limit)
-            return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0], None
+            return self._alone(ids, question, limit, options), None, None
+        if asking.in_prompt:
+            return self._from_prompt(asking.base.knowledge_base, question, limit, options)
         session = self._sessions[asking.base.place]
         # Held over the whole answer: words are read later than the attention, and must be of the same revision.
         with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:
             self._bytes[asking.base.place] = resident.num_bytes
             answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, **options)
-            return answer, resident.revision
+            return answer, resident.revision, None
+
+    def _from_prompt(
+        self, knowledge_base: KnowledgeBase, question: str, limit: int, options: dict[str, Any]
+    ) -> tuple[Answer, int, tuple[Retrieved, ...]]:
+        check_question(question)
+        found, revision = self._retrievers[knowledge_base](question)
+        refusal = self._attachment.config.refusal
+        with TOKENIZING:
+            ids = prompt_ids(self._tokenizer, question, [one.fact for one in found], refusal)
+        answer = self._alone(ids, question, limit, options)
+        return replace(answer, refused=is_refusal(answer.text, refusal)), revision, tuple(found)
+
+    def _alone(self, ids: list[int], question: str, limit: int, options: dict[str, Any]) -> Answer:
+        """Without any knowledge in force."""
+        how = generating(self._model, self._tokenizer, limit, options)
+        check_length(self._model, [ids], [question], limit)
+        return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0]

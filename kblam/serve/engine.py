@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kblam.generation import Answer
+from kblam.generation.rag import Retrieved
 from kblam.knowledge import Triple
 from kblam.serve.bases import Base
 
@@ -23,6 +24,7 @@ class Asking:
         top_p: share of the probability to sample from.
         seed: of sampling; None draws anew.
         stops: strings before which the answer ends.
+        in_prompt: the base's nearest triples stand in the prompt (RAG), and nothing is attended to beside it.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -32,6 +34,7 @@ class Asking:
     top_p: float = 1.0
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    in_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Finished:
         answer: its text ends before a stop string.
         prompt_tokens: that the model read.
         revision: of the knowledge base that it was made from; None without one.
+        retrieved: of RAG, what stood in the prompt; None of any other answer.
     """
 
     answer: Answer
     prompt_tokens: int
     revision: int | None
+    retrieved: tuple[Retrieved, ...] | None = None
 
 
 class Engine(Protocol):

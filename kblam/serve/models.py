@@ -19,15 +19,13 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def models(request: Request) -> Response:
-        bases: list[Base | None] = [None, *service.bases.of(service.tenant_of(request))]
-        return Json({"object": "list", "data": [_model(service, base) for base in bases]})
+        return Json({"object": "list", "data": _models(service, request)})
 
     @router.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
-        tenant = service.tenant_of(request)
-        for base in [None, *service.bases.of(tenant)]:
-            if service.model_of(base) == name:
-                return Json(_model(service, base))
+        for one in _models(service, request):
+            if one["id"] == name:
+                return Json(one)
         raise _no_model(name)
 
     return router
@@ -41,29 +39,42 @@ def base_named(service: Service, request: Request, model: str, extra: str | None
         extra: `kblam_kb` of its `vllm_xargs`.
 
     Raises:
-        ApiError: 404 for another model or an unknown base; 400 for two bases.
+        ApiError: 404 for another model or an unknown base; 400 for two bases, and for RAG without one.
     """
     own, at, name = model.partition("@")
-    if own != service.model:
+    if own not in (service.model, service.rag):
         raise _no_model(model)
     if at and extra is not None and extra != name:
         raise ApiError(
             400, "the model's name and vllm_xargs name two knowledge bases; name one", "bad_parameter", param="model"
         )
-    if not at and extra is None:
-        return None
-    return service.base_of(request, name if extra is None else extra)
+    if at or extra is not None:
+        return service.base_of(request, name if extra is None else extra)
+    if is_by_rag(service, model):
+        raise ApiError(400, f"RAG needs a base; the model's name is {own}@BASE", "bad_parameter", param="model")
+    return None
 
 
-def _model(service: Service, base: Base | None) -> dict[str, Any]:
+def is_by_rag(service: Service, model: str) -> bool:
+    """Whether a model's name in a request asks for RAG."""
+    return model.partition("@")[0] == service.rag
+
+
+def _models(service: Service, request: Request) -> list[dict[str, Any]]:
+    bases = service.bases.of(service.tenant_of(request))
+    found = [_model(service, None), *[_model(service, base) for base in bases]]
+    return found + ([_model(service, base, in_prompt=True) for base in bases] if service.with_rag else [])
+
+
+def _model(service: Service, base: Base | None, *, in_prompt: bool = False) -> dict[str, Any]:
     name = None if base is None else base.name
     return {
-        "id": service.model_of(base),
+        "id": service.model_of(base, in_prompt=in_prompt),
         "object": "model",
         "created": 0,
         "owned_by": "kblam",
         "root": service.model,
-        "kblam": {"knowledge_base": name},
+        "kblam": {"knowledge_base": name, "rag": in_prompt},
     }
 
 

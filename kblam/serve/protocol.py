@@ -184,7 +184,8 @@ class Reply:
 
 def evidence_of(base: str, finished: Finished) -> dict[str, Any]:
     """The field `kblam`: what an answer rests on."""
-    return {"knowledge_base": base, "revision": finished.revision, **finished.answer.basis()}
+    found = {} if finished.retrieved is None else {"retrieved": [one.to_dict() for one in finished.retrieved]}
+    return {"knowledge_base": base, "revision": finished.revision, **finished.answer.basis(), **found}
 
 
 def _reason(finished: Finished) -> str:

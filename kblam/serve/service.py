@@ -14,6 +14,7 @@ from kblam.serve.keys import Keys
 from kblam.serve.line import Calls
 from kblam.serve.metrics import Metrics
 
+RAG = "+rag"  # behind the model's name, and behind a base's in metrics; no base has a plus in its name
 _SHOWN = 100
 # Changes that wait: each may take seconds of encoding.
 _UPDATES, _LOOKS = 16, 64
@@ -29,6 +30,7 @@ class Service:
         bases: by name.
         keys: of the tenants.
         read_only: whether changes are refused.
+        with_rag: whether each base may be asked by RAG too.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Service:
     bases: Bases
     keys: Keys
     read_only: bool = False
+    with_rag: bool = False
     metrics: Metrics = field(init=False)
     updates: Calls = field(init=False)
     looks: Calls = field(init=False)
@@ -67,9 +70,14 @@ class Service:
         request.scope["state"]["base_label"] = base.place.label
         return base
 
-    def model_of(self, base: Base | None) -> str:
-        """The name that asks the model with a base, or alone."""
-        return self.model if base is None else f"{self.model}@{base.name}"
+    @property
+    def rag(self) -> str | None:
+        """The model's name where it answers by RAG; None if it does not."""
+        return f"{self.model}{RAG}" if self.with_rag else None
+
+    def model_of(self, base: Base | None, *, in_prompt: bool = False) -> str:
+        """The name that asks the model with a base, by RAG (`in_prompt`) or not, or alone."""
+        return self.model if base is None else f"{self.model}{RAG if in_prompt else ''}@{base.name}"
 
     def close(self) -> None:
         """Stops the engine and ends the threads."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from kblam.errors import KblamError
 from kblam.generation.answer import Answer, is_refusal
+from kblam.generation.evidence import evidence_record
 from kblam.generation.plan import Plan
 from kblam.generation.reading import planned_text, rests_on
 from kblam.vllm.deciding import Decider
@@ -83,16 +84,4 @@ class Response:
             best = [] if self.plan.decision.is_base else rests_on(self.plan.decision, self._peak, self._most)
         words = self._words.of(triple for triple, _ in best)
         changed = self._words.changed()
-        return [
-            {
-                **dict(zip(("name", "property", "value"), _fields(words[triple]), strict=True)),
-                "mass": mass,
-                "changed": triple in changed,
-            }
-            for triple, mass in best
-        ]
-
-
-def _fields(triple: Any) -> tuple[str | None, str | None, str | None]:
-    """None where the words of that version were never read, and the file has others by now."""
-    return (None, None, None) if triple is None else (triple.name, triple.property, triple.value)
+        return [evidence_record(words[triple], mass, changed=triple in changed) for triple, mass in best]

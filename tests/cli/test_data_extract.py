@@ -46,7 +46,7 @@ def test_from_a_document_to_an_answer_with_its_quote(
 ) -> None:
     facts, base = tmp_path / "facts.jsonl", tmp_path / "birds.kb"
     told = kblam(*words(server, document, "-o", facts, "--prices", "1,10")).ok().stderr
-    assert "facts.jsonl: 1 triple of 1 entities from 1 documents (1 pieces, 1 asked now)" in told
+    assert "facts.jsonl: 1 triple of 1 entity from 1 document (1 piece, 1 asked now)" in told
     assert "tokens: 200 of prompts, 50 of replies; cost 0.0007" in told
     kblam("kb", "build", facts, "-o", base).ok()
     asked = ("ask", "what is the capital of amber falcon ?", "--model", model_folder, "--max-new-tokens", 4)

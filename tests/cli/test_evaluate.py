@@ -149,3 +149,10 @@ def test_a_base_that_is_too_small_is_refused(roomy: Sequence[Any], tmp_path: Pat
     result = kblam("eval", *roomy, "--kb", tmp_path / "one.kb", *FEW)
     assert result.status == 2
     assert "at least two entities; own has 1" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--png"])
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    for place, told in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "file" / "r", "may be written")):
+        kblam("eval", "--model", "none at all", option, place).failed(2, told)

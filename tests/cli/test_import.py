@@ -69,7 +69,7 @@ def test_options_that_contradict_each_other(dump: Path, tmp_path: Path) -> None:
     kblam("data", "import", dump, "-o", file, "--query", "x").failed(2, "a query is for databases")
     table = tmp_path / "a.csv"
     table.write_text("tree,height\nOak,3\n")
-    kblam("data", "import", table, "-o", file).failed(2, "--map name=COLUMN")
+    kblam("data", "import", table, "-o", file).failed(2, "--map name=tree")
 
 
 def test_an_interruption_says_what_is_kept(

@@ -33,7 +33,7 @@ def held(kb: Path) -> list[tuple[str, str, str]]:
 def test_columns_are_chosen_by_map(hashing: HashingEncoder, tmp_path: Path) -> None:
     file, made = put(tmp_path, "a.csv", TABLE), tmp_path / "made.kb"
     kblam("kb", "build", file, "-o", made).failed(
-        2, "a.csv:1: the first line must name the columns", "--map name=COLUMN"
+        2, "a.csv:1: the first line must name the columns", "such as --map name=Company, and the others"
     )
     kblam("kb", "build", file, "-o", made, "--map", "name=Company").ok()
     assert held(made) == [

@@ -117,6 +117,10 @@ def test_a_journal_belongs_to_one_process_and_is_checked(tmp_path: Path) -> None
     path.write_text("{}\n")
     with pytest.raises(DataError, match=r"a\.extract:1: no journal of an extraction"):
         Journal(path)
+    path.write_text('[{"name": "Oak"}]')  # somebody's own, whose last line has no end
+    with pytest.raises(DataError, match=r"a\.extract:1: no journal of an extraction"):
+        Journal(path)
+    assert path.read_text() == '[{"name": "Oak"}]'
     with pytest.raises(DataError, match="cannot write"):
         Journal(tmp_path / "none" / "a.extract")
 

@@ -11,8 +11,9 @@ import torch
 from kblam.data.quiz import Quiz
 from kblam.errors import GenerationError
 from kblam.evaluation import baselines
-from kblam.evaluation.baselines import _WITH_FACTS, NAMES, Reader, nearest, run_baseline
+from kblam.evaluation.baselines import NAMES, Reader, nearest, run_baseline
 from kblam.evaluation.machine import PeakMemory
+from kblam.generation.rag import WITH_FACTS
 from kblam.knowledge.triples import key_text
 from tests.evaluation.subjects import ENCODER, REFUSAL, tiny_quiz, tiny_subject
 
@@ -50,7 +51,7 @@ def test_a_prompt_in_a_chat_template(monkeypatch: pytest.MonkeyPatch) -> None:
     """As transformers writes it, by a template that cannot run for ever."""
     subject = tiny_subject()
     subject.tokenizer.chat_template = "{% for m in messages %}{{ m.role }} : {{ m.content }} . {% endfor %}"
-    told = _WITH_FACTS.format(refusal=REFUSAL, facts="- the founder of A: B")
+    told = WITH_FACTS.format(refusal=REFUSAL, facts="- the founder of A: B")
     messages = [{"role": "system", "content": told}, {"role": "user", "content": "What is it?"}]
     expected = subject.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     assert Reader(subject).encode("What is it?", [("A", "founder", "B")], REFUSAL) == expected

@@ -37,6 +37,7 @@ NEUTRAL: list[dict[str, Any]] = [
     {"guidance_scale": 1.000001},
     {"guidance_scale": 1.000001, "use_cache": False},
     {"stop_strings": ["no such words"]},
+    {"stop_strings": []},
     {"output_hidden_states": True},
 ]
 
@@ -65,6 +66,9 @@ REFUSED: list[Any] = [
     ({"attention_mask": torch.ones(1, 3)}, "attention_mask itself"),
     ({"generation_config": GenerationConfig(max_new_tokens=3)}, "pass max_new_tokens= to ask"),
     ({"generation_config": {"num_beams": 2}}, "must be a GenerationConfig; got dict"),
+    ({"stop_strings": [""]}, "must be texts that are not empty"),
+    ({"stop_strings": [3]}, "must be texts that are not empty"),
+    ({"stop_strings": 0}, "must be texts that are not empty"),
     ({"temprature": 0.5}, "does not take these options: .*temprature"),
     ({"cache_implementation": "paged"}, "batches by itself"),
 ]

@@ -107,6 +107,7 @@ def test_settings_that_cannot_be_are_told_at_once(asked: Asked) -> None:
     for options, message in [
         ({"unknown": "ask"}, r"unknown must be \"refuse\", \"base\", \"auto\" or None; got 'ask'"),
         ({"known_above": 2}, r"known_above must be a share of 0 \.\. 1; got 2"),
+        ({"known_above": "0.5"}, r"known_above must be a share of 0 \.\. 1; got '0\.5'"),
     ]:
         with pytest.raises(GenerationError, match=message):
             asked.session(**options)  # type: ignore[arg-type]

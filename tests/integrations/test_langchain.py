@@ -69,7 +69,12 @@ def test_the_last_message_is_asked(chat: ChatKBLaM) -> None:
         ([HumanMessage([{"type": "image", "url": "x"}])], {}, "a message holds 'image'; this model reads text alone"),
         ([HumanMessage(" ")], {}, "the question is empty"),
         ([HumanMessage("a")], {"model": "gpt"}, "'model' is nothing that can be asked for; possible are max_tokens"),
-        ([HumanMessage("a")], {"temperature": 3}, "temperature must be a number of 0 .. 2, got 3"),
+        ([HumanMessage("a")], {"temperature": 3}, "temperature must be 0 or a number of 0.01 .. 2, got 3"),
+        ([HumanMessage("a")], {"temperature": 1e-9}, "temperature must be 0 or a number of 0.01 .. 2, got 1e-09"),
+        ([HumanMessage("a")], {"top_p": "most"}, "top_p must be a number of 0 .. 1, got 'most'"),
+        ([HumanMessage("a")], {"max_tokens": 1.5}, "max_tokens must be a whole number of 1 .. 1,000,000, got 1.5"),
+        ([HumanMessage("a")], {"seed": True}, "seed must be a whole number of 0 .. .*, got True"),
+        ([HumanMessage("a")], {"stop": [""]}, "stop_strings must be texts that are not empty"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(chat: ChatKBLaM, messages: list, options: dict, message: str) -> None:

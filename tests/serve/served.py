@@ -67,20 +67,26 @@ def base_of(name: str = "facts", tenant: str | None = None, facts: Sequence[Any]
     return Base(Place(tenant, name, None), KnowledgeBase.from_triples(facts, ENCODER))
 
 
-def embedded(bases: Bases, queue: int = 64) -> EmbeddedEngine:
+def embedded(bases: Bases, queue: int = 64, *, with_rag: bool = False) -> EmbeddedEngine:
     """The engine with a tiny model, which answers from the tests' facts."""
     tokenizer = byte_bpe()
     model, attachment = attached(tokenizer)
-    return EmbeddedEngine(model, attachment, tokenizer, bases, queue=queue)
+    return EmbeddedEngine(model, attachment, tokenizer, bases, queue=queue, with_rag=with_rag)
 
 
 @contextmanager
 def serving(
-    bases: Bases, engine: Answering | None = None, keys: Keys | None = None, *, read_only: bool = False, **limits: Any
+    bases: Bases,
+    engine: Answering | None = None,
+    keys: Keys | None = None,
+    *,
+    read_only: bool = False,
+    with_rag: bool = False,
+    **limits: Any,
 ) -> Iterator[Served]:
     """A server for the time of the block."""
-    engine = engine or embedded(bases)
-    service = Service(MODEL, engine, bases, keys or Keys(), read_only)
+    engine = engine or embedded(bases, with_rag=with_rag)
+    service = Service(MODEL, engine, bases, keys or Keys(), read_only, with_rag)
     is_ready = threading.Event()
     running = server(make_app(service, chat.routes(service, engine), **limits), service, ready=is_ready.set)
     with listen("127.0.0.1", 0) as listening:

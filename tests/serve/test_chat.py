@@ -25,18 +25,6 @@ def test_an_answer_says_what_was_copied(server: Served) -> None:
     assert body["usage"]["completion_tokens"] > 3
 
 
-def test_evidence_has_the_documents_that_say_it(changing: Served) -> None:
-    assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == []
-    source = {"document": "money.pdf", "page": 2, "offset": 0, "quote": "France pays in euro."}
-    told = {"name": "France", "property": "currency", "value": "Euro", "sources": [source]}
-    path = "/v1/knowledge/facts/triples"
-    assert changing.send(told, path, "PUT").json()["updated"] == 1
-    assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == [source]
-    assert changing.client.get(path, params={"search": "France"}).json()["data"][0] == told
-    for bad in ("money.pdf", [{"document": "money.pdf"}], [source | {"page": 0}]):
-        assert changing.send(told | {"sources": bad}, path, "PUT").status_code == 400
-
-
 def test_a_question_that_nothing_answers_is_refused(server: Served) -> None:
     said = server.ask("who are you").json()["kblam"]
     assert said["refused"]

@@ -108,6 +108,46 @@ def test_it_fits_a_narrow_screen_in_light_and_dark(page: Page, pictures: Path, s
         assert page.problems == []
 
 
+@pytest.mark.parametrize(("width", "beside"), [(1100, True), (360, False)])
+def test_rag_is_asked_next_and_shown_beside_or_below(
+    page: Page, pictures: Path, width: int, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.serve.embedded.DEFAULT_TOKENS", 24)  # the tiny model has room for little more
+    facts = [replace(FACTS[0], sources=(Source(EVIL, EVIL, 2),)), *FACTS[1:]]
+    with serving(Bases([base_of(facts=facts)]), with_rag=True) as served:
+        page.size(width, 900)
+        page.scheme("light")
+        page.open(served.url)
+        page.until("document.querySelectorAll('#triples li').length === 5")
+        assert page.run("[...document.querySelector('#base').options].map(one => one.value).join()") == (
+            "tiny-model,tiny-model@facts"
+        )
+        page.tab_to("#question")
+        page.type(QUESTION)
+        page.press("Enter")
+        page.until(IS_DONE)
+        assert page.text("#answer") == ANSWER
+        assert page.run("document.querySelectorAll('#rag-evidence li').length") == 5
+        assert "the currency of France: Euro" in page.text("#rag-evidence li")
+        assert page.text("#rag-evidence .source") == f"{EVIL}, page 2: “{EVIL}”"
+        for figures in ("#figures", "#rag-figures"):
+            assert "first after" in page.text(figures)
+        ours, rag = (
+            page.run(f"(one => [one.left, one.top])(document.querySelector('{title}').getBoundingClientRect())")
+            for title in ("#ours-title", "#rag-title")
+        )
+        assert (rag[0] > ours[0], rag[1] > ours[1]) == (beside, not beside)
+        assert page.run("document.documentElement.scrollWidth") <= width
+        page.picture(pictures / f"rag-{width}.png")
+
+        page.tab_to("#compare")
+        page.run("document.activeElement.click()")
+        page.tab_to("#ask")
+        page.press("Enter")
+        page.until(f"{IS_DONE} && document.querySelector('#rag').hidden")
+        assert page.problems == []
+
+
 def test_an_answer_can_be_stopped_and_a_key_is_asked_for(page: Page) -> None:
     key = "acme-key-0123456789"
     engine = Counting()

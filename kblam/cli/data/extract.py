@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from kblam.cli.errors import FAILED, CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of
+from kblam.cli.files import count_of, file_of, many
 from kblam.cli.loading import warn
 from kblam.cli.options import AsJson
 from kblam.cli.output import err, print_json, progress_bar, waiting
@@ -232,7 +232,8 @@ def _tell_plan(documents: Sequence[Document], pieces: Sequence[Piece], as_json: 
         print_json({"documents": len(documents), "characters": characters, "requests": len(pieces)})
         return
     err.print(
-        f"{len(documents):,} documents, {characters:,} characters: {len(pieces):,} requests of up to "
+        f"{many(len(documents), 'document', 'documents')}, {characters:,} characters: "
+        f"{many(len(pieces), 'request', 'requests')} of up to "
         f"{max((len(piece.text) for piece in pieces), default=0):,} characters",
         markup=False,
         soft_wrap=True,
@@ -268,10 +269,11 @@ def _tell(
         return
     names = len({triple.name for triple in merged.triples})
     lines = [
-        f"{target}: {count_of(len(merged.triples))} of {names:,} entities from {len(documents):,} documents "
-        f"({done.pieces:,} pieces, {done.asked:,} asked now) in {seconds:.1f} s"
+        f"{target}: {count_of(len(merged.triples))} of {many(names, 'entity', 'entities')} from "
+        f"{many(len(documents), 'document', 'documents')} "
+        f"({many(done.pieces, 'piece', 'pieces')}, {done.asked:,} asked now) in {seconds:.1f} s"
     ]
-    lines += [f"refused: {count:,} facts with {why}" for why, count in done.refused.most_common()]
+    lines += [f"refused: {many(count, 'fact', 'facts')} with {why}" for why, count in done.refused.most_common()]
     if merged.repeated:
         lines.append(f"said again, with its source: {merged.repeated:,} times")
     for what, spellings in (("names", merged.names), ("properties", merged.properties)):
@@ -285,7 +287,8 @@ def _tell(
     lines.append(_tokens(done, cost))
     lines += [f"failed: {one['piece']}: {one['reason']}" for one in failed[:_SHOWN]]
     if failed:
-        lines.append(f"{len(failed):,} of {done.pieces:,} pieces gave nothing: run the same command again to ask again")
+        gave = f"{len(failed):,} of {many(done.pieces, 'piece', 'pieces')} gave nothing"
+        lines.append(f"{gave}: run the same command again to ask again")
     for line in lines:
         err.print(Text(line, style="yellow" if line.startswith("failed") else ""), soft_wrap=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of
+from kblam.cli.files import count_of, file_of, many
 from kblam.cli.kb.changing import Map, encoder_for
 from kblam.cli.options import AsJson
 from kblam.cli.output import err, out, print_json, progress_bar
@@ -129,7 +129,7 @@ def _print(report: ImportReport, target: Path, skip_bad: Path | None, seconds: f
         for line in lines:
             err.print(f"  {line}", style="yellow", markup=False, soft_wrap=True)
     if report.bad:
-        told = _many(report.bad, "row that cannot be read is", "rows that cannot be read are")
+        told = many(report.bad, "row that cannot be read is", "rows that cannot be read are")
         err.print(f"{told} in {skip_bad}", style="yellow", markup=False, soft_wrap=True)
     for note in _notes(report):
         err.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
@@ -146,19 +146,15 @@ def _print(report: ImportReport, target: Path, skip_bad: Path | None, seconds: f
 def _notes(report: ImportReport) -> list[str]:
     notes = []
     if report.several:
-        told = _many(report.several, "property has", "properties have")
+        told = many(report.several, "property has", "properties have")
         notes.append(f"{told} several values, which were joined")
     if report.repeated:
-        notes.append(f"{_many(report.repeated, 'value was', 'values were')} said again")
+        notes.append(f"{many(report.repeated, 'value was', 'values were')} said again")
     if report.unnamed:
-        notes.append(f"{_many(report.unnamed, 'thing has', 'things have')} no name but an id, and that was taken")
+        notes.append(f"{many(report.unnamed, 'thing has', 'things have')} no name but an id, and that was taken")
     if report.told_apart:
         notes.append(f"{report.told_apart:,} things share a name with another, and have their id behind it")
     return notes
-
-
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count:,} {one if count == 1 else more}"
 
 
 def _record(report: ImportReport, target: Path, seconds: float) -> dict[str, Any]:

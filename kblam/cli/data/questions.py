@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ from kblam.cli.errors import CommandError
 from kblam.cli.files import open_file
 from kblam.cli.loading import warn
 from kblam.cli.output import err, print_json, progress_bar, waiting
-from kblam.errors import StoreWriteError
 
 if TYPE_CHECKING:
     from kblam.data.asking import Asked
@@ -125,7 +123,7 @@ def questions(
             found = _rephrased(found, endpoint, concurrency)
     if len(found) < count:
         warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
-    _write(output, found)
+    _write(output, found, overwrite=overwrite)
 
 
 def _are_documents(sources: Sequence[Path]) -> bool:
@@ -155,22 +153,16 @@ def _rephrased(found: list[Asked], endpoint: Endpoint, concurrency: int) -> list
     return done.questions
 
 
-def _write(output: Path | None, found: Sequence[Asked]) -> None:
+def _write(output: Path | None, found: Sequence[Asked], *, overwrite: bool) -> None:
+    from kblam.knowledge.files.whole import whole_file
+
     if output is None:
         for asked in found:
             print_json(asked.to_record(), indent=None)
         return
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        try:
-            with unfinished.open("w", encoding="utf-8") as file:
-                for asked in found:
-                    file.write(json.dumps(asked.to_record(), ensure_ascii=False) + "\n")
-            unfinished.replace(output)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreWriteError(f"{output}: cannot write: {os.strerror(error.errno or 0)}") from error
+    with whole_file(output, overwrite=overwrite) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for asked in found:
+            file.write(json.dumps(asked.to_record(), ensure_ascii=False) + "\n")
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(asked.kind for asked in found).items())
     _note(f"{output}: {len(found):,} questions ({kinds})")
 

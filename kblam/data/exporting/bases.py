@@ -28,8 +28,8 @@ def export_base(
 ) -> tuple[int, list[str]]:
     """Write triples in the format of the suffix; returns how many, and what the format has no place for.
 
-    RDF (`.ttl`, `.nt`) and GraphML are read back as they are by `kblam data import`, but for example questions and key
-    texts. Any number of triples is sorted on disk.
+    RDF (`.ttl`, `.nt`) and GraphML are read back as they are by `kblam data import`, but for example questions, key
+    texts and sources. Any number of triples is sorted on disk.
 
     Args:
         path: `.ttl`, `.nt`, `.graphml`, `.md`; or a format of `write_triples`, which loses nothing.
@@ -37,7 +37,7 @@ def export_base(
         overwrite: replace what is at `path`.
 
     Raises:
-        DataError: the suffix names no format, the IRI is none, or XML cannot hold a text.
+        DataError: the suffix names no format, the IRI is none, XML cannot hold a text, or there is no room to sort.
         TripleFormatError: the path cannot be written, or something is there that is not to be replaced.
     """
     file = Path(path).expanduser()
@@ -54,8 +54,8 @@ def export_base(
             for piece in _WRITERS[suffix](grouped, base_iri):
                 out.write(piece)
             count = sum(len(facts) for _, facts in grouped)
-        lost = [f"{grouped.further:,} example questions, answers or key texts"] if grouped.further else []
-        return count, lost
+        lost = {"example questions, answers or key texts": grouped.further, "sources in documents": grouped.sources}
+        return count, [f"{number:,} {what}" for what, number in lost.items() if number]
 
 
 def _n_triples(grouped: Grouped, base_iri: str) -> Iterator[str]:

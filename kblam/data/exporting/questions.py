@@ -48,7 +48,8 @@ def example_questions(triples: Iterable[Triple]) -> Iterator[QuestionAnswer]:
     for triple in triples:
         if triple.question is not None and triple.answer is not None:
             context = _sentence(triple.name, triple.property, triple.value)
-            yield QuestionAnswer(triple.question, triple.answer, (context,), group=triple.name)
+            sources = tuple(source.to_record() for source in triple.sources)
+            yield QuestionAnswer(triple.question, triple.answer, (context,), group=triple.name, sources=sources)
 
 
 def _sentence(name: str, prop: str, value: str) -> str:

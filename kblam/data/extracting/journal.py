@@ -22,6 +22,9 @@ except ImportError:  # not on Windows, where nobody keeps two processes from one
     fcntl = None  # type: ignore[assignment]
 
 
+_BEGIN = b'{"piece": "'  # of every entry
+
+
 def key_of(piece: Piece, model: str) -> str:
     """What an entry is found by: the model, the instructions, the document and the text with what stands above it."""
     parts = (model, INSTRUCTIONS, piece.document.name, str(piece.start), *piece.headings, piece.head, piece.text)
@@ -95,7 +98,7 @@ class Journal:
         self._file.seek(0)
         whole = 0
         for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and (_BEGIN.startswith(line) or line.startswith(_BEGIN)):
                 break  # the process was killed while it wrote
             try:
                 entry = loads(line)

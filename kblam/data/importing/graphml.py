@@ -107,7 +107,7 @@ class _Reader:
         elif tag == "graph":
             self._is_ours = self._is_ours or attributes.get("id") == OURS
         elif tag in ("node", "edge"):
-            self._open.append({"tag": tag, "attributes": attributes, "data": {}, "line": self.parser.CurrentLineNumber})
+            self._open.append({"tag": tag, "attributes": attributes, "data": [], "line": self.parser.CurrentLineNumber})
         elif tag in ("data", "default"):
             self._texts, self._length = [], 0
             if tag == "data":
@@ -132,7 +132,7 @@ class _Reader:
             self._texts = None
         elif tag == "data" and self._texts is not None:
             if self._open:
-                self._open[-1]["data"].setdefault(self._key, "".join(self._texts))
+                self._open[-1]["data"].append((self._key, "".join(self._texts)))
             self._texts = None
         elif tag in ("node", "edge") and self._open:
             self._close(self._open.pop())
@@ -153,21 +153,26 @@ class _Reader:
         except ValueError as error:
             self.found.append(Bad(TripleFormatError(f"<{kind}>: {error}", path=self.path, line=element["line"])))
 
-    def _properties(self, data: dict[str, str], kind: str) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for (key, domain), text in self._defaults.items():
-            if domain in (kind, "all"):
-                data.setdefault(key, text)
-        for key, text in data.items():
+    def _properties(self, data: list[tuple[str, str]], kind: str) -> dict[str, object]:
+        """Texts by name; a list of them where an element has several of one name."""
+        given = {key for key, _ in data}
+        defaults = [
+            (key, text)
+            for (key, domain), text in self._defaults.items()
+            if domain in (kind, "all") and key not in given
+        ]
+        several: dict[str, list[str]] = {}
+        for key, text in [*data, *defaults]:
             name, type_of = self._keys.get(key, (key, "string"))
             number = _NUMBERS.get(type_of)
             text = text.strip()
             try:
                 # Integers keep their digits, and floats those that were written.
-                found[name] = text if number is None or not text else (number(text), text)[1]
+                several.setdefault(name, []).append(text if number is None or not text else (number(text), text)[1])
             except ValueError:
                 raise ValueError(f"{name} must be {type_of}, got {text[:40]!r}") from None
-        return found
+        different = {name: list(dict.fromkeys(texts)) for name, texts in several.items()}
+        return {name: texts[0] if len(texts) == 1 else texts for name, texts in different.items()}
 
 
 def _as_written(kind: str, attributes: dict[str, str], properties: dict[str, object]) -> Iterator[Item]:
@@ -177,7 +182,8 @@ def _as_written(kind: str, attributes: dict[str, str], properties: dict[str, obj
         return
     name = _of(attributes, "id")
     for prop, value in properties.items():
-        yield Statement(name, prop, str(value))
+        for text in value if isinstance(value, list) else [value]:
+            yield Statement(name, prop, str(text))
 
 
 def _of(attributes: dict[str, str], name: str) -> str:

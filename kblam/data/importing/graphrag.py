@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam.data.importing.graph import BOOKKEEPING, UNTYPED, edge_items, node_items, property_items
-from kblam.data.importing.items import Dropped, Item, Node
+from kblam.data.importing.items import Bad, Dropped, Item, Node
 from kblam.data.importing.tables import TableFile
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
@@ -27,6 +27,7 @@ IN_FOLDERS = (
 _MARKS = frozenset(("human_readable_id", "text_unit_ids", "combined_degree"))
 _OF_TOOL = frozenset(("id", "x", "y"))
 LONGEST_JSON = 2**30
+OF_A_PASSAGE = "a relation to a passage of text"
 
 
 def kind_of_table(path: Path) -> str | None:
@@ -105,16 +106,27 @@ class LlamaIndexFile:
         if not isinstance(nodes, dict) or not isinstance(relations, dict):
             raise TripleFormatError('a property graph of LlamaIndex has "nodes" and "relations"', path=self.path)
         for key, node in nodes.items():
-            if isinstance(node, dict) and "name" in node:  # the others are passages of text
+            if (bad := self._problem("node", key, node)) is not None:
+                yield bad
+            elif "name" in node:  # the others are passages of text
                 properties = {"name": node["name"], **(node.get("properties") or {})}
                 yield from node_items(Node(key), [str(node.get("label") or "")], properties)
-        for relation in relations.values():
-            source, target = str(relation.get("source_id")), str(relation.get("target_id"))
-            if "name" in (nodes.get(source) or {}) and "name" in (nodes.get(target) or {}):
-                properties = relation.get("properties") or {}
-                yield from edge_items(Node(source), str(relation.get("label") or ""), Node(target), properties)
+        things = {key for key, node in nodes.items() if isinstance(node, dict) and "name" in node}
+        for key, relation in relations.items():
+            if (bad := self._problem("relation", key, relation)) is not None:
+                yield bad
+                continue
+            source, target, kind = (str(relation.get(one) or "") for one in ("source_id", "target_id", "label"))
+            if {source, target} <= things:
+                yield from edge_items(Node(source), kind, Node(target), relation.get("properties") or {})
             else:
-                yield Dropped("a relation to a passage of text", str(relation.get("label") or ""))
+                yield Dropped(OF_A_PASSAGE, kind)
+
+    def _problem(self, what: str, key: str, record: object) -> Bad | None:
+        if isinstance(record, dict) and isinstance(record.get("properties") or {}, dict):
+            return None
+        reason = f"the {what} {key[:40]!r} is no object, or its properties are none"
+        return Bad(TripleFormatError(reason, path=self.path))
 
 
 def is_llama_index(path: Path) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kblam.data.importing.graph import edge_items, node_items
 from kblam.data.importing.graphml import KINDS
-from kblam.data.importing.items import Item, Node
+from kblam.data.importing.graphrag import OF_A_PASSAGE
+from kblam.data.importing.items import Dropped, Item, Node
 
 
 class LlamaIndexGraph:
     """A `PropertyGraphStore` of LlamaIndex, or its triplets.
 
     Args:
-        store: has `get_triplets()`, which gives (EntityNode, Relation, EntityNode); or a list of such.
+        store: has `get_triplets()`, which gives (EntityNode, Relation, EntityNode), and may have `get()` for all
+            nodes; or a list of such triplets.
     """
 
     def __init__(self, store: Any) -> None:
@@ -23,16 +25,31 @@ class LlamaIndexGraph:
 
     def items(self) -> Iterator[Item]:
         """Its entities and relations; passages that entities were found in are no entities."""
-        triplets = self._store.get_triplets() if hasattr(self._store, "get_triplets") else self._store
         seen: set[str] = set()
-        for source, relation, target in triplets:
+        for node in self._store.get() if hasattr(self._store, "get") else ():
+            yield from _entity(node, seen)
+        for source, relation, target in _triplets(self._store):
             if not hasattr(source, "name") or not hasattr(target, "name"):
+                yield Dropped(OF_A_PASSAGE, relation.label)
                 continue
             for node in (source, target):
-                if node.id not in seen:
-                    seen.add(node.id)
-                    yield from node_items(Node(node.id), [node.label], {"name": node.name, **(node.properties or {})})
+                yield from _entity(node, seen)
             yield from edge_items(Node(source.id), relation.label, Node(target.id), relation.properties or {})
+
+
+def _entity(node: Any, seen: set[str]) -> Iterator[Item]:
+    if hasattr(node, "name") and node.id not in seen:
+        seen.add(node.id)
+        yield from node_items(Node(node.id), [node.label], {"name": node.name, **(node.properties or {})})
+
+
+def _triplets(store: Any) -> Iterable[tuple[Any, Any, Any]]:
+    # SimplePropertyGraphStore.get_triplets() gives nothing where it is not told of what.
+    graph: Any = getattr(store, "graph", None)
+    if hasattr(graph, "relations") and hasattr(graph, "nodes"):
+        return ((graph.nodes[one.source_id], one, graph.nodes[one.target_id]) for one in graph.relations.values())
+    found: Iterable[tuple[Any, Any, Any]] = store.get_triplets() if hasattr(store, "get_triplets") else store
+    return found
 
 
 class NetworkxGraph:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.triples import Triple
+from kblam.strict_json import loads
 
 # What is known of a thing under this name is how to call it.
 NAME = "name"
@@ -150,13 +152,18 @@ class BadRows:
     """Rows that cannot be read, written to a file as they are met: JSON Lines with `file`, `line`, `reason`.
 
     Args:
-        path: made when the first one comes, and only then.
+        path: made when the first one comes, and only then; rows of an earlier import in it are replaced.
+
+    Raises:
+        TripleFormatError: there is a file that holds something else, or it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
         self._file: TextIO | None = None
+        if path.is_file() and not _are_bad_rows(path):
+            raise TripleFormatError("there is a file already, and it is no list of bad rows; name another", path=path)
 
     def add(self, error: TripleFormatError) -> None:
         """Writes it down.
@@ -168,7 +175,7 @@ class BadRows:
         where = None if error.path is None else str(error.path)
         try:
             if self._file is None:
-                self._file = self.path.open("w", encoding="utf-8")
+                self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
             record = {"file": where, "line": error.line, "reason": error.reason}
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as failed:
@@ -177,4 +184,16 @@ class BadRows:
     def close(self) -> None:
         """Ends the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # `add` has raised it
+                self._file.close()
+
+
+def _are_bad_rows(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first = file.readline(2**20)
+        return not first or loads(first).keys() == {"file", "line", "reason"}
+    except OSError as error:
+        raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
+    except (ValueError, AttributeError, RecursionError):
+        return False

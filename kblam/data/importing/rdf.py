@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kblam.data.importing.compressed import open_file, plain_suffix
+from kblam.data.importing.guards import Guarded, JsonGuard, XmlGuard
 from kblam.data.importing.items import Bad, Item
 from kblam.data.importing.rdf_terms import Literal, Terms, items_of
 from kblam.errors import TripleFormatError
@@ -38,7 +39,6 @@ _BY_LINES = ("N_TRIPLES", "N_QUADS")
 _CHUNK = 2**20
 _LONGEST_LINE = 8 * 2**20
 _PLACE = re.compile(r"^Parser error at line \d+[^:]*: |\s*\(line \d+\)$")
-_ENTITY = re.compile(rb"<!ENTITY", re.IGNORECASE)
 
 
 class RdfFile:
@@ -65,7 +65,9 @@ class RdfFile:
         terms = Terms()
         with open_file(self.path) as file:
             if self.format == "RDF_XML":
-                file = io.BufferedReader(_NoEntities(file, self.path))
+                file = io.BufferedReader(Guarded(file, XmlGuard(self.path)))
+            elif self.format == "JSON_LD":
+                file = io.BufferedReader(Guarded(file, JsonGuard(self.path)))
             quads = self._by_lines(ox, file, syntax) if self.format in _BY_LINES else self._whole(ox, file, syntax)
             for quad in quads:
                 if isinstance(quad, Bad):
@@ -78,21 +80,27 @@ class RdfFile:
             yield from ox.parse(file, syntax)
         except SyntaxError as error:
             raise TripleFormatError(_reason(error), path=self.path, line=error.lineno) from None
+        except MemoryError as error:  # pyoxigraph's own, of one token
+            raise TripleFormatError(f"a text in it is too long: {error}", path=self.path) from error
         except OSError as error:
             raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
 
     def _by_lines(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
-        """Chunks of whole lines; a chunk with a bad line is read on behind that line."""
+        """Chunks of whole lines; behind its first bad line a chunk is read a line at a time."""
         for line, chunk in self._chunks(file):
-            while chunk:
-                try:
-                    yield from ox.parse(chunk, syntax)
-                    break
-                except SyntaxError as error:
-                    bad = error.lineno or 1
-                    yield Bad(TripleFormatError(_reason(error), path=self.path, line=line + bad - 1))
-                    line += bad
-                    chunk = b"".join(chunk.split(b"\n", bad)[bad:])
+            try:
+                yield from ox.parse(chunk, syntax)
+            except SyntaxError as error:
+                bad = error.lineno or 1
+                yield self._bad(error, line + bad - 1)
+                for number, rest in enumerate(chunk.split(b"\n")[bad:], start=line + bad):
+                    try:
+                        yield from ox.parse(rest, syntax)
+                    except SyntaxError as another:
+                        yield self._bad(another, number)
+
+    def _bad(self, error: SyntaxError, line: int) -> Bad:
+        return Bad(TripleFormatError(_reason(error), path=self.path, line=line))
 
     def _chunks(self, file: Any) -> Iterator[tuple[int, bytes]]:
         """(number of the first line, whole lines)."""
@@ -169,24 +177,3 @@ def _reason(error: SyntaxError) -> str:
     for piece in (_PLACE, _PLACE):
         message = piece.sub("", message)
     return message
-
-
-class _NoEntities(io.RawIOBase):
-    """A file of XML in which no entity may be declared: a few lines of them can stand for gigabytes."""
-
-    def __init__(self, file: Any, path: Path) -> None:
-        self._file, self._path, self._tail = file, path, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._file.read(len(buffer))
-        if _ENTITY.search(self._tail + block):
-            raise TripleFormatError(
-                "it declares entities (<!ENTITY), which are refused; save it without them, or as Turtle",
-                path=self._path,
-            )
-        self._tail = block[-8:]
-        buffer[: len(block)] = block
-        return len(block)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.naming import Naming
-from kblam.errors import DataError, TripleFormatError
+from kblam.data.temporary import on_disk
+from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads
@@ -123,7 +123,7 @@ class Stage:
             self._write()
 
     def _write(self) -> None:
-        with _room():
+        with on_disk():
             self._sql.executemany(
                 "INSERT INTO statements (s, sn, p, pn, v, vn, language, o, edge, extra) VALUES (?,?,?,?,?,?,?,?,?,?)",
                 self._statements,
@@ -141,7 +141,7 @@ class Stage:
     def finish(self) -> int:
         """After the last statement: gives everything its name. Returns how many triples there are."""
         self._write()
-        with _room():
+        with on_disk():
             if self._sql.execute("SELECT 1 FROM statements LIMIT 1").fetchone():
                 naming = Naming(self._sql)
                 self.unnamed, self.told_apart = naming.unnamed, naming.told_apart
@@ -207,13 +207,3 @@ class Stage:
             self._losses.add(Dropped(reason, f"the {prop} of {name}"[:80], lost))
         self.several += len(kept) > 1
         return joined(kept), sources
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise DataError(
-            f"cannot keep what was read in the folder of temporary files: {error}; SQLITE_TMPDIR names another folder"
-        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -106,6 +107,10 @@ def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
     )
 
 
+# A column that a message can show in a command.
+_PLAIN = re.compile(r"[^\W_][\w -]{0,39}")
+
+
 def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
     """The delimiter and the column names: the first of comma, semicolon and tab that gives columns that can be read.
 
@@ -138,10 +143,13 @@ def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str
         return delimiter, header
     if widest > 1 and told is not None and not isinstance(told, MissingFieldError):
         raise TripleFormatError(str(told), path=path, line=line)
+    own = (max((header for _, header in headers), key=lambda header: len(header), default=[]) or [""])[0]
+    column = own if _PLAIN.fullmatch(own) else "COLUMN"
     raise TripleFormatError(
-        f"the first line must name the columns, such as name,property,value; it is {text.strip()[:100]!r}. Choose them "
-        f"by name, such as {choice({'name': 'COLUMN'})}, which reads the others as properties; in a file without such "
-        f"a line by number: {choice({'name': '1', 'property': '2', 'value': '3'})}",
+        "the first line must name the columns, such as name,property,value, and none of these is known to hold names: "
+        f"{text.strip()[:100]!r}. Choose the one that does, such as {choice({'name': column})}, and the others are "
+        "read as properties; in a file without a line of names choose by number: "
+        f"{choice({'name': '1', 'property': '2', 'value': '3'})}",
         path=path,
         line=line,
     )

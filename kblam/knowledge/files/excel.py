@@ -84,7 +84,7 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
             continue
         if header is None:
             header = [text_of(cell.value) for cell in cells]
-            while not header[-1]:  # each row is as wide as the widest
+            while not header[-1]:  # a cell may be empty
                 header.pop()
             _check_header(path, number, header, reader, where)
             continue
@@ -101,6 +101,7 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
 
 
 def _rows(path: Path, sheet: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    sheet.reset_dimensions()  # or each row is made as wide as the file says that the widest is
     rows = enumerate(sheet.iter_rows(), start=1)
     while True:
         try:

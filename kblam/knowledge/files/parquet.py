@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.columns import quoted
 from kblam.knowledge.files.cells import NoTextError, plain
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.packages import needed
@@ -31,6 +33,8 @@ def read_parquet(path: Path, reader: RecordReader) -> Records:
         with pq.ParquetFile(path) as file:
             _refuse_bombs(path, file.metadata)
             names = [field.name for field in file.schema_arrow]
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise TripleFormatError(f"two columns have one name: {quoted(twice)}", path=path)
             try:
                 reader.plan(names)
             except TripleFormatError as error:

@@ -7,6 +7,7 @@ const LEAST_SHOWN = 0.005; // of the attention, as `kblam ask` draws it
 let key = "";
 let running = null; // what stops the answer in progress
 let looking = 0; // the newest search; older ones come to nothing
+let byRag = new Map(); // of each base, the model that answers by RAG, if the server has it
 
 function made(kind, text = "", className = "") {
   const element = document.createElement(kind);
@@ -68,7 +69,9 @@ async function connect() {
   try {
     const health = await (await call("GET", "/health")).json();
     at("about").textContent = `${health.model}, engine: ${health.engine}, version ${health.version}`;
-    const models = (await (await call("GET", "/v1/models")).json()).data;
+    const all = (await (await call("GET", "/v1/models")).json()).data;
+    const models = all.filter((model) => !model.kblam.rag);
+    byRag = new Map(all.filter((model) => model.kblam.rag).map((model) => [model.kblam.knowledge_base, model.id]));
     const chosen = at("base").value;
     at("base").replaceChildren(
       ...models.map((model) => {
@@ -91,38 +94,36 @@ async function connect() {
 const base = () => at("base").selectedOptions[0]?.dataset.base ?? "";
 const triplesPath = () => `/v1/knowledge/${encodeURIComponent(base())}/triples`;
 
+// Where an answer is shown; RAG's beside the other.
+const OURS = { prefix: "", refused: "refused: the knowledge base does not say" };
+const RAG = { prefix: "rag-", refused: "refused: the facts in the prompt do not say" };
+
 async function ask() {
   running?.abort();
   const mine = (running = new AbortController());
-  const began = performance.now();
-  let first = null;
-  for (const id of ["verdict", "evidence-title"]) show(at(id), false);
-  for (const id of ["answer", "figures", "evidence"]) at(id).replaceChildren();
+  const rag = at("compare").checked ? byRag.get(base()) : undefined;
+  for (const { prefix } of [OURS, RAG]) {
+    for (const id of ["verdict", "evidence-title"]) show(at(prefix + id), false);
+    for (const id of ["answer", "figures", "evidence"]) at(prefix + id).replaceChildren();
+  }
+  for (const id of ["rag", "ours-title"]) show(at(id), rag !== undefined);
   say(at("ask-error"), null);
   show(at("result"));
   show(at("stop"));
   at("ask").disabled = true;
+  const question = at("question").value;
+  let where = OURS;
   try {
-    const body = {
-      model: at("base").value,
-      messages: [{ role: "user", content: at("question").value }],
-      stream: true,
-      stream_options: { include_usage: true },
-    };
-    const response = await call("POST", "/v1/chat/completions", body, mine.signal);
-    for await (const event of events(response)) {
-      if (event.error) throw new Error(event.error.message);
-      const text = event.choices[0]?.delta.content;
-      if (text) {
-        first ??= performance.now() - began;
-        at("answer").textContent += text;
-      }
-      if (event.kblam) showEvidence(event.kblam);
-      if (event.usage) showFigures(event.usage, first, performance.now() - began);
+    await hear(at("base").value, question, where, mine.signal);
+    if (rag !== undefined) {
+      // One after the other, so that neither waits for the other and the times are their own.
+      where = RAG;
+      at("rag-figures").textContent = "asking";
+      await hear(rag, question, where, mine.signal);
     }
   } catch (error) {
+    if (running === mine) at(`${where.prefix}figures`).textContent = error.name === "AbortError" ? "stopped" : "";
     if (error.name !== "AbortError") say(at("ask-error"), error);
-    else if (running === mine) at("figures").textContent = "stopped";
   } finally {
     if (running === mine) {
       running = null;
@@ -132,20 +133,44 @@ async function ask() {
   }
 }
 
-function showEvidence(found) {
-  if (found.text !== undefined) at("answer").textContent = found.text;
-  at("verdict").textContent = "refused: the knowledge base does not say";
-  show(at("verdict"), found.refused);
-  const seen = found.evidence.filter((one) => one.mass >= LEAST_SHOWN);
-  show(at("evidence-title"), seen.length > 0);
-  at("evidence").replaceChildren(
+// Asks one model, and shows what it says as it comes.
+async function hear(model, question, where, signal) {
+  const began = performance.now();
+  let first = null;
+  const body = {
+    model,
+    messages: [{ role: "user", content: question }],
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  const response = await call("POST", "/v1/chat/completions", body, signal);
+  for await (const event of events(response)) {
+    if (event.error) throw new Error(event.error.message);
+    const text = event.choices[0]?.delta.content;
+    if (text) {
+      first ??= performance.now() - began;
+      at(`${where.prefix}answer`).textContent += text;
+    }
+    if (event.kblam) showBasis(event.kblam, where);
+    if (event.usage) showFigures(event.usage, first, performance.now() - began, where);
+  }
+}
+
+function showBasis(found, { prefix, refused }) {
+  if (found.text !== undefined) at(`${prefix}answer`).textContent = found.text;
+  at(`${prefix}verdict`).textContent = refused;
+  show(at(`${prefix}verdict`), found.refused);
+  const seen = found.retrieved ?? found.evidence.filter((one) => one.mass >= LEAST_SHOWN);
+  show(at(`${prefix}evidence-title`), seen.length > 0);
+  at(`${prefix}evidence`).replaceChildren(
     ...seen.map((one) => {
+      const share = one.mass ?? one.cosine;
       const item = made("li");
       const bar = made("div", "", "bar");
       const part = made("span");
-      part.style.width = `${Math.round(100 * one.mass)}%`;
+      part.style.width = `${Math.round(100 * Math.max(0, share))}%`;
       bar.append(part);
-      item.append(isolated(`${one.mass.toFixed(2)} `), "the ", isolated(one.property), " of ", isolated(one.name), ": ");
+      item.append(isolated(`${share.toFixed(2)} `), "the ", isolated(one.property), " of ", isolated(one.name), ": ");
       item.append(isolated(one.value), one.changed ? " (changed meanwhile)" : "", bar, ...one.sources.map(shownSource));
       return item;
     }),
@@ -158,16 +183,17 @@ function shownSource(source) {
   return line;
 }
 
-function showFigures(usage, first, total) {
+function showFigures(usage, first, total, { prefix }) {
   const parts = [`${usage.completion_tokens} tokens in ${(total / 1000).toFixed(2)} s`];
   if (first !== null) parts.push(`first after ${Math.round(first)} ms`);
   parts.push(`${(usage.completion_tokens / (total / 1000)).toFixed(1)} tokens/s`);
-  at("figures").textContent = parts.join(", ");
+  at(`${prefix}figures`).textContent = parts.join(", ");
 }
 
 async function refresh() {
   const turn = ++looking;
   show(at("facts"), base() !== "");
+  show(at("compare-line"), byRag.has(base()));
   if (!base()) return;
   try {
     const query = new URLSearchParams({ search: at("search").value, limit: MOST_SHOWN });

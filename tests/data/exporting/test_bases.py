@@ -10,10 +10,10 @@ import rdflib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kblam.data.exporting import export_base
+from kblam.data.exporting import export_base, grouping
 from kblam.data.importing import Reading, open_sources
 from kblam.errors import DataError, TripleFormatError
-from kblam.knowledge import Triple, read_triples
+from kblam.knowledge import Source, Triple, read_triples
 
 FACTS = [
     Triple("Amber Falcon", "capital", "Zirconia"),
@@ -78,8 +78,19 @@ def test_markdown_has_a_heading_for_each_thing_and_escapes_marks(tmp_path: Path)
 def test_what_a_format_has_no_place_for_is_told(tmp_path: Path) -> None:
     fact = Triple("A", "p", "x", question="Q?", answer="x")
     assert export_base(tmp_path / "a.nt", [fact]) == (1, ["1 example questions, answers or key texts"])
-    assert export_base(tmp_path / "a.jsonl", [fact]) == (1, [])
-    assert next(iter(read_triples(tmp_path / "a.jsonl"))) == fact
+    told = Triple("A", "q", "x", sources=(Source("a.md", "q is x"), Source("b.md", "x")))
+    for suffix in ("nt", "ttl", "graphml", "md"):
+        assert export_base(tmp_path / f"a.{suffix}", [told]) == (1, ["2 sources in documents"])
+    assert export_base(tmp_path / "a.jsonl", [fact, told]) == (2, [])
+    assert list(read_triples(tmp_path / "a.jsonl")) == [fact, told]
+
+
+def test_a_disk_without_room_to_sort_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.data.exporting.grouping._SCHEMA", "PRAGMA max_page_count = 20;" + grouping._SCHEMA)
+    facts = (Triple(f"thing {number}", "p", "x" * 200) for number in range(3000))
+    with pytest.raises(DataError, match="SQLITE_TMPDIR"):
+        export_base(tmp_path / "a.nt", facts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kblam.data.exporting import (
 )
 from kblam.data.quiz import NO_ENTITY, Question
 from kblam.errors import DataError, TripleFormatError
-from kblam.knowledge import Triple
+from kblam.knowledge import Source, Triple
 
 ONE = QuestionAnswer(
     "What is the use of Oak?",
@@ -88,9 +88,10 @@ def test_questions_about_one_thing_stay_in_one_split(tmp_path: Path) -> None:
 
 
 def test_questions_come_from_quizzes_and_from_triples() -> None:
-    fact = Triple("Oak", "use", "ships", question="What is Oak for?", answer="Ships.")
+    told = {"document": "trees.md", "page": 3, "quote": "ships of oak"}
+    fact = Triple("Oak", "use", "ships", question="What is Oak for?", answer="Ships.", sources=(Source(**told),))
     assert list(example_questions([fact, Triple("Elm", "use", "carts")])) == [
-        QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak")
+        QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak", (told,))
     ]
     known = of_question(Question("Oak?", (("Oak", "use", "ships"),), "The {property} of {name} is {value}."), "no")
     assert known == QuestionAnswer("Oak?", "The use of Oak is ships.", ("the use of Oak is ships",), "single", "Oak")

@@ -7,9 +7,11 @@ import json
 import zipfile
 from pathlib import Path
 
+import pyoxigraph
 import pytest
 
 from kblam.data.importing import BadRows, import_into, open_sources, stage
+from kblam.data.importing.guards import JsonGuard
 from kblam.errors import BadLinesError, DataError, TripleFormatError
 from kblam.knowledge import KnowledgeBase
 from tests.data.importing.reading import facts, read, written
@@ -48,6 +50,31 @@ def test_bad_rows_are_left_out_and_written_to_a_file(tmp_path: Path) -> None:
     assert [(each["file"], each["line"]) for each in told] == [(str(path), 2), (str(table), 3)]
 
 
+def test_bad_rows_replace_only_bad_rows(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "name,property,value\nOak,color,green\nElm,,\n")
+    for _ in range(2):  # the same command again
+        rows = BadRows(tmp_path / "bad.jsonl")
+        read(open_sources([str(path)]), bad_rows=rows)
+        rows.close()
+    assert len(rows.path.read_text().splitlines()) == 1
+    for other in (path, written(tmp_path / "mine.jsonl", '{"name": "Oak"}\n'), written(tmp_path / "notes", b"\xff")):
+        kept = other.read_bytes()
+        with pytest.raises(TripleFormatError, match="no list of bad rows"):
+            BadRows(other)
+        assert other.read_bytes() == kept
+
+
+def test_a_bad_line_does_not_have_its_whole_chunk_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.nt", b"x\n" * 1000 + GOOD)
+    parse, lengths = pyoxigraph.parse, []
+    monkeypatch.setattr(pyoxigraph, "parse", lambda text, syntax: (lengths.append(len(text)), parse(text, syntax))[1])
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert (found, report.bad) == ({("a", "p"): "1"}, 1000)
+    assert sum(lengths) < 2 * path.stat().st_size
+
+
 def test_a_bad_line_in_a_later_chunk_has_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kblam.data.importing.rdf._CHUNK", 100)
     path = written(tmp_path / "a.nt", GOOD * 50 + b"bad\n" + GOOD * 50 + b"worse\n" + GOOD.strip())
@@ -56,6 +83,16 @@ def test_a_bad_line_in_a_later_chunk_has_its_own_number(tmp_path: Path, monkeypa
     assert [detail.split(":")[0] for detail in caught.value.details] == ["lines 51, 102"] or [
         detail.split(":")[0] for detail in caught.value.details
     ] == ["line 51", "line 102"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_brackets_in_texts_are_no_depth(size: int, tmp_path: Path) -> None:
+    text = json.dumps([{"[{" * 100: '\\"[{' * 60, "é": ["\\", "[[["]}] * 150).encode()
+    guard = JsonGuard(tmp_path / "a.jsonld")
+    for at in range(0, len(text) + size, size):
+        guard.look(text[at : at + size])
+    with pytest.raises(TripleFormatError, match="nested more than 200 deep"):
+        guard.look(b'"[' * 2 + b"[" * 201)
 
 
 def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
@@ -75,6 +112,10 @@ def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
         ("a.nt", b"\xfe\xff\x00<", "a.nt"),
         ("a.nt", "", "no fact in it"),
         ("a.rdf", LAUGHS + "<x>&b;</x>", "declares entities"),
+        ("a.rdf", "<a>" * 201, "a.rdf:1: nested more than 200 deep"),
+        ("a.rdf", "<a></b>", "a.rdf:1: not XML: mismatched tag"),
+        ("a.jsonld", '{"http://e/p":' * 201, "nested more than 200 deep"),
+        ("a.ttl", f'<http://e/a> <http://e/p> "{"x" * 17_000_000}" .', "a text in it is too long"),
         ("a.graphml", LAUGHS + "<graphml>&b;</graphml>", "a.graphml:2: it declares entities"),
         ("a.graphml", "<graphml><graph>", "a.graphml:1: not XML: no element found"),
         ("a.graphml", "<html></html>", "outermost element is <html>"),

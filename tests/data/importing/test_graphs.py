@@ -11,7 +11,7 @@ import networkx
 import pytest
 
 from kblam.data.importing import BadRows, LlamaIndexGraph, NetworkxGraph, open_sources
-from kblam.errors import DataError
+from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge import Columns
 from tests.data.importing.reading import facts, read, written
 
@@ -119,7 +119,66 @@ def test_a_property_graph_store_of_llama_index() -> None:
         ("Ann", "since (works at Acme)"): "1999",
         ("Acme", "type"): "ORG",
     }
-    assert sum(report.dropped.values()) == 1
+    assert sum(report.dropped.values()) == 2
+    assert report.dropped["a relation to a passage of text"] == 1
+
+
+def test_llama_index_s_own_store_and_the_file_it_writes(tmp_path: Path) -> None:
+    """Its `get_triplets()` gives nothing where it is not told of what."""
+    stores = pytest.importorskip("llama_index.core.graph_stores")
+    types = pytest.importorskip("llama_index.core.graph_stores.types")
+    store = stores.SimplePropertyGraphStore()
+    ann = types.EntityNode(name="Ann", label="PERSON", properties={"age": 30, "triplet_source_id": "x"})
+    acme, alone = types.EntityNode(name="Acme", label="ORG"), types.EntityNode(name="Zenith", label="ORG")
+    passage = types.ChunkNode(text="Ann works at Acme", id_="chunk")
+    store.upsert_nodes([ann, acme, alone, passage])
+    works = types.Relation(label="WORKS_AT", source_id="Ann", target_id="Acme", properties={"since": 1999})
+    store.upsert_relations([works, types.Relation(label="MENTIONS", source_id="chunk", target_id="Ann")])
+    found, report = read([LlamaIndexGraph(store)])
+    assert found == {
+        ("Ann", "type"): "person",
+        ("Ann", "age"): "30",
+        ("Ann", "works at"): "Acme",
+        ("Ann", "since (works at Acme)"): "1999",
+        ("Acme", "type"): "ORG",
+        ("Zenith", "type"): "ORG",
+    }
+    assert report.dropped["a relation to a passage of text"] == 1
+    store.persist(str(tmp_path / "property_graph_store.json"))
+    persisted, report = read(open_sources([str(tmp_path)]))
+    assert persisted == found
+    assert report.dropped["a relation to a passage of text"] == 1
+
+
+def test_all_texts_of_one_name_are_read(tmp_path: Path) -> None:
+    text = (
+        '<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><key id="d0" for="node" attr.name="use"/>'
+        '<key id="d1" for="node" attr.name="use"/><graph><node id="Oak"><data key="d0">ships</data>'
+        '<data key="d0">casks</data><data key="d1">doors</data><data key="d1">ships</data></node></graph></graphml>'
+    )
+    assert facts(written(tmp_path / "a.graphml", text)) == {("Oak", "use"): "ships, casks, doors"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"nodes": {"Ann": 7, "Bo": {"name": "Bo", "properties": {"age": 1}}}},
+        {"nodes": {"Ann": {"name": "Ann", "properties": [1]}, "Bo": {"name": "Bo", "properties": {"age": 1}}}},
+        {"nodes": {"Bo": {"name": "Bo", "properties": {"age": 1}}}, "relations": {"a": "b"}},
+        {
+            "nodes": {"Bo": {"name": "Bo", "properties": {"age": 1}}, "no name": "name"},
+            "relations": {"a": {"source_id": "Bo", "target_id": "no name"}},
+        },
+    ],
+)
+def test_bad_parts_of_what_llama_index_persists_are_told(tmp_path: Path, part: dict) -> None:
+    path = written(tmp_path / "property_graph_store.json", json.dumps({"nodes": {}, "relations": {}, **part}))
+    with pytest.raises(TripleFormatError, match="is no object, or its properties are none"):
+        read(open_sources([str(path)]))
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert (found, report.bad) == ({("Bo", "age"): "1"}, 1)
 
 
 def test_the_file_that_llama_index_persists(tmp_path: Path) -> None:

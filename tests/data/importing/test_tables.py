@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def test_several_values_and_types_of_parquet_survive(tmp_path: Path) -> None:
         ("Elm", "score"): "2",
     }
     assert report.dropped == {"a cell of a column that is no part of a fact": 1}
+
+
+def test_a_cell_far_away_makes_no_row_wide(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["name", "use"])
+    for row, column, text in ((3, 16_384, "far"), (200_000, 1, "Oak"), (200_000, 2, "ships")):
+        book.active.cell(row, column, text)
+    book.save(tmp_path / "a.xlsx")
+    began = time.process_time()
+    assert [one.value for one in TripleFile(tmp_path / "a.xlsx", skip_bad=True)] == ["ships"]
+    assert time.process_time() - began < 30  # 200,000 rows of 16,384 cells take minutes
+
+
+def test_two_columns_of_parquet_with_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array([text]) for text in ("Oak", "green", "red")]
+    pq.write_table(pa.Table.from_arrays(columns, names=["name", "color", "color"]), tmp_path / "a.parquet")
+    with pytest.raises(TripleFormatError, match=r'a\.parquet: two columns have one name: "color"'):
+        facts(tmp_path / "a.parquet")
 
 
 def test_values_of_one_property_in_several_rows_are_joined(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_an_answer_has_its_evidence(server: Served) -> None:
     assert (said["knowledge_base"], said["refused"]) == ("facts", False)
     assert said["revision"] == server.client.get("/v1/knowledge/facts").json()["revision"]
     best = said["evidence"][0]
-    assert best.keys() >= {"name", "property", "value", "mass", "changed"}
+    assert best.keys() >= {"name", "property", "value", "mass", "changed", "sources"}
     assert best.items() >= server.fact.to_record().items()
     assert 0.6 < best["mass"] <= 1
     usage = body["usage"]

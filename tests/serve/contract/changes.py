@@ -60,6 +60,19 @@ def test_one_triple_is_added_changed_and_removed(changing: Served) -> None:
     assert changing.client.delete(TRIPLES, params={"name": "Zorblax"}).status_code == 400
 
 
+def test_evidence_has_the_documents_that_say_it(changing: Served) -> None:
+    assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == []
+    source = {"document": "handbook.pdf", "page": 2, "offset": 0, "quote": "As everyone knows."}
+    record = changing.fact.to_record()
+    told = record | {"sources": [source]}
+    assert changing.send(told, TRIPLES, "PUT").json()["updated"] == 1
+    assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == [source]
+    assert changing.client.get(TRIPLES, params={"search": changing.fact.name}).json()["data"][0] == told
+    for bad in ("handbook.pdf", [{"document": "handbook.pdf"}], [source | {"page": 0}]):
+        assert changing.send(told | {"sources": bad}, TRIPLES, "PUT").status_code == 400
+    assert changing.send(record, TRIPLES, "PUT").json()["updated"] == 1
+
+
 def test_the_answer_is_of_the_revision_it_names(changing: Served) -> None:
     record = changing.fact.to_record()
     for value in (changing.other_value, changing.fact.value):

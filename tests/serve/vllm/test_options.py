@@ -19,6 +19,7 @@ from tests.cli.conftest import kblam
         ("data-parallel-size=2", "several servers behind a proxy"),
         ("additional-config.kblam.capacity=5", "--capacity"),
         ("ssl-keyfile=x", "proxy"),
+        ("enable-lora", "an adapter knows the base model's weights"),
         ("trust-request-chat-template", "tenants"),
         ("no-trust-request-chat-template", "tenants"),
         ("=5", "write KEY=VALUE"),

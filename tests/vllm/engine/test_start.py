@@ -93,6 +93,23 @@ def test_an_engine_in_which_knowledge_would_be_wrong_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
+            "speculative decoding: on the V1 runner",
+        ),
+        ({"enable_lora": True}, "LoRA: an adapter knows the base model's weights"),
+        ({"tensor_parallel_size": 2, "decode_context_parallel_size": 2}, "decode context parallelism"),
+    ],
+    ids=["speculation", "lora", "context-parallel"],
+)
+def test_vllms_own_options_come_to_the_refusal(bases: dict[str, Path], options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(EngineError, match=f"knowledge is not served with {reason}"):
+        engines.start(engines.settings(bases), **options)
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"hidden_size": 128}, "hidden_size=128"),

@@ -1,0 +1,77 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """The path of an unfinished file beside it, which takes its place when the block ends well.
+
+    A link stays one: what it leads to is replaced. What is no file, such as a pipe or /dev/stdout, is written as it is.
+
+    Args:
+        overwrite: replace a file that is at `path`.
+
+    Raises:
+        FileExistsError: a file is there that is not to be replaced, also if it came there meanwhile.
+        OSError: it cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    file = path.resolve()
+    if not overwrite and file.exists():  # before minutes of writing, not only after
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    # The suffix stays: some writers look at it.
+    unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
+    try:
+        yield unfinished
+        if overwrite:
+            unfinished.replace(file)
+        else:
+            _publish(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Makes or replaces a file of text in UTF-8, and the folders above it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def why_not(path: Path) -> str | None:
+    """Why a file cannot be written there, to be told before long work; None if nothing speaks against it."""
+    if path.is_dir():
+        return f"{path} is a folder; name a file in it"
+    if path.exists() and not path.is_file():
+        return None if os.access(path, os.W_OK) else f"{path} may not be written"
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return f"{existing} is no folder that may be written"
+    return None
+
+
+def _publish(unfinished: Path, file: Path) -> None:
+    """Gives a file its name; FileExistsError if something has it."""
+    try:
+        file.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with file.open("xb"):
+            pass
+        unfinished.replace(file)

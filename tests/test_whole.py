@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all, whatever already is at their path."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from kblam.whole import whole, why_not, write_whole
+
+
+def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with whole(file) as unfinished:
+        unfinished.write_text("one")
+        assert not file.exists()
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "half a pair: \ud800")
+    assert file.read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_that_is_not_to_be_replaced_stays_also_if_it_comes_meanwhile(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with pytest.raises(FileExistsError), whole(file, overwrite=False) as unfinished:
+        (unfinished.write_text("one"), file.write_text("another's"))
+    with pytest.raises(FileExistsError), whole(file, overwrite=False):
+        pass
+    assert file.read_text() == "another's"
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "a.txt")
+    write_whole(tmp_path / "link.txt", "é")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "there" / "a.txt").read_text(encoding="utf-8") == "é"
+
+
+def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe, came = tmp_path / "pipe.txt", []
+    os.mkfifo(pipe)
+    reading = threading.Thread(target=lambda: came.append(pipe.read_text()))
+    reading.start()
+    assert why_not(pipe) is None
+    write_whole(pipe, "through")
+    reading.join(timeout=10)
+    assert came == ["through"]
+    assert pipe.is_fifo()
+
+
+def test_why_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert why_not(tmp_path / "new" / "deeper" / "a.txt") is None
+    assert "is a folder" in str(why_not(tmp_path))
+    assert "no folder that may be written" in str(why_not(tmp_path / "file" / "a.txt"))
+    with pytest.raises(IsADirectoryError), whole(tmp_path):
+        pass
