@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from kblam.bench import subjects
 from kblam.bench.probes import PRODUCT, READ, Probe
 from kblam.bench.shapes import Work
 from kblam.bench.subjects import Subject
+from tests.warm import run
 
 ROOT = Path(__file__).parents[2]
 TOY = ("--shapes", "tiny", "--triples", "20", "--dtype", "float32", "--quick", "--benchmark-max-time", "0.005")
@@ -154,9 +153,8 @@ def test_bad_options_are_refused_before_anything_is_collected(option: dict[str, 
         conftest.pytest_configure(config)
 
 
-def test_a_bad_option_is_one_line() -> None:
-    command = [sys.executable, "-m", "pytest", "--benchmark-only", "benchmarks/test_decode.py", "--device", "tpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def test_a_bad_option_is_one_line(warm: None) -> None:
+    done = run("-m", "pytest", "--benchmark-only", "benchmarks/test_decode.py", "--device", "tpu")
     assert done.returncode == 4, "pytest's own status for bad usage"
     assert "'tpu' is not cpu or cuda" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from kblam import KnowledgeBase, Triple
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM
-from tests.serve.process import interrupted, served
+from tests.serve.process import forked, interrupted, served
 
 
 def test_it_serves_and_ends_with_control_c(base: Path, adapter: Path, kb: Path) -> None:
@@ -39,21 +39,25 @@ def test_it_serves_and_ends_with_control_c(base: Path, adapter: Path, kb: Path) 
 CHAT = {"model": "m@facts", "messages": [{"role": "user", "content": "what is the capital"}], "max_tokens": 40}
 
 
-def test_sigterm_lets_an_answer_end_that_ends_soon(base: Path, adapter: Path, kb: Path) -> None:
-    with served(base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m") as (process, url):
+def test_sigterm_lets_an_answer_end_that_ends_soon(
+    base: Path, adapter: Path, kb: Path, tmp_path: Path, warm: None
+) -> None:
+    with forked(tmp_path, base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m") as (process, url):
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=300) as response:
             lines = response.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        status, said = interrupted(process, 0)
+        status, said = process.ended()
     assert status == 0
     assert "Traceback" not in said
     assert "rror" not in said
 
 
-def test_sigterm_tells_whoever_still_waits_and_leaves_whole_files(base: Path, adapter: Path, kb: Path) -> None:
-    with served(base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m", HELD="1") as (process, url):
+def test_sigterm_tells_whoever_still_waits_and_leaves_whole_files(
+    base: Path, adapter: Path, kb: Path, tmp_path: Path, warm: None
+) -> None:
+    with forked(tmp_path, base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m", HELD="1") as (process, url):
         waiting: list[httpx.Response] = []
 
         def wait() -> None:
@@ -68,7 +72,7 @@ def test_sigterm_tells_whoever_still_waits_and_leaves_whole_files(base: Path, ad
             process.send_signal(signal.SIGTERM)
             last = [line for line in lines if line][-1]
         another.join(60)
-        status, said = interrupted(process, 0)
+        status, said = process.ended()
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_ending"
     assert (waiting[0].status_code, waiting[0].json()["error"]["code"]) == (503, "server_ending")
     assert status == 0
@@ -83,10 +87,12 @@ def test_what_was_committed_outlives_a_kill_in_the_middle_of_changes(
     base: Path,
     adapter: Path,
     kb: Path,
+    tmp_path: Path,
+    warm: None,
 ) -> None:
     done: list[int] = []
     with (
-        served(base, "--adapter", adapter, "--kb", f"facts={kb}") as (process, url),
+        forked(tmp_path, base, "--adapter", adapter, "--kb", f"facts={kb}") as (process, url),
         httpx.Client(base_url=url, timeout=300) as client,
     ):
 
