@@ -124,7 +124,8 @@ def test_no_row_breaks_a_limit(job: Listed, rows: dict[str, Resources]) -> None:
         assert row.shared_bytes <= SHARED_LIMIT["sm_80"] // 2 <= SHARED_LIMIT["sm_86"]
         assert row.tensor_core_instructions >= 48
     elif job.kernel == "latent_decode_kernel":
-        assert row.tensor_core_instructions >= 64
+        # A wgmma does the work of sixteen mma.
+        assert row.tensor_core_instructions >= (32 if "tokens first" in row.tile else 64)
     elif job.kernel == "evidence_mass_kernel" and "rows1000" not in job.case.variant:
         # Small enough for 8 programs on a multiprocessor of an A100, which hide each other's waits.
         assert row.shared_bytes <= 50 * 1024
