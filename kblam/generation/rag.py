@@ -15,6 +15,7 @@ import numpy as np
 from kblam.adapter.sentences import Fact
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.cosine import normalised
 from kblam.knowledge.triples import key_text
 from kblam.models.chat_template import chat_template_of, filled
 
@@ -24,7 +25,6 @@ WITH_FACTS = (
     "If they do not say, answer: {refusal}\n\nFacts:\n{facts}"
 )
 _ALONE = "Answer the question in one sentence. If you do not know, answer: {refusal}"
-_ROWS = 2**16  # of a matrix that are brought to one length at a time
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -58,14 +58,14 @@ class Index:
 
     def __init__(self, keys: np.ndarray) -> None:
         self._size = len(keys)
-        own = _of_length_one(keys)
+        own = normalised(keys)
         self._search: Search = _in_faiss(own) or (lambda query, count: _in_numpy(own, query, count))
 
     def __call__(self, query: np.ndarray, count: int = NEAREST) -> list[tuple[int, float]]:
         """The nearest rows to a query (P,), the nearest first, with their cosines."""
         if not self._size:
             return []
-        cosines, rows = self._search(_of_length_one(query[None])[0], min(count, self._size))
+        cosines, rows = self._search(normalised(query[None])[0], min(count, self._size))
         return [(int(row), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
 
 
@@ -137,14 +137,6 @@ class Retriever:
                 vectors = self._knowledge_base.embeddings()
                 self._read = Index(vectors.key), vectors.ids, vectors.revision
             return self._read
-
-
-def _of_length_one(vectors: np.ndarray) -> np.ndarray:
-    found = np.empty(vectors.shape, np.float32)
-    for start in range(0, len(vectors), _ROWS):
-        part = vectors[start : start + _ROWS].astype(np.float32)
-        found[start : start + _ROWS] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9)
-    return found
 
 
 def _in_faiss(keys: np.ndarray) -> Search | None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.plain import is_plain_linear
 from kblam.errors import AdapterError, KnowledgeError
+from kblam.models.weights import places, probe
 
 INT8 = "int8"
 QUERY_STORAGE = ("auto", INT8)
@@ -23,6 +24,9 @@ _LARGEST = 127
 # What `_weight_int8pack_mm` is quick in: on a CPU no other dtype has vector instructions. Rounding states and outputs
 # to bfloat16 costs a fifth of what rounding the weights to int8 does.
 PRODUCT = torch.bfloat16
+# Outputs of a head that are looked at to see whether its weights were written in a way that is not counted (`.data`,
+# inference mode): all of them would be read as often as the head itself.
+_LOOKED_AT = 64
 # It reads the weights again for every few rows; with more, a product with widened weights is quicker.
 MOST_ROWS = 64
 
@@ -63,12 +67,12 @@ class QueryHeads:
     """The int8 heads of one attachment, made anew when a weight of the adapter has changed."""
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Any, Int8Head]] = {}
+        self._made: dict[int, tuple[Any, Tensor, Int8Head]] = {}
 
     def of(self, layer: int) -> Int8Head | None:
         """The head of a knowledge layer; None where the adapter's own is used."""
         made = self._made.get(layer)
-        return None if made is None else made[1]
+        return None if made is None else made[2]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -81,11 +85,10 @@ class QueryHeads:
         _check_plain(adapter)
         for layer in adapter.config.knowledge_layers:
             weight = cast(nn.Linear, adapter.query_heads[str(layer)]).weight
-            # A tensor made in inference mode does not count its writes.
-            writes = None if weight.is_inference() else weight._version
-            state = (weight.data_ptr(), weight.dtype, writes, device)
-            if layer not in self._made or self._made[layer][0] != state:
-                self._made[layer] = state, Int8Head.of(weight, device)
+            state, image = (device, places([weight])), _image(weight)
+            made = self._made.get(layer)
+            if made is None or made[0] != state or not torch.equal(made[1], image):
+                self._made[layer] = state, image, Int8Head.of(weight, device)
 
 
 def check_query_storage(query_storage: str, adapter: KnowledgeAdapter, *, trainable: bool) -> None:
@@ -109,6 +112,11 @@ def check_query_storage(query_storage: str, adapter: KnowledgeAdapter, *, traina
             "model's own queries; leave query_storage out"
         )
     _check_plain(adapter)
+
+
+def _image(weight: Tensor) -> Tensor:
+    some = weight.detach()[:: max(1, len(weight) // _LOOKED_AT)]
+    return F.linear(probe(weight.shape[1]).to(some), some)
 
 
 def _check_plain(adapter: KnowledgeAdapter) -> None:

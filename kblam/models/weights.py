@@ -1,7 +1,8 @@
-"""What tells whether an adapter's projectors are as they were when knowledge was projected."""
+"""What tells whether weights are as they were when something was made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,17 @@ def probe(width: int) -> Tensor:
     return torch.sin(torch.arange(1, width + 1, dtype=torch.float32) * 12.9898)[None]
 
 
-def _tensors(adapter: KnowledgeAdapter) -> tuple[Any, ...]:
-    projectors = (adapter.key_projector, adapter.value_projector)
-    found = [tensor for module in projectors for tensor in (*module.parameters(), *module.buffers())]
-    # A tensor made in inference mode does not count its writes.
+def places(tensors: Iterable[Tensor]) -> tuple[Any, ...]:
+    """Where each tensor lies, and how often it was written; one made in inference mode does not count that."""
     return tuple(
         (tensor.data_ptr(), tensor.dtype, tensor.shape, None if tensor.is_inference() else tensor._version)
-        for tensor in found
+        for tensor in tensors
     )
+
+
+def _tensors(adapter: KnowledgeAdapter) -> tuple[Any, ...]:
+    projectors = (adapter.key_projector, adapter.value_projector)
+    return places(tensor for module in projectors for tensor in (*module.parameters(), *module.buffers()))
 
 
 @torch.no_grad()

@@ -23,8 +23,9 @@ from kblam.evaluation.health.findings import (
     SAYS_NOTHING,
     of_value,
 )
-from kblam.evaluation.health.vectors import nearest, normalised
+from kblam.evaluation.health.vectors import nearest
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.cosine import normalised
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 
@@ -115,7 +116,7 @@ def test_values_are_told_by_their_text(value: str, kind: str | None) -> None:
 
 def test_the_nearest_other_key_is_found_in_any_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    keys = normalised(rng.standard_normal((50, 8)).astype(np.float32))
+    keys = normalised(rng.standard_normal((50, 8)), np.float16)
     scores = keys.astype(np.float32) @ keys.astype(np.float32).T
     np.fill_diagonal(scores, -2)
     monkeypatch.setattr("kblam.evaluation.health.vectors._ROWS", 7)

@@ -150,28 +150,21 @@ def arguments_for(problem: AnyProblem, backend: str) -> tuple[Any, tuple[Any, ..
 # What a dtype changes in a schema or a fake is the same in every case of an op.
 CHECKED = [("reference", FLOAT32), ("cpu", torch.bfloat16)]
 IN_EVERY_DTYPE = [(backend, dtype) for backend in ("reference", "cpu") for dtype in DTYPES]
-# A backend can break its schema and what the fake says of it. A trace has the op and no backend, so that of the
-# reference is enough, and of the backward's dtypes one: nine tenths of opcheck's time go into traces.
-UNTRACED = ("test_schema", "test_autograd_registration", "test_faketensor")
-TRACED = (*UNTRACED, "test_aot_dispatch_dynamic")
 
 
 @pytest.mark.usefixtures("fresh_compiler", "library")
 @pytest.mark.parametrize(
-    ("op", "name", "backend", "dtype", "utilities"),
+    ("op", "name", "backend", "dtype"),
     [
-        pytest.param(
-            *(op, name, backend, dtype, UNTRACED if place and backend == "cpu" else TRACED),
-            id=f"{op}-{name}-{backend}-{dtype}",
-        )
+        pytest.param(op, name, backend, dtype, id=f"{op}-{name}-{backend}-{dtype}")
         for op, names in SMALL.items()
         for place, name in enumerate(names)
         for backend, dtype in (CHECKED if place else IN_EVERY_DTYPE)
     ],
 )
-def test_opcheck(op: str, name: str, backend: str, dtype: torch.dtype, utilities: tuple[str, ...]) -> None:
+def test_opcheck(op: str, name: str, backend: str, dtype: torch.dtype) -> None:
     checked, arguments = arguments_for(SMALL[op][name](dtype), backend)
-    torch.library.opcheck(checked.overload, arguments, test_utils=utilities)
+    torch.library.opcheck(checked.overload, arguments)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -188,9 +181,7 @@ def test_opcheck_of_the_backward(op: str, name: str, dtype: torch.dtype) -> None
     first = [True] + [False] * (len(every) - 1)
     for some, wanted in ((gradients, every), ([None, *gradients[1:]], first)):
         if some != [None]:
-            arguments = (*some, *results, *fields, wanted, "reference")
-            utilities = TRACED if dtype == torch.float64 else UNTRACED
-            torch.library.opcheck(checked.backward_overload, arguments, test_utils=utilities)
+            torch.library.opcheck(checked.backward_overload, (*some, *results, *fields, wanted, "reference"))
 
 
 def compiled(problem: AnyProblem, **options: Any) -> Callable[..., tuple[Tensor, ...]]:

@@ -65,14 +65,29 @@ def test_the_questions_part_is_added() -> None:
     assert 0 < error(found[1], found[0]) < 3e-2
 
 
-def test_changed_weights_count_from_the_next_block(tied: Tied) -> None:
+@pytest.mark.parametrize("is_counted", [True, False], ids=["counted", "past autograd"])
+def test_changed_weights_count_from_the_next_block(tied: Tied, is_counted: bool) -> None:
     before = answered(tied, query_storage="int8")
     with torch.no_grad():
         for head in tied.adapter.query_heads.values():
-            cast(nn.Linear, head).weight.neg_()
+            weight = cast(nn.Linear, head).weight
+            (weight if is_counted else weight.data).neg_()
     after = answered(tied, query_storage="int8")
     assert differ(after, before)
     assert error(after, answered(tied)) < 3e-2
+
+
+def test_a_counted_change_is_seen_where_no_output_is_looked_at(tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.models.query_heads._LOOKED_AT", 1)
+    attached = attach(tied.model, tied.adapter, query_storage="int8")
+    before = attached.query_heads.of(0)
+    with torch.no_grad():
+        cast(nn.Linear, tied.adapter.query_heads["0"]).weight[-1].neg_()
+    with attached.using(triples(tied.adapter, 9)):
+        after = attached.query_heads.of(0)
+    assert before is not None
+    assert after is not None
+    assert torch.equal(after.weight[-1], -before.weight[-1])
 
 
 def test_what_does_not_change_is_not_made_again(tied: Tied) -> None:

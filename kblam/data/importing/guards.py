@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from xml.parsers import expat
 
 from kblam.errors import TripleFormatError
+from kblam.strict_json import DEEPEST
 
-# Parsers of RDF/XML and JSON-LD need time and memory with the square of the depth. People nest a few dozen deep.
-DEEPEST = 200
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))

@@ -22,9 +22,10 @@ from kblam.evaluation.health.findings import (
     of_value,
     told,
 )
-from kblam.evaluation.health.vectors import nearest, normalised
+from kblam.evaluation.health.vectors import nearest
 from kblam.evaluation.shares import Share
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.cosine import normalised
 from kblam.knowledge.encoders.base import LimitedEncoder, Progress
 
 # Keys this near are one to a question in words of its own.
@@ -125,7 +126,7 @@ def examine(
     found = _Found()
     total = count + min(questions, count)
     useless = _texts(kb, kb.triples(), found, progress, total)
-    keys = normalised(embeddings.key)
+    keys = normalised(embeddings.key, np.float16)
     rng = question_stream(f"doctor {seed}")
     rows = range(count) if count <= _ALL_KEYS else sorted(rng.sample(range(count), _SAMPLED_KEYS))
     looked = np.fromiter(rows, np.int64)
@@ -222,7 +223,7 @@ def _questions(
         if triple.name not in others:
             others[triple.name] = {each.property for each in kb.find(triple.name)}
     texts = [question(one.property, one.name, rng, others=others[one.name] - {one.property}) for one in triples]
-    vectors = normalised(kb.encode(texts))
+    vectors = normalised(kb.encode(texts), np.float16)
     hits = answered = 0
     for at, own, other, cosine in nearest(vectors, keys, sample):
         triple = triples[at]

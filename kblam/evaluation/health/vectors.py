@@ -11,15 +11,6 @@ _ROWS = 128
 _COLUMNS = 2**16
 
 
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """(M, P) float16 with rows of length 1, in pieces, so that no float32 copy of all is made."""
-    found = np.empty(vectors.shape, np.float16)
-    for start in range(0, len(vectors), _COLUMNS):
-        part = vectors[start : start + _COLUMNS].astype(np.float32)
-        found[start : start + _COLUMNS] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6)
-    return found
-
-
 def nearest(queries: np.ndarray, keys: np.ndarray, own: np.ndarray) -> Iterator[tuple[int, float, int, float]]:
     """For each query (row, cosine with its own key, the best other key, cosine with that).
 

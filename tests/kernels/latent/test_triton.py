@@ -21,7 +21,7 @@ from kblam_kernels.common.triton_split import as_numbers
 from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
 from kblam_kernels.latent.tiles import LatentTile, storage_of
-from tests.kernels.cases import LATENT, LONG, TOKEN_BIAS
+from tests.kernels.cases import LATENT, LONG
 from tests.kernels.ops import call_of_rows
 from tests.kernels.problems import Problem, make_latent
 
@@ -119,15 +119,24 @@ def test_splits_follow_the_list_and_the_device_and_the_batch_has_no_say(M: int, 
 
 
 @pytest.mark.usefixtures("rows_apart")
-@pytest.mark.parametrize("storage", [None, torch.int8], ids=str)
-def test_folding_a_group_in_one_program_changes_no_bit(storage: torch.dtype | None) -> None:
+@pytest.mark.parametrize(
+    ("storage", "units", "M", "H"),
+    [(None, 16, 140, 20), (torch.int8, 16, 140, 20), (None, 64, 500, 40)],
+    ids=["two groups", "int8", "four groups"],
+)
+def test_folding_a_group_in_one_program_changes_no_bit(
+    storage: torch.dtype | None, units: int, M: int, H: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row alone, whose splits are merged at the end, and the same row in a batch that folds them on the way."""
     from kblam_kernels.latent import triton_decode
 
-    # Nine splits of 16, two groups; six row tiles.
-    M, ranges = 140, torch.tensor([[0, 140], [40, 135], [0, 100], [33, 34], [7, 140]], dtype=torch.int32)
-    options = {"knowledge_range": ranges, "knowledge_bias": TOKEN_BIAS[:M], "dtype": FLOAT32, "storage": storage}
-    problem = make_latent(B=5, H=20, G=4, N=1, M=M, **options)
+    monkeypatch.setitem(MULTIPROCESSORS, "interpreter", units)
+    # Splits of 16.
+    ranges = torch.tensor([[0, M], [40, M - 5], [0, 100], [33, 34], [7, M]], dtype=torch.int32)
+    bias = torch.arange(M) % 5 - 2.0
+    bias[::7] = -torch.inf
+    options = {"knowledge_range": ranges, "knowledge_bias": bias, "dtype": FLOAT32, "storage": storage}
+    problem = make_latent(B=5, H=H, G=4, N=1, M=M, **options)
     assert cut_of(problem).folded == GROUP
     together = run(problem)
     _, call = problem.call()
