@@ -21,10 +21,11 @@ from kblam_kernels import (
 from kblam_kernels.common.splits import MAX_DECODE_QUERIES
 from kblam_kernels.latent import tiles
 from tests import tolerances
-from tests.kernels import cases, ops
+from tests.kernels import cases, ops, ways
 from tests.kernels.cases import Case
-from tests.kernels.ops import BFLOAT16, DTYPES, FLOAT32, STORAGE, TRITON_WAYS, AnyProblem, Way, stored
+from tests.kernels.ops import TRITON_WAYS
 from tests.kernels.problems import EvidenceProblem, Problem, evidence_of, make, make_latent
+from tests.kernels.ways import BFLOAT16, DTYPES, FLOAT32, STORAGE, AnyProblem, Way, stored
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,11 +46,11 @@ LATENT_MODEL: dict[str, Any] = MODEL | {"P": 384}
 WIDTHS = (5, 256, 384, 512, 768, 1000, 1024, 1536, 3072)
 
 
-def _latents(storage: torch.dtype | None = None, **changes: Any) -> ops.Make:
+def _latents(storage: torch.dtype | None = None, **changes: Any) -> ways.Make:
     return lambda dtype: make_latent(**LATENT_MODEL | changes, dtype=dtype, storage=storage)
 
 
-def _evidence(maker: Any, storage: torch.dtype | None = None, **changes: Any) -> ops.Make:
+def _evidence(maker: Any, storage: torch.dtype | None = None, **changes: Any) -> ways.Make:
     options = {} if storage is None else {"storage": storage}
     return lambda dtype: evidence_of(maker(**changes, **options, dtype=dtype))
 
@@ -173,14 +174,14 @@ USUAL: dict[str, tuple[Way, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("way", "name", "dtype"), [*ops.params((*SMALL, *REAL), DTYPES), *ops.params(REAL_BFLOAT16, (BFLOAT16,))]
+    ("way", "name", "dtype"), [*ways.params((*SMALL, *REAL), DTYPES), *ways.params(REAL_BFLOAT16, (BFLOAT16,))]
 )
 def test_near_float64(way: Way, name: str, dtype: torch.dtype) -> None:
     way.near(name, dtype, DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("way", "name"), ops.row_params(ROWS))
+@pytest.mark.parametrize(("way", "name"), ways.row_params(ROWS))
 def test_a_row_has_the_bits_that_it_has_alone_and_every_time(way: Way, name: str, dtype: torch.dtype) -> None:
     problem = way.rows[name](dtype).on(DEVICE)
     together = way.bits(problem)

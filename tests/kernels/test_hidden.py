@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common import columns
-from tests.kernels import ops
-from tests.kernels.ops import CPP_WAYS, DTYPES, FLOAT32, SMALL, STORAGE, TRITON_WAYS, Way
+from tests.kernels import ops, ways
+from tests.kernels.ops import CPP_WAYS, SMALL, TRITON_WAYS
 from tests.kernels.problems import INF, EvidenceProblem, evidence_of, make
+from tests.kernels.ways import DTYPES, FLOAT32, STORAGE, Way
 
 SPECIFIED_WAYS = [dataclasses.replace(way, backend="reference", mixes=False) for way in CPP_WAYS]
 # Dense knowledge has the query's dtype.
 STORED_WAYS = [
-    pytest.param(way, storage, id=f"{way.backend}-{way.name}-{ops.stored(storage)}")
+    pytest.param(way, storage, id=f"{way.backend}-{way.name}-{ways.stored(storage)}")
     for way in (*TRITON_WAYS, *CPP_WAYS, *SPECIFIED_WAYS)
     for storage in (STORAGE if way.name.startswith(("latent", "evidence")) else (None,))
 ]

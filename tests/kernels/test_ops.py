@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from kblam_kernels import BackendUnavailableError, DenseKnowledge, evidence
 from tests import tolerances
-from tests.kernels import ops
+from tests.kernels import ops, ways
 from tests.kernels.cpu.pinned import with_instruction_set, with_threads
-from tests.kernels.ops import CPP_WAYS, DTYPES, SMALL, SPECIFIED, STORAGE, TRITON_WAYS, AnyProblem, Expected, Way
+from tests.kernels.ops import CPP_WAYS, SMALL, SPECIFIED, TRITON_WAYS
 from tests.kernels.problems import (
     INF,
     PROMPT,
@@ -28,6 +28,7 @@ from tests.kernels.problems import (
     make_latent,
     through_sdpa,
 )
+from tests.kernels.ways import DTYPES, STORAGE, AnyProblem, Expected, Way
 
 SPECIFICATIONS = [pytest.param(op, name, id=f"{op}-{name}") for op, cases in SPECIFIED.items() for name in cases]
 SMALL_CASES = [pytest.param(op, name, id=f"{op}-{name}") for op, cases in SMALL.items() for name in cases]
@@ -48,18 +49,18 @@ def test_the_specification_is_pytorchs_own_attention(op: str, name: str) -> None
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize(("way", "name", "dtype"), ops.params(TRITON_WAYS))
+@pytest.mark.parametrize(("way", "name", "dtype"), ways.params(TRITON_WAYS))
 def test_triton_is_near_float64(way: Way, name: str, dtype: torch.dtype) -> None:
     way.near(name, dtype)
 
 
-@pytest.mark.parametrize(("way", "name", "dtype"), ops.params(CPP_WAYS))
+@pytest.mark.parametrize(("way", "name", "dtype"), ways.params(CPP_WAYS))
 def test_the_cpp_kernels_are_near_float64(way: Way, name: str, dtype: torch.dtype, instruction_set: str) -> None:
     way.near(name, dtype)
 
 
 @pytest.mark.usefixtures("interpreted", "rows_apart")
-@pytest.mark.parametrize(("way", "name"), ops.row_params(TRITON_WAYS))
+@pytest.mark.parametrize(("way", "name"), ways.row_params(TRITON_WAYS))
 def test_a_row_has_the_bits_that_it_has_alone_in_triton(way: Way, name: str) -> None:
     problem = way.rows[name](FLOAT32)
     # The last one: its rows lie in another place of a tile than alone.
@@ -68,7 +69,7 @@ def test_a_row_has_the_bits_that_it_has_alone_in_triton(way: Way, name: str) -> 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("way", "name"), ops.row_params(CPP_WAYS))
+@pytest.mark.parametrize(("way", "name"), ways.row_params(CPP_WAYS))
 def test_a_row_has_the_bits_that_it_has_alone_in_cpp(
     way: Way, name: str, dtype: torch.dtype, instruction_set: str
 ) -> None:
@@ -273,7 +274,7 @@ def test_the_specification_leaves_nothing_unwritten(op: str, name: str, dtype: t
         return [*results, *problem.gradients()] if op == "dense" else results
 
     expected = everything()
-    with ops.poisoned():
+    with ways.poisoned():
         for actual, clean in zip(everything(), expected, strict=True):
             assert torch.equal(actual, clean)
 

@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import weakref
-from dataclasses import replace
 
 import pytest
 import torch
 
-from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
-from kblam.adapter.confidence import Confidence, Signs
+from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import PropertyHead
-from kblam.errors import EncoderError, KnowledgeError
-from kblam.models.judging import Candidate, Judge, Judged, judge_of
+from kblam.models.judging import Judge, judge_of
 from tests.fakes import HashingEncoder
-
-WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3, best=1)
-SHAPE = {"embedding_dim": 16, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "head_dim": 4, "layers": (0, 1)}
-
-
-class Counting(HashingEncoder):
-    """Remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(16)
-        self.seen: list[str] = []
-
-    def encode(self, texts, **options):  # type: ignore[no-untyped-def]
-        self.seen += texts
-        return super().encode(texts, **options)
-
-
-def adapter(**options: object) -> KnowledgeAdapter:
-    torch.manual_seed(0)
-    given = {"property_width": 8, "confidence": WEIGHTS, "known_above": 0.5} | options
-    return KnowledgeAdapter(AdapterConfig(**SHAPE, **given))  # type: ignore[arg-type]
-
-
-def base(encoder: HashingEncoder, *properties: str) -> KnowledgeBase:
-    return KnowledgeBase.from_triples([Triple(f"Anvil {n}", p, "x") for n, p in enumerate(properties)], encoder)
-
-
-def vectors(encoder: HashingEncoder, texts: list[str]) -> torch.Tensor:
-    return torch.from_numpy(encoder.encode(texts)).float()
-
-
-def judged(question: str, *found: tuple[str, str, float]) -> Judged:
-    return Judged(question, [Candidate(*one) for one in found])
-
-
-def shares_of(
-    asking: KnowledgeAdapter, asked: torch.Tensor, keys: torch.Tensor, said: dict[tuple[int, int], int] | None = None
-) -> torch.Tensor:
-    """Of how many words the properties are that the questions say is in `said`."""
-    assert asking.property_head is not None
-    more = torch.zeros(len(asked), len(keys))
-    for place, count in (said or {}).items():
-        more[place] = 2.0 * count
-    return asking.property_head.log_shares(asked, asking.property_head.keys(keys), more=more)
+from tests.models.judges import WEIGHTS, Counting, adapter, base, judged, shares_of, vectors
 
 
 def test_the_signs_of_a_question() -> None:
@@ -191,52 +143,6 @@ def test_without_a_property_head_properties_are_not_compared() -> None:
         assert encoder.seen == []
 
 
-def test_properties_are_encoded_once_and_followed() -> None:
-    encoder, asking = Counting(), adapter()
-    with base(encoder, "price", "weight", "price") as kb:
-        encoder.seen.clear()
-        judge = judge_of(asking, kb)
-        assert judge is not None
-        assert encoder.seen == ["the everything of it", "the price of it", "the weight of it"]
-        encoder.seen.clear()
-        assert judge_of(asking, kb) is judge
-        kb.add(Triple("Anvil 0", "price", "y"))
-        assert judge_of(asking, kb) is judge
-        assert "it" not in " ".join(encoder.seen).split()
-        kb.add(Triple("Anvil 9", "color", "red"))
-        encoder.seen.clear()
-        assert judge_of(asking, kb) is judge
-        assert encoder.seen == ["the color of it"]
-        asked = [judged("the color of Anvil 9", ("Anvil 9", "price", 0.1))]
-        assert judge.signs(asked)[0][0].other == 1
-        assert judge.says_a_name("the color of Anvil 9")
-        kb.remove("Anvil 9", "color")
-        judge_of(asking, kb)
-        assert judge.signs(asked)[0][0].other == 0
-        assert not judge.says_a_name("the color of Anvil 9")
-        fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-        asked = [judged("the price of Anvil 9", ("Anvil 9", "price", 0.1))]
-        assert judge.signs(asked)[0][0].share == pytest.approx(fresh.signs(asked)[0][0].share)
-
-
-def test_an_encoder_that_fails_once_is_asked_again() -> None:
-    encoder, asking = HashingEncoder(16), adapter()
-    with base(encoder, "price", "weight") as kb:
-        whole, fails = encoder.encode, [True]
-
-        def encode(texts, **options):  # type: ignore[no-untyped-def]
-            if fails.pop() if fails else False:
-                raise EncoderError("the server is busy")
-            return whole(texts, **options)
-
-        encoder.encode = encode  # type: ignore[method-assign]
-        with pytest.raises(EncoderError, match="busy"):
-            judge_of(asking, kb)
-        judge = judge_of(asking, kb)
-        assert judge is not None
-        assert judge.signs([judged("the price of Anvil 0", ("Anvil 0", "price", 0.1))])[0][0].share < 0
-
-
 def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
@@ -275,35 +181,6 @@ def test_a_property_may_be_the_best_of_the_base_though_another_is_likelier() -> 
     assert all(more.share < less.share for less, more in zip(alone, beside, strict=True))
 
 
-def test_a_judge_reads_the_weights_that_the_adapter_has_now() -> None:
-    encoder, asking = HashingEncoder(16), adapter()
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    one = [judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))]
-    before = judge.verdicts(one)
-    assert asking.property_head is not None
-    with torch.no_grad():
-        asking.property_head.question.weight.add_(1.5 * torch.randn_like(asking.property_head.question.weight))
-    between = judge.verdicts(one)
-    assert between != before
-    with torch.no_grad():
-        asking.property_head.property.weight.add_(torch.randn_like(asking.property_head.property.weight))
-    assert judge.verdicts(one) != between
-    asking.config = replace(asking.config, confidence=None)
-    with pytest.raises(KnowledgeError, match="has no confidence"):
-        judge.verdicts(one)
-
-
-def test_a_judge_keeps_no_knowledge_base_alive() -> None:
-    kb = base(HashingEncoder(16), "price")
-    asking = adapter()
-    judge_of(asking, kb)
-    gone = weakref.ref(kb)
-    kb.close()
-    del kb
-    gc.collect()
-    assert gone() is None
-
-
 def test_a_question_for_everything() -> None:
     """A score is a cosine of the sentence vectors here: what is asked as its key is written has the largest share."""
     asking = adapter()
@@ -335,16 +212,6 @@ def test_a_description_has_the_share_of_everything_besides() -> None:
     assert described.share == pytest.approx(math.log(math.exp(shares[0]) + math.exp(shares[1])))
     assert weight.share == pytest.approx(shares[2])
     assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
-
-
-def test_a_judge_keeps_no_adapter_alive() -> None:
-    with base(HashingEncoder(16), "price") as kb:
-        asking = adapter()
-        assert judge_of(asking, kb) is not None
-        gone = weakref.ref(asking)
-        del asking
-        gc.collect()
-        assert gone() is None
 
 
 def test_a_head_of_its_own_takes_the_place_of_the_adapter_s() -> None:
@@ -395,46 +262,6 @@ def test_a_property_is_not_beaten_by_itself_in_other_letters() -> None:
     found = [("Anvil 3", prop, 0.2) for prop in ("price", "Price", "weight")]
     for text in ("the price of Anvil 3", "the Price of Anvil 3"):
         assert [one.beaten for one in judge.signs([judged(text, *found)])[0]] == [0, 0, 1]
-
-
-def one_share(judge: Judge) -> float:
-    ((signs,),) = judge.signs([judged("What is the price of Anvil 3?", ("Anvil 3", "price", 0.25))])
-    return signs.share
-
-
-def test_autocast_changes_no_share() -> None:
-    """Nor what is kept for a call outside it, which reads in another precision."""
-    encoder, asking = HashingEncoder(16), adapter()
-    first, later = (Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"]) for _ in range(2))
-    with torch.autocast("cpu", torch.bfloat16):
-        under = one_share(first)
-    assert one_share(first) == under == one_share(later)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_head_may_change_its_precision(dtype: torch.dtype) -> None:
-    encoder, asking = HashingEncoder(16), adapter()
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    before = one_share(judge)
-    asking.to(dtype)
-    assert one_share(judge) == pytest.approx(before, abs=0.2)
-    asking.float()
-    fresh = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    assert one_share(judge) == one_share(fresh)
-
-
-def test_a_head_whose_weights_are_written_past_autograd_is_read_anew() -> None:
-    encoder, asking = HashingEncoder(16), adapter()
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"])
-    before = one_share(judge)
-    assert asking.property_head is not None
-    asking.property_head.property.weight.data.mul_(torch.linspace(-1, 2, 16))
-    changed = one_share(judge)
-    assert changed != before
-    hook = asking.property_head.property.register_forward_hook(lambda module, given, output: output.flip(-1))
-    assert one_share(judge) not in (before, changed)
-    hook.remove()
-    assert one_share(judge) == changed
 
 
 def test_names_are_found_where_they_stand() -> None:

@@ -18,8 +18,8 @@ from kblam_kernels.common.launch import Launch, recording
 from kblam_kernels.common.splits import GROUP
 from kblam_kernels.latent import tiles
 from tests.kernels.attention.engines import HQ, Batch, D, batch
-from tests.kernels.ops import FLOAT32
 from tests.kernels.problems import INF
+from tests.kernels.ways import FLOAT32
 
 # Few rows: in the interpreter each is a program for every head and split.
 NEW, SPANS = [3, 1, 1, 1, 0, 2], [(0, 40), (7, 7), (5, 6), (30, 99), (0, 40), (9, 3)]

@@ -26,8 +26,8 @@ from kblam_kernels import (
 from kblam_kernels.common.splits import MIN_DENSE_SPLIT
 from tests import tolerances
 from tests.kernels.attention.engines import HKV, HQ, NEW, SPANS, Batch, D, batch
-from tests.kernels.ops import BFLOAT16, DTYPES, FLOAT32, STORAGE, stored
 from tests.kernels.problems import INF
+from tests.kernels.ways import BFLOAT16, DTYPES, FLOAT32, STORAGE, stored
 
 LAYOUTS = [
     pytest.param(False, None, id="dense"),

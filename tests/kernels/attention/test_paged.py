@@ -13,8 +13,8 @@ from torch import Tensor
 from kblam_kernels import BackendUnavailableError, UnsupportedInputError, paged_prompt_attention
 from kblam_kernels.attention.paged import PagedCall, paged_attention
 from tests import tolerances
-from tests.kernels.ops import DTYPES, FLOAT32
 from tests.kernels.problems import INF
+from tests.kernels.ways import DTYPES, FLOAT32
 
 BLOCKS, SIZE, HQ, HKV, D = 12, 4, 4, 2, 8
 LENGTHS, NEW = [9, 1, 16, 5, 7], [1, 1, 6, 0, 7]

@@ -15,7 +15,8 @@ pytest.importorskip("triton")
 from kblam_kernels.common import launch
 from kblam_kernels.common.launch import Heads, columns, heads, recording, stride_of, target_arch
 from kblam_kernels.tools.cases import cases
-from tests.kernels.ops import TRITON_WAYS, Way
+from tests.kernels.ops import TRITON_WAYS
+from tests.kernels.ways import Way
 
 
 def test_a_launch_is_noted_and_not_made() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kblam_kernels import DenseKnowledge, rectangular_attention
-from tests.kernels.ops import DTYPES, Expected, check_dense
 from tests.kernels.problems import INF, Problem, make
+from tests.kernels.ways import DTYPES, Expected, check_dense
 
 
 def hold(problem: Problem) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, evidence
 from tests import tolerances
-from tests.kernels.ops import DTYPES, STORAGE
 from tests.kernels.problems import INF, EvidenceProblem, Problem, evidence_of, make, make_latent
+from tests.kernels.ways import DTYPES, STORAGE
 
 M = 700  # two tasks, the last ragged
 RANGES = torch.tensor([[0, 130], [64, 9000], [300, 300]], dtype=torch.int32)

@@ -15,9 +15,9 @@ from kblam_kernels import evidence, rectangular_attention
 from kblam_kernels.latent import cpu
 from kblam_kernels.latent.absorption import Absorbed, Mixed
 from tests.kernels.cpu.pinned import HAVE_BYTES, with_threads
-from tests.kernels.ops import call_of_rows
 from tests.kernels.problems import INF, Problem, absorbed_of
 from tests.kernels.problems import make_latent as make
+from tests.kernels.ways import call_of_rows
 
 # A query is rounded to 254 levels of its largest number, a weight to 255 of its tile's: so much of an output's root
 # mean square, where scores spread by about one.

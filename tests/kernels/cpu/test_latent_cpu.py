@@ -12,8 +12,8 @@ from kblam_kernels import explain
 from kblam_kernels.latent import cpu
 from kblam_kernels.latent.absorption import Mixed
 from tests.kernels.cases import LONG
-from tests.kernels.ops import DTYPES
 from tests.kernels.problems import INF, Problem, absorbed_of, make_latent
+from tests.kernels.ways import DTYPES
 
 
 def mixed(problem: Problem, **changes: Any) -> Mixed:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from tests.kernels.cpu.pinned import with_threads
 from tests.kernels.cpu.test_int8_products import allowed
 from tests.kernels.cpu.test_int8_products import hold as hold_rounded
-from tests.kernels.ops import Expected, check_dense, check_latent
 from tests.kernels.problems import Problem, make, make_latent
+from tests.kernels.ways import Expected, check_dense, check_latent
 
 
 def hold(problem: Problem) -> None:

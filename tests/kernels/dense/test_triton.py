@@ -11,10 +11,10 @@ from kblam_kernels.common.tiles import Tile
 from kblam_kernels.dense.op import dense_attention
 from kblam_kernels.dense.tiles import DECODE
 from kblam_kernels.errors import UnsupportedInputError
-from tests.kernels import cases, ops
+from tests.kernels import cases, ops, ways
 from tests.kernels.cases import LONG_DENSE
-from tests.kernels.ops import Expected, Results
 from tests.kernels.problems import INF, Problem, make
+from tests.kernels.ways import Expected, Results
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 FLOAT32 = torch.float32
@@ -43,7 +43,7 @@ def test_other_tiles_of_the_single_pass_give_the_same(
 @pytest.mark.parametrize("tile", [Tile(16, 16, 4, 1), Tile(32, 64, 4, 2)], ids=str)
 def test_other_tiles_of_split_decode_give_the_same(tile: Tile) -> None:
     problem = cases.SPLITS[2].problem(FLOAT32)
-    ops.check_dense(decoded(problem, tile), Expected(problem, problem.exact(), problem.run()), False)
+    ways.check_dense(decoded(problem, tile), Expected(problem, problem.exact(), problem.run()), False)
 
 
 @pytest.mark.usefixtures("rows_apart")

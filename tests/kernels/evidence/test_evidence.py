@@ -14,10 +14,10 @@ from kblam_kernels.common import columns
 from kblam_kernels.common.tiles import select
 from kblam_kernels.evidence import cpu
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
-from tests.kernels import ops
+from tests.kernels import ways
 from tests.kernels.cases import SCORE_BIAS
-from tests.kernels.ops import Expected
 from tests.kernels.problems import INF, Problem, evidence_of, make, make_latent, through_sdpa
+from tests.kernels.ways import Expected
 
 TOKEN_BIAS = torch.tensor([0.3, -INF, 1.5, 0.0, -2.0, 0.7, 0.1])
 RANGES = torch.tensor([[0, 7], [2, 5]], dtype=torch.int32)
@@ -262,7 +262,7 @@ def test_other_tiles_give_the_same(maker: Any, tile: MassTile) -> None:
     width = {"D": 40} if maker is make else {"P": 40}
     problem = evidence_of(maker(B=1, H=2, G=1, N=5, M=70, **width, knowledge_bias=SCORE_BIAS, dtype=torch.float32))
     (found,) = triton_mass.forward(problem.call()[1], tile)
-    ops.check_mass((found,), Expected(problem, problem.exact(), problem.run()), False)
+    ways.check_mass((found,), Expected(problem, problem.exact(), problem.run()), False)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
 from kblam_kernels.latent.tiles import LatentTile, storage_of
 from tests.kernels.cases import LATENT, LONG
-from tests.kernels.ops import call_of_rows
 from tests.kernels.problems import Problem, make_latent
+from tests.kernels.ways import call_of_rows
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 FLOAT32, HALF = torch.float32, torch.float16

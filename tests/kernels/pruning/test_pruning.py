@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, evidence, prune, rectangular_attention
 from kblam_kernels.pruning import choose, interface, select
-from tests.kernels.ops import DTYPES, STORAGE, stored
 from tests.kernels.problems import INF, Problem, make, make_latent
+from tests.kernels.ways import DTYPES, STORAGE, stored
 
 TOKEN_BIAS = torch.tensor([0.3, -INF, 1.5, 0.0, -2.0, 0.7, 0.1])
 RANGES = torch.tensor([[0, 7], [2, 5]], dtype=torch.int32)
