@@ -20,6 +20,7 @@ from kblam.demo.tiny.words import PROPERTIES
 from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
+from kblam.models.query_heads import Int8Head
 from kblam.models.smollm2 import quick_dtype
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
 from tests.cli.conftest import kblam
@@ -247,6 +248,7 @@ def test_a_question_that_does_not_fit(model_folder: Path) -> None:
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--backend", "fast"], "backend='fast' is not one of"),
         (["--storage", "int3"], "int3"),
+        (["--query-storage", "int3"], "query_storage must be one of auto, int8; got 'int3'"),
         (["--plan", "fast"], "'fast' is not understood"),
     ],
 )
@@ -281,6 +283,20 @@ def test_how_knowledge_is_kept_and_read_is_a_flag_and_told(model_folder: Path) -
         "latents of 16 x 1 bytes"
         in kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--storage", "int8", "-v").ok().stderr
     )
+
+
+def test_query_heads_in_int8_are_a_flag_away(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded: list[torch.Size] = []
+    made = Int8Head.of
+
+    def of(weight: torch.Tensor, device: torch.device) -> Int8Head:
+        rounded.append(weight.shape)
+        return made(weight, device)
+
+    monkeypatch.setattr(Int8Head, "of", of)
+    run = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--query-storage", "int8", "--json").ok()
+    assert run.json["evidence"][0]["name"] == "Amber Falcon"
+    assert rounded
 
 
 def test_an_answer_in_another_script_stays_readable(
