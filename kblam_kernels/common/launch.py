@@ -221,6 +221,18 @@ def stride_of(tensor: Tensor | None, axis: int) -> int:
     return 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
 
 
+# Triton compiles a kernel anew where a number in a tuple becomes 1 or a multiple of 16, whatever do_not_specialize says
+# of the tuple. Numbers of these arguments follow lengths, so they are sent as 2n + 3, which is neither; kernels take
+# them with `triton_parts.received`.
+SENT = ("strides", "sizes", "cut")
+
+
+def sent(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a launch as its kernel gets them."""
+    coded = {name: type(arguments[name])(*(2 * n + 3 for n in arguments[name])) for name in SENT if name in arguments}
+    return arguments | coded
+
+
 class Launch(NamedTuple):
     """A launch that was recorded."""
 
@@ -277,4 +289,4 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     if 0 in grid:
         return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](**arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)
+        kernel[grid](**sent(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages)

@@ -15,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common import memory
-from kblam_kernels.common.call import Saved
+from kblam_kernels.common.call import Saved, Sizes
 from kblam_kernels.common.launch import LOG2E as HOST_LOG2E
-from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
+from kblam_kernels.common.launch import Knowledge, Strides, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, store_rows, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, received, store_rows, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.gradient import OF_KNOWLEDGE, OF_PROMPT, row_terms
 from kblam_kernels.dense.tiles import backward_tile
@@ -100,6 +100,8 @@ def dense_backward_rows_kernel(
 
     `scale` and `level` have log2(e) folded in.
     """
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     program = tl.program_id(0)
     row_tiles = tl.cdiv(N, TILE.BLOCK_N)
@@ -174,6 +176,8 @@ def dense_backward_columns_kernel(
     Those are the rows of all heads of a prompt group, or of the batch rows that share knowledge. `grad_bias` is float32
     (B, Hq, M) or None.
     """
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     COLUMNS: tl.constexpr = TILE.BLOCK_N
     length = M if IS_KNOWLEDGE else T

@@ -13,8 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common import memory
+from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.launch import (
+    Cut,
     Knowledge,
+    Strides,
     attention,
     chunks,
     cut_of,
@@ -26,7 +29,7 @@ from kblam_kernels.common.launch import (
 )
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MERGE, MIN_DENSE_SPLIT, head_chunk_of, split_tokens
 from kblam_kernels.common.tiles import Tile, precision_of, select
-from kblam_kernels.common.triton_parts import LN2, LOG2E
+from kblam_kernels.common.triton_parts import LN2, LOG2E, received
 from kblam_kernels.common.triton_split import (
     gather_rows,
     levels_of,
@@ -120,6 +123,9 @@ def dense_decode_kernel(
     HEAD: tl.constexpr,
 ):
     """One program: a row tile against one split of the knowledge, or of the prompt. `scale` has log2(e) folded in."""
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
+    cut = Cut(*received(cut))
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
         _knowledge_split(
@@ -147,6 +153,8 @@ def dense_merge_kernel(
     BLOCK_COLUMNS: tl.constexpr,
 ):
     """One program: merges the splits of one row, for BLOCK_COLUMNS of its output."""
+    sizes = Sizes(*received(sizes))
+    cut = Cut(*received(cut))
     Hq, N, splits = sizes.Hq, sizes.N, cut.splits
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)

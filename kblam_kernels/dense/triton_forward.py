@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.columns import without_hidden
-from kblam_kernels.common.launch import Knowledge, attention, heads, launch, target_arch
+from kblam_kernels.common.launch import Knowledge, Strides, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import Tile, precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, received, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.tiles import forward_tile, split_head_dim
 from kblam_kernels.dense.triton_spans import KernelTile, knowledge_span, load_parts, prompt_span
@@ -47,6 +48,8 @@ def dense_forward_kernel(
 
     `scale` has log2(e) folded in; the mask is float32, 0 or -inf, and is added to scores.
     """
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     # Neighbouring programs read the same columns, so that these are in L2: first the tiles of one head, then,
     # when the batch shares its knowledge, the batch rows of that head, else the heads of one prompt group.

@@ -13,11 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import chunks, heads, launch, target_arch, visibility
+from kblam_kernels.common.launch import Strides, chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of, select
-from kblam_kernels.common.triton_parts import LOG2E, load_range, zeros
+from kblam_kernels.common.triton_parts import LOG2E, load_range, received, zeros
 from kblam_kernels.common.triton_split import add_chunk, streamed_scores
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
@@ -50,6 +50,8 @@ def evidence_mass_kernel(
     """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is multiplied with `rows_of_head` rows,
     counted (head, query). `scale` has log2(e) folded in.
     """
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
     N, M = sizes.N, sizes.M
     program = tl.program_id(0)
     # Batch rows that share their keys are neighbours, so that the keys are in L2.

@@ -7,7 +7,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LN2, finite, product, rounded, unseen, zeros
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import Cut
+from kblam_kernels.common.triton_parts import LN2, finite, product, received, rounded, unseen, zeros
 
 
 @triton.jit(do_not_specialize=["sizes"])
@@ -26,6 +28,7 @@ def latent_absorb_kernel(
 
     Rows of a head are counted (batch, query), those of the results (batch, head, query).
     """
+    sizes = Sizes(*received(sizes))
     N = sizes.N
     row_tile, head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     local = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -90,6 +93,8 @@ def latent_project_kernel(
 
     The splits of a group are added one after the other, as a program that folds a group adds them, then the groups.
     """
+    sizes = Sizes(*received(sizes))
+    cut = Cut(*received(cut))
     Hq, N, splits, knowledge_splits = sizes.Hq, sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS
     GROUPS: tl.constexpr = MERGE.GROUPS

@@ -11,7 +11,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LOG2E, finite, load_range, product, rounded, unseen, zeros
+from kblam_kernels.common.call import Sizes
+from kblam_kernels.common.launch import Cut, Strides
+from kblam_kernels.common.triton_parts import (
+    LOG2E,
+    finite,
+    load_range,
+    product,
+    received,
+    rounded,
+    unseen,
+    zeros,
+)
 from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile, prompt_split
 
 
@@ -294,6 +305,9 @@ def latent_decode_kernel(
     `scale` has log2(e) folded in. Rows are counted (batch, head, query). LATENT, VALUES and HEAD are `Chunks`: of
     latents, of a program's part of the value columns, of a head.
     """
+    strides = Strides(*received(strides))
+    sizes = Sizes(*received(sizes))
+    cut = Cut(*received(cut))
     # The prompt's programs are short, so they come first: the last to end are of the knowledge, which is cut evenly.
     program = tl.program_id(0) - (tl.num_programs(0) - cut.knowledge_programs)
     if program < 0:

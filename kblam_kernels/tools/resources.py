@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kblam_kernels.common.launch import Launch, recording
+from kblam_kernels.common.launch import Launch, recording, sent
 from kblam_kernels.common.tiles import SHARED_LIMIT
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     def typed(value: Any, place: tuple[int, ...], specialised: bool) -> Any:
         if isinstance(value, tuple):
-            return type(value)(*(typed(part, (*place, i), specialised) for i, part in enumerate(value)))
+            # What do_not_specialize says of a tuple is not heard.
+            return type(value)(*(typed(part, (*place, i), True) for i, part in enumerate(value)))
         if value is None or (specialised and isinstance(value, int) and value == 1):
             constants[place] = value
             return "constexpr"
@@ -108,6 +109,7 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             divisible[place] = [["tt.divisibility", 16]]
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 
+    arguments = sent(arguments)
     for i, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
         if parameter.is_constexpr:
