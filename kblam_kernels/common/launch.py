@@ -78,7 +78,7 @@ class Cut(NamedTuple):
         rows: query rows that share a list, its range and its bias; they form one of `groups`.
         row_count: query rows of the call.
         row_tiles: row tiles of a group.
-        knowledge_programs: programs of the knowledge; the others are the prompt's.
+        knowledge_programs, prompt_programs: programs of each block.
         knowledge_splits, splits: number of partial results of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
         folded: splits of the knowledge that make one partial result.
@@ -91,6 +91,7 @@ class Cut(NamedTuple):
     row_tiles: int
     groups: int
     knowledge_programs: int
+    prompt_programs: int
     knowledge_splits: int
     splits: int
     split_size: int
@@ -109,8 +110,8 @@ def cut_of(
     prompt_rows: int,
     folded: int = 1,
     is_shared: bool = True,
-) -> tuple[Cut, int]:
-    """The cut of a decode launch, and its number of programs.
+) -> Cut:
+    """The cut of a decode launch.
 
     Args:
         rows: query rows of one row of the batch. Rows of the batch fold if they share the list, its range and its bias.
@@ -125,12 +126,13 @@ def cut_of(
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
     knowledge_splits, prompt_splits = -(-call.span // (split_size * folded)), -(-T // PROMPT_SPLIT)
-    cut = Cut(
+    return Cut(
         rows=rows,
         row_count=B * Hq * N,
         row_tiles=row_tiles,
         groups=groups,
         knowledge_programs=knowledge_splits * groups * row_tiles * programs,
+        prompt_programs=prompt_splits * B * Hkv * prompt_row_tiles,
         knowledge_splits=knowledge_splits,
         splits=knowledge_splits + prompt_splits,
         split_size=split_size,
@@ -138,7 +140,6 @@ def cut_of(
         prompt_row_tiles=prompt_row_tiles,
         is_spanned=int(call.is_spanned),
     )
-    return cut, cut.knowledge_programs + prompt_splits * B * Hkv * prompt_row_tiles
 
 
 class Chunks(NamedTuple):
@@ -280,8 +281,15 @@ def multiprocessors(tensor: Tensor) -> int:
     return MULTIPROCESSORS[target_arch(tensor)]
 
 
-def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **arguments: Any) -> None:
-    """Launches a kernel on the device of the tensor `on`, with the warps and stages of a tile."""
+def launch(
+    kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, *, follows: bool = False, **arguments: Any
+) -> None:
+    """Launches a kernel on the device of the tensor `on`, with the warps and stages of a tile.
+
+    Args:
+        follows: it waits for the launch before by itself (`triton_parts.wait_for_previous`), so it may start before that
+            one has ended: a programmatic dependent launch.
+    """
     recorder = _RECORDING.get()
     if recorder is not None:
         recorder.launches.append(Launch(kernel, grid, arguments, tile))
@@ -289,4 +297,5 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, **argumen
     if 0 in grid:
         return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](**sent(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages)
+        options = {"launch_pdl": True} if follows else {}
+        kernel[grid](**sent(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages, **options)

@@ -9,6 +9,7 @@ import os
 
 import triton
 import triton.language as tl
+from triton.language.extra import cuda
 
 from kblam_kernels.common import launch
 
@@ -28,6 +29,20 @@ def received(numbers):
     for i in tl.static_range(len(numbers)):
         found += ((numbers[i] - 3) >> 1,)
     return found
+
+
+@triton.jit
+def let_next_start(CHAINED: tl.constexpr):
+    """Lets the next launch of a chain start: its programs take the room that this one's leave, and wait."""
+    if CHAINED:
+        cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(CHAINED: tl.constexpr):
+    """Waits until all of the previous launch of a chain is over and written; that one has waited for those before."""
+    if CHAINED:
+        cuda.gdc_wait()
 
 
 @triton.jit

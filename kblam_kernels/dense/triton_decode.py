@@ -183,7 +183,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         return output, lse
     tile = tile or select(DECODE, target_arch(query), precision_of(query.dtype), D)
     key = call.knowledge_key
-    cut, programs = cut_of(
+    cut = cut_of(
         call,
         tile,
         rows=N,
@@ -197,7 +197,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     states = states_of(cut, query)
     launch(
         dense_decode_kernel,
-        (programs,),
+        (cut.knowledge_programs + cut.prompt_programs,),
         tile,
         query,
         **attention(call),

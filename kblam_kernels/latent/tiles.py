@@ -165,17 +165,33 @@ def is_padded(P: int, tile: LatentTile) -> bool:
 
 
 # Of the launches around the splits: rows of a head, and columns of a chunk.
-ABSORB = Tile(16, 64, num_warps=4, num_stages=1)
-PROJECT = Tile(2, 64, num_warps=4, num_stages=1)
+@dataclass(frozen=True)
+class ProjectTile(Tile):
+    """Rows of a head that the last launch merges, and columns of a chunk of their latents.
 
-# Tokens of a split are a multiple of this, so that splits begin at whole vectors.
-SPLIT_UNIT = 16
+    Args:
+        head_columns: of the output, that a program writes.
+    """
+
+    head_columns: int
+
+
+ABSORB = Tile(16, 64, num_warps=4, num_stages=2)
+# One row, as of a decode step alone; and several, which share the value weight.
+PROJECT_ONE = ProjectTile(1, 128, num_warps=8, num_stages=1, head_columns=64)
+PROJECT = ProjectTile(4, 128, num_warps=8, num_stages=1, head_columns=64)
+
+
+def project_tile(rows: int) -> ProjectTile:
+    """The tile of the last launch for so many rows of a head. No bit depends on it."""
+    return PROJECT_ONE if rows == 1 else PROJECT
 
 
 def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:
-    """Tokens of one split: as many splits as programs run at once, by the length of the list and the device alone."""
+    """Tokens of one split, whole tiles: no more splits than programs run at once, by the length of the list and the
+    device alone."""
     most = min(multiprocessors, GROUP * GROUPS)
-    return max(tile.block_m, -(-M // (most * SPLIT_UNIT)) * SPLIT_UNIT)
+    return max(1, -(-M // (most * tile.block_m))) * tile.block_m
 
 
 # Queries beyond this budget go into another block, which reads the latents again.

@@ -24,19 +24,20 @@ from kblam_kernels.common.launch import (
     multiprocessors,
     prompt_tile,
     states_of,
+    target_arch,
 )
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS, chunk_of, head_chunk_of
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     ABSORB,
-    PROJECT,
     LatentTile,
     as_bits,
     blocks,
     folded,
     is_padded,
     latent_split,
+    project_tile,
     prompt_chunk,
     query_bytes,
     storage_of,
@@ -45,6 +46,8 @@ from kblam_kernels.latent.tiles import (
 )
 from kblam_kernels.latent.triton_ends import latent_absorb_kernel, latent_project_kernel
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel
+
+CHAINS = True
 
 
 class Latents(NamedTuple):
@@ -128,50 +131,50 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
     return (tensor if tensor.shape[0] == 1 else tensor[b])[:, columns]
 
 
-def _absorbed(call: LatentCall) -> tuple[Tensor, Tensor]:
-    """Queries (B, Hq, N, P) that absorbed the key projection, and r . key_bias (B, Hq, N)."""
-    (B, Hq, N, D), P, r = call.query.shape, call.latent_key.shape[1], call.knowledge_query
+def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor, lse: Tensor) -> None:
+    """One block of queries: all launches. `output` and `lse` are its part of the results."""
+    query, r, storage = call.query, call.knowledge_query, storage_of(call.latent_key.dtype)
+    (B, Hq, N, D), P = query.shape, call.latent_key.shape[1]
+    chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
+    parts, value_chunks = value_parts(P, tile)
+    unfolded = B * N * query_bytes(Hq, P, D, call.span, call.sizes.T, split_size)
+    fold = folded(B * Hq * N, call.span, unfolded, tile, multiprocessors(query))
+    cut = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS, folded=fold)
     absorbed, constant = memory.empty(r, B, Hq, N, P), memory.empty(r, B, Hq, N, dtype=torch.float32)
+    partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
+    partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
+    states = states_of(cut, query)
+    chained = CHAINS and target_arch(query) == "sm_90"
+    common = {"states": states, "sizes": call.sizes, "cut": cut, "CHAINED": chained}
+    arguments = attention(call) | common
     columns = chunks(P, chunk_of(P, ABSORB.block_m))
     launch(
         latent_absorb_kernel,
-        (triton.cdiv(B * N, ABSORB.block_rows), Hq, columns.COUNT),
+        (cut.prompt_programs + triton.cdiv(B * N, ABSORB.block_rows) * Hq * columns.COUNT,),
         ABSORB,
-        r,
+        query,
+        **{name: arguments[name] for name in ("prompt", "strides", "window", "scale")},
+        **common,
         query=heads(r),
         weight=heads(call.key_weight),
         bias=call.key_bias,
         absorbed=absorbed,
         constant=constant,
-        sizes=call.sizes,
+        partial_prompt=partial_prompt,
         LATENT=columns,
         HEAD=chunks(D, head_chunk_of(D, r.element_size())),
+        PROMPT=prompt_tile(call, PROMPT_ROWS),
+        PROMPT_HEAD=chunks(D, prompt_chunk(D, query.element_size())),
         BLOCK_ROWS=ABSORB.block_rows,
     )
-    return absorbed, constant
-
-
-def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor, lse: Tensor) -> None:
-    """One block of queries: all launches. `output` and `lse` are its part of the results."""
-    query, storage = call.query, storage_of(call.latent_key.dtype)
-    (B, Hq, N, D), P = query.shape, call.latent_key.shape[1]
-    chunk, padded = chunk_of(P, tile.widest_chunk), is_padded(P, tile)
-    parts, value_chunks = value_parts(P, tile)
-    absorbed, constant = _absorbed(call)
-    unfolded = B * N * query_bytes(Hq, P, D, call.span, call.sizes.T, split_size)
-    fold = folded(B * Hq * N, call.span, unfolded, tile, multiprocessors(query))
-    cut, programs = cut_of(
-        call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS, folded=fold
-    )
-    partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
-    partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
-    states = states_of(cut, query)
     launch(
         latent_decode_kernel,
-        (programs,),
+        (cut.knowledge_programs,),
         tile,
         query,
-        **attention(call),
+        follows=chained,
+        **{name: arguments[name] for name in ("bias", "knowledge_range", "strides", "scale")},
+        **common,
         latents=Latents(
             absorbed,
             constant,
@@ -181,10 +184,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
             call.key_scale,
             call.value_scale,
         ),
-        partial_latent=partial_latent,
-        partial_prompt=partial_prompt,
-        states=states,
-        cut=cut,
+        partial=partial_latent,
         LATENT=Chunks(P, chunk, triton.cdiv(P, chunk), padded),
         VALUES=Chunks(P, chunk, value_chunks, padded),
         TILE=KernelTile(
@@ -196,25 +196,23 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
             storage.gain,
             storage.headroom,
         ),
-        PROMPT=prompt_tile(call, PROMPT_ROWS),
-        HEAD=chunks(D, prompt_chunk(D, query.element_size())),
     )
-    columns = chunks(D, min(PROJECT.block_m, head_chunk_of(D, query.element_size())))
+    project = project_tile(B * N)
+    columns = chunks(D, min(project.head_columns, head_chunk_of(D, query.element_size())))
     launch(
         latent_project_kernel,
-        (triton.cdiv(B * N, PROJECT.block_rows), Hq, columns.COUNT),
-        PROJECT,
+        (triton.cdiv(B * N, project.block_rows), Hq, columns.COUNT),
+        project,
         query,
+        follows=chained and cut.knowledge_programs > 0,
+        **common,
         partial_latent=partial_latent,
         partial_prompt=partial_prompt,
-        states=states,
         weight=heads(call.value_weight),
         bias=call.value_bias,
         output=heads(output),
         lse=heads(lse[..., None]),
-        sizes=call.sizes,
-        cut=cut,
-        LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
+        LATENT=chunks(P, chunk_of(P, project.block_m)),
         HEAD=columns,
-        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP, storage.gain / storage.headroom),
+        MERGE=MergeTile(project.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
     )

@@ -1,4 +1,4 @@
-"""The kernel between both ends of latent decode (Triton): splits of the latents, and of the prompt.
+"""The kernel between both ends of latent decode (Triton): splits of the latents.
 
 `triton_decode.forward` launches it; the pieces shared with dense decode are in `common/triton_split.py`. A tile's
 products have queries for rows, or tokens first: then a wgmma, which takes 64 rows, is filled by one decode step.
@@ -16,14 +16,16 @@ from kblam_kernels.common.launch import Cut, Strides
 from kblam_kernels.common.triton_parts import (
     LOG2E,
     finite,
+    let_next_start,
     load_range,
     product,
     received,
     rounded,
     unseen,
+    wait_for_previous,
     zeros,
 )
-from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile, prompt_split
+from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
 
 
 @triton.jit
@@ -165,9 +167,8 @@ def _folded(old, old_max, old_sum, new, new_max, new_sum, VALUES: tl.constexpr, 
     return both, row_max, old_sum * of_old + new_sum * of_new
 
 
-@triton.jit
-def _latent_part(
-    program,
+@triton.jit(do_not_specialize=["strides", "sizes", "cut"])
+def latent_decode_kernel(
     latents,
     bias,
     knowledge_range,
@@ -180,11 +181,17 @@ def _latent_part(
     LATENT: tl.constexpr,
     VALUES: tl.constexpr,
     TILE: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
-    """A row tile against one split of the latents, or against a group of splits, folded one after the other.
+    """One program: a row tile against one split of the latents, or against a group of them, folded one after the other.
 
-    A program sums one part of the value columns; streamed, all.
+    `scale` has log2(e) folded in. Rows are counted (batch, head, query). LATENT and VALUES are `Chunks`: of latents, of
+    a program's part of the value columns; streamed, it sums all.
     """
+    let_next_start(CHAINED)
+    wait_for_previous(CHAINED)
+    strides, sizes, cut = Strides(*received(strides)), Sizes(*received(sizes)), Cut(*received(cut))
+    program = tl.program_id(0)
     value = latents.value
     TOKENS: tl.constexpr = TILE.TOKENS
     part = program % TILE.VALUE_PARTS
@@ -202,16 +209,11 @@ def _latent_part(
         range_base = knowledge_range.data + group * strides.range
         first_seen, end = load_range(range_base, knowledge_range.column, sizes.M)
         base += cut.is_spanned * first_seen
-    # Tiles are counted from the start of each split, whatever the range: a range of the whole list hides columns but
-    # moves no sum.
-    tiles = tl.cdiv(cut.split_size, TILE.BLOCK_M)
-    skipped = tl.maximum(first_seen - base, 0)
-    length = tl.minimum(tl.maximum(end - base, 0), cut.folded * cut.split_size)
-    split_end = base + (skipped // cut.split_size + 1) * cut.split_size
-    first_tile = skipped % cut.split_size // TILE.BLOCK_M
-    first = split_end - cut.split_size + first_tile * TILE.BLOCK_M
-    first_tile += skipped // cut.split_size * tiles
-    end_tile = length // cut.split_size * tiles + tl.cdiv(length % cut.split_size, TILE.BLOCK_M)
+    # Tiles are counted from the start of the first split, whatever the range: a range of the whole list hides columns but
+    # moves no sum. A split is whole tiles.
+    first_tile = tl.maximum(first_seen - base, 0) // TILE.BLOCK_M
+    end_tile = tl.cdiv(tl.minimum(tl.maximum(end - base, 0), cut.folded * cut.split_size), TILE.BLOCK_M)
+    tiles = cut.split_size // TILE.BLOCK_M
     if bias is not None:
         bias_base = bias.data + group.to(tl.int64) * strides.bias
     # Only offsets inside the row tile are a vector.
@@ -228,24 +230,31 @@ def _latent_part(
         query = gather_rows(absorbed_rows, present, LATENT.WIDTH, LATENT.COUNT, LATENT)
         acc = _no_sums(VALUES, TILE)
         group_acc = _no_sums(VALUES, TILE)
-    for i in range(0, end_tile - first_tile):
+    for i in range(first_tile, end_tile):
+        # From the number of the tile alone: what an iteration leaves would be waited for before the next one's loads.
+        first = base + i * TILE.BLOCK_M
         token = first + tl.arange(0, TILE.BLOCK_M)
-        inside = (token >= first_seen) & (token < tl.minimum(split_end, end))
-        score = _scores(query, absorbed_rows, present, latents.key, first, inside, LATENT, TILE)
+        inside = (token >= first_seen) & (token < end)
+        # What scores are scaled and shifted by is loaded before the products: after them it would be waited for.
+        norm = tl.load(latents.norm + token, mask=inside, other=0.0) * scale
         if latents.key_scale is not None:
             key_scale = tl.load(latents.key_scale + token, mask=inside, other=0.0) * TILE.KEY_GAIN
-            score *= _of_tokens(key_scale, TOKENS)
-        norm = tl.load(latents.norm + token, mask=inside, other=0.0) * scale
-        score = (score + _of_rows(c, TOKENS)) * _of_tokens(norm, TOKENS)
+        if latents.value_scale is not None:
+            value_scale = tl.load(latents.value_scale + token, mask=inside, other=0.0) * TILE.VALUE_HEADROOM
         if bias is not None:
             pointers = bias_base + token.to(tl.int64) * bias.column
-            score += _of_tokens(tl.load(pointers, mask=inside, other=float("-inf")) * LOG2E, TOKENS)
+            shift = tl.load(pointers, mask=inside, other=float("-inf")) * LOG2E
+        score = _scores(query, absorbed_rows, present, latents.key, first, inside, LATENT, TILE)
+        if latents.key_scale is not None:
+            score *= _of_tokens(key_scale, TOKENS)
+        score = (score + _of_rows(c, TOKENS)) * _of_tokens(norm, TOKENS)
+        if bias is not None:
+            score += _of_tokens(shift, TOKENS)
         else:
             score = tl.where(_of_tokens(inside, TOKENS), score, float("-inf"))
         p, shrink, row_max = _weigh(row_max, score, TOKENS)
         row_sum = row_sum * shrink + tl.sum(p, TOKENS)
         if latents.value_scale is not None:
-            value_scale = tl.load(latents.value_scale + token, mask=inside, other=0.0) * TILE.VALUE_HEADROOM
             p *= _of_tokens(value_scale, TOKENS)
         weights = rounded(p, latents.query.dtype.element_ty)
         if TILE.IS_RESIDENT:
@@ -253,19 +262,16 @@ def _latent_part(
                 acc, weights, shrink, value.data + first_column, first, inside, value.row,
                 LATENT.WIDTH - first_column, VALUES, TILE,
             )  # fmt: skip
-            if first + TILE.BLOCK_M >= split_end:
+            if (i + 1) % tiles == 0:
                 group_acc, group_max, group_sum = _folded(
                     group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS
                 )
                 acc = _no_sums(VALUES, TILE)
                 row_max, row_sum = unseen(TILE.BLOCK_ROWS)
-                first = split_end - TILE.BLOCK_M
-                split_end += cut.split_size
         else:
             _take_in_streamed(
-                partial_rows, present, weights, shrink, value, first, inside, i > 0, LATENT, TILE
+                partial_rows, present, weights, shrink, value, first, inside, i > first_tile, LATENT, TILE
             )  # fmt: skip
-        first += TILE.BLOCK_M
     if TILE.IS_RESIDENT:
         acc, row_max, row_sum = _folded(group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS)
         # Rows that saw nothing are neither written nor read.
@@ -278,45 +284,3 @@ def _latent_part(
     at = row.to(tl.int64) * cut.splits + place
     tl.store(states.maximum + at, row_max, mask=present & (part == 0))
     tl.store(states.total + at, row_sum, mask=present & (part == 0))
-
-
-@triton.jit(do_not_specialize=["strides", "sizes", "cut", "window"])
-def latent_decode_kernel(
-    prompt,
-    latents,
-    bias,
-    knowledge_range,
-    partial_latent,
-    partial_prompt,
-    states,
-    strides,
-    sizes,
-    cut,
-    window,
-    scale,
-    LATENT: tl.constexpr,
-    VALUES: tl.constexpr,
-    TILE: tl.constexpr,
-    PROMPT: tl.constexpr,
-    HEAD: tl.constexpr,
-):
-    """One program: a row tile against a part of the latents, or against a split of the prompt.
-
-    `scale` has log2(e) folded in. Rows are counted (batch, head, query). LATENT, VALUES and HEAD are `Chunks`: of
-    latents, of a program's part of the value columns, of a head.
-    """
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
-    cut = Cut(*received(cut))
-    # The prompt's programs are short, so they come first: the last to end are of the knowledge, which is cut evenly.
-    program = tl.program_id(0) - (tl.num_programs(0) - cut.knowledge_programs)
-    if program < 0:
-        prompt_split(
-            program + (tl.num_programs(0) - cut.knowledge_programs), prompt, partial_prompt, states, strides, sizes,
-            cut, window, scale, PROMPT, HEAD,
-        )  # fmt: skip
-    else:
-        _latent_part(
-            program, latents, bias, knowledge_range, partial_latent, states, strides, sizes, cut, scale,
-            LATENT, VALUES, TILE,
-        )  # fmt: skip
