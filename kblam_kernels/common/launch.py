@@ -287,8 +287,8 @@ def launch(
     """Launches a kernel on the device of the tensor `on`, with the warps and stages of a tile.
 
     Args:
-        follows: it waits for the launch before by itself (`triton_parts.wait_for_previous`), so it may start before that
-            one has ended: a programmatic dependent launch.
+        follows: it waits for the launch before by itself (`triton_parts.wait_for_previous`), so it may start before
+            that one has ended: a programmatic dependent launch.
     """
     recorder = _RECORDING.get()
     if recorder is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kblam_kernels.common.tiles import Tile
 
-PROMPT_SPLIT = 256
+PROMPT_SPLIT = 128
 # Query rows per program in the prompt part: the minimum of a matrix instruction. With 32, registers spill.
 PROMPT_ROWS = 16
 # Latents are cut into GROUPS groups of GROUP splits at most: as many splits as an A100 or H100 has multiprocessors. A

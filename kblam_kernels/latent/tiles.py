@@ -86,12 +86,7 @@ _SMALL = "small, so that short inputs span several tiles, splits and groups"
 # Rows are latents of P numbers. These multiply latents as they are stored: converted, registers spill.
 TOKENS_FIRST: tuple[Choice[LatentTile], ...] = (
     Choice(LatentTile(16, 16, 4, 1, 3, 128, True), _SMALL, precision=None, archs=("interpreter",)),
-    Choice(
-        LatentTile(32, 64, 8, 2, 3, 128, True),
-        "wgmma, two buffers each for keys and values; 221 KiB, one program an SM",
-        (1, 384),
-        archs=_HOPPER,
-    ),
+    Choice(LatentTile(32, 64, 8, 3, 3), "two buffers each for keys and values; 221 KiB", (1, 384), archs=_HOPPER),
     Choice(
         LatentTile(32, 128, 8, 3, 0, 128, True),
         "wgmma; the absorbed query no longer fits beside the keys; 120 KiB",
@@ -101,6 +96,7 @@ TOKENS_FIRST: tuple[Choice[LatentTile], ...] = (
 )
 # Latents that are converted.
 CONVERTED: tuple[Choice[LatentTile], ...] = (
+    Choice(LatentTile(32, 64, 8, 4, 3), "three buffers; 175 KiB", (1, 384), archs=_HOPPER),
     Choice(
         LatentTile(32, 128, 8, 3, 0, 64),
         "with chunks of 128 fp8 spills 8 bytes; 70 KiB",
@@ -176,15 +172,15 @@ class ProjectTile(Tile):
     head_columns: int
 
 
-ABSORB = Tile(16, 64, num_warps=4, num_stages=2)
+ABSORB = Tile(16, 64, num_warps=4, num_stages=3)
 # One row, as of a decode step alone; and several, which share the value weight.
-PROJECT_ONE = ProjectTile(1, 128, num_warps=8, num_stages=1, head_columns=64)
-PROJECT = ProjectTile(4, 128, num_warps=8, num_stages=1, head_columns=64)
+PROJECT_ONE = ProjectTile(1, 128, num_warps=4, num_stages=1, head_columns=32)
+PROJECT = ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=32)
 
 
 def project_tile(rows: int) -> ProjectTile:
     """The tile of the last launch for so many rows of a head. No bit depends on it."""
-    return PROJECT_ONE if rows == 1 else PROJECT
+    return PROJECT if rows >= 4 * PROJECT.block_rows else PROJECT_ONE
 
 
 def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:

@@ -63,10 +63,11 @@ class Latents(NamedTuple):
 
 
 class KernelTile(NamedTuple):
-    """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`."""
+    """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`, of FOLDED that of `Cut`."""
 
     BLOCK_ROWS: int
     BLOCK_M: int
+    FOLDED: int
     IS_RESIDENT: bool
     TOKENS: int
     VALUE_PARTS: int
@@ -190,6 +191,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         TILE=KernelTile(
             tile.block_rows,
             tile.block_m,
+            fold,
             tile.resident,
             0 if tile.tokens_first else 1,
             parts,

@@ -105,25 +105,62 @@ def latent_absorb_kernel(
 
 
 @triton.jit
-def _levels(states, row, place, last, present):
-    """Maximum and sum of some splits `place` [SPLITS] of rows, [ROWS, SPLITS]: -inf and 0 from split `last` on."""
-    mask = present[:, None] & (place < last)[None, :]
-    at = row[:, None] + place[None, :]
-    level = tl.load(states.maximum + at, mask=mask, other=float("-inf"))
-    return level, tl.load(states.total + at, mask=mask, other=0.0)
+def _levels(states, at, last):
+    """Maximum and sum of splits at `at`, -inf and 0 from `last` on."""
+    level = tl.load(states.maximum + at, mask=at < last, other=float("-inf"))
+    return level, tl.load(states.total + at, mask=at < last, other=0.0)
 
 
 @triton.jit
-def _values(partial, factor, place, last, present, split_stride, column, width):
-    """Weighted values of some splits, rescaled: [ROWS, SPLITS, COLUMNS].
+def _values(partial, factor, place, split_stride, column, width):
+    """Weighted values of splits `place` of one row, rescaled: [SPLITS, COLUMNS].
 
-    A split that saw nothing has factor 0, and memory that nobody wrote: it is read, so that no load waits for another,
-    and may be NaN.
+    A split that saw nothing has factor 0; nobody wrote its memory, which may be NaN.
     """
-    mask = present[:, None, None] & (place < last)[None, :, None] & (column < width)[None, None, :]
-    pointers = partial[:, None, None] + (place.to(tl.int64) * split_stride)[None, :, None] + column[None, None, :]
-    values = tl.load(pointers, mask=mask, other=0.0)
-    return tl.where(factor[:, :, None] > 0.0, values * factor[:, :, None], 0.0)
+    pointers = partial + (place.to(tl.int64) * split_stride)[:, None] + column[None, :]
+    values = tl.load(pointers, mask=(factor > 0.0)[:, None] & (column < width)[None, :], other=0.0)
+    return values * factor[:, None]
+
+
+@triton.jit
+def _merged_prompt(partial, states, first, last, split_stride, dim, width, GROUPS: tl.constexpr):
+    """The prompt's part of one row, in any number of splits: values, maximum, sum."""
+    some = tl.arange(0, GROUPS)
+    high = float("-inf")
+    summed = 0.0
+    values = tl.zeros(dim.shape, dtype=tl.float32)
+    for start in range(first, last, GROUPS):
+        level, total = _levels(states, start + some, last)
+        new_high = tl.maximum(high, tl.max(level, 0))
+        factor = tl.math.exp2(level - finite(new_high))
+        shrink = tl.math.exp2(high - finite(new_high))
+        values *= shrink
+        values += tl.sum(_values(partial, factor, start - first + some, split_stride, dim, width), 0)
+        summed = summed * shrink + tl.sum(total * factor, 0)
+        high = new_high
+    return values, high, summed
+
+
+@triton.jit
+def _weights(states, first, last, MERGE: tl.constexpr):
+    """How the splits of the knowledge of one row are weighted: SPLITS factors [GROUPS], the maximum, the sum."""
+    some = tl.arange(0, MERGE.GROUPS) * MERGE.SPLITS
+    COUNT: tl.constexpr = MERGE.SPLITS
+    highest = float("-inf")
+    levels = ()
+    totals = ()
+    for j in tl.static_range(COUNT):
+        level, total = _levels(states, first + some + j, last)
+        highest = tl.maximum(highest, tl.max(level, 0))
+        levels += (level,)
+        totals += (total,)
+    factors = ()
+    summed = tl.zeros(some.shape, dtype=tl.float32)
+    for j in tl.static_range(COUNT):
+        factor = tl.math.exp2(levels[j] - finite(highest))
+        summed += totals[j] * factor
+        factors += (factor,)
+    return factors, highest, tl.sum(summed, 0)
 
 
 @triton.jit(do_not_specialize=["sizes", "cut"])
@@ -144,84 +181,71 @@ def latent_project_kernel(
 ):
     """One program: merges the splits of some rows of one head and projects them, for one chunk of its columns.
 
-    The splits of a group are added one after the other, as a program that folds a group adds them, then the groups.
+    The splits of a group are added one after the other, as a program that folds a group adds them, then the groups. One
+    row after the other, in the same shapes whatever their number, so that no bit depends on it.
     """
     wait_for_previous(CHAINED)
     sizes, cut = Sizes(*received(sizes)), Cut(*received(cut))
-    Hq, N, splits, knowledge_splits = sizes.Hq, sizes.N, cut.splits, cut.knowledge_splits
+    N, splits, knowledge_splits = sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS
-    GROUPS: tl.constexpr = MERGE.GROUPS
     SPLITS: tl.constexpr = MERGE.SPLITS
     row_tile, head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    local = row_tile * ROWS + tl.arange(0, ROWS)
-    present = local < sizes.B * N
-    batch, new = (local // N).to(tl.int64), (local % N).to(tl.int64)
-    row = (batch * Hq + head) * N + new
-    states_row = row * splits
-    some = tl.arange(0, GROUPS)
+    rows = tl.minimum(ROWS, sizes.B * N - row_tile * ROWS)
+    # A matrix instruction takes 16 rows; those from `rows` on are zeros.
+    place = tl.arange(0, 16)
     dim = chunk * HEAD.SIZE + tl.arange(0, HEAD.SIZE)
-    # The knowledge: GROUPS groups of SPLITS splits, or of one, already folded.
-    knowledge_max, _ = unseen(ROWS)
-    levels = ()
-    totals = ()
-    for i in tl.static_range(SPLITS):
-        level, total = _levels(states, states_row, some * SPLITS + i, knowledge_splits, present)
-        knowledge_max = tl.maximum(knowledge_max, tl.max(level, 1))
-        levels += (level,)
-        totals += (total,)
-    safe_knowledge = finite(knowledge_max)
-    factors = ()
-    summed = zeros(ROWS, GROUPS)
-    for i in tl.static_range(SPLITS):
-        factors += (tl.math.exp2(levels[i] - safe_knowledge[:, None]),)
-        summed += totals[i] * factors[i]
-    knowledge_sum = tl.sum(summed, 1)
-    # The prompt: splits in any number.
-    prompt_max, prompt_sum = unseen(ROWS)
-    prompt = zeros(ROWS, HEAD.SIZE)
-    for start in range(knowledge_splits, splits, GROUPS):
-        level, total = _levels(states, states_row, start + some, splits, present)
-        new_max = tl.maximum(prompt_max, tl.max(level, 1))
-        factor = tl.math.exp2(level - finite(new_max)[:, None])
-        shrink = tl.math.exp2(prompt_max - finite(new_max))
-        values = _values(
-            partial_prompt + row * HEAD.WIDTH, factor, start - knowledge_splits + some, splits - knowledge_splits,
-            present, tl.cast(cut.row_count, tl.int64) * HEAD.WIDTH, dim, HEAD.WIDTH,
+    prompt_stride = tl.cast(cut.row_count, tl.int64) * HEAD.WIDTH
+    b = tl.load(bias + head * HEAD.WIDTH + dim, mask=dim < HEAD.WIDTH, other=0.0).to(tl.float32)
+    share = tl.zeros([16], dtype=tl.float32)
+    result = zeros(16, HEAD.SIZE)
+    for i in range(0, rows):
+        batch, new = (row_tile * ROWS + i) // N, (row_tile * ROWS + i) % N
+        row = tl.cast((batch * sizes.Hq + head) * N + new, tl.int64)
+        first = row * splits
+        knowledge_max, knowledge_sum = _weights(states, first, first + knowledge_splits, MERGE)[1:]
+        prompt, prompt_max, prompt_sum = _merged_prompt(
+            partial_prompt + row * HEAD.WIDTH, states, first + knowledge_splits, first + splits, prompt_stride, dim,
+            HEAD.WIDTH, MERGE.GROUPS,
         )  # fmt: skip
-        prompt = prompt * shrink[:, None] + tl.sum(values, 1)
-        prompt_sum = prompt_sum * shrink + tl.sum(total * factor, 1)
-        prompt_max = new_max
-    # Both. A padding row sees no prompt column, so no knowledge either, and may hold NaN. The prompt's own maximum
-    # tells: its sum, rescaled to the joint maximum, underflows where knowledge scores are far above the prompt's. Of a
-    # call without a prompt every row is one that sees.
-    highest = tl.maximum(knowledge_max, prompt_max)
-    sees = tl.where(knowledge_splits == splits, knowledge_max, prompt_max) > float("-inf")
-    of_prompt, of_knowledge = (
-        tl.math.exp2(prompt_max - finite(highest)), tl.math.exp2(knowledge_max - finite(highest))
-    )  # fmt: skip
-    all_of_it = prompt_sum * of_prompt + knowledge_sum * of_knowledge
-    of_prompt, of_knowledge = of_prompt / all_of_it, of_knowledge / all_of_it
-    split_stride = tl.cast(cut.row_count, tl.int64) * LATENT.WIDTH
-    weight_base = weight.data + head.to(tl.int64) * weight.head
-    result = zeros(HEAD.SIZE, ROWS)
+        # Both. A padding row sees no prompt column, so no knowledge either, and may hold NaN. The prompt's own maximum
+        # tells: its sum, rescaled to the joint maximum, underflows where knowledge scores are far above the prompt's.
+        # Of a call without a prompt every row is one that sees.
+        highest = tl.maximum(knowledge_max, prompt_max)
+        sees = tl.where(knowledge_splits == splits, knowledge_max, prompt_max) > float("-inf")
+        of_prompt = tl.math.exp2(prompt_max - finite(highest))
+        of_knowledge = tl.math.exp2(knowledge_max - finite(highest))
+        summed = prompt_sum * of_prompt + knowledge_sum * of_knowledge
+        of_prompt, of_knowledge = of_prompt / summed, of_knowledge / summed
+        is_row = tl.where(sees, place, 16) == i
+        share = tl.where(is_row, of_knowledge * MERGE.VALUE_UNIT, share)
+        shown = prompt * of_prompt + b * (knowledge_sum * of_knowledge)
+        result = tl.where(is_row[:, None], shown[None, :], result)
+        if chunk == 0:
+            at = lse.data + tl.cast(batch, tl.int64) * lse.batch + tl.cast(head, tl.int64) * lse.head
+            row_lse = (highest + tl.math.log2(summed)) * LN2
+            tl.store(at + tl.cast(new, tl.int64) * lse.row, tl.where(sees, row_lse, float("-inf")))
+    some = tl.arange(0, MERGE.GROUPS) * SPLITS
+    latent_stride = tl.cast(cut.row_count, tl.int64) * LATENT.WIDTH
+    weight_base = weight.data + tl.cast(head, tl.int64) * weight.head
     for start in range(0, LATENT.WIDTH, LATENT.SIZE):
         column = start + tl.arange(0, LATENT.SIZE)
         pointers = weight_base + dim.to(tl.int64)[:, None] * weight.row + column[None, :]
         w = tl.load(pointers, mask=(dim < HEAD.WIDTH)[:, None] & (column < LATENT.WIDTH)[None, :], other=0.0)
-        mixed = zeros(ROWS * GROUPS, LATENT.SIZE).reshape(ROWS, GROUPS, LATENT.SIZE)
-        for i in tl.static_range(SPLITS):
-            mixed += _values(
-                partial_latent + row * LATENT.WIDTH, factors[i], some * SPLITS + i, knowledge_splits, present,
-                split_stride, column, LATENT.WIDTH,
-            )  # fmt: skip
-        latent = tl.sum(mixed, 1) * (of_knowledge * MERGE.VALUE_UNIT)[:, None]
-        result = product(w, tl.trans(rounded(latent, w.dtype)), result)  # [SIZE, ROWS]
-    b = tl.load(bias + head * HEAD.WIDTH + dim, mask=dim < HEAD.WIDTH, other=0.0).to(tl.float32)
-    result = tl.trans(result) + prompt * of_prompt[:, None] + b[None, :] * (knowledge_sum * of_knowledge)[:, None]
-    to = output.data + batch * output.batch + head.to(tl.int64) * output.head + new * output.row
-    result = rounded(tl.where(sees[:, None], result, 0.0), output.data.dtype.element_ty)
-    tl.store(to[:, None] + dim[None, :], result, mask=present[:, None] & (dim < HEAD.WIDTH)[None, :])
-    if chunk == 0:
-        row_lse = (highest + tl.math.log2(all_of_it)) * LN2
-        at = lse.data + batch * lse.batch + head.to(tl.int64) * lse.head + new * lse.row
-        tl.store(at, tl.where(sees, row_lse, float("-inf")), mask=present)
+        mixed = zeros(16, LATENT.SIZE)
+        for i in range(0, rows):
+            batch, new = (row_tile * ROWS + i) // N, (row_tile * ROWS + i) % N
+            row = tl.cast((batch * sizes.Hq + head) * N + new, tl.int64)
+            factors = _weights(states, row * splits, row * splits + knowledge_splits, MERGE)[0]
+            values = zeros(MERGE.GROUPS, LATENT.SIZE)
+            for j in tl.static_range(SPLITS):
+                values += _values(
+                    partial_latent + row * LATENT.WIDTH, factors[j], some + j, latent_stride, column, LATENT.WIDTH
+                )
+            mixed = tl.where((place == i)[:, None], tl.sum(values, 0)[None, :], mixed)
+        # Of a row that sees nothing the share is 0.
+        result = product(rounded(mixed * share[:, None], w.dtype), tl.trans(w), result)
+    local = row_tile * ROWS + place
+    batch, new = (local // N).to(tl.int64), (local % N).to(tl.int64)
+    to = output.data + batch * output.batch + tl.cast(head, tl.int64) * output.head + new * output.row
+    mask = (place < rows)[:, None] & (dim < HEAD.WIDTH)[None, :]
+    tl.store(to[:, None] + dim[None, :], rounded(result, output.data.dtype.element_ty), mask=mask)

@@ -203,16 +203,16 @@ def latent_decode_kernel(
     row = group * cut.rows + local
     absorbed_rows = latents.query + row.to(tl.int64) * LATENT.WIDTH
     c = tl.load(latents.constant + row, mask=present, other=0.0)
-    base = place * cut.folded * cut.split_size
+    base = place * TILE.FOLDED * cut.split_size
     first_seen, end = base, sizes.M
     if knowledge_range is not None:
         range_base = knowledge_range.data + group * strides.range
         first_seen, end = load_range(range_base, knowledge_range.column, sizes.M)
         base += cut.is_spanned * first_seen
-    # Tiles are counted from the start of the first split, whatever the range: a range of the whole list hides columns but
-    # moves no sum. A split is whole tiles.
+    # Tiles are counted from the start of the first split, whatever the range: a range of the whole list hides columns
+    # but moves no sum. A split is whole tiles.
     first_tile = tl.maximum(first_seen - base, 0) // TILE.BLOCK_M
-    end_tile = tl.cdiv(tl.minimum(tl.maximum(end - base, 0), cut.folded * cut.split_size), TILE.BLOCK_M)
+    end_tile = tl.cdiv(tl.minimum(tl.maximum(end - base, 0), TILE.FOLDED * cut.split_size), TILE.BLOCK_M)
     tiles = cut.split_size // TILE.BLOCK_M
     if bias is not None:
         bias_base = bias.data + group.to(tl.int64) * strides.bias
@@ -229,7 +229,8 @@ def latent_decode_kernel(
     if TILE.IS_RESIDENT:
         query = gather_rows(absorbed_rows, present, LATENT.WIDTH, LATENT.COUNT, LATENT)
         acc = _no_sums(VALUES, TILE)
-        group_acc = _no_sums(VALUES, TILE)
+        if TILE.FOLDED > 1:
+            group_acc = _no_sums(VALUES, TILE)
     for i in range(first_tile, end_tile):
         # From the number of the tile alone: what an iteration leaves would be waited for before the next one's loads.
         first = base + i * TILE.BLOCK_M
@@ -262,18 +263,21 @@ def latent_decode_kernel(
                 acc, weights, shrink, value.data + first_column, first, inside, value.row,
                 LATENT.WIDTH - first_column, VALUES, TILE,
             )  # fmt: skip
-            if (i + 1) % tiles == 0:
-                group_acc, group_max, group_sum = _folded(
-                    group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS
-                )
-                acc = _no_sums(VALUES, TILE)
-                row_max, row_sum = unseen(TILE.BLOCK_ROWS)
+            # Compiled in, so not one condition with the next.
+            if TILE.FOLDED > 1:  # noqa: SIM102
+                if (i + 1) % tiles == 0:
+                    group_acc, group_max, group_sum = _folded(
+                        group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS
+                    )
+                    acc = _no_sums(VALUES, TILE)
+                    row_max, row_sum = unseen(TILE.BLOCK_ROWS)
         else:
             _take_in_streamed(
                 partial_rows, present, weights, shrink, value, first, inside, i > first_tile, LATENT, TILE
             )  # fmt: skip
     if TILE.IS_RESIDENT:
-        acc, row_max, row_sum = _folded(group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS)
+        if TILE.FOLDED > 1:
+            acc, row_max, row_sum = _folded(group_acc, group_max, group_sum, acc, row_max, row_sum, VALUES, TOKENS)
         # Rows that saw nothing are neither written nor read.
         seen = present & (row_max > float("-inf"))
         COUNT: tl.constexpr = VALUES.COUNT
