@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import Cut, Recording, States, chunks, heads, recording
+from kblam_kernels.common.launch import Cut, Recording, States, chunks, heads, recording, sent
 from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS
 from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch, Precision
 from kblam_kernels.latent import tiles
@@ -45,9 +45,9 @@ def tokens_of(P: int, M: int, precision: Precision, arch: Arch) -> int:
     return latent_split(M, tile, MULTIPROCESSORS[arch]) * tile.most_folded
 
 
-def decode_launches(made: Recording) -> list[dict[str, Any]]:
-    """Arguments of those of the decode kernel."""
-    return [arguments for kernel, _, arguments, _ in made.launches if kernel.__name__ == "latent_decode_kernel"]
+def last_launches(made: Recording) -> list[dict[str, Any]]:
+    """Arguments of the last launch of each block, which reads all partial results."""
+    return [arguments for kernel, _, arguments, _ in made.launches if kernel.__name__ == "latent_project_kernel"]
 
 
 def bytes_of(launch: dict[str, Any]) -> int:
@@ -66,7 +66,7 @@ def test_blocks_of_queries_change_no_bit_and_stay_within_the_budget(monkeypatch:
     def run() -> tuple[Any, list[dict[str, Any]]]:
         with recording("interpreter") as made:
             triton_decode.forward(call)
-        return triton_decode.forward(call), decode_launches(made)
+        return triton_decode.forward(call), last_launches(made)
 
     whole, launches = run()
     assert len(launches) == 1
@@ -90,7 +90,7 @@ def test_a_long_prefill_over_a_million_triples_stays_within_the_budget(monkeypat
     call = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128, 512)
     with recording("sm_80") as made:
         triton_decode.forward(call.but(bias=None, knowledge_range=None))
-    launches = decode_launches(made)
+    launches = last_launches(made)
     assert sum(launch["sizes"].N for launch in launches) == 512
     assert max(map(bytes_of, launches)) <= tiles.SCRATCH_BYTES == 128 * 2**20
 
@@ -106,7 +106,7 @@ def test_a_batch_of_32_takes_a_fraction_of_the_sums_of_its_splits(arch: Arch, mo
     call = compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128).but(bias=None, knowledge_range=None)
     with recording(arch) as made:
         triton_decode.forward(call)
-    (launch,) = decode_launches(made)
+    (launch,) = last_launches(made)
     splits = -(-compiled.M // launch["cut"].split_size)
     partial = launch["partial_latent"]
     assert partial.shape == (-(-splits // GROUP), 32 * 32, 384)
@@ -125,6 +125,7 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
     partial = torch.from_file(str(tmp_path / "partial"), shared=True, size=far + P, dtype=torch.float32)
     partial[:P], partial[far:] = 1.0, 5.0
     output = torch.empty(1, 1, 1, D)
+    cut = Cut(*(0,) * 12)._replace(row_count=row_count, knowledge_splits=2, splits=3, folded=1)
     latent_project_kernel[(1, 1, 1)](
         partial_latent=partial,
         partial_prompt=torch.zeros(1, D),
@@ -133,11 +134,11 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         bias=torch.zeros(D),
         output=heads(output),
         lse=heads(torch.empty(1, 1, 1, 1)),
-        sizes=Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2),
-        cut=Cut(*(0,) * 11)._replace(row_count=row_count, knowledge_splits=2, splits=3, folded=1),
         LATENT=chunks(P, 16),
         HEAD=chunks(D, 16),
         MERGE=MergeTile(1, GROUPS, GROUP, 1.0),
+        CHAINED=False,
+        **sent({"sizes": Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2), "cut": cut}),
     )
     assert (output == 2.0).all(), "(1 + 5) / 3"
 

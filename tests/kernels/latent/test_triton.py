@@ -20,7 +20,7 @@ from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch
 from kblam_kernels.common.triton_split import as_numbers
 from kblam_kernels.knowledge import SCALED_DTYPES
 from kblam_kernels.latent import reference
-from kblam_kernels.latent.tiles import LatentTile, storage_of
+from kblam_kernels.latent.tiles import LatentTile, latent_tile, storage_of
 from tests.kernels.cases import LATENT, LONG
 from tests.kernels.problems import Problem, make_latent
 from tests.kernels.ways import call_of_rows
@@ -112,7 +112,9 @@ def test_splits_follow_the_list_and_the_device_and_the_batch_has_no_say(M: int, 
     assert alone.split_size == together.split_size
     splits = -(-M // alone.split_size)
     assert splits <= min(MULTIPROCESSORS[arch], GROUP * GROUPS)
-    assert splits >= 0.9 * min(MULTIPROCESSORS[arch], GROUP * GROUPS) or M == 300
+    # No program has a tile more than it must.
+    block = latent_tile(2, "half", arch).block_m
+    assert alone.split_size == block * -(-M // (block * min(MULTIPROCESSORS[arch], GROUP * GROUPS)))
     assert (alone.folded, alone.knowledge_splits) == (1, splits)
     if M > 300:
         assert (together.folded, together.knowledge_splits) == (GROUP, -(-splits // GROUP))
