@@ -193,6 +193,13 @@ def call_of(
         dense.check()
         return dense_attention, dense
     p = knowledge.projection
+    # Name by name: the compiler of torch 2.11 cannot look into `vars`.
+    weights: dict[str, Any] = {
+        "key_weight": p.key_weight,
+        "key_bias": p.key_bias,
+        "value_weight": p.value_weight,
+        "value_bias": p.value_bias,
+    }
     latent = LatentCall(
         **attention,
         latent_key=knowledge.key,
@@ -200,12 +207,12 @@ def call_of(
         norm=knowledge.norm,
         key_scale=knowledge.key_scale,
         value_scale=knowledge.value_scale,
-        **vars(p),
+        **weights,
         int8_products=int8_products,
         materialised=knowledge.materialised,
     )
     latent.check()
-    if needs_gradient(knowledge.key, knowledge.value, knowledge.norm, *vars(p).values()):
+    if needs_gradient(knowledge.key, knowledge.value, knowledge.norm, *weights.values()):
         refuse(
             "latents and their projection get no gradient, and one of them requires it (queries, prompt and bias get "
             "one): detach it, or train on dense knowledge (LatentKnowledge.to_dense)"

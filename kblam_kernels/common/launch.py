@@ -222,6 +222,19 @@ def stride_of(tensor: Tensor | None, axis: int) -> int:
     return 0 if tensor is None or tensor.shape[axis] == 1 else tensor.stride(axis)
 
 
+def is_fetched_whole(*tensors: Tensor) -> bool:
+    """Whether Triton fetches the rows of these tensors by vectors of 16 bytes, and so ahead of a loop's needs.
+
+    It must see that addresses and strides are multiples of 16, and a row that is cut off must end at a whole vector.
+    """
+    return all(
+        tensor.data_ptr() % 16 == 0
+        and tensor.shape[-1] * tensor.element_size() % 16 == 0
+        and all(stride % 16 == 0 for stride in heads(tensor)[1:])
+        for tensor in tensors
+    )
+
+
 # Triton compiles a kernel anew where a number in a tuple becomes 1 or a multiple of 16, whatever do_not_specialize says
 # of the tuple. Numbers of these arguments follow lengths, so they are sent as 2n + 3, which is neither; kernels take
 # them with `triton_parts.received`.

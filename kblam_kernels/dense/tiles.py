@@ -153,6 +153,19 @@ def parse(text: str) -> ForwardTile:
     return ForwardTile(*numbers)
 
 
+def width_to_cut(head_dim: int, arch: Arch, precision: Precision, *, fetched_whole: bool) -> int:
+    """The width that a single pass selects its tile for and cuts into parts: head_dim, or the next power of two.
+
+    wgmma reads parts of two widths with two swizzles. Where Triton does not fetch the rows ahead, both kinds of
+    descriptor are computed before the loop, and ptxas 12.8 (of Triton 3.6 and 3.7) then takes one kind from registers
+    that hold something else: all but the first 16 columns of a tile were lost for the narrow part. ptxas 13.1 does not.
+    A power of two has one part, or two alike. Of float32 every row is fetched ahead.
+    """
+    if arch != "sm_90" or precision == "float32" or fetched_whole:
+        return head_dim
+    return 1 << (head_dim - 1).bit_length()
+
+
 def split_head_dim(head_dim: int, block_rows: int) -> tuple[int, ...]:
     """How head_dim is cut into one or two powers of two for `tl.dot`, the larger first.
 

@@ -13,11 +13,19 @@ from torch import Tensor
 
 from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.columns import without_hidden
-from kblam_kernels.common.launch import Knowledge, Strides, attention, heads, launch, target_arch
+from kblam_kernels.common.launch import (
+    Knowledge,
+    Strides,
+    attention,
+    heads,
+    is_fetched_whole,
+    launch,
+    target_arch,
+)
 from kblam_kernels.common.tiles import Tile, precision_of
 from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, received, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
-from kblam_kernels.dense.tiles import forward_tile, split_head_dim
+from kblam_kernels.dense.tiles import forward_tile, split_head_dim, width_to_cut
 from kblam_kernels.dense.triton_spans import KernelTile, knowledge_span, load_parts, prompt_span
 
 
@@ -142,9 +150,11 @@ def dense_forward_kernel(
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
 
 
-def kernel_tile(D: int, tile: Tile, ragged_stages: int, *, bias_per_token: bool) -> KernelTile:
-    """A tile for heads of width D."""
-    sizes = split_head_dim(D, tile.block_rows)
+def kernel_tile(
+    D: int, tile: Tile, ragged_stages: int, *, bias_per_token: bool, width: int | None = None
+) -> KernelTile:
+    """A tile for heads of width D, which are cut as if they had `width`."""
+    sizes = split_head_dim(width or D, tile.block_rows)
     return KernelTile(
         WIDTH=D,
         PARTS=len(sizes),
@@ -181,7 +191,10 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     if call.scale < 0:
         # The kernel takes the row maximum before it scales.
         call = call.but(query=-call.query, knowledge_query=-call.knowledge_query, scale=-call.scale)
-    tile = forward_tile(target_arch(call.query), D, precision_of(call.query.dtype), N, masked=masked)
+    arch, precision = target_arch(call.query), precision_of(call.query.dtype)
+    whole = is_fetched_whole(call.key, call.value, call.knowledge_key, call.knowledge_value)
+    width = width_to_cut(D, arch, precision, fetched_whole=whole)
+    tile = forward_tile(arch, width, precision, N, masked=masked)
     launch(
         dense_forward_kernel,
         (triton.cdiv(N, tile.block_rows) * B * Hq,),
@@ -192,7 +205,7 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
         output=heads(output),
         lse=lse,
         GROUP=Hq // call.key.shape[1],
-        TILE=kernel_tile(D, tile, tile.ragged_stages or tile.num_stages, bias_per_token=per_token),
+        TILE=kernel_tile(D, tile, tile.ragged_stages or tile.num_stages, bias_per_token=per_token, width=width),
         IS_SHARED=call.knowledge_key.dim() == 3,
     )
     return output, lse

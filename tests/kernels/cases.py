@@ -91,7 +91,7 @@ def ranges(*ends: tuple[int, int], dtype: torch.dtype = torch.int32) -> Change:
     )
 
 
-def _model_layout(p: Problem) -> Problem:
+def model_layout(p: Problem) -> Problem:
     """As a model holds them: heads inside tokens, knowledge as one slot of several, each with room around it."""
 
     def inside_tokens(t: Tensor) -> Tensor:
@@ -193,9 +193,9 @@ GRID: tuple[Case, ...] = (
     Case(1, 5, 70, 32, changes={"token_bias_hides_all": bias(lambda B, M: torch.full((M,), -INF))}),
     Case(2, 5, 0, 32, changes={"bias": bias(lambda B, M: 1.5)}),
     # Memory.
-    Case(2, 33, 50, 64, T=40, changes={"model_layout": _model_layout}),
-    Case(1, 33, 50, 24, T=70, changes={"model_layout": _model_layout}),
-    Case(1, 33, 50, 72, T=70, changes={"model_layout": _model_layout}),
+    Case(2, 33, 50, 64, T=40, changes={"model_layout": model_layout}),
+    Case(1, 33, 50, 24, T=70, changes={"model_layout": model_layout}),
+    Case(1, 33, 50, 72, T=70, changes={"model_layout": model_layout}),
     # Numbers: peaked, flat and negative scores, and scores of which one exponential alone would overflow.
     Case(1, 33, 50, 64, changes={"scale0": lambda p: p.but(scale=0.0)}),
     Case(1, 33, 50, 64, changes={"negative_scale": lambda p: p.but(scale=-0.2)}),
@@ -221,7 +221,7 @@ GRID: tuple[Case, ...] = (
             "window30": window(30),
             "ranges": ranges((0, 70), (10, 50), (69, 70)),
             "row_bias": bias(some_hidden),
-            "model_layout": _model_layout,
+            "model_layout": model_layout,
         },
     ),
 )

@@ -24,8 +24,11 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = torch.empty
 
     def poisoned(*sizes: Any, **options: Any) -> Tensor:
-        tensor = empty(*sizes, **options)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+        tensor: Tensor = empty(*sizes, **options)
+        # Detached: Inductor asks for leaves that require gradients, which must not be written to.
+        if tensor.is_floating_point():
+            tensor.detach().fill_(float("nan"))
+        return tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)
 

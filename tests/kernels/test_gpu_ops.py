@@ -83,6 +83,12 @@ REAL = (
                 Case(1, 1000, LONG, 128, H=8, G=2, changes={"left": cases.LEFT}),
                 Case(1, 500, 1000, 80, H=4, G=4),
                 Case(1, 500, 1000, 256, H=4, G=2),
+                # Heads of two parts whose rows are not fetched ahead, long enough for loops over whole tiles.
+                *(
+                    Case(1, N, 300, D, T=500, changes={"model_layout": cases.model_layout})
+                    for D in (33, 72, 80, 96, 136)
+                    for N in (40, 400)
+                ),
             )
         ),
     ),

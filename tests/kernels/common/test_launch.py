@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from kblam_kernels.common import launch
-from kblam_kernels.common.launch import Heads, columns, heads, recording, stride_of, target_arch
+from kblam_kernels.common.launch import Heads, columns, heads, is_fetched_whole, recording, stride_of, target_arch
 from kblam_kernels.tools.cases import cases
 from tests.kernels.ops import TRITON_WAYS
 from tests.kernels.ways import Way
@@ -55,6 +55,23 @@ def test_an_axis_of_one_entry_has_no_stride() -> None:
     assert heads(torch.empty(5, 8))[1:] == (0, 0, 8)
     assert (stride_of(None, 0), stride_of(torch.empty(3, 2), 0)) == (0, 2)
     assert columns(None) is None
+
+
+def test_rows_of_whole_vectors_are_fetched_whole() -> None:
+    def fetched(*shape: int, dtype: torch.dtype = torch.float16) -> bool:
+        return is_fetched_whole(torch.empty(shape, dtype=dtype))
+
+    room = torch.empty(2, 3, 5, 80, dtype=torch.float16)
+    assert fetched(2, 3, 5, 80)
+    assert fetched(3, 5, 64)
+    assert is_fetched_whole(room[..., :72], room[0, ..., 8:16][..., :8])
+    # Strides that Triton does not know to be multiples of 16, a row's end inside a vector, an odd address.
+    assert not fetched(2, 3, 5, 72)
+    assert not fetched(1, 1, 2, 33)
+    assert not is_fetched_whole(room, room[..., :36])
+    assert not is_fetched_whole(room[..., 1:65])
+    # An axis of one entry has no stride.
+    assert fetched(1, 1, 1, 72)
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.arch}-{case.variant}") for case in list(cases())[::9]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kblam_kernels.common.tiles import TILE_VARIABLE, Arch, Precision, select
-from kblam_kernels.dense.tiles import DECODE, ForwardTile, forward_tile, parse, split_head_dim
+from kblam_kernels.dense.tiles import DECODE, ForwardTile, forward_tile, parse, split_head_dim, width_to_cut
 from kblam_kernels.errors import UnsupportedInputError
 
 
@@ -100,3 +100,29 @@ def test_parts_of_a_head_dimension_cover_it(block_rows: int) -> None:
 )
 def test_parts_of_the_usual_head_dimensions(head_dim: int, parts: tuple[int, ...]) -> None:
     assert split_head_dim(head_dim, 128) == parts
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "arch", "precision", "fetched_whole", "width"),
+    [
+        (72, "sm_90", "half", False, 128),
+        (33, "sm_90", "half", False, 64),
+        (136, "sm_90", "half", False, 256),
+        (80, "sm_90", "half", True, 80),
+        (72, "sm_90", "float32", False, 72),
+        (72, "sm_80", "half", False, 72),
+    ],
+)
+def test_rows_that_come_late_are_cut_into_parts_alike(
+    head_dim: int, arch: Arch, precision: Precision, fetched_whole: bool, width: int
+) -> None:
+    assert width_to_cut(head_dim, arch, precision, fetched_whole=fetched_whole) == width
+
+
+@pytest.mark.parametrize("block_rows", [64, 128])
+def test_powers_of_two_have_parts_alike(block_rows: int) -> None:
+    for head_dim in range(1, 257):
+        width = width_to_cut(head_dim, "sm_90", "half", fetched_whole=False)
+        parts = split_head_dim(width, block_rows)
+        assert len(set(parts)) == 1
+        assert sum(parts) >= head_dim

@@ -40,6 +40,35 @@ def test_other_tiles_of_the_single_pass_give_the_same(
     ops.TRITON_WAYS[0].near(case.name, FLOAT32)
 
 
+def of_layout(D: int, layout: str) -> cases.Case:
+    return next(c for c in cases.GRID if c.D == D and list(c.changes) == [layout])
+
+
+def test_on_hopper_rows_that_come_late_have_parts_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ptxas 12.8 loses columns of the narrow part of such heads: `tiles.width_to_cut`."""
+    from kblam_kernels.dense import triton_forward
+
+    monkeypatch.delenv("KBLAM_TILE", raising=False)
+    late = of_layout(72, "model_layout").problem(torch.float16)
+    with recording("sm_90") as made:
+        for problem in (late, make(N=33, T=70, D=80, dtype=torch.float16)):
+            triton_forward.forward(problem.call()[1])
+    parts = [launch.arguments["TILE"].SIZES for launch in made.launches]
+    assert parts == [(64, 64), (64, 16)]
+    assert [launch.arguments["TILE"].WIDTH for launch in made.launches] == [72, 80]
+
+
+@pytest.mark.parametrize(
+    "case", [of_layout(72, "model_layout"), cases.Case(1, 7, 33, 33)], ids=lambda case: str(case.name)
+)
+def test_heads_cut_as_wider_ones_give_the_same(case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kblam_kernels.dense import triton_forward
+
+    monkeypatch.setattr(triton_forward, "width_to_cut", lambda *_, **__: 128)
+    monkeypatch.setenv("KBLAM_TILE", "64x32x4x1")
+    ops.TRITON_WAYS[0].near(case.name, FLOAT32)
+
+
 @pytest.mark.parametrize("tile", [Tile(16, 16, 4, 1), Tile(32, 64, 4, 2)], ids=str)
 def test_other_tiles_of_split_decode_give_the_same(tile: Tile) -> None:
     problem = cases.SPLITS[2].problem(FLOAT32)
