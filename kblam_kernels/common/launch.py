@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common import memory
-from kblam_kernels.common.call import AttentionCall
+from kblam_kernels.common.call import AttentionCall, Sizes
 from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
 from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch, Tile, arch_of
 
@@ -235,16 +235,21 @@ def is_fetched_whole(*tensors: Tensor) -> bool:
     )
 
 
-# Triton compiles a kernel anew where a number in a tuple becomes 1 or a multiple of 16, whatever do_not_specialize says
-# of the tuple. Numbers of these arguments follow lengths, so they are sent as 2n + 3, which is neither; kernels take
-# them with `triton_parts.received`.
-SENT = ("strides", "sizes", "cut")
+# Triton compiles a kernel anew where a number of a tuple becomes 1 or a multiple of 16, whatever do_not_specialize says
+# of the tuple. So numbers that follow lengths are handed over one by one, by these names.
+STRIDES, SIZES, CUT = (
+    [f"{name}_{field}" for field in kind._fields]
+    for name, kind in (("strides", Strides), ("sizes", Sizes), ("cut", Cut))
+)
 
 
-def sent(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a launch as its kernel gets them."""
-    coded = {name: type(arguments[name])(*(2 * n + 3 for n in arguments[name])) for name in SENT if name in arguments}
-    return arguments | coded
+def one_by_one(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a launch as its kernel takes them: `strides`, `sizes` and `cut` number by number."""
+    apart = {name: value for name, value in arguments.items() if name not in ("strides", "sizes", "cut")}
+    for name in ("strides", "sizes", "cut"):
+        if name in arguments:
+            apart |= {f"{name}_{field}": number for field, number in arguments[name]._asdict().items()}
+    return apart
 
 
 class Launch(NamedTuple):
@@ -311,4 +316,4 @@ def launch(
         return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
         options = {"launch_pdl": True} if follows else {}
-        kernel[grid](**sent(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages, **options)
+        kernel[grid](**one_by_one(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages, **options)

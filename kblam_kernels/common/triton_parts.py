@@ -23,15 +23,6 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def received(numbers):
-    """The numbers of a tuple that `launch.sent` coded."""
-    found = ()
-    for i in tl.static_range(len(numbers)):
-        found += ((numbers[i] - 3) >> 1,)
-    return found
-
-
-@triton.jit
 def let_next_start(CHAINED: tl.constexpr):
     """Lets the next launch of a chain start: its programs take the room that this one's leave, and wait."""
     if CHAINED:

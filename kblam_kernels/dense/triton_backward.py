@@ -17,9 +17,9 @@ from torch import Tensor
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import Saved, Sizes
 from kblam_kernels.common.launch import LOG2E as HOST_LOG2E
-from kblam_kernels.common.launch import Knowledge, Strides, attention, heads, launch, target_arch
+from kblam_kernels.common.launch import SIZES, STRIDES, Knowledge, Strides, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, received, store_rows, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, store_rows, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.gradient import OF_KNOWLEDGE, OF_PROMPT, row_terms
 from kblam_kernels.dense.tiles import backward_tile
@@ -78,7 +78,7 @@ def is_visible(row, column, sizes, window):
     return visible
 
 
-@triton.jit(do_not_specialize=["strides", "sizes", "window"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, "window"])
 def dense_backward_rows_kernel(
     prompt,
     knowledge,
@@ -88,20 +88,20 @@ def dense_backward_rows_kernel(
     level,
     delta,
     gradient,
-    strides,
-    sizes,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     window,
     scale,
     GROUP: tl.constexpr,
     TILE: tl.constexpr,
     IS_KNOWLEDGE: tl.constexpr,
-):
+):  # fmt: skip
     """One program: the gradient of BLOCK_N queries of one head, from the columns of one block that they see.
 
     `scale` and `level` have log2(e) folded in.
     """
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     program = tl.program_id(0)
     row_tiles = tl.cdiv(N, TILE.BLOCK_N)
@@ -150,7 +150,7 @@ def dense_backward_rows_kernel(
     store_parts(gradient, batch, head, first_row, N, acc, scale * LN2, TILE)
 
 
-@triton.jit(do_not_specialize=["strides", "sizes", "window"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, "window"])
 def dense_backward_columns_kernel(
     prompt,
     knowledge,
@@ -162,22 +162,22 @@ def dense_backward_columns_kernel(
     grad_key,
     grad_value,
     grad_bias,
-    strides,
-    sizes,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     window,
     scale,
     GROUP: tl.constexpr,
     TILE: tl.constexpr,
     IS_KNOWLEDGE: tl.constexpr,
     IS_SHARED: tl.constexpr,
-):
+):  # fmt: skip
     """One program: the gradients of BLOCK_N columns of one block and head, from BLOCK_M rows at a time that see them.
 
     Those are the rows of all heads of a prompt group, or of the batch rows that share knowledge. `grad_bias` is float32
     (B, Hq, M) or None.
     """
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     COLUMNS: tl.constexpr = TILE.BLOCK_N
     length = M if IS_KNOWLEDGE else T

@@ -15,6 +15,9 @@ from torch import Tensor
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.launch import (
+    CUT,
+    SIZES,
+    STRIDES,
     Cut,
     Knowledge,
     Strides,
@@ -29,7 +32,7 @@ from kblam_kernels.common.launch import (
 )
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MERGE, MIN_DENSE_SPLIT, head_chunk_of, split_tokens
 from kblam_kernels.common.tiles import Tile, precision_of, select
-from kblam_kernels.common.triton_parts import LN2, LOG2E, received
+from kblam_kernels.common.triton_parts import LN2, LOG2E
 from kblam_kernels.common.triton_split import (
     gather_rows,
     levels_of,
@@ -104,7 +107,7 @@ def _knowledge_split(
     store_values(partial_base, acc, row_max, row, present, HEAD.WIDTH, HEAD.WIDTH, HEAD)
 
 
-@triton.jit(do_not_specialize=["strides", "sizes", "cut", "window"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, *CUT, "window"])
 def dense_decode_kernel(
     prompt,
     knowledge,
@@ -112,20 +115,34 @@ def dense_decode_kernel(
     knowledge_range,
     partial,
     states,
-    strides,
-    sizes,
-    cut,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
+    cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
     window,
     scale,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PROMPT: tl.constexpr,
     HEAD: tl.constexpr,
-):
+):  # fmt: skip
     """One program: a row tile against one split of the knowledge, or of the prompt. `scale` has log2(e) folded in."""
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
-    cut = Cut(*received(cut))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
+    cut = Cut(
+        cut_rows,
+        cut_row_count,
+        cut_row_tiles,
+        cut_groups,
+        cut_knowledge_programs,
+        cut_prompt_programs,
+        cut_knowledge_splits,
+        cut_splits,
+        cut_split_size,
+        cut_folded,
+        cut_prompt_row_tiles,
+        cut_is_spanned,
+    )
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
         _knowledge_split(
@@ -140,21 +157,35 @@ def dense_decode_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["sizes", "cut"])
+@triton.jit(do_not_specialize=[*SIZES, *CUT])
 def dense_merge_kernel(
     partial,
     states,
     output,
     lse,
-    sizes,
-    cut,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
+    cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
     HEAD_DIM: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-):
+):  # fmt: skip
     """One program: merges the splits of one row, for BLOCK_COLUMNS of its output."""
-    sizes = Sizes(*received(sizes))
-    cut = Cut(*received(cut))
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
+    cut = Cut(
+        cut_rows,
+        cut_row_count,
+        cut_row_tiles,
+        cut_groups,
+        cut_knowledge_programs,
+        cut_prompt_programs,
+        cut_knowledge_splits,
+        cut_splits,
+        cut_split_size,
+        cut_folded,
+        cut_prompt_row_tiles,
+        cut_is_spanned,
+    )
     Hq, N, splits = sizes.Hq, sizes.N, cut.splits
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)

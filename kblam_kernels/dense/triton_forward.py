@@ -14,6 +14,8 @@ from torch import Tensor
 from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.columns import without_hidden
 from kblam_kernels.common.launch import (
+    SIZES,
+    STRIDES,
     Knowledge,
     Strides,
     attention,
@@ -23,7 +25,7 @@ from kblam_kernels.common.launch import (
     target_arch,
 )
 from kblam_kernels.common.tiles import Tile, precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, received, store_rows, unseen, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.tiles import forward_tile, split_head_dim, width_to_cut
 from kblam_kernels.dense.triton_spans import KernelTile, knowledge_span, load_parts, prompt_span
@@ -36,7 +38,7 @@ def rows_of(heads, batch, head):
 
 
 # Lengths and the strides that follow them are not specialised: a growing cache must not compile again.
-@triton.jit(do_not_specialize=["strides", "sizes", "window"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, "window"])
 def dense_forward_kernel(
     prompt,
     knowledge,
@@ -44,20 +46,20 @@ def dense_forward_kernel(
     knowledge_range,
     output,
     lse,
-    strides,
-    sizes,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     window,
     scale,
     GROUP: tl.constexpr,
     TILE: tl.constexpr,
     IS_SHARED: tl.constexpr,
-):
+):  # fmt: skip
     """One program: BLOCK_N queries of one head against all columns they see.
 
     `scale` has log2(e) folded in; the mask is float32, 0 or -inf, and is added to scores.
     """
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     B, Hq, N, T, M = sizes.B, sizes.Hq, sizes.N, sizes.T, sizes.M
     # Neighbouring programs read the same columns, so that these are in L2: first the tiles of one head, then,
     # when the batch shares its knowledge, the batch rows of that head, else the heads of one prompt group.

@@ -13,18 +13,18 @@ import triton.language as tl
 from torch import Tensor
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import Strides, chunks, heads, launch, target_arch, visibility
+from kblam_kernels.common.launch import SIZES, STRIDES, Strides, chunks, heads, launch, target_arch, visibility
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of, select
-from kblam_kernels.common.triton_parts import LOG2E, load_range, received, zeros
+from kblam_kernels.common.triton_parts import LOG2E, load_range, zeros
 from kblam_kernels.common.triton_split import add_chunk, streamed_scores
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from kblam_kernels.latent.tiles import as_bits, storage_of
 
 
-@triton.jit(do_not_specialize=["sizes", "heads", "rows_of_head", "strides"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, "heads", "rows_of_head"])
 def evidence_mass_kernel(
     rows,
     key,
@@ -36,8 +36,8 @@ def evidence_mass_kernel(
     knowledge_range,
     row_weight,
     mass,
-    strides,
-    sizes,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     heads,
     rows_of_head,
     scale,
@@ -46,12 +46,12 @@ def evidence_mass_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     KEY_GAIN: tl.constexpr,
-):
+):  # fmt: skip
     """One program: BLOCK_M tokens of a batch row. Keys have `heads` heads; each is multiplied with `rows_of_head` rows,
     counted (head, query). `scale` has log2(e) folded in.
     """
-    strides = Strides(*received(strides))
-    sizes = Sizes(*received(sizes))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     N, M = sizes.N, sizes.M
     program = tl.program_id(0)
     # Batch rows that share their keys are neighbours, so that the keys are in L2.

@@ -9,13 +9,12 @@ import triton
 import triton.language as tl
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import Cut, Strides
+from kblam_kernels.common.launch import CUT, SIZES, STRIDES, Cut, Strides
 from kblam_kernels.common.triton_parts import (
     LN2,
     finite,
     let_next_start,
     product,
-    received,
     rounded,
     unseen,
     wait_for_previous,
@@ -63,7 +62,7 @@ def _absorb(
         tl.store(constant + at, of_bias, mask=present)
 
 
-@triton.jit(do_not_specialize=["strides", "sizes", "cut", "window"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, *CUT, "window"])
 def latent_absorb_kernel(
     prompt,
     query,
@@ -73,9 +72,10 @@ def latent_absorb_kernel(
     constant,
     partial_prompt,
     states,
-    strides,
-    sizes,
-    cut,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
+    cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
     window,
     scale,
     LATENT: tl.constexpr,
@@ -84,14 +84,29 @@ def latent_absorb_kernel(
     PROMPT_HEAD: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     CHAINED: tl.constexpr,
-):
+):  # fmt: skip
     """One program: the query heads of one key head against a split of the prompt, or some rows that absorb.
 
     The prompt is here because its programs are small, and need nothing of this launch: beside those of the knowledge,
     of which one fills a multiprocessor, they would take its place.
     """
     let_next_start(CHAINED)
-    strides, sizes, cut = Strides(*received(strides)), Sizes(*received(sizes)), Cut(*received(cut))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
+    cut = Cut(
+        cut_rows,
+        cut_row_count,
+        cut_row_tiles,
+        cut_groups,
+        cut_knowledge_programs,
+        cut_prompt_programs,
+        cut_knowledge_splits,
+        cut_splits,
+        cut_split_size,
+        cut_folded,
+        cut_prompt_row_tiles,
+        cut_is_spanned,
+    )
     program = tl.program_id(0)
     if program < cut.prompt_programs:
         # First, because they take longer.
@@ -163,7 +178,7 @@ def _weights(states, first, last, MERGE: tl.constexpr):
     return factors, highest, tl.sum(summed, 0)
 
 
-@triton.jit(do_not_specialize=["sizes", "cut"])
+@triton.jit(do_not_specialize=[*SIZES, *CUT])
 def latent_project_kernel(
     partial_latent,
     partial_prompt,
@@ -172,20 +187,35 @@ def latent_project_kernel(
     bias,
     output,
     lse,
-    sizes,
-    cut,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
+    cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
     LATENT: tl.constexpr,
     HEAD: tl.constexpr,
     MERGE: tl.constexpr,
     CHAINED: tl.constexpr,
-):
+):  # fmt: skip
     """One program: merges the splits of some rows of one head and projects them, for one chunk of its columns.
 
     The splits of a group are added one after the other, as a program that folds a group adds them, then the groups. One
     row after the other, in the same shapes whatever their number, so that no bit depends on it.
     """
     wait_for_previous(CHAINED)
-    sizes, cut = Sizes(*received(sizes)), Cut(*received(cut))
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
+    cut = Cut(
+        cut_rows,
+        cut_row_count,
+        cut_row_tiles,
+        cut_groups,
+        cut_knowledge_programs,
+        cut_prompt_programs,
+        cut_knowledge_splits,
+        cut_splits,
+        cut_split_size,
+        cut_folded,
+        cut_prompt_row_tiles,
+        cut_is_spanned,
+    )
     N, splits, knowledge_splits = sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS
     SPLITS: tl.constexpr = MERGE.SPLITS

@@ -12,14 +12,13 @@ import triton
 import triton.language as tl
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import Cut, Strides
+from kblam_kernels.common.launch import CUT, SIZES, STRIDES, Cut, Strides
 from kblam_kernels.common.triton_parts import (
     LOG2E,
     finite,
     let_next_start,
     load_range,
     product,
-    received,
     rounded,
     unseen,
     wait_for_previous,
@@ -167,22 +166,23 @@ def _folded(old, old_max, old_sum, new, new_max, new_sum, VALUES: tl.constexpr, 
     return both, row_max, old_sum * of_old + new_sum * of_new
 
 
-@triton.jit(do_not_specialize=["strides", "sizes", "cut"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, *CUT])
 def latent_decode_kernel(
     latents,
     bias,
     knowledge_range,
     partial,
     states,
-    strides,
-    sizes,
-    cut,
+    strides_bias, strides_range, strides_mask,
+    sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
+    cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
     scale,
     LATENT: tl.constexpr,
     VALUES: tl.constexpr,
     TILE: tl.constexpr,
     CHAINED: tl.constexpr,
-):
+):  # fmt: skip
     """One program: a row tile against one split of the latents, or against a group of them, folded one after the other.
 
     `scale` has log2(e) folded in. Rows are counted (batch, head, query). LATENT and VALUES are `Chunks`: of latents, of
@@ -190,7 +190,22 @@ def latent_decode_kernel(
     """
     let_next_start(CHAINED)
     wait_for_previous(CHAINED)
-    strides, sizes, cut = Strides(*received(strides)), Sizes(*received(sizes)), Cut(*received(cut))
+    strides = Strides(strides_bias, strides_range, strides_mask)
+    sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
+    cut = Cut(
+        cut_rows,
+        cut_row_count,
+        cut_row_tiles,
+        cut_groups,
+        cut_knowledge_programs,
+        cut_prompt_programs,
+        cut_knowledge_splits,
+        cut_splits,
+        cut_split_size,
+        cut_folded,
+        cut_prompt_row_tiles,
+        cut_is_spanned,
+    )
     program = tl.program_id(0)
     value = latents.value
     TOKENS: tl.constexpr = TILE.TOKENS

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kblam_kernels.common.launch import Launch, recording, sent
+from kblam_kernels.common.launch import Launch, one_by_one, recording
 from kblam_kernels.common.tiles import SHARED_LIMIT
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     def typed(value: Any, place: tuple[int, ...], specialised: bool) -> Any:
         if isinstance(value, tuple):
-            # What do_not_specialize says of a tuple is not heard.
+            # Whatever do_not_specialize says of a tuple.
             return type(value)(*(typed(part, (*place, i), True) for i, part in enumerate(value)))
         if value is None or (specialised and isinstance(value, int) and value == 1):
             constants[place] = value
@@ -109,7 +109,7 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             divisible[place] = [["tt.divisibility", 16]]
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 
-    arguments = sent(arguments)
+    arguments = one_by_one(arguments)
     for i, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
         if parameter.is_constexpr:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kblam_kernels.common.call import Sizes
-from kblam_kernels.common.launch import Cut, Recording, States, chunks, heads, recording, sent
+from kblam_kernels.common.launch import Cut, Recording, States, chunks, heads, one_by_one, recording
 from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS
 from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch, Precision
 from kblam_kernels.latent import tiles
@@ -138,7 +138,7 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         HEAD=chunks(D, 16),
         MERGE=MergeTile(1, GROUPS, GROUP, 1.0),
         CHAINED=False,
-        **sent({"sizes": Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2), "cut": cut}),
+        **one_by_one({"sizes": Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2), "cut": cut}),
     )
     assert (output == 2.0).all(), "(1 + 5) / 3"
 
