@@ -84,19 +84,18 @@ _ROOMY: tuple[Arch, ...] = ("sm_80", "sm_90")
 _HOPPER: tuple[Arch, ...] = ("sm_90",)
 _SMALL = "small, so that short inputs span several tiles, splits and groups"
 # Rows are latents of P numbers. These multiply latents as they are stored: converted, registers spill.
-TOKENS_FIRST: tuple[Choice[LatentTile], ...] = (
+AS_STORED: tuple[Choice[LatentTile], ...] = (
     Choice(LatentTile(16, 16, 4, 1, 3, 128, True), _SMALL, precision=None, archs=("interpreter",)),
-    Choice(LatentTile(32, 64, 8, 3, 3), "two buffers each for keys and values; 221 KiB", (1, 384), archs=_HOPPER),
+    Choice(LatentTile(32, 128, 8, 3, 0), "1.4 times as fast as resident sums; 80 KiB", (513, 1023), archs=_HOPPER),
     Choice(
         LatentTile(32, 128, 8, 3, 0, 128, True),
-        "wgmma; the absorbed query no longer fits beside the keys; 120 KiB",
-        (1025, UNLIMITED),
+        "wgmma, 1.05 times as fast as rows of queries and 1.3 times as resident sums; 120 KiB",
+        (1024, UNLIMITED),
         archs=_HOPPER,
     ),
 )
 # Latents that are converted.
 CONVERTED: tuple[Choice[LatentTile], ...] = (
-    Choice(LatentTile(32, 64, 8, 4, 3), "three buffers; 175 KiB", (1, 384), archs=_HOPPER),
     Choice(
         LatentTile(32, 128, 8, 3, 0, 64),
         "with chunks of 128 fp8 spills 8 bytes; 70 KiB",
@@ -106,6 +105,8 @@ CONVERTED: tuple[Choice[LatentTile], ...] = (
 )
 TILES: tuple[Choice[LatentTile], ...] = (
     Choice(LatentTile(16, 16, 4, 1, 3), _SMALL, precision=None, archs=("interpreter",)),
+    Choice(LatentTile(32, 64, 8, 3, 3), "two buffers, 1.3 times as fast as wgmma; 221 KiB", (1, 384), archs=_HOPPER),
+    Choice(LatentTile(32, 32, 8, 3, 4), "two buffers, 1.5 times as fast as one; 162 KiB", (385, 512), archs=_HOPPER),
     Choice(LatentTile(32, 32, 4, 2, 3, 64), "two programs share an SM", (1, 384)),
     Choice(LatentTile(32, 32, 8, 2, 3), "no spill", (385, 768), archs=_ROOMY),
     Choice(LatentTile(32, 32, 8, 2, 4), "no spill", (769, 1024), archs=_ROOMY),
@@ -128,7 +129,7 @@ def latent_tile(P: int, precision: Precision, arch: Arch = "sm_80", *, converts:
     Args:
         converts: latents are stored in another dtype than the query's.
     """
-    return select((*(CONVERTED if converts else TOKENS_FIRST), *TILES), arch, precision, P)
+    return select((*(CONVERTED if converts else AS_STORED), *TILES), arch, precision, P)
 
 
 def tile_of(call: LatentCall) -> LatentTile:
@@ -173,14 +174,7 @@ class ProjectTile(Tile):
 
 
 ABSORB = Tile(16, 64, num_warps=4, num_stages=3)
-# One row, as of a decode step alone; and several, which share the value weight.
-PROJECT_ONE = ProjectTile(1, 128, num_warps=4, num_stages=1, head_columns=32)
-PROJECT = ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=32)
-
-
-def project_tile(rows: int) -> ProjectTile:
-    """The tile of the last launch for so many rows of a head. No bit depends on it."""
-    return PROJECT if rows >= 4 * PROJECT.block_rows else PROJECT_ONE
+PROJECT = ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=64)
 
 
 def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:

@@ -31,13 +31,13 @@ from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS, chunk_of, he
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     ABSORB,
+    PROJECT,
     LatentTile,
     as_bits,
     blocks,
     folded,
     is_padded,
     latent_split,
-    project_tile,
     prompt_chunk,
     query_bytes,
     storage_of,
@@ -199,12 +199,11 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
             storage.headroom,
         ),
     )
-    project = project_tile(B * N)
-    columns = chunks(D, min(project.head_columns, head_chunk_of(D, query.element_size())))
+    columns = chunks(D, min(PROJECT.head_columns, head_chunk_of(D, query.element_size())))
     launch(
         latent_project_kernel,
-        (triton.cdiv(B * N, project.block_rows), Hq, columns.COUNT),
-        project,
+        (triton.cdiv(B * N, PROJECT.block_rows), Hq, columns.COUNT),
+        PROJECT,
         query,
         follows=chained and cut.knowledge_programs > 0,
         **common,
@@ -214,7 +213,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         bias=call.value_bias,
         output=heads(output),
         lse=heads(lse[..., None]),
-        LATENT=chunks(P, chunk_of(P, project.block_m)),
+        LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
         HEAD=columns,
-        MERGE=MergeTile(project.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
+        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
     )

@@ -26,9 +26,9 @@ TABLES = {"forward": dense.FORWARD, "decode": dense.DECODE, "latent": latent.TIL
 PRECISIONS: tuple[Precision, ...] = ("half", "float32")
 
 
-@pytest.mark.parametrize("name", [*TABLES, "tokens first", "converted"])
+@pytest.mark.parametrize("name", [*TABLES, "as stored", "converted"])
 def test_every_row_says_why_and_can_be_taken(name: str) -> None:
-    parts = {"tokens first": latent.TOKENS_FIRST, "converted": latent.CONVERTED}
+    parts = {"as stored": latent.AS_STORED, "converted": latent.CONVERTED}
     table = parts[name] if name in parts else TABLES[name]
     for place, choice in enumerate(table):
         assert choice.reason
