@@ -6,7 +6,7 @@ How it works is in this folder's README. Takes what `dispatch.Triton` has no rea
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -48,6 +48,8 @@ from kblam_kernels.latent.triton_ends import latent_absorb_kernel, latent_projec
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel
 
 CHAINS = True
+FETCHES = True
+LINE_BYTES = 128
 
 
 class Latents(NamedTuple):
@@ -62,6 +64,13 @@ class Latents(NamedTuple):
     value_scale: Tensor | None
 
 
+class Rows(NamedTuple):
+    """Latents of keys and of values."""
+
+    key: Heads
+    value: Heads
+
+
 class KernelTile(NamedTuple):
     """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`, of FOLDED that of `Cut`."""
 
@@ -73,6 +82,14 @@ class KernelTile(NamedTuple):
     VALUE_PARTS: int
     KEY_GAIN: int
     VALUE_HEADROOM: int
+
+
+class Ahead(NamedTuple):
+    """What the first launch fetches ahead, compiled in: TOKENS of each split, a row in LINES of LINE numbers."""
+
+    TOKENS: int
+    LINES: int
+    LINE: int
 
 
 class MergeTile(NamedTuple):
@@ -132,6 +149,14 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
     return (tensor if tensor.shape[0] == 1 else tensor[b])[:, columns]
 
 
+def _ahead(call: LatentCall, tile: LatentTile, *, is_chained: bool) -> Ahead:
+    """Two tiles of each split, as many as have buffers; nothing of splits that begin where a range does."""
+    key = call.latent_key
+    line = max(LINE_BYTES // key.element_size(), 1)
+    lines = triton.next_power_of_2(triton.cdiv(key.shape[1], line))
+    return Ahead(2 * tile.block_m if FETCHES and is_chained and not call.is_spanned and len(key) else 0, lines, line)
+
+
 def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor, lse: Tensor) -> None:
     """One block of queries: all launches. `output` and `lse` are its part of the results."""
     query, r, storage = call.query, call.knowledge_query, storage_of(call.latent_key.dtype)
@@ -146,7 +171,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
     partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
     chained = CHAINS and target_arch(query) == "sm_90"
-    common = {"states": states, "sizes": call.sizes, "cut": cut, "CHAINED": chained}
+    common: dict[str, Any] = {"states": states, "sizes": call.sizes, "cut": cut, "CHAINED": chained}
     arguments = attention(call) | common
     columns = chunks(P, chunk_of(P, ABSORB.block_m))
     launch(
@@ -157,6 +182,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         **{name: arguments[name] for name in ("prompt", "strides", "window", "scale")},
         **common,
         query=heads(r),
+        latents=Rows(heads(as_bits(call.latent_key)), heads(as_bits(call.latent_value))),
         weight=heads(call.key_weight),
         bias=call.key_bias,
         absorbed=absorbed,
@@ -167,6 +193,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         PROMPT=prompt_tile(call, PROMPT_ROWS),
         PROMPT_HEAD=chunks(D, prompt_chunk(D, query.element_size())),
         BLOCK_ROWS=ABSORB.block_rows,
+        AHEAD=_ahead(call, tile, is_chained=chained),
     )
     launch(
         latent_decode_kernel,

@@ -12,6 +12,7 @@ from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.launch import CUT, SIZES, STRIDES, Cut, Strides
 from kblam_kernels.common.triton_parts import (
     LN2,
+    fetch_ahead,
     finite,
     let_next_start,
     product,
@@ -62,9 +63,24 @@ def _absorb(
         tl.store(constant + at, of_bias, mask=present)
 
 
+@triton.jit
+def _fetch_latents(latents, sizes, cut, WIDTH: tl.constexpr, AHEAD: tl.constexpr):
+    """The first tokens of each split, towards L2: this launch leaves the memory idle, and the next one waits for it."""
+    ahead = tl.minimum(cut.split_size, AHEAD.TOKENS)
+    blocks = cut.knowledge_splits * cut.folded * tl.cdiv(ahead, 16)
+    line = tl.minimum(tl.arange(0, AHEAD.LINES) * AHEAD.LINE, WIDTH - 1)
+    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+        split, part = block // tl.cdiv(ahead, 16), block % tl.cdiv(ahead, 16)
+        token = split * cut.split_size + part * 16 + tl.arange(0, 16)
+        token = tl.minimum(token, sizes.M - 1).to(tl.int64)
+        fetch_ahead(latents.key.data + token[:, None] * latents.key.row + line[None, :])
+        fetch_ahead(latents.value.data + token[:, None] * latents.value.row + line[None, :])
+
+
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES, *CUT, "window"])
 def latent_absorb_kernel(
     prompt,
+    latents,
     query,
     weight,
     bias,
@@ -83,6 +99,7 @@ def latent_absorb_kernel(
     PROMPT: tl.constexpr,
     PROMPT_HEAD: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
+    AHEAD: tl.constexpr,
     CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One program: the query heads of one key head against a split of the prompt, or some rows that absorb.
@@ -108,6 +125,8 @@ def latent_absorb_kernel(
         cut_is_spanned,
     )
     program = tl.program_id(0)
+    if AHEAD.TOKENS > 0:
+        _fetch_latents(latents, sizes, cut, LATENT.WIDTH, AHEAD)
     if program < cut.prompt_programs:
         # First, because they take longer.
         prompt_split(
