@@ -49,6 +49,8 @@ from kblam_kernels.latent.triton_kernels import latent_decode_kernel
 
 CHAINS = True
 FETCHES = True
+RESIDENT = True
+RESIDENT_CHUNKS = 4
 LINE_BYTES = 128
 
 
@@ -93,9 +95,13 @@ class Ahead(NamedTuple):
 
 
 class MergeTile(NamedTuple):
-    """How the last launch merges, compiled in: ROWS rows of a head, up to GROUPS groups of up to SPLITS splits."""
+    """How the last launch merges, compiled in: ROWS rows of a head, up to GROUPS groups of up to SPLITS splits.
+
+    IS_RESIDENT: all chunks of the rows' latents stay on the chip, so that splits are weighted once a row.
+    """
 
     ROWS: int
+    IS_RESIDENT: bool
     GROUPS: int
     SPLITS: int
     VALUE_UNIT: float
@@ -242,5 +248,11 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         lse=heads(lse[..., None]),
         LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
         HEAD=columns,
-        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
+        MERGE=MergeTile(
+            PROJECT.block_rows,
+            RESIDENT and triton.cdiv(P, chunk_of(P, PROJECT.block_m)) <= RESIDENT_CHUNKS,
+            GROUPS,
+            GROUP // fold,
+            storage.gain / storage.headroom,
+        ),
     )

@@ -11,13 +11,14 @@ from kblam_kernels.latent.tiles import is_padded, latent_tile, value_parts
 @pytest.mark.parametrize(
     ("P", "precision", "arch", "tile"),
     [
-        (384, "half", "sm_90", "32x64x8x2 3 chunks, tokens first"),
-        (385, "half", "sm_90", "32x32x8x2 3 chunks"),
+        (384, "half", "sm_90", "32x64x8x3 3 chunks"),
+        (385, "half", "sm_90", "32x32x8x3 4 chunks"),
+        (513, "half", "sm_90", "32x128x8x3 streamed"),
         (1025, "half", "sm_90", "32x128x8x3 streamed, tokens first"),
         (384, "half", "sm_80", "32x32x4x2 3 chunks"),
         (384, "half", "sm_86", "32x32x4x2 3 chunks"),
         (768, "half", "sm_80", "32x32x8x2 3 chunks"),
-        (1024, "half", "sm_90", "32x32x8x2 4 chunks"),
+        (1024, "half", "sm_90", "32x128x8x3 streamed, tokens first"),
         (512, "half", "sm_86", "32x128x8x3 streamed"),
         (1536, "half", "sm_80", "32x128x8x3 streamed"),
         (5, "float32", "sm_90", "32x64x8x2 streamed"),
