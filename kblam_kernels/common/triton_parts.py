@@ -37,19 +37,6 @@ def wait_for_previous(CHAINED: tl.constexpr):
 
 
 @triton.jit
-def fetch_ahead(pointers):
-    """Sends the lines of memory at `pointers` on their way to L2. NVIDIA GPUs only."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
-        "=r,l",
-        [pointers.to(tl.int64)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def product(a, b, acc):
     """a @ b + acc, in float32."""
     if INTERPRETED:

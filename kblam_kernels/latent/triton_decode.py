@@ -47,12 +47,6 @@ from kblam_kernels.latent.tiles import (
 from kblam_kernels.latent.triton_ends import latent_absorb_kernel, latent_project_kernel
 from kblam_kernels.latent.triton_kernels import latent_decode_kernel
 
-CHAINS = True
-FETCHES = True
-RESIDENT = True
-RESIDENT_CHUNKS = 4
-LINE_BYTES = 128
-
 
 class Latents(NamedTuple):
     """The knowledge block, and its absorbed queries with their constant: (B, Hq, N, P) and (B, Hq, N)."""
@@ -64,13 +58,6 @@ class Latents(NamedTuple):
     norm: Tensor
     key_scale: Tensor | None
     value_scale: Tensor | None
-
-
-class Rows(NamedTuple):
-    """Latents of keys and of values."""
-
-    key: Heads
-    value: Heads
 
 
 class KernelTile(NamedTuple):
@@ -86,22 +73,10 @@ class KernelTile(NamedTuple):
     VALUE_HEADROOM: int
 
 
-class Ahead(NamedTuple):
-    """What the first launch fetches ahead, compiled in: TOKENS of each split, a row in LINES of LINE numbers."""
-
-    TOKENS: int
-    LINES: int
-    LINE: int
-
-
 class MergeTile(NamedTuple):
-    """How the last launch merges, compiled in: ROWS rows of a head, up to GROUPS groups of up to SPLITS splits.
-
-    IS_RESIDENT: all chunks of the rows' latents stay on the chip, so that splits are weighted once a row.
-    """
+    """How the last launch merges, compiled in: ROWS rows of a head, up to GROUPS groups of up to SPLITS splits."""
 
     ROWS: int
-    IS_RESIDENT: bool
     GROUPS: int
     SPLITS: int
     VALUE_UNIT: float
@@ -155,14 +130,6 @@ def _rows(tensor: Tensor | None, b: slice, columns: slice = slice(None)) -> Tens
     return (tensor if tensor.shape[0] == 1 else tensor[b])[:, columns]
 
 
-def _ahead(call: LatentCall, tile: LatentTile, *, is_chained: bool) -> Ahead:
-    """Two tiles of each split, as many as have buffers; nothing of splits that begin where a range does."""
-    key = call.latent_key
-    line = max(LINE_BYTES // key.element_size(), 1)
-    lines = triton.next_power_of_2(triton.cdiv(key.shape[1], line))
-    return Ahead(2 * tile.block_m if FETCHES and is_chained and not call.is_spanned and len(key) else 0, lines, line)
-
-
 def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor, lse: Tensor) -> None:
     """One block of queries: all launches. `output` and `lse` are its part of the results."""
     query, r, storage = call.query, call.knowledge_query, storage_of(call.latent_key.dtype)
@@ -176,7 +143,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
     partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
     partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
     states = states_of(cut, query)
-    chained = CHAINS and target_arch(query) == "sm_90"
+    chained = target_arch(query) == "sm_90"
     common: dict[str, Any] = {"states": states, "sizes": call.sizes, "cut": cut, "CHAINED": chained}
     arguments = attention(call) | common
     columns = chunks(P, chunk_of(P, ABSORB.block_m))
@@ -188,7 +155,6 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         **{name: arguments[name] for name in ("prompt", "strides", "window", "scale")},
         **common,
         query=heads(r),
-        latents=Rows(heads(as_bits(call.latent_key)), heads(as_bits(call.latent_value))),
         weight=heads(call.key_weight),
         bias=call.key_bias,
         absorbed=absorbed,
@@ -199,7 +165,6 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         PROMPT=prompt_tile(call, PROMPT_ROWS),
         PROMPT_HEAD=chunks(D, prompt_chunk(D, query.element_size())),
         BLOCK_ROWS=ABSORB.block_rows,
-        AHEAD=_ahead(call, tile, is_chained=chained),
     )
     launch(
         latent_decode_kernel,
@@ -248,11 +213,5 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         lse=heads(lse[..., None]),
         LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
         HEAD=columns,
-        MERGE=MergeTile(
-            PROJECT.block_rows,
-            RESIDENT and triton.cdiv(P, chunk_of(P, PROJECT.block_m)) <= RESIDENT_CHUNKS,
-            GROUPS,
-            GROUP // fold,
-            storage.gain / storage.headroom,
-        ),
+        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
     )

@@ -12,7 +12,6 @@ from kblam_kernels.common.call import Sizes
 from kblam_kernels.common.launch import CUT, SIZES, STRIDES, Cut, Strides
 from kblam_kernels.common.triton_parts import (
     LN2,
-    fetch_ahead,
     finite,
     let_next_start,
     product,
@@ -63,24 +62,9 @@ def _absorb(
         tl.store(constant + at, of_bias, mask=present)
 
 
-@triton.jit
-def _fetch_latents(latents, sizes, cut, WIDTH: tl.constexpr, AHEAD: tl.constexpr):
-    """The first tokens of each split, towards L2: this launch leaves the memory idle, and the next one waits for it."""
-    ahead = tl.minimum(cut.split_size, AHEAD.TOKENS)
-    blocks = cut.knowledge_splits * cut.folded * tl.cdiv(ahead, 16)
-    line = tl.minimum(tl.arange(0, AHEAD.LINES) * AHEAD.LINE, WIDTH - 1)
-    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
-        split, part = block // tl.cdiv(ahead, 16), block % tl.cdiv(ahead, 16)
-        token = split * cut.split_size + part * 16 + tl.arange(0, 16)
-        token = tl.minimum(token, sizes.M - 1).to(tl.int64)
-        fetch_ahead(latents.key.data + token[:, None] * latents.key.row + line[None, :])
-        fetch_ahead(latents.value.data + token[:, None] * latents.value.row + line[None, :])
-
-
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES, *CUT, "window"])
 def latent_absorb_kernel(
     prompt,
-    latents,
     query,
     weight,
     bias,
@@ -99,7 +83,6 @@ def latent_absorb_kernel(
     PROMPT: tl.constexpr,
     PROMPT_HEAD: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    AHEAD: tl.constexpr,
     CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One program: the query heads of one key head against a split of the prompt, or some rows that absorb.
@@ -125,8 +108,6 @@ def latent_absorb_kernel(
         cut_is_spanned,
     )
     program = tl.program_id(0)
-    if AHEAD.TOKENS > 0:
-        _fetch_latents(latents, sizes, cut, LATENT.WIDTH, AHEAD)
     if program < cut.prompt_programs:
         # First, because they take longer.
         prompt_split(
@@ -197,33 +178,6 @@ def _weights(states, first, last, MERGE: tl.constexpr):
     return factors, highest, tl.sum(summed, 0)
 
 
-@triton.jit
-def _mixed(partial, factors, row, split_stride, start, LATENT: tl.constexpr, MERGE: tl.constexpr):
-    """One row's weighted latents, one chunk of columns: splits of a group one after the other, then the groups."""
-    column = start + tl.arange(0, LATENT.SIZE)
-    some = tl.arange(0, MERGE.GROUPS) * MERGE.SPLITS
-    COUNT: tl.constexpr = MERGE.SPLITS
-    values = zeros(MERGE.GROUPS, LATENT.SIZE)
-    for j in tl.static_range(COUNT):
-        values += _values(partial + row * LATENT.WIDTH, factors[j], some + j, split_stride, column, LATENT.WIDTH)
-    return tl.sum(values, 0)
-
-
-@triton.jit
-def _project(
-    result, latents, share, weight_base, stride, dim, start, LATENT: tl.constexpr, HEAD: tl.constexpr
-):  # fmt: skip
-    """result + one chunk of weighted latents [16, SIZE], times each row's share, through the value weight.
-
-    Of a row that sees nothing the share is 0, and its latents may be NaN.
-    """
-    column = start + tl.arange(0, LATENT.SIZE)
-    pointers = weight_base + dim.to(tl.int64)[:, None] * stride + column[None, :]
-    w = tl.load(pointers, mask=(dim < HEAD.WIDTH)[:, None] & (column < LATENT.WIDTH)[None, :], other=0.0)
-    shared = tl.where((share == 0.0)[:, None], 0.0, latents * share[:, None])
-    return product(rounded(shared, w.dtype), tl.trans(w), result)
-
-
 @triton.jit(do_not_specialize=[*SIZES, *CUT])
 def latent_project_kernel(
     partial_latent,
@@ -264,34 +218,21 @@ def latent_project_kernel(
     )
     N, splits, knowledge_splits = sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS
+    SPLITS: tl.constexpr = MERGE.SPLITS
     row_tile, head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = tl.minimum(ROWS, sizes.B * N - row_tile * ROWS)
     # A matrix instruction takes 16 rows; those from `rows` on are zeros.
     place = tl.arange(0, 16)
     dim = chunk * HEAD.SIZE + tl.arange(0, HEAD.SIZE)
     prompt_stride = tl.cast(cut.row_count, tl.int64) * HEAD.WIDTH
-    latent_stride = tl.cast(cut.row_count, tl.int64) * LATENT.WIDTH
-    weight_base = weight.data + tl.cast(head, tl.int64) * weight.head
     b = tl.load(bias + head * HEAD.WIDTH + dim, mask=dim < HEAD.WIDTH, other=0.0).to(tl.float32)
     share = tl.zeros([16], dtype=tl.float32)
     result = zeros(16, HEAD.SIZE)
-    COUNT: tl.constexpr = LATENT.COUNT
-    mixed = ()
-    if MERGE.IS_RESIDENT:
-        for _ in tl.static_range(COUNT):
-            mixed += (zeros(16, LATENT.SIZE),)
     for i in range(0, rows):
         batch, new = (row_tile * ROWS + i) // N, (row_tile * ROWS + i) % N
         row = tl.cast((batch * sizes.Hq + head) * N + new, tl.int64)
         first = row * splits
-        weights = _weights(states, first, first + knowledge_splits, MERGE)
-        knowledge_max, knowledge_sum = weights[1], weights[2]
-        if MERGE.IS_RESIDENT:
-            grown = ()
-            for c in tl.static_range(COUNT):
-                latent = _mixed(partial_latent, weights[0], row, latent_stride, c * LATENT.SIZE, LATENT, MERGE)
-                grown += (tl.where((place == i)[:, None], latent[None, :], mixed[c]),)
-            mixed = grown
+        knowledge_max, knowledge_sum = _weights(states, first, first + knowledge_splits, MERGE)[1:]
         prompt, prompt_max, prompt_sum = _merged_prompt(
             partial_prompt + row * HEAD.WIDTH, states, first + knowledge_splits, first + splits, prompt_stride, dim,
             HEAD.WIDTH, MERGE.GROUPS,
@@ -313,19 +254,27 @@ def latent_project_kernel(
             at = lse.data + tl.cast(batch, tl.int64) * lse.batch + tl.cast(head, tl.int64) * lse.head
             row_lse = (highest + tl.math.log2(summed)) * LN2
             tl.store(at + tl.cast(new, tl.int64) * lse.row, tl.where(sees, row_lse, float("-inf")))
-    if MERGE.IS_RESIDENT:
-        for c in tl.static_range(COUNT):
-            result = _project(result, mixed[c], share, weight_base, weight.row, dim, c * LATENT.SIZE, LATENT, HEAD)
-    else:
-        for start in range(0, LATENT.WIDTH, LATENT.SIZE):
-            latents = zeros(16, LATENT.SIZE)
-            for i in range(0, rows):
-                batch, new = (row_tile * ROWS + i) // N, (row_tile * ROWS + i) % N
-                row = tl.cast((batch * sizes.Hq + head) * N + new, tl.int64)
-                factors = _weights(states, row * splits, row * splits + knowledge_splits, MERGE)[0]
-                latent = _mixed(partial_latent, factors, row, latent_stride, start, LATENT, MERGE)
-                latents = tl.where((place == i)[:, None], latent[None, :], latents)
-            result = _project(result, latents, share, weight_base, weight.row, dim, start, LATENT, HEAD)
+    some = tl.arange(0, MERGE.GROUPS) * SPLITS
+    latent_stride = tl.cast(cut.row_count, tl.int64) * LATENT.WIDTH
+    weight_base = weight.data + tl.cast(head, tl.int64) * weight.head
+    for start in range(0, LATENT.WIDTH, LATENT.SIZE):
+        column = start + tl.arange(0, LATENT.SIZE)
+        pointers = weight_base + dim.to(tl.int64)[:, None] * weight.row + column[None, :]
+        w = tl.load(pointers, mask=(dim < HEAD.WIDTH)[:, None] & (column < LATENT.WIDTH)[None, :], other=0.0)
+        mixed = zeros(16, LATENT.SIZE)
+        for i in range(0, rows):
+            batch, new = (row_tile * ROWS + i) // N, (row_tile * ROWS + i) % N
+            row = tl.cast((batch * sizes.Hq + head) * N + new, tl.int64)
+            factors = _weights(states, row * splits, row * splits + knowledge_splits, MERGE)[0]
+            values = zeros(MERGE.GROUPS, LATENT.SIZE)
+            for j in tl.static_range(SPLITS):
+                values += _values(
+                    partial_latent + row * LATENT.WIDTH, factors[j], some + j, latent_stride, column, LATENT.WIDTH
+                )
+            mixed = tl.where((place == i)[:, None], tl.sum(values, 0)[None, :], mixed)
+        # Of a row that sees nothing the share is 0, and its latents may be NaN.
+        shared = tl.where((share == 0.0)[:, None], 0.0, mixed * share[:, None])
+        result = product(rounded(shared, w.dtype), tl.trans(w), result)
     local = row_tile * ROWS + place
     batch, new = (local // N).to(tl.int64), (local % N).to(tl.int64)
     to = output.data + batch * output.batch + tl.cast(head, tl.int64) * output.head + new * output.row

@@ -136,7 +136,7 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
         lse=heads(torch.empty(1, 1, 1, 1)),
         LATENT=chunks(P, 16),
         HEAD=chunks(D, 16),
-        MERGE=MergeTile(1, True, GROUPS, GROUP, 1.0),
+        MERGE=MergeTile(1, GROUPS, GROUP, 1.0),
         CHAINED=False,
         **one_by_one({"sizes": Sizes(B=1, Hq=1, Hkv=1, N=1, T=1, M=2), "cut": cut}),
     )
