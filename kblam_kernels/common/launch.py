@@ -282,6 +282,11 @@ def recording(arch: Arch) -> Iterator[Recording]:
         _RECORDING.reset(token)
 
 
+def is_recorded() -> bool:
+    """Whether launches are recorded instead of run."""
+    return _RECORDING.get() is not None
+
+
 def target_arch(tensor: Tensor) -> Arch:
     """The architecture that a launch on this tensor is for."""
     recorder = _RECORDING.get()

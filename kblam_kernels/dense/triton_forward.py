@@ -7,6 +7,12 @@ Takes what `dispatch.Triton` has no reason against, with shapes and meanings as 
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+from types import ModuleType
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,10 +27,11 @@ from kblam_kernels.common.launch import (
     attention,
     heads,
     is_fetched_whole,
+    is_recorded,
     launch,
     target_arch,
 )
-from kblam_kernels.common.tiles import Tile, precision_of
+from kblam_kernels.common.tiles import TILE_VARIABLE, Arch, Tile, precision_of
 from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.tiles import forward_tile, split_head_dim, width_to_cut
@@ -180,12 +187,49 @@ def shown(call: DenseCall) -> DenseCall:
     return call.but(prompt_mask=mask.float().log_(), **columns)  # the logarithms of True and False
 
 
+# Where Hopper's own kernel was measured faster.
+FEWEST_HOPPER_ROWS = 256
+# The releases of Triton whose Gluon it was written for; Gluon is experimental there.
+GLUON_RELEASES = ("3.6", "3.7")
+
+
+def is_for_hopper(call: DenseCall, arch: Arch) -> bool:
+    """Whether Hopper's own kernel takes a call: nothing masked, one bias for the list or none, 16 bits, heads of 128.
+
+    It looks at nothing that depends on the batch: a row must have the bits that it has alone.
+    """
+    return (
+        arch == "sm_90"
+        and call.query.dtype in (torch.bfloat16, torch.float16)
+        and call.width == 128
+        and call.query.shape[2] >= FEWEST_HOPPER_ROWS
+        and call.num_tokens > 0
+        and call.prompt_mask is None
+        and call.window is None
+        and call.knowledge_range is None
+        and (call.bias is None or call.bias.stride(1) == 0)
+        and call.scale != 0  # times -inf it would be NaN
+        and not os.environ.get(TILE_VARIABLE)
+    )
+
+
+@functools.cache
+def hopper_kernel() -> ModuleType | None:
+    """Hopper's own kernel, where Triton has the Gluon that it was written for, which no interpreter runs."""
+    is_compiled = isinstance(dense_forward_kernel, triton.JITFunction)
+    if not is_compiled or ".".join(triton.__version__.split(".")[:2]) not in GLUON_RELEASES:
+        return None
+    try:
+        return importlib.import_module("kblam_kernels.dense.gluon_forward")
+    except (ImportError, AttributeError):
+        return None
+
+
 def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, N, D) in the dtype of the query and natural-log lse (B, Hq, N) float32, in one launch."""
     B, Hq, N, D = call.query.shape
-    output, lse = call.empty()
-    if output.numel() == 0:
-        return output, lse
+    if call.query.numel() == 0:
+        return call.empty()
     bias = call.bias if call.num_tokens > 0 else None
     per_token = bias is not None and bias.stride(1) != 0
     masked = call.prompt_mask is not None or call.window is not None or per_token
@@ -194,6 +238,10 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
         # The kernel takes the row maximum before it scales.
         call = call.but(query=-call.query, knowledge_query=-call.knowledge_query, scale=-call.scale)
     arch, precision = target_arch(call.query), precision_of(call.query.dtype)
+    # Recorded launches are of `dense_forward_kernel`, which every Triton has.
+    if is_for_hopper(call, arch) and not is_recorded() and (hopper := hopper_kernel()) is not None:
+        return hopper.forward(call)
+    output, lse = call.empty()
     whole = is_fetched_whole(call.key, call.value, call.knowledge_key, call.knowledge_value)
     width = width_to_cut(D, arch, precision, fetched_whole=whole)
     tile = forward_tile(arch, width, precision, N, masked=masked)
