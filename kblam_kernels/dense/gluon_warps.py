@@ -178,7 +178,7 @@ def multiplying_group(GROUP: gl.constexpr, results, buffers, barriers, place, le
     row_lse = gl.where(sees_prompt, (row_max + gl.log2(total)) * LN2, float("-inf"))
     gl.store(lse + (batch * Hq + head) * N + first_row + local, row_lse, mask=local < N - first_row)
     inverse = gl.convert_layout(gl.where(sees_prompt, 1.0 / total, 0.0), gl.SliceLayout(1, VALUES))[:, None]
-    result = gl.where(inverse > 0.0, acc * inverse, 0.0)  # a row that sees nothing may be NaN
+    result = gl.where(inverse == 0.0, 0.0, acc * inverse)  # a row that sees nothing may be NaN
     # Rows of 16 bytes a thread; in memory the output is (B, N, Hq, D).
     STORED: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     result = gl.convert_layout(result.to(dtype), STORED)
