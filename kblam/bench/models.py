@@ -73,7 +73,7 @@ class SyntheticKnowledge:
         self, adapter: KnowledgeAdapter, triples: int, dtype: torch.dtype, storage: torch.dtype, device: str = "cpu"
     ) -> None:
         self.num_triples, self.log_count, self.dtype = triples, math.log(max(triples, 1)), dtype
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # with its number, as the model's
         form = LatentFormat(adapter, dtype, self.device, storage)
         self.buffers = form.allocate(triples)
         self._form = form

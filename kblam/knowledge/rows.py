@@ -65,7 +65,8 @@ class DeviceRows:
         self._follows: object = None
         self._revision = 0
         try:
-            self.device = torch.device(device)
+            # With its number, as the model's.
+            self.device = torch.empty(0, device=device).device
             self.buffers = form.allocate(MIN_CAPACITY)
         # torch raises either for a device that is not there, by kind of device and release.
         except (RuntimeError, AssertionError) as error:

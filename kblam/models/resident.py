@@ -101,10 +101,10 @@ class ResidentKnowledge:
         self.knowledge_base = knowledge_base
         self.adapter = adapter
         self.dtype = dtype
-        self.device = device
         self.storage = storage_dtype(storage, adapter, dtype)
         self._pin = plan
         self.filled = torch.zeros(1, 2, dtype=torch.int32, device=device)
+        self.device = self.filled.device  # with its number, as the model's
         self.log_count = torch.zeros((), dtype=torch.float32, device=device)
         self._rows: DeviceRows | None = None
         self._weights: State | None = None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import AttentionCall, Sizes
-from kblam_kernels.common.splits import PROMPT_SPLIT, prompt_block
+from kblam_kernels.common.splits import prompt_block
 from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch, Tile, arch_of
 
 # Folded into the scale that kernels get, so that exp is exp2.
@@ -108,6 +108,7 @@ def cut_of(
     programs: int,
     split_size: int,
     prompt_rows: int,
+    prompt_split: int,
     folded: int = 1,
     is_shared: bool = True,
 ) -> Cut:
@@ -117,7 +118,7 @@ def cut_of(
         rows: query rows of one row of the batch. Rows of the batch fold if they share the list, its range and its bias.
         programs: of each row tile and partial result of the knowledge.
         split_size: knowledge tokens of a split.
-        prompt_rows: query rows of a program of the prompt.
+        prompt_rows, prompt_split: query rows and columns of a program of the prompt.
         folded: splits of the knowledge that make one partial result.
         is_shared: whether they share the list. All this is known from shapes, without reading the device.
     """
@@ -125,7 +126,7 @@ def cut_of(
     folds = is_shared and all(t is None or t.shape[0] == 1 for t in (call.bias, call.knowledge_range))
     groups, rows = (1, B * rows) if folds else (B, rows)
     row_tiles, prompt_row_tiles = -(-rows // tile.block_rows), -(-(Hq // Hkv * N) // prompt_rows)
-    knowledge_splits, prompt_splits = -(-call.span // (split_size * folded)), -(-T // PROMPT_SPLIT)
+    knowledge_splits, prompt_splits = -(-call.span // (split_size * folded)), -(-T // prompt_split)
     return Cut(
         rows=rows,
         row_count=B * Hq * N,
@@ -166,10 +167,10 @@ class PromptTile(NamedTuple):
     SPLIT: int
 
 
-def prompt_tile(call: AttentionCall, rows: int) -> PromptTile:
-    """The tile of a call's prompt."""
+def prompt_tile(call: AttentionCall, rows: int, split: int) -> PromptTile:
+    """The tile of a call's prompt: so many rows against so many columns."""
     block = prompt_block(call.query.shape[3], call.query.element_size())
-    return PromptTile(call.query.shape[1] // call.key.shape[1], rows, block, PROMPT_SPLIT)
+    return PromptTile(call.query.shape[1] // call.key.shape[1], rows, block, split)
 
 
 class States(NamedTuple):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from kblam_kernels.common.tiles import Tile
 
-PROMPT_SPLIT = 128
+# Prompt columns of a program. Over latents shorter programs end sooner, and the launch with them; over dense knowledge,
+# whose programs take longer, more splits only cost more to merge.
+PROMPT_SPLIT = 256
+LATENT_PROMPT_SPLIT = 128
 # Query rows per program in the prompt part: the minimum of a matrix instruction. With 32, registers spill.
 PROMPT_ROWS = 16
 # Latents are cut into GROUPS groups of GROUP splits at most: as many splits as an A100 or H100 has multiprocessors. A

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from kblam_kernels.common.launch import target_arch
-from kblam_kernels.common.splits import GROUP, GROUPS, MAX_CHUNK, PROMPT_ROWS, PROMPT_SPLIT, chunk_of, head_chunk_of
+from kblam_kernels.common.splits import (
+    GROUP,
+    GROUPS,
+    LATENT_PROMPT_SPLIT,
+    MAX_CHUNK,
+    PROMPT_ROWS,
+    chunk_of,
+    head_chunk_of,
+)
 from kblam_kernels.common.tiles import UNLIMITED, Arch, Choice, Precision, Tile, precision_of, select
 from kblam_kernels.latent.call import LatentCall
 
@@ -174,7 +182,11 @@ class ProjectTile(Tile):
 
 
 ABSORB = Tile(16, 64, num_warps=4, num_stages=3)
-PROJECT = ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=64)
+PROJECT: dict[Precision, ProjectTile] = {
+    "half": ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=64),
+    # 128 columns spill.
+    "float32": ProjectTile(4, 64, num_warps=4, num_stages=1, head_columns=64),
+}
 
 
 def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:
@@ -194,7 +206,7 @@ def query_bytes(num_heads: int, P: int, D: int, M: int, T: int, tokens: int) -> 
     Args:
         tokens: of one partial result of the knowledge, `latent_split` times the splits that a program folds.
     """
-    return 4 * num_heads * (-(-M // tokens) * (P + 2) + -(-T // PROMPT_SPLIT) * (D + 2))
+    return 4 * num_heads * (-(-M // tokens) * (P + 2) + -(-T // LATENT_PROMPT_SPLIT) * (D + 2))
 
 
 def folded(rows: int, M: int, taken: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:

@@ -27,7 +27,8 @@ from kblam_kernels.common.launch import (
     target_arch,
 )
 from kblam_kernels.common.native import contiguous_or_none
-from kblam_kernels.common.splits import GROUP, GROUPS, PROMPT_ROWS, chunk_of, head_chunk_of
+from kblam_kernels.common.splits import GROUP, GROUPS, LATENT_PROMPT_SPLIT, PROMPT_ROWS, chunk_of, head_chunk_of
+from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     ABSORB,
@@ -138,7 +139,16 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
     parts, value_chunks = value_parts(P, tile)
     unfolded = B * N * query_bytes(Hq, P, D, call.span, call.sizes.T, split_size)
     fold = folded(B * Hq * N, call.span, unfolded, tile, multiprocessors(query))
-    cut = cut_of(call, tile, rows=Hq * N, programs=parts, split_size=split_size, prompt_rows=PROMPT_ROWS, folded=fold)
+    cut = cut_of(
+        call,
+        tile,
+        rows=Hq * N,
+        programs=parts,
+        split_size=split_size,
+        prompt_rows=PROMPT_ROWS,
+        prompt_split=LATENT_PROMPT_SPLIT,
+        folded=fold,
+    )
     absorbed, constant = memory.empty(r, B, Hq, N, P), memory.empty(r, B, Hq, N, dtype=torch.float32)
     partial_latent = memory.empty(query, cut.knowledge_splits, cut.row_count, P, dtype=torch.float32)
     partial_prompt = memory.empty(query, cut.splits - cut.knowledge_splits, cut.row_count, D, dtype=torch.float32)
@@ -162,7 +172,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         partial_prompt=partial_prompt,
         LATENT=columns,
         HEAD=chunks(D, head_chunk_of(D, r.element_size())),
-        PROMPT=prompt_tile(call, PROMPT_ROWS),
+        PROMPT=prompt_tile(call, PROMPT_ROWS, LATENT_PROMPT_SPLIT),
         PROMPT_HEAD=chunks(D, prompt_chunk(D, query.element_size())),
         BLOCK_ROWS=ABSORB.block_rows,
     )
@@ -197,11 +207,12 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
             storage.headroom,
         ),
     )
-    columns = chunks(D, min(PROJECT.head_columns, head_chunk_of(D, query.element_size())))
+    project = PROJECT[precision_of(query.dtype)]
+    columns = chunks(D, min(project.head_columns, head_chunk_of(D, query.element_size())))
     launch(
         latent_project_kernel,
-        (triton.cdiv(B * N, PROJECT.block_rows), Hq, columns.COUNT),
-        PROJECT,
+        (triton.cdiv(B * N, project.block_rows), Hq, columns.COUNT),
+        project,
         query,
         follows=chained and cut.knowledge_programs > 0,
         **common,
@@ -211,7 +222,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         bias=call.value_bias,
         output=heads(output),
         lse=heads(lse[..., None]),
-        LATENT=chunks(P, chunk_of(P, PROJECT.block_m)),
+        LATENT=chunks(P, chunk_of(P, project.block_m)),
         HEAD=columns,
-        MERGE=MergeTile(PROJECT.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
+        MERGE=MergeTile(project.block_rows, GROUPS, GROUP // fold, storage.gain / storage.headroom),
     )

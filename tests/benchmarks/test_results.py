@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = sorted(RESULTS.rglob("*.json"))
-NEEDED = ("device", "cpu", "instruction_set", "threads", "commit", "torch", "python", "began")
+NEEDED = ("device", "cpu", "threads", "commit", "torch", "python", "began")
+ON_A_CPU, ON_A_GPU = ("instruction_set",), ("driver", "cuda", "triton")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(RESULTS)))
@@ -19,7 +20,8 @@ def test_it_says_where_it_is_from(file: Path) -> None:
     stored = json.loads(file.read_text(encoding="utf-8"))
     about = stored.get("environment") if isinstance(stored, dict) else None
     assert about is not None, "a list of rows says nothing of its machine: measure it anew, or remove it"
-    missing = [name for name in NEEDED if about.get(name) in (None, "", "unknown")]
+    needed = NEEDED + (ON_A_GPU if about.get("cuda") else ON_A_CPU)
+    missing = [name for name in needed if about.get(name) in (None, "", "unknown")]
     assert missing == []
     assert not about["commit"].endswith("-dirty"), "nobody can check out what was measured"
 

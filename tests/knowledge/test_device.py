@@ -31,6 +31,12 @@ def addresses(copy: DeviceRows) -> tuple[int, int]:
     return copy.buffers["key"].data_ptr(), copy.buffers["value"].data_ptr()
 
 
+def test_a_device_has_the_name_that_tensors_on_it_have(kb: KnowledgeBase) -> None:
+    """ "cuda" is "cuda:0" to a tensor, and "cpu:0" is "cpu": what a user said must not be compared with that."""
+    copy = copy_of(kb, device="cpu:0")
+    assert copy.device == copy.buffers["key"].device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_copy(kb: KnowledgeBase, dtype: torch.dtype) -> None:
     copy = copy_of(kb, dtype=dtype)

@@ -42,6 +42,13 @@ def resident_of(kb: KnowledgeBase, tied: Tied, **options: str) -> ResidentKnowle
     return ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu"), **options)
 
 
+def test_its_device_has_the_name_that_the_models_has(kb: KnowledgeBase, tied: Tied) -> None:
+    made = ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu:0"))
+    assert made.device == torch.device("cpu")
+    with tied.attachment.using(made):
+        pass
+
+
 def rows_of(resident: ResidentKnowledge) -> dict[str, Tensor]:
     """All that is held, copied; a row a triple."""
     return {name: buffer.clone() for name, buffer in resident.buffers.items()}

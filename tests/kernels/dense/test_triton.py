@@ -171,4 +171,5 @@ def test_splits_are_whole_tiles_of_every_head_dim() -> None:
         assert choice.tile.block_rows == 16
     for D in range(1, 257):
         for element_size in (2, 4):
-            assert splits.PROMPT_SPLIT % splits.prompt_block(D, element_size) == 0
+            for split in (splits.PROMPT_SPLIT, splits.LATENT_PROMPT_SPLIT):
+                assert split % splits.prompt_block(D, element_size) == 0

@@ -165,7 +165,9 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
         "dense_backward_columns_kernel": dense.BACKWARD,
         "latent_absorb_kernel": [Choice(latent.ABSORB, "the only one", precision=None)],
         "latent_decode_kernel": (*latent.AS_STORED, *latent.CONVERTED, *latent.TILES),
-        "latent_project_kernel": [Choice(latent.PROJECT, "the only one", precision=None)],
+        "latent_project_kernel": [
+            Choice(tile, "the only one", precision=precision) for precision, tile in latent.PROJECT.items()
+        ],
         "evidence_mass_kernel": evidence.TILES,
     }
     for choice in tables[kernel]:
