@@ -1,7 +1,8 @@
 """Tiles of kernel launches: one kind of table for all kernels, each row with its reason.
 
 The reasons come from compiling ahead of time (`python -m kblam_kernels resources`: registers, spills, shared memory)
-and from counting instructions in the machine code. None of the rows has been measured on a GPU yet.
+and from counting instructions in the machine code; those of latent decode on sm_90 from times on an H200. No other row
+was chosen by a measurement yet.
 """
 
 from __future__ import annotations
