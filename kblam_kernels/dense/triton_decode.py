@@ -137,19 +137,9 @@ def dense_decode_kernel(
     strides = Strides(strides_bias, strides_range, strides_mask)
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
-        cut_rows,
-        cut_row_count,
-        cut_row_tiles,
-        cut_groups,
-        cut_knowledge_programs,
-        cut_prompt_programs,
-        cut_knowledge_splits,
-        cut_splits,
-        cut_split_size,
-        cut_folded,
-        cut_prompt_row_tiles,
-        cut_is_spanned,
-    )
+        cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    )  # fmt: skip
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
         _knowledge_split(
@@ -180,19 +170,9 @@ def dense_merge_kernel(
     """One program: merges the splits of one row, for BLOCK_COLUMNS of its output."""
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
-        cut_rows,
-        cut_row_count,
-        cut_row_tiles,
-        cut_groups,
-        cut_knowledge_programs,
-        cut_prompt_programs,
-        cut_knowledge_splits,
-        cut_splits,
-        cut_split_size,
-        cut_folded,
-        cut_prompt_row_tiles,
-        cut_is_spanned,
-    )
+        cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    )  # fmt: skip
     Hq, N, splits = sizes.Hq, sizes.N, cut.splits
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)

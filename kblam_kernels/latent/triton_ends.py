@@ -94,19 +94,9 @@ def latent_absorb_kernel(
     strides = Strides(strides_bias, strides_range, strides_mask)
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
-        cut_rows,
-        cut_row_count,
-        cut_row_tiles,
-        cut_groups,
-        cut_knowledge_programs,
-        cut_prompt_programs,
-        cut_knowledge_splits,
-        cut_splits,
-        cut_split_size,
-        cut_folded,
-        cut_prompt_row_tiles,
-        cut_is_spanned,
-    )
+        cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    )  # fmt: skip
     program = tl.program_id(0)
     if program < cut.prompt_programs:
         # First, because they take longer.
@@ -203,19 +193,9 @@ def latent_project_kernel(
     wait_for_previous(CHAINED)
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
-        cut_rows,
-        cut_row_count,
-        cut_row_tiles,
-        cut_groups,
-        cut_knowledge_programs,
-        cut_prompt_programs,
-        cut_knowledge_splits,
-        cut_splits,
-        cut_split_size,
-        cut_folded,
-        cut_prompt_row_tiles,
-        cut_is_spanned,
-    )
+        cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    )  # fmt: skip
     N, splits, knowledge_splits = sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS
     SPLITS: tl.constexpr = MERGE.SPLITS
