@@ -81,7 +81,6 @@ class Cut(NamedTuple):
         knowledge_programs, prompt_programs: programs of each block.
         knowledge_splits, splits: number of partial results of the knowledge, and of both blocks.
         split_size: knowledge tokens of a split.
-        folded: splits of the knowledge that make one partial result.
         prompt_row_tiles: row tiles of the queries of one key head.
         is_spanned: 1 if splits are counted from the start of a row's range, 0 if from that of the list.
     """
@@ -95,7 +94,6 @@ class Cut(NamedTuple):
     knowledge_splits: int
     splits: int
     split_size: int
-    folded: int
     prompt_row_tiles: int
     is_spanned: int
 
@@ -137,7 +135,6 @@ def cut_of(
         knowledge_splits=knowledge_splits,
         splits=knowledge_splits + prompt_splits,
         split_size=split_size,
-        folded=folded,
         prompt_row_tiles=prompt_row_tiles,
         is_spanned=int(call.is_spanned),
     )
@@ -238,18 +235,19 @@ def is_fetched_whole(*tensors: Tensor) -> bool:
 
 # Triton compiles a kernel anew where a number of a tuple becomes 1 or a multiple of 16, whatever do_not_specialize says
 # of the tuple. So numbers that follow lengths are handed over one by one, by these names.
-STRIDES, SIZES, CUT = (
-    [f"{name}_{field}" for field in kind._fields]
+_ONE_BY_ONE = {
+    name: [f"{name}_{field}" for field in kind._fields]
     for name, kind in (("strides", Strides), ("sizes", Sizes), ("cut", Cut))
-)
+}
+STRIDES, SIZES, CUT = _ONE_BY_ONE.values()
 
 
 def one_by_one(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a launch as its kernel takes them: `strides`, `sizes` and `cut` number by number."""
-    apart = {name: value for name, value in arguments.items() if name not in ("strides", "sizes", "cut")}
-    for name in ("strides", "sizes", "cut"):
-        if name in arguments:
-            apart |= {f"{name}_{field}": number for field, number in arguments[name]._asdict().items()}
+    apart = dict(arguments)
+    for name, names in _ONE_BY_ONE.items():
+        if name in apart:
+            apart.update(zip(names, apart.pop(name), strict=True))
     return apart
 
 

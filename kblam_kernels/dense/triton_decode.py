@@ -125,7 +125,7 @@ def dense_decode_kernel(
     strides_bias, strides_range, strides_mask,
     sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     window,
     scale,
     BLOCK_ROWS: tl.constexpr,
@@ -138,7 +138,7 @@ def dense_decode_kernel(
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
         cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     )  # fmt: skip
     program = tl.program_id(0)
     if program < cut.knowledge_programs:
@@ -162,7 +162,7 @@ def dense_merge_kernel(
     lse,
     sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     HEAD_DIM: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -171,7 +171,7 @@ def dense_merge_kernel(
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
         cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     )  # fmt: skip
     Hq, N, splits = sizes.Hq, sizes.N, cut.splits
     row = tl.program_id(0)

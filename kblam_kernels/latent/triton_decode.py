@@ -62,7 +62,10 @@ class Latents(NamedTuple):
 
 
 class KernelTile(NamedTuple):
-    """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`, of FOLDED that of `Cut`."""
+    """A tile, compiled in; the meaning of its parts is that of `LatentTile` and `Storage`.
+
+    FOLDED splits make one partial result.
+    """
 
     BLOCK_ROWS: int
     BLOCK_M: int
@@ -155,7 +158,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
     states = states_of(cut, query)
     chained = target_arch(query) == "sm_90"
     common: dict[str, Any] = {"states": states, "sizes": call.sizes, "cut": cut, "CHAINED": chained}
-    arguments = attention(call) | common
+    arguments = attention(call)
     columns = chunks(P, chunk_of(P, ABSORB.block_m))
     launch(
         latent_absorb_kernel,

@@ -75,7 +75,7 @@ def latent_absorb_kernel(
     strides_bias, strides_range, strides_mask,
     sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     window,
     scale,
     LATENT: tl.constexpr,
@@ -95,7 +95,7 @@ def latent_absorb_kernel(
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
         cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     )  # fmt: skip
     program = tl.program_id(0)
     if program < cut.prompt_programs:
@@ -179,7 +179,7 @@ def latent_project_kernel(
     lse,
     sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     LATENT: tl.constexpr,
     HEAD: tl.constexpr,
     MERGE: tl.constexpr,
@@ -194,7 +194,7 @@ def latent_project_kernel(
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
         cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     )  # fmt: skip
     N, splits, knowledge_splits = sizes.N, cut.splits, cut.knowledge_splits
     ROWS: tl.constexpr = MERGE.ROWS

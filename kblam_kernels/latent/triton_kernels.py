@@ -176,7 +176,7 @@ def latent_decode_kernel(
     strides_bias, strides_range, strides_mask,
     sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M,
     cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-    cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+    cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     scale,
     LATENT: tl.constexpr,
     VALUES: tl.constexpr,
@@ -194,7 +194,7 @@ def latent_decode_kernel(
     sizes = Sizes(sizes_B, sizes_Hq, sizes_Hkv, sizes_N, sizes_T, sizes_M)
     cut = Cut(
         cut_rows, cut_row_count, cut_row_tiles, cut_groups, cut_knowledge_programs, cut_prompt_programs,
-        cut_knowledge_splits, cut_splits, cut_split_size, cut_folded, cut_prompt_row_tiles, cut_is_spanned,
+        cut_knowledge_splits, cut_splits, cut_split_size, cut_prompt_row_tiles, cut_is_spanned,
     )  # fmt: skip
     program = tl.program_id(0)
     value = latents.value

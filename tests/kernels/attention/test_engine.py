@@ -162,7 +162,7 @@ def test_every_number_of_rows_finds_its_memory() -> None:
     for rows in range(1, most + 1):
         with watched() as listed:
             attend.run(query[:rows], knowledge)
-        folds.add(listed[1].arguments["cut"].folded)
+        folds.add(listed[1].arguments["TILE"].FOLDED)
     assert folds == {1, GROUP}
 
 

@@ -125,7 +125,7 @@ def test_partial_sums_further_apart_than_32_bits_reach(tmp_path: Path) -> None:
     partial = torch.from_file(str(tmp_path / "partial"), shared=True, size=far + P, dtype=torch.float32)
     partial[:P], partial[far:] = 1.0, 5.0
     output = torch.empty(1, 1, 1, D)
-    cut = Cut(*(0,) * 12)._replace(row_count=row_count, knowledge_splits=2, splits=3, folded=1)
+    cut = Cut(*(0,) * 11)._replace(row_count=row_count, knowledge_splits=2, splits=3)
     latent_project_kernel[(1, 1, 1)](
         partial_latent=partial,
         partial_prompt=torch.zeros(1, D),
