@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -232,21 +233,14 @@ def test_a_cuda_graph_sees_what_is_written_after_it_was_captured(name: str) -> N
     problem = restricted(maker(), 2000).on(DEVICE)
     later = restricted(maker(seed=9), 2500).on(DEVICE)
     with way.taken():
-        for _ in range(2):
-            problem.run("triton")
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = problem.run("triton")
-        graph.replay()
-        torch.cuda.synchronize()
-        before = [result.clone() for result in captured]
+        replay, results = ways.captured(lambda: problem.run("triton"))
+        replay()
+        before = [result.clone() for result in results]
         there = tensors_of(problem)
         for path, tensor in tensors_of(later).items():
             there[path].copy_(tensor)
-        graph.replay()
-        torch.cuda.synchronize()
-        for result, old, expected in zip(captured, before, later.run("triton"), strict=True):
+        replay()
+        for result, old, expected in zip(results, before, later.run("triton"), strict=True):
             assert not torch.equal(result, old)
             # The products around attention to latents may be another library call under capture.
             torch.testing.assert_close(result, expected, rtol=2**-6, atol=2**-6)
@@ -260,18 +254,12 @@ def test_a_list_grows_under_a_cuda_graph() -> None:
     for maker in (make, make_latent):
         problem = maker(**MODEL, dtype=BFLOAT16).on(DEVICE).but(knowledge_range=filled.expand(2, 2))
         filled.copy_(torch.tensor([[0, 2000]]))
-        for _ in range(2):
-            problem.run("triton")
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output, lse = problem.run("triton")
-        graph.replay()
+        replay, (output, lse) = ways.captured(functools.partial(problem.run, "triton"))
+        replay()
         before = output.clone()
         problem.knowledge.key[..., 2000:2500, :].mul_(3.0)
         filled.copy_(torch.tensor([[0, 2500]]))
-        graph.replay()
-        torch.cuda.synchronize()
+        replay()
         assert not torch.equal(output, before)
         expected, expected_lse = problem.run("triton")
         torch.testing.assert_close(output, expected, rtol=2**-6, atol=2**-6)
@@ -292,17 +280,12 @@ def test_one_cuda_graph_serves_every_batch_of_a_plan(maker: Any) -> None:
         )
     ]
     attend.plan(*steps[0])
-    attend.run(query, knowledge)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = attend.run(query, knowledge)
+    replay, results = ways.captured(lambda: attend.run(query, knowledge))
     for step in (*steps, steps[0]):
         attend.plan(*step)
-        graph.replay()
-        torch.cuda.synchronize()
+        replay()
         expected = partial_knowledge_attention(query, knowledge, *step, max_span=1900, backend="triton")
-        for result, plain in zip(captured, expected, strict=True):
+        for result, plain in zip(results, expected, strict=True):
             # The products around attention to latents may be another library call under capture.
             torch.testing.assert_close(result, plain, rtol=2**-6, atol=2**-6)
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from kblam_kernels.latent.absorption import Absorbed
 from tests import tolerances
 from tests.kernels.problems import INF, absorbed_of
 
+R = TypeVar("R")
 AnyProblem = Any  # Problem or EvidenceProblem: the same methods
 Make = Callable[[torch.dtype], AnyProblem]
 Results = tuple[Tensor, ...]
@@ -211,3 +212,19 @@ def check_mass(found: Results, expected: Expected, elsewhere: bool) -> None:
 def stored(storage: torch.dtype | None) -> str:
     """For names of cases."""
     return "own" if storage is None else str(storage).removeprefix("torch.")
+
+
+def captured(run: Callable[[], R]) -> tuple[Callable[[], None], R]:
+    """A CUDA graph of a call: its replay, which waits for the device, and where it leaves its results."""
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay, results

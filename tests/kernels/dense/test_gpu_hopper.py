@@ -166,21 +166,14 @@ def _tensors(problem: Problem) -> tuple[Tensor, ...]:
 def test_a_cuda_graph_sees_what_is_written_after_it_was_captured(shared: bool) -> None:
     """The bias too: a list that it hides may be shown later."""
     problem, later = _usual(0, -INF, shared=shared), _usual(9, 0.5, shared=shared)
-    for _ in range(2):
-        problem.run("triton")
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = problem.run("triton")
-    graph.replay()
-    torch.cuda.synchronize()
-    for result, expected in zip(captured, problem.run("triton"), strict=True):
+    replay, results = ways.captured(lambda: problem.run("triton"))
+    replay()
+    for result, expected in zip(results, problem.run("triton"), strict=True):
         assert torch.equal(result, expected)
     for there, new in zip(_tensors(problem), _tensors(later), strict=True):
         there.copy_(new)
-    graph.replay()
-    torch.cuda.synchronize()
-    for result, expected in zip(captured, later.run("triton"), strict=True):
+    replay()
+    for result, expected in zip(results, later.run("triton"), strict=True):
         assert torch.equal(result, expected)
 
 
