@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import scale
-from kblam.bench.models import CONFIGS, TINY, SyntheticKnowledge, build
+from kblam.bench.models import CONFIGS, TINY, GrowingKnowledge, SyntheticKnowledge, build
 from kblam_kernels.plan import Workload
 
 # Of a latent: the toy has fewer outputs than MiniLM's vectors have numbers, two slots of four heads of 16.
@@ -72,6 +72,13 @@ def test_synthetic_knowledge_is_laid_out_as_a_resident_one() -> None:
     source.write(20, 21)
     changed = (before != source.buffers["key"]).any(1).nonzero().flatten().tolist()
     assert changed == [20]
+
+
+def test_its_device_has_the_name_that_the_models_has() -> None:
+    attachment = build(CONFIGS[TINY])
+    source = GrowingKnowledge(attachment.adapter, 40, torch.bfloat16, torch.int8, "cpu:0")
+    with attachment.using(source):
+        pass
 
 
 def test_dense_knowledge_that_does_not_fit_is_refused_in_words() -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 from kblam_kernels.common import launch
 from kblam_kernels.common.launch import (
     Heads,
+    Strides,
     columns,
     heads,
     is_fetched_whole,
@@ -23,6 +24,7 @@ from kblam_kernels.common.launch import (
     stride_of,
     target_arch,
 )
+from kblam_kernels.common.tiles import Tile
 from kblam_kernels.tools.cases import cases
 from tests.kernels.ops import TRITON_WAYS
 from tests.kernels.ways import Way
@@ -31,8 +33,6 @@ from tests.kernels.ways import Way
 def test_a_launch_is_noted_and_not_made() -> None:
     def kernel() -> None:
         raise AssertionError("was launched")
-
-    from kblam_kernels.common.tiles import Tile
 
     tile, on = Tile(16, 16, 4, 1), torch.ones(2)
     with recording("sm_90") as made:
@@ -49,6 +49,21 @@ def test_a_launch_is_noted_and_not_made() -> None:
     assert made.launches[0][3] is tile
     assert inner.launches == []
     assert target_arch(on) == "interpreter"
+
+
+@pytest.mark.parametrize(("follows", "options"), [(False, {}), (True, {"launch_pdl": True})])
+def test_what_triton_is_told_of_a_launch(follows: bool, options: dict[str, bool]) -> None:
+    told: list[Any] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda **given: told.append((grid, given))
+
+    numbers = Strides(1, 2, 3)
+    launch.launch(Kernel(), (3,), Tile(16, 16, 4, 2), torch.ones(1), follows=follows, rows=5, strides=numbers)
+    launch.launch(Kernel(), (3, 0), Tile(16, 16, 4, 2), torch.ones(1), rows=5)
+    given = {"rows": 5, "strides_bias": 1, "strides_range": 2, "strides_mask": 3, "num_warps": 4, "num_stages": 2}
+    assert told == [((3,), given | options)], "and nothing of an empty grid"
 
 
 def test_a_recording_ends_with_an_error() -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 from kblam_kernels.common.launch import recording
 from kblam_kernels.common.tiles import Arch
+from kblam_kernels.latent import triton_decode
 from kblam_kernels.latent.op import latent_attention
 from kblam_kernels.tools import cases as compiled
 
@@ -39,3 +40,25 @@ def test_a_decode_step_of_a_layer_is_three_launches(arch: Arch, B: int, monkeypa
     names = [each.kernel.__name__ for each in made.launches]
     assert names == ["latent_absorb_kernel", "latent_decode_kernel", "latent_project_kernel"]
     assert computed.names == []
+
+
+@pytest.mark.parametrize(
+    ("arch", "M", "follows"),
+    [("sm_90", 500, [False, True, True]), ("sm_90", 0, [False, True, False]), ("sm_80", 500, [False, False, False])],
+)
+def test_on_hopper_a_launch_starts_before_the_one_before_it_has_ended(
+    arch: Arch, M: int, follows: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits by itself; without knowledge the second is not launched, and nobody waits for it."""
+    told: list[tuple[bool, bool]] = []
+    made = triton_decode.launch
+
+    def launch(*arguments: Any, follows: bool = False, **more: Any) -> None:
+        told.append((follows, more["CHAINED"]))
+        made(*arguments, follows=follows, **more)
+
+    monkeypatch.setattr(triton_decode, "launch", launch)
+    monkeypatch.setattr(compiled, "M", M)
+    with recording(arch):
+        triton_decode.forward(compiled.latent_call(torch.bfloat16, 384, torch.bfloat16, 128))
+    assert told == [(each, arch == "sm_90") for each in follows]

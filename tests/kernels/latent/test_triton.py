@@ -15,7 +15,7 @@ import triton.language as tl
 
 from kblam_kernels import explain
 from kblam_kernels.common.launch import Cut, recording
-from kblam_kernels.common.splits import GROUP, GROUPS
+from kblam_kernels.common.splits import GROUP, GROUPS, LATENT_PROMPT_SPLIT
 from kblam_kernels.common.tiles import MULTIPROCESSORS, Arch
 from kblam_kernels.common.triton_split import as_numbers
 from kblam_kernels.knowledge import SCALED_DTYPES
@@ -43,12 +43,12 @@ def run(problem: Problem, tile: LatentTile | None = None) -> tuple[Tensor, Tenso
     return triton_decode.forward(call, tile)
 
 
-def cut_of(problem: Problem, arch: Arch = "interpreter") -> Cut:
-    """How the launches of a problem are cut."""
+def cut_of(problem: Problem, arch: Arch = "interpreter") -> tuple[Cut, int]:
+    """How the launches of a problem are cut, and how many splits a program folds."""
     with recording(arch) as made:
         run(problem)
-    cut: Cut = made.launches[1].arguments["cut"]
-    return cut
+    arguments = made.launches[1].arguments
+    return arguments["cut"], arguments["TILE"].FOLDED
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -101,23 +101,36 @@ def test_room_to_grow_changes_no_bit() -> None:
     ids=["bias", "one-range", "ranges", "biases"],
 )
 def test_a_shared_list_folds_the_batch(changes: dict[str, Any], groups: int) -> None:
-    cut = cut_of(make_latent(N=1, dtype=FLOAT32, **changes))
+    cut, _ = cut_of(make_latent(N=1, dtype=FLOAT32, **changes))
     assert (cut.groups, cut.rows) == (groups, 8 // groups)
+
+
+@pytest.mark.parametrize("louder", ["first", "last"])
+def test_a_prompt_of_more_splits_than_are_merged_at_a_time(louder: str) -> None:
+    T = GROUPS * LATENT_PROMPT_SPLIT + 9
+    problem = make_latent(B=1, H=2, G=1, N=1, T=T, M=9, dtype=FLOAT32)
+    some = slice(0, 99) if louder == "first" else slice(-5, None)
+    problem.key[:, :, some] *= 9.0
+    assert cut_of(problem)[0].splits - 1 > GROUPS
+    _, call = problem.call()
+    for ours, theirs in zip(run(problem), reference.forward(call), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("M", [300, 20_000, 100_000])
 def test_splits_follow_the_list_and_the_device_and_the_batch_has_no_say(M: int, arch: Arch) -> None:
-    alone, together = (cut_of(make_latent(B=B, H=32, G=1, N=1, M=M, D=2, P=2).to(HALF), arch) for B in (1, 40))
+    cuts = [cut_of(make_latent(B=B, H=32, G=1, N=1, M=M, D=2, P=2).to(HALF), arch) for B in (1, 40)]
+    (alone, folded_alone), (together, folded) = cuts
     assert alone.split_size == together.split_size
     splits = -(-M // alone.split_size)
     assert splits <= min(MULTIPROCESSORS[arch], GROUP * GROUPS)
     # No program has a tile more than it must.
     block = latent_tile(2, "half", arch).block_m
     assert alone.split_size == block * -(-M // (block * min(MULTIPROCESSORS[arch], GROUP * GROUPS)))
-    assert (alone.folded, alone.knowledge_splits) == (1, splits)
+    assert (folded_alone, alone.knowledge_splits) == (1, splits)
     if M > 300:
-        assert (together.folded, together.knowledge_splits) == (GROUP, -(-splits // GROUP))
+        assert (folded, together.knowledge_splits) == (GROUP, -(-splits // GROUP))
 
 
 @pytest.mark.usefixtures("rows_apart")
@@ -139,13 +152,13 @@ def test_folding_a_group_in_one_program_changes_no_bit(
     bias[::7] = -torch.inf
     options = {"knowledge_range": ranges, "knowledge_bias": bias, "dtype": FLOAT32, "storage": storage}
     problem = make_latent(B=5, H=H, G=4, N=1, M=M, **options)
-    assert cut_of(problem).folded == GROUP
+    assert cut_of(problem)[1] == GROUP
     together = run(problem)
     _, call = problem.call()
     for b in (1, 4):
         alone = triton_decode.forward(call_of_rows(call, slice(b, b + 1)))
         assert same(alone, (part[b : b + 1] for part in together)), b
-    assert cut_of(problem.rows(slice(0, 1))).folded == 1
+    assert cut_of(problem.rows(slice(0, 1)))[1] == 1
 
 
 def test_scales_and_norm_may_be_columns_of_a_matrix() -> None:
