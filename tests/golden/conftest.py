@@ -11,7 +11,7 @@ import pytest
 from tests.golden.comparison import Scores
 from tests.golden.files import ROOT
 from tests.golden.upstream_models import UpstreamModels
-from tests.interpreter import language_patched_once  # noqa: F401 - a fixture
+from tests.interpreter import made_once  # noqa: F401 - a fixture
 
 _PROPERTY = "golden"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
-from tests.interpreter import language_patched_once  # noqa: F401 - a fixture
+from tests.interpreter import made_once  # noqa: F401 - a fixture
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
