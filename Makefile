@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 # A machine with a GPU often brings its own torch and triton: .venv there is, or PYTHON; a PYTHON that was given wins.
 GPU_PYTHON = $(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON))
-# By file: a file's tests share what is costly to make, such as the kernels that the resources test compiles.
+# By file: a file's tests share what is costly to make, such as a model or a server.
 WORKERS ?= 2
 KBLAM_GOLDEN ?= ../shared/golden/dev
 
@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test bench test-oldest test-vllm vllm-packages test-documents check format golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest test-vllm vllm-packages test-documents check format resources golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+resources: setup ## compile the GPU kernels that changed; the record of registers that `make test` checks
+	TRITON_INTERPRET=0 $(BIN)/python -m tests.kernels.tools.compiled
 
 golden: setup ## every case of KBLAM_GOLDEN, numbers made by running upstream
 	KBLAM_GOLDEN=$(abspath $(KBLAM_GOLDEN)) $(BIN)/python -m pytest -q tests/golden

@@ -120,15 +120,22 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"signature": signature, "constexprs": constants, "attrs": divisible}
 
 
+def source_of(launch: Launch) -> Any:
+    """What Triton compiles for a launch."""
+    from triton.compiler import ASTSource
+
+    return ASTSource(fn=launch.kernel, **specialised(launch.kernel, launch.arguments))
+
+
 def measure(case: Case) -> Resources:
     """Compiles one case for its architecture and reads the machine code."""
     from triton import compile as triton_compile
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    kernel, _, arguments, tile = launch_of(case)
+    launch = launch_of(case)
+    kernel, _, _, tile = launch
     compiled = triton_compile(
-        ASTSource(fn=kernel, **specialised(kernel, arguments)),
+        source_of(launch),
         target=GPUTarget("cuda", int(case.arch.removeprefix("sm_")), 32),
         options={"num_warps": tile.num_warps, "num_stages": tile.num_stages},
     )

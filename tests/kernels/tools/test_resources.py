@@ -1,7 +1,7 @@
 """What the compiler makes of every kernel and tile on sm_80 and sm_90: nothing spills, all fits, tensor cores work.
 
-CI compiles the usual rows, and of the others one of every tile, width and head; KBLAM_RESOURCES=all compiles all, which
-takes minutes. One run of the command serves all tests.
+All rows are looked at, as the record beside this file has them (`compiled.py`). That it is the record of these kernels
+is seen from its keys; one row of each kernel is compiled anew, with KBLAM_RESOURCES=all every row, which takes minutes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton")
+import triton
 
 from kblam_kernels.common.tiles import SHARED_LIMIT, TILE_VARIABLE, UNLIMITED, Choice, Tile, select
 from kblam_kernels.dense import tiles as dense
@@ -27,49 +28,7 @@ from kblam_kernels.latent import tiles as latent
 from kblam_kernels.tools import resources
 from kblam_kernels.tools.cases import ARCHS, WIDTHS, Case, cases
 from kblam_kernels.tools.resources import Resources
-
-# Of every tile the row that takes most registers, and heads and widths that no such row has; on every architecture.
-CHOSEN = {
-    "dense_forward_kernel": None,  # all
-    "dense_decode_kernel": (
-        "bfloat16 D64 everything",
-        "bfloat16 D96 everything",
-        "bfloat16 D256 everything",
-        "float32 D128 everything",
-        "float32 D256 everything",
-    ),
-    "dense_backward_rows_kernel": ("bfloat16 D128 backward rows",),
-    "dense_backward_columns_kernel": (),
-    "latent_decode_kernel": (
-        "bfloat16 P256 D128 everything",
-        "bfloat16 P384 D128 folded",
-        "bfloat16/int8 P384 D128 folded",
-        "float16/int8 P384 D128 everything",
-        "bfloat16 P512 D128 everything",
-        "bfloat16/int8 P512 D128 everything",
-        "bfloat16 P768 D128 everything",
-        "bfloat16/int8 P768 D128 everything",
-        "bfloat16/int8 P1024 D128 everything",
-        "bfloat16/fp8 P1536 D128 everything",
-        "bfloat16 P3072 D128 everything",
-        "float32 P384 D128 everything",
-    ),
-    **dict.fromkeys(
-        ("latent_absorb_kernel", "latent_project_kernel"),
-        (
-            "bfloat16 P3072 D256 everything",
-            "bfloat16 P384 D64 everything",
-            "bfloat16 P384 D96 everything",
-            "float32 P384 D128 everything",
-            "float32 P384 D256 everything",
-        ),
-    ),
-    "evidence_mass_kernel": (
-        "dense bfloat16 of bfloat16 W256 rows1",
-        "latent bfloat16 of fp8 W384 rows1024",
-        "latent float32 of float32 W384 rows1024",
-    ),
-}
+from tests.kernels.tools import compiled
 
 
 @dataclass(frozen=True)
@@ -86,12 +45,6 @@ class Listed:
         """What `--match` looks at."""
         return f"{self.case.arch} {self.kernel} {self.case.variant}"
 
-    @property
-    def in_ci(self) -> bool:
-        """Whether every run of the tests compiles it."""
-        chosen = CHOSEN[self.kernel]
-        return not self.case.extended or chosen is None or self.case.variant in chosen
-
 
 def listed() -> Iterator[Listed]:
     """Every row. Launches are recorded, so the interpreter may have taken the compiler's place."""
@@ -103,27 +56,47 @@ def listed() -> Iterator[Listed]:
 
 
 JOBS = list(listed())
-CI = [job for job in JOBS if job.in_ci]
-COMPILED = JOBS if os.environ.get("KBLAM_RESOURCES") == "all" else CI
-# Compiling takes seconds a row, and minutes on a busy machine.
-slow = [pytest.mark.slow, pytest.mark.timeout(3000)]
+KERNELS = tuple(dict.fromkeys(job.kernel for job in JOBS))
+# Compiled anew: of each kernel a row, one that the command's quick set has if there is any.
+COMPILED = tuple({job.kernel: job.text for job in sorted(JOBS, key=lambda job: not job.case.extended)}.values())
+RECORDED_WITH, ROWS = compiled.read()
+# Python 3.10 writes a parsed source otherwise than later ones do.
+recorded_here = pytest.mark.skipif(
+    triton.__version__ != RECORDED_WITH or sys.version_info < (3, 11),
+    reason=f"the record is of Triton {RECORDED_WITH} and Python 3.11 or newer",
+)
 
 
-@pytest.fixture(scope="module")
-def rows() -> dict[str, Resources]:
-    """The command's own rows, from a process where the interpreter is not the compiler."""
-    match = f"^({'|'.join(re.escape(job.text) for job in COMPILED)})$"
-    command = [sys.executable, "-m", "kblam_kernels", "resources", "--json", "--processes", "2", "--match", match]
+def from_the_compiler(module: str, *arguments: str) -> Any:
+    """What a command prints, from a process where the interpreter is not the compiler."""
+    command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
-    assert result.returncode in (0, 1), result.stderr
-    assert result.stdout, result.stderr
-    found: list[dict[str, Any]] = json.loads(result.stdout)
-    return {f"{row.arch} {row.kernel} {row.variant}": row for row in (Resources(**fields) for fields in found)}
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("job", [pytest.param(job, id=job.text, marks=slow) for job in COMPILED])
-def test_no_row_breaks_a_limit(job: Listed, rows: dict[str, Resources]) -> None:
-    row = rows[job.text]
+@recorded_here
+def test_the_record_is_of_these_kernels() -> None:
+    keys = from_the_compiler(compiled.__name__, "--keys")
+    stale = [name for name, key in keys.items() if name not in ROWS or ROWS[name][0] != key]
+    assert (stale, list(ROWS)) == ([], [job.text for job in JOBS]), "run `make resources`"
+
+
+@recorded_here
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_record_says_what_the_compiler_says() -> None:
+    names = [job.text for job in JOBS] if os.environ.get("KBLAM_RESOURCES") == "all" else COMPILED
+    match = f"^({'|'.join(re.escape(name) for name in names)})$"
+    found = from_the_compiler("kblam_kernels", "resources", "--json", "--match", match)
+    assert {compiled.name_of(row): row for row in (Resources(**fields) for fields in found)} == {
+        name: ROWS[name][1] for name in names
+    }
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.text)
+def test_no_row_breaks_a_limit(job: Listed) -> None:
+    _, row = ROWS[job.text]
     assert row.broken_limits() == []
     assert 16 < row.registers <= 255
     assert row.tile == job.tile
@@ -141,19 +114,17 @@ def test_no_row_breaks_a_limit(job: Listed, rows: dict[str, Resources]) -> None:
         assert row.shared_bytes <= 50 * 1024
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_rows_that_sm_86_takes_from_sm_80_fit_it(rows: dict[str, Resources], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_sm_86_takes_from_sm_80_fit_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """sm_86 has no rows of its own compiled where it takes the tile of sm_80."""
     monkeypatch.delenv(TILE_VARIABLE, raising=False)
     taken = set()
-    for job in COMPILED:
+    for job in JOBS:
         if job.case.arch != "sm_80":
             continue
         if str(resources.launch_of(dataclasses.replace(job.case, arch="sm_86")).tile) == job.tile:
             taken.add(job.kernel)
-            assert rows[job.text].shared_bytes <= SHARED_LIMIT["sm_86"], job.text
-    assert taken == set(CHOSEN)
+            assert ROWS[job.text][1].shared_bytes <= SHARED_LIMIT["sm_86"], job.text
+    assert taken == set(KERNELS)
 
 
 def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
@@ -178,26 +149,23 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
                 yield arch, choice.tile
 
 
-@pytest.mark.parametrize("kernel", CHOSEN)
-def test_every_tile_is_compiled_in_ci(kernel: str) -> None:
-    compiled = {(job.case.arch, job.tile) for job in CI if job.kernel == kernel}
-    assert {(arch, str(tile)) for arch, tile in tiles_of(kernel)} <= compiled
-    assert {(job.case.arch, job.tile) for job in JOBS if job.kernel == kernel} == compiled
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_tile_is_compiled(kernel: str) -> None:
+    listed = {(job.case.arch, job.tile) for job in JOBS if job.kernel == kernel}
+    assert {(arch, str(tile)) for arch, tile in tiles_of(kernel)} <= listed
 
 
 def test_every_tile_of_sm_86_that_sm_80_has_not_is_compiled() -> None:
     own = {str(choice.tile) for choice in dense.FORWARD if choice.archs == ("sm_86",)}
-    assert own <= {job.tile for job in CI if job.case.arch == "sm_86"}
+    assert own <= {job.tile for job in JOBS if job.case.arch == "sm_86"}
     assert {job.case.arch for job in JOBS} <= set(SHARED_LIMIT)
 
 
-def test_ci_compiles_every_width_and_head() -> None:
-    latents = [job for job in CI if job.kernel == "latent_decode_kernel"]
+def test_every_width_and_head_is_compiled() -> None:
+    latents = [job for job in JOBS if job.kernel == "latent_decode_kernel"]
     assert {job.arguments["LATENT"].WIDTH for job in latents} >= set(WIDTHS)
     for kernel in ("dense_decode_kernel", "latent_absorb_kernel", "latent_project_kernel"):
-        assert {job.arguments["HEAD"].WIDTH for job in CI if job.kernel == kernel} >= {64, 96, 128, 256}
-    for kernel, variants in CHOSEN.items():
-        assert set(variants or ()) <= {job.case.variant for job in JOBS if job.kernel == kernel and job.case.extended}
+        assert {job.arguments["HEAD"].WIDTH for job in JOBS if job.kernel == kernel} >= {64, 96, 128, 256}
 
 
 def test_no_two_rows_have_one_name() -> None:
