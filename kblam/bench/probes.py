@@ -8,7 +8,9 @@ so a share is computed within a turn, and the median of the turns is reported.
 
 from __future__ import annotations
 
+import math
 import statistics
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +23,13 @@ from kblam.bench.shapes import Shape
 from kblam.bench.subjects import Subject
 
 SIDE = 1024  # of the square matrices whose product is a ceiling of arithmetic
+# Some kinds of number are multiplied in plain loops where the processor has no instruction for them: a square of SIDE
+# then takes seconds. One that would take longer than this is probed on squares of SMALL_SIDE, which tell by how much.
+SLOW_SECONDS, SMALL_SIDE = 0.5, 128
 # Of the other product, which PyTorch hands to oneDNN's brgemm: a tile of tokens by the width of a key, times queries;
 # so many that every thread has some.
 TILE_TOKENS, TILE_QUERIES = 128, 256
+Multiply = Callable[[Tensor, Tensor], Tensor]
 READ, PRODUCT, INT8 = "read, ", "product, ", "int8"
 FLAGGED = 1.05
 
@@ -55,16 +61,8 @@ class Share:
 
 
 def probes(shape: Shape, subjects: Sequence[Subject], x: Problem) -> dict[str, Probe]:
-    """A stream for each layout, and products of the subjects' dtype, and of int8 where one multiplies so."""
+    """A stream for each layout, and products of the subjects' dtype, of float32, and of int8 where one multiplies so."""
     dtype = x.query.dtype
-
-    def product(*batch: int, rows: int, inner: int, columns: int) -> Probe:
-        a, b = (torch.randn(*batch, *size).to(dtype) for size in ((rows, inner), (inner, columns)))
-        count = 2.0 * rows * inner * columns
-        for size in batch:
-            count *= size
-        return Probe(lambda: a @ b, count)
-
     found: dict[str, Probe] = {}
     for subject in subjects:
         tensors = [tensor for tensor in subject.streams(x) if tensor.numel()]
@@ -73,14 +71,31 @@ def probes(shape: Shape, subjects: Sequence[Subject], x: Problem) -> dict[str, P
                 lambda tensors=tensors: [read(tensor) for tensor in tensors],  # type: ignore[misc]
                 float(sum(tensor.nbytes for tensor in tensors)),
             )
-    found[f"{PRODUCT}square"] = product(rows=SIDE, inner=SIDE, columns=SIDE)
-    for width in {shape.model.head_dim, shape.model.latent_width}:
-        tiles = 4 * torch.get_num_threads()
-        found[f"{PRODUCT}{width}"] = product(tiles, rows=TILE_TOKENS, inner=width, columns=TILE_QUERIES)
+    for kind in dict.fromkeys((dtype, torch.float32)):
+        of_kind = "" if kind == dtype else f" {str(kind).removeprefix('torch.')}"
+        side = _side(torch.matmul, kind)
+        found[f"{PRODUCT}square{of_kind}"] = _product(torch.matmul, kind, (side, side), (side, side))
+        for width in {shape.model.head_dim, shape.model.latent_width} if side == SIDE else ():
+            tiles = 4 * torch.get_num_threads()
+            found[f"{PRODUCT}{width}{of_kind}"] = _product(
+                torch.matmul, kind, (tiles, TILE_TOKENS, width), (tiles, width, TILE_QUERIES)
+            )
     if any(subject.is_rounded for subject in subjects):
-        whole = torch.randint(-127, 128, (SIDE, SIDE), dtype=torch.int8)
-        found[PRODUCT + INT8] = Probe(lambda: torch._int_mm(whole, whole), 2.0 * SIDE**3)
+        side = _side(torch._int_mm, torch.int8)
+        found[PRODUCT + INT8] = _product(torch._int_mm, torch.int8, (side, side), (side, side))
     return found
+
+
+def _product(multiply: Multiply, dtype: torch.dtype, left: tuple[int, ...], right: tuple[int, ...]) -> Probe:
+    a, b = (torch.randint(-3, 4, size, dtype=torch.int8).to(dtype) for size in (left, right))
+    return Probe(lambda: multiply(a, b), 2.0 * math.prod(left) * right[-1])
+
+
+def _side(multiply: Multiply, dtype: torch.dtype) -> int:
+    """Of the square matrices that are multiplied."""
+    small = _product(multiply, dtype, (SMALL_SIDE, SMALL_SIDE), (SMALL_SIDE, SMALL_SIDE))
+    expected = min(timeit.repeat(small.call, number=1, repeat=9)) * (SIDE / SMALL_SIDE) ** 3
+    return SIDE if expected < SLOW_SECONDS else SMALL_SIDE
 
 
 def read(tensor: Tensor) -> Tensor:
@@ -122,9 +137,8 @@ def shares(
 
 
 def _products(rates: dict[str, float], is_rounded: bool) -> list[float]:
-    if is_rounded:
-        return [rates[PRODUCT + INT8]]
-    return [rate for name, rate in rates.items() if name.startswith(PRODUCT) and name != PRODUCT + INT8]
+    """What a call may multiply by: one that rounds may do so in int8, and any in float32."""
+    return [rate for name, rate in rates.items() if name.startswith(PRODUCT) and (is_rounded or name != PRODUCT + INT8)]
 
 
 def _median(turns: Sequence[tuple[float, float, float, bool]]) -> Share:

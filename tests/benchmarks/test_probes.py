@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -106,3 +107,28 @@ def test_int8_products_are_held_to_int8_products() -> None:
     turn = {"kblam int8 products": 5.0, "kblam latent": 20.0, **dict.fromkeys(probed, 1.0)}
     found = probes.shares([rounded, plain], probed, [turn], 4)
     assert [share.of_ceiling for share in found.values()] == [0.5, 0.5]
+
+
+def test_a_product_is_probed_in_float32_too_and_a_slow_one_on_small_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VNNI an int8 product of SIDE takes four seconds, and without AVX-512 one of bfloat16 as long."""
+    plain = torch.matmul
+
+    def slow_in_halves(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        time.sleep(2e-3 if a.dtype == torch.bfloat16 else 0)
+        return plain(a, b)
+
+    monkeypatch.setattr(torch, "matmul", slow_in_halves)
+    monkeypatch.setattr(probes, "SLOW_SECONDS", 1e-3 * (probes.SIDE / probes.SMALL_SIDE) ** 3)
+    x = problem_of(SHAPE, "cpu", torch.bfloat16)
+    found = probes.probes(SHAPE, subjects(SHAPE, x, ["kblam latent"]), x)
+    products = {name.removeprefix(PRODUCT): made.amount for name, made in found.items() if name.startswith(PRODUCT)}
+    assert products["square"] == 2.0 * probes.SMALL_SIDE**3
+    assert products["square float32"] == 2.0 * probes.SIDE**3
+    assert set(products) == {"square", "square float32", "16 float32", "24 float32"}
+
+
+def test_what_rounds_is_held_to_the_fastest_product_of_all() -> None:
+    rounded = subject("kblam int8 products", flops=1000)
+    probed = {f"{PRODUCT}square float32": probe(400), f"{PRODUCT}int8": probe(100)}
+    turn = {"kblam int8 products": 5.0, **dict.fromkeys(probed, 1.0)}
+    assert probes.shares([rounded], probed, [turn], 4)["kblam int8 products"].of_ceiling == 0.5
