@@ -152,7 +152,7 @@ def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> N
     assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share, rel=1e-5)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
-    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys, {(0, 3): 1})[0, 3]))
+    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys, {(0, 3): 1})[0, 3]), rel=1e-5)
 
 
 def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:

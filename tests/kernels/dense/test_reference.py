@@ -194,7 +194,7 @@ def test_switches_that_hide_nothing_change_nothing() -> None:
         scale=1 / 4,
     )
     for actual, reference_ in zip(open_wide.run(), expected, strict=True):
-        assert torch.equal(actual, reference_)
+        torch.testing.assert_close(actual, reference_, rtol=1e-13, atol=1e-15)  # MKL sums otherwise by alignment
 
 
 def test_new_tokens_after_cached_ones_are_the_last_rows_of_the_whole_prompt() -> None:
