@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from kblam.bench import cases, environment, measured, probes, subjects
+from kblam.bench import cases, environment, measured, subjects
 from kblam.bench.cases import Case
 from kblam.bench.shapes import TINY, of
 from kblam.cli.app import app
@@ -25,7 +25,6 @@ TOY = ("--shapes", "tiny", "--triples", "70", "--dtype", "float32", "--phases", 
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := native.unavailable()) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(probes, "SIDE", 64)  # a ceiling's figure is not looked at here
     monkeypatch.setattr(cases, "QUICK", (Case(of(TINY, "decode", 70), torch.float32),))
 
 
