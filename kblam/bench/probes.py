@@ -61,7 +61,7 @@ class Share:
 
 
 def probes(shape: Shape, subjects: Sequence[Subject], x: Problem) -> dict[str, Probe]:
-    """A stream for each layout, and products of the subjects' dtype, of float32, and of int8 where one multiplies so."""
+    """A stream for each layout, and products of the subjects' dtype, float32, and int8 where one multiplies so."""
     dtype = x.query.dtype
     found: dict[str, Probe] = {}
     for subject in subjects:
