@@ -6,13 +6,17 @@ not there. Therefore it is remembered that it came, and an error after it is its
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
+_AGAIN = 0.05  # seconds until an interrupt that could not be raised is tried again
 _came = False
 
 
@@ -66,7 +70,21 @@ def taken() -> None:
     _came = False
 
 
-def _note(number: int, frame: FrameType | None) -> NoReturn:
+def _note(number: int, frame: FrameType | None) -> None:
     global _came
     _came = True
-    signal.default_int_handler(number, frame)
+    if _in_an_extension(frame):
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        signal.default_int_handler(number, frame)
+
+
+def _in_an_extension(frame: FrameType | None) -> bool:
+    """Whether a module in C or C++ is being loaded: torch aborts the process where its set-up is interrupted."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False

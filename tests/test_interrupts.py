@@ -88,6 +88,23 @@ def test_a_chat_that_goes_on_has_taken_its_interrupt(monkeypatch: pytest.MonkeyP
     assert not interrupts.came()
 
 
+def test_an_interrupt_waits_until_an_extension_is_loaded() -> None:
+    code = f"""
+import importlib.machinery, time
+class Loader(importlib.machinery.ExtensionFileLoader):
+    def create_module(self, spec):
+        {HIT}
+        time.sleep(0.2)
+        print("loaded", flush=True)
+def main():
+    Loader("x", "x.so").create_module(None)
+    time.sleep(60)
+interrupts.leave(main)
+"""
+    found = left(code)
+    assert (found.returncode, found.stderr, found.stdout) == (130, "interrupted\n", "loaded\n")
+
+
 def test_who_ignores_interrupts_still_does() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupts.watch()
