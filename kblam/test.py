@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kblam.interrupts import leave
+
 OK, OFF, FAIL = "ok", "off", "fail"
 MARKS = {OK: ("✓", "green"), OFF: ("-", "yellow"), FAIL: ("✗", "bold red")}
 
@@ -234,4 +236,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

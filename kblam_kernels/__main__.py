@@ -33,4 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:  # a build takes a minute
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

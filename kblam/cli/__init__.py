@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from kblam import interrupts
+
 _BAD_INPUT = 2
-_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,13 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     0: done; 1: the work failed; 2: bad input; 130: interrupted.
     """
-    try:
-        status = _run(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:  # wherever it came: while modules are imported, or while results are written
-        if sys.stderr is not None:
-            sys.stderr.write("interrupted\n")
-        status = _INTERRUPTED
-    sys.exit(status)
+    interrupts.leave(lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: list[str]) -> int | str | None:
@@ -28,6 +23,8 @@ def _run(arguments: list[str]) -> int | str | None:
     except ModuleNotFoundError as error:  # also of rich and typer, so nothing of theirs may be needed to say it
         from kblam.extras import missing
 
+        if interrupts.came() and "--debug" not in arguments:
+            return interrupts.say_so()
         reason = missing(error)
         if reason is None or "--debug" in arguments:
             raise
@@ -56,9 +53,11 @@ def _run_installed(arguments: list[str]) -> int | str | None:
         streams.abandon()
         report(str(error))
         return FAILED
-    except Exception as error:  # a bug of ours, or of a library: one line unless --debug asks for more
+    except Exception as error:  # a bug of ours or a library's, or an interrupt: one line without --debug
         not_installed = isinstance(error, ModuleNotFoundError) and missing(error) is not None
         if not_installed or "--debug" in arguments:
             raise
+        if interrupts.came():
+            return interrupts.say_so()
         report_unexpected(error)
         return FAILED

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from kblam import interrupts
 from kblam.cli.ask import answer_record, check_text, print_evidence, print_plan
 from kblam.cli.errors import INTERRUPTED, CommandError, exit_status, report
 from kblam.cli.loading import ModelOptions, load, tell_model, told_model
@@ -122,6 +123,7 @@ class Conversation:
             except KeyboardInterrupt:
                 if not interactive:
                     return INTERRUPTED
+                interrupts.taken()
                 err.print("[yellow]stopped[/]")
         return 0 if interactive else first_failure
 

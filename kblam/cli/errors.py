@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from kblam import interrupts
 from kblam.cli import hints
 from kblam.cli.output import err
 from kblam.cli.streams import OutputError
@@ -29,10 +30,10 @@ from kblam.errors import (
     messages_name_flags,
     runs,
 )
+from kblam.interrupts import INTERRUPTED
 
 FAILED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 
 class CommandError(KblamError):
@@ -95,6 +96,9 @@ class ErrorsAsMessages(Commands):
         except _expected() as error:
             if ctx.params.get("debug"):
                 raise
+            if interrupts.came() and not isinstance(error, InterruptedWorkError):
+                err.print("[yellow]interrupted[/]")
+                raise typer.Exit(INTERRUPTED) from None
             report(_message(error), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
         except Exception as error:

@@ -7,7 +7,6 @@ replaced by their neutral values.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from kblam.errors import GenerationError
 from kblam.generation.prompt import TOKENIZING
+from kblam.models.generate_check import merged
 
 # `Session` gives these itself.
 _OWN = (
@@ -133,7 +133,8 @@ def generating(
             found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise GenerationError(f"{name} must be a tensor ({questions}, N), a row for each question; got {found}")
     chosen = options.get("generation_config")
-    _check_chosen(chosen)
+    if isinstance(chosen, GenerationConfig):
+        _check_lengths(chosen)
     known = GenerationConfig()
     neutral = {
         name: value
@@ -141,7 +142,10 @@ def generating(
         if hasattr(known, name) and getattr(chosen, name, None) is None and name not in options
     }
     arguments = {**neutral, **options, "max_new_tokens": max_new_tokens}
-    config = _merged(model, chosen, arguments)
+    if max_new_tokens is None:
+        raise GenerationError("max_new_tokens must be a whole number of at least 1; got None")
+    # `StopStrings` looks for stop strings, and asks no tokenizer to cut them; token_healing is refused below.
+    config = merged(model, arguments, without=frozenset({"stop_strings", "token_healing"}))
     _check_mode(config, arguments)
     _check_stops(config.stop_strings)
     ends = _ids(config.eos_token_id) or _ids(tokenizer.eos_token_id)
@@ -171,27 +175,10 @@ class StopStrings(StoppingCriteria):
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
-def _check_chosen(chosen: Any) -> None:
-    if chosen is None:
-        return
-    if not isinstance(chosen, GenerationConfig):
-        raise GenerationError(f"generation_config must be a GenerationConfig; got {type(chosen).__name__}")
+def _check_lengths(chosen: GenerationConfig) -> None:
     for name in ("max_length", "max_new_tokens"):
         if getattr(chosen, name) is not None:
             raise GenerationError(f"{name} of a generation_config is not read here; pass max_new_tokens= to ask")
-
-
-def _merged(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, Any]) -> GenerationConfig:
-    """As `generate` merges them."""
-    named = inspect.signature(model.generate).parameters.keys() | {"tokenizer", "trust_remote_code"}
-    others = {name: value for name, value in arguments.items() if name not in named}
-    try:
-        config, unused = model._prepare_generation_config(chosen, **others)
-        model._validate_model_kwargs(dict(unused))
-    except (TypeError, ValueError) as error:
-        raise GenerationError(f"generate does not take these options: {error}") from error
-    merged: GenerationConfig = config
-    return merged
 
 
 def _check_mode(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
@@ -209,8 +196,6 @@ def _check_mode(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
         )
     if config.token_healing:
         raise GenerationError("token_healing changes the question's last tokens; leave it out")
-    if config.cache_implementation == "paged":
-        raise GenerationError("cache_implementation='paged' batches by itself; leave it out, and use batch_size=")
 
 
 def _check_stops(given: Any) -> None:
@@ -224,8 +209,8 @@ def _given(names: Sequence[str], options: Mapping[str, Any]) -> list[str]:
 
 
 def _ids(given: Any) -> list[int]:
-    """Token ids from a number, several, or a tensor of them."""
+    """Token ids from a number, several, or a tensor of them, as transformers reads them."""
     if given is None:
         return []
-    given = given.tolist() if hasattr(given, "tolist") else given
-    return [int(one) for one in given] if isinstance(given, (list, tuple)) else [int(given)]
+    ids: list[int] = torch.as_tensor(given, dtype=torch.long).flatten().tolist()
+    return ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -73,7 +73,7 @@ class Session:
         self.attachment = _attached(model)
         self.model = model
         self.knowledge_base = knowledge_base
-        self.tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
+        self.tokenizer = tokenizer_of(model) if tokenizer is None else _a_tokenizer(tokenizer)
         self.unknown = unknown
         self.known_above = known_above
         self._rules()  # what cannot be is told here, not at the first question
@@ -108,8 +108,13 @@ class Session:
         **generate_options: Any,
     ) -> list[Answer]:
         """`ask` for several questions, `batch_size` of them at a time; answers come in the order of the questions."""
+        if isinstance(questions, str):
+            raise GenerationError(f"ask_many takes a list of questions, got one: {questions[:40]!r}; use ask")
+        questions = _texts(questions)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise GenerationError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        if not isinstance(top, int) or top < 0:
+            raise GenerationError(f"top must be a whole number of at least 0; got {top!r}")
         if len(questions) > 1 and generate_options.get("streamer") is not None:
             raise GenerationError(f"a streamer shows one answer; ask the {len(questions)} questions one by one")
         how = generating(self.model, self.tokenizer, max_new_tokens, generate_options, questions=len(questions))
@@ -145,7 +150,7 @@ class Session:
         Raises:
             GenerationError: a question is empty, or no text.
         """
-        texts = [questions] if isinstance(questions, str) else list(questions)
+        texts = _texts(questions)
         if not texts:
             raise GenerationError("there is no question; give one for each row")
         with TOKENIZING:
@@ -170,7 +175,7 @@ class Session:
         Raises:
             As `ask`.
         """
-        texts = [questions] if isinstance(questions, str) else list(questions)
+        texts = _texts(questions)
         vectors = self._asking(texts)
         with reading(self.attachment, self.knowledge_base) as resident:
             pointer = self.pointer(resident, texts, end=end)
@@ -319,6 +324,23 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         return load_tokenizer(name)
     except ModelFolderError as error:
         raise GenerationError(f"{error}; pass tokenizer=") from error
+
+
+def _texts(questions: str | Sequence[str]) -> list[str]:
+    if isinstance(questions, str):
+        return [questions]
+    if not isinstance(questions, Iterable):
+        raise GenerationError(f"questions are texts, or a list of them; got {type(questions).__name__}")
+    return list(questions)
+
+
+def _a_tokenizer(given: Any) -> PreTrainedTokenizerBase:
+    if not callable(given) or not callable(getattr(given, "decode", None)):
+        raise GenerationError(
+            f"tokenizer must be the model's, as AutoTokenizer.from_pretrained loads it; got {given!r}"[:200]
+        )
+    tokenizer: PreTrainedTokenizerBase = given
+    return tokenizer
 
 
 def check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str], max_new_tokens: int) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kblam.data.open_world import build_world
 from kblam.data.real.packages import package_folder
-from kblam.demo import __main__ as command
+from kblam.demo import run as command
 from kblam.demo.facts import TRIPLES, Story, story
 from kblam.demo.screen import WIDTH, figures_of, next_steps, show
 from kblam.demo.tiny.tables import figures_table

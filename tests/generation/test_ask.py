@@ -70,6 +70,12 @@ def test_what_is_no_question_is_an_error_of_ours(world: World) -> None:
     for question, message in (("\ud83d red ?", "half a character at place 0"), (7, "a question is text; got int")):
         with pytest.raises(GenerationError, match=message):
             ask(world.model, world.kb, question, tokenizer=world.tokenizer)  # type: ignore[arg-type]
+    for questions, message in (
+        (QUESTIONS[0], "takes a list of questions, got one"),
+        (None, "or a list of them; got None"),
+    ):
+        with pytest.raises(GenerationError, match=message):
+            ask_many(world.model, world.kb, questions, tokenizer=world.tokenizer)  # type: ignore[arg-type]
     for size in (0, -1, 1.5):
         with pytest.raises(GenerationError, match=f"batch_size must be a whole number of at least 1; got {size}"):
             ask_many(world.model, world.kb, QUESTIONS, tokenizer=world.tokenizer, batch_size=size)  # type: ignore[arg-type]

@@ -19,7 +19,8 @@ QUESTIONS = [QUESTION, "founder of Quiet Harbor?", "What is the motto of Silver 
 
 
 def asked(world: World, **options: Any) -> Answer:
-    return ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, **{"max_new_tokens": 4, **options})
+    options = {"max_new_tokens": 4, "tokenizer": world.tokenizer, **options}
+    return ask(world.model, world.kb, QUESTION, **options)
 
 
 def shares(answer: Answer) -> list[tuple[str, float]]:
@@ -65,12 +66,23 @@ REFUSED: list[Any] = [
     ({"max_length": 40}, "max_length itself"),
     ({"attention_mask": torch.ones(1, 3)}, "attention_mask itself"),
     ({"generation_config": GenerationConfig(max_new_tokens=3)}, "pass max_new_tokens= to ask"),
-    ({"generation_config": {"num_beams": 2}}, "must be a GenerationConfig; got dict"),
+    ({"generation_config": {"num_beams": 2}}, "generation_config must be a GenerationConfig; got {"),
     ({"stop_strings": [""]}, "must be texts that are not empty"),
     ({"stop_strings": [3]}, "must be texts that are not empty"),
     ({"stop_strings": 0}, "must be texts that are not empty"),
     ({"temprature": 0.5}, "does not take these options: .*temprature"),
-    ({"cache_implementation": "paged"}, "batches by itself"),
+    ({"cache_implementation": "paged"}, "cache_implementation must be a cache that works here"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty must be a float above 0, such as 1.2; got 0.0"),
+    ({"generation_config": GenerationConfig(repetition_penalty=0.0)}, "repetition_penalty must be"),
+    ({"prefill_chunk_size": 0}, "prefill_chunk_size must be a whole number of at least 1; got 0"),
+    ({"eos_token_id": "</s>"}, "eos_token_id must be a token id, or a list of them; got '</s>'"),
+    ({"do_sample": True, "top_k": "5"}, "top_k must be a whole number; got '5'"),
+    ({"logits_processor": [3]}, r"logits_processor must be a list of logits processors; got \[3\]"),
+    ({"streamer": "x"}, "streamer must be a streamer with the methods put and end; got 'x'"),
+    ({"tokenizer": "x"}, "tokenizer must be the model's, as AutoTokenizer.from_pretrained loads it; got 'x'"),
+    ({"max_new_tokens": "5"}, "max_new_tokens must be a whole number of at least 1; got '5'"),
+    ({"max_new_tokens": None}, "max_new_tokens must be a whole number of at least 1; got None"),
+    ({"top": -1}, "top must be a whole number of at least 0; got -1"),
 ]
 
 
@@ -78,6 +90,15 @@ REFUSED: list[Any] = [
 def test_what_cannot_be_followed_is_refused_by_name(options: dict[str, Any], message: str, world: World) -> None:
     with pytest.raises(GenerationError, match=message):
         asked(world, **options)
+
+
+def test_an_option_of_the_wrong_kind_in_the_models_own_config_is_refused_too(world: World) -> None:
+    world.model.generation_config.no_repeat_ngram_size = "3"
+    with pytest.raises(GenerationError, match=r"no_repeat_ngram_size must be a whole number; .* got '3'"):
+        asked(world)
+    world.model.generation_config.no_repeat_ngram_size = None
+    world.model.generation_config.top_p = "0.9"  # which greedy decoding does not read
+    assert asked(world).text
 
 
 def test_a_model_that_guesses_is_refused(world: World) -> None:

@@ -109,7 +109,8 @@ def import_(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        kept = "nothing was written" if is_file else f"what was encoded before is kept in {target}"
+        nothing = is_file or not target.exists()
+        kept = "nothing was written" if nothing else f"what was encoded before is kept in {target}"
         raise InterruptedWorkError(f"interrupted; {kept}: run the same command again to go on") from None
     finally:
         if bad_rows is not None:

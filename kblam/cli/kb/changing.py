@@ -95,9 +95,8 @@ def build(
             maker = encoder_for(output, encoder, api_key_env)
             report = build_file(output, triples, maker, batch_size=batch_size, progress=progress)
     except KeyboardInterrupt:
-        raise InterruptedWorkError(
-            f"interrupted; what was encoded is kept in {output}: run the same command again to go on"
-        ) from None
+        kept = f"what was encoded is kept in {output}" if output.exists() else "nothing was written yet"
+        raise InterruptedWorkError(f"interrupted; {kept}: run the same command again to go on") from None
     with open_file(output) as kb:
         _print_report(kb, report, time.monotonic() - began, as_json, triples.skipped)
 

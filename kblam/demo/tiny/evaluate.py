@@ -17,6 +17,7 @@ from kblam.demo.tiny.tokenizer import real_words
 from kblam.demo.tiny.world import FACTS_PER_ENTITY, World, build_world
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure
+from kblam.interrupts import leave
 from kblam.knowledge import Encoder, load_encoder
 
 SIZES = (100, 1000, 10_000)
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

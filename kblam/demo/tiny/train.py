@@ -26,6 +26,7 @@ from kblam.demo.tiny.model import EMBEDDING_DIM, DemoModel
 from kblam.demo.tiny.tables import figures_table, write_metrics
 from kblam.demo.tiny.tokenizer import build_tokenizer, real_words
 from kblam.demo.tiny.world import World, build_world, world_words
+from kblam.interrupts import leave
 from kblam.knowledge import load_encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attach
@@ -308,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)
