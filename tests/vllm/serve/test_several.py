@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.serve.contract import chunks
 from tests.serve.served import Served
-from tests.vllm.serve.running import Running
 
 COMPLETIONS = "/v1/completions"
 DRAWN: dict[str, Any] = {"n": 3, "temperature": 1.5, "seed": 3, "max_tokens": 12}
@@ -45,30 +41,3 @@ def test_completions_too_whole_and_in_a_stream(server: Served) -> None:
 def test_without_seeds_answers_are_drawn_apart(server: Served) -> None:
     choices = server.ask(**{**DRAWN, "seed": None, "n": 8}).json()["choices"]
     assert len({choice["message"]["content"] for choice in choices}) > 1
-
-
-def test_a_client_that_leaves_ends_all_of_them(server: Served, running: Running) -> None:
-    async def unfinished() -> bool:
-        return bool(running.engine._llm.output_processor.has_unfinished_requests())
-
-    def is_busy() -> bool:
-        return asyncio.run_coroutine_threadsafe(unfinished(), running.loop).result(60)
-
-    body = {
-        "model": f"{server.model}@facts",
-        "messages": [{"role": "user", "content": server.question}],
-        **DRAWN,
-        "max_tokens": 170,
-        "min_tokens": 170,
-        "stream": True,
-    }
-    assert not is_busy()
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=120) as response:
-        lines = response.iter_lines()  # kept: an iterator that goes closes the connection
-        next(lines)
-        assert is_busy()
-    end = time.monotonic() + 60
-    while is_busy():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    assert server.ask().status_code == 200
