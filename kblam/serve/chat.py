@@ -42,7 +42,7 @@ def routes(service: Service, engine: Answering) -> APIRouter:
         base = base_named(service, request, body.model, extra)
         in_prompt = is_by_rag(service, body.model)
         asking = _asking(body, base, in_prompt=in_prompt)
-        reply = Reply(body.model, None if base is None else base.name)
+        reply = Reply(body.model, None if base is None else base.name, body.n)
         label = NO_BASE if base is None else base.place.label
         if in_prompt:  # its requests are counted apart
             label = request.scope["state"]["base_label"] = f"{label}{RAG}"
@@ -64,35 +64,30 @@ def routes(service: Service, engine: Answering) -> APIRouter:
 
 def _asking(body: ChatRequest, base: Base | None, *, in_prompt: bool) -> Asking:
     turns = tuple(message.turn for message in body.messages)
-    if base is not None:
-        if len(turns) > 1 or turns[0][0] != "user":
-            raise ApiError(
-                400,
-                "with a knowledge base a question stands alone: send one message, the user's, without a system message "
-                "and without earlier turns",
-                "unsupported_parameter",
-                param="messages",
-            )
-        if body.n > 1:
-            raise ApiError(
-                400,
-                "n > 1 with a knowledge base is not supported: evidence is that of one answer; send n requests",
-                "unsupported_parameter",
-                param="n",
-            )
+    if base is not None and (len(turns) > 1 or turns[0][0] != "user"):
+        raise ApiError(
+            400,
+            "with a knowledge base a question stands alone: send one message, the user's, without a system message "
+            "and without earlier turns",
+            "unsupported_parameter",
+            param="messages",
+        )
     top_p = 1.0 if body.top_p is None else body.top_p
     return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops, in_prompt)
 
 
 async def _events(service: Service, engine: Answering, asking: Asking, count: int, label: str) -> Events:
     """(index, piece or whole) of each answer in turn; to close it stops the generation."""
+    is_refused = False  # a question counts once
     for index in range(count):
         seed = None if asking.seed is None else asking.seed + index
         async with aclosing(engine.answer(replace(asking, seed=seed))) as said:
             async for piece in said:
                 if isinstance(piece, Finished):
-                    answer = piece.answer
-                    service.metrics.answer(label, piece.prompt_tokens, answer.num_tokens, refused=answer.refused)
+                    answer, prompt_tokens = piece.answer, 0 if index else piece.prompt_tokens
+                    is_new = answer.refused and not is_refused
+                    service.metrics.answer(label, prompt_tokens, answer.num_tokens, refused=is_new)
+                    is_refused = is_refused or is_new
                 yield index, piece
 
 

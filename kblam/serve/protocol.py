@@ -12,6 +12,7 @@ from kblam.serve.engine import Finished
 from kblam.serve.reading import Strict
 
 MOST_MESSAGES, MOST_CHOICES, MOST_STOPS = 256, 16, 4
+GREEDY_ARE_ALIKE = "n > 1 needs a temperature above 0: greedy answers are all alike"
 
 
 class TextPart(Strict):
@@ -101,7 +102,7 @@ class ChatRequest(Strict):
         if len(given) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
         if self.n > 1 and self.sampling is None:
-            raise ValueError("n > 1 needs a temperature above 0: greedy answers are all alike")
+            raise ValueError(GREEDY_ARE_ALIKE)
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options without stream; leave it out")
         return self
@@ -130,11 +131,12 @@ class Reply:
     Args:
         model: as the client named it.
         base: the knowledge base's name; None without one.
+        count: of its answers. Of several each choice says what it rests on, of one the response does.
     """
 
-    def __init__(self, model: str, base: str | None) -> None:
+    def __init__(self, model: str, base: str | None, count: int = 1) -> None:
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        self.model, self.base = model, base
+        self.model, self.base, self.is_one = model, base, count == 1
 
     def whole(self, finished: list[Finished]) -> dict[str, Any]:
         """A response with all of its answers."""
@@ -148,7 +150,10 @@ class Reply:
             for index, one in enumerate(finished)
         ]
         body = {**self._head("chat.completion"), "choices": choices, "usage": _usage(finished)}
-        return body if self.base is None else {**body, "kblam": evidence_of(self.base, finished[0])}
+        if self.base is not None:
+            for choice, one in zip(choices, finished, strict=True):
+                (body if self.is_one else choice)["kblam"] = evidence_of(self.base, one)
+        return body
 
     def begin(self, index: int) -> dict[str, Any]:
         """The first chunk of an answer."""
@@ -168,7 +173,8 @@ class Reply:
         if self.base is None:
             return chunk
         exact = {} if sent == one.answer.text else {"text": one.answer.text}
-        return {**chunk, "kblam": evidence_of(self.base, one) | exact}
+        (chunk if self.is_one else chunk["choices"][0])["kblam"] = evidence_of(self.base, one) | exact
+        return chunk
 
     def usage(self, finished: list[Finished]) -> dict[str, Any]:
         """The chunk after the last one."""

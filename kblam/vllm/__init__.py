@@ -30,10 +30,11 @@ def architecture_of(architecture: str) -> str:
 def register() -> None:
     """Tells vLLM of the model classes, and of the checks that it makes before it starts an engine with one of them."""
     from vllm import ModelRegistry
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
-    from kblam.vllm.hook import StartUp
+    from kblam.vllm.hook import StartUp, without_knowledge
 
     for name in ARCHITECTURES:
         ModelRegistry.register_model(PREFIX + name, f"kblam.vllm.models:{PREFIX}{name}")
         MODELS_CONFIG_MAP[PREFIX + name] = StartUp
+        MODELS_CONFIG_MAP[name] = without_knowledge(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))

@@ -275,7 +275,7 @@ def admit(params: Any) -> None:
     """Admits a request to an engine of this process.
 
     vLLM does not say to which. Where several are open it is the newest that has the base; the scheduler checks again.
-    Where none is (further API servers of one engine), only the scheduler checks.
+    Where none is (a front end that has not started the engine), only the scheduler checks.
 
     Raises:
         EngineRequestError: it cannot be answered.

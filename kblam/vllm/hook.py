@@ -23,3 +23,26 @@ class StartUp(VerifyAndUpdateConfig):
         from kblam.vllm.start import model_start_up
 
         model_start_up(model_config)
+
+
+def without_knowledge(own: type) -> type:
+    """The hook of a family's own class in vLLM: an engine of it would ignore, in silence, the knowledge it was given.
+
+    Args:
+        own: vLLM's hook of the class.
+    """
+    if hasattr(own, "of_vllm"):
+        return own
+
+    class Plain(own):
+        of_vllm = own
+
+        @staticmethod
+        def verify_and_update_config(vllm_config: Any) -> None:
+            """Refuses knowledge for a class that has none."""
+            from kblam.vllm.start import refuse_plain
+
+            refuse_plain(vllm_config)
+            own.verify_and_update_config(vllm_config)  # type: ignore[attr-defined]
+
+    return Plain

@@ -40,14 +40,14 @@ class Loaded:
 
 
 class Registry:
-    """The files of one engine; with data parallelism, of one of its replicas.
+    """The files of one engine.
 
     Args:
         vllm_config: of the engine.
     """
 
     def __init__(self, vllm_config: Any) -> None:
-        self.folder = folder_of(vllm_config) / str(vllm_config.parallel_config.data_parallel_rank)
+        self.folder = folder_of(vllm_config)
         self._read: tuple[tuple[int, ...], dict[str, Loaded]] = (), {}
 
     def bases(self) -> dict[str, Loaded]:

@@ -13,11 +13,14 @@ from kblam.adapter import AdapterConfig
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineError
 from kblam.vllm import admission, registry
-from kblam.vllm.families import family_of
+from kblam.vllm.families import PREFIX, family_of
 from kblam.vllm.settings import NAME, Settings
 
 CONNECTOR, CONNECTOR_MODULE = "KnowledgeConnector", "kblam.vllm.connector"
 _OF_V1, _OF_V2 = "kblam.vllm.tracker:KnowledgeTracker", "kblam.vllm.state:KnowledgeAdmission"
+
+# Both have the scheduler and all workers of an engine on one machine.
+_EXECUTORS = ("uni", "mp")
 
 
 def start_up(vllm_config: Any) -> None:
@@ -47,7 +50,22 @@ def model_start_up(model_config: Any) -> None:
 
 
 def _hook_of(model_config: Any) -> Any:
-    return MODELS_CONFIG_MAP.get(family_of(model_config.architecture).architecture, VerifyAndUpdateConfig)
+    found = MODELS_CONFIG_MAP.get(family_of(model_config.architecture).architecture, VerifyAndUpdateConfig)
+    return getattr(found, "of_vllm", found)
+
+
+def refuse_plain(vllm_config: Any) -> None:
+    """Refuses knowledge for a model class of vLLM's own.
+
+    Raises:
+        EngineError: the engine was given some.
+    """
+    given, name = vllm_config.additional_config, vllm_config.model_config.architecture
+    if isinstance(given, dict) and NAME in given:
+        raise EngineError(
+            f"{name} would ignore additional_config[{NAME!r}]; start with "
+            f"hf_overrides={{'architectures': ['{PREFIX}{name}']}}"
+        )
 
 
 def refuse_engine(vllm_config: Any) -> None:
@@ -74,7 +92,22 @@ def refuse_engine(vllm_config: Any) -> None:
         ("pipeline parallelism: use tensor parallelism", parallel.pipeline_parallel_size > 1),
         (
             "workers on several machines, or Ray: scheduler and workers share small files (registry.py)",
-            parallel.nnodes > 1 or parallel.distributed_executor_backend == "ray",
+            parallel.nnodes > 1 or parallel.use_ray,
+        ),
+        (
+            f"the executor {parallel.distributed_executor_backend!r}: one scheduler tells all workers what requests "
+            "attend to; use one of " + ", ".join(_EXECUTORS),
+            parallel.distributed_executor_backend not in (None, *_EXECUTORS),
+        ),
+        (
+            "data parallelism: an update would be told to its replicas one by one, and they would write into each "
+            "other's files; start an engine for each with a load balancer in front, and tell each of updates",
+            parallel.data_parallel_size > 1,
+        ),
+        (
+            "several API server processes: questions are encoded, and bases checked, in the process that started the "
+            "engine; start with --api-server-count 1",
+            parallel._api_process_count > 1,
         ),
         ("two half batches at once (enable_dbo): a step's knowledge is planned for the whole", parallel.enable_dbo),
         ("latent attention (MLA): its queries are not those that an adapter was trained for", model.use_mla),

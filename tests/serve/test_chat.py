@@ -80,7 +80,6 @@ def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
         ({"vllm_xargs": {"other": 1}}, "other"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"n": 2}, "temperature"),
-        ({"n": 2, "temperature": 1}, "n > 1"),
         ({"n": 1000}, "n"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": 1e-9}, "temperature"),

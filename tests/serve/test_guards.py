@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import time
@@ -11,36 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from kblam.serve import connections, guards
-from tests.serve.contract import CHAT, TRIPLES
+from tests.serve.contract import CHAT, TRIPLES, raw
 from tests.serve.served import ANSWER, MODEL, Served
-
-
-def raw(served: Served, *parts: bytes) -> bytes:
-    """What a server answers to bytes, up to the end of the connection."""
-    address = urlsplit(served.url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
-        for part in parts:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(part)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):  # by a server that closes before it has read all
-            while part := connection.recv(65536):
-                answer += part
-        return answer
-
-
-def test_a_body_that_says_it_is_too_large_is_refused_unread(small: Served) -> None:
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    answer = raw(small, f"{head}Content-Length: 100000000\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
-
-
-def test_a_body_of_no_stated_length_is_refused_when_it_is_too_large(small: Served) -> None:
-    head = f"POST {TRIPLES} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    chunk = b"3e8\r\n" + b" " * 1000 + b"\r\n"
-    answer = raw(small, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), *[chunk] * 6)
-    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_triples_may_be_more_than_questions(small: Served) -> None:

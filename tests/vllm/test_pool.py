@@ -48,7 +48,7 @@ def adapter() -> KnowledgeAdapter:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = SimpleNamespace(instance_id="7", parallel_config=SimpleNamespace(data_parallel_rank=0))
+    found = SimpleNamespace(instance_id="7")
     open_folder(found)
     return found
 

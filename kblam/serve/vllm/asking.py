@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kblam.adapter import AdapterConfig
 from kblam.serve.bases import Base
 from kblam.serve.failures import ApiError
-from kblam.serve.protocol import MOST_MESSAGES, Message
+from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message
 from kblam.serve.reading import refused
 from kblam.serve.vllm.prompts import Prompts
 from kblam.vllm.admission import BASE, EVIDENCE, QUESTION
@@ -25,7 +25,6 @@ _AS_IT_IS = "{{ messages[0]['content'] }}"
 # vLLM has these for servers that work together, or only for clients that are trusted.
 _NEVER = ("chat_template", "kv_transfer_params", "ec_transfer_params", "prompt_embeds")
 _PROMPT = "with a knowledge base the prompt is the adapter's own"
-_ONE = "evidence is that of one answer; send several requests"
 # With a base: why a field is refused that says anything.
 _NOT_WITH_A_BASE = {
     "use_beam_search": "beams are not asked of knowledge",
@@ -47,11 +46,13 @@ class Asked:
         model: as the client named it.
         base: to answer from; None asks the model alone.
         body: for vLLM.
+        count: of answers from a base.
     """
 
     model: str
     base: Base | None
     body: dict[str, Any]
+    count: int = 1
 
 
 class Asking:
@@ -125,7 +126,7 @@ class Asking:
             return asked
         prompt = body.get("prompt")
         if isinstance(prompt, list) and len(prompt) > 1 and not all(type(one) is int for one in prompt):
-            raise _bad(f"several prompts with a knowledge base: {_ONE}", "prompt")
+            raise _bad("prompt: with a knowledge base one at a time; send several requests", "prompt")
         return self._with(asked, {"vllm_xargs": {**extra, BASE: self._name_of(asked.base)}})
 
     def other(self, body: dict[str, Any], find: Callable[[str, str | None], Base | None]) -> Asked:
@@ -164,7 +165,8 @@ class Asking:
             _check_with_base(body)
         elif ours:
             raise _bad(f"{min(ours)} without a knowledge base; name one in the model's name", "vllm_xargs")
-        return Asked(model, base, {**body, "model": self._served}), (extra or {})
+        count = 1 if base is None else _count_of(body)
+        return Asked(model, base, {**body, "model": self._served}, count), (extra or {})
 
     def _alone(self, asked: Asked) -> Asked:
         if self._prompts.has_chat_template:
@@ -176,9 +178,11 @@ class Asking:
         # Greedy, unless something of sampling is asked for: vLLM's own default samples.
         if asked.base is not None and body.get("temperature") is None:
             body["temperature"] = 0 if body.get("top_p") in (None, 1) else 1
+        if asked.count > 1 and body["temperature"] == 0:
+            raise _bad(GREEDY_ARE_ALIKE, "n")
         for part in more:
             body.update(part)
-        return Asked(asked.model, asked.base, body)
+        return Asked(asked.model, asked.base, body, asked.count)
 
 
 class _Messages(BaseModel):
@@ -207,14 +211,15 @@ def _check_with_base(body: dict[str, Any]) -> None:
     for field, reason in _NOT_WITH_A_BASE.items():
         if body.get(field):
             raise _unsupported(field, reason)
-    for field in ("n", "best_of"):
-        if body.get(field) not in (None, 1):
-            raise ApiError(
-                400,
-                f"{field} > 1 with a knowledge base is not supported: {_ONE}",
-                "unsupported_parameter",
-                param=field,
-            )
+    if body.get("best_of") not in (None, 1):
+        raise _unsupported("best_of", "all answers are told")
+
+
+def _count_of(body: dict[str, Any]) -> int:
+    count = 1 if body.get("n") is None else body["n"]
+    if type(count) is not int or not 1 <= count <= MOST_CHOICES:
+        raise _bad(f"n: a whole number from 1 to {MOST_CHOICES} with a knowledge base", "n")
+    return count
 
 
 def _unsupported(field: str, reason: str) -> ApiError:

@@ -20,7 +20,7 @@ from kblam.serve.service import Service
 from kblam.serve.vllm.asking import Asked
 from kblam.serve.vllm.engine import VllmEngine
 from kblam.serve.vllm.telling import Telling, error_of, first_error, knowledge_of
-from kblam.serve.vllm.watch import WATCH, Watch
+from kblam.serve.vllm.watch import WATCH, Said, Watch
 from kblam.strict_json import loads
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -78,15 +78,16 @@ class _Passed(Response):
             await back.end(scope, receive)
         if watch.is_whole:
             label = NO_BASE if asked.base is None else asked.base.place.label
-            refused = asked.base is not None and bool(self._knowledge(watch)["refused"])
+            refused = asked.base is not None and any(self._knowledge(one)["refused"] for one in watch.answers.values())
             self._service.metrics.answer(label, watch.prompt_tokens, watch.answer_tokens, refused=refused)
 
     def _telling(self, watch: Watch) -> Telling:
-        return Telling(self._asked.model, watch, None if self._asked.base is None else lambda: self._knowledge(watch))
+        asked = self._asked
+        return Telling(asked.model, watch, asked.count, None if asked.base is None else self._knowledge)
 
-    def _knowledge(self, watch: Watch) -> dict[str, Any]:
+    def _knowledge(self, answer: Said) -> dict[str, Any]:
         assert self._asked.base is not None
-        return knowledge_of(self._asked.base.name, watch, self._engine.refusal)
+        return knowledge_of(self._asked.base.name, answer, self._engine.refusal)
 
 
 class _Back:

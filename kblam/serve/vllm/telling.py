@@ -7,24 +7,25 @@ from typing import Any
 
 from kblam.generation.answer import is_refusal
 from kblam.serve.failures import SERVER_FAILED, ApiError, dumped
-from kblam.serve.vllm.watch import Watch
+from kblam.serve.vllm.watch import Said, Watch
 from kblam.strict_json import loads
 
 _CODES = {400: "bad_parameter", 404: "not_found", 429: "queue_full", 503: "unavailable"}
 _DATA = b"data: "
+Basis = Callable[[Said], dict[str, Any]]
 
 
-def knowledge_of(base: str, watch: Watch, refusal: str) -> dict[str, Any]:
-    """The field `kblam` of a response: what an answer rests on, as `Answer.basis` has it.
+def knowledge_of(base: str, answer: Said, refusal: str) -> dict[str, Any]:
+    """The field `kblam`: what an answer rests on, as `Answer.basis` has it.
 
     Where the engine has decided the answer it says its text, to the letter, which a tokenizer may not be able to write.
 
     Args:
         base: what the client calls the knowledge base.
-        watch: over the answer.
+        answer: as it was seen.
         refusal: the adapter's refusal sentence.
     """
-    said = dict(watch.knowledge or {})
+    said = dict(answer.knowledge or {})
     said.pop("knowledge_base", None)  # what the engine calls it
     evidence = [
         {**one, "mass": round(one["mass"], 6), "changed": one.get("changed", False)} for one in said.pop("evidence", [])
@@ -32,7 +33,7 @@ def knowledge_of(base: str, watch: Watch, refusal: str) -> dict[str, Any]:
     return {
         "knowledge_base": base,
         "revision": None,
-        "refused": is_refusal(watch.text, refusal),
+        "refused": is_refusal(answer.text, refusal),
         "known": None,
         "confidence": None,
         "evidence": evidence,
@@ -46,17 +47,31 @@ class Telling:
 
     Args:
         model: as the client named it.
-        watch: over the answer.
-        knowledge: makes the field `kblam` when the answer is whole; None for the model alone.
+        watch: over its answers.
+        count: of these. Of several each choice says what it rests on, of one the response does.
+        knowledge: makes the field `kblam` of an answer that is whole; None for the model alone.
     """
 
-    def __init__(self, model: str, watch: Watch, knowledge: Callable[[], dict[str, Any]] | None) -> None:
-        self._model, self._watch, self._knowledge = model, watch, knowledge
+    def __init__(
+        self, model: str, watch: Watch, count: int, knowledge: Callable[[Said], dict[str, Any]] | None
+    ) -> None:
+        self._model, self._watch, self._is_one, self._knowledge = model, watch, count == 1, knowledge
         self._rest = b""
 
     def whole(self, body: bytes) -> bytes:
         """A response that is not a stream."""
-        return dumped(self._exact(self._told(loads(body), is_last=True))).encode("ascii")
+        said = self._named(loads(body))
+        if self._knowledge is not None:
+            said.pop("kv_transfer_params", None)
+            for choice in said["choices"]:
+                basis = self._knowledge(self._watch.answers[choice["index"]])
+                text = basis.pop("text", None)
+                if text is not None and not isinstance(choice.get("stop_reason"), str):  # no stop string has cut it
+                    (choice if "text" in choice else choice["message"])["text" if "text" in choice else "content"] = (
+                        text
+                    )
+                self._put(said, choice, basis)
+        return dumped(said).encode("ascii")
 
     def events(self, part: bytes) -> bytes:
         """What of a stream can be sent on after one more part of it."""
@@ -69,28 +84,22 @@ class Telling:
         said = loads(line[len(_DATA) :])
         if "error" in said:
             return _DATA + dumped(error_of(said, int(said["error"].get("code") or 500)).body).encode("ascii")
-        is_last = any(choice.get("finish_reason") for choice in said.get("choices", ()))
-        said = self._told(said, is_last=is_last)
-        if said.get("kblam", {}).get("text") == self._watch.text:
-            del said["kblam"]["text"]
+        said = self._named(said)
+        if self._knowledge is not None:
+            for choice in said.get("choices", ()):
+                if choice.get("finish_reason"):
+                    answer = self._watch.answers[choice["index"]]
+                    basis = self._knowledge(answer)
+                    if basis.get("text") == answer.text:
+                        del basis["text"]
+                    self._put(said, choice, basis)
         return _DATA + dumped(said).encode("ascii")
 
-    def _told(self, said: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
-        if "model" in said:
-            said = {**said, "model": self._model}
-        if self._knowledge is not None and is_last:
-            said = {**said, "kblam": self._knowledge()}
-            said.pop("kv_transfer_params", None)
-        return said
+    def _named(self, said: dict[str, Any]) -> dict[str, Any]:
+        return {**said, "model": self._model} if "model" in said else said
 
-    def _exact(self, said: dict[str, Any]) -> dict[str, Any]:
-        """A whole answer with the text that was decided, where no stop string has cut it."""
-        text = said.get("kblam", {}).pop("text", None)
-        if text is None or isinstance(said["choices"][0].get("stop_reason"), str):
-            return said
-        (choice,) = said["choices"]
-        exact = {"text": text} if "text" in choice else {"message": {**choice["message"], "content": text}}
-        return {**said, "choices": [{**choice, **exact}]}
+    def _put(self, said: dict[str, Any], choice: dict[str, Any], basis: dict[str, Any]) -> None:
+        (said if self._is_one else choice)["kblam"] = basis
 
 
 def error_of(said: Any, status: int) -> ApiError:

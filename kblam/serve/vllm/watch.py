@@ -1,10 +1,24 @@
-"""What is seen of an answer while vLLM makes it."""
+"""What is seen of answers while vLLM makes them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass
+class Said:
+    """One answer.
+
+    Attributes:
+        knowledge: what the engine says of its knowledge; None before it says so.
+        text: so far.
+    """
+
+    knowledge: dict[str, Any] | None = None
+    text: str = ""
 
 
 @dataclass
@@ -12,25 +26,25 @@ class Watch:
     """One HTTP request.
 
     Attributes:
-        knowledge: what the engine says of its knowledge; None before it says so.
         prompt_tokens, answer_tokens: so far.
-        text: so far, of a request with one answer.
-        is_whole: whether the answer is.
+        answers: by index, each so far.
+        is_whole: whether all of them are.
     """
 
-    knowledge: dict[str, Any] | None = None
     prompt_tokens: int = 0
     answer_tokens: int = 0
-    text: str = ""
+    answers: defaultdict[int, Said] = field(default_factory=lambda: defaultdict(Said))
     is_whole: bool = False
 
     def see(self, output: Any) -> None:
-        """A `RequestOutput` of vLLM whose outputs hold what is new in it."""
+        """A `RequestOutput` of vLLM whose outputs hold what is new in it; with a base there is one."""
         self.prompt_tokens = max(self.prompt_tokens, len(output.prompt_token_ids or ()))
-        self.answer_tokens += sum(len(one.token_ids) for one in output.outputs)
-        self.text += "".join(one.text for one in output.outputs)
-        said = (output.kv_transfer_params or {}).get("kblam")
-        self.knowledge = said if said is not None else self.knowledge
+        knowledge = (output.kv_transfer_params or {}).get("kblam")
+        for one in output.outputs:
+            self.answer_tokens += len(one.token_ids)
+            said = self.answers[one.index]
+            said.text += one.text
+            said.knowledge = said.knowledge if knowledge is None else knowledge
         self.is_whole = self.is_whole or output.finished
 
 

@@ -14,6 +14,20 @@ from tests.serve.contract.common import (
 )
 from tests.serve.served import Served
 
+SEVERAL: dict[str, Any] = {"temperature": 1.5, "max_tokens": 12}
+
+
+def assert_said(choice: dict[str, Any], alone: dict[str, Any]) -> None:
+    """One of several answers is that of a request of its own."""
+    (expected,) = alone["choices"]
+    assert choice["message"]["content"] == expected["message"]["content"]
+    assert choice["finish_reason"] == expected["finish_reason"]
+    found, basis = dict(choice["kblam"]), dict(alone["kblam"])
+    masses = [{one["value"]: one["mass"] for one in each.pop("evidence")} for each in (found, basis)]
+    assert masses[0] == pytest.approx(masses[1], abs=1e-4)  # the batch is another
+    assert found.pop("confidence") == pytest.approx(basis.pop("confidence"), abs=1e-4)
+    assert found == basis
+
 
 def test_an_answer_has_its_evidence(server: Served) -> None:
     body = server.ask().json()
@@ -78,6 +92,38 @@ def test_a_stop_string_ends_an_answer_and_is_not_said(server: Served) -> None:
     parts = chunks(server.ask(stream=True, stop=[word]).text)
     assert word not in said_in(parts)
     assert parts[-1]["kblam"]["knowledge_base"] == "facts"
+
+
+def test_several_answers_are_those_of_single_requests_each_with_what_it_rests_on(server: Served) -> None:
+    whole = server.ask(**SEVERAL, n=3, seed=11).json()
+    alone = [server.ask(**SEVERAL, n=1, seed=11 + at).json() for at in range(3)]
+    assert "kblam" not in whole
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+    for choice, one in zip(whole["choices"], alone, strict=True):
+        assert_said(choice, one)
+    assert whole["usage"]["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
+    assert whole["usage"]["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
+
+
+@pytest.mark.parametrize("stop", [None, " "], ids=["whole", "to a stop string"])
+def test_a_stream_of_several_answers_ends_each_with_what_it_rests_on(server: Served, stop: str | None) -> None:
+    more = SEVERAL if stop is None else {**SEVERAL, "stop": stop}
+    alone = [server.ask(**more, n=1, seed=11 + at).json() for at in range(3)]
+    *parts, last = chunks(server.ask(**more, n=3, seed=11, stream=True, stream_options={"include_usage": True}).text)
+    assert last["usage"]["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
+    assert not [part for part in [*parts, last] if "kblam" in part]
+    for at, one in enumerate(alone):
+        own = [part["choices"][0] for part in parts if part["choices"][0]["index"] == at]
+        text = "".join(choice["delta"].get("content") or "" for choice in own)
+        assert_said({**own[-1], "message": {"content": text}}, one)
+        assert not [choice for choice in own[:-1] if "kblam" in choice]
+
+
+def test_several_greedy_answers_would_be_alike(server: Served) -> None:
+    for more in ({}, {"temperature": 0}, {"top_p": 1}):
+        response = server.ask(n=2, **more)
+        assert response.status_code == 400
+        assert "n > 1 needs a temperature above 0" in response.json()["error"]["message"]
 
 
 def test_openai_s_own_client_is_served(server: Served) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -48,3 +51,17 @@ def values(served: Served) -> dict[tuple[str, ...], float]:
         if family.name.startswith("kblam")
         for one in family.samples
     }
+
+
+def raw(served: Served, *parts: bytes) -> bytes:
+    """What a server answers to bytes, up to the end of the connection."""
+    address = urlsplit(served.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        for part in parts:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(part)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):  # by a server that closes before it has read all
+            while part := connection.recv(65536):
+                answer += part
+        return answer

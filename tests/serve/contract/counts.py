@@ -40,3 +40,12 @@ def test_requests_refusals_tokens_bytes_and_seconds_are_counted(changing: Served
     assert rise("kblam_request_seconds_count", CHAT, "facts") == 2
     assert found["kblam_waiting_requests",] == 0
     assert not [key for key in found if "evil" in "".join(key)]
+
+
+def test_of_several_answers_the_prompt_counts_once(server: Served) -> None:
+    before = values(server)
+    usage = server.ask(n=2, temperature=1, seed=4).json()["usage"]
+    found = values(server)
+    for kind, name in (("prompt", "prompt_tokens"), ("answer", "completion_tokens")):
+        key = "kblam_tokens_total", kind, "facts"
+        assert found[key] - before.get(key, 0) == usage[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.serve.contract.common import (
     CHAT,
     JSON,
     TRIPLES,
+    raw,
 )
 from tests.serve.served import Served
 
@@ -25,8 +27,10 @@ from tests.serve.served import Served
         {"chat_template_kwargs": {"chat_template": "{{ messages }}"}},
         {"kv_transfer_params": {"do_remote_prefill": True}},
         {"use_beam_search": True},
-        {"n": 2, "temperature": 1},
-        {"n": 1000},
+        {"n": 1000, "temperature": 1},
+        {"n": 0, "temperature": 1},
+        {"n": "2", "temperature": 1},
+        {"n": True, "temperature": 1},
         {"temperature": 3},
         {"temperature": "hot"},
         {"top_p": 0},
@@ -103,6 +107,20 @@ def test_a_body_that_is_too_large_is_413(small: Served) -> None:
     body = {"model": small.model, "messages": [{"role": "user", "content": "x" * 2000}]}
     response = small.send(body)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(small: Served) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = raw(small, f"{head}Content-Length: 100000000\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
+
+
+def test_a_body_of_no_stated_length_is_refused_when_it_is_too_large(small: Served) -> None:
+    head = f"POST {TRIPLES} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunk = b"3e8\r\n" + b" " * 1000 + b"\r\n"
+    answer = raw(small, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), *[chunk] * 6)
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("name", ["gpt-4", "{}@none", "@facts", "../../etc/passwd", "\ud800", "x" * 500])

@@ -82,10 +82,11 @@ class Behind:
     def said(self, body: dict[str, Any]) -> Response:
         watch = WATCH.get()
         assert watch is not None
-        watch.knowledge, watch.is_whole = {"knowledge_base": "x", "revision": 7, "evidence": [EVIDENCE]}, True
-        watch.prompt_tokens, watch.answer_tokens, watch.text = 5, 2, "It is."
+        watch.is_whole, answer = True, watch.answers[0]
+        answer.knowledge = {"knowledge_base": "x", "revision": 7, "evidence": [EVIDENCE]}
+        watch.prompt_tokens, watch.answer_tokens, answer.text = 5, 2, "It is."
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "It is."}}
-        whole = {"id": "1", "model": "tiny", "choices": [choice], "kv_transfer_params": {"kblam": watch.knowledge}}
+        whole = {"id": "1", "model": "tiny", "choices": [choice], "kv_transfer_params": {"kblam": answer.knowledge}}
         return (
             JSONResponse(whole)
             if not body.get("stream")
@@ -191,6 +192,66 @@ def test_what_the_engine_says_of_its_knowledge_is_told_in_one_form() -> None:
     assert "kblam" not in served.ask(None).json()
 
 
+def test_of_several_answers_each_says_what_it_rests_on() -> None:
+    served = Served()
+    choices: list[dict[str, Any]] = [
+        {"index": at, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        for at, text in enumerate(("It is.", "It is cut"))
+    ]
+    choices[1]["stop_reason"] = "!"
+
+    def see() -> None:
+        watch = WATCH.get()
+        assert watch is not None
+        for at, one in enumerate(choices):
+            answer = watch.answers[at]
+            answer.text = one["message"]["content"]
+            answer.knowledge = {"revision": 7 + at, "text": "It is, to the letter!", "evidence": []}
+
+    def several(body: dict[str, Any]) -> Response:
+        see()
+        assert body["n"] == 2
+        return JSONResponse({"model": "tiny", "choices": choices, "kv_transfer_params": {"kblam": {}}})
+
+    async def pieces() -> AsyncIterator[str]:
+        see()
+        for one in reversed(choices):
+            delta = {"delta": one["message"], "index": one["index"], "finish_reason": "stop"}
+            yield f"data: {json.dumps({'model': 'tiny', 'choices': [delta]})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    served.behind.answers = several
+    body = served.ask(n=2, temperature=1).json()
+    assert "kblam" not in body
+    assert "kv_transfer_params" not in body
+    assert [choice["kblam"]["revision"] for choice in body["choices"]] == [7, 8]
+    # To the letter where no stop string has cut it.
+    assert [one["message"]["content"] for one in body["choices"]] == ["It is, to the letter!", "It is cut"]
+    served.behind.answers = lambda _: StreamingResponse(pieces(), media_type="text/event-stream")
+    parts = chunks(served.ask(n=2, temperature=1, stream=True).text)
+    assert [part["choices"][0]["kblam"]["revision"] for part in parts] == [8, 7]
+    assert {part["choices"][0]["kblam"]["text"] for part in parts} == {"It is, to the letter!"}
+    assert not [part for part in parts if "kblam" in part]
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"n": 2, "temperature": 0}, "n"),
+        ({"n": 17, "temperature": 1}, "n"),
+        ({"n": "2", "temperature": 1}, "n"),
+        ({"n": 1, "best_of": 3}, "best_of"),
+    ],
+    ids=str,
+)
+def test_several_answers_that_cannot_be_are_refused_with_a_base_alone(more: dict[str, Any], param: str) -> None:
+    served = Served()
+    response = served.ask(**more)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert served.ask(None, **more).status_code == 200
+
+
 def test_what_was_decided_is_told_to_the_letter() -> None:
     served = Served()
     said = {"revision": 7, "refused": False, "known": True, "confidence": 0.9, "text": "It is Łucja.", "evidence": []}
@@ -200,7 +261,7 @@ def test_what_was_decided_is_told_to_the_letter() -> None:
         response = as_it_was(body)
         watch = WATCH.get()
         assert watch is not None
-        watch.knowledge = said
+        watch.answers[0].knowledge = said
         return response
 
     served.behind.answers = decided

@@ -68,7 +68,13 @@ def settings(bases: dict[str, Path], **others: Any) -> dict[str, Any]:
 def start(additional_config: dict[str, Any], **options: Any) -> LLM:
     """An engine; the one before it is stopped."""
     stop()
-    given: dict[str, Any] = {
+    _running.append(LLM(**{**options_of(additional_config), **options}))
+    return _running[-1]
+
+
+def options_of(additional_config: dict[str, Any]) -> dict[str, Any]:
+    """Of an engine of the small model."""
+    return {
         "model": str(MODEL),
         "dtype": "float32",
         "enforce_eager": True,
@@ -78,10 +84,7 @@ def start(additional_config: dict[str, Any], **options: Any) -> LLM:
         "disable_log_stats": True,
         "hf_overrides": {"architectures": [architecture_of("LlamaForCausalLM")]},
         "additional_config": additional_config,
-        **options,
     }
-    _running.append(LLM(**given))
-    return _running[-1]
 
 
 def stop() -> None:

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm import AsyncEngineArgs
+from vllm.v1.executor import ray_utils
 
 from kblam import KnowledgeAdapter
 from kblam.adapter import AdapterConfig
@@ -35,7 +37,9 @@ def config(**changes: Any) -> Any:
             worker_extension_cls="",
             nnodes=1,
             distributed_executor_backend=None,
-            data_parallel_rank=0,
+            use_ray=False,
+            data_parallel_size=1,
+            _api_process_count=1,
             enable_batch_sharded_sampling=False,
         ),
         model_config=SimpleNamespace(
@@ -81,7 +85,10 @@ def test_a_plain_engine_is_not_refused() -> None:
         ("cache_config__cache_dtype", "fp8", "a quantised KV cache"),
         ("scheduler_config__scheduler_cls", "mine.Scheduler", "a scheduler of its own"),
         ("parallel_config__worker_extension_cls", "mine.Worker", "a worker extension of its own"),
-        ("parallel_config__distributed_executor_backend", "ray", "several machines, or Ray"),
+        ("parallel_config__use_ray", True, "several machines, or Ray"),
+        ("parallel_config__distributed_executor_backend", "external_launcher", "the executor 'external_launcher'"),
+        ("parallel_config__data_parallel_size", 2, "data parallelism"),
+        ("parallel_config___api_process_count", 2, "several API server processes"),
         ("parallel_config__nnodes", 2, "several machines, or Ray"),
     ],
 )
@@ -107,6 +114,40 @@ def test_an_engine_in_which_knowledge_would_be_wrong_is_refused_with_the_reason(
 def test_vllms_own_options_come_to_the_refusal(bases: dict[str, Path], options: dict[str, Any], reason: str) -> None:
     with pytest.raises(EngineError, match=f"knowledge is not served with {reason}"):
         engines.start(engines.settings(bases), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"data_parallel_size": 2}, "data parallelism"),
+        ({"distributed_executor_backend": "ray"}, "workers on several machines, or Ray"),
+        (
+            {"distributed_executor_backend": "vllm.v1.executor.ray_executor.RayDistributedExecutor"},
+            "the executor 'vllm.v1",
+        ),
+        ({"data_parallel_size": 2, "data_parallel_backend": "ray"}, "workers on several machines, or Ray"),
+        ({"nnodes": 2, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"}, "workers on several machines"),
+        ({"_api_process_count": 2, "_api_process_rank": -1}, "several API server processes"),
+        ({"_api_process_count": 2, "_api_process_rank": 1}, "several API server processes"),
+    ],
+    ids=str,
+)
+def test_servers_of_several_processes_and_machines_come_to_the_refusal(
+    bases: dict[str, Path], options: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told when the config is made, as `vllm serve` makes it, before any process is started."""
+    monkeypatch.setattr(ray_utils, "assert_ray_available", lambda: None)  # it is not installed
+    arguments = AsyncEngineArgs(**engines.options_of(engines.settings(bases)), **options)
+    with pytest.raises(EngineError, match=f"knowledge is not served with {reason}"):
+        arguments.create_engine_config()
+
+
+def test_knowledge_for_a_class_that_would_ignore_it_is_refused(bases: dict[str, Path]) -> None:
+    given = engines.options_of(engines.settings(bases)) | {"hf_overrides": {}}
+    with pytest.raises(EngineError, match=r"LlamaForCausalLM would ignore additional_config\['kblam'\]; start with "):
+        AsyncEngineArgs(**given).create_engine_config()
+    plain = AsyncEngineArgs(**given | {"additional_config": {}}).create_engine_config()
+    assert plain.scheduler_config.scheduler_cls is None
 
 
 @pytest.mark.parametrize(

@@ -9,35 +9,56 @@ from typing import Any
 
 import pytest
 
-from kblam import KnowledgeBase
-from kblam.errors import EngineDiedError, EngineError, ServingError
+from kblam import KnowledgeAdapter, KnowledgeBase, Triple
+from kblam.errors import EncoderMismatchError, EngineDiedError, EngineError, ServingError
 from kblam.serve.bases import Base, Bases, Place
 from kblam.serve.vllm import options
 from kblam.serve.vllm.llm import WatchedLLM
 from kblam.serve.vllm.start import Setup, started
 from kblam.shipped import DEMO
+from tests.fakes import HashingEncoder
 
 SETUP = Setup("tiny", str(DEMO / "model"), str(DEMO / "adapter"), dtype="float32")
 
 
 def start(setup: Setup, paths: dict[str, Path]) -> None:
     """Starts it, and ends it at once."""
-
-    async def once() -> None:
-        async with started(setup, Bases(opened)):
-            pass
-
     opened = [Base(Place(None, name, path), KnowledgeBase.open(path)) for name, path in paths.items()]
     try:
-        asyncio.run(once())
+        start_with(setup, opened)
     finally:
         for base in opened:
             base.knowledge_base.close()
 
 
+def start_with(setup: Setup, opened: list[Base]) -> None:
+    async def once() -> None:
+        async with started(setup, Bases(opened)):
+            pass
+
+    asyncio.run(once())
+
+
 def test_a_pool_that_is_too_small_is_refused_at_the_start(bases: dict[str, Path]) -> None:
     with pytest.raises(ServingError, match="--capacity 100 rows are too few: the bases take 256"):
         start(replace(SETUP, capacity=100), bases)
+
+
+def test_a_base_of_another_encoder_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    encoder = HashingEncoder(384)
+    with KnowledgeBase.create(tmp_path / "other.kb", encoder) as base:
+        base.add(Triple("a", "b", "c"))
+    opened = Base(Place(None, "other", None), KnowledgeBase.open(tmp_path / "other.kb", encoder))
+    with opened.knowledge_base, pytest.raises(EncoderMismatchError):
+        start_with(SETUP, [opened])
+
+
+def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = KnowledgeAdapter.from_pretrained(DEMO / "adapter")
+    adapter.config = replace(adapter.config, num_layers=adapter.config.num_layers + 1)
+    adapter.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="the adapter was made for num_layers=5, this model has 4"):
+        start(replace(SETUP, adapter=str(tmp_path)), bases)
 
 
 @pytest.mark.parametrize(
