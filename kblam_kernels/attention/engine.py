@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kblam_kernels.attention.packed import (
     call_of_each,
-    check_device,
     check_packed,
     check_rows,
     check_shared,
@@ -152,7 +151,8 @@ class KnowledgePlan:
             refuse(f"{planned} rows were planned, of at most max_tokens={self.max_tokens}; knowledge_query has {T}")
         if _form_of(knowledge) != self._form:
             refuse(f"knowledge must have the form of the planned {self._form}; got {_form_of(knowledge)}")
-        check_device(knowledge_query, "knowledge_query", self._bias)
+        if knowledge_query.device != self._bias.device:
+            refuse(f"knowledge_query must be on {self._bias.device}; got {knowledge_query.device}")
         if needs_gradient(knowledge_query):
             refuse("a planned run has no gradient and knowledge_query requires one: run it under torch.no_grad()")
         op, call = self._call(knowledge_query, knowledge)
