@@ -236,7 +236,7 @@ def test_it_says_why() -> None:
 @pytest.fixture(autouse=True)
 def own_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Files of rates are the test's own."""
-    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "rates")
+    monkeypatch.setattr(remembered, "cache_root", lambda: tmp_path / "rates")
     devices._device.cache_clear()
     yield
     devices._device.cache_clear()
