@@ -41,16 +41,8 @@ class DenseKnowledge:
                 "knowledge key must be (Hq, M, D), shared by the batch, or (B, Hq, M, D); "
                 f"got shape {tuple(self.key.shape)}"
             )
-        if self.key.shape != self.value.shape:
-            refuse(
-                "knowledge key and value must have one shape; "
-                f"got {tuple(self.key.shape)} and {tuple(self.value.shape)}"
-            )
-        if self.key.dtype != self.value.dtype or self.key.device != self.value.device:
-            refuse(
-                "knowledge key and value must have one dtype and device; got "
-                f"{self.key.dtype} on {self.key.device} and {self.value.dtype} on {self.value.device}"
-            )
+        sizes = dict(zip(("D", "M", "Hq", "B"), reversed(self.key.shape), strict=False))
+        expect("knowledge value", self.value, dict(reversed(sizes.items())), self.key.device, self.key.dtype)
 
     @property
     def is_shared(self) -> bool:

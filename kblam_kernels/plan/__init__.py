@@ -6,4 +6,4 @@ from kblam_kernels.plan.planner import PLAN_VARIABLE, Plan, check_pin, plan
 from kblam_kernels.plan.remembered import Rates
 from kblam_kernels.plan.workload import Workload
 
-__all__ = ["PLAN_VARIABLE", "Device", "KnowledgePath", "Plan", "Rates", "Workload", "device_of", "check_pin", "plan"]
+__all__ = ["PLAN_VARIABLE", "Device", "KnowledgePath", "Plan", "Rates", "Workload", "check_pin", "device_of", "plan"]
