@@ -119,11 +119,7 @@ def test_heads_without_width_are_refused() -> None:
     ("key", "value", "message"),
     [
         (torch.randn(M, D), torch.randn(M, D), r"\(Hq, M, D\).*got shape \(7, 8\)"),
-        (
-            torch.randn(H, M, D),
-            torch.randn(H, M + 1, D),
-            r"float32 \(Hq=4, M=7, D=8\) on cpu; got .* \(4, 8, 8\)",
-        ),
+        (torch.randn(H, M, D), torch.randn(H, M + 1, D), r"float32 \(Hq=4, M=7, D=8\) .*; got .* \(4, 8, 8\)"),
         (torch.randn(H, M, D), torch.randn(H, M, D).half(), r"float32 .* on cpu; got torch\.float16"),
         (torch.randn(H, M, D), torch.randn(H, M, D, device=META), r"on cpu; got torch\.float32 .* on meta"),
     ],
