@@ -30,19 +30,26 @@ def refuse(message: str) -> NoReturn:
 
 
 def expect(
-    name: str, tensor: Tensor, sizes: dict[str, int], device: torch.device, *dtypes: torch.dtype, why: str = ""
+    name: str,
+    tensor: Tensor,
+    axes: str,
+    shape: tuple[int, ...],
+    device: torch.device,
+    *dtypes: torch.dtype,
+    why: str = "",
 ) -> None:
     """Refuses a tensor of another shape, dtype or device.
 
     Args:
-        sizes: of its axes, by their letters; "" for an axis without one.
+        axes: their letters for the message, such as "B, T"; a number for one without.
         dtypes: those it may have; the message names the first.
         why: what else the message says of the shape.
     """
-    if tuple(tensor.shape) != tuple(sizes.values()) or tensor.dtype not in dtypes or tensor.device != device:
+    if tensor.shape != shape or tensor.dtype not in dtypes or tensor.device != device:
         kind = str(dtypes[0]).removeprefix("torch.")
-        axes = ", ".join(f"{letter}={size}" if letter else str(size) for letter, size in sizes.items())
+        pairs = zip(axes.split(", "), shape, strict=True)
+        sizes = ", ".join(letter if letter.isdecimal() else f"{letter}={size}" for letter, size in pairs)
         refuse(
-            f"{name} must be {kind} ({axes}{',' * (len(sizes) == 1)}) on {device}{why}; "
+            f"{name} must be {kind} ({sizes}{',' * (len(shape) == 1)}) on {device}{why}; "
             f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
         )

@@ -41,8 +41,8 @@ class DenseKnowledge:
                 "knowledge key must be (Hq, M, D), shared by the batch, or (B, Hq, M, D); "
                 f"got shape {tuple(self.key.shape)}"
             )
-        sizes = dict(zip(("D", "M", "Hq", "B"), reversed(self.key.shape), strict=False))
-        expect("knowledge value", self.value, dict(reversed(sizes.items())), self.key.device, self.key.dtype)
+        axes = "Hq, M, D" if self.is_shared else "B, Hq, M, D"
+        expect("knowledge value", self.value, axes, self.key.shape, self.key.device, self.key.dtype)
 
     @property
     def is_shared(self) -> bool:
@@ -94,10 +94,9 @@ class LatentProjection:
         weight = self.key_weight
         if weight.dim() != 3:
             refuse(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
-        Hq, D, P = weight.shape
-        expect("value_weight", self.value_weight, {"Hq": Hq, "D": D, "P": P}, weight.device, weight.dtype)
+        expect("value_weight", self.value_weight, "Hq, D, P", weight.shape, weight.device, weight.dtype)
         for name in ("key_bias", "value_bias"):
-            expect(name, getattr(self, name), {"Hq": Hq, "D": D}, weight.device, weight.dtype)
+            expect(name, getattr(self, name), "Hq, D", weight.shape[:2], weight.device, weight.dtype)
 
     @property
     def num_heads(self) -> int:
@@ -173,7 +172,7 @@ class LatentKnowledge:
                 "latent key, value and projection must be on one device; got "
                 f"{key.device}, {value.device}, {weight.device}"
             )
-        expect("norm", norm, {"M": key.shape[0]}, key.device, expected)
+        expect("norm", norm, "M", key.shape[:1], key.device, expected)
         self._check_scale("key_scale", self.key_scale)
         self._check_scale("value_scale", self.value_scale)
 
@@ -187,7 +186,7 @@ class LatentKnowledge:
                 f"{self.key.dtype} latents need {name}, float32 (M={self.num_tokens},); "
                 "kblam_kernels.latent.quantise makes it"
             )
-        expect(name, scale, {"M": self.num_tokens}, self.key.device, torch.float32)
+        expect(name, scale, "M", self.key.shape[:1], self.key.device, torch.float32)
 
     @property
     def num_tokens(self) -> int:

@@ -146,8 +146,8 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
     T, Hq, D = check_rows(output_a, "output_a").shape
     dtype = accumulation_dtype(output_a)
     for name, tensor in (("lse_a", lse_a), ("lse_b", lse_b)):
-        expect(name, tensor, {"Hq": Hq, "total_tokens": T}, output_a.device, dtype)
-    expect("output_b", output_b, {"total_tokens": T, "Hq": Hq, "D": D}, output_a.device, output_a.dtype)
+        expect(name, tensor, "Hq, total_tokens", (Hq, T), output_a.device, dtype)
+    expect("output_b", output_b, "total_tokens, Hq, D", (T, Hq, D), output_a.device, output_a.dtype)
     output, lse = merged(output_a, lse_a.T, output_b, lse_b.T)
     return output.to(output_a.dtype), lse.T
 
@@ -197,7 +197,7 @@ def of_requests(
     if not isinstance(knowledge_bias, Tensor):
         bias_rows(knowledge_bias, 1, 1, like)  # what is no bias is refused there
         knowledge_bias = torch.full((R,), knowledge_bias, dtype=torch.float32, device=like.device)
-    expect("knowledge_bias", knowledge_bias, {"num_requests": R}, like.device, torch.float32, why=", or a number")
+    expect("knowledge_bias", knowledge_bias, "num_requests", (R,), like.device, torch.float32, why=", or a number")
     return knowledge_range, knowledge_bias
 
 

@@ -73,9 +73,9 @@ def paged_prompt_attention(
         refuse(f"query is on {query.device}; paged_prompt_attention is for the CPU, elsewhere take the engine's own")
     _check_cache(query, key_cache, value_cache)
     R = len(query_start_loc) - 1
-    expect("seq_lens", seq_lens, {"num_requests": R}, query.device, torch.int32)
+    expect("seq_lens", seq_lens, "num_requests", (R,), query.device, torch.int32)
     blocks = block_table.shape[-1] if block_table.dim() else 0
-    expect("block_table", block_table, {"num_requests": R, "max_blocks": blocks}, query.device, torch.int32)
+    expect("block_table", block_table, "num_requests, max_blocks", (R, blocks), query.device, torch.int32)
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
     lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query))
     rows = query.transpose(0, 1)[None]

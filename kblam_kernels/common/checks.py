@@ -69,15 +69,15 @@ def check_masks(prompt_mask: Tensor | None, knowledge_range: Tensor | None, quer
     """Shapes, dtypes and devices of the optional masks."""
     B = query.shape[0]
     if prompt_mask is not None:
-        expect("prompt_mask", prompt_mask, {"B": B, "T": T}, query.device, torch.bool)
+        expect("prompt_mask", prompt_mask, "B, T", (B, T), query.device, torch.bool)
     if knowledge_range is not None:
         check_range(knowledge_range, "B", B, query.device)
 
 
 def check_range(knowledge_range: Tensor, letter: str, rows: int, device: torch.device) -> None:
     """The [start, end) of each row."""
-    sizes, why = {letter: rows, "": 2}, ", [start, end) for each"
-    expect("knowledge_range", knowledge_range, sizes, device, torch.int32, torch.int64, why=why)
+    why = ", [start, end) for each"
+    expect("knowledge_range", knowledge_range, f"{letter}, 2", (rows, 2), device, torch.int32, torch.int64, why=why)
 
 
 def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
