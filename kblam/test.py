@@ -71,7 +71,7 @@ def kernels_agree() -> str:
     import torch
 
     from kblam_kernels import DenseKnowledge, explain, rectangular_attention
-    from kblam_kernels.dense.op import DENSE_BACKENDS
+    from kblam_kernels.dense.op import dense_attention
 
     tried = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
@@ -81,7 +81,7 @@ def kernels_agree() -> str:
         q, k, kappa = made["query"], made["prompt"], made["knowledge"]
         exact = DenseKnowledge(kappa.double(), kappa.double())
         expected = rectangular_attention(q.double(), k.double(), k.double(), exact, backend="reference")
-        for backend in DENSE_BACKENDS:
+        for backend in dense_attention.backends:
             knowledge = DenseKnowledge(kappa, kappa)
             if explain(q, k, k, knowledge, backend=backend.name).backend is None:
                 continue

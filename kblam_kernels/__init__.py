@@ -3,18 +3,14 @@
 Needs torch only; triton is imported when a CUDA tensor first asks for it.
 """
 
-from kblam_kernels.attention import (
-    KnowledgePlan,
-    RectangularAttention,
-    explain,
-    merge_states,
-    paged_prompt_attention,
-    partial_knowledge_attention,
-    rectangular_attention,
-)
+from kblam_kernels.attention.decoding import RectangularAttention
+from kblam_kernels.attention.engine import KnowledgePlan
+from kblam_kernels.attention.interface import explain, rectangular_attention
+from kblam_kernels.attention.packed import merge_states, partial_knowledge_attention
+from kblam_kernels.attention.paged import paged_prompt_attention
 from kblam_kernels.common.dispatch import Explanation
 from kblam_kernels.errors import BackendUnavailableError, KernelError, UnsupportedInputError
-from kblam_kernels.evidence import evidence, knowledge_lse, top_evidence
+from kblam_kernels.evidence.interface import evidence, knowledge_lse, top_evidence
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection
 from kblam_kernels.plan import Plan, plan
 from kblam_kernels.pruning import prune

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import expect, refuse
 
 # Storage of latents that needs a scale for each triple; the others hold a latent as it is.
 SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)
@@ -41,16 +41,8 @@ class DenseKnowledge:
                 "knowledge key must be (Hq, M, D), shared by the batch, or (B, Hq, M, D); "
                 f"got shape {tuple(self.key.shape)}"
             )
-        if self.key.shape != self.value.shape:
-            refuse(
-                "knowledge key and value must have one shape; "
-                f"got {tuple(self.key.shape)} and {tuple(self.value.shape)}"
-            )
-        if self.key.dtype != self.value.dtype or self.key.device != self.value.device:
-            refuse(
-                "knowledge key and value must have one dtype and device; got "
-                f"{self.key.dtype} on {self.key.device} and {self.value.dtype} on {self.value.device}"
-            )
+        axes = "Hq, M, D" if self.is_shared else "B, Hq, M, D"
+        expect("knowledge value", self.value, axes, self.key.shape, self.key.device, self.key.dtype)
 
     @property
     def is_shared(self) -> bool:
@@ -102,18 +94,9 @@ class LatentProjection:
         weight = self.key_weight
         if weight.dim() != 3:
             refuse(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
-        expected = {"key_bias": weight.shape[:2], "value_weight": weight.shape, "value_bias": weight.shape[:2]}
-        for name, shape in expected.items():
-            tensor = getattr(self, name)
-            if tensor.shape != shape:
-                refuse(
-                    f"{name} must be {tuple(shape)} to fit key_weight {tuple(weight.shape)}; got {tuple(tensor.shape)}"
-                )
-            if tensor.dtype != weight.dtype or tensor.device != weight.device:
-                refuse(
-                    f"{name} is {tensor.dtype} on {tensor.device}, key_weight {weight.dtype} on {weight.device}; "
-                    "they must be alike"
-                )
+        expect("value_weight", self.value_weight, "Hq, D, P", weight.shape, weight.device, weight.dtype)
+        for name in ("key_bias", "value_bias"):
+            expect(name, getattr(self, name), "Hq, D", weight.shape[:2], weight.device, weight.dtype)
 
     @property
     def num_heads(self) -> int:
@@ -184,13 +167,12 @@ class LatentKnowledge:
                 f"or float8_e4m3fn; got {key.dtype} and {value.dtype}"
             )
         expected = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        if tuple(norm.shape) != (key.shape[0],) or norm.dtype != expected:
-            refuse(f"norm must be {expected} (M={key.shape[0]},); got {norm.dtype} {tuple(norm.shape)}")
-        if not key.device == value.device == norm.device == weight.device:
+        if not key.device == value.device == weight.device:
             refuse(
-                "latent key, value, norm and projection must be on one device; got "
-                f"{key.device}, {value.device}, {norm.device}, {weight.device}"
+                "latent key, value and projection must be on one device; got "
+                f"{key.device}, {value.device}, {weight.device}"
             )
+        expect("norm", norm, "M", key.shape[:1], key.device, expected)
         self._check_scale("key_scale", self.key_scale)
         self._check_scale("value_scale", self.value_scale)
 
@@ -204,11 +186,7 @@ class LatentKnowledge:
                 f"{self.key.dtype} latents need {name}, float32 (M={self.num_tokens},); "
                 "kblam_kernels.latent.quantise makes it"
             )
-        if tuple(scale.shape) != (self.num_tokens,) or scale.dtype != torch.float32 or scale.device != self.key.device:
-            refuse(
-                f"{name} must be float32 (M={self.num_tokens},) on {self.key.device}; "
-                f"got {scale.dtype} {tuple(scale.shape)} on {scale.device}"
-            )
+        expect(name, scale, "M", self.key.shape[:1], self.key.device, torch.float32)
 
     @property
     def num_tokens(self) -> int:

@@ -58,12 +58,12 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     from kblam.models.loading import quiet_libraries
     from kblam.models.smollm2 import quick_dtype
     from kblam_kernels.common.dispatch import requested
-    from kblam_kernels.dense.op import DENSE_BACKENDS
+    from kblam_kernels.dense.op import dense_attention
     from kblam_kernels.plan import check_pin
 
     quiet_libraries()
     # Unknown names are told before gigabytes are read.
-    requested(options.backend, DENSE_BACKENDS)
+    requested(options.backend, dense_attention.backends)
     check_storage(options.storage)
     check_pin(options.plan)
     device, dtype = _device(options.device), _dtype(options.dtype)

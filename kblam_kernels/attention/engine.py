@@ -7,21 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kblam_kernels.attention.packed import (
-    call_of_each,
-    check_device,
-    check_packed,
-    check_rows,
-    check_shared,
-    cuts_of,
-    of_each,
-    of_requests,
-    of_rows,
-    packed_results,
-    request_of_each,
-    rows_that_take_most,
-    starts_of,
-)
+from kblam_kernels.attention import packed
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.dispatch import AUTO
@@ -77,7 +63,7 @@ class KnowledgePlan:
         int8_products: bool = False,
         backend: str = AUTO,
     ) -> None:
-        check_shared(knowledge)
+        packed.check_shared(knowledge)
         if max_tokens < 1:
             refuse(f"max_tokens must be at least 1; got {max_tokens}")
         self.max_tokens = max_tokens
@@ -96,7 +82,7 @@ class KnowledgePlan:
             op, call = self._call(query, knowledge)
             self.backend = op.choose(call, backend)
             self._workspace = memory.Workspace()
-            for rows in rows_that_take_most(call, self.backend):
+            for rows in packed.rows_that_take_most(call, self.backend):
                 self.run(query[:rows], knowledge)
             self._workspace.take(of_model.device)
 
@@ -120,15 +106,15 @@ class KnowledgePlan:
         Raises:
             UnsupportedInputError: a shape, dtype, device or value that does not fit; the message names it.
         """
-        check_packed(self._bias[:, None, None], query_start_loc)
+        packed.check_packed(self._bias[:, None, None], query_start_loc)
         R, M = len(query_start_loc) - 1, self._form[1][-2]
-        ranges, biases = of_requests(R, M, knowledge_range, knowledge_bias, self._bias, self._max_span)
+        ranges, biases = packed.of_requests(R, M, knowledge_range, knowledge_bias, self._bias, self._max_span)
         if needs_gradient(biases):
             refuse("a planned run has no gradient and knowledge_bias requires one: pass knowledge_bias.detach()")
-        starts = starts_of(query_start_loc, self.max_tokens)
-        request = request_of_each(query_start_loc, self.max_tokens)
-        self._range.copy_(of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32
-        self._bias.copy_(of_each(biases, request))
+        starts = packed.starts_of(query_start_loc, self.max_tokens)
+        request = packed.request_of_each(query_start_loc, self.max_tokens)
+        self._range.copy_(packed.of_each(ranges, request).clamp(0, M))  # an int64 end may not fit an int32
+        self._bias.copy_(packed.of_each(biases, request))
         self._starts = starts
 
     def run(self, knowledge_query: Tensor, knowledge: Knowledge) -> tuple[Tensor, Tensor]:
@@ -146,13 +132,14 @@ class KnowledgePlan:
         Raises:
             UnsupportedInputError: a shape, dtype or device that does not fit; the message names it.
         """
-        T = len(check_rows(knowledge_query, "knowledge_query"))
+        T = len(packed.check_rows(knowledge_query, "knowledge_query"))
         planned = 0 if self._starts is None else self._starts[-1]
         if not planned <= T <= self.max_tokens:
             refuse(f"{planned} rows were planned, of at most max_tokens={self.max_tokens}; knowledge_query has {T}")
         if _form_of(knowledge) != self._form:
             refuse(f"knowledge must have the form of the planned {self._form}; got {_form_of(knowledge)}")
-        check_device(knowledge_query, "knowledge_query", self._bias)
+        if knowledge_query.device != self._bias.device:
+            refuse(f"knowledge_query must be on {self._bias.device}; got {knowledge_query.device}")
         if needs_gradient(knowledge_query):
             refuse("a planned run has no gradient and knowledge_query requires one: run it under torch.no_grad()")
         op, call = self._call(knowledge_query, knowledge)
@@ -165,10 +152,10 @@ class KnowledgePlan:
                 knowledge_query, *knowledge_query.shape[1::-1], dtype=accumulation_dtype(knowledge_query)
             )
             row = 0
-            for B, N in cuts_of(call, self.backend, self._starts):
+            for B, N in packed.cuts_of(call, self.backend, self._starts):
                 rows, row = slice(row, row + B * N), row + B * N
                 with self._workspace.lent():
-                    part, part_lse = packed_results(*backend.forward(of_rows(call, rows, B, N)))
+                    part, part_lse = packed.packed_results(*backend.forward(packed.of_rows(call, rows, B, N)))
                     output[rows].copy_(part)
                     lse[:, rows].copy_(part_lse)
             output[row:].zero_()
@@ -178,7 +165,7 @@ class KnowledgePlan:
     def _call(self, query: Tensor, knowledge: Knowledge) -> tuple[Any, Any]:
         T = len(query)
         bias = self._bias[:T, None].expand(T, knowledge.num_tokens)
-        return call_of_each(
+        return packed.call_of_each(
             query, knowledge, self._max_span, knowledge_range=self._range[:T], knowledge_bias=bias, **self._options
         )
 

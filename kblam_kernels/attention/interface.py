@@ -194,12 +194,7 @@ def call_of(
         return dense_attention, dense
     p = knowledge.projection
     # Name by name: the compiler of torch 2.11 cannot look into `vars`.
-    weights: dict[str, Any] = {
-        "key_weight": p.key_weight,
-        "key_bias": p.key_bias,
-        "value_weight": p.value_weight,
-        "value_bias": p.value_bias,
-    }
+    weights = {name: getattr(p, name) for name in ("key_weight", "key_bias", "value_weight", "value_bias")}
     latent = LatentCall(
         **attention,
         latent_key=knowledge.key,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import bias_rows
+from kblam_kernels.common.checks import bias_rows, check_range
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.launch import multiprocessors
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype, merged
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MIN_DENSE_SPLIT
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import expect, refuse
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
@@ -143,15 +143,11 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
         >>> merge_states(outputs[0], lse[0], outputs[1], lse[1])
         (tensor([[[1.]]]), tensor([[0.]]))
     """
-    T, Hq, _ = check_rows(output_a, "output_a").shape
+    T, Hq, D = check_rows(output_a, "output_a").shape
     dtype = accumulation_dtype(output_a)
-    expected = {"lse_a": ((Hq, T), dtype), "output_b": (output_a.shape, output_a.dtype), "lse_b": ((Hq, T), dtype)}
-    for (name, (shape, kind)), tensor in zip(expected.items(), (lse_a, output_b, lse_b), strict=True):
-        if tensor.shape != shape or tensor.dtype != kind or tensor.device != output_a.device:
-            refuse(
-                f"{name} must be {kind} {tuple(shape)} on {output_a.device} to fit output_a "
-                f"{tuple(output_a.shape)}; got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-            )
+    for name, tensor in (("lse_a", lse_a), ("lse_b", lse_b)):
+        expect(name, tensor, "Hq, total_tokens", (Hq, T), output_a.device, dtype)
+    expect("output_b", output_b, "total_tokens, Hq, D", (T, Hq, D), output_a.device, output_a.dtype)
     output, lse = merged(output_a, lse_a.T, output_b, lse_b.T)
     return output.to(output_a.dtype), lse.T
 
@@ -169,18 +165,12 @@ def check_rows(rows: Tensor, name: str) -> Tensor:
 def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_query") -> None:
     """Packed rows and where those of each request begin."""
     check_rows(query, name)
-    if query_start_loc.dim() != 1 or len(query_start_loc) == 0 or query_start_loc.dtype != torch.int32:
+    starts = query_start_loc
+    if starts.dim() != 1 or len(starts) == 0 or starts.dtype != torch.int32 or starts.device != query.device:
         refuse(
-            "query_start_loc must be int32 (num_requests + 1,); "
-            f"got {query_start_loc.dtype} {tuple(query_start_loc.shape)}"
+            f"query_start_loc must be int32 (num_requests + 1,) on {query.device}; "
+            f"got {starts.dtype} {tuple(starts.shape)} on {starts.device}"
         )
-    check_device(query_start_loc, "query_start_loc", query)
-
-
-def check_device(tensor: Tensor, name: str, query: Tensor) -> None:
-    """All tensors are on the device of the query."""
-    if tensor.device != query.device:
-        refuse(f"{name} must be on {query.device}; got {tensor.device}")
 
 
 def check_shared(knowledge: Knowledge) -> None:
@@ -201,23 +191,13 @@ def of_requests(
     if knowledge_range is None:
         knowledge_range = torch.zeros(R, 2, dtype=torch.int32, device=like.device)
         knowledge_range[:, 1] = M
-    if tuple(knowledge_range.shape) != (R, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
-        refuse(
-            f"knowledge_range must be int32 (num_requests={R}, 2), [start, stop) for each request; "
-            f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
-        )
-    check_device(knowledge_range, "knowledge_range", like)
+    check_range(knowledge_range, "num_requests", R, like.device)
     if max_span is not None:
         knowledge_range = _within(max_span, knowledge_range.clamp(0, M))
     if not isinstance(knowledge_bias, Tensor):
         bias_rows(knowledge_bias, 1, 1, like)  # what is no bias is refused there
         knowledge_bias = torch.full((R,), knowledge_bias, dtype=torch.float32, device=like.device)
-    if tuple(knowledge_bias.shape) != (R,) or knowledge_bias.dtype != torch.float32:
-        refuse(
-            f"knowledge_bias must be a number or float32 (num_requests={R},); "
-            f"got {knowledge_bias.dtype} {tuple(knowledge_bias.shape)}"
-        )
-    check_device(knowledge_bias, "knowledge_bias", like)
+    expect("knowledge_bias", knowledge_bias, "num_requests", (R,), like.device, torch.float32, why=", or a number")
     return knowledge_range, knowledge_bias
 
 

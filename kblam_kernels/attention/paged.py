@@ -6,93 +6,17 @@ A request's keys and values are copied out of its blocks, then attention to dens
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kblam_kernels.attention.packed import check_device, check_packed, starts_of
-from kblam_kernels.common import dispatch
-from kblam_kernels.common.call import Call
+from kblam_kernels.attention.packed import check_packed, starts_of
 from kblam_kernels.common.checks import check_alike
 from kblam_kernels.common.dispatch import AUTO
-from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.errors import refuse
-
-
-@dataclass(frozen=True)
-class PagedCall(Call):
-    """Attention of packed rows to paged prompts; fields as the arguments of `paged_prompt_attention`."""
-
-    LEADING = "query"
-    KNOWLEDGE = "key_cache"
-    STRIDED = ("query",)
-    RESULTS = ("output", "lse")
-
-    query: Tensor
-    key_cache: Tensor
-    value_cache: Tensor
-    block_table: Tensor
-    seq_lens: Tensor
-    query_start_loc: Tensor
-    scale: float
-    window: int | None
-
-    def empty(self) -> tuple[Tensor, Tensor]:
-        T, Hq, _ = self.query.shape
-        return torch.empty_like(self.query, memory_format=torch.contiguous_format), self.query.new_empty(
-            Hq, T, dtype=accumulation_dtype(self.query)
-        )
-
-    def check(self) -> None:
-        """Refuses tensors that do not fit together.
-
-        Raises:
-            UnsupportedInputError: the message names the value.
-        """
-        query, R = self.query, len(self.query_start_loc) - 1
-        check_alike({"key_cache": self.key_cache, "value_cache": self.value_cache}, query)
-        _, Hq, D = query.shape
-        cache = self.key_cache.shape
-        if len(cache) != 4 or self.value_cache.shape != cache or cache[3] != D or not cache[2] or Hq % cache[2]:
-            refuse(
-                f"key_cache and value_cache must both be (num_blocks, block_size, Hkv, D={D}), Hq={Hq} a multiple of "
-                f"Hkv; got {tuple(cache)} and {tuple(self.value_cache.shape)}"
-            )
-        for name, tensor, rank in (("block_table", self.block_table, 2), ("seq_lens", self.seq_lens, 1)):
-            if tensor.dim() != rank or len(tensor) != R or tensor.dtype != torch.int32:
-                refuse(f"{name} must be int32, num_requests={R} long; got {tensor.dtype} {tuple(tensor.shape)}")
-            check_device(tensor, name, query)
-        if self.window is not None and self.window < 1:
-            refuse(f"window must be at least 1 (the query's own token) or None; got {self.window}")
-
-
-class _Gathered(dispatch.Backend[PagedCall]):
-    """A backend of dense attention, on what was copied out of the blocks."""
-
-    def forward(self, call: PagedCall) -> tuple[Tensor, ...]:
-        return _forward(call, self.name)
-
-    def is_one_op(self, call: PagedCall) -> bool:
-        return False
-
-
-class PagedCpu(_Gathered, dispatch.Cpu[PagedCall]):
-    """The C++ kernels."""
-
-
-class PagedReference(_Gathered, dispatch.Reference[PagedCall]):
-    """Plain PyTorch."""
-
-
-paged_attention = Op(
-    "paged_prompt_attention",
-    PagedCall,
-    (PagedCpu("kblam_kernels.dense.cpu"), PagedReference("kblam_kernels.dense.reference")),
-)
+from kblam_kernels.errors import expect, refuse
 
 
 def paged_prompt_attention(
@@ -128,7 +52,7 @@ def paged_prompt_attention(
 
     Returns:
         Output (total_tokens, Hq, D) in the dtype of `query`, and the natural-log lse (Hq, total_tokens), float32
-        (float64 for float64 input). Padding has output 0 and lse -inf. There is no gradient.
+        (float64 for float64 input). Padding has output 0 and lse -inf. The query and both caches get gradients.
 
     Raises:
         UnsupportedInputError: a shape, dtype, device or value that does not fit (a block that the cache lacks, fewer
@@ -147,40 +71,41 @@ def paged_prompt_attention(
     check_packed(query, query_start_loc, "query")
     if query.device.type != "cpu":
         refuse(f"query is on {query.device}; paged_prompt_attention is for the CPU, elsewhere take the engine's own")
-    call = PagedCall(
-        query=query,
-        key_cache=key_cache,
-        value_cache=value_cache,
-        block_table=block_table,
-        seq_lens=seq_lens,
-        query_start_loc=query_start_loc,
-        scale=query.shape[2] ** -0.5 if scale is None else float(scale),
-        window=window,
-    )
+    _check_cache(query, key_cache, value_cache)
+    R = len(query_start_loc) - 1
+    expect("seq_lens", seq_lens, "num_requests", (R,), query.device, torch.int32)
+    blocks = block_table.shape[-1] if block_table.dim() else 0
+    expect("block_table", block_table, "num_requests, max_blocks", (R, blocks), query.device, torch.int32)
+    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query))
+    rows = query.transpose(0, 1)[None]
+    scale = query.shape[2] ** -0.5 if scale is None else float(scale)
+    nothing = rows[:, :, :0]
+    call = DenseCall(rows, nothing, nothing, rows, None, None, None, scale, window, None, nothing[0], nothing[0])
     call.check()
-    output, lse = paged_attention(call, paged_attention.choose(call, backend))
-    return output, lse
-
-
-def _forward(call: PagedCall, name: str) -> tuple[Tensor, Tensor]:
-    """One request after the other, by a backend of dense attention."""
-    output, lse = call.empty()
-    output.zero_()
-    lse.fill_(float("-inf"))
-    starts = starts_of(call.query_start_loc, len(call.query)) or []
-    for i, (length, (first, end)) in enumerate(zip(call.seq_lens.tolist(), itertools.pairwise(starts), strict=True)):
+    name = dense_attention.choose(call, backend)
+    starts = starts_of(query_start_loc, len(query)) or []
+    for i, (length, (first, end)) in enumerate(zip(seq_lens.tolist(), itertools.pairwise(starts), strict=True)):
         if first == end:
             continue
         if length < end - first:
             refuse(f"request {i} has {end - first} new tokens and only {length} in the cache (seq_lens)")
-        query = call.query[first:end].transpose(0, 1)[None]
-        key, value = (_gathered(cache, call.block_table[i], length, i) for cache in (call.key_cache, call.value_cache))
-        nothing = query.new_empty(query.shape[1], 0, query.shape[3])
-        dense = DenseCall(query, key, value, query, None, None, None, call.scale, call.window, None, nothing, nothing)
-        of_request, of_request_lse = dense_attention(dense, name)
-        output[first:end] = of_request[0].transpose(0, 1)
-        lse[:, first:end] = of_request_lse[0]
+        new = rows[:, :, first:end]
+        key, value = (_gathered(cache, block_table[i], length, i) for cache in (key_cache, value_cache))
+        part, part_lse = dense_attention(call.but(query=new, knowledge_query=new, key=key, value=value), name)
+        output[first:end] = part[0].transpose(0, 1)
+        lse[:, first:end] = part_lse[0]
     return output, lse
+
+
+def _check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    check_alike({"key_cache": key_cache, "value_cache": value_cache}, query)
+    (_, Hq, D), cache = query.shape, key_cache.shape
+    if len(cache) != 4 or value_cache.shape != cache or cache[3] != D or not cache[2] or Hq % cache[2]:
+        refuse(
+            f"key_cache and value_cache must both be (num_blocks, block_size, Hkv, D={D}), Hq={Hq} a multiple of "
+            f"Hkv; got {tuple(cache)} and {tuple(value_cache.shape)}"
+        )
 
 
 def _gathered(cache: Tensor, blocks: Tensor, length: int, request: int) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import expect, refuse
 
 
 def check_prompt(query: Tensor, key: Tensor, value: Tensor, *, is_alone: bool = False) -> None:
@@ -69,18 +69,15 @@ def check_masks(prompt_mask: Tensor | None, knowledge_range: Tensor | None, quer
     """Shapes, dtypes and devices of the optional masks."""
     B = query.shape[0]
     if prompt_mask is not None:
-        if tuple(prompt_mask.shape) != (B, T) or prompt_mask.dtype != torch.bool:
-            refuse(f"prompt_mask must be bool (B={B}, T={T}); got {prompt_mask.dtype} {tuple(prompt_mask.shape)}")
-        if prompt_mask.device != query.device:
-            refuse(f"prompt_mask must be on {query.device}; got {prompt_mask.device}")
+        expect("prompt_mask", prompt_mask, "B, T", (B, T), query.device, torch.bool)
     if knowledge_range is not None:
-        if tuple(knowledge_range.shape) != (B, 2) or knowledge_range.dtype not in (torch.int32, torch.int64):
-            refuse(
-                f"knowledge_range must be int32 (B={B}, 2), [start, end) for each row; "
-                f"got {knowledge_range.dtype} {tuple(knowledge_range.shape)}"
-            )
-        if knowledge_range.device != query.device:
-            refuse(f"knowledge_range must be on {query.device}; got {knowledge_range.device}")
+        check_range(knowledge_range, "B", B, query.device)
+
+
+def check_range(knowledge_range: Tensor, letter: str, rows: int, device: torch.device) -> None:
+    """The [start, end) of each row."""
+    why = ", [start, end) for each"
+    expect("knowledge_range", knowledge_range, f"{letter}, 2", (rows, 2), device, torch.int32, torch.int64, why=why)
 
 
 def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:

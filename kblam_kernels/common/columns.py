@@ -79,6 +79,16 @@ def inside_range(knowledge_range: Tensor | None, cols: slice, device: torch.devi
     return ((column >= start) & (column < end))[:, None, None, :]
 
 
+def of_tokens(
+    tokens: slice, bias: Tensor | None, knowledge_range: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Bias (B or 1, M) and range (B or 1, 2) of a list for some of its tokens, a list of their own."""
+    if knowledge_range is not None:
+        # An int64 end may be too large to subtract from.
+        knowledge_range = knowledge_range.clamp(0, tokens.stop) - tokens.start
+    return None if bias is None else bias[:, tokens], knowledge_range
+
+
 def biased(scores: Tensor, bias: Tensor | None, inside: Tensor | None, cols: slice) -> Tensor:
     """Knowledge scores (B, Hq, N, len(cols)) with their bias; -inf outside a row's range, whatever is there."""
     if bias is not None:

@@ -72,7 +72,7 @@ class Backend(Generic[C]):
 
     def backward_reasons(self, call: C) -> list[str]:
         """Why it cannot differentiate a call of which it serves the forward."""
-        return []
+        return ["it has no backward"]
 
     def backward(self, call: C, saved: Saved) -> dict[str, Tensor]:
         """Gradients of `saved.wanted` by name, each in the dtype and shape of its tensor."""
@@ -83,6 +83,9 @@ class Reference(Backend[C]):
     """Plain PyTorch, on every device: the specification of the op, which serves every call."""
 
     name = "reference"
+
+    def backward_reasons(self, call: C) -> list[str]:
+        return []
 
 
 class Triton(Backend[C]):

@@ -27,13 +27,10 @@ class Op(Generic[C]):
         name: in the namespace `kblam_kernels`.
         kind: the class of its calls.
         backends: its backends, in the order in which "auto" tries them; the last serves every call.
-        backwards: those that can differentiate, in their order; the last one alone if none are given.
     """
 
-    def __init__(
-        self, name: str, kind: type[C], backends: Sequence[Backend[C]], backwards: Sequence[Backend[C]] = ()
-    ) -> None:
-        self.name, self.kind, self.backends, self.backwards = name, kind, backends, backwards or backends[-1:]
+    def __init__(self, name: str, kind: type[C], backends: Sequence[Backend[C]]) -> None:
+        self.name, self.kind, self.backends = name, kind, backends
         self.fields = kind.names()
         returns = ", ".join(f"Tensor {result}" for result in kind.RESULTS)
         self.overload = torch.library.custom_op(
@@ -94,7 +91,7 @@ class Op(Generic[C]):
 
     def differentiating(self, call: C, saved: Saved) -> Backend[C]:
         """The backend of a backward: that of the forward if it can, else the first that can, with a line in the log."""
-        own_first = sorted(self.backwards, key=lambda backend: backend.name != saved.backend)
+        own_first = sorted(self.backends, key=lambda backend: backend.name != saved.backend)
         rejected: dict[str, str] = {}
         for backend in own_first:
             reasons = backend.reasons(call, by_name=backend.name == saved.backend) + backend.backward_reasons(call)

@@ -26,13 +26,9 @@ MAX_CHUNK = 128
 MAX_CHUNKS = 12
 
 
-def split_tokens(M: int, block_m: int, most: int = MAX_DENSE_SPLITS, least: int = MIN_DENSE_SPLIT) -> int:
-    """Knowledge tokens of one split, whole tiles: set by the (over-allocated) length of the list, never by the batch.
-
-    At most `most` splits, of at least `least` tokens.
-    """
-    tiles = -(-M // (most * block_m))
-    return max(least, tiles * block_m)
+def split_tokens(M: int, block_m: int) -> int:
+    """Dense tokens of one split, whole tiles: set by the (over-allocated) length of the list, never by the batch."""
+    return max(MIN_DENSE_SPLIT, -(-M // (MAX_DENSE_SPLITS * block_m)) * block_m)
 
 
 def chunk_of(width: int, widest: int = MAX_CHUNK) -> int:

@@ -74,6 +74,15 @@ def finite(maximum):
 
 
 @triton.jit
+def is_visible(last, column, window):
+    """Which prompt columns rows see up to their own, `last`; of both one has an axis of 1."""
+    visible = column <= last
+    if window is not None:
+        visible = visible & (column > last - window)
+    return visible
+
+
+@triton.jit
 def load_rows(
     matrix,
     start,

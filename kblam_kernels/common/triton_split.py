@@ -76,25 +76,6 @@ def scores_of(query, key_base, first, inside, stride, CHUNKS: tl.constexpr, BLOC
 
 
 @triton.jit
-def add_chunk(score, rows, present, key_base, first, inside, stride, start, KEY: tl.constexpr, BLOCK: tl.constexpr):
-    """score + rows @ key.T over one chunk of columns, from `start`."""
-    query = gather_rows(rows + start, present, KEY.WIDTH - start, 1, KEY)[0]
-    tile = load_tile(key_base + start, first, inside, stride, KEY.WIDTH - start, 0, KEY, BLOCK)
-    return product(query, tl.trans(as_numbers(tile, query.dtype)), score)
-
-
-@triton.jit
-def streamed_scores(
-    rows, present, key_base, first, inside, stride, KEY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """`scores_of` where the rows do not fit on the chip: both arrive chunk by chunk."""
-    score = zeros(ROWS, BLOCK)
-    for start in range(0, KEY.WIDTH, KEY.SIZE):
-        score = add_chunk(score, rows, present, key_base, first, inside, stride, start, KEY, BLOCK)
-    return score  # [ROWS, BLOCK]
-
-
-@triton.jit
 def nothing_seen(ROWS: tl.constexpr, CHUNKS: tl.constexpr):
     """Where an online softmax starts: a tuple of zeros [ROWS, SIZE], the running maximum and the running sum [ROWS]."""
     acc = ()

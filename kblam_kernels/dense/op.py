@@ -41,12 +41,8 @@ class DenseTriton(dispatch.Triton[DenseCall]):
         return triton_backward.backward(call, saved)
 
 
-DENSE_BACKENDS: tuple[dispatch.Backend[DenseCall], ...] = (
-    DenseTriton(),
-    dispatch.Cpu("kblam_kernels.dense.cpu"),
-    dispatch.Reference("kblam_kernels.dense.reference"),
+dense_attention = Op(
+    "dense_attention",
+    DenseCall,
+    (DenseTriton(), dispatch.Cpu("kblam_kernels.dense.cpu"), dispatch.Reference("kblam_kernels.dense.reference")),
 )
-
-DENSE_BACKWARDS = (DENSE_BACKENDS[0], DENSE_BACKENDS[-1])
-
-dense_attention = Op("dense_attention", DenseCall, DENSE_BACKENDS, DENSE_BACKWARDS)

@@ -31,26 +31,19 @@ class ForwardTile(Tile):
 SM_86: tuple[Arch, ...] = ("sm_86",)
 SM_90: tuple[Arch, ...] = ("sm_90",)
 INTERPRETER: tuple[Arch, ...] = ("interpreter",)
-# Head dimensions by the powers of two that they are cut into.
+# Head dimensions, by the powers of two that they are cut into.
 D64, D96, D128, D256 = (1, 64), (65, 96), (97, 128), (129, 256)
 # Queries of a question: too few to fill a tall tile.
 SHORT = 64
 # The first row that fits is taken: the short and the masked before the others, an architecture's own before Ampere's.
 FORWARD: tuple[Choice[ForwardTile], ...] = (
     Choice(ForwardTile(32, 32, 4, 1), "small, so that short inputs span several tiles", (1, 256), None, INTERPRETER),
+    # Blocks of at most 99 KiB: only what does not fit from the rows of sm_80.
+    Choice(ForwardTile(64, 32, 8, 2), "three stages take 100 KiB", D256, archs=SM_86),
     # Few queries.
-    Choice(ForwardTile(64, 32, 8, 2), "three stages take 100 KiB", D256, archs=SM_86, most_rows=SHORT),
-    Choice(
-        ForwardTile(64, 64, 4, 3),
-        "one warp group, 166 registers; 57 KiB, three blocks an SM",
-        D64,
-        archs=SM_90,
-        most_rows=SHORT,
-    ),
-    Choice(ForwardTile(64, 64, 4, 3), "one warp group; 85 KiB, two blocks an SM", D96, archs=SM_90, most_rows=SHORT),
-    Choice(ForwardTile(64, 64, 4, 3), "one warp group; 113 KiB", D128, archs=SM_90, most_rows=SHORT),
+    Choice(ForwardTile(64, 64, 4, 3), "one warp group; 85 to 113 KiB", (65, 128), archs=SM_90, most_rows=SHORT),
     Choice(ForwardTile(64, 32, 4, 3), "one warp group; 129 KiB", D256, archs=SM_90, most_rows=SHORT),
-    Choice(ForwardTile(64, 64, 4, 3), "no spill; 41 KiB", D64, most_rows=SHORT),
+    Choice(ForwardTile(64, 64, 4, 3), "no spill; 41 KiB, on sm_90 one warp group and 57", D64, most_rows=SHORT),
     Choice(
         ForwardTile(64, 64, 4, 3, 1),
         "with prefetch in the ragged loops 8 bytes spill; 61 KiB, two blocks an SM",
@@ -60,19 +53,13 @@ FORWARD: tuple[Choice[ForwardTile], ...] = (
     Choice(ForwardTile(64, 32, 4, 3), "64 columns spill; 49 KiB", D128, most_rows=SHORT),
     Choice(ForwardTile(64, 32, 8, 3), "four warps spill; 100 KiB", D256, most_rows=SHORT),
     # Prefill with a prompt mask, a window or a bias for each token.
-    Choice(ForwardTile(128, 64, 8, 3), "128 columns spill; 97 KiB", D96, archs=SM_90, masked=True),
-    Choice(ForwardTile(128, 64, 8, 3), "128 columns spill; 129 KiB", D128, archs=SM_90, masked=True),
+    Choice(ForwardTile(128, 64, 8, 3), "128 columns spill; 97 to 129 KiB", (65, 128), archs=SM_90, masked=True),
     Choice(ForwardTile(128, 32, 8, 3), "64 columns spill beside a prompt mask; 64 KiB", D128, masked=True),
-    # Blocks of at most 99 KiB: only what does not fit from the rows of sm_80.
-    Choice(ForwardTile(64, 32, 8, 2), "three stages take 100 KiB", D256, archs=SM_86),
-    Choice(ForwardTile(16, 16, 4, 2), "32 columns take 100 KiB", D256, "float32", SM_86),
     # Hopper. wgmma reads columns from shared memory and wants 64 rows a warp group and wide columns; two stages
     # already hold two buffers there. float32: Ampere's rows, except where they spill here.
     Choice(ForwardTile(128, 128, 8, 3), "two warp groups of 64 rows, no spill; 113 KiB", D64, archs=SM_90),
-    Choice(ForwardTile(128, 128, 8, 2), "no spill; 121 KiB", D96, archs=SM_90),
-    Choice(ForwardTile(128, 128, 8, 2), "no spill; 161 KiB", D128, archs=SM_90),
+    Choice(ForwardTile(128, 128, 8, 2), "no spill; 121 to 161 KiB", (65, 128), archs=SM_90),
     Choice(ForwardTile(128, 64, 8, 2), "three stages take 257 KiB; 193 KiB", D256, archs=SM_90),
-    Choice(ForwardTile(16, 16, 4, 2), "32 columns spill; 66 KiB", D256, "float32", SM_90),
     # Ampere, 16 bit. Three stages hold two buffers of columns: with two stages the one buffer is refilled at the
     # end of an iteration and waited for at the start of the next, which exposes the whole latency.
     Choice(
@@ -81,34 +68,24 @@ FORWARD: tuple[Choice[ForwardTile], ...] = (
         D64,
     ),
     Choice(
-        ForwardTile(128, 64, 8, 3, 1), "four warps spill; head_dim as 64 + 32 (or 64 + 16) wastes no mma; 73 KiB", D96
-    ),
-    Choice(
-        ForwardTile(128, 64, 8, 3, 1),
-        "four warps spill; ragged loops without prefetch, or registers spill; 97 KiB",
-        D128,
+        ForwardTile(128, 64, 8, 3, 1), "four warps spill, and prefetch in the ragged loops; 73 to 97 KiB", (65, 128)
     ),
     Choice(ForwardTile(64, 32, 8, 3), "128 rows spill; 100 KiB", D256),
     # float32 as three tf32 products: three times the mma, each operand split in registers.
     Choice(ForwardTile(64, 32, 4, 3), "wider columns spill; 64 KiB", D64, "float32"),
-    Choice(ForwardTile(64, 16, 4, 3), "32 columns spill; 72 KiB", D96, "float32"),
-    Choice(ForwardTile(64, 16, 4, 3), "32 columns spill; 96 KiB", D128, "float32"),
+    Choice(ForwardTile(64, 16, 4, 3), "32 columns spill; 72 to 96 KiB", (65, 128), "float32"),
+    Choice(ForwardTile(16, 16, 4, 2), "32 columns take 100 KiB, and spill on sm_90", D256, "float32", SM_86 + SM_90),
     Choice(ForwardTile(16, 32, 4, 2), "32 rows spill; 100 KiB", D256, "float32"),
 )
 
 # A matrix instruction takes at least 16 rows, and 32 of the prompt spill; the same rows for every batch size, so that a
 # row's bits do not depend on it.
 DECODE: tuple[Choice[Tile], ...] = (
-    Choice(Tile(16, 128, 4, 3), "256 columns spill 8 to 16 bytes; 71 KiB", (1, 64)),
+    Choice(Tile(16, 128, 4, 3), "256 columns spill 8 to 16 bytes; 71 KiB", D64),
     Choice(Tile(16, 64, 4, 3), "128 columns spill on sm_90 and take 137 KiB; 71 KiB", (65, 128)),
-    Choice(Tile(16, 32, 4, 3), "64 columns take 139 KiB, past the 99 of sm_86; 73 KiB", (129, 256)),
+    Choice(Tile(16, 32, 4, 3), "64 columns take 139 KiB, past the 99 of sm_86; 73 KiB", D256),
     Choice(Tile(16, 32, 8, 2), "four warps take 255 registers for heads of 64; 52 KiB", (1, 128), "float32"),
-    Choice(
-        Tile(16, 16, 8, 2),
-        "32 columns take 100 KiB, past the 99 of sm_86, and four warps spill; 66 KiB",
-        (129, 256),
-        "float32",
-    ),
+    Choice(Tile(16, 16, 8, 2), "32 columns take 100 KiB, and four warps spill; 66 KiB", D256, "float32"),
 )
 
 # Of a backward: rows whose gradients a program holds, and those that it reads at a time. Wider heads and float32 have

@@ -16,25 +16,23 @@ from torch import Tensor
 
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import Saved, Sizes
-from kblam_kernels.common.launch import LOG2E as HOST_LOG2E
 from kblam_kernels.common.launch import SIZES, STRIDES, Knowledge, Strides, attention, heads, launch, target_arch
 from kblam_kernels.common.tiles import precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, load_vector, product, store_rows, zeros
+from kblam_kernels.common.triton_parts import (
+    LN2,
+    LOG2E,
+    is_visible,
+    load_range,
+    load_vector,
+    product,
+    store_rows,
+    zeros,
+)
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.gradient import OF_KNOWLEDGE, OF_PROMPT, row_terms
 from kblam_kernels.dense.tiles import backward_tile
 from kblam_kernels.dense.triton_forward import kernel_tile, rows_of, shown
-from kblam_kernels.dense.triton_spans import load_parts
-
-
-@triton.jit
-def nothing(TILE: tl.constexpr):
-    """Gradients of the held rows before anything was added, part by part."""
-    parts = ()
-    PARTS: tl.constexpr = TILE.PARTS
-    for i in tl.static_range(PARTS):
-        parts += (zeros(TILE.BLOCK_N, TILE.SIZES[i]),)
-    return parts
+from kblam_kernels.dense.triton_spans import load_parts, nothing
 
 
 @triton.jit
@@ -66,16 +64,6 @@ def store_parts(heads, batch, head, start, stop, acc, factor, TILE: tl.constexpr
     for i in tl.static_range(PARTS):
         to = base + tl.cast(start, tl.int64) * stride
         store_rows(to, acc[i] * factor, stored, stride, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
-
-
-@triton.jit
-def is_visible(row, column, sizes, window):
-    """Which prompt columns rows see; of both one has an axis of 1."""
-    last = sizes.T - sizes.N + row
-    visible = column <= last
-    if window is not None:
-        visible = visible & (column > last - window)
-    return visible
 
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES, "window"])
@@ -140,7 +128,7 @@ def dense_backward_rows_kernel(
                 base = bias.data + batch * strides.bias
                 score += load_vector(base, first, stop, bias.column, 0.0, TILE.BLOCK_M, True)[None, :] * LOG2E
         else:
-            visible = is_visible(row[:, None], column[None, :], sizes, window)
+            visible = is_visible(T - N + row[:, None], column[None, :], window)
             if prompt.mask is not None:
                 base = prompt.mask.data + batch * strides.mask
                 score += load_vector(base, first, stop, prompt.mask.column, 0.0, TILE.BLOCK_M, True)[None, :]
@@ -232,7 +220,7 @@ def dense_backward_columns_kernel(
             visible = inside[:, None]
             if not IS_KNOWLEDGE:
                 row = first_row + tl.arange(0, TILE.BLOCK_M)
-                visible = is_visible(row[None, :], column[:, None], sizes, window)
+                visible = is_visible(T - N + row[None, :], column[:, None], window)
             p = tl.where(visible, tl.math.exp2(score - row_level[None, :]), 0.0)
             # Of a token that this row does not see a value may be NaN.
             grad_score = tl.where(visible, p * (products(v, grad, TILE) - row_delta[None, :]), 0.0)
@@ -257,7 +245,7 @@ def backward(call: DenseCall, saved: Saved) -> dict[str, Tensor]:
     arguments = attention(call) | {
         "knowledge": Knowledge(heads(call.knowledge_query), heads(call.knowledge_key), heads(call.knowledge_value)),
         "grad_output": heads(grad_output),
-        "level": (terms.level * HOST_LOG2E).contiguous(),
+        "level": (terms.level * LOG2E.value).contiguous(),
         "delta": terms.delta.contiguous(),
         "GROUP": Hq // Hkv,
     }

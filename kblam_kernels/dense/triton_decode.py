@@ -30,14 +30,7 @@ from kblam_kernels.common.launch import (
     states_of,
     target_arch,
 )
-from kblam_kernels.common.splits import (
-    MAX_DENSE_SPLITS,
-    MERGE,
-    MIN_DENSE_SPLIT,
-    PROMPT_SPLIT,
-    head_chunk_of,
-    split_tokens,
-)
+from kblam_kernels.common.splits import MERGE, PROMPT_SPLIT, head_chunk_of, split_tokens
 from kblam_kernels.common.tiles import Tile, precision_of, select
 from kblam_kernels.common.triton_parts import LN2, LOG2E
 from kblam_kernels.common.triton_split import (
@@ -206,7 +199,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         tile,
         rows=N,
         programs=Hq,
-        split_size=split_tokens(call.span, tile.block_m, MAX_DENSE_SPLITS, MIN_DENSE_SPLIT),
+        split_size=split_tokens(call.span, tile.block_m),
         prompt_rows=tile.block_rows,
         prompt_split=PROMPT_SPLIT,
         is_shared=key.dim() == 3 or key.shape[0] == 1 or key.stride(0) == 0,

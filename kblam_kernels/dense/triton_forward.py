@@ -32,10 +32,10 @@ from kblam_kernels.common.launch import (
     target_arch,
 )
 from kblam_kernels.common.tiles import TILE_VARIABLE, Arch, Tile, precision_of
-from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen, zeros
+from kblam_kernels.common.triton_parts import LN2, LOG2E, load_range, store_rows, unseen
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.tiles import forward_tile, split_head_dim, width_to_cut
-from kblam_kernels.dense.triton_spans import KernelTile, knowledge_span, load_parts, prompt_span
+from kblam_kernels.dense.triton_spans import KernelTile, knowledge_span, load_parts, nothing, prompt_span
 
 
 @triton.jit
@@ -83,12 +83,8 @@ def dense_forward_kernel(
         batch = (outer // Hq).to(tl.int64)
 
     row = first_row + tl.arange(0, TILE.BLOCK_N)
-    acc = ()
-    PARTS: tl.constexpr = TILE.PARTS
-    for i in tl.static_range(PARTS):
-        acc += (zeros(TILE.BLOCK_N, TILE.SIZES[i]),)
     row_max, row_sum = unseen(TILE.BLOCK_N)
-    state = (acc, row_max, row_sum)
+    state = (nothing(TILE), row_max, row_sum)
 
     # The prompt: whole tiles in the middle, ragged ones where the window opens and where causality cuts.
     q = load_parts(rows_of(prompt.query, batch, head), first_row, N, TILE.BLOCK_N, TILE)
@@ -154,6 +150,7 @@ def dense_forward_kernel(
     stored = local_row < N - first_row
     tl.store(lse + (batch * Hq + head) * N + first_row + local_row, row_lse, mask=stored)
     output_base = rows_of(output, batch, head)[0] + first_row.to(tl.int64) * output.row
+    PARTS: tl.constexpr = TILE.PARTS
     for i in tl.static_range(PARTS):
         tile = tl.where(sees_prompt[:, None], acc[i] * inverse[:, None], 0.0)  # a row of padding may be NaN
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from kblam_kernels.common.triton_parts import LOG2E, load_rows, load_vector, product, zeros
+from kblam_kernels.common.triton_parts import LOG2E, is_visible, load_rows, load_vector, product, zeros
 
 
 class KernelTile(NamedTuple):
@@ -28,6 +28,16 @@ class KernelTile(NamedTuple):
     BLOCK_M: int
     RAGGED_STAGES: int
     BIAS_PER_TOKEN: bool
+
+
+@triton.jit
+def nothing(TILE: tl.constexpr):
+    """Sums for the rows of a tile before anything was added, part by part."""
+    parts = ()
+    PARTS: tl.constexpr = TILE.PARTS
+    for i in tl.static_range(PARTS):
+        parts += (zeros(TILE.BLOCK_N, TILE.SIZES[i]),)
+    return parts
 
 
 @triton.jit
@@ -87,9 +97,7 @@ def prompt_span(
                 score += load_vector(mask[0], start, T, mask[1], 0.0, TILE.BLOCK_M, RAGGED)[None, :]
             if RAGGED:
                 column = start + tl.arange(0, TILE.BLOCK_M)
-                visible = column[None, :] <= last_column[:, None]  # [BLOCK_N, BLOCK_M]
-                if window is not None:
-                    visible = visible & (column[None, :] > last_column[:, None] - window)
+                visible = is_visible(last_column[:, None], column[None, :], window)  # [BLOCK_N, BLOCK_M]
                 score = tl.where(visible, score, float("-inf"))
             state = absorb(state, score, 1.0, 0.0, value, start, T, TILE, RAGGED)
         else:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.checks import bias_rows, check_alike, check_masks, one_row_if_shared, row_weight_of
+from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.dense.call import check_heads
 from kblam_kernels.errors import refuse
@@ -87,39 +87,24 @@ def evidence(
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
     if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
+        bias = bias_rows(options.get("knowledge_bias", 0.0), len(lse), knowledge.num_tokens, knowledge_query)
         parts = []
         for tokens, piece in knowledge.pieces():
-            some: EvidenceOptions = {**_of_tokens(tokens, **options), "row_weight": weight, "backend": backend}
-            parts.append(evidence(knowledge_query, piece.to_dense(), lse, **some))
+            part_bias, part_range = of_tokens(tokens, bias, options.get("knowledge_range"))
+            part = call_of(knowledge_query, piece.to_dense(), lse, weight, options.get("scale"))
+            parts.append(_mass(part.but(bias=part_bias, knowledge_range=part_range), backend))
         return torch.cat(parts, 1)
-    bias = options.get("knowledge_bias")
-    if isinstance(knowledge, LatentKnowledge) and needs_gradient(
-        knowledge_query,
-        lse,
-        knowledge.key,
-        knowledge.projection.key_weight,
-        bias if isinstance(bias, Tensor) else None,
-    ):
+    call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
+    if call.is_latent and call.needs_gradient():
         refuse(
             "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
             "LatentKnowledge.to_dense()"
         )
-    call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
+    return _mass(call, backend)
+
+
+def _mass(call: EvidenceCall, backend: str) -> Tensor:
     return evidence_mass(call, evidence_mass.choose(call, backend))[0]
-
-
-def _of_tokens(
-    tokens: slice,
-    scale: float | None = None,
-    knowledge_bias: float | Tensor = 0.0,
-    knowledge_range: Tensor | None = None,
-) -> Options:
-    """Options for some of the tokens."""
-    if isinstance(knowledge_bias, Tensor) and knowledge_bias.dim() > 0:
-        knowledge_bias = knowledge_bias[..., tokens]
-    if knowledge_range is not None:
-        knowledge_range = knowledge_range.clamp(0, tokens.stop) - tokens.start
-    return {"scale": scale, "knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
 
 
 def top_evidence(

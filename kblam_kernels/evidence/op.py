@@ -6,11 +6,13 @@ from kblam_kernels.common import dispatch
 from kblam_kernels.common.op import Op
 from kblam_kernels.evidence.call import EvidenceCall
 
-EVIDENCE_BACKENDS: tuple[dispatch.Backend[EvidenceCall], ...] = (
-    # Rows of any width arrive chunk by chunk.
-    dispatch.Triton("kblam_kernels.evidence.triton_mass", max_width=None),
-    dispatch.Cpu("kblam_kernels.evidence.cpu"),
-    dispatch.Reference("kblam_kernels.evidence.reference"),
+evidence_mass = Op(
+    "evidence_mass",
+    EvidenceCall,
+    (
+        # Rows of any width arrive chunk by chunk.
+        dispatch.Triton("kblam_kernels.evidence.triton_mass", max_width=None),
+        dispatch.Cpu("kblam_kernels.evidence.cpu"),
+        dispatch.Reference("kblam_kernels.evidence.reference"),
+    ),
 )
-
-evidence_mass = Op("evidence_mass", EvidenceCall, EVIDENCE_BACKENDS)

@@ -17,11 +17,19 @@ from kblam_kernels.common.launch import SIZES, STRIDES, Strides, chunks, heads, 
 from kblam_kernels.common.native import contiguous_or_none
 from kblam_kernels.common.splits import chunk_of
 from kblam_kernels.common.tiles import precision_of, select
-from kblam_kernels.common.triton_parts import LOG2E, load_range, zeros
-from kblam_kernels.common.triton_split import add_chunk, streamed_scores
+from kblam_kernels.common.triton_parts import LOG2E, load_range, product, zeros
+from kblam_kernels.common.triton_split import as_numbers, gather_rows, load_tile
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from kblam_kernels.latent.tiles import as_bits, storage_of
+
+
+@triton.jit
+def _add_chunk(score, rows, present, key_base, first, inside, stride, start, KEY: tl.constexpr, BLOCK: tl.constexpr):
+    """score + rows @ key.T over one chunk of columns, from `start`."""
+    query = gather_rows(rows + start, present, KEY.WIDTH - start, 1, KEY)[0]
+    tile = load_tile(key_base + start, first, inside, stride, KEY.WIDTH - start, 0, KEY, BLOCK)
+    return product(query, tl.trans(as_numbers(tile, query.dtype)), score)
 
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES, "heads", "rows_of_head"])
@@ -87,16 +95,16 @@ def evidence_mass_kernel(
         pointers = rows.data + batch * rows.batch + head.to(tl.int64) * rows.head
         pointers += new.to(tl.int64) * rows.row
         head_base = key_base + key_head.to(tl.int64) * key.head
+        score = zeros(BLOCK_ROWS, BLOCK_M)
         if UNROLLED:
             # Keys of the next head are fetched while this one's are multiplied.
-            score = zeros(BLOCK_ROWS, BLOCK_M)
             COUNT: tl.constexpr = KEY.COUNT
             for i in tl.static_range(COUNT):
-                score = add_chunk(
-                    score, pointers, present, head_base, first, inside, key.row, i * KEY.SIZE, KEY, BLOCK_M
-                )
+                start = i * KEY.SIZE
+                score = _add_chunk(score, pointers, present, head_base, first, inside, key.row, start, KEY, BLOCK_M)
         else:
-            score = streamed_scores(pointers, present, head_base, first, inside, key.row, KEY, BLOCK_ROWS, BLOCK_M)
+            for start in range(0, KEY.WIDTH, KEY.SIZE):
+                score = _add_chunk(score, pointers, present, head_base, first, inside, key.row, start, KEY, BLOCK_M)
         at = (batch * sizes.Hq + head) * N + new
         # A row that saw nothing has lse -inf and adds nothing.
         level = tl.load(lse + at, mask=present, other=float("-inf"))

@@ -36,10 +36,12 @@ class LatentReference(_ByPieces, dispatch.Reference[LatentCall]):
     """Plain PyTorch."""
 
 
-LATENT_BACKENDS: tuple[dispatch.Backend[LatentCall], ...] = (
-    LatentTriton("kblam_kernels.latent.triton_decode"),
-    LatentCpu("kblam_kernels.latent.cpu"),
-    LatentReference("kblam_kernels.latent.reference"),
+latent_attention = Op(
+    "latent_attention",
+    LatentCall,
+    (
+        LatentTriton("kblam_kernels.latent.triton_decode"),
+        LatentCpu("kblam_kernels.latent.cpu"),
+        LatentReference("kblam_kernels.latent.reference"),
+    ),
 )
-
-latent_attention = Op("latent_attention", LatentCall, LATENT_BACKENDS)

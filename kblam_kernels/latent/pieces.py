@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.call import Saved
+from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import Backend
 from kblam_kernels.common.softmax import accumulation_dtype, in_model_layout, merged
 from kblam_kernels.dense.call import DenseCall
@@ -27,18 +28,16 @@ def pieces(call: LatentCall) -> Iterator[DenseCall]:
 
     Let go of one before the next is asked for, or there are two of them in memory.
     """
-    ranges = call.knowledge_range
-    if ranges is not None:
-        ranges = ranges.clamp(0, call.num_tokens)  # an int64 end may be too large to subtract from
     prompt: dict[str, Any] = {name: getattr(call, name) for name in ("key", "value", "prompt_mask")}
     for tokens, latents in call.knowledge.pieces():
         dense = latents.to_dense()
+        bias, knowledge_range = of_tokens(tokens, call.bias, call.knowledge_range)
         yield DenseCall(
             query=call.query,
             **prompt,
             knowledge_query=call.knowledge_query,
-            bias=None if call.bias is None else call.bias[:, tokens],
-            knowledge_range=None if ranges is None else ranges - tokens.start,
+            bias=bias,
+            knowledge_range=knowledge_range,
             scale=call.scale,
             window=call.window,
             max_span=None,

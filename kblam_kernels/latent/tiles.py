@@ -169,24 +169,14 @@ def is_padded(P: int, tile: LatentTile) -> bool:
     return P % chunk != 0 or (tile.resident and parts * value_chunks * chunk != P)
 
 
-# Of the launches around the splits: rows of a head, and columns of a chunk.
-@dataclass(frozen=True)
-class ProjectTile(Tile):
-    """Rows of a head that the last launch merges, and columns of a chunk of their latents.
-
-    Args:
-        head_columns: of the output, that a program writes.
-    """
-
-    head_columns: int
-
-
+# Of the launches around the splits: rows of a head, and columns of a chunk of their latents.
 ABSORB = Tile(16, 64, num_warps=4, num_stages=3)
-PROJECT: dict[Precision, ProjectTile] = {
-    "half": ProjectTile(4, 128, num_warps=4, num_stages=1, head_columns=64),
-    # 128 columns spill.
-    "float32": ProjectTile(4, 64, num_warps=4, num_stages=1, head_columns=64),
+PROJECT: dict[Precision, Tile] = {
+    "half": Tile(4, 128, num_warps=4, num_stages=1),
+    "float32": Tile(4, 64, num_warps=4, num_stages=1),  # 128 columns spill
 }
+# Of the output, that a program of the last launch writes.
+PROJECT_COLUMNS = 64
 
 
 def latent_split(M: int, tile: LatentTile, multiprocessors: int = GROUP * GROUPS) -> int:

@@ -33,6 +33,7 @@ from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     ABSORB,
     PROJECT,
+    PROJECT_COLUMNS,
     LatentTile,
     as_bits,
     blocks,
@@ -211,7 +212,7 @@ def _launch(call: LatentCall, tile: LatentTile, split_size: int, output: Tensor,
         ),
     )
     project = PROJECT[precision_of(query.dtype)]
-    columns = chunks(D, min(project.head_columns, head_chunk_of(D, query.element_size())))
+    columns = chunks(D, min(PROJECT_COLUMNS, head_chunk_of(D, query.element_size())))
     launch(
         latent_project_kernel,
         (triton.cdiv(B * N, project.block_rows), Hq, columns.COUNT),

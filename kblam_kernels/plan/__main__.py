@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = MODELS[given.model]
     try:
         workload = model.workload(given.triples, width=given.width, batch=given.batch, prefill_tokens=given.prefill)
-        device = device_of(given.device, specified=not given.measure, anew=given.measure)
+        device = device_of(given.device, anew=given.measure)
         if given.device in SPECIFIED:
             # An empty card with the model's weights on it, in a 16-bit dtype.
             device = device.with_memory(device.memory - 2 * model.parameters)

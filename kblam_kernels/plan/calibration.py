@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from kblam_kernels.attention import rectangular_attention
+from kblam_kernels.attention.interface import rectangular_attention
 from kblam_kernels.common.graphs import captured
 from kblam_kernels.common.tiles import precision_of
 from kblam_kernels.knowledge import DenseKnowledge, LatentKnowledge, LatentProjection

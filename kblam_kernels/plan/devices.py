@@ -73,14 +73,12 @@ TYPICAL = Device(
 )
 
 
-def device_of(
-    device: torch.device | str, *, measure: bool = True, specified: bool = True, anew: bool = False
-) -> Device:
+def device_of(device: torch.device | str, *, measure: bool = True, anew: bool = False) -> Device:
     """The planner's view of a torch device, with the memory that is free on it now, or a card of the table by its name.
 
-    A GPU of the table has its rates, unless `specified` is false; the CPU and any other GPU are measured once on this
-    machine, in about a second, and a file keeps the rates (`remembered.py`); `anew` measures again. Without `measure` a
-    CPU has the rates of `TYPICAL`.
+    A GPU of the table has its rates; the CPU and any other GPU are measured once on this machine, in about a second,
+    and a file keeps the rates (`remembered.py`). `anew` measures what is here again, a GPU of the table too. Without
+    `measure` a CPU has the rates of `TYPICAL`.
 
     Args:
         device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
@@ -89,7 +87,7 @@ def device_of(
         UnsupportedInputError: the name is unknown, or of a card of the table where one is to be measured.
     """
     if isinstance(device, str):
-        if device in SPECIFIED and specified:
+        if device in SPECIFIED and not anew:
             return SPECIFIED[device]
         if device in SPECIFIED:
             refuse(f"{device!r} is a row of a table; to measure the device that is here, say cuda or cpu")
@@ -98,17 +96,17 @@ def device_of(
         device = torch.device(device)
     if anew:
         _device.cache_clear()
-    known = _device(device.type, device.index, specified, anew) if measure or device.type == "cuda" else TYPICAL
+    known = _device(device.type, device.index, anew) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
 
 
 @functools.cache
-def _device(kind: str, index: int | None, specified: bool, anew: bool) -> Device:
+def _device(kind: str, index: int | None, anew: bool) -> Device:
     device = torch.device(kind if index is None else f"{kind}:{index}")
     name = "this machine's CPU"
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
-        if specified and (known := [row for row in SPECIFIED.values() if row.name == name]):
+        if not anew and (known := [row for row in SPECIFIED.values() if row.name == name]):
             return known[0]
 
     def measured() -> Both:

@@ -105,7 +105,7 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
     """
     if not isinstance(device, Device):
         device = device_of(device)
-    pins = _pins(pin)
+    pins = check_pin(pin)
     for phase, path in pins.items():
         cost = cost_of(path, workload, device, _queries(phase, workload))
         if reason := _refusal(path, workload, pinned=True) or _lack(path, cost, device, pinned=True):
@@ -118,16 +118,12 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
     return Plan(workload, device, decode, prefill, crossover, tuple(reasons))
 
 
-def check_pin(pin: str) -> None:
-    """Checks that a pin can be read; whether it is possible depends on the knowledge.
+def check_pin(pin: str) -> dict[Phase, KnowledgePath]:
+    """Reads a pin: the path of each pinned phase. Whether it is possible depends on the knowledge.
 
     Raises:
-        UnsupportedInputError: if not.
+        UnsupportedInputError: if the pin cannot be read.
     """
-    _pins(pin)
-
-
-def _pins(pin: str) -> dict[Phase, KnowledgePath]:
     source = "pin"
     if pin == AUTO:
         source, pin = PLAN_VARIABLE, os.environ.get(PLAN_VARIABLE) or AUTO

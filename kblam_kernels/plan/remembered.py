@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 
+from kblam_kernels.common.build import cache_root, is_ours
 from kblam_kernels.common.dispatch import BACKEND_VARIABLE
 from kblam_kernels.errors import BuildError
 
-# `build` and `native` are imported late: they bring the compiler of torch along.
 logger = logging.getLogger("kblam_kernels")
 
 # Of what is measured: another one makes earlier files void.
@@ -62,17 +62,6 @@ Both = tuple[Rates, Rates]
 """For 16-bit types, and for float32."""
 
 
-def folder() -> Path:
-    """Where the files are.
-
-    Raises:
-        BuildError: there is no home folder to have them in.
-    """
-    from kblam_kernels.common import build
-
-    return build.cache_root()
-
-
 def remembered(name: str, measure: Callable[[], Both], *, on_cpu: bool, anew: bool = False) -> tuple[Both, str]:
     """The rates of a device of this machine, and where they come from, as a plan says it.
 
@@ -83,20 +72,18 @@ def remembered(name: str, measure: Callable[[], Both], *, on_cpu: bool, anew: bo
         anew: measure even if a file has them, and write it again.
     """
     key = _key(name, on_cpu)
+    rates = None
     try:
-        file = folder() / f"rates-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    except BuildError:
-        return measure(), "measured in this process"
-    if not anew and (known := _read(file, key)) is not None:
-        return known, f"measured once on this machine, see {file}"
-    measured = measure()
-    try:
-        parts = {part: dataclasses.asdict(rates) for part, rates in zip(_PARTS, measured, strict=True)}
-        _write(file, {"key": key, **parts})
-    except OSError as error:
+        file = cache_root() / f"rates-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+        rates = None if anew else _read(file, key)
+        if rates is None:
+            rates = measure()
+            parts = {part: dataclasses.asdict(of_type) for part, of_type in zip(_PARTS, rates, strict=True)}
+            _write(file, {"key": key, **parts})
+    except (BuildError, OSError) as error:
         logger.debug("rates of this machine are not kept: %s", error)
-        return measured, "measured in this process"
-    return measured, f"measured once on this machine, see {file}"
+        return rates or measure(), "measured in this process"
+    return rates, f"measured once on this machine, see {file}"
 
 
 _PARTS = ("half", "single")
@@ -104,7 +91,7 @@ _PARTS = ("half", "single")
 
 def _key(name: str, on_cpu: bool) -> dict[str, str]:
     """What rates depend on."""
-    from kblam_kernels.common import native
+    from kblam_kernels.common import native  # brings the compiler of torch along
 
     kernels = "" if not on_cpu else "none" if native.unavailable() else native.instruction_set()
     return {
@@ -128,11 +115,9 @@ def _processor() -> str:
 
 def _read(file: Path, key: Mapping[str, str]) -> Both | None:
     """The rates in a file; None if there is none to believe."""
-    from kblam_kernels.common import build
-
     try:
         found = file.lstat()
-        if not stat.S_ISREG(found.st_mode) or not build.is_ours(found) or found.st_size > _MOST_BYTES:
+        if not stat.S_ISREG(found.st_mode) or not is_ours(found) or found.st_size > _MOST_BYTES:
             return None
         data = json.loads(file.read_text(encoding="utf-8"))  # noqa: TID251 - a file of our own, below kblam
         if data["key"] != key:

@@ -6,11 +6,10 @@ memory.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import biased, chunks, inside_range
@@ -24,16 +23,14 @@ CONVERTED = 2**24
 _LAYOUTS = {2: "bhw,mw->bm", 3: "bhw,hmw->bm", 4: "bhw,bhmw->bm"}
 
 
-class Options(TypedDict, total=False):
-    """Keyword arguments of `prune` and `choose`."""
-
-    knowledge_bias: float | Tensor
-    knowledge_range: Tensor | None
-    row_weight: Tensor | None
-
-
 def prune(
-    knowledge_query: Tensor, knowledge: Knowledge, k: int, **options: Unpack[Options]
+    knowledge_query: Tensor,
+    knowledge: Knowledge,
+    k: int,
+    *,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> tuple[DenseKnowledge, Tensor, Tensor]:
     """The k tokens of each batch row that `choose` ranks highest, ready for `rectangular_attention`.
 
@@ -51,9 +48,9 @@ def prune(
     Raises:
         UnsupportedInputError: as `choose`.
     """
-    index = choose(knowledge_query, knowledge, k, **options)
-    bias, ranges = options.get("knowledge_bias", 0.0), options.get("knowledge_range")
-    return select(knowledge, index), _offset(knowledge_query, knowledge, bias, ranges).gather(1, index), index
+    hidden: dict[str, Any] = {"knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
+    index = choose(knowledge_query, knowledge, k, row_weight=row_weight, **hidden)
+    return select(knowledge, index), _offset(knowledge_query, knowledge, **hidden).gather(1, index), index
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
 from kblam.models.judging import CANDIDATES
 from kblam_kernels import knowledge_lse
-from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
+from kblam_kernels.evidence.op import evidence_mass
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter
 
@@ -73,7 +73,7 @@ def test_the_masses_of_one_token_add_up_to_the_share_of_knowledge(world: World) 
 def test_a_pinned_backend_is_evidences_too(backend: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     attach(world.model, world.adapter, backend=backend)
     served: list[str] = []
-    for each in EVIDENCE_BACKENDS:
+    for each in evidence_mass.backends:
 
         def forward(call: Any, each: Any = each, real: Any = each.forward) -> Any:
             served.append(each.name)

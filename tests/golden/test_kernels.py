@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, explain, knowledge_lse, rectangular_attention
 from kblam_kernels.common import native
-from kblam_kernels.dense.op import DENSE_BACKENDS
+from kblam_kernels.dense.op import dense_attention
 from tests.golden.comparison import Scores
 from tests.golden.files import Case, cases_of
 
@@ -100,5 +100,5 @@ def test_the_cpp_kernels_are_among_the_backends(dtype: torch.dtype) -> None:
 
 def backends_for(query: Tensor, key: Tensor, value: Tensor, knowledge: DenseKnowledge, r: Tensor) -> list[str]:
     """Names of the backends that take these tensors; the reference takes all."""
-    names = [backend.name for backend in DENSE_BACKENDS]
+    names = [backend.name for backend in dense_attention.backends]
     return [name for name in names if explain(query, key, value, knowledge, r, backend=name).backend == name]

@@ -15,14 +15,14 @@ from kblam_kernels.common.call import Saved
 from kblam_kernels.common.dispatch import Backend, Explanation
 from kblam_kernels.common.launch import recording
 from kblam_kernels.dense.call import DenseCall
-from kblam_kernels.dense.op import DENSE_BACKENDS, dense_attention
-from kblam_kernels.evidence.op import EVIDENCE_BACKENDS
-from kblam_kernels.latent.op import LATENT_BACKENDS
+from kblam_kernels.dense.op import dense_attention
+from kblam_kernels.evidence.op import evidence_mass
+from kblam_kernels.latent.op import latent_attention
 from kblam_kernels.tools.cases import dense_call
 from tests.kernels.problems import Problem, make, make_latent
 
 CALL = make(dtype=torch.float32)
-TRITON, CPU, REFERENCE = DENSE_BACKENDS
+TRITON, CPU, REFERENCE = dense_attention.backends
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def explained(problem: Problem, backend: str = "auto") -> Explanation:
     return explain(*problem.arguments()[0], backend=backend)
 
 
-@pytest.mark.parametrize("backends", [DENSE_BACKENDS, LATENT_BACKENDS, EVIDENCE_BACKENDS])
+@pytest.mark.parametrize("backends", [dense_attention.backends, latent_attention.backends, evidence_mass.backends])
 def test_every_op_has_the_same_order_and_ends_with_plain_pytorch(backends: tuple[Backend[Any], ...]) -> None:
     assert [backend.name for backend in backends] == ["triton", "cpu", "reference"]
 
@@ -137,7 +137,7 @@ def test_the_interpreter_serves_cpu_only_by_name(
 
 def test_explain_on_this_machine_names_every_rejection() -> None:
     explanation = explained(CALL)
-    names = [backend.name for backend in DENSE_BACKENDS]
+    names = [backend.name for backend in dense_attention.backends]
     assert explanation.backend in names
     # Those before it in the list, each with its reasons; those after it were not asked.
     assert list(explanation.rejected) == names[: names.index(explanation.backend)]
@@ -173,10 +173,10 @@ def test_the_environment_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_environment_decides_only_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KBLAM_BACKEND", "triton")
     CALL.run(backend="reference")
-    assert dispatch.requested("reference", DENSE_BACKENDS) == "reference"
-    assert dispatch.requested("auto", DENSE_BACKENDS) == "triton"
+    assert dispatch.requested("reference", dense_attention.backends) == "reference"
+    assert dispatch.requested("auto", dense_attention.backends) == "triton"
     monkeypatch.setenv("KBLAM_BACKEND", "")
-    assert dispatch.requested("auto", DENSE_BACKENDS) == "auto"
+    assert dispatch.requested("auto", dense_attention.backends) == "auto"
 
 
 @pytest.mark.parametrize("where", ["backend", "KBLAM_BACKEND"])
@@ -213,7 +213,7 @@ class Sevens(Backend[DenseCall]):
 
 
 def test_the_chosen_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_attention, "backends", (Broken(), Sevens(), *DENSE_BACKENDS))
+    monkeypatch.setattr(dense_attention, "backends", (Broken(), Sevens(), *dense_attention.backends))
     assert (CALL.run(backend="auto")[0] == 7).all()
     assert explained(CALL).rejected == {"broken": "broken today; and tomorrow"}
     with pytest.raises(BackendUnavailableError, match="'broken' cannot serve this call: broken today; and tomorrow"):
@@ -222,11 +222,16 @@ def test_the_chosen_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch
 
 def test_a_backward_is_chosen_apart_from_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(Sevens):
+        name = "doubled"
+
+        def backward_reasons(self, call: DenseCall) -> list[str]:
+            return []
+
         def backward(self, call: DenseCall, saved: Saved) -> dict[str, torch.Tensor]:
             return {name: torch.full_like(getattr(call, name), 2.0) for name in saved.wanted}
 
-    monkeypatch.setattr(dense_attention, "backwards", (Broken(), Doubled()))
-    assert all((gradient == 2).all() for gradient in CALL.gradients(backend="reference"))
+    monkeypatch.setattr(dense_attention, "backends", (Broken(), Doubled(), Sevens()))
+    assert all((gradient == 2).all() for gradient in CALL.gradients(backend="sevens"))
 
 
 def test_a_backward_without_a_tile_is_plain_pytorchs_and_the_log_says_so(

@@ -143,7 +143,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
         dataclasses.replace(k, key=k.key[:, :20], value=k.value[:, :20])
     with pytest.raises(UnsupportedInputError, match=r"got torch\.float32 and torch\.float32"):
         dataclasses.replace(k, key=k.key.float(), value=k.value.float())
-    with pytest.raises(UnsupportedInputError, match=r"norm must be torch\.float64 \(M=7,\); got torch\.float32"):
+    with pytest.raises(UnsupportedInputError, match=r"norm must be float64 \(M=7,\) on cpu; got torch\.float32"):
         dataclasses.replace(k, norm=k.norm.float())
     with pytest.raises(UnsupportedInputError, match="one device"):
         dataclasses.replace(k, key=k.key.to("meta"))
@@ -151,7 +151,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
         dataclasses.replace(k.projection, key_weight=k.projection.key_weight[0])
     with pytest.raises(UnsupportedInputError, match="key_bias must be"):
         dataclasses.replace(k.projection, key_bias=k.projection.key_bias[:, :3])
-    with pytest.raises(UnsupportedInputError, match=r"value_weight is torch\.float32"):
+    with pytest.raises(UnsupportedInputError, match=r"value_weight must be float64 .*; got torch\.float32"):
         dataclasses.replace(k.projection, value_weight=k.projection.value_weight.float())
     with pytest.raises(UnsupportedInputError, match=r"for 4 heads of width 16; query .* needs"):
         p.but(query=p.query[:, :2], knowledge_query=p.knowledge_query[:, :2]).run()

@@ -236,7 +236,7 @@ def test_it_says_why() -> None:
 @pytest.fixture(autouse=True)
 def own_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Files of rates are the test's own."""
-    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "rates")
+    monkeypatch.setattr(remembered, "cache_root", lambda: tmp_path / "rates")
     devices._device.cache_clear()
     yield
     devices._device.cache_clear()
@@ -359,7 +359,7 @@ def test_a_card_is_of_the_table_by_its_whole_name(name: str, row: str | None, gp
 def test_a_card_of_the_table_can_be_measured(
     gpu_named: Callable[..., Device], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gpu_named("NVIDIA H200", specified=False).source.startswith("measured once on this machine")
+    assert gpu_named("NVIDIA H200", anew=True).source.startswith("measured once on this machine")
     main(["--device", "cuda", "--measure"])
     assert "on NVIDIA H200: 1 GB/s, 1.00 GB free (measured once on this machine" in capsys.readouterr().out
     main(["--device", "cuda"])
@@ -373,7 +373,7 @@ def test_a_card_of_the_table_can_be_measured(
 @pytest.mark.alone
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_measured() -> None:
-    measured = device_of(torch.device("cuda"), specified=False)
+    measured = device_of(torch.device("cuda"), anew=True)
     assert measured.source.startswith("measured once on this machine")
     for rates in (measured.half, measured.single):
         # From a small card to twice a B200, and no kernel further than a tenth from what memory gives.
