@@ -22,15 +22,20 @@ pytest.importorskip("triton")
 
 from kblam_kernels.common.tiles import SHARED_LIMIT, TILE_VARIABLE, UNLIMITED, Choice, Tile, select
 from kblam_kernels.dense import tiles as dense
+from kblam_kernels.dense import triton_forward
 from kblam_kernels.evidence import tiles as evidence
 from kblam_kernels.latent import tiles as latent
 from kblam_kernels.tools import resources
 from kblam_kernels.tools.cases import ARCHS, WIDTHS, Case, cases
 from kblam_kernels.tools.resources import Resources
 
+# Hopper's own prefill is listed where Triton has the Gluon that it was written for.
+HOPPER = triton_forward.gluon_kernel()
+
 # Of every tile the row that takes most registers, and heads and widths that no such row has; on every architecture.
 CHOSEN = {
     "dense_forward_kernel": None,  # all
+    **({} if HOPPER is None else {"dense_hopper_kernel": ()}),
     "dense_decode_kernel": (
         "bfloat16 D64 everything",
         "bfloat16 D96 everything",
@@ -133,6 +138,9 @@ def test_no_row_breaks_a_limit(job: Listed, rows: dict[str, Resources]) -> None:
         # Two programs share a multiprocessor of an A100, and sm_86 has room for one.
         assert row.shared_bytes <= SHARED_LIMIT["sm_80"] // 2 <= SHARED_LIMIT["sm_86"]
         assert row.tensor_core_instructions >= 48
+    elif job.kernel == "dense_hopper_kernel":
+        # Five copies of a step of both products in each warp group.
+        assert row.tensor_core_instructions >= 2 * 5 * 16
     elif job.kernel == "latent_decode_kernel":
         # A wgmma does the work of sixteen mma; streamed, both products are loops.
         assert row.tensor_core_instructions >= (16 if "streamed" in row.tile else 64)
@@ -153,7 +161,7 @@ def test_rows_that_sm_86_takes_from_sm_80_fit_it(rows: dict[str, Resources], mon
         if str(resources.launch_of(dataclasses.replace(job.case, arch="sm_86")).tile) == job.tile:
             taken.add(job.kernel)
             assert rows[job.text].shared_bytes <= SHARED_LIMIT["sm_86"], job.text
-    assert taken == set(CHOSEN)
+    assert taken == set(CHOSEN) - {"dense_hopper_kernel"}
 
 
 def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
@@ -161,6 +169,7 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
     tables: dict[str, Any] = {
         "dense_forward_kernel": dense.FORWARD,
         "dense_decode_kernel": dense.DECODE,
+        "dense_hopper_kernel": [Choice(HOPPER.TILE, "the only one", archs=("sm_90",))] if HOPPER else [],
         "dense_backward_rows_kernel": dense.BACKWARD,
         "dense_backward_columns_kernel": dense.BACKWARD,
         "latent_absorb_kernel": [Choice(latent.ABSORB, "the only one", precision=None)],
@@ -183,6 +192,13 @@ def test_every_tile_is_compiled_in_ci(kernel: str) -> None:
     compiled = {(job.case.arch, job.tile) for job in CI if job.kernel == kernel}
     assert {(arch, str(tile)) for arch, tile in tiles_of(kernel)} <= compiled
     assert {(job.case.arch, job.tile) for job in JOBS if job.kernel == kernel} == compiled
+
+
+def test_a_stack_is_known_of_one_kernel_and_no_larger() -> None:
+    known = dataclasses.replace(GOOD, kernel="dense_hopper_kernel", arch="sm_90", spill_bytes=8)
+    assert known.broken_limits() == []
+    assert dataclasses.replace(known, spill_bytes=16).broken_limits() == ["spills 16 bytes a thread"]
+    assert dataclasses.replace(known, kernel="dense_forward_kernel").broken_limits() == ["spills 8 bytes a thread"]
 
 
 def test_every_tile_of_sm_86_that_sm_80_has_not_is_compiled() -> None:
