@@ -46,6 +46,7 @@ class RectangularAttention:
 
     `plan` checks everything and chooses the backend, as `rectangular_attention` does; `run` is a step of the planned
     form. Where the C++ kernels serve, `run` calls their op directly, which takes less than half of the Python time.
+    Where Triton serves, every call without gradients goes to its launches past PyTorch's dispatcher, checked as ever.
     Calling the object plans when the form changes, then runs. Rows of the knowledge may be written in place between
     calls. KBLAM_BACKEND, KBLAM_BUILD and KBLAM_CPU_ISA are read when planning.
 

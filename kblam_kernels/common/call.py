@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from kblam_kernels.common.checks import check_alike
 from kblam_kernels.common.softmax import empty_output
@@ -99,6 +100,18 @@ class Call:
         return any(
             forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if isinstance(tensor, Tensor)
         )
+
+    def is_eager(self) -> bool:
+        """Whether nobody but the caller asks for its results: no gradients, no compiler, no mode, plain tensors."""
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack() > 0  # fakes, traces, and who counts or looks at ops
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return False
+        values = (getattr(self, name) for name in self.names())
+        return all(type(value) in (Tensor, Parameter) for value in values if isinstance(value, Tensor))
 
     def has_contiguous_rows(self) -> bool:
         """Whether every tensor of `STRIDED` has a contiguous last dimension."""

@@ -44,6 +44,8 @@ class Backend(Generic[C]):
     """
 
     name: ClassVar[str]
+    # Whether an eager call that needs no gradient goes to `forward` itself, past the dispatcher.
+    GOES_STRAIGHT: ClassVar[bool] = False
 
     def __init__(self, module: str = "") -> None:
         self.module = module
@@ -92,6 +94,8 @@ class Triton(Backend[C]):
     """Triton on CUDA; by name in its interpreter too."""
 
     name = "triton"
+    # A custom op in Python costs as much time as the launches behind it.
+    GOES_STRAIGHT = True
 
     def __init__(self, module: str = "", max_width: int | None = MAX_TRITON_HEAD_DIM) -> None:
         super().__init__(module)

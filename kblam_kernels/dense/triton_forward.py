@@ -210,16 +210,20 @@ def is_for_hopper(call: DenseCall, arch: Arch) -> bool:
     )
 
 
-@functools.cache
-def hopper_kernel() -> ModuleType | None:
-    """Hopper's own kernel, where Triton has the Gluon that it was written for, which no interpreter runs."""
-    is_compiled = isinstance(dense_forward_kernel, triton.JITFunction)
-    if not is_compiled or ".".join(triton.__version__.split(".")[:2]) not in GLUON_RELEASES:
+def gluon_kernel() -> ModuleType | None:
+    """Hopper's own kernel, where Triton has the Gluon that it was written for."""
+    if ".".join(triton.__version__.split(".")[:2]) not in GLUON_RELEASES:
         return None
     try:
         return importlib.import_module("kblam_kernels.dense.gluon_forward")
     except (ImportError, AttributeError):
         return None
+
+
+@functools.cache
+def hopper_kernel() -> ModuleType | None:
+    """The same where kernels are compiled: no interpreter runs it."""
+    return gluon_kernel() if isinstance(dense_forward_kernel, triton.JITFunction) else None
 
 
 def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
@@ -235,7 +239,7 @@ def forward(call: DenseCall) -> tuple[Tensor, Tensor]:
         # The kernel takes the row maximum before it scales.
         call = call.but(query=-call.query, knowledge_query=-call.knowledge_query, scale=-call.scale)
     arch, precision = target_arch(call.query), precision_of(call.query.dtype)
-    # Recorded launches are of `dense_forward_kernel`, which every Triton has.
+    # Recorded launches are of `dense_forward_kernel`, which every Triton has; `tools/cases.py` asks for the other.
     if is_for_hopper(call, arch) and not is_recorded() and (hopper := hopper_kernel()) is not None:
         return hopper.forward(call)
     output, lse = call.empty()

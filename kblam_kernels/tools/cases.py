@@ -59,6 +59,7 @@ def cases() -> Iterator[Case]:
     """All cases."""
     for arch in ARCHS:
         yield from _forward(arch)
+    yield from _hopper()
     # The other rows of sm_86 are those of sm_80; test_tiles checks that they fit.
     for kind, N, dtype in (("prefill", 1024, BF16), ("short", 48, BF16), ("prefill", 1024, FP32)):
         yield _pass("sm_86", 256, dtype, N, f"{kind} everything", extended=True)
@@ -93,6 +94,23 @@ def _pass(
 ) -> Case:
     launch = _launch(dense_attention, dense_call(dtype, D, N, **(has or everything())))
     return Case(f"{_NAMES[dtype]} D{D} {kind}", arch, launch, extended)
+
+
+def _hopper() -> Iterator[Case]:
+    from kblam_kernels.dense.triton_forward import gluon_kernel
+
+    if (own := gluon_kernel()) is None:
+        return  # this Triton serves all calls by the other kernel
+    for dtype, shared, biased, extended in (
+        (BF16, True, True, False),
+        (FP16, False, False, False),
+        (BF16, False, True, True),
+        (FP16, True, False, True),
+    ):
+        has: Options = {"knowledge_bias": _empty()} if biased else {}
+        call = dense_call(dtype, 128, 1024, shared=shared, **has)
+        kind = f"prefill {'shared' if shared else 'own'} lists{' with a bias' if biased else ''}"
+        yield Case(f"{_NAMES[dtype]} D128 {kind}", "sm_90", functools.partial(own.forward, call), extended)
 
 
 def _decode(arch: Arch) -> Iterator[Case]:
@@ -203,9 +221,9 @@ def _attention(knowledge: Knowledge, dtype: torch.dtype, N: int, **has: Unpack[O
     return call_of(query, key, key, knowledge, None, **has)[1]
 
 
-def dense_call(dtype: torch.dtype, D: int, N: int, **has: Unpack[Options]) -> DenseCall:
-    """Attention of N new tokens to keys and values that the batch shares."""
-    key = _empty(HQ, M, D, dtype=dtype)
+def dense_call(dtype: torch.dtype, D: int, N: int, *, shared: bool = True, **has: Unpack[Options]) -> DenseCall:
+    """Attention of N new tokens to keys and values that the batch shares, or of which each row has its own."""
+    key = _empty(*(() if shared else (B,)), HQ, M, D, dtype=dtype)
     return _attention(DenseKnowledge(key, key), dtype, N, **has)
 
 

@@ -23,12 +23,16 @@ import triton
 
 from kblam_kernels.common.tiles import SHARED_LIMIT, TILE_VARIABLE, UNLIMITED, Choice, Tile, select
 from kblam_kernels.dense import tiles as dense
+from kblam_kernels.dense import triton_forward
 from kblam_kernels.evidence import tiles as evidence
 from kblam_kernels.latent import tiles as latent
 from kblam_kernels.tools import resources
 from kblam_kernels.tools.cases import ARCHS, WIDTHS, Case, cases
 from kblam_kernels.tools.resources import Resources
 from tests.kernels.tools import compiled
+
+# Hopper's own prefill is listed where Triton has the Gluon that it was written for.
+HOPPER = triton_forward.gluon_kernel()
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ def test_no_row_breaks_a_limit(job: Listed) -> None:
         # Two programs share a multiprocessor of an A100, and sm_86 has room for one.
         assert row.shared_bytes <= SHARED_LIMIT["sm_80"] // 2 <= SHARED_LIMIT["sm_86"]
         assert row.tensor_core_instructions >= 48
+    elif job.kernel == "dense_hopper_kernel":
+        # Five copies of a step of both products in each warp group.
+        assert row.tensor_core_instructions >= 2 * 5 * 16
     elif job.kernel == "latent_decode_kernel":
         # A wgmma does the work of sixteen mma; streamed, both products are loops.
         assert row.tensor_core_instructions >= (16 if "streamed" in row.tile else 64)
@@ -124,7 +131,7 @@ def test_rows_that_sm_86_takes_from_sm_80_fit_it(monkeypatch: pytest.MonkeyPatch
         if str(resources.launch_of(dataclasses.replace(job.case, arch="sm_86")).tile) == job.tile:
             taken.add(job.kernel)
             assert ROWS[job.text][1].shared_bytes <= SHARED_LIMIT["sm_86"], job.text
-    assert taken == set(KERNELS)
+    assert taken == set(KERNELS) - {"dense_hopper_kernel"}
 
 
 def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
@@ -132,6 +139,7 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
     tables: dict[str, Any] = {
         "dense_forward_kernel": dense.FORWARD,
         "dense_decode_kernel": dense.DECODE,
+        "dense_hopper_kernel": [Choice(HOPPER.TILE, "the only one", archs=("sm_90",))] if HOPPER else [],
         "dense_backward_rows_kernel": dense.BACKWARD,
         "dense_backward_columns_kernel": dense.BACKWARD,
         "latent_absorb_kernel": [Choice(latent.ABSORB, "the only one", precision=None)],
@@ -153,6 +161,13 @@ def tiles_of(kernel: str) -> Iterator[tuple[str, Tile]]:
 def test_every_tile_is_compiled(kernel: str) -> None:
     listed = {(job.case.arch, job.tile) for job in JOBS if job.kernel == kernel}
     assert {(arch, str(tile)) for arch, tile in tiles_of(kernel)} <= listed
+
+
+def test_a_stack_is_known_of_one_kernel_and_no_larger() -> None:
+    known = dataclasses.replace(GOOD, kernel="dense_hopper_kernel", arch="sm_90", spill_bytes=8)
+    assert known.broken_limits() == []
+    assert dataclasses.replace(known, spill_bytes=16).broken_limits() == ["spills 16 bytes a thread"]
+    assert dataclasses.replace(known, kernel="dense_forward_kernel").broken_limits() == ["spills 8 bytes a thread"]
 
 
 def test_every_tile_of_sm_86_that_sm_80_has_not_is_compiled() -> None:
