@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.plain import is_plain_linear
 from kblam.errors import AdapterError, KnowledgeError
+from kblam.models.graphs import stay
 from kblam.models.weights import places, probe
 
 INT8 = "int8"
@@ -88,7 +89,9 @@ class QueryHeads:
             state, image = (device, places([weight])), _image(weight)
             made = self._made.get(layer)
             if made is None or made[0] != state or not torch.equal(made[1], image):
-                self._made[layer] = state, image, Int8Head.of(weight, device)
+                head = Int8Head.of(weight, device)
+                stay(head)
+                self._made[layer] = state, image, head
 
 
 def check_query_storage(query_storage: str, adapter: KnowledgeAdapter, *, trainable: bool) -> None:

@@ -15,6 +15,7 @@ from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.rows import DeviceRows, RowFormat
 from kblam.models.checks import check_encoder
 from kblam.models.formats import DenseFormat, Joined, LatentFormat, latent_width, storage_dtype
+from kblam.models.graphs import stay
 from kblam.models.weights import State, state_of
 from kblam_kernels import DenseKnowledge, LatentKnowledge, Plan, plan
 from kblam_kernels.plan import Workload, device_of
@@ -106,6 +107,8 @@ class ResidentKnowledge:
         self.filled = torch.zeros(1, 2, dtype=torch.int32, device=device)
         self.device = self.filled.device  # with its number, as the model's
         self.log_count = torch.zeros((), dtype=torch.float32, device=device)
+        for number in (self.filled, self.log_count):
+            stay(number)
         self._rows: DeviceRows | None = None
         self._weights: State | None = None
         self._latent: LatentFormat | None = None
@@ -236,3 +239,5 @@ class ResidentKnowledge:
         if self.plan.holds_dense:
             dense = DenseFormat(self.adapter, self.dtype, self.device)
             self._dense = {layer: dense.layer(layer, self.buffers) for layer in layers}
+        for knowledge in (*self._latents.values(), *self._dense.values()):
+            stay(knowledge)
