@@ -24,15 +24,15 @@ class WatchedLLM(AsyncLLM):
     answers vLLM keeps what the engine says of one alone, so with a base each is a request of its own.
     """
 
-    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> Outputs:
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> Outputs:
         """As vLLM's own."""
         watch, ask = WATCH.get(), super().generate
         if watch is None:
-            return ask(prompt, sampling_params, request_id, **others)
+            return ask(prompt, sampling_params, request_id, **kwargs)
         if sampling_params.n == 1 or BASE not in (sampling_params.extra_args or {}):
-            return _watched(ask(prompt, sampling_params, request_id, **others), watch)
+            return _watched(ask(prompt, sampling_params, request_id, **kwargs), watch)
         samples = [_sample(sampling_params, at) for at in range(sampling_params.n)]
-        each = [ask(prompt, one, f"{request_id}-{at}", **others) for at, one in enumerate(samples)]
+        each = [ask(prompt, one, f"{request_id}-{at}", **kwargs) for at, one in enumerate(samples)]
         outputs = _watched(_together(each, request_id), watch)
         return _as_one(outputs) if sampling_params.output_kind == RequestOutputKind.FINAL_ONLY else outputs
 
