@@ -15,7 +15,7 @@ from kblam.knowledge import Triple
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
 from kblam.serve.failures import ApiError, Json
-from kblam.serve.reading import check_type
+from kblam.serve.reading import check_type, sent
 from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
 
@@ -65,13 +65,13 @@ def routes(service: Service) -> APIRouter:
     async def upload(request: Request, name: str) -> Response:
         base = to_change(request, name)
         kind = check_type(request, JSON, *LINES)
-        return Json(await change(base, _upload, service.engine, await request.body(), kind))
+        return Json(await change(base, _upload, service.engine, await sent(request), kind))
 
     @router.put("/{name}/triples")
     async def upsert(request: Request, name: str) -> Response:
         base = to_change(request, name)
         check_type(request, JSON)
-        return Json(await change(base, _add, service.engine, [one_triple(await request.body())]))
+        return Json(await change(base, _add, service.engine, [one_triple(await sent(request))]))
 
     @router.delete("/{name}/triples")
     async def delete(

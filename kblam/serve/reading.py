@@ -6,7 +6,7 @@ import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from kblam.serve.failures import ApiError
 from kblam.strict_json import loads, problem
@@ -57,9 +57,21 @@ async def object_of(request: Request) -> dict[str, Any]:
     return found
 
 
+async def sent(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        ApiError: the client hung up; nobody reads the answer, but without one the log would hold a traceback.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise ApiError(400, "the client hung up before its request was whole", "bad_json") from None
+
+
 async def _read(request: Request) -> Any:
     check_type(request, "application/json")
-    text = await request.body()
+    text = await sent(request)
     try:
         return loads(text)
     except (ValueError, RecursionError) as error:

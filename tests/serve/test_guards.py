@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.requests import Request
 
-from kblam.serve import connections, guards
+from kblam.serve import connections, guards, reading
+from kblam.serve.failures import ApiError
 from tests.serve.contract import CHAT, TRIPLES, raw
 from tests.serve.served import ANSWER, MODEL, Served
 
@@ -100,3 +103,15 @@ def test_a_client_that_reads_nothing_holds_nobody_up(server: Served) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.sendall(head.encode() + body)
         assert server.ask().json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_error_of_the_server() -> None:
+    parts = iter([{"type": "http.request", "body": b'{"mod', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, object]:
+        return dict(next(parts))
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "method": "POST", "path": CHAT, "headers": headers}, receive)
+    with pytest.raises(ApiError, match="hung up before its request was whole"):
+        asyncio.run(reading.object_of(request))
