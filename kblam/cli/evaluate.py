@@ -19,6 +19,7 @@ from kblam.cli.output import err, out, waiting
 if TYPE_CHECKING:
     from kblam.evaluation.plan import Plan
     from kblam.folder import LoadedModel
+    from kblam.knowledge import Encoder
 
 SIZES = "100,1000,10000"
 DEMO_REAL = "elements"
@@ -49,6 +50,15 @@ def evaluate(
     demo: Annotated[
         bool, typer.Option("--demo", help="Judge what is shipped: all kinds of row; baselines at two sizes.")
     ] = False,
+    rag_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--rag-encoder", help="Of the rag baseline: BAAI/bge-small-en-v1.5, ...; default: the base's own."
+        ),
+    ] = None,
+    rag_instruction: Annotated[
+        str | None, typer.Option("--rag-instruction", help="Before its questions; default: BGE's own, none for others.")
+    ] = None,
     encoder: Annotated[str, typer.Option("--encoder", "-e", help="Of synthetic and real bases.")] = "minilm",
     device: Device = None,
     dtype: Dtype = Precision.auto,
@@ -64,6 +74,7 @@ def evaluate(
     from kblam.evaluation.report import Report, check_files
 
     plan = _plan(sizes, real, baselines, demo, questions, seed, has_own=kb is not None)
+    searching = _searching(plan, rag_encoder, rag_instruction)
     check_files(json_file, markdown, png)
     if png is not None:
         from kblam.evaluation.heat import check_drawing
@@ -78,12 +89,24 @@ def evaluate(
         from kblam.evaluation.run import Evaluation
 
         plan = replace(plan, own=facts)
-        report = Report(_about(loaded, options, plan, skipped), json_file=json_file, markdown_file=markdown)
-        remembering = RememberingEncoder(loaded.knowledge_base.encoder)
+        own_encoder = loaded.knowledge_base.encoder
+        about = _about(loaded, options, plan, skipped) | _about_rag(plan, searching or own_encoder, rag_instruction)
+        report = Report(about, json_file=json_file, markdown_file=markdown)
+        remembering = RememberingEncoder(own_encoder)
         if facts is not None:
             remembering.remember_all(loaded.knowledge_base)
         material = standard_material(loaded.attachment.config.answer, sources)
-        run = Evaluation(loaded, remembering, plan, material, report, png, noted=_note)
+        run = Evaluation(
+            loaded,
+            remembering,
+            plan,
+            material,
+            report,
+            png,
+            noted=_note,
+            searching=None if searching is None else RememberingEncoder(searching),
+            instruction=rag_instruction,
+        )
         _run(run, report)
     out.print(report.markdown(), markup=False, soft_wrap=True)
 
@@ -111,6 +134,33 @@ def _plan(
         questions=questions,
         seed=seed,
     )
+
+
+def _searching(plan: Plan, spec: str | None, instruction: str | None) -> Encoder | None:
+    """The encoder that RAG searches with where it is not the base's own; it is loaded here, not hours later."""
+    if spec is None and instruction is None:
+        return None
+    if "rag" not in plan.baselines:
+        option = "--rag-instruction" if spec is None else "--rag-encoder"
+        raise CommandError(f"{option} is of the baseline rag, which was not asked for; add --baselines rag")
+    if spec is None:
+        return None
+    from kblam.knowledge import load_encoder
+
+    with waiting("loading the encoder of the rag baseline"):
+        encoder = load_encoder(spec)
+        encoder.encode(["ready?"])
+    return encoder
+
+
+def _about_rag(plan: Plan, encoder: Encoder, instruction: str | None) -> dict[str, Any]:
+    """What the RAG baseline searches with, for the report."""
+    from kblam.generation.rag import instruction_of
+
+    if "rag" not in plan.baselines:
+        return {}
+    before = instruction_of(encoder.spec) if instruction is None else instruction
+    return {"rag encoder": encoder.spec, "rag instruction": before or None}
 
 
 def _words(text: str | None) -> tuple[str, ...]:

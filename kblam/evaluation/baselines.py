@@ -25,7 +25,7 @@ from kblam.evaluation.machine import PeakMemory, Stopwatch, Times
 from kblam.evaluation.texts import declines, holds
 from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
-from kblam.generation.rag import NEAREST, Index, prompt_ids
+from kblam.generation.rag import NEAREST, Index, instruction_of, prompt_ids
 from kblam.knowledge import Encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attachment_of, cache_name
@@ -74,31 +74,44 @@ class Chooser(Protocol):
     def __call__(self, question: str) -> Sequence[Fact]: ...
 
 
-def nearest(quiz: Quiz, encoder: Encoder, count: int = NEAREST) -> Chooser:
-    """The facts whose key text is nearest to the question by cosine."""
+def nearest(quiz: Quiz, encoder: Encoder, count: int = NEAREST, instruction: str | None = None) -> Chooser:
+    """The facts whose key text is nearest to the question by cosine.
+
+    Args:
+        instruction: put before a question, and not before the facts; None is what the encoder is known to take.
+    """
+    before = instruction_of(encoder.spec) if instruction is None else instruction
     index = Index(encoder.encode([key_text(name, prop) for name, prop, _ in quiz.facts]))
 
     def choose(question: str) -> list[Fact]:
-        return [quiz.facts[place] for place, _ in index(encoder.encode([question])[0], count)]
+        return [quiz.facts[place] for place, _ in index(encoder.encode([before + question])[0], count)]
 
     return choose
 
 
 def run_baseline(
-    name: str, subject: Subject, encoder: Encoder, quiz: Quiz, *, refusal: str, asked: Asked | None = None
+    name: str,
+    subject: Subject,
+    encoder: Encoder,
+    quiz: Quiz,
+    *,
+    refusal: str,
+    instruction: str | None = None,
+    asked: Asked | None = None,
 ) -> BaselineRow:
     """Puts a quiz to the model under an attached (or no) adapter, without knowledge.
 
     Args:
         name: one of NAMES.
         subject: whose model is asked.
-        encoder: of the retrieval.
+        encoder: of the retrieval; not necessarily the adapter's.
         quiz: the same as the adapter's.
         refusal: what it is told to say where the facts do not answer.
+        instruction: of the retrieval, see `nearest`.
         asked: told of progress.
     """
     if name == "rag":
-        choose: Chooser = nearest(quiz, encoder)
+        choose: Chooser = nearest(quiz, encoder, instruction=instruction)
     elif name == "in-context":
         choose = lambda _: quiz.facts  # noqa: E731
     else:

@@ -45,6 +45,8 @@ class Evaluation:
         png: a picture of the attention goes here.
         told: of progress.
         noted: told a line for each row that is done.
+        searching: encoder of the RAG baseline; None is the adapter's.
+        instruction: of the RAG baseline, see `nearest`.
     """
 
     subject: Subject
@@ -55,6 +57,8 @@ class Evaluation:
     png: Path | None = None
     told: Told = lambda title, share, left: None
     noted: Callable[[str], None] = lambda line: None
+    searching: RememberingEncoder | None = None
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         self.rows = rows_of(self.plan, self.material)
@@ -148,7 +152,13 @@ class Evaluation:
         for name in self.plan.baselines_of(row):
             clock.begin(compared(row, name))
             found = run_baseline(
-                name, self.subject, self.encoder, few, refusal=refusal, asked=lambda more: clock.within(more / number)
+                name,
+                self.subject,
+                self.searching or self.encoder,
+                few,
+                refusal=refusal,
+                instruction=self.instruction,
+                asked=lambda more: clock.within(more / number),
             )
             self.report.add("baselines", name, row.place[-1], figures=found.to_dict())
             self.noted(f"{compared(row, name)}: {found.reason or _line(found.to_dict())}")

@@ -5,6 +5,7 @@ What knowledge tokens are compared with, in `kblam eval --baselines rag` and bes
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ WITH_FACTS = (
     "If they do not say, answer: {refusal}\n\nFacts:\n{facts}"
 )
 _ALONE = "Answer the question in one sentence. If you do not know, answer: {refusal}"
+# What the authors of BGE put before a question, and never before what is searched. Their models do not carry it, so it
+# is known by their names, also where a folder or a server has them; bge-m3 takes none.
+_INSTRUCTIONS = {
+    "en": "Represent this sentence for searching relevant passages: ",
+    "zh": "为这个句子生成表示以用于检索相关文章：",
+}
+_BGE = re.compile(r"(?<![a-z0-9])bge-(?:small|base|large)-(en|zh)(?![a-z0-9])", re.IGNORECASE)
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -47,6 +55,16 @@ def prompt_ids(tokenizer: Any, question: str, facts: Sequence[Fact], refusal: st
     if (chat := chat_template_of(tokenizer, with_system=True)) is None:
         return list(tokenizer(f"{told}\n\nQuestion: {question}\nAnswer:")["input_ids"])
     return list(tokenizer(filled(chat, question, told), add_special_tokens=False)["input_ids"])
+
+
+def instruction_of(encoder_spec: str) -> str:
+    """What stands before a question when this encoder searches with it; "" for all encoders but BGE's.
+
+    Args:
+        encoder_spec: as `load_encoder` takes it.
+    """
+    named = _BGE.search(encoder_spec)
+    return _INSTRUCTIONS[named[1].lower()] if named else ""
 
 
 class Index:
@@ -100,11 +118,13 @@ class Retrieved:
 class Retriever:
     """Finds the triples of a knowledge base that are nearest to a question; threads may share it.
 
-    All key vectors are kept as float32 (4 P bytes a triple), and read again when the knowledge base has changed.
+    The question has its encoder's instruction before it, see `instruction_of`. All key vectors are kept as float32
+    (4 P bytes a triple), and read again when the knowledge base has changed.
     """
 
     def __init__(self, knowledge_base: KnowledgeBase) -> None:
         self._knowledge_base = knowledge_base
+        self._instruction = instruction_of(knowledge_base.encoder_spec)
         self._lock = threading.Lock()
         self._read: tuple[Index, np.ndarray, int] | None = None
         self._now()
@@ -116,7 +136,7 @@ class Retriever:
             EncoderUnavailableError: the encoder cannot be loaded.
             StoreError: the knowledge base cannot be read.
         """
-        query = self._knowledge_base.encode([question])[0]
+        query = self._knowledge_base.encode([self._instruction + question])[0]
         while True:
             index, ids, revision = self._now()
             found = index(query, count)

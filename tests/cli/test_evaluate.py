@@ -143,6 +143,34 @@ def test_bad_input_is_named_before_anything_is_loaded(roomy: Sequence[Any], monk
     kblam("eval", *roomy, "--png", "a.png").failed(2, "needs matplotlib", "pip install 'kblam-kernels[eval]'")
 
 
+def test_rag_searches_with_an_encoder_of_its_own(
+    roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bge(HashingEncoder):
+        spec = "BAAI/bge-small-en-v1.5"
+
+    encoder = Bge(8)
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec: {encoder.spec: encoder}[spec])
+    asked = ["eval", *roomy, "--kb", own, *FEW, "--baselines", "rag", "--rag-encoder", encoder.spec]
+    kblam(*asked, "--json", tmp_path / "r.json").ok()
+    about = Report.read(tmp_path / "r.json").about
+    instruction = "Represent this sentence for searching relevant passages: "
+    assert (about["rag encoder"], about["rag instruction"]) == (encoder.spec, instruction)
+    assert [text for text in encoder.calls if text.startswith(f"{instruction}")]
+    assert not [text for text in encoder.calls if text.startswith("the ") and instruction in text]
+    assert not [text for text in hashing.calls if instruction in text], "the base's own encoder is not asked by it"
+    kblam(*asked, "--rag-instruction", "query: ", "--json", tmp_path / "r.json").ok()
+    assert Report.read(tmp_path / "r.json").about["rag instruction"] == "query: "
+
+
+def test_an_encoder_of_rag_is_loaded_before_anything_is_measured(roomy: Sequence[Any], own: Path) -> None:
+    asked = ["eval", *roomy, "--kb", own, *FEW]
+    kblam(*asked, "--rag-encoder", "minilm").failed(2, "--rag-encoder is of the baseline rag", "--baselines rag")
+    kblam(*asked, "--rag-instruction", "x").failed(2, "--rag-instruction is of the baseline rag")
+    missing = kblam(*asked, "--baselines", "rag", "--rag-encoder", "BAAI/bge-small-en-v1.5")
+    missing.failed(2, "cannot load the encoder 'BAAI/bge-small-en-v1.5'", "a folder that holds the model")
+
+
 def test_a_base_that_is_too_small_is_refused(roomy: Sequence[Any], tmp_path: Path, hashing: HashingEncoder) -> None:
     with KnowledgeBase.create(tmp_path / "one.kb", ENCODER) as made:
         made.add(FACTS[0])

@@ -16,6 +16,7 @@ from kblam.evaluation.machine import PeakMemory
 from kblam.generation.rag import WITH_FACTS
 from kblam.knowledge.triples import key_text
 from tests.evaluation.subjects import ENCODER, REFUSAL, tiny_quiz, tiny_subject
+from tests.fakes import HashingEncoder
 
 QUIZ = tiny_quiz()
 
@@ -73,6 +74,25 @@ def test_the_nearest_facts_come_first(with_faiss: bool, monkeypatch: pytest.Monk
     order = np.argsort(-(vectors @ ENCODER.encode([question])[0]))
     assert list(choose(question)) == [QUIZ.facts[place] for place in order[:2]]
     assert choose(key_text("Quiet Harbor", "founder"))[0] == QUIZ.facts[1]
+
+
+class Bge(HashingEncoder):
+    """By its name."""
+
+    spec = "BAAI/bge-base-en-v1.5"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "before"),
+    [(None, "Represent this sentence for searching relevant passages: "), ("query: ", "query: "), ("", "")],
+)
+def test_rag_puts_an_encoder_s_instruction_before_questions_alone(instruction: str | None, before: str) -> None:
+    encoder = Bge(16)
+    row = run_baseline("rag", tiny_subject(), encoder, QUIZ, refusal=REFUSAL, instruction=instruction)
+    assert row.figures is not None
+    keys = [key_text(name, prop) for name, prop, _ in QUIZ.facts]
+    assert encoder.calls[: len(keys)] == keys
+    assert set(encoder.calls[len(keys) :]) == {before + question.text for question in QUIZ.questions}
 
 
 @torch.inference_mode()

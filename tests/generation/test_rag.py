@@ -10,7 +10,7 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.errors import StoreError
-from kblam.generation.rag import Index, Retriever
+from kblam.generation.rag import Index, Retriever, instruction_of
 from tests.fakes import HashingEncoder
 
 ENCODER = HashingEncoder(32)
@@ -81,3 +81,39 @@ def test_what_another_process_removes_between_search_and_reading_is_not_told(
 def test_nothing_is_found_in_an_empty_base() -> None:
     with KnowledgeBase.from_triples([], ENCODER) as base:
         assert Retriever(base)("What is it?")[0] == []
+
+
+ENGLISH = "Represent this sentence for searching relevant passages: "
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("BAAI/bge-small-en-v1.5", ENGLISH),
+        ("BAAI/bge-large-en", ENGLISH),
+        ("/models/models--BAAI--bge-base-en-v1.5/snapshots/a1", ENGLISH),
+        ("openai:BAAI/bge-base-en-v1.5@http://127.0.0.1:8000/v1", ENGLISH),
+        ("BAAI/BGE-small-zh-v1.5", "为这个句子生成表示以用于检索相关文章："),
+        ("BAAI/bge-m3", ""),
+        ("BAAI/bge-reranker-base", ""),
+        ("/models/cabge-small-english", ""),
+        ("sentence-transformers/all-MiniLM-L6-v2", ""),
+    ],
+)
+def test_only_bge_takes_an_instruction(spec: str, expected: str) -> None:
+    assert instruction_of(spec) == expected
+
+
+class Bge(HashingEncoder):
+    """By its name."""
+
+    spec = "BAAI/bge-small-en-v1.5"
+
+
+def test_the_instruction_is_before_the_question_and_before_no_fact() -> None:
+    encoder = Bge(32)
+    with KnowledgeBase.from_triples(FACTS, encoder) as base:
+        Retriever(base)("Where is Ship 3 at home?")
+    assert [text for text in encoder.calls if text.startswith(ENGLISH)] == [f"{ENGLISH}Where is Ship 3 at home?"]
+    assert encoder.calls[-1].startswith(ENGLISH)
+    assert FACTS[3].key_text in encoder.calls
