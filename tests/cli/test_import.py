@@ -78,6 +78,12 @@ def test_an_interruption_says_what_is_kept(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    def stopped_on_the_way(*_: object, **__: object) -> None:
+        (tmp_path / "f.kb").touch()
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("kblam.data.importing.import_into", stopped)
+    for name in ("f.kb", "f.csv"):
+        kblam("data", "import", dump, "-o", tmp_path / name).failed(130, "nothing was written")
+    monkeypatch.setattr("kblam.data.importing.import_into", stopped_on_the_way)
     kblam("data", "import", dump, "-o", tmp_path / "f.kb").failed(130, "what was encoded before is kept")
-    kblam("data", "import", dump, "-o", tmp_path / "f.csv").failed(130, "nothing was written")

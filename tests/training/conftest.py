@@ -23,7 +23,6 @@ SMALL: dict[str, Any] = {
     "layers": [0, 2],
     "question_hidden_dim": 24,
     "prompt": "question: {question} answer:",
-    # With 0, 1 and others a refused question has a mass within a millionth of 1, and -log(1 - mass) is rounding.
     "seed": 4,
     "train_entities": 60,
     "calibration_entities": 20,
@@ -42,6 +41,10 @@ SMALL: dict[str, Any] = {
     "logging_steps": 1,
     "bf16": False,
 }
+
+# After so few steps of stage 1 a refused question can have a mass within a millionth of 1, and -log(1 - mass) is then
+# rounding. Curves are compared after so many that, with this seed, none is within 1e-4.
+SETTLED: dict[str, Any] = {"retrieval_steps": 200}
 
 
 def small_head() -> dict[str, int]:

@@ -24,7 +24,7 @@ from kblam.training.processes import base_device, check_launch, start
 from kblam.training.run import Trainer
 from kblam.training.sharding import shard, share_held
 from tests.models.tiny import tiny_model
-from tests.training.conftest import small
+from tests.training.conftest import SETTLED, small
 from tests.training.curve import losses, same_curve
 from tests.training.launch import accelerate_two, start_two
 from tests.warm import ended
@@ -59,13 +59,14 @@ def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, *
 
 
 def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
-    one = trainer_of(prepared, tmp_path / "one")
+    one = trainer_of(prepared, tmp_path / "one", **SETTLED)
     one.fit()
     one.finish()
     assert share_held(one.material.model) == 1
     two = tmp_path / "two"
     flags = ["--use_fsdp", "--fsdp_version", "2"]
-    done = accelerate_two(flags, tmp_path / "cache", two, "per_device_train_batch_size=2", "finish=1")
+    settled = (f"{name}={value}" for name, value in SETTLED.items())
+    done = accelerate_two(flags, tmp_path / "cache", two, "per_device_train_batch_size=2", "finish=1", *settled)
     assert done.returncode == 0, done.stderr
     assert same_curve(losses(tmp_path / "one"), losses(two))
     held = [json.loads((two / f"process-{rank}.json").read_text())["held"] for rank in range(2)]

@@ -24,7 +24,7 @@ from kblam.training.checkpoints import checkpoints
 from kblam.training.estimate import estimate
 from kblam.training.material import Material
 from kblam.training.run import Trainer
-from tests.training.conftest import small
+from tests.training.conftest import SETTLED, small
 from tests.training.curve import losses, same_curve
 from tests.training.launch import WORKER, start_two
 from tests.warm import ended, start
@@ -106,15 +106,16 @@ def test_a_knowledge_base_of_one_fact_can_be_learned(prepared: Prepare, tmp_path
 
 
 def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path) -> None:
-    trainer_of(prepared, tmp_path / "whole").fit()
+    trainer_of(prepared, tmp_path / "whole", **SETTLED).fit()
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    trainer_of(prepared, tmp_path / "pieces", **pieces).fit()
+    trainer_of(prepared, tmp_path / "pieces", **SETTLED, **pieces).fit()
     assert same_curve(losses(tmp_path / "whole"), losses(tmp_path / "pieces"))
 
 
 def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
-    trainer_of(prepared, tmp_path / "one").fit()
-    workers = start_two(tmp_path / "cache", tmp_path / "two", "per_device_train_batch_size=2")
+    trainer_of(prepared, tmp_path / "one", **SETTLED).fit()
+    settled = (f"{name}={value}" for name, value in SETTLED.items())
+    workers = start_two(tmp_path / "cache", tmp_path / "two", "per_device_train_batch_size=2", *settled)
     assert [*map(ended, workers)] == [0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6
