@@ -14,10 +14,10 @@ from starlette.responses import Response, StreamingResponse
 
 from kblam.serve.bases import Base
 from kblam.serve.engine import Answering, Asking, Finished
-from kblam.serve.failures import ApiError, Json, dumped, told
+from kblam.serve.failures import Json, dumped, told
 from kblam.serve.metrics import NO_BASE
 from kblam.serve.models import base_named, is_by_rag
-from kblam.serve.protocol import ChatRequest, Reply
+from kblam.serve.protocol import ChatRequest, Reply, question_of
 from kblam.serve.reading import body_of
 from kblam.serve.service import RAG, Service
 
@@ -64,14 +64,8 @@ def routes(service: Service, engine: Answering) -> APIRouter:
 
 def _asking(body: ChatRequest, base: Base | None, *, in_prompt: bool) -> Asking:
     turns = tuple(message.turn for message in body.messages)
-    if base is not None and (len(turns) > 1 or turns[0][0] != "user"):
-        raise ApiError(
-            400,
-            "with a knowledge base a question stands alone: send one message, the user's, without a system message "
-            "and without earlier turns",
-            "unsupported_parameter",
-            param="messages",
-        )
+    if base is not None:
+        question_of(turns)
     top_p = 1.0 if body.top_p is None else body.top_p
     return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops, in_prompt)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kblam.serve.engine import Finished
+from kblam.serve.failures import ApiError
 from kblam.serve.reading import Strict
 
 MOST_MESSAGES, MOST_CHOICES, MOST_STOPS = 256, 16, 4
@@ -51,6 +53,23 @@ class ResponseFormat(Strict):
     """Of the answer's text."""
 
     type: Literal["text"]
+
+
+def question_of(turns: Sequence[tuple[str, str]]) -> str:
+    """The one message, (role, text), that is put to a knowledge base.
+
+    Raises:
+        ApiError: there are others, or it is not the user's.
+    """
+    if len(turns) > 1 or turns[0][0] != "user":
+        raise ApiError(
+            400,
+            "with a knowledge base a question stands alone: send one message, the user's, without a system message "
+            "and without earlier turns",
+            "unsupported_parameter",
+            param="messages",
+        )
+    return turns[0][1]
 
 
 class ChatRequest(Strict):

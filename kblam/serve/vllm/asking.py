@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kblam.adapter import AdapterConfig
 from kblam.serve.bases import Base
 from kblam.serve.failures import ApiError
-from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message
+from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message, question_of
 from kblam.serve.reading import refused
 from kblam.serve.vllm.prompts import Prompts
 from kblam.vllm.admission import BASE, EVIDENCE, QUESTION
@@ -94,16 +94,7 @@ class Asking:
             return self._alone(asked)
         if QUESTION in extra:
             raise _bad(f"{QUESTION}: the question is the user's message", "vllm_xargs")
-        turns = _turns(asked.body)
-        if len(turns) > 1 or turns[0][0] != "user":
-            raise ApiError(
-                400,
-                "with a knowledge base a question stands alone: send one message, the user's, without a system message "
-                "and without earlier turns",
-                "unsupported_parameter",
-                param="messages",
-            )
-        question = turns[0][1]
+        question = question_of(_turns(asked.body))
         text, with_special_tokens = self._prompts.question(question)
         if self._queries_need_it or (self._decisions_need_it and extra.get(VERBATIM, True)):
             extra = {**extra, QUESTION: question}
