@@ -96,7 +96,8 @@ ENGLISH = "Represent this sentence for searching relevant passages: "
         ("BAAI/BGE-small-zh-v1.5", "为这个句子生成表示以用于检索相关文章："),
         ("BAAI/bge-m3", ""),
         ("BAAI/bge-reranker-base", ""),
-        ("/models/cabge-small-english", ""),
+        ("/models/cabge-small-en", ""),
+        ("/models/bge-small-english", ""),
         ("sentence-transformers/all-MiniLM-L6-v2", ""),
     ],
 )
