@@ -73,7 +73,8 @@ def probes(shape: Shape, subjects: Sequence[Subject], x: Problem) -> dict[str, P
             )
     for kind in dict.fromkeys((dtype, torch.float32)):
         of_kind = "" if kind == dtype else f" {str(kind).removeprefix('torch.')}"
-        side = _side(torch.matmul, kind)
+        # float32 has its instructions on every processor, and on a busy one a small product would look slow.
+        side = SIDE if kind == torch.float32 else _side(torch.matmul, kind)
         found[f"{PRODUCT}square{of_kind}"] = _product(torch.matmul, kind, (side, side), (side, side))
         for width in {shape.model.head_dim, shape.model.latent_width} if side == SIDE else ():
             tiles = 4 * torch.get_num_threads()

@@ -127,6 +127,13 @@ def test_a_product_is_probed_in_float32_too_and_a_slow_one_on_small_squares(monk
     assert set(products) == {"square", "square float32", "16 float32", "24 float32"}
 
 
+def test_a_busy_machine_does_not_make_float32_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "SLOW_SECONDS", 0.0)
+    x = problem_of(SHAPE, "cpu", torch.float32)
+    found = probes.probes(SHAPE, subjects(SHAPE, x, ["kblam latent"]), x)
+    assert found[f"{PRODUCT}square"].amount == 2.0 * probes.SIDE**3
+
+
 def test_what_rounds_is_held_to_the_fastest_product_of_all() -> None:
     rounded = subject("kblam int8 products", flops=1000)
     probed = {f"{PRODUCT}square float32": probe(400), f"{PRODUCT}int8": probe(100)}
