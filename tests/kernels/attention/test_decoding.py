@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kblam_kernels import (
     BackendUnavailableError,
@@ -24,9 +21,6 @@ from kblam_kernels import (
     rectangular_attention,
 )
 from kblam_kernels.attention import decoding
-from kblam_kernels.common.op import Op
-from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.latent.op import latent_attention
 from tests.kernels.problems import INF, make_latent
 
 B, HQ, HKV, M, D, P = 2, 4, 2, 300, 16, 24
@@ -155,72 +149,6 @@ def test_a_plan_says_what_steps_will_do(kind: str, library: None) -> None:
     )
     assert all(torch.equal(ours, e) for ours, e in zip(attend.run(query, key, value, r), expected, strict=True))
     assert attend.planned is planned
-
-
-class Counted:
-    """Calls of one overload of the dispatcher, and what they were: it stands in for the overload."""
-
-    def __init__(self, op: Op[Any], patch: pytest.MonkeyPatch) -> None:
-        self.count, self._made = 0, op.overload
-        patch.setattr(op, "overload", self)
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.count += 1
-        return self._made(*arguments)
-
-
-@pytest.mark.parametrize(("knowledge", "op"), [(dense, dense_attention), (latent, latent_attention)])
-def test_a_step_by_triton_calls_no_op_of_the_dispatcher(
-    knowledge: Callable[[], Any], op: Op[Any], interpreted: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bits and launches of a call through the op."""
-    launched: list[str] = []
-    launch = importlib.import_module("kblam_kernels.common.launch").launch
-
-    def counted_launch(kernel: Any, *arguments: Any, **more: Any) -> None:
-        launched.append(kernel.__name__)
-        launch(kernel, *arguments, **more)
-
-    folder = op.name.removesuffix("_attention")
-    monkeypatch.setattr(importlib.import_module(f"kblam_kernels.{folder}.triton_decode"), "launch", counted_launch)
-    attend = RectangularAttention(knowledge(), backend="triton")
-    counted = Counted(op, monkeypatch)
-    attend.plan(*step(1, 4))
-    straight = attend.run(*step(1, 4))
-    assert counted.count == 0
-    once, launched[:] = list(launched), []
-    with torch.enable_grad():  # nothing of this needs one, but it goes the way of those that do
-        through_the_op = attend.run(*step(1, 4))
-    assert counted.count == 1
-    assert launched == once
-    assert len(once) == {"dense": 2, "latent": 3}[folder]
-    assert all(torch.equal(a, b) for a, b in zip(straight, through_the_op, strict=True))
-
-
-def test_who_looks_at_ops_sees_those_by_triton(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Looking(TorchDispatchMode):
-        names: ClassVar[list[str]] = []
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.names.append(func.name())
-            return func(*args, **(kwargs or {}))
-
-    class Special(torch.Tensor):
-        pass
-
-    attend = RectangularAttention(dense(), backend="triton")
-    attend.plan(*step(1, 4))
-    with Looking() as looking:
-        attend.run(*step(1, 4))
-    assert "kblam_kernels::dense_attention" in looking.names
-    counted = Counted(dense_attention, monkeypatch)
-    query, key, value, r = step(1, 4)
-    attend.run(query.as_subclass(Special), key, value, r)
-    assert counted.count == 1
-    with FakeTensorMode(allow_non_fake_inputs=True) as fakes:
-        output, _ = attend.run(*map(fakes.from_tensor, step(1, 4)))
-    assert isinstance(output, FakeTensor)
-    assert counted.count == 2
 
 
 def test_a_step_that_was_not_planned_is_refused(library: None) -> None:

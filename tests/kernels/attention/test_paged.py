@@ -157,6 +157,7 @@ def test_it_refuses(bad: dict[str, Any], message: str) -> None:
         paged_prompt_attention(**good | bad)
 
 
-def test_a_backend_asked_for_by_name_never_falls_back() -> None:
-    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot serve this call: .*torch\.float64"):
-        paged_prompt_attention(**paged(LENGTHS, NEW), backend="cpu")
+@pytest.mark.parametrize("name", ["cpu", "triton"])
+def test_a_backend_asked_for_by_name_never_falls_back(name: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=rf"'{name}' cannot serve this call: .*torch\.float64"):
+        paged_prompt_attention(**paged(LENGTHS, NEW), backend=name)
