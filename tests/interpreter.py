@@ -6,6 +6,7 @@ its arguments alone is remembered here, so that tests keep sizes with a second s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterator
 from types import SimpleNamespace
@@ -35,8 +36,13 @@ def made_once() -> Iterator[None]:
             return numpy_types[scalar.name]
 
         patch.setattr(interpreter, "_get_np_dtype", remembered)
-        _made_as_before(core.block_type, _type_key, (), patch)
-        _made_as_before(core.tensor, lambda handle, type: (type.name, type.scalar.is_ptr()), ("handle", "type"), patch)
+        _made_as_before(core.block_type, patch)
+        _shaped_as_before(core.tensor, patch)
+        _alike_as_they_are(interpreter, patch)
+        # Every sum and product of integers is computed once more in 64 bits, for an assertion that a builder without
+        # `debug` leaves out.
+        builder = interpreter.interpreter_builder
+        patch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=builder.options.debug))
         yield
 
 
@@ -57,24 +63,50 @@ def _patch_the_language_once(interpreter: Any, patch: pytest.MonkeyPatch) -> Non
     patch.setattr(interpreter, "_patch_lang", lambda _: once())
 
 
-def _type_key(element_ty: Any, shape: Any) -> Hashable:
-    return (element_ty.name, *(getattr(size, "value", size) for size in shape))
-
-
-def _made_as_before(
-    cls: type, key_of: Callable[..., Hashable], own: tuple[str, ...], patch: pytest.MonkeyPatch
-) -> None:
-    """Objects of one key share what `__init__` makes of it; the arguments named `own` are each object's."""
-    init: Callable[..., None] = cls.__init__
+def _made_as_before(block_type: Any, patch: pytest.MonkeyPatch) -> None:
+    """Types of one element and shape share what `__init__` makes of it."""
+    init: Callable[..., None] = block_type.__init__
     made: dict[Hashable, dict[str, Any]] = {}
 
-    def remembered(self: Any, *arguments: Any) -> None:
-        key = key_of(*arguments)
+    def remembered(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, *[getattr(size, "value", size) for size in shape])
         if key not in made:
-            init(self, *arguments)
-            made[key] = dict(vars(self))
+            init(self, element_ty, shape)
+            made[key] = dict(self.__dict__)
         else:
-            vars(self).update(made[key])
-            vars(self).update(zip(own, arguments, strict=bool(own)))
+            self.__dict__.update(made[key])
 
-    patch.setattr(cls, "__init__", remembered)
+    patch.setattr(block_type, "__init__", remembered)
+
+
+def _shaped_as_before(tensor: Any, patch: pytest.MonkeyPatch) -> None:
+    """Tensors of one type share what `__init__` makes of it."""
+    init: Callable[..., None] = tensor.__init__
+    made: dict[Hashable, dict[str, Any]] = {}
+
+    def remembered(self: Any, handle: Any, type: Any) -> None:
+        known = made.get(type.name)
+        if known is None:
+            init(self, handle, type)
+            made[type.name] = dict(self.__dict__)
+        else:
+            own = self.__dict__
+            own.update(known)
+            own["handle"], own["type"] = handle, type
+
+    patch.setattr(tensor, "__init__", remembered)
+
+
+def _alike_as_they_are(interpreter: Any, patch: pytest.MonkeyPatch) -> None:
+    """Operands of one type are what the search for a common type and shape would make of them."""
+    semantic, tensor = type(interpreter.interpreter_semantic), interpreter.tl.core.tensor
+    check: Callable[..., Any] = semantic.binary_op_type_checking_impl
+
+    def remembered(self: Any, lhs: Any, rhs: Any, *options: Any, **named: Any) -> Any:
+        # Division has types of its own, and says so after what it says of pointers, of which there are rules too.
+        if len(options) <= 2 and not named and type(lhs) is type(rhs) is tensor:
+            if lhs.type.name == rhs.type.name and not lhs.dtype.is_ptr():
+                return lhs, rhs
+        return check(self, lhs, rhs, *options, **named)
+
+    patch.setattr(semantic, "binary_op_type_checking_impl", remembered)

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -183,19 +183,26 @@ def test_tasks_of_one_thread_have_their_own_knowledge(tied: Tied) -> None:
     assert implementation(tied.model) == "sdpa"
 
 
-@torch.no_grad()
-def test_threads_share_a_compiled_model() -> None:
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[tuple[Tied, Any]]:
+    """A model, and the same compiled."""
     torch._dynamo.reset()
     tied = tie(layers=2)
+    yield tied, torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_threads_share_a_compiled_model(compiled: tuple[Tied, Any]) -> None:
+    tied, of_it = compiled
     base = tied.model(IDS, use_cache=False).logits
-    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
     sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(3))]
     barrier = threading.Barrier(4)
 
     def answer(number: int) -> tuple[Tensor, Tensor]:
-        with tied.attachment.using(sources[number]):
+        with torch.no_grad(), tied.attachment.using(sources[number]):  # gradients are a setting of each thread
             barrier.wait()
-            return compiled(IDS, use_cache=False).logits, tied.model(IDS, use_cache=False).logits
+            return of_it(IDS, use_cache=False).logits, tied.model(IDS, use_cache=False).logits
 
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
@@ -204,15 +211,14 @@ def test_threads_share_a_compiled_model() -> None:
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
             assert torch.equal(found[0][1], base)
             assert differ(found[1][0], found[2][0])
-    torch._dynamo.reset()
 
 
 @torch.no_grad()
-def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_work_to() -> None:
+def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_work_to(
+    compiled: tuple[Tied, Any],
+) -> None:
     """They overlap, so what a thread ran last, or entered last, is not what counts."""
-    torch._dynamo.reset()
-    tied = tie(layers=2)
-    compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")
+    tied, of_it = compiled
     sources = [None, *(triples(tied.adapter, 9, seed=seed) for seed in range(2))]
     expected = []
     for source in sources:
@@ -220,7 +226,8 @@ def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_wor
             expected.append(tied.model(IDS, use_cache=False).logits)
 
     def agrees(number: int) -> bool:
-        return torch.allclose(compiled(IDS, use_cache=False).logits, expected[number], rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            return torch.allclose(of_it(IDS, use_cache=False).logits, expected[number], rtol=1e-4, atol=1e-4)
 
     async def ask(number: int) -> list[bool]:
         found = []
@@ -236,7 +243,6 @@ def test_tasks_share_a_compiled_model_in_one_thread_and_in_the_one_they_send_wor
 
     assert asyncio.run(all_of_them()) == [[True] * 6] * 3
     assert agrees(0)
-    torch._dynamo.reset()
 
 
 def test_a_copy_of_an_attached_model_has_an_attachment_of_its_own(tied: Tied) -> None:

@@ -68,11 +68,11 @@ def test_three_steps_lower_the_loss_and_move_every_trained_weight(cache) -> None
 def test_a_resumed_run_repeats_an_unbroken_one(cache, tmp_path, one_thread) -> None:
     console = Console(quiet=True)
     unbroken = tiny_trainer(WORLD, cache)
-    train(unbroken, tmp_path / "unbroken", console, stop=4)
+    train(unbroken, tmp_path / "unbroken", console, stop=2)
     broken = tiny_trainer(WORLD, cache)
-    train(broken, tmp_path / "broken", console, stop=2)
+    train(broken, tmp_path / "broken", console, stop=1)
     resumed = tiny_trainer(WORLD, cache)
-    train(resumed, tmp_path / "broken", console, resume=True, stop=4)
+    train(resumed, tmp_path / "broken", console, resume=True, stop=2)
     expected = weights_of(unbroken)
     for name, tensor in weights_of(resumed).items():
         assert torch.equal(tensor, expected[name]), name
