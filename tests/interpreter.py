@@ -104,9 +104,9 @@ def _alike_as_they_are(interpreter: Any, patch: pytest.MonkeyPatch) -> None:
 
     def remembered(self: Any, lhs: Any, rhs: Any, *options: Any, **named: Any) -> Any:
         # Division has types of its own, and says so after what it says of pointers, of which there are rules too.
-        if len(options) <= 2 and not named and type(lhs) is type(rhs) is tensor:
-            if lhs.type.name == rhs.type.name and not lhs.dtype.is_ptr():
-                return lhs, rhs
+        alike = len(options) <= 2 and not named and type(lhs) is type(rhs) is tensor and lhs.type.name == rhs.type.name
+        if alike and not lhs.dtype.is_ptr():
+            return lhs, rhs
         return check(self, lhs, rhs, *options, **named)
 
     patch.setattr(semantic, "binary_op_type_checking_impl", remembered)
