@@ -14,6 +14,7 @@ from kblam.bench import cases, subjects
 from kblam.bench.environment import check_device
 from kblam.errors import BenchmarkError
 from kblam_kernels import BackendUnavailableError
+from kblam_kernels.tools.env import quick_dtype
 
 SEEN = pytest.StashKey[dict[str, suite.Ceiling]]()
 
@@ -49,6 +50,8 @@ def words(option: str) -> list[str]:
 def chosen(option: Any, phase: str) -> list[cases.Case]:
     """The cases of a phase that the options ask for."""
     given = words(option.shapes), words(option.triples), words(option.dtype)
+    if option.quick and not any(given):
+        given = [], [], [cases.name_of(quick_dtype(option.device))]
     if any(given) or option.tokens or option.quick:
         return cases.chosen(*given, phases=(phase,), tokens=words(option.tokens))
     return [case for case in cases.FULL if case.shape.phase in (phase, {"prefill": "question"}.get(phase))]

@@ -33,8 +33,8 @@ from kblam.knowledge import KnowledgeBase, load_encoder
 from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.query_heads import INT8, PRODUCT
-from kblam.models.smollm2 import quick_dtype
 from kblam.shipped import SMOLLM2_ADAPTER
+from kblam_kernels.tools.env import quick_dtype
 
 FULL = "full"
 

@@ -104,7 +104,8 @@ def time_attention(
     except BenchmarkError as problem:
         pytest.skip(str(problem))
     subject = made.subjects[name]
-    row, call = gated(subject, made.x, case.shape, made.run)
+    gate = gated(subject, made.x, case.shape, made.run)
+    row, call = gate.row, gate.call
     if call is None:
         if row.status == FAILED and subject.is_ours:
             pytest.fail(f"{name}: {row.note}")
@@ -125,11 +126,11 @@ def time_attention(
         "heads_timed": subject.share,
         "relative_error": row.relative_error,
         "knowledge_bytes": times * sum(tensor.nbytes for tensor in subject.streams(made.x)),
-        "peak_bytes": memory.peak(call, device),
+        "peak_bytes": gate.peak if gate.is_timed else memory.peak(call, device),
         "flops": subject.work.flops,
         "bytes": subject.work.bytes_moved(case.dtype.itemsize),
     }
-    run_timed(benchmark, repeated(call, times), device)
+    run_timed(benchmark, repeated(call, times), device, once=gate.is_timed)
 
 
 def _storage(subject: Subject, x: Problem) -> str:
@@ -149,11 +150,17 @@ def repeated(call: Call, times: int) -> Callable[[], object]:
     return several
 
 
-def run_timed(benchmark: BenchmarkFixture, call: Callable[[], object], device: str) -> None:
-    """Times a call and notes where. On a GPU until the device is done, each round after a read of more than the L2."""
+def run_timed(benchmark: BenchmarkFixture, call: Callable[[], object], device: str, *, once: bool = False) -> None:
+    """Times a call and notes where. On a GPU until the device is done, each round after a read of more than the L2.
+
+    `once`: it takes seconds on a CPU, where another round would tell little more.
+    """
     benchmark.extra_info |= about(device)
     if torch.device(device).type != "cuda":
-        benchmark(call)
+        if once:
+            benchmark.pedantic(call)
+        else:
+            benchmark(call)
         return
     flush = torch.ones(timing.FLUSH_BYTES // 4, device=device)
 

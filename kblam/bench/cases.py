@@ -13,6 +13,7 @@ from kblam.bench.shapes import CPU_PREFILL, MODELS, PHASES, TINY, Model, Shape, 
 from kblam.bench.subjects import PATHS, STORED
 from kblam.errors import BenchmarkError
 from kblam_kernels.plan.devices import free_memory
+from kblam_kernels.tools.env import quick_dtype
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _OWN = re.compile(r"(\d+)x(\d+)x(\d+)(?:x(\d+))?")
@@ -35,7 +36,7 @@ class Case:
     @property
     def dtype_name(self) -> str:
         """Such as "bfloat16"."""
-        return _name_of(self.dtype)
+        return name_of(self.dtype)
 
     @property
     def title(self) -> str:
@@ -65,11 +66,6 @@ def _list(name: str, entries: Sequence[tuple[str, int]], dtype: torch.dtype, **s
 
 _HALF, _SINGLE = torch.bfloat16, torch.float32
 # In the order in which they are run.
-QUICK = (
-    *_list("llama-3-8b", [("decode", 10_000)], _HALF),
-    *_list("llama-3-8b", [("decode", 10_000)], _SINGLE),
-    *_list("llama-3-8b", [("prefill", 10_000)], _HALF),
-)
 FULL = (
     *_list("llama-3-8b", [("decode", M) for M in (1_000, 10_000, 100_000, 1_000_000)], _HALF),
     *_list("llama-3-8b", [("decode", M) for M in (10_000, 100_000)], _SINGLE),
@@ -79,6 +75,19 @@ FULL = (
     *_list("llama-3-8b", [("prefill", 10_000)], _SINGLE),
     *_list("llama-3-8b", [("evidence", M) for M in (10_000, 100_000)], _HALF),
 )
+
+
+def quick(device: str) -> list[Case]:
+    """One token in two dtypes, and many in the one that the device multiplies fast: in the order in which they are run.
+
+    One token is bound by memory. Of many the peers take minutes in bfloat16 where a processor has no instructions for
+    it, and nobody would use it there.
+    """
+    return [
+        *_list("llama-3-8b", [("decode", 10_000)], _HALF),
+        *_list("llama-3-8b", [("decode", 10_000)], _SINGLE),
+        *_list("llama-3-8b", [("prefill", 10_000)], quick_dtype(device)),
+    ]
 
 
 def model_of(name: str) -> Model:
@@ -134,7 +143,8 @@ def chosen(
     phases: Sequence[str] = ("decode", "prefill"),
     tokens: Sequence[str] = (),
 ) -> list[Case]:
-    """Every phase of every model with every number of triples in every dtype; what is left empty is that of `QUICK`.
+    """Every phase of every model with every number of triples in every dtype; what is left empty is Llama-3-8B, 10,000
+    triples, bfloat16.
 
     Args:
         shapes, triples, dtypes: as the options name them.
@@ -181,7 +191,7 @@ class Only:
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raises BenchmarkError if a name is not known, or no case has it."""
-        stored = [*dict.fromkeys(case.dtype_name for case in cases), *dict.fromkeys(map(_name_of, STORED.values()))]
+        stored = [*dict.fromkeys(case.dtype_name for case in cases), *dict.fromkeys(map(name_of, STORED.values()))]
         for option, names, known in (("--storage", self.storages, stored), ("--plan", self.paths, list(PATHS))):
             if missing := [name for name in names if name not in known]:
                 raise BenchmarkError(
@@ -195,12 +205,13 @@ class Only:
         for path, names in PATHS.items():
             left_out |= set(names) if self.paths and path not in self.paths else set()
         for name in PATHS["latent"]:
-            stored = _name_of(STORED[name]) if name in STORED else case.dtype_name
+            stored = name_of(STORED[name]) if name in STORED else case.dtype_name
             left_out |= {name} if self.storages and stored not in self.storages else set()
         return left_out
 
 
-def _name_of(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 

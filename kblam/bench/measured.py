@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -112,22 +114,49 @@ def rows(shape: Shape, run: Run, has: Callable[[str], bool] = lambda name: False
             torch.cuda.empty_cache()
 
 
-def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> tuple[Row, Call | None]:
-    """Its row and the call that may be timed: None where it cannot run, or gives another result than float64."""
+class Gated(NamedTuple):
+    """What the gate found.
+
+    Args:
+        row: with the error, or with why it has no time.
+        call: what may be timed; None where it cannot run, or gives another result than float64.
+        seconds, peak: of its first call, on a CPU.
+    """
+
+    row: Row
+    call: Call | None
+    seconds: float = 0.0
+    peak: int | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the first call took so long that it is the only one."""
+        return self.seconds > timing.ONCE_SECONDS
+
+
+def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> Gated:
+    """Holds an implementation against float64."""
     row = Row(shape.name, shape.phase, subject.name, subject.backend, run.dtype_name)
     if subject.unavailable:
-        return dataclasses.replace(row, status=REFUSED, note=subject.unavailable), None
+        return Gated(dataclasses.replace(row, status=REFUSED, note=subject.unavailable), None)
     try:
         judge = subject.judge()
     except torch.OutOfMemoryError as problem:
-        return dataclasses.replace(row, status=TOO_LARGE, note=f"its judge does not fit: {first_line(problem)}"), None
+        row = dataclasses.replace(row, status=TOO_LARGE, note=f"its judge does not fit: {first_line(problem)}")
+        return Gated(row, None)
     except Exception as problem:
-        return dataclasses.replace(row, status=FAILED, note=f"its judge: {described(problem)}"), None
+        return Gated(dataclasses.replace(row, status=FAILED, note=f"its judge: {described(problem)}"), None)
+    seconds, peak = 0.0, None
     try:
         call = subject.build(x)
-        result = call()
+        if run.on_gpu:
+            result = call()
+        else:
+            began = time.perf_counter()
+            result, peak = memory.watched(call, run.device)
+            seconds = time.perf_counter() - began
     except Exception as problem:
-        return _without_time(row, subject, problem), None
+        return Gated(_without_time(row, subject, problem), None)
     error = relative_error(result, judge.exact)
     row = dataclasses.replace(row, relative_error=error)
     bound = (FACTOR if subject.is_ours else PEER_FACTOR) * judge.allowed + FLOOR[run.dtype]
@@ -136,8 +165,8 @@ def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> tuple[Row, Ca
     # So written that nan does not pass.
     if not error <= bound:
         note = f"error {error:.1e} is over {bound:.1e}: not timed"
-        return dataclasses.replace(row, status=FAILED, note=note), None
-    return row, call
+        return Gated(dataclasses.replace(row, status=FAILED, note=note), None)
+    return Gated(row, call, seconds, peak)
 
 
 def _without_time(row: Row, subject: Subject, problem: Exception) -> Row:
@@ -153,7 +182,7 @@ def _mean_error(result: torch.Tensor, exact: torch.Tensor) -> float:
 
 def _alone(subject: Subject, x: Problem, shape: Shape, run: Run) -> Iterator[Row]:
     """Its rows: one, and for decode a second one with a warm L2 where the inputs fit into it."""
-    row, call = gated(subject, x, shape, run)
+    row, call, *_ = gated(subject, x, shape, run)
     if call is None:
         yield row
         return
@@ -184,30 +213,39 @@ def _timed(row: Row, subject: Subject, call: Call, x: Problem, run: Run, shape: 
 
 def _in_turns(chosen: Sequence[Subject], x: Problem, shape: Shape, run: Run) -> Iterator[Row]:
     """Their rows: what passes the gate is timed in turns, beside the probes."""
-    passed: list[tuple[Row, Subject, Call]] = []
+    passed: list[tuple[Row, Subject]] = []
     others: dict[str, Row] = {}
+    calls: dict[str, timing.Call] = {}
+    once: dict[str, float] = {}
     for subject in chosen:
-        row, call = gated(subject, x, shape, run)
-        if call is None:
-            others[subject.name] = row
+        gate = gated(subject, x, shape, run)
+        if gate.call is None:
+            others[subject.name] = gate.row
+            continue
+        peak = gate.peak
+        if gate.is_timed:
+            once[subject.name] = gate.seconds
         else:
-            peak = memory.peak(call, run.device)
-            passed.append((dataclasses.replace(row, peak_bytes=peak), subject, call))
-    measurable = [subject for _, subject, _ in passed]
+            calls[subject.name] = gate.call
+            # Of a call like those that are timed: the first one makes what later ones find.
+            peak = memory.peak(gate.call, run.device)
+        passed.append((dataclasses.replace(gate.row, peak_bytes=peak), subject))
+    measurable = [subject for _, subject in passed]
     probed = probes.probes(shape, measurable, x)
-    calls: dict[str, timing.Call] = {subject.name: call for _, subject, call in passed}
     calls |= {name: probe.call for name, probe in probed.items()}
     products = [name for name in probed if name.startswith(probes.PRODUCT)]
     took = timing.turns(calls, run.turns, several=products) if passed else []
     for turn in took:
+        turn |= once
         for subject in measurable:
             # Heads are independent, so the time of some of them is scaled to all.
             turn[subject.name] /= subject.share
     shares = probes.shares(measurable, probed, took, run.dtype.itemsize)
-    for row, subject, _ in passed:
+    for row, subject in passed:
         of_turns = timing.over([turn[subject.name] for turn in took])
         share = shares[subject.name]
-        heads = "" if subject.share == 1 else f"{subject.share:.3g} of the heads timed, scaled to all"
+        notes = ["timed once"] if subject.name in once else []
+        notes += [] if subject.share == 1 else [f"{subject.share:.3g} of the heads timed, scaled to all"]
         others[subject.name] = dataclasses.replace(
             with_time(row, of_turns, subject, run),
             knowledge_bytes=round(_bytes(subject, x) / subject.share),
@@ -215,7 +253,7 @@ def _in_turns(chosen: Sequence[Subject], x: Problem, shape: Shape, run: Run) -> 
             bound=share.bound,
             share_of_ceiling=share.of_ceiling,
             share_of_probes=share.of_probes,
-            note=heads,
+            note="; ".join(notes),
         )
     yield from (others[subject.name] for subject in chosen)
 

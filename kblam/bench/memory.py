@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity
 
 from kblam.bench.profiling import profiled
+
+Result = TypeVar("Result")
 
 
 def peak(call: Callable[[], object], device: str) -> int | None:
@@ -16,14 +18,23 @@ def peak(call: Callable[[], object], device: str) -> int | None:
 
     What the C++ kernels keep of their own, a few megabytes a thread, is not among them.
     """
+    return watched(call, device)[1]
+
+
+def watched(call: Callable[[], Result], device: str) -> tuple[Result, int | None]:
+    """What the call returns, and its `peak`."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call()
+        result = call()
         torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated() - before)
+        return result, int(torch.cuda.max_memory_allocated() - before)
     with profiled(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
+        result = call()
+    return result, _most_at_a_time(profiler)
+
+
+def _most_at_a_time(profiler: Any) -> int | None:
     results = profiler.profiler.kineto_results if profiler.profiler is not None else None
     if results is None:
         return None

@@ -25,7 +25,7 @@ from kblam.bench.subjects import Subject
 SIDE = 1024  # of the square matrices whose product is a ceiling of arithmetic
 # Some kinds of number are multiplied in plain loops where the processor has no instruction for them: a square of SIDE
 # then takes seconds. One that would take longer than this is probed on squares of SMALL_SIDE, which tell by how much.
-SLOW_SECONDS, SMALL_SIDE = 0.5, 128
+SLOW_SECONDS, SMALL_SIDE = 0.1, 128
 # Of the other product, which PyTorch hands to oneDNN's brgemm: a tile of tokens by the width of a key, times queries;
 # so many that every thread has some.
 TILE_TOKENS, TILE_QUERIES = 128, 256

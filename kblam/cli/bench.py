@@ -79,10 +79,10 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = _cases(quick, *map(_words, (shapes, triples, dtype, phases, tokens)))
+    environment.check_device(device)
+    chosen = _cases(quick, device, *map(_words, (shapes, triples, dtype, phases, tokens)))
     only = cases.Only(*(() if given == "auto" else _words(given) for given in (storage, plan)))
     only.check(chosen)
-    environment.check_device(device)
     if against:
         if compare or json_file or profile:
             raise BenchmarkError("--against prints a table of its own: leave --compare, --json and --profile out")
@@ -142,13 +142,19 @@ def _words(text: str) -> list[str]:
 
 
 def _cases(
-    quick: bool, shapes: list[str], triples: list[str], dtypes: list[str], phases: list[str], tokens: list[str]
+    quick: bool,
+    device: str,
+    shapes: list[str],
+    triples: list[str],
+    dtypes: list[str],
+    phases: list[str],
+    tokens: list[str],
 ) -> Sequence[Case]:
     from kblam.bench import cases
 
     if shapes or triples or dtypes or phases or tokens:
         return cases.chosen(shapes, triples, dtypes, phases=phases or ("decode", "prefill"), tokens=tokens)
-    return cases.QUICK if quick else cases.FULL
+    return cases.quick(device) if quick else cases.FULL
 
 
 def _fitting(chosen: Sequence[Case], device: str, *, is_list: bool) -> tuple[list[Case], list[str]]:
@@ -245,6 +251,10 @@ def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
         out.print(f"! up to {slow_probes:.2f} of the probes of the ceiling: its own rate is the ceiling here")
     for reason, names in reasons.items():
         out.print(f"{reason} ({', '.join(names)})", markup=False, soft_wrap=True)
-    for note in dict.fromkeys(row.note for row in rows if row.seconds is not None and row.note):
-        out.print(note, markup=False)
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.note.split("; ") if row.seconds is not None and row.note else ():
+            notes.setdefault(note, []).append(row.implementation)
+    for note, names in notes.items():
+        out.print(f"{note}: {', '.join(names)}", markup=False)
     out.print()

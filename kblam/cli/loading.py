@@ -56,10 +56,10 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     from kblam.folder import load_folder, load_model
     from kblam.models.formats import check_storage
     from kblam.models.loading import quiet_libraries
-    from kblam.models.smollm2 import quick_dtype
     from kblam_kernels.common.dispatch import requested
     from kblam_kernels.dense.op import dense_attention
     from kblam_kernels.plan import check_pin
+    from kblam_kernels.tools.env import quick_dtype
 
     quiet_libraries()
     # Unknown names are told before gigabytes are read.
@@ -110,7 +110,7 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     from kblam.models.formats import storage_dtype
     from kblam.models.loading import load_config
     from kblam.models.resident import plan_of
-    from kblam.models.smollm2 import quick_dtype
+    from kblam_kernels.tools.env import quick_dtype
 
     device = _device(options.device) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, storage = _dtype(options.dtype), options.storage

@@ -138,8 +138,9 @@ def _setup(serving: Serving, capacity: int | None, passed: Sequence[str]) -> tup
     from kblam.adapter.files import adapter_folder, read_config
     from kblam.folder import parts_of
     from kblam.models.formats import check_storage
-    from kblam.models.smollm2 import quick_dtype, source
+    from kblam.models.smollm2 import source
     from kblam.serve.vllm.start import Setup
+    from kblam_kernels.tools.env import quick_dtype
 
     options = complete(serving.options)
     check_storage(options.storage)

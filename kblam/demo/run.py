@@ -27,8 +27,9 @@ from kblam.generation.drawing import SHARE
 from kblam.knowledge import KnowledgeBase, load_encoder
 from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
-from kblam.models.smollm2 import HUB_NAME, quick_dtype
+from kblam.models.smollm2 import HUB_NAME
 from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
+from kblam_kernels.tools.env import quick_dtype
 
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)

@@ -17,7 +17,7 @@ from kblam.generation import Answer, Evidence, Session
 from kblam.generation.pieces import Wanted
 from kblam.knowledge.triples import key_text
 from kblam.models.judging import CANDIDATES
-from kblam.models.smollm2 import quick_dtype
+from kblam_kernels.tools.env import quick_dtype
 
 # The numbers of each setting. A temperature of 0 is greedy, and what is nearly 0 overflows.
 _POSSIBLE: dict[str, tuple[type, float, float]] = {

@@ -29,7 +29,6 @@ from transformers.utils import logging
 from kblam.errors import ModelFolderError
 from kblam.hub import cached, trouble
 from kblam.shipped import SMOLLM2
-from kblam_kernels.tools.env import cpu
 
 NAME = SMOLLM2
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -94,19 +93,6 @@ def _size_of(name: str) -> int | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return next((one.size for one in files or [] if one.name == name), None)
-
-
-def quick_dtype(device: torch.device | str | None = None) -> torch.dtype:
-    """What to compute in: the checkpoint's bfloat16, but float32 on a processor without instructions for it.
-
-    Args:
-        device: None is cuda where there is one, else cpu.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type != "cpu" or {"avx512_bf16", "amx_bf16"} & set(cpu()["flags"]):
-        return torch.bfloat16
-    return torch.float32
 
 
 def cache_folder() -> Path:

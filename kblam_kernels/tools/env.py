@@ -14,7 +14,10 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors")
 # Variables that change what the kernels do, beside all that begin with KBLAM_. None of them holds a secret.
@@ -75,6 +78,21 @@ def cpu() -> dict[str, Any]:
     present = (fields.get("flags") or fields.get("Features", "")).split()
     found["flags"] = [flag for flag in wanted if flag in present]
     return found
+
+
+def quick_dtype(device: torch.device | str | None = None) -> torch.dtype:
+    """What to compute in: bfloat16, but float32 on a processor without instructions for products of it.
+
+    Args:
+        device: None is cuda where there is one, else cpu.
+    """
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type != "cpu" or {"avx512_bf16", "amx_bf16"} & set(cpu()["flags"]):
+        return torch.bfloat16
+    return torch.float32
 
 
 def torch_build() -> dict[str, Any]:

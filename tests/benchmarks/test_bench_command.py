@@ -25,7 +25,7 @@ TOY = ("--shapes", "tiny", "--triples", "70", "--dtype", "float32", "--phases", 
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := native.unavailable()) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(cases, "QUICK", (Case(of(TINY, "decode", 70), torch.float32),))
+    monkeypatch.setattr(cases, "quick", lambda device: [Case(of(TINY, "decode", 70), torch.float32)])
 
 
 def bench(*options: str | Path) -> Result:
@@ -183,7 +183,8 @@ def test_a_size_that_does_not_fit_is_left_out_of_the_list_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     huge = Case(of(TINY, "decode", 10**12), torch.float32)
-    monkeypatch.setattr(cases, "QUICK", (*cases.QUICK, huge))
+    few = cases.quick("cpu")
+    monkeypatch.setattr(cases, "quick", lambda device: [*few, huge])
     file = tmp_path / "rows.json"
     done = bench("--quick", "--json", file)
     assert done.exit_code == 0, done.output

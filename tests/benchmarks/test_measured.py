@@ -6,17 +6,20 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from kblam.bench import kernels, measured, memory, peers, problems, profiling, subjects, timing
+from kblam.bench import cases, kernels, measured, memory, peers, problems, profiling, subjects, timing
 from kblam.bench.composed import composed_latent
 from kblam.bench.measured import Run
 from kblam.bench.operands import Operands
 from kblam.bench.rows import FAILED, MEASURED, Row, with_ratios, with_shares
 from kblam.bench.shapes import PHASES, TINY, Model, Shape, of
+from kblam_kernels.tools import env
 
 RUN = Run("cpu", torch.float32, compiles=False, turns=1)
 
@@ -106,6 +109,40 @@ def test_those_on_a_static_cache_share_one_concatenation() -> None:
     del first, second
     assert o.held().keys.data_ptr() in (where, o._held[0]().data_ptr())  # type: ignore[union-attr]
     assert len(o._held) == 2, "nobody holds what nobody uses"
+
+
+def test_a_call_that_takes_seconds_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that is held against float64 is the one: its time, its memory, and a note that says so."""
+    real, calls = peers.PEERS["eager concat"], []
+
+    def eager(o: Operands) -> Callable[[], torch.Tensor]:
+        call = real(o)
+
+        def slow() -> torch.Tensor:
+            calls.append(None)
+            time.sleep(0.05)
+            return call()
+
+        return slow
+
+    monkeypatch.setitem(peers.PEERS, "eager concat", eager)
+    monkeypatch.setattr(timing, "ONCE_SECONDS", 0.045)
+    run = dataclasses.replace(RUN, chosen=("kblam latent", "eager concat"), turns=3)
+    found = by_name(list(measured.rows(shape_of(), run)))
+    assert len(calls) == 1
+    slow, fast = found["eager concat"], found["kblam latent"]
+    assert slow.seconds == slow.p90 >= 0.05
+    assert slow.peak_bytes > 0 < slow.share_of_ceiling < 0.1
+    assert slow.note == "timed once"
+    assert fast.note == ""
+
+
+def test_a_quick_list_is_in_a_dtype_that_the_processor_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, of_many in ((["avx2"], torch.float32), (["avx512_bf16"], torch.bfloat16)):
+        monkeypatch.setattr(env, "cpu", lambda flags=flags: {"flags": flags})
+        found = [(case.shape.phase, case.dtype) for case in cases.quick("cpu")]
+        assert found == [("decode", torch.bfloat16), ("decode", torch.float32), ("prefill", of_many)]
+        assert cases.quick("cuda")[-1].dtype == torch.bfloat16
 
 
 def test_only_the_chosen_are_measured() -> None:

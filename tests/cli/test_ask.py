@@ -21,8 +21,8 @@ from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
 from kblam.models.query_heads import Int8Head
-from kblam.models.smollm2 import quick_dtype
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
+from kblam_kernels.tools.env import quick_dtype
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
@@ -121,7 +121,7 @@ def test_without_smollm2_the_command_that_brings_it_is_told(
 
 def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, expected in ((["avx2"], torch.float32), (["avx2", "avx512_bf16"], torch.bfloat16)):
-        monkeypatch.setattr("kblam.models.smollm2.cpu", lambda flags=flags: {"flags": flags})
+        monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
         assert quick_dtype("cpu") == expected
         assert quick_dtype("cuda") == torch.bfloat16
 
