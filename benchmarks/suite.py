@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -148,6 +149,15 @@ def repeated(call: Call, times: int) -> Callable[[], object]:
             call()
 
     return several
+
+
+def with_peak(benchmark: BenchmarkFixture, call: Callable[[], object], device: str) -> None:
+    """`run_timed`, and the memory of a call; what takes seconds on a CPU is called twice in all."""
+    began = time.perf_counter()
+    _, peak = memory.watched(call, device)
+    once = torch.device(device).type == "cpu" and time.perf_counter() - began > timing.ONCE_SECONDS
+    benchmark.extra_info["peak_bytes"] = peak if once else memory.peak(call, device)
+    run_timed(benchmark, call, device, once=once)
 
 
 def run_timed(benchmark: BenchmarkFixture, call: Callable[[], object], device: str, *, once: bool = False) -> None:

@@ -19,7 +19,6 @@ from transformers import DynamicCache
 from benchmarks import suite
 from benchmarks.conftest import words
 from benchmarks.model_results import IN_CONTEXT, WITHOUT
-from kblam.bench import memory
 from kblam.bench.as_upstream import AS_UPSTREAM, AsUpstream, checked
 from kblam.bench.cases import count_of, model_of
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, GrowingKnowledge, build, parts
@@ -94,7 +93,6 @@ def timed(
             peer = as_upstream(made, triples, device)
             block.enter_context(peer.in_force())
             knowledge_bytes, layout, storage = peer.num_bytes, "dense", _name(made.model.dtype)
-        call()
         benchmark.group = group
         benchmark.extra_info |= {
             "implementation": implementation,
@@ -103,9 +101,9 @@ def timed(
             "layout": layout,
             "storage": storage,
             "knowledge_bytes": knowledge_bytes,
-            "peak_bytes": memory.peak(call, device),
+            "dtype": _name(made.model.dtype),
         }
-        suite.run_timed(benchmark, call, device)
+        suite.with_peak(benchmark, call, device)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -21,7 +21,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import suite
 from benchmarks.conftest import words
 from benchmarks.test_build import RandomVectors
-from kblam.bench import memory
 from kblam.bench.cases import count_of
 from kblam.models import attach, detach
 from kblam.shipped import DEMO
@@ -82,9 +81,8 @@ def timed(
         "triples": triples,
         "rows": rows,
         "learned_weights": sum(weight.numel() for weight in made.adapter.parameters()),
-        "peak_bytes": memory.peak(step, device),
     }
-    suite.run_timed(benchmark, step, device)
+    suite.with_peak(benchmark, step, device)
 
 
 def test_stage_one(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> None:

@@ -14,6 +14,7 @@ from kblam.models import Attachment, attach
 from kblam.models.formats import LatentFormat
 from kblam_kernels import LatentKnowledge
 from kblam_kernels.plan.workload import MODELS
+from kblam_kernels.tools.env import quick_dtype
 
 EMBEDDING_DIM = 384  # MiniLM's
 # Synthetic triples encoded at a time: bounds what building needs beside the latents themselves.
@@ -108,10 +109,13 @@ class GrowingKnowledge(SyntheticKnowledge):
 
 
 def parts(config: LlamaConfig, device: str) -> tuple[PreTrainedModel, KnowledgeAdapter]:
-    """The model with random weights drawn on its device, and a random adapter for every third layer."""
+    """The model with random weights drawn on its device, and a random adapter for every third layer.
+
+    In the dtype that the device multiplies fast: bfloat16, or float32 on a processor without instructions for it.
+    """
     torch.manual_seed(0)
     with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quick_dtype(device)).eval()
         adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
     return model, adapter.requires_grad_(False)
 
