@@ -1,5 +1,5 @@
 """A whole model: the first token and the next ones, with knowledge, without, as upstream does it, and with the facts in
-the prompt.
+the prompt; in bfloat16, or in float32 on a processor without instructions for it.
 
 `pytest benchmarks/test_model.py --benchmark-only --shapes smollm2-135m --triples 100,10K`. Weights are random.
 """
@@ -27,6 +27,7 @@ from kblam.bench.whole_model import STEPS, Decoding
 from kblam.errors import BenchmarkError
 from kblam.models import Attachment, attach, cache_name
 from kblam_kernels.plan.devices import free_memory
+from kblam_kernels.tools.env import quick_dtype
 
 STORED = {LATENT: torch.bfloat16, INT8: torch.int8, INT8_PRODUCTS: torch.int8}
 QUESTION_TOKENS = 32
@@ -62,7 +63,7 @@ def built(model: str, device: str) -> Attachment:
     needed = sum(tensor.nbytes for tensor in parts(config, "meta")[0].parameters())
     if needed > (free := free_memory(torch.device(device))):
         pytest.skip(f"{model} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-    return build(config, device=device)
+    return build(config, device=device, dtype=quick_dtype(device))
 
 
 def prompt_tokens(triples: int, implementation: str) -> int:

@@ -14,7 +14,6 @@ from kblam.models import Attachment, attach
 from kblam.models.formats import LatentFormat
 from kblam_kernels import LatentKnowledge
 from kblam_kernels.plan.workload import MODELS
-from kblam_kernels.tools.env import quick_dtype
 
 EMBEDDING_DIM = 384  # MiniLM's
 # Synthetic triples encoded at a time: bounds what building needs beside the latents themselves.
@@ -108,18 +107,19 @@ class GrowingKnowledge(SyntheticKnowledge):
         self.log_count = torch.tensor(math.log(max(triples, 1)), device=self.device)
 
 
-def parts(config: LlamaConfig, device: str) -> tuple[PreTrainedModel, KnowledgeAdapter]:
-    """The model with random weights drawn on its device, and a random adapter for every third layer.
-
-    In the dtype that the device multiplies fast: bfloat16, or float32 on a processor without instructions for it.
-    """
+def parts(
+    config: LlamaConfig, device: str, dtype: torch.dtype = torch.bfloat16
+) -> tuple[PreTrainedModel, KnowledgeAdapter]:
+    """The model with random weights drawn on its device, and a random adapter for every third layer."""
     torch.manual_seed(0)
     with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quick_dtype(device)).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
         adapter = KnowledgeAdapter(AdapterConfig.for_model(config, EMBEDDING_DIM, knowledge_scale=100.0))
     return model, adapter.requires_grad_(False)
 
 
-def build(config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu") -> Attachment:
+def build(
+    config: LlamaConfig, *, int8_products: bool = False, device: str = "cpu", dtype: torch.dtype = torch.bfloat16
+) -> Attachment:
     """`parts`, attached."""
-    return attach(*parts(config, device), int8_products=int8_products)
+    return attach(*parts(config, device, dtype), int8_products=int8_products)
