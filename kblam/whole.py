@@ -33,7 +33,12 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     # The suffix stays: some writers look at it.
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
     try:
-        yield unfinished
+        try:
+            yield unfinished
+        except OSError as error:
+            if error.filename is None and error.errno is not None:  # of a write, which names no file
+                error.filename = str(path)
+            raise
         if overwrite:
             unfinished.replace(file)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -102,6 +104,9 @@ class ErrorsAsMessages(Commands):
             report(_message(error), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
         except Exception as error:
+            if (full := _without_room(error)) is not None and not ctx.params.get("debug"):
+                report(full)
+                raise typer.Exit(FAILED) from None
             hints.add_to(error)
             raise
 
@@ -179,6 +184,22 @@ def _kernel_errors() -> list[type[BaseException]]:
     """KernelError, if the kernels were ever imported: to import them is to import torch."""
     kernels = sys.modules.get("kblam_kernels.errors")
     return [] if kernels is None else [kernels.KernelError]
+
+
+# errno of a full device, of a quota that is used up, of a file larger than may be.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _without_room(error: BaseException | None) -> str | None:
+    """What to say if it comes of a device that is full; libraries wrap what the system said, or only quote it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            where = f" for {error.filename}" if error.filename else ""
+            return f"{error.strerror}{where}; make room, and run the command again"
+        if (said := os.strerror(errno.ENOSPC)) in str(error):
+            return f"{said}; make room, and run the command again"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _message(error: BaseException) -> str:

@@ -104,14 +104,14 @@ def base_quiz(
         most: of a larger base only so many facts, those of entities drawn at random.
 
     Raises:
-        DataError: if it has fewer than two entities.
+        DataError: if it has fewer than three entities: two to ask about, and one that is taken out.
     """
-    entities = _entities_of(facts, name)
+    entities = _entities_of(facts, name, least=3)
     rng = question_stream(f"base {name} {seed}")
     rng.shuffle(entities)
     if most is not None:
         fitting, _ = _as_many_as_fit(entities, most)
-        entities = fitting if len(fitting) >= 2 else entities
+        entities = fitting if len(fitting) >= 3 else entities
     wanted = counts(questions, style.shares)
     absent = max(1, min(wanted[NO_ENTITY], len(entities) // 4))
     return _quiz(entities[absent:], entities[:absent], [], style, wanted, rng, take_out=True)
@@ -139,19 +139,19 @@ def questions_about(
     Raises:
         DataError: if it has fewer than two entities.
     """
-    known = _entities_of(facts, name)
+    known = _entities_of(facts, name, least=2)
     rng = question_stream(f"about {name} {seed}")
     properties = sorted({prop for entity in known for prop in entity.facts})
     unknown = [Entity(stranger, {rng.choice(properties): ""}) for stranger in strangers]
     return _quiz(known, unknown, [], style, counts(questions, style.shares), rng, take_out=False).questions
 
 
-def _entities_of(facts: Iterable[Fact], base: str) -> list[Entity]:
+def _entities_of(facts: Iterable[Fact], base: str, least: int) -> list[Entity]:
     by_name: dict[str, dict[str, str]] = {}
     for entity, prop, value in facts:
         by_name.setdefault(entity, {})[prop] = value
-    if len(by_name) < 2:
-        raise DataError(f"questions need a base of at least two entities; {base} has {len(by_name)}")
+    if len(by_name) < least:
+        raise DataError(f"questions need a base of at least {least} names; {base} has {len(by_name)}")
     return [Entity(entity, own) for entity, own in by_name.items()]
 
 

@@ -1,7 +1,8 @@
 """Base models and tokenizers from paths and hub names, with one kind of error.
 
 A path is only read from disk, never looked up on the hub. Code that comes with a model or tokenizer is never run, and
-the user is not asked whether to run it. The short name "smollm2" is a model that a package carries: see `smollm2.py`.
+the user is not asked whether to run it. The short name "smollm2" is a model that a package carries
+(`smollm2.py`), "tiny" the one that comes with this one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers.utils import logging
 from kblam.errors import KblamError, ModelFolderError
 from kblam.hub import unreachable
 from kblam.models import smollm2
+from kblam.shipped import DEMO, TINY, demo_is_shipped
 
 
 def load_base(
@@ -32,7 +34,7 @@ def load_base(
     """A causal language model in eval mode.
 
     Args:
-        name: folder or hub name, or "smollm2".
+        name: folder or hub name, "smollm2" or "tiny".
         revision: commit, branch or tag on the hub.
         dtype: None is the one the checkpoint was saved in.
         device: None is cuda where there is one, else cpu.
@@ -117,6 +119,8 @@ def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]
     if name == smollm2.NAME:
         name = smollm2.source()
         revision = revision if name == smollm2.HUB_NAME else None
+    elif name == TINY and demo_is_shipped():
+        name = DEMO / "model"
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path), {"local_files_only": True, "trust_remote_code": False}

@@ -78,7 +78,7 @@ def _host_of(scope: Scope) -> str | None:
 
 
 class BodyLimit:
-    """Refuses a body that is too large before it is read whole, and one that does not come.
+    """Refuses a body that is too large before it is read whole, one that does not come, and one that is compressed.
 
     Args:
         most: bytes of a body.
@@ -95,7 +95,12 @@ class BodyLimit:
             return
         is_upload = scope["method"] == "POST" and scope["path"].endswith("/triples")
         most = self.most_of_uploads if is_upload else self.most
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        headers = dict(scope["headers"])
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip()
+        if encoding.lower() not in ("", "identity"):
+            await response_of(_encoded(encoding))(scope, receive, send)
+            return
+        declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared[:20]) > most:
             await response_of(_too_large(most, is_upload))(scope, receive, send)
             return
@@ -224,6 +229,11 @@ class Measured:
             await self.app(scope, receive, watched)
         finally:
             count()
+
+
+def _encoded(encoding: str) -> ApiError:
+    message = f"the request's body has Content-Encoding {encoding}; send it as it is, without that header"
+    return ApiError(415, message, "encoded_body", headers={"Accept-Encoding": "identity", "Connection": "close"})
 
 
 def _too_large(most: int, is_upload: bool) -> ApiError:

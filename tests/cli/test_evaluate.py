@@ -176,7 +176,7 @@ def test_a_base_that_is_too_small_is_refused(roomy: Sequence[Any], tmp_path: Pat
         made.add(FACTS[0])
     result = kblam("eval", *roomy, "--kb", tmp_path / "one.kb", *FEW)
     assert result.status == 2
-    assert "at least two entities; own has 1" in result.stderr
+    assert "at least 3 names; own has 1" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--json", "--markdown", "--png"])

