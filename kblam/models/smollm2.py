@@ -16,6 +16,7 @@ import io
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from kblam.errors import ModelFolderError
+from kblam.errors import KblamWarning, ModelFolderError
 from kblam.hub import cached, trouble
 from kblam.shipped import SMOLLM2
 
@@ -155,6 +156,16 @@ def _unpacked(packed: Path) -> Path:
 @functools.lru_cache(maxsize=1)
 def _temporary_folder(packed: Path) -> tempfile.TemporaryDirectory[str]:
     _check_needed()
+    try:
+        where = f"{cache_folder()} cannot be written or has no room"
+    except RuntimeError:
+        where = "there is no home folder"
+    warnings.warn(
+        f"SmolLM2 is unpacked anew for this process alone, which takes seconds: {where}; KBLAM_CACHE names a folder "
+        "that keeps it",
+        KblamWarning,
+        stacklevel=2,
+    )
     folder = tempfile.TemporaryDirectory(prefix=f"kblam-{NAME}-")
     _unpack(packed, Path(folder.name))
     return folder
