@@ -24,9 +24,12 @@ class Node:
 
     Args:
         id: unique in the source: an IRI, a blank node (`_:b1`), a database's id.
+        is_shared: other sources know it by this id too, as they know an IRI. Else each source has ids of its own, and
+            one id in two of them stands for two things.
     """
 
     id: str
+    is_shared: bool = False
 
     @property
     def is_blank(self) -> bool:

@@ -62,9 +62,9 @@ class Terms:
         known = self._properties.get(iri)
         if known is None:
             if iri.startswith(_WIKIDATA_DIRECT):
-                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT))
+                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT), is_shared=True)
             else:
-                known = _PROPERTIES.get(iri) or Node(iri)
+                known = _PROPERTIES.get(iri) or Node(iri, is_shared=True)
             if len(self._properties) < 100_000:
                 self._properties[iri] = known
         return known
@@ -80,7 +80,7 @@ def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Lit
     if subject is None or value is None:
         yield Dropped("a statement about a statement", local_name(predicate))
         return
-    node = Node(subject)
+    node = _node(subject)
     if isinstance(value, Literal):
         if value.datatype in _BINARY:
             yield Dropped(BINARY, local_name(predicate))
@@ -97,12 +97,16 @@ def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Lit
             yield Statement(node, NAME, text, value.language)
         return
     if predicate == TYPE:
-        yield Statement(node, "type", as_words(local_name(value)) if not value.startswith("_:") else Node(value))
+        yield Statement(node, "type", as_words(local_name(value)) if not value.startswith("_:") else _node(value))
     elif value == NIL:
         if predicate != REST:
             yield Dropped("an empty list", local_name(predicate))
     else:
-        yield Statement(node, terms.property_of(predicate), Node(value))
+        yield Statement(node, terms.property_of(predicate), _node(value))
+
+
+def _node(id: str) -> Node:
+    return Node(id, is_shared=not id.startswith("_:"))
 
 
 def _text(literal: Literal) -> str:

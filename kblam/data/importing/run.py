@@ -80,7 +80,8 @@ class Reading:
         self._stage = Stage(languages or Languages(), self._losses)
         self._progress = progress
         try:
-            for source in sources:
+            for number, source in enumerate(sources, start=1):
+                self._stage.source = number if len(sources) > 1 else 0
                 self._read(source, bad_rows)
             self._count = self._stage.finish()
             if strict and len(self._losses):

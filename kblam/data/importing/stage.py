@@ -14,7 +14,7 @@ from typing import Any
 
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
-from kblam.data.importing.naming import Naming
+from kblam.data.importing.naming import Naming, scoped
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
@@ -47,6 +47,7 @@ class Stage:
         losses: is told what is left out.
 
     Attributes:
+        source: number of the source that statements come from now, from 1; 0 if it is the only one.
         repeated: statements that say again what another said.
         several: properties that have more than one value, which are joined with commas.
         unnamed: things that only have an id.
@@ -63,6 +64,7 @@ class Stage:
         self._statements: list[tuple[Any, ...]] = []
         self._facts: list[tuple[str, str, str, str]] = []
         self._labels: list[tuple[str, int, str]] = []
+        self.source = 0
         self.repeated = self.several = self.unnamed = self.told_apart = 0
 
     def close(self) -> None:
@@ -87,14 +89,14 @@ class Stage:
             return
         s, p, v, o = item.subject, item.property, item.value, item.of
         row = (
-            s.id if isinstance(s, Node) else s,
+            self._id(s),
             isinstance(s, Node),
-            p.id if isinstance(p, Node) else p,
+            self._id(p),
             isinstance(p, Node),
-            v.id if isinstance(v, Node) else v,
+            self._id(v),
             isinstance(v, Node),
             item.language,
-            None if o is None else o.id,
+            None if o is None else self._id(o),
             item.edge,
             item.extra,
         )
@@ -118,9 +120,12 @@ class Stage:
         text = label.text.strip()
         if rank is None or not text:
             return
-        self._labels.append((label.node.id, rank * 100 + label.rank, text))
+        self._labels.append((self._id(label.node), rank * 100 + label.rank, text))
         if len(self._labels) >= _BATCH:
             self._write()
+
+    def _id(self, term: Node | str) -> str:
+        return scoped(term, self.source) if isinstance(term, Node) else term
 
     def _write(self) -> None:
         with on_disk():

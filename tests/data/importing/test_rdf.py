@@ -157,3 +157,12 @@ def test_compressed_dumps_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.nt.gz"
     path.write_bytes(gzip.compress(b'<http://e/a> <http://e/p> "1" .\n'))
     assert facts(path) == {("a", "p"): "1"}
+
+
+def test_a_blank_node_belongs_to_its_file(tmp_path: Path) -> None:
+    paths = []
+    for one in ("Elm", "Oak"):
+        text = f'<http://e/{one}> <http://e/address> _:b0 .\n_:b0 <http://e/street> "{one} St" .\n'
+        paths.append(written(tmp_path / f"{one}.nt", text))
+    found, _ = read(open_sources([str(path) for path in paths]))
+    assert found == {("Elm", "address street"): "Elm St", ("Oak", "address street"): "Oak St"}
