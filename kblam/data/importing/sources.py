@@ -16,6 +16,7 @@ from kblam.data.importing.tables import NodesFile, TableFile
 from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge.columns import Columns
 from kblam.knowledge.files import FORMAT_OF_SUFFIX
+from kblam.knowledge.files.lines import check_is_file
 
 logger = logging.getLogger("kblam")
 
@@ -52,6 +53,7 @@ def open_sources(
     if nodes is not None:
         if not any(isinstance(source, TableFile) for source in found):
             raise DataError("a file of nodes is for edge lists in tables, and none was named")
+        check_is_file(nodes)
         found.append(NodesFile(nodes, id_column))
     return found
 
@@ -73,8 +75,7 @@ def _sources(place: str, columns: Columns | None, query: str | None, *, by_id: b
 
 
 def _file(path: Path, columns: Columns | None, query: str | None, *, by_id: bool) -> Readable:
-    if not path.exists():
-        raise TripleFormatError("cannot read: No such file or directory", path=path)
+    check_is_file(path)
     suffix = plain_suffix(path)
     if suffix in rdf.SUFFIXES:
         return rdf.RdfFile(path)

@@ -19,7 +19,7 @@ from kblam.knowledge.files.csv_table import read_csv, write_csv
 from kblam.knowledge.files.excel import read_excel
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
-from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.lines import Records, check_is_file
 from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
 from kblam.knowledge.files.whole import whole_file
@@ -93,6 +93,7 @@ class TripleFile:
     ) -> None:
         self.path = Path(path).expanduser()
         self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates)
+        check_is_file(self.path)
         reader, trouble = RecordReader(columns), Trouble(self.path, is_endless=skip_bad)
         self._count = 0
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
-from kblam.knowledge.files.lines import NotUtf8Error, Records, numbered_lines
+from kblam.knowledge.files.lines import NoTextLineError, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
@@ -30,7 +30,7 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for number, text in self._lines:
             self.number = number
-            if isinstance(text, NotUtf8Error):
+            if isinstance(text, NoTextLineError):
                 self.trouble, text = text, text.text
             assert isinstance(text, str)
             self.pulled.append(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from kblam.data.importing import BadRows, import_into, open_sources, stage
 from kblam.data.importing.guards import JsonGuard
 from kblam.errors import BadLinesError, DataError, TripleFormatError
-from kblam.knowledge import KnowledgeBase
+from kblam.knowledge import KnowledgeBase, TripleFile
 from tests.data.importing.reading import facts, read, written
 from tests.fakes import HashingEncoder
 
@@ -128,6 +129,10 @@ def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
         ("property_graph_store.json", "[]", "expected an object"),
         ("property_graph_store.json", '{"nodes": 1}', 'has "nodes" and "relations"'),
         ("a.csv", b"name,value\nOak,gr\xfcn\n", "a.csv:2: byte 0xfc is not UTF-8"),
+        ("a.csv", "name,value\nOak,old\n".encode("utf-16-le"), "a.csv:1: a NUL byte: .* UTF-16 without its mark"),
+        ("a.csv", "name,value\nOak,old\n".encode("utf-32"), "a.csv:1: the file is UTF-32"),
+        ("a.ttl", GOOD.decode().encode("utf-16"), "a.ttl:1: the file is UTF-16"),
+        ("a.jsonld", "{}".encode("utf-16"), "a.jsonld:1: the file is UTF-16"),
     ],
 )  # fmt: skip
 def test_files_that_are_something_else(tmp_path: Path, name: str, text: str | bytes, told: str) -> None:
@@ -205,3 +210,40 @@ def test_a_disk_without_room_is_an_error_of_ours(tmp_path: Path, monkeypatch: py
     )
     with pytest.raises(DataError, match="SQLITE_TMPDIR"):
         facts(path)
+
+
+@pytest.mark.parametrize("name", ["a.ttl", "a.nt", "a.jsonld", "a.nt.gz"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> None:
+    text = '{"@id": "http://e/a", "http://e/p": "1"}' if name == "a.jsonld" else GOOD.decode()
+    raw = b"\xef\xbb\xbf" + text.encode()
+    assert facts(written(tmp_path / name, gzip.compress(raw) if name.endswith("gz") else raw)) == {("a", "p"): "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.csv", [b"name,property,value", b"Oak,h,1", b"O\0k,h,2", b"Elm,h,3"]),
+        ("a.jsonl", [b"", b'["Oak", "h", "1"]', b'["O\0k", "h", "2"]', b'["Elm", "h", "3"]']),
+    ],
+)
+def test_a_row_with_a_nul_says_nothing_about_the_others(tmp_path: Path, name: str, rows: list[bytes]) -> None:
+    bad = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(written(tmp_path / name, b"\n".join(rows)))]), bad_rows=bad)
+    bad.close()
+    assert (found, report.bad) == ({("Oak", "h"): "1", ("Elm", "h"): "3"}, 1)
+    assert '"line": 3, "reason": "a NUL byte' in bad.path.read_text()
+
+
+def test_what_is_no_file_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    edges = written(tmp_path / "edges.csv", "source,relation,target\na,b,c\n")
+    for open_it in (
+        lambda: open_sources([str(tmp_path / "pipe.csv")]),
+        lambda: open_sources([str(edges)], nodes=tmp_path / "pipe.csv"),
+        lambda: TripleFile(tmp_path / "pipe.csv"),
+    ):
+        with pytest.raises(TripleFormatError, match=r"pipe.csv: it is no file but a pipe"):
+            open_it()
+    with pytest.raises(TripleFormatError, match="cannot read: Too many levels of symbolic links"):
+        open_sources([str(tmp_path / "loop.csv")])
