@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -139,7 +140,7 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
 
     given: dict[Path, Path] = {}
     for path in documents:
-        given.setdefault(path.resolve(), path)
+        given.setdefault(Path(os.path.realpath(path)), path)
     files = list(given)
     if len(files) < len(documents):
         warn(f"{len(documents) - len(files)} of the documents are given twice; each is read once")

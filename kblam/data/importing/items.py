@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads
 
@@ -165,6 +166,7 @@ class BadRows:
         self.path = path
         self.count = 0
         self._file: TextIO | None = None
+        check_target(path, overwrite=True)
         if path.is_file() and not _are_bad_rows(path):
             raise TripleFormatError("there is a file already, and it is no list of bad rows; name another", path=path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -116,6 +117,8 @@ def _text(literal: Literal) -> str:
         try:
             number = float(text)
         except ValueError:
+            return text
+        if not math.isfinite(number):  # INF, or more than a float holds
             return text
         return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
     for start in _UNITS:

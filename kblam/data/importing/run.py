@@ -14,6 +14,7 @@ from kblam.knowledge import BuildReport, build, write_triples
 from kblam.knowledge.encoders.base import Encoder, Progress
 from kblam.knowledge.files import FORMAT_OF_SUFFIX
 from kblam.knowledge.files.trouble import Trouble
+from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
 
 _TOLD = 5000  # statements between two calls of `progress`
@@ -131,7 +132,8 @@ class Reading:
     def _nothing(self) -> str:
         names = ", ".join(self.report.sources)
         why = "; ".join(self._losses.lines())
-        bad = f"; {self.report.bad:,} rows cannot be read" if self.report.bad else ""
+        rows = "1 row" if self.report.bad == 1 else f"{self.report.bad:,} rows"
+        bad = f"; {rows} cannot be read" if self.report.bad else ""
         return f"{names}: no fact in it{bad}{f'; left out: {why}' if why else ''}"
 
     def __len__(self) -> int:
@@ -189,6 +191,7 @@ def import_into(
     is_file = path.suffix.lower() in FORMAT_OF_SUFFIX
     if not is_file and encoder is None:
         raise DataError(f"{path} is a knowledge base, and needs an encoder; or name a file of triples: .jsonl, .csv")
+    check_target(path, overwrite=overwrite or not is_file)
     with Reading(sources, languages=languages, bad_rows=bad_rows, strict=strict, progress=progress) as reading:
         if is_file:
             write_triples(path, reading.triples(), overwrite=overwrite)

@@ -91,7 +91,8 @@ def _record(
     elif trouble := _swallowed(lines.pulled, delimiter, len(header)):
         pass
     elif len(row) != len(header):
-        trouble = f"{len(row)} cells, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
+        cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+        trouble = f"{cells}, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
     if trouble:
         return TripleFormatError(trouble, path=path, line=line)
     return dict(zip(header, row, strict=True))
