@@ -45,12 +45,14 @@ class Label:
     Args:
         rank: of several the one with the lowest is taken.
         language: a tag such as "de"; "" for none.
+        is_kept: it is a statement too, or made up, so that nothing is lost where another name is taken.
     """
 
     node: Node
     text: str
     rank: int = 0
     language: str = ""
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

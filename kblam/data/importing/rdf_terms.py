@@ -94,7 +94,7 @@ def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Lit
         if rank is None:
             yield Statement(node, terms.property_of(predicate), text, value.language)
         else:
-            yield Label(node, text, rank, value.language)
+            yield Label(node, text, rank, value.language, is_kept=True)
             yield Statement(node, NAME, text, value.language)
         return
     if predicate == TYPE:

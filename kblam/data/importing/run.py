@@ -85,14 +85,19 @@ class Reading:
                 self._stage.source = number if len(sources) > 1 else 0
                 self._read(source, bad_rows)
             self._count = self._stage.finish()
-            if strict and len(self._losses):
-                flag = argument("strict=True", "--strict", ("data import",))
-                raise DataError(f"{flag} leaves nothing out: {'; '.join(self._losses.lines())}")
+            if strict:
+                self._refuse_losses()
             if not self._count:
                 raise DataError(self._nothing())
         except BaseException:
             self.close()
             raise
+
+    def _refuse_losses(self) -> None:
+        self._stage.look_ahead()
+        if lines := [*self._losses.lines(), *self._stage.beyond.lines()]:
+            flag = argument("strict=True", "--strict", ("data import",))
+            raise DataError(f"{flag} leaves nothing out: {'; '.join(lines)}")
 
     def _read(self, source: Readable, bad_rows: BadRows | None) -> None:
         trouble = Trouble(
@@ -146,7 +151,8 @@ class Reading:
             yield triple
         stage, report = self._stage, self.report
         report.triples = count
-        report.dropped, report.losses = self._losses.counts(), self._losses.lines()
+        report.dropped = {**self._losses.counts(), **stage.beyond.counts()}
+        report.losses = [*self._losses.lines(), *stage.beyond.lines()]
         report.several, report.repeated = stage.several, stage.repeated
         report.unnamed, report.told_apart = stage.unnamed, stage.told_apart
 

@@ -50,6 +50,9 @@ def open_sources(
         raise DataError(f"{twice[0]} is named twice; name each source once")
     if query is not None and not any(isinstance(source, BoltGraph | LadybugGraph) for source in found):
         raise DataError("a query is for databases: an address (neo4j://HOST), or a file of ladybug (.lbug)")
+    of_columns = TableFile | BoltGraph | LadybugGraph
+    if columns is not None and not any(isinstance(source, of_columns) for source in found):
+        raise DataError("columns are chosen in tables, and in what a query for a database returns; none was named")
     if nodes is not None:
         if not any(isinstance(source, TableFile) for source in found):
             raise DataError("a file of nodes is for edge lists in tables, and none was named")

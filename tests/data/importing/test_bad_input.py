@@ -11,10 +11,10 @@ from pathlib import Path
 import pyoxigraph
 import pytest
 
-from kblam.data.importing import BadRows, import_into, open_sources, stage
+from kblam.data.importing import BadRows, Reading, import_into, open_sources, stage
 from kblam.data.importing.guards import JsonGuard
 from kblam.errors import BadLinesError, DataError, TripleFormatError
-from kblam.knowledge import KnowledgeBase, TripleFile
+from kblam.knowledge import Columns, KnowledgeBase, TripleFile
 from tests.data.importing.reading import facts, read, written
 from tests.fakes import HashingEncoder
 
@@ -247,3 +247,48 @@ def test_what_is_no_file_is_refused_before_anything_waits_for_it(tmp_path: Path)
             open_it()
     with pytest.raises(TripleFormatError, match="cannot read: Too many levels of symbolic links"):
         open_sources([str(tmp_path / "loop.csv")])
+
+
+LONG = "".join(f'<http://e/a> <http://e/p> "{letter * 600}" .\n' for letter in "xy").encode()
+
+
+def test_strict_refuses_values_that_would_become_too_long(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nt", LONG)
+    target = tmp_path / "a.jsonl"
+    with pytest.raises(DataError, match=r"leaves nothing out: 1 x a further value of one property, beyond 1,000"):
+        import_into(target, open_sources([str(path)]), strict=True)
+    assert not target.exists()
+
+
+def test_losses_are_counted_once_however_often_triples_are_read(tmp_path: Path) -> None:
+    with Reading(open_sources([str(written(tmp_path / "a.nt", LONG))])) as reading:
+        for _ in range(2):
+            assert len(list(reading.triples())) == 1
+        assert reading.report.dropped == {"a further value of one property, beyond 1,000 characters": 1}
+
+
+def test_what_only_one_of_joined_values_can_have_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MOST_SOURCES", 2)
+    rows = [
+        {"name": "Oak", "property": "use", "value": value, "question": "What for?", "answer": answer,
+         "sources": [{"document": f"{value}.md", "quote": "is used"}]}
+        for value, answer in (("ships", "Ships."), ("casks", "Casks."), ("ships", "Ships."), ("beams", "Beams."))
+    ]  # fmt: skip
+    found, report = read(open_sources([str(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))]))
+    assert found == {("Oak", "use"): "ships, casks, beams"}
+    assert report.dropped == {
+        "an example question, or a key text, of a further value of one property": 2,
+        "a source beyond the 2 that a triple has": 1,
+    }
+
+
+def test_a_second_name_of_one_id_is_counted(tmp_path: Path) -> None:
+    edges = written(tmp_path / "edges.csv", "source,relation,target\n1,knows,2\n")
+    nodes = written(tmp_path / "nodes.csv", "id,name\n1,Ann\n2,Bo\n1,Anna\n2,Bo\n")
+    found, report = read(open_sources([str(edges)], nodes=nodes))
+    assert (found, report.dropped) == ({("Ann", "knows"): "Bo"}, {"a further name of a thing": 1})
+
+
+def test_columns_are_of_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="columns are chosen in tables"):
+        open_sources([str(written(tmp_path / "a.nt", GOOD))], columns=Columns(name="x"))
