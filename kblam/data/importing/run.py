@@ -129,7 +129,7 @@ class Reading:
             self._losses.add(item)
         elif isinstance(item, Bad):
             if bad_rows is None:
-                trouble.add(item.error.line or 0, item.error)
+                trouble.add(item.error.line, item.error)
             else:
                 bad_rows.add(item.error)
                 report.bad += 1

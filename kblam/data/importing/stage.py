@@ -138,9 +138,9 @@ class Stage:
             )
             self._sql.executemany(
                 "INSERT INTO labels (node, rank, text, open) VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET "
-                "lost = lost + (text <> excluded.text AND (CASE WHEN excluded.rank < rank THEN open ELSE excluded.open "
-                "END)), open = CASE WHEN excluded.rank < rank THEN excluded.open ELSE open END, "
-                "text = CASE WHEN excluded.rank < rank THEN excluded.text ELSE text END, rank = min(rank, excluded.rank)",
+                "lost = lost + (text <> excluded.text AND iif(excluded.rank < rank, open, excluded.open)), "
+                "open = iif(excluded.rank < rank, excluded.open, open), "
+                "text = iif(excluded.rank < rank, excluded.text, text), rank = min(rank, excluded.rank)",
                 self._labels,
             )
             self._sql.executemany("INSERT INTO facts (name, property, value, extra) VALUES (?,?,?,?)", self._facts)

@@ -11,7 +11,7 @@ import networkx
 import pytest
 
 from kblam.data.importing import BadRows, LlamaIndexGraph, NetworkxGraph, open_sources
-from kblam.errors import DataError, TripleFormatError
+from kblam.errors import BadLinesError, DataError, TripleFormatError
 from kblam.knowledge import Columns
 from tests.data.importing.reading import facts, read, written
 
@@ -294,3 +294,19 @@ def test_a_tag_without_an_end_is_refused_before_it_takes_minutes(
     path = written(tmp_path / name, f'{begin}\n<r:Description r:about="{"x" * 2**21}"/>')
     with pytest.raises(TripleFormatError, match=rf"{name}:2: .* longer than 262,144 bytes"):
         facts(path)
+
+
+def test_a_row_of_a_query_has_no_line(embedded: Path) -> None:
+    query = "MATCH (p:Person) RETURN p.born AS born"
+    with pytest.raises(TripleFormatError, match=r"g\.lbug: row 1 of the query: missing field"):
+        read(open_sources([str(embedded)], query=f"{query} LIMIT 1"))
+    with pytest.raises(BadLinesError) as caught:
+        read(open_sources([str(embedded)], query=f"{query} UNION ALL {query}"))
+    assert caught.value.line is None
+    assert caught.value.details[0].startswith("row 1 of the query: ")
+
+
+def test_two_columns_of_a_query_with_one_name_are_refused(embedded: Path) -> None:
+    query = "MATCH (p:Person) RETURN p.name AS name, p.born AS name, p.born AS born"
+    with pytest.raises(DataError, match="two columns called 'name'"):
+        read(open_sources([str(embedded)], query=query))
