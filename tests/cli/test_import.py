@@ -98,6 +98,7 @@ def test_where_nothing_can_be_written_nothing_is_read(dump: Path, tmp_path: Path
         ("no/f.jsonl", "there is no folder"),
         ("no/f.kb", "there is no folder"),
         ("there.jsonl", "--overwrite replaces it"),
+        ("f.parquet", ".parquet is read, not written"),
     ):
         kblam("data", "import", dump, "-o", tmp_path / name).failed(2, told)
     kblam("data", "import", dump, "-o", tmp_path / "f.kb", "--skip-bad", tmp_path / "no" / "bad").failed(2, "no folder")

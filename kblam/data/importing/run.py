@@ -12,7 +12,7 @@ from kblam.data.importing.stage import Stage
 from kblam.errors import DataError, TripleFormatError, argument
 from kblam.knowledge import BuildReport, build, write_triples
 from kblam.knowledge.encoders.base import Encoder, Progress
-from kblam.knowledge.files import FORMAT_OF_SUFFIX
+from kblam.knowledge.files import FORMAT_OF_SUFFIX, check_written_to
 from kblam.knowledge.files.trouble import Trouble
 from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
@@ -197,7 +197,10 @@ def import_into(
     is_file = path.suffix.lower() in FORMAT_OF_SUFFIX
     if not is_file and encoder is None:
         raise DataError(f"{path} is a knowledge base, and needs an encoder; or name a file of triples: .jsonl, .csv")
-    check_target(path, overwrite=overwrite or not is_file)
+    if is_file:
+        check_written_to(path, overwrite=overwrite)
+    else:
+        check_target(path, overwrite=True)
     with Reading(sources, languages=languages, bad_rows=bad_rows, strict=strict, progress=progress) as reading:
         if is_file:
             write_triples(path, reading.triples(), overwrite=overwrite)

@@ -22,7 +22,7 @@ from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
 from kblam.knowledge.files.lines import Records, check_is_file
 from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
-from kblam.knowledge.files.whole import whole_file
+from kblam.knowledge.files.whole import check_target, whole_file
 from kblam.knowledge.records import RecordReader, joined
 from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
@@ -187,6 +187,17 @@ def write_triples(
     writer = _writer_of(file, format)
     with whole_file(file, overwrite=overwrite) as unfinished:
         return writer(unfinished, triples)
+
+
+def check_written_to(path: str | Path, *, overwrite: bool = True) -> None:
+    """Before long work: whether `write_triples` can write its result there.
+
+    Raises:
+        TripleFormatError: it cannot.
+    """
+    file = Path(path).expanduser()
+    _writer_of(file, None)
+    check_target(file, overwrite=overwrite)
 
 
 def _writer_of(path: Path, format: Format | None) -> Callable[[Path, Iterable[Triple]], int]:
