@@ -17,6 +17,9 @@ from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
 
+# The line in which Excel notes its delimiter, above the header.
+_SEPARATOR = re.compile('"?sep=.?"?', re.IGNORECASE)
+
 
 class _Lines:
     """The text of each line, for the csv module to pull, remembering how far it has got."""
@@ -40,7 +43,7 @@ class _Lines:
 def read_csv(path: Path, reader: RecordReader) -> Records:
     lines = _Lines(path)
     texts = iter(lines)
-    first = next((text for text in texts if text.strip()), None)
+    first = next((text for text in texts if text.strip() and not _SEPARATOR.fullmatch(text.strip())), None)
     if first is None:
         return
     if lines.trouble is not None:

@@ -35,6 +35,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
             if number == 1:
                 refuse_other_encodings(path, raw)
                 raw = raw.removeprefix(codecs.BOM_UTF8)
+                if b"\n" not in raw and b"\r" in raw.rstrip():
+                    raise TripleFormatError(
+                        "its lines end with carriage returns alone; save it with line feeds", path=path, line=1
+                    )
             if len(raw) > MAX_LINE_BYTES:
                 raise TripleFormatError(
                     f"the line is longer than {MAX_LINE_BYTES:,} bytes; is this one triple a line?",

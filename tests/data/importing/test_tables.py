@@ -350,3 +350,15 @@ def test_a_workbook_that_openpyxl_does_not_foresee(tmp_path: Path) -> None:
     (tmp_path / "torn.xlsx").write_bytes(raw)
     with pytest.raises(TripleFormatError, match=r"torn.xlsx: "):
         facts(tmp_path / "torn.xlsx")
+
+
+@pytest.mark.parametrize("note", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_line_in_which_excel_notes_its_delimiter_is_no_header(tmp_path: Path, note: str) -> None:
+    assert facts(written(tmp_path / "a.csv", f"{note}\r\nname;height\r\nOak;3,5\r\n")) == {("Oak", "height"): "3,5"}
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_told(tmp_path: Path) -> None:
+    for name, text in (("a.csv", "name,h\rOak,3\r"), ("a.jsonl", '["Oak", "h", "3"]\r["Elm", "h", "3"]')):
+        with pytest.raises(TripleFormatError, match=rf"{name}:1: its lines end with carriage returns alone"):
+            facts(written(tmp_path / name, text))
+    assert facts(written(tmp_path / "b.jsonl", '["Oak", "h", "3"]\r')) == {("Oak", "h"): "3"}
