@@ -128,7 +128,9 @@ class Stage:
             self._write()
 
     def _id(self, term: Node | str) -> str:
-        return scoped(term, self.source) if isinstance(term, Node) else term
+        if not isinstance(term, Node):
+            return term
+        return scoped(term, self.source) if self.source else term.id
 
     def _write(self) -> None:
         with on_disk():
