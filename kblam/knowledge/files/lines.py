@@ -100,13 +100,15 @@ def decode(path: Path, raw: bytes, *, first_line: int) -> str:
         found = NoTextLineError(
             f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", path=path, line=line
         )
-        found.text = raw.decode("utf-8", "replace")
+        if len(raw) <= MAX_LINE_BYTES:  # of a line, not of a document
+            found.text = raw.decode("utf-8", "replace")
         raise found from None
     if "\0" in text:
         line = first_line + text.count("\n", 0, text.index("\0"))
         nul = NoTextLineError(
             "a NUL byte: this is binary, or UTF-16 without its mark; save the file as UTF-8", path=path, line=line
         )
-        nul.text = text.replace("\0", "\ufffd")
+        if len(raw) <= MAX_LINE_BYTES:
+            nul.text = text.replace("\0", "\ufffd")
         raise nul
     return text

@@ -362,3 +362,10 @@ def test_lines_that_end_with_carriage_returns_alone_are_told(tmp_path: Path) -> 
         with pytest.raises(TripleFormatError, match=rf"{name}:1: its lines end with carriage returns alone"):
             facts(written(tmp_path / name, text))
     assert facts(written(tmp_path / "b.jsonl", '["Oak", "h", "3"]\r')) == {("Oak", "h"): "3"}
+
+
+def test_a_byte_order_mark_hides_no_table_of_graphrag(tmp_path: Path) -> None:
+    table = "\ufefftitle,type,description,human_readable_id\nANN,PERSON,Ann leads Acme,0\n"
+    found, report = read(open_sources([str(written(tmp_path / "entities.csv", table))]))
+    assert found == {("ANN", "type"): "PERSON", ("ANN", "description"): "Ann leads Acme"}
+    assert report.dropped == {"a property that only its tool needs (ids of passages, vectors, counts)": 1}
