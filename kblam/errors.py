@@ -80,12 +80,12 @@ class BadLinesError(TripleFormatError):
 
     Attributes:
         summary: what the details are about.
-        line: the first of them.
+        line: the first of them; None where the source has no lines, as a database.
         count: how many.
         details: a text for each kind of trouble, with its lines; the commonest are there, not all.
     """
 
-    def __init__(self, message: str, details: Sequence[str], *, path: str | Path, line: int, count: int) -> None:
+    def __init__(self, message: str, details: Sequence[str], *, path: str | Path, line: int | None, count: int) -> None:
         self.count = count
         self.details = tuple(details)
         super().__init__("; ".join([message, *details]), path=path)

@@ -27,7 +27,7 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    file = path.resolve()
+    file = _resolved(path)
     if not overwrite and file.exists():  # before minutes of writing, not only after
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     # The suffix stays: some writers look at it.
@@ -68,6 +68,13 @@ def why_not(path: Path) -> str | None:
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return f"{existing} is no folder that may be written"
     return None
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # of Python below 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def _publish(unfinished: Path, file: Path) -> None:

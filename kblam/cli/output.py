@@ -106,20 +106,26 @@ class _ProgressLines:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._began = time.monotonic()
         self._pause = FIRST_PAUSE
-        self._next = self._began + self._pause
+        self._next = time.monotonic() + self._pause
+        # Of the work that is under way: how much there is, and how much was done when. What came before it, such as
+        # reading the sources or loading a model, says nothing about its speed.
+        self._since = (-1, 0, 0.0)
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if total != self._since[0] or done < self._since[1]:
+            self._since = total, done, now
         if now < self._next or not done:
             return
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._next = now + self._pause
         text = f"{self._title}: {done:,}"
         if total:
-            left = (now - self._began) * (total - done) / done
-            text += f" of {total:,}" + (f", about {_duration(left)} left" if done < total else "")
+            text += f" of {total:,}"
+            _, first, began = self._since
+            if first < done < total:
+                text += f", about {_duration((now - began) * (total - done) / (done - first))} left"
         err.print(Text(text, style="dim"), soft_wrap=True)
 
 

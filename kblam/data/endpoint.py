@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ from kblam.knowledge.encoders.secrets import redact
 from kblam.strict_json import decoder, loads
 
 _MOST_BYTES = 2**24  # of a reply: far more than any model writes
+_MOST_TRIES = 1000  # brackets in a reply that JSON may begin with
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,18 @@ def _count(given: object) -> int | None:
 
 
 def json_in(reply: str) -> Any:
-    """The JSON in a reply, with or without text or a code fence around it; None if there is none."""
-    for match in re.finditer(r"[\[{]", reply):
+    """The JSON in a reply, with or without text or a code fence around it; None if there is none.
+
+    The first with an object in it, else the first: text may say [1] before it.
+    """
+    first = None
+    # What does not begin with JSON soon holds none, and each try takes time with the length of the reply.
+    for match in islice(re.finditer(r"[\[{]", reply), _MOST_TRIES):
         try:
-            return decoder().raw_decode(reply, match.start())[0]
+            found = decoder().raw_decode(reply, match.start())[0]
         except (ValueError, RecursionError):
             continue
-    return None
+        if isinstance(found, dict) or any(isinstance(one, dict) for one in found):
+            return found
+        first = found if first is None else first
+    return first

@@ -33,9 +33,18 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
     cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip()
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
-    if _UNSTORABLE.search(cleaned):
-        raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {shortened(text)}; remove it")
+    check_storable(field, cleaned)
     return cleaned
+
+
+def check_storable(field: str, text: str) -> None:
+    """A text that a UTF-8 file can hold.
+
+    Raises:
+        TripleFormatError: it cannot.
+    """
+    if _UNSTORABLE.search(text):
+        raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {shortened(text)}; remove it")
 
 
 def _check_combining_marks(field: str, text: str) -> None:

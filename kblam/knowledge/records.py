@@ -42,6 +42,7 @@ class RecordReader:
         self._properties: dict[str, None] = {}
         self._keyed = False
         self._joined = 0
+        self.merged = 0  # cells of rows below the one that they stand in
         self._plans: dict[tuple[tuple[str, ...], bool], Plan | TripleFormatError] = {}
         self._met: set[str] = set()
         self._of_facts: set[str] = set()
@@ -105,6 +106,8 @@ class RecordReader:
             notes.append("read the keys of an object as the names of its entities")
         if self._joined:
             notes.append(f"joined lists of values with commas ({_times(self._joined)})")
+        if self.merged:
+            notes.append(f"read merged cells in each of their rows ({_times(self.merged)})")
         return notes
 
     def tell(self, where: str) -> None:

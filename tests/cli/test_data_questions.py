@@ -54,3 +54,4 @@ def test_what_cannot_work_is_told(facts: Path, tmp_path: Path) -> None:
     kblam("data", "questions", facts, "--kinds", "double").failed(2, "'double' is no kind of question")
     kblam("data", "questions", facts, "-o", tmp_path / "a.csv").failed(2, "name it .jsonl")
     kblam("data", "questions", facts, "--refusal", " ").failed(2, "--refusal is empty")
+    kblam("data", "questions", facts, "--refusal", "no\udcff").failed(2, "--refusal is not UTF-8")

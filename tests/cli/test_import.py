@@ -67,6 +67,7 @@ def test_options_that_contradict_each_other(dump: Path, tmp_path: Path) -> None:
     kblam("data", "import", dump, "-o", file, "--encoder", "minilm").failed(2, "a file of triples")
     kblam("data", "import", dump, "-o", file, "--languages", "*").failed(2, "one that comes first")
     kblam("data", "import", dump, "-o", file, "--query", "x").failed(2, "a query is for databases")
+    kblam("data", "import", dump, "-o", file, "--skip-bad", tmp_path / "x" / ".." / file.name).failed(2, "are one file")
     table = tmp_path / "a.csv"
     table.write_text("tree,height\nOak,3\n")
     kblam("data", "import", table, "-o", file).failed(2, "--map name=tree")
@@ -87,3 +88,29 @@ def test_an_interruption_says_what_is_kept(
         kblam("data", "import", dump, "-o", tmp_path / name).failed(130, "nothing was written")
     monkeypatch.setattr("kblam.data.importing.import_into", stopped_on_the_way)
     kblam("data", "import", dump, "-o", tmp_path / "f.kb").failed(130, "what was encoded before is kept")
+
+
+def test_where_nothing_can_be_written_nothing_is_read(dump: Path, tmp_path: Path, hashing: HashingEncoder) -> None:
+    dump.write_text("no RDF")
+    (tmp_path / "there.jsonl").write_text("")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    for name, told in (
+        ("no/f.jsonl", "there is no folder"),
+        ("no/f.kb", "there is no folder"),
+        ("there.jsonl", "--overwrite replaces it"),
+        ("f.parquet", ".parquet is read, not written"),
+    ):
+        kblam("data", "import", dump, "-o", tmp_path / name).failed(2, told)
+    kblam("data", "import", dump, "-o", tmp_path / "f.kb", "--skip-bad", tmp_path / "no" / "bad").failed(2, "no folder")
+    dump.write_text(NT)
+    kblam("data", "import", dump, "-o", tmp_path / "loop.jsonl").failed(2, "Too many levels of symbolic links")
+
+
+def test_one_of_a_thing_is_not_told_in_the_plural(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("name,property,value\nOak,height,3\n")
+    assert "1 triple of 1 fact read, in" in kblam("data", "import", table, "-o", tmp_path / "a.jsonl").ok().stdout
+    table.write_text("name,property,value\nOak\n")
+    kblam("data", "import", table, "-o", tmp_path / "b.jsonl").failed(2, ":2: 1 cell, but the header has 3")
+    bad = tmp_path / "bad.jsonl"
+    kblam("data", "import", table, "-o", tmp_path / "b.jsonl", "--skip-bad", bad).failed(2, "; 1 row cannot be read")

@@ -165,7 +165,7 @@ def test_building_shows_progress_without_a_terminal(
     run = kblam("kb", "build", file, "-o", tmp_path / "slow.kb", "--batch-size", 10).ok()
     lines = run.stderr.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"encoding: {done} of 40" for done in (10, 20, 30, 40)]
-    assert lines[0].endswith(" left")
+    assert lines[1].endswith(" left")
 
 
 def test_pauses_between_lines_of_progress_grow(
@@ -179,3 +179,21 @@ def test_pauses_between_lines_of_progress_grow(
             progress(second, 7200)
     told = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
     assert told == [5, 15, 35, 75, 135, 195, 255]
+
+
+def test_what_came_before_says_nothing_about_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(output, "time", clock(lambda: now))
+    monkeypatch.setattr(output, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(output, "LONGEST_PAUSE", 0.0)
+    with output.progress_bar("importing") as progress:
+        for now, done, total in ((600.0, 5000, 0), (700.0, 64, 164), (701.0, 74, 164), (702.0, 164, 164)):  # noqa: B007
+            progress(done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "importing: 5,000",
+        "importing: 64 of 164",
+        "importing: 74 of 164, about 9 s left",
+        "importing: 164 of 164",
+    ]

@@ -103,6 +103,8 @@ def test_text_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo \xc3\xa9")
     document = read_document(tmp_path / "a.txt")
     assert (document.name, document.text, document.page_at(3)) == ("a.txt", "one\ntwo é", None)
+    (tmp_path / "a.md").write_bytes(b"# Oak\rIt is old.\r")
+    assert [piece.text for piece in pieces_of(read_document(tmp_path / "a.md"))] == ["# Oak\nIt is old."]
 
 
 def bomb(path: Path) -> Path:
@@ -119,6 +121,8 @@ def bomb(path: Path) -> Path:
         ("a.md", b" \n\f\n", "a.md: no text"),
         ("a.md", b"one\ntwo \xe9\n", "a.md:2: byte 0xe9 is not UTF-8"),
         ("a.txt", b"\xff\xfea\0", "binary or UTF-16"),
+        ("a.txt", b"a" * 9000 + b"\0", "binary or UTF-16"),
+        (b"a\xff.md".decode("utf-8", "surrogateescape"), b"x", "its name is not UTF-8"),
         ("a.md", b"x" * 2**21, "2 MiB are more than 1; split it, or raise most_bytes"),
         ("a.docx", b"PK no archive", "a.docx: damaged, or no document of its kind"),
         ("a.xlsx", "bomb", r"bytes that unpack to 8,388,608 in 1 parts: a zip bomb; it was not unpacked"),

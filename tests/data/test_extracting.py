@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kblam.data.documents import Document, Piece, pieces_of
-from kblam.data.endpoint import Endpoint
+from kblam.data.endpoint import Endpoint, json_in
 from kblam.data.extracting import Extraction, Prices, extract, merge
 from kblam.data.extracting.journal import Journal
 from kblam.data.extracting.merging import spelling
@@ -266,3 +266,22 @@ def test_more_sources_than_a_triple_has_are_counted() -> None:
     found = [Triple("a", "b", "c", sources=(source(f"d{number}"),)) for number in range(1003)]
     merged = merge(found)
     assert (len(merged.triples[0].sources), merged.dropped_sources) == (1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("As [1] says: " + facts(COLOR), {"triples": [COLOR]}),
+        ("nothing: []", []),
+        ('[[1], {"a": 1}]', [[1], {"a": 1}]),
+        ("{[" * 5, None),
+    ],
+)
+def test_json_is_found_in_a_reply(reply: str, found: object) -> None:
+    assert json_in(reply) == found
+
+
+def test_a_reply_of_brackets_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json_in("{[" * 200_000) is None  # a minute and more, where each is tried
+    monkeypatch.setattr("kblam.data.endpoint._MOST_TRIES", 1)
+    assert json_in("{[" + facts(COLOR)) is None

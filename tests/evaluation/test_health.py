@@ -21,6 +21,8 @@ from kblam.evaluation.health.findings import (
     NEAR_PROPERTIES,
     NOT_FOUND,
     SAYS_NOTHING,
+    UNSEEN,
+    of_name,
     of_value,
 )
 from kblam.evaluation.health.vectors import nearest
@@ -66,6 +68,7 @@ BAD = [
     Triple("Ghost", "photo", base64.b64encode(bytes(range(90))).decode()),
     Triple("Ghost", "town", "MÃ¼nchen"),
     Triple("Ghost", "story", "long " * 100),
+    Triple("Gh\u200bost", "river", "Oder"),
 ]
 
 
@@ -84,7 +87,7 @@ def test_a_good_base_has_nothing_to_tell() -> None:
 
 def test_what_is_wrong_is_found_counted_and_told_with_its_fix() -> None:
     health = examine(base(BAD))
-    kinds = {SAYS_NOTHING: 1, BINARY: 1, BROKEN: 1, LONG: 1, NEAR_PROPERTIES: 1, NEAR_NAMES: 1}
+    kinds = {SAYS_NOTHING: 1, BINARY: 1, BROKEN: 1, LONG: 1, NEAR_PROPERTIES: 1, NEAR_NAMES: 1, UNSEEN: 1}
     assert {kind: count for kind, count in health.counts.items() if kind != NOT_FOUND} == kinds
     assert len(health.worst) <= 20
     by_kind = {finding.kind: finding for finding in health.worst}
@@ -112,6 +115,27 @@ def test_what_is_wrong_is_found_counted_and_told_with_its_fix() -> None:
 def test_values_are_told_by_their_text(value: str, kind: str | None) -> None:
     finding = of_value(Triple("a", "p", value))
     assert (None if finding is None else finding.kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("O\u200bak", "U+200B"),
+        ("\u202eOak", "U+202E"),
+        ("Oak\ufeff", "U+FEFF"),
+        ("می\u200cخواهم", None),
+        ("東京 タワー", None),
+    ],
+)
+def test_characters_that_nobody_sees_are_told(name: str, told: str | None) -> None:
+    finding = of_name(Triple(name, "height", "20 m"))
+    assert (finding is not None and finding.what.endswith(f"({told})")) == (told is not None)
+
+
+def test_a_long_name_is_cut() -> None:
+    finding = of_value(Triple("N" * 90_000, "p" * 1000, "N/A"))
+    assert finding is not None
+    assert len(finding.what) < 150
 
 
 def test_the_nearest_other_key_is_found_in_any_piece(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +167,7 @@ def test_the_report_fits_a_screen_of_80_columns(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda *_: WordEncoder())
     monkeypatch.setattr(out, "width", 80)
     shown = kblam("kb", "doctor", tmp_path / "bad.kb").ok().stdout
-    assert re.search(r"\d+% of questions can be expected to be answered \(\d+% to \d+%; 22 asked\)", shown)
+    assert re.search(r"\d+% of questions can be expected to be answered \(\d+% to \d+%; 23 asked\)", shown)
     assert "1  values that say nothing" in shown
     path = str(tmp_path)
     assert all(len(line) <= 80 for line in shown.splitlines() if path not in line)

@@ -85,7 +85,7 @@ def _export_questions(
     source: Path, output: Path, form: Form, splits: str | None, seed: int, with_contexts: bool, overwrite: bool
 ) -> None:
     from kblam.data.exporting import example_questions, export_splits, read_questions
-    from kblam.errors import TripleFormatError
+    from kblam.knowledge.files.lines import check_is_file
 
     shares = _shares(splits) if splits is not None else {"": 1.0}
     options = {"form": form.value, "with_contexts": with_contexts, "overwrite": overwrite, "seed": seed}
@@ -93,8 +93,7 @@ def _export_questions(
         with open_file(source) as kb, waiting("writing"):
             counts = export_splits(output, example_questions(kb.triples()), shares, **options)  # type: ignore[arg-type]
     else:
-        if not source.is_file():
-            raise TripleFormatError("cannot read: No such file or directory", path=source)
+        check_is_file(source)
         with waiting("writing"):
             counts = export_splits(output, read_questions(source), shares, **options)  # type: ignore[arg-type]
     for name, count in counts.items():

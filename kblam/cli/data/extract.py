@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -13,7 +14,7 @@ import typer
 from rich.text import Text
 
 from kblam.cli.errors import FAILED, CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of, many
+from kblam.cli.files import count_of, file_of, many, open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import AsJson
 from kblam.cli.output import err, print_json, progress_bar, waiting
@@ -108,6 +109,7 @@ def extract(
     is_base = not _is_file_of_triples(target)
     if not is_base and target.exists() and not journal_file.exists() and not overwrite:
         raise CommandError(f"{target}: there is a file already; --overwrite replaces it")
+    _check(target, is_base=is_base)
     costs = parsed_prices(prices)
     if not dry_run and not (base_url and model):
         raise CommandError("--base-url and --model are needed: a language model extracts; --dry-run asks nothing")
@@ -139,7 +141,7 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
 
     given: dict[Path, Path] = {}
     for path in documents:
-        given.setdefault(path.resolve(), path)
+        given.setdefault(Path(os.path.realpath(path)), path)
     files = list(given)
     if len(files) < len(documents):
         warn(f"{len(documents) - len(files)} of the documents are given twice; each is read once")
@@ -198,6 +200,21 @@ def _is_file_of_triples(output: Path) -> bool:
     return output.suffix.lower() in FORMAT_OF_SUFFIX and not output.is_dir()
 
 
+def _check(target: Path, *, is_base: bool) -> None:
+    """Before a model is paid for: whether what it writes can be kept there."""
+    from kblam.knowledge.files import check_written_to
+    from kblam.knowledge.files.whole import check_target
+    from kblam.knowledge.schema import is_blank
+
+    if not is_base:
+        check_written_to(target)
+    elif target.exists() and not is_blank(target):
+        with open_file(target) as kb:
+            _ = kb.encoder  # raises where it must be named, and that cannot be done here
+    else:
+        check_target(target, overwrite=True)
+
+
 def _write(target: Path, triples: Sequence[Triple], *, is_base: bool) -> None:
     from kblam.knowledge import build, load_encoder, write_triples
     from kblam.knowledge.schema import is_blank
@@ -209,8 +226,6 @@ def _write(target: Path, triples: Sequence[Triple], *, is_base: bool) -> None:
         with progress_bar("encoding") as progress:
             build(target, triples, load_encoder(), progress=progress)
         return
-    from kblam.cli.files import open_file
-
     with open_file(target, read_only=False) as kb, progress_bar("encoding") as progress:
         kb.update(_with_known_sources(kb, triples), progress=progress, total=len(triples))
 

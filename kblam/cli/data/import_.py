@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,6 +93,8 @@ def import_(
         nodes=names,
         id_column=id_column,
     )
+    if skip_bad is not None and os.path.realpath(skip_bad) == os.path.realpath(output):
+        raise CommandError(f"--skip-bad and --output are one file, {output}; name another for the rows")
     wanted = Languages([tag.strip() for tag in languages.split(",") if tag.strip()])
     target = output if is_file else file_of(output)
     bad_rows = None if skip_bad is None else BadRows(skip_bad)
@@ -134,11 +137,11 @@ def _print(report: ImportReport, target: Path, skip_bad: Path | None, seconds: f
         err.print(f"{told} in {skip_bad}", style="yellow", markup=False, soft_wrap=True)
     for note in _notes(report):
         err.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
-    changes = ""
+    changes, read = "", many(report.read, "fact", "facts")
     if (built := report.build) is not None:
         changes = f" ({built.added:,} added, {built.updated:,} updated, {built.unchanged:,} unchanged)"
     out.print(
-        f"{target}: {count_of(report.triples)}{changes} of {report.read:,} facts read, in {seconds:.1f} s",
+        f"{target}: {count_of(report.triples)}{changes} of {read} read, in {seconds:.1f} s",
         markup=False,
         soft_wrap=True,
     )

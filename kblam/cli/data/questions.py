@@ -87,6 +87,10 @@ def questions(
     said = REFUSAL if refusal is None else refusal
     if not said.strip():
         raise CommandError("--refusal is empty; give the sentence that answers what cannot be answered")
+    try:
+        said.encode()
+    except UnicodeEncodeError:
+        raise CommandError("--refusal is not UTF-8; type it in a terminal that writes UTF-8") from None
     endpoint = Endpoint(base_url, model, api_key_env, timeout) if base_url else None
     if _are_documents(sources):
         if endpoint is None:

@@ -105,7 +105,7 @@ _READERS = {"markitdown": _by_markitdown, "docling": _by_docling}
 
 def _clean(page: str) -> str:
     """Without comments and form feeds, and with line breaks of one kind."""
-    return _COMMENT.sub("", page).replace("\r\n", "\n").replace("\f", " ").strip("\n")
+    return _COMMENT.sub("", page).replace("\r\n", "\n").replace("\r", "\n").replace("\f", " ").strip("\n")
 
 
 def _limit(job: dict[str, Any]) -> None:

@@ -71,6 +71,10 @@ def read_document(
     """
     file = Path(path)
     kind = file.suffix.lower()
+    try:
+        (name or file.name).encode()
+    except UnicodeEncodeError:
+        raise DocumentError(f"{file}: its name is not UTF-8, and sources could not name it; rename it") from None
     if kind not in KINDS:
         raise DocumentError(f"{file}: a document of the kind {kind or file.name!r} cannot be read; {_known()}")
     try:
@@ -100,14 +104,14 @@ def _converted(file: Path, kind: str, reader: Reader) -> list[str]:
 
 
 def _decoded(file: Path, raw: bytes) -> str:
-    if b"\0" in raw[:8192]:
+    if b"\0" in raw:
         raise DocumentError(f"{file}: this is binary or UTF-16, not text in UTF-8; save it as UTF-8")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DocumentError(f"{file}:{line}: byte {raw[error.start]:#x} is not UTF-8; save the file as UTF-8") from None
-    return text.replace("\f", " ").replace("\r\n", "\n")
+    return text.replace("\f", " ").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_pages(file: Path, pages: list[str], what: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kblam.data.quiz import Question
 from kblam.errors import TripleFormatError
+from kblam.knowledge.fields import check_storable
 from kblam.knowledge.triples import Triple, key_text
 from kblam.strict_json import loads, problem
 
@@ -169,6 +170,10 @@ def _made(
     where = _listed("sources", sources)
     if not all(isinstance(one, Mapping) for one in where):
         raise TripleFormatError("sources must be a list of objects")
+    check_storable("the question", str(question))
+    check_storable("the answer", str(answer))
+    for text in (kind, group, *facts, *(str(value) for one in where for value in one.values())):
+        check_storable("a field of the question", text)
     return QuestionAnswer(str(question), str(answer), facts, kind, group, tuple(map(_source, where)))
 
 

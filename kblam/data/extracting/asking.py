@@ -124,8 +124,8 @@ def _use(record: object, piece: Piece, taken: Taken) -> None:
         taken.refused["a quote that is not in the document"] += 1
         return
     start, end = place
-    source = Source(piece.document.name, piece.text[start:end], piece.page, piece.start + start)
     try:
+        source = Source(piece.document.name, piece.text[start:end], piece.page, piece.start + start)
         taken.triples.append(Triple(name, prop, value.removesuffix("."), sources=(source,)))
     except TripleFormatError:
         taken.refused["no text where a fact needs it"] += 1

@@ -44,7 +44,8 @@ class Journal:
         try:
             self._file: IO[bytes] = path.open("a+b")
         except OSError as error:
-            raise DataError(f"{path}: cannot write: {os.strerror(error.errno or 0)}") from error
+            reason = os.strerror(error.errno) if error.errno else error
+            raise DataError(f"{path}: cannot write: {reason}") from error
         try:
             self._lock()
             self._read()

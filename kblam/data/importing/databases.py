@@ -7,6 +7,7 @@ NEBULA_PASSWORD. Nothing is ever written.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,6 +204,10 @@ class LadybugGraph:
         except RuntimeError as error:
             raise DataError(f"{self.name} refuses the query: {_line(error)}") from error
         names = result.get_column_names()
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise DataError(
+                f"{self.name}: the query returns two columns called {twice[0]!r}; name one of them AS another"
+            )
         while result.has_next():
             yield dict(zip(names, result.get_next(), strict=True))
 

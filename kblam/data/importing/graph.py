@@ -44,7 +44,7 @@ def node_items(node: Node, types: Iterable[str], properties: Mapping[str, object
     folded = {key.casefold(): key for key in properties}
     name = next((folded[one] for one in NAMES if one in folded and _is_name(properties[folded[one]])), None)
     if name is None:
-        yield Label(node, f"{as_words(types[0]) if types else 'node'} {node.id}", _NAMELESS)
+        yield Label(node, f"{as_words(types[0]) if types else 'node'} {node.id}", _NAMELESS, is_kept=True)
     else:
         yield Label(node, text_of(properties[name]))
     for one in types:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 from kblam.data.importing.compressed import open_file
 from kblam.data.importing.graph import edge_items, node_items
+from kblam.data.importing.guards import Xml
 from kblam.data.importing.items import Bad, Dropped, Item, Node, Statement
 from kblam.errors import TripleFormatError
 
@@ -18,6 +18,10 @@ _CHUNK = 2**16
 # Attributes of an edge that may say of which type it is.
 KINDS = ("label", "relation", "type", "relationship", "predicate", "name", "edge_type")
 _NUMBERS = {"int": int, "long": int, "float": float, "double": float}
+# What may hold data.
+_HOLDERS = ("graph", "node", "edge", "port", "hyperedge")
+INNER = "a graph inside a node of GraphML (what is in it is read, not where it is)"
+OF_A_GRAPH = "data of a graph as a whole"
 _LONGEST = 2**20
 _DEEPEST = 100
 
@@ -42,11 +46,7 @@ class GraphMLFile:
                     block = file.read(_CHUNK)
                 except OSError as error:
                     raise TripleFormatError(f"cannot read: {error.strerror}", path=self.path) from error
-                try:
-                    reader.parser.Parse(block, not block)
-                except expat.ExpatError as error:
-                    reason = expat.errors.messages[error.code] if error.code else str(error)
-                    raise TripleFormatError(f"not XML: {reason}", path=self.path, line=error.lineno) from None
+                reader.xml.feed(block)
                 yield from reader.found
                 reader.found.clear()
                 if not block:
@@ -54,7 +54,7 @@ class GraphMLFile:
         if not reader.is_graphml:
             raise TripleFormatError("no GraphML: the outermost element must be <graphml>", path=self.path)
         for key, count in reader.unread.items():
-            yield Dropped(f"GraphML's <{key}>", count=count)
+            yield Dropped(key, count=count)
 
 
 class _Reader:
@@ -65,40 +65,32 @@ class _Reader:
         self.found: list[Item] = []
         self.is_graphml = False
         self.unread: dict[str, int] = {}
-        self.parser = expat.ParserCreate(namespace_separator=" ")
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._text
-        self.parser.EntityDeclHandler = self._refuse
+        self.xml = Xml(path, namespace_separator=" ")
+        parser = self.xml.parser
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text
         # <key id> -> (name, type), for nodes and for edges; default values
         self._is_ours = False  # names and properties are texts as they are
         self._keys: dict[str, tuple[str, str]] = {}
         self._defaults: dict[tuple[str, str], str] = {}
         self._for: dict[str, str] = {}
         self._open: list[dict[str, Any]] = []
+        self._within: list[str] = []  # graphs, nodes, edges, ports that are open, the innermost last
         self._texts: list[str] | None = None
         self._length = 0
         self._depth = 0
         self._key = ""
 
-    def _refuse(self, *_: Any) -> None:
-        raise TripleFormatError(
-            "it declares entities (<!ENTITY), which are refused; save it without them",
-            path=self.path,
-            line=self.parser.CurrentLineNumber,
-        )
-
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         tag = tag.rpartition(" ")[2]
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise TripleFormatError("nested too deeply", path=self.path, line=self.parser.CurrentLineNumber)
+            raise self.xml.error("nested too deeply")
         if not self.is_graphml:
             if tag != "graphml":
-                raise TripleFormatError(
-                    f"no GraphML: the outermost element is <{tag[:40]}>, must be <graphml>", path=self.path, line=1
-                )
+                raise self.xml.error(f"no GraphML: the outermost element is <{tag[:40]}>, must be <graphml>")
             self.is_graphml = True
         elif tag == "key":
             self._key = attributes.get("id", "")
@@ -106,22 +98,26 @@ class _Reader:
             self._for[self._key] = attributes.get("for", "all")
         elif tag == "graph":
             self._is_ours = self._is_ours or attributes.get("id") == OURS
+            if self._open:
+                self._count(INNER)
+            self._within.append("graph")
         elif tag in ("node", "edge"):
-            self._open.append({"tag": tag, "attributes": attributes, "data": [], "line": self.parser.CurrentLineNumber})
+            line = self.xml.parser.CurrentLineNumber
+            self._open.append({"tag": tag, "attributes": attributes, "data": [], "line": line})
+            self._within.append(tag)
         elif tag in ("data", "default"):
             self._texts, self._length = [], 0
             if tag == "data":
                 self._key = attributes.get("key", "")
         elif tag in ("hyperedge", "port"):
-            self.unread[tag] = self.unread.get(tag, 0) + 1
+            self._count(f"GraphML's <{tag}>")
+            self._within.append(tag)
 
     def _text(self, text: str) -> None:
         if self._texts is not None:
             self._length += len(text)
             if self._length > _LONGEST:
-                raise TripleFormatError(
-                    f"a text is longer than {_LONGEST:,} characters", path=self.path, line=self.parser.CurrentLineNumber
-                )
+                raise self.xml.error(f"a text is longer than {_LONGEST:,} characters")
             self._texts.append(text)
 
     def _end(self, tag: str) -> None:
@@ -131,11 +127,19 @@ class _Reader:
             self._defaults[self._key, self._for.get(self._key, "all")] = "".join(self._texts)
             self._texts = None
         elif tag == "data" and self._texts is not None:
-            if self._open:
+            within = self._within[-1] if self._within else ""
+            if within in ("node", "edge"):
                 self._open[-1]["data"].append((self._key, "".join(self._texts)))
+            elif within in ("graph", "") and "".join(self._texts).strip():
+                self._count(OF_A_GRAPH)  # a port and a hyperedge are counted with their data
             self._texts = None
-        elif tag in ("node", "edge") and self._open:
-            self._close(self._open.pop())
+        elif tag in _HOLDERS and self._within:
+            self._within.pop()
+            if tag in ("node", "edge"):
+                self._close(self._open.pop())
+
+    def _count(self, what: str) -> None:
+        self.unread[what] = self.unread.get(what, 0) + 1
 
     def _close(self, element: dict[str, Any]) -> None:
         attributes, kind = element["attributes"], element["tag"]

@@ -46,9 +46,9 @@ def _header(path: Path) -> list[str]:
         if suffix == ".parquet":
             return list(needed("pyarrow.parquet", "tables").read_schema(path).names)
         if suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 return next(csv.reader([file.readline(2**16)]), [])
-    except (OSError, ValueError):  # whatever it is, the reader of tables says so
+    except Exception:  # whatever it is, the reader of tables says so
         return []
     return []
 

@@ -13,6 +13,7 @@ from kblam.strict_json import DEEPEST
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
+LONGEST_TOKEN = 8 * 2**20  # bytes of a tag, as long as the longest line of a text
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -43,40 +44,66 @@ class Guarded(io.RawIOBase):
         return len(block)
 
 
+class Xml:
+    """A parser of XML, fed with blocks: no entity may be declared, since a few lines of them can stand for gigabytes.
+
+    Attributes:
+        parser: takes the handlers.
+    """
+
+    def __init__(self, path: Path, namespace_separator: str | None = None) -> None:
+        self._path, self._fed = path, 0
+        self.parser = expat.ParserCreate(namespace_separator=namespace_separator)
+        self.parser.EntityDeclHandler = self._refuse_entities
+
+    def feed(self, block: bytes) -> None:
+        """Reads on; at the end there is nothing in the block.
+
+        Raises:
+            TripleFormatError: it is no XML, declares entities, or has a tag that is too long; with the line.
+        """
+        self._fed += len(block)
+        try:
+            self.parser.Parse(block, not block)
+        except expat.ExpatError as error:
+            reason = expat.errors.messages[error.code] if error.code else str(error)
+            raise self.error(f"not XML: {reason}") from None
+        except (LookupError, ValueError) as error:  # of Python, which is asked for encodings that expat does not know
+            raise self.error(f"its encoding cannot be read: {error}; save it as UTF-8") from None
+        # The parser begins a tag anew with each block, so a long one takes time with the square of its length.
+        if self._fed - self.parser.CurrentByteIndex > LONGEST_TOKEN:
+            raise self.error(f"a tag or a comment is longer than {LONGEST_TOKEN:,} bytes")
+
+    def error(self, reason: str) -> TripleFormatError:
+        """An error with the line that the parser is at."""
+        return TripleFormatError(reason, path=self._path, line=self.parser.CurrentLineNumber)
+
+    def _refuse_entities(self, *_: Any) -> None:
+        raise self.error("it declares entities (<!ENTITY), which are refused; save it without them")
+
+
 class XmlGuard:
-    """No entity may be declared, since a few lines of them can stand for gigabytes; and depth has an end."""
+    """No entity may be declared, and depth has an end."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._depth, self._is_over = path, 0, False
-        self._parser = expat.ParserCreate()
-        self._parser.EntityDeclHandler = self._refuse_entities
-        self._parser.StartElementHandler = self._enter
-        self._parser.EndElementHandler = self._leave
+        self._xml, self._depth, self._is_over = Xml(path), 0, False
+        self._xml.parser.StartElementHandler = self._enter
+        self._xml.parser.EndElementHandler = self._leave
 
     def look(self, block: bytes) -> None:
         """See `Guard`."""
         if self._is_over:  # who reads at the end may read there again
             return
         self._is_over = not block
-        try:
-            self._parser.Parse(block, self._is_over)
-        except expat.ExpatError as error:
-            reason = expat.errors.messages[error.code] if error.code else str(error)
-            raise self._error(f"not XML: {reason}") from None
-
-    def _refuse_entities(self, *_: Any) -> None:
-        raise self._error("it declares entities (<!ENTITY), which are refused; save it without them, or as Turtle")
+        self._xml.feed(block)
 
     def _enter(self, *_: Any) -> None:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise self._error(f"nested more than {DEEPEST} deep; save it as Turtle")
+            raise self._xml.error(f"nested more than {DEEPEST} deep; save it as Turtle")
 
     def _leave(self, _: str) -> None:
         self._depth -= 1
-
-    def _error(self, reason: str) -> TripleFormatError:
-        return TripleFormatError(reason, path=self._path, line=self._parser.CurrentLineNumber)
 
 
 class JsonGuard:

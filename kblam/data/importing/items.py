@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from kblam.errors import TripleFormatError
+from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads
 
@@ -24,9 +25,12 @@ class Node:
 
     Args:
         id: unique in the source: an IRI, a blank node (`_:b1`), a database's id.
+        is_shared: other sources know it by this id too, as they know an IRI. Else each source has ids of its own, and
+            one id in two of them stands for two things.
     """
 
     id: str
+    is_shared: bool = False
 
     @property
     def is_blank(self) -> bool:
@@ -41,12 +45,14 @@ class Label:
     Args:
         rank: of several the one with the lowest is taken.
         language: a tag such as "de"; "" for none.
+        is_kept: it is a statement too, or made up, so that nothing is lost where another name is taken.
     """
 
     node: Node
     text: str
     rank: int = 0
     language: str = ""
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,7 @@ class BadRows:
         self.path = path
         self.count = 0
         self._file: TextIO | None = None
+        check_target(path, overwrite=True)
         if path.is_file() and not _are_bad_rows(path):
             raise TripleFormatError("there is a file already, and it is no list of bad rows; name another", path=path)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from kblam.data.importing.items import NAME, Dropped
+from kblam.data.importing.items import NAME, Dropped, Node
 from kblam.data.importing.rdf_terms import FIRST, REST
 from kblam.data.importing.words import as_name, as_words, local_name, namespace
 
+# Before the id of a thing that only one of several sources knows by it stands the number of that source.
+_SCOPE = re.compile("\x1f\\d+\x1f")
+_SCOPE_OF = "CASE WHEN node GLOB char(31) || '*' THEN substr(node, 1, instr(substr(node, 2), char(31))) ELSE '' END"
 _DEEPEST = 8
 _LONGEST_LIST = 1000  # from an element to the head
 _REMEMBERED = 1000
@@ -36,6 +40,7 @@ class Naming:
         sql.create_function("kblam_name", 1, name_of_id, deterministic=True)
         sql.create_function("kblam_clean", 1, lambda text: unicodedata.normalize("NFC", text), deterministic=True)
         sql.create_function("kblam_apart", 2, _apart, deterministic=True)
+        sql.create_function("kblam_id", 1, _id, deterministic=True)
         # Only of things without a name: of all others nobody asks what leads to them.
         sql.execute("CREATE INDEX to_blank ON statements (v) WHERE vn AND v GLOB '_:*'")
         sql.execute("CREATE INDEX of_blank ON statements (s) WHERE sn AND s GLOB '_:*'")
@@ -47,13 +52,14 @@ class Naming:
             "WHERE s NOT GLOB '_:*' OR s IN (SELECT node FROM labels)"
         )
         self.unnamed = self._count("names WHERE node NOT IN (SELECT node FROM labels)")
-        twice = "name IN (SELECT name FROM names GROUP BY name HAVING count(*) > 1)"
+        several = f"SELECT name, {_SCOPE_OF} AS scope FROM names GROUP BY name, scope HAVING count(*) > 1"
+        twice = f"(name, {_SCOPE_OF}) IN ({several})"
         self.told_apart = sql.execute(f"UPDATE names SET name = kblam_apart(name, node) WHERE {twice}").rowcount
-        sql.execute(f"UPDATE names SET name = name || ' (' || node || ')' WHERE {twice}")
+        sql.execute(f"UPDATE names SET name = name || ' (' || kblam_id(node) || ')' WHERE {twice}")
         self._namespaces: set[str] = set()
         for (node,) in sql.execute("SELECT node FROM names"):
             if len(self._namespaces) < _MOST_NAMESPACES:
-                self._namespaces.add(namespace(node))
+                self._namespaces.add(namespace(_id(node)))
         self._predicates = {
             node for (node,) in sql.execute(f"SELECT DISTINCT p FROM statements WHERE pn LIMIT {_MOST_NAMESPACES}")
         }
@@ -134,6 +140,7 @@ class Naming:
 
     def _id_as_value(self, node: str, prop: str) -> str:
         """An id that nothing names: its last part where it is of this source, all of it where it is an address."""
+        node = _id(node)
         if prop == "type":
             return as_words(local_name(node))
         for scheme in ("mailto:", "tel:"):
@@ -198,9 +205,26 @@ class Naming:
 
 def name_of_id(node: str) -> str:
     """The name of a thing that has only an id."""
-    return as_name(local_name(node))
+    return as_name(local_name(_id(node)))
+
+
+def scoped(node: Node, source: int) -> str:
+    """The id of a thing where several sources are read, so that a thing of another one with the same id is another.
+
+    Args:
+        source: its number, from 1; 0 where there are no others.
+    """
+    if not source or node.is_shared:
+        return node.id
+    return f"_:{source}.{node.id[2:]}" if node.is_blank else f"\x1f{source}\x1f{node.id}"
+
+
+def _id(node: str) -> str:
+    """The id as its source has it."""
+    return _SCOPE.sub("", node, count=1) if node.startswith("\x1f") else node
 
 
 def _apart(name: str, node: str) -> str:
+    node = _id(node)
     local = local_name(node)
     return f"{name} ({node if as_name(local) == name else local})"

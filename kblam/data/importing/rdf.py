@@ -6,6 +6,7 @@ that is in memory already, of rdflib, is a source too (`RdflibGraph`).
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from kblam.data.importing.guards import Guarded, JsonGuard, XmlGuard
 from kblam.data.importing.items import Bad, Item
 from kblam.data.importing.rdf_terms import Literal, Terms, items_of
 from kblam.errors import TripleFormatError
+from kblam.knowledge.files.lines import refuse_other_encodings
 from kblam.knowledge.files.packages import needed
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ class RdfFile:
         with open_file(self.path) as file:
             if self.format == "RDF_XML":
                 file = io.BufferedReader(Guarded(file, XmlGuard(self.path)))
-            elif self.format == "JSON_LD":
+            else:
+                self._skip_mark(file)
+            if self.format == "JSON_LD":
                 file = io.BufferedReader(Guarded(file, JsonGuard(self.path)))
             quads = self._by_lines(ox, file, syntax) if self.format in _BY_LINES else self._whole(ox, file, syntax)
             for quad in quads:
@@ -74,6 +78,16 @@ class RdfFile:
                     yield quad
                 else:
                     yield from items_of(terms, _id(quad.subject), quad.predicate.value, _term(ox, quad.object))
+
+    def _skip_mark(self, file: Any) -> None:
+        """UTF-8 may begin with a byte order mark, which pyoxigraph takes for text; other encodings are refused."""
+        try:
+            head = file.peek(4)
+        except OSError as error:
+            raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
+        refuse_other_encodings(self.path, head)
+        if head.startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
 
     def _whole(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
         try:

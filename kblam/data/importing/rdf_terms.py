@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -62,9 +63,9 @@ class Terms:
         known = self._properties.get(iri)
         if known is None:
             if iri.startswith(_WIKIDATA_DIRECT):
-                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT))
+                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT), is_shared=True)
             else:
-                known = _PROPERTIES.get(iri) or Node(iri)
+                known = _PROPERTIES.get(iri) or Node(iri, is_shared=True)
             if len(self._properties) < 100_000:
                 self._properties[iri] = known
         return known
@@ -80,7 +81,7 @@ def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Lit
     if subject is None or value is None:
         yield Dropped("a statement about a statement", local_name(predicate))
         return
-    node = Node(subject)
+    node = _node(subject)
     if isinstance(value, Literal):
         if value.datatype in _BINARY:
             yield Dropped(BINARY, local_name(predicate))
@@ -93,16 +94,20 @@ def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Lit
         if rank is None:
             yield Statement(node, terms.property_of(predicate), text, value.language)
         else:
-            yield Label(node, text, rank, value.language)
+            yield Label(node, text, rank, value.language, is_kept=True)
             yield Statement(node, NAME, text, value.language)
         return
     if predicate == TYPE:
-        yield Statement(node, "type", as_words(local_name(value)) if not value.startswith("_:") else Node(value))
+        yield Statement(node, "type", as_words(local_name(value)) if not value.startswith("_:") else _node(value))
     elif value == NIL:
         if predicate != REST:
             yield Dropped("an empty list", local_name(predicate))
     else:
-        yield Statement(node, terms.property_of(predicate), Node(value))
+        yield Statement(node, terms.property_of(predicate), _node(value))
+
+
+def _node(id: str) -> Node:
+    return Node(id, is_shared=not id.startswith("_:"))
 
 
 def _text(literal: Literal) -> str:
@@ -112,6 +117,8 @@ def _text(literal: Literal) -> str:
         try:
             number = float(text)
         except ValueError:
+            return text
+        if not math.isfinite(number):  # INF, or more than a float holds
             return text
         return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
     for start in _UNITS:

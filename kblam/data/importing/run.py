@@ -12,8 +12,9 @@ from kblam.data.importing.stage import Stage
 from kblam.errors import DataError, TripleFormatError, argument
 from kblam.knowledge import BuildReport, build, write_triples
 from kblam.knowledge.encoders.base import Encoder, Progress
-from kblam.knowledge.files import FORMAT_OF_SUFFIX
+from kblam.knowledge.files import FORMAT_OF_SUFFIX, check_written_to
 from kblam.knowledge.files.trouble import Trouble
+from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
 
 _TOLD = 5000  # statements between two calls of `progress`
@@ -80,17 +81,23 @@ class Reading:
         self._stage = Stage(languages or Languages(), self._losses)
         self._progress = progress
         try:
-            for source in sources:
+            for number, source in enumerate(sources, start=1):
+                self._stage.source = number if len(sources) > 1 else 0
                 self._read(source, bad_rows)
             self._count = self._stage.finish()
-            if strict and len(self._losses):
-                flag = argument("strict=True", "--strict", ("data import",))
-                raise DataError(f"{flag} leaves nothing out: {'; '.join(self._losses.lines())}")
+            if strict:
+                self._refuse_losses()
             if not self._count:
                 raise DataError(self._nothing())
         except BaseException:
             self.close()
             raise
+
+    def _refuse_losses(self) -> None:
+        self._stage.look_ahead()
+        if lines := [*self._losses.lines(), *self._stage.beyond.lines()]:
+            flag = argument("strict=True", "--strict", ("data import",))
+            raise DataError(f"{flag} leaves nothing out: {'; '.join(lines)}")
 
     def _read(self, source: Readable, bad_rows: BadRows | None) -> None:
         trouble = Trouble(
@@ -122,7 +129,7 @@ class Reading:
             self._losses.add(item)
         elif isinstance(item, Bad):
             if bad_rows is None:
-                trouble.add(item.error.line or 0, item.error)
+                trouble.add(item.error.line, item.error)
             else:
                 bad_rows.add(item.error)
                 report.bad += 1
@@ -130,7 +137,8 @@ class Reading:
     def _nothing(self) -> str:
         names = ", ".join(self.report.sources)
         why = "; ".join(self._losses.lines())
-        bad = f"; {self.report.bad:,} rows cannot be read" if self.report.bad else ""
+        rows = "1 row" if self.report.bad == 1 else f"{self.report.bad:,} rows"
+        bad = f"; {rows} cannot be read" if self.report.bad else ""
         return f"{names}: no fact in it{bad}{f'; left out: {why}' if why else ''}"
 
     def __len__(self) -> int:
@@ -143,7 +151,8 @@ class Reading:
             yield triple
         stage, report = self._stage, self.report
         report.triples = count
-        report.dropped, report.losses = self._losses.counts(), self._losses.lines()
+        report.dropped = {**self._losses.counts(), **stage.beyond.counts()}
+        report.losses = [*self._losses.lines(), *stage.beyond.lines()]
         report.several, report.repeated = stage.several, stage.repeated
         report.unnamed, report.told_apart = stage.unnamed, stage.told_apart
 
@@ -188,6 +197,10 @@ def import_into(
     is_file = path.suffix.lower() in FORMAT_OF_SUFFIX
     if not is_file and encoder is None:
         raise DataError(f"{path} is a knowledge base, and needs an encoder; or name a file of triples: .jsonl, .csv")
+    if is_file:
+        check_written_to(path, overwrite=overwrite)
+    else:
+        check_target(path, overwrite=True)
     with Reading(sources, languages=languages, bad_rows=bad_rows, strict=strict, progress=progress) as reading:
         if is_file:
             write_triples(path, reading.triples(), overwrite=overwrite)

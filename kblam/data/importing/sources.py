@@ -16,6 +16,7 @@ from kblam.data.importing.tables import NodesFile, TableFile
 from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge.columns import Columns
 from kblam.knowledge.files import FORMAT_OF_SUFFIX
+from kblam.knowledge.files.lines import check_is_file
 
 logger = logging.getLogger("kblam")
 
@@ -49,9 +50,13 @@ def open_sources(
         raise DataError(f"{twice[0]} is named twice; name each source once")
     if query is not None and not any(isinstance(source, BoltGraph | LadybugGraph) for source in found):
         raise DataError("a query is for databases: an address (neo4j://HOST), or a file of ladybug (.lbug)")
+    of_columns = TableFile | BoltGraph | LadybugGraph
+    if columns is not None and not any(isinstance(source, of_columns) for source in found):
+        raise DataError("columns are chosen in tables, and in what a query for a database returns; none was named")
     if nodes is not None:
         if not any(isinstance(source, TableFile) for source in found):
             raise DataError("a file of nodes is for edge lists in tables, and none was named")
+        check_is_file(nodes)
         found.append(NodesFile(nodes, id_column))
     return found
 
@@ -73,8 +78,7 @@ def _sources(place: str, columns: Columns | None, query: str | None, *, by_id: b
 
 
 def _file(path: Path, columns: Columns | None, query: str | None, *, by_id: bool) -> Readable:
-    if not path.exists():
-        raise TripleFormatError("cannot read: No such file or directory", path=path)
+    check_is_file(path)
     suffix = plain_suffix(path)
     if suffix in rdf.SUFFIXES:
         return rdf.RdfFile(path)

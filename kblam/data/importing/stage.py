@@ -14,10 +14,11 @@ from typing import Any
 
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
-from kblam.data.importing.naming import Naming
+from kblam.data.importing.naming import Naming, scoped
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
+from kblam.knowledge.sources import MOST_SOURCES, SOURCES
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads
 
@@ -33,7 +34,7 @@ PRAGMA temp_store = FILE;
 CREATE TABLE statements (
     id INTEGER PRIMARY KEY, s TEXT, sn INT, p TEXT, pn INT, v TEXT, vn INT, language TEXT, o TEXT, edge TEXT, extra TEXT
 );
-CREATE TABLE labels (node TEXT PRIMARY KEY, rank INT, text TEXT) WITHOUT ROWID;
+CREATE TABLE labels (node TEXT PRIMARY KEY, rank INT, text TEXT, open INT, lost INT DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE names (node TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE facts (id INTEGER PRIMARY KEY, name TEXT, property TEXT, value TEXT, extra TEXT);
 """
@@ -47,6 +48,8 @@ class Stage:
         losses: is told what is left out.
 
     Attributes:
+        source: number of the source that statements come from now, from 1; 0 if it is the only one.
+        beyond: what `triples` left out of several values of one property.
         repeated: statements that say again what another said.
         several: properties that have more than one value, which are joined with commas.
         unnamed: things that only have an id.
@@ -62,7 +65,9 @@ class Stage:
         self._sql.executescript(_SCHEMA)
         self._statements: list[tuple[Any, ...]] = []
         self._facts: list[tuple[str, str, str, str]] = []
-        self._labels: list[tuple[str, int, str]] = []
+        self._labels: list[tuple[str, int, str, bool]] = []
+        self.source = 0
+        self.beyond = Losses()
         self.repeated = self.several = self.unnamed = self.told_apart = 0
 
     def close(self) -> None:
@@ -87,14 +92,14 @@ class Stage:
             return
         s, p, v, o = item.subject, item.property, item.value, item.of
         row = (
-            s.id if isinstance(s, Node) else s,
+            self._id(s),
             isinstance(s, Node),
-            p.id if isinstance(p, Node) else p,
+            self._id(p),
             isinstance(p, Node),
-            v.id if isinstance(v, Node) else v,
+            self._id(v),
             isinstance(v, Node),
             item.language,
-            None if o is None else o.id,
+            None if o is None else self._id(o),
             item.edge,
             item.extra,
         )
@@ -118,9 +123,14 @@ class Stage:
         text = label.text.strip()
         if rank is None or not text:
             return
-        self._labels.append((label.node.id, rank * 100 + label.rank, text))
+        self._labels.append((self._id(label.node), rank * 100 + label.rank, text, not label.is_kept))
         if len(self._labels) >= _BATCH:
             self._write()
+
+    def _id(self, term: Node | str) -> str:
+        if not isinstance(term, Node):
+            return term
+        return scoped(term, self.source) if self.source else term.id
 
     def _write(self) -> None:
         with on_disk():
@@ -129,8 +139,10 @@ class Stage:
                 self._statements,
             )
             self._sql.executemany(
-                "INSERT INTO labels VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET rank = excluded.rank, "
-                "text = excluded.text WHERE excluded.rank < rank",
+                "INSERT INTO labels (node, rank, text, open) VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET "
+                "lost = lost + (text <> excluded.text AND iif(excluded.rank < rank, open, excluded.open)), "
+                "open = iif(excluded.rank < rank, excluded.open, open), "
+                "text = iif(excluded.rank < rank, excluded.text, text), rank = min(rank, excluded.rank)",
                 self._labels,
             )
             self._sql.executemany("INSERT INTO facts (name, property, value, extra) VALUES (?,?,?,?)", self._facts)
@@ -145,6 +157,8 @@ class Stage:
             if self._sql.execute("SELECT 1 FROM statements LIMIT 1").fetchone():
                 naming = Naming(self._sql)
                 self.unnamed, self.told_apart = naming.unnamed, naming.told_apart
+                for text, count in self._sql.execute("SELECT text, lost FROM labels WHERE lost"):
+                    self._losses.add(Dropped("a further name of a thing", text[:40], count))
                 for row in self._sql.execute("SELECT * FROM statements ORDER BY id"):
                     self._resolve(naming, row)
                 self._write()
@@ -172,7 +186,7 @@ class Stage:
 
     def triples(self) -> Iterator[Triple]:
         """The triples, in the order in which their first statements came. Counts anew."""
-        self.repeated = self.several = 0
+        self.repeated, self.several, self.beyond = 0, 0, Losses()
         for first, count in self._sql.execute("SELECT id, n FROM identities ORDER BY rowid"):
             name, prop, value, extra = self._sql.execute(
                 "SELECT name, property, value, extra FROM facts WHERE id = ?", (first,)
@@ -194,7 +208,7 @@ class Stage:
             (name, prop, _MOST_VALUES),
         ).fetchall()
         values = list(dict.fromkeys(value for value, _ in rows))
-        sources = [source for _, extra in rows if extra for source in loads(extra).get("sources", ())]
+        sources = self._sources(name, prop, [loads(extra) if extra else {} for _, extra in rows])
         self.repeated += len(rows) - len(values)
         kept, length = values[:1], len(values[0])
         for value in values[1:]:
@@ -204,6 +218,28 @@ class Stage:
             length += 2 + len(value)
         if lost := len(values) - len(kept) + max(0, count - len(rows)):
             reason = f"a further value of one property, beyond {LONGEST_JOINED:,} characters"
-            self._losses.add(Dropped(reason, f"the {prop} of {name}"[:80], lost))
+            self.beyond.add(Dropped(reason, f"the {prop} of {name}"[:80], lost))
         self.several += len(kept) > 1
         return joined(kept), sources
+
+    def _sources(self, name: str, prop: str, further: list[dict[str, Any]]) -> list[object]:
+        """Where documents say the values; what else only the first of them can have is counted."""
+        example = f"the {prop} of {name}"[:80]
+        kept = further[0]
+        differ = [
+            each for each in further if any(kept.get(field) != text for field, text in each.items() if field != SOURCES)
+        ]
+        if differ:
+            reason = "an example question, or a key text, of a further value of one property"
+            self.beyond.add(Dropped(reason, example, len(differ)))
+        sources = {json.dumps(source): source for each in further for source in each.get(SOURCES, ())}
+        if (more := len(sources) - MOST_SOURCES) > 0:
+            self.beyond.add(Dropped(f"a source beyond the {MOST_SOURCES:,} that a triple has", example, more))
+        return list(sources.values())[:MOST_SOURCES]
+
+    def look_ahead(self) -> None:
+        """Counts `beyond` before any triple is given."""
+        self.beyond = Losses()
+        for first, count in self._sql.execute("SELECT id, n FROM identities WHERE n > 1"):
+            name, prop = self._sql.execute("SELECT name, property FROM facts WHERE id = ?", (first,)).fetchone()
+            self._values(name, prop, count)

@@ -87,10 +87,10 @@ class NodesFile:
             if not ids:
                 continue
             found_any = True
-            yield Label(Node(ids[0]), facts[0].name)
+            yield Label(Node(ids[0], is_shared=True), facts[0].name)
             for fact in facts:
                 if fact.value != ids[0] or fact.property.casefold() != self.id_column.casefold():
-                    yield Statement(Node(ids[0]), fact.property, fact.value)
+                    yield Statement(Node(ids[0], is_shared=True), fact.property, fact.value)
         if not found_any:
             raise TripleFormatError(f"there is no column {self.id_column!r} with ids of the nodes", path=self.path)
         reader.tell(self.name)
@@ -100,8 +100,8 @@ def _by_id(triple: Triple) -> Statement:
     record = triple.to_record()
     extra = {field: text for field, text in record.items() if field not in ("name", "property", "value")}
     return Statement(
-        Node(triple.name),
+        Node(triple.name, is_shared=True),
         triple.property,
-        Node(triple.value),
+        Node(triple.value, is_shared=True),
         extra=json.dumps(extra, ensure_ascii=False) if extra else "",
     )

@@ -19,6 +19,7 @@ from kblam.evaluation.health.findings import (
     NOT_FOUND,
     Finding,
     cut,
+    of_name,
     of_value,
     told,
 )
@@ -158,6 +159,8 @@ def _texts(
         if finding is not None:
             useless.add(triple.identity)
             found.add(finding)
+        if (unseen := of_name(triple)) is not None:
+            found.add(unseen)
         if len(triple.value) > _MAY_BE_LONG or len(triple.key_text) > _MAY_BE_LONG:
             may_be_long.append(triple)
             if len(may_be_long) >= 1000:
@@ -203,7 +206,7 @@ def _neighbours(kb: KnowledgeBase, ids: np.ndarray, keys: np.ndarray, looked: np
     for (first, second), things in of_one_thing.items():
         cosine, name = max(things)
         many = "" if len(things) == 1 else f" and {len(things) - 1:,} more"
-        what = f"the {first} / the {second} of {name}{many} (cosine {cosine:.3f})"
+        what = f"the {cut(first)} / the {cut(second)} of {cut(name)}{many} (cosine {cosine:.3f})"
         found.add(Finding(NEAR_PROPERTIES, what, 0.3 + 0.4 * cosine))
 
 

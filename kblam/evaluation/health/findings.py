@@ -16,6 +16,7 @@ LONG = "texts longer than the encoder reads"
 NEAR_PROPERTIES = "properties that the encoder takes for one"
 NEAR_NAMES = "names that the encoder takes for one"
 NOT_FOUND = "questions that find another fact"
+UNSEEN = "names with characters that nobody sees"
 FIXES = {
     SAYS_NOTHING: "remove the triple: what the base does not have is refused, and this would be answered",
     BINARY: "remove the triple, or put a description in its place",
@@ -23,6 +24,7 @@ FIXES = {
     LONG: "make several triples of it: what comes after the encoder's limit has no part in the vector",
     NEAR_PROPERTIES: "give the two properties words that differ more, or make one triple of both",
     NEAR_NAMES: "put what tells the two apart into the name, such as a place or a year",
+    UNSEEN: "remove them: a question has none, and a name beside it that looks alike is another one",
     NOT_FOUND: "name the property as people ask for it, or tell the two names apart",
 }
 _NOTHING = frozenset(
@@ -37,6 +39,8 @@ _NOTHING_AS_WRITTEN = frozenset(("NA", "NaN", "nan", "None", "NONE"))
 _BINARY = re.compile(
     r"[\x00-\x08\x0e-\x1f]|^b['\"]|^data:[\w.+-]+/[\w.+-]+;base64,|^(?:0x)?[0-9a-fA-F]{64,}$|^[A-Za-z0-9+/]{80,}={0,2}$"
 )
+# Not U+200C and U+200D, which Persian, Hindi and others spell words with.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 # UTF-8 read as Latin-1 or Windows-1252, and the mark that stands for what could not be read.
 _BROKEN = re.compile("\ufffd|[ÂÃ][\u0080-\u00bf\u2018-\u203a€]|â€")
 
@@ -75,7 +79,14 @@ def of_value(triple: Triple) -> Finding | None:
 
 def told(triple: Triple) -> str:
     """A triple without its value."""
-    return f"the {triple.property} of {triple.name}"
+    return f"the {cut(triple.property)} of {cut(triple.name)}"
+
+
+def of_name(triple: Triple) -> Finding | None:
+    """Characters in a name or a property that no screen shows: zero width, direction, control."""
+    if not (unseen := _UNSEEN.search(f"{triple.property} {triple.name}")):
+        return None
+    return Finding(UNSEEN, f"{told(triple)} (U+{ord(unseen[0]):04X})", 0.85)
 
 
 def cut(text: str, most: int = 60) -> str:

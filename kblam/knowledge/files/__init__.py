@@ -19,10 +19,10 @@ from kblam.knowledge.files.csv_table import read_csv, write_csv
 from kblam.knowledge.files.excel import read_excel
 from kblam.knowledge.files.json_document import read_json, write_json
 from kblam.knowledge.files.json_lines import read_jsonl, write_jsonl
-from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.lines import Records, check_is_file
 from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
-from kblam.knowledge.files.whole import whole_file
+from kblam.knowledge.files.whole import check_target, whole_file
 from kblam.knowledge.records import RecordReader, joined
 from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
@@ -93,6 +93,7 @@ class TripleFile:
     ) -> None:
         self.path = Path(path).expanduser()
         self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates)
+        check_is_file(self.path)
         reader, trouble = RecordReader(columns), Trouble(self.path, is_endless=skip_bad)
         self._count = 0
         try:
@@ -186,6 +187,17 @@ def write_triples(
     writer = _writer_of(file, format)
     with whole_file(file, overwrite=overwrite) as unfinished:
         return writer(unfinished, triples)
+
+
+def check_written_to(path: str | Path, *, overwrite: bool = True) -> None:
+    """Before long work: whether `write_triples` can write its result there.
+
+    Raises:
+        TripleFormatError: it cannot.
+    """
+    file = Path(path).expanduser()
+    _writer_of(file, None)
+    check_target(file, overwrite=overwrite)
 
 
 def _writer_of(path: Path, format: Format | None) -> Callable[[Path, Iterable[Triple]], int]:

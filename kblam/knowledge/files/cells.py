@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import uuid
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -38,7 +39,7 @@ def text_of(value: object) -> str:
         return value.date().isoformat() if is_date else value.isoformat(sep=" ")
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    if isinstance(value, datetime.timedelta):
+    if isinstance(value, datetime.timedelta | uuid.UUID):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         raise NoTextError("binary data")

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
-from kblam.knowledge.files.lines import NotUtf8Error, Records, numbered_lines
+from kblam.knowledge.files.lines import NoTextLineError, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
+
+# The line in which Excel notes its delimiter, above the header.
+_SEPARATOR = re.compile('"?sep=.?"?', re.IGNORECASE)
 
 
 class _Lines:
@@ -30,7 +33,7 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for number, text in self._lines:
             self.number = number
-            if isinstance(text, NotUtf8Error):
+            if isinstance(text, NoTextLineError):
                 self.trouble, text = text, text.text
             assert isinstance(text, str)
             self.pulled.append(text)
@@ -40,7 +43,7 @@ class _Lines:
 def read_csv(path: Path, reader: RecordReader) -> Records:
     lines = _Lines(path)
     texts = iter(lines)
-    first = next((text for text in texts if text.strip()), None)
+    first = next((text for text in texts if text.strip() and not _SEPARATOR.fullmatch(text.strip())), None)
     if first is None:
         return
     if lines.trouble is not None:
@@ -91,7 +94,8 @@ def _record(
     elif trouble := _swallowed(lines.pulled, delimiter, len(header)):
         pass
     elif len(row) != len(header):
-        trouble = f"{len(row)} cells, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
+        cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+        trouble = f"{cells}, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
     if trouble:
         return TripleFormatError(trouble, path=path, line=line)
     return dict(zip(header, row, strict=True))

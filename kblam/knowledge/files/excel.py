@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from kblam.knowledge.columns import quoted
 from kblam.knowledge.files.cells import NoTextError, text_of
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.packages import needed
+from kblam.knowledge.files.sheet_parts import SOLVE, SheetParts, letters, parts_of
 from kblam.knowledge.records import RecordReader
 
 # XML of numbers shrinks to a tenth. What shrinks to less than a two-hundredth is no table.
@@ -35,8 +37,10 @@ def read_excel(path: Path, reader: RecordReader) -> Records:
     refuse_bombs(path)
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, SyntaxError) as error:
-        raise TripleFormatError(f"not an Excel workbook: {error}", path=path) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # openpyxl raises whatever a file that it does not foresee leads it to
+        raise TripleFormatError(f"not an Excel workbook that can be read: {error}", path=path) from error
     try:
         sheets = list(book.worksheets)
         held = False
@@ -72,13 +76,16 @@ def refuse_bombs(path: Path) -> None:
                     with archive.open(part) as file:
                         if _FORBIDDEN.search(file.read(_HEAD)):
                             raise TripleFormatError(f"{part.filename} declares entities, which are refused", path=path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise TripleFormatError(f"not an Excel workbook (.xlsx): {error}", path=path) from error
 
 
 def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
     where = f"sheet {title!r}: " if title else ""
+    parts = _parts(path, sheet, where)
     header: list[str] | None = None
+    merged: _Merged | None = None
+    read: frozenset[int] = frozenset()
     for number, cells in _rows(path, sheet, where):
         if all(cell.value is None for cell in cells):
             continue
@@ -86,18 +93,63 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
             header = [text_of(cell.value) for cell in cells]
             while not header[-1]:  # a cell may be empty
                 header.pop()
-            _check_header(path, number, header, reader, where)
+            read = _columns_read(path, number, header, reader, where)
+            merged = _Merged(parts.below, number, len(header))
+            continue
+        assert merged is not None
+        if unsolved := [at for at in parts.unsolved.get(number, ()) if at in read]:
+            reason = f"the cell {letters(unsolved[0])}{number} holds a formula without its result; {SOLVE}"
+            yield number, TripleFormatError(f"{where}{reason}", path=path, line=number)
             continue
         if any(cell.value is not None for cell in cells[len(header) :]):
             found = TripleFormatError(f"{where}a cell stands beside the columns of the header", path=path, line=number)
             yield number, found
             continue
         try:
-            record = {name: _text(cell, name) for name, cell in zip(header, cells, strict=False)}
+            texts = [_text(cell, name) for name, cell in zip(header, cells, strict=False)]
         except NoTextError as error:
             yield number, TripleFormatError(f"{where}{error.reason}", path=path, line=number)
             continue
-        yield number, {**dict.fromkeys(header), **record}
+        texts += [None] * (len(header) - len(texts))
+        reader.merged += merged.fill(number, texts)
+        yield number, dict(zip(header, texts, strict=True))
+
+
+class _Merged:
+    """Cells that stand in the rows below theirs too, since they are merged with those.
+
+    Args:
+        below: (column, first row, last row), by row.
+        header: row of the header; what is merged above it, or with it, is no cell of the table.
+        columns: of the header.
+    """
+
+    def __init__(self, below: list[tuple[int, int, int]], header: int, columns: int) -> None:
+        self._coming = [each for each in below if each[1] > header and each[0] <= columns][::-1]
+        self._open: dict[int, tuple[int, str | None]] = {}
+
+    def fill(self, row: int, texts: list[str | None]) -> int:
+        """Writes them into the empty cells of a row; returns how many."""
+        filled = 0
+        for column, (last, text) in list(self._open.items()):
+            if row > last:
+                del self._open[column]
+            elif texts[column - 1] is None and text is not None:
+                texts[column - 1] = text
+                filled += 1
+        while self._coming and self._coming[-1][1] <= row:
+            column, first, last = self._coming.pop()
+            if first == row:
+                self._open[column] = last, texts[column - 1]
+        return filled
+
+
+def _parts(path: Path, sheet: Any, where: str) -> SheetParts:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as file:
+            return parts_of(file)
+    except (KeyError, ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+        raise TripleFormatError(f"{where}cannot be read: {error}", path=path) from error
 
 
 def _rows(path: Path, sheet: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -108,18 +160,23 @@ def _rows(path: Path, sheet: Any, where: str) -> Iterator[tuple[int, tuple[Any, 
             number, cells = next(rows)
         except StopIteration:
             return
-        except (ValueError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, OSError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
             raise TripleFormatError(f"{where}cannot be read: {error}", path=path) from error
         yield number, cells
 
 
-def _check_header(path: Path, row: int, header: list[str], reader: RecordReader, where: str) -> None:
+def _columns_read(path: Path, row: int, header: list[str], reader: RecordReader, where: str) -> frozenset[int]:
+    """Numbers of the columns that say something, after a look at the header."""
     if twice := [name for name, times in Counter(filter(None, header)).items() if times > 1]:
         raise TripleFormatError(f"{where}two columns have one name: {quoted(twice)}", path=path, line=row)
     try:
-        reader.plan(header)
+        plan = reader.plan(header)
     except TripleFormatError as error:
         raise type(error)(f"{where}{error.reason}", path=path, line=row) from None
+    names = {*plan.properties, *(column for columns in plan.fields.values() for column in columns)}
+    return frozenset(at for at, name in enumerate(header, start=1) if name in names)
 
 
 def _text(cell: Any, column: str) -> str | None:

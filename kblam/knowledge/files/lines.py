@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +14,19 @@ from kblam.errors import TripleFormatError
 Records = Iterator[tuple[int, object]]
 
 MAX_LINE_BYTES = 8 * 2**20  # all fields of a triple at their longest, several times over
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+# The mark of UTF-32 begins as that of UTF-16 does.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
     """(number, text) of each line, decoded; the text keeps its line feed. Never holds more than one line.
 
-    A line that is not UTF-8 comes as its error, and the next lines after it.
+    A line that is no text comes as its error, and the next lines after it.
     """
     with path.open("rb") as file:
         number, empty = 0, True
@@ -28,6 +35,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
             if number == 1:
                 refuse_other_encodings(path, raw)
                 raw = raw.removeprefix(codecs.BOM_UTF8)
+                if b"\n" not in raw and b"\r" in raw.rstrip():
+                    raise TripleFormatError(
+                        "its lines end with carriage returns alone; save it with line feeds", path=path, line=1
+                    )
             if len(raw) > MAX_LINE_BYTES:
                 raise TripleFormatError(
                     f"the line is longer than {MAX_LINE_BYTES:,} bytes; is this one triple a line?",
@@ -36,7 +47,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
                 )
             try:
                 text = decode(path, raw, first_line=number)
-            except NotUtf8Error as error:
+            except NoTextLineError as error:
                 empty = False
                 yield number, error
                 continue
@@ -46,14 +57,37 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
             raise TripleFormatError("the file is empty; it needs at least one triple", path=path)
 
 
+def check_is_file(path: Path) -> None:
+    """A pipe gives its bytes only once, and a device may never end; files are read twice and more.
+
+    Raises:
+        TripleFormatError: it is neither a file nor a folder, or nothing is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
+    except ValueError as error:  # a NUL in the path
+        raise TripleFormatError(f"cannot read: {error}", path=path) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise TripleFormatError(
+            "it is no file but a pipe, a socket or a device; save what it gives as a file", path=path
+        )
+
+
 def refuse_other_encodings(path: Path, head: bytes) -> None:
+    """The beginning of a text must not be that of UTF-16 or UTF-32.
+
+    Raises:
+        TripleFormatError: it is.
+    """
     for mark, name in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             raise TripleFormatError(f"the file is {name}; save it as UTF-8", path=path, line=1)
 
 
-class NotUtf8Error(TripleFormatError):
-    """Bytes that are not UTF-8. A line of them says nothing about the other lines."""
+class NoTextLineError(TripleFormatError):
+    """Bytes that are not UTF-8, or NUL. A line of them says nothing about the other lines."""
 
     text = ""  # with a mark in the place of each of them
 
@@ -63,12 +97,18 @@ def decode(path: Path, raw: bytes, *, first_line: int) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = first_line + raw.count(b"\n", 0, error.start)
-        found = NotUtf8Error(
+        found = NoTextLineError(
             f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", path=path, line=line
         )
-        found.text = raw.decode("utf-8", "replace")
+        if len(raw) <= MAX_LINE_BYTES:  # of a line, not of a document
+            found.text = raw.decode("utf-8", "replace")
         raise found from None
     if "\0" in text:
         line = first_line + text.count("\n", 0, text.index("\0"))
-        raise TripleFormatError("a NUL byte: this is a binary file, not text", path=path, line=line)
+        nul = NoTextLineError(
+            "a NUL byte: this is binary, or UTF-16 without its mark; save the file as UTF-8", path=path, line=line
+        )
+        if len(raw) <= MAX_LINE_BYTES:
+            nul.text = text.replace("\0", "\ufffd")
+        raise nul
     return text

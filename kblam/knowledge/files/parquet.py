@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import quoted
+from kblam.knowledge.files.arrow import cells_of
 from kblam.knowledge.files.cells import NoTextError, plain
 from kblam.knowledge.files.lines import Records
 from kblam.knowledge.files.packages import needed
@@ -39,18 +38,17 @@ def read_parquet(path: Path, reader: RecordReader) -> Records:
                 reader.plan(names)
             except TripleFormatError as error:
                 raise type(error)(error.reason, path=path) from None
-            singles = {field.name for field in file.schema_arrow if pa.types.is_float32(field.type)}
-            yield from _records(path, file, singles, reader)
+            yield from _records(path, file, reader)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
             raise
         raise TripleFormatError(f"not a Parquet file that can be read: {error}", path=path) from error
 
 
-def _records(path: Path, file: Any, singles: set[str], reader: RecordReader) -> Iterator[tuple[int, object]]:
+def _records(path: Path, file: Any, reader: RecordReader) -> Iterator[tuple[int, object]]:
     number = 0
     for batch in file.iter_batches(batch_size=_ROWS):
-        columns = {name: batch.column(at).to_pylist() for at, name in enumerate(batch.schema.names)}
+        columns = {name: cells_of(batch.column(at)) for at, name in enumerate(batch.schema.names)}
         for at in range(batch.num_rows):
             number += 1
             record: dict[str, object] = {}
@@ -58,7 +56,9 @@ def _records(path: Path, file: Any, singles: set[str], reader: RecordReader) -> 
             for name, cells in columns.items():
                 cell = cells[at]
                 try:
-                    record[name] = str(np.float32(cell)) if name in singles and _is_finite(cell) else plain(cell)
+                    if isinstance(cell, NoTextError):
+                        raise cell
+                    record[name] = plain(cell)
                 except NoTextError as error:
                     if error.reason == "binary data":
                         reader.unread[name] += 1
@@ -69,10 +69,6 @@ def _records(path: Path, file: Any, singles: set[str], reader: RecordReader) -> 
             yield number, trouble or record
     if not number:
         raise TripleFormatError("the table has no rows", path=path)
-
-
-def _is_finite(cell: object) -> bool:
-    return isinstance(cell, float) and bool(np.isfinite(cell)) and not cell.is_integer()
 
 
 def _refuse_bombs(path: Path, metadata: Any) -> None:

@@ -33,8 +33,11 @@ class Trouble:
         self._first: TripleFormatError | None = None
         self._kinds: dict[str, tuple[list[int], list[int]]] = {}
 
-    def add(self, line: int, error: TripleFormatError) -> None:
+    def add(self, line: int | None, error: TripleFormatError) -> None:
         """Notes a record that cannot be read.
+
+        Args:
+            line: None where the source has none, and the reason says which record it is.
 
         Raises:
             EnoughTroubleError: there are too many.
@@ -45,7 +48,7 @@ class Trouble:
         if error.reason in self._kinds or len(self._kinds) < _KINDS_KEPT:
             count, lines = self._kinds.setdefault(error.reason, ([0], []))
             count[0] += 1
-            if len(lines) < _LINES_SHOWN:
+            if line is not None and len(lines) < _LINES_SHOWN:
                 lines.append(line)
         if self.count >= MOST and not self.is_endless:
             raise EnoughTroubleError("too many bad records", path=self.path, line=line)
@@ -57,7 +60,7 @@ class Trouble:
             told += count
             more = f" and {count - len(lines):,} more" if count > len(lines) else ""
             numbers = ", ".join(f"{line:,}" for line in lines)
-            details.append(f"line{'s' if count > 1 else ''} {numbers}{more}: {reason}")
+            details.append(f"line{'s' if count > 1 else ''} {numbers}{more}: {reason}" if lines else reason)
         if told < self.count:
             details.append(f"and {self.count - told:,} more with other troubles")
         return details
@@ -82,5 +85,4 @@ class Trouble:
             where = "" if end.line is None else f"line {end.line:,}: "
             details.append(f"{where}{end.reason}; nothing after this can be read")
             message = f"{self.count + 1:,} troubles"
-        assert self._first.line is not None
         return BadLinesError(message, details, path=self.path, line=self._first.line, count=self.count)

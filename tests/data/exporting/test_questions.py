@@ -108,6 +108,8 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
         ('{"messages": ["a"]}', "must be an object"),
         ('{"question": "a", "answer": "b", "contexts": 3}', "contexts must be a list"),
         ('{"question": "a", "answer": "b", "sources": ["c"]}', "sources must be a list of objects"),
+        ('{"question": "a\\ud800", "answer": "b"}', "s.jsonl:1: the question holds a NUL or half of a surrogate pair"),
+        ('{"question": "a", "answer": "b", "contexts": ["\\u0000"]}', "a field of the question holds a NUL"),
         ("[1]", "must be an object"),
         ("{", "not JSON"),
     ],

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
 import pyoxigraph
 import pytest
 
-from kblam.data.importing import BadRows, import_into, open_sources, stage
+from kblam.data.importing import BadRows, Reading, import_into, open_sources, stage
 from kblam.data.importing.guards import JsonGuard
 from kblam.errors import BadLinesError, DataError, TripleFormatError
-from kblam.knowledge import KnowledgeBase
+from kblam.knowledge import Columns, KnowledgeBase, TripleFile
 from tests.data.importing.reading import facts, read, written
 from tests.fakes import HashingEncoder
 
@@ -128,6 +129,10 @@ def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
         ("property_graph_store.json", "[]", "expected an object"),
         ("property_graph_store.json", '{"nodes": 1}', 'has "nodes" and "relations"'),
         ("a.csv", b"name,value\nOak,gr\xfcn\n", "a.csv:2: byte 0xfc is not UTF-8"),
+        ("a.csv", "name,value\nOak,old\n".encode("utf-16-le"), "a.csv:1: a NUL byte: .* UTF-16 without its mark"),
+        ("a.csv", "name,value\nOak,old\n".encode("utf-32"), "a.csv:1: the file is UTF-32"),
+        ("a.ttl", GOOD.decode().encode("utf-16"), "a.ttl:1: the file is UTF-16"),
+        ("a.jsonld", "{}".encode("utf-16"), "a.jsonld:1: the file is UTF-16"),
     ],
 )  # fmt: skip
 def test_files_that_are_something_else(tmp_path: Path, name: str, text: str | bytes, told: str) -> None:
@@ -205,3 +210,85 @@ def test_a_disk_without_room_is_an_error_of_ours(tmp_path: Path, monkeypatch: py
     )
     with pytest.raises(DataError, match="SQLITE_TMPDIR"):
         facts(path)
+
+
+@pytest.mark.parametrize("name", ["a.ttl", "a.nt", "a.jsonld", "a.nt.gz"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> None:
+    text = '{"@id": "http://e/a", "http://e/p": "1"}' if name == "a.jsonld" else GOOD.decode()
+    raw = b"\xef\xbb\xbf" + text.encode()
+    assert facts(written(tmp_path / name, gzip.compress(raw) if name.endswith("gz") else raw)) == {("a", "p"): "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.csv", [b"name,property,value", b"Oak,h,1", b"O\0k,h,2", b"Elm,h,3"]),
+        ("a.jsonl", [b"", b'["Oak", "h", "1"]', b'["O\0k", "h", "2"]', b'["Elm", "h", "3"]']),
+    ],
+)
+def test_a_row_with_a_nul_says_nothing_about_the_others(tmp_path: Path, name: str, rows: list[bytes]) -> None:
+    bad = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(written(tmp_path / name, b"\n".join(rows)))]), bad_rows=bad)
+    bad.close()
+    assert (found, report.bad) == ({("Oak", "h"): "1", ("Elm", "h"): "3"}, 1)
+    assert '"line": 3, "reason": "a NUL byte' in bad.path.read_text()
+
+
+def test_what_is_no_file_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    edges = written(tmp_path / "edges.csv", "source,relation,target\na,b,c\n")
+    for open_it in (
+        lambda: open_sources([str(tmp_path / "pipe.csv")]),
+        lambda: open_sources([str(edges)], nodes=tmp_path / "pipe.csv"),
+        lambda: TripleFile(tmp_path / "pipe.csv"),
+    ):
+        with pytest.raises(TripleFormatError, match=r"pipe.csv: it is no file but a pipe"):
+            open_it()
+    with pytest.raises(TripleFormatError, match="cannot read: Too many levels of symbolic links"):
+        open_sources([str(tmp_path / "loop.csv")])
+
+
+LONG = "".join(f'<http://e/a> <http://e/p> "{letter * 600}" .\n' for letter in "xy").encode()
+
+
+def test_strict_refuses_values_that_would_become_too_long(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nt", LONG)
+    target = tmp_path / "a.jsonl"
+    with pytest.raises(DataError, match=r"leaves nothing out: 1 x a further value of one property, beyond 1,000"):
+        import_into(target, open_sources([str(path)]), strict=True)
+    assert not target.exists()
+
+
+def test_losses_are_counted_once_however_often_triples_are_read(tmp_path: Path) -> None:
+    with Reading(open_sources([str(written(tmp_path / "a.nt", LONG))])) as reading:
+        for _ in range(2):
+            assert len(list(reading.triples())) == 1
+        assert reading.report.dropped == {"a further value of one property, beyond 1,000 characters": 1}
+
+
+def test_what_only_one_of_joined_values_can_have_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MOST_SOURCES", 2)
+    rows = [
+        {"name": "Oak", "property": "use", "value": value, "question": "What for?", "answer": answer,
+         "sources": [{"document": f"{value}.md", "quote": "is used"}]}
+        for value, answer in (("ships", "Ships."), ("casks", "Casks."), ("ships", "Ships."), ("beams", "Beams."))
+    ]  # fmt: skip
+    found, report = read(open_sources([str(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))]))
+    assert found == {("Oak", "use"): "ships, casks, beams"}
+    assert report.dropped == {
+        "an example question, or a key text, of a further value of one property": 2,
+        "a source beyond the 2 that a triple has": 1,
+    }
+
+
+def test_a_second_name_of_one_id_is_counted(tmp_path: Path) -> None:
+    edges = written(tmp_path / "edges.csv", "source,relation,target\n1,knows,2\n")
+    nodes = written(tmp_path / "nodes.csv", "id,name\n1,Ann\n2,Bo\n1,Anna\n2,Bo\n")
+    found, report = read(open_sources([str(edges)], nodes=nodes))
+    assert (found, report.dropped) == ({("Ann", "knows"): "Bo"}, {"a further name of a thing": 1})
+
+
+def test_columns_are_of_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="columns are chosen in tables"):
+        open_sources([str(written(tmp_path / "a.nt", GOOD))], columns=Columns(name="x"))

@@ -11,7 +11,7 @@ import networkx
 import pytest
 
 from kblam.data.importing import BadRows, LlamaIndexGraph, NetworkxGraph, open_sources
-from kblam.errors import DataError, TripleFormatError
+from kblam.errors import BadLinesError, DataError, TripleFormatError
 from kblam.knowledge import Columns
 from tests.data.importing.reading import facts, read, written
 
@@ -240,3 +240,73 @@ def test_a_query_chooses_what_is_read(embedded: Path) -> None:
     assert found == {("Ann", "born"): "2001-02-03"}
     with pytest.raises(DataError, match="refuses the query"):
         read(open_sources([str(embedded)], query="MATCH (p:Nobody) RETURN p"))
+
+
+def of_people(path: Path, *people: tuple[str, str, int]) -> Path:
+    made = networkx.DiGraph()
+    for key, name, age in people:
+        made.add_node(key, name=name, age=age)
+    networkx.write_graphml(made, path)
+    return path
+
+
+def test_an_id_of_a_graph_says_nothing_of_another_graph(tmp_path: Path) -> None:
+    one = of_people(tmp_path / "one.graphml", ("n0", "Ann", 30), ("n1", "Bo", 31), ("n2", "Bo", 32))
+    other = of_people(tmp_path / "other.graphml", ("n0", "Cy", 40), ("n1", "Ann", 30))
+    found, report = read(open_sources([str(one), str(other)]))
+    ages = {("Ann", "age"): "30", ("Bo (n1)", "age"): "31", ("Bo (n2)", "age"): "32", ("Cy", "age"): "40"}
+    assert found == ages
+    assert (report.told_apart, report.repeated) == (2, 1)
+
+
+def test_ports_and_inner_graphs_are_counted_and_say_nothing_of_their_node(tmp_path: Path) -> None:
+    text = (
+        '<graphml><key id="n" for="all" attr.name="name"/><graph><data key="n">all trees</data>'
+        '<node id="1"><port name="p"><data key="n">hole</data></port><data key="n">Oak</data>'
+        '<graph><node id="2"><data key="n">Bough</data></node></graph></node>'
+        '<edge source="2" target="1"/></graph></graphml>'
+    )
+    found, report = read(open_sources([str(written(tmp_path / "a.graphml", text))]))
+    assert found == {("Bough", "related to"): "Oak"}
+    assert report.dropped == {
+        "GraphML's <port>": 1,
+        "a graph inside a node of GraphML (what is in it is read, not where it is)": 1,
+        "data of a graph as a whole": 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["a.graphml", "a.rdf"])
+@pytest.mark.parametrize(("encoding", "told"), [("x-foo", "unknown encoding: x-foo"), ("shift_jis", "multi-byte")])
+def test_an_encoding_that_the_parser_does_not_know(tmp_path: Path, name: str, encoding: str, told: str) -> None:
+    path = written(tmp_path / name, f'<?xml version="1.0" encoding="{encoding}"?><graphml/>')
+    with pytest.raises(TripleFormatError, match=rf"{name}:1: .*{told}.*UTF-8"):
+        facts(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("a.graphml", "<graphml>"), ("a.rdf", '<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">')],
+)
+def test_a_tag_without_an_end_is_refused_before_it_takes_minutes(
+    tmp_path: Path, name: str, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.data.importing.guards.LONGEST_TOKEN", 2**18)
+    path = written(tmp_path / name, f'{begin}\n<r:Description r:about="{"x" * 2**21}"/>')
+    with pytest.raises(TripleFormatError, match=rf"{name}:2: .* longer than 262,144 bytes"):
+        facts(path)
+
+
+def test_a_row_of_a_query_has_no_line(embedded: Path) -> None:
+    query = "MATCH (p:Person) RETURN p.born AS born"
+    with pytest.raises(TripleFormatError, match=r"g\.lbug: row 1 of the query: missing field"):
+        read(open_sources([str(embedded)], query=f"{query} LIMIT 1"))
+    with pytest.raises(BadLinesError) as caught:
+        read(open_sources([str(embedded)], query=f"{query} UNION ALL {query}"))
+    assert caught.value.line is None
+    assert caught.value.details[0].startswith("row 1 of the query: ")
+
+
+def test_two_columns_of_a_query_with_one_name_are_refused(embedded: Path) -> None:
+    query = "MATCH (p:Person) RETURN p.name AS name, p.born AS name, p.born AS born"
+    with pytest.raises(DataError, match="two columns called 'name'"):
+        read(open_sources([str(embedded)], query=query))

@@ -157,3 +157,22 @@ def test_compressed_dumps_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.nt.gz"
     path.write_bytes(gzip.compress(b'<http://e/a> <http://e/p> "1" .\n'))
     assert facts(path) == {("a", "p"): "1"}
+
+
+def test_a_blank_node_belongs_to_its_file(tmp_path: Path) -> None:
+    paths = []
+    for one in ("Elm", "Oak"):
+        text = f'<http://e/{one}> <http://e/address> _:b0 .\n_:b0 <http://e/street> "{one} St" .\n'
+        paths.append(written(tmp_path / f"{one}.nt", text))
+    found, _ = read(open_sources([str(path) for path in paths]))
+    assert found == {("Elm", "address street"): "Elm St", ("Oak", "address street"): "Oak St"}
+
+
+def test_numbers_that_no_float_holds_stay_as_they_are(tmp_path: Path) -> None:
+    text = (
+        "@prefix x: <http://www.w3.org/2001/XMLSchema#> ."
+        '<http://e/a> <http://e/n> "1.0E400"^^x:double ; <http://e/m> "-Infe"^^x:double ;'
+        '<http://e/k> "1.5e3"^^x:float .'
+    )
+    found = facts(written(tmp_path / "a.ttl", text))
+    assert found == {("a", "n"): "1.0E400", ("a", "m"): "-Infe", ("a", "k"): "1500"}

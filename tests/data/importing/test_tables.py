@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import sys
 import time
+import zipfile
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from kblam.data.importing import Reading, open_sources
+from kblam.data.importing import BadRows, Reading, open_sources
 from kblam.errors import BadLinesError, DataError, MissingPackageError, TripleFormatError
-from kblam.knowledge import Columns, TripleFile
+from kblam.knowledge import Columns, Triple, TripleFile
+from kblam.knowledge.files import located_triples
+from kblam.knowledge.files.arrow import cells_of
 from kblam.knowledge.files.excel import shown
+from kblam.knowledge.files.sheet_parts import letters, parts_of
+from kblam.knowledge.records import RecordReader
 from tests.data.importing.reading import facts, read, written
 
 openpyxl = pytest.importorskip("openpyxl")
@@ -234,3 +242,130 @@ def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path, monke
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(MissingPackageError, match=rf"{module} is not installed; pip install .*\[{extra}\]"):
             facts(written(tmp_path / name, "x"))
+
+
+def test_a_merged_cell_stands_in_each_row_that_it_covers(tmp_path: Path) -> None:
+    path = tmp_path / "trees.xlsx"
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (["name", "property", "value", "place"], ["Oak", "height", 20, "north"],
+                [None, "age", 90, None], ["Elm", "height", 9, None], [None, "age", 7, "south"]):  # fmt: skip
+        sheet.append(row)
+    for cells in ("A2:A3", "D2:D4", "A4:A5"):
+        sheet.merge_cells(cells)
+    book.save(path)
+    reader = RecordReader()
+    found = [found for _, found in located_triples(path, reader)]
+    assert [(one.name, one.property, one.value) for one in found if isinstance(one, Triple)] == [
+        ("Oak", "height", "20"),
+        ("Oak", "age", "90"),
+        ("Elm", "height", "9"),
+        ("Elm", "age", "7"),
+    ]
+    assert "read merged cells in each of their rows (4 times)" in reader.notes()
+
+
+def test_a_formula_without_its_result_is_told(tmp_path: Path) -> None:
+    path = workbook(
+        tmp_path / "a.xlsx", [["name", "h", "note"], ["Oak", 2, "=B2"], ["Elm", "=B2*2", None], ["Ash", 3, None]]
+    )
+    with pytest.raises(BadLinesError, match=r"line 3: the cell B3 holds a formula without its result; open it"):
+        facts(path)
+    with pytest.raises(TripleFormatError, match=r"a.xlsx:3: the cell B3 holds a formula"):
+        facts(path, columns=Columns(name="name", ignore=("note",)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 2**20])
+def test_a_sheet_is_gone_through_in_blocks_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kblam.knowledge.files.sheet_parts._CHUNK", size)
+    sheet = (
+        b'<sheetData><row r="2"><c r="B2"><f>A1>3</f><v></v></c><c r="C2" t="str"><f>x</f><v></v></c></row>'
+        b'<row r="3"><x:c s="1" r="AA3"><x:f t="shared" si="0"/></x:c><c r="D3"><f>1</f><v>1</v></c></row></sheetData>'
+        b'<mergeCells><mergeCell ref="B4:C4"/><mergeCell ref="B5:C9"/><mergeCell ref="A2:A3"/></mergeCells>'
+    )
+    parts = parts_of(io.BytesIO(sheet))
+    assert (parts.unsolved, parts.below) == ({2: [2], 3: [27]}, [(1, 2, 3), (2, 5, 9)])
+    assert [letters(column) for column in (1, 26, 27, 702, 703)] == ["A", "Z", "AA", "ZZ", "AAA"]
+
+
+def test_maps_and_times_that_python_has_no_kind_for(tmp_path: Path) -> None:
+    pairs = pa.array([[("age", "90"), ("use", "ships"), ("use", "casks")]], pa.map_(pa.string(), pa.string()))
+    path = parquet(
+        tmp_path / "a.parquet",
+        name=["Oak"],
+        info=pairs,
+        inner=pa.array([[{"of": [("x", 1)]}]], pa.list_(pa.struct([("of", pa.map_(pa.string(), pa.int8()))]))),
+        seen=pa.array([1234567891], pa.timestamp("ns", "+01:00")),
+        at=pa.array([1234567891], pa.time64("ns")),
+        half=pa.array([np.float16(0.1)], pa.float16()),
+        key=pa.array([b"0123456789abcdef"], pa.uuid()),
+    )
+    columns = Columns(name="name", ignore=("inner",))
+    assert facts(path, columns=columns) == {
+        ("Oak", "age"): "90",
+        ("Oak", "use"): "ships, casks",
+        ("Oak", "seen"): "1970-01-01 01:00:01.234567891+01:00",
+        ("Oak", "at"): "00:00:01.234567891",
+        ("Oak", "half"): "0.1",
+        ("Oak", "key"): "30313233-3435-3637-3839-616263646566",
+    }
+    assert cells_of(pq.read_table(path)["inner"].chunk(0)) == [[{"of": {"x": 1}}]]
+
+
+def no_utf8() -> Any:
+    ends = np.array([0, 1, 4], np.int32).tobytes()
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends), pa.py_buffer(b"xr\xfcn")])
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda: pa.array([1, 2**62], pa.timestamp("us")), r"a timestamp\[us\] that cannot be read: .*out of range"),
+        (lambda: pa.array([1, 2**62], pa.duration("s")), r"a duration\[s\] that cannot be read"),
+        (lambda: pa.array([None, 1], pa.timestamp("us", "Mars/Base")), "a timestamp.*Mars/Base"),
+        (lambda: no_utf8(), "a string that cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_a_cell_that_cannot_be_had_is_its_row_s_trouble(tmp_path: Path, made: Any, told: str) -> None:
+    path = parquet(tmp_path / "a.parquet", name=["Oak", "Elm"], what=made(), use=["ships", "wheels"])
+    with pytest.raises(TripleFormatError, match=rf"a.parquet:2: the column 'what' holds {told}"):
+        facts(path)
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert (found["Oak", "use"], report.bad) == ("ships", 1)
+
+
+def test_a_workbook_that_openpyxl_does_not_foresee(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", [["name", "h"], ["Oak", 2]])
+    book = openpyxl.load_workbook(path)
+    book.create_chartsheet("empty chart")
+    book.save(tmp_path / "chart.xlsx")
+    with pytest.raises(TripleFormatError, match=r"chart.xlsx: not an Excel workbook that can be read: "):
+        facts(tmp_path / "chart.xlsx")
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("xl/worksheets/sheet1.xml").header_offset
+    raw = bytearray(path.read_bytes())
+    raw[place + 60 : place + 90] = bytes(30)
+    (tmp_path / "torn.xlsx").write_bytes(raw)
+    with pytest.raises(TripleFormatError, match=r"torn.xlsx: "):
+        facts(tmp_path / "torn.xlsx")
+
+
+@pytest.mark.parametrize("note", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_line_in_which_excel_notes_its_delimiter_is_no_header(tmp_path: Path, note: str) -> None:
+    assert facts(written(tmp_path / "a.csv", f"{note}\r\nname;height\r\nOak;3,5\r\n")) == {("Oak", "height"): "3,5"}
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_told(tmp_path: Path) -> None:
+    for name, text in (("a.csv", "name,h\rOak,3\r"), ("a.jsonl", '["Oak", "h", "3"]\r["Elm", "h", "3"]')):
+        with pytest.raises(TripleFormatError, match=rf"{name}:1: its lines end with carriage returns alone"):
+            facts(written(tmp_path / name, text))
+    assert facts(written(tmp_path / "b.jsonl", '["Oak", "h", "3"]\r')) == {("Oak", "h"): "3"}
+
+
+def test_a_byte_order_mark_hides_no_table_of_graphrag(tmp_path: Path) -> None:
+    table = "\ufefftitle,type,description,human_readable_id\nANN,PERSON,Ann leads Acme,0\n"
+    found, report = read(open_sources([str(written(tmp_path / "entities.csv", table))]))
+    assert found == {("ANN", "type"): "PERSON", ("ANN", "description"): "Ann leads Acme"}
+    assert report.dropped == {"a property that only its tool needs (ids of passages, vectors, counts)": 1}
