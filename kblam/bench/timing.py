@@ -32,7 +32,7 @@ TINY_L2 = 2**14
 # Seconds after which a shape gets no more turns on a CPU, and how many it gets whatever they take.
 TURN_SECONDS, LEAST_TURNS = 20.0, 3
 # A call that takes longer than this on a CPU is timed once: its first call, whose overhead is nothing beside it.
-ONCE_SECONDS = 2.0
+ONCE_SECONDS = 1.0
 PRODUCTS = 3  # in a turn: the first of them wakes the threads
 
 
