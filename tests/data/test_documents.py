@@ -122,6 +122,8 @@ def bomb(path: Path) -> Path:
         ("a.md", b"one\ntwo \xe9\n", "a.md:2: byte 0xe9 is not UTF-8"),
         ("a.txt", b"\xff\xfea\0", "binary or UTF-16"),
         ("a.txt", b"a" * 9000 + b"\0", "binary or UTF-16"),
+        ("a.html", "<p>one</p>".encode("utf-16"), "binary or UTF-16"),
+        ("a.htm", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary or UTF-16"),
         (b"a\xff.md".decode("utf-8", "surrogateescape"), b"x", "its name is not UTF-8"),
         ("a.md", b"x" * 2**21, "2 MiB are more than 1; split it, or raise most_bytes"),
         ("a.docx", b"PK no archive", "a.docx: damaged, or no document of its kind"),

@@ -28,6 +28,7 @@ KINDS: dict[str, str | None] = {
     ".xlsx": "sheet",
 }
 _ARCHIVES = frozenset({".docx", ".pptx", ".xlsx"})
+_PAGES_OF_TEXT = frozenset({".html", ".htm"})
 MOST_BYTES = 100 * 2**20
 # Between pages in the text of a document, so that no quote reaches over a page's end.
 PAGE_END = "\n\f\n"
@@ -100,18 +101,24 @@ def read_document(
 def _converted(file: Path, kind: str, reader: Reader) -> list[str]:
     if kind in _ARCHIVES:
         check_archive(file)
+    elif kind in _PAGES_OF_TEXT:  # in the encoding that it names, which has no NUL
+        _refuse_nul(file, file.read_bytes())
     return convert(file, kind, reader)
 
 
 def _decoded(file: Path, raw: bytes) -> str:
-    if b"\0" in raw:
-        raise DocumentError(f"{file}: this is binary or UTF-16, not text in UTF-8; save it as UTF-8")
+    _refuse_nul(file, raw)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DocumentError(f"{file}:{line}: byte {raw[error.start]:#x} is not UTF-8; save the file as UTF-8") from None
     return text.replace("\f", " ").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_nul(file: Path, raw: bytes) -> None:
+    if b"\0" in raw:
+        raise DocumentError(f"{file}: this is binary or UTF-16, not text in UTF-8; save it as UTF-8")
 
 
 def _check_pages(file: Path, pages: list[str], what: str | None) -> None:
