@@ -93,7 +93,13 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
             header = [text_of(cell.value) for cell in cells]
             while not header[-1]:  # a cell may be empty
                 header.pop()
-            read = _columns_read(path, number, header, reader, where)
+            try:
+                read = _columns_read(path, number, header, reader, where)
+            except TripleFormatError as error:
+                if not title:
+                    raise
+                yield number, error  # a sheet of notes, say: it may be left out as a bad row may, with a word
+                return
             merged = _Merged(parts.below, number, len(header))
             continue
         assert merged is not None

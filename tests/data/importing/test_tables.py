@@ -85,6 +85,20 @@ def test_each_sheet_has_a_header_of_its_own_and_errors_name_sheet_and_row(tmp_pa
     assert [triple.value for triple in TripleFile(path, skip_bad=True)] == ["green", "3"]
 
 
+def test_a_sheet_that_is_no_table_is_one_bad_row(tmp_path: Path) -> None:
+    """Of several; left out when the user says so, and said."""
+    notes = [["Remarks", "Remarks"], ["see Ann", ""]]
+    path = workbook(tmp_path / "a.xlsx", notes, [["name", "color"], ["Oak", "green"]])
+    with pytest.raises(TripleFormatError, match="1: sheet 'S1': two columns have one name"):
+        facts(path)
+    assert [triple.value for triple in TripleFile(path, skip_bad=True)] == ["green"]
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(path)]), bad_rows=rows)
+    assert (found, report.bad) == ({("Oak", "color"): "green"}, 1)
+    with pytest.raises(TripleFormatError, match="two columns have one name"):
+        facts(workbook(tmp_path / "b.xlsx", notes))
+
+
 def test_several_values_and_types_of_parquet_survive(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "a.parquet",
