@@ -45,15 +45,15 @@ inline void value_tile(const float* weights, const float* values, const Row* row
       sized(i, j, [&](auto some, auto vectors) {
         constexpr int I = decltype(some)::value, J = decltype(vectors)::value;
         F sums[I][J];
-        float* out[I];
-        for (int a = 0; a < I; ++a) {
-          out[a] = rows[block.begin + r + a].output + v * W;
-          for (int b = 0; b < J; ++b) sums[a][b] = mul(load(out[a] + b * W), set1(shrink[r + a]));
-        }
+        for (int a = 0; a < I; ++a)
+          for (int b = 0; b < J; ++b) sums[a][b] = zero();
         product<T>(sums, reinterpret_cast<const char*>(weights + r), 4, BLOCK_ROWS * 4,
                    reinterpret_cast<const char*>(values + v * W), int64_t(padded) * 4, steps);
-        for (int a = 0; a < I; ++a)
-          for (int b = 0; b < J; ++b) store(out[a] + b * W, sums[a][b]);
+        // A tile's sum at once: thousands of tokens one by one would each be rounded to what all before them sum to.
+        for (int a = 0; a < I; ++a) {
+          float* out = rows[block.begin + r + a].output + v * W;
+          for (int b = 0; b < J; ++b) store(out + b * W, fma(load(out + b * W), set1(shrink[r + a]), sums[a][b]));
+        }
       });
     }
 }

@@ -124,3 +124,20 @@ def test_a_finite_bias_of_any_size_over_whole_chunks(
     )
     torch.testing.assert_close(found[0].float(), expected[0].float(), rtol=0.03, atol=0.03)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-2)
+
+
+def test_many_rows_over_many_triples_are_as_exact_as_plain_pytorch() -> None:
+    """One task sums 10,000 values that have a mean: one by one each would be rounded to what all before it sum to."""
+    draw = torch.Generator().manual_seed(0)
+    H, N, M, D = 4, 512, 10_000, 16
+    query, key, value = (torch.randn(1, H, N, D, generator=draw) for _ in range(3))
+    knowledge = DenseKnowledge(torch.randn(H, M, D, generator=draw), torch.randn(H, M, D, generator=draw) + 1)
+    wide = DenseKnowledge(knowledge.key.double(), knowledge.value.double())
+    exact = rectangular_attention(query.double(), key.double(), value.double(), wide, backend="reference")
+
+    def error(backend: str) -> float:
+        found = rectangular_attention(query, key, value, knowledge, backend=backend)
+        return (found.double() - exact).square().mean().sqrt().item()
+
+    # Measured 1.03; 2.7 when a tile's product began from the sum so far.
+    assert error("cpu") < 1.8 * error("reference")
