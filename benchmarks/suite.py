@@ -127,7 +127,7 @@ def time_attention(
         "heads_timed": subject.share,
         "relative_error": row.relative_error,
         "knowledge_bytes": times * sum(tensor.nbytes for tensor in subject.streams(made.x)),
-        "peak_bytes": gate.peak if gate.is_timed else memory.peak(call, device),
+        "peak_bytes": gate.peak_bytes(device),
         "flops": subject.work.flops,
         "bytes": subject.work.bytes_moved(case.dtype.itemsize),
     }

@@ -33,12 +33,7 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     # The suffix stays: some writers look at it.
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
     try:
-        try:
-            yield unfinished
-        except OSError as error:
-            if error.filename is None and error.errno is not None:  # of a write, which names no file
-                error.filename = str(path)
-            raise
+        yield unfinished
         if overwrite:
             unfinished.replace(file)
         else:
@@ -54,8 +49,13 @@ def write_whole(path: Path, text: str) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    try:
+        with whole(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    except OSError as error:
+        if error.filename is None:  # of the write itself, which names no file
+            error.filename = str(path)
+        raise
 
 
 def why_not(path: Path) -> str | None:

@@ -133,6 +133,10 @@ class Gated(NamedTuple):
         """Whether the first call took so long that it is the only one."""
         return self.seconds > timing.ONCE_SECONDS
 
+    def peak_bytes(self, device: str) -> int | None:
+        """Of a call like those that are timed: the first one makes what later ones find."""
+        return self.peak if self.is_timed or self.call is None else memory.peak(self.call, device)
+
 
 def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> Gated:
     """Holds an implementation against float64."""
@@ -222,14 +226,11 @@ def _in_turns(chosen: Sequence[Subject], x: Problem, shape: Shape, run: Run) -> 
         if gate.call is None:
             others[subject.name] = gate.row
             continue
-        peak = gate.peak
         if gate.is_timed:
             once[subject.name] = gate.seconds
         else:
             calls[subject.name] = gate.call
-            # Of a call like those that are timed: the first one makes what later ones find.
-            peak = memory.peak(gate.call, run.device)
-        passed.append((dataclasses.replace(gate.row, peak_bytes=peak), subject))
+        passed.append((dataclasses.replace(gate.row, peak_bytes=gate.peak_bytes(run.device)), subject))
     measurable = [subject for _, subject in passed]
     probed = probes.probes(shape, measurable, x)
     calls |= {name: probe.call for name, probe in probed.items()}

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from pytest_benchmark.session import PerformanceRegression
 
 from benchmarks import conftest, suite
@@ -19,6 +21,7 @@ from kblam.bench import subjects
 from kblam.bench.probes import PRODUCT, READ, Probe
 from kblam.bench.shapes import Work
 from kblam.bench.subjects import Subject
+from kblam_kernels.tools import env
 from tests.warm import run
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +154,28 @@ def test_bad_options_are_refused_before_anything_is_collected(option: dict[str, 
     config: Any = SimpleNamespace(option=SimpleNamespace(**given), stash={})
     with pytest.raises(pytest.UsageError, match=message):
         conftest.pytest_configure(config)
+
+
+def test_quick_suites_are_in_a_dtype_that_the_processor_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict.fromkeys(("shapes", "triples", "dtype", "tokens"), "") | {"quick": True, "device": "cpu"}
+    for flags, expected in ((["avx2"], torch.float32), (["amx_bf16"], torch.bfloat16)):
+        monkeypatch.setattr(env, "cpu", lambda flags=flags: {"flags": flags})
+        for phase in ("decode", "prefill", "evidence"):
+            assert [case.dtype for case in conftest.chosen(SimpleNamespace(**given), phase)] == [expected]
+        named = SimpleNamespace(**given | {"dtype": "float16"})
+        assert [case.dtype for case in conftest.chosen(named, "prefill")] == [torch.float16]
+
+
+@pytest.mark.parametrize(("seconds", "calls", "way"), [(0.0, 2, "pedantic"), (60.0, 3, "rounds")])
+def test_what_takes_long_is_called_twice(seconds: float, calls: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for its memory and once for its time; else once more, before either."""
+    call, benchmark = mock.Mock(), mock.Mock(side_effect=lambda call: call(), extra_info={})
+    benchmark.pedantic.side_effect = lambda call: call()
+    monkeypatch.setattr(suite.timing, "ONCE_SECONDS", seconds)
+    suite.with_peak(benchmark, call, "cpu")
+    assert call.call_count == calls
+    assert (benchmark.pedantic.called, benchmark.called) == (way == "pedantic", way == "rounds")
+    assert "peak_bytes" in benchmark.extra_info
 
 
 def test_a_bad_option_is_one_line(warm: None) -> None:
