@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import math
+import numbers
+import operator
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -29,6 +32,48 @@ def refuse(message: str) -> NoReturn:
     raise UnsupportedInputError(message)
 
 
+def tensors(**given: Any) -> None:
+    """Refuses arguments that are no tensors, or none whose numbers lie at strides."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            refuse(f"{name} must be a tensor; got {type(value).__name__}")
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            refuse(f"{name} must be a tensor with strides; got a {kind} one: call .to_dense() on it, or pad it")
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that a 64-bit integer holds; others are refused."""
+    if type(value) is not int:
+        if isinstance(value, torch.SymInt):
+            return value  # type: ignore[return-value]
+        try:
+            value = operator.index(value)
+        except TypeError:
+            refuse(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if not least <= value < 2**63:
+        refuse(f"{name} must be at least {least}{'' if value < least else ' and below 2**63'}; got {value}")
+    return value
+
+
+# The largest number that float32 holds, in which the kernels compute.
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def number(name: str, value: Any, *, or_minus_infinity: bool = False) -> float:
+    """A number that float32 holds; others are refused."""
+    if isinstance(value, torch.SymFloat):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, numbers.Real):
+        refuse(f"{name} must be a number; got {value!r}"[:200])
+    if or_minus_infinity and value == -math.inf:
+        return -math.inf
+    if not -_LARGEST <= value <= _LARGEST:  # NaN neither
+        shown = f"{value:.4g}" if isinstance(value, float) else f"a number of {len(str(value))} digits"
+        refuse(f"{name} must be finite{' or -inf' * or_minus_infinity} in float32; got {shown}")
+    return float(value)
+
+
 def expect(
     name: str,
     tensor: Tensor,
@@ -45,6 +90,8 @@ def expect(
         dtypes: those it may have; the message names the first.
         why: what else the message says of the shape.
     """
+    if not isinstance(tensor, Tensor) or tensor.is_sparse:
+        tensors(**{name: tensor})
     if tensor.shape != shape or tensor.dtype not in dtypes or tensor.device != device:
         kind = str(dtypes[0]).removeprefix("torch.")
         pairs = zip(axes.split(", "), shape, strict=True)

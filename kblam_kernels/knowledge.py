@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kblam_kernels.errors import expect, refuse
+from kblam_kernels.errors import expect, refuse, tensors
 
 # Storage of latents that needs a scale for each triple; the others hold a latent as it is.
 SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)
@@ -36,6 +36,7 @@ class DenseKnowledge:
     value: Tensor
 
     def __post_init__(self) -> None:
+        tensors(key=self.key)
         if self.key.dim() not in (3, 4):
             refuse(
                 "knowledge key must be (Hq, M, D), shared by the batch, or (B, Hq, M, D); "
@@ -92,6 +93,7 @@ class LatentProjection:
 
     def __post_init__(self) -> None:
         weight = self.key_weight
+        tensors(key_weight=weight)
         if weight.dim() != 3:
             refuse(f"key_weight must be (Hq, D, P); got shape {tuple(weight.shape)}")
         expect("value_weight", self.value_weight, "Hq, D, P", weight.shape, weight.device, weight.dtype)
@@ -156,6 +158,9 @@ class LatentKnowledge:
     materialised: bool = False
 
     def __post_init__(self) -> None:
+        tensors(key=self.key, value=self.value)
+        if not isinstance(self.projection, LatentProjection):
+            refuse(f"projection must be a LatentProjection; got {type(self.projection).__name__}")
         key, value, norm, weight = self.key, self.value, self.norm, self.projection.key_weight
         if key.dim() != 2 or key.shape != value.shape:
             refuse(f"latent key and value must both be (M, P); got {tuple(key.shape)} and {tuple(value.shape)}")
@@ -235,3 +240,11 @@ class LatentKnowledge:
 
 
 Knowledge = DenseKnowledge | LatentKnowledge
+
+
+def check_layout(knowledge: object) -> None:
+    """Refuses what is neither of the two layouts."""
+    if not isinstance(knowledge, (DenseKnowledge, LatentKnowledge)):
+        refuse(
+            f"knowledge must be DenseKnowledge(key, value) or LatentKnowledge; got {type(knowledge).__name__}"
+        )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.errors import KnowledgeError
 from kblam.models import current
 from kblam.models.current import SCOPES
 from kblam.models.source import KnowledgeSource
@@ -104,6 +105,11 @@ class Scope:
         is_default: whether the attachment's default applies.
         observer: the block's observer.
         outer: the block around it.
+
+    Attributes:
+        key: of the block, whatever is around it.
+        has_ended: whether the block has: a task that began in it, or the thread of a generator that was closed in
+            another one, may still find it.
     """
 
     owner: Attachment
@@ -111,6 +117,8 @@ class Scope:
     is_default: bool
     observer: Observer | None
     outer: Scope | None
+    key: object = field(default_factory=object)
+    has_ended: list[bool] = field(default_factory=lambda: [False])
 
 
 def innermost(owner: Attachment) -> Scope | None:
@@ -126,6 +134,11 @@ def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall |
     scope = innermost(owner)
     if scope is None:
         return default
+    if scope.has_ended[0]:
+        raise KnowledgeError(
+            "the `using` block of this thread's or task's knowledge has ended elsewhere: end it where it began, and wait "
+            "within it for the tasks that it starts"
+        )
     call = default if scope.is_default else scope.call
     if call is None or call.observer is scope.observer:
         return call
@@ -152,8 +165,17 @@ def observing(owner: Attachment, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def _entered(scope: Scope) -> Iterator[None]:
-    token = SCOPES.set(scope)
+    SCOPES.set(scope)
     try:
         yield
     finally:
-        SCOPES.reset(token)  # refuses where this is not the thread or task of the block
+        scope.has_ended[0] = True
+        SCOPES.set(_without(SCOPES.get(), scope.key))
+
+
+def _without(scope: Scope | None, key: object) -> Scope | None:
+    """The blocks around and at `scope` but one: those of generators do not always end in the order they began."""
+    if scope is None or scope.key is key:
+        return None if scope is None else scope.outer
+    outer = _without(scope.outer, key)
+    return scope if outer is scope.outer else replace(scope, outer=outer)

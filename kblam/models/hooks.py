@@ -6,6 +6,7 @@ Classes of this module, not closures, so that a model with hooks can be copied a
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from kblam.errors import KnowledgeError
 from kblam.models import cache_name
 from kblam.models.attention import LayerKnowledge, QueryHead
 from kblam.models.calls import KnowledgeCall, Observer
-from kblam.models.masks import flags_of
+from kblam.models.masks import flags_given, is_flags
 from kblam.models.switch import IMPLEMENTATION
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
 
@@ -43,9 +44,14 @@ class DecoderHook:
         if call is None:
             return None
         kwargs = {**kwargs, "knowledge_call": call}
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 4:
-            kwargs["attention_mask"] = flags_of(mask, self._shortest_window(module))
+        if args and not torch.compiler.is_compiling():  # the models themselves pass all by name
+            kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+            args = ()
+        if not is_flags(mask := kwargs.get("attention_mask")):
+            tokens = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+            cache, new_tokens = cache_name.of_call(kwargs), tokens.shape[1]
+            columns = new_tokens if cache is None else new_tokens + int(cache.get_seq_length())
+            kwargs["attention_mask"] = flags_given(mask, new_tokens, columns, self._shortest_window(module))
         return args, kwargs
 
     def _shortest_window(self, module: nn.Module) -> int | None:

@@ -54,7 +54,7 @@ def knowledge_mask(
             "a row, or the model asks for a mask of its own. Give each sequence its own row and an attention_mask"
         )
     if attention_mask is not None:
-        attention_mask = attention_mask[:, -kv_length:].to(device=device, dtype=torch.bool)
+        attention_mask = _of_columns(attention_mask.to(device=device, dtype=torch.bool), kv_offset, kv_length)
     written = q_offset + q_length - kv_offset
     if isinstance(written, Tensor) or written < kv_length:
         if q_length == 1:
@@ -66,6 +66,40 @@ def knowledge_mask(
     if attention_mask is None or _all_true(attention_mask, q_length):
         return None
     return attention_mask
+
+
+_FIX = "pass attention_mask (B, T), 1 for tokens and 0 for padding, and give each sequence a row of its own"
+
+
+def is_flags(mask: Any) -> bool:
+    """Whether a caller's mask is what transformers' mask registry takes: flags (B, T), or None."""
+    return mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+
+
+def flags_given(mask: Any, new_tokens: int, columns: int, window: int | None) -> Tensor:
+    """The flags (B, T) that a caller's mask of another form comes to.
+
+    Args:
+        mask: what the decoder was given.
+        new_tokens: N of this pass.
+        columns: how many tokens have been seen after it.
+        window: as `flags_of`.
+
+    Raises:
+        KnowledgeError: it says more than flags do, or has other rows and columns than this pass.
+    """
+    if torch.compiler.is_compiling():
+        raise KnowledgeError(f"a prepared mask cannot be read while a model is compiled; {_FIX}")
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        what = f"of {mask.dim()} dimensions" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise KnowledgeError(f"this attention_mask is {what}, which knowledge layers do not read; {_FIX}")
+    rows, width = mask.shape[2:]
+    if rows != new_tokens or width < columns:
+        raise KnowledgeError(
+            f"this attention_mask has {rows} rows and {width} columns, where {new_tokens} new tokens see up to "
+            f"{columns}; {_FIX}"
+        )
+    return flags_of(mask, window)
 
 
 def flags_of(prepared: Tensor, window: int | None) -> Tensor:
@@ -82,27 +116,24 @@ def flags_of(prepared: Tensor, window: int | None) -> Tensor:
     Raises:
         KnowledgeError: it hides something else than padding and what comes later.
     """
-    fix = "pass attention_mask (B, T), 1 for tokens and 0 for padding, and give each sequence a row of its own"
-    if torch.compiler.is_compiling():
-        raise KnowledgeError(f"a prepared mask of 4 dimensions cannot be read while a model is compiled; {fix}")
     _, heads, N, T = prepared.shape
     if heads != 1:
         raise KnowledgeError(
-            f"this attention_mask has a part for each of {heads} heads, which share theirs here; {fix}"
+            f"this attention_mask has a part for each of {heads} heads, which share theirs here; {_FIX}"
         )
     visible = prepared[:, 0]
     if visible.is_floating_point():
         hidden = visible <= torch.finfo(visible.dtype).min / 2
         if not (hidden | (visible == 0)).all():
-            raise KnowledgeError(f"this attention_mask weighs columns, and attention here sees them or not; {fix}")
+            raise KnowledgeError(f"this attention_mask weighs columns, and attention here sees them or not; {_FIX}")
         visible = ~hidden
     elif visible.dtype != torch.bool:
         raise KnowledgeError(
-            f"an attention_mask of 4 dimensions is bool, or floating with 0 and -inf; got {visible.dtype}; {fix}"
+            f"an attention_mask of 4 dimensions is bool, or floating with 0 and -inf; got {visible.dtype}; {_FIX}"
         )
     if window is not None and window < T:
         raise KnowledgeError(
-            f"this model has layers with a window of {window} tokens, which a mask of 4 dimensions replaces; {fix}"
+            f"this model has layers with a window of {window} tokens, which a mask of 4 dimensions replaces; {_FIX}"
         )
     flags, places = visible[:, -1], torch.arange(T, device=visible.device)
     queries = places[max(T - N, 0) :]
@@ -112,7 +143,7 @@ def flags_of(prepared: Tensor, window: int | None) -> Tensor:
     if N > T or not ((visible == expected).all(-1) | unmasked).all():
         raise KnowledgeError(
             "this attention_mask hides more than padding and what comes later (packed sequences, a window, columns "
-            f"that are seen both ways), and knowledge layers read one flag for each column; {fix}"
+            f"that are seen both ways), and knowledge layers read one flag for each column; {_FIX}"
         )
     return flags
 
@@ -121,11 +152,20 @@ def _static_decode_mask(
     batch_size: int, kv_length: int, written: int | Tensor, attention_mask: Tensor | None, device: torch.device | str
 ) -> Tensor:
     valid = (torch.arange(kv_length, device=device) < written).expand(batch_size, kv_length)
-    if attention_mask is None:
-        return valid
-    # `generate` gives the mask of the tokens seen so far, which is shorter than the cache.
-    missing = kv_length - attention_mask.shape[1]
-    return valid & torch.nn.functional.pad(attention_mask, (0, missing), value=True)
+    return valid if attention_mask is None else valid & attention_mask
+
+
+def _of_columns(flags: Tensor, start: int, length: int) -> Tensor:
+    """The flags of columns [start, start + length), where flag t is that of the sequence's token t.
+
+    As transformers reads them: a mask that ends earlier hides the rest, one that goes on says nothing about later
+    tokens. `generate` gives the flags of the tokens so far, fewer than a static cache has columns.
+    """
+    flags = flags[:, start:]
+    missing = length - flags.shape[1]
+    if missing or torch.compiler.is_compiling():  # there a mask that grows would be compiled anew when it is full
+        flags = torch.nn.functional.pad(flags, (0, missing))
+    return flags
 
 
 def _all_true(mask: Tensor, q_length: int) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
-from kblam_kernels.common.call import Attend, in_forward_mode
+from kblam_kernels.common.call import Attend, is_transformed
 from kblam_kernels.common.checks import bias_rows, check_masks, check_new_tokens, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
@@ -148,8 +148,8 @@ class RectangularAttention:
         **step: Unpack[Step],
     ) -> tuple[Tensor, Tensor]:
         """`run`, after `plan` if the form has changed; arguments and errors are those of `rectangular_attention`."""
-        if torch.compiler.is_compiling() or in_forward_mode():
-            # While tracing, nothing is remembered: the graph itself is reused. What was planned may have no tangent.
+        if torch.compiler.is_compiling() or is_transformed():
+            # While tracing, nothing is remembered: the graph itself is reused. What was planned may have no derivative.
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
             output, lse = op(call, op.choose(call, self.backend))
             return output, lse
@@ -223,7 +223,7 @@ class RectangularAttention:
         scale, window = planned.form[2:]
         op, call = self._call(*tensors, scale=scale, window=window, **step)
         backend = planned.backend
-        if failure is not None or in_forward_mode():
+        if failure is not None or is_transformed():
             backend = op.choose(call, self.backend)
         if failure is not None and backend == planned.backend:
             raise failure
@@ -250,4 +250,4 @@ class RectangularAttention:
 
 def _is_direct() -> bool:
     # torch.compile traces the full path, and derivatives need the op with its formulas, or plain PyTorch.
-    return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not in_forward_mode()
+    return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not is_transformed()

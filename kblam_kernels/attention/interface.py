@@ -13,8 +13,8 @@ from kblam_kernels.common.dispatch import AUTO, Explanation
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.errors import refuse
-from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+from kblam_kernels.errors import number, refuse, tensors, whole
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
 
@@ -176,6 +176,9 @@ def call_of(
     B, Hq, _, D = query.shape
     if knowledge is None:
         knowledge = DenseKnowledge.empty(Hq, D, dtype=query.dtype, device=query.device)
+    check_layout(knowledge)
+    if knowledge_query is not None:
+        tensors(knowledge_query=knowledge_query)
     attention: dict[str, Any] = {
         "query": query,
         "key": key,
@@ -184,8 +187,8 @@ def call_of(
         "bias": bias_rows(knowledge_bias, B, knowledge.num_tokens, query),
         "prompt_mask": prompt_mask,
         "knowledge_range": one_row_if_shared(knowledge_range),
-        "scale": D**-0.5 if scale is None else float(scale),
-        "window": window,
+        "scale": D**-0.5 if scale is None else number("scale", scale),
+        "window": None if window is None else whole("window", window),
         "max_span": max_span,
     }
     if isinstance(knowledge, DenseKnowledge):

@@ -21,8 +21,8 @@ from kblam_kernels.common.launch import multiprocessors
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype, merged
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MIN_DENSE_SPLIT
-from kblam_kernels.errors import expect, refuse
-from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+from kblam_kernels.errors import expect, refuse, tensors, whole
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
     LatentTile,
@@ -154,6 +154,7 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
 
 def check_rows(rows: Tensor, name: str) -> Tensor:
     """Packed rows: their rank, and numbers that attention can be made of."""
+    tensors(**{name: rows})
     if rows.dim() != 3 or rows.shape[2] == 0 or not rows.dtype.is_floating_point:
         refuse(
             f"{name} must be a floating-point tensor (total_tokens, Hq, D), D at least 1; "
@@ -165,6 +166,7 @@ def check_rows(rows: Tensor, name: str) -> Tensor:
 def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_query") -> None:
     """Packed rows and where those of each request begin."""
     check_rows(query, name)
+    tensors(query_start_loc=query_start_loc)
     starts = query_start_loc
     if starts.dim() != 1 or len(starts) == 0 or starts.dtype != torch.int32 or starts.device != query.device:
         refuse(
@@ -175,6 +177,7 @@ def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_
 
 def check_shared(knowledge: Knowledge) -> None:
     """Requests differ in their range alone."""
+    check_layout(knowledge)
     if isinstance(knowledge, DenseKnowledge) and not knowledge.is_shared:
         refuse(f"packed requests share one list, knowledge (Hq, M, D); got {tuple(knowledge.key.shape)}")
 
@@ -203,8 +206,7 @@ def of_requests(
 
 def _within(max_span: int, ranges: Tensor) -> Tensor:
     """Ranges (R, 2) of at most so many tokens."""
-    if max_span < 1:
-        refuse(f"max_span must be at least 1; got {max_span}")
+    max_span = whole("max_span", max_span)
     start, stop = ranges.unbind(1)
     if _is_readable(ranges) and bool((stop - start > max_span).any()):
         refuse(f"a range is longer than max_span={max_span}: {ranges.tolist()}")

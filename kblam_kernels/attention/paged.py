@@ -16,7 +16,7 @@ from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.errors import expect, refuse
+from kblam_kernels.errors import expect, number, refuse, tensors, whole
 
 
 def paged_prompt_attention(
@@ -74,12 +74,14 @@ def paged_prompt_attention(
     _check_cache(query, key_cache, value_cache)
     R = len(query_start_loc) - 1
     expect("seq_lens", seq_lens, "num_requests", (R,), query.device, torch.int32)
+    tensors(block_table=block_table)
     blocks = block_table.shape[-1] if block_table.dim() else 0
     expect("block_table", block_table, "num_requests, max_blocks", (R, blocks), query.device, torch.int32)
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
     lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query))
     rows = query.transpose(0, 1)[None]
-    scale = query.shape[2] ** -0.5 if scale is None else float(scale)
+    scale = query.shape[2] ** -0.5 if scale is None else number("scale", scale)
+    window = None if window is None else whole("window", window)
     nothing = rows[:, :, :0]
     call = DenseCall(rows, nothing, nothing, rows, None, None, None, scale, window, None, nothing[0], nothing[0])
     call.check()
@@ -99,6 +101,7 @@ def paged_prompt_attention(
 
 
 def _check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    tensors(key_cache=key_cache, value_cache=value_cache)
     check_alike({"key_cache": key_cache, "value_cache": value_cache}, query)
     (_, Hq, D), cache = query.shape, key_cache.shape
     if len(cache) != 4 or value_cache.shape != cache or cache[3] != D or not cache[2] or Hq % cache[2]:

@@ -101,13 +101,21 @@ class Call:
             forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if isinstance(tensor, Tensor)
         )
 
+    def is_plain(self) -> bool:
+        """Whether it has to be computed by operations of plain PyTorch, one by one, from which derivatives follow.
+
+        Forward mode and the transforms of `torch.func` ask an op of `torch.library` for what it does not have. Within
+        one, a tensor does not always tell that it needs a gradient.
+        """
+        return in_transform() or self.has_tangent()
+
     def is_eager(self) -> bool:
         """Whether nobody but the caller asks for its results: no gradients, no compiler, no mode, plain tensors."""
         if (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or torch._C._len_torch_dispatch_stack() > 0  # fakes, traces, and who counts or looks at ops
-            or torch._C._are_functorch_transforms_active()
+            or in_transform()
         ):
             return False
         values = (getattr(self, name) for name in self.names())
@@ -158,6 +166,16 @@ class Sizes(NamedTuple):
 def in_forward_mode() -> bool:
     """Whether forward-mode differentiation is going on (`torch.func.jvp`, `torch.autograd.forward_ad`)."""
     return forward_ad._current_level >= 0  # unpacking a tensor to ask it would take longer than a small attention
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` (grad, vjp, vmap, ...) is going on."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of `torch.func` is going on."""
+    return in_forward_mode() or in_transform()
 
 
 @dataclass(frozen=True)

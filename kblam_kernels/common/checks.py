@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import expect, refuse
+from kblam_kernels.errors import expect, number, refuse, tensors
 
 
 def check_prompt(query: Tensor, key: Tensor, value: Tensor, *, is_alone: bool = False) -> None:
     """Ranks and shapes of the prompt block; it has no column where knowledge is alone."""
+    tensors(query=query, key=key, value=value)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             refuse(f"{name} must be of rank 4 (batch, heads, tokens, head_dim); got {tuple(tensor.shape)}")
@@ -48,11 +47,13 @@ def check_alike(named: dict[str, Tensor], query: Tensor) -> None:
 def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | None:
     """`knowledge_bias` as a float32 view (B, M), or (1, M) where the batch shares one; None when it adds nothing."""
     if not isinstance(bias, Tensor):
+        if type(bias) in (int, float) and bias == 0:
+            return None
+        bias = number("knowledge_bias", bias, or_minus_infinity=True)
         if bias == 0:
             return None
-        if math.isnan(bias) or bias == math.inf:
-            refuse(f"knowledge_bias must be finite or -inf; got {bias}")
         bias = torch.full((), bias, dtype=torch.float32, device=query.device)
+    tensors(knowledge_bias=bias)
     if bias.dtype != torch.float32 or bias.device != query.device:
         refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
     if tuple(bias.shape) not in ((), (M,), (B, M)):
@@ -85,6 +86,7 @@ def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
     rows = knowledge_query.shape[:3]
     if row_weight is None:
         return torch.ones(rows, dtype=torch.float32, device=knowledge_query.device)
+    tensors(row_weight=row_weight)
     try:
         return row_weight.expand(rows)
     except RuntimeError:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.call import AttentionCall, in_forward_mode
+from kblam_kernels.common.call import AttentionCall, is_transformed
 from kblam_kernels.common.softmax import OnlineSoftmax, accumulation_dtype
 
 CHUNK = 4096
@@ -119,7 +119,7 @@ def mix_prompt(weights: Tensor, value: Tensor, visible: Tensor) -> Tensor:
 
 def may_be_read(tensor: Tensor) -> bool:
     """Whether looking at numbers waits for nothing, and has a derivative."""
-    return tensor.device.type == "cpu" and not in_forward_mode()
+    return tensor.device.type == "cpu" and not is_transformed()
 
 
 def mix_knowledge(weights: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:

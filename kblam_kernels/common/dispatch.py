@@ -145,8 +145,8 @@ def _kernel_reasons(call: Call) -> list[str]:
         found.append(f"dtype {call.leading.dtype} is not one of float32, float16, bfloat16")
     if not call.has_contiguous_rows():
         found.append("the last dimension of a tensor is not contiguous; call .contiguous() on it")
-    if call.has_tangent():
-        found.append("it has no forward-mode derivative (torch.func.jvp); backend='reference' has one")
+    if call.is_plain():
+        found.append("it has no forward-mode derivative, and none in torch.func; backend='reference' has them")
     return found
 
 

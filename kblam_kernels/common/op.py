@@ -45,8 +45,8 @@ class Op(Generic[C]):
 
     def __call__(self, call: C, name: str) -> Results:
         """The results of one call from the named backend, which must be able to serve it."""
-        if call.has_tangent():
-            # An op without a formula for it would have a derivative of zero. Plain PyTorch has one.
+        if call.is_plain():
+            # The op would have a derivative of zero, or none.
             return self.named(self.choose(call, name)).forward(call)
         backend = self.named(name)
         if backend.is_one_op(call) and not call.needs_gradient():

@@ -11,12 +11,13 @@ from typing_extensions import Unpack
 from kblam_kernels.common.checks import bias_rows, check_alike, check_masks, one_row_if_shared, row_weight_of
 from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.dense.call import check_heads
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import expect, number, refuse, tensors, whole
 from kblam_kernels.evidence import reference
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.op import evidence_mass
-from kblam_kernels.knowledge import Knowledge, LatentKnowledge
+from kblam_kernels.knowledge import Knowledge, LatentKnowledge, check_layout
 from kblam_kernels.latent.absorption import absorb_query
 from kblam_kernels.latent.call import check_projection
 
@@ -78,11 +79,7 @@ def evidence(
         torch.Size([1, 1000])
     """
     check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
-    if lse.shape != knowledge_query.shape[:3] or lse.device != knowledge_query.device:
-        refuse(
-            f"lse must be (B, Hq, N) = {tuple(knowledge_query.shape[:3])} on {knowledge_query.device}; "
-            f"got {tuple(lse.shape)} on {lse.device}"
-        )
+    expect("lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query))
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
@@ -128,8 +125,7 @@ def top_evidence(
     Raises:
         UnsupportedInputError, BackendUnavailableError: as `evidence`, and if k < 1.
     """
-    if k < 1:
-        refuse(f"k must be at least 1; got {k}")
+    k = whole("k", k)
     mass = evidence(knowledge_query, knowledge, lse, **options)
     best, index = mass.topk(min(k, mass.shape[1]), dim=-1)
     return best, index
@@ -154,6 +150,8 @@ def knowledge_lse(knowledge_query: Tensor, knowledge: Knowledge, **options: Unpa
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:
     """Shapes, dtypes and devices of the tensors that give knowledge scores."""
+    tensors(knowledge_query=knowledge_query)
+    check_layout(knowledge)
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
     if isinstance(knowledge, LatentKnowledge):
@@ -191,5 +189,5 @@ def call_of(
         bias=bias,
         knowledge_range=one_row_if_shared(knowledge_range),
         row_weight=row_weight,
-        scale=knowledge.head_dim**-0.5 if scale is None else float(scale),
+        scale=knowledge.head_dim**-0.5 if scale is None else number("scale", scale),
     )

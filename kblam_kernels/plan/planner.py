@@ -125,6 +125,8 @@ def check_pin(pin: str) -> dict[Phase, KnowledgePath]:
         UnsupportedInputError: if the pin cannot be read.
     """
     source = "pin"
+    if not isinstance(pin, str):
+        refuse(f"pin must be a text, such as 'latent'; got {pin!r}")
     if pin == AUTO:
         source, pin = PLAN_VARIABLE, os.environ.get(PLAN_VARIABLE) or AUTO
     if pin == AUTO:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import biased, chunks, inside_range
 from kblam_kernels.common.softmax import accumulation_dtype
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import whole
 from kblam_kernels.evidence.interface import check_scores
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, dequantise
 
@@ -77,8 +77,7 @@ def choose(
     Raises:
         UnsupportedInputError: if k < 1, or a shape, dtype, device or value does not fit; the message names it.
     """
-    if k < 1:
-        refuse(f"k must be at least 1; got {k}")
+    k = whole("k", k)
     check_scores(knowledge_query, knowledge, knowledge_range)
     offset = _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range)
     scores = summed_scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight))

@@ -1,0 +1,106 @@
+"""Arguments that are no tensors and no numbers of the right kind: each is refused by its name and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kblam_kernels import (
+    DenseKnowledge,
+    LatentKnowledge,
+    LatentProjection,
+    RectangularAttention,
+    UnsupportedInputError,
+    evidence,
+    knowledge_lse,
+    merge_states,
+    paged_prompt_attention,
+    partial_knowledge_attention,
+    prune,
+    rectangular_attention,
+    top_evidence,
+)
+from kblam_kernels.plan import check_pin
+
+QUERY, KEY = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8)
+KNOWLEDGE = DenseKnowledge(torch.randn(4, 7, 8), torch.randn(4, 7, 8))
+LSE = torch.zeros(2, 4, 3)
+NOTHING: Any = None
+TEXT: Any = "3"
+
+
+def attend(query: Any = QUERY, key: Any = KEY, knowledge: Any = KNOWLEDGE, **options: Any) -> Tensor:
+    return rectangular_attention(query, key, KEY, knowledge, **options)
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "a list": (lambda: attend([1.0]), "query must be a tensor; got list"),
+    "nothing": (lambda: attend(key=None), "key must be a tensor; got NoneType"),
+    "a sparse tensor": (lambda: attend(QUERY.to_sparse()), "query must be a tensor with strides; got a sparse_coo one"),
+    "a nested tensor": (lambda: attend(torch.nested.nested_tensor([QUERY[0]])), "got a nested one"),
+    "a pair": (lambda: attend(knowledge=(1, 2)), "knowledge must be DenseKnowledge.*; got tuple"),
+    "a query of text": (lambda: attend(knowledge_query="r"), "knowledge_query must be a tensor; got str"),
+    "a bias of text": (lambda: attend(knowledge_bias="x"), "knowledge_bias must be a number; got 'x'"),
+    "no bias": (lambda: attend(knowledge_bias=None), "knowledge_bias must be a number; got None"),
+    "a list of biases": (lambda: attend(knowledge_bias=[0.0] * 7), "knowledge_bias must be a number; got "),
+    "a bias beyond float32": (lambda: attend(knowledge_bias=1e39), r"finite or -inf in float32; got 1e\+39"),
+    "a bias of 401 digits": (lambda: attend(knowledge_bias=10**400), "got a number of 401 digits"),
+    "a sparse bias": (lambda: attend(knowledge_bias=torch.zeros(7).to_sparse()), "knowledge_bias must be a tensor"),
+    "a mask of lists": (lambda: attend(prompt_mask=[[True] * 5] * 2), "prompt_mask must be a tensor; got list"),
+    "a range of lists": (lambda: attend(knowledge_range=[[0, 3]] * 2), "knowledge_range must be a tensor; got list"),
+    "a window of text": (lambda: attend(window="3"), "window must be a whole number of at least 1; got '3'"),
+    "half a window": (lambda: attend(window=2.5), "window must be a whole number of at least 1; got 2.5"),
+    "a window beyond 64 bits": (lambda: attend(window=2**70), r"window must be at least 1 and below 2\*\*63"),
+    "a scale that is none": (lambda: attend(scale=float("nan")), "scale must be finite in float32; got nan"),
+    "an infinite scale": (lambda: attend(scale=float("inf")), "scale must be finite in float32; got inf"),
+    "a scale beyond float32": (lambda: attend(scale=1e300), r"scale must be finite in float32; got 1e\+300"),
+    "a scale of text": (lambda: attend(scale="1"), "scale must be a number; got '1'"),
+    "a loop's scale": (lambda: RectangularAttention(KNOWLEDGE).plan(QUERY, KEY, KEY, scale=TEXT), "scale must be a"),
+    "evidence of no lse": (lambda: evidence(QUERY, KNOWLEDGE, NOTHING), "lse must be a tensor; got NoneType"),
+    "an lse of another dtype": (lambda: evidence(QUERY, KNOWLEDGE, LSE.double()), "lse must be float32"),
+    "weights in a list": (lambda: evidence(QUERY, KNOWLEDGE, LSE, row_weight=TEXT), "row_weight must be a tensor"),
+    "evidence of no knowledge": (lambda: evidence(QUERY, NOTHING, LSE), "knowledge must be DenseKnowledge"),
+    "evidence at no scale": (lambda: evidence(QUERY, KNOWLEDGE, LSE, scale=float("nan")), "scale must be finite"),
+    "lse of no query": (lambda: knowledge_lse(NOTHING, KNOWLEDGE), "knowledge_query must be a tensor"),
+    "the best one and a half": (lambda: top_evidence(QUERY, KNOWLEDGE, LSE, 1.5), "k must be a whole number"),  # type: ignore[arg-type]
+    "the best '3'": (lambda: top_evidence(QUERY, KNOWLEDGE, LSE, TEXT), "k must be a whole number"),
+    "pruned to '3'": (lambda: prune(QUERY, KNOWLEDGE, TEXT), "k must be a whole number of at least 1; got '3'"),
+    "states of nothing": (lambda: merge_states(NOTHING, LSE, LSE, LSE), "output_a must be a tensor"),
+    "packed rows of nothing": (
+        lambda: partial_knowledge_attention(NOTHING, KNOWLEDGE, torch.zeros(1)),
+        "knowledge_query must be a tensor",
+    ),
+    "pages of nothing": (
+        lambda: paged_prompt_attention(QUERY[0], NOTHING, NOTHING, NOTHING, NOTHING, torch.tensor([0, 4]).int()),
+        "key_cache must be a tensor",
+    ),
+    "keys of text": (lambda: DenseKnowledge(TEXT, TEXT), "key must be a tensor; got str"),
+    "no projection": (lambda: LatentProjection(NOTHING, NOTHING, NOTHING, NOTHING), "key_weight must be a tensor"),
+    "a projection of text": (
+        lambda: LatentKnowledge(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3), TEXT),
+        "projection must be a LatentProjection; got str",
+    ),
+    "a pin that is no text": (lambda: check_pin(NOTHING), "pin must be a text"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_by_name_and_value(name: str) -> None:
+    call, words = REFUSED[name]
+    with pytest.raises(UnsupportedInputError, match=words):
+        call()
+
+
+def test_numbers_of_other_types_are_numbers() -> None:
+    import numpy as np
+
+    expected = attend(scale=0.5, window=2, knowledge_bias=1.0)
+    for scale, window, bias in (
+        (np.float64(0.5), np.int64(2), np.float32(1)),
+        (torch.tensor(0.5).item(), torch.tensor(2), 1),
+    ):
+        torch.testing.assert_close(attend(scale=scale, window=window, knowledge_bias=bias), expected, rtol=0, atol=0)
