@@ -68,7 +68,7 @@ def number(name: str, value: Any, *, or_minus_infinity: bool = False) -> float:
         refuse(f"{name} must be a number; got {value!r}"[:200])
     if or_minus_infinity and value == -math.inf:
         return -math.inf
-    if not -_LARGEST <= value <= _LARGEST:  # NaN neither
+    if not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]  # NaN neither
         shown = f"{value:.4g}" if isinstance(value, float) else f"a number of {len(str(value))} digits"
         refuse(f"{name} must be finite{' or -inf' * or_minus_infinity} in float32; got {shown}")
     return float(value)

@@ -245,6 +245,4 @@ Knowledge = DenseKnowledge | LatentKnowledge
 def check_layout(knowledge: object) -> None:
     """Refuses what is neither of the two layouts."""
     if not isinstance(knowledge, (DenseKnowledge, LatentKnowledge)):
-        refuse(
-            f"knowledge must be DenseKnowledge(key, value) or LatentKnowledge; got {type(knowledge).__name__}"
-        )
+        refuse(f"knowledge must be DenseKnowledge(key, value) or LatentKnowledge; got {type(knowledge).__name__}")

@@ -221,5 +221,8 @@ def _is_its_weight(head: nn.Module) -> bool:
 
 def _as_read_by(module: nn.Module, vectors: Tensor) -> Tensor:
     """Vectors on the device and in the dtype of a module's weights; as they are for a module without any."""
-    own = next(module.parameters(), vectors)
+    own = next(module.parameters(), None)
+    if own is None:
+        # Quantised layers keep their weights packed, and read float32.
+        return vectors.float() if module.state_dict() else vectors
     return vectors.to(own.device, own.dtype)

@@ -34,9 +34,12 @@ def adapter_folder(name: str | Path, **hub_options: Any) -> Path:
     Raises:
         AdapterFormatError: if it is not there, or the hub does not give it.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+    except (OSError, RuntimeError, TypeError) as error:
+        raise AdapterFormatError(f"{str(name)[:200]!r} cannot be the folder of an adapter: {error}"[:500]) from error
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or "\\" in name or len(folder.parts) > 2:
         raise AdapterFormatError(f"there is no adapter folder {name}; give such a folder, or a name on the hub")
     if unreachable() is not None:

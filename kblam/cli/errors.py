@@ -107,6 +107,9 @@ class ErrorsAsMessages(Commands):
             if (full := _without_room(error)) is not None and not ctx.params.get("debug"):
                 report(full)
                 raise typer.Exit(FAILED) from None
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and not ctx.params.get("debug"):
+                report(f"{error.strerror}: {str(error.filename)[:60]}...; no file can be called so")
+                raise typer.Exit(BAD_INPUT) from None
             hints.add_to(error)
             raise
 

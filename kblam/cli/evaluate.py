@@ -13,7 +13,7 @@ import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.loading import ModelOptions, load
-from kblam.cli.options import AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
+from kblam.cli.options import MOST_QUESTIONS, AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
 from kblam.cli.output import err, out, waiting
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def evaluate(
     real: Annotated[
         str | None, typer.Option("--real", help="Real bases, as `kblam data` has them: elements,wordnet=FOLDER,...")
     ] = None,
-    questions: Annotated[int, typer.Option("--questions", "-n", min=8, help="Of each row.")] = 200,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=8, max=MOST_QUESTIONS, help="Of each row.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the questions.")] = 0,
     baselines: Annotated[
         str | None, typer.Option("--baselines", help="The same model otherwise: rag, in-context, zero-shot.")

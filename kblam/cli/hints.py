@@ -47,6 +47,11 @@ COMMANDS = {
     "attach": "kblam integrate MODEL ADAPTER facts.kb -o folder",
     "test": "kblam doctor --deep",
     "env": "kblam doctor",
+    "help": "kblam --help, or kblam COMMAND --help",
+    "version": "kblam --version",
+    "ls": "kblam kb list facts.kb",
+    "export": "kblam kb export facts.kb -o facts.jsonl",
+    "plan": "kblam kb info facts.kb, or python -m kblam_kernels plan --help",
 }
 _MODEL = "the model is --model NAME"
 _TRIPLES = "triples are built into a file first, kblam kb build FILE -o facts.kb, and given as --kb facts.kb"
@@ -107,6 +112,7 @@ OPTIONS = {
     "prompt": 'the question is given without an option: kblam ask "QUESTION" --kb facts.kb',
     "input": "the file is given without an option: kblam kb build FILE -o facts.kb",
     "input-file": "the file is given without an option: kblam kb build FILE -o facts.kb",
+    "name": "the name is given without an option: kblam kb remove facts.kb NAME",
     "max-length": "the longest answer is --max-new-tokens",
     "max-tokens": "the longest answer is --max-new-tokens",
 }

@@ -33,6 +33,9 @@ Knowledge = Annotated[
     Path | None,
     typer.Option("--kb", "-k", help="Knowledge base file; a model folder has its own."),
 ]
+# More are made for hours, and their list alone fills memory.
+MOST_QUESTIONS = 1_000_000
+
 Top = Annotated[int, typer.Option("--top", min=0, help="Triples of evidence to show at most.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of an answer.")]
 Device = Annotated[

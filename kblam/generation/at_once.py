@@ -54,9 +54,9 @@ def write_at_once(
         # The last token of an answer is chosen, and read no more.
         length = max(map(len, said)) - 1
         if cache is not None and length:
-            answers = torch.full((len(said), length), how.pad)
+            answers = torch.full((len(said), length), how.pad, device="cpu")
             for line, tokens in enumerate(said):
-                answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+                answers[line, : len(tokens) - 1] = torch.tensor(tokens[:-1], device="cpu")
             _read_answers(pointer, ids, mask, answers.to(ids.device), cache)
     return said
 
@@ -86,5 +86,5 @@ def _stream(streamer: Any, pointer: Pointer, ids: Tensor, said: Sequence[int]) -
         return
     streamer.put(ids.cpu())
     for token in said:
-        streamer.put(torch.tensor([token]))
+        streamer.put(torch.tensor([token], device="cpu"))
     streamer.end()

@@ -212,5 +212,6 @@ def _ids(given: Any) -> list[int]:
     """Token ids from a number, several, or a tensor of them, as transformers reads them."""
     if given is None:
         return []
-    ids: list[int] = torch.as_tensor(given, dtype=torch.long).flatten().tolist()
+    where = given.device if isinstance(given, Tensor) else "cpu"  # whatever the default device is
+    ids: list[int] = torch.as_tensor(given, dtype=torch.long, device=where).flatten().tolist()
     return ids

@@ -87,9 +87,9 @@ def check_question(question: str) -> None:
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(input_ids, attention_mask), int64 (B, N): shorter rows are padded on the left, as generation needs."""
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    ids = torch.full((len(rows), width), pad_id, device="cpu")
+    mask = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
     for line, row in enumerate(rows):
-        ids[line, width - len(row) :] = torch.tensor(row)
+        ids[line, width - len(row) :] = torch.tensor(row, device="cpu")
         mask[line, width - len(row) :] = 1
     return ids.to(device), mask.to(device)

@@ -27,6 +27,7 @@ from kblam.generation.streaming import Gate
 from kblam.generation.words import Words, judged, named_places
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
+from kblam.models.checks import a_model
 from kblam.models.copies import reading
 from kblam.models.judging import Judge, judge_of
 from kblam.models.loading import load_tokenizer
@@ -58,7 +59,8 @@ class Session:
         known_above: replaces the adapter's, 0 .. 1.
 
     Raises:
-        GenerationError: nothing is attached, there is no tokenizer, or `unknown` or `known_above` cannot be.
+        GenerationError: nothing is attached, it is no knowledge base, there is no tokenizer, or `unknown` or
+            `known_above` cannot be.
     """
 
     def __init__(
@@ -71,7 +73,12 @@ class Session:
         known_above: float | None = None,
     ) -> None:
         self.attachment = _attached(model)
-        self.model = model
+        if not isinstance(knowledge_base, KnowledgeBase):
+            raise GenerationError(
+                f"a Session asks a KnowledgeBase, got {type(knowledge_base).__name__}: open a file with "
+                "KnowledgeBase.open(path), or make one with KnowledgeBase.from_triples(triples, encoder)"
+            )
+        self.model = a_model(model)
         self.knowledge_base = knowledge_base
         self.tokenizer = tokenizer_of(model) if tokenizer is None else _a_tokenizer(tokenizer)
         self.unknown = unknown

@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from kblam.errors import EmbeddingError
+from kblam.knowledge.connection import whole
 from kblam.knowledge.encoders.base import Encoder, LimitedEncoder, Progress
 from kblam.knowledge.records import as_triples
 from kblam.knowledge.store import Store
@@ -72,7 +73,7 @@ def apply_in_batches(
     known = total if total is not None else len(triples) if isinstance(triples, Sized) else 0
     source = as_triples(triples, store.name)
     report, remembered = BuildReport(), Remembered(store.info.dimension)
-    while batch := list(islice(source, max(1, batch_size))):
+    while batch := list(islice(source, max(1, whole("batch_size", batch_size)))):
         report += apply(store, encoder, batch, remembered)
         if progress is not None:
             progress(report.total, known)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from kblam.errors import EmbeddingError, KblamError, StoreBusyError, StoreError, StoreFormatError, StoreWriteError
@@ -38,6 +40,7 @@ _MEANING: tuple[tuple[str, type[StoreError], str], ...] = (
 # In WAL mode SQLite needs a small file beside the database even to read. What it says where that cannot be made:
 _NO_ROOM_BESIDE = ("unable to open", "readonly", "disk i/o error", "disk is full")
 _STEPS_BETWEEN_SIGNALS = 200_000  # of SQLite's virtual machine: about ten milliseconds
+_LARGEST_NUMBER = 2**63 - 1  # of SQLite
 _LARGEST_FIELD = 64 * 2**20  # bytes; a vector or a text is far smaller
 
 
@@ -58,6 +61,18 @@ def sqlite_errors(path: Path | str) -> Iterator[None]:
         raise StoreError(f"{path}: SQLite reports {type(error).__name__}: {told}") from error
 
 
+def given(path: str | Path) -> Path:
+    """A path as it was given.
+
+    Raises:
+        StoreError: it cannot be one.
+    """
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise StoreError(f"{path!r} cannot be the path of a knowledge base: {error}") from error
+
+
 def located(path: str | Path) -> Path:
     """The file that a path means, with `~` and links followed, so that what lies beside it is found.
 
@@ -65,9 +80,22 @@ def located(path: str | Path) -> Path:
         StoreError: it cannot be a path.
     """
     try:
-        return Path(path).expanduser().resolve()
+        return given(path).expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(f"{str(path)!r} cannot be the path of a knowledge base: {error}") from error
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number, as near to it as SQLite's 64 bits hold.
+
+    Raises:
+        StoreError: it is none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise StoreError(f"{name} must be a whole number, got {value!r}") from None
+    return max(-_LARGEST_NUMBER, min(number, _LARGEST_NUMBER))
 
 
 def connect(path: Path, *, read_only: bool, timeout: float) -> Opened:

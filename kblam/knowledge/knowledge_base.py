@@ -12,8 +12,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from kblam.errors import EncoderMismatchError, StoreError
+from kblam.errors import EncoderError, EncoderMismatchError, StoreError
 from kblam.knowledge.build import BuildReport, apply, apply_in_batches
+from kblam.knowledge.connection import located, whole
 from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
 from kblam.knowledge.files import Duplicates, TripleFile
@@ -65,6 +66,7 @@ class KnowledgeBase:
             StoreFormatError: another file is there; it is left untouched.
             StoreWriteError: it cannot be written.
         """
+        _check_is_encoder(encoder)
         store = Store.create(
             path,
             encoder_spec=encoder.spec,
@@ -205,7 +207,7 @@ class KnowledgeBase:
         Raises:
             StoreError: an id is not there.
         """
-        return self._store.at([int(one) for one in ids])
+        return self._store.at([whole("an id", one) for one in ids])
 
     def find(self, name: str) -> list[Triple]:
         """All triples of exactly this name."""
@@ -269,7 +271,7 @@ class KnowledgeBase:
         Raises:
             StoreError: `revision` is ahead of this knowledge base, so it belongs to another one.
         """
-        return self._store.changes_since(revision)
+        return self._store.changes_since(whole("revision", revision))
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """(len(texts), P) float32 vectors of this knowledge base's encoder."""
@@ -360,17 +362,24 @@ def build(
 
 
 def _open_or_create(path: str | Path, encoder: Encoder) -> KnowledgeBase:
-    if is_blank(Path(path)):
+    if is_blank(located(path)):
         try:
             return KnowledgeBase.create(path, encoder)
         except StoreError:
             # Another process may have made it meanwhile.
-            if is_blank(Path(path)):
+            if is_blank(located(path)):
                 raise
     return KnowledgeBase.open(path, encoder)
 
 
+def _check_is_encoder(encoder: object) -> None:
+    if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
+        named = repr(encoder) if isinstance(encoder, str) else '"minilm"'
+        raise EncoderError(f"an encoder is needed, got {type(encoder).__name__}: load_encoder({named}) makes one")
+
+
 def _check_encoder(store: Store, encoder: Encoder) -> None:
+    _check_is_encoder(encoder)
     if encoder.fingerprint != store.info.fingerprint:
         if encoder.spec == store.info.encoder_spec:
             fix = "its weights, settings or tokenizer changed, or an earlier kblam named it by its weights alone"

@@ -314,6 +314,8 @@ def triples_of(record: object, columns: Columns | None = None) -> list[Triple]:
 def as_triples(items: Iterable[Triple | Mapping[str, object]], where: str) -> Iterator[Triple]:
     """Triples as they are, and those that mappings describe; at the end it is logged how these were read."""
     reader = RecordReader()
+    if not isinstance(items, Iterable):
+        raise TripleFormatError(f"triples are given one or many, as Triple or as mappings; got {kind_of(items)}")
     for item in items:
         if isinstance(item, Triple):
             yield item

@@ -206,7 +206,18 @@ class DeviceRows:
         except (RuntimeError, MemoryError) as error:
             row_bytes = sum(buffer[0].numel() * buffer.element_size() for buffer in self.buffers.values())
             reason = (str(error) or type(error).__name__).splitlines()[0]
+            if not _is_of_memory(error):
+                raise KnowledgeError(
+                    f"{rows:,} rows of embeddings cannot be made on {self.device}: {reason}"
+                ) from error
             raise KnowledgeError(
                 f"no room for {rows:,} rows of embeddings ({rows * row_bytes / 2**20:,.0f} MiB) on {self.device}: "
                 f"{reason}; use a smaller dtype or {_on_the_cpu()}"
             ) from error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory is what lacks: allocators raise RuntimeError too, and so does whatever else is wrong."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("memory", "overflow"))

@@ -137,6 +137,17 @@ def check_file(path: Path) -> None:
     check_numbers(path, application, version)
 
 
+def is_knowledge_base(path: Path) -> bool:
+    """Whether a file says of itself that it is one, damaged or not."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError:
+        return False
+    is_whole = header.startswith(_MAGIC) and len(header) == _HEADER_BYTES
+    return is_whole and struct.unpack_from(">I", header, _APPLICATION_ID_AT) == (APPLICATION_ID,)
+
+
 def check_numbers(path: Path | str, application: int, version: int) -> None:
     """Refuse a database of another program, or of a format this release does not know."""
     if application != APPLICATION_ID:

@@ -10,6 +10,7 @@ import sqlite3
 import unicodedata
 from typing import Any
 
+from kblam.knowledge.connection import whole
 from kblam.knowledge.triples import identity_of
 
 # Words at most: each is a variable of a statement, and old SQLite allows 999.
@@ -22,7 +23,7 @@ def search(sql: sqlite3.Connection, columns: str, text: str, limit: int, *, ever
     Raises:
         TripleFormatError: no name can hold the text.
     """
-    if not text.strip():
+    if isinstance(text, str) and not text.strip():
         return []
     folded = fold(identity_of(text, "any")[0]).strip()
     words = folded.split()[:_WORDS]
@@ -42,7 +43,7 @@ def search(sql: sqlite3.Connection, columns: str, text: str, limit: int, *, ever
         select = f"{select} kblam_holds(folded, property, value) ORDER BY NOT ({names}), {order}"
     else:
         select = f"{select} {names} ORDER BY {order}"
-    return sql.execute(select, (*words, folded, max(0, limit))).fetchall()
+    return sql.execute(select, (*words, folded, max(0, whole("limit", limit)))).fetchall()
 
 
 def fold(text: str) -> str:

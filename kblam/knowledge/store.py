@@ -12,6 +12,7 @@ from kblam.errors import StoreError
 from kblam.knowledge import connection as connections
 from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import proof
+from kblam.knowledge.connection import whole
 from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
 from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.opened import Opened
@@ -62,7 +63,7 @@ class Store:
             StoreFormatError: another file is there; it is left untouched.
             StoreWriteError: it cannot be written.
         """
-        file = None if path is None else Path(path)
+        file = None if path is None else connections.given(path)
         made = connections.create(
             file, encoder_spec=encoder_spec, fingerprint=fingerprint, dimension=dimension, timeout=timeout
         )
@@ -76,7 +77,7 @@ class Store:
             StoreError: there is none.
             StoreFormatError: the file is something else, damaged, or of a newer format; it is left untouched.
         """
-        file = Path(path)
+        file = connections.given(path)
         return cls(connections.connect(file, read_only=read_only, timeout=timeout), file, read_only=read_only)
 
     @property
@@ -212,7 +213,7 @@ class Store:
         """The ids of the triples of exactly these names, `most` of each at most, in ascending order of each."""
         with self._transactions.looking_up() as (sql, _):
             select = "SELECT id FROM triples WHERE name = ? ORDER BY id LIMIT ?"
-            return [one for name in names for (one,) in sql.execute(select, (name, most))]
+            return [one for name in names for (one,) in sql.execute(select, (name, whole("most", most)))]
 
     def properties(self, *, since: int, most: int) -> list[str]:
         """Different properties of the triples written after a revision, those with most triples first."""
@@ -220,20 +221,21 @@ class Store:
             rows = sql.execute(
                 "SELECT property FROM triples WHERE revision > ? GROUP BY property ORDER BY count(*) DESC, property "
                 "LIMIT ?",
-                (since, most),
+                (whole("since", since), whole("most", most)),
             )
             return [row[0] for row in rows]
 
     def names(self, *, since: int) -> list[str]:
         """Different names of the triples written after a revision."""
         with self._transactions.looking_up() as (sql, _):
-            rows = sql.execute("SELECT DISTINCT name FROM triples WHERE revision > ?", (since,))
+            rows = sql.execute("SELECT DISTINCT name FROM triples WHERE revision > ?", (whole("since", since),))
             return [row[0] for row in rows]
 
     def has_removed(self, since: int) -> bool:
         """Whether triples were removed after a revision."""
         with self._transactions.looking_up() as (sql, _):
-            return sql.execute("SELECT 1 FROM removed WHERE revision > ? LIMIT 1", (since,)).fetchone() is not None
+            select = "SELECT 1 FROM removed WHERE revision > ? LIMIT 1"
+            return sql.execute(select, (whole("since", since),)).fetchone() is not None
 
     def distinct(self) -> tuple[int, int]:
         """How many different names and properties there are."""

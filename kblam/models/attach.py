@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
@@ -25,11 +25,14 @@ from kblam.models import calls, switch
 from kblam.models.attention import register
 from kblam.models.calls import KnowledgeCall, Observer
 from kblam.models.checks import (
+    a_model,
+    check_adapter,
     check_fit,
     check_knowledge,
     check_loaded,
     check_options,
     check_question,
+    check_switches,
     check_weights,
 )
 from kblam.models.copies import copy_of, reading
@@ -221,8 +224,26 @@ class Attachment:
             yield
 
     def _check_attached(self, source: object) -> None:
-        if source is not None and attachment_of(self.model) is not self:
+        if source is None:
+            return
+        if attachment_of(self.model) is not self:
             raise KnowledgeError("this attachment was detached or replaced; call attach(model, adapter) again")
+        layers = attention_modules(self.model)
+        strange = [layer for layer, module in enumerate(layers) if not self._reaches(layer, module)]
+        if strange or len(layers) != self.config.num_layers:
+            which = (
+                f"layer {strange[0]} is another" if strange else f"{len(layers)} of {self.config.num_layers} are left"
+            )
+            raise KnowledgeError(
+                f"the layers of this model are not those that the adapter was attached to ({which}), so knowledge "
+                "would not reach them all; change layers before attach, or call detach(model) and attach again"
+            )
+
+    def _reaches(self, layer: int, module: nn.Module) -> bool:
+        """Whether this attachment's hook for a layer is on its attention."""
+        return any(
+            isinstance(hook, LayerHook) and hook.attachment is self and hook.layer == layer for hook in hooks_of(module)
+        )
 
     def _checked(
         self,
@@ -278,6 +299,8 @@ def attachment_of(model: PreTrainedModel) -> Attachment | None:
     The hook on its decoder is the only record, so that copies, wrappers and models that share a decoder agree.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if not isinstance(decoder, nn.Module):
+        return None
     return next((hook.attachment for hook in hooks_of(decoder) if isinstance(hook, DecoderHook)), None)
 
 
@@ -316,18 +339,21 @@ def attach(
         UnsupportedModelError: if the model cannot be served (the message names the supported families, or what a
             forward pass of a few tokens showed), computes on several devices, or the adapter was made for other shapes
             or other weights.
-        AdapterError: if the adapter's weights are not loaded, or its query heads are wrapped or hooked and asked for in
-            int8.
+        AdapterError: if it is no adapter, its weights are not loaded or of a dtype to compute with, or its query heads
+            are wrapped or hooked and asked for in int8.
         KnowledgeError: if `storage` or `query_storage` is not known, or does not go with the adapter or `trainable`.
         UnsupportedInputError: if `plan` cannot be read.
 
     Warns:
         KblamWarning: the adapter changes nothing of what the model says.
     """
+    model = a_model(model)
+    check_adapter(adapter)
     current = attachment_of(model)
     options = Options(backend, plan, storage, query_storage, int8_products, trainable)
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
+    check_switches(int8_products=int8_products, trainable=trainable)
     check_storage(storage)
     check_query_storage(query_storage, adapter, trainable=trainable)
     check_pin(plan)

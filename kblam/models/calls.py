@@ -136,8 +136,8 @@ def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall |
         return default
     if scope.has_ended[0]:
         raise KnowledgeError(
-            "the `using` block of this thread's or task's knowledge has ended elsewhere: end it where it began, and wait "
-            "within it for the tasks that it starts"
+            "the `using` block of this thread's or task's knowledge has ended elsewhere: end it where it began, and "
+            "wait within it for the tasks that it starts"
         )
     call = default if scope.is_default else scope.call
     if call is None or call.observer is scope.observer:

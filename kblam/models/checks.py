@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
@@ -12,6 +15,51 @@ from kblam.errors import AdapterConfigError, AdapterError, EncoderMismatchError,
 from kblam.knowledge import KnowledgeBase
 from kblam.models.signature import SAME_MATRIX, SAME_MODEL, other_layer, signature_of, similarity
 from kblam.models.source import KnowledgeSource
+
+# What layers compute with.
+_COMPUTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def a_model(given: Any) -> PreTrainedModel:
+    """The model that was given; of a compiled one, the model inside.
+
+    Raises:
+        UnsupportedModelError: it is none of transformers'.
+    """
+    model: Any = getattr(given, "_orig_mod", given) if isinstance(given, nn.Module) else given
+    if not isinstance(model, nn.Module) or not all(hasattr(model, name) for name in ("config", "get_decoder")):
+        inside = getattr(model, "module", None)
+        fix = "attach to its .module" if isinstance(inside, nn.Module) else "load one with AutoModelForCausalLM"
+        kind = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise UnsupportedModelError(
+            f"an adapter is attached to a causal language model of transformers, not to {kind}; {fix}"
+        )
+    found: PreTrainedModel = model
+    return found
+
+
+def check_adapter(adapter: Any) -> None:
+    """Checks that it is one.
+
+    Raises:
+        AdapterError: if not.
+    """
+    if not isinstance(adapter, nn.Module) or not hasattr(adapter, "query_heads"):
+        raise AdapterError(
+            f"adapter must be a KnowledgeAdapter, got {type(adapter).__name__}; load a folder with "
+            "KnowledgeAdapter.from_pretrained(FOLDER)"
+        )
+
+
+def check_switches(**given: Any) -> None:
+    """Checks that options are True or False.
+
+    Raises:
+        KnowledgeError: if not.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise KnowledgeError(f"{name} must be True or False; got {value!r}")
 
 
 def check_fit(model: PreTrainedModel, config: AdapterConfig, num_layers: int) -> None:
@@ -85,13 +133,18 @@ def check_loaded(adapter: KnowledgeAdapter) -> None:
     """Checks that an adapter has its weights.
 
     Raises:
-        AdapterError: if some are on the meta device.
+        AdapterError: if some are on the meta device, or of a dtype that nothing is computed in.
     """
     if lost := [name for name, parameter in adapter.named_parameters() if parameter.is_meta]:
         raise AdapterError(
             f"the adapter's weights are not loaded (meta device): {', '.join(lost[:4])}; load it with "
             "KnowledgeAdapter.from_pretrained"
         )
+    for name, parameter in adapter.named_parameters():
+        if parameter.dtype not in _COMPUTED:
+            raise AdapterError(
+                f"the adapter's {name} is {parameter.dtype}, which nothing is computed in; call adapter.float()"
+            )
 
 
 def check_knowledge(
@@ -126,12 +179,16 @@ def check_knowledge(
 
 
 def check_options(source: KnowledgeSource, bias: Tensor | float, knowledge_range: Tensor | None) -> None:
-    """Checks shapes, dtypes and devices of a bias over triples and of ranges; their batch is known only later.
+    """Checks a bias over triples, and shapes, dtypes and devices of ranges; their batch is known only later.
 
     Raises:
         KnowledgeError: if one does not fit.
     """
     M, device = source.num_triples, source.device
+    if not isinstance(bias, (Tensor, Real)):
+        raise KnowledgeError(f"bias must be a number or a tensor; got {type(bias).__name__}")
+    if not isinstance(knowledge_range, (Tensor, type(None))):
+        raise KnowledgeError(f"knowledge_range must be an int32 tensor (B, 2); got {type(knowledge_range).__name__}")
     if isinstance(bias, Tensor):
         if bias.dim() > 2 or (bias.dim() > 0 and bias.shape[-1] != M):
             raise KnowledgeError(
@@ -139,6 +196,8 @@ def check_options(source: KnowledgeSource, bias: Tensor | float, knowledge_range
             )
         if bias.dtype != torch.float32 or bias.device != device:
             raise KnowledgeError(f"bias must be float32 on {device}; got {bias.dtype} on {bias.device}")
+        if (bias.isnan() | (bias == torch.inf)).any():
+            raise KnowledgeError("bias must be finite, or -inf where it hides a triple; it holds NaN or infinity")
     if knowledge_range is not None:
         if knowledge_range.dim() != 2 or knowledge_range.shape[1] != 2:
             raise KnowledgeError(

@@ -77,7 +77,7 @@ def _python_int(value: Any) -> bool:
 
 
 def _ids(value: Any) -> bool:
-    return isinstance(value, Tensor) or torch.tensor(value, dtype=torch.long) is not None
+    return isinstance(value, Tensor) or torch.tensor(value, dtype=torch.long, device="cpu") is not None
 
 
 def _one_id(value: Any, _: Call) -> bool:
@@ -87,7 +87,7 @@ def _one_id(value: Any, _: Call) -> bool:
 
 
 def _known_ids(value: Any, call: Call) -> bool:
-    ids = torch.as_tensor(value)
+    ids = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
     known = not ids.is_floating_point() and ids.dtype != torch.bool and ids.numel() > 0
     return known and int(ids.min()) >= 0 and int(ids.max()) < call.vocabulary
 
@@ -125,7 +125,10 @@ def _decay(value: Any, _: Call) -> bool:
 
 def _watermark(value: Any, call: Call) -> bool:
     processor = value.construct_processor(call.vocabulary, "cpu")
-    return processor(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, call.vocabulary)) is not None
+    return (
+        processor(torch.zeros(1, 8, dtype=torch.long, device="cpu"), torch.zeros(1, call.vocabulary, device="cpu"))
+        is not None
+    )
 
 
 def _cache(value: Any, call: Call) -> bool:

@@ -49,7 +49,7 @@ class DecoderHook:
             args = ()
         if not is_flags(mask := kwargs.get("attention_mask")):
             tokens = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-            cache, new_tokens = cache_name.of_call(kwargs), tokens.shape[1]
+            cache, new_tokens = cache_name.of_call(kwargs), 0 if tokens is None else tokens.shape[1]
             columns = new_tokens if cache is None else new_tokens + int(cache.get_seq_length())
             kwargs["attention_mask"] = flags_given(mask, new_tokens, columns, self._shortest_window(module))
         return args, kwargs

@@ -95,7 +95,7 @@ class _Compared(NamedTuple):
 
     def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
         """(texts, columns and `more`) float32: of how many words each property is that a text says word for word."""
-        said = torch.zeros(len(texts), len(self.columns) + len(more))
+        said = torch.zeros(len(texts), len(self.columns) + len(more), device="cpu")
         for line, text in enumerate(texts):
             for found in self.texts.said_in(text):
                 said[line, self.by_words[found]] = found.count(" ") + 1
@@ -133,8 +133,10 @@ class Judge:
         self._of, self._encode, self._given = weakref.ref(adapter), encode, head
         self._kept: _Keys | None = None
         self._names = Names(names)
-        nothing = torch.empty(0, adapter.config.embedding_dim)
-        self._compared = _Compared({}, torch.empty(0, dtype=torch.bool), nothing, Vocabulary(), Names(), {}, 0)
+        nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
+        self._compared = _Compared(
+            {}, torch.empty(0, dtype=torch.bool, device="cpu"), nothing, Vocabulary(), Names(), {}, 0
+        )
         self.compare_with(properties)
 
     @property
@@ -166,7 +168,7 @@ class Judge:
             by_words.setdefault(" ".join(words(one)), []).append(column)
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
-            own=torch.tensor([one == EVERYTHING or one in own for one in texts]),
+            own=torch.tensor([one == EVERYTHING or one in own for one in texts], device="cpu"),
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
             texts=Names(texts),
@@ -278,7 +280,7 @@ class Judge:
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
         vectors, asking = self._vectors_of(more), self._encode(list(bare.values()))
-        left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool)
+        left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool, device="cpu")
         left_out[:, len(compared.columns) :] = True
         for line, props in enumerate(asked.values()):
             left_out[line, [columns[prop] for prop in props]] = False
@@ -289,11 +291,11 @@ class Judge:
                 keys = torch.cat([keys, head.keys(vectors)])
             said = compared.words_said(bare.values(), more)
             logs = head.log_shares(asking, keys, left_out, _SAID * said).cpu()
-        own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool)])
+        own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool, device="cpu")])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         everything = logs[:, columns[EVERYTHING]]
-        says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING]), 0.0).amax(-1) > 0
+        says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
         texts = list(columns)
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
@@ -322,7 +324,7 @@ class Judge:
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         if not properties or self._head is None:
-            return torch.zeros(len(properties), self.adapter.config.embedding_dim)
+            return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
         return self._encode([key_text(PRONOUN, one) for one in properties]).cpu()
 
 

@@ -163,7 +163,7 @@ def _of_columns(flags: Tensor, start: int, length: int) -> Tensor:
     """
     flags = flags[:, start:]
     missing = length - flags.shape[1]
-    if missing or torch.compiler.is_compiling():  # there a mask that grows would be compiled anew when it is full
+    if torch.compiler.is_compiling() or missing:  # in this order: a compiler would ask again when a mask has grown
         flags = torch.nn.functional.pad(flags, (0, missing))
     return flags
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kblam.errors import KblamWarning, UnsupportedModelError
 from kblam.models.devices import execution_device
 from kblam.models.families import attention_modules
+from kblam.models.weights import probe
 
 if TYPE_CHECKING:
     from kblam.models.attach import Attachment
@@ -104,7 +105,7 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
 def _hidden_states(attachment: Attachment) -> Tensor:
     decoder: Any = attachment.model.get_decoder()
     embeddings = decoder.get_input_embeddings()
-    ids = torch.arange(TOKENS)[None] % embeddings.num_embeddings
+    ids = torch.arange(TOKENS, device="cpu")[None] % embeddings.num_embeddings
     ids = ids.to(execution_device(embeddings) or attachment.device)
     # A mask that hides something, so that one is made.
     mask = torch.ones_like(ids)
@@ -115,8 +116,7 @@ def _hidden_states(attachment: Attachment) -> Tensor:
 
 def _knowledge(attachment: Attachment, count: int) -> Any:
     adapter = attachment.adapter
-    vectors = torch.sin(torch.arange(1, count * adapter.config.embedding_dim + 1, dtype=torch.float32) * 12.9898)
-    vectors = vectors.view(count, adapter.config.embedding_dim)
+    vectors = probe(count * adapter.config.embedding_dim).view(count, adapter.config.embedding_dim)
     projected = adapter.project(vectors, vectors.flip(-1))
     return projected.to(dtype=attachment.model.dtype, device=attachment.device)
 
@@ -163,10 +163,10 @@ def _window_of(mask: Any) -> int | None:
         return None
     size = TOKENS if window is None else int(window)
     ends = sorted({at for edge in (0, size, 2 * size) for at in (edge - 1, edge, edge + 1) if at >= 0})
-    place = torch.tensor(ends)
+    place = torch.tensor(ends, device="cpu")
     query, column = place[:, None], place[None]
     expected = (column <= query) & (query - column < size) if window is not None else column <= query
-    zero = torch.zeros((), dtype=torch.int64)
+    zero = torch.zeros((), dtype=torch.int64, device="cpu")
     if not torch.equal(function(zero, zero, query, column).expand_as(expected), expected):
         raise UnsupportedModelError(
             "the model's mask hides more or less than a causal one with a sliding window does (chunks, blocks that see "

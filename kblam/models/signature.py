@@ -97,7 +97,8 @@ def signature_from(
     Raises:
         UnsupportedModelError: some are not finite.
     """
-    parts = [embedded, *(image[torch.arange(_OF_PROJECTION) * len(image) // _OF_PROJECTION] for image in (first, last))]
+    of_each = torch.arange(_OF_PROJECTION, device="cpu")
+    parts = [embedded, *(image[of_each * len(image) // _OF_PROJECTION] for image in (first, last))]
     # A part with more numbers counts for more: the cosine of signatures is that of embeddings and layer in equal parts.
     numbers = torch.cat([_centred(part) * math.sqrt(len(part)) for part in parts])
     numbers = numbers / numbers.norm()
@@ -246,8 +247,9 @@ def _of_rows(image: Tensor) -> Tensor:
 
 def sampled_tokens(vocabulary: int) -> Tensor:
     """The tokens whose rows of the embeddings, and of a head, stand for all."""
-    rows = torch.arange(_OF_EMBEDDINGS) * _TOKEN_STEP + _FIRST_TOKEN
-    return rows if vocabulary > int(rows[-1]) else torch.arange(_OF_EMBEDDINGS) * vocabulary // _OF_EMBEDDINGS
+    places = torch.arange(_OF_EMBEDDINGS, device="cpu")
+    rows = places * _TOKEN_STEP + _FIRST_TOKEN
+    return rows if vocabulary > int(rows[-1]) else places * vocabulary // _OF_EMBEDDINGS
 
 
 def _centred(part: Tensor) -> Tensor:

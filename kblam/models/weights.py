@@ -46,7 +46,7 @@ def state_of(adapter: KnowledgeAdapter) -> State:
 
 def probe(width: int) -> Tensor:
     """Float32 (1, width), numbers without a pattern that a projection might hide, the same at every call."""
-    return torch.sin(torch.arange(1, width + 1, dtype=torch.float32) * 12.9898)[None]
+    return torch.sin(torch.arange(1, width + 1, dtype=torch.float32, device="cpu") * 12.9898)[None]
 
 
 def places(tensors: Iterable[Tensor]) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ def _tensors(adapter: KnowledgeAdapter) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def _image(adapter: KnowledgeAdapter) -> Tensor:
-    device = next(adapter.key_projector.parameters(), torch.empty(0)).device
+    device = next(adapter.key_projector.parameters(), torch.empty(0, device="cpu")).device
     vector = probe(adapter.config.embedding_dim)
     with torch.autocast(device.type, enabled=False):
         projected = adapter.project(vector, vector.flip(1))

@@ -79,7 +79,9 @@ def evidence(
         torch.Size([1, 1000])
     """
     check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
-    expect("lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query))
+    expect(
+        "lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query)
+    )
     weight = row_weight_of(knowledge_query, row_weight)
     if weight.requires_grad:
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")

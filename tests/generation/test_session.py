@@ -205,3 +205,23 @@ def test_copies_that_nobody_reads_make_room(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(ResidentKnowledge, "__init__", lambda *_, **__: (_ for _ in ()).throw(KnowledgeError("none")))
     with KnowledgeBase.from_triples(FACTS, world.encoder) as kb, pytest.raises(KnowledgeError, match="none"):
         ask(world.model, kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("given", [None, "facts.kb", FACTS], ids=["nothing", "path", "triples"])
+def test_what_is_no_knowledge_base_is_refused_with_the_fix(world: World, given: Any) -> None:
+    with pytest.raises(GenerationError, match=r"a Session asks a KnowledgeBase, got \w+: open a file with KnowledgeBa"):
+        Session(world.model, given, tokenizer=world.tokenizer)
+
+
+def test_the_model_in_a_compiled_one_is_asked(world: World) -> None:
+    expected = ask(world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=4)
+    compiled: Any = torch.compile(world.model, backend="eager")
+    found = Session(compiled, world.kb, tokenizer=world.tokenizer).ask(QUESTION, max_new_tokens=4)
+    assert (found.text, found.evidence) == (expected.text, expected.evidence)
+
+
+def test_asking_makes_nothing_on_the_default_device_of_torch(world: World) -> None:
+    session = Session(world.model, world.kb, tokenizer=world.tokenizer)
+    expected = session.ask(QUESTION, max_new_tokens=4)
+    with torch.device("meta"):  # in place of a GPU that the model is not on
+        assert session.ask(QUESTION, max_new_tokens=4) == expected

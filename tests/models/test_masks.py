@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache, StaticCache
 
 from kblam.errors import KnowledgeError
 from kblam.models.masks import knowledge_mask
@@ -144,3 +145,86 @@ def test_generate_takes_flags_of_any_dtype(tied: Tied, dtype: torch.dtype) -> No
         ]
     assert torch.equal(said[0], said[1])
     assert torch.equal(said[0], said[2])
+
+
+HIDDEN = torch.full((9,), -torch.inf)
+OTHER_WIDTHS = {
+    "longer": lambda flags: torch.cat([flags, torch.zeros(2, 4, dtype=torch.long)], 1),
+    "shorter": lambda flags: torch.ones(2, 6, dtype=torch.long),
+    "shorter, padded": lambda flags: flags[:, :6],
+    "of nothing": lambda flags: flags[:, :0],
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("width", OTHER_WIDTHS)
+def test_flags_of_another_width_say_what_they_say_to_the_model(family: str, width: str) -> None:
+    tied = tie(family)
+    ids, flags = prompts()
+    mask = OTHER_WIDTHS[width](flags)
+    with torch.no_grad():
+        expected = tied.model(ids, attention_mask=mask).logits
+        with tied.attachment.using(triples(tied.adapter, 9), bias=HIDDEN):
+            found = tied.model(ids, attention_mask=mask).logits
+    seen = torch.nn.functional.pad(mask, (0, max(10 - mask.shape[1], 0)))[:, :10, None]  # padding has no meaning
+    close(found * seen, expected * seen)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("flags_of_step", ["the whole length at once", "the new tokens alone"])
+def test_flags_of_another_width_while_decoding(tied: Tied, cache: str, flags_of_step: str) -> None:
+    ids, flags = prompts()
+
+    def decoded() -> Tensor:
+        config, seen, pieces = tied.model.config, 0, []
+        kept = DynamicCache(config=config) if cache == "dynamic" else StaticCache(config=config, max_cache_len=16)
+        for size in (5, 1, 1, 3):
+            mask = flags if flags_of_step == "the whole length at once" else flags[:, seen : seen + size]
+            out = tied.model(ids[:, seen : seen + size], attention_mask=mask, past_key_values=kept, use_cache=True)
+            pieces.append(out.logits)
+            seen += size
+        return torch.cat(pieces, 1) * flags[..., None]
+
+    with torch.no_grad():
+        expected = decoded()
+        with tied.attachment.using(triples(tied.adapter, 9), bias=HIDDEN):
+            close(decoded(), expected)
+
+
+def test_a_prepared_mask_has_a_row_of_each_new_token_and_a_column_of_each_that_was_seen(tied: Tied) -> None:
+    ids, _ = prompts(padding=0)
+    with tied.attachment.using(triples(tied.adapter, 9)), torch.no_grad():
+        with pytest.raises(KnowledgeError, match=r"1 rows and 10 columns, where 10 new tokens see up to 10; pass"):
+            tied.model(ids, attention_mask=torch.ones(2, 1, 1, 10, dtype=torch.bool))
+        first = tied.model(ids[:, :9], use_cache=True)
+        one = torch.ones(2, 1, 1, 1, dtype=torch.bool)
+        with pytest.raises(KnowledgeError, match=r"1 rows and 1 columns, where 1 new tokens see up to 10"):
+            tied.model(ids[:, 9:], attention_mask=one, past_key_values=first.past_key_values, use_cache=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (lambda mask: mask[0], "is of 1 dimensions"),
+        (lambda mask: mask[:, None], "is of 3 dimensions"),
+        (lambda mask: mask[:, None, None, None], "is of 5 dimensions"),
+        (lambda mask: {"full_attention": None}, "is a dict"),
+        (lambda mask: mask.tolist(), "is a list"),
+    ],
+    ids=["1", "3", "5", "dict", "list"],
+)
+def test_what_is_no_mask_of_flags_is_refused_with_the_fix(tied: Tied, form: Any, words: str) -> None:
+    ids, flags = prompts(padding=0)
+    with (
+        tied.attachment.using(triples(tied.adapter, 9)),
+        pytest.raises(KnowledgeError, match=rf"{words}.*pass attention_mask \(B, T\)"),
+    ):
+        tied.model(ids, attention_mask=form(flags))
+
+
+def test_a_mask_by_position_is_read_as_one_by_name(tied: Tied) -> None:
+    ids, flags = prompts()
+    with tied.attachment.using(triples(tied.adapter, 9)), torch.no_grad():
+        expected = tied.model.model(input_ids=ids, attention_mask=flags).last_hidden_state * flags[..., None]
+        for mask in (flags, prepared(flags)):
+            close(tied.model.model(ids, mask).last_hidden_state * flags[..., None], expected)

@@ -27,6 +27,7 @@ from kblam.cli.data.extract import (
 from kblam.cli.errors import CommandError
 from kblam.cli.files import open_file
 from kblam.cli.loading import warn
+from kblam.cli.options import MOST_QUESTIONS
 from kblam.cli.output import err, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def questions(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="JSON Lines to write (.jsonl); default: stdout."),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 100,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=MOST_QUESTIONS, help="How many.")] = 100,
     kinds: Annotated[
         str | None,
         typer.Option(

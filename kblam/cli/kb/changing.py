@@ -87,7 +87,10 @@ def build(
 
     if not file.is_file():
         raise CommandError(f"there is no file {file}; give a file of triples (.json, .jsonl, .csv, .tsv)")
+    _check_is_no_base(file)
     output = file_of(output)
+    if not output.parent.is_dir():
+        raise CommandError(f"there is no folder {output.parent} for {output.name}; make it first")
     began = time.monotonic()
     triples = _read(file, columns, skip_bad, duplicates)
     try:
@@ -136,6 +139,8 @@ def add(
         raise CommandError(f"{'--name' if name is None else '--value'} is missing: a triple needs both")
     if one and (columns or skip_bad or duplicates is not Duplicates.error):
         raise CommandError("--map, --skip-bad and --duplicates are for a FILE of triples")
+    if file is not None:
+        _check_is_no_base(file)
     began = time.monotonic()
     triples = None if file is None else _read(file, columns, skip_bad, duplicates)
     with open_file(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
@@ -170,6 +175,16 @@ def remove(
             print_json({"knowledge_base": str(opened.path), "removed": count, "triples": len(opened)})
         else:
             out.print(f"removed {count_of(count)}; {count_of(len(opened))} left in {opened.path}", markup=False)
+
+
+def _check_is_no_base(file: Path) -> None:
+    from kblam.knowledge.schema import is_knowledge_base
+
+    if is_knowledge_base(file):
+        raise CommandError(
+            f"{file} is a knowledge base already; write its triples to a file first: kblam kb export {file} -o "
+            f"{file.with_suffix('.jsonl').name}"
+        )
 
 
 def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Duplicates) -> TripleFile:

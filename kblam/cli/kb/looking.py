@@ -37,7 +37,7 @@ def list_triples(
     """
     with open_file(kb) as opened:
         total = len(opened)
-        most = limit or total
+        most = min(limit, total) or total
         if search is None:
             found = list(islice(opened.triples(), most))
         else:

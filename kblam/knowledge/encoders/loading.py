@@ -41,6 +41,8 @@ def load_encoder(
     Raises:
         EncoderUnavailableError: the text names no encoder; the message lists what is possible.
     """
+    if not isinstance(spec, str):
+        raise EncoderUnavailableError(f"an encoder is named by a text, got {type(spec).__name__}; possible: {_FORMS}")
     size = {} if batch_size is None else {"batch_size": batch_size}
     if spec.startswith("openai:"):
         parts = _OPENAI.fullmatch(spec)
@@ -51,9 +53,16 @@ def load_encoder(
             parts["model"], base_url=parts["base_url"], dimensions=dimensions, api_key_env=api_key_env, **size
         )
     model = _SHORT_NAMES.get(spec.lower(), spec)
-    if (model and Path(model).expanduser().is_dir()) or _HUB_ID.fullmatch(model):
+    if (model and _is_folder(model)) or _HUB_ID.fullmatch(model):
         return SentenceTransformerEncoder(model, device=device, **size)
     raise EncoderUnavailableError(f"no encoder or folder {spec!r}; possible: {_FORMS}")
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that no file can have, a home that nobody has
+        return False
 
 
 def load_recorded_encoder(spec: str) -> Encoder:

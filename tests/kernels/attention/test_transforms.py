@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacrev, vmap
 
 from kblam_kernels import BackendUnavailableError, DenseKnowledge, rectangular_attention
-from tests.kernels.attention.test_forward_mode import CALLS, DENSE, KEY, QUERY, TANGENT, VALUE, B, D, HKV, HQ, M, N, T
+from tests.kernels.attention.test_forward_mode import CALLS, DENSE, HKV, HQ, KEY, QUERY, TANGENT, VALUE, B, D, M, N, T
 
 MANY = torch.stack([QUERY, TANGENT])
 
