@@ -63,6 +63,10 @@ def test_no_hint_is_about_what_exists() -> None:
         ("kb update x", "kblam kb build FILE -o facts.kb"),
         ("generate_kb_embeddings.py", "kblam kb build FILE -o facts.kb"),
         ("accuracy", "kblam eval --kb facts.kb"),
+        ("kb remove facts.kb --name x", "kblam kb remove facts.kb NAME"),
+        ("kb ls facts.kb", "kblam kb list facts.kb"),
+        ("help", "kblam --help"),
+        ("version", "kblam --version"),
     ],
 )
 def test_what_other_tools_call_it_is_answered_by_ours(line: str, words: str) -> None:

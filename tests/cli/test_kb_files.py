@@ -197,3 +197,33 @@ def test_what_came_before_says_nothing_about_the_time_that_is_left(
         "importing: 74 of 164, about 9 s left",
         "importing: 164 of 164",
     ]
+
+
+def test_a_knowledge_base_given_as_triples_is_told_apart(kb: Path, tmp_path: Path) -> None:
+    for line in (("kb", "build", kb, "-o", tmp_path / "new.kb"), ("kb", "add", kb, kb)):
+        kblam(*line).failed(2, "is a knowledge base already", f"kblam kb export {kb} -o {kb.stem}.jsonl")
+    assert not (tmp_path / "new.kb").exists()
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.knowledge.load_encoder", None)
+    kblam("kb", "build", facts_file, "-o", tmp_path / "none" / "new.kb").failed(1, "there is no folder", "check that")
+
+
+def test_numbers_beyond_64_bits_are_numbers(kb: Path) -> None:
+    for words in ((), ("--search", "a")):
+        shown = [kblam("kb", "list", kb, "--limit", limit, *words).ok().stdout for limit in (10**30, 1000)]
+        assert shown[0] == shown[1]
+    for line in (("eval", "--kb", kb, "--questions"), ("data", "questions", kb, "--count")):
+        run = kblam(*line, 10**30)
+        assert run.status == 2
+        assert "less than or equal to 1000000" in " ".join(run.stderr.replace("│", " ").split())
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
+    for line in (("kb", "list", "x" * 5000), ("ask", "hello", "--model", "x" * 5000), ("kb", "build", "x" * 5000)):
+        run = kblam(*line, *(("-o", tmp_path / "new.kb") if line[1] == "build" else ()))
+        run.failed(2, "File name too long")
+        assert len(run.stderr) < 400

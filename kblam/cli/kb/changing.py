@@ -13,6 +13,7 @@ from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.files import count_of, file_of, open_file
 from kblam.cli.options import AsJson, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar, waiting
+from kblam.errors import StoreWriteError
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, TripleFile
@@ -89,8 +90,8 @@ def build(
         raise CommandError(f"there is no file {file}; give a file of triples (.json, .jsonl, .csv, .tsv)")
     _check_is_no_base(file)
     output = file_of(output)
-    if not output.parent.is_dir():
-        raise CommandError(f"there is no folder {output.parent} for {output.name}; make it first")
+    if not (folder := output.expanduser().parent).is_dir():  # before the encoder is loaded
+        raise StoreWriteError(f"{output}: there is no folder {folder}; check that the folder exists and may be written")
     began = time.monotonic()
     triples = _read(file, columns, skip_bad, duplicates)
     try:
