@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 # Short names of the two models, as `--model` takes them and as adapters record them.
@@ -46,3 +47,16 @@ def parts_of(model: str) -> tuple[str, Path] | None:
     if model == TINY and demo_is_shipped():
         return str(DEMO / "model"), DEMO / "adapter"
     return None
+
+
+def adapter_of(model: str | None) -> Path | None:
+    """The adapter that comes with kblam for a short name; None where there is none."""
+    if model == SMOLLM2 and smollm2_is_shipped():
+        return SMOLLM2_ADAPTER
+    return DEMO / "adapter" if model == TINY and demo_is_shipped() else None
+
+
+def meant(name: object) -> str:
+    """What to add to a message about a model that is not there: the short name that is nearly the same."""
+    near = difflib.get_close_matches(str(name).lower(), (SMOLLM2, TINY), 1, 0.7)
+    return f"; did you mean {near[0]}?" if near and near[0] != name else ""

@@ -25,7 +25,9 @@ def integrate(
     model: Annotated[str | None, typer.Option("--model", "-m", help="In place of MODEL.")] = None,
     adapter: Annotated[
         str | None,
-        typer.Option("--adapter", "-a", help="In place of ADAPTER; for smollm2 the one that comes with kblam will do."),
+        typer.Option(
+            "--adapter", "-a", help="In place of ADAPTER; for smollm2 and tiny the one that comes with kblam will do."
+        ),
     ] = None,
     kb: Annotated[Path | None, typer.Option("--kb", "-k", help="In place of KB.")] = None,
     include_base: Annotated[
@@ -89,9 +91,9 @@ def _parts(
     """
     if model is None and given:
         model = given.pop(0)
-    shipped_one = model == shipped.SMOLLM2 and shipped.smollm2_is_shipped()
-    if adapter is None and len(given) < (kb is None) + 1 and shipped_one:
-        adapter = str(shipped.SMOLLM2_ADAPTER)
+    own = shipped.adapter_of(model)
+    if adapter is None and len(given) < (kb is None) + 1 and own is not None:
+        adapter = str(own)
     if adapter is None and given:
         adapter = given.pop(0)
     if kb is None and given:

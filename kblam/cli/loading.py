@@ -197,6 +197,7 @@ def complete(options: ModelOptions) -> ModelOptions:
         raise CommandError(
             f"--adapter is missing: {options.model} is not a model folder (no kblam.json), so it needs an adapter "
             "trained for it; pass --adapter DIR, or a folder that `kblam integrate` wrote"
+            + shipped.meant(options.model)
         )
     return options
 

@@ -49,6 +49,10 @@ class KnowledgeBase:
         self._store = store
         self._encoder = encoder
         self.mark = object()
+        if not isinstance(store, Store):
+            raise StoreError(
+                f"a KnowledgeBase is made by create, open or from_triples; it was given {type(store).__name__}"
+            )
         if encoder is not None:
             _check_encoder(store, encoder)
 

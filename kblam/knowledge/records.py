@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -314,6 +315,11 @@ def triples_of(record: object, columns: Columns | None = None) -> list[Triple]:
 def as_triples(items: Iterable[Triple | Mapping[str, object]], where: str) -> Iterator[Triple]:
     """Triples as they are, and those that mappings describe; at the end it is logged how these were read."""
     reader = RecordReader()
+    if isinstance(items, str | os.PathLike):
+        raise TripleFormatError(
+            f"triples are given one or many, as Triple or as mappings; a file of them is read by "
+            f"read_triples({str(items)[:100]!r}), and built by build(PATH, {str(items)[:100]!r}, encoder)"
+        )
     if not isinstance(items, Iterable):
         raise TripleFormatError(f"triples are given one or many, as Triple or as mappings; got {kind_of(items)}")
     for item in items:

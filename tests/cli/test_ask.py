@@ -204,6 +204,7 @@ def test_what_is_missing_is_named(base: Path, adapter: Path, kb: Path, model_fol
     kblam("ask", " ", "--kb", kb).failed(2, "the question is empty")
     kblam("ask", QUESTION).failed(2, "--kb is missing", "tiny", "kblam kb build")
     kblam("ask", QUESTION, "--model", base).failed(2, "--adapter is missing", "kblam integrate")
+    kblam("ask", QUESTION, "--model", "tinny", "--kb", kb).failed(2, "--adapter is missing", "did you mean tiny?")
     kblam("ask", QUESTION, "--model", base, "--adapter", adapter).failed(2, "--kb is missing")
     kblam("ask", QUESTION, "--model", model_folder, "--adapter", adapter).failed(2, "leave out --adapter")
 

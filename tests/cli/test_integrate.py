@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kblam import shipped
+from kblam.cli.integrate import _parts
 from tests.cli.conftest import kblam
 
 
@@ -59,3 +61,10 @@ def test_a_newer_model_folder_is_refused(model_folder: Path) -> None:
     manifest = model_folder / "kblam.json"
     manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
     kblam("ask", "motto ?", "--model", model_folder).failed(2, "format version 99, newer than 1", "pip install")
+
+
+def test_the_tiny_model_has_its_own_adapter(tmp_path: Path) -> None:
+    kb = tmp_path / "facts.kb"
+    expected = ("tiny", str(shipped.DEMO / "adapter"), kb)
+    assert _parts([], "tiny", None, kb, tmp_path / "folder") == expected
+    assert _parts(["tiny", str(kb)], None, None, None, tmp_path / "folder") == expected

@@ -38,6 +38,13 @@ REFUSED: dict[str, tuple[Callable[[KnowledgeBase], object], type[KblamError], st
     "an id that is none": (lambda kb: kb.triples_at([float("nan")]), StoreError, "an id must be a whole"),  # type: ignore[list-item]
     "no triples": (lambda kb: kb.add(NOTHING), TripleFormatError, "one or many, as Triple or as mappings; got null"),
     "a number of triples": (lambda kb: kb.add(5), TripleFormatError, "one or many"),  # type: ignore[arg-type]
+    "a file of triples": (
+        lambda kb: kb.add("facts.jsonl"),  # type: ignore[arg-type]
+        TripleFormatError,
+        r"read by read_triples\('facts.jsonl'\), and built by build\(PATH, 'facts.jsonl', encoder\)",
+    ),
+    "a file as a path": (lambda kb: kb.update(Path("facts.jsonl")), TripleFormatError, "read by read_triples"),  # type: ignore[arg-type]
+    "made by hand": (lambda kb: KnowledgeBase("facts.kb"), StoreError, "made by create, open or from_triples; it was"),  # type: ignore[arg-type]
     "batches of text": (lambda kb: kb.update(FACTS, batch_size=TEXT), StoreError, "batch_size must be a whole number"),
     "no path": (lambda kb: KnowledgeBase.open(NOTHING), StoreError, "None cannot be the path of a knowledge base"),
     "a path in bytes": (lambda kb: KnowledgeBase.open(b"a.kb"), StoreError, "b'a.kb' cannot be the path"),  # type: ignore[arg-type]
