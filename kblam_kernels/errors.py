@@ -42,18 +42,20 @@ def tensors(**given: Any) -> None:
             refuse(f"{name} must be a tensor with strides; got a {kind} one: call .to_dense() on it, or pad it")
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """A whole number that a 64-bit integer holds; others are refused."""
+def whole(name: str, value: Any, least: int | None = 1) -> int:
+    """A whole number that a 64-bit integer holds; others are refused. With `least` None its caller looks at that."""
     if type(value) is not int:
         if isinstance(value, torch.SymInt):
             return value  # type: ignore[return-value]
         try:
             value = operator.index(value)
         except TypeError:
-            refuse(f"{name} must be a whole number of at least {least}; got {value!r}")
-    if not least <= value < 2**63:
-        refuse(f"{name} must be at least {least}{'' if value < least else ' and below 2**63'}; got {value}")
-    return value
+            refuse(f"{name} must be a whole number; got {value!r}"[:200])
+    if least is not None and value < least:
+        refuse(f"{name} must be at least {least}; got {value}")
+    if value >= 2**63:
+        refuse(f"{name} must be below 2**63; got {value:.4g}" if value < 10**300 else f"{name} must be below 2**63")
+    return int(value)
 
 
 # The largest number that float32 holds, in which the kernels compute.
@@ -69,8 +71,10 @@ def number(name: str, value: Any, *, or_minus_infinity: bool = False) -> float:
     if or_minus_infinity and value == -math.inf:
         return -math.inf
     if not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]  # NaN neither
-        shown = f"{value:.4g}" if isinstance(value, float) else f"a number of {len(str(value))} digits"
-        refuse(f"{name} must be finite{' or -inf' * or_minus_infinity} in float32; got {shown}")
+        is_whole = isinstance(value, int)  # of any length
+        shown = f"a number of {len(str(abs(value)))} digits" if is_whole else f"{float(value):.4g}"
+        where = " in float32" if is_whole or math.isfinite(value) else ""
+        refuse(f"{name} must be finite{' or -inf' * or_minus_infinity}{where}; got {shown}")
     return float(value)
 
 

@@ -188,7 +188,7 @@ def call_of(
         "prompt_mask": prompt_mask,
         "knowledge_range": one_row_if_shared(knowledge_range),
         "scale": D**-0.5 if scale is None else number("scale", scale),
-        "window": None if window is None else whole("window", window),
+        "window": None if window is None else whole("window", window, least=None),
         "max_span": max_span,
     }
     if isinstance(knowledge, DenseKnowledge):

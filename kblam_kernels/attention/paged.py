@@ -81,7 +81,7 @@ def paged_prompt_attention(
     lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query))
     rows = query.transpose(0, 1)[None]
     scale = query.shape[2] ** -0.5 if scale is None else number("scale", scale)
-    window = None if window is None else whole("window", window)
+    window = None if window is None else whole("window", window, least=None)
     nothing = rows[:, :, :0]
     call = DenseCall(rows, nothing, nothing, rows, None, None, None, scale, window, None, nothing[0], nothing[0])
     call.check()
