@@ -72,8 +72,12 @@ _FIX = "pass attention_mask (B, T), 1 for tokens and 0 for padding, and give eac
 
 
 def is_flags(mask: Any) -> bool:
-    """Whether a caller's mask is what transformers' mask registry takes: flags (B, T), or None."""
-    return mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+    """Whether a caller's mask is what transformers' mask registry takes or has made: flags (B, T), or None.
+
+    `generate` has masks of a static cache made beforehand, one for each kind of layer.
+    """
+    each = mask.values() if isinstance(mask, dict) else [mask]
+    return all(one is None or (isinstance(one, Tensor) and one.dim() == 2) for one in each)
 
 
 def flags_given(mask: Any, new_tokens: int, columns: int, window: int | None) -> Tensor:

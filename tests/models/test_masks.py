@@ -208,7 +208,7 @@ def test_a_prepared_mask_has_a_row_of_each_new_token_and_a_column_of_each_that_w
         (lambda mask: mask[0], "is of 1 dimensions"),
         (lambda mask: mask[:, None], "is of 3 dimensions"),
         (lambda mask: mask[:, None, None, None], "is of 5 dimensions"),
-        (lambda mask: {"full_attention": None}, "is a dict"),
+        (lambda mask: {"full_attention": prepared(mask)}, "is a dict"),
         (lambda mask: mask.tolist(), "is a list"),
     ],
     ids=["1", "3", "5", "dict", "list"],
