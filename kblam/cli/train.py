@@ -21,7 +21,9 @@ CACHE = Path("build/train-cache")
 
 def train(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints, log and the adapter.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for checkpoints, log and the adapter.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     kb: Annotated[
         Path | None, typer.Option("--kb", "-k", help="Your own triples: it learns from them, and calibrates on them.")
@@ -53,6 +55,8 @@ def train(
             value = getattr(settings, field.name)
             out.print(f"{field.name}: {value!r}  ({field.metadata['help']})", markup=False, soft_wrap=True)
         return
+    if output is None:
+        raise CommandError("say with --output where checkpoints, log and the adapter go: --output my-adapter")
     _train(settings, output, kb, resume=resume, cache=cache, device=device)
 
 
