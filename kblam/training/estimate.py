@@ -34,7 +34,8 @@ def estimate(trainer: Trainer) -> str:
             if step == 1:
                 began = time.monotonic()
             batch = data.batch(step)
-            retrieval, refusal = retrieval_losses(adapter, batch, torch.full((*heads, len(batch.question)), 4.0))
+            weighs = torch.full((*heads, len(batch.question)), 4.0)
+            retrieval, refusal = retrieval_losses(adapter, batch, weighs, bf16=config.bf16 is True)
             (retrieval + refusal).backward()
         seconds += (time.monotonic() - began) / _TRIED * config.retrieval_steps
     if config.max_steps:

@@ -17,6 +17,7 @@ from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
 from kblam.demo.tiny.words import PROPERTIES
+from kblam.folder import integrate, load_folder
 from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
@@ -124,6 +125,19 @@ def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.Mo
         monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
         assert quick_dtype("cpu") == expected
         assert quick_dtype("cuda") == torch.bfloat16
+
+
+def test_smollm2_computes_so_wherever_it_is_loaded(
+    smollm2: Path, kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = integrate("smollm2", smollm2, kb, tmp_path / "folder")
+    for flags, expected in ((["avx2"], torch.float32), (["amx_bf16"], torch.bfloat16)):
+        monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
+        assert load_base("smollm2", device="cpu").dtype == expected
+        assert load_base("smollm2", device="cpu", dtype=torch.float16).dtype == torch.float16
+        loaded = load_folder(folder, device="cpu", read_only=True)
+        loaded.knowledge_base.close()
+        assert loaded.model.dtype == expected
 
 
 def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:

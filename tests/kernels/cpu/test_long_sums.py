@@ -1,5 +1,7 @@
-"""A task's sum over thousands of tokens is as exact as a sum of tiles: one value after another, each would be rounded to
-what all before it sum to."""
+"""A task's sum over thousands of tokens is as exact as a sum of tiles.
+
+One value after another, each would be rounded to what all before it sum to.
+"""
 
 from __future__ import annotations
 
