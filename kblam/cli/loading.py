@@ -145,7 +145,10 @@ def told_model(options: ModelOptions, loaded: LoadedModel) -> tuple[str, str]:
 
 def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     """Says on stderr who answers, and warns of what it cannot do: each once, in a line."""
+    import torch
+
     from kblam.adapter.fresh import looks_untrained
+    from kblam_kernels.tools.env import quick_dtype
 
     model, adapter = told_model(options, loaded)
     knowledge_base = loaded.knowledge_base
@@ -155,6 +158,11 @@ def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     )
     if looks_untrained(loaded.attachment.adapter):
         warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
+    if options.dtype is Precision.auto and loaded.model.dtype == torch.bfloat16 != quick_dtype(loaded.model.device):
+        warn(
+            "this model's weights are bfloat16, and this processor has no instructions for it: --dtype float32 takes "
+            "twice the memory and is several times as fast"
+        )
     if _is_tiny(complete(options)):
         foreign = [one for one in knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
         if foreign:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,27 @@ def test_smollm2_computes_so_wherever_it_is_loaded(
         loaded = load_folder(folder, device="cpu", read_only=True)
         loaded.knowledge_base.close()
         assert loaded.model.dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "is_told"),
+    [("avx2", (), True), ("amx_bf16", (), False), ("avx2", ("--dtype", "bfloat16"), False)],
+)
+def test_weights_that_the_processor_is_slow_with_are_told(
+    flags: str,
+    options: tuple[str, ...],
+    is_told: bool,
+    base: Path,
+    adapter: Path,
+    kb: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = shutil.copytree(base, tmp_path / "half")
+    load_base(base, dtype=torch.bfloat16).save_pretrained(half)
+    monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"flags": [flags]})
+    told = kblam("ask", QUESTION, "--model", half, "--adapter", adapter, "--kb", kb, *SHORT, *options).ok().stderr
+    assert ("--dtype float32 takes twice the memory" in told) is is_told
 
 
 def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:
