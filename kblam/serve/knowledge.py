@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from starlette.responses import Response
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge import Triple
+from kblam.knowledge.triples import identity_of
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
 from kblam.serve.failures import ApiError, Json
@@ -78,7 +81,7 @@ def routes(service: Service) -> APIRouter:
         request: Request, name: str, of: Annotated[str, Query(alias="name")], property: Annotated[str, Query()]
     ) -> Response:
         base = to_change(request, name)
-        return Json(await change(base, _remove, of, property))
+        return Json(await change(base, _remove, service.engine, of, property))
 
     return router
 
@@ -127,7 +130,7 @@ def _upload(base: Base, engine: Engine, body: bytes, kind: str) -> dict[str, Any
 
 def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
     engine.check_room(base, triples)
-    done = base.knowledge_base.add(triples, writing=base.turns.writing())
+    done = base.knowledge_base.add(triples, writing=_writing(base, engine, [one.identity for one in triples]))
     return {
         "added": done.added,
         "updated": done.updated,
@@ -137,9 +140,17 @@ def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
     }
 
 
-def _remove(base: Base, name: str, property: str) -> dict[str, Any]:
+@contextmanager
+def _writing(base: Base, engine: Engine, identities: list[tuple[str, str]]) -> Iterator[None]:
+    """Around a change of triples."""
+    with base.turns.writing():
+        engine.keep(base, identities)
+        yield
+
+
+def _remove(base: Base, engine: Engine, name: str, property: str) -> dict[str, Any]:
     try:
-        with base.turns.writing():
+        with _writing(base, engine, [identity_of(name, property)]):
             count = base.knowledge_base.remove(name, property)
     except TripleFormatError as error:
         raise ApiError(400, error.reason, "bad_triple") from None

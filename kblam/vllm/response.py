@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kblam.errors import KblamError
+from kblam.errors import EngineRequestError, GenerationError, KblamError
 from kblam.generation.answer import Answer, is_refusal
 from kblam.generation.evidence import evidence_record
 from kblam.generation.plan import Plan
@@ -13,6 +13,11 @@ from kblam.generation.reading import planned_text, rests_on
 from kblam.vllm.deciding import Decider
 from kblam.vllm.files import VersionWords
 from kblam.vllm.registry import Loaded
+
+
+def said_of(error: KblamError) -> dict[str, Any]:
+    """What the response of a request that cannot be answered says: why, and whether another request could be."""
+    return {"error": str(error), "of_request": isinstance(error, EngineRequestError | GenerationError)}
 
 
 class Response:

@@ -21,8 +21,9 @@ from kblam.vllm.admission import ARGUMENTS, BASE, QUESTION, STAMP, VECTOR, VECTO
 from kblam.vllm.deciding import Decider, Question
 from kblam.vllm.files import VersionWords
 from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
+from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded, Registry
-from kblam.vllm.response import Response
+from kblam.vllm.response import Response, said_of
 from kblam.vllm.settings import Settings
 
 
@@ -35,10 +36,10 @@ class WithKnowledge(Scheduler):
         self._registry, self._most = Registry(self.vllm_config), settings.evidence
         self._front = FrontEnd(self.vllm_config, read_config(adapter_folder(settings.adapter)))
         self._decider = self._decider_of(settings)
-        self._lookups = Lookups()
+        self._lookups, self._past = Lookups(), Past(self._registry.folder)
         self._responses: dict[str, Response] = {}
         self._in_use: Counter[int] = Counter()
-        self._refused: list[tuple[Any, str]] = []
+        self._refused: list[tuple[Any, dict[str, Any]]] = []
         self.connector.ended = self._ended
         self._tell()
 
@@ -53,7 +54,7 @@ class WithKnowledge(Scheduler):
                 self._look_up(request, question)
                 return
         except KblamError as error:
-            self._refuse(request, str(error))
+            self._refuse(request, error)
             return
         super().add_request(request)
 
@@ -84,7 +85,7 @@ class WithKnowledge(Scheduler):
         extra = {key: value for key, value in request.sampling_params.extra_args.items() if key != VECTORS}
         request.sampling_params.extra_args = {**extra, STAMP: stamp}
         most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
-        words = VersionWords(loaded) if self._decider is None else self._decider.words(loaded)
+        words = VersionWords(loaded, self._past) if self._decider is None else self._decider.words(loaded)
         self._responses[request.request_id] = Response(asked.base, loaded, words, most, may_end_early)
         self._in_use[loaded.generation] += 1
         if self._in_use[loaded.generation] == 1:
@@ -129,7 +130,7 @@ class WithKnowledge(Scheduler):
             planned, line = self._decider.decided(lookup.question, lookup.found)
         except KblamError as error:
             for request in lookup.askers:
-                self._refuse(request, str(error))
+                self._refuse(request, error)
             return
         named = lookup.question.named.get(lookup.question.text, ())
         for request in lookup.askers:
@@ -139,7 +140,7 @@ class WithKnowledge(Scheduler):
                 try:
                     request = self._as_base(request)
                 except KblamError as error:
-                    self._refuse(request, str(error))
+                    self._refuse(request, error)
                     continue
             else:
                 extra = request.sampling_params.extra_args
@@ -166,10 +167,10 @@ class WithKnowledge(Scheduler):
         }
         return as_base_request(request, list(prompt), params)
 
-    def _refuse(self, request: Any, reason: str) -> None:
+    def _refuse(self, request: Any, error: KblamError) -> None:
         """Its output is an error."""
         self._forget(request.request_id)
-        self._refused.append((request, reason))
+        self._refused.append((request, said_of(error)))
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> list[Any]:
         """Ends requests from outside, those too that wait for a lookup."""
@@ -205,12 +206,12 @@ class WithKnowledge(Scheduler):
                     output.kv_transfer_params = {STAMP: said}
         for lookup in self._lookups.finished():
             self._answer(lookup)
-        for request, reason in self._refused:
+        for request, said in self._refused:
             output = EngineCoreOutput(
                 request_id=request.request_id,
                 new_token_ids=[],
                 finish_reason=FinishReason.ERROR,
-                kv_transfer_params={STAMP: {"error": reason}},
+                kv_transfer_params={STAMP: said},
             )
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
         self._refused.clear()

@@ -83,7 +83,7 @@ class Telling:
             return line
         said = loads(line[len(_DATA) :])
         if "error" in said:
-            return _DATA + dumped(error_of(said, int(said["error"].get("code") or 500)).body).encode("ascii")
+            return _DATA + dumped(self.error(said, int(said["error"].get("code") or 500)).body).encode("ascii")
         said = self._named(said)
         if self._knowledge is not None:
             for choice in said.get("choices", ()):
@@ -95,6 +95,19 @@ class Telling:
                     self._put(said, choice, basis)
         return _DATA + dumped(said).encode("ascii")
 
+    def error(self, said: Any, status: int) -> ApiError:
+        """What vLLM says where it does not answer; it calls what our scheduler refuses a failure of its own."""
+        refusal = self._watch.refusal
+        return _told(said, status) if refusal is None else ApiError(400, refusal, "cannot_answer")
+
+    def first_error(self, events: bytes) -> ApiError | None:
+        """The error that a stream begins with; None if it begins with an answer."""
+        line = events.partition(b"\n")[0]
+        if not line.startswith(_DATA + b"{"):
+            return None
+        said = loads(line[len(_DATA) :])
+        return self.error(said, int(said["error"].get("code") or 500)) if "error" in said else None
+
     def _named(self, said: dict[str, Any]) -> dict[str, Any]:
         return {**said, "model": self._model} if "model" in said else said
 
@@ -102,7 +115,7 @@ class Telling:
         (said if self._is_one else choice)["kblam"] = basis
 
 
-def error_of(said: Any, status: int) -> ApiError:
+def _told(said: Any, status: int) -> ApiError:
     """An error of vLLM. What only the server can mend is not told."""
     if status >= 500 and status != 503:
         return ApiError(status, SERVER_FAILED.message, SERVER_FAILED.code)
@@ -110,12 +123,3 @@ def error_of(said: Any, status: int) -> ApiError:
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "vLLM refused the request")
     return ApiError(status, message, _CODES.get(status, "bad_request"), param=error.get("param"))
-
-
-def first_error(events: bytes) -> ApiError | None:
-    """The error that a stream begins with; None if it begins with an answer."""
-    line = events.partition(b"\n")[0]
-    if not line.startswith(_DATA + b"{"):
-        return None
-    said = loads(line[len(_DATA) :])
-    return error_of(said, int(said["error"].get("code") or 500)) if "error" in said else None

@@ -113,7 +113,7 @@ def test_a_base_that_went_after_admission_is_refused_by_the_scheduler(
     rows = [Request("What is the color of Zorblax?", "gone"), engines.requests(1)[0]]
     outputs = ask(engine, rows)
     assert outputs[0].outputs[0].finish_reason == "error"
-    assert knowledge_of(outputs[0]) == {"error": "there is no knowledge base 'gone'"}
+    assert knowledge_of(outputs[0]) == {"error": "there is no knowledge base 'gone'", "of_request": True}
     assert_alike([said_by(outputs[1])], [Reference(bases).say(rows[1])])
 
 
@@ -125,6 +125,8 @@ def test_a_base_that_went_after_admission_is_refused_by_the_scheduler(
         ({"kblam_base": "facts"}, "kblam_base is no argument"),
         ({"kblam_kb": "facts", "kblam_question": "Who?"}, "no question head"),
         ({"kblam_question": "Who?"}, "is for a request with a knowledge base"),
+        ({"kblam_evidence": False}, "kblam_evidence is for a request with a knowledge base"),
+        ({"kblam_base_prompt": [1]}, "kblam_base_prompt is for a request with a knowledge base"),
         ({"kblam_kb": "facts", "kblam_evidence": "much"}, "kblam_evidence must be true or false"),
     ],
 )

@@ -102,6 +102,10 @@ def test_the_base_model_may_be_asked_with_a_prompt_of_the_callers(engine: Any, r
         ({}, {"kblam_unknown": "maybe"}, "kblam_unknown must be one of auto, refuse, base, model"),
         ({}, {"kblam_unknown": "base", "kblam_verbatim": False}, "kblam_unknown must be .* with kblam_verbatim=false"),
         ({}, {"kblam_base_prompt": "who?"}, "kblam_base_prompt must be a list of token ids"),
+        ({}, {"kblam_base_prompt": [5, -1]}, "kblam_base_prompt has token -1, and the model's are 0 to"),
+        ({}, {"kblam_base_prompt": [10**9]}, "kblam_base_prompt has token 1000000000"),
+        ({}, {"kblam_base_prompt": [5] * 256}, "takes 256 tokens, and with its answer there is room for 256"),
+        ({}, {"kblam_question": "who is " * 1000}, "kblam_question has 7,000 characters, more than a prompt of 256"),
         ({}, {"kblam_verbatim": "yes"}, "kblam_verbatim must be true or false"),
     ],
 )
