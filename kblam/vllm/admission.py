@@ -30,6 +30,9 @@ ARGUMENTS = (BASE, QUESTION, EVIDENCE, VERBATIM, UNKNOWN, BASE_PROMPT)
 VECTOR = "kblam_vector"
 # Those of the texts that its decision needs, by text.
 VECTORS = "kblam_vectors"
+# How many answers a request has, if several: the scheduler sees each of them alone.
+SAMPLES = "kblam_samples"
+ADDED = (VECTOR, VECTORS, SAMPLES)
 _KEPT = 4096
 # Characters that a token of a prompt has at most, by a wide margin.
 _LONGEST_TOKEN = 16
@@ -69,7 +72,7 @@ def asked_of(sampling_params: Any) -> Asked:
         EngineRequestError: a value is of another kind, or there is an argument without a base.
     """
     extra = (getattr(sampling_params, "extra_args", None) or {}) if sampling_params is not None else {}
-    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (*ARGUMENTS, VECTOR, VECTORS)]:
+    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (*ARGUMENTS, *ADDED)]:
         raise EngineRequestError(f"{unknown[0]} is no argument; there are {', '.join(ARGUMENTS)}")
     base, question, evidence = extra.get(BASE), extra.get(QUESTION), extra.get(EVIDENCE, True)
     vector = extra.get(VECTOR)
@@ -247,17 +250,21 @@ class FrontEnd:
         """
         asked = asked_of(params)
         loaded = self.check(asked, params)
-        if loaded is None or asked.question is None:
+        if loaded is None:
+            return
+        extra = {key: value for key, value in params.extra_args.items() if key not in ADDED}
+        if params.n > 1:
+            extra[SAMPLES] = params.n
+        params.extra_args = extra
+        if asked.question is None:
             return
         rules = self.rules(asked)
         texts = [asked.question] if rules is None else foreseen(asked.question, self._names_of(loaded), rules)
         vectors = self._encoded(texts)
-        extra = {key: value for key, value in params.extra_args.items() if key not in (VECTOR, VECTORS)}
         if self.adapter.question_head is not None:
             extra[VECTOR] = vectors[asked.question]
         if rules is not None:
             extra[VECTORS] = vectors
-        params.extra_args = extra
 
     def _names_of(self, loaded: Loaded) -> BaseNames:
         with self._lock:

@@ -101,6 +101,7 @@ def test_several_samples_of_one_request_each_have_its_base(engine: Any) -> None:
         for at in range(3)
     ]
     assert [one.token_ids for one in together.outputs] == [one.outputs[0].token_ids for one in alone]
+    engines.assert_rests_alike(together, alone)
 
 
 def test_a_stop_string_ends_an_answer_with_its_evidence(engine: Any, reference: Reference) -> None:

@@ -76,6 +76,43 @@ def test_a_plan_goes_on_in_several_samples_and_pieces_and_up_to_a_stop_string(en
     assert knowledge_of(output)["evidence"][0]["value"] == triple.value
 
 
+def test_several_answers_each_say_what_they_rest_on(engine: Any) -> None:
+    """Also where the front end ends them by itself, each at another step."""
+    scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+    asked = [("facts", one_fact()), ("hr", "What is the color of Nobody?")]
+
+    def answered(**given: Any) -> list[Any]:
+        given = {"seed": 1, "max_tokens": 12, **given}
+        together = ask(engine, asked, n=3, **given)
+        for output, one in zip(together, asked, strict=True):
+            alone = [ask(engine, [one], **{**given, "seed": 1 + at})[0] for at in range(3)]
+            engines.assert_rests_alike(output, alone)
+        assert not scheduler._samples
+        assert not scheduler._responses
+        answers: list[Any] = together[0].outputs
+        return answers
+
+    answered(temperature=1, extra={"kblam_unknown": "base"})
+    own: dict[str, Any] = {"temperature": 2, "extra": {"kblam_verbatim": False}}  # each sample its own words
+    first, second, _ = (one.text.split() for one in answered(**own))
+    stopped = answered(**own, stop=[next(word for word in second[:-1] if word not in first)])
+    assert len({len(one.token_ids) for one in stopped}) > 1
+
+
+def test_pieces_of_several_answers_say_what_each_rests_on_so_far(engine: Any) -> None:
+    core, row = engine.llm_engine, Request(one_fact(), "facts")
+    given: dict[str, Any] = {"min_tokens": 0, "logprobs": None, "extra": {"kblam_question": row.question}}
+    core.add_request("several", row.prompt, row.params(n=2, seed=1, temperature=1, stop="###", **given))
+    steps: list[list[Any]] = []
+    while core.has_unfinished_requests():
+        steps.append([knowledge_of(piece)["samples"] for piece in core.step()])
+    said = [of_step for of_step in steps if of_step]
+    assert len(said) > 3
+    assert all(one == of_step[0] for of_step in said for one in of_step)  # the last to be told knows them all
+    best = [sample["evidence"][0]["value"] for sample in said[-1][0]]
+    assert best == [engines.of_base("facts")[3].value] * 2
+
+
 def test_a_request_may_have_the_models_own_words(engine: Any, reference: Reference) -> None:
     row = Request(one_fact(), "facts")
     (output,) = ask(
