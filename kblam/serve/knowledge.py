@@ -62,6 +62,7 @@ def routes(service: Service) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> Response:
         base = service.base_of(request, name)
+        _check_query(request, "search", "limit", "offset")
         return Json(await service.looks(_listed, base, search, limit, offset))
 
     @router.post("/{name}/triples")
@@ -81,9 +82,26 @@ def routes(service: Service) -> APIRouter:
         request: Request, name: str, of: Annotated[str, Query(alias="name")], property: Annotated[str, Query()]
     ) -> Response:
         base = to_change(request, name)
+        _check_query(request, "name", "property")
         return Json(await change(base, _remove, service.engine, of, property))
 
     return router
+
+
+def _check_query(request: Request, *known: str) -> None:
+    """Refuses a parameter of a query that is not known or stands twice, as a field of a body is.
+
+    Raises:
+        ApiError: 400.
+    """
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            message = f"{name[:60]}: no parameter of this path; there are {', '.join(known)}"
+            raise ApiError(400, message, "unsupported_parameter", param=name[:60])
+        if name in seen:
+            raise ApiError(400, f"{name} stands twice in the query; keep one of them", "bad_parameter", param=name)
+        seen.add(name)
 
 
 def _summary(service: Service, base: Base) -> dict[str, Any]:

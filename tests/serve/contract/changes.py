@@ -60,6 +60,21 @@ def test_one_triple_is_added_changed_and_removed(changing: Served) -> None:
     assert changing.client.delete(TRIPLES, params={"name": "Zorblax"}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("method", "query"),
+    [
+        ("GET", "serach=x"),
+        ("GET", "limit=1&limit=2"),
+        ("DELETE", "name=Zorblax&property=weather&name=other"),
+        ("DELETE", "name=Zorblax&property=weather&all=1"),
+    ],
+)
+def test_a_query_with_a_parameter_twice_or_an_unknown_one_is_refused(server: Served, method: str, query: str) -> None:
+    response = server.client.request(method, f"{TRIPLES}?{query}")
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert response.json()["error"]["param"] in ("serach", "limit", "name", "all")
+
+
 def test_evidence_has_the_documents_that_say_it(changing: Served) -> None:
     assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == []
     source = {"document": "handbook.pdf", "page": 2, "offset": 0, "quote": "As everyone knows."}
