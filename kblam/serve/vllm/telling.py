@@ -64,9 +64,9 @@ class Telling:
         if self._knowledge is not None:
             said.pop("kv_transfer_params", None)
             for choice in said["choices"]:
-                basis = self._knowledge(self._watch.answers[choice["index"]])
+                basis = self._basis(choice)
                 text = basis.pop("text", None)
-                if text is not None and not isinstance(choice.get("stop_reason"), str):  # no stop string has cut it
+                if text is not None:
                     (choice if "text" in choice else choice["message"])["text" if "text" in choice else "content"] = (
                         text
                     )
@@ -88,12 +88,21 @@ class Telling:
         if self._knowledge is not None:
             for choice in said.get("choices", ()):
                 if choice.get("finish_reason"):
-                    answer = self._watch.answers[choice["index"]]
-                    basis = self._knowledge(answer)
-                    if basis.get("text") == answer.text:
+                    basis = self._basis(choice)
+                    if basis.get("text") == self._watch.answers[choice["index"]].text:
                         del basis["text"]
                     self._put(said, choice, basis)
         return _DATA + dumped(said).encode("ascii")
+
+    def _basis(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """What a choice rests on. The engine knows of no stop string: what it says ends where the string has cut it."""
+        assert self._knowledge is not None
+        answer = self._watch.answers[choice["index"]]
+        basis, end = self._knowledge(answer), len(answer.text)
+        if isinstance(choice.get("stop_reason"), str):
+            basis.pop("text", None)
+            basis["copied"] = [{**one, "end": min(one["end"], end)} for one in basis["copied"] if one["start"] < end]
+        return basis
 
     def error(self, said: Any, status: int) -> ApiError:
         """What vLLM says where it does not answer; it calls what our scheduler refuses a failure of its own."""

@@ -221,7 +221,8 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
         for at, one in enumerate(choices):
             answer = watch.answers[at]
             answer.text = one["message"]["content"]
-            answer.knowledge = {"revision": 7 + at, "text": "It is, to the letter!", "evidence": []}
+            copied = [{"start": 0, "end": 5, "field": "name"}, {"start": 6, "end": 20}, {"start": 9, "end": 10}]
+            answer.knowledge = {"revision": 7 + at, "text": "It is, to the letter!", "evidence": [], "copied": copied}
 
     def several(body: dict[str, Any]) -> Response:
         see()
@@ -231,7 +232,7 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
     async def pieces() -> AsyncIterator[str]:
         see()
         for one in reversed(choices):
-            delta = {"delta": one["message"], "index": one["index"], "finish_reason": "stop"}
+            delta = {**one, "delta": one["message"]}
             yield f"data: {json.dumps({'model': 'tiny', 'choices': [delta]})}\n\n"
         yield "data: [DONE]\n\n"
 
@@ -242,10 +243,13 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
     assert [choice["kblam"]["revision"] for choice in body["choices"]] == [7, 8]
     # To the letter where no stop string has cut it.
     assert [one["message"]["content"] for one in body["choices"]] == ["It is, to the letter!", "It is cut"]
+    cut = [{"start": 0, "end": 5, "field": "name"}, {"start": 6, "end": 9}]
+    assert [len(body["choices"][0]["kblam"]["copied"]), body["choices"][1]["kblam"]["copied"]] == [3, cut]
     served.behind.answers = lambda _: StreamingResponse(pieces(), media_type="text/event-stream")
     parts = chunks(served.ask(n=2, temperature=1, stream=True).text)
     assert [part["choices"][0]["kblam"]["revision"] for part in parts] == [8, 7]
-    assert {part["choices"][0]["kblam"]["text"] for part in parts} == {"It is, to the letter!"}
+    assert [part["choices"][0]["kblam"].get("text") for part in parts] == [None, "It is, to the letter!"]
+    assert parts[0]["choices"][0]["kblam"]["copied"] == cut
     assert not [part for part in parts if "kblam" in part]
 
 
