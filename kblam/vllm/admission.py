@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter import AdapterConfig
-from kblam.errors import EngineError, EngineRequestError
+from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
+from kblam.generation.prompt import check_question
 from kblam.knowledge import Encoder, KnowledgeBase
 from kblam.vllm.deciding import foreseen
 from kblam.vllm.files import AllNames, BaseNames
@@ -78,8 +79,11 @@ def asked_of(sampling_params: Any) -> Asked:
     vector = extra.get(VECTOR)
     if base is not None and (not isinstance(base, str) or not base):
         raise EngineRequestError(f"{BASE} must be the name of a knowledge base; got {base!r:.80}")
-    if question is not None and (not isinstance(question, str) or not question.strip()):
-        raise EngineRequestError(f"{QUESTION} must be a text; got {question!r:.80}")
+    if question is not None:
+        try:
+            check_question(question)
+        except GenerationError as error:
+            raise EngineRequestError(f"{QUESTION} must be a text; got {question!a:.80}: {error}") from error
     for name, choice in ((EVIDENCE, evidence), (VERBATIM, extra.get(VERBATIM, True))):
         if choice not in (True, False):
             raise EngineRequestError(f"{name} must be true or false; got {choice!r:.80}")

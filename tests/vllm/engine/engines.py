@@ -29,6 +29,9 @@ TOKENS = 16
 # In the order of log-probabilities of float32; measured 1e-6.
 TOLERANCE = 1e-4
 
+# A beginning of prompts: more than two blocks of 32 tokens.
+LONG = "what is the color of the quiet mountain near berlin and the sound of loud bells behind old bridges ? " * 4
+
 _running: list[LLM] = []
 
 

@@ -12,6 +12,8 @@ from vllm.exceptions import VLLMValidationError
 from experiments.vllm_equality import pointing, question_texts
 from kblam import KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.vllm import lookups
+from kblam.vllm.past import Past
+from kblam.vllm.registry import folder_of
 from tests.vllm.engine import engines
 from tests.vllm.engine.decided import ask, assert_answered, every_kind, expected
 from tests.vllm.engine.engines import Reference, Request, assert_alike, knowledge_of, said_by
@@ -195,10 +197,15 @@ def test_words_that_have_changed_since_the_engine_was_told_are_not_said(engine: 
     changed = next(
         one for one in engines.of_base("facts")[50:] if one.name != triple.name and one.property != triple.property
     )
+    kept = engines.of_base("facts")[90]
     with KnowledgeBase.open(live) as base:
-        base.add([Triple(triple.name, triple.property, value), Triple(changed.name, changed.property, "pale green")])
-    # Words that were read before are the version's own; of the others nobody has them any more.
-    outputs = ask(engine, [("live", question), ("live", engines.question_about(changed))])
+        Past(folder_of(engine.llm_engine.vllm_config)).keep(base, [kept.identity])
+        pairs = (triple, value), (changed, "pale green"), (kept, "pale red")
+        base.add([Triple(one.name, one.property, words) for one, words in pairs])
+    # Words that were read before, or kept, are the version's own; of the others nobody has them any more.
+    outputs = ask(engine, [("live", question), *(("live", engines.question_about(one)) for one in (changed, kept))])
+    assert knowledge_of(outputs[2])["text"].endswith(f"{kept.value}.")
+    assert knowledge_of(outputs[2])["evidence"][0]["changed"] is True
     assert knowledge_of(outputs[0])["text"].endswith(f"{triple.value}.")
     assert knowledge_of(outputs[0])["evidence"][0]["changed"] is True
     assert knowledge_of(outputs[1])["refused"]
