@@ -48,6 +48,7 @@ class Past:
             return
         content = json.dumps({one: [since, triple.to_record()] for one, since, triple in standing})
         name = f"{_key(base)}.{revision:020d}{_ENDING}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         fresh = self._folder / f".{name}.{os.getpid()}"
         fresh.write_text(content, encoding="ascii")
         fresh.replace(self._folder / name)
@@ -66,7 +67,7 @@ class Past:
         wanted, found = set(ids), dict[int, Triple]()
         if not wanted:
             return found
-        names = {file.name for file in self._folder.iterdir() if file.name.endswith(_ENDING)}
+        names = {file.name for file in self._folder.glob(f"*{_ENDING}")}  # none where somebody tidied up
         self._read = {name: content for name, content in self._read.items() if name in names}
         own = _key(base)
         for name in sorted(names):

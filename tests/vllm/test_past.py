@@ -93,10 +93,19 @@ def test_copies_of_one_file_have_words_of_their_own(base: KnowledgeBase, tmp_pat
     assert words.of([1]) == {1: None}
 
 
+def test_a_folder_that_somebody_tidied_up_is_made_again(base: KnowledgeBase, tmp_path: Path) -> None:
+    past = Past(tmp_path / "engine")
+    first = VersionWords(loaded(base), past)
+    base.add(Triple(*COLOR, "red"))
+    assert first.of([1]) == {1: None}
+    second = VersionWords(loaded(base), past)
+    change(base, past, Triple(*COLOR, "blue"))
+    assert second.of([1])[1] == Triple(*COLOR, "red")
+
+
 def test_only_so_much_is_kept(base: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(past_module, "MOST_CHANGES", 3)
     past = Past(tmp_path / "engine")
-    (tmp_path / "engine").mkdir()
     first = loaded(base)
     for at in range(5):
         change(base, past, Triple(*COLOR, f"color {at}"))
