@@ -33,6 +33,7 @@ from kblam.vllm.admission import (
 from kblam.vllm.deciding import Decider, Question
 from kblam.vllm.files import VersionWords
 from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
+from kblam.vllm.parent import end_with_parent
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded, Registry
 from kblam.vllm.response import Response, Samples, said_of
@@ -57,6 +58,7 @@ class WithKnowledge(Scheduler):
         self._refused: list[tuple[Any, dict[str, Any]]] = []
         self.connector.ended = self._ended
         self._tell()
+        end_with_parent()
 
     def add_request(self, request: Any) -> None:
         """A request comes in. One that cannot be answered never runs: its output is an error."""
