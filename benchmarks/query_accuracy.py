@@ -34,7 +34,6 @@ from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.query_heads import INT8, PRODUCT
 from kblam.shipped import SMOLLM2_ADAPTER
-from kblam_kernels.tools.env import quick_dtype
 
 FULL = "full"
 
@@ -76,7 +75,7 @@ def smollm2(sizes: Sequence[int], questions: int, seed: int) -> Asked:
     name = str(adapter.config.base_model)
     plan = Plan(sizes=tuple(sizes), questions=questions, seed=seed)
     quizzes = {row.triples: row.quizzes() for row in rows_of(plan, standard_material(adapter.config.answer))}
-    model = load_base(name, dtype=quick_dtype("cpu"), device="cpu")
+    model = load_base(name, device="cpu")
     return Asked(model, load_tokenizer(name), adapter, quizzes)
 
 

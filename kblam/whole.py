@@ -42,8 +42,8 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Makes or replaces a file of text in UTF-8, and the folders above it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Makes or replaces a file of bytes, or of text in UTF-8, and the folders above it.
 
     Raises:
         OSError: it cannot be written.
@@ -51,7 +51,7 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         if error.filename is None:  # of the write itself, which names no file
             error.filename = str(path)

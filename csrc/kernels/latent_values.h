@@ -23,14 +23,18 @@ inline void sum_values(const LatentScratch& s, const LatentRow* rows, int count,
 #pragma GCC unroll 8
       for (int a = 0; a < I; ++a)
 #pragma GCC unroll 2
-        for (int b = 0; b < J; ++b) sums[a][b] = mul(load(rows[r + a].output + (v + b) * W), set1(s.shrink[r + a]));
+        for (int b = 0; b < J; ++b) sums[a][b] = zero();
       L::template add_panel<Layout>(sums, s, Layout::weights(s) + r * Layout::ROW, values + v * W, stride, n, packed,
                                     ahead);
       ahead.pass(steps);
+      // A tile's sum at once, as in tile.h.
 #pragma GCC unroll 8
       for (int a = 0; a < I; ++a)
 #pragma GCC unroll 2
-        for (int b = 0; b < J; ++b) store(rows[r + a].output + (v + b) * W, sums[a][b]);
+        for (int b = 0; b < J; ++b) {
+          float* out = rows[r + a].output + (v + b) * W;
+          store(out, fma(load(out), set1(s.shrink[r + a]), sums[a][b]));
+        }
       return r + I;
     };
     const auto add_all = [&](auto j) {

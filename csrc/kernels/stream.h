@@ -13,7 +13,7 @@ template <int ROWS, int NV, class T>
 inline void add_weighted(float* const* output, const float* const* weights, const T* values, int64_t stride, int n) {
   F sums[ROWS][NV];
   for (int r = 0; r < ROWS; ++r)
-    for (int v = 0; v < NV; ++v) sums[r][v] = load(output[r] + v * W);
+    for (int v = 0; v < NV; ++v) sums[r][v] = zero();
   for (int t = 0; t < n; ++t) {
     const T* value = values + t * stride;
     F w[ROWS];
@@ -24,8 +24,9 @@ inline void add_weighted(float* const* output, const float* const* weights, cons
       for (int r = 0; r < ROWS; ++r) sums[r][v] = fma(w[r], x, sums[r][v]);
     }
   }
+  // A tile's sum at once, as in tile.h.
   for (int r = 0; r < ROWS; ++r)
-    for (int v = 0; v < NV; ++v) store(output[r] + v * W, sums[r][v]);
+    for (int v = 0; v < NV; ++v) store(output[r] + v * W, add(load(output[r] + v * W), sums[r][v]));
 }
 
 template <int ROWS, class T>
@@ -63,10 +64,10 @@ inline void add_weighted_values(float* const* output, const float* const* weight
   if (tail == 0) return;
   for (int r = 0; r < ROWS; ++r) {
     float* out = output[r] + vectors * W;
-    F sums = load(out);
+    F sums = zero();
     for (int t = 0; t < n; ++t)
       sums = fma(set1(weights[r][t]), load_first(values + t * stride + vectors * W, tail), sums);
-    store(out, sums);
+    store(out, add(load(out), sums));
   }
 }
 

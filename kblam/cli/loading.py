@@ -59,7 +59,6 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     from kblam_kernels.common.dispatch import requested
     from kblam_kernels.dense.op import dense_attention
     from kblam_kernels.plan import check_pin
-    from kblam_kernels.tools.env import quick_dtype
 
     quiet_libraries()
     # Unknown names are told before gigabytes are read.
@@ -67,8 +66,6 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     check_storage(options.storage)
     check_pin(options.plan)
     device, dtype = _device(options.device), _dtype(options.dtype)
-    if options.model == shipped.SMOLLM2 and dtype is None:
-        dtype = quick_dtype(device)
     if options.adapter is None or kb is None:  # a model folder has its own
         return load_folder(
             options.model or "",
@@ -108,9 +105,8 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     from kblam.folder.manifest import ADAPTER, read_manifest
     from kblam.models.checks import check_encoder
     from kblam.models.formats import storage_dtype
-    from kblam.models.loading import load_config
+    from kblam.models.loading import load_config, usual_dtype
     from kblam.models.resident import plan_of
-    from kblam_kernels.tools.env import quick_dtype
 
     device = _device(options.device) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, storage = _dtype(options.dtype), options.storage
@@ -118,15 +114,14 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
         folder = Path(options.model or "").expanduser()
         manifest = read_manifest(folder)
         adapter = KnowledgeAdapter.from_pretrained(folder / ADAPTER)
-        dtype = dtype or getattr(torch, manifest.dtype)
+        dtype = dtype or usual_dtype(manifest.base, device) or getattr(torch, manifest.dtype)
         storage = manifest.storage if storage == "auto" else storage
     else:
         adapter = KnowledgeAdapter.from_pretrained(options.adapter)
     check_encoder(adapter.config, knowledge_base)
-    if dtype is None and options.model == shipped.SMOLLM2:
-        dtype = quick_dtype(device)
     if dtype is None:
-        dtype = getattr(load_config(options.model or _base_of(str(options.adapter))), "dtype", None) or torch.float32
+        base = options.model or _base_of(str(options.adapter))
+        dtype = usual_dtype(base, device) or getattr(load_config(base), "dtype", None) or torch.float32
     stored = storage_dtype(storage, adapter, dtype)
     return plan_of(adapter, len(knowledge_base), dtype, device, storage=stored, pin=options.plan)
 
@@ -150,7 +145,10 @@ def told_model(options: ModelOptions, loaded: LoadedModel) -> tuple[str, str]:
 
 def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     """Says on stderr who answers, and warns of what it cannot do: each once, in a line."""
+    import torch
+
     from kblam.adapter.fresh import looks_untrained
+    from kblam_kernels.tools.env import quick_dtype
 
     model, adapter = told_model(options, loaded)
     knowledge_base = loaded.knowledge_base
@@ -160,6 +158,11 @@ def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     )
     if looks_untrained(loaded.attachment.adapter):
         warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
+    if options.dtype is Precision.auto and loaded.model.dtype == torch.bfloat16 != quick_dtype(loaded.model.device):
+        warn(
+            "this model's weights are bfloat16, and this processor has no instructions for it: --dtype float32 takes "
+            "twice the memory and is several times as fast"
+        )
     if _is_tiny(complete(options)):
         foreign = [one for one in knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
         if foreign:

@@ -138,9 +138,9 @@ def _setup(serving: Serving, capacity: int | None, passed: Sequence[str]) -> tup
     from kblam.adapter.files import adapter_folder, read_config
     from kblam.folder import parts_of
     from kblam.models.formats import check_storage
+    from kblam.models.loading import usual_dtype
     from kblam.models.smollm2 import source
     from kblam.serve.vllm.start import Setup
-    from kblam_kernels.tools.env import quick_dtype
 
     options = complete(serving.options)
     check_storage(options.storage)
@@ -163,7 +163,7 @@ def _setup(serving: Serving, capacity: int | None, passed: Sequence[str]) -> tup
         raise CommandError("--kb or MODEL is missing, and the adapter does not record its base model")
     if model == shipped.SMOLLM2:
         model = source()
-        dtype = str(quick_dtype()).removeprefix("torch.") if dtype == "auto" else dtype
+        dtype = str(usual_dtype(shipped.SMOLLM2)).removeprefix("torch.") if dtype == "auto" else dtype
     return replace(setup, model=model, adapter=options.adapter, dtype=dtype, storage=storage), first
 
 

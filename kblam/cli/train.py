@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +15,16 @@ import typer
 from kblam.cli.errors import CommandError
 from kblam.cli.hints import of_option
 from kblam.cli.options import AdapterSource, Device, Model
-from kblam.cli.output import err, out
+from kblam.cli.output import err, out, progress_bar
 
 CACHE = Path("build/train-cache")
 
 
 def train(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints, log and the adapter.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for checkpoints, log and the adapter.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     kb: Annotated[
         Path | None, typer.Option("--kb", "-k", help="Your own triples: it learns from them, and calibrates on them.")
@@ -53,6 +56,8 @@ def train(
             value = getattr(settings, field.name)
             out.print(f"{field.name}: {value!r}  ({field.metadata['help']})", markup=False, soft_wrap=True)
         return
+    if output is None:
+        raise CommandError("say with --output where checkpoints, log and the adapter go: --output my-adapter")
     _train(settings, output, kb, resume=resume, cache=cache, device=device)
 
 
@@ -79,20 +84,15 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     quiet_libraries()
     began = time.monotonic()
     accelerator = start(device)
+    settings = settings.on(accelerator.device)
     triples = []
     if kb is not None:
         with KnowledgeBase.open(file_of(kb), read_only=True) as base:
             triples = list(base.triples())
 
     say = _say if accelerator.is_main_process else lambda text: None
-    told = [0.0]
-
-    def encoded(done: int, total: int) -> None:
-        if time.monotonic() - told[0] > 10 or done == total:
-            told[0] = time.monotonic()
-            say(f"encoded {done:,} of {total:,} texts")
-
-    with accelerator.main_process_first():  # it encodes the texts, and the others find them
+    # The main process encodes the texts, and the others find them.
+    with accelerator.main_process_first(), _encoding(accelerator.is_main_process) as encoded:
         material = gather(
             settings,
             cache=cache,
@@ -146,9 +146,18 @@ def calibrate(
             triples, encoder = list(opened.triples()), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
         raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
-    fresh, found = recalibrate(
-        given, base, encoder, cache=cache, triples=triples, questions=questions, device=device, say=_say
-    )
+    with _encoding(True) as encoded:
+        fresh, found = recalibrate(
+            given,
+            base,
+            encoder,
+            cache=cache,
+            triples=triples,
+            questions=questions,
+            device=device,
+            progress=encoded,
+            say=_say,
+        )
     with new_folder(output) as folder:
         fresh.save_pretrained(folder)
     out.print(
@@ -159,6 +168,10 @@ def calibrate(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _encoding(is_told: bool) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    return progress_bar("encoding") if is_told else nullcontext()
 
 
 def _say(text: str) -> None:

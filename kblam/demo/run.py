@@ -29,7 +29,6 @@ from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.smollm2 import HUB_NAME
 from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
-from kblam_kernels.tools.env import quick_dtype
 
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)
@@ -63,7 +62,7 @@ def load(folder: Path) -> Demo:
     """
     adapter = KnowledgeAdapter.from_pretrained(folder)
     tokenizer = load_tokenizer(SMOLLM2)
-    model = load_base(SMOLLM2, dtype=quick_dtype())
+    model = load_base(SMOLLM2)
     attach(model, adapter)
     return Demo(model, tokenizer, RememberingEncoder(load_encoder("minilm")), adapter.config.answer)
 

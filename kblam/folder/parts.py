@@ -57,7 +57,7 @@ def load_model(
         tokenizer: folder or hub name; None is the base model's.
         revision: of the base model on the hub.
         device: None is cuda where there is one, else cpu.
-        dtype: None keeps the checkpoint's.
+        dtype: None is what `load_base` takes then.
         backend: of the kernels.
         storage, query_storage, plan: as `attach` takes them.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.

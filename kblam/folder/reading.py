@@ -10,6 +10,7 @@ import torch
 from kblam.errors import ModelFolderError
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, TOKENIZER, read_manifest
 from kblam.folder.parts import LoadedModel, load_model
+from kblam.models.loading import usual_dtype
 
 
 def load_folder(
@@ -30,7 +31,7 @@ def load_folder(
         folder: the model folder.
         knowledge_base: another file to use in place of the folder's own.
         device: None is cuda where there is one, else cpu.
-        dtype: None is the one recorded.
+        dtype: None is the one recorded, of SmolLM2 what the device is quick at.
         backend: of the kernels.
         storage, query_storage, plan: as `attach` takes them; "auto" storage is the one recorded.
         read_only: open the knowledge base for reading only, which a folder that cannot be written needs.
@@ -47,7 +48,7 @@ def load_folder(
         tokenizer=parts.tokenizer,
         revision=parts.revision,
         device=device,
-        dtype=dtype or getattr(torch, parts.dtype),
+        dtype=dtype or usual_dtype(parts.base, device) or getattr(torch, parts.dtype),
         backend=backend,
         storage=parts.storage if storage == "auto" else storage,
         query_storage=query_storage,

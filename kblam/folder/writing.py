@@ -77,7 +77,7 @@ def integrate(
     if tokenizer is None:
         tokenizer = load_tokenizer(manifest.base, manifest.revision)
     if include_base and not isinstance(model, PreTrainedModel):
-        model = load_base(manifest.base, revision=manifest.revision, device="cpu")
+        model = load_base(manifest.base, revision=manifest.revision, dtype=getattr(torch, manifest.dtype), device="cpu")
     with new_folder(target) as fresh:
         adapter.save_pretrained(fresh / ADAPTER)
         tokenizer.save_pretrained(fresh / TOKENIZER)

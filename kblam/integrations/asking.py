@@ -17,7 +17,6 @@ from kblam.generation import Answer, Evidence, Session
 from kblam.generation.pieces import Wanted
 from kblam.knowledge.triples import key_text
 from kblam.models.judging import CANDIDATES
-from kblam_kernels.tools.env import quick_dtype
 
 # The numbers of each setting. A temperature of 0 is greedy, and what is nearly 0 overflows.
 _POSSIBLE: dict[str, tuple[type, float, float]] = {
@@ -59,7 +58,7 @@ def open_session(
     elif knowledge_base is None:
         raise GenerationError(f"knowledge_base is missing: {model} is no model folder with one of its own")
     else:
-        dtype = {shipped.SMOLLM2: quick_dtype(device), shipped.TINY: torch.float32}.get(str(model))
+        dtype = torch.float32 if model == shipped.TINY else None
         loaded = load_model(*parts, knowledge_base, device=device, dtype=dtype, read_only=True)
     return Session(loaded.model, loaded.knowledge_base, tokenizer=loaded.tokenizer, unknown=unknown)
 

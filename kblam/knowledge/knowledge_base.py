@@ -213,6 +213,14 @@ class KnowledgeBase:
         """
         return self._store.at([whole("an id", one) for one in ids])
 
+    def triples_there(self, ids: Sequence[int]) -> dict[int, Triple]:
+        """Of these ids those that are there, with their triples, from one moment."""
+        return self._store.there(ids)
+
+    def standing(self, identities: Iterable[tuple[str, str]]) -> tuple[int, list[tuple[int, int, Triple]]]:
+        """The revision, and of the (name, property)s that are there (id, revision of its last change, triple)."""
+        return self._store.standing(identities)
+
     def find(self, name: str) -> list[Triple]:
         """All triples of exactly this name."""
         return self._store.find(name)

@@ -187,19 +187,36 @@ class Store:
         Raises:
             StoreError: an id is not there (it was removed, or never given).
         """
-        found: dict[int, Triple] = {}
         wanted = [int(one) for one in ids]
-        with self._transactions.reading() as (sql, ledger):
-            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE id IN"
-            possible = [one for one in wanted if 0 < one < _LARGEST_ID]
-            for start in range(0, len(possible), _VARIABLES):
-                part = possible[start : start + _VARIABLES]
-                for row in sql.execute(f"{select} ({','.join('?' * len(part))})", part):
-                    found[row[0]] = proof.checked_triple(self.name, row, ledger)
+        found = self.there(wanted)
         for one in wanted:
             if one not in found:
                 raise StoreError(f"{self.name} has no triple with id {one}: it was removed, or never there")
         return [found[one] for one in wanted]
+
+    def there(self, ids: Sequence[int]) -> dict[int, Triple]:
+        """Of these ids those that are there, with their triples, from one moment."""
+        found: dict[int, Triple] = {}
+        with self._transactions.reading() as (sql, ledger):
+            select = f"SELECT {proof.columns_of_texts(ledger)} FROM triples WHERE id IN"
+            possible = [one for one in ids if 0 < one < _LARGEST_ID]
+            for start in range(0, len(possible), _VARIABLES):
+                part = possible[start : start + _VARIABLES]
+                for row in sql.execute(f"{select} ({','.join('?' * len(part))})", part):
+                    found[row[0]] = proof.checked_triple(self.name, row, ledger)
+        return found
+
+    def standing(self, identities: Iterable[tuple[str, str]]) -> tuple[int, list[tuple[int, int, Triple]]]:
+        """The revision, and of the identities that are there (id, revision of its last change, triple)."""
+        found = []
+        with self._transactions.looking_up() as (sql, ledger):
+            columns = proof.columns_of_texts(ledger)
+            select = f"SELECT {columns}, id, revision FROM triples WHERE name = ? AND property = ?"
+            for identity in identities:
+                row = sql.execute(select, identity).fetchone()
+                if row is not None:
+                    found.append((row[-2], row[-1], proof.checked_triple(self.name, row[:-2], ledger)))
+            return ledger.revision, found
 
     def find(self, name: str) -> list[Triple]:
         """All triples of exactly this name (case counts, white space around it does not)."""

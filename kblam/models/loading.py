@@ -22,6 +22,7 @@ from kblam.errors import KblamError, ModelFolderError
 from kblam.hub import unreachable
 from kblam.models import smollm2
 from kblam.shipped import DEMO, TINY, demo_is_shipped, meant
+from kblam_kernels.tools.env import quick_dtype
 
 
 def load_base(
@@ -36,7 +37,7 @@ def load_base(
     Args:
         name: folder or hub name, "smollm2" or "tiny".
         revision: commit, branch or tag on the hub.
-        dtype: None is the one the checkpoint was saved in.
+        dtype: None is `usual_dtype`, else the one the checkpoint was saved in.
         device: None is cuda where there is one, else cpu.
 
     Raises:
@@ -47,9 +48,20 @@ def load_base(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _errors_of("model", name):
         source, options = _source(name, revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or usual_dtype(name, device) or "auto", **options
+        )
         _keep_short_name(model.config, name)
         return model.to(device).eval()
+
+
+def usual_dtype(name: str | Path, device: torch.device | str | None = None) -> torch.dtype | None:
+    """What a model computes in where nobody says: SmolLM2, of 4 bits a weight, in what the device is quick at.
+
+    Returns:
+        None: in what its checkpoint was saved in.
+    """
+    return quick_dtype(device) if str(name) == smollm2.NAME else None
 
 
 def load_config(name: str | Path, revision: str | None = None) -> Any:

@@ -92,7 +92,8 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
             f"with no triple in force this {name} does not give its own hidden states (they differ by {error:.1e}): "
             "its attention does something that knowledge layers would leave out"
         )
-    if torch.equal(heard, without):
+    # What is to be trained may start so.
+    if torch.equal(heard, without) and not options.trainable:
         warnings.warn(
             f"this adapter changes nothing of what this {name} says, whatever the knowledge: is it trained, and loaded "
             "from the right file?",

@@ -58,7 +58,7 @@ def make_app(
     for path, name, kind in _FILES:
         app.add_route(path, _file(name, kind), methods=["GET"])
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])  # balancers may ask for the head alone
     async def health() -> Response:
         is_alive = service.engine.is_alive()
         said = {"version": __version__, "engine": service.engine.name, "model": service.model}

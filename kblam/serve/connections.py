@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kblam.serve.failures import ApiError, dumped
+
 HEAD_SECONDS = 20.0
+_NO_HTTP = ApiError(400, "this is no request of HTTP/1.1", "bad_http")
 
 
 class Connection(H11Protocol):
@@ -36,6 +41,16 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what is no HTTP; of itself it says so in plain text."""
+        body = dumped(_NO_HTTP.body).encode("ascii")
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        with suppress(h11.LocalProtocolError):  # a response is on its way already
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     @property
     def _waits(self) -> bool:

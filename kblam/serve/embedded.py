@@ -118,6 +118,9 @@ class EmbeddedEngine:
     def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
         """There is room as long as there is memory."""
 
+    def keep(self, base: Base, identities: Iterable[tuple[str, str]]) -> None:
+        """A change waits for the answer in progress."""
+
     async def follow(self, base: Base) -> None:
         """An answer looks for changes by itself."""
 

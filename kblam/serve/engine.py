@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,6 +79,9 @@ class Engine(Protocol):
         Raises:
             NoRoomError: there will never be.
         """
+
+    def keep(self, base: Base, identities: Iterable[tuple[str, str]]) -> None:
+        """Called before triples of a base are changed: answers in progress may still say what they said."""
 
     async def follow(self, base: Base) -> None:
         """Has later answers come from what a base's file says now.

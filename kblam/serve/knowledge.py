@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from starlette.responses import Response
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge import Triple
+from kblam.knowledge.triples import identity_of
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
 from kblam.serve.failures import ApiError, Json
@@ -59,6 +62,7 @@ def routes(service: Service) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> Response:
         base = service.base_of(request, name)
+        _check_query(request, "search", "limit", "offset")
         return Json(await service.looks(_listed, base, search, limit, offset))
 
     @router.post("/{name}/triples")
@@ -78,9 +82,26 @@ def routes(service: Service) -> APIRouter:
         request: Request, name: str, of: Annotated[str, Query(alias="name")], property: Annotated[str, Query()]
     ) -> Response:
         base = to_change(request, name)
-        return Json(await change(base, _remove, of, property))
+        _check_query(request, "name", "property")
+        return Json(await change(base, _remove, service.engine, of, property))
 
     return router
+
+
+def _check_query(request: Request, *known: str) -> None:
+    """Refuses a parameter of a query that is not known or stands twice, as a field of a body is.
+
+    Raises:
+        ApiError: 400.
+    """
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            message = f"{name[:60]}: no parameter of this path; there are {', '.join(known)}"
+            raise ApiError(400, message, "unsupported_parameter", param=name[:60])
+        if name in seen:
+            raise ApiError(400, f"{name} stands twice in the query; keep one of them", "bad_parameter", param=name)
+        seen.add(name)
 
 
 def _summary(service: Service, base: Base) -> dict[str, Any]:
@@ -127,7 +148,7 @@ def _upload(base: Base, engine: Engine, body: bytes, kind: str) -> dict[str, Any
 
 def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
     engine.check_room(base, triples)
-    done = base.knowledge_base.add(triples, writing=base.turns.writing())
+    done = base.knowledge_base.add(triples, writing=_writing(base, engine, [one.identity for one in triples]))
     return {
         "added": done.added,
         "updated": done.updated,
@@ -137,9 +158,17 @@ def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
     }
 
 
-def _remove(base: Base, name: str, property: str) -> dict[str, Any]:
+@contextmanager
+def _writing(base: Base, engine: Engine, identities: list[tuple[str, str]]) -> Iterator[None]:
+    """Around a change of triples."""
+    with base.turns.writing():
+        engine.keep(base, identities)
+        yield
+
+
+def _remove(base: Base, engine: Engine, name: str, property: str) -> dict[str, Any]:
     try:
-        with base.turns.writing():
+        with _writing(base, engine, [identity_of(name, property)]):
             count = base.knowledge_base.remove(name, property)
     except TripleFormatError as error:
         raise ApiError(400, error.reason, "bad_triple") from None

@@ -54,7 +54,16 @@ async def object_of(request: Request) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise ApiError(400, "the request's body is not JSON: NaN or infinity is no number of it", "bad_json") from None
+    if not _fits(found):
+        raise ApiError(400, "the request's body holds a whole number that does not fit in 64 bits", "bad_parameter")
     return found
+
+
+def _fits(value: Any) -> bool:
+    """Whether every whole number can be told to another process."""
+    if isinstance(value, dict | list):
+        return all(map(_fits, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 async def sent(request: Request) -> bytes:

@@ -19,6 +19,7 @@ from kblam.training.calibrate import Calibration, calibrate
 from kblam.training.calibration_data import CalibrationData, some
 from kblam.training.config import CALIBRATION_QUESTIONS
 from kblam.training.properties import QUESTIONS, STEPS, learn_head, with_head
+from kblam_kernels.tools.env import quick_dtype
 
 
 def recalibrate(
@@ -47,11 +48,14 @@ def recalibrate(
         questions: how many, before each is asked again without its fact.
         property_questions, property_steps: of the property head, as a training config has them.
         seed: of the drawing.
+        device: None is cuda where there is one, else cpu.
+        progress: told how many texts are encoded.
+        say: told what a person should read before that.
 
     Raises:
         ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do.
     """
-    model, tokenizer = load_base(base, device=device), load_tokenizer(base)
+    model, tokenizer = load_base(base, dtype=quick_dtype(device), device=device), load_tokenizer(base)
     data = CalibrationData.gather(
         encoder,
         cache,

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from kblam.adapter.config import ANSWER, REFUSAL
 from kblam.errors import TrainingConfigError, argument
 from kblam.training.properties import QUESTIONS, STEPS
+from kblam_kernels.tools.env import quick_dtype
 
 CALIBRATION_QUESTIONS = 600
 
@@ -78,7 +80,9 @@ class TrainingConfig:
     adam_beta1: float = _help("AdamW", 0.9)
     adam_beta2: float = _help("AdamW", 0.98)
     max_grad_norm: float = _help("gradients are clipped to this norm", 1.0)
-    bf16: bool = _help("the frozen model in bfloat16; the adapter's weights stay float32", True)
+    bf16: bool | None = _help(
+        "the frozen model in bfloat16 (the adapter's weights stay float32); null: where the device multiplies it", None
+    )
     # The run
     save_steps: int = _help("a checkpoint-N folder every so many steps", 100)
     save_total_limit: int = _help("checkpoints that are kept", 2)
@@ -106,6 +110,12 @@ class TrainingConfig:
         for name in ("learning_rate", "retrieval_learning_rate", "max_grad_norm"):
             if not isinstance(getattr(self, name), float | int) or not getattr(self, name) > 0:
                 raise TrainingConfigError(f"{setting(name)} must be a number above 0; got {getattr(self, name)!r}")
+        for name, allowed in (("pointer", (True, False)), ("bf16", (True, False, None))):
+            if not any(getattr(self, name) is one for one in allowed):
+                raise TrainingConfigError(
+                    f"{setting(name)} must be true or false{' or null' if None in allowed else ''}; "
+                    f"got {getattr(self, name)!r}"
+                )
         if not 0 <= self.unanswerable < 1:
             raise TrainingConfigError(f"{setting('unanswerable')} must be a share of 0 .. 1; got {self.unanswerable}")
         if self.lr_scheduler_type not in SCHEDULES:
@@ -129,6 +139,12 @@ class TrainingConfig:
                 f"stage 1 trains the question head and there is none; set {setting('retrieval_steps')} to 0 or "
                 f"{setting('question_head')} to mlp"
             )
+
+    def on(self, device: torch.device | str) -> TrainingConfig:
+        """The run with what depends on the device decided: a step in bfloat16 takes a processor without instructions
+        for it twenty times as long as one in float32.
+        """
+        return self if self.bf16 is not None else dataclasses.replace(self, bf16=quick_dtype(device) is torch.bfloat16)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML or JSON."""

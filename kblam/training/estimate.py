@@ -19,14 +19,14 @@ _TRIED = 2  # steps of each stage, after one that is not timed
 
 
 def estimate(trainer: Trainer) -> str:
-    """A sentence with the time of both stages, from a few steps of each; the weights are left as they were."""
+    """A sentence with the time of each stage, from a few steps of it; the weights are left as they were."""
     config, material, adapter = trainer.config, trainer.material, trainer.adapter
     before = {name: weight.clone() for name, weight in adapter.state_dict().items()}
     layers = material.adapter_config.knowledge_layers
     # Timing does not depend on what the prompt weighs.
     lse = {layer: torch.full((material.adapter_config.num_heads,), 4.0) for layer in layers}
     initialise(adapter, lse, config.seed)
-    seconds, began = 0.0, time.monotonic()
+    seconds, began = dict[str, float](), time.monotonic()
     if config.question_head is not None and config.retrieval_steps:
         data = trainer.retrieval_data()
         heads = len(layers), material.adapter_config.num_heads
@@ -34,9 +34,10 @@ def estimate(trainer: Trainer) -> str:
             if step == 1:
                 began = time.monotonic()
             batch = data.batch(step)
-            retrieval, refusal = retrieval_losses(adapter, batch, torch.full((*heads, len(batch.question)), 4.0))
+            weighs = torch.full((*heads, len(batch.question)), 4.0)
+            retrieval, refusal = retrieval_losses(adapter, batch, weighs, bf16=config.bf16 is True)
             (retrieval + refusal).backward()
-        seconds += (time.monotonic() - began) / _TRIED * config.retrieval_steps
+        seconds["stage 1"] = (time.monotonic() - began) / _TRIED * config.retrieval_steps
     if config.max_steps:
         learner = Learner(adapter, attach(material.model, adapter, trainable=True))
         passes = config.gradient_accumulation_steps
@@ -46,8 +47,15 @@ def estimate(trainer: Trainer) -> str:
             asked = trainer.builder.build(step)
             mine = trainer.inputs(asked, 0, passes * trainer.accelerator.num_processes)
             total_loss(learner(*mine), counts_of(asked.batch)).backward()
-        seconds += (time.monotonic() - began) / _TRIED * passes * config.max_steps
+        seconds["stage 2"] = (time.monotonic() - began) / _TRIED * passes * config.max_steps
         detach(material.model)
     adapter.zero_grad(set_to_none=True)
     adapter.load_state_dict(before)
-    return f"about {max(1, round(seconds / 60))} minutes on this machine as it is now"
+    stages = "".join(f"{stage} takes about {minutes(each)}, " for stage, each in seconds.items())
+    return f"{stages}and then the confidence some minutes, on this machine as it is now"
+
+
+def minutes(seconds: float) -> str:
+    """In words, one at least."""
+    count = max(1, round(seconds / 60))
+    return f"{count} minute{'' if count == 1 else 's'}"

@@ -79,7 +79,8 @@ def gather(
         ModelFolderError, EncoderUnavailableError: model or encoder cannot be loaded.
         TrainingError: the model's tokenizer has no end token.
     """
-    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if config.on(device).bf16 else torch.float32
     model = trainable_base(load_base(config.model, dtype=dtype, device=device))
     tokenizer = load_tokenizer(config.model)
     encoder = load_encoder(config.encoder)

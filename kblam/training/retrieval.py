@@ -107,12 +107,13 @@ def retrieval_scores(adapter: KnowledgeAdapter, question: Tensor, keys: Tensor) 
 
 
 def retrieval_losses(
-    adapter: KnowledgeAdapter, batch: RetrievalBatch, prompt_lse: Tensor, *, bf16: bool = True
+    adapter: KnowledgeAdapter, batch: RetrievalBatch, prompt_lse: Tensor, *, bf16: bool
 ) -> tuple[Tensor, Tensor]:
     """(retrieval, refusal): -log of the wanted facts' shares, and -log(1 - knowledge mass) where there are none.
 
     Args:
         prompt_lse: (L, Hq, B), what the prompt weighs for each row.
+        bf16: products in bfloat16.
     """
     with torch.autocast(batch.keys.device.type, torch.bfloat16, enabled=bf16):
         scores = retrieval_scores(adapter, batch.question, batch.keys)
@@ -142,7 +143,7 @@ def train_retrieval(
     steps: int,
     learning_rate: float,
     warmup: int,
-    bf16: bool = True,
+    bf16: bool,
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
 ) -> None:
     """Stage 1, in place. It takes minutes, so it is not resumed half-way.

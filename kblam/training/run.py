@@ -67,6 +67,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
         say: Say = print,
     ) -> None:
+        config = config.on(material.model.device)
         self.config, self.material, self.output = config, material, output
         self.accelerator = start(material.model.device.type) if accelerator is None else accelerator
         check_accelerator(self.accelerator)
@@ -145,7 +146,7 @@ class Trainer:
             steps=config.retrieval_steps,
             learning_rate=config.retrieval_learning_rate,
             warmup=config.warmup_steps,
-            bf16=config.bf16,
+            bf16=config.bf16 is True,
             report=report,
         )
 

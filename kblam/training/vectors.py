@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
+from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.knowledge.encoders import Progress
+from kblam.whole import write_whole
+
+# Texts of a file: whole batches of an encoder, and few enough that a killed run loses seconds.
+PIECE = 2048
+_KEY_BYTES = 16
 
 
 class Vectors:
-    """Vectors by text. Texts are sorted and hashed with the encoder's fingerprint, so the same run finds its file.
+    """Vectors by text.
 
     Args:
         texts: all that will be asked for.
         encoder: of the knowledge bases that the adapter is for.
         folder: where files are kept.
-        progress: told how many texts are encoded.
+        progress: told how many of the texts that no run has encoded before are done.
 
     Attributes:
         table: (texts, P) float16.
         scale: what makes the vectors' numbers of unit mean square, e.g. sqrt(P) for vectors of unit norm.
+
+    Raises:
+        TrainingError: a file of vectors is damaged, or the encoder gives what is no number in float16.
+        OSError: one cannot be written.
     """
 
     def __init__(self, texts: Iterable[str], encoder: Encoder, folder: Path, progress: Progress | None = None) -> None:
-        # By length: encoders pad a batch to its longest text.
-        known = sorted(set(texts), key=lambda text: (len(text), text))
-        digest = hashlib.sha256("\n".join([encoder.fingerprint, *known]).encode()).hexdigest()[:16]
-        path = folder / f"vectors-{digest}.npy"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".part.npy")
-            np.save(unfinished, _encoded(known, encoder, progress))
-            unfinished.replace(path)
-        self.table = torch.from_numpy(np.load(path))
+        # By length, as encoders batch them; the longest first, so that what is left takes less than it seems.
+        known = sorted(set(texts), key=lambda text: (-len(text), text))
+        self.table = torch.from_numpy(_Kept(encoder, folder).of(known, progress))
         self.scale = float(self.table.float().pow(2).mean()) ** -0.5
         self._row = {text: row for row, text in enumerate(known)}
 
@@ -55,10 +60,72 @@ class Vectors:
         return self.table[rows].float() * self.scale
 
 
+class _Kept:
+    """What runs have encoded before, in files of `PIECE` texts: texts are known by their hash.
+
+    A text is encoded once, whatever else a run mentions, and a run that was killed goes on after the last whole file.
+    Two processes may write at once: a file is named by its texts.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        self._encoder = encoder
+        self._folder = folder / f"vectors-{hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:16]}"
+
+    def of(self, texts: list[str], progress: Progress | None) -> np.ndarray:
+        """(texts, P) float16; what is missing is encoded."""
+        table = np.empty((len(texts), self._encoder.dimension), np.float16)
+        missing = {_key(text): row for row, text in enumerate(texts)}
+        for keys, vectors in self._files():
+            rows = [(place, missing.pop(key)) for place, key in enumerate(keys) if key in missing]
+            if rows:
+                places, into = zip(*rows, strict=True)
+                table[list(into)] = vectors[list(places)]
+        left = sorted(missing.values())
+        for first in range(0, len(left), PIECE):
+            rows_of_piece = left[first : first + PIECE]
+            piece = [texts[row] for row in rows_of_piece]
+            told = None if progress is None else lambda done, _, first=first: progress(first + done, len(left))
+            table[rows_of_piece] = _encoded(piece, self._encoder, told)
+            self._keep(piece, table[rows_of_piece])
+        return table
+
+    def _files(self) -> Iterator[tuple[list[bytes], np.ndarray]]:
+        for path in sorted(self._folder.glob("*.safetensors")):
+            if path.name.startswith("."):  # unfinished
+                continue
+            try:
+                found = load_file(path)
+                keys, vectors = found["keys"], found["vectors"]
+                shapes = (len(vectors), _KEY_BYTES), (len(keys), self._encoder.dimension)
+                if (keys.shape, vectors.shape) != shapes or (keys.dtype, vectors.dtype) != (np.uint8, np.float16):
+                    raise ValueError(f"{keys.dtype} {keys.shape} and {vectors.dtype} {vectors.shape}")
+                if not np.isfinite(vectors).all():
+                    raise ValueError("not all numbers are finite")
+            except (SafetensorError, ValueError, KeyError) as error:
+                raise TrainingError(
+                    f"{path} is damaged: {error}; delete it, since what it had is encoded again"
+                ) from error
+            yield [bytes(key) for key in keys], vectors
+
+    def _keep(self, texts: list[str], vectors: np.ndarray) -> None:
+        keys = [_key(text) for text in texts]
+        name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
+        table = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
+        write_whole(self._folder / f"{name}.safetensors", save({"keys": table, "vectors": vectors}))
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+
+
 def _encoded(texts: list[str], encoder: Encoder, progress: Progress | None) -> np.ndarray:
+    """(texts, P) float16."""
     # In bfloat16, which takes a third of the time; vectors keep a cosine above 0.9999 with their float32 selves.
-    with torch.autocast("cpu", torch.bfloat16, enabled=_has_bf16()):
-        return encoder.encode(texts, progress=progress).astype(np.float16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=_has_bf16()), np.errstate(over="ignore"):
+        vectors = encoder.encode(texts, progress=progress).astype(np.float16)
+    if not np.isfinite(vectors).all():
+        raise TrainingError(f"the encoder {encoder.spec} gives numbers that are not finite in float16; take another")
+    return vectors
 
 
 def _has_bf16() -> bool:

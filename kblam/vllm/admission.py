@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter import AdapterConfig
-from kblam.errors import EngineError, EngineRequestError
+from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
+from kblam.generation.prompt import check_question
 from kblam.knowledge import Encoder, KnowledgeBase
 from kblam.vllm.deciding import foreseen
 from kblam.vllm.files import AllNames, BaseNames
@@ -30,7 +31,12 @@ ARGUMENTS = (BASE, QUESTION, EVIDENCE, VERBATIM, UNKNOWN, BASE_PROMPT)
 VECTOR = "kblam_vector"
 # Those of the texts that its decision needs, by text.
 VECTORS = "kblam_vectors"
+# How many answers a request has, if several: the scheduler sees each of them alone.
+SAMPLES = "kblam_samples"
+ADDED = (VECTOR, VECTORS, SAMPLES)
 _KEPT = 4096
+# Characters that a token of a prompt has at most, by a wide margin.
+_LONGEST_TOKEN = 16
 # What the scheduler adds: see `scheduler.py`.
 STAMP = "kblam"
 
@@ -64,22 +70,25 @@ def asked_of(sampling_params: Any) -> Asked:
     """What a request asks for.
 
     Raises:
-        EngineRequestError: a value is of another kind, or there is a question without a base.
+        EngineRequestError: a value is of another kind, or there is an argument without a base.
     """
     extra = (getattr(sampling_params, "extra_args", None) or {}) if sampling_params is not None else {}
-    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (*ARGUMENTS, VECTOR, VECTORS)]:
+    if unknown := [key for key in extra if key.startswith("kblam_") and key not in (*ARGUMENTS, *ADDED)]:
         raise EngineRequestError(f"{unknown[0]} is no argument; there are {', '.join(ARGUMENTS)}")
     base, question, evidence = extra.get(BASE), extra.get(QUESTION), extra.get(EVIDENCE, True)
     vector = extra.get(VECTOR)
     if base is not None and (not isinstance(base, str) or not base):
         raise EngineRequestError(f"{BASE} must be the name of a knowledge base; got {base!r:.80}")
-    if question is not None and (not isinstance(question, str) or not question.strip()):
-        raise EngineRequestError(f"{QUESTION} must be a text; got {question!r:.80}")
+    if question is not None:
+        try:
+            check_question(question)
+        except GenerationError as error:
+            raise EngineRequestError(f"{QUESTION} must be a text; got {question!a:.80}: {error}") from error
     for name, choice in ((EVIDENCE, evidence), (VERBATIM, extra.get(VERBATIM, True))):
         if choice not in (True, False):
             raise EngineRequestError(f"{name} must be true or false; got {choice!r:.80}")
-    if base is None and question is not None:
-        raise EngineRequestError(f"{QUESTION} is for a request with a knowledge base; name it in {BASE}")
+    if base is None and (idle := [name for name in ARGUMENTS if extra.get(name) is not None]):
+        raise EngineRequestError(f"{idle[0]} is for a request with a knowledge base; name it in {BASE}")
     if vector is not None and not _are_numbers(vector):
         raise EngineRequestError(f"{VECTOR} must be a list of numbers; got {vector!r:.80}")
     vectors = extra.get(VECTORS, {})
@@ -132,6 +141,7 @@ class FrontEnd:
         self.adapter = adapter
         self._settings = Settings.of(vllm_config)
         self._registry = Registry(vllm_config)
+        self._model = vllm_config.model_config
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
         rules = self._settings.rules(adapter)
@@ -183,6 +193,7 @@ class FrontEnd:
         if loaded is None:
             raise EngineRequestError(f"there is no knowledge base {asked.base!r:.80}")
         rules = self.rules(asked)
+        self._check_lengths(asked)
         reads_question = self.adapter.question_head is not None
         if not reads_question and asked.vector is not None:
             raise EngineRequestError(f"this adapter has no question head, so it cannot use {VECTOR}; leave it out")
@@ -203,6 +214,22 @@ class FrontEnd:
                 f"pass {VERBATIM}=false to let the model speak by itself"
             )
         return loaded
+
+    def _check_lengths(self, asked: Asked) -> None:
+        """Of what vLLM does not look at. Token ids that the model does not have would end the engine."""
+        longest, vocabulary = self._model.max_model_len, self._model.get_vocab_size()
+        if len(asked.question or "") > _LONGEST_TOKEN * longest:  # cutting and encoding it would hold up all others
+            raise EngineRequestError(
+                f"{QUESTION} has {len(asked.question or ''):,} characters, more than a prompt of {longest:,} tokens "
+                "can say; pass the last user turn alone"
+            )
+        prompt = asked.base_prompt or ()
+        if wrong := [one for one in prompt if not 0 <= one < vocabulary]:
+            raise EngineRequestError(f"{BASE_PROMPT} has token {wrong[0]}, and the model's are 0 to {vocabulary - 1:,}")
+        if len(prompt) >= longest:
+            raise EngineRequestError(
+                f"{BASE_PROMPT} takes {len(prompt):,} tokens, and with its answer there is room for {longest:,}"
+            )
 
     def check_encoded(self, asked: Asked, params: Any) -> Loaded | None:
         """As `check`, of a request whose question was encoded.
@@ -227,17 +254,21 @@ class FrontEnd:
         """
         asked = asked_of(params)
         loaded = self.check(asked, params)
-        if loaded is None or asked.question is None:
+        if loaded is None:
+            return
+        extra = {key: value for key, value in params.extra_args.items() if key not in ADDED}
+        if params.n > 1:
+            extra[SAMPLES] = params.n
+        params.extra_args = extra
+        if asked.question is None:
             return
         rules = self.rules(asked)
         texts = [asked.question] if rules is None else foreseen(asked.question, self._names_of(loaded), rules)
         vectors = self._encoded(texts)
-        extra = {key: value for key, value in params.extra_args.items() if key not in (VECTOR, VECTORS)}
         if self.adapter.question_head is not None:
             extra[VECTOR] = vectors[asked.question]
         if rules is not None:
             extra[VECTORS] = vectors
-        params.extra_args = extra
 
     def _names_of(self, loaded: Loaded) -> BaseNames:
         with self._lock:

@@ -30,7 +30,8 @@ from kblam.models.families import FAMILIES, Family
 from kblam.models.loading import load_tokenizer
 from kblam.models.prompt import Prompted
 from kblam.vllm.files import BaseNames, Judges, VersionWords, opened
-from kblam.vllm.registry import Loaded
+from kblam.vllm.past import Past
+from kblam.vllm.registry import Loaded, folder_of
 from kblam.vllm.saying import Line
 
 
@@ -97,6 +98,7 @@ class Decider:
         self._encoder: Encoder | None = None
         self._judges = Judges(adapter, self.encode)
         self._words: dict[int, VersionWords] = {}
+        self._past = Past(folder_of(vllm_config))
         generation = model.try_get_generation_config().get("eos_token_id")
         self._ends = _ids(generation) or _ids(getattr(text, "eos_token_id", None)) or _ids(self.tokenizer.eos_token_id)
         try:  # what cannot be is told here, not by the first request
@@ -228,7 +230,7 @@ class Decider:
         if found is None:
             for old in sorted(self._words)[: max(0, len(self._words) - 63)]:
                 del self._words[old]
-            found = self._words[loaded.generation] = VersionWords(loaded)
+            found = self._words[loaded.generation] = VersionWords(loaded, self._past)
         return found
 
     def _found(self, loaded: Loaded, best: Sequence[tuple[int, float]]) -> list[Found]:

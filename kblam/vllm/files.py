@@ -14,20 +14,23 @@ from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.names import Names
 from kblam.models.judging import Judge
+from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded
 
 
 class VersionWords:
     """The words of the triples of one version, each read once.
 
-    A triple that was changed in the file since then has None: what it says now is not what was attended to.
+    A triple that was changed in the file since then says what it said before, if that was kept; else it has None, since
+    what it says now is not what was attended to.
 
     Args:
         loaded: the version.
+        past: what triples said before they were changed.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: Loaded, past: Past) -> None:
+        self._loaded, self._past = loaded, past
         self._read: dict[int, Triple | None] = {}
         # At which revision of the file these were the changes.
         self._changed: tuple[int, frozenset[int]] = loaded.revision, frozenset()
@@ -41,10 +44,11 @@ class VersionWords:
         wanted = list(ids)
         new = [one for one in dict.fromkeys(wanted) if one not in self._read]
         if new:
-            changed = self.changed()
-            kept = [one for one in new if one not in changed]
-            words = opened(self._loaded.path, self._loaded.generation).triples_at(kept)
-            self._read |= dict.fromkeys(new) | dict(zip(kept, words, strict=True))
+            base = opened(self._loaded.path, self._loaded.generation)
+            words = base.triples_there(new)
+            changed = self.changed()  # after the words, so that it has what came in between
+            past = self._past.words(base, changed.intersection(new), self._loaded.revision)
+            self._read |= {one: (past if one in changed else words).get(one) for one in new}
         return {one: self._read[one] for one in wanted}
 
     def changed(self) -> frozenset[int]:

@@ -210,6 +210,8 @@ class KnowledgePool(nn.Module):
             KblamError: as `KnowledgeBase.open` and `check_encoder`; nothing has changed.
         """
         check_name(name)
+        if not isinstance(path, str) or not path:
+            raise EngineError(f"the knowledge base {name!r} needs the path of its file; got {path!r:.80}")
         base = KnowledgeBase.open(path, read_only=True)
         room = Room(self)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kblam.errors import KblamError
+from kblam.errors import EngineRequestError, GenerationError, KblamError
 from kblam.generation.answer import Answer, is_refusal
 from kblam.generation.evidence import evidence_record
 from kblam.generation.plan import Plan
@@ -13,6 +13,29 @@ from kblam.generation.reading import planned_text, rests_on
 from kblam.vllm.deciding import Decider
 from kblam.vllm.files import VersionWords
 from kblam.vllm.registry import Loaded
+
+
+def said_of(error: KblamError) -> dict[str, Any]:
+    """What the response of a request that cannot be answered says: why, and whether another request could be."""
+    return {"error": str(error), "of_request": isinstance(error, EngineRequestError | GenerationError)}
+
+
+class Samples:
+    """What the answers to one request with n > 1 say, each of which is a request to the scheduler.
+
+    vLLM's front end returns what one of them says, that of whichever ended last. So each says what all do.
+
+    Args:
+        count: n.
+
+    Attributes:
+        said: by index, None of an answer that has not said anything yet.
+        left: how many have not ended.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.said: list[dict[str, Any] | None] = [None] * count
+        self.left = count
 
 
 class Response:
@@ -29,12 +52,14 @@ class Response:
     Attributes:
         plan: what was decided to say; None where the model speaks alone.
         decides: whether a `known_above` told known questions from others.
+        sample: of several answers to one request, all of them and which one this is; None of one alone.
     """
 
     def __init__(self, base: str, loaded: Loaded, words: VersionWords, most: int, may_end_early: bool) -> None:
         self.base, self.loaded, self.may_end_early = base, loaded, may_end_early
         self.plan: Plan | None = None
         self.decides = False
+        self.sample: tuple[Samples, int] | None = None
         self._most, self._words = most, words
         self._peak: dict[int, float] = {}
 
@@ -42,6 +67,19 @@ class Response:
         """Ids of triples and masses at one token: the largest of each is kept, as `Evidence.mass` is."""
         for triple, mass in found:
             self._peak[triple] = max(mass, self._peak.get(triple, 0.0))
+
+    def told(self, said: dict[str, Any]) -> dict[str, Any]:
+        """What the output says where this response says so much: that, or of several answers what all say."""
+        if self.sample is None:
+            return said
+        samples, index = self.sample
+        samples.said[index] = said
+        return self.of_all()
+
+    def of_all(self) -> dict[str, Any]:
+        """What all answers to this request say by now."""
+        assert self.sample is not None
+        return {"samples": list(self.sample[0].said)}
 
     def said(self, tokens: Sequence[int], decider: Decider | None) -> dict[str, Any]:
         """Plain values for JSON. Where the file of the base is gone, an "error" in place of words.

@@ -17,12 +17,26 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineRequestError, KblamError
-from kblam.vllm.admission import ARGUMENTS, BASE, QUESTION, STAMP, VECTOR, VECTORS, VERBATIM, FrontEnd, asked_of
+from kblam.vllm.admission import (
+    ADDED,
+    ARGUMENTS,
+    BASE,
+    QUESTION,
+    SAMPLES,
+    STAMP,
+    VECTOR,
+    VECTORS,
+    VERBATIM,
+    FrontEnd,
+    asked_of,
+)
 from kblam.vllm.deciding import Decider, Question
 from kblam.vllm.files import VersionWords
 from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
+from kblam.vllm.parent import end_with_parent
+from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded, Registry
-from kblam.vllm.response import Response
+from kblam.vllm.response import Response, Samples, said_of
 from kblam.vllm.settings import Settings
 
 
@@ -35,12 +49,16 @@ class WithKnowledge(Scheduler):
         self._registry, self._most = Registry(self.vllm_config), settings.evidence
         self._front = FrontEnd(self.vllm_config, read_config(adapter_folder(settings.adapter)))
         self._decider = self._decider_of(settings)
-        self._lookups = Lookups()
+        self._lookups, self._past = Lookups(), Past(self._registry.folder)
         self._responses: dict[str, Response] = {}
+        # Those of several answers to one request: by that request, and those that ended in this step.
+        self._samples: dict[tuple[int, str], Samples] = {}
+        self._left: dict[str, Response] = {}
         self._in_use: Counter[int] = Counter()
-        self._refused: list[tuple[Any, str]] = []
+        self._refused: list[tuple[Any, dict[str, Any]]] = []
         self.connector.ended = self._ended
         self._tell()
+        end_with_parent()
 
     def add_request(self, request: Any) -> None:
         """A request comes in. One that cannot be answered never runs: its output is an error."""
@@ -53,7 +71,7 @@ class WithKnowledge(Scheduler):
                 self._look_up(request, question)
                 return
         except KblamError as error:
-            self._refuse(request, str(error))
+            self._refuse(request, error)
             return
         super().add_request(request)
 
@@ -84,14 +102,24 @@ class WithKnowledge(Scheduler):
         extra = {key: value for key, value in request.sampling_params.extra_args.items() if key != VECTORS}
         request.sampling_params.extra_args = {**extra, STAMP: stamp}
         most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
-        words = VersionWords(loaded) if self._decider is None else self._decider.words(loaded)
-        self._responses[request.request_id] = Response(asked.base, loaded, words, most, may_end_early)
+        words = VersionWords(loaded, self._past) if self._decider is None else self._decider.words(loaded)
+        response = Response(asked.base, loaded, words, most, may_end_early)
+        response.sample = self._sample_of(request)
+        self._responses[request.request_id] = response
         self._in_use[loaded.generation] += 1
         if self._in_use[loaded.generation] == 1:
             self._tell()
         if question is None:
             salt_of_cache(request, asked.base, loaded)
         return question
+
+    def _sample_of(self, request: Any) -> tuple[Samples, int] | None:
+        """Of a request that is one of several answers to another; vLLM calls it by its index and the other's id."""
+        count = request.sampling_params.extra_args.get(SAMPLES)
+        index, underscore, parent = request.request_id.partition("_")
+        if type(count) is not int or not underscore or not index.isdecimal() or int(index) >= count:
+            return None
+        return self._samples.setdefault((request.client_index, parent), Samples(count)), int(index)
 
     def _look_up(self, request: Any, question: Question) -> None:
         """Holds a request back until what its question finds is known.
@@ -129,7 +157,7 @@ class WithKnowledge(Scheduler):
             planned, line = self._decider.decided(lookup.question, lookup.found)
         except KblamError as error:
             for request in lookup.askers:
-                self._refuse(request, str(error))
+                self._refuse(request, error)
             return
         named = lookup.question.named.get(lookup.question.text, ())
         for request in lookup.askers:
@@ -139,7 +167,7 @@ class WithKnowledge(Scheduler):
                 try:
                     request = self._as_base(request)
                 except KblamError as error:
-                    self._refuse(request, str(error))
+                    self._refuse(request, error)
                     continue
             else:
                 extra = request.sampling_params.extra_args
@@ -161,15 +189,14 @@ class WithKnowledge(Scheduler):
                 f"the base model's prompt takes {len(prompt)} tokens, and there is room for {self.max_model_len}"
             )
         params = copy.copy(request.sampling_params)
-        params.extra_args = {
-            key: value for key, value in params.extra_args.items() if key not in (*ARGUMENTS, VECTOR, VECTORS, STAMP)
-        }
+        ours = (*ARGUMENTS, *ADDED, STAMP)
+        params.extra_args = {key: value for key, value in params.extra_args.items() if key not in ours}
         return as_base_request(request, list(prompt), params)
 
-    def _refuse(self, request: Any, reason: str) -> None:
+    def _refuse(self, request: Any, error: KblamError) -> None:
         """Its output is an error."""
-        self._forget(request.request_id)
-        self._refused.append((request, reason))
+        response, said = self._forget(request.request_id), said_of(error)
+        self._refused.append((request, said if response is None else response.told(said)))
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> list[Any]:
         """Ends requests from outside, those too that wait for a lookup."""
@@ -202,15 +229,21 @@ class WithKnowledge(Scheduler):
                 response = self._responses.get(output.request_id)
                 if response is not None and response.may_end_early:
                     said = response.said(self.requests[output.request_id].output_token_ids, self._decider)
-                    output.kv_transfer_params = {STAMP: said}
+                    output.kv_transfer_params = {STAMP: response.told(said)}
+        for output in (output for of_client in outputs.values() for output in of_client.outputs):
+            # What another answer has said in this very step, too: this one may be the last to be told.
+            response = self._responses.get(output.request_id) or self._left.get(output.request_id)
+            if output.kv_transfer_params and response is not None and response.sample is not None:
+                output.kv_transfer_params = {STAMP: response.of_all()}
+        self._left.clear()
         for lookup in self._lookups.finished():
             self._answer(lookup)
-        for request, reason in self._refused:
+        for request, said in self._refused:
             output = EngineCoreOutput(
                 request_id=request.request_id,
                 new_token_ids=[],
                 finish_reason=FinishReason.ERROR,
-                kv_transfer_params={STAMP: {"error": reason}},
+                kv_transfer_params={STAMP: said},
             )
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
         self._refused.clear()
@@ -220,17 +253,27 @@ class WithKnowledge(Scheduler):
         """Called once for each request that ends, in whatever way: what its output says of knowledge."""
         self._lookups.ended(request.request_id)
         response = self._forget(request.request_id)
-        return None if response is None else {STAMP: response.said(request.output_token_ids, self._decider)}
+        if response is None:
+            return None
+        return {STAMP: response.told(response.said(request.output_token_ids, self._decider))}
 
     def _forget(self, request_id: str) -> Response | None:
         response = self._responses.pop(request_id, None)
         if response is not None:
+            if response.sample is not None:
+                self._left[request_id] = response
+                self._end_sample(response.sample[0])
             generation = response.loaded.generation
             self._in_use[generation] -= 1
             if not self._in_use[generation]:
                 del self._in_use[generation]
                 self._tell()
         return response
+
+    def _end_sample(self, samples: Samples) -> None:
+        samples.left -= 1
+        if not samples.left:
+            self._samples = {key: one for key, one in self._samples.items() if one is not samples}
 
     def _decider_of(self, settings: Settings) -> Decider | None:
         """None for an adapter that decides nothing."""

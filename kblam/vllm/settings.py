@@ -13,6 +13,8 @@ from kblam.models.formats import check_storage
 
 NAME = "kblam"
 LONGEST_NAME = 128
+# vLLM's that have the scheduler and all workers of an engine on one machine.
+EXECUTORS = ("uni", "mp")
 # What becomes of an unknown question; "model" leaves it to what the model has learned, `Session(unknown=None)`.
 UNKNOWN = ("auto", "refuse", "base", "model")
 

@@ -14,13 +14,10 @@ from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineError
 from kblam.vllm import admission, registry
 from kblam.vllm.families import PREFIX, family_of
-from kblam.vllm.settings import NAME, Settings
+from kblam.vllm.settings import EXECUTORS, NAME, Settings
 
 CONNECTOR, CONNECTOR_MODULE = "KnowledgeConnector", "kblam.vllm.connector"
 _OF_V1, _OF_V2 = "kblam.vllm.tracker:KnowledgeTracker", "kblam.vllm.state:KnowledgeAdmission"
-
-# Both have the scheduler and all workers of an engine on one machine.
-_EXECUTORS = ("uni", "mp")
 
 
 def start_up(vllm_config: Any) -> None:
@@ -96,8 +93,8 @@ def refuse_engine(vllm_config: Any) -> None:
         ),
         (
             f"the executor {parallel.distributed_executor_backend!r}: one scheduler tells all workers what requests "
-            "attend to; use one of " + ", ".join(_EXECUTORS),
-            parallel.distributed_executor_backend not in (None, *_EXECUTORS),
+            "attend to; use one of " + ", ".join(EXECUTORS),
+            parallel.distributed_executor_backend not in (None, *EXECUTORS),
         ),
         (
             "data parallelism: an update would be told to its replicas one by one, and they would write into each "

@@ -3,7 +3,7 @@
 Takes what `dispatch.Triton` has no reason against, with shapes and meanings as `DenseCall`.
 """
 
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, union-attr"
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def dense_forward_kernel(
     state = prompt_span(state, q, key, value, mask, scale, full_end, prompt_end, T, last_column, window, TILE, True)
 
     # A padding row sees no prompt column, so no knowledge either. The prompt is processed first, so this is known here.
-    sees_prompt = state[1] > float("-inf")
+    # Without a mask each row sees at least its own column, and which do need not stay in registers.
+    sees_prompt = None
+    if prompt.mask is not None:
+        sees_prompt = state[1] > float("-inf")
 
     # The knowledge: whole tiles, then one ragged tile.
     knowledge_start = 0
@@ -142,9 +145,13 @@ def dense_forward_kernel(
         state, r, key, value, token_bias, scale, shift, whole_end, knowledge_end, knowledge_end, TILE, True
     )
 
-    total = tl.where(sees_prompt, row_sum, 1.0)
-    inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
-    row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
+    if sees_prompt is None:
+        inverse = 1.0 / row_sum
+        row_lse = (row_max + tl.math.log2(row_sum)) * LN2
+    else:
+        total = tl.where(sees_prompt, row_sum, 1.0)
+        inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
+        row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
     # Rows are counted from the tile's first row, so that no address from above has to stay in registers.
     local_row = tl.arange(0, TILE.BLOCK_N)
     stored = local_row < N - first_row
@@ -152,7 +159,9 @@ def dense_forward_kernel(
     output_base = rows_of(output, batch, head)[0] + first_row.to(tl.int64) * output.row
     PARTS: tl.constexpr = TILE.PARTS
     for i in tl.static_range(PARTS):
-        tile = tl.where(sees_prompt[:, None], acc[i] * inverse[:, None], 0.0)  # a row of padding may be NaN
+        tile = acc[i] * inverse[:, None]
+        if sees_prompt is not None:
+            tile = tl.where(sees_prompt[:, None], tile, 0.0)  # a row of padding may be NaN
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
 
 

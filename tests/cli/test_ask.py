@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
 from kblam.demo.tiny.words import PROPERTIES
+from kblam.folder import integrate, load_folder
 from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
@@ -124,6 +126,40 @@ def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.Mo
         monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
         assert quick_dtype("cpu") == expected
         assert quick_dtype("cuda") == torch.bfloat16
+
+
+def test_smollm2_computes_so_wherever_it_is_loaded(
+    smollm2: Path, kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = integrate("smollm2", smollm2, kb, tmp_path / "folder")
+    for flags, expected in ((["avx2"], torch.float32), (["amx_bf16"], torch.bfloat16)):
+        monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
+        assert load_base("smollm2", device="cpu").dtype == expected
+        assert load_base("smollm2", device="cpu", dtype=torch.float16).dtype == torch.float16
+        loaded = load_folder(folder, device="cpu", read_only=True)
+        loaded.knowledge_base.close()
+        assert loaded.model.dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "is_told"),
+    [("avx2", (), True), ("amx_bf16", (), False), ("avx2", ("--dtype", "bfloat16"), False)],
+)
+def test_weights_that_the_processor_is_slow_with_are_told(
+    flags: str,
+    options: tuple[str, ...],
+    is_told: bool,
+    base: Path,
+    adapter: Path,
+    kb: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = shutil.copytree(base, tmp_path / "half")
+    load_base(base, dtype=torch.bfloat16).save_pretrained(half)
+    monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"flags": [flags]})
+    told = kblam("ask", QUESTION, "--model", half, "--adapter", adapter, "--kb", kb, *SHORT, *options).ok().stderr
+    assert ("--dtype float32 takes twice the memory" in told) is is_told
 
 
 def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:

@@ -30,6 +30,11 @@ def test_settings_are_listed_with_what_was_given() -> None:
     shown = kblam("train", "-o", "nowhere", "--settings", "--max_steps", "7").ok().stdout
     assert "max_steps: 7  (steps of stage 2" in shown
     assert not Path("nowhere").exists()
+    assert kblam("train", "--settings", "--max_steps", "7").ok().stdout == shown
+
+
+def test_training_needs_a_folder_to_write() -> None:
+    kblam("train", "--max_steps", "7").failed(2, "say with --output where checkpoints, log and the adapter go")
 
 
 def test_unknown_settings_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +59,7 @@ def test_a_run_and_then_other_thresholds(
 ) -> None:
     adapter, cache = tmp_path / "adapter", str(tmp_path / "cache")
     done = kblam("train", "-o", str(adapter), "--cache", cache, *flags()).ok()
-    assert "minutes on this machine" in done.stderr
+    assert "takes about 1 minute, " in done.stderr
     assert "known above" in done.stderr
     assert KnowledgeAdapter.from_pretrained(adapter).config.known_above is not None
     kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(

@@ -103,6 +103,9 @@ class Counting:
     def check_room(self, _: Base, triples: object) -> None:
         pass
 
+    def keep(self, _: Base, identities: object) -> None:
+        pass
+
     async def follow(self, _: Base) -> None:
         pass
 

@@ -54,6 +54,24 @@ def test_headers_that_do_not_come_are_given_up(small: Served, begun: bytes, monk
     assert 0.2 < time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\x01\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["noise", "no host", "no length", "no chunk"],
+)
+def test_what_is_no_http_is_told_in_the_form_of_all_errors(small: Served, sent: bytes) -> None:
+    answer = raw(small, sent)
+    assert answer.startswith(b"HTTP/1.1 40")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert small.client.head("/health").status_code == 200
+
+
 def test_another_name_of_this_server_is_refused(small: Served) -> None:
     """A page may give its own name the address of this machine."""
     for host in ("evil.example", "evil.example:80", "localhost.evil.example", "localhost@evil.example", "[", ""):

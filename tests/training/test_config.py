@@ -26,6 +26,8 @@ from kblam.training.config import TrainingConfig
         ({"lr_scheduler_type": "step"}, "lr_scheduler_type must be one of cosine, linear, constant; got 'step'"),
         ({"report_to": "mail"}, "report_to must be none or tensorboard; got 'mail'"),
         ({"calibration_entities": 9000}, "calibration_entities .9000. must be fewer than train_entities"),
+        ({"bf16": "maybe"}, "bf16 must be true or false or null; got 'maybe'"),
+        ({"pointer": None}, "pointer must be true or false; got None"),
         ({"question_head": None}, "set retrieval_steps to 0 or question_head to mlp"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
@@ -33,6 +35,15 @@ from kblam.training.config import TrainingConfig
 def test_refuses(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingConfigError, match=message):
         TrainingConfig(**bad)
+
+
+def test_bfloat16_is_for_what_multiplies_it_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in ((["avx2"], False), (["avx2", "avx512_bf16"], True)):
+        monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
+        assert TrainingConfig().on("cpu").bf16 is expected
+        assert TrainingConfig().on("cuda").bf16 is True
+        for told in (True, False):
+            assert TrainingConfig(bf16=told).on("cpu").bf16 is told
 
 
 def test_flags_are_over_the_file(tmp_path: Path) -> None:

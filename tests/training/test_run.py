@@ -23,6 +23,7 @@ from kblam.training.card import write_card
 from kblam.training.checkpoints import checkpoints
 from kblam.training.estimate import estimate
 from kblam.training.material import Material
+from kblam.training.retrieval import retrieval_scores
 from kblam.training.run import Trainer
 from tests.training.conftest import SETTLED, small
 from tests.training.curve import losses, same_curve
@@ -184,10 +185,30 @@ def test_what_a_run_writes_is_an_adapter_that_takes_vectors_as_they_come(prepare
     attach(trainer.material.model, adapter)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_every_step_is_in_the_precision_of_the_run(
+    bf16: bool, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = set[Any]()
+    monkeypatch.setattr("kblam.training.retrieval.retrieval_scores", watch_autocast(taken, retrieval_scores))
+    trainer = trainer_of(prepared, tmp_path, bf16=bf16, retrieval_steps=1, max_steps=0)
+    estimate(trainer)
+    trainer.fit()
+    assert taken == {bf16}
+
+
+def watch_autocast(taken: set[Any], real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: (taken.add(torch.is_autocast_enabled("cpu")), real(*arguments))[1]
+
+
 def test_an_estimate_changes_nothing(prepared: Prepare, tmp_path: Path) -> None:
     trainer = trainer_of(prepared, tmp_path)
     before = weights(trainer)
-    assert "minutes on this machine" in estimate(trainer)
+    one = "takes about 1 minute, "
+    assert (
+        estimate(trainer)
+        == f"stage 1 {one}stage 2 {one}and then the confidence some minutes, on this machine as it is now"
+    )
     assert all(torch.equal(value, weights(trainer)[name]) for name, value in before.items())
     assert all(weight.grad is None for weight in trainer.adapter.parameters())
 

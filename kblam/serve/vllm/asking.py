@@ -24,6 +24,7 @@ DEFAULT_TOKENS = 256  # of an answer from a base whose length nobody limits, as 
 _AS_IT_IS = "{{ messages[0]['content'] }}"
 # vLLM has these for servers that work together, or only for clients that are trusted.
 _NEVER = ("chat_template", "kv_transfer_params", "ec_transfer_params", "prompt_embeds")
+_UNTRUSTED = "this server does not take it from clients"
 _PROMPT = "with a knowledge base the prompt is the adapter's own"
 # With a base: why a field is refused that says anything.
 _NOT_WITH_A_BASE = {
@@ -143,6 +144,8 @@ class Asking:
         ours = {key: value for key, value in (extra or {}).items() if key.startswith("kblam")}
         if unknown := sorted(ours.keys() - _ARGUMENTS):
             raise _bad(f"vllm_xargs: {unknown[0][:60]} is no argument of knowledge", "vllm_xargs")
+        if hidden := [field for field in _NEVER if field in (extra or {})]:
+            raise _unsupported(f"vllm_xargs.{hidden[0]}", _UNTRUSTED)
         named = ours.get(BASE)
         if named is not None and not isinstance(named, str):
             raise _bad(f"{BASE}: the name of a knowledge base", "vllm_xargs")
@@ -151,7 +154,7 @@ class Asking:
         nested = isinstance(kwargs, dict) and kwargs.get("chat_template") is not None
         for field in _NEVER:
             if body.get(field) is not None or (field == "chat_template" and nested):
-                raise _unsupported(field, "this server does not take it from clients")
+                raise _unsupported(field, _UNTRUSTED)
         if base is not None:
             _check_with_base(body)
         elif ours:

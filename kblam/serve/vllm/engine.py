@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from kblam.knowledge.rows import MIN_CAPACITY
 from kblam.serve.bases import Base, Bases
 from kblam.serve.failures import BehindError, NoRoomError, QueueFullError
 from kblam.serve.vllm.asking import Asking
+from kblam.vllm.past import Past
 
 logger = logging.getLogger("kblam")
 
@@ -53,6 +54,7 @@ class VllmEngine:
         most: requests that it takes at once.
         running: requests that it answers at once; the others of `most` wait.
         refusal: the adapter's refusal sentence.
+        past: of the engine.
 
     Attributes:
         asking: turns clients' requests into vLLM's; set by whoever made this.
@@ -71,7 +73,9 @@ class VllmEngine:
         most: int,
         running: int,
         refusal: str,
+        past: Past,
     ) -> None:
+        self._past = past
         self.name, self.app, self.refusal = f"vLLM {version}", app, refusal
         self._llm, self._capacity, self.most, self._running = llm, capacity, most, running
         self._name_of = {id(base.knowledge_base): name for name, base in names_of(bases).items()}
@@ -141,6 +145,10 @@ class VllmEngine:
                 "bases, and one that grows takes three times its own meanwhile; nothing was changed. Start with a "
                 "larger --capacity"
             )
+
+    def keep(self, base: Base, identities: Iterable[tuple[str, str]]) -> None:
+        """See `Engine`."""
+        self._past.keep(base.knowledge_base, identities)
 
     async def follow(self, base: Base) -> None:
         """See `Engine`. Answers in progress may keep the room that this needs, for a while."""

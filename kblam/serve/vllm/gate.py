@@ -19,7 +19,7 @@ from kblam.serve.reading import object_of
 from kblam.serve.service import Service
 from kblam.serve.vllm.asking import Asked
 from kblam.serve.vllm.engine import VllmEngine
-from kblam.serve.vllm.telling import Telling, error_of, first_error, knowledge_of
+from kblam.serve.vllm.telling import Telling, knowledge_of
 from kblam.serve.vllm.watch import WATCH, Said, Watch
 from kblam.strict_json import loads
 
@@ -127,7 +127,7 @@ class _Back:
         events = self._telling.events(message.get("body", b""))
         more = message.get("more_body", False)
         if not self._has_begun and events:
-            self._error = first_error(message["body"])
+            self._error = self._telling.first_error(message["body"])
             if self._error is not None:
                 return
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
@@ -146,7 +146,7 @@ class _Back:
         elif self._error is not None:
             response = response_of(self._error)
         elif self._start["status"] >= 400:
-            response = response_of(error_of(_said(self._body), self._start["status"]))
+            response = response_of(self._telling.error(_said(self._body), self._start["status"]))
         else:
             response = Response(self._telling.whole(self._body), media_type="application/json")
         await response(scope, receive, self._send)

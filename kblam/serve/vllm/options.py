@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblam.errors import ServingError
+from kblam.vllm.settings import EXECUTORS
 
 _OF_OURS = "kblam serve has it as {}"
 _HTTP = "the HTTP server is kblam's own; put a proxy in front of it for what it lacks"
 _ONE = "one API server process tells the engine what changes; for more throughput start several servers behind a proxy"
 _REPLICAS = (
     "replicas of one engine would be told of changes one by one; start several servers behind a proxy, and tell each"
+)
+_MACHINES = (
+    "scheduler and workers of one engine share small files, so they are on one machine; start a server on each, behind "
+    "a proxy, and tell each of changes"
 )
 _CLIENTS = "clients of several tenants are served, who get no say in it"
 # Why an option is not passed on.
@@ -36,6 +41,7 @@ _REFUSED = {
     "trust-request-mm-kwargs": _CLIENTS,
     "enable-lora": "an adapter knows the base model's weights",
     "lora-modules": "an adapter knows the base model's weights",
+    **dict.fromkeys(("nnodes", "node-rank", "master-addr", "master-port"), _MACHINES),
     **dict.fromkeys(("grpc", "grpc-port", "uds", "root-path", "middleware", "allow-credentials", "tokens-only"), _HTTP),
     **dict.fromkeys(
         ("allowed-origins", "allowed-methods", "allowed-headers", "enable-scale-out", "tool-server"), _HTTP
@@ -83,14 +89,16 @@ def _word(text: str) -> str:
     name = key.partition(".")[0].replace("_", "-").strip()
     if not name:
         raise ServingError(f"--vllm {text}: write KEY=VALUE, such as --vllm max-model-len=4096, or KEY for a switch")
-    if reason := refusal(name):
+    if reason := refusal(name, value):
         raise ServingError(f"--vllm {text} is not passed on: {reason}")
     return f"--{key.strip()}{equals}{value}"
 
 
-def refusal(name: str) -> str | None:
+def refusal(name: str, value: str) -> str | None:
     """Why an option of vLLM is not passed on; None if it is."""
     bare = name.removeprefix("no-")
+    if bare == "distributed-executor-backend" and value not in EXECUTORS:  # or vLLM would say to install Ray first
+        return f"{_MACHINES}. Here it is one of {', '.join(EXECUTORS)}"
     if bare in _REFUSED:
         return _REFUSED[bare]
     return next((why for beginning, why in _REFUSED_BEGINNINGS.items() if bare.startswith(beginning)), None)

@@ -18,6 +18,8 @@ from kblam.serve.vllm.asking import Asking
 from kblam.serve.vllm.engine import VllmEngine, names_of, span_of
 from kblam.serve.vllm.options import arguments
 from kblam.serve.vllm.prompts import Prompts
+from kblam.vllm.past import Past
+from kblam.vllm.registry import folder_of
 
 # Rows beside those of the bases at the start: what they may grow by, and bases that begin empty.
 _SPARE_ROWS = 4096
@@ -98,6 +100,7 @@ async def started(setup: Setup, bases: Bases) -> AsyncIterator[VllmEngine]:
                 most=running + setup.queue,
                 running=running,
                 refusal=config.refusal,
+                past=Past(folder_of(llm.vllm_config)),
             )
             await engine.look()
             tokenizer = load_tokenizer(setup.tokenizer or setup.model, None if setup.tokenizer else setup.revision)

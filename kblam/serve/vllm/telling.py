@@ -64,9 +64,9 @@ class Telling:
         if self._knowledge is not None:
             said.pop("kv_transfer_params", None)
             for choice in said["choices"]:
-                basis = self._knowledge(self._watch.answers[choice["index"]])
+                basis = self._basis(choice)
                 text = basis.pop("text", None)
-                if text is not None and not isinstance(choice.get("stop_reason"), str):  # no stop string has cut it
+                if text is not None:
                     (choice if "text" in choice else choice["message"])["text" if "text" in choice else "content"] = (
                         text
                     )
@@ -83,17 +83,39 @@ class Telling:
             return line
         said = loads(line[len(_DATA) :])
         if "error" in said:
-            return _DATA + dumped(error_of(said, int(said["error"].get("code") or 500)).body).encode("ascii")
+            return _DATA + dumped(self.error(said, int(said["error"].get("code") or 500)).body).encode("ascii")
         said = self._named(said)
         if self._knowledge is not None:
             for choice in said.get("choices", ()):
                 if choice.get("finish_reason"):
-                    answer = self._watch.answers[choice["index"]]
-                    basis = self._knowledge(answer)
-                    if basis.get("text") == answer.text:
+                    basis = self._basis(choice)
+                    if basis.get("text") == self._watch.answers[choice["index"]].text:
                         del basis["text"]
                     self._put(said, choice, basis)
         return _DATA + dumped(said).encode("ascii")
+
+    def _basis(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """What a choice rests on. The engine knows of no stop string: what it says ends where the string has cut it."""
+        assert self._knowledge is not None
+        answer = self._watch.answers[choice["index"]]
+        basis, end = self._knowledge(answer), len(answer.text)
+        if isinstance(choice.get("stop_reason"), str):
+            basis.pop("text", None)
+            basis["copied"] = [{**one, "end": min(one["end"], end)} for one in basis["copied"] if one["start"] < end]
+        return basis
+
+    def error(self, said: Any, status: int) -> ApiError:
+        """What vLLM says where it does not answer; it calls what our scheduler refuses a failure of its own."""
+        refusal = self._watch.refusal
+        return _told(said, status) if refusal is None else ApiError(400, refusal, "cannot_answer")
+
+    def first_error(self, events: bytes) -> ApiError | None:
+        """The error that a stream begins with; None if it begins with an answer."""
+        line = events.partition(b"\n")[0]
+        if not line.startswith(_DATA + b"{"):
+            return None
+        said = loads(line[len(_DATA) :])
+        return self.error(said, int(said["error"].get("code") or 500)) if "error" in said else None
 
     def _named(self, said: dict[str, Any]) -> dict[str, Any]:
         return {**said, "model": self._model} if "model" in said else said
@@ -102,7 +124,7 @@ class Telling:
         (said if self._is_one else choice)["kblam"] = basis
 
 
-def error_of(said: Any, status: int) -> ApiError:
+def _told(said: Any, status: int) -> ApiError:
     """An error of vLLM. What only the server can mend is not told."""
     if status >= 500 and status != 503:
         return ApiError(status, SERVER_FAILED.message, SERVER_FAILED.code)
@@ -110,12 +132,3 @@ def error_of(said: Any, status: int) -> ApiError:
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "vLLM refused the request")
     return ApiError(status, message, _CODES.get(status, "bad_request"), param=error.get("param"))
-
-
-def first_error(events: bytes) -> ApiError | None:
-    """The error that a stream begins with; None if it begins with an answer."""
-    line = events.partition(b"\n")[0]
-    if not line.startswith(_DATA + b"{"):
-        return None
-    said = loads(line[len(_DATA) :])
-    return error_of(said, int(said["error"].get("code") or 500)) if "error" in said else None

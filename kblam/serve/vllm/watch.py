@@ -29,12 +29,14 @@ class Watch:
         prompt_tokens, answer_tokens: so far.
         answers: by index, each so far.
         is_whole: whether all of them are.
+        refusal: why the engine does not answer the request as it is; None if it does.
     """
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
     answers: defaultdict[int, Said] = field(default_factory=lambda: defaultdict(Said))
     is_whole: bool = False
+    refusal: str | None = None
 
     def see(self, output: Any) -> None:
         """A `RequestOutput` of vLLM whose outputs hold what is new in it; with a base there is one."""
@@ -45,7 +47,9 @@ class Watch:
             said = self.answers[one.index]
             said.text += one.text
             said.knowledge = said.knowledge if knowledge is None else knowledge
-        self.is_whole = self.is_whole or output.finished
+            if one.finish_reason == "error" and knowledge is not None and knowledge.get("of_request"):
+                self.refusal = knowledge["error"]
+        self.is_whole = self.refusal is None and (self.is_whole or output.finished)
 
 
 # That of the request in whose context vLLM is asked.

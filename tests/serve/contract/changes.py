@@ -60,6 +60,21 @@ def test_one_triple_is_added_changed_and_removed(changing: Served) -> None:
     assert changing.client.delete(TRIPLES, params={"name": "Zorblax"}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("method", "query"),
+    [
+        ("GET", "serach=x"),
+        ("GET", "limit=1&limit=2"),
+        ("DELETE", "name=Zorblax&property=weather&name=other"),
+        ("DELETE", "name=Zorblax&property=weather&all=1"),
+    ],
+)
+def test_a_query_with_a_parameter_twice_or_an_unknown_one_is_refused(server: Served, method: str, query: str) -> None:
+    response = server.client.request(method, f"{TRIPLES}?{query}")
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert response.json()["error"]["param"] in ("serach", "limit", "name", "all")
+
+
 def test_evidence_has_the_documents_that_say_it(changing: Served) -> None:
     assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == []
     source = {"document": "handbook.pdf", "page": 2, "offset": 0, "quote": "As everyone knows."}
@@ -89,6 +104,34 @@ def test_what_another_program_changes_the_next_answer_sees(changing: Served) -> 
     for value in (changing.other_value, changing.fact.value):
         base.knowledge_base.add(record | {"value": value})  # not by way of the server
         assert changing.ask().json()["kblam"]["evidence"][0]["value"] == value
+
+
+def test_answers_about_a_fact_that_changes_meanwhile_are_of_the_revision_they_name(changing: Served) -> None:
+    record, values = changing.fact.to_record(), (changing.other_value, changing.fact.value)
+    said: dict[int, str] = {changing.client.get("/v1/knowledge/facts").json()["revision"]: changing.fact.value}
+    gone = {key: record[key] for key in ("name", "property")}
+
+    def change(number: int) -> None:
+        response = changing.client.put(TRIPLES, json=record | {"value": values[number % 2]})
+        assert response.status_code == 200, response.text
+        said[response.json()["revision"]] = values[number % 2]
+        if number % 5 == 0:
+            removed = changing.client.delete(TRIPLES, params=gone).json()
+            said[removed["revision"]] = ""
+
+    def ask(_: int) -> tuple[int, list[str | None]]:
+        body = changing.ask().json()
+        return body["kblam"]["revision"], [one["value"] for one in body["kblam"]["evidence"][:1]]
+
+    with meanwhile(change), ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(32)))
+    assert changing.send(record, TRIPLES, "PUT").status_code == 200
+    assert len({revision for revision, _ in answers}) > 1
+    for revision, evidence in answers:
+        if said[revision]:
+            assert evidence == [said[revision]]
+        else:
+            assert not set(values).intersection(evidence)
 
 
 def test_many_requests_at_once_while_bases_change(changing: Served) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,6 +30,7 @@ from kblam.serve.vllm.asking import Asking
 from kblam.serve.vllm.engine import VllmEngine, span_of
 from kblam.serve.vllm.prompts import Prompts
 from kblam.serve.vllm.watch import WATCH
+from kblam.vllm.past import Past
 from tests.generation.asking import EMBEDDING_DIM, FACTS, QuestionEncoder, byte_bpe
 from tests.serve.contract import CHAT, TRIPLES, chunks
 
@@ -111,11 +115,21 @@ class Served:
     """A gate with its parts, asked without a socket."""
 
     def __init__(self, *, question_head: bool = False, most: int = 8, names: tuple[str, ...] = ("facts", "hr")) -> None:
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
         encoder = QuestionEncoder(EMBEDDING_DIM)
         self.bases = Bases(Base(Place(None, name, None), KnowledgeBase.from_triples(FACTS, encoder)) for name in names)
         self.workers, self.behind = Workers({base.name: base for base in self.bases}), Behind()
         self.engine = VllmEngine(
-            "0", self.workers, self.behind.app, self.bases, capacity=1000, most=most, running=4, refusal="I am sorry."
+            "0",
+            self.workers,
+            self.behind.app,
+            self.bases,
+            capacity=1000,
+            most=most,
+            running=4,
+            refusal="I am sorry.",
+            past=Past(self.folder),
         )
         head = "linear" if question_head else None
         config = AdapterConfig(EMBEDDING_DIM, 8, 2, 2, 4, prompt=PROMPT, question_head=head)
@@ -124,7 +138,8 @@ class Served:
         self.engine.metrics = lambda: b""  # type: ignore[method-assign] - vLLM has them
         self.service = Service("tiny", self.engine, self.bases, Keys())
         self.app = make_app(self.service, gate.routes(self.service, self.engine))
-        asyncio.run(self.engine.look())
+        self._loop = asyncio.new_event_loop()  # one, as a server has it
+        self._loop.run_until_complete(self.engine.look())
 
     def send(self, path: str, body: Any, method: str = "POST") -> httpx.Response:
         async def send() -> httpx.Response:
@@ -132,7 +147,7 @@ class Served:
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, json=body, headers={"Authorization": "Bearer secret"})
 
-        return asyncio.run(send())
+        return self._loop.run_until_complete(send())
 
     def ask(self, base: str | None = "facts", **more: Any) -> httpx.Response:
         model = "tiny" if base is None else f"tiny@{base}"
@@ -206,7 +221,8 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
         for at, one in enumerate(choices):
             answer = watch.answers[at]
             answer.text = one["message"]["content"]
-            answer.knowledge = {"revision": 7 + at, "text": "It is, to the letter!", "evidence": []}
+            copied = [{"start": 0, "end": 5, "field": "name"}, {"start": 6, "end": 20}, {"start": 9, "end": 10}]
+            answer.knowledge = {"revision": 7 + at, "text": "It is, to the letter!", "evidence": [], "copied": copied}
 
     def several(body: dict[str, Any]) -> Response:
         see()
@@ -216,7 +232,7 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
     async def pieces() -> AsyncIterator[str]:
         see()
         for one in reversed(choices):
-            delta = {"delta": one["message"], "index": one["index"], "finish_reason": "stop"}
+            delta = {**one, "delta": one["message"]}
             yield f"data: {json.dumps({'model': 'tiny', 'choices': [delta]})}\n\n"
         yield "data: [DONE]\n\n"
 
@@ -227,10 +243,13 @@ def test_of_several_answers_each_says_what_it_rests_on() -> None:
     assert [choice["kblam"]["revision"] for choice in body["choices"]] == [7, 8]
     # To the letter where no stop string has cut it.
     assert [one["message"]["content"] for one in body["choices"]] == ["It is, to the letter!", "It is cut"]
+    cut = [{"start": 0, "end": 5, "field": "name"}, {"start": 6, "end": 9}]
+    assert [len(body["choices"][0]["kblam"]["copied"]), body["choices"][1]["kblam"]["copied"]] == [3, cut]
     served.behind.answers = lambda _: StreamingResponse(pieces(), media_type="text/event-stream")
     parts = chunks(served.ask(n=2, temperature=1, stream=True).text)
     assert [part["choices"][0]["kblam"]["revision"] for part in parts] == [8, 7]
-    assert {part["choices"][0]["kblam"]["text"] for part in parts} == {"It is, to the letter!"}
+    assert [part["choices"][0]["kblam"].get("text") for part in parts] == [None, "It is, to the letter!"]
+    assert parts[0]["choices"][0]["kblam"]["copied"] == cut
     assert not [part for part in parts if "kblam" in part]
 
 
@@ -306,6 +325,67 @@ def test_what_only_the_server_can_mend_is_not_told() -> None:
     text = served.ask(stream=True).text
     assert "server_failed" in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("of_request", [True, False])
+def test_what_the_scheduler_refuses_is_told_if_another_request_could_be_answered(
+    of_request: bool, is_stream: bool
+) -> None:
+    """vLLM calls both a failure of its own."""
+    served = Served()
+    failed = {"error": {"message": "Internal server error", "code": 500}}
+    one = SimpleNamespace(index=0, text="", token_ids=[], finish_reason="error")
+    knowledge = {"error": "a part of the question takes 900 tokens", "of_request": of_request}
+    output = SimpleNamespace(
+        outputs=[one], kv_transfer_params={"kblam": knowledge}, prompt_token_ids=[1], finished=True
+    )
+
+    async def stream() -> AsyncIterator[str]:
+        yield f"data: {json.dumps(failed)}\n\n"
+        yield "data: [DONE]\n\n"
+
+    def refused(_: object) -> Response:
+        watch = WATCH.get()
+        assert watch is not None
+        watch.see(output)
+        return StreamingResponse(stream(), media_type="text/event-stream") if is_stream else JSONResponse(failed, 500)
+
+    served.behind.answers = refused
+    response = served.ask(stream=is_stream)
+    expected = (400, "cannot_answer") if of_request else (500, "server_failed")
+    assert (response.status_code, response.json()["error"]["code"]) == expected
+    assert ("900 tokens" in response.text) == of_request
+
+
+def test_what_only_servers_tell_each_other_is_not_taken_by_another_name() -> None:
+    served = Served()
+    for base in ("facts", None):
+        for field in ("kv_transfer_params", "ec_transfer_params"):
+            response = served.ask(base, vllm_xargs={field: "x"})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, f"vllm_xargs.{field}")
+
+
+@pytest.mark.parametrize("more", [{"a": 2**64}, {"a": [{"b": [-(2**63) - 1]}]}])
+def test_a_whole_number_that_no_other_process_can_be_told_is_400(more: dict[str, Any]) -> None:
+    served = Served()
+    response = served.ask(None, **more)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_parameter")
+    assert "64 bits" in response.json()["error"]["message"]
+    assert served.ask(None, a=2**64 - 1, b=-(2**63)).status_code == 200
+
+
+def test_words_are_kept_before_they_are_changed() -> None:
+    served = Served()
+    base = next(iter(served.bases)).knowledge_base
+    fact = FACTS[0]
+    path = {"name": fact.name, "property": fact.property}
+    assert served.send(TRIPLES, {**path, "value": "Franc"}, "PUT").status_code == 200
+    assert served.send(TRIPLES, [{**path, "value": "Mark"}]).status_code == 200
+    query = str(httpx.QueryParams(path))
+    assert served.send(f"{TRIPLES}?{query}", None, "DELETE").status_code == 200
+    past = Past(served.folder)
+    assert [past.words(base, [1], at)[1].value for at in (1, 2, 3)] == [fact.value, "Franc", "Mark"]
 
 
 def test_more_requests_than_may_wait_are_429() -> None:

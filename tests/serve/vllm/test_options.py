@@ -17,6 +17,10 @@ from tests.cli.conftest import kblam
         ("served_model_name=x", "--name"),
         ("api-server-count=2", "one API server process"),
         ("data-parallel-size=2", "several servers behind a proxy"),
+        ("distributed-executor-backend=ray", "one machine.* start a server on each.* one of uni, mp"),
+        ("nnodes=2", "one machine"),
+        ("node_rank=1", "one machine"),
+        ("master-addr=10.0.0.1", "one machine"),
         ("additional-config.kblam.capacity=5", "--capacity"),
         ("ssl-keyfile=x", "proxy"),
         ("enable-lora", "an adapter knows the base model's weights"),
@@ -34,6 +38,7 @@ def test_an_option_that_is_not_the_user_s_to_pass_is_refused_with_the_reason(tex
     ("text", "word"),
     [
         ("tensor-parallel-size=2", "--tensor-parallel-size=2"),
+        ("distributed-executor-backend=mp", "--distributed-executor-backend=mp"),
         ("--enforce-eager", "--enforce-eager"),
         ("enable_auto_tool_choice", "--enable_auto_tool_choice"),
         ('compilation-config={"mode": 3}', '--compilation-config={"mode": 3}'),

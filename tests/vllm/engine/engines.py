@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from vllm import LLM, SamplingParams
 
@@ -27,6 +28,9 @@ TRIPLES = 150
 TOKENS = 16
 # In the order of log-probabilities of float32; measured 1e-6.
 TOLERANCE = 1e-4
+
+# A beginning of prompts: more than two blocks of 32 tokens.
+LONG = "what is the color of the quiet mountain near berlin and the sound of loud bells behind old bridges ? " * 4
 
 _running: list[LLM] = []
 
@@ -193,6 +197,21 @@ def knowledge_of(output: Any) -> dict[str, Any]:
     """What a response says of its knowledge."""
     found: dict[str, Any] = (output.kv_transfer_params or {}).get("kblam", {})
     return found
+
+
+def assert_rests_alike(together: Any, alone: list[Any]) -> None:
+    """Each of several answers to one request says what it rests on, as requests of their own do."""
+    samples = knowledge_of(together)["samples"]
+    assert len(samples) == len(alone)
+    for found, output in zip(samples, alone, strict=True):
+        expected = dict(knowledge_of(output))
+        masses = [{one["value"]: one["mass"] for one in each["evidence"]} for each in (found, expected)]
+        assert masses[0] == pytest.approx(masses[1], abs=TOLERANCE)  # the batch is another
+        assert found.get("confidence") == pytest.approx(expected.get("confidence"), abs=TOLERANCE)
+        for one in (found, expected):
+            for differs in ("evidence", "confidence"):
+                one.pop(differs, None)
+        assert found == expected
 
 
 def ask(engine: LLM, rows: list[Request], **options: Any) -> list[Any]:

@@ -13,9 +13,6 @@ from kblam.vllm import scheduler
 from tests.vllm.engine import engines
 from tests.vllm.engine.engines import Reference, Request, ask, assert_alike, knowledge_of, said_by
 
-# More than two blocks of 32 tokens that requests share.
-LONG = "what is the color of the quiet mountain near berlin and the sound of loud bells behind old bridges ? " * 4
-
 
 @pytest.fixture(scope="module")
 def reference(bases: dict[str, Path]) -> Reference:
@@ -62,7 +59,7 @@ def test_without_a_base_or_without_evidence_a_response_says_so_much_less(engine:
 
 
 def test_a_cached_prefix_is_only_reused_by_the_same_base(engine: Any, reference: Reference) -> None:
-    rows = [Request(one.question, one.base, LONG) for one in engines.requests(1)]
+    rows = [Request(one.question, one.base, engines.LONG) for one in engines.requests(1)]
     assert len(rows[0].ids) > 2 * 32
     expected = [reference.say(row) for row in rows]
     for _ in range(2):  # the second time from the cache
@@ -101,6 +98,7 @@ def test_several_samples_of_one_request_each_have_its_base(engine: Any) -> None:
         for at in range(3)
     ]
     assert [one.token_ids for one in together.outputs] == [one.outputs[0].token_ids for one in alone]
+    engines.assert_rests_alike(together, alone)
 
 
 def test_a_stop_string_ends_an_answer_with_its_evidence(engine: Any, reference: Reference) -> None:

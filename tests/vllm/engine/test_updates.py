@@ -80,6 +80,26 @@ def test_an_update_is_seen_by_later_requests_and_not_by_those_in_progress(
     rpc(engine, "kblam_unload", "live")
 
 
+def test_a_cached_prefix_is_of_one_version(engine: Any, bases: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(bases["facts"], tmp_path / "cached.kb"))
+    rpc(engine, "kblam_load", "cached", str(path))
+    triple = engines.of_base("facts")[7]
+    row = Request(engines.question_about(triple), "cached", engines.LONG)
+    values = [one.value for one in engines.facts() if one.property == triple.property and one.value != triple.value]
+    said = []
+    for value in (triple.value, values[0], triple.value):
+        with KnowledgeBase.open(path) as base:
+            base.add(Triple(triple.name, triple.property, value))
+        rpc(engine, "kblam_update", "cached")
+        expected = Reference({"cached": path}).say(row)
+        outputs = [ask(engine, [row])[0] for _ in range(2)]  # the second from the cache
+        assert_alike([said_by(output) for output in outputs], [expected] * 2)
+        assert [output.num_cached_tokens >= 32 for output in outputs] == [False, True]
+        said.append(expected)
+    assert max(abs(one - other) for one, other in zip(said[0].logprobs, said[1].logprobs, strict=True)) > 0.1
+    rpc(engine, "kblam_unload", "cached")
+
+
 def test_versions_that_nobody_reads_give_their_room_back(engine: Any, bases: dict[str, Path], tmp_path: Path) -> None:
     path = Path(shutil.copy(bases["facts"], tmp_path / "many.kb"))
     rpc(engine, "kblam_load", "many", str(path))
@@ -100,6 +120,8 @@ def test_a_base_larger_than_the_pool_is_refused_and_nothing_changes(
     before = rpc(engine, "kblam_bases")
     with pytest.raises(EngineError, match="no room for 1,125 rows of knowledge"):
         engine.collective_rpc("kblam_load", args=("large", str(path)))
+    with pytest.raises(EngineError, match="needs the path of its file; got 5"):
+        engine.collective_rpc("kblam_load", args=("large", 5))
     with pytest.raises(EngineError, match="there is no knowledge base 'none'"):
         engine.collective_rpc("kblam_update", args=("none",))
     assert rpc(engine, "kblam_bases") == before
@@ -113,7 +135,7 @@ def test_a_base_that_went_after_admission_is_refused_by_the_scheduler(
     rows = [Request("What is the color of Zorblax?", "gone"), engines.requests(1)[0]]
     outputs = ask(engine, rows)
     assert outputs[0].outputs[0].finish_reason == "error"
-    assert knowledge_of(outputs[0]) == {"error": "there is no knowledge base 'gone'"}
+    assert knowledge_of(outputs[0]) == {"error": "there is no knowledge base 'gone'", "of_request": True}
     assert_alike([said_by(outputs[1])], [Reference(bases).say(rows[1])])
 
 
@@ -124,7 +146,14 @@ def test_a_base_that_went_after_admission_is_refused_by_the_scheduler(
         ({"kblam_kb": 3}, "kblam_kb must be the name of a knowledge base"),
         ({"kblam_base": "facts"}, "kblam_base is no argument"),
         ({"kblam_kb": "facts", "kblam_question": "Who?"}, "no question head"),
+        (
+            {"kblam_kb": "facts", "kblam_question": "\ud800"},
+            "kblam_question must be a text; got '.ud800': .* half a char",
+        ),
+        ({"kblam_kb": "facts", "kblam_question": " "}, "kblam_question must be a text; got ' '"),
         ({"kblam_question": "Who?"}, "is for a request with a knowledge base"),
+        ({"kblam_evidence": False}, "kblam_evidence is for a request with a knowledge base"),
+        ({"kblam_base_prompt": [1]}, "kblam_base_prompt is for a request with a knowledge base"),
         ({"kblam_kb": "facts", "kblam_evidence": "much"}, "kblam_evidence must be true or false"),
     ],
 )

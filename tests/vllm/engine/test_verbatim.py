@@ -12,6 +12,8 @@ from vllm.exceptions import VLLMValidationError
 from experiments.vllm_equality import pointing, question_texts
 from kblam import KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.vllm import lookups
+from kblam.vllm.past import Past
+from kblam.vllm.registry import folder_of
 from tests.vllm.engine import engines
 from tests.vllm.engine.decided import ask, assert_answered, every_kind, expected
 from tests.vllm.engine.engines import Reference, Request, assert_alike, knowledge_of, said_by
@@ -76,6 +78,43 @@ def test_a_plan_goes_on_in_several_samples_and_pieces_and_up_to_a_stop_string(en
     assert knowledge_of(output)["evidence"][0]["value"] == triple.value
 
 
+def test_several_answers_each_say_what_they_rest_on(engine: Any) -> None:
+    """Also where the front end ends them by itself, each at another step."""
+    scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+    asked = [("facts", one_fact()), ("hr", "What is the color of Nobody?")]
+
+    def answered(**given: Any) -> list[Any]:
+        given = {"seed": 1, "max_tokens": 12, **given}
+        together = ask(engine, asked, n=3, **given)
+        for output, one in zip(together, asked, strict=True):
+            alone = [ask(engine, [one], **{**given, "seed": 1 + at})[0] for at in range(3)]
+            engines.assert_rests_alike(output, alone)
+        assert not scheduler._samples
+        assert not scheduler._responses
+        answers: list[Any] = together[0].outputs
+        return answers
+
+    answered(temperature=1, extra={"kblam_unknown": "base"})
+    own: dict[str, Any] = {"temperature": 2, "extra": {"kblam_verbatim": False}}  # each sample its own words
+    first, second, _ = (one.text.split() for one in answered(**own))
+    stopped = answered(**own, stop=[next(word for word in second[:-1] if word not in first)])
+    assert len({len(one.token_ids) for one in stopped}) > 1
+
+
+def test_pieces_of_several_answers_say_what_each_rests_on_so_far(engine: Any) -> None:
+    core, row = engine.llm_engine, Request(one_fact(), "facts")
+    given: dict[str, Any] = {"min_tokens": 0, "logprobs": None, "extra": {"kblam_question": row.question}}
+    core.add_request("several", row.prompt, row.params(n=2, seed=1, temperature=1, stop="###", **given))
+    steps: list[list[Any]] = []
+    while core.has_unfinished_requests():
+        steps.append([knowledge_of(piece)["samples"] for piece in core.step()])
+    said = [of_step for of_step in steps if of_step]
+    assert len(said) > 3
+    assert all(one == of_step[0] for of_step in said for one in of_step)  # the last to be told knows them all
+    best = [sample["evidence"][0]["value"] for sample in said[-1][0]]
+    assert best == [engines.of_base("facts")[3].value] * 2
+
+
 def test_a_request_may_have_the_models_own_words(engine: Any, reference: Reference) -> None:
     row = Request(one_fact(), "facts")
     (output,) = ask(
@@ -102,6 +141,10 @@ def test_the_base_model_may_be_asked_with_a_prompt_of_the_callers(engine: Any, r
         ({}, {"kblam_unknown": "maybe"}, "kblam_unknown must be one of auto, refuse, base, model"),
         ({}, {"kblam_unknown": "base", "kblam_verbatim": False}, "kblam_unknown must be .* with kblam_verbatim=false"),
         ({}, {"kblam_base_prompt": "who?"}, "kblam_base_prompt must be a list of token ids"),
+        ({}, {"kblam_base_prompt": [5, -1]}, "kblam_base_prompt has token -1, and the model's are 0 to"),
+        ({}, {"kblam_base_prompt": [10**9]}, "kblam_base_prompt has token 1000000000"),
+        ({}, {"kblam_base_prompt": [5] * 256}, "takes 256 tokens, and with its answer there is room for 256"),
+        ({}, {"kblam_question": "who is " * 1000}, "kblam_question has 7,000 characters, more than a prompt of 256"),
         ({}, {"kblam_verbatim": "yes"}, "kblam_verbatim must be true or false"),
     ],
 )
@@ -154,10 +197,15 @@ def test_words_that_have_changed_since_the_engine_was_told_are_not_said(engine: 
     changed = next(
         one for one in engines.of_base("facts")[50:] if one.name != triple.name and one.property != triple.property
     )
+    kept = engines.of_base("facts")[90]
     with KnowledgeBase.open(live) as base:
-        base.add([Triple(triple.name, triple.property, value), Triple(changed.name, changed.property, "pale green")])
-    # Words that were read before are the version's own; of the others nobody has them any more.
-    outputs = ask(engine, [("live", question), ("live", engines.question_about(changed))])
+        Past(folder_of(engine.llm_engine.vllm_config)).keep(base, [kept.identity])
+        pairs = (triple, value), (changed, "pale green"), (kept, "pale red")
+        base.add([Triple(one.name, one.property, words) for one, words in pairs])
+    # Words that were read before, or kept, are the version's own; of the others nobody has them any more.
+    outputs = ask(engine, [("live", question), *(("live", engines.question_about(one)) for one in (changed, kept))])
+    assert knowledge_of(outputs[2])["text"].endswith(f"{kept.value}.")
+    assert knowledge_of(outputs[2])["evidence"][0]["changed"] is True
     assert knowledge_of(outputs[0])["text"].endswith(f"{triple.value}.")
     assert knowledge_of(outputs[0])["evidence"][0]["changed"] is True
     assert knowledge_of(outputs[1])["refused"]

@@ -1,0 +1,116 @@
+"""What triples said before they were changed; no vLLM is needed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kblam import KnowledgeBase, Triple
+from kblam.vllm import past as past_module
+from kblam.vllm.files import VersionWords
+from kblam.vllm.past import Past
+from kblam.vllm.registry import Loaded
+from tests.fakes import HashingEncoder
+
+COLOR, SIZE = ("Falcon", "color"), ("Falcon", "size")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> KnowledgeBase:
+    made = KnowledgeBase.create(tmp_path / "facts.kb", HashingEncoder(16))
+    made.add([Triple(*COLOR, "green"), Triple(*SIZE, "small")])
+    return made
+
+
+def loaded(base: KnowledgeBase) -> Loaded:
+    """The version that the file has now."""
+    loaded.generation = getattr(loaded, "generation", 10**6) + 1  # type: ignore[attr-defined]
+    return Loaded(base.revision, loaded.generation, len(base), str(base.path))  # type: ignore[attr-defined]
+
+
+def change(base: KnowledgeBase, past: Past, *triples: Triple) -> None:
+    past.keep(base, [one.identity for one in triples])
+    base.add(list(triples))
+
+
+def test_every_version_has_its_own_words_however_often_they_change(base: KnowledgeBase, tmp_path: Path) -> None:
+    here, there = Past(tmp_path), Past(tmp_path)  # of two processes
+    versions, colors, sizes = [], ["green"], ["small"]
+    for at in range(4):
+        versions.append(VersionWords(loaded(base), there))
+        colors.append(f"color {at}")
+        change(base, here, Triple(*COLOR, colors[-1]))
+        versions.append(VersionWords(loaded(base), there))
+        sizes.append(f"size {at}")
+        change(base, here, Triple(*SIZE, sizes[-1]))
+    for at, words in enumerate(versions):
+        color, size = (one.value for one in words.of([1, 2]).values() if one is not None)
+        assert (color, size) == (colors[(at + 1) // 2], sizes[at // 2])
+        assert words.changed() == {1, 2} if at < 7 else {2}
+
+
+def test_a_triple_that_was_removed_is_still_said_with_its_sources(base: KnowledgeBase, tmp_path: Path) -> None:
+    record = {"document": "birds.pdf", "page": 3, "quote": "It is green."}
+    base.add(Triple.from_record({"name": "Falcon", "property": "color", "value": "green", "sources": [record]}))
+    words, past = VersionWords(loaded(base), Past(tmp_path)), Past(tmp_path)
+    past.keep(base, [COLOR, ("nobody", "knows")])
+    base.remove(*COLOR)
+    found = words.of([1])[1]
+    assert found is not None
+    assert found.sources[0].to_record() == record
+
+
+def test_what_another_program_changed_in_between_is_not_taken_for_it(base: KnowledgeBase, tmp_path: Path) -> None:
+    words, past = VersionWords(loaded(base), Past(tmp_path)), Past(tmp_path)
+    base.add(Triple(*COLOR, "red"))  # nobody kept "green"
+    change(base, past, Triple(*COLOR, "blue"))
+    assert words.of([1]) == {1: None}
+
+
+def test_a_change_between_two_looks_at_the_file_is_seen(
+    base: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, past = VersionWords(loaded(base), Past(tmp_path)), Past(tmp_path)
+    plain = VersionWords.changed
+
+    def late(self: VersionWords) -> frozenset[int]:
+        change(base, past, Triple(*COLOR, "red"))
+        return plain(self)
+
+    monkeypatch.setattr(VersionWords, "changed", late)
+    assert words.of([1])[1] == Triple(*COLOR, "green")
+
+
+def test_copies_of_one_file_have_words_of_their_own(base: KnowledgeBase, tmp_path: Path) -> None:
+    other = KnowledgeBase.open(shutil.copy(tmp_path / "facts.kb", tmp_path / "copy.kb"), HashingEncoder(16))
+    other.add(Triple(*COLOR, "white"))
+    past, words = Past(tmp_path), VersionWords(loaded(other), Past(tmp_path))
+    change(base, past, Triple(*COLOR, "red"))
+    change(base, past, Triple(*COLOR, "blue"))  # "red" was said at the revision at which the other file says "white"
+    other.add(Triple(*COLOR, "black"))
+    assert words.of([1]) == {1: None}
+
+
+def test_a_folder_that_somebody_tidied_up_is_made_again(base: KnowledgeBase, tmp_path: Path) -> None:
+    past = Past(tmp_path / "engine")
+    first = VersionWords(loaded(base), past)
+    base.add(Triple(*COLOR, "red"))
+    assert first.of([1]) == {1: None}
+    second = VersionWords(loaded(base), past)
+    change(base, past, Triple(*COLOR, "blue"))
+    assert second.of([1])[1] == Triple(*COLOR, "red")
+
+
+def test_only_so_much_is_kept(base: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(past_module, "MOST_CHANGES", 3)
+    past = Past(tmp_path / "engine")
+    first = loaded(base)
+    for at in range(5):
+        change(base, past, Triple(*COLOR, f"color {at}"))
+    assert len(list((tmp_path / "engine").iterdir())) == 3
+    assert VersionWords(first, past).of([1]) == {1: None}
+    monkeypatch.setattr(past_module, "MOST_BYTES", 10)
+    change(base, past, Triple(*COLOR, "the last"))
+    assert list((tmp_path / "engine").iterdir()) == []
