@@ -110,10 +110,7 @@ def dense_forward_kernel(
     state = prompt_span(state, q, key, value, mask, scale, full_end, prompt_end, T, last_column, window, TILE, True)
 
     # A padding row sees no prompt column, so no knowledge either. The prompt is processed first, so this is known here.
-    # Without a mask each row sees at least its own column, and which do need not stay in registers.
-    sees_prompt = None
-    if prompt.mask is not None:
-        sees_prompt = state[1] > float("-inf")
+    sees_prompt = state[1] > float("-inf")
 
     # The knowledge: whole tiles, then one ragged tile.
     knowledge_start = 0
@@ -145,13 +142,9 @@ def dense_forward_kernel(
         state, r, key, value, token_bias, scale, shift, whole_end, knowledge_end, knowledge_end, TILE, True
     )
 
-    if sees_prompt is None:
-        inverse = 1.0 / row_sum
-        row_lse = (row_max + tl.math.log2(row_sum)) * LN2
-    else:
-        total = tl.where(sees_prompt, row_sum, 1.0)
-        inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
-        row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
+    total = tl.where(sees_prompt, row_sum, 1.0)
+    inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
+    row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
     # Rows are counted from the tile's first row, so that no address from above has to stay in registers.
     local_row = tl.arange(0, TILE.BLOCK_N)
     stored = local_row < N - first_row
@@ -159,9 +152,7 @@ def dense_forward_kernel(
     output_base = rows_of(output, batch, head)[0] + first_row.to(tl.int64) * output.row
     PARTS: tl.constexpr = TILE.PARTS
     for i in tl.static_range(PARTS):
-        tile = acc[i] * inverse[:, None]
-        if sees_prompt is not None:
-            tile = tl.where(sees_prompt[:, None], tile, 0.0)  # a row of padding may be NaN
+        tile = tl.where(sees_prompt[:, None], acc[i] * inverse[:, None], 0.0)  # a row of padding may be NaN
         store_rows(output_base, tile, stored, output.row, TILE.STARTS[i], TILE.SIZES[i], TILE.WIDTH)
 
 
