@@ -51,7 +51,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole(path) as unfinished:
-            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, str):
+                unfinished.write_text(content, encoding="utf-8")
+            else:
+                unfinished.write_bytes(content)
     except OSError as error:
         if error.filename is None:  # of the write itself, which names no file
             error.filename = str(path)

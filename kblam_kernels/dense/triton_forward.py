@@ -3,7 +3,7 @@
 Takes what `dispatch.Triton` has no reason against, with shapes and meanings as `DenseCall`.
 """
 
-# mypy: disable-error-code="no-untyped-def, assignment, union-attr"
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 from __future__ import annotations
 
