@@ -102,7 +102,7 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     import torch
 
     from kblam.adapter import KnowledgeAdapter
-    from kblam.folder.manifest import ADAPTER, read_manifest
+    from kblam.folder import parts_of
     from kblam.models.checks import check_encoder
     from kblam.models.formats import storage_dtype
     from kblam.models.loading import load_config, usual_dtype
@@ -111,11 +111,10 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     device = _device(options.device) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, storage = _dtype(options.dtype), options.storage
     if options.adapter is None:
-        folder = Path(options.model or "").expanduser()
-        manifest = read_manifest(folder)
-        adapter = KnowledgeAdapter.from_pretrained(folder / ADAPTER)
-        dtype = dtype or usual_dtype(manifest.base, device) or getattr(torch, manifest.dtype)
-        storage = manifest.storage if storage == "auto" else storage
+        parts = parts_of(options.model or "")
+        adapter = KnowledgeAdapter.from_pretrained(parts.adapter)
+        dtype = dtype or parts.dtype_on(device)
+        storage = parts.storage if storage == "auto" else storage
     else:
         adapter = KnowledgeAdapter.from_pretrained(options.adapter)
     check_encoder(adapter.config, knowledge_base)

@@ -20,6 +20,7 @@ from kblam.cli.options import Precision
 from kblam.cli.output import err, waiting
 
 if TYPE_CHECKING:
+    import torch
     from fastapi import APIRouter
 
     from kblam.knowledge import KnowledgeBase
@@ -139,32 +140,42 @@ def _setup(serving: Serving, capacity: int | None, passed: Sequence[str]) -> tup
     from kblam.folder import parts_of
     from kblam.models.formats import check_storage
     from kblam.models.loading import usual_dtype
-    from kblam.models.smollm2 import source
     from kblam.serve.vllm.start import Setup
 
     options = complete(serving.options)
     check_storage(options.storage)
-    dtype, storage = "auto" if options.dtype is Precision.auto else options.dtype.value, options.storage
+    is_auto, storage = options.dtype is Precision.auto, options.storage
+    dtype = options.dtype.value
     setup = Setup(serving.called, "", "", capacity=capacity, queue=serving.queue, passed=tuple(passed))
     if options.adapter is None:
         parts = parts_of(options.model or "")
         whole = replace(
             setup,
-            model=str(parts.base),
+            model=_to_load(str(parts.base)),
             adapter=str(parts.adapter),
             tokenizer=str(parts.tokenizer),
             revision=parts.revision,
-            dtype=parts.dtype if dtype == "auto" else dtype,
+            dtype=_name(parts.dtype_on(None)) if is_auto else dtype,
             storage=parts.storage if storage == "auto" else storage,
         )
         return whole, serving.places[0].file or parts.knowledge
     model, first = options.model or read_config(adapter_folder(options.adapter)).base_model, serving.places[0].file
     if model is None or first is None:
         raise CommandError("--kb or MODEL is missing, and the adapter does not record its base model")
-    if model == shipped.SMOLLM2:
-        model = source()
-        dtype = str(usual_dtype(shipped.SMOLLM2)).removeprefix("torch.") if dtype == "auto" else dtype
-    return replace(setup, model=model, adapter=options.adapter, dtype=dtype, storage=storage), first
+    if is_auto and (usual := usual_dtype(model)) is not None:
+        dtype = _name(usual)
+    return replace(setup, model=_to_load(model), adapter=options.adapter, dtype=dtype, storage=storage), first
+
+
+def _to_load(model: str) -> str:
+    """What vLLM loads for a model; it does not know our short name."""
+    from kblam.models.smollm2 import source
+
+    return source() if model == shipped.SMOLLM2 else model
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _opened(first: KnowledgeBase, serving: Serving, stack: ExitStack) -> Bases:

@@ -48,7 +48,7 @@ def load_folder(
         tokenizer=parts.tokenizer,
         revision=parts.revision,
         device=device,
-        dtype=dtype or usual_dtype(parts.base, device) or getattr(torch, parts.dtype),
+        dtype=dtype or parts.dtype_on(device),
         backend=backend,
         storage=parts.storage if storage == "auto" else storage,
         query_storage=query_storage,
@@ -77,6 +77,11 @@ class FolderParts:
     knowledge: Path
     dtype: str
     storage: str
+
+    def dtype_on(self, device: torch.device | str | None) -> torch.dtype:
+        """What the model computes in where nobody says; a device of None is cuda where there is one, else cpu."""
+        recorded: torch.dtype = getattr(torch, self.dtype)
+        return usual_dtype(self.base, device) or recorded
 
 
 def parts_of(folder: str | Path) -> FolderParts:

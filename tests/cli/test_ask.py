@@ -7,22 +7,26 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from kblam import Evidence, KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter.fresh import looks_untrained
+from kblam.cli import serving
 from kblam.cli.ask import answer_record
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
 from kblam.cli.output import evidence_lines
 from kblam.demo.tiny.words import PROPERTIES
-from kblam.folder import integrate, load_folder
+from kblam.folder import integrate, load_folder, read_manifest
 from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
 from kblam.models.query_heads import Int8Head
+from kblam.serve.bases import Place
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
 from kblam_kernels.tools.env import quick_dtype
 from tests.cli.conftest import kblam
@@ -129,11 +133,16 @@ def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.Mo
 
 
 def test_smollm2_computes_so_wherever_it_is_loaded(
-    smollm2: Path, kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smollm2: Path, base: Path, kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = integrate("smollm2", smollm2, kb, tmp_path / "folder")
     for flags, expected in ((["avx2"], torch.float32), (["amx_bf16"], torch.bfloat16)):
         monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
+        for place in (Place(None, "facts", None), Place(None, "facts", kb)):  # vLLM
+            whole = ModelOptions(str(folder), None, place.file)
+            parts = ModelOptions("smollm2", str(smollm2), kb) if place.file else whole
+            setup, _ = serving._setup(served(parts, place), None, ())
+            assert (setup.model, setup.dtype) == (str(base), str(expected).removeprefix("torch."))
         assert load_base("smollm2", device="cpu").dtype == expected
         assert load_base("smollm2", device="cpu", dtype=torch.float16).dtype == torch.float16
         loaded = load_folder(folder, device="cpu", read_only=True)
@@ -160,6 +169,19 @@ def test_weights_that_the_processor_is_slow_with_are_told(
     monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"flags": [flags]})
     told = kblam("ask", QUESTION, "--model", half, "--adapter", adapter, "--kb", kb, *SHORT, *options).ok().stderr
     assert ("--dtype float32 takes twice the memory" in told) is is_told
+
+
+def test_a_folder_holds_the_base_in_the_dtype_that_it_records(
+    smollm2: Path, kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"flags": ["amx_bf16"]})
+    folder = integrate("smollm2", smollm2, kb, tmp_path / "folder", include_base=True)
+    assert load_base(folder / "base").dtype == getattr(torch, read_manifest(folder).dtype) == torch.float32
+
+
+def served(options: ModelOptions, place: Place) -> Any:
+    """As much as a set-up looks at."""
+    return SimpleNamespace(options=options, places=[place], called="it", queue=4)
 
 
 def test_the_tiny_model_computes_in_float32_unless_told_otherwise(demo: Path, kb: Path) -> None:
