@@ -49,13 +49,6 @@ def parts_of(model: str) -> tuple[str, Path] | None:
     return None
 
 
-def adapter_of(model: str | None) -> Path | None:
-    """The adapter that comes with kblam for a short name; None where there is none."""
-    if model == SMOLLM2 and smollm2_is_shipped():
-        return SMOLLM2_ADAPTER
-    return DEMO / "adapter" if model == TINY and demo_is_shipped() else None
-
-
 def meant(name: object) -> str:
     """What to add to a message about a model that is not there: the short name that is nearly the same."""
     near = difflib.get_close_matches(str(name).lower(), (SMOLLM2, TINY), 1, 0.7)

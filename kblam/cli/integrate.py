@@ -91,9 +91,9 @@ def _parts(
     """
     if model is None and given:
         model = given.pop(0)
-    own = shipped.adapter_of(model)
+    own = None if model is None else shipped.parts_of(model)
     if adapter is None and len(given) < (kb is None) + 1 and own is not None:
-        adapter = str(own)
+        adapter = str(own[1])
     if adapter is None and given:
         adapter = given.pop(0)
     if kb is None and given:

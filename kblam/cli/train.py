@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +91,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
 
     say = _say if accelerator.is_main_process else lambda text: None
     # The main process encodes the texts, and the others find them.
-    with accelerator.main_process_first(), _encoding(accelerator.is_main_process) as encoded:
+    with accelerator.main_process_first(), progress_bar("encoding") as encoded:
         material = gather(
             settings,
             cache=cache,
@@ -146,7 +145,7 @@ def calibrate(
             triples, encoder = list(opened.triples()), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
         raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
-    with _encoding(True) as encoded:
+    with progress_bar("encoding") as encoded:
         fresh, found = recalibrate(
             given,
             base,
@@ -168,10 +167,6 @@ def calibrate(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _encoding(is_told: bool) -> AbstractContextManager[Callable[[int, int], None] | None]:
-    return progress_bar("encoding") if is_told else nullcontext()
 
 
 def _say(text: str) -> None:

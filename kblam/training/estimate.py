@@ -51,11 +51,11 @@ def estimate(trainer: Trainer) -> str:
         detach(material.model)
     adapter.zero_grad(set_to_none=True)
     adapter.load_state_dict(before)
-    stages = "".join(f"{stage} takes about {minutes(each)}, " for stage, each in seconds.items())
+    stages = "".join(f"{stage} takes about {_minutes(each)}, " for stage, each in seconds.items())
     return f"{stages}and then the confidence some minutes, on this machine as it is now"
 
 
-def minutes(seconds: float) -> str:
+def _minutes(seconds: float) -> str:
     """In words, one at least."""
     count = max(1, round(seconds / 60))
     return f"{count} minute{'' if count == 1 else 's'}"

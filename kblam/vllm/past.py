@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.strict_json import loads
+from kblam.whole import write_whole
 
 # Of all changes that are kept: requests are answered in seconds, and who waits longer has read its words.
 MOST_CHANGES, MOST_BYTES = 4096, 64 * 2**20
@@ -49,9 +49,7 @@ class Past:
         content = json.dumps({one: [since, triple.to_record()] for one, since, triple in standing})
         name = f"{_key(base)}.{revision:020d}{_ENDING}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        fresh = self._folder / f".{name}.{os.getpid()}"
-        fresh.write_text(content, encoding="ascii")
-        fresh.replace(self._folder / name)
+        write_whole(self._folder / name, content)
         self._sizes[name] = len(content)
         while len(self._sizes) > MOST_CHANGES or sum(self._sizes.values()) > MOST_BYTES:
             oldest = next(iter(self._sizes))

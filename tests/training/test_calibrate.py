@@ -96,11 +96,14 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     torch.manual_seed(0)
     before = KnowledgeAdapter(dataclasses.replace(material.adapter_config, background=("age",), format_version=3))
     entities = [Entity(f"Machine {n}", {"torque": "9", "weight": f"{n} tons", "color": "red"}) for n in range(8)]
-    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    asked = list[Any]()
+    monkeypatch.setattr(calibration_run, "quick_dtype", lambda device: f"what {device} is quick at")
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **given: (asked.append(given), material.model)[1])
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: entities)
     encoder = HashingEncoder(before.config.embedding_dim)
     after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
+    assert asked == [{"dtype": "what None is quick at", "device": None}]
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
     assert after.config.format_version == FORMAT_VERSION  # older releases do not know these weights
     assert after.config.background == tuple(TYPED)
