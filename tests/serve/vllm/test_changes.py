@@ -1,0 +1,92 @@
+"""What is changed while vLLM answers: when it is served, and what there is room for."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from kblam import Triple
+from kblam.serve.failures import NoRoomError
+from kblam.serve.vllm import engine as engine_module
+from kblam.serve.vllm.engine import span_of
+from kblam.vllm.past import Past
+from tests.generation.asking import FACTS
+from tests.serve.contract import TRIPLES
+from tests.serve.vllm.standing_in import Served
+
+
+def test_words_are_kept_before_they_are_changed() -> None:
+    served = Served()
+    base = next(iter(served.bases)).knowledge_base
+    fact = FACTS[0]
+    path = {"name": fact.name, "property": fact.property}
+    assert served.send(TRIPLES, {**path, "value": "Franc"}, "PUT").status_code == 200
+    assert served.send(TRIPLES, [{**path, "value": "Mark"}]).status_code == 200
+    query = str(httpx.QueryParams(path))
+    assert served.send(f"{TRIPLES}?{query}", None, "DELETE").status_code == 200
+    past = Past(served.folder)
+    assert [past.words(base, [1], at)[1].value for at in (1, 2, 3)] == [fact.value, "Franc", "Mark"]
+
+
+def test_a_change_is_served_when_it_is_answered() -> None:
+    served = Served()
+    done = served.send(TRIPLES, {"name": "France", "property": "currency", "value": "Franc"}, "PUT").json()
+    assert served.workers.served["facts"]["revision"] == done["revision"] == 2
+    assert served.workers.served["hr"]["revision"] == 1
+
+
+def test_room_that_answers_in_progress_keep_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_PAUSE", 0.01)
+    served = Served()
+    served.workers.trouble = 3
+    assert served.send(TRIPLES, {"name": "a", "property": "b", "value": "c"}, "PUT").status_code == 200
+    assert served.workers.served["facts"]["revision"] == 2
+
+
+def test_a_change_that_cannot_be_served_says_so_and_the_next_request_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(engine_module, "_AGAIN", 0.0)
+    served = Served()
+    served.workers.trouble = 2
+    response = served.send(TRIPLES, {"name": "a", "property": "b", "value": "c"}, "PUT")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], response.headers["Retry-After"]) == (503, "not_served_yet", "1")
+    assert "as revision 2" in error["message"]
+    assert "answers come from revision 1, since no room for 64 rows" in error["message"]
+    assert served.ask().status_code == 200  # from what is served
+    assert served.workers.served["facts"]["revision"] == 1
+    assert served.ask().status_code == 200
+    assert served.workers.served["facts"]["revision"] == 2
+
+
+def test_what_another_program_has_changed_is_seen_by_the_next_request() -> None:
+    served = Served()
+    base = next(iter(served.bases)).knowledge_base
+    base.add(Triple("a", "b", "c"))
+    served.ask("hr")
+    assert served.workers.served["facts"]["revision"] == 1
+    served.ask("facts")
+    assert served.workers.served["facts"]["revision"] == 2
+
+
+def test_a_base_larger_than_the_pool_is_refused_before_anything_is_written() -> None:
+    served = Served()
+    many = [{"name": f"n{number}", "property": "p", "value": "v"} for number in range(1000)]
+    response = served.send(TRIPLES, many)
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "no_room")
+    assert "--capacity" in response.json()["error"]["message"]
+    assert served.workers.served["facts"]["triples"] == len(next(iter(served.bases)).knowledge_base) == 5
+    again = [{"name": fact.name, "property": fact.property, "value": "v"} for fact in FACTS] * 1
+    assert served.send(TRIPLES, again).status_code == 200
+
+
+def test_room_is_counted_with_the_copy_that_a_change_makes() -> None:
+    served = Served(names=("facts",))
+    base = next(iter(served.bases))
+    most = 1000 - 2 * span_of(5)
+    fits = [Triple(f"n{number}", "p", "v") for number in range(most * 8 // 9 - 5)]
+    served.engine.check_room(base, fits)
+    with pytest.raises(NoRoomError):
+        served.engine.check_room(base, [*fits, *(Triple(f"m{number}", "p", "v") for number in range(20))])
