@@ -113,8 +113,14 @@ def packed(ids: Tensor) -> Tensor:
         (lambda mask: mask.expand(-1, 4, -1, -1), "a part for each of 4 heads"),
         (torch.ones_like, "hides more than padding and what comes later"),
         (lambda mask: mask & packed(torch.zeros(2, 10)), "hides more than padding and what comes later"),
+        # What is no mask of flags either.
+        (lambda mask: mask[0, 0, -1], "is of 1 dimensions"),
+        (lambda mask: mask[:, 0], "is of 3 dimensions"),
+        (lambda mask: mask[:, None], "is of 5 dimensions"),
+        (lambda mask: {"full_attention": mask}, "is a dict"),
+        (lambda mask: mask.tolist(), "is a list"),
     ],
-    ids=["int64", "weights", "heads", "both ways", "packed"],
+    ids=["int64", "weights", "heads", "both ways", "packed", "1", "3", "5", "dict", "list"],
 )
 def test_a_prepared_mask_that_says_more_is_refused_with_the_fix(tied: Tied, change: Any, words: str) -> None:
     ids, flags = prompts(padding=0)
@@ -200,26 +206,6 @@ def test_a_prepared_mask_has_a_row_of_each_new_token_and_a_column_of_each_that_w
         one = torch.ones(2, 1, 1, 1, dtype=torch.bool)
         with pytest.raises(KnowledgeError, match=r"1 rows and 1 columns, where 1 new tokens see up to 10"):
             tied.model(ids[:, 9:], attention_mask=one, past_key_values=first.past_key_values, use_cache=True)
-
-
-@pytest.mark.parametrize(
-    ("form", "words"),
-    [
-        (lambda mask: mask[0], "is of 1 dimensions"),
-        (lambda mask: mask[:, None], "is of 3 dimensions"),
-        (lambda mask: mask[:, None, None, None], "is of 5 dimensions"),
-        (lambda mask: {"full_attention": prepared(mask)}, "is a dict"),
-        (lambda mask: mask.tolist(), "is a list"),
-    ],
-    ids=["1", "3", "5", "dict", "list"],
-)
-def test_what_is_no_mask_of_flags_is_refused_with_the_fix(tied: Tied, form: Any, words: str) -> None:
-    ids, flags = prompts(padding=0)
-    with (
-        tied.attachment.using(triples(tied.adapter, 9)),
-        pytest.raises(KnowledgeError, match=rf"{words}.*pass attention_mask \(B, T\)"),
-    ):
-        tied.model(ids, attention_mask=form(flags))
 
 
 def test_a_mask_by_position_is_read_as_one_by_name(tied: Tied) -> None:
