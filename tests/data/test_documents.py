@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kblam.data.documents import Document, pieces_of, read_document
@@ -70,6 +70,8 @@ def test_a_piece_is_on_one_page() -> None:
 
 
 @given(st.text("ab.#|`- \n\f", max_size=300), st.integers(1, 60))
+@example("# \f`", 4)
+@example("# a\fb", 60)
 def test_nothing_but_headings_and_white_space_is_lost(text: str, size: int) -> None:
     pieces = list(pieces_of(Document("a", text), size))
     assert all(0 < piece.end - piece.start <= size for piece in pieces)

@@ -10,7 +10,8 @@ from kblam.data.documents.reading import Document
 
 DEFAULT_SIZE = 4000  # characters: about a thousand tokens
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n\f\n")
-_HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*(?:\n|$)")
+# A page ends a line too.
+_HEADING = re.compile(r"(#{1,6})[ \t]+([^\n\f]+?)[ \t]*#*[ \t]*(?:[\n\f]|$)")
 _FENCE = re.compile(r"^[ \t]*(```|~~~)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\s]+|\n")
 
