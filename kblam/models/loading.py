@@ -48,6 +48,7 @@ def load_base(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _errors_of("model", name):
         source, options = _source(name, revision)
+        _check_attention(AutoConfig.from_pretrained(source, **options), name)
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype or usual_dtype(name, device) or "auto", **options
         )
@@ -73,6 +74,7 @@ def load_config(name: str | Path, revision: str | None = None) -> Any:
     with _errors_of("model", name):
         source, options = _source(name, revision)
         config = AutoConfig.from_pretrained(source, **options)
+        _check_attention(config, name)
         _keep_short_name(config, name)
         return config
 
@@ -110,10 +112,7 @@ def _errors_of(what: str, name: str | Path) -> Iterator[None]:
     # raise what they please, down to a bare Exception.
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise ModelFolderError(
-                f"the {what} {str(name)!r} brings code of its own (auto_map), and kblam never runs such code; use one "
-                "whose classes transformers has"
-            ) from error
+            raise ModelFolderError(_brings_code(what, name, "auto_map")) from error
         why = None if _is_local(name) else unreachable()
         fix = "" if why is None else f" ({why})"
         if name == smollm2.NAME and smollm2.packed_file() is None:
@@ -142,6 +141,25 @@ def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]
         raise ModelFolderError(f"{name} is not a folder with a model; give such a folder, or a name on the hub")
     options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     return str(name), options | ({} if unreachable() is None else {"local_files_only": True})
+
+
+def _check_attention(config: Any, name: str | Path) -> None:
+    """A config may name a kernel of the hub as its attention, which transformers would download and run.
+
+    Raises:
+        ModelFolderError: it does.
+    """
+    for part in (config, *(getattr(config, sub, None) for sub in config.sub_configs)):
+        asked = getattr(part, "_attn_implementation", None)
+        if "/" in str(asked):
+            raise ModelFolderError(_brings_code("model", name, f"attn_implementation {str(asked)[:100]!r}"))
+
+
+def _brings_code(what: str, name: str | Path, where: str) -> str:
+    return (
+        f"the {what} {str(name)!r} brings code of its own ({where}), and kblam never runs such code; use one whose "
+        "classes transformers has"
+    )
 
 
 def _keep_short_name(config: Any, name: str | Path) -> None:

@@ -7,14 +7,16 @@ function what each mask is meant to hide.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kblam.errors import KblamWarning, UnsupportedModelError
+from kblam.errors import KblamError, KblamWarning, UnsupportedModelError
 from kblam.models.devices import execution_device
 from kblam.models.families import attention_modules
 from kblam.models.weights import probe
@@ -63,7 +65,7 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
         For each layer the sliding window that its mask alone knows of; None where attention is told, or has none.
 
     Raises:
-        UnsupportedModelError: knowledge would change more than it should, or not arrive.
+        UnsupportedModelError: knowledge would change more than it should, or not arrive, or the model fails on the way.
     """
     model, adapter, options = attachment.model, attachment.adapter, attachment.options
     attachment.options = replace(options, backend="reference", int8_products=False)
@@ -75,14 +77,15 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
         if adapter.config.question_head is not None:
             question = torch.ones(1, adapter.config.embedding_dim, device=attachment.device)
         seen = _Seen()
-        with attachment.using(nothing, question=question), attachment.probing(seen):
-            without = _hidden_states(attachment)
-        attachment.windows = windows = _windows(attachment, seen)
-        if any(window is not None and window < TOKENS for window in windows):
-            with attachment.using(nothing, question=question):
+        with _its_errors_refused(type(model).__name__):
+            with attachment.using(nothing, question=question), attachment.probing(seen):
                 without = _hidden_states(attachment)
-        with attachment.using(some, question=question):
-            heard = _hidden_states(attachment)
+            attachment.windows = windows = _windows(attachment, seen)
+            if any(window is not None and window < TOKENS for window in windows):
+                with attachment.using(nothing, question=question):
+                    without = _hidden_states(attachment)
+            with attachment.using(some, question=question):
+                heard = _hidden_states(attachment)
     finally:
         attachment.options = options
     error, name = _distance(without, own), type(model).__name__
@@ -101,6 +104,21 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
             stacklevel=3,
         )
     return windows
+
+
+@contextlib.contextmanager
+def _its_errors_refused(name: str) -> Iterator[None]:
+    """A model that reads by its own attention and fails with knowledge layers is refused, whatever it raises."""
+    try:
+        yield
+    except (KblamError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise UnsupportedModelError(
+            f"with knowledge layers the code of this {name} fails ({reason}): it wants something of its attention, such "
+            "as a mask of its own form, that knowledge layers do not give"
+        ) from error
 
 
 def _hidden_states(attachment: Attachment) -> Tensor:

@@ -81,6 +81,16 @@ def test_a_family_that_transformers_has_loads_without_the_folders_code(
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("load", [load_config, load_base])
+@pytest.mark.parametrize("asked", ["somebody/kernel", "kernels-community/flash-attn@main:of", {"": "somebody/kernel"}])
+def test_a_kernel_of_the_hub_is_not_loaded(load: Callable[[Path], object], asked: object, tmp_path: Path) -> None:
+    """Whether the package that would download it is installed or not."""
+    folder = save_base(tmp_path / "base")
+    edit(folder / "config.json", attn_implementation=asked)
+    with pytest.raises(ModelFolderError, match=r"brings code of its own \(attn_implementation '.*/.*'\)"):
+        load(folder)
+
+
 def test_the_tokenizer_beside_a_model_is_not_run(brought: Path, ran: Path) -> None:
     encoder = HashingEncoder(EMBEDDING_DIM)
     model = tiny_model(tiny_tokenizer())

@@ -157,7 +157,7 @@ class Module(Normalize):
 """
 
 
-@pytest.mark.parametrize("where", ["modules", "router", "auto_map"])
+@pytest.mark.parametrize("where", ["modules", "router", "auto_map", "kernel", "kernel in model_args"])
 def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +174,13 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
         (folder / "2_Router" / "query").mkdir(parents=True)
         router = {"types": {"query": "brought.Module"}, "structure": {"query": ["query"]}, "parameters": {}}
         (folder / "2_Router" / "router_config.json").write_text(json.dumps(router))
+    elif where == "kernel in model_args":
+        config = json.loads((folder / "sentence_bert_config.json").read_text())
+        config["model_args"] = {"attn_implementation": "somebody/kernel"}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(config))
+    elif where == "kernel":
+        config = json.loads((folder / "config.json").read_text()) | {"attn_implementation": "somebody/kernel@main:of"}
+        (folder / "config.json").write_text(json.dumps(config))
     else:
         config = json.loads((folder / "config.json").read_text())
         config |= {"model_type": "brought", "auto_map": {"AutoConfig": "brought.Module", "AutoModel": "brought.Module"}}

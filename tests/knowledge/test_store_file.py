@@ -201,6 +201,23 @@ def test_vectors_that_cannot_be_stored(kb: KnowledgeBase, encoder: HashingEncode
     assert (kb.revision, list(kb.triples())) == (before, FACTS)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+@pytest.mark.parametrize("text", ["the p of b", "w"])
+def test_a_vector_of_zeros_is_refused(kb: KnowledgeBase, encoder: HashingEncoder, size: float, text: str) -> None:
+    """As an encoder without weights gives; numbers too small for float16 are stored as zeros."""
+
+    def silent(texts: list[str], *, progress: object = None) -> np.ndarray:
+        vectors = HashingEncoder().encode(texts)
+        vectors[texts.index(text)] *= size
+        return vectors
+
+    before = kb.revision
+    encoder.encode = silent  # type: ignore[method-assign,assignment]
+    with pytest.raises(EmbeddingError, match=r"embedding of \('b', 'p'\) is nothing but zeros.*check the encoder"):
+        kb.add([Triple("a", "p", "v"), Triple("b", "p", "w")])
+    assert (kb.revision, list(kb.triples())) == (before, FACTS)
+
+
 def test_the_largest_number_is_stored(kb: KnowledgeBase, encoder: HashingEncoder) -> None:
     encoder.encode = lambda texts, progress=None: np.full((len(texts), 16), -65504.0)  # type: ignore[method-assign]
     kb.add(Triple("a", "p", "v"))

@@ -118,6 +118,23 @@ def test_scores_that_are_changed_are_refused_whatever_the_config_says(monkeypatc
         attach(model, tiny_adapter(model))
 
 
+def test_a_model_whose_code_fails_with_knowledge_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Doge does in transformers 5.17, which indexes a mask of another form."""
+
+    def wanting(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if "knowledge_call" in kwargs:
+                raise IndexError("too many indices for tensor of dimension 2")
+            return function(*args, **kwargs)
+
+        return call
+
+    model = patched_attention(monkeypatch, wanting)
+    with pytest.raises(UnsupportedModelError, match=r"the code of this LlamaForCausalLM fails \(IndexError: too many"):
+        attach(model, tiny_adapter(model))
+    assert attachment_of(model) is None
+
+
 def test_a_refusal_leaves_what_was_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     before = attach(model, tiny_adapter(model))

