@@ -116,8 +116,8 @@ def _its_errors_refused(name: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise UnsupportedModelError(
-            f"with knowledge layers the code of this {name} fails ({reason}): it wants something of its attention, such "
-            "as a mask of its own form, that knowledge layers do not give"
+            f"with knowledge layers the code of this {name} fails ({reason}): it wants something of its attention, "
+            "such as a mask of its own form, that knowledge layers do not give"
         ) from error
 
 
