@@ -39,7 +39,7 @@ from kblam.models.copies import copy_of, reading
 from kblam.models.devices import device_of
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
-from kblam.models.generate_check import CheckedGenerate
+from kblam.models.generate_check import CHECKED
 from kblam.models.hooks import DecoderHook, LayerHook, hooks_of, remove_hooks
 from kblam.models.proof import prove
 from kblam.models.query_heads import INT8, QueryHeads, check_query_storage
@@ -282,15 +282,17 @@ class Attachment:
         self._decoder.register_forward_pre_hook(DecoderHook(self), with_kwargs=True)
         for layer, module in enumerate(attention_modules(self.model)):
             module.register_forward_pre_hook(LayerHook(self, layer), with_kwargs=True)
-        vars(self.model)["generate"] = CheckedGenerate(self)
+        for name, checked in CHECKED.items():
+            vars(self.model)[name] = checked(self)
 
     def _remove(self) -> None:
         self.set_knowledge(None)
         for module in (self._decoder, *attention_modules(self.model)):
             remove_hooks(module, self)
-        own = vars(self.model).get("generate")
-        if isinstance(own, CheckedGenerate) and own.attachment is self:
-            del vars(self.model)["generate"]
+        for name, checked in CHECKED.items():
+            own = vars(self.model).get(name)
+            if isinstance(own, checked) and own.attachment is self:
+                del vars(self.model)[name]
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:

@@ -104,6 +104,30 @@ class CheckedGenerate:
         return own(*args, **kwargs)
 
 
+class CheckedBatching:
+    """`init_continuous_batching` of an attached model, which `generate_batch` calls: refused with knowledge in force.
+
+    Its paged cache has no attention that knowledge could join; the ways that do are named. Without knowledge it is
+    transformers' own.
+    """
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model: Any = self.attachment.model
+        if self.attachment.call is not None:
+            raise GenerationError(
+                "continuous batching (generate_batch) reads a paged cache, which knowledge layers cannot; use generate "
+                "with a padded batch, or kblam serve on vLLM"
+            )
+        return type(model).init_continuous_batching.__get__(model)(*args, **kwargs)
+
+
+# What an attached model has in place of its own, by the name of the attribute.
+CHECKED = {"generate": CheckedGenerate, "init_continuous_batching": CheckedBatching}
+
+
 def _merge(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, Any]) -> GenerationConfig:
     known = {"self", "tokenizer", "assistant_tokenizer", "trust_remote_code"}
     named = inspect.signature(type(model).generate).parameters.keys() | known

@@ -15,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, To
 
 from kblam import detach
 from kblam.errors import GenerationError
+from kblam.models.generate_check import CHECKED
 from kblam.models.generate_kinds import OPTIONS
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import prompts, triples
@@ -166,6 +167,21 @@ def test_without_knowledge_generate_is_transformers_own(tied: Tied) -> None:
     assert inspect.signature(tied.model.generate).parameters.keys() == own
 
 
+def test_continuous_batching_is_refused_with_knowledge_and_transformers_own_without(tied: Tied) -> None:
+    """Its paged cache would leave knowledge out, or fail deep inside."""
+    given = {"inputs": [IDS[1].tolist()], "generation_config": GenerationConfig(max_new_tokens=2, do_sample=False)}
+    with (
+        tied.attachment.using(triples(tied.adapter, 9)),
+        pytest.raises(
+            GenerationError, match=r"generate_batch.*use generate with a padded batch, or kblam serve on vLLM"
+        ),
+    ):
+        tied.model.generate_batch(**given)
+    (found,) = tied.model.generate_batch(**given).values()
+    alone = tied.model.generate(IDS[1:], attention_mask=torch.ones_like(IDS[1:]), max_new_tokens=2, do_sample=False)
+    assert found.generated_tokens == alone[0, IDS.shape[1] :].tolist()
+
+
 def test_an_attached_model_may_draft_for_another(tied: Tied) -> None:
     with tied.attachment.using(triples(tied.adapter, 9)):
         alone = tied.model.generate(IDS[1:], attention_mask=MASK[1:], max_new_tokens=4, do_sample=False)
@@ -178,9 +194,9 @@ def test_an_attached_model_may_draft_for_another(tied: Tied) -> None:
 def test_the_check_goes_with_the_attachment_and_its_copies() -> None:
     tied = tie()
     for copied in (copy.deepcopy(tied.model), pickle.loads(pickle.dumps(tied.model))):
-        assert vars(copied)["generate"].attachment.model is copied
+        assert all(vars(copied)[name].attachment.model is copied for name in CHECKED)
         detach(copied)
-        assert "generate" not in vars(copied)
-    assert "generate" in vars(tied.model)
+        assert not CHECKED.keys() & vars(copied).keys()
+    assert vars(tied.model).keys() >= CHECKED.keys()
     detach(tied.model)
-    assert "generate" not in vars(tied.model)
+    assert not CHECKED.keys() & vars(tied.model).keys()
