@@ -53,16 +53,17 @@ COMMANDS = {
     "export": "kblam kb export facts.kb -o facts.jsonl",
     "plan": "kblam kb info facts.kb, or python -m kblam_kernels plan --help",
 }
+_KB = "the knowledge base is --kb facts.kb"
 _MODEL = "the model is --model NAME"
 _TRIPLES = "triples are built into a file first, kblam kb build FILE -o facts.kb, and given as --kb facts.kb"
 _CONVERT = "a checkpoint becomes an adapter folder first: kblam convert CHECKPOINT -o my-adapter"
 _RECORDED = "an adapter records it; kblam convert CHECKPOINT -o my-adapter takes"
 # By an option that is none, without its dashes, written with dashes.
 OPTIONS = {
-    "kb-path": "the knowledge base is --kb facts.kb",
-    "kb-file": "the knowledge base is --kb facts.kb",
-    "kb-dir": "the knowledge base is --kb facts.kb",
-    "knowledge-base": "the knowledge base is --kb facts.kb",
+    "kb-path": _KB,
+    "kb-file": _KB,
+    "kb-dir": _KB,
+    "knowledge-base": _KB,
     "dataset-dir": _TRIPLES,
     "dataset-path": _TRIPLES,
     "dataset-name": _TRIPLES,
@@ -118,6 +119,11 @@ OPTIONS = {
 }
 
 
+_EXTRA = "Got unexpected extra argument"
+# For a word too many: by an option or argument that the command has, as it writes it; the first that fits.
+EXTRA = {"QUESTION": f"the question stands in quotes, and {_KB}", "--kb": _KB}
+
+
 def plain(word: str) -> str:
     """A word as the tables have it."""
     return word.lstrip("-").lower().replace("_", "-").removesuffix(".py")
@@ -129,7 +135,7 @@ def of_option(name: str) -> str | None:
 
 
 def add_to(error: Any) -> None:
-    """Adds the right command to a usage error about an option or a command that is none; leaves others alone."""
+    """Adds what would be right to a usage error about a word, an option or a command that is none; no other changes."""
     message = getattr(error, "message", None)
     if not isinstance(message, str):
         return
@@ -144,5 +150,8 @@ def add_to(error: Any) -> None:
         hint = None if command is None else f"what you want is: {command}"
         if hint is not None:
             message = message.partition(". Did you mean")[0].rstrip(".")
+    elif message.startswith(_EXTRA) and getattr(error, "ctx", None) is not None:
+        taken = {name for parameter in error.ctx.command.params for name in (*parameter.opts, parameter.metavar)}
+        hint = next((EXTRA[name] for name in EXTRA if name in taken), None)
     if hint is not None:
         error.message = f"{message}; {hint}"

@@ -184,7 +184,9 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--"):
-            raise CommandError(f"cannot read {flag!r}; settings are given as --name value")
+            raise CommandError(
+                f"cannot read {flag!r}; settings are given as --name value, and the knowledge base is --kb facts.kb"
+            )
         name, equals, value = flag[2:].partition("=")
         if not equals:
             if not rest:

@@ -125,7 +125,10 @@ class CheckedBatching:
 
 
 # What an attached model has in place of its own, by the name of the attribute.
-CHECKED = {"generate": CheckedGenerate, "init_continuous_batching": CheckedBatching}
+CHECKED: dict[str, type[CheckedGenerate | CheckedBatching]] = {
+    "generate": CheckedGenerate,
+    "init_continuous_batching": CheckedBatching,
+}
 
 
 def _merge(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, Any]) -> GenerationConfig:
