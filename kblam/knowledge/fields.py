@@ -12,6 +12,10 @@ MAX_FIELD_CHARACTERS = 100_000
 
 # Sorting a run of combining marks takes time with the square of its length. No script stacks more than a few.
 MAX_COMBINING_MARKS = 256
+# Besides white space: what web pages and spreadsheets leave at the ends of a text, where it means nothing. Zero-width
+# space, byte order mark, word joiner, soft hyphen; joiners and marks of direction belong to words of some scripts.
+_ENDS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\ufeff\u2060\u00ad"
+_UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _KIND_OF_JSON = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
@@ -30,9 +34,11 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
         )
     if not text.isascii():
         _check_combining_marks(field, text)
-    cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip()
+    cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip(_ENDS)
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
+    if all(unicodedata.category(character) in _UNSEEN for character in cleaned):
+        raise TripleFormatError(f"{field} has no character that can be seen: {cleaned[:20]!a}")
     check_storable(field, cleaned)
     return cleaned
 

@@ -20,7 +20,8 @@ class Triple:
     """One fact: the `property` of `name` is `value`.
 
     `name` and `property` are stored in Unicode normal form C without surrounding white space, so that two
-    spellings that look alike are one fact; `value` and the optional fields lose surrounding white space only.
+    spellings that look alike are one fact; `value` and the optional fields lose surrounding white space only. At the
+    ends, what shows nothing counts as white space, such as a zero-width space.
 
     Args:
         name: the entity, in any language; not empty.
@@ -31,7 +32,7 @@ class Triple:
         sources: where documents say it; each is kept once.
 
     Raises:
-        TripleFormatError: a field is empty, not text, longer than `MAX_FIELD_CHARACTERS`, or holds a
+        TripleFormatError: a field is empty or cannot be seen, not text, longer than `MAX_FIELD_CHARACTERS`, or holds a
             character that no UTF-8 file can hold (NUL, a lone surrogate); a source is none, or there are more than
             `MOST_SOURCES`.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from hypothesis import strategies as st
 
 from kblam.knowledge.sources import Source
@@ -9,7 +11,7 @@ from kblam.knowledge.triples import Triple
 
 # Everything a UTF-8 text file can hold, control characters and line separators included.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
-fields = texts.filter(lambda text: text.strip() != "")
+fields = texts.filter(lambda text: any(unicodedata.category(character)[0] not in "CZ" for character in text))
 sources = st.builds(
     Source,
     document=fields,

@@ -54,6 +54,25 @@ def test_spellings_that_look_alike_are_one_identity() -> None:
     assert identity_of(f"{decomposed}\n", " Stadt") == (composed, "Stadt")
 
 
+def test_what_shows_nothing_at_the_ends_is_no_part_of_a_name() -> None:
+    """As a file that was pasted together holds: marks of byte order, zero-width spaces, soft hyphens."""
+    plain = Triple("Amber Falcon", "color", "red")
+    assert Triple("\ufeffAmber Falcon\u200b", " \u2060color\xad \u200b", "\u200b \u3000red") == plain
+    kept = Triple("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645\u200c", "\u200f\u05d0", "\u200e1")
+    assert [len(text) for text in (kept.name, kept.property, kept.value)] == [9, 2, 2], "they mean something"
+
+
+@pytest.mark.parametrize("text", ["\u200c", "\u200e\u200f", "\u200d \u200d", "\x07"])
+@pytest.mark.parametrize("field", ["name", "property", "value"])
+def test_a_text_that_cannot_be_seen_is_refused(field: str, text: str) -> None:
+    with pytest.raises(TripleFormatError, match=rf"{field} has no character that can be seen: '\\"):
+        Triple(**{"name": "n", "property": "p", "value": "v", field: text})
+
+
+def test_a_long_run_at_the_ends_takes_no_time() -> None:
+    assert Triple("n", "p", " \u200b" * 49_000 + "v").value == "v"
+
+
 def test_a_triple_cannot_be_changed() -> None:
     triple = Triple("a", "b", "c")
     with pytest.raises(FrozenInstanceError):
