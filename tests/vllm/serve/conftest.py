@@ -63,9 +63,9 @@ def small(running: Running) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files of two knowledge bases of the small world, by name."""
+@pytest.fixture
+def bases(tmp_path: Path) -> dict[str, Path]:
+    """Files of the knowledge bases of the small world, by name."""
     from tests.vllm.serve.running import write_bases
 
-    return write_bases(tmp_path_factory.mktemp("bases"))
+    return write_bases(tmp_path)
