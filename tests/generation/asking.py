@@ -82,7 +82,10 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 
 
 class QuestionEncoder(HashingEncoder):
-    """Key texts have directions of their own, and a question has those of the key texts it holds; else it has none."""
+    """Key texts have directions of their own, and a question has those of the key texts it holds.
+
+    Other texts are next to nothing: a store takes no zeros.
+    """
 
     def encode(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         vectors = super().encode(texts, progress=progress)
@@ -91,6 +94,7 @@ class QuestionEncoder(HashingEncoder):
             if text not in values:
                 held = [float(_holds(text, fact)) for fact in FACTS]
                 vectors[row] = np.pad(held, (0, self.dimension - len(held))) / max(1, sum(held))
+                vectors[row, -1] = 0 if any(held) else 1e-3
         return vectors
 
 
