@@ -16,6 +16,7 @@ from kblam.training.properties import QUESTIONS, STEPS
 from kblam_kernels.tools.env import quick_dtype
 
 CALIBRATION_QUESTIONS = 600
+_STEPS = 500  # of stage 2, where nothing is said
 
 
 def _help(text: str, default: Any) -> Any:
@@ -65,7 +66,9 @@ class TrainingConfig:
         "questions it is learned from, before each is asked again without its fact", CALIBRATION_QUESTIONS
     )
     # Stage 2: the whole adapter, through the frozen language model
-    max_steps: int = _help("steps of stage 2; 0 leaves it out", 500)
+    max_steps: int = _help(
+        "steps of stage 2; 0 leaves it out; null: 500, or 0 where stage 1 and the pointer make it needless", None
+    )
     learning_rate: float = _help("peak", 1.2e-3)
     projection_rate: float = _help("factor of the rate for what stage 1 trained", 0.1)
     per_device_train_batch_size: int = _help("rows in one forward pass of one process", 16)
@@ -93,6 +96,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):  # YAML has lists
             object.__setattr__(self, "layers", tuple(self.layers))
+        if self.max_steps is None:
+            # With both no figure was better for it: docs/log/adapter.md.
+            is_needed = not (self.retrieval_steps and self.pointer)
+            object.__setattr__(self, "max_steps", _STEPS if is_needed else 0)
         if self.layers is not None and not isinstance(self.layers, tuple):
             raise TrainingConfigError(
                 f"{setting('layers')} must be a list of layers, such as [14, 18], or null; got {self.layers!r}"

@@ -46,6 +46,22 @@ def test_bfloat16_is_for_what_multiplies_it_unless_told_otherwise(monkeypatch: p
             assert TrainingConfig(bf16=told).on("cpu").bf16 is told
 
 
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 0),
+        ({"max_steps": 7}, 7),
+        ({"pointer": False}, 500),
+        ({"retrieval_steps": 0}, 500),
+        ({"question_head": None, "retrieval_steps": 0}, 500),
+        ({"pointer": False, "max_steps": 0}, 0),
+    ],
+    ids=str,
+)
+def test_the_language_model_is_read_where_nothing_else_teaches(given: dict[str, Any], steps: int) -> None:
+    assert TrainingConfig(**given).max_steps == steps
+
+
 def test_flags_are_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("max_steps: 7\nlayers: [1, 2]\nlearning_rate: 0.5\n")
