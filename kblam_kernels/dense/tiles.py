@@ -32,7 +32,7 @@ SM_86: tuple[Arch, ...] = ("sm_86",)
 SM_90: tuple[Arch, ...] = ("sm_90",)
 INTERPRETER: tuple[Arch, ...] = ("interpreter",)
 # Head dimensions, by the powers of two that they are cut into.
-D64, D96, D128, D256 = (1, 64), (65, 96), (97, 128), (129, 256)
+D64, D256 = (1, 64), (129, 256)
 # Queries of a question: too few to fill a tall tile.
 SHORT = 64
 # The first row that fits is taken: the short and the masked before the others, an architecture's own before Ampere's.
@@ -44,17 +44,16 @@ FORWARD: tuple[Choice[ForwardTile], ...] = (
     Choice(ForwardTile(64, 64, 4, 3), "one warp group; 85 to 113 KiB", (65, 128), archs=SM_90, most_rows=SHORT),
     Choice(ForwardTile(64, 32, 4, 3), "one warp group; 129 KiB", D256, archs=SM_90, most_rows=SHORT),
     Choice(ForwardTile(64, 64, 4, 3), "no spill; 41 KiB, on sm_90 one warp group and 57", D64, most_rows=SHORT),
-    Choice(
-        ForwardTile(64, 64, 4, 3, 1),
-        "with prefetch in the ragged loops 8 bytes spill; 61 KiB, two blocks an SM",
-        D96,
-        most_rows=SHORT,
-    ),
-    Choice(ForwardTile(64, 32, 4, 3), "64 columns spill; 49 KiB", D128, most_rows=SHORT),
+    Choice(ForwardTile(64, 32, 4, 3), "64 columns spill, of 96 with Triton 3.6; 49 KiB", (65, 128), most_rows=SHORT),
     Choice(ForwardTile(64, 32, 8, 3), "four warps spill; 100 KiB", D256, most_rows=SHORT),
     # Prefill with a prompt mask, a window or a bias for each token.
     Choice(ForwardTile(128, 64, 8, 3), "128 columns spill; 97 to 129 KiB", (65, 128), archs=SM_90, masked=True),
-    Choice(ForwardTile(128, 32, 8, 3), "64 columns spill beside a prompt mask; 64 KiB", D128, masked=True),
+    Choice(
+        ForwardTile(128, 32, 8, 3),
+        "64 columns spill beside a prompt mask, of 96 with Triton 3.6; 64 KiB",
+        (65, 128),
+        masked=True,
+    ),
     # Hopper. wgmma reads columns from shared memory and wants 64 rows a warp group and wide columns; two stages
     # already hold two buffers there. float32: Ampere's rows, except where they spill here.
     Choice(ForwardTile(128, 128, 8, 3), "two warp groups of 64 rows, no spill; 113 KiB", D64, archs=SM_90),
