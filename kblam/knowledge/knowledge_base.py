@@ -17,6 +17,7 @@ from kblam.knowledge.build import BuildReport, apply, apply_in_batches
 from kblam.knowledge.connection import located, whole
 from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
+from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.files import Duplicates, TripleFile
 from kblam.knowledge.records import as_triples
 from kblam.knowledge.schema import is_blank
@@ -286,8 +287,12 @@ class KnowledgeBase:
         return self._store.changes_since(whole("revision", revision))
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
-        """(len(texts), P) float32 vectors of this knowledge base's encoder."""
-        return self.encoder.encode(texts, progress=progress)
+        """(len(texts), P) float32 vectors of this knowledge base's encoder.
+
+        Raises:
+            EncoderError: the encoder cannot be loaded, fails, or gives what is no vector of each text.
+        """
+        return encoded(self.encoder, texts, progress=progress)
 
     @property
     def encoder(self) -> Encoder:

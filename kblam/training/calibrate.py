@@ -16,6 +16,7 @@ from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_head import DESCRIBING, PropertyHead
 from kblam.errors import TrainingError
+from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.names import Names
 from kblam.models import Attachment
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED, MOST_PROPERTIES, Candidate, Judge, Judged
@@ -133,7 +134,7 @@ def calibrate(
     def encode(texts: list[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known.update(zip(new, torch.from_numpy(data.encoder.encode(new)).float(), strict=True))
+            known.update(zip(new, torch.from_numpy(encoded(data.encoder, new)), strict=True))
         return torch.stack([known[text] for text in texts])
 
     judge = Judge(adapter, encode, names=(name for name, _ in facts.identities), head=head)

@@ -21,6 +21,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import load_weights
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError, argument
+from kblam.knowledge.encoders.checked import encoded
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
@@ -232,7 +233,7 @@ class Trainer:
         start, end = rows * part // parts, rows * (part + 1) // parts
         batch = rows_of(asked.batch, start, end)
         vectors = self.material.vectors
-        questions = torch.from_numpy(self.material.encoder.encode(asked.questions[start:end])) * vectors.scale
+        questions = torch.from_numpy(encoded(self.material.encoder, asked.questions[start:end])) * vectors.scale
         moved = {
             field.name: value.to(device)
             for field in dataclasses.fields(batch)

@@ -18,6 +18,7 @@ from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
 from kblam.generation.prompt import check_question
 from kblam.knowledge import Encoder, KnowledgeBase
+from kblam.knowledge.encoders.checked import encoded
 from kblam.vllm.deciding import foreseen
 from kblam.vllm.files import AllNames, BaseNames
 from kblam.vllm.registry import Loaded, Registry
@@ -284,7 +285,7 @@ class FrontEnd:
                     path = next(iter(self._registry.bases().values())).path
                     with KnowledgeBase.open(path, read_only=True) as base:
                         self._encoder = base.encoder
-                for text, vector in zip(new, self._encoder.encode(new).tolist(), strict=True):
+                for text, vector in zip(new, encoded(self._encoder, new).tolist(), strict=True):
                     self._kept[text] = vector
             found = {text: self._kept[text] for text in texts}
             for text in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):

@@ -25,6 +25,7 @@ from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question
 from kblam.generation.wording import CONTEXT, Wordings
 from kblam.generation.words import MOST_OF_NAME, Found, judged
 from kblam.knowledge import Encoder
+from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.mention import without_name
 from kblam.models.families import FAMILIES, Family
 from kblam.models.loading import load_tokenizer
@@ -126,7 +127,7 @@ class Decider:
         fresh: dict[str, Tensor] = {}
         if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
             assert self._encoder is not None  # `know` comes first
-            fresh = dict(zip(new, torch.from_numpy(self._encoder.encode(new)).float(), strict=True))
+            fresh = dict(zip(new, torch.from_numpy(encoded(self._encoder, new)), strict=True))
         return torch.stack([fresh[text] if text in fresh else torch.tensor(self._vectors[text]) for text in texts])
 
     def vector_of(self, question: Question, text: str) -> list[float]:
