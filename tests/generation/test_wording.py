@@ -13,12 +13,13 @@ from kblam.generation.plan import plan
 from kblam.generation.wording import Wordings
 from kblam.knowledge import Triple
 from tests.generation.asking import CONTROLS, PROMPT, TOKENIZERS
+from tests.knowledge.strategies import can_be_seen
 
 ALPHABETS = ["abc XYZ", "0123456789 +-.,:/%", "łąćż ØÅæß", "漢字かな한국", "ابت ", "नमस्ते", "😀👩‍🔬", "\n\t<>|[]{}'\""]
 SPECIAL = st.sampled_from([*CONTROLS, "[SEP]", "<0x41>"])
 PIECES = st.one_of(*[st.text(alphabet, min_size=1, max_size=8) for alphabet in ALPHABETS], st.text(max_size=5), SPECIAL)
 TEXTS = st.lists(PIECES, min_size=1, max_size=4).map("".join)
-FIELDS = TEXTS.filter(lambda text: bool(text.strip()) and "\0" not in text)
+FIELDS = TEXTS.filter(lambda text: can_be_seen(text) and "\0" not in text)
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 PROMPTS = [PROMPT.replace("{question}", "What is it?"), "What is it?\n", "What is it?", ""]
 
@@ -41,7 +42,7 @@ def test_tokens_read_as_the_text_to_the_last_character(name: str, text: str, pro
 @SETTINGS
 @given(value=FIELDS, name_text=FIELDS)
 @example(value="[SEP] [EOS]", name_text="Żak </s>")
-@example(value="red", name_text="\u200d")  # WordPiece has no token for it
+@example(value="red", name_text="\u200dx")  # WordPiece has no token for the first
 def test_a_plan_says_its_value_to_the_last_character(name: str, value: str, name_text: str) -> None:
     """Also with a tokenizer that leaves characters out; what is cut anywhere is a beginning of it."""
     tokenizer = TOKENIZERS[name]()

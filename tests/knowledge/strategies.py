@@ -11,7 +11,14 @@ from kblam.knowledge.triples import Triple
 
 # Everything a UTF-8 text file can hold, control characters and line separators included.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
-fields = texts.filter(lambda text: any(unicodedata.category(character)[0] not in "CZ" for character in text))
+
+
+def can_be_seen(text: str) -> bool:
+    """Whether a field may be this text."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
+fields = texts.filter(can_be_seen)
 sources = st.builds(
     Source,
     document=fields,
