@@ -55,7 +55,9 @@ def ask(
 
     Example: kblam ask "What is the color of Amber Falcon?" --kb facts.kb
     """
-    if not question.strip():
+    from kblam.knowledge.fields import can_be_seen
+
+    if not can_be_seen(question):
         raise CommandError("the question is empty; ask something")
     check_text(question)
     options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan, query_storage)

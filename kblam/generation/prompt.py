@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError
+from kblam.knowledge.fields import can_be_seen
 from kblam.models import Attachment
 from kblam.models.chat_template import conversation_of
 from kblam.models.prompt import Prompted, family_template, ids_of, question_ids
@@ -73,8 +74,9 @@ def check_question(question: str) -> None:
     """
     if not isinstance(question, str):
         raise GenerationError(f"a question is text; got {type(question).__name__}")
-    if not question.strip():
-        raise GenerationError("the question is empty; ask something")
+    if not can_be_seen(question):
+        shown = f" ({question[:20]!a} shows nothing)" if question.strip() else ""
+        raise GenerationError(f"the question is empty{shown}; ask something")
     try:
         question.encode()
     except UnicodeEncodeError as error:

@@ -37,10 +37,15 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
     cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip(_ENDS)
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
-    if all(unicodedata.category(character) in _UNSEEN for character in cleaned):
+    if not can_be_seen(cleaned):
         raise TripleFormatError(f"{field} has no character that can be seen: {cleaned[:20]!a}")
     check_storable(field, cleaned)
     return cleaned
+
+
+def can_be_seen(text: str) -> bool:
+    """Whether any character of a text shows."""
+    return any(unicodedata.category(character) not in _UNSEEN for character in text)
 
 
 def check_storable(field: str, text: str) -> None:

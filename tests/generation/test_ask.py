@@ -60,7 +60,7 @@ def test_knowledge_is_in_force_only_while_asking(world: World) -> None:
         assert torch.equal(world.model(ids).logits, before)
 
 
-@pytest.mark.parametrize("question", ["", "  \n "], ids=["empty", "blank"])
+@pytest.mark.parametrize("question", ["", "  \n ", "\u200b\ufeff", "\x00"], ids=ascii)
 def test_an_empty_question_is_refused(world: World, question: str) -> None:
     with pytest.raises(GenerationError, match="question is empty"):
         ask(world.model, world.kb, question, tokenizer=world.tokenizer)
