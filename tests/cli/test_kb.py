@@ -90,6 +90,10 @@ def test_build_passes_the_name_of_the_key_variable(
 def test_build_refuses_bad_input(hashing: HashingEncoder, facts_file: Path, tmp_path: Path, kb: Path) -> None:
     output = tmp_path / "made.kb"
     kblam("kb", "build", tmp_path / "none.jsonl", "-o", output).failed(2, "there is no file", "none.jsonl")
+    kblam("kb", "build", tmp_path, "-o", output).failed(2, "is a folder; give a file of triples (.json, ", ".parquet)")
+    for name, text in (("none.json", "[]"), ("head.csv", "name,property,value\n")):
+        (tmp_path / name).write_text(text)
+        kblam("kb", "build", tmp_path / name, "-o", output).failed(2, f"{name}: it has no records; there is nothing")
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"name": "a", "value": "b"}\n{"name": "a"}\n')
     kblam("kb", "build", bad, "-o", output).failed(2, "bad.jsonl:2:", 'missing field "value"')

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import tracemalloc
 from pathlib import Path
@@ -105,8 +106,11 @@ BAD_FILES = [
     pytest.param("e.csv", b"name,value\na,b\xff\n", 2, "byte 0xff is not UTF-8", id="latin-1"),
     pytest.param("e.json", b'[{"name":"a",\n"value":"\xe9"}]', 2, "byte 0xe9 is not UTF-8", id="json-latin-1"),
     pytest.param("e.jsonl", "é".encode("utf-16"), 1, "the file is UTF-16", id="utf-16"),
+    pytest.param("e.csv", gzip.compress(b"name,value\n"), None, "the file is gzip; unpack it first", id="gzip"),
+    pytest.param("e.json", b"PK\x03\x04\x14\0", None, "a zip archive or a workbook; unpack it", id="zip"),
+    pytest.param("e.tsv", b"%PDF-1.7\n", None, "is a PDF; kblam data extract makes triples", id="pdf"),
     pytest.param("e.csv", b"\x00\x01\x02", 1, "binary", id="binary"),
-    pytest.param("e.json", b"PK\x03\x04\x00", 1, "binary", id="binary-json"),
+    pytest.param("e.json", b"\x01PK\x00", 1, "binary", id="binary-json"),
     pytest.param("e.jsonl", b"x" * (8 * 2**20 + 1), 1, "longer than 8,388,608 bytes", id="huge-line"),
     pytest.param(
         "e.jsonl", json.dumps({"name": "a", "value": "x" * (MAX_FIELD_CHARACTERS + 1)}), 1, "more than", id="huge-field"

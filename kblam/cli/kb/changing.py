@@ -86,8 +86,7 @@ def build(
     """
     from kblam.knowledge import build as build_file
 
-    if not file.is_file():
-        raise CommandError(f"there is no file {file}; give a file of triples (.json, .jsonl, .csv, .tsv)")
+    _check_is_a_file(file)
     _check_is_no_base(file)
     output = file_of(output)
     if not (folder := output.expanduser().parent).is_dir():  # before the encoder is loaded
@@ -188,13 +187,27 @@ def _check_is_no_base(file: Path) -> None:
         )
 
 
+def _check_is_a_file(file: Path) -> None:
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
+
+    kinds = f"give a file of triples ({', '.join(FORMAT_OF_SUFFIX)})"
+    if file.is_dir():
+        raise CommandError(f"{file} is a folder; {kinds}")
+    if not file.exists():
+        raise CommandError(f"there is no file {file}; {kinds}")
+
+
 def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Duplicates) -> TripleFile:
     """The file after it was read once from end to end, so that a bad line costs nothing."""
     from kblam.knowledge import Columns, TripleFile
 
     chosen = Columns.parse(columns) if columns else None
     with waiting(f"reading {file}"):
-        return TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
+        triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
+    if not len(triples):
+        why = f"none of its {triples.skipped:,} records can be read" if triples.skipped else "it has no records"
+        raise CommandError(f"{file}: {why}; there is nothing to encode")
+    return triples
 
 
 def encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:

@@ -21,6 +21,16 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+# What a file of another kind begins with, and what to do.
+_CONTAINERS = {
+    b"\x1f\x8b": "gzip; unpack it first",
+    b"BZh91AY&SY": "bzip2; unpack it first",
+    b"\xfd7zXZ\0": "xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd; unpack it first",
+    b"PK\x03\x04": "a zip archive or a workbook; unpack it, or name it .xlsx",
+    b"%PDF-": "a PDF; kblam data extract makes triples of documents",
+    b"SQLite format 3\0": "an SQLite database; a knowledge base needs no building, and kblam data import reads others",
+}
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
@@ -76,7 +86,7 @@ def check_is_file(path: Path) -> None:
 
 
 def refuse_other_encodings(path: Path, head: bytes) -> None:
-    """The beginning of a text must not be that of UTF-16 or UTF-32.
+    """The beginning of a text must not be that of UTF-16 or UTF-32, or of a file that is no text.
 
     Raises:
         TripleFormatError: it is.
@@ -84,6 +94,9 @@ def refuse_other_encodings(path: Path, head: bytes) -> None:
     for mark, name in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             raise TripleFormatError(f"the file is {name}; save it as UTF-8", path=path, line=1)
+    for beginning, what in _CONTAINERS.items():
+        if head.startswith(beginning):
+            raise TripleFormatError(f"the file is {what}", path=path)
 
 
 class NoTextLineError(TripleFormatError):
