@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import tracemalloc
 from pathlib import Path
 
@@ -107,6 +109,10 @@ BAD_FILES = [
     pytest.param("e.json", b'[{"name":"a",\n"value":"\xe9"}]', 2, "byte 0xe9 is not UTF-8", id="json-latin-1"),
     pytest.param("e.jsonl", "é".encode("utf-16"), 1, "the file is UTF-16", id="utf-16"),
     pytest.param("e.csv", gzip.compress(b"name,value\n"), None, "the file is gzip; unpack it first", id="gzip"),
+    pytest.param("e.jsonl", bz2.compress(b"{}"), None, "the file is bzip2; unpack it first", id="bzip2"),
+    pytest.param("e.json", lzma.compress(b"{}"), None, "the file is xz; unpack it first", id="xz"),
+    pytest.param("e.csv", b"\x28\xb5\x2f\xfd\0", None, "the file is zstd; unpack it first", id="zstd"),
+    pytest.param("e.csv", b"SQLite format 3\0", None, "is an SQLite database", id="sqlite"),
     pytest.param("e.json", b"PK\x03\x04\x14\0", None, "a zip archive or a workbook; unpack it", id="zip"),
     pytest.param("e.tsv", b"%PDF-1.7\n", None, "is a PDF; kblam data extract makes triples", id="pdf"),
     pytest.param("e.csv", b"\x00\x01\x02", 1, "binary", id="binary"),

@@ -205,8 +205,7 @@ def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Dup
     with waiting(f"reading {file}"):
         triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
     if not len(triples):
-        why = f"none of its {triples.skipped:,} records can be read" if triples.skipped else "it has no records"
-        raise CommandError(f"{file}: {why}; there is nothing to encode")
+        raise CommandError(f"{file}: it has no records; there is nothing to encode")
     return triples
 
 
