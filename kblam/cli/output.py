@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,10 @@ class SafeConsole(Console):
     @property
     def file(self) -> IO[str]:
         """The stream as it is now; writing to it fails with an error of ours."""
-        return Stream(super().file, is_data=not self.stderr)  # type: ignore[return-value]
+        stream: IO[str] | None = super().file
+        if self._file is None and (sys.stderr if self.stderr else sys.stdout) is None:
+            stream = None  # rich has one instead that takes everything, and nobody would hear of what is lost
+        return Stream(stream, is_data=not self.stderr)  # type: ignore[return-value]
 
     @file.setter
     def file(self, new: IO[str]) -> None:

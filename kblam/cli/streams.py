@@ -86,6 +86,8 @@ def finish() -> None:
 
 def abandon() -> None:
     """Nothing is written to stdout any more, or Python would complain once more while it ends."""
+    if sys.stdout is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("kblam-kernels", "torch", "triton", "numpy", "transformers", "tokenizers", "safetensors")
-# Variables that change what the kernels do, beside all that begin with KBLAM_. None of them holds a secret.
+# Variables that change what the kernels do. None of them holds a secret; of what else begins with KBLAM_, such as a
+# server's keys, it is only said that it is set.
 VARIABLES = (
+    *(f"KBLAM_{name}" for name in ("BACKEND", "BUILD", "CACHE", "CPU_ISA", "ENCODER", "PLAN", "RESOURCES", "TILE")),
     "TRITON_INTERPRET",
     "TRITON_CACHE_DIR",
     "CUDA_VISIBLE_DEVICES",
@@ -52,8 +54,8 @@ def report() -> dict[str, Any]:
 
 def environment() -> dict[str, str]:
     """The variables that are set and change what the kernels do."""
-    ours = sorted(name for name in os.environ if name.startswith("KBLAM_"))
-    return {name: os.environ[name] for name in (*ours, *VARIABLES) if name in os.environ}
+    others = sorted(name for name in os.environ if name.startswith("KBLAM_") and name not in VARIABLES)
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ} | dict.fromkeys(others, "(set)")
 
 
 def version_of(distribution: str) -> str | None:

@@ -206,12 +206,13 @@ def test_little_space_is_off_not_broken(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_secrets_are_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "OPENAI_BASE_URL", "HTTPS_PROXY"):
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "OPENAI_BASE_URL", "HTTPS_PROXY", "KBLAM_API_KEYS", "KBLAM_METRICS_KEY"):
         monkeypatch.setenv(name, f"hunter2-{name}")
     monkeypatch.setenv("KBLAM_BACKEND", "reference")
     shown = outcomes(checks.environment)["environment"].detail
     assert "OPENAI_API_KEY is set" in shown
     assert "KBLAM_BACKEND=reference" in shown
+    assert "KBLAM_API_KEYS=(set)" in shown
     everything = kblam("doctor").stdout + kblam("doctor", "--json").stdout + json.dumps(env.report())
     assert "hunter2" not in everything
 

@@ -81,9 +81,12 @@ def test_evidence_is_shown_as_text() -> None:
     assert visible(BAD).startswith("green\\x1b]52;c;Y3VybA==\\x07")
 
 
-def run(*arguments: object, stdout: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, stdout: int = subprocess.PIPE, closed: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command_line(), *map(str, arguments)],
+        preexec_fn=(lambda: os.close(1)) if closed else None,
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -122,6 +125,13 @@ def test_a_reader_that_has_seen_enough_is_no_error_to_report(hostile: Path) -> N
     os.close(write)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []], ids=str)
+def test_a_closed_stdout_is_told(hostile: Path, arguments: list[str]) -> None:
+    done = run("kb", "list", hostile, *arguments, closed=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to standard output: it is closed; what was printed is not complete\n"
 
 
 def test_a_question_in_another_encoding_is_refused() -> None:
