@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     if not overwrite and file.exists():  # before minutes of writing, not only after
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     # The suffix stays: some writers look at it.
-    unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}")
+    unfinished = file.with_name(f".{file.stem}.{mark()}.part{file.suffix}")
     try:
         yield unfinished
         if overwrite:
@@ -40,6 +41,11 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             _publish(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def mark() -> str:
+    """Part of the name of what is unfinished: of one call, also among threads and containers that share a disk."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -31,6 +31,15 @@ def test_a_file_that_is_not_to_be_replaced_stays_also_if_it_comes_meanwhile(tmp_
     assert file.read_text() == "another's"
 
 
+def test_two_writers_of_one_file_each_write_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with whole(file) as first, whole(file) as second:
+        first.write_text("first")
+        second.write_text("second, and longer")
+    assert file.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_what_cannot_be_written_is_named() -> None:
     """A write that fails says no file by itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kblam.bench.profiling import profiled
 from kblam.bench.whole_model import STEPS, Decoding
 from kblam.errors import BenchmarkError
 from kblam.models.formats import storage_dtype
+from kblam.whole import whole
 
 CONTEXT = 64 + STEPS
 
@@ -73,9 +73,5 @@ def of_a_token(
 
 def _write(profiler: Any, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.stem}.{os.getpid()}.json")
-    try:
+    with whole(file) as unfinished:
         profiler.export_chrome_trace(str(unfinished))
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from kblam.errors import StoreWriteError
+from kblam.whole import mark
 
 try:
     import fcntl
@@ -35,8 +36,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         StoreWriteError: it cannot be written.
     """
     given, target = target, target.resolve()
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    own = mark()
+    fresh, old = (target.with_name(f".{target.name}.{own}.{ending}") for ending in ("part", "old"))
     try:
         restore(target)
         fresh.mkdir(parents=True)

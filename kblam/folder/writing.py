@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -16,7 +17,6 @@ from kblam.errors import ModelFolderError, argument
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
 from kblam.folder.new import new_folder
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.copying import copy_knowledge_base
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import storage_dtype
@@ -69,21 +69,27 @@ def integrate(
     storage_dtype(storage, adapter, getattr(torch, manifest.dtype))
     manifest = dataclasses.replace(manifest, storage=storage)
     _check_fit(model, config, adapter.config)
-    if isinstance(knowledge_base, KnowledgeBase):
+    is_given = isinstance(knowledge_base, KnowledgeBase)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(knowledge_base, KnowledgeBase):
+            knowledge_base = stack.enter_context(KnowledgeBase.open(knowledge_base, read_only=True))
         check_encoder(adapter.config, knowledge_base)
-    else:
-        with KnowledgeBase.open(knowledge_base, read_only=True) as opened:
-            check_encoder(adapter.config, opened)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(manifest.base, manifest.revision)
-    if include_base and not isinstance(model, PreTrainedModel):
-        model = load_base(manifest.base, revision=manifest.revision, dtype=getattr(torch, manifest.dtype), device="cpu")
-    with new_folder(target) as fresh:
+        if tokenizer is None:
+            tokenizer = load_tokenizer(manifest.base, manifest.revision)
+        if include_base and not isinstance(model, PreTrainedModel):
+            dtype = getattr(torch, manifest.dtype)
+            model = load_base(manifest.base, revision=manifest.revision, dtype=dtype, device="cpu")
+        fresh = stack.enter_context(new_folder(target))
         adapter.save_pretrained(fresh / ADAPTER)
         tokenizer.save_pretrained(fresh / TOKENIZER)
-        copy_knowledge_base(knowledge_base, fresh / KNOWLEDGE)
+        knowledge_base.copy_to(fresh / KNOWLEDGE)
+        if not is_given:  # it may lie in the folder that is replaced
+            knowledge_base.close()
         if isinstance(model, PreTrainedModel) and include_base:
             model.save_pretrained(fresh / BASE)
+            mode = (fresh / BASE / "config.json").stat().st_mode
+            for weights in (fresh / BASE).glob("*.safetensors"):
+                weights.chmod(mode)  # safetensors lets only this user read them
         # Last: a folder with a manifest is whole.
         (fresh / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n", encoding="utf-8")
     return target

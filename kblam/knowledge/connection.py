@@ -17,7 +17,7 @@ from kblam.knowledge import schema
 from kblam.knowledge.foreign_log import set_aside_foreign_log
 from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.migration import migrate
-from kblam.knowledge.opened import Opened, is_open_here
+from kblam.knowledge.opened import Opened, making, opening
 
 # Python 3.10 has no error codes on sqlite3's exceptions, so the messages, which SQLite keeps stable, decide.
 _DAMAGED = "the file is damaged: restore it from a copy, or build it again"
@@ -105,10 +105,12 @@ def connect(path: Path, *, read_only: bool, timeout: float) -> Opened:
         StoreError, StoreFormatError: it cannot be read, or is not a knowledge base of a known format.
     """
     file = located(path)
-    with sqlite_errors(path):
-        if not is_open_here(file):
-            schema.check_file(file)
-            set_aside_foreign_log(file, lambda options: _open(file, options, timeout))
+
+    def look() -> None:
+        schema.check_file(file)
+        set_aside_foreign_log(file, lambda options: _open(file, options, timeout))
+
+    with sqlite_errors(path), opening(file, look):
         if read_only:
             return _connect_to_read(file, timeout)
         connection = _open(file, "mode=rw", timeout)
@@ -138,14 +140,16 @@ def create(path: Path | None, *, encoder_spec: str, fingerprint: str, dimension:
             f"{schema.MAX_DIMENSION}: check the encoder"
         )
     file = None if path is None else located(path)
-    if file is not None and not schema.is_blank(file):
-        schema.check_file(file)
-        raise _exists(file)
     where: Path | str = file or "memory"
-    with sqlite_errors(where):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sqlite_errors(where))
         if file is None:
             connection = _hardened(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
         else:
+            blank = schema.is_blank(file)
+            stack.enter_context(making(file, lambda: None if blank else schema.check_file(file)))
+            if not blank:
+                raise _exists(file)
             connection = _open(file, "mode=rwc", timeout)
         try:
             connection.execute(f"PRAGMA page_size = {schema.PAGE_SIZE}")

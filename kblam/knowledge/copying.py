@@ -1,4 +1,4 @@
-"""Copies a knowledge base, as of one moment, to a new file."""
+"""A new file with all that another one has."""
 
 from __future__ import annotations
 
@@ -7,50 +7,38 @@ import sqlite3
 from pathlib import Path
 from uuid import uuid4
 
+from kblam.errors import StoreError, StoreWriteError
 from kblam.knowledge import ledger as ledgers
-from kblam.knowledge.connection import connect, sqlite_errors
-from kblam.knowledge.knowledge_base import KnowledgeBase
-from kblam.knowledge.store import Store
-
-_TIMEOUT = 30.0  # seconds to wait for another writer of the original
+from kblam.knowledge.connection import connect, located, sqlite_errors
+from kblam.whole import whole
 
 
-def copy_knowledge_base(knowledge_base: str | Path | KnowledgeBase, target: Path) -> None:
-    """Writes all of it to a new file, including the write-ahead log; nothing is encoded again.
-
-    Args:
-        knowledge_base: a file, or an open knowledge base, also one in memory.
-        target: a path where nothing exists yet.
+def write_copy(sql: sqlite3.Connection, target: Path, timeout: float) -> None:
+    """Copies a database as it is in this transaction; the copy is another knowledge base, which counts for itself.
 
     Raises:
-        StoreError: it cannot be read, or the copy cannot be written.
+        StoreError: something is there already, or it cannot be written.
     """
-    if isinstance(knowledge_base, KnowledgeBase) and knowledge_base.path is None:
-        _write_out(knowledge_base, target)
-        return
-    path = knowledge_base.path if isinstance(knowledge_base, KnowledgeBase) else Path(knowledge_base)
-    assert path is not None
-    with (
-        contextlib.closing(connect(path, read_only=True, timeout=_TIMEOUT)) as source,
-        sqlite_errors(target),
-        contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
-    ):
-        source.connection.backup(copy)
-    with contextlib.closing(connect(target, read_only=False, timeout=_TIMEOUT)) as made, sqlite_errors(target):
+    file = located(target)
+    try:
+        with whole(file, overwrite=False) as unfinished:
+            try:
+                _copy(sql, unfinished, timeout)
+            finally:
+                for ending in ("-wal", "-shm"):
+                    unfinished.with_name(unfinished.name + ending).unlink(missing_ok=True)
+    except FileExistsError:
+        raise StoreError(f"{target} is there already; choose another place for the copy") from None
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {target}: {error.strerror}; choose another place for the copy") from error
+
+
+def _copy(sql: sqlite3.Connection, file: Path, timeout: float) -> None:
+    with sqlite_errors(file), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as copy:
+        sql.backup(copy)
+    with contextlib.closing(connect(file, read_only=False, timeout=timeout)) as made, sqlite_errors(file):
         made.connection.execute("BEGIN IMMEDIATE")
-        ledger = ledgers.read(str(target), made.connection)
+        ledger = ledgers.read(str(file), made.connection)
         ledger.store_id = uuid4().hex
         ledgers.write(made.connection, ledger)
         made.connection.execute("COMMIT")
-
-
-def _write_out(knowledge_base: KnowledgeBase, target: Path) -> None:
-    made = Store.create(
-        target,
-        encoder_spec=knowledge_base.encoder_spec,
-        fingerprint=knowledge_base.fingerprint,
-        dimension=knowledge_base.dimension,
-    )
-    with contextlib.closing(made) as store:
-        vectors = knowledge_base.embeddings()
-        store.upsert(knowledge_base.triples_at(vectors.ids), vectors.key, vectors.value)

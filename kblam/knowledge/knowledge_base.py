@@ -272,6 +272,14 @@ class KnowledgeBase:
         """
         self._store.check()
 
+    def copy_to(self, path: str | Path) -> None:
+        """Writes all of it, as it is now, to a new file; nothing is encoded again.
+
+        Raises:
+            StoreError: something is there already, it cannot be written, or the knowledge base was moved or replaced.
+        """
+        self._store.copy_to(path)
+
     # --- vectors -----------------------------------------------------------------------------------------
 
     def embeddings(self) -> Embeddings:

@@ -32,10 +32,16 @@ def search(sql: sqlite3.Connection, columns: str, text: str, limit: int, *, ever
     names = " AND ".join("instr(folded, ?) > 0" for _ in words)
     order = "instr(folded, ?) <> 1, length(folded), folded, id LIMIT ?"
 
+    raised: list[BaseException] = []
+
     def holds(name: str, property: str, value: str) -> bool:
-        # A line feed is in no word, so no word is found across two texts.
-        whole = f"{name}\n{fold(property)}\n{fold(value)}"
-        return all(word in whole for word in words)
+        try:
+            # A line feed is in no word, so no word is found across two texts.
+            whole = f"{name}\n{fold(property)}\n{fold(value)}"
+            return all(word in whole for word in words)
+        except BaseException as error:  # Ctrl-C above all, of which SQLite would only say that a function failed
+            raised.append(error)
+            raise
 
     select = f"SELECT {columns} FROM triples WHERE"
     if everywhere:
@@ -43,7 +49,12 @@ def search(sql: sqlite3.Connection, columns: str, text: str, limit: int, *, ever
         select = f"{select} kblam_holds(folded, property, value) ORDER BY NOT ({names}), {order}"
     else:
         select = f"{select} {names} ORDER BY {order}"
-    return sql.execute(select, (*words, folded, max(0, whole("limit", limit)))).fetchall()
+    try:
+        return sql.execute(select, (*words, folded, max(0, whole("limit", limit)))).fetchall()
+    except sqlite3.Error:
+        if raised:
+            raise raised[0] from None
+        raise
 
 
 def fold(text: str) -> str:

@@ -13,6 +13,7 @@ from kblam.knowledge import connection as connections
 from kblam.knowledge import ledger as ledgers
 from kblam.knowledge import proof
 from kblam.knowledge.connection import whole
+from kblam.knowledge.copying import write_copy
 from kblam.knowledge.embeddings import Changes, Embeddings, to_blobs
 from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.opened import Opened
@@ -343,7 +344,16 @@ class Store:
             return ledger.triples
         return int(sql.execute("SELECT count(*) FROM triples").fetchone()[0])
 
-    # --- checking ----------------------------------------------------------------------------------------
+    # --- as a whole --------------------------------------------------------------------------------------
+
+    def copy_to(self, path: str | Path, timeout: float = 30.0) -> None:
+        """Writes all of it, as of one moment, to a new file.
+
+        Raises:
+            StoreError: something is there already, or it cannot be written.
+        """
+        with self._transactions.reading() as (sql, _):
+            write_copy(sql, connections.given(path), timeout)
 
     def check(self) -> None:
         """Reads all of the file.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kblam.errors import StoreError, StoreWriteError
 from kblam.knowledge import ledger as ledgers
@@ -14,8 +16,10 @@ from kblam.knowledge.connection import sqlite_errors
 from kblam.knowledge.ledger import Ledger
 from kblam.knowledge.opened import Opened
 
-# Readers that follow each other without a pause keep a log from being used from its beginning again.
+# Readers that follow each other without a pause keep a log from being used from its beginning again. So a change waits
+# for them, but not long, and once for so many bytes.
 _LONGEST_LOG = 64 * 2**20
+_WAIT_FOR_READERS = 1.0  # seconds
 
 
 class Transactions:
@@ -33,6 +37,7 @@ class Transactions:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._is_proven = False
+        self._longest_log = _LONGEST_LOG
 
     def close(self) -> None:
         """Release the file. Closing again does nothing."""
@@ -52,7 +57,7 @@ class Transactions:
         with self._lock, sqlite_errors(self.name):
             opened = self._still_open()
             sql = opened.connection
-            sql.execute("BEGIN")
+            _begin(sql, "BEGIN")
             try:
                 yield sql, ledgers.read(self.name, sql)
             finally:
@@ -73,7 +78,7 @@ class Transactions:
             self.refuse_if_read_only()
             opened = self._still_open()
             sql = opened.connection
-            sql.execute("BEGIN IMMEDIATE")
+            _begin(sql, "BEGIN IMMEDIATE")
             try:
                 ledger = ledgers.read(self.name, sql)
                 self._prove(sql, ledger)
@@ -89,7 +94,23 @@ class Transactions:
                     sql.execute("ROLLBACK")
                 raise
             self._still_open()  # or the change went to a file that nobody sees
-            _shorten_log(opened)
+            self._shorten_log(opened)
+
+    def _shorten_log(self, opened: Opened) -> None:
+        """Empties a log that has become long, where readers let it; the change is made either way."""
+        if opened.file is None:
+            return
+        log = opened.file.with_name(opened.file.name + "-wal")
+        if _size(log) <= self._longest_log:
+            return
+        with contextlib.suppress(sqlite3.Error):
+            patience = opened.connection.execute("PRAGMA busy_timeout").fetchone()[0]
+            try:
+                opened.connection.execute(f"PRAGMA busy_timeout = {min(patience, round(1000 * _WAIT_FOR_READERS))}")
+                opened.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                opened.connection.execute(f"PRAGMA busy_timeout = {patience}")
+        self._longest_log = _LONGEST_LOG if (size := _size(log)) <= _LONGEST_LOG else size + _LONGEST_LOG
 
     def _prove(self, sql: sqlite3.Connection, ledger: Ledger) -> None:
         if not self._is_proven:
@@ -103,9 +124,20 @@ class Transactions:
         return self.opened
 
 
-def _shorten_log(opened: Opened) -> None:
-    """Waits for readers of a log that has become long, so that the next writer begins it anew."""
-    if opened.file is not None:
-        log = opened.file.with_name(opened.file.name + "-wal")
-        if log.exists() and log.stat().st_size > _LONGEST_LOG:
-            opened.connection.execute("PRAGMA wal_checkpoint(RESTART)")
+def _begin(sql: sqlite3.Connection, how: str) -> None:
+    """Begins a transaction or none: Ctrl-C while it waits for another writer is seen when it has begun."""
+    try:
+        sql.execute(how)
+    except sqlite3.Error:
+        raise
+    except BaseException:
+        if sql.in_transaction:
+            sql.execute("ROLLBACK")
+        raise
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

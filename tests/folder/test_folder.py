@@ -24,7 +24,7 @@ from kblam.errors import (
     StoreWriteError,
     UnsupportedModelError,
 )
-from kblam.folder import integrate, is_model_folder, load_folder, load_model, new, read_manifest, writing
+from kblam.folder import integrate, is_model_folder, load_folder, load_model, new, read_manifest
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
 
@@ -104,6 +104,8 @@ def test_a_relative_base_is_found_from_anywhere(
 
 def test_a_whole_folder_can_be_moved(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path) -> None:
     whole = integrate(base, adapter, kb, tmp_path / "whole", include_base=True)
+    modes = {path.stat().st_mode for path in whole.rglob("*") if path.suffix in (".json", ".safetensors")}
+    assert len(modes) == 1, "who may read the configs may read the weights"
     expected = answer_of(whole).text
     assert answer_of(whole.rename(tmp_path / "elsewhere")).text == expected
 
@@ -183,6 +185,37 @@ def test_an_empty_folder_is_taken(base: Path, adapter: KnowledgeAdapter, kb: Kno
     assert is_model_folder(integrate(base, adapter, kb, tmp_path / "folder"))
 
 
+def test_an_open_knowledge_base_is_copied_and_not_what_lies_at_its_path_now(
+    base: Path, adapter: KnowledgeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    monkeypatch.chdir(tmp_path)
+    with KnowledgeBase.create("facts.kb", encoder) as kb:
+        kb.add(FACTS)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        integrate(base, adapter, kb, tmp_path / "folder")
+        with KnowledgeBase.create(tmp_path / "new.kb", HashingEncoder(8)):
+            pass
+        (tmp_path / "new.kb").rename(tmp_path / "facts.kb")
+        with pytest.raises(StoreError, match="was removed, or replaced by another file"):
+            integrate(base, adapter, kb, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with KnowledgeBase.open(tmp_path / "folder" / "knowledge.kb") as copy:
+        assert len(copy) == len(FACTS)
+
+
+def test_two_calls_at_once_do_not_touch_each_others_unfinished_folder(tmp_path: Path) -> None:
+    with new.new_folder(tmp_path / "a") as first:
+        (first / "what").write_text("first")
+        with new.new_folder(tmp_path / "a") as second:
+            (second / "what").write_text("second")
+        assert (tmp_path / "a" / "what").read_text() == "second"
+        assert (first / "what").read_text() == "first"
+    assert (tmp_path / "a" / "what").read_text() == "first"
+    assert left_behind(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"]
 )
@@ -199,7 +232,7 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
         raise error
 
     before = (written / "kblam.json").read_bytes()
-    monkeypatch.setattr(writing, "copy_knowledge_base", fail)
+    monkeypatch.setattr(KnowledgeBase, "copy_to", fail)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)) as raised:
         integrate(base, adapter, kb, written, overwrite=True)
     if isinstance(error, OSError):

@@ -348,3 +348,39 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(knowledge, name) is not None for name in knowledge.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = knowledge.Nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_a_copy_is_of_one_moment_and_counts_for_itself(where: str, tmp_path: Path, encoder: HashingEncoder) -> None:
+    made = KnowledgeBase.create(tmp_path / "a.kb" if where == "file" else None, encoder)
+    with made as kb:
+        kb.add([Triple(f"n{number}", "p", "value 0") for number in range(50)])
+        ended = threading.Event()
+
+        def change() -> None:
+            try:
+                for round_ in range(1, 40):
+                    kb.add([Triple(f"n{number}", "p", f"value {round_}") for number in range(0, 50, 7)])
+            finally:
+                ended.set()
+
+        writer = threading.Thread(target=change)
+        writer.start()
+        copies = []
+        while not ended.is_set() and len(copies) < 8:
+            copies.append(tmp_path / f"copy{len(copies)}.kb")
+            kb.copy_to(copies[-1])
+        writer.join()
+        with pytest.raises(StoreError, match=r"copy0\.kb is there already; choose another place for the copy"):
+            kb.copy_to(copies[0])
+        revision = kb.revision
+        for copied in copies:
+            with KnowledgeBase.open(copied, encoder) as copy_:
+                copy_.check()
+                triples, vectors = list(copy_.triples()), copy_.embeddings()
+                values = HashingEncoder().encode([triple.value for triple in triples])
+                np.testing.assert_array_equal(vectors.value, values.astype(np.float16))
+                assert len({triple.value for triple in triples[::7]}) == 1
+                assert copy_._store.info.store_id != kb._store.info.store_id
+                copy_.add(Triple("another", "p", "v"))
+        assert kb.revision == revision
