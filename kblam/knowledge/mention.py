@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 
 
 def words(text: str) -> list[str]:
-    """The words of a text for comparisons, in lower case."""
-    return re.findall(r"\w+", _folded(text))
+    """The words of a text for comparisons, in lower case and normal form C, with the marks on their letters."""
+    return _words_of(_folded(text))
 
 
 def words_at(text: str) -> list[tuple[str, int, int]]:
     """`words`, each with the characters [start, end) of the text that it is made from."""
-    places = _places(text)
-    found = re.finditer(r"\w+", _folded(text))
-    return [(one[0], places[one.start()], places[one.end() - 1] + 1) for one in found]
+    folded, places = _folded(text), _Places(text)
+    return [(one[0], *places.of(*one.span())) for one in _word(folded).finditer(folded)]
 
 
 def place_of(said: list[str], wanted: list[str]) -> int | None:
@@ -92,38 +92,94 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     pattern, runs_before, runs_after = known
     folded = _folded(text)
     found = pattern.search(folded)
-    places = _places(text) if found is not None else ()
+    if found is None:
+        return
+    places, said = _Places(text), words(phrase)
     while found is not None:
         start, end = found.span()
         # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
-        is_whole = (runs_before or not _goes_on(folded[start - 1 : start])) and (
-            runs_after or not _goes_on(folded[end : end + 1])
+        is_whole = (
+            (runs_before or not _goes_on(folded[start - 1 : start]))
+            and (runs_after or not _goes_on(folded[end : end + 1]))
+            and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
         )
         if is_whole:
-            yield places[start], places[end - 1] + 1
+            yield places.of(start, end)
         found = pattern.search(folded, end if is_whole else start + 1)
 
 
 def _goes_on(character: str) -> bool:
     """Whether a word of a script with spaces has this character; none at a text's end."""
-    return re.match(r"\w", character) is not None and _RUNS_ON.match(character) is None
+    is_part = re.match(r"\w", character) is not None or (bool(character) and _is_mark(character))
+    return is_part and _RUNS_ON.match(character) is None
+
+
+def _words_of(folded: str) -> list[str]:
+    return _word(folded).findall(folded)
+
+
+def _word(folded: str) -> re.Pattern[str]:
+    return _ASCII_WORD if folded.isascii() else _word_with_marks()
+
+
+_ASCII_WORD = re.compile(r"\w+")
+
+
+@cache
+def _word_with_marks() -> re.Pattern[str]:
+    """A letter or digit, and what follows with its marks: vowel signs too, without which "दिन" would be "दन"."""
+    marks = "".join(re.escape(one) for one in map(chr, range(0x300, 0x1F000)) if _is_mark(one))
+    return re.compile(rf"\w[\w{marks}]*")
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it belongs to the letter before it. Those for symbols, as in the keycap of a digit, do not."""
+    return (
+        unicodedata.category(character) in ("Mn", "Mc")
+        and not "\u20d0" <= character <= "\u20ff"
+        and (not "\ufe00" <= character <= "\ufe0f")
+    )
 
 
 def _folded(text: str) -> str:
-    """In lower case, also what has none of its own ("ß" is "ss"); a Turkish i is one with its dot and without."""
-    return _plain_i(text).casefold()
+    """In normal form C, as names are stored, and in lower case, also what has none of its own ("ß" is "ss").
 
-
-def _places(text: str) -> Sequence[int]:
-    """For each character of the folded text the one of the text that it comes from."""
-    plain = _plain_i(text)
-    if len(plain.casefold()) == len(text):
-        return range(len(text))
-    return [at for at, one in enumerate(plain) for _ in one.casefold()]
+    A Turkish i is one with its dot and without.
+    """
+    return _plain_i(text if text.isascii() else unicodedata.normalize("NFC", text)).casefold()
 
 
 def _plain_i(text: str) -> str:
     return text.replace("İ", "i").replace("ı", "i")
+
+
+class _Places:
+    """Which characters of a text its folded form is made of."""
+
+    def __init__(self, text: str) -> None:
+        # By character of the folded text; None where each is of the one at its own place.
+        self._spans: list[tuple[int, int]] | None = None
+        if len(_folded(text)) != len(text) or not unicodedata.is_normalized("NFC", text):
+            self._spans = [span for span, part in _clusters(text) for _ in _folded(part)]
+
+    def of(self, start: int, end: int) -> tuple[int, int]:
+        """[start, end) of the text for [start, end) of its folded form."""
+        return (start, end) if self._spans is None else (self._spans[start][0], self._spans[end - 1][1])
+
+
+_HANGUL = re.compile(
+    "[\u1100-\u11ff\uac00-\ud7a3][\u1160-\u11ff]"
+)  # a part of a syllable, and one that goes on with it
+
+
+def _clusters(text: str) -> Iterator[tuple[tuple[int, int], str]]:
+    """The pieces of a text that are composed each by itself: a character, and the marks and Hangul parts after it."""
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end < len(text) and (unicodedata.category(text[end])[0] == "M" or _HANGUL.match(text, end - 1) is not None):
+            continue
+        yield (start, end), text[start:end]
+        start = end
 
 
 class Vocabulary:

@@ -122,9 +122,43 @@ def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, 
         before = "" if re.match(f"[{_RUN}]", said[0]) else rf"(?<![^\W{_RUN}])"
         after = "" if re.search(f"[{_RUN}]$", said[-1]) else rf"(?![^\W{_RUN}])"
         found = re.finditer(before + r"\W+".join(map(re.escape, said)) + after, mention._folded(text))
-        places = mention._places(text)
-        wanted = [(places[one.start()], places[one.end() - 1] + 1) for one in found]
+        places = mention._Places(text)
+        wanted = [places.of(*one.span()) for one in found]
     assert list(spans_of(text, phrase)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "bare"),
+    [
+        ("Wo liegt Zu\u0308rich?", "Zürich", "Wo liegt it?"),  # as a Mac's file names have it
+        ("Wo liegt ZU\u0308RICH am Fluß?", "Zürich", "Wo liegt it am Fluß?"),
+        ("\u1109\u1165\u110b\u116e\u11af의 인구는?", "서울", "it의 인구는?"),  # Hangul in parts
+        ("I\u0307zmir nerede?", "İzmir", "it nerede?"),
+        ("वह दिन आया", "दिन", "वह it आया"),
+        ("दिनेश आया", "दिन", None),  # a vowel sign goes on with the word
+        ("राम का दान", "दिन", None),  # the same consonants, another vowel
+        ("रामि का दान", "राम का", None),
+        ("1\ufe0f\u20e3 Anvil", "1 Anvil", "it"),  # a keycap is its digit
+    ],
+)
+def test_marks_belong_to_their_letters_composed_or_not(text: str, name: str, bare: str | None) -> None:
+    assert without_name(text, name, "it") == bare
+    assert says(text, name) is (bare is not None)
+
+
+MARKED = st.text(st.sampled_from("aIi ßé-.दनम1서은\u0301\u0307\u0308\u093f\u0942\u1109\u1165\u11af\ufe0f"), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MARKED, MARKED)
+def test_the_characters_of_words_and_phrases_are_those_of_the_text(text: str, phrase: str) -> None:
+    found = words_at(text)
+    assert [word for word, _, _ in found] == words(text)
+    for word, start, end in found:
+        assert 0 <= start < end <= len(text)
+        assert words(text[start:end]) == [word]
+    for start, end in spans_of(text, phrase):
+        assert words(text[start:end]) == words(phrase)
 
 
 def test_phrases_cost_no_milliseconds() -> None:
