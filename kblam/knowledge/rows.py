@@ -23,6 +23,11 @@ def _on_the_cpu() -> str:
     return argument("device='cpu'", "--device cpu", ("ask", "chat", "eval"))
 
 
+def room_for(triples: int) -> int:
+    """The rows that are made for so many triples: an eighth are spare."""
+    return max(MIN_CAPACITY, triples + triples // 8)
+
+
 class RowFormat(Protocol):
     """What is kept of each triple."""
 
@@ -47,17 +52,15 @@ class DeviceRows:
         dimension: P of the vectors.
         form: what is kept of them.
         device: where.
-        headroom: spare rows as a share of those in use, whenever room is made.
 
     Raises:
-        KnowledgeError: the headroom is negative, or the device is not there.
+        KnowledgeError: the dimension is not positive, or the device is not there.
     """
 
-    def __init__(self, dimension: int, form: RowFormat, device: torch.device | str, headroom: float = 0.125) -> None:
-        if dimension < 1 or not headroom >= 0:
-            raise KnowledgeError(f"dimension must be positive and headroom at least 0, got {dimension} and {headroom}")
+    def __init__(self, dimension: int, form: RowFormat, device: torch.device | str) -> None:
+        if dimension < 1:
+            raise KnowledgeError(f"dimension must be positive, got {dimension}")
         self.dimension = dimension
-        self.headroom = headroom
         self.ids: list[int] = []
         self._form = form
         self._row_of: dict[int, int] = {}
@@ -100,7 +103,7 @@ class DeviceRows:
 
         Raises:
             KnowledgeError: its vectors have another dimension, or there is no room; nothing was changed. If memory
-                ran out later, while many rows were written, the next call writes them all again.
+                ran out later, or the call was interrupted, the next one writes all rows again.
         """
         if kb.dimension != self.dimension:
             raise KnowledgeError(
@@ -114,6 +117,8 @@ class DeviceRows:
         new = sum(one not in known for one in changes.upserted.ids.tolist())
         # The largest allocation comes before any row changes.
         self._make_room(len(known) - gone + new)
+        # Until all is done it follows nothing: rows that were moved or written in part are written again.
+        self._follows = None
         if other:
             self._clear()
         moved = self._remove(changes.removed.tolist())
@@ -130,7 +135,7 @@ class DeviceRows:
         """
         twin = copy.copy(self)
         twin.ids, twin._row_of, twin._form = list(self.ids), dict(self._row_of), form
-        capacity = max(self.count + int(self.count * self.headroom), MIN_CAPACITY)
+        capacity = room_for(self.count)
         with self._memory(capacity):
             twin.buffers = form.allocate(capacity)
         for name, buffer in self.buffers.items():
@@ -139,7 +144,7 @@ class DeviceRows:
 
     def _clear(self) -> None:
         for buffer in self.buffers.values():
-            buffer[: self.count].zero_()
+            buffer.zero_()  # all of it: after an interrupted call rows beyond the count may be filled
         self.ids.clear()
         self._row_of.clear()
 
@@ -164,8 +169,9 @@ class DeviceRows:
         source_rows = torch.tensor(list(origin.values()), dtype=torch.int64, device=self.device)
         for buffer in self.buffers.values():
             if origin:
-                # Indexing on the right copies first, so rows that are both read and written are safe.
-                buffer[to] = buffer[source_rows]
+                with self._memory(len(origin)):
+                    # Indexing on the right copies first, so rows that are both read and written are safe.
+                    buffer[to] = buffer[source_rows]
             buffer[self.count : before].zero_()
         return list(origin)
 
@@ -192,7 +198,7 @@ class DeviceRows:
     def _make_room(self, count: int) -> None:
         if count <= self.capacity:
             return
-        capacity = count + int(count * self.headroom)
+        capacity = room_for(count)
         with self._memory(capacity):
             fresh = self._form.allocate(capacity)
         for name, buffer in self.buffers.items():

@@ -285,7 +285,16 @@ class Attachment:
         for name, checked in CHECKED.items():
             vars(self.model)[name] = checked(self)
 
-    def _remove(self) -> None:
+    def _put_back(self, default: KnowledgeCall | None) -> None:
+        """As it was before `_remove`, which returned the default."""
+        self._install()
+        if default is not None:
+            switch.hold(self._decoder, self)
+            with _DEFAULTS:
+                self._default = default
+
+    def _remove(self) -> KnowledgeCall | None:
+        default = self._default
         self.set_knowledge(None)
         for module in (self._decoder, *attention_modules(self.model)):
             remove_hooks(module, self)
@@ -293,6 +302,7 @@ class Attachment:
             own = vars(self.model).get(name)
             if isinstance(own, checked) and own.attachment is self:
                 del vars(self.model)[name]
+        return default
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
@@ -366,17 +376,17 @@ def attach(
     fresh = Attachment(model, adapter, options)
     device = fresh.device
     check_weights(model, adapter.config)
-    # The old adapter stays attached until the new one is known to fit.
-    detach(model)
     fresh._follow(device)
-    register()
-    fresh._install()
+    # The old adapter stays attached, and its default in force, until the new one is known to fit.
+    default = None if current is None else current._remove()
     try:
+        register()
+        fresh._install()
         prove(fresh)
     except BaseException:
         fresh._remove()
         if current is not None:
-            current._install()
+            current._put_back(default)
         raise
     return fresh
 

@@ -230,3 +230,5 @@ def check_question(config: AdapterConfig, source: KnowledgeSource, question: Ten
         )
     if question.dtype != torch.float32 or question.device != source.device:
         raise KnowledgeError(f"question must be float32 on {source.device}; got {question.dtype} on {question.device}")
+    if not question.isfinite().all():
+        raise KnowledgeError("question must be finite; it holds NaN or infinity, so no triple has a weight")

@@ -11,6 +11,7 @@ from torch import Tensor
 from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
+from kblam.knowledge.fields import can_be_seen
 from kblam.models.source import KnowledgeSource
 
 # A text, one for each batch row, or their vectors.
@@ -40,7 +41,7 @@ def vectors_of(question: Question | None, config: AdapterConfig, source: Knowled
     if not texts:
         raise KnowledgeError("question=[] holds no question; give one text for each batch row")
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not can_be_seen(text):
             raise KnowledgeError(f"question is a text, or a list of texts, one for each batch row; it holds {text!r}")
         try:
             text.encode()

@@ -112,6 +112,8 @@ class ResidentKnowledge:
         self._rows: DeviceRows | None = None
         self._weights: State | None = None
         self._latent: LatentFormat | None = None
+        # The buffers that these are views of, which an interrupted `sync` may have left behind.
+        self._seen: dict[str, torch.Tensor] = {}
         # By layer, and whether attention reads them as keys and values.
         self._latents: dict[tuple[int, bool], LatentKnowledge] = {}
         self._dense: dict[int, DenseKnowledge] = {}
@@ -188,15 +190,15 @@ class ResidentKnowledge:
         count = len(self.knowledge_base)
         if not self.is_current:
             self._weights = state_of(self.adapter)
-            self._rows, self._latent, self._latents, self._dense = None, None, {}, {}
+            self._rows, self._latent, self._latents, self._dense, self._seen = None, None, {}, {}, {}
         if self._rows is None or count > self._rows.capacity:
             self._lay_out(count)
         assert self._rows is not None
-        before = self._rows.buffers
         with torch.autocast(self.device.type, enabled=False):
             changed = len(self._rows.sync(self.knowledge_base))
-        if self._rows.buffers is not before or not (self._latents or self._dense):
+        if self._rows.buffers is not self._seen:
             self._see_layers()
+            self._seen = self._rows.buffers
         self.filled[0, 1] = self._rows.count
         self.log_count.fill_(max(self._rows.count, 1)).log_()
         return changed
@@ -218,7 +220,7 @@ class ResidentKnowledge:
         self.plan = plan_of(self.adapter, count, self.dtype, self.device, storage=self.storage, pin=self._pin)
         if before == (self.plan.holds_latents, self.plan.holds_dense):
             return
-        self._latents, self._dense = {}, {}
+        self._latents, self._dense, self._seen = {}, {}, {}
         self._rows = None  # frees the old buffers before there are new ones
         forms: list[RowFormat] = []
         if self.plan.holds_latents:

@@ -165,11 +165,46 @@ def test_no_room_leaves_the_copy_as_it_was(kb: KnowledgeBase, monkeypatch: pytes
     check(copy, kb)
 
 
+@pytest.mark.parametrize("where", ["a removed row's place is taken", "a triple is written", "the first copy"])
+def test_an_interrupted_call_is_made_good_by_the_next(
+    where: str, encoder: HashingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kb = KnowledgeBase.from_triples(facts(100), encoder)
+    copy = copy_of(KnowledgeBase.from_triples(facts(90), encoder) if where == "the first copy" else kb)
+    for number in range(40):
+        kb.remove(f"n{number}")
+    kb.add([Triple("n50", "p", "changed"), *(Triple(f"new {number}", "p", "v") for number in range(90))])
+
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((torch, "tensor") if "removed" in where else (Vectors, "encode")), interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copy.sync(kb)
+    copy.sync(kb)
+    check(copy, kb)
+
+
+def test_memory_that_runs_out_while_rows_move_is_told(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = copy_of(kb)
+    kb.remove(FACTS[0].name)
+
+    def no_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__setitem__", no_memory)
+        with pytest.raises(KnowledgeError, match=r"no room for 2 rows .* on cpu: CUDA out of memory; use a smaller"):
+            copy.sync(kb)
+    copy.sync(kb)
+    check(copy, kb)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"device": "abacus"}, "cannot hold embeddings on abacus"),
-        ({"headroom": -1}, "headroom at least 0, got 16 and -1"),
         ({"dimension": 0}, "dimension must be positive"),
     ],
 )

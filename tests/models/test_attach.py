@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,26 @@ def test_two_models_do_not_meet(tied: Tied) -> None:
     with tied.attachment.using(triples(tied.adapter, 9)):
         assert torch.equal(logits(other.model, ids), base)
         assert attachment_of(other.model) is other.attachment
+
+
+@pytest.mark.parametrize("where", ["_follow", "prove"])
+def test_an_adapter_that_does_not_fit_leaves_the_other_one_and_its_default(
+    where: str, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, _ = prompts()
+    tied.attachment.set_knowledge(triples(tied.adapter, 9))
+    before = logits(tied.model, ids)
+
+    def no_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module = importlib.import_module("kblam.models.attach")
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module, "prove") if where == "prove" else (module.Attachment, "_follow")), no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            attach(tied.model, tiny_adapter(tied.model, seed=5))
+    assert attachment_of(tied.model) is tied.attachment
+    assert implementation(tied.model) == "kblam"
+    assert torch.equal(logits(tied.model, ids), before)
+    detach(tied.model)
+    assert implementation(tied.model) != "kblam"

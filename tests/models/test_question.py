@@ -95,6 +95,8 @@ def test_a_question_head_needs_the_question_and_others_take_none(tied: Tied) -> 
         (questions()[0], rf"question must be \(B, P\) with P = {P}"),
         (questions()[:, :-1], rf"question must be \(B, P\) with P = {P}"),
         (questions().half(), "question must be float32 on cpu; got torch.float16"),
+        (questions().fill_(torch.nan), "question must be finite; it holds NaN or infinity"),
+        (questions().div_(0), "question must be finite; it holds NaN or infinity"),
     ]:
         with pytest.raises(KnowledgeError, match=message):
             asking.attachment.set_knowledge(knowledge, question=wrong)

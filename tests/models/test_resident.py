@@ -106,6 +106,28 @@ def test_it_is_the_projected_knowledge_base_through_every_change(
     torch.testing.assert_close(resident.log_count, torch.tensor(209.0).log())
 
 
+@pytest.mark.parametrize("plan", PINS)
+def test_after_an_interruption_layers_read_the_buffers_that_are_written(
+    plan: str, kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = resident_of(kb, tied, plan=plan)
+    kb.add([fact(number) for number in range(100, 300)])  # more than there is room for
+
+    def interrupted(self: Joined, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Joined, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            resident.sync()
+    assert resident.is_behind
+    resident.sync()
+    check_against_projection(resident, kb, tied)
+    kb.add(fact(3, "new"))
+    resident.sync()
+    check_against_projection(resident, kb, tied)
+
+
 @pytest.mark.parametrize("storage", ["auto", "int8"])
 @pytest.mark.parametrize("plan", ["latent", "dense", "decode=latent,prefill=dense"])
 def test_updating_one_triple_rewrites_one_row_in_place(plan: str, storage: str, kb: KnowledgeBase, tied: Tied) -> None:
