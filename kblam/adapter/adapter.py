@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from kblam.adapter.config import AdapterConfig
 from kblam.adapter.files import (
+    CONFIG_FILE,
     adapter_folder,
     check_weights_file,
     load_weights,
@@ -26,6 +28,8 @@ from kblam.adapter.projections import build_projector, build_question_trunk
 from kblam.adapter.property_head import PropertyHead
 from kblam.errors import KnowledgeError
 from kblam_kernels.latent.projection import KEY_NORM_EPS
+
+_CARD = "README.md"
 
 
 class KnowledgeAdapter(
@@ -115,6 +119,37 @@ class KnowledgeAdapter(
         """Names and shapes of an adapter."""
         with torch.device("meta"):
             return cls(config)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """As the hub's mixin has it, but an adapter that is there stays until the new one is written whole.
+
+        Raises:
+            AdapterError: it could not be loaded again.
+            OSError, SafetensorError: it cannot be written.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as unfinished:
+            super().save_pretrained(unfinished, config=config, model_card_kwargs=model_card_kwargs)
+            # The config last: it says of what the weights are.
+            for file in sorted(Path(unfinished).iterdir(), key=lambda file: file.name == CONFIG_FILE):
+                if file.name != _CARD or not (folder / _CARD).exists():  # a card may have been written by hand
+                    file.replace(folder / file.name)
+        if not push_to_hub:
+            return None
+        sent: str = self.push_to_hub(
+            repo_id or folder.name, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+        )
+        return sent
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_weights(self, self._without_memory(self.config), save_directory)

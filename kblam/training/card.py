@@ -29,8 +29,9 @@ It attaches a knowledge base of triples, built with the encoder `{encoder}`, to 
 
 ## How it was made
 
-`kblam train` with the settings below, in {minutes:.0f} minutes on {device}: {retrieval} steps without the language
-model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
+`kblam train` with the settings below, {in_parts}in {minutes:.0f} minutes on {device}: {retrieval} steps without the
+language model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
+{encoded:,} texts were encoded in this time; vectors of earlier runs were used again.
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
 from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
@@ -77,7 +78,9 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         base=config.model,
         encoder=config.encoder,
         parts=parts,
+        in_parts="in parts, the last " if trainer.resumed else "",
         minutes=seconds / 60,
+        encoded=material.vectors.encoded + material.calibration.vectors.encoded,
         device=_device(trainer),
         retrieval=config.retrieval_steps if adapter.question_head else 0,
         steps=config.max_steps,

@@ -24,7 +24,7 @@ _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder that takes the place of `target` at the end of the block; until then `target` is what it was."""
+    """A folder that takes the place of `target` at the end of the block; one that is there is of no use any more."""
     fresh = target.with_name(f".{target.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -47,12 +47,17 @@ def save_checkpoint(
     """Writes `folder/checkpoint-step` and drops all but the last `keep` ones."""
     target = folder / f"checkpoint-{step}"
     with whole_folder(target) as fresh:
-        adapter.save_pretrained(fresh)
+        save_state(fresh, adapter, run, step)
         torch.save(optimizer.state_dict(), fresh / _OPTIMIZER)
-        (fresh / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
     for _, old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def save_state(folder: Path, adapter: KnowledgeAdapter, run: dict[str, Any], step: int = 0) -> None:
+    """Writes the adapter, and which run it is of."""
+    adapter.save_pretrained(folder)
+    (folder / _STATE).write_text(json.dumps({"step": step, "run": run}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(
@@ -62,6 +67,18 @@ def load_checkpoint(
 
     Raises:
         TrainingError: the checkpoint cannot be read, or is of a run with other settings.
+    """
+    step = load_state(path, adapter, run)
+    device = next(adapter.parameters()).device
+    optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
+    return step
+
+
+def load_state(path: Path, adapter: KnowledgeAdapter, run: dict[str, Any]) -> int:
+    """Fills the adapter; returns the step that comes next.
+
+    Raises:
+        TrainingError: it cannot be read, or is of a run with other settings.
     """
     try:
         state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
@@ -74,6 +91,4 @@ def load_checkpoint(
         changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
         raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
     load_weights(adapter, path, strict=True)
-    device = next(adapter.parameters()).device
-    optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
     return step

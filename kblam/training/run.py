@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import time
@@ -18,7 +19,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.adapter.files import load_weights
 from kblam.data.batch import Batch
 from kblam.errors import TrainingError, argument
 from kblam.knowledge.encoders.checked import encoded
@@ -27,11 +27,19 @@ from kblam.models.prompt import prompt_ids
 from kblam.training.batches import AskedBatch, BatchBuilder
 from kblam.training.calibrate import Calibration
 from kblam.training.calibration_run import calibrated
-from kblam.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint, whole_folder
+from kblam.training.checkpoints import (
+    checkpoints,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    save_state,
+    whole_folder,
+)
 from kblam.training.config import TrainingConfig, setting
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
+from kblam.training.questions import Facts
 from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
 from kblam.training.sharding import shard, share_held
 from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
@@ -80,6 +88,7 @@ class Trainer:
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
         self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
         self.began = time.monotonic()
+        self.resumed = False
         self.calibration: Calibration | None = None
         self._board = self._tensorboard() if config.report_to == "tensorboard" else None
 
@@ -91,7 +100,8 @@ class Trainer:
             **({} if precision == "no" else {"mixed_precision": precision}),
             **{name: value for name, value in self.config.to_dict().items() if name not in _FREE},
             "rows": self.rows,
-            "facts": len(self.material.train),
+            "facts": _told(self.material.train),
+            "vectors": self.material.encoder.fingerprint,
         }
 
     def fit(self, *, resume: bool = False, stop_after: int | None = None) -> None:
@@ -107,6 +117,7 @@ class Trainer:
         check_output(self.output, resume=resume)
         found = checkpoints(self.output)
         self.output.mkdir(parents=True, exist_ok=True)
+        self.resumed = bool(found) or (resume and (self.output / RETRIEVAL_FOLDER).is_dir())
         if not found:
             self._stage_one(resume)
         self._stage_two(found[-1][1] if found else None, stop_after)
@@ -115,17 +126,16 @@ class Trainer:
 
     def _stage_one(self, resume: bool) -> None:
         before = self.output / RETRIEVAL_FOLDER
-        done = before / "config.json"
-        if not (resume and done.is_file()):
+        if not (resume and before.is_dir()):
             prompts = [self._prompt(asked.text) for asked in self.material.asked[:_PROMPTS_MEASURED]]
             # In all processes: a sharded base computes in all of them or in none.
             lse = measure_prompt_lse(self.material.model, self.material.adapter_config, prompts)
             if self.accelerator.is_main_process:
                 self._train_retrieval(lse)
                 with whole_folder(before) as fresh:
-                    self.adapter.save_pretrained(fresh)
+                    save_state(fresh, self.adapter, self.run)
         self.accelerator.wait_for_everyone()
-        load_weights(self.adapter, before, strict=True)
+        load_state(before, self.adapter, self.run)
 
     def _train_retrieval(self, lse: dict[int, Tensor]) -> None:
         config = self.config
@@ -379,6 +389,12 @@ def check_output(output: Path, *, resume: bool) -> None:
         raise TrainingError(
             f"{output} holds a run already; pass {again}, or another {argument('output', '--output', ('train',))}"
         )
+
+
+def _told(facts: Facts) -> str:
+    """How many, and which."""
+    digest = hashlib.sha256("\0".join((*facts.key_texts, *facts.values)).encode("utf-8", "surrogatepass"))
+    return f"{len(facts)}, {digest.hexdigest()[:12]}"
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:

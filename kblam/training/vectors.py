@@ -15,6 +15,7 @@ from torch import Tensor
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder
 from kblam.knowledge.encoders import Progress
+from kblam.knowledge.encoders.checked import encoded
 from kblam.whole import write_whole
 
 # Texts of a file: whole batches of an encoder, and few enough that a killed run loses seconds.
@@ -34,16 +35,19 @@ class Vectors:
     Attributes:
         table: (texts, P) float16.
         scale: what makes the vectors' numbers of unit mean square, e.g. sqrt(P) for vectors of unit norm.
+        encoded: how many texts were encoded now; the vectors of the others were kept.
 
     Raises:
-        TrainingError: a file of vectors is damaged, or the encoder gives what is no number in float16.
+        TrainingError: a file of vectors is damaged, or the encoder gives numbers that float16 does not hold.
+        EncoderError: the encoder fails, or gives what is no vector.
         OSError: one cannot be written.
     """
 
     def __init__(self, texts: Iterable[str], encoder: Encoder, folder: Path, progress: Progress | None = None) -> None:
         # By length, as encoders batch them; the longest first, so that what is left takes less than it seems.
         known = sorted(set(texts), key=lambda text: (-len(text), text))
-        self.table = torch.from_numpy(_Kept(encoder, folder).of(known, progress))
+        table, self.encoded = _Kept(encoder, folder).of(known, progress)
+        self.table = torch.from_numpy(table)
         self.scale = float(self.table.float().pow(2).mean()) ** -0.5
         self._row = {text: row for row, text in enumerate(known)}
 
@@ -71,8 +75,8 @@ class _Kept:
         self._encoder = encoder
         self._folder = folder / f"vectors-{hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:16]}"
 
-    def of(self, texts: list[str], progress: Progress | None) -> np.ndarray:
-        """(texts, P) float16; what is missing is encoded."""
+    def of(self, texts: list[str], progress: Progress | None) -> tuple[np.ndarray, int]:
+        """(texts, P) float16, and how many were missing, and encoded."""
         table = np.empty((len(texts), self._encoder.dimension), np.float16)
         missing = {_key(text): row for row, text in enumerate(texts)}
         for keys, vectors in self._files():
@@ -85,9 +89,9 @@ class _Kept:
             rows_of_piece = left[first : first + PIECE]
             piece = [texts[row] for row in rows_of_piece]
             told = None if progress is None else lambda done, _, first=first: progress(first + done, len(left))
-            table[rows_of_piece] = _encoded(piece, self._encoder, told)
+            table[rows_of_piece] = _in_half(piece, self._encoder, told)
             self._keep(piece, table[rows_of_piece])
-        return table
+        return table, len(left)
 
     def _files(self) -> Iterator[tuple[list[bytes], np.ndarray]]:
         for path in sorted(self._folder.glob("*.safetensors")):
@@ -118,13 +122,13 @@ def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
-def _encoded(texts: list[str], encoder: Encoder, progress: Progress | None) -> np.ndarray:
+def _in_half(texts: list[str], encoder: Encoder, progress: Progress | None) -> np.ndarray:
     """(texts, P) float16."""
     # In bfloat16, which takes a third of the time; vectors keep a cosine above 0.9999 with their float32 selves.
     with torch.autocast("cpu", torch.bfloat16, enabled=_has_bf16()), np.errstate(over="ignore"):
-        vectors = encoder.encode(texts, progress=progress).astype(np.float16)
+        vectors = encoded(encoder, texts, progress=progress).astype(np.float16)
     if not np.isfinite(vectors).all():
-        raise TrainingError(f"the encoder {encoder.spec} gives numbers that are not finite in float16; take another")
+        raise TrainingError(f"the encoder {encoder.spec} gives numbers that float16 does not hold; take another")
     return vectors
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -183,3 +184,28 @@ def test_without_strict_missing_weights_stay_as_initialised(folder: Path) -> Non
 def test_errors_share_a_base() -> None:
     assert issubclass(AdapterFormatError, AdapterError)
     assert issubclass(AdapterConfigError, AdapterError)
+
+
+@pytest.mark.parametrize("how", ["cannot be loaded again", "stopped"])
+def test_an_adapter_that_is_there_stays_until_the_new_one_is_whole(
+    how: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "README.md").write_text("mine")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    adapter = make(knowledge_scale=3.0)
+    if how == "stopped":
+        monkeypatch.setattr("kblam.adapter.adapter.write_config", mock.Mock(side_effect=KeyboardInterrupt))
+    else:
+        adapter.extra = torch.nn.Linear(2, 2)
+    with pytest.raises((AdapterError, KeyboardInterrupt)):
+        adapter.save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    monkeypatch.undo()
+    make(knowledge_scale=3.0).save_pretrained(folder)
+    assert KnowledgeAdapter.from_pretrained(folder).config.knowledge_scale == 3.0
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert (folder / "README.md").read_text() == "mine"
+
+
+def test_who_may_read_a_folder_may_read_its_weights(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode

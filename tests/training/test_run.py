@@ -129,11 +129,24 @@ def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
         trainer_of(prepared, tmp_path).fit()
     with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
         trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
+    other = Trainer(small(), prepared(triples=[Triple("Machine 7", "torque", "9 Nm")]), tmp_path, say=[].append)
+    with pytest.raises(TrainingError, match=r"other settings: facts was '\d+, \w+', is '\d+, \w+'"):
+        other.fit(resume=True)
     state = (tmp_path / "checkpoint-3" / "state.json").read_text()
     for damaged in ("{", state.replace('"step": 3', '"step": 1, "step": 3')):
         (tmp_path / "checkpoint-3" / "state.json").write_text(damaged)
         with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
             trainer_of(prepared, tmp_path).fit(resume=True)
+
+
+def test_stage_one_of_another_run_is_not_taken(prepared: Prepare, tmp_path: Path) -> None:
+    """Where stage 2 is left out there is no checkpoint to compare settings with."""
+    trainer_of(prepared, tmp_path, max_steps=0).fit()
+    with pytest.raises(TrainingError, match=r"retrieval is of a run with other settings: .*, seed was 4, is 5"):
+        trainer_of(prepared, tmp_path, max_steps=0, seed=5).fit(resume=True)
+    (tmp_path / "retrieval" / "state.json").unlink()
+    with pytest.raises(TrainingError, match="retrieval is not a checkpoint of kblam train"):
+        trainer_of(prepared, tmp_path, max_steps=0).fit(resume=True)
 
 
 def test_a_question_with_nothing_to_find_teaches_nothing(
@@ -248,6 +261,22 @@ def test_labels_are_answers_only_and_the_true_triple_is_anywhere(prepared: Prepa
         places |= set(batch.evidence[:, 2].tolist())
         assert (batch.refused | torch.isin(torch.arange(len(batch.first)), batch.evidence[:, 0])).all()
     assert len(places) > 15
+
+
+def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_path: Path) -> None:
+    first = trainer_of(prepared, tmp_path)
+    first.fit(stop_after=3)
+    assert not first.resumed
+    second = trainer_of(prepared, tmp_path)
+    second.fit(resume=True)
+    second.finish()
+    for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
+        trainer.calibration = second.calibration
+        write_card(trainer, 60.0)
+        card = (tmp_path / "README.md").read_text()
+        assert f"with the settings below, {minutes}" in card
+        vectors = trainer.material.vectors, trainer.material.calibration.vectors
+        assert f"\n{sum(each.encoded for each in vectors):,} texts were encoded in this time" in card
 
 
 def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_a_text_is_encoded_once_whatever_else_a_run_mentions(tmp_path: Path) -> 
     first = Vectors(TEXTS[:15], encoder, tmp_path)
     second = Vectors([*TEXTS, *TEXTS], encoder, tmp_path)
     assert sorted(encoder.encoded) == sorted(TEXTS)
+    assert (first.encoded, second.encoded) == (15, len(TEXTS) - 15)
     assert torch.equal(first.table[first.rows(TEXTS[:15])], second.table[second.rows(TEXTS[:15])])
     expected = torch.from_numpy(HashingEncoder(8).encode(TEXTS).astype(np.float16))
     assert torch.equal(second.table[second.rows(TEXTS)], expected)
@@ -103,6 +104,6 @@ def test_an_encoder_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
         def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
             return super().encode(texts, progress=progress) * np.float32(1e6)
 
-    with pytest.raises(TrainingError, match="gives numbers that are not finite in float16; take another"):
+    with pytest.raises(TrainingError, match="gives numbers that float16 does not hold; take another"):
         Vectors(TEXTS, Broken(8), tmp_path)
     assert not files(tmp_path)
