@@ -75,7 +75,7 @@ async def _events(service: Service, engine: Answering, asking: Asking, count: in
     is_refused = False  # a question counts once
     for index in range(count):
         seed = None if asking.seed is None else asking.seed + index
-        async with aclosing(engine.answer(replace(asking, seed=seed))) as said:
+        async with aclosing(engine.answer(replace(asking, seed=seed, goes_on=index > 0))) as said:
             async for piece in said:
                 if isinstance(piece, Finished):
                     answer, prompt_tokens = piece.answer, 0 if index else piece.prompt_tokens

@@ -24,10 +24,9 @@ from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
 from kblam.serve.bases import Base
-from kblam.serve.engine import Asking, Finished
+from kblam.serve.engine import DEFAULT_TOKENS, Asking, Finished
 from kblam.serve.line import Line
 
-DEFAULT_TOKENS = 256  # of an answer whose length nobody limits
 _EVIDENCE = 5  # triples told with an answer
 
 
@@ -90,7 +89,7 @@ class EmbeddedEngine:
     async def answer(self, asking: Asking) -> AsyncGenerator[str | Finished, None]:
         """See `Engine`."""
         job = _Job(asking)
-        self._line.take(job)
+        self._line.take(job, goes_on=asking.goes_on)
         try:
             while True:
                 said = await job.said.get()

@@ -11,6 +11,8 @@ from kblam.generation.rag import Retrieved
 from kblam.knowledge import Triple
 from kblam.serve.bases import Base
 
+DEFAULT_TOKENS = 256  # of an answer from a base whose length nobody limits
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -25,6 +27,7 @@ class Asking:
         seed: of sampling; None draws anew.
         stops: strings before which the answer ends.
         in_prompt: the base's nearest triples stand in the prompt (RAG), and nothing is attended to beside it.
+        goes_on: a further answer to a request that was taken; it has its place and is not refused for a full queue.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -35,6 +38,7 @@ class Asking:
     seed: int | None = None
     stops: tuple[str, ...] = ()
     in_prompt: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

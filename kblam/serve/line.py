@@ -35,17 +35,20 @@ class Line(Generic[Job]):
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def take(self, job: Job) -> None:
-        """Has a job done after those that wait.
+    def take(self, job: Job, *, goes_on: bool = False) -> None:
+        """Has a job done in its turn.
+
+        Args:
+            goes_on: it is more of one that was taken, and has the next turn.
 
         Raises:
             QueueFullError: too many wait, or the line is closed.
         """
         with self._turn:
             # Who finds nobody at work does not wait.
-            if self._is_closed or len(self._jobs) >= self._most + (not self._is_working):
+            if self._is_closed or (not goes_on and len(self._jobs) >= self._most + (not self._is_working)):
                 raise QueueFullError
-            self._jobs.append(job)
+            (self._jobs.appendleft if goes_on else self._jobs.append)(job)
             self._turn.notify_all()
 
     def drop(self, job: Job) -> None:

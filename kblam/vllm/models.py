@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size, get_tp_group
 from vllm.model_executor.layers.attention import Attention
 
 from kblam.adapter import KnowledgeAdapter
@@ -66,6 +66,16 @@ def with_knowledge(family: ServedFamily) -> type:
     return WithKnowledge
 
 
+def _numbers_of_all(mine: int) -> list[int]:
+    """A number of each worker, in their order."""
+    count = get_tensor_model_parallel_world_size()
+    if count == 1:
+        return [mine]
+    said: list[Any] = [None] * count
+    torch.distributed.all_gather_object(said, mine, group=get_tp_group().cpu_group)
+    return said
+
+
 def install(model: Any, family: ServedFamily, vllm_config: Any) -> None:
     """Makes the pool, and puts an attention with knowledge in place of vLLM's in every knowledge layer.
 
@@ -87,6 +97,7 @@ def install(model: Any, family: ServedFamily, vllm_config: Any) -> None:
             device=device,
             heads=slice(rank * heads, (rank + 1) * heads),
             tells=rank == 0,
+            together=_numbers_of_all,
         )
     context[NAME] = model.knowledge
     for layer in adapter.config.knowledge_layers:

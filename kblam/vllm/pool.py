@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from kblam.adapter import KnowledgeAdapter
 from kblam.errors import EngineError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows
+from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows, room_for
 from kblam.models.checks import check_encoder
 from kblam.models.formats import LatentFormat, storage_dtype
 from kblam.vllm.registry import Loaded, Registry
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # In an engine's table of layers, where what belongs to a forward pass is found.
 NAME = "kblam.knowledge"
+NO_ROOM = "no room"  # how an error of the pool begins that needs time or a larger one
+_FAILED = -1
+_TRIES = 100  # to find a base unchanged in all workers
 
 
 @dataclass(eq=False)
@@ -105,6 +109,7 @@ class KnowledgePool(nn.Module):
         dtype, device: of the model.
         heads: query heads of this worker.
         tells: whether this is the worker that does.
+        together: gives each worker's number to all of them, in their order; this is the only worker without it.
 
     Attributes:
         latents: by name, `capacity` rows each.
@@ -128,13 +133,14 @@ class KnowledgePool(nn.Module):
         device: torch.device,
         heads: slice,
         tells: bool,
+        together: Callable[[int], list[int]] = lambda mine: [mine],
     ) -> None:
         super().__init__()
         config = adapter.config
         self.config, self.settings, self.device = config, settings, device
         self.heads, self._dtype = heads, dtype
         self._adapter = (adapter.to(device),)  # its weights are none of the checkpoint's
-        self._registry, self._tells = registry, tells
+        self._registry, self._tells, self._together = registry, tells, together
         self._current: dict[str, Version] = {}
         self._versions: dict[int, Version] = {}
         self._generation = 0
@@ -152,7 +158,7 @@ class KnowledgePool(nn.Module):
         self._layers = {layer: self._of_layer(layer) for layer in config.knowledge_layers}
         for name, path in settings.knowledge.items():
             self.load(name, path)
-        self._tell()
+        self._say(self._current)
 
     def _of_layer(self, layer: int) -> LatentKnowledge:
         whole = self.form.layer(layer, self.latents)
@@ -206,21 +212,26 @@ class KnowledgePool(nn.Module):
         """Adds a base, or another file under a name that was there.
 
         Raises:
-            EngineError: the name cannot be, or there is no room; nothing has changed.
+            EngineError: the name cannot be, there is no room, or another worker failed; nothing has changed.
             KblamError: as `KnowledgeBase.open` and `check_encoder`; nothing has changed.
         """
         check_name(name)
         if not isinstance(path, str) or not path:
             raise EngineError(f"the knowledge base {name!r} needs the path of its file; got {path!r:.80}")
-        base = KnowledgeBase.open(path, read_only=True)
-        room = Room(self)
+        opened: list[KnowledgeBase] = []
+
+        def begin() -> int:
+            opened.append(KnowledgeBase.open(path, read_only=True))
+            check_encoder(self.config, opened[0])
+            return opened[0].dimension
+
         try:
-            check_encoder(self.config, base)
-            self._sweep()
-            return self._put(name, base, DeviceRows(base.dimension, room, self.device), room)
+            self._all(begin)
+            (base,) = opened
+            return self._put(name, base, lambda room: DeviceRows(base.dimension, room, self.device))
         except BaseException:
-            room.leave()
-            base.close()
+            for base in opened:
+                base.close()
             raise
 
     @torch.no_grad()
@@ -228,18 +239,14 @@ class KnowledgePool(nn.Module):
         """Follows what has changed in a base's file: later requests see it, those in progress do not.
 
         Raises:
-            EngineError: there is no such base, or no room for it beside the version in use; nothing has changed.
+            EngineError: there is no such base, no room for it beside the version in use, or another worker failed;
+                nothing has changed.
+            KblamError: the file cannot be read; nothing has changed.
         """
         version = self._of(name)
-        if version.base.revision == version.loaded.revision:
+        if set(self._all(lambda: version.base.revision)) == {version.loaded.revision}:
             return version.loaded
-        self._sweep()
-        room = Room(self)
-        try:
-            return self._put(name, version.base, version.rows.copy(room), room)
-        except BaseException:
-            room.leave()
-            raise
+        return self._put(name, version.base, version.rows.copy)
 
     def unload(self, name: str) -> None:
         """Takes a base away: later requests are refused, those in progress are answered.
@@ -248,27 +255,72 @@ class KnowledgePool(nn.Module):
             EngineError: there is no such base.
         """
         self._of(name)
-        del self._current[name]
+        left = {other: version for other, version in self._current.items() if other != name}
+        self._all(lambda: self._say(left))
+        self._current = left
         self._sweep()
-        self._tell()
 
     def _of(self, name: str) -> Version:
         if name not in self._current:
             raise EngineError(f"there is no knowledge base {name!r:.80}; there are {sorted(self._current)}")
         return self._current[name]
 
-    def _put(self, name: str, base: KnowledgeBase, rows: DeviceRows, room: Room) -> Loaded:
-        rows.sync(base)
-        room.settle()
-        self._generation += 1
-        loaded = Loaded(rows.revision, self._generation, rows.count, str(base.path))
-        self._versions[self._generation] = self._current[name] = Version(name, base, rows, room, loaded)
-        self._tell()
+    def _put(self, name: str, base: KnowledgeBase, make: Callable[[Room], DeviceRows]) -> Loaded:
+        """A new version of a base in every worker, of one revision and one generation, or in none."""
+        room, made = Room(self), list[DeviceRows]()
+
+        def follow() -> int:
+            if not made:
+                self._sweep()
+                made.append(make(room))
+            made[0].sync(base)
+            return made[0].revision
+
+        try:
+            # Each worker reads the file for itself, and others may write to it in between.
+            for _ in range(_TRIES):
+                if len(set(self._all(follow))) == 1:
+                    break
+            else:
+                raise EngineError(f"the knowledge base {name!r} changes faster than workers follow; try again")
+            (rows,) = made
+            room.settle()
+            loaded = Loaded(rows.revision, self._generation + 1, rows.count, str(base.path))
+            version = Version(name, base, rows, room, loaded)
+            current = {**self._current, name: version}
+            self._all(lambda: self._say(current))
+        except BaseException:
+            room.leave()
+            raise
+        self._generation = loaded.generation
+        self._versions[loaded.generation] = version
+        self._current = current
         return loaded
 
-    def _tell(self) -> None:
+    def _all(self, work: Callable[[], int]) -> list[int]:
+        """What a piece of work gives in each worker, a number from 0; where it fails in one, it fails in all.
+
+        All take the same steps, or a step of the model would find rows in one worker that another does not have.
+
+        Raises:
+            EngineError: it failed in another worker.
+        """
+        failure: Exception | None = None
+        try:
+            mine = work()
+        except Exception as error:
+            failure, mine = error, _FAILED
+        said = self._together(mine)
+        if failure is not None:
+            raise failure
+        if _FAILED in said:
+            raise EngineError(f"it failed in worker {said.index(_FAILED)}, whose log says why; nothing has changed")
+        return said
+
+    def _say(self, current: dict[str, Version]) -> int:
         if self._tells:
-            self._registry.say_bases(self.bases())
+            self._registry.say_bases({name: version.loaded for name, version in current.items()})
+        return 0
 
     def _sweep(self) -> None:
         """Frees versions that no request attends to any more, nor will."""
@@ -295,7 +347,7 @@ class KnowledgePool(nn.Module):
             start = end
         free = self.capacity - sum(end - begin for begin, end in self._taken)
         raise EngineError(
-            f"no room for {rows:,} rows of knowledge: {free:,} of {self.capacity:,} are free, versions that requests "
+            f"{NO_ROOM} for {rows:,} rows of knowledge: {free:,} of {self.capacity:,} are free, versions that requests "
             "in progress attend to included; unload a base, wait, or start with a larger kblam.capacity"
         )
 
@@ -330,5 +382,5 @@ def _capacity(settings: Settings) -> int:
     rows = 0
     for path in settings.knowledge.values():
         with KnowledgeBase.open(path, read_only=True) as base:
-            rows += 2 * (MIN_CAPACITY + len(base) + len(base) // 8)
+            rows += 2 * (MIN_CAPACITY + room_for(len(base)))
     return rows

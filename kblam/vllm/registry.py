@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam.strict_json import loads
+from kblam.whole import write_whole
 
 _BASES, _IN_USE = "bases.json", "in_use.json"
 
@@ -51,12 +52,12 @@ class Registry:
         self._read: tuple[tuple[int, ...], dict[str, Loaded]] = (), {}
 
     def bases(self) -> dict[str, Loaded]:
-        """What the workers have; nothing before they have loaded."""
+        """What the workers have; nothing before they have loaded, and the last known where somebody tidied up."""
         path = self.folder / _BASES
         try:
             facts = path.stat()
         except FileNotFoundError:
-            return {}
+            return self._read[1]
         stamp = facts.st_ino, facts.st_mtime_ns, facts.st_size
         if stamp != self._read[0]:
             self._read = stamp, {name: Loaded(**one) for name, one in loads(path.read_bytes()).items()}
@@ -78,10 +79,7 @@ class Registry:
         self._write(_IN_USE, sorted(generations))
 
     def _write(self, name: str, content: Any) -> None:
-        self.folder.mkdir(exist_ok=True)
-        fresh = self.folder / f".{name}.{os.getpid()}"
-        fresh.write_text(json.dumps(content), encoding="utf-8")
-        fresh.replace(self.folder / name)
+        write_whole(self.folder / name, json.dumps(content))
 
 
 def folder_of(vllm_config: Any) -> Path:

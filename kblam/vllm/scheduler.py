@@ -7,6 +7,7 @@ version of one base. The salt that keeps them apart is added here, where every r
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from typing import Any
 
@@ -39,6 +40,8 @@ from kblam.vllm.registry import Loaded, Registry
 from kblam.vllm.response import Response, Samples, said_of
 from kblam.vllm.settings import Settings
 
+logger = logging.getLogger("kblam")
+
 
 class WithKnowledge(Scheduler):
     """What both of vLLM's schedulers get."""
@@ -57,7 +60,7 @@ class WithKnowledge(Scheduler):
         self._in_use: Counter[int] = Counter()
         self._refused: list[tuple[Any, dict[str, Any]]] = []
         self.connector.ended = self._ended
-        self._tell()
+        self._registry.say_in_use(frozenset())
         end_with_parent()
 
     def add_request(self, request: Any) -> None:
@@ -104,11 +107,11 @@ class WithKnowledge(Scheduler):
         most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
         words = VersionWords(loaded, self._past) if self._decider is None else self._decider.words(loaded)
         response = Response(asked.base, loaded, words, most, may_end_early)
+        if not self._in_use[loaded.generation]:
+            self._say_in_use(loaded.generation)
         response.sample = self._sample_of(request)
         self._responses[request.request_id] = response
         self._in_use[loaded.generation] += 1
-        if self._in_use[loaded.generation] == 1:
-            self._tell()
         if question is None:
             salt_of_cache(request, asked.base, loaded)
         return question
@@ -267,7 +270,10 @@ class WithKnowledge(Scheduler):
             self._in_use[generation] -= 1
             if not self._in_use[generation]:
                 del self._in_use[generation]
-                self._tell()
+                try:
+                    self._registry.say_in_use(frozenset(self._in_use))
+                except OSError as error:  # a version keeps its room until the next request ends
+                    logger.warning("%s", error)
         return response
 
     def _end_sample(self, samples: Samples) -> None:
@@ -285,8 +291,19 @@ class WithKnowledge(Scheduler):
             decider.know(loaded)
         return decider
 
-    def _tell(self) -> None:
-        self._registry.say_in_use(frozenset(self._in_use))
+    def _say_in_use(self, generation: int) -> None:
+        """Before a request attends to a version: the workers may free those that nobody says he uses.
+
+        Raises:
+            EngineRequestError: it cannot be said.
+        """
+        try:
+            self._registry.say_in_use(frozenset({*self._in_use, generation}))
+        except OSError as error:
+            logger.warning("%s", error)
+            raise EngineRequestError(
+                f"the engine cannot write to its folder for temporary files ({error.strerror}); make room there"
+            ) from error
 
 
 class KnowledgeScheduler(WithKnowledge):

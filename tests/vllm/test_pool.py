@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ import torch
 from kblam import KnowledgeAdapter, KnowledgeBase, Triple
 from kblam.adapter import AdapterConfig
 from kblam.errors import EncoderMismatchError, EngineError
+from kblam.knowledge.rows import DeviceRows
 from kblam.models.resident import ResidentKnowledge
 from kblam.vllm.pool import KnowledgePool
 from kblam.vllm.registry import Registry, open_folder
@@ -186,3 +190,126 @@ def test_a_step_knows_the_rows_spans_and_answers_of_its_requests(
 def test_without_bases_to_start_with_a_pool_has_to_be_told_its_size(adapter: KnowledgeAdapter, engine: Any) -> None:
     with pytest.raises(EngineError, match=r"kblam\.capacity is missing"):
         pool_of(adapter, engine, {})
+
+
+class Meeting:
+    """Two workers in threads that tell each other a number."""
+
+    def __init__(self) -> None:
+        self._said, self._met = [0, 0], threading.Barrier(2, timeout=20)
+
+    def of(self, rank: int) -> Callable[[int], list[int]]:
+        def together(mine: int) -> list[int]:
+            self._said[rank] = mine
+            self._met.wait()
+            said = list(self._said)
+            self._met.wait()
+            return said
+
+        return together
+
+
+def two_pools(adapter: KnowledgeAdapter, engine: Any, knowledge: dict[str, Path]) -> list[KnowledgePool]:
+    meeting = Meeting()
+    settings = Settings("adapter", {name: str(path) for name, path in knowledge.items()})
+    shape = {"dtype": torch.float32, "device": torch.device("cpu")}
+    with ThreadPoolExecutor() as threads:
+        makers = [
+            threads.submit(
+                KnowledgePool,
+                settings,
+                copy.deepcopy(adapter),
+                Registry(engine),
+                heads=slice(2 * rank, 2 * rank + 2),
+                tells=rank == 0,
+                together=meeting.of(rank),
+                **shape,
+            )
+            for rank in range(2)
+        ]
+        return [maker.result() for maker in makers]
+
+
+def both(pools: list[KnowledgePool], work: Callable[[KnowledgePool], Any]) -> list[Any]:
+    """What a piece of work gives in each, or raises."""
+
+    def tried(pool: KnowledgePool) -> Any:
+        try:
+            return work(pool)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(tried, pools))
+
+
+def test_workers_land_on_one_revision_although_the_file_changes_between_their_looks(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = two_pools(adapter, engine, bases)
+    real, late = DeviceRows.sync, [Triple("Late", "color", "red"), Triple("Later", "color", "blue")]
+
+    def sync(self: DeviceRows, kb: KnowledgeBase) -> list[int]:
+        if self in second and late:
+            writer.add(late.pop())
+        return real(self, kb)
+
+    class Second(list[DeviceRows]):
+        def __contains__(self, rows: object) -> bool:
+            return isinstance(rows, DeviceRows) and rows._form._pool is pools[1]  # type: ignore[attr-defined]
+
+    second = Second()
+    with KnowledgeBase.open(bases["a"], ENCODER) as writer:
+        writer.add(Triple("First", "color", "green"))
+        with monkeypatch.context() as patch:
+            patch.setattr(DeviceRows, "sync", sync)
+            one, other = both(pools, lambda pool: pool.update("a"))
+        assert one == other == Registry(engine).bases()["a"]
+        assert (one.revision, one.triples) == (writer.revision, 93)
+        one, other = both(pools, lambda pool: pool.update("a"))  # nothing has changed
+        assert one == other
+        assert one.generation == 3
+        for pool in pools:
+            rows = pool.version(one.generation).rows
+            assert len(writer.triples_at(rows.ids)) == rows.count == 93
+
+
+@pytest.mark.parametrize("what", ["update", "load", "unload"])
+def test_what_fails_in_one_worker_fails_in_all(
+    what: str, adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = two_pools(adapter, engine, bases)
+    before, taken = [pool.bases() for pool in pools], [list(pool._taken) for pool in pools]
+    with KnowledgeBase.open(bases["a"], ENCODER) as writer:
+        writer.add(Triple("First", "color", "green"))
+
+    def work(pool: KnowledgePool) -> Any:
+        return (
+            {"update": pool.update, "unload": pool.unload}[what]("a")
+            if what != "load"
+            else pool.load("b", str(bases["a"]))
+        )
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "say_bases", full)
+        first, other = both(pools, work)
+    assert isinstance(first, OSError)
+    assert isinstance(other, EngineError)
+    assert "it failed in worker 0, whose log says why; nothing has changed" in str(other)
+    assert [pool.bases() for pool in pools] == before
+    assert [list(pool._taken) for pool in pools] == taken
+    assert not any(isinstance(found, Exception) for found in both(pools, work))
+    assert pools[0].bases() == pools[1].bases() == Registry(engine).bases() != before[0]
+
+
+def test_bases_stay_known_when_somebody_tidies_up(
+    adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path]
+) -> None:
+    pool_of(adapter, engine, bases)
+    registry = Registry(engine)
+    assert set(registry.bases()) == {"a", "b"}
+    (registry.folder / "bases.json").unlink()
+    assert set(registry.bases()) == {"a", "b"}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kblam.adapter import AdapterConfig
 from kblam.serve.bases import Base
+from kblam.serve.engine import DEFAULT_TOKENS
 from kblam.serve.failures import ApiError
 from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message, question_of
 from kblam.serve.reading import refused
@@ -19,7 +20,6 @@ from kblam.vllm.admission import BASE, EVIDENCE, QUESTION
 VERBATIM = "kblam_verbatim"
 # The engine checks what they say.
 _ARGUMENTS = {BASE, QUESTION, EVIDENCE, VERBATIM, "kblam_unknown", "kblam_base_prompt"}
-DEFAULT_TOKENS = 256  # of an answer from a base whose length nobody limits, as the embedded engine has it
 # What a prompt that is written here is rendered by.
 _AS_IT_IS = "{{ messages[0]['content'] }}"
 # vLLM has these for servers that work together, or only for clients that are trusted.

@@ -11,12 +11,14 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from kblam.errors import KblamError
 from kblam.knowledge import Triple
-from kblam.knowledge.rows import MIN_CAPACITY
+from kblam.knowledge.rows import room_for
 from kblam.serve.bases import Base, Bases
 from kblam.serve.failures import BehindError, NoRoomError, QueueFullError
 from kblam.serve.vllm.asking import Asking
 from kblam.vllm.past import Past
+from kblam.vllm.pool import NO_ROOM
 
 logger = logging.getLogger("kblam")
 
@@ -27,11 +29,6 @@ _PATIENCE, _PAUSE = (
 _ENDING = 3.0  # seconds for its processes to end by themselves
 _AGAIN = 1.0  # seconds until a question tries again what a change could not
 _PREFIX = "Call to collective_rpc method failed: "
-
-
-def span_of(triples: int) -> int:
-    """Rows of the pool that a version with so many triples takes at least."""
-    return max(MIN_CAPACITY, triples + triples // 8)
 
 
 def names_of(bases: Bases) -> dict[str, Base]:
@@ -129,11 +126,11 @@ class VllmEngine:
     def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
         """See `Engine`. What is in use, its copy and, if that is too small, a larger one fit beside the rest or not."""
         own, count = self.name_of(base), len(base.knowledge_base)
-        others = sum(span_of(one["triples"]) for name, one in self._served.items() if name != own)
-        room = self._capacity - others - 2 * span_of(count)
+        others = sum(room_for(one["triples"]) for name, one in self._served.items() if name != own)
+        room = self._capacity - others - 2 * room_for(count)
 
         def fits(total: int) -> bool:
-            return total <= span_of(count) or span_of(total) <= room
+            return total <= room_for(count) or room_for(total) <= room
 
         if fits(count + len(triples)):
             return
@@ -163,6 +160,8 @@ class VllmEngine:
             await self._follow(base, 0)
         except BehindError as error:
             logger.warning("%s: %s", base.place.label, error)
+        except KblamError as error:  # of the file: it was replaced, or cannot be read
+            logger.warning("%s: %s; answers come from what was read of it before", base.place.label, error)
 
     async def _follow(self, base: Base, patience: float) -> None:
         name, clock = self.name_of(base), asyncio.get_running_loop().time
@@ -181,6 +180,12 @@ class VllmEngine:
                     if clock() >= end:
                         self._tried[name] = clock()
                         reason = str(error).removeprefix(_PREFIX)
+                        _, no_room, rest = reason.partition(NO_ROOM)
+                        if no_room:  # of several workers, with words of vLLM's around it
+                            reason = no_room + rest.partition("', please")[0]
+                        else:  # it may name files, and clients read it
+                            logger.warning("%s: %s", base.place.label, reason)
+                            reason = "the engine could not read it; its log says why"
                         raise BehindError(revision, self._served[name]["revision"], reason) from error
                     await asyncio.sleep(_PAUSE)
 

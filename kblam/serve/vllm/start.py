@@ -11,11 +11,12 @@ from typing import Any
 
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineDiedError, KblamError, ServingError
+from kblam.knowledge.rows import room_for
 from kblam.models.checks import check_encoder
 from kblam.models.loading import load_config, load_tokenizer
 from kblam.serve.bases import Bases
 from kblam.serve.vllm.asking import Asking
-from kblam.serve.vllm.engine import VllmEngine, names_of, span_of
+from kblam.serve.vllm.engine import VllmEngine, names_of
 from kblam.serve.vllm.options import arguments
 from kblam.serve.vllm.prompts import Prompts
 from kblam.vllm.past import Past
@@ -123,7 +124,7 @@ async def started(setup: Setup, bases: Bases) -> AsyncIterator[VllmEngine]:
 
 
 def _capacity(setup: Setup, bases: Bases) -> int:
-    spans = [span_of(len(base.knowledge_base)) for base in names_of(bases).values()]
+    spans = [room_for(len(base.knowledge_base)) for base in names_of(bases).values()]
     if setup.capacity is None:
         return 3 * sum(spans) + _SPARE_ROWS
     if setup.capacity < sum(spans):

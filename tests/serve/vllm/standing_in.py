@@ -43,6 +43,7 @@ class Workers:
 
     def __init__(self, bases: dict[str, Base]) -> None:
         self.bases, self.errored, self.trouble, self.calls = bases, False, 0, []
+        self.reason = "no room for 64 rows of knowledge"
         self.served = {name: self._now(name) for name in bases}
 
     def _now(self, name: str) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class Workers:
         if method == "kblam_update":
             if self.trouble:
                 self.trouble -= 1
-                raise Exception("Call to collective_rpc method failed: no room for 64 rows of knowledge")
+                raise Exception(f"Call to collective_rpc method failed: {self.reason}")
             self.served[args[0]] = self._now(args[0])
         return [dict(self.served), {}]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import httpx
 import pytest
 
 from kblam import Triple
+from kblam.errors import StoreError
+from kblam.knowledge.rows import room_for
 from kblam.serve.failures import NoRoomError
 from kblam.serve.vllm import engine as engine_module
-from kblam.serve.vllm.engine import span_of
 from kblam.vllm.past import Past
 from tests.generation.asking import FACTS
 from tests.serve.contract import TRIPLES
@@ -61,6 +64,27 @@ def test_a_change_that_cannot_be_served_says_so_and_the_next_request_tries_again
     assert served.workers.served["facts"]["revision"] == 2
 
 
+def test_a_client_is_not_told_the_servers_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_PATIENCE", 0.0)
+    served = Served()
+    served.workers.trouble, served.workers.reason = 1, "/srv/secret/facts.kb: disk I/O error; the disk failed"
+    error = served.send(TRIPLES, {"name": "a", "property": "b", "value": "c"}, "PUT").json()["error"]
+    assert "since the engine could not read it; its log says why" in error["message"]
+    assert "secret" not in error["message"]
+    served.workers.trouble = 1
+    served.workers.reason = "Worker failed with error 'no room for 64 rows of knowledge', please check the stack trace"
+    error = served.send(TRIPLES, {"name": "a", "property": "b", "value": "d"}, "PUT").json()["error"]
+    assert "since no room for 64 rows of knowledge. The next question" in error["message"]
+
+
+def test_a_file_that_was_replaced_leaves_the_answers_of_before() -> None:
+    served = Served()
+    base = next(iter(served.bases))
+    gone = StoreError("/srv/facts.kb was removed, or replaced by another file, after it was opened; open it again")
+    with mock.patch.object(type(base.knowledge_base), "revision", mock.PropertyMock(side_effect=gone)):
+        assert served.ask().status_code == 200
+
+
 def test_what_another_program_has_changed_is_seen_by_the_next_request() -> None:
     served = Served()
     base = next(iter(served.bases)).knowledge_base
@@ -85,7 +109,7 @@ def test_a_base_larger_than_the_pool_is_refused_before_anything_is_written() -> 
 def test_room_is_counted_with_the_copy_that_a_change_makes() -> None:
     served = Served(names=("facts",))
     base = next(iter(served.bases))
-    most = 1000 - 2 * span_of(5)
+    most = 1000 - 2 * room_for(5)
     fits = [Triple(f"n{number}", "p", "v") for number in range(most * 8 // 9 - 5)]
     served.engine.check_room(base, fits)
     with pytest.raises(NoRoomError):
