@@ -170,7 +170,7 @@ class ChatClient:
             return self._reply(answer)
         raise DataServerError(
             f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {answer}; run the same command "
-            "again later: what was written is kept"
+            "again later"
         )
 
     def _trouble(self, answer: httpx.Response) -> str:

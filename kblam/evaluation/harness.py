@@ -102,7 +102,7 @@ class KnowledgeLM(HFLM):
         if self._session is None:
             return torch.full((len(inps),), self._knowledge_base is not None, device=inps.device)
         rows = [self._without_padding(row) for row in inps.tolist()]
-        decisions = self._session.decisions(self._texts(inps), prompts=rows, batch_size=len(rows))
+        decisions = self._session.decisions(self._texts(inps), prompts=rows, batch_size=max(1, len(rows)))
         return torch.tensor([not decision.is_base for decision in decisions], device=inps.device)
 
     def _texts(self, inps: Tensor) -> list[str]:

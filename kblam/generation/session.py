@@ -118,8 +118,7 @@ class Session:
         if isinstance(questions, str):
             raise GenerationError(f"ask_many takes a list of questions, got one: {questions[:40]!r}; use ask")
         questions = _texts(questions)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise GenerationError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        _check_batch_size(batch_size)
         if not isinstance(top, int) or top < 0:
             raise GenerationError(f"top must be a whole number of at least 0; got {top!r}")
         if len(questions) > 1 and generate_options.get("streamer") is not None:
@@ -251,6 +250,10 @@ class Session:
         Raises:
             As `ask`.
         """
+        questions = _texts(questions)
+        _check_batch_size(batch_size)
+        if prompts is not None and len(prompts) != len(questions):
+            raise GenerationError(f"prompts holds {len(prompts)} rows of tokens for {len(questions)} questions")
         rules, decided = self._rules(), list[Decision]()
         if prompts is None:
             with TOKENIZING:
@@ -339,6 +342,11 @@ def _texts(questions: str | Sequence[str]) -> list[str]:
     if not isinstance(questions, Iterable):
         raise GenerationError(f"questions are texts, or a list of them; got {type(questions).__name__}")
     return list(questions)
+
+
+def _check_batch_size(given: Any) -> None:
+    if not isinstance(given, int) or given < 1:
+        raise GenerationError(f"batch_size must be a whole number of at least 1; got {given!r}")
 
 
 def _a_tokenizer(given: Any) -> PreTrainedTokenizerBase:

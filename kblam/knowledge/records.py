@@ -38,6 +38,7 @@ class RecordReader:
     def __init__(self, columns: Columns | None = None) -> None:
         self.columns = columns or Columns()
         self.unread: Counter[str] = Counter()
+        self.records = 0  # read so far
         self._guesses: dict[tuple[str, str], None] = {}
         self._titles: dict[str, None] = {}
         self._properties: dict[str, None] = {}
@@ -85,6 +86,7 @@ class RecordReader:
         Raises:
             TripleFormatError: it is none, or lacks a field, or holds what cannot be text.
         """
+        self.records += 1
         if isinstance(record, list) and _is_row(record):
             return [self._of_row(record)]
         return self._read(record)

@@ -104,10 +104,16 @@ def test_into_a_knowledge_base_sources_of_other_documents_stay(
     base, other = tmp_path / "birds.kb", tmp_path / "other.txt"
     other.write_text("Amber Falcon lives in Zirconia, its capital, too.")
     kblam(*words(server, document, "-o", base)).ok()
-    kblam(*words(server, other, "-o", base)).ok()
+    assert "said otherwise" not in kblam(*words(server, other, "-o", base)).ok().stderr
     with KnowledgeBase.open(base, ENCODER) as kb:
         (triple,) = kb.triples()
     assert [source.document for source in triple.sources] == ["birds.md", "other.txt"]
+    third = tmp_path / "third.txt"
+    third.write_text("Amber Falcon lives in Zurich.")
+    changed = {**FACT, "value": "Zurich", "quote": "lives in Zurich"}
+    server.replies = [said(json.dumps({"triples": [changed]}), tokens=(200, 50))]
+    told = kblam(*words(server, third, "-o", base)).ok().stderr
+    assert "replaced: the capital of Amber Falcon, 'Zirconia', is 'Zurich' now" in told
 
 
 def test_pieces_that_gave_nothing_are_told_and_the_rest_is_written(

@@ -147,3 +147,9 @@ def test_a_folder_is_no_document(tmp_path: Path) -> None:
     (tmp_path / "a.md").mkdir()
     with pytest.raises(DocumentError, match="is not a file; give documents, not folders"):
         read_document(tmp_path / "a.md")
+
+
+@pytest.mark.timeout(20)
+def test_a_heading_of_many_blanks_takes_no_time() -> None:
+    document = Document("a.md", "# A" + " " * 50_000 + "B ##\n\n" + "text\n\n" * 3)
+    assert [piece.headings for piece in pieces_of(document, 40)][-1] == ("A" + " " * 50_000 + "B",)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import pytest
 
 from kblam.errors import EmbeddingError, EncoderError, EncoderUnavailableError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.encoders import OpenAIEncoder, load_encoder
+from kblam.knowledge.encoders import OpenAIEncoder, load_encoder, posting
 from kblam.knowledge.encoders import http as client
 from kblam.knowledge.encoders.posting import LONGEST_WAIT
 from tests.fakes import HashingEncoder
@@ -263,6 +264,46 @@ def test_a_server_that_sends_a_little_for_ever_is_given_up(
     with raw_server(answer) as address, pytest.raises(EncoderError, match=r"no whole answer within 0\.3 seconds"):
         OpenAIEncoder("m", base_url=address, max_attempts=2, timeout=0.3).encode(["a"])
     assert time.monotonic() - began < 5
+
+
+def test_a_request_that_takes_too_long_ends_no_other_threads() -> None:
+    """Threads share an encoder; the one that waited too long closed the connections of all."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if body["slow"]:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                with contextlib.suppress(OSError):
+                    while True:  # a piece of the header now and then, so that no wait for one is too long
+                        self.wfile.write(b"X-Still: here\r\n")
+                        time.sleep(0.1)
+            time.sleep(1.5)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    poster = posting.Poster(f"http://127.0.0.1:{http.server_port}/", "NO_SUCH_KEY", timeout=3.0)
+    said: list[object] = []
+    slow = threading.Thread(target=lambda: said.append(poster.post({"slow": True}, 100)))
+    slow.start()
+    time.sleep(2.5)  # its time ends a second from now, while the other is under way
+    answer = poster.post({"slow": False}, 100)
+    slow.join()
+    poster.close()
+    assert "closed" in str(poster.post({"slow": False}, 100))
+    http.shutdown()
+    http.server_close()
+    assert not isinstance(answer, str), answer
+    assert answer.status_code == 200
+    assert said == ["no whole answer within 3 seconds"]
 
 
 @pytest.mark.timeout(60)

@@ -231,14 +231,25 @@ def _write(target: Path, triples: Sequence[Triple], *, is_base: bool) -> None:
 
 
 def _with_known_sources(kb: KnowledgeBase, triples: Sequence[Triple]) -> Iterator[Triple]:
-    """The triples with the sources that the base has for the same words, of other documents."""
+    """The triples with the sources that the base has for the same words, of other documents; other words are told."""
     from dataclasses import replace
 
+    from kblam.knowledge.sources import MOST_SOURCES
+
+    replaced: list[str] = []
     for triple in triples:
         known = next((one for one in kb.find(triple.name) if one.property == triple.property), None)
         if known is not None and known.value == triple.value:
-            triple = replace(known, sources=(*known.sources, *triple.sources))
+            # The newest last; of more than a triple holds the first ones go.
+            triple = replace(known, sources=(*known.sources, *triple.sources)[-MOST_SOURCES:])
+        elif known is not None:
+            replaced.append(f"the {known.property} of {known.name}, {known.value[:60]!r}, is {triple.value[:60]!r} now")
         yield triple
+    if replaced:
+        more = f"; and {len(replaced) - 1:,} more" if len(replaced) > 1 else ""
+        err.print(
+            f"other documents said otherwise, and are replaced: {replaced[0]}{more}", markup=False, soft_wrap=True
+        )
 
 
 def _tell_plan(documents: Sequence[Document], pieces: Sequence[Piece], as_json: bool) -> None:

@@ -11,9 +11,15 @@ from kblam.data.documents.reading import Document
 DEFAULT_SIZE = 4000  # characters: about a thousand tokens
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n\f\n")
 # A page ends a line too.
-_HEADING = re.compile(r"(#{1,6})[ \t]+([^\n\f]+?)[ \t]*#*[ \t]*(?:[\n\f]|$)")
+_HEADING = re.compile(r"(#{1,6})[ \t]+([^ \t\n\f][^\n\f]*)(?:[\n\f]|$)")
 _FENCE = re.compile(r"^[ \t]*(```|~~~)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\s]+|\n")
+
+
+def _title(line: str) -> str:
+    """A heading's text without the marks that may close it."""
+    text = line.rstrip(" \t")
+    return text.rstrip("#").rstrip(" \t") or text
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def pieces_of(document: Document, size: int = DEFAULT_SIZE) -> Iterator[Piece]:
             start = None
         if heading:
             level = len(heading[1])
-            headings = [one for one in headings if one[0] < level] + [(level, heading[2])]
+            headings = [one for one in headings if one[0] < level] + [(level, _title(heading[2]))]
         if start is None:
             # A heading that a piece begins with is in its text.
             above = tuple(text for _, text in (headings[:-1] if heading else headings))

@@ -142,13 +142,24 @@ def _of_turns(record: Mapping[str, Any]) -> QuestionAnswer:
             raise TripleFormatError("a turn of a conversation must be an object")
         role = str(turn.get("from") or turn.get("role"))
         said.setdefault({"human": "user", "gpt": "assistant"}.get(role, role), []).append(
-            str(turn.get("value") or turn.get("content") or "")
+            _text_of(turn.get("value") or turn.get("content") or "")
         )
     if len(said.get("user", ())) != 1 or len(said.get("assistant", ())) != 1:
         raise TripleFormatError("a conversation of one question and one answer is needed")
     facts = said.get("system", [""])[0]
     contexts = _lines(facts.removeprefix(_FACTS)) if facts.startswith(_FACTS) else []
     return _made(said["user"][0], said["assistant"][0], contexts)
+
+
+def _text_of(content: object) -> str:
+    """What a turn says: a text, or OpenAI's list of parts of which each is one."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise TripleFormatError("a turn of a conversation must be text")
+    return "\n".join(map(str, texts))
 
 
 def _lines(text: object) -> list[str]:

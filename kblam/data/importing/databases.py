@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from kblam.data.importing.graph import edge_items, node_items
 from kblam.data.importing.items import Bad, Item, Node
+from kblam.data.importing.tables import unread
 from kblam.errors import DataError, DataServerError, TripleFormatError
 from kblam.knowledge.columns import Columns
 from kblam.knowledge.files.cells import NoTextError, plain
@@ -221,7 +222,7 @@ def of_records(name: str, records: Iterator[Mapping[str, object]], columns: Colu
         except (TripleFormatError, NoTextError) as error:
             yield Bad(TripleFormatError(f"row {number:,} of the query: {error.reason}", path=name))
     reader.check()
-    reader.tell(name)
+    yield from unread(reader, name)
 
 
 def _checked(address: str) -> Any:

@@ -16,6 +16,7 @@ from kblam.data.importing.words import as_name, as_words, local_name, namespace
 _SCOPE = re.compile("\x1f\\d+\x1f")
 _SCOPE_OF = "CASE WHEN node GLOB char(31) || '*' THEN substr(node, 1, instr(substr(node, 2), char(31))) ELSE '' END"
 _DEEPEST = 8
+_MOST_WAYS = 100
 _LONGEST_LIST = 1000  # from an element to the head
 _REMEMBERED = 1000
 _MOST_NAMESPACES = 10_000
@@ -76,7 +77,7 @@ class Naming:
         if not sn:
             yield from self._with_value([(s, prop)], v, vn, prop)
         elif (name := self._known(s)) is not None:
-            is_own_name = p == NAME and not pn and (v == name or s in self._predicates)
+            is_own_name = p == NAME and not pn and (unicodedata.normalize("NFC", v) == name or s in self._predicates)
             if not is_own_name:
                 yield from self._with_value([(name, prop)], v, vn, prop)
         else:
@@ -165,11 +166,12 @@ class Naming:
         if node in seen or depth > _DEEPEST:
             raise RecursionError
         found = []
-        for s, p, prop in self._leading_to(node):
+        # What is nested deeper has more ways to its owners than anybody reads.
+        for s, p, prop in self._leading_to(node, _MOST_WAYS if depth else -1):
             steps = 0
             while p == REST and s not in self._owners:  # up to the head of a list, or to an element that was met
                 steps += 1
-                above = self._leading_to(s)
+                above = self._leading_to(s, 1)
                 if steps > _LONGEST_LIST or not above:
                     raise RecursionError
                 s, p, prop = above[0]
@@ -184,9 +186,10 @@ class Naming:
                     found.append((owner, f"{path} {word}".strip()))
         return found
 
-    def _leading_to(self, node: str) -> list[tuple[str, str, str]]:
+    def _leading_to(self, node: str, most: int) -> list[tuple[str, str, str]]:
         rows = self._sql.execute(
-            "SELECT s, p, pn FROM statements WHERE vn AND v GLOB '_:*' AND v = ? ORDER BY id LIMIT 100", (node,)
+            "SELECT s, p, pn FROM statements WHERE vn AND v GLOB '_:*' AND v = ? ORDER BY id LIMIT ?",
+            (node, most),
         )
         return [(s, p, self._property(p, pn)) for s, p, pn in rows]
 

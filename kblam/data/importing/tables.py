@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 from kblam.data.importing.items import Bad, Dropped, Item, Label, Node, Statement
@@ -19,6 +18,15 @@ from kblam.knowledge.triples import Triple
 logger = logging.getLogger("kblam")
 
 UNREAD = "a cell of a column that is no part of a fact"
+NO_ID = "a node without an id"
+
+
+def unread(reader: RecordReader, source: str) -> Iterator[Dropped]:
+    """What a reader left out of its records; what it guessed is noted in the log."""
+    for column, times in reader.unread.items():
+        yield Dropped(UNREAD, column[:40], times)
+    for note in reader.notes():
+        logger.info("%s: %s", source, note)
 
 
 class TableFile:
@@ -51,10 +59,7 @@ class TableFile:
             reader.check()
         except TripleFormatError as error:
             raise TripleFormatError(error.reason, path=self.path) from None
-        for column, times in reader.unread.items():
-            yield Dropped(UNREAD, column[:40], times)
-        for note in reader.notes():
-            logger.info("%s: %s", self.name, note)
+        yield from unread(reader, self.name)
 
 
 class NodesFile:
@@ -76,7 +81,10 @@ class NodesFile:
         """
         reader = RecordReader()
         found_any = False
-        for _, group in groupby(located_triples(self.path, reader), key=itemgetter(0)):
+        # Not by line: a whole list may be on one. An object of objects is one record of several things.
+        for _, group in groupby(
+            located_triples(self.path, reader), key=lambda one: (reader.records, getattr(one[1], "name", None))
+        ):
             facts: list[Triple] = []
             for line, found in group:
                 if isinstance(found, TripleFormatError):
@@ -85,6 +93,8 @@ class NodesFile:
                     facts.append(found)
             ids = [fact.value for fact in facts if fact.property.casefold() == self.id_column.casefold()]
             if not ids:
+                if facts:
+                    yield Dropped(NO_ID, facts[0].name[:40])
                 continue
             found_any = True
             yield Label(Node(ids[0], is_shared=True), facts[0].name)
@@ -93,7 +103,7 @@ class NodesFile:
                     yield Statement(Node(ids[0], is_shared=True), fact.property, fact.value)
         if not found_any:
             raise TripleFormatError(f"there is no column {self.id_column!r} with ids of the nodes", path=self.path)
-        reader.tell(self.name)
+        yield from unread(reader, self.name)
 
 
 def _by_id(triple: Triple) -> Statement:

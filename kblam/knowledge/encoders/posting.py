@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from weakref import WeakSet
 
 import httpx
 
@@ -37,7 +38,7 @@ class KeyFromEnvironment(httpx.Auth):
 
 
 class Poster:
-    """A connection to one address, for one thread.
+    """Connections to one address, one for each thread: who waits too long ends his own request and no other.
 
     Args:
         url: that is posted to.
@@ -49,11 +50,17 @@ class Poster:
         self._url, self._key_variable, self._timeout = url, key_variable, timeout
         note(key_variable)
         guard_logs(*_LOGGERS)
-        self._http = self._new_client()
+        self._own = threading.local()
+        self._clients: WeakSet[httpx.Client] = WeakSet()  # those of threads that have ended go by themselves
+        self._lock, self._is_closed = threading.Lock(), False
 
     def close(self) -> None:
-        """Ends what is under way, and the connection."""
-        self._http.close()
+        """Ends what is under way, and the connections; what is posted from now on fails."""
+        with self._lock:
+            self._is_closed = True
+            clients = list(self._clients)
+        for client in clients:
+            client.close()
 
     def post(self, body: Mapping[str, object], most: int) -> httpx.Response | str:
         """The whole answer to one request, or what went wrong; within the time and the size that it may take.
@@ -62,6 +69,7 @@ class Poster:
             most: bytes of an answer with status 200.
         """
         done: list[httpx.Response | str] = []
+        client = self._client()
         deadline = time.monotonic() + self._timeout
 
         def exchange(client: httpx.Client) -> None:
@@ -72,13 +80,13 @@ class Poster:
                 done.append(redact(f"{type(error).__name__}: {error}"))
 
         # The HTTP library bounds the wait for each piece, and a server may send a piece a second for ever.
-        thread = threading.Thread(target=exchange, args=(self._http,), daemon=True)
+        thread = threading.Thread(target=exchange, args=(client,), daemon=True)
         thread.start()
         thread.join(self._timeout + _GRACE)
         if done:
             return done[0]
-        self._http.close()  # ends the exchange
-        self._http = self._new_client()
+        client.close()  # ends the exchange
+        del self._own.client
         return f"no whole answer within {self._timeout:g} seconds"
 
     def until_answered(
@@ -124,8 +132,16 @@ class Poster:
             told = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
             return httpx.Response(answer.status_code, headers=told, content=bytes(whole))
 
-    def _new_client(self) -> httpx.Client:
-        return httpx.Client(timeout=self._timeout, auth=KeyFromEnvironment(self._key_variable))
+    def _client(self) -> httpx.Client:
+        client: httpx.Client | None = getattr(self._own, "client", None)
+        if client is None:
+            client = httpx.Client(timeout=self._timeout, auth=KeyFromEnvironment(self._key_variable))
+            self._own.client = client
+            with self._lock:
+                self._clients.add(client)
+                if self._is_closed:
+                    client.close()
+        return client
 
 
 def message_of(response: httpx.Response) -> str:

@@ -91,8 +91,11 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
             continue
         if header is None:
             header = [text_of(cell.value) for cell in cells]
-            while not header[-1]:  # a cell may be empty
+            while header and not header[-1]:  # a cell may be empty
                 header.pop()
+            if not header:  # blanks, which nobody sees
+                header = None
+                continue
             try:
                 read = _columns_read(path, number, header, reader, where)
             except TripleFormatError as error:

@@ -106,6 +106,7 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
         ('{"q": 1}', "no question in it"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "one question and one answer"),
         ('{"messages": ["a"]}', "must be an object"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "must be text"),
         ('{"question": "a", "answer": "b", "contexts": 3}', "contexts must be a list"),
         ('{"question": "a", "answer": "b", "sources": ["c"]}', "sources must be a list of objects"),
         ('{"question": "a\\ud800", "answer": "b"}', "s.jsonl:1: the question holds a NUL or half of a surrogate pair"),
@@ -119,6 +120,14 @@ def test_records_that_are_no_questions(tmp_path: Path, text: str, told: str) -> 
     path.write_text(text + "\n")
     with pytest.raises(TripleFormatError, match=told):
         list(read_questions(path))
+
+
+def test_a_turn_may_come_in_parts(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Who is Ada?"}, {"type": "text", "text": "In short."}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A counter."}]
+    (tmp_path / "s.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    (found,) = read_questions(tmp_path / "s.jsonl")
+    assert (found.question, found.answer) == ("Who is Ada?\nIn short.", "A counter.")
 
 
 def test_what_does_not_go_together_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

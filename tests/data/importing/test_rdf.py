@@ -176,3 +176,17 @@ def test_numbers_that_no_float_holds_stay_as_they_are(tmp_path: Path) -> None:
     )
     found = facts(written(tmp_path / "a.ttl", text))
     assert found == {("a", "n"): "1.0E400", ("a", "m"): "-Infe", ("a", "k"): "1500"}
+
+
+def test_what_a_nameless_thing_says_is_said_of_all_that_share_it(tmp_path: Path) -> None:
+    shared = "".join(f"ex:d{number} ex:address _:c .\n" for number in range(150))
+    text = f'@prefix ex: <http://ex.org/> .\n_:c ex:street "Main St" .\n{shared}'
+    assert facts(written(tmp_path / "a.ttl", text)) == {
+        (f"d{number}", "address street"): "Main St" for number in range(150)
+    }
+
+
+def test_a_label_in_parts_is_no_fact_of_its_own(tmp_path: Path) -> None:
+    text = """@prefix ex: <http://ex.org/> . @prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
+    ex:c rdfs:label "Cafe\u0301" ; ex:city "Bern" ."""
+    assert facts(written(tmp_path / "a.ttl", text)) == {("Café", "city"): "Bern"}

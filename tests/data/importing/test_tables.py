@@ -46,6 +46,31 @@ def parquet(path: Path, **columns: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_nodes_on_one_line_are_told_apart(tmp_path: Path, indent: int | None) -> None:
+    nodes = [
+        {"id": "n0", "name": "Ann", "age": 30},
+        {"id": "n1", "name": "Acme", "founded": 1999},
+        {"id": "n2", "name": "Acme", "founded": 2001},
+        {"id": "", "name": "Nobody", "age": 3},
+    ]
+    names = written(tmp_path / "nodes.json", json.dumps(nodes, indent=indent))
+    edges = written(tmp_path / "edges.csv", "source,relation,target\nn0,works at,n1\n")
+    found, report = read(open_sources([str(edges)], nodes=names))
+    assert found == {
+        ("Ann", "works at"): "Acme (n1)",
+        ("Ann", "age"): "30",
+        ("Acme (n1)", "founded"): "1999",
+        ("Acme (n2)", "founded"): "2001",
+    }
+    assert report.dropped == {"a node without an id": 1}
+
+
+def test_a_row_of_blanks_above_the_header_is_no_header(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", [[" ", "  "], ["name", "color"], ["Oak", "green"]])
+    assert facts(path) == {("Oak", "color"): "green"}
+
+
 def test_a_wide_sheet_is_read_with_its_dates_and_formats(tmp_path: Path) -> None:
     path = tmp_path / "trees.xlsx"
     book = openpyxl.Workbook()
