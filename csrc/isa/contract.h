@@ -34,6 +34,7 @@ void store(float* p, F a);
 void store_sums(float* to, F a, F b, F c, F d);  // the sums of four vectors to four floats
 
 F keep_between(F a, F t, F first, F last);  // a where first <= t < last, else -inf
+F where(F positive, F a, F b);              // a where positive > 0, else b
 F exp(F x);   // e^x: 2 ulp, 0 for what is below 1.7e-38 at most, inf from 88.73 on, NaN for NaN
 F exp2(F x);  // 2^x: 2 ulp (e^(x ln 2) where that is all there is), 0 for -inf, inf from 128.1 on, NaN for NaN
 

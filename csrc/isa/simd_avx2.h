@@ -75,6 +75,8 @@ inline F load_first(const float16* p, int n) { return load_padded(p, n); }
 inline F load_first(const int8_t* p, int n) { return load_padded(p, n); }
 inline F load_first(const float8* p, int n) { return load_padded(p, n); }
 
+inline F where(F positive, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(positive, zero(), _CMP_GT_OQ)); }
+
 inline F keep_between(F a, F t, F first, F last) {
   const F inside = _mm256_and_ps(_mm256_cmp_ps(first, t, _CMP_LE_OQ), _mm256_cmp_ps(t, last, _CMP_LT_OQ));
   return _mm256_blendv_ps(set1(-__builtin_inff()), a, inside);

@@ -69,6 +69,10 @@ inline F load_first(const int8_t* p, int n) {
 }
 inline F load_first(const float8* p, int n) { return widen_float8(_mm_maskz_loadu_epi8(__mmask16((1u << n) - 1), p)); }
 
+inline F where(F positive, F a, F b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(positive, zero(), _CMP_GT_OQ), b, a);
+}
+
 inline F keep_between(F a, F t, F first, F last) {
   const __mmask16 inside = _mm512_cmp_ps_mask(first, t, _CMP_LE_OQ) & _mm512_cmp_ps_mask(t, last, _CMP_LT_OQ);
   return _mm512_mask_blend_ps(inside, set1(-__builtin_inff()), a);

@@ -83,6 +83,8 @@ inline F load_first(const float16* p, int n) { return widen_first(p, n); }
 inline F load_first(const int8_t* p, int n) { return widen_first(p, n); }
 inline F load_first(const float8* p, int n) { return widen_first(p, n); }
 
+inline F where(F positive, F a, F b) { return select((I32)(positive > zero()), a, b); }
+
 inline F keep_between(F a, F t, F first, F last) {
   return select((I32)(first <= t) & (I32)(t < last), a, set1(-__builtin_inff()));
 }

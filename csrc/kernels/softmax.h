@@ -55,10 +55,18 @@ class LaneStep {
         shift(mul(add(offset, mul(max(set1(LOWEST / 2), now), set1(-1.f))), set1(LOG2_E))),
         scales(set1(scale)),
         offsets(offset),
-        total(zero()) {
-    float maximums[W];
-    store(maximums, now);
-    for (const float one : maximums) far = far || (one > FAR) || (one < -FAR && one > LOWEST);
+        total(zero()),
+        is_far(zero()) {
+    if constexpr (ROUNDS) {
+      float maximums[W], distant[W];
+      store(maximums, now);
+      for (int i = 0; i < W; ++i) {
+        const float one = maximums[i];
+        distant[i] = float(one > FAR || (one < -FAR && one > LOWEST));
+        far = far || distant[i] > 0.f;
+      }
+      is_far = load(distant);
+    }
   }
 
   // Weights of one token, counted in the total.
@@ -66,10 +74,11 @@ class LaneStep {
     F weight;
     if constexpr (!ROUNDS)
       weight = exp(add(score, level));
-    else if (far)
-      weight = exp2(mul(add(fma(score, scales, offsets), level), set1(LOG2_E)));
     else
       weight = exp2(fma(score, factor, shift));
+    // Only the rows concerned: a row's bits do not depend on its neighbours.
+    if (ROUNDS && far)
+      weight = where(is_far, exp2(mul(add(fma(score, scales, offsets), level), set1(LOG2_E))), weight);
     total = add(total, weight);
     return weight;
   }
@@ -87,7 +96,7 @@ class LaneStep {
   // ones, which a finite bias can make, by hundreds: then e^0 would be infinite.
   static constexpr float FAR = 1024.f;
   const F before, now, level, factor, shift, scales, offsets;
-  F total;
+  F total, is_far;
   bool far = false;
 };
 

@@ -30,7 +30,7 @@ class Launch {
       const int32_t* range = p.knowledge_range + 2 * (p.range_rows == 1 ? 0 : b);
       begin = std::max<int64_t>(begin, range[0]), end = std::min<int64_t>(end, range[1]);
     }
-    if (begin >= end) return;
+    if (begin >= end || p.heads == 0) return;
     const float* bias = p.bias == nullptr ? nullptr : p.bias + b * p.bias_batch;
     const float offset = bias != nullptr && p.bias_token == 0 ? *bias : 0.f;
     if (p.bias_token == 0) bias = nullptr;

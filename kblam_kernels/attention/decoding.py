@@ -223,7 +223,8 @@ class RectangularAttention:
         scale, window = planned.form[2:]
         op, call = self._call(*tensors, scale=scale, window=window, **step)
         backend = planned.backend
-        if failure is not None or is_transformed():
+        # What else decides is of the form, or of the knowledge.
+        if failure is not None or is_transformed() or not call.has_contiguous_rows():
             backend = op.choose(call, self.backend)
         if failure is not None and backend == planned.backend:
             raise failure

@@ -18,6 +18,9 @@ from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
 
+# No prompt is longer, and kernels count in 32 bits: a larger window means the same.
+MAX_WINDOW = 2**30
+
 
 class Step(TypedDict, total=False):
     """Keyword arguments that may change from one decode step to the next."""
@@ -188,7 +191,7 @@ def call_of(
         "prompt_mask": prompt_mask,
         "knowledge_range": one_row_if_shared(knowledge_range),
         "scale": D**-0.5 if scale is None else number("scale", scale),
-        "window": None if window is None else whole("window", window, least=None),
+        "window": None if window is None else min(whole("window", window, least=None), MAX_WINDOW),
         "max_span": max_span,
     }
     if isinstance(knowledge, DenseKnowledge):

@@ -58,7 +58,10 @@ def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | N
         refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
     if tuple(bias.shape) not in ((), (M,), (B, M)):
         refuse(f"knowledge_bias must be a number, (M={M},) or (B={B}, M={M}); got {tuple(bias.shape)}")
-    return one_row_if_shared(bias) if bias.dim() == 2 else bias.expand(1, M)
+    if bias.dim() < 2:
+        return bias.expand(1, M)
+    # Of a view that learns itself each row has a gradient of its own; through one made in a graph it is summed anyway.
+    return bias if bias.requires_grad and bias.is_leaf else one_row_if_shared(bias)
 
 
 def one_row_if_shared(rows: Tensor | None) -> Tensor | None:

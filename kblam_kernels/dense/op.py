@@ -20,12 +20,12 @@ from kblam_kernels.errors import UnsupportedInputError
 
 
 class DenseTriton(dispatch.Triton[DenseCall]):
-    """Split decode for few queries and for knowledge alone, one pass for many."""
+    """Split decode for few queries, one pass for many."""
 
     def serving(self, call: DenseCall) -> ModuleType:
         # The batch has no say. A pinned KBLAM_TILE is one of the single pass, which then serves all.
         is_split = call.query.shape[2] <= MAX_DECODE_QUERIES and not os.environ.get(TILE_VARIABLE)
-        name = "triton_decode" if call.is_alone or is_split else "triton_forward"
+        name = "triton_decode" if is_split else "triton_forward"
         return importlib.import_module(f"kblam_kernels.dense.{name}")
 
     def backward_reasons(self, call: DenseCall) -> list[str]:

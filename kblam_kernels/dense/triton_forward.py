@@ -110,7 +110,8 @@ def dense_forward_kernel(
     state = prompt_span(state, q, key, value, mask, scale, full_end, prompt_end, T, last_column, window, TILE, True)
 
     # A padding row sees no prompt column, so no knowledge either. The prompt is processed first, so this is known here.
-    sees_prompt = state[1] > float("-inf")
+    # Without a prompt there is no padding.
+    sees_prompt = (state[1] > float("-inf")) | (T == 0)
 
     # The knowledge: whole tiles, then one ragged tile.
     knowledge_start = 0
@@ -142,6 +143,7 @@ def dense_forward_kernel(
         state, r, key, value, token_bias, scale, shift, whole_end, knowledge_end, knowledge_end, TILE, True
     )
 
+    sees_prompt = sees_prompt & ((T > 0) | (row_max > float("-inf")))  # knowledge alone, and none of it
     total = tl.where(sees_prompt, row_sum, 1.0)
     inverse = tl.where(sees_prompt, 1.0 / total, 0.0)
     row_lse = tl.where(sees_prompt, (row_max + tl.math.log2(total)) * LN2, float("-inf"))
@@ -201,6 +203,7 @@ def is_for_hopper(call: DenseCall, arch: Arch) -> bool:
         and call.width == 128
         and call.query.shape[2] >= FEWEST_HOPPER_ROWS
         and call.num_tokens > 0
+        and not call.is_alone
         and call.prompt_mask is None
         and call.window is None
         and call.knowledge_range is None

@@ -39,20 +39,21 @@ def backward(call: EvidenceCall, saved: Saved) -> dict[str, Tensor]:
     assert grad is not None  # of the only result
     weight = call.row_weight.to(dtype)[..., None]
     r = call.rows.to(dtype).masked_fill(call.lse[..., None] == float("-inf"), 0)
-    grad_rows, grad_key, grad_lse = torch.zeros_like(r), torch.empty_like(call.key), torch.zeros_like(call.lse)
-    grad_bias = grad_lse.new_empty(call.rows.shape[0], call.num_tokens)
+    made = {name: torch.zeros_like(r if name == "rows" else getattr(call, name)) for name in saved.wanted}
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols, scores in _scores(call):
         ds = grad[:, None, None, cols].to(dtype) * weight * _shares(scores, call.lse)
-        grad_lse -= ds.sum(-1).to(grad_lse.dtype)
-        grad_bias[:, cols] = ds.sum((1, 2)).to(grad_lse.dtype)
-        inside = inside_range(call.knowledge_range, cols, r.device)
-        grad_rows += times_knowledge(ds, without_unseen(call.key[..., cols, :].to(dtype), inside)) * call.scale
-        grad_key[..., cols, :] = (torch.einsum(columns_times, ds, r) * call.scale).to(grad_key.dtype)
-    made = {"rows": grad_rows.to(call.rows.dtype), "key": grad_key, "lse": grad_lse}
-    if call.bias is not None:
-        made["bias"] = grad_bias.sum_to_size(call.bias.shape).to(call.bias.dtype)
-    return made
+        if "lse" in made:
+            made["lse"] -= ds.sum(-1).to(call.lse.dtype)
+        if "bias" in made:
+            of_bias = made["bias"][:, cols]
+            of_bias += ds.sum((1, 2)).sum_to_size(of_bias.shape).to(of_bias.dtype)
+        if "rows" in made:
+            inside = inside_range(call.knowledge_range, cols, r.device)
+            made["rows"] += times_knowledge(ds, without_unseen(call.key[..., cols, :].to(dtype), inside)) * call.scale
+        if "key" in made:
+            made["key"][..., cols, :] = (torch.einsum(columns_times, ds, r) * call.scale).to(call.key.dtype)
+    return {name: gradient.to(getattr(call, name).dtype) for name, gradient in made.items()}
 
 
 def knowledge_lse(call: EvidenceCall) -> Tensor:

@@ -40,6 +40,8 @@ def bound(call: LatentCall) -> Attend:
     float32 lse (B, Hq, N), and the knowledge query (B, Hq, N, D) if it was computed here.
     """
     op = torch.ops.kblam_kernels.latent_attention_cpu.default
+    # Not the call: what holds this would keep its prompt in memory.
+    held = _latents(call)
     projection = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
     options = (call.scale, call.window, call.int8_products, native.wanted_instruction_set())
 
@@ -54,8 +56,7 @@ def bound(call: LatentCall) -> Attend:
         query_weight: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         rows = native.kernel_layout(bias, prompt_mask, knowledge_range)
-        # Not bound: a norm of other strides is copied here, and its rows may change from step to step.
-        return op(query, key, value, *_latents(call), knowledge_query, query_weight, *projection, *rows, *options)
+        return op(query, key, value, *_as_read(held), knowledge_query, query_weight, *projection, *rows, *options)
 
     return attend
 
@@ -66,7 +67,7 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
         call.query,
         call.key,
         call.value,
-        *_latents(call),
+        *_as_read(_latents(call)),
         absorbed.query,
         absorbed.constant.contiguous(),
         *native.kernel_layout(call.bias, call.prompt_mask, call.knowledge_range),
@@ -79,5 +80,10 @@ def mix(call: LatentCall, absorbed: Absorbed) -> Mixed:
 
 
 def _latents(call: LatentCall) -> tuple[Tensor | None, ...]:
-    scales = (native.contiguous_or_none(scale) for scale in (call.key_scale, call.value_scale))
-    return call.latent_key, call.latent_value, call.norm.contiguous(), *scales
+    return call.latent_key, call.latent_value, call.norm, call.key_scale, call.value_scale
+
+
+def _as_read(latents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """At each step: a norm of other strides is copied here, and its rows may change in between."""
+    key, value, *others = latents
+    return key, value, *map(native.contiguous_or_none, others)

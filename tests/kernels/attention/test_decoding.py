@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -384,3 +385,32 @@ def test_rows_of_a_strided_norm_may_change_between_steps(library: None) -> None:
     attend(*arguments)
     wide[:, 0] *= 3
     assert torch.equal(attend(*arguments)[0], rectangular_attention(*arguments[:3], knowledge, arguments[3]))
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("which", range(4), ids=["query", "key", "value", "knowledge query"])
+def test_a_step_of_other_strides_is_looked_at_anew(which: int) -> None:
+    """Triton's kernels take the last dimension to be contiguous."""
+    attend = RectangularAttention(dense(), backend="triton")
+    tensors = list(step(1, 4))
+    attend(*tensors)
+    tensors[which] = (
+        tensors[which].mT.contiguous().mT if which in (1, 2) else torch.stack([tensors[which]] * 2, -1)[..., 0]
+    )
+    assert tensors[which].stride(-1) != 1
+    with pytest.raises(BackendUnavailableError, match="the last dimension of a tensor is not contiguous"):
+        attend(*tensors)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("knowledge", [dense, latent], ids=["dense", "latent"])
+def test_a_plan_keeps_no_prompt_in_memory(knowledge: Callable[[], Any]) -> None:
+    attend = RectangularAttention(knowledge())
+    tensors = step(1, 4)
+    with torch.no_grad():
+        attend(*tensors)
+    assert attend.planned is not None
+    assert attend.planned.backend == "cpu"
+    alive = [weakref.ref(tensor) for tensor in tensors]
+    del tensors
+    assert [ref() for ref in alive] == [None] * 4

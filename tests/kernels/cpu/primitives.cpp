@@ -87,6 +87,36 @@ void check_keep_between() {
         }
 }
 
+void check_where() {
+  for (float c : {-INF, -1.f, -0.f, 0.f, 1.f, INF, NOT}) {
+    const Lanes<> got(where(set1(c), set1(3.f), set1(NOT))), other(where(set1(c), set1(NOT), set1(4.f)));
+    for (int i = 0; i < W; ++i) {
+      expect_same("where", got[i], c > 0 ? 3.f : NOT);
+      expect_same("where", other[i], c > 0 ? NOT : 4.f);
+    }
+  }
+}
+
+// A row's weights are the same bits whatever maxima its neighbours have; near and far ones are right.
+void check_neighbours() {
+  float tops[W], alone[W], together[W];
+  for (int round = 0; round < 200; ++round) {
+    const float top = float(int(draw() % 2001) - 1000) / 100, score = top - float(draw() % 1000) / 100;
+    for (int i = 0; i < W; ++i) tops[i] = top;
+    LaneStep<true> of_one(load(tops), set1(-INF), 0.25f, set1(0.5f));
+    const float raw = (score - 0.5f) / 0.25f;
+    store(alone, of_one.weigh(set1(raw)));
+    for (int i = 1; i < W; ++i) tops[i] = i % 2 ? 5000.f : NOT;
+    LaneStep<true> of_all(load(tops), set1(-INF), 0.25f, set1(0.5f));
+    float raws[W];
+    for (int i = 0; i < W; ++i) raws[i] = i ? (tops[i] - 1.f - 0.5f) / 0.25f : raw;
+    store(together, of_all.weigh(load(raws)));
+    expect_same("weight beside far rows", together[0], alone[0]);
+    expect_near("weight of a near row", alone[0], std::exp(double(score) - top), 1e-5);
+    expect_near("weight of a far row", together[1], std::exp(-1.), 1e-5);
+  }
+}
+
 void check_exponentials() {
   const auto of_exp = [](float x) { return double(Lanes<>(exp(set1(x)))[W - 1]); };
   const auto of_exp2 = [](float x) { return double(Lanes<>(exp2(set1(x)))[W - 1]); };
@@ -162,6 +192,8 @@ int main() {
   check_loads<float8>("load of float8");
   check_stores();
   check_keep_between();
+  check_where();
+  check_neighbours();
   check_exponentials();
   if constexpr (Isa::HAS_PAIRS) check_pairs();
   if constexpr (Isa::HAS_BYTES) check_bytes();

@@ -141,3 +141,14 @@ def test_many_rows_over_many_triples_are_as_exact_as_plain_pytorch() -> None:
 
     # Measured 1.03; 2.7 when a tile's product began from the sum so far.
     assert error("cpu") < 1.8 * error("reference")
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("N", [1, 12, 20, 40])
+def test_another_rows_large_bias_changes_no_bit(N: int) -> None:
+    """Beyond 1,024 bfloat16 kernels take powers of 2 otherwise, for the rows concerned alone."""
+    bias = torch.zeros(2, 300)
+    bias[1] = 2000.0
+    problem = make(B=2, N=N, T=N + 4, M=300, dtype=torch.bfloat16, knowledge_bias=bias)
+    for together, alone in zip(problem.run("cpu"), problem.rows(slice(0, 1)).run("cpu"), strict=True):
+        assert torch.equal(together[:1], alone)

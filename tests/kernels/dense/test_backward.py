@@ -97,6 +97,31 @@ def test_triton_is_near_float64(name: str) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("window", [2**31 - 1, 2**31, 2**63 - 1])
+def test_a_window_without_end_is_none(window: int) -> None:
+    """Added to a column it must not pass the largest integer."""
+    problem = make(B=1, H=1, G=1, N=35, T=35, M=3, dtype=torch.float32)
+    for ours, theirs in zip(
+        problem.but(window=window).gradients(backend="triton"), problem.gradients(backend="triton"), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_bias_that_is_a_view_of_one_row_has_a_gradient_for_each_row() -> None:
+    problem = make(B=3, M=7)
+    draw = torch.randn(7, dtype=torch.float64)
+    apart = draw.float().expand(3, 7).clone().requires_grad_()
+    as_view = draw.float().expand(3, 7).requires_grad_()
+    made = [
+        torch.autograd.grad(problem.loss(*problem.but(knowledge_bias=bias).run()), bias)[0] for bias in (apart, as_view)
+    ]
+    torch.testing.assert_close(made[1], made[0])
+    assert made[0][1].abs().max() > 0
+    by_function = torch.func.grad(lambda bias: problem.loss(*problem.but(knowledge_bias=bias).run()))(as_view.detach())
+    torch.testing.assert_close(by_function, made[0])
+
+
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_triton_takes_16_bits(dtype: torch.dtype) -> None:
     problem = TRITON["bias-range"].to(dtype)

@@ -173,3 +173,12 @@ def test_splits_are_whole_tiles_of_every_head_dim() -> None:
         for element_size in (2, 4):
             for split in (splits.PROMPT_SPLIT, splits.LATENT_PROMPT_SPLIT):
                 assert split % splits.prompt_block(D, element_size) == 0
+
+
+def test_many_queries_of_knowledge_alone_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pieces of materialised latents are read: partial sums of each split would be gigabytes."""
+    monkeypatch.delenv("KBLAM_TILE", raising=False)
+    _, call = make(N=splits.MAX_DECODE_QUERIES + 1, T=0, M=70, is_alone=True, dtype=torch.float16).call()
+    with recording("sm_90") as made:
+        dense_attention.named("triton").forward(call)
+    assert [launch.kernel.__name__ for launch in made.launches] == ["dense_forward_kernel"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from kblam_kernels import DenseKnowledge, UnsupportedInputError, evidence, knowledge_lse, top_evidence
 from kblam_kernels.common import columns
+from kblam_kernels.common.call import Saved
 from kblam_kernels.common.tiles import select
 from kblam_kernels.evidence import cpu
+from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from tests.kernels import ways
 from tests.kernels.cases import SCORE_BIAS
@@ -299,3 +302,35 @@ def test_a_list_of_each_row_with_one_entry_is_a_list_of_the_batch() -> None:
     _, lse = p.run()
     shared = dataclasses.replace(p, knowledge=DenseKnowledge(p.knowledge_key[0], p.knowledge_value[0]))
     close(mass(p, lse), mass(shared, lse))
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("way", [SimpleNamespace(backend=name) for name in ("triton", "cpu")], ids=["triton", "cpu"])
+def test_norm_and_scale_may_be_columns_of_a_matrix(way: SimpleNamespace) -> None:
+    problem = evidence_of(make_latent(N=1, M=40, dtype=torch.float32, storage=torch.int8))
+    k = problem.attention.knowledge
+    columns = torch.full((40, 3), torch.nan)
+    changed = {name: columns[:, i].copy_(getattr(k, name)) for i, name in enumerate(("norm", "key_scale"))}
+    strided = problem.but(knowledge=dataclasses.replace(k, **changed))
+    assert torch.equal(strided.run(way.backend)[0], problem.run(way.backend)[0])
+
+
+def test_no_gradient_is_made_that_nobody_asked_for() -> None:
+    problem = evidence_of(make(knowledge_bias=TOKEN_BIAS))
+    _, call = problem.call()
+    results = evidence_mass.named("reference").forward(call)
+    given = tuple(torch.ones_like(result) for result in results)
+    all_of_them = evidence_mass.named("reference").backward(
+        call, Saved(results, given, call.DIFFERENTIABLE, "reference")
+    )
+    for name in call.DIFFERENTIABLE:
+        found = evidence_mass.named("reference").backward(call, Saved(results, given, (name,), "reference"))
+        assert list(found) == [name]
+        assert torch.equal(found[name], all_of_them[name])
+
+
+@pytest.mark.usefixtures("library")
+def test_no_heads_are_no_mass() -> None:
+    nothing = DenseKnowledge(torch.zeros(0, 5, 64), torch.zeros(0, 5, 64))
+    masses = evidence(torch.zeros(1, 0, 1, 64), nothing, torch.zeros(1, 0, 1), backend="cpu")
+    assert torch.equal(masses, torch.zeros(1, 5))
