@@ -30,6 +30,9 @@ def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
     lines = [line for name in ("train", "test") for line in (tmp_path / f"set-{name}.jsonl").read_text().splitlines()]
     assert len(lines) == 20
     assert json.loads(lines[0])["output"] == "v"
-    kblam("data", "export", tmp_path / "set-train.jsonl", "-o", tmp_path / "m.json", "--as", "messages").ok()
+    told = (
+        kblam("data", "export", tmp_path / "set-train.jsonl", "-o", tmp_path / "m.json", "--as", "messages").ok().stderr
+    )
+    assert "not written: contexts (--with-contexts writes them), kind, group and sources, for which messages" in told
     assert "messages" in json.loads((tmp_path / "m.json").read_text())[0]
     kblam("data", "export", tmp_path / "q.kb", "-o", out, "--as", "plain", "--splits", "a").failed(2, "is no split")
