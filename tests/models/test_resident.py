@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -104,6 +105,25 @@ def test_it_is_the_projected_knowledge_base_through_every_change(
     check_against_projection(resident, kb, tied)
     assert resident.filled.tolist() == [[0, 209]]
     torch.testing.assert_close(resident.log_count, torch.tensor(209.0).log())
+
+
+@pytest.mark.parametrize("plan", PINS)
+def test_old_buffers_are_gone_before_there_are_new_ones(
+    plan: str, kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = resident_of(kb, tied, plan=plan)
+    old = [weakref.ref(buffer) for buffer in resident.buffers.values()]
+    alive, allocate = [], Joined.allocate
+
+    def noted(self: Joined, rows: int) -> dict[str, Tensor]:
+        alive.append(sum(one() is not None for one in old))
+        return allocate(self, rows)
+
+    monkeypatch.setattr(Joined, "allocate", noted)
+    with torch.no_grad():
+        next(tied.adapter.key_projector.parameters()).add_(0.1)
+    resident.sync()
+    assert alive[0] == 0
 
 
 @pytest.mark.parametrize("plan", PINS)
