@@ -190,7 +190,7 @@ class ResidentKnowledge:
         count = len(self.knowledge_base)
         if not self.is_current:
             self._weights = state_of(self.adapter)
-            self._rows, self._latent, self._latents, self._dense, self._seen = None, None, {}, {}, {}
+            self._rows, self._latent, self._latents, self._dense = None, None, {}, {}
         if self._rows is None or count > self._rows.capacity:
             self._lay_out(count)
         assert self._rows is not None
