@@ -19,6 +19,7 @@ from kblam_kernels.dense.op import dense_attention
 from kblam_kernels.errors import expect, number, refuse, tensors, whole
 
 
+@torch.compiler.disable  # lengths are read, which no compiler traces
 def paged_prompt_attention(
     query: Tensor,
     key_cache: Tensor,

@@ -12,7 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.call import Call, Saved
+from kblam_kernels.common.call import Call, Saved, exactly
 from kblam_kernels.common.dispatch import AUTO, Backend, Explanation, log_once, requested
 from kblam_kernels.errors import BackendUnavailableError, refuse
 
@@ -44,7 +44,11 @@ class Op(Generic[C]):
             self._differentiate(len(kind.RESULTS))
 
     def __call__(self, call: C, name: str) -> Results:
-        """The results of one call from the named backend, which must be able to serve it."""
+        """The results of one call from the named backend, which must be able to serve it; exact under autocast too."""
+        with exactly(call.leading.device):
+            return self._results(call, name)
+
+    def _results(self, call: C, name: str) -> Results:
         if call.is_plain():
             # The op would have a derivative of zero, or none.
             return self.named(self.choose(call, name)).forward(call)
@@ -89,7 +93,9 @@ class Op(Generic[C]):
         return next(backend for backend in self.backends if backend.name == name)
 
     def _run(self, *values: Any) -> Any:
-        return _one_or_all(self.named(values[-1]).forward(self.kind(*values[:-1])))
+        call = self.kind(*values[:-1])
+        with exactly(call.leading.device):  # a compiled graph is run under the autocast of its caller
+            return _one_or_all(self.named(values[-1]).forward(call))
 
     def differentiating(self, call: C, saved: Saved) -> Backend[C]:
         """The backend of a backward: that of the forward if it can, else the first that can, with a line in the log."""
@@ -119,7 +125,7 @@ class Op(Generic[C]):
         def run(*values: Any) -> Any:
             call, saved = parts(*values)
             # The forward's dtypes are the call's; autocast may be on around `backward()` too.
-            with torch.autocast(call.leading.device.type, enabled=False):
+            with exactly(call.leading.device):
                 made = self.differentiating(call, saved).backward(call, saved)
             nothing = (call.leading.new_empty(0) for _ in names)
             return _one_or_all(tuple(made[n].contiguous() if n in made else next(nothing) for n in names))

@@ -193,7 +193,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     if query.numel() == 0:
         return output, lse
     tile = tile or select(DECODE, target_arch(query), precision_of(query.dtype), D)
-    key = call.knowledge_key
+    key, value = call.knowledge_key, call.knowledge_value
     cut = cut_of(
         call,
         tile,
@@ -202,7 +202,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         split_size=split_tokens(call.span, tile.block_m),
         prompt_rows=tile.block_rows,
         prompt_split=PROMPT_SPLIT,
-        is_shared=key.dim() == 3 or key.shape[0] == 1 or key.stride(0) == 0,
+        is_shared=all(each.dim() == 3 or each.shape[0] == 1 or each.stride(0) == 0 for each in (key, value)),
     )
     chunk = head_chunk_of(D, query.element_size())
     partial = memory.empty(query, cut.splits, cut.row_count, D, dtype=torch.float32)
@@ -213,7 +213,7 @@ def forward(call: DenseCall, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
         tile,
         query,
         **attention(call),
-        knowledge=Knowledge(heads(call.knowledge_query), heads(key), heads(call.knowledge_value)),
+        knowledge=Knowledge(heads(call.knowledge_query), heads(key), heads(value)),
         partial=partial,
         states=states,
         cut=cut,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from kblam_kernels.common.call import exactly
 from kblam_kernels.common.columns import times_knowledge
 from kblam_kernels.common.softmax import accumulation_dtype, in_model_layout
 from kblam_kernels.latent.call import LatentCall
@@ -50,7 +51,8 @@ def absorb_query(knowledge_query: Tensor, key_weight: Tensor, key_bias: Tensor) 
     """Absorbs r (B, Hq, N, D), with the weights of a `LatentProjection`."""
     dtype = accumulation_dtype(knowledge_query)
     constant = (knowledge_query.to(dtype) * key_bias.to(dtype)[:, None]).sum(-1)
-    return Absorbed(times_knowledge(knowledge_query, key_weight), constant)
+    with exactly(knowledge_query.device):
+        return Absorbed(times_knowledge(knowledge_query, key_weight), constant)
 
 
 def projected(call: LatentCall, mix: Mix) -> tuple[Tensor, Tensor]:

@@ -88,9 +88,13 @@ def _attention_rates(
 @torch.no_grad()
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """The fastest of a few calls, because other work can only slow a call down; short calls are repeated more often."""
-    queued = 1
-    if device.type == "cuda":
-        call, queued = captured(call) or call, QUEUED
+    if device.type != "cuda":
+        return _fastest(call, device, 1)
+    with torch.cuda.device(device):  # a graph is of the current device, and would else be empty
+        return _fastest(captured(call) or call, device, QUEUED)
+
+
+def _fastest(call: Callable[[], object], device: torch.device, queued: int) -> float:
     call()
     times: list[float] = []
     while len(times) < 3 or (len(times) < 12 and sum(times) < 0.03):

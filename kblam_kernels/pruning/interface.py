@@ -50,7 +50,13 @@ def prune(
     """
     hidden: dict[str, Any] = {"knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
     index = choose(knowledge_query, knowledge, k, row_weight=row_weight, **hidden)
-    return select(knowledge, index), _offset(knowledge_query, knowledge, **hidden).gather(1, index), index
+    chosen = select(knowledge, index)
+    if knowledge_range is not None:
+        # Where a row sees fewer than k tokens, the others are not its own, and may be NaN.
+        start, end = knowledge_range[:, :1], knowledge_range[:, 1:]
+        outside = ((index < start) | (index >= end))[:, None, :, None]
+        chosen = DenseKnowledge(*(each.masked_fill(outside, 0) for each in (chosen.key, chosen.value)))
+    return chosen, _offset(knowledge_query, knowledge, **hidden).gather(1, index), index
 
 
 @torch.no_grad()

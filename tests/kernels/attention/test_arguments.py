@@ -25,6 +25,7 @@ from kblam_kernels import (
     top_evidence,
 )
 from kblam_kernels.plan import check_pin
+from tests.kernels.problems import Problem, evidence_of, make, make_latent
 
 QUERY, KEY = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8)
 KNOWLEDGE = DenseKnowledge(torch.randn(4, 7, 8), torch.randn(4, 7, 8))
@@ -104,3 +105,17 @@ def test_numbers_of_other_types_are_numbers() -> None:
         (torch.tensor(0.5).item(), torch.tensor(2), 1),
     ):
         torch.testing.assert_close(attend(scale=scale, window=window, knowledge_bias=bias), expected, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("maker", [make, make_latent])
+@pytest.mark.parametrize("N", [1, 9])
+def test_autocast_changes_no_bit(maker: Callable[..., Problem], N: int, backend: str) -> None:
+    problem = maker(N=N, T=12, M=40, dtype=torch.float32)
+    expected = problem.run(backend)
+    masses = evidence_of(problem).run(backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, found_masses = problem.run(backend), evidence_of(problem).run(backend)
+    for ours, theirs in zip((*found, *found_masses), (*expected, *masses), strict=True):
+        assert torch.equal(ours, theirs)

@@ -182,3 +182,13 @@ def test_many_queries_of_knowledge_alone_take_one_pass(monkeypatch: pytest.Monke
     with recording("sm_90") as made:
         dense_attention.named("triton").forward(call)
     assert [launch.kernel.__name__ for launch in made.launches] == ["dense_forward_kernel"]
+
+
+@pytest.mark.parametrize("alone", ["key", "value"])
+def test_keys_that_the_batch_shares_do_not_say_that_values_are(alone: str) -> None:
+    """A list of each row whose keys, or values, are views of one."""
+    problem = make(B=2, N=1, M=70, shared=False, dtype=FLOAT32)
+    shared = getattr(problem, f"knowledge_{alone}")[:1].expand_as(problem.knowledge_key)
+    problem = problem.but(**{f"knowledge_{alone}": shared})
+    for ours, theirs in zip(problem.run("triton"), problem.run(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -237,3 +238,17 @@ def test_recall_over_heads_and_queries(heads: int, queries: int, at_least: float
     recall = mass_of(p, pruned(p, 10)[2]).mean()
     assert recall > at_least
     assert recall > mass_of(p, torch.arange(10).expand(8, 10)).mean() + 0.1
+
+
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_fewer_tokens_than_asked_for_leave_no_nan_of_others(maker: Callable[..., Problem]) -> None:
+    """The rest of the k are tokens that the row does not see, which may be NaN."""
+    ranges = torch.tensor([[0, 4], [4, 16]], dtype=torch.int32)
+    problem = maker(B=2, M=16, knowledge_range=ranges, dtype=torch.float32)
+    spoilt = torch.where(torch.arange(16)[:, None] == 9, torch.nan, problem.knowledge_key)
+    problem = problem.but(knowledge_key=spoilt)
+    chosen, bias, _ = prune(problem.knowledge_query, problem.knowledge, 16, knowledge_range=ranges)
+    output, lse = problem.but(knowledge=chosen, knowledge_bias=bias, knowledge_range=None).run()
+    expected = problem.run()
+    torch.testing.assert_close(output[:1], expected[0][:1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lse[:1], expected[1][:1], rtol=1e-4, atol=1e-4)
