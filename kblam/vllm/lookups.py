@@ -13,6 +13,8 @@ from kblam.vllm.deciding import Question
 
 Found = Sequence[tuple[int, float]]
 
+OURS = "kblam:"  # how the salts of blocks begin that attended to knowledge
+
 
 @dataclass
 class Lookup:
@@ -139,7 +141,7 @@ def as_base_request(asker: Request, prompt: list[int], params: SamplingParams) -
         None,
         client_index=asker.client_index,
         arrival_time=asker.arrival_time,
-        cache_salt=asker.cache_salt,
+        cache_salt=plain_salt(asker.cache_salt),
         priority=asker.priority,
         trace_headers=asker.trace_headers,
         block_hasher=asker._block_hasher,
@@ -150,3 +152,8 @@ def _key(request: Request, question: Question) -> object:
     rules = question.rules
     same = question.text, tuple(question.prompt), question.loaded.generation, question.end
     return *same, rules.unknown, rules.known_above, request.cache_salt
+
+
+def plain_salt(given: str | None) -> str | None:
+    """A client's salt of the prefix cache, which is none of ours."""
+    return f"plain:{given}" if given is not None and given.startswith(OURS) else given

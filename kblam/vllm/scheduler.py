@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from array import array
 from collections import Counter
+from hashlib import blake2b
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -33,7 +35,7 @@ from kblam.vllm.admission import (
 )
 from kblam.vllm.deciding import Decider, Question
 from kblam.vllm.files import VersionWords
-from kblam.vllm.lookups import Lookup, Lookups, as_base_request, lookup_request
+from kblam.vllm.lookups import OURS, Lookup, Lookups, as_base_request, lookup_request, plain_salt
 from kblam.vllm.parent import end_with_parent
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded, Registry
@@ -87,6 +89,7 @@ class WithKnowledge(Scheduler):
         asked = asked_of(request.sampling_params)
         loaded = self._front.check_encoded(asked, request.sampling_params)
         if asked.base is None or loaded is None:
+            salt_without_base(request)
             return None
         rules = self._front.rules(asked)
         question = None
@@ -321,8 +324,22 @@ def knowledge_scheduler(*, vllm_config: Any, **others: Any) -> WithKnowledge:
 
 
 def salt_of_cache(request: Any, base: str, loaded: Loaded) -> None:
-    """Makes the hashes of a request's blocks those of one version of one base."""
+    """Makes the hashes of a request's blocks those of one version of one base, and of one question where it has a part
+    in the knowledge queries: then keys and values above the first knowledge layer depend on it."""
+    vector = request.sampling_params.extra_args.get(VECTOR)
+    question = "" if vector is None else blake2b(array("d", vector).tobytes(), digest_size=16).hexdigest()
     # No name has @, and a revision counts in one file only, which another may have replaced: hence the generation.
-    request.cache_salt = f"kblam:{base}@{loaded.revision}.{loaded.generation}:{request.cache_salt or ''}"
+    ours = f"{OURS}{base}@{loaded.revision}.{loaded.generation}:{question}"
+    _salt(request, f"{ours}:{request.cache_salt or ''}")
+
+
+def salt_without_base(request: Any) -> None:
+    """Keeps a client from naming the blocks of a base by a salt of his own."""
+    if (request.cache_salt or "").startswith(OURS):
+        _salt(request, plain_salt(request.cache_salt))
+
+
+def _salt(request: Any, salt: str) -> None:
+    request.cache_salt = salt
     request.block_hashes.clear()
     request.update_block_hashes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from vllm import SamplingParams
 
 from kblam.vllm import scheduler
+from kblam.vllm.registry import Loaded
 from tests.vllm.engine import engines
 from tests.vllm.engine.engines import Reference, Request, ask, assert_alike, knowledge_of, said_by
 
@@ -66,6 +68,34 @@ def test_a_cached_prefix_is_only_reused_by_the_same_base(engine: Any, reference:
         outputs = [ask(engine, [row])[0] for row in rows]
         assert_alike([said_by(output) for output in outputs], expected)
     assert all(output.num_cached_tokens >= 32 for output in outputs)
+
+
+def test_a_clients_salt_names_no_block_that_attended_to_a_base(engine: Any) -> None:
+    row = Request(engines.question_about(engines.of_base("facts")[7]), "facts", engines.LONG)
+    ask(engine, [row])
+    assert ask(engine, [row])[0].num_cached_tokens >= 32
+    loaded = engine.collective_rpc("kblam_bases")[0]["facts"]
+    forged = f"kblam:facts@{loaded['revision']}.{loaded['generation']}::"
+    prompt = {"prompt_token_ids": list(row.ids), "cache_salt": forged}
+    found = []
+    for _ in range(2):  # its own blocks it may find again
+        (output,) = engine.generate(prompt, SamplingParams(max_tokens=1, temperature=0), use_tqdm=False)
+        found.append(output.num_cached_tokens)
+    assert found[0] == 0
+
+
+def test_blocks_are_of_one_question_where_it_is_part_of_the_queries() -> None:
+    def salt(vector: tuple[float, ...] | None, client: str | None = None) -> str:
+        extra = {} if vector is None else {scheduler.VECTOR: vector}
+        params, hashes = SimpleNamespace(extra_args=extra), []
+        request = SimpleNamespace(
+            cache_salt=client, sampling_params=params, block_hashes=hashes, update_block_hashes=lambda: None
+        )
+        scheduler.salt_of_cache(request, "facts", Loaded(3, 1, 9, "facts.kb"))
+        return str(request.cache_salt)
+
+    assert salt((0.1, 0.2)) == salt((0.1, 0.2))
+    assert len({salt(None), salt((0.1, 0.2)), salt((0.1, 0.3)), salt((0.1, 0.2), "mine")}) == 4
 
 
 def test_without_the_salt_another_bases_prefix_would_be_reused(
