@@ -187,7 +187,7 @@ class Reader:
 
     def encode(self, question: str, facts: Sequence[Fact], refusal: str) -> list[int]:
         """Token ids of a prompt, see `prompt_ids`."""
-        return prompt_ids(self.tokenizer, question, facts, refusal)
+        return prompt_ids(self.tokenizer, question, facts or None, refusal)
 
     @torch.inference_mode()
     def share(self, prompts: Sequence[Sequence[int]]) -> float | None:

@@ -37,18 +37,18 @@ _BGE = re.compile(r"(?<![a-z0-9])bge-(?:small|base|large)-(en|zh)(?![a-z0-9])", 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
-def prompt_ids(tokenizer: Any, question: str, facts: Sequence[Fact], refusal: str) -> list[int]:
+def prompt_ids(tokenizer: Any, question: str, facts: Sequence[Fact] | None, refusal: str) -> list[int]:
     """Token ids of a prompt: the facts first, then the question, in the tokenizer's chat template if it has one.
 
     Args:
-        facts: without any, the model is asked alone.
+        facts: of a base, which may have none; None asks the model alone.
         refusal: what it is told to say where the facts do not answer.
 
     Raises:
         GenerationError: the chat template cannot be used.
     """
-    if facts:
-        lines = "\n".join(f"- {key_text(name, prop)}: {value}" for name, prop, value in facts)
+    if facts is not None:
+        lines = "\n".join(f"- {key_text(name, prop)}: {value}" for name, prop, value in facts) or "- none"
         told = WITH_FACTS.format(refusal=refusal, facts=lines)
     else:
         told = _ALONE.format(refusal=refusal)

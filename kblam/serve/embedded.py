@@ -160,7 +160,8 @@ class EmbeddedEngine:
                 ids = encode_conversation(asking.turns, self._attachment, self._tokenizer)
             return self._alone(ids, question, limit, options), None, None
         if asking.in_prompt:
-            return self._from_prompt(asking.base.knowledge_base, question, limit, options)
+            with asking.base.turns.answering():  # or words of one revision would be chosen by vectors of another
+                return self._from_prompt(asking.base.knowledge_base, question, limit, options)
         session = self._sessions[asking.base.place]
         # Held over the whole answer: words are read later than the attention, and must be of the same revision.
         with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:

@@ -10,8 +10,9 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.errors import StoreError
-from kblam.generation.rag import Index, Retriever, instruction_of
+from kblam.generation.rag import Index, Retriever, instruction_of, prompt_ids
 from tests.fakes import HashingEncoder
+from tests.generation.asking import byte_bpe
 
 ENCODER = HashingEncoder(32)
 FACTS = [Triple(f"Ship {number}", "home port", f"Port {number}") for number in range(20)]
@@ -118,3 +119,11 @@ def test_the_instruction_is_before_the_question_and_before_no_fact() -> None:
     assert [text for text in encoder.calls if text.startswith(ENGLISH)] == [f"{ENGLISH}Where is Ship 3 at home?"]
     assert encoder.calls[-1].startswith(ENGLISH)
     assert FACTS[3].key_text in encoder.calls
+
+
+def test_a_base_without_facts_is_said_to_have_none() -> None:
+    tokenizer = byte_bpe()
+    empty, alone = (tokenizer.decode(prompt_ids(tokenizer, "Who?", facts, "No.")) for facts in ([], None))
+    assert "from these facts only" in empty
+    assert "Facts:\n- none" in empty
+    assert "facts" not in alone
