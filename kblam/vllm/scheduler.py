@@ -339,7 +339,7 @@ def salt_without_base(request: Any) -> None:
         _salt(request, plain_salt(request.cache_salt))
 
 
-def _salt(request: Any, salt: str) -> None:
+def _salt(request: Any, salt: str | None) -> None:
     request.cache_salt = salt
     request.block_hashes.clear()
     request.update_block_hashes()
