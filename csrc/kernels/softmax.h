@@ -77,8 +77,7 @@ class LaneStep {
     else
       weight = exp2(fma(score, factor, shift));
     // Only the rows concerned: a row's bits do not depend on its neighbours.
-    if (ROUNDS && far)
-      weight = where(is_far, exp2(mul(add(fma(score, scales, offsets), level), set1(LOG2_E))), weight);
+    if (ROUNDS && far) weight = where(is_far, exp2(mul(add(fma(score, scales, offsets), level), set1(LOG2_E))), weight);
     total = add(total, weight);
     return weight;
   }
