@@ -19,7 +19,6 @@ from kblam_kernels.dense.op import dense_attention
 from kblam_kernels.errors import expect, number, refuse, tensors, whole
 
 
-@torch.compiler.disable  # lengths are read, which no compiler traces
 def paged_prompt_attention(
     query: Tensor,
     key_cache: Tensor,
@@ -87,7 +86,8 @@ def paged_prompt_attention(
     call = DenseCall(rows, nothing, nothing, rows, None, None, None, scale, window, None, nothing[0], nothing[0])
     call.check()
     name = dense_attention.choose(call, backend)
-    starts = starts_of(query_start_loc, len(query)) or []
+    # A compiler breaks its graph at the lengths below, and reads these too.
+    starts = starts_of(query_start_loc, len(query)) or query_start_loc.tolist()
     for i, (length, (first, end)) in enumerate(zip(seq_lens.tolist(), itertools.pairwise(starts), strict=True)):
         if first == end:
             continue
