@@ -75,13 +75,13 @@ _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 
 @lru_cache(maxsize=4096)
-def _pattern(phrase: str) -> tuple[re.Pattern[str], bool, bool] | None:
-    """How a phrase stands in a folded text; whether a word may go on before and after it. None without a word."""
+def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool] | None:
+    """How a phrase stands in a folded text; its words; whether one may go on before and after it. None without any."""
     said = words(phrase)
     if not said:
         return None
     found = re.compile(r"\W+".join(map(re.escape, said)))
-    return found, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
+    return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
 
 
 def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
@@ -89,12 +89,12 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     known = _pattern(phrase)
     if known is None:
         return
-    pattern, runs_before, runs_after = known
+    pattern, said, runs_before, runs_after = known
     folded = _folded(text)
     found = pattern.search(folded)
     if found is None:
         return
-    places, said = _Places(text), words(phrase)
+    places = _Places(text)
     while found is not None:
         start, end = found.span()
         # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
@@ -167,9 +167,8 @@ class _Places:
         return (start, end) if self._spans is None else (self._spans[start][0], self._spans[end - 1][1])
 
 
-_HANGUL = re.compile(
-    "[\u1100-\u11ff\uac00-\ud7a3][\u1160-\u11ff]"
-)  # a part of a syllable, and one that goes on with it
+# A part of a syllable, and one that goes on with it.
+_HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3][\u1160-\u11ff]")
 
 
 def _clusters(text: str) -> Iterator[tuple[tuple[int, int], str]]:

@@ -31,7 +31,7 @@ It attaches a knowledge base of triples, built with the encoder `{encoder}`, to 
 
 `kblam train` with the settings below, {in_parts}in {minutes:.0f} minutes on {device}: {retrieval} steps without the
 language model, {steps} steps of {rows} rows through it. {facts:,} synthetic facts about {entities:,} entities{own}.
-{encoded:,} texts were encoded in this time; vectors of earlier runs were used again.
+{encoded:,} texts were encoded in this time.
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
 from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
