@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kblam.errors import GenerationError
 from kblam.generation import session as session_module
 from kblam.generation.options import Generating
 from kblam.models.judging import Judged, Verdict
@@ -100,3 +101,13 @@ def test_parts_that_say_no_name_are_not_asked(asked: Asked, monkeypatch: pytest.
     assert seen == [("the currency of France?", "the motto of France?")]
     session.decisions(["What is the currency of France and what is the age of a stone?"])
     assert seen[1:] == [("What is the currency of France?", "What is the age of a stone?")]
+
+
+def test_what_decisions_take_is_checked_as_for_an_answer(asked: Asked) -> None:
+    for given, told in (
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1; got 0"),
+        ({"batch_size": -3}, "batch_size must be a whole number of at least 1; got -3"),
+        ({"prompts": [[1], [2]]}, "prompts holds 2 rows of tokens for 1 questions"),
+    ):
+        with pytest.raises(GenerationError, match=told):
+            asked.session().decisions([CURRENCY], **given)

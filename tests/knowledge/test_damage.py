@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from kblam.errors import StoreError, StoreFormatError
-from kblam.knowledge import KnowledgeBase, Source, Triple, schema, search, transactions
-from kblam.knowledge.connection import sqlite_errors
+from kblam.knowledge import KnowledgeBase, Source, Triple
 from kblam.knowledge.ledger import checksum_of_vectors
 from kblam.knowledge.schema import FORMAT_VERSION, PAGE_SIZE
 from tests.fakes import HashingEncoder
@@ -354,135 +347,6 @@ def test_a_device_copy_does_not_mix_a_file_with_its_copy(
         copy.sync(b)
         row = [triple.name for triple in b.triples_at(copy.ids)].index("Ash")
         np.testing.assert_array_equal(copy.buffers["key"][row].numpy(), b.embeddings().key[-1].astype(np.float32))
-
-
-def test_opening_a_file_again_keeps_the_locks_of_the_first(kb: KnowledgeBase, path: Path) -> None:
-    """To close any handle of a file gives up the locks of a process; another process would then remove its log."""
-    KnowledgeBase.open(path).close()
-    code = "import sys; from kblam.knowledge import KnowledgeBase; KnowledgeBase.open(sys.argv[1]).close()"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
-    kb.add(Triple("Zürich", "Fluss", "Sihl"))
-    with KnowledgeBase.open(path) as again:
-        assert again.find("Zürich")[0].value == "Sihl"
-
-
-def test_making_a_file_that_is_open_keeps_its_locks(kb: KnowledgeBase, path: Path, encoder: HashingEncoder) -> None:
-    """As a cell of a notebook that is run twice."""
-    with pytest.raises(StoreError, match="already holds a knowledge base"):
-        KnowledgeBase.create(path, encoder)
-    code = "import sys; from kblam.knowledge import KnowledgeBase; KnowledgeBase.open(sys.argv[1]).close()"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
-    kb.add(Triple("Zürich", "Fluss", "Sihl"))
-    with KnowledgeBase.open(path) as again:
-        assert again.find("Zürich")[0].value == "Sihl"
-
-
-def test_no_thread_looks_at_a_file_that_another_is_opening(kb: KnowledgeBase, path: Path) -> None:
-    """A look past SQLite ends with a close, which gives up the locks of all connections of the process."""
-    kb.close()
-    looks, connected = [], threading.Event()
-    check, first = schema.check_file, schema.check_opened
-
-    def look(file: Path) -> None:
-        looks.append(connected.is_set())
-        check(file)
-
-    def opened(*arguments: Any) -> int:
-        connected.set()
-        if not again.is_alive():
-            again.start()  # it opens the file while this connection is not counted yet, or later
-        return first(*arguments)
-
-    again = threading.Thread(target=lambda: KnowledgeBase.open(path).close())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "check_file", look)
-        patch.setattr(schema, "check_opened", opened)
-        with KnowledgeBase.open(path):
-            again.join(20)
-    assert looks[0] is False
-    assert not any(looks)
-
-
-@pytest.mark.timeout(60)
-def test_an_interrupted_wait_for_another_writer_leaves_no_transaction(kb: KnowledgeBase, path: Path) -> None:
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN IMMEDIATE")
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    later = threading.Timer(0.8, lambda: other.execute("ROLLBACK"))
-    later.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            kb.add(Triple("Elm", "use", "wheels"))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        later.join()
-        other.close()
-    assert list(kb.triples()) == FACTS
-    with sqlite3.connect(path, timeout=1) as writer:
-        writer.execute("BEGIN IMMEDIATE")  # nobody holds it
-    writer.close()
-    kb.add(Triple("Elm", "use", "wheels"))
-    assert kb.find("Elm")
-
-
-@pytest.mark.timeout(60)
-def test_a_search_in_all_texts_can_be_interrupted(encoder: HashingEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(text: str) -> str:
-        raise TimeoutError("from a signal handler")
-
-    with KnowledgeBase.from_triples(MANY, encoder) as kb:
-        kb.search("value 3", everywhere=True)
-        fold = search.fold
-        monkeypatch.setattr(search, "fold", lambda text: fold(text) if text == "value 3" else interrupted(text))
-        with pytest.raises(TimeoutError, match="from a signal handler"):
-            kb.search("value 3", everywhere=True)
-
-
-def test_a_long_log_is_emptied_and_readers_are_not_waited_for_each_time(
-    kb: KnowledgeBase, path: Path, encoder: HashingEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    longest = 16 * PAGE_SIZE
-    monkeypatch.setattr(transactions, "_LONGEST_LOG", longest)
-    monkeypatch.setattr(transactions, "_WAIT_FOR_READERS", 0.1)
-    log = path.with_name(path.name + "-wal")
-    with KnowledgeBase.open(path, encoder) as writer:
-        store = writer._store._transactions
-        store._longest_log = longest
-        writer.add(MANY)
-        assert log.stat().st_size == 0
-        reader = sqlite3.connect(path, isolation_level=None)
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM triples").fetchone()
-        assert store.opened is not None
-        statements: list[str] = []
-        store.opened.connection.set_trace_callback(statements.append)
-        for number in range(8):
-            writer.add(Triple("Elm", "use", f"wheels {number}"))
-        assert log.stat().st_size > 2 * longest
-        assert 1 <= sum("wal_checkpoint" in statement for statement in statements) <= log.stat().st_size // longest
-        assert store.opened.connection.execute("PRAGMA busy_timeout").fetchone() == (30_000,)
-        reader.execute("ROLLBACK")
-        reader.close()
-        assert writer.find("Elm")[0].value == "wheels 7"
-
-
-@pytest.mark.timeout(60)
-def test_a_long_statement_can_be_interrupted(kb: KnowledgeBase) -> None:
-    assert kb._store._transactions.opened is not None
-    sql = kb._store._transactions.opened.connection
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    began = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt), sqlite_errors("x"):
-            sql.execute(f"{ENDLESS} SELECT sum(x) FROM c").fetchone()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 20
-    assert list(kb.triples()) == FACTS
 
 
 @pytest.mark.parametrize("place", ["a\0b.kb", "x" * 5000])

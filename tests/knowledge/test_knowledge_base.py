@@ -384,3 +384,12 @@ def test_a_copy_is_of_one_moment_and_counts_for_itself(where: str, tmp_path: Pat
                 assert copy_._store.info.store_id != kb._store.info.store_id
                 copy_.add(Triple("another", "p", "v"))
         assert kb.revision == revision
+
+
+def test_a_copy_that_cannot_be_written_leaves_nothing(kb: KnowledgeBase, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    before = sorted(tmp_path.iterdir())
+    for place in ("nowhere/copy.kb", "file/copy.kb"):
+        with pytest.raises(StoreError):
+            kb.copy_to(tmp_path / place)
+    assert sorted(tmp_path.iterdir()) == before

@@ -161,3 +161,11 @@ def test_it_refuses(bad: dict[str, Any], message: str) -> None:
 def test_a_backend_asked_for_by_name_never_falls_back(name: str) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"'{name}' cannot serve this call: .*torch\.float64"):
         paged_prompt_attention(**paged(LENGTHS, NEW), backend=name)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiler_reads_the_lengths_too() -> None:
+    arguments = to(paged(LENGTHS, NEW), FLOAT32)
+    compiled = torch.compile(lambda **given: paged_prompt_attention(**given), backend="eager")
+    for ours, theirs in zip(compiled(**arguments), paged_prompt_attention(**arguments), strict=True):
+        assert torch.equal(ours, theirs)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from vllm.exceptions import VLLMValidationError
 
 from kblam import KnowledgeBase, Triple
-from kblam.errors import EngineError
+from kblam.errors import EngineError, EngineRequestError
 from kblam.vllm import admission
+from kblam.vllm.registry import Loaded
+from kblam.vllm.scheduler import WithKnowledge
 from tests.vllm.engine import engines
 from tests.vllm.engine.engines import Reference, Request, ask, assert_alike, knowledge_of, said_by
 
@@ -163,3 +167,19 @@ def test_a_request_that_cannot_be_is_refused_in_the_front_end(engine: Any, extra
     params.extra_args = extra
     with pytest.raises(VLLMValidationError, match=reason):
         engine.generate(row.prompt, params, use_tqdm=False)
+
+
+def test_a_full_folder_refuses_a_request_and_ends_no_engine(caplog: pytest.LogCaptureFixture) -> None:
+    def full(_: frozenset[int]) -> None:
+        raise OSError(28, "No space left on device")
+
+    loaded = Loaded(3, 1, 9, "facts.kb")
+    response = SimpleNamespace(sample=None, loaded=loaded)
+    engine: Any = SimpleNamespace(
+        _registry=SimpleNamespace(say_in_use=full), _in_use=Counter({1: 1}), _responses={"a": response}
+    )
+    with pytest.raises(EngineRequestError, match=r"folder for temporary files \(No space left on device\)"):
+        WithKnowledge._say_in_use(engine, 2)
+    assert WithKnowledge._forget(engine, "a") is response
+    assert not engine._in_use
+    assert caplog.text.count("No space left on device") == 2
