@@ -1,8 +1,8 @@
 """What an answer is made from, decided once, from the attention at the prompt's end.
 
-In this order: the facts of a question about two, each found by its own part; the likeliest triple; the triples of an
-entity that the question asks about as a whole; the part of a question about two that is known. What none of them finds
-is unknown. `docs/answers.md` has the same in words.
+In this order: the facts of a question about several, each found by its own part; those of its parts that are known; the
+likeliest triple; the triples of an entity that the question asks about as a whole. What none of them finds is
+unknown. `docs/answers.md` has the same in words.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from kblam.adapter import AdapterConfig
 from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.errors import GenerationError
-from kblam.generation.clauses import FILLER, Split
+from kblam.generation.clauses import Split
+from kblam.generation.items import FILLER
 from kblam.generation.words import Found
-from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
+from kblam.knowledge.mention import mentions, place_of, spans_of, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -180,12 +181,12 @@ def _decided(rules: Rules, question: str | None, found: Sequence[Found], cuts: S
         return _facts(rules, found[:1], found[0].mass if found else 0.0, is_known=False)
     cuts = [] if question is None else [cut for cut in cuts if not _inside_a_name(question, cut, found)]
     whole = [cut for cut in cuts if all(cut.known(rules)) and _fits(cut)]
-    if whole:
-        best = max(whole, key=lambda cut: (_covered(question, cut), min(cut.sure)))
-        return _facts(rules, [part[0] for part in best.found], min(best.masses), is_sure=True)
-    partly = _known_part(rules, question, found, cuts)
-    if partly is not None:
+    complete = [cut for cut in whole if not _leaves_out(question, cut, cuts)]
+    if not complete and (partly := _known_parts(rules, question, found, cuts)) is not None:
         return partly
+    if whole:
+        best = max(complete or whole, key=lambda cut: (_covered(question, cut), min(cut.sure)))
+        return _facts(rules, [part[0] for part in best.found], min(best.masses), is_sure=True)
     if rules.is_known(found):
         # Where only the mass was asked, the model is asked too, unless the question says the triple in so many words.
         named = question is not None and mentions(question, found[0].triple.name, found[0].triple.property)
@@ -233,48 +234,88 @@ def _fits(cut: AskedSplit) -> bool:
 def _covered(question: str | None, cut: AskedSplit) -> int:
     """How many different names and properties of the parts' answers the whole question says.
 
-    "The longitude of A and the city of B" may be cut into the longitude of A and that of B, which says too little.
+    "The longitude of A and the city of B" may be cut into the longitude of A and that of B, which says too little. One
+    that is only said inside a longer one counts against a cut: "the country of origin of A and B" asks for no country.
     """
     if question is None:
         return 0
     answers = [found[0].triple for found in cut.found]
-    said = {" ".join(words(one.name)) for one in answers}, {" ".join(words(one.property)) for one in answers}
-    return sum(says(question, text) for texts in said for text in texts)
+    counted = 0
+    for texts in ({one.name for one in answers}, {one.property for one in answers}):
+        said = {" ".join(words(text)): list(spans_of(question, text)) for text in texts}
+        every = [place for places in said.values() for place in places]
+        for places in said.values():
+            if places:
+                counted += -1 if all(_is_inside(place, every) for place in places) else 1
+    return counted
+
+
+def _is_inside(place: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    """Whether characters [start, end) are part of a longer stretch."""
+    return any(start <= place[0] and place[1] <= end and place != (start, end) for start, end in others)
 
 
 def _inside_a_name(question: str, cut: AskedSplit, found: Sequence[Found]) -> bool:
     """Whether a cut goes through the name of a triple that the whole question found: "Procter and Gamble"."""
-    start, end = cut.split.cut
-    if start == end:
+    names = _names(question, found)
+    return any(at < start and end < stop for start, end in cut.split.cuts if start < end for at, stop in names)
+
+
+def _leaves_out(question: str | None, cut: AskedSplit, cuts: Sequence[AskedSplit]) -> bool:
+    """Whether a part of a cut has items of which its answer is only one: "the color of A, B" and "the color of C".
+
+    A comma in the name of an answer is none between items.
+    """
+    if question is None:
         return False
-    names = {one.triple.name for one in found}
-    return any(at < start and end < stop for name in names for at, stop in spans_of(question, name))
+    names = _names(question, [found[0] for found in cut.found])
+    return any(
+        len(cut.split.cuts)
+        < sum(not any(at < start and end < stop for at, stop in names) for start, end in longer.split.cuts)
+        for longer in cuts
+        if longer.split.is_explicit
+    )
 
 
-def _known_part(
+def _names(question: str, found: Sequence[Found]) -> list[tuple[int, int]]:
+    """The characters [start, end) where a question says the names of triples."""
+    return [place for name in {one.triple.name for one in found} for place in spans_of(question, name)]
+
+
+def _known_parts(
     rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit]
 ) -> Decision | None:
-    """The known part's fact, then the refusal sentence, if the question names two facts and one of them is unknown.
+    """The known parts' facts, then the refusal sentence, if the question names several facts and not all are known.
 
-    Not where the whole question finds something else than the part does: then it may be about that.
+    Not where the whole question finds something else than the parts do: then it may be about that.
     """
     if rules.unknown is None or not rules.config.pointer:
         return None
-    likeliest = found[0] if rules.is_known(found) else None
     for cut in cuts:
-        if not cut.split.is_explicit:
+        parts = cut.split.parts
+        known = [
+            (part, of[0]) for part, of, is_known in zip(parts, cut.found, cut.known(rules), strict=True) if is_known
+        ]
+        if not cut.split.is_explicit or not 0 < len(known) < len(parts):
             continue
-        pairs = list(zip(cut.split.parts, cut.found, cut.known(rules), strict=True))
-        known = [(part, of_part[0].triple, of_part[0]) for part, of_part, is_known in pairs if is_known]
-        if not 0 < len(known) < len(pairs) or not all(mentions(part, t.name, t.property) for part, t, _ in known):
+        # Of a list the items tell what is asked: "Who founded A, B and C?" says no "founder".
+        if not all(_says(part, one, both=len(parts) == 2) for part, one in known):
             continue
-        facts = list({one.place: one for _, _, one in known}.values())
-        if likeliest is not None and likeliest.place not in [one.place for one in facts]:
-            continue
+        facts = list({one.place: one for _, one in known}.values())
+        if rules.is_known(found) and found[0].place not in [one.place for one in facts]:
+            # The color of B is not what "the color of A and the founder of B" asks for.
+            is_mixed = question is not None and _says(question, found[0]) and not any(_says(p, found[0]) for p in parts)
+            if not is_mixed:
+                continue
         said = [(one.triple.name, one.triple.property, one.triple.value) for one in facts]
         sentence = answer_sentence(rules.config.answer, said) + Sentence(" " + rules.config.refusal)
         return Decision(min(one.mass for one in facts), True, sentence, tuple(facts), is_sure=True)
     return None
+
+
+def _says(text: str, found: Found, *, both: bool = True) -> bool:
+    """Whether a text has a triple's name, and with `both` its property, word for word."""
+    return mentions(text, found.triple.name, found.triple.property if both else found.triple.name)
 
 
 def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:

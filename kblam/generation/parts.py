@@ -20,7 +20,7 @@ from kblam.models.reach import read_to_evidence
 
 
 class SaysNames(Protocol):
-    """What knows the names of a knowledge base, such as its `Judge`."""
+    """What knows the names and properties of a knowledge base, such as its `Judge`."""
 
     def says_a_name(self, text: str) -> bool:
         """Whether a text says one."""
@@ -28,14 +28,17 @@ class SaysNames(Protocol):
     def names_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each."""
 
+    def is_property(self, text: str) -> bool:
+        """Whether these words are a property, in any case."""
+
 
 def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]:
     """The ways to cut a question whose parts are worth asking; none where the rules do not cut."""
     if not rules.cuts:
         return []
-    cuts = splits(question)
     if names is None:
-        return cuts
+        return splits(question)
+    cuts = splits(question, names.is_property)
     # A part that says no name finds nothing that counts, so it need not be asked.
     cuts += by_names(question, names.names_in(question))
     return [cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))]

@@ -87,6 +87,7 @@ class _Compared(NamedTuple):
 
     columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
     own: Tensor  # bool (V,), everything and the knowledge base's own
+    properties: frozenset[str]  # the words of the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary
     texts: Names  # of all columns, to be found in questions
@@ -135,7 +136,7 @@ class Judge:
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
         self._compared = _Compared(
-            {}, torch.empty(0, dtype=torch.bool, device="cpu"), nothing, Vocabulary(), Names(), {}, 0
+            {}, torch.empty(0, dtype=torch.bool, device="cpu"), frozenset(), nothing, Vocabulary(), Names(), {}, 0
         )
         self.compare_with(properties)
 
@@ -169,6 +170,7 @@ class Judge:
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
             own=torch.tensor([one == EVERYTHING or one in own for one in texts], device="cpu"),
+            properties=frozenset(" ".join(words(one)) for one in own),
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
             texts=Names(texts),
@@ -201,6 +203,10 @@ class Judge:
     def names_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name of the knowledge base that a text says, in their order there."""
         return self._names.spans_in(text)
+
+    def is_property(self, text: str) -> bool:
+        """Whether these words are a property of the knowledge base, in any case."""
+        return " ".join(words(text)) in self._compared.properties
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from kblam.adapter import KnowledgeAdapter
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.mention import words
 from kblam.knowledge.names import Names
-from kblam.models.judging import Judge
+from kblam.models.judging import MOST_PROPERTIES, Judge
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded
 
@@ -123,22 +124,25 @@ class Judges(_Following):
 
 
 class BaseNames:
-    """The names of a knowledge base, for whoever needs no judge.
+    """The names and properties of a knowledge base, for whoever needs no judge.
 
     Args:
         base: that has them.
     """
 
     def __init__(self, base: KnowledgeBase) -> None:
-        self._names, self._revision = Names(), 0
+        self._names, self._properties, self._revision = Names(), frozenset[str](), 0
         self.follow(base)
 
     def follow(self, base: KnowledgeBase) -> None:
         """Takes what has changed since."""
         now = base.revision
         if base.has_removed(self._revision):
-            self._names, self._revision = Names(), 0
+            self._names, self._properties, self._revision = Names(), frozenset(), 0
         self._names.add(base.names(since=self._revision))
+        self._properties |= {
+            " ".join(words(one)) for one in base.properties(since=self._revision, most=MOST_PROPERTIES)
+        }
         self._revision = now
 
     def says_a_name(self, text: str) -> bool:
@@ -148,6 +152,10 @@ class BaseNames:
     def names_in(self, text: str) -> list[tuple[int, int]]:
         """As `Judge.names_in`."""
         return self._names.spans_in(text)
+
+    def is_property(self, text: str) -> bool:
+        """As `Judge.is_property`."""
+        return " ".join(words(text)) in self._properties
 
 
 class AllNames(_Following):

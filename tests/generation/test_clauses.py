@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kblam.data.questions import CLOSINGS, OPENINGS, PAIR_QUESTIONS, QUESTIONS
-from kblam.generation.clauses import MOST_SPLITS, by_names, is_asking, splits
+from kblam.generation.clauses import MOST_SPLITS, by_names, splits
+from kblam.generation.items import is_asking
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,104 @@ def test_what_no_rule_knows_is_cut_as_it_stands(question: str, parts: list[str])
     assert not any(split.is_explicit for split in found)
 
 
+PROPERTIES = ("color", "founder", "age", "height", "date of birth", "country of origin")
+
+
+def is_property(text: str) -> bool:
+    return text.lower() in PROPERTIES
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("What is the color of Aa, Bb and Cc?", ["the color of Aa", "the color of Bb", "the color of Cc"]),
+        ("What is the color of Aa, Bb, and Cc?", ["the color of Aa", "the color of Bb", "the color of Cc"]),
+        ("What is the color of Aa and Bb and Cc?", ["the color of Aa", "the color of Bb", "the color of Cc"]),
+        ("What are the color, age and founder of Aa?", ["the color of Aa", "the age of Aa", "the founder of Aa"]),
+        ("What are Aa's color, age and date of birth?", ["Aa's color", "Aa's age", "Aa's date of birth"]),
+        ("What is the color of Aa, the age of Bb and the founder of Cc?",
+         ["the color of Aa", "the age of Bb", "the founder of Cc"]),
+        ("What is Aa's color, Bb's age and the founder of Cc?", ["Aa's color", "Bb's age", "the founder of Cc"]),
+        ("What is the color of Aa, its age and its founder?",
+         ["the color of Aa", "the age of Aa", "the founder of Aa"]),
+        ("What is the color of A1, A2, A3, A4, A5, A6, A7 and A8?", [f"the color of A{one}" for one in range(1, 9)]),
+    ],
+)  # fmt: skip
+def test_a_list_is_cut_between_all_its_items(question: str, parts: list[str]) -> None:
+    split = splits(question, is_property)[0]
+    assert list(split.parts) == [f"What is {part}?" for part in parts]
+    assert split.is_explicit
+    assert len(split.cuts) == len(parts) - 1
+    assert all(question[start:end].strip() in (",", "and", ", and") for start, end in split.cuts)
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("What is the color of Aa, who founded Bb and when was Cc born?",
+         ["What is the color of Aa?", "Who founded Bb?", "When was Cc born?"]),
+        ("Who founded Aa, Bb and Cc?", ["Who founded Aa?", "Who founded Bb?", "Who founded Cc?"]),
+        ("I have a guest, what is the color of Aa, Bb and Cc?",
+         [f"I have a guest, what is the color of {name}?" for name in ("Aa", "Bb", "Cc")]),
+        ("What is the color of Aa? Who founded Bb? How old is Cc? What is the age of Dd?",
+         ["What is the color of Aa?", "Who founded Bb?", "How old is Cc?", "What is the age of Dd?"]),
+    ],
+)  # fmt: skip
+def test_more_than_two_questions(question: str, parts: list[str]) -> None:
+    assert list(splits(question)[0].parts) == parts
+    assert splits(question)[0].is_explicit
+
+
+def test_a_list_of_more_items_than_are_asked_is_not_cut_between_all() -> None:
+    (split,) = splits("What is the color of A1, A2, A3, A4, A5, A6, A7, A8 and A9?")
+    assert len(split.parts) == 2
+    assert by_names("A " * 9, [(2 * at, 2 * at + 1) for at in range(9)]) == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Hi Bob, I am Ann, and I need the color of Aa.",
+        "What is the color of Aa, I forgot it, and nobody knows",
+        "What is the color of Aa, the town in Peru, and Bb?",
+        "what is the color of procter and gamble?",
+        "What are the wing and the motto of Aa?",
+    ],
+)
+def test_what_may_be_no_list_is_none_in_so_many_words(question: str) -> None:
+    """So that an item without an answer is no gap."""
+    assert splits(question, is_property)
+    assert not any(split.is_explicit for split in splits(question, is_property))
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("What is the date of birth and height of Aa?", ["the date of birth of Aa", "the height of Aa"]),
+        ("What are the height and date of birth of Aa?", ["the height of Aa", "the date of birth of Aa"]),
+        ("What are Aa's height and date of birth?", ["Aa's height", "Aa's date of birth"]),
+        ("What is the height of Aa and the date of birth?", ["the height of Aa", "the date of birth of Aa"]),
+        ("What is the Date of Birth of Aa and Bb?", ["the Date of Birth of Aa", "the Date of Birth of Bb"]),
+    ],
+)  # fmt: skip
+def test_a_property_that_is_known_is_not_cut_at_its_of(question: str, parts: list[str]) -> None:
+    (split,) = splits(question, is_property)
+    assert list(split.parts) == [f"What is {part}?" for part in parts]
+    assert split.is_explicit
+
+
+def test_of_in_a_name_is_not_where_its_property_ends() -> None:
+    (split,) = splits("What is the founder of University of Oxford and Bb?", is_property)
+    assert split.parts == ("What is the founder of University of Oxford?", "What is the founder of Bb?")
+
+
+def test_without_a_known_property_each_of_may_end_it() -> None:
+    parts = [split.parts for split in splits("What is the country of origin of Aa and Bb?")]
+    assert ("What is the country of origin of Aa?", "What is the country of origin of Bb?") in parts
+    parts = [split.parts for split in splits("What is the mayor of City of London and Bb?")]
+    assert ("What is the mayor of City of London?", "What is the mayor of Bb?") in parts
+
+
 @pytest.mark.parametrize("template", PAIR_QUESTIONS)
 @pytest.mark.parametrize("opening", ["", OPENINGS[2] + " ", "Hi! "])
 @pytest.mark.parametrize("closing", ["", " " + CLOSINGS[0], " " + CLOSINGS[7]])
@@ -60,7 +159,7 @@ def test_every_pair_question_is_cut_between_its_facts(template: str, opening: st
     (split,) = [split for split in splits(question) if split.is_explicit]
     held = [[word in part for word in ("France", "currency", "Nightjar", "budget")] for part in split.parts]
     assert held == [[True, True, False, False], [False, False, True, True]]
-    start, end = split.cut
+    ((start, end),) = split.cuts
     assert "and" in question[start:end]
 
 
@@ -78,7 +177,7 @@ def test_closings_ask_for_nothing(closing: str) -> None:
 
 def test_a_name_with_a_joint_or_a_stop() -> None:
     (split,) = splits("What is the CEO of Procter and Gamble?")
-    assert not split.is_explicit
+    assert split.parts == ("What is the CEO of Procter?", "What is the CEO of Gamble?")
     assert splits("What is the mayor of St. Louis?") == []
     assert splits("What is the age of J. Smith?") == []
 
@@ -123,6 +222,15 @@ def test_a_sentence_that_asks_for_nothing_is_no_part_that_lacks_an_answer(closin
             ["Radium", "Tin"],
             [("Radium", ", Tin: age?"), ("Radium,", "Tin: age?"), ("Radium, : age?", ", Tin: age?")],
         ),
+        (
+            "Radium's age, Tin's cost, Lead's mass",
+            ["Radium", "Tin", "Lead"],
+            [
+                ("Radium", "'s age, Tin", "'s cost, Lead's mass"),
+                ("Radium's age,", "Tin's cost,", "Lead's mass"),
+                ("Radium's age, 's cost, 's mass", "'s age, Tin's cost, 's mass", "'s age, 's cost, Lead's mass"),
+            ],
+        ),
         ("Radium?", ["Radium"], []),
         ("nothing", [], []),
     ],
@@ -133,7 +241,7 @@ def test_a_question_that_says_two_names_is_cut_by_them(
     found = by_names(question, [(question.index(one), question.index(one) + len(one)) for one in names])
     assert [one.parts for one in found] == parts
     assert not any(one.is_explicit for one in found)
-    assert all(question[: one.cut[0]].strip() == one.parts[0] for one in found if not one.one_property)
+    assert all(question[: one.cuts[0][0]].strip() == one.parts[0] for one in found if not one.one_property)
     assert [one.one_property for one in found] == [False] * (len(found) - 1) + [True] * bool(found)
 
 

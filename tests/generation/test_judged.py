@@ -40,6 +40,9 @@ class Preferring:
     def names_in(self, text: str) -> list[tuple[int, int]]:
         return [(at, at + len(self.name))] if (at := text.find(self.name)) >= 0 else []
 
+    def is_property(self, text: str) -> bool:
+        return False
+
 
 def test_the_likeliest_triple_answers_and_not_the_strongest(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the first evidence too, though others have more of the attention."""

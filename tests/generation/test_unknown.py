@@ -134,7 +134,7 @@ def weak(found: Found, mass: float = 0.2) -> Found:
 
 
 def cut(*found: tuple[Found, ...], explicit: bool = True, at: tuple[int, int] = (30, 35)) -> list[AskedSplit]:
-    return [AskedSplit(Split(PARTS, at, explicit), found)]
+    return [AskedSplit(Split(PARTS, (at,), explicit), found)]
 
 
 def said(decision: Decision) -> str | None:
@@ -160,11 +160,10 @@ def test_a_split_by_names_guesses_at_no_whole_entity_and_asks_for_one_property()
     everything = replace(BUDGET, asks_everything=True)
     assert said(decide(rules(), QUESTION, [FRANCE], cut((FRANCE,), (everything,), explicit=False))) == EURO
     assert said(decide(rules(), QUESTION, [FRANCE], cut((FRANCE,), (everything,)))) == EURO_BUDGET
-    shared = [AskedSplit(Split(PARTS, (30, 35), False, one_property=True), ((FRANCE,), (BUDGET,)))]
+    shared = [AskedSplit(Split(PARTS, ((30, 35),), False, one_property=True), ((FRANCE,), (BUDGET,)))]
     assert said(decide(rules(), QUESTION, [FRANCE], shared)) == EURO
-    peru = Found(9, Triple("Peru", "currency", "Sol"), 0.9)
-    shared = [AskedSplit(Split(PARTS, (30, 35), False, one_property=True), ((FRANCE,), (peru,)))]
-    assert said(decide(rules(), QUESTION, [FRANCE], shared)) == f"{EURO[:-1]} and the currency of Peru is Sol."
+    shared = [AskedSplit(Split(PARTS, ((30, 35),), False, one_property=True), ((FRANCE,), (PERU,)))]
+    assert said(decide(rules(), QUESTION, [FRANCE], shared)) == EURO_SOL
 
 
 def test_between_splits_that_say_as_much_the_surer_one_wins_whatever_its_mass() -> None:
@@ -190,6 +189,72 @@ def test_where_nobody_judged_the_mass_says_which_split_is_surer() -> None:
 def test_a_split_that_does_not_count_leaves_one_question(cuts: list[AskedSplit]) -> None:
     assert said(decide(rules(), QUESTION, [FRANCE], cuts)) == EURO
     assert said(decide(rules(), QUESTION, [weak(FRANCE)], cuts)) == REFUSAL
+
+
+PERU = Found(9, Triple("Peru", "currency", "Sol"), 0.9)
+LIST = "What is the currency of France, Zork and Peru?"
+OF_LIST = Split(
+    tuple(f"What is the currency of {name}?" for name in ("France", "Zork", "Peru")), ((30, 32), (36, 41)), True
+)
+EURO_SOL = f"{EURO[:-1]} and the currency of Peru is Sol."
+
+
+def test_of_a_list_the_known_items_are_said_and_that_one_is_not() -> None:
+    """A cut that leaves the unknown one out does not count, whoever proposed it."""
+    asked_list = AskedSplit(OF_LIST, ((FRANCE,), (), (PERU,)))
+    of_names = AskedSplit(Split(PARTS, ((30, 37),), False, one_property=True), ((FRANCE,), (PERU,)))
+    for cuts in ([asked_list, of_names], [of_names, asked_list]):
+        assert said(decide(rules(), LIST, [FRANCE], cuts)) == f"{EURO_SOL} {REFUSAL}"
+    assert said(decide(rules(), LIST, [FRANCE], [of_names])) == EURO_SOL
+    # Where the list itself tells nothing, two of its items are better than one.
+    nothing = AskedSplit(OF_LIST, ((), (), ()))
+    assert said(decide(rules(), LIST, [FRANCE], [nothing, of_names])) == EURO_SOL
+
+
+def test_a_list_says_its_property_once_in_whatever_words() -> None:
+    question = "Who pays in France, Zork and Peru?"
+    parts = tuple(f"Who pays in {name}?" for name in ("France", "Zork", "Peru"))
+    cuts = [AskedSplit(Split(parts, ((18, 20), (24, 29)), True), ((FRANCE,), (), (PERU,)))]
+    assert said(decide(rules(), question, [FRANCE], cuts)) == f"{EURO_SOL} {REFUSAL}"
+    cuts = [AskedSplit(Split(parts[:2], ((18, 20),), True), ((FRANCE,), ()))]
+    assert said(decide(rules(), question, [FRANCE], cuts)) == EURO
+
+
+def test_a_comma_in_a_name_is_none_between_items() -> None:
+    question = "What is the currency of Lima, Peru and France?"
+    lima = replace(PERU, triple=replace(PERU.triple, name="Lima, Peru"))
+    in_three = AskedSplit(
+        Split(
+            tuple(f"What is the currency of {name}?" for name in ("Lima", "Peru", "France")), ((28, 30), (34, 39)), True
+        ),
+        ((), (), (FRANCE,)),
+    )
+    in_two = AskedSplit(Split(PARTS, ((34, 39),), False), ((lima,), (FRANCE,)))
+    expected = "The currency of Lima, Peru is Sol and the currency of France is Euro."
+    assert said(decide(rules(), question, [FRANCE], [in_three, in_two])) == expected
+
+
+def test_a_property_inside_a_longer_one_is_not_said() -> None:
+    question = "What is the country of origin of Aa and Bb?"
+    fact = Found(20, Triple("Aa", "country of origin", "Peru"), 0.9)
+    right, wrong = (
+        Found(place, Triple("Bb", prop, value), mass)
+        for place, prop, value, mass in [(21, "country of origin", "Chile", 0.6), (22, "country", "Japan", 0.9)]
+    )
+    for cuts in (cut((fact,), (wrong,)) + cut((fact,), (right,)), cut((fact,), (right,)) + cut((fact,), (wrong,))):
+        text = said(decide(rules(), question, [fact], cuts))
+        assert text == "The country of origin of Aa is Peru and the country of origin of Bb is Chile."
+
+
+def test_the_name_of_one_part_with_the_property_of_another_is_no_answer() -> None:
+    """The whole question is likeliest about the currency of Project Nightjar, which nobody asked for."""
+    mixed = Found(30, Triple("Project Nightjar", "currency", "Dollar"), 0.9)
+    assert (
+        said(decide(rules(), QUESTION, [mixed], cut((), (BUDGET,))))
+        == f"The budget of Project Nightjar is 4,711,000 crowns. {REFUSAL}"
+    )
+    other = Found(31, Triple("Project Nightjar", "motto", "Fly"), 0.9)
+    assert said(decide(rules(), QUESTION, [other], cut((), (BUDGET,)))) == "The motto of Project Nightjar is Fly."
 
 
 def test_a_name_is_not_cut() -> None:

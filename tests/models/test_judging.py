@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -270,6 +271,16 @@ def test_names_are_found_where_they_stand() -> None:
     text = "lead's price, and what of Old  tin?"
     assert [text[start:end] for start, end in judge.names_in(text)] == ["lead", "Old  tin"]
     assert judge.names_in("leader") == []
+
+
+def test_the_properties_of_the_knowledge_base_are_known_by_their_words() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    asking.config = replace(asking.config, background=("motto",))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["Date of birth"])
+    assert judge.is_property("date  of Birth")
+    assert not any(map(judge.is_property, ("date", "birth", "motto", "everything", "")))
+    judge.compare_with(["price"])
+    assert (judge.is_property("date of birth"), judge.is_property("price")) == (False, True)
 
 
 @pytest.mark.parametrize(

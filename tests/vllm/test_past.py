@@ -9,7 +9,7 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.vllm import past as past_module
-from kblam.vllm.files import VersionWords
+from kblam.vllm.files import BaseNames, VersionWords
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded
 from tests.fakes import HashingEncoder
@@ -114,3 +114,14 @@ def test_only_so_much_is_kept(base: KnowledgeBase, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(past_module, "MOST_BYTES", 10)
     change(base, past, Triple(*COLOR, "the last"))
     assert list((tmp_path / "engine").iterdir()) == []
+
+
+def test_properties_are_known_as_they_are_in_the_file_now(base: KnowledgeBase) -> None:
+    known = BaseNames(base)
+    assert [known.is_property(text) for text in ("Color", "date of  birth", "falcon")] == [True, False, False]
+    base.add(Triple("Falcon", "date of birth", "3 May"))
+    known.follow(base)
+    assert known.is_property("Date of birth")
+    base.remove(*COLOR)
+    known.follow(base)
+    assert [known.is_property(text) for text in ("color", "size", "date of birth")] == [False, True, True]
