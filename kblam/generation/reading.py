@@ -72,7 +72,7 @@ class Reader:
                 from_base=True,
                 known=False,
             )
-        text, length = planned_text(self.tokenizer, plan, said)
+        text, length = planned_text(self.tokenizer, plan, said, self.how.stops)
         best = rests_on(plan.decision, recorder.peaks(row, len(said)), top)
         return Answer(
             text,
@@ -104,7 +104,7 @@ class Reader:
         return tokens[:length]
 
     def _has_stopped(self, tokens: Sequence[int]) -> bool:
-        text = self._decoded(tokens, strip=False) if self.how.stops else ""
+        text = _decoded(self.tokenizer, tokens) if self.how.stops else ""
         return any(stop in text for stop in self.how.stops)
 
     def _is_cut(self, tokens: Sequence[int]) -> bool:
@@ -112,22 +112,48 @@ class Reader:
             len(tokens) >= self.how.max_new_tokens and tokens[-1] not in self.how.ends and not self._has_stopped(tokens)
         )
 
-    def _decoded(self, tokens: Sequence[int], *, strip: bool = True) -> str:
-        return _decoded(self.tokenizer, tokens, strip=strip)
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return trimmed(_decoded(self.tokenizer, tokens), self.how.stops)
 
 
-def planned_text(tokenizer: PreTrainedTokenizerBase, plan: Plan, tokens: Sequence[int]) -> tuple[str, int]:
-    """(the text of an answer, how many of its characters are the plan's)."""
+def planned_text(
+    tokenizer: PreTrainedTokenizerBase, plan: Plan, tokens: Sequence[int], stops: Sequence[str] = ()
+) -> tuple[str, int]:
+    """(the text of an answer, how many of its characters are the plan's).
+
+    Args:
+        tokenizer: of the model.
+        plan: of the answer.
+        tokens: that were said.
+        stops: strings at which it ends, see `trimmed`.
+    """
     planned = plan.said(tokens)
     if not planned:
-        return _decoded(tokenizer, tokens), 0
+        return trimmed(_decoded(tokenizer, tokens), stops), 0
     count = plan.followed(tokens)
     if count == len(tokens):
-        return planned.rstrip(), len(planned.rstrip())
+        said = trimmed(planned, stops, start=False)
+        return said, len(said)
     # Not the length of the one text: a tokenizer may take a space away again, before a stop.
-    before, whole = _decoded(tokenizer, tokens[:count], strip=False), _decoded(tokenizer, tokens, strip=False)
+    before, whole = _decoded(tokenizer, tokens[:count]), _decoded(tokenizer, tokens)
     alike = next((at for at, pair in enumerate(zip(before, whole, strict=False)) if len({*pair}) > 1), len(before))
-    return (planned + whole[alike:]).rstrip(), len(planned)
+    return trimmed(planned + whole[alike:], stops, start=False), len(planned)
+
+
+def trimmed(text: str, stops: Sequence[str], *, start: bool = True) -> str:
+    """An answer without white space at its ends, but for that of the stop string at which it ended.
+
+    Args:
+        text: as the tokenizer wrote it.
+        stops: strings at which it may have ended; white space in them counts.
+        start: whether the beginning is trimmed too.
+    """
+    first, last = len(text) - len(text.lstrip()) if start else 0, len(text.rstrip())
+    found = [(at, at + len(stop)) for stop in stops if (at := text.find(stop)) >= 0]
+    if found:
+        at, end = min(found)
+        first, last = min(first, at), max(last, end)
+    return text[first:last]
 
 
 def rests_on(decision: Decision, peak: Mapping[int, float], top: int) -> list[tuple[int, float]]:
@@ -145,10 +171,9 @@ def rests_on(decision: Decision, peak: Mapping[int, float], top: int) -> list[tu
     return sorted(masses.items(), key=lambda item: (item[0] not in facts, -item[1]))[:top]
 
 
-def _decoded(tokenizer: Any, tokens: Sequence[int], *, strip: bool = True) -> str:
+def _decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
     with TOKENIZING:
-        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
-    return text.strip() if strip else text
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _evidence(words: Words, best: Sequence[tuple[int, float]]) -> tuple[Evidence, ...]:

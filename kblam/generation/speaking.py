@@ -51,8 +51,8 @@ class Speaker:
             return
         self._tokens += value.flatten().tolist()
         with TOKENIZING:
-            text = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True)).lstrip()
-        self._say(_settled(text, self._stops))
+            text = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
+        self._say(_settled(text, self._stops).lstrip())
 
     def end(self) -> None:
         """Called after the last token; `finish` says the rest."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 
 from kblam import shipped
+from kblam.adapter import KnowledgeAdapter
 from kblam.errors import GenerationError, KblamWarning
 from kblam.folder import load_folder, load_model
 from kblam.generation import Answer, Evidence, Session
@@ -66,6 +70,38 @@ def open_session(
 def model_name(session: Session) -> str:
     """The name or folder that the model was loaded from."""
     return str(session.model.config._name_or_path or type(session.model).__name__)
+
+
+def identity_of(session: Session) -> dict[str, Any]:
+    """What its answers depend on beside the question, as plain values: for whoever keeps answers.
+
+    A knowledge base in memory is another one in each process.
+    """
+    base, adapter = session.knowledge_base, session.attachment.adapter
+    return {
+        "model_name": model_name(session),
+        "adapter": _once(adapter, lambda: _digest(adapter)),
+        "knowledge_base": _once(base, lambda: uuid4().hex) if base.path is None else str(base.path),
+        "revision": base.revision,
+        "unknown": session.unknown,
+        "known_above": session.known_above,
+    }
+
+
+_ONCE: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def _once(thing: Any, make: Callable[[], str]) -> str:
+    found = _ONCE.get(thing)
+    return _ONCE.setdefault(thing, make()) if found is None else found
+
+
+def _digest(adapter: KnowledgeAdapter) -> str:
+    found = hashlib.sha256(str(adapter.config).encode())
+    for name, weight in adapter.state_dict().items():
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def question_of(turns: Sequence[tuple[str, str]], earlier: Earlier) -> str:
@@ -131,6 +167,16 @@ def evidence_of(session: Session, question: str, most: int) -> tuple[Answer, tup
     """
     if not 1 <= most <= CANDIDATES:
         raise GenerationError(f"evidence is of 1 .. {CANDIDATES} triples, got {most!r}")
+    if session.unknown == "base":
+        # The base model's answer rests on nothing.
+        unknown: Literal["refuse"] | None = "refuse" if session.attachment.config.refusal.strip() else None
+        session = Session(
+            session.model,
+            session.knowledge_base,
+            tokenizer=session.tokenizer,
+            unknown=unknown,
+            known_above=session.known_above,
+        )
     answer = session.ask(question, top=most, max_new_tokens=1)
     return answer, answer.evidence
 

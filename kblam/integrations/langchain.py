@@ -15,6 +15,7 @@ from kblam.integrations.asking import (
     as_text,
     evidence_of,
     finish_reason,
+    identity_of,
     model_name,
     question_of,
     wanted_for,
@@ -35,6 +36,8 @@ except ModuleNotFoundError as error:
         raise
     raise MissingPackageError(f"kblam.integrations.langchain: {reason}", name=error.name) from error
 
+# Those that an answer depends on.
+_SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "stop", "top", "earlier"}
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
@@ -90,7 +93,9 @@ class ChatKBLaM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "knowledge_base": str(self.session.knowledge_base.path)}
+        """What an answer depends on beside the messages: LangChain's cache keeps answers by it."""
+        settings = self.model_dump(include=_SETTINGS)
+        return {**identity_of(self.session), **settings}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -119,16 +124,21 @@ class ChatKBLaM(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         question, wanted = self._asked(messages, stop, kwargs)
+        sent = ""
         for piece in pieces(self.session, question, wanted, top=self.top):
             if isinstance(piece, Said):
+                told = self._told(piece)
+                if sent != piece.answer.text:  # the tokenizer cannot write it to the letter
+                    told["kblam"]["text"] = piece.answer.text
                 message = AIMessageChunk(
                     content="",
-                    response_metadata=self._told(piece),
+                    response_metadata=told,
                     usage_metadata=_usage_of(piece),
                     chunk_position="last",
                 )
                 yield ChatGenerationChunk(message=message)
                 return
+            sent += piece
             chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
             if run_manager is not None:
                 run_manager.on_llm_new_token(piece, chunk=chunk)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kblam.generation import Answer
+from kblam.generation.reading import trimmed
 from kblam.generation.speaking import Speaker, StoppedError
 from tests.generation.asking import byte_bpe
 
@@ -22,7 +23,7 @@ def spoken(text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], Answer, s
     for token in tokenizer(text)["input_ids"]:
         speaker.put(torch.tensor([token]))
     before = "".join(pieces)
-    answer = speaker.finish(Answer(text.strip(), (), False, 1))
+    answer = speaker.finish(Answer(trimmed(text, stops), (), False, 1))
     return pieces, answer, before
 
 
@@ -42,6 +43,10 @@ def test_pieces_put_together_are_the_answer() -> None:
         ("ababac", ("abac",), "ab"),
         ("one\n\nUser: more", ("\nUser:",), "one"),
         ("two", ("two",), ""),
+        ("one two ", ("two ",), "one"),
+        ("  two", (" two",), ""),
+        ("\n\n", ("\n\n",), ""),
+        (" one  ", ("two ",), "one"),
     ],
 )
 def test_what_may_begin_a_stop_string_is_held_back(text: str, stops: tuple[str, ...], said: str) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
+import torch
 
 pytest.importorskip("langchain_core")
 
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 
-from kblam import Session
+from kblam import Session, Triple
 from kblam.errors import GenerationError, KblamWarning
+from kblam.generation.speaking import Speaker
 from kblam.integrations.langchain import ChatKBLaM, KBLaMRetriever
 from tests.integrations.conftest import ANSWER, QUESTION, SOURCE, tiny_session
 
@@ -43,6 +47,59 @@ def test_a_stream_says_the_same(chat: ChatKBLaM) -> None:
     assert whole.text == at_once.text == ANSWER
     assert whole.response_metadata["kblam"] == at_once.response_metadata["kblam"]
     assert whole.usage_metadata == at_once.usage_metadata
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        ("is ", "The capital of Peru"),
+        (" is ", "The capital of Peru"),
+        ("is", "The capital of Peru"),
+        ("Lima", "The capital of Peru is"),
+        (" ", "The"),
+        ("The ", ""),
+    ],
+)
+def test_white_space_of_a_stop_string_counts(chat: ChatKBLaM, stop: str, said: str) -> None:
+    """Where the space before a value is a token of its own, the part of the stop string before it was said."""
+    question = "what is the capital of Peru"
+    answer = chat.invoke(question, stop=[stop])
+    assert (answer.text, answer.response_metadata["finish_reason"]) == (said, "stop")
+    assert "".join(part.text for part in chat.stream(question, stop=[stop])) == said
+    assert all(one["end"] <= len(said) for one in answer.response_metadata["kblam"]["copied"])
+
+
+def test_a_stream_tells_the_answer_where_its_pieces_say_something_else(
+    chat: ChatKBLaM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Speaker, "finish", lambda self, answer: replace(answer, text="rock , paper"))
+    assert list(chat.stream(QUESTION))[-1].response_metadata["kblam"]["text"] == "rock , paper"
+    monkeypatch.undo()
+    assert "text" not in list(chat.stream(QUESTION))[-1].response_metadata["kblam"]
+
+
+def test_answers_that_are_kept_are_those_of_the_same_question_to_the_same_knowledge(chat: ChatKBLaM) -> None:
+    """LangChain's cache knows a model by `_identifying_params` alone."""
+    own, cache = tiny_session(), InMemoryCache()
+    first, other = (ChatKBLaM(session=one, max_tokens=40, cache=cache) for one in (own, tiny_session()))
+    assert first.invoke(QUESTION).text == ANSWER
+    other.session.knowledge_base.add(Triple("France", "currency", "Franc"))
+    assert other.invoke(QUESTION).text == "The currency of France is Franc."
+    assert first.invoke(QUESTION).text == ANSWER
+    own.knowledge_base.add(Triple("France", "currency", "Livre"))
+    assert first.invoke(QUESTION).text == "The currency of France is Livre."
+    assert first.model_copy(update={"max_tokens": 2}).invoke(QUESTION).text != "The currency of France is Livre."
+    kept = len(cache._cache)
+    assert first.invoke(QUESTION).text == "The currency of France is Livre."
+    assert len(cache._cache) == kept
+    unsure = Session(own.model, own.knowledge_base, tokenizer=own.tokenizer, unknown="base")
+    parameters = [chat._identifying_params for chat in (first, ChatKBLaM(session=unsure, max_tokens=40))]
+    assert parameters[0] != parameters[1]
+    trained = tiny_session()
+    with torch.no_grad():
+        next(trained.attachment.adapter.parameters()).add_(1)
+    adapters = [ChatKBLaM(session=one)._identifying_params["adapter"] for one in (own, tiny_session(), trained)]
+    assert adapters[0] == adapters[1] != adapters[2]
 
 
 def test_a_stream_that_is_left_stops_the_answer(chat: ChatKBLaM) -> None:
@@ -105,6 +162,9 @@ def test_a_retriever_finds_what_answers_first(session: Session, chat: ChatKBLaM)
     assert first.metadata["mass"] > max(one.metadata["mass"] for one in others)
     assert len(KBLaMRetriever(session=session).invoke("who are you")) == 4
     assert KBLaMRetriever(session=session, known_only=True).invoke("who are you") == []
+    of_base = Session(session.model, session.knowledge_base, tokenizer=session.tokenizer, unknown="base")
+    assert len(KBLaMRetriever(session=of_base).invoke("who are you")) == 4
+    assert KBLaMRetriever(session=of_base, known_only=True).invoke("who are you") == []
     with pytest.raises(GenerationError, match=r"evidence is of 1 \.\. 16 triples, got 17"):
         KBLaMRetriever(session=session, k=17).invoke(QUESTION)
 
