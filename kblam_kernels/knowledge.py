@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kblam_kernels.errors import expect, refuse, tensors
+from kblam_kernels.precision import exactly
 
 # Storage of latents that needs a scale for each triple; the others hold a latent as it is.
 SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)
@@ -231,10 +232,11 @@ class LatentKnowledge:
         more = -(p.width + 1) % 8
         rows = torch.cat([dequantise(self.key, scale, dtype), F.pad(self.norm[:, None].to(dtype), (0, more))], 1)
         weight = torch.cat([p.key_weight, F.pad(p.key_bias[..., None], (0, more))], 2)
-        key = rows @ weight.flatten(0, 1).T
-        value = F.linear(
-            dequantise(self.value, self.value_scale, dtype), p.value_weight.flatten(0, 1), p.value_bias.flatten()
-        )
+        with exactly(rows.device):
+            key = rows @ weight.flatten(0, 1).T
+            value = F.linear(
+                dequantise(self.value, self.value_scale, dtype), p.value_weight.flatten(0, 1), p.value_bias.flatten()
+            )
         # One product each writes the heads inside a token; kernels read the tokens of a head one behind the other.
         return DenseKnowledge(*(columns.unflatten(1, heads).transpose(0, 1).contiguous() for columns in (key, value)))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -172,12 +171,6 @@ def in_forward_mode() -> bool:
 def in_transform() -> bool:
     """Whether a transform of `torch.func` (grad, vjp, vmap, ...) is going on."""
     return torch._C._are_functorch_transforms_active()
-
-
-def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """A block that computes in the dtypes of its tensors, also under autocast."""
-    is_on = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()
 
 
 def is_transformed() -> bool:

@@ -12,9 +12,10 @@ from typing import Any, Generic, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from kblam_kernels.common.call import Call, Saved, exactly
+from kblam_kernels.common.call import Call, Saved
 from kblam_kernels.common.dispatch import AUTO, Backend, Explanation, log_once, requested
 from kblam_kernels.errors import BackendUnavailableError, refuse
+from kblam_kernels.precision import exactly
 
 C = TypeVar("C", bound=Call)
 Results = tuple[Tensor, ...]

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kblam_kernels.common.call import exactly
 from kblam_kernels.common.columns import times_knowledge
 from kblam_kernels.common.softmax import accumulation_dtype, in_model_layout
 from kblam_kernels.latent.call import LatentCall
+from kblam_kernels.precision import exactly
 
 
 class Absorbed(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from kblam_kernels.errors import refuse
 from kblam_kernels.plan import calibration
+from kblam_kernels.plan.memory import available_memory
 from kblam_kernels.plan.remembered import Both, Rates, remembered
 
 # Share of the specified matrix rate that a fused attention kernel usually reaches at most.
@@ -133,13 +133,3 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (ValueError, OSError, AttributeError):  # no such names on this system
         return 8 * 10**9
-
-
-def available_memory() -> int | None:
-    """Bytes of main memory that a new process could use; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None

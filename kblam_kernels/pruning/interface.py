@@ -17,6 +17,7 @@ from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import whole
 from kblam_kernels.evidence.interface import check_scores
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, dequantise
+from kblam_kernels.precision import exactly
 
 # Numbers of keys converted to float32 at a time: the choice should not depend on rounding, nor its memory on M.
 CONVERTED = 2**24
@@ -86,7 +87,8 @@ def choose(
     k = whole("k", k)
     check_scores(knowledge_query, knowledge, knowledge_range)
     offset = _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range)
-    scores = summed_scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight))
+    with exactly(knowledge_query.device):
+        scores = summed_scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight))
     return scores.masked_fill(offset == float("-inf"), float("-inf")).topk(min(k, scores.shape[1]), dim=-1).indices
 
 
@@ -103,7 +105,8 @@ def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
 
     def projected(latents: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
         chosen = dequantise(latents[flat], None if scale is None else scale[flat], dtype)
-        return chosen.view(B, 1, k, p.width) @ weight.transpose(1, 2) + bias[:, None]
+        with exactly(chosen.device):
+            return chosen.view(B, 1, k, p.width) @ weight.transpose(1, 2) + bias[:, None]
 
     key = projected(knowledge.key, knowledge.key_scale, p.key_weight, p.key_bias)
     value = projected(knowledge.value, knowledge.value_scale, p.value_weight, p.value_bias)

@@ -119,3 +119,22 @@ def test_autocast_changes_no_bit(maker: Callable[..., Problem], N: int, backend:
         found, found_masses = problem.run(backend), evidence_of(problem).run(backend)
     for ours, theirs in zip((*found, *found_masses), (*expected, *masses), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_autocast_changes_no_choice_and_no_materialised_token(maker: Callable[..., Problem]) -> None:
+    """In bfloat16 nearly equal scores change places."""
+    problem = maker(N=3, T=12, M=400, dtype=torch.float32)
+    query, knowledge = problem.knowledge_query, problem.knowledge
+    expected = prune(query, knowledge, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prune(query, knowledge, 50)
+    assert torch.equal(found[2], expected[2])
+    pairs = [(found[0], expected[0])]
+    if isinstance(knowledge, LatentKnowledge):
+        with torch.autocast("cpu", torch.bfloat16):
+            dense = knowledge.to_dense()
+        pairs.append((dense, knowledge.to_dense()))
+    for ours, theirs in pairs:
+        assert torch.equal(ours.key, theirs.key)
+        assert torch.equal(ours.value, theirs.value)
