@@ -7,6 +7,7 @@ is then missing) or its entity.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -34,6 +35,10 @@ class RetrievalBatch:
     keys: Tensor  # (M, P) float32
     wanted: Tensor  # (B, M): share of attention each fact should get; a row of zeros has no answer
     bias: Tensor  # (B, M): log multiplicity, or -1e9 for a fact that the row must not see
+
+    def to(self, device: torch.device) -> RetrievalBatch:
+        """The same on a device."""
+        return RetrievalBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
 
 class RetrievalData:
@@ -112,9 +117,12 @@ def retrieval_losses(
     """(retrieval, refusal): -log of the wanted facts' shares, and -log(1 - knowledge mass) where there are none.
 
     Args:
+        adapter: decides the device.
         prompt_lse: (L, Hq, B), what the prompt weighs for each row.
         bf16: products in bfloat16.
     """
+    device = next(adapter.parameters()).device
+    batch, prompt_lse = batch.to(device), prompt_lse.to(device)
     with torch.autocast(batch.keys.device.type, torch.bfloat16, enabled=bf16):
         scores = retrieval_scores(adapter, batch.question, batch.keys)
     scores = scores.float() + batch.bias

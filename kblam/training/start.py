@@ -7,6 +7,7 @@ from the first step on, also for names that no training has seen.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -29,13 +30,20 @@ _QUERY_SCALE = 0.02  # of KBLaM's plain query heads
 
 @torch.no_grad()
 def initialise(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: int) -> None:
-    """Fills a fresh adapter for vectors of unit mean square.
+    """Fills a fresh adapter for vectors of unit mean square: the same numbers on every device.
 
     Args:
         adapter: with linear projections. Without a question head it starts as KBLaM's does: random queries and keys.
         prompt_lse: of each knowledge layer, (Hq,): the log-sum-exp of its prompt scores at a prompt's end.
         seed: of the random projections.
     """
+    # A generator draws on its own device alone.
+    drawn = copy.deepcopy(adapter).to("cpu")
+    _fill(drawn, {layer: each.cpu() for layer, each in prompt_lse.items()}, seed)
+    adapter.load_state_dict(drawn.state_dict())
+
+
+def _fill(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: int) -> None:
     config = adapter.config
     P, H, D = config.embedding_dim, config.num_heads, config.head_dim
     draw = torch.Generator().manual_seed(seed)
@@ -92,7 +100,7 @@ def measure_prompt_lse(
         hidden = torch.full((1,), -math.inf, device=model.device)
 
         def keep(layer: int = layer, **attention: Tensor) -> None:
-            found[layer] = attention["lse"][torch.arange(len(ends)), :, ends].float()
+            found[layer] = attention["lse"][torch.arange(len(ends), device=ends.device), :, ends].float()
 
         with attachment.using(ProjectedKnowledge(flat, flat, probe.config), bias=hidden), attachment.observing(keep):
             model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
