@@ -15,8 +15,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const
   STD_TORCH_CHECK(knowledge_key.dim() >= 3, "knowledge must be of rank 3 or 4");
   p.M = knowledge_key.size(-2);
   p.knowledge_query = strided("knowledge_query", knowledge_query, query, p.B, p.Hq, p.N, p.D);
-  p.knowledge_key = strided("knowledge_key", knowledge_key, query, p.B, p.Hq, p.M, p.D);
-  p.knowledge_value = strided("knowledge_value", knowledge_value, query, p.B, p.Hq, p.M, p.D);
+  p.knowledge_key = strided("knowledge_key", knowledge_key, query, p.B, p.Hq, p.M, p.D, Batch::may_be_shared);
+  p.knowledge_value = strided("knowledge_value", knowledge_value, query, p.B, p.Hq, p.M, p.D, Batch::may_be_shared);
   if (bias) p.bias = bias_of(*bias, p.B, p.M, p.bias_batch, p.bias_token);
   if (knowledge_range) {
     STD_TORCH_CHECK(knowledge_range->size(0) == p.B, "knowledge_range must have a row for each batch row");

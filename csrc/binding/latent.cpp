@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& query, const Tensor& 
     head.width = int(query_weight->size(-1));
     STD_TORCH_CHECK(knowledge_query.dim() == 3 && head.width > 0 && head.width % 2 == 0,
                     "hidden states must be (B, N, width) of an even width");
-    head.hidden = strided("hidden_states", knowledge_query, query, 0, p.B, p.N, head.width);
+    head.hidden = strided("hidden_states", knowledge_query, query, 0, p.B, p.N, head.width, Batch::may_be_shared);
     head.hidden.batch = head.hidden.head, head.hidden.head = 0;
     head.weight = weights_of("query_weight", *query_weight, query, p, head.width);
   }

@@ -59,10 +59,14 @@ inline const Kernels& kernels_named(const std::string& name) {
 
 inline bool last_is_contiguous(const Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1; }
 
-// The shape is checked by the Python op; what is checked here is what memory safety rests on.
+// Whether a tensor may leave out the batch, which then shares it.
+enum class Batch { own, may_be_shared };
+
+// The shape is checked by the Python op; what is checked here is what memory safety rests on, and what a planned loop
+// does not look at again.
 inline Strided strided(const char* name, const Tensor& t, const Tensor& query, int64_t B, int64_t H, int64_t tokens,
-                       int64_t width) {
-  const bool shared = t.dim() == 3;
+                       int64_t width, Batch batch = Batch::own) {
+  const bool shared = batch == Batch::may_be_shared && t.dim() == 3;
   STD_TORCH_CHECK(
       (shared || (t.dim() == 4 && t.size(0) == B)) && t.size(-3) == H && t.size(-2) == tokens && t.size(-1) == width,
       name, " has a shape that does not fit the query");
@@ -76,7 +80,7 @@ inline const float* bias_of(const Tensor& bias, int64_t B, int64_t M, int64_t& b
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.is_cpu() && bias.dim() == 2 &&
                       (bias.size(0) == B || bias.size(0) == 1) && bias.size(1) == M,
                   "bias must be float32 (B or 1, M)");
-  token = M == 1 ? 0 : bias.stride(1);
+  token = M <= 1 ? 0 : bias.stride(1);
   STD_TORCH_CHECK(token == 0 || token == 1, "bias must have stride 0 or 1 along M");
   batch = bias.size(0) == 1 ? 0 : bias.stride(0);
   return static_cast<const float*>(bias.const_data_ptr());

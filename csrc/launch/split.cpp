@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <thread>
@@ -23,18 +24,32 @@ struct Course {
   const Step* steps;
   size_t count;
   std::unique_ptr<Progress[]> progress;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;  // of the first task that failed
 
+  // What a task throws, such as std::bad_alloc, ends all threads: none waits for the tasks that are left.
   void run(int worker) {
+    try {
+      run_all(worker);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+  }
+
+  void run_all(int worker) {
     for (size_t s = 0; s < count; ++s) {
       const Step& step = steps[s];
       Progress& p = progress[s];
       for (int64_t i = p.next++; i < step.tasks; i = p.next++) {
+        if (failed.load(std::memory_order_relaxed)) return;
         step.task(step.context, i, worker);
         p.done.fetch_add(1, std::memory_order_release);
       }
       // Other threads finish its last tasks. This is short, unless one of them has lost its core.
-      for (int spins = 0; p.done.load(std::memory_order_acquire) < step.tasks; ++spins)
+      for (int spins = 0; p.done.load(std::memory_order_acquire) < step.tasks; ++spins) {
+        if (failed.load(std::memory_order_relaxed)) return;
         if (spins > 4096) std::this_thread::yield();
+      }
     }
   }
 };
@@ -69,8 +84,11 @@ void run_steps(std::initializer_list<Step> steps, int64_t multiplications, int w
   for (const Step& step : steps) most = std::max(most, step.tasks);
   workers = multiplications < WORTH_WAKING ? 1 : int(std::min<int64_t>(workers, most));
   Course course{steps.begin(), steps.size(), std::unique_ptr<Progress[]>(new Progress[steps.size()])};
-  if (workers == 1) return course.run(0);
-  parallel(workers, workers, [](void* c, int64_t, int worker) { static_cast<Course*>(c)->run(worker); }, &course);
+  if (workers == 1)
+    course.run(0);
+  else
+    parallel(workers, workers, [](void* c, int64_t, int worker) { static_cast<Course*>(c)->run(worker); }, &course);
+  if (course.error) std::rethrow_exception(course.error);
 }
 
 Cut::Cut(int64_t columns_, int64_t wanted_chunks) : columns(columns_) {

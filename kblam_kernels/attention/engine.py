@@ -14,6 +14,7 @@ from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+from kblam_kernels.precision import exactly
 
 
 class KnowledgePlan:
@@ -146,7 +147,7 @@ class KnowledgePlan:
         if not call.has_contiguous_rows():
             refuse("knowledge_query and knowledge must have a contiguous last dimension; call .contiguous() on them")
         backend = op.named(self.backend)
-        with torch.no_grad(), self._workspace.cut():
+        with torch.no_grad(), exactly(knowledge_query.device), self._workspace.cut():
             output = memory.empty(knowledge_query, *knowledge_query.shape)
             lse = memory.empty(
                 knowledge_query, *knowledge_query.shape[1::-1], dtype=accumulation_dtype(knowledge_query)

@@ -98,7 +98,7 @@ def program(words: str) -> list[str] | None:
     for command in candidates:
         path = shutil.which(os.path.expanduser(command[0])) if command else None  # noqa: PTH111 - a name stays one
         if path is not None:
-            return [path, *command[1:]]
+            return [str(Path(path).absolute()), *command[1:]]  # it is run in another folder
     return None
 
 
@@ -183,7 +183,10 @@ def _locked(path: Path) -> Iterator[None]:
 def _run(command: list[str], folder: Path) -> None:
     # The compiler output is searched for the error, so it must be in English.
     environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", env=environment)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        raise BuildError(f"the compiler {command[0]} cannot be started: {error}; set CXX to one that can") from error
     if done.returncode:
         output = (done.stdout + done.stderr).strip()
         raise BuildError(

@@ -20,6 +20,7 @@ from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.knowledge import Knowledge, LatentKnowledge, check_layout
 from kblam_kernels.latent.absorption import absorb_query
 from kblam_kernels.latent.call import check_projection
+from kblam_kernels.precision import exactly
 
 
 class Options(TypedDict, total=False):
@@ -147,7 +148,8 @@ def knowledge_lse(knowledge_query: Tensor, knowledge: Knowledge, **options: Unpa
     """
     check_scores(knowledge_query, knowledge, options.get("knowledge_range"))
     unused = knowledge_query[..., 0]
-    return reference.knowledge_lse(call_of(knowledge_query, knowledge, unused, unused, **options))
+    with exactly(knowledge_query.device):
+        return reference.knowledge_lse(call_of(knowledge_query, knowledge, unused, unused, **options))
 
 
 def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range: Tensor | None) -> None:

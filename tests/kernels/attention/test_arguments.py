@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from kblam_kernels import (
     DenseKnowledge,
+    KnowledgePlan,
     LatentKnowledge,
     LatentProjection,
     RectangularAttention,
@@ -25,6 +27,7 @@ from kblam_kernels import (
     top_evidence,
 )
 from kblam_kernels.plan import check_pin
+from tests.kernels.attention.engines import batch
 from tests.kernels.problems import Problem, evidence_of, make, make_latent
 
 QUERY, KEY = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8)
@@ -138,3 +141,27 @@ def test_autocast_changes_no_choice_and_no_materialised_token(maker: Callable[..
     for ours, theirs in pairs:
         assert torch.equal(ours.key, theirs.key)
         assert torch.equal(ours.value, theirs.value)
+
+
+@pytest.mark.usefixtures("library")
+def test_autocast_changes_no_planned_run_and_no_lse_of_knowledge() -> None:
+    step = batch([5, 1], [(0, 40), (7, 20)], dtype=torch.float32, is_latent=True)
+    attend = KnowledgePlan(step.knowledge, 6, backend="cpu")
+    attend.plan(step.starts, step.ranges, knowledge_bias=step.bias)
+    expected = [t.clone() for t in attend.run(step.knowledge_query, step.knowledge)]
+    dense = make(N=3, T=12, M=400, dtype=torch.float32)
+    lse = knowledge_lse(dense.knowledge_query, dense.knowledge)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend.run(step.knowledge_query, step.knowledge)
+        found_lse = knowledge_lse(dense.knowledge_query, dense.knowledge)
+    for ours, theirs in zip((*found, found_lse), (*expected, lse), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_a_bias_of_no_tokens_may_have_any_strides(maker: Callable[..., Problem]) -> None:
+    problem = maker(B=2, N=1, T=12, M=0, dtype=torch.float32)
+    bias = torch.zeros(0, 2).T
+    for ours, theirs in zip(replace(problem, knowledge_bias=bias).run("cpu"), problem.run("cpu"), strict=True):
+        assert torch.equal(ours, theirs)

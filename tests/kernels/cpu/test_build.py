@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -240,6 +241,20 @@ def test_a_tilde_in_a_variable_is_the_home_folder(tmp_path: Path, monkeypatch: p
     (tmp_path / "c++").chmod(0o755)
     monkeypatch.setenv("CXX", "~/c++ -v")
     assert build.compiler() == [str(tmp_path / "c++"), "-v"]
+
+
+def test_a_compiler_may_be_given_from_here(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run in another folder."""
+    monkeypatch.chdir(fake_compiler.parent)
+    monkeypatch.setenv("CXX", "./fake c++")
+    assert build.library().read_text() == "built\n"
+
+
+def test_a_compiler_that_cannot_be_started_is_named(fake_compiler: Path) -> None:
+    script = fake_compiler.with_name("fake c++")
+    script.write_text("#!/no/such/interpreter\n")
+    with pytest.raises(BuildError, match=f"the compiler {re.escape(str(script))} cannot be started: .*; set CXX to"):
+        build.library()
 
 
 @pytest.mark.parametrize("missing", ["fcntl", "torch.utils.cpp_extension"])
