@@ -193,7 +193,8 @@ def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | 
         table.add_column(column, justify="right")
     for one in found:
         figures = (f"{value:.2f}" for value in (one.median, one.least, one.most))
-        table.add_row(one.shape, one.dtype, one.implementation, *figures)
+        warm = ", warm" if one.l2 == "warm" else ""
+        table.add_row(one.shape, one.dtype, one.implementation + warm, *figures)
     out.print(table)
     out.print(f"{CONTROL} is the same in both: its figures are the noise of this machine", markup=False)
 
