@@ -154,20 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtype = torch.float32 if options.tiny else torch.bfloat16
     try:
         _check(options)
+        small = {"context": 32, "repeats": 2} if options.tiny else {}
+        settings = Settings(options.device, compiled=options.compile, **small)
         about = environment(options.device, dtype)
+        about |= {"quick": options.quick, "compiled": settings.compiled, "context": settings.context}
         report = Report(file_of(options.results, about["device"], options.name), about)
         if options.resume:
             report.resume()
+        kept = ceilings.Ceilings.from_json(report.ceilings, report.file) if report.ceilings else None
     except (BackendUnavailableError, BenchmarkError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    limits = ceilings.of(options.device, dtype, tiny=options.tiny)
+    limits = kept or ceilings.of(options.device, dtype, tiny=options.tiny)
     print(limits, flush=True)
     report.ceilings = limits.as_json
     # A toy run should not wait for a compiler.
     run = Run(*(options.device, dtype, limits), options.quick, not options.tiny, budget=0.25 if options.quick else 0.5)
-    small = {"context": 32, "repeats": 2} if options.tiny else {}
-    settings = Settings(options.device, compiled=options.compile, **small)
     seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else None
     chosen = [part for part in parts(quick=options.quick, tiny=options.tiny) if options.match in part.name]
     bench = Bench(run, settings, report, seconds)

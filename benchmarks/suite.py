@@ -174,15 +174,19 @@ def run_timed(benchmark: BenchmarkFixture, call: Callable[[], object], device: s
         return
     flush = torch.ones(timing.FLUSH_BYTES // 4, device=device)
 
-    def before() -> None:
-        flush.amax()
-        torch.cuda.synchronize()
+    before, waited = until_done(flush.amax, device), until_done(call, device)
+    benchmark.pedantic(waited, setup=before, rounds=ROUNDS_ON_GPU, warmup_rounds=3)
+
+
+def until_done(call: Callable[[], object], device: str) -> Callable[[], None]:
+    """The call, and on a GPU the wait until the device is done."""
 
     def waited() -> None:
         call()
-        torch.cuda.synchronize()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
 
-    benchmark.pedantic(waited, setup=before, rounds=ROUNDS_ON_GPU, warmup_rounds=3)
+    return waited
 
 
 def with_ratios(entries: list[dict[str, Any]], seen: dict[str, Ceiling]) -> None:

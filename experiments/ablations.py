@@ -1,7 +1,7 @@
 """What each part is worth: the same small budget with one part left out: `python -m experiments.ablations FOLDER`.
 
 Trains, then asks as `kblam eval` does: 1,000 triples of the synthetic world that training never sees, and a real base.
-Rows that FOLDER holds already are not made again.
+Rows that FOLDER holds already are not made again; those of another config, seed, commit or other questions are refused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from kblam import KnowledgeAdapter
+from kblam.errors import EvaluationError
+from kblam.evaluation.machine import commit
+from kblam.evaluation.report import Report
+from kblam.whole import write_whole
 
 # A quarter of the shipped adapter's world and steps: minutes each, and the differences are large.
 BUDGET: dict[str, Any] = {
@@ -44,26 +48,64 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--questions", type=int, default=200)
     given = parser.parse_args()
+    try:
+        _rows(given)
+    except EvaluationError as error:
+        parser.error(str(error))
+
+
+def _rows(given: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for name in (*WITHOUT, NO_POINTER):
         adapter = given.folder / name.replace(" ", "-").replace("'", "")
         if name == NO_POINTER:
             _without_pointer(given.folder / "everything", adapter)
-        elif not (adapter / "config.json").is_file():
-            settings = BUDGET | WITHOUT[name]
-            flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-            cache = given.folder / "vectors"
-            _kblam("train", "--config", given.config, "--cache", cache, "--output", adapter, *flags)
-        report = adapter.with_suffix(".json")
-        if not report.is_file():
-            asked = ("--sizes", 1000, "--real", given.real, "--seed", given.seed, "--questions", given.questions)
-            _kblam("eval", "--adapter", adapter, *asked, "--json", report)
-        content = json.loads(report.read_text(encoding="utf-8"))
-        for row, figures in (("1,000 triples", content["sizes"]["1000"]), (given.real, content["real"][given.real])):
+        else:
+            _train(adapter, BUDGET | WITHOUT[name], given)
+        rows = _asked(adapter, given)
+        for row, figures in (("1,000 triples", rows["sizes"]["1000"]), (given.real, rows["real"][given.real])):
             shown = "  ".join(f"{figure} {figures.get(figure, float('nan')):.3f}" for figure in FIGURES)
             by_layer = figures["top1_by_layer"]
             attention = max(by_layer.values())
             console.print(f"{name:25} {row:14} {shown}  top-1 of attention alone {attention:.3f}", markup=False)
+
+
+def _train(adapter: Path, settings: dict[str, Any], given: argparse.Namespace) -> None:
+    """Trains it, unless it is there; an adapter does not say by which config, so a file beside it does."""
+    recipe = adapter.with_suffix(".recipe")
+    wanted = json.dumps({"config": given.config.read_text(encoding="utf-8"), "settings": settings}, indent=1)
+    if (adapter / "config.json").is_file():
+        if not recipe.is_file() or recipe.read_text(encoding="utf-8") != wanted:
+            raise EvaluationError(
+                f"nothing says that {adapter} was trained by {given.config} as it is now; "
+                f"choose another folder, or delete {adapter} and its report"
+            )
+        return
+    write_whole(recipe, wanted)
+    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    cache = given.folder / "vectors"
+    _kblam("train", "--config", given.config, "--cache", cache, "--output", adapter, *flags)
+
+
+def _asked(adapter: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """The rows of its report, which is made if it is not there."""
+    file = adapter.with_suffix(".json")
+    if not file.is_file():
+        # It is written after every row: by its own name it would pass for a whole one after Ctrl-C.
+        unfinished = adapter.with_suffix(".part.json")
+        asked = ("--sizes", 1000, "--real", given.real, "--seed", given.seed, "--questions", given.questions)
+        _kblam("eval", "--adapter", adapter, *asked, "--json", unfinished)
+        unfinished.replace(file)
+    report = Report.read(file)
+    for name, now in (("seed", given.seed), ("questions", given.questions), ("commit", commit())):
+        if (before := report.about.get(name)) != now:
+            raise EvaluationError(
+                f"{file} has {name} {before!r}, and this run {now!r}; choose another folder, or delete it"
+            )
+    for section, key, told in (("sizes", "1000", "1,000 triples"), ("real", given.real, given.real)):
+        if key not in report.rows.get(section, {}):
+            raise EvaluationError(f"{file} has no row of {told}; choose another folder, or delete it")
+    return report.rows
 
 
 def _kblam(*words: object) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from kblam import KnowledgeAdapter, KnowledgeBase, attach
 from kblam.data.wordnet import Synset, synsets, tagged
 from kblam.evaluation.harness import KnowledgeLM
+from kblam.evaluation.machine import commit, device_name, versions
 from kblam.evaluation.material import standard_material
 from kblam.evaluation.plan import Plan, rows_of
 from kblam.evaluation.shares import wilson
@@ -100,7 +101,18 @@ def main() -> None:
         Plan(sizes=(given.triples,), questions=8, seed=given.seed), standard_material(adapter.config.answer)
     )
     triples = [Triple(*fact) for fact in row.quizzes()[0].facts]
-    found: dict[str, Any] = {"triples": len(triples), "questions": given.questions, "seed": given.seed}
+    found: dict[str, Any] = {
+        "triples": len(triples),
+        "questions": given.questions,
+        "seed": given.seed,
+        "model": name,
+        "adapter": str(given.adapter),
+        "encoder": adapter.config.encoder,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": device_name(model.device),
+        "commit": commit(),
+        "versions": versions(),
+    }
     with tempfile.TemporaryDirectory() as folder, KnowledgeBase.from_triples(triples, encoder) as knowledge_base:
         asked = tasks(Path(folder), questions(given.wordnet, given.questions, given.seed))
         for title, base, falls_back in (

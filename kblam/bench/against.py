@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # A peer whose code is the same in both: how far its ratio is from 1 is how far the machine can be believed.
 CONTROL = "sdpa static cache"
 NEEDED = "kblam/bench/report.py"
+Key = tuple[str, tuple[str, str, str]]  # an implementation and `Row.case`
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Ratio:
     median: float
     least: float
     most: float
+    l2: str = "cold"
 
 
 def compare(
@@ -50,7 +52,7 @@ def compare(
             one of the runs failed; the message has its last line.
     """
     known = _commit(commit)
-    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    found: dict[Key, list[tuple[float, float]]] = {}
     with _worktree(known) as there, tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             order = [ROOT, there] if number % 2 == 0 else [there, ROOT]
@@ -61,9 +63,9 @@ def compare(
             for key in times[ROOT].keys() & times[there].keys():
                 found.setdefault(key, []).append((times[ROOT][key], times[there][key]))
     ratios = []
-    for (shape, dtype, name), pairs in sorted(found.items()):
+    for (name, (shape, dtype, l2)), pairs in sorted(found.items(), key=lambda item: (item[0][1][:2], item[0])):
         each = [before / now for now, before in pairs]
-        ratios.append(Ratio(shape, dtype, name, statistics.median(each), min(each), max(each)))
+        ratios.append(Ratio(shape, dtype, name, statistics.median(each), min(each), max(each), l2))
     return ratios
 
 
@@ -94,11 +96,11 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def _times(tree: Path, options: Sequence[str]) -> dict[tuple[str, str, str], float]:
+def _times(tree: Path, options: Sequence[str]) -> dict[Key, float]:
     command = [sys.executable, "-m", "kblam", "bench", *options]
     ran = subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
     if ran.returncode:
         said = (ran.stderr.strip() or ran.stdout.strip()).splitlines()
         raise BenchmarkError(f"--against: kblam bench in {tree} failed: {said[-1] if said else ran.returncode}")
     rows: list[Row] = read(Path(options[-1])).rows
-    return {(row.shape, row.dtype, row.implementation): row.seconds for row in rows if row.seconds}
+    return {(row.implementation, row.case): row.seconds for row in rows if row.seconds}

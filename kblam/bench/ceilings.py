@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kblam.bench.timing import Call, Timing, measure
+from kblam.errors import BenchmarkError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,19 @@ class Ceilings:
     def as_json(self) -> dict[str, Any]:
         """For a report."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any], file: object) -> Ceilings:
+        """Of a report.
+
+        Raises:
+            BenchmarkError: the file does not have them.
+        """
+        try:
+            timings = {name: Timing(**timing) for name, timing in stored["timings"].items()}
+            return cls(float(stored["copy"]), float(stored["read"]), float(stored["matmul"]), timings)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise BenchmarkError(f"{file} has no ceilings that can be read: {problem!r}") from problem
 
     def __str__(self) -> str:
         clocks = {timing.sm_clock for timing in self.timings.values() if timing.sm_clock is not None}

@@ -120,21 +120,28 @@ class Gated(NamedTuple):
     Args:
         row: with the error, or with why it has no time.
         call: what may be timed; None where it cannot run, or gives another result than float64.
-        seconds, peak: of its first call, on a CPU.
+        seconds, peak: of its first call, on a CPU; of what is compiled, of the second.
+        share: of the heads that it computes.
     """
 
     row: Row
     call: Call | None
     seconds: float = 0.0
     peak: int | None = None
+    share: float = 1.0
 
     @property
     def is_timed(self) -> bool:
-        """Whether the first call took so long that it is the only one."""
+        """Whether that call took so long that it is the only one."""
         return self.seconds > timing.ONCE_SECONDS
 
     def peak_bytes(self, device: str) -> int | None:
-        """Of a call like those that are timed: the first one makes what later ones find."""
+        """Of a call like those that are timed: the first one makes what later ones find.
+
+        None where some heads stand for all: not everything that a call takes grows with them.
+        """
+        if self.share < 1:
+            return None
         return self.peak if self.is_timed or self.call is None else memory.peak(self.call, device)
 
 
@@ -156,6 +163,8 @@ def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> Gated:
         if run.on_gpu:
             result = call()
         else:
+            if subject.name in peers.COMPILED:
+                call()  # the compiler's time and memory are not those of a call
             began = time.perf_counter()
             result, peak = memory.watched(call, run.device)
             seconds = time.perf_counter() - began
@@ -170,7 +179,7 @@ def gated(subject: Subject, x: Problem, shape: Shape, run: Run) -> Gated:
     if not error <= bound:
         note = f"error {error:.1e} is over {bound:.1e}: not timed"
         return Gated(dataclasses.replace(row, status=FAILED, note=note), None)
-    return Gated(row, call, seconds, peak)
+    return Gated(row, call, seconds, peak, subject.share)
 
 
 def _without_time(row: Row, subject: Subject, problem: Exception) -> Row:

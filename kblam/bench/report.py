@@ -15,8 +15,8 @@ from kblam.errors import BenchmarkError
 from kblam.whole import why_not
 
 FORMAT = "kblam bench 2"  # 1 were lists of rows without an environment
-# A report of another device or source is not continued.
-SAME = ("device", "dtype", "commit", "torch", "triton")
+# A report of another device, source or way to measure is not continued.
+SAME = ("device", "dtype", "commit", "torch", "triton", "quick", "compiled", "context")
 
 
 class Report:
@@ -39,18 +39,20 @@ class Report:
         """Takes in what the file has.
 
         Raises:
-            BenchmarkError: if it cannot be read, or is of another device, dtype, commit or version.
+            BenchmarkError: if it cannot be read, or is of another device, dtype, commit, version or setting.
         """
         if self.file is None or not self.file.exists():
             return
         stored = read(self.file)
         for name in SAME:
-            if stored.about.get(name) != self.about[name]:
+            before, now = stored.about.get(name), self.about.get(name)
+            if before != now:
                 raise BenchmarkError(
-                    f"{self.file} has {name} {stored.about.get(name)!r}, this run {self.about[name]!r}; "
-                    "choose another --name, or leave --resume out"
+                    f"{self.file} has {name} {before!r}, this run {now!r}; choose another --name, or leave --resume out"
                 )
         self.rows, self.models = stored.rows, stored.models
+        # Shares of rows that are kept are of these.
+        self.ceilings = stored.ceilings
 
     def has(self, shape: str, implementation: str) -> bool:
         """Whether it is measured."""
@@ -104,6 +106,7 @@ class Stored:
     about: dict[str, Any]
     rows: list[Row]
     models: list[dict[str, Any]]
+    ceilings: dict[str, Any]
 
 
 def read(file: Path) -> Stored:
@@ -126,7 +129,8 @@ def read(file: Path) -> Stored:
     if found != FORMAT:
         raise BenchmarkError(f"{file} is no report of this release: its format is {found!r}, not {FORMAT!r}")
     try:
-        return Stored(dict(stored["environment"]), [row_from(row) for row in stored["rows"]], list(stored["models"]))
+        rows = [row_from(row) for row in stored["rows"]]
+        return Stored(dict(stored["environment"]), rows, list(stored["models"]), dict(stored.get("ceilings", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BenchmarkError(f"{file} is no report that can be read: {problem!r}") from problem
 

@@ -31,7 +31,7 @@ class Row:
         share_of_ceiling: that time over its own.
         share_of_probes: the same at the rates of the probes alone; over 1.05 these are too slow to be a ceiling.
         knowledge_bytes: that a call reads.
-        peak_bytes: that a call takes beside its inputs.
+        peak_bytes: that a call takes beside its inputs; None where some heads are timed for all.
         launches, kernels: of one call that is not in a graph.
         ratio_to_best_peer: the best peer's time over this one's, once all of a shape are there.
     """
@@ -97,11 +97,14 @@ def with_shares(rows: Sequence[Row]) -> list[Row]:
     A warm cache has no ceiling here.
     """
     cold = [row for row in rows if row.l2 == "cold" and row.of_matmul_ceiling and row.of_read_ceiling]
-    matmul = max([1.0, *(row.of_matmul_ceiling or 0.0 for row in cold)])
+    # Float32 multiplies at another rate than 16 bits, and each dtype's rows are shares of a product of its own.
+    matmul: dict[str, float] = {}
+    for row in cold:
+        matmul[row.dtype] = max(1.0, row.of_matmul_ceiling or 0.0, matmul.get(row.dtype, 0.0))
     read = max([1.0, *(row.of_read_ceiling or 0.0 for row in cold)])
     shares = {
         id(row): (
-            max((row.of_matmul_ceiling or 0.0) / matmul, (row.of_read_ceiling or 0.0) / read),
+            max((row.of_matmul_ceiling or 0.0) / matmul[row.dtype], (row.of_read_ceiling or 0.0) / read),
             max(row.of_matmul_ceiling or 0.0, row.of_read_ceiling or 0.0),
         )
         for row in cold

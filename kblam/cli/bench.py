@@ -14,6 +14,7 @@ from kblam.cli.output import err, out, progress_bar, waiting
 
 if TYPE_CHECKING:
     from kblam.bench.cases import Case
+    from kblam.bench.ceilings import Ceilings
     from kblam.bench.rows import Row
 
 
@@ -47,7 +48,7 @@ def bench(
     against: Annotated[
         str, typer.Option("--against", metavar="COMMIT", help="Instead: this checkout and that commit of it, in turn.")
     ] = "",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of --against.")] = 5,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Of --against. Default: 5.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows and the machine here.")
     ] = None,
@@ -58,7 +59,8 @@ def bench(
     flex: Annotated[
         bool | None,
         typer.Option(
-            "--flex/--no-flex", help="Compiled FlexAttention: compiles for each shape. Default: not if quick."
+            "--flex/--no-flex",
+            help="Peers that are compiled for each shape. Default: not if quick, unless --peers names one.",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: PyTorch's own choice.")] = None,
@@ -73,8 +75,10 @@ def bench(
     import torch
 
     from kblam.bench import cases, ceilings, environment, measured, report
+    from kblam.bench.against import CONTROL
     from kblam.bench.compare import check_machine
     from kblam.bench.growth import growth
+    from kblam.bench.peers import COMPILED
     from kblam.errors import BenchmarkError
 
     if threads is not None:
@@ -88,15 +92,34 @@ def bench(
             raise BenchmarkError("--against prints a table of its own: leave --compare, --json and --profile out")
         given = {"shapes": shapes, "triples": triples, "dtype": dtype, "phases": phases, "tokens": tokens}
         given |= {name: value for name, value in (("storage", storage), ("plan", plan)) if value != "auto"}
-        _against(against, rounds, quick, device, threads, **given)
+        if peers or flex:
+            raise BenchmarkError(
+                f"--against has one peer, {CONTROL!r}, and compiles none: leave --peers and --flex out"
+            )
+        _against(against, rounds or 5, quick, device, threads, **given)
         return
+    if rounds is not None:
+        raise BenchmarkError("--rounds is of --against; leave it out, or name a commit there")
     report.check_target(profile, "--profile")
     if profile is not None:
         if plan != "auto" or len(only.storages) > 1:
             raise BenchmarkError("--profile reads latents of one --storage; leave --plan and others out")
+        more = {"--quick": quick, "--dtype": dtype, "--phases": phases, "--tokens": tokens, "--peers": peers}
+        more |= {"--compare": compare, "--json": json_file, "--flex": flex, "--no-flex": flex is False}
+        if ignored := [name for name, value in more.items() if value]:
+            raise BenchmarkError(
+                f"--profile traces one model and measures nothing else: leave {', '.join(ignored)} out"
+            )
+        for name, given_names in (("--shapes", shapes), ("--triples", triples)):
+            if len(_words(given_names)) > 1:
+                raise BenchmarkError(f"--profile traces one: choose of {name} {given_names!r}")
         _profile(profile, device, _words(shapes), _words(triples), only.storages[0] if only.storages else "bfloat16")
         return
     names = measured.ours_and(_words(peers), device) if peers else None
+    compiled = [name for name in names or () if name in COMPILED]
+    if compiled and flex is False:
+        raise BenchmarkError(f"--no-flex leaves out {compiled[0]!r}, which --peers names; leave one of the two out")
+    compiles = flex if flex is not None else bool(compiled) or not quick
     about = environment.environment(device)
     before: list[Row] = []
     if compare is not None:
@@ -106,16 +129,18 @@ def bench(
     report.check_target(json_file, "--json")
     made = report.Report(json_file, about)
     on_gpu = torch.device(device).type == "cuda"
-    with_flex = not quick if flex is None else flex
+    limits: dict[torch.dtype, Ceilings] = {}
     fitting, made.left_out = _fitting(chosen, device, is_list=not (shapes or triples or dtype or phases or tokens))
     for case in fitting:
         with waiting(case.title):
-            limits = ceilings.of(device, case.dtype) if on_gpu else None
+            if on_gpu and case.dtype not in limits:
+                limits[case.dtype] = ceilings.of(device, case.dtype)
+                made.ceilings[case.dtype_name] = limits[case.dtype].as_json
             run = measured.Run(
                 device,
                 case.dtype,
-                limits,
-                compiles=with_flex or on_gpu,
+                limits.get(case.dtype),
+                compiles=compiles,
                 turns=5 if quick else 15,
                 chosen=names,
                 left_out=frozenset(only.leaves_out(case)),
@@ -193,7 +218,8 @@ def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | 
         table.add_column(column, justify="right")
     for one in found:
         figures = (f"{value:.2f}" for value in (one.median, one.least, one.most))
-        table.add_row(one.shape, one.dtype, one.implementation, *figures)
+        warm = ", warm" if one.l2 == "warm" else ""
+        table.add_row(one.shape, one.dtype, one.implementation + warm, *figures)
     out.print(table)
     out.print(f"{CONTROL} is the same in both: its figures are the noise of this machine", markup=False)
 

@@ -21,7 +21,7 @@ from kblam.adapter.sentences import Fact
 from kblam.data.quiz import Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
 from kblam.evaluation.loop import BATCH, TIMED_TOKENS, Asked, Subject, answer_limits, batches, timed
-from kblam.evaluation.machine import PeakMemory, Stopwatch, Times
+from kblam.evaluation.machine import PeakMemory, Stopwatch, Times, wait_for
 from kblam.evaluation.texts import declines, holds
 from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
@@ -198,11 +198,13 @@ class Reader:
         if common < 64:
             self._shared = []
             return None
+        wait_for(self.model.device)
         began = time.perf_counter()
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([self._shared], device=self.model.device)
         with self._alone():
             self.model(ids, use_cache=True, logits_to_keep=1, **cache_name.as_argument(self.model, cache))
+        wait_for(self.model.device)
         self._cache = cache
         return time.perf_counter() - began
 

@@ -118,6 +118,12 @@ class PeakMemory:
         return int(found[1]) / 1024 if found else None
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was told: a GPU works on while Python goes on."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that figures depend on, as far as they are installed."""
     found = {package: version_of(package) for package in _PACKAGES}

@@ -15,6 +15,10 @@ from kblam.data.quiz import Quiz
 UNSEEN_TRIPLES = 1_000
 # Of a larger real base only so many triples, of entities drawn by the seed.
 REAL_TRIPLES = 5_000
+OWN_NOTE = (
+    "asked in phrasings of training. An adapter that was trained or calibrated on this base has seen its names, "
+    "properties and values: the figures then say how well it learned them, not what it makes of a base it never saw."
+)
 # Baselines read long prompts: by default they get so many of a row's questions.
 BASELINE_QUESTIONS = 50
 
@@ -80,12 +84,14 @@ class Row:
         title: for progress.
         quizzes: builds what is asked.
         triples: of a knowledge base, about.
+        note: what a reader of its figures must know; empty for none.
     """
 
     place: tuple[str, ...]
     title: str
     quizzes: Callable[[], list[Quiz]]
     triples: int
+    note: str = ""
 
     def parts(self, questions: int) -> int:
         """How many knowledge bases it has."""
@@ -114,7 +120,7 @@ def rows_of(plan: Plan, material: Material) -> list[Row]:
         rows.append(Row(("unseen",), "unseen words", world(UNSEEN_TRIPLES, True), UNSEEN_TRIPLES))
     if plan.own is not None:
         own = plan.own
-        rows.append(Row(("kb",), "your triples", base(None, lambda: own, None), len(own)))
+        rows.append(Row(("kb",), "your triples", base(None, lambda: own, None), len(own), OWN_NOTE))
     for name in plan.real:
         facts = functools.partial(material.real, name)
         rows.append(Row(("real", name), name, base(name, facts, REAL_TRIPLES), REAL_TRIPLES))

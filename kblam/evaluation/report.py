@@ -77,6 +77,7 @@ class Report:
         adapter = [*_sized(self.rows), *_others(self.rows)]
         if adapter:
             parts += ["## Answers", _MEANING, _answers(adapter)]
+            parts += [_item(f"{name}: {row['note']}") for name, row in adapter if "note" in row]
             parts += ["## Refusals", _REFUSING, _refusals(adapter)]
             parts += ["## By kind of question", _KINDS, _kinds(adapter)]
             layers = [(name, row) for name, row in adapter if row.get("top1_by_layer")]

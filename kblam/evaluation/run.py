@@ -97,7 +97,7 @@ class Evaluation:
             with self._knowledge_base(quizzes[0]) as first:
                 outcomes, costs = self._answers(quizzes, first, clock)
                 asked = [question for quiz in quizzes for question in quiz.questions]
-                figures = score(asked, outcomes).to_dict() | costs
+                figures = score(asked, outcomes).to_dict() | costs | ({"note": row.note} if row.note else {})
                 self.report.add(*row.place, figures=figures)
                 self.noted(f"{row.title}: {_line(figures)}")
                 clock.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -80,6 +81,23 @@ def test_both_run_in_turn_and_nothing_is_left(checkout: Path, monkeypatch: pytes
     assert worktrees(checkout) == 1
 
 
+def test_warm_and_cold_are_told_apart(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[0] == "git":
+            return real(command, **options)
+        row = {"shape": "s", "phase": "decode", "implementation": "kblam latent", "backend": None, "dtype": "float32"}
+        is_here = Path(options["cwd"]) == checkout
+        rows = [row | {"l2": "cold", "seconds": 1 if is_here else 2}, row | {"l2": "warm", "seconds": 1}]
+        Path(command[-1]).write_text(json.dumps({"format": FORMAT, "environment": {}, "models": [], "rows": rows}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = against.compare("before", [], 1)
+    assert [(one.l2, one.median) for one in found] == [("cold", 2), ("warm", 1)]
+
+
 def test_a_run_that_fails_says_why_and_leaves_nothing(checkout: Path) -> None:
     # There is no package in this checkout.
     with pytest.raises(BenchmarkError, match=r"kblam bench in .* failed: "):
@@ -108,7 +126,8 @@ def test_the_command_passes_its_options_on_and_names_the_control(monkeypatch: py
 
     def compare(commit: str, options: list[str], rounds: int, told: object) -> list[against.Ratio]:
         asked.append((commit, options, rounds))
-        return [against.Ratio("tiny decode", "float32", "kblam latent", 1.25, 1.1, 1.5)]
+        cold = against.Ratio("tiny decode", "float32", "kblam latent", 1.25, 1.1, 1.5)
+        return [cold, dataclasses.replace(cold, l2="warm")]
 
     monkeypatch.setattr(against, "compare", compare)
     command = ["bench", "--against", "HEAD~1", "--rounds", "2", "--shapes", "tiny", "--triples", "20"]
@@ -118,6 +137,7 @@ def test_the_command_passes_its_options_on_and_names_the_control(monkeypatch: py
     assert (commit, rounds) == ("HEAD~1", 2)
     assert options[-4:] == ["--shapes", "tiny", "--triples", "20"]
     assert all(figure in done.stdout for figure in ("1.25", "1.10", "1.50"))
+    assert "kblam latent, warm" in done.stdout
     assert "sdpa static cache is the same in both" in done.stdout
     refused = CliRunner().invoke(app, [*command, "--json", "x.json"])
     assert refused.exit_code == 2

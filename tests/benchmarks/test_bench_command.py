@@ -11,9 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from kblam.bench import cases, environment, measured, subjects
+from kblam.bench import against, cases, ceilings, environment, measured, subjects, traces
 from kblam.bench.cases import Case
-from kblam.bench.shapes import TINY, of
+from kblam.bench.rows import Row
+from kblam.bench.shapes import TINY, Shape, of
+from kblam.bench.timing import Timing
 from kblam.cli.app import app
 from kblam.errors import BenchmarkError
 from kblam_kernels.common import native
@@ -26,6 +28,25 @@ def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := native.unavailable()) is not None:
         pytest.skip(reason)
     monkeypatch.setattr(cases, "quick", lambda device: [Case(of(TINY, "decode", 70), torch.float32)])
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[measured.Run]:
+    """A device that takes anything and measures nothing: the runs that were asked of it."""
+    runs: list[measured.Run] = []
+
+    def rows(shape: Shape, run: measured.Run) -> list[Row]:
+        runs.append(run)
+        return []
+
+    about = environment.environment("cpu")
+    monkeypatch.setattr(environment, "check_device", lambda device: None)
+    monkeypatch.setattr(environment, "environment", lambda device: about)
+    monkeypatch.setattr(cases, "check_fits", lambda case, device: None)
+    monkeypatch.setattr(cases, "FULL", cases.quick("cpu"))
+    monkeypatch.setattr(ceilings, "of", lambda device, dtype: ceilings.Ceilings(1e9, 1e9, 1e9, {}))
+    monkeypatch.setattr(measured, "rows", rows)
+    return runs
 
 
 def bench(*options: str | Path) -> Result:
@@ -109,6 +130,49 @@ def test_a_profile_is_a_trace_and_ten_operations(tmp_path: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    ("options", "compiles"),
+    [
+        ([], True),
+        (["--quick"], False),
+        (["--no-flex"], False),
+        (["--quick", "--flex"], True),
+        (["--quick", "--peers", "flex concat"], True),
+        (["--quick", "--peers", "sdpa concat"], False),
+        (["--quick", "--peers", "compiled mass"], True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_compiled_peers_are_left_out_where_asked_and_named_ones_are_not(
+    device: str, options: list[str], compiles: bool, on_a_gpu: list[measured.Run]
+) -> None:
+    done = bench(*options, "--device", device)
+    assert done.exit_code == 0, done.output
+    assert {run.compiles for run in on_a_gpu} == {compiles}
+
+
+def test_the_file_of_a_gpu_has_the_ceilings_of_each_dtype(
+    on_a_gpu: list[measured.Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def limits(device: str, dtype: torch.dtype) -> ceilings.Ceilings:
+        asked.append(dtype)
+        return ceilings.Ceilings(1e9, 2e9, 3e9 * dtype.itemsize, {"copy": Timing(1.0, 1.0, 1.0, 1)})
+
+    monkeypatch.setattr(ceilings, "of", limits)
+    file = tmp_path / "gpu.json"
+    options = ("--shapes", "tiny", "--triples", "10,20", "--dtype", "float32,bfloat16", "--phases", "decode")
+    done = bench(*options, "--device", "cuda", "--json", file)
+    assert done.exit_code == 0, done.output
+    assert asked == [torch.float32, torch.bfloat16], "once, so that all rows of a dtype are shares of one ceiling"
+    stored = json.loads(file.read_text())["ceilings"]
+    assert {dtype: each["matmul"] for dtype, each in stored.items()} == {"float32": 12e9, "bfloat16": 6e9}
+    assert stored["float32"]["timings"]["copy"]["median"] == 1
+    assert {(run.dtype_name, run.limits.matmul) for run in on_a_gpu} == {("float32", 12e9), ("bfloat16", 6e9)}
+
+
 def changed(file: Path, **about: Any) -> None:
     stored = json.loads(file.read_text())
     stored["environment"] |= about
@@ -129,6 +193,19 @@ BAD = [
     (["--dtype", "float32", "--storage", "float16"], "'float16' is not measured here; choose of float32, int8"),
     (["--plan", "fast"], "--plan: 'fast' is not measured here; choose of latent, dense, materialise"),
     (["--profile", "t.json", "--plan", "dense"], "--profile reads latents of one --storage"),
+    (
+        ["--profile", "t.json", "--quick", "--json", "x.json", "--dtype", "float32", "--no-flex"],
+        "--profile traces one model and measures nothing else: leave --quick, --dtype, --json, --no-flex out",
+    ),
+    (["--profile", "t.json", "--peers", "sdpa concat", "--tokens", "5"], "leave --tokens, --peers out"),
+    (["--profile", "t.json", "--triples", "10,20"], "--profile traces one: choose of --triples '10,20'"),
+    (["--profile", "t.json", "--shapes", "tiny,phi-3-mini"], "choose of --shapes 'tiny,phi-3-mini'"),
+    (["--profile", "t.json", "--compare", "old.json"], "leave --compare out"),
+    (["--against", "HEAD", "--json", "x.json"], "leave --compare, --json and --profile out"),
+    (["--against", "HEAD", "--peers", "sdpa concat"], "--against has one peer, 'sdpa static cache', and compiles none"),
+    (["--against", "HEAD", "--flex"], "leave --peers and --flex out"),
+    (["--rounds", "7"], "--rounds is of --against; leave it out"),
+    (["--no-flex", "--peers", "flex concat"], "--no-flex leaves out 'flex concat', which --peers names"),
     (["--dtype", "int4"], "--dtype: 'int4' is not one of bfloat16, float16, float32"),
     (["--phases", "training"], "--phases: 'training' is not one of decode, prefill, question, evidence"),
     (["--peers", "fastest"], "--peers: 'fastest' is not one of composed latent"),
@@ -161,7 +238,10 @@ def test_bad_input_is_one_line_and_nothing_is_measured_or_written(
         raise AssertionError("measured")
 
     monkeypatch.setattr(measured, "rows", measures)
-    done = bench(*options, *([] if "--json" in options else ["--json", "out.json"]))
+    monkeypatch.setattr(against, "compare", measures)
+    monkeypatch.setattr(traces, "build", measures)
+    has_own = {"--json", "--profile", "--against"} & set(options)
+    done = bench(*options, *([] if has_own else ["--json", "out.json"]))
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.split())
     assert done.stderr.count("error: ") == 1

@@ -258,6 +258,37 @@ def test_another_report_is_not_continued(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "name"), [("--quick", "quick"), ("--compile", "compiled")])
+def test_rows_of_other_settings_are_not_continued(
+    option: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--match", "question") == 0
+    before = report_of(tmp_path)
+    assert (before["environment"][name], before["environment"]["context"]) == (False, 32)
+    assert run(tmp_path, "--match", "question", "--resume", option) == 2
+    assert f"has {name} False, this run True; choose another --name" in capsys.readouterr().err
+    assert report_of(tmp_path) == before
+
+
+def test_a_resumed_run_keeps_the_ceilings_that_its_rows_are_shares_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--match", "question") == 0
+    stored = report_of(tmp_path)
+    stored["rows"] = [row for row in stored["rows"] if row["implementation"] != "composed latent"]
+    file = tmp_path / "cpu" / "attention.json"
+    file.write_text(json.dumps(stored))
+    monkeypatch.setattr(gpu_bench.ceilings, "of", raising(AssertionError("measured the ceilings anew")))
+    assert run(tmp_path, "--match", "question", "--resume") == 0
+    assert report_of(tmp_path)["ceilings"] == stored["ceilings"]
+    row = rows_of(tmp_path)["composed latent"]
+    share = row["gigabytes_per_second"] * 1e9 / stored["ceilings"]["read"]
+    assert row["of_read_ceiling"] == pytest.approx(share)
+    file.write_text(json.dumps(stored | {"ceilings": {"copy": 1.0}}))
+    assert run(tmp_path, "--resume") == 2
+    assert "has no ceilings that can be read" in capsys.readouterr().err
+
+
 def test_a_lost_device_leaves_the_rest_to_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subjects, "composed_latent", raising(RuntimeError("an illegal memory access")))
     monkeypatch.setattr(gpu_bench, "is_lost", lambda device: True)

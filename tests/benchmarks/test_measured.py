@@ -95,6 +95,8 @@ def test_dense_heads_that_do_not_fit_stand_for_the_others(monkeypatch: pytest.Mo
     assert found["kblam latent"].seconds == found["composed latent"].seconds == 1
     assert found["kblam dense"].knowledge_bytes == shape.dense_bytes(4, 4), "of all heads, as the time is"
     assert "0.5 of the heads" in found["kblam dense"].note
+    assert found["kblam latent"].peak_bytes > 0
+    assert found["kblam dense"].peak_bytes is None, "that of all heads is not known"
 
 
 def test_one_key_head_is_always_there() -> None:
@@ -137,6 +139,35 @@ def test_a_call_that_takes_seconds_is_timed_once(monkeypatch: pytest.MonkeyPatch
     assert fast.note == ""
 
 
+def test_what_a_compiler_takes_is_no_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a row, nor in a suite, nor as the memory of a call."""
+    builds = []
+
+    def flex(o: Operands) -> Callable[[], torch.Tensor]:
+        call = peers.PEERS["sdpa concat"](o)
+
+        def compiles_at_first() -> torch.Tensor:
+            if not builds:
+                builds.append(torch.zeros(1000, 1000))
+                time.sleep(0.2)
+            return call()
+
+        return compiles_at_first
+
+    monkeypatch.setitem(peers.PEERS, "flex concat", flex)
+    monkeypatch.setattr(timing, "ONCE_SECONDS", 0.15)
+    run = dataclasses.replace(RUN, compiles=True, chosen=("flex concat",))
+    (row,) = measured.rows(shape_of(), run)
+    assert row.status == MEASURED
+    assert row.note == "", "its first call compiles, and is not the one that is timed"
+    assert row.seconds < 0.1
+    assert row.peak_bytes < 4e6
+    builds.clear()
+    x = problems.problem_of(shape_of(), "cpu", torch.float32)
+    (subject,) = subjects.subjects(shape_of(), x, ["flex concat"])
+    assert not measured.gated(subject, x, shape_of(), run).is_timed
+
+
 def test_a_quick_list_is_in_a_dtype_that_the_processor_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, of_many in ((["avx2"], torch.float32), (["avx512_bf16"], torch.bfloat16)):
         monkeypatch.setattr(env, "cpu", lambda flags=flags: {"flags": flags})
@@ -162,6 +193,19 @@ def test_a_share_over_one_mends_the_ceiling_on_a_gpu(seconds: tuple[float, float
     )
     shares = {row.seconds: (row.share_of_ceiling, row.share_of_probes) for row in found}
     assert shares == {1.0: (1.0, 1.5), 2.0: (0.5, 0.75)}
+
+
+def test_each_dtype_has_a_ceiling_of_its_own() -> None:
+    # In float32 a row is faster than the run's own product, in bfloat16 none is.
+    given = {"float32": (2.0, 1.0), "bfloat16": (0.5, 0.25)}
+    found = with_shares(
+        [
+            Row("s", "prefill", "x", None, dtype, seconds=1 / share, of_matmul_ceiling=share, of_read_ceiling=1e-3)
+            for dtype, shares in given.items()
+            for share in shares
+        ]
+    )
+    assert [row.share_of_ceiling for row in found] == [1.0, 0.5, 0.5, 0.25]
 
 
 def test_the_peak_of_a_call_counts_what_lives_at_a_time() -> None:

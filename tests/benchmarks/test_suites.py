@@ -16,10 +16,11 @@ import pytest
 import torch
 from pytest_benchmark.session import PerformanceRegression
 
-from benchmarks import conftest, suite
-from kblam.bench import subjects
+from benchmarks import conftest, suite, test_build
+from kblam.bench import problems, subjects
+from kblam.bench.cases import Case
 from kblam.bench.probes import PRODUCT, READ, Probe
-from kblam.bench.shapes import Work
+from kblam.bench.shapes import TINY, Work, of
 from kblam.bench.subjects import Subject
 from kblam_kernels.tools import env
 from tests.warm import run
@@ -183,6 +184,43 @@ def test_a_bad_option_is_one_line(warm: None) -> None:
     assert done.returncode == 4, "pytest's own status for bad usage"
     assert "'tpu' is not cpu or cuda" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", 2), ("cpu", 0)])
+def test_a_call_is_over_when_the_device_is(device: str, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building and changing are timed with rounds of their own: each ends, and is prepared, with nothing under way."""
+    order: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("wait"))
+    rounds = mock.Mock()
+    rounds.pedantic.side_effect = lambda call, setup, **_: (setup(), call())
+    base = SimpleNamespace(add=lambda fact: order.append("add"))
+    made = SimpleNamespace(sync=lambda: order.append("sync"))
+    monkeypatch.setattr(test_build, "in_memory", lambda triples: base)
+    monkeypatch.setattr(test_build, "resident", lambda *_: made)
+    monkeypatch.setattr(test_build, "note", lambda *_: None)
+    request: Any = SimpleNamespace(config=SimpleNamespace(option=SimpleNamespace(device=device)))
+    test_build.test_one_triple_changed(3, "tiny", rounds, request)
+    assert order == (["add", "wait", "sync", "wait"] if waits else ["add", "sync"])
+    order.clear()
+    rounds.pedantic.side_effect = lambda call, **_: call()
+    monkeypatch.setattr(test_build, "resident", lambda *_: order.append("made"))
+    test_build.test_onto_the_device(3, "tiny", "kblam latent", rounds, request)
+    assert order == (["made", "wait"] * 2 if waits else ["made"] * 2)
+
+
+def test_the_memory_of_some_heads_is_not_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(of(TINY, "decode", 70), torch.float32)
+    monkeypatch.setattr(problems, "MAX_DENSE_BYTES", case.shape.dense_bytes(2, 4))
+    monkeypatch.setattr(suite, "run_timed", lambda *_, **__: None)
+    suite.prepared.cache_clear()
+    found = {}
+    for name in ("kblam dense", "kblam latent"):
+        benchmark: Any = SimpleNamespace(extra_info={})
+        suite.time_attention(case, name, benchmark, device="cpu", compiles=False, seen={})
+        found[name] = benchmark.extra_info["heads_timed"], benchmark.extra_info["peak_bytes"]
+    suite.prepared.cache_clear()
+    assert found["kblam dense"] == (0.5, None)
+    assert found["kblam latent"][1] > 0
 
 
 def test_ratios_and_shares_are_within_a_group() -> None:

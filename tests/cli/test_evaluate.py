@@ -98,6 +98,7 @@ def test_own_triples_alone_give_one_row(
     report = Report.read(tmp_path / "r.json")
     assert list(report.rows) == ["kb"]
     assert 24 <= report.rows["kb"]["triples"] <= 36
+    assert "trained or calibrated on this base" in report.rows["kb"]["note"]
     assert own.read_bytes() == before, "what is taken out is taken out of a copy"
     assert not [text for text in hashing.calls if "Item 3" in text and text.startswith("the ")], "nothing encoded again"
 

@@ -12,11 +12,11 @@ from kblam.data.quiz import Quiz
 from kblam.errors import GenerationError
 from kblam.evaluation import baselines
 from kblam.evaluation.baselines import NAMES, Reader, nearest, run_baseline
-from kblam.evaluation.machine import PeakMemory
+from kblam.evaluation.machine import PeakMemory, wait_for
 from kblam.generation.rag import WITH_FACTS
 from kblam.knowledge.triples import key_text
 from tests.evaluation.subjects import ENCODER, REFUSAL, tiny_quiz, tiny_subject
-from tests.fakes import HashingEncoder
+from tests.fakes import HashingEncoder, clock
 
 QUIZ = tiny_quiz()
 
@@ -108,6 +108,27 @@ def test_a_shared_beginning_changes_no_answer() -> None:
     assert reader.answer(prompts[:1], 12) == alone[:1], "what was shared is as it was"
     assert Reader(subject).answer(prompts, 12) == alone
     assert Reader(subject).share([[1, 2, 3], [1, 2, 4]]) is None
+
+
+def test_reading_is_over_when_the_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU only takes orders while `model(...)` runs: its work of before is not counted, its own is."""
+    now, waits = [0.0], iter((5.0, 3.0))
+
+    def work(device: torch.device) -> None:
+        now[0] += next(waits)
+
+    monkeypatch.setattr(baselines, "wait_for", work, raising=False)
+    monkeypatch.setattr(baselines, "time", clock(lambda: now[0]))
+    long = [5 + place % 12 for place in range(90)]
+    assert Reader(tiny_subject()).share([[*long, 6], [*long, 7]]) == 3
+
+
+def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    wait_for(torch.device("cpu"))
+    wait_for(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,3 +35,12 @@ def test_baselines_are_asked_about_the_rows_that_the_plan_names() -> None:
     assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), (), ("rag",), ()]
     plan = Plan(sizes=(100,), unseen=True, baselines=("rag",))
     assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), ("rag",)]
+
+
+def test_the_row_of_ones_own_base_says_that_an_adapter_may_have_learned_from_it() -> None:
+    own = tuple((f"N{n}", "p", "v") for n in range(20))
+    row, *others = rows(Plan(own=own, real=("elements",)))
+    assert row.place == ("kb",)
+    assert "trained or calibrated on this base" in row.note
+    assert "phrasings of training" in row.note
+    assert [other.note for other in others] == [""]

@@ -75,6 +75,15 @@ def test_every_row_is_written_at_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.md"]
 
 
+def test_what_a_row_says_of_itself_stands_below_its_answers() -> None:
+    report = Report(dict(ABOUT))
+    report.add("kb", figures=figures(36) | {"note": "An adapter that was trained on it has seen it. " * 3})
+    answers = report.markdown().split("## Answers")[1].split("## Refusals")[0]
+    assert answers.rstrip().endswith("has seen it.")
+    assert "own, 36: An adapter that was trained on it" in answers
+    assert max(map(len, answers.splitlines())) <= 80
+
+
 def test_tables_are_whole_at_80_columns(tmp_path: Path) -> None:
     text = whole(tmp_path).markdown()
     tables = [line for line in text.splitlines() if line.startswith("|")]
