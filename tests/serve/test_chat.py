@@ -185,3 +185,23 @@ def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error() -> N
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         assert "secret" not in failed.text
         assert served.client.get("/health").status_code == 200
+
+
+def test_an_answer_that_would_end_the_engines_thread_is_500_and_the_next_one_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bases = Bases([base_of()])
+    engine = embedded(bases)
+    answered, failures = engine._answered, [SystemExit(1)]
+
+    def ends_once(job: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return answered(job)
+
+    monkeypatch.setattr(engine, "_answered", ends_once)
+    with serving(bases, engine) as served:
+        served.client.timeout = httpx.Timeout(20)
+        assert (failed := served.ask()).status_code == 500
+        assert failed.json()["error"]["code"] == "server_failed"
+        assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER
