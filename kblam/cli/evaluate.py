@@ -200,7 +200,7 @@ def _with_real_bases(plan: Plan, sources: dict[str, str | None], *, skip: bool) 
             if not skip:
                 raise
             skipped[name] = str(error)
-            err.print(f"without {name}: {error}", style="yellow", markup=False)
+            err.print(f"without {name}: {error}", style="yellow", markup=False, soft_wrap=True)
     return replace(plan, real=tuple(name for name in plan.real if name not in skipped)), skipped
 
 

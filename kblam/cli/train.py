@@ -106,7 +106,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     trainer.finish()
     if trainer.accelerator.is_main_process:
         write_card(trainer, time.monotonic() - began)
-        out.print(f"wrote {output}", markup=False, highlight=False)
+        out.print(f"wrote {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def calibrate(

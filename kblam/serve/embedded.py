@@ -23,8 +23,9 @@ from kblam.generation.speaking import Speaker
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
+from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Base
-from kblam.serve.engine import DEFAULT_TOKENS, Asking, Finished
+from kblam.serve.engine import Asking, Finished
 from kblam.serve.line import Line, raisable
 
 _EVIDENCE = 5  # triples told with an answer
