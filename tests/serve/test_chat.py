@@ -116,6 +116,18 @@ def test_what_clients_send_without_meaning_it_is_taken(server: Served) -> None:
     assert server.ask(**more, response_format={"type": "text"}).json()["choices"][0]["message"]["content"] == ANSWER
 
 
+@pytest.mark.parametrize("more", [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}], ids=str)
+def test_null_is_the_default(server: Served, more: dict[str, Any]) -> None:
+    assert server.ask(**more).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": None}], ids=str)
+def test_null_is_the_default_of_a_stream_too(server: Served, options: dict[str, Any] | None) -> None:
+    parts = chunks(server.ask(stream=True, n=None, stream_options=options).text)
+    assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == ANSWER
+    assert not any("usage" in part for part in parts)
+
+
 def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:
     response = server.client.post("/v1/completions", json={"model": MODEL, "prompt": "x"})
     assert response.status_code == 404
