@@ -120,7 +120,7 @@ def calibrate(
     cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
     device: Device = None,
 ) -> None:
-    """Learn anew when a question counts as known, on your own triples; minutes, no training.
+    """Learn anew when a question counts as known, on your own triples; minutes, and nothing else is trained.
 
     Example: kblam calibrate --kb facts.kb --output my-adapter
     """
