@@ -96,7 +96,7 @@ def drawings(rows: Sequence[Row], about: dict[str, Any] | None = None) -> list[D
     found: dict[str, dict[str, dict[int, Row]]] = {}
     for row in rows:
         shape, _, triples = row.shape.rpartition(" M")
-        if row.seconds and row.l2 == "cold" and triples.isdigit() and int(triples):
+        if row.seconds and row.l2 == "cold" and triples.isdecimal() and int(triples):
             of_shape = found.setdefault(f"{shape} {row.dtype}", {})
             of_shape.setdefault(row.implementation, {})[int(triples)] = row
     many = {name: {one: sizes for one, sizes in of.items() if len(sizes) > 1} for name, of in found.items()}

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import NoReturn
@@ -44,7 +45,8 @@ def leave(main: Callable[[], int | str | None]) -> NoReturn:
 def say_so() -> int:
     """The line on stderr; returns the exit status."""
     if sys.stderr is not None:
-        sys.stderr.write("interrupted\n")
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stderr.write("interrupted\n")
     return INTERRUPTED
 
 

@@ -35,7 +35,7 @@ def growth(rows: Sequence[Row]) -> list[Growth]:
     times: dict[tuple[str, str, str], dict[int, float]] = {}
     for row in rows:
         shape, _, triples = row.shape.rpartition(" M")
-        if row.is_ours and row.seconds and row.l2 == "cold" and triples.isdigit() and int(triples):
+        if row.is_ours and row.seconds and row.l2 == "cold" and triples.isdecimal() and int(triples):
             times.setdefault((row.implementation, shape, row.dtype), {})[int(triples)] = row.seconds
     return [_fitted(of, sizes) for of, sizes in times.items() if len(sizes) > 2]
 

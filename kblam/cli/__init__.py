@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from kblam import interrupts
 
@@ -29,7 +30,8 @@ def _run(arguments: list[str]) -> int | str | None:
         if reason is None or "--debug" in arguments:
             raise
         if sys.stderr is not None:
-            sys.stderr.write(f"error: {reason}\n")
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                sys.stderr.write(f"error: {reason}\n")
         return _BAD_INPUT
 
 

@@ -27,6 +27,7 @@ from kblam.cli.options import (
     Verbose,
 )
 from kblam.cli.output import err, evidence_lines, out, print_json, waiting
+from kblam.serve import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     from kblam.folder import LoadedModel
@@ -39,7 +40,7 @@ def ask(
     adapter: AdapterSource = None,
     kb: Knowledge = None,
     top: Top = 5,
-    max_new_tokens: MaxNewTokens = 64,
+    max_new_tokens: MaxNewTokens = DEFAULT_TOKENS,
     device: Device = None,
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
@@ -77,7 +78,7 @@ def ask(
             print_json(answer_record(question, answer, seconds, *told_model(options, loaded)))
             return
         tell_model(options, loaded)
-    out.print(Text(answer.text or "(no text)", style="bold"))
+    out.print(Text(answer.text or "(no text)", style="bold"), soft_wrap=True)
     print_evidence(answer, copies=loaded.attachment.config.pointer)
 
 
@@ -98,6 +99,7 @@ def answer_record(question: str, answer: Answer, seconds: float, model: str, ada
         "question": question,
         "answer": answer.text,
         "from_base": answer.from_base,
+        "is_cut": answer.is_cut,
         **answer.basis(),
         "model": model,
         "adapter": adapter,
@@ -114,7 +116,7 @@ def print_plan(loaded: LoadedModel) -> None:
 
 
 def print_evidence(answer: Answer, *, copies: bool) -> None:
-    """The bars; for a refusal they show where its attention went.
+    """The bars, and what is to be said of the answer; for a refusal they show where its attention went.
 
     Args:
         copies: whether the adapter copies values, with its pointer.
@@ -122,9 +124,11 @@ def print_evidence(answer: Answer, *, copies: bool) -> None:
     from kblam.generation.drawing import SHARE
 
     heading = "refused; it looked at" if answer.refused else "evidence"
-    out.print(Text(f"{heading} ({SHARE}):", style="dim"))
+    out.print(Text(f"{heading} ({SHARE}):", style="dim"), soft_wrap=True)
     for line in evidence_lines(answer.evidence):
         out.print(line, soft_wrap=True)
+    if answer.is_cut:
+        warn(f"the answer is cut after {answer.num_tokens:,} tokens; a larger --max-new-tokens lets it go on")
     if copies or answer.refused or answer.from_base or not answer.evidence:
         return
     if (value := answer.evidence[0].triple.value).casefold() not in answer.text.casefold():

@@ -155,9 +155,9 @@ def bench(
     out.print(environment.line(about), markup=False, soft_wrap=True)
     made.write()
     if json_file is not None:
-        err.print(f"{len(made.rows)} rows in {json_file}", markup=False)
+        err.print(f"{len(made.rows)} rows in {json_file}", markup=False, soft_wrap=True)
     for name in made.failed:
-        err.print(f"failed: {name}", markup=False, style="red")
+        err.print(f"failed: {name}", markup=False, style="red", soft_wrap=True)
     if made.failed:
         raise typer.Exit(FAILED)
 
@@ -195,7 +195,7 @@ def _fitting(chosen: Sequence[Case], device: str, *, is_list: bool) -> tuple[lis
             if not is_list:
                 raise
             left_out.append(case.name)
-            err.print(f"left out: {problem}", markup=False)
+            err.print(f"left out: {problem}", markup=False, soft_wrap=True)
         else:
             fitting.append(case)
     return fitting, left_out
@@ -242,7 +242,7 @@ def _profile(file: Path, device: str, shapes: list[str], triples: list[str], sto
         table.add_row(kernel.name, f"{kernel.launches:.0f}", f"{kernel.microseconds / 1e3:.3f}", f"{share:.1%}")
     out.print(table)
     out.print(environment.line(environment.environment(device)), markup=False, soft_wrap=True)
-    err.print(f"open {file} at https://ui.perfetto.dev", markup=False)
+    err.print(f"open {file} at https://ui.perfetto.dev", markup=False, soft_wrap=True)
 
 
 def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
@@ -282,5 +282,5 @@ def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
         for note in row.note.split("; ") if row.seconds is not None and row.note else ():
             notes.setdefault(note, []).append(row.implementation)
     for note, names in notes.items():
-        out.print(f"{note}: {', '.join(names)}", markup=False)
+        out.print(f"{note}: {', '.join(names)}", markup=False, soft_wrap=True)
     out.print()

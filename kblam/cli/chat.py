@@ -33,6 +33,7 @@ from kblam.cli.options import (
 )
 from kblam.cli.output import err, out, print_json, waiting
 from kblam.errors import KblamError
+from kblam.serve import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     from kblam.folder import LoadedModel
@@ -52,7 +53,7 @@ def chat(
     adapter: AdapterSource = None,
     kb: Knowledge = None,
     top: Top = 3,
-    max_new_tokens: MaxNewTokens = 128,
+    max_new_tokens: MaxNewTokens = DEFAULT_TOKENS,
     device: Device = None,
     dtype: Dtype = Precision.auto,
     backend: Backend = "auto",
@@ -71,6 +72,8 @@ def chat(
     """
     import typer
 
+    if sys.stdin is None:
+        raise CommandError("standard input is closed; give chat a terminal or a pipe, or ask one question: kblam ask")
     options = ModelOptions(model, adapter, kb, device, dtype, backend, storage, plan, query_storage)
     with waiting("loading the model"):
         loaded = load(options, read_only=False)
@@ -200,7 +203,7 @@ class Conversation:
         for triple in found:
             out.print(f"the {triple.property} of {triple.name}: {triple.value}", markup=False, soft_wrap=True)
         if words and not found:
-            out.print(f"no name holds {words!r}", markup=False)
+            out.print(f"no name holds {words!r}", markup=False, soft_wrap=True)
 
     def help(self, _: str) -> None:
         """/help"""
@@ -214,7 +217,7 @@ class Conversation:
         if self.as_json:
             print_json(record, indent=None)
         else:
-            out.print(Text(text, style="dim"))
+            out.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _lines(interactive: bool) -> Iterator[str]:

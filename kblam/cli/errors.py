@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -134,7 +135,15 @@ class _ToStderr(logging.Handler):
         # A warning for who has no handler, of something that takes time and where nothing is wrong.
         is_note = record.levelno < logging.WARNING or getattr(record, "note", False)
         kind, style = ("note", "dim") if is_note else ("warning", "yellow")
-        err.print(Text(redact(f"{kind}: {record.getMessage()}"), style=style), soft_wrap=True)
+        if record.levelno >= logging.ERROR:
+            kind, style = "error", "red"
+        told, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+        if error is not None and str(error):
+            told = f"{told}: {error}"
+        err.print(Text(redact(f"{kind}: {told}"), style=style), soft_wrap=True)
+        if error is not None:
+            where = "".join(traceback.format_exception(error)).rstrip()
+            err.print(Text(redact(where), style="dim"), soft_wrap=True)
 
 
 class _Ours:

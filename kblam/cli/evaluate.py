@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.loading import ModelOptions, load
+from kblam.cli.loading import ModelOptions, complete, load
 from kblam.cli.options import MOST_QUESTIONS, AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
 from kblam.cli.output import err, out, waiting
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SIZES = "100,1000,10000"
 DEMO_REAL = "elements"
+_MOST_DIGITS = 12  # Python reads no number of thousands of them
 
 
 def evaluate(
@@ -84,10 +85,14 @@ def evaluate(
     plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)
     with _loaded(options, encoder) as (loaded, facts):
+        from kblam.data.drawing import check_base
         from kblam.evaluation.loop import RememberingEncoder
         from kblam.evaluation.material import standard_material
+        from kblam.evaluation.plan import OWN
         from kblam.evaluation.run import Evaluation
 
+        if facts is not None:
+            check_base(facts, OWN)
         plan = replace(plan, own=facts)
         own_encoder = loaded.knowledge_base.encoder
         about = _about(loaded, options, plan, skipped) | _about_rag(plan, searching or own_encoder, rag_instruction)
@@ -175,8 +180,10 @@ def _sources(text: str | None) -> dict[str, str | None]:
 
 def _number(word: str) -> int:
     digits = word.replace("_", "")
-    if not digits.isdigit() or int(digits) < 20:
-        raise CommandError(f"--sizes: {word!r} is not a number of triples of at least 20; write for example {SIZES}")
+    if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) < 20:
+        raise CommandError(
+            f"--sizes: {word[:60]!r} is not a number of triples of at least 20; write for example {SIZES}"
+        )
     return int(digits)
 
 
@@ -200,7 +207,7 @@ def _with_real_bases(plan: Plan, sources: dict[str, str | None], *, skip: bool) 
             if not skip:
                 raise
             skipped[name] = str(error)
-            err.print(f"without {name}: {error}", style="yellow", markup=False)
+            err.print(f"without {name}: {error}", style="yellow", markup=False, soft_wrap=True)
     return replace(plan, real=tuple(name for name in plan.real if name not in skipped)), skipped
 
 
@@ -226,13 +233,19 @@ def _loaded(options: ModelOptions, encoder: str) -> Iterator[tuple[LoadedModel, 
 def _about(loaded: LoadedModel, options: ModelOptions, plan: Plan, skipped: dict[str, str]) -> dict[str, Any]:
     from kblam.evaluation.loop import BATCH
     from kblam.evaluation.machine import commit, device_name, versions
+    from kblam_kernels.common.dispatch import AUTO, requested
+    from kblam_kernels.dense.op import dense_attention
 
-    config = loaded.attachment.config
+    config, knowledge_base = loaded.attachment.config, loaded.knowledge_base.path
+    taken = complete(replace(options, kb=knowledge_base))
+    backend = requested(options.backend, dense_attention.backends)
     return {
         "model": loaded.model.config._name_or_path or config.base_model,
-        "adapter": options.adapter or options.model,
+        "adapter": taken.adapter or taken.model,
+        "knowledge base": None if options.kb is None else str(knowledge_base),
         "encoder": config.encoder,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "backend": None if backend == AUTO else backend,
         "device": device_name(loaded.model.device),
         "commit": commit(),
         "versions": versions(),

@@ -114,7 +114,7 @@ async def embedded(serving: Serving) -> None:
                 loaded.model, loaded.attachment, loaded.tokenizer, bases, queue=serving.queue, with_rag=serving.rag
             )
         service = _service(serving, engine, bases)
-        await _run(serving, service, chat.routes(service, engine))
+        await _run(serving, service, chat.routes(service, engine), connections=serving.queue + 1 + SPARE_CONNECTIONS)
 
 
 async def on_vllm(serving: Serving, capacity: int | None, passed: Sequence[str]) -> None:
@@ -206,7 +206,7 @@ def _service(serving: Serving, engine: Engine, bases: Bases) -> Service:
     return Service(serving.called, engine, bases, serving.keys, serving.read_only, serving.rag)
 
 
-async def _run(serving: Serving, service: Service, answers: APIRouter, *, connections: int = 0) -> None:
+async def _run(serving: Serving, service: Service, answers: APIRouter, *, connections: int) -> None:
     from kblam.serve.app import MIB, make_app
     from kblam.serve.run import CONNECTIONS, serve, url_of
 

@@ -37,10 +37,8 @@ class Stream:
             return self._failed("it is closed")
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            raise
         except (OSError, ValueError) as error:
-            return self._failed(getattr(error, "strerror", None) or str(error))
+            return self._failed_by(error)
 
     def flush(self) -> None:
         """Writes what is waiting."""
@@ -48,10 +46,13 @@ class Stream:
             return
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            raise
         except (OSError, ValueError) as error:
-            self._failed(getattr(error, "strerror", None) or str(error))
+            self._failed_by(error)
+
+    def _failed_by(self, error: OSError | ValueError) -> int:
+        if self._is_data and isinstance(error, BrokenPipeError):
+            raise error
+        return self._failed(getattr(error, "strerror", None) or str(error))
 
     def _failed(self, reason: str) -> int:
         if self._is_data:

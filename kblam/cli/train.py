@@ -106,7 +106,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     trainer.finish()
     if trainer.accelerator.is_main_process:
         write_card(trainer, time.monotonic() - began)
-        out.print(f"wrote {output}", markup=False, highlight=False)
+        out.print(f"wrote {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def calibrate(
@@ -120,7 +120,7 @@ def calibrate(
     cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
     device: Device = None,
 ) -> None:
-    """Learn anew when a question counts as known, on your own triples; minutes, no training.
+    """Learn anew when a question counts as known, on your own triples; minutes, and nothing else is trained.
 
     Example: kblam calibrate --kb facts.kb --output my-adapter
     """

@@ -31,6 +31,8 @@ from kblam.errors import DataError
 FOREIGN_PROPERTIES = ("phone number", "founder", "price", "motto", "owner", "opening hours")
 # A quiz about a small base has at most this many questions for each triple; more questions get further bases.
 QUESTIONS_PER_TRIPLE = 0.5
+# Of a base that is taken apart for a quiz: two names to ask about, and one that is taken out.
+LEAST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,24 @@ def base_quiz(
     Raises:
         DataError: if it has fewer than three entities: two to ask about, and one that is taken out.
     """
-    entities = _entities_of(facts, name, least=3)
+    entities = _entities_of(facts, name, least=LEAST_NAMES)
     rng = question_stream(f"base {name} {seed}")
     rng.shuffle(entities)
     if most is not None:
         fitting, _ = _as_many_as_fit(entities, most)
-        entities = fitting if len(fitting) >= 3 else entities
+        entities = fitting if len(fitting) >= LEAST_NAMES else entities
     wanted = counts(questions, style.shares)
     absent = max(1, min(wanted[NO_ENTITY], len(entities) // 4))
     return _quiz(entities[absent:], entities[:absent], [], style, wanted, rng, take_out=True)
+
+
+def check_base(facts: Iterable[Fact], name: str) -> None:
+    """Before long work: whether `base_quiz` can ask about a base.
+
+    Raises:
+        DataError: as `base_quiz`.
+    """
+    _entities_of(facts, name, least=LEAST_NAMES)
 
 
 def questions_about(

@@ -21,6 +21,7 @@ OWN_NOTE = (
 )
 # Baselines read long prompts: by default they get so many of a row's questions.
 BASELINE_QUESTIONS = 50
+OWN = "own"  # the user's base, in messages
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def rows_of(plan: Plan, material: Material) -> list[Row]:
         )
 
     def base(name: str | None, facts: Callable[[], Sequence[Fact]], most: int | None) -> Callable[[], list[Quiz]]:
-        return lambda: [base_quiz(facts(), material.style(False, name), name=name or "own", most=most, **asked)]
+        return lambda: [base_quiz(facts(), material.style(False, name), name=name or OWN, most=most, **asked)]
 
     rows = [Row(("sizes", str(size)), f"{size:,} triples", world(size, False), size) for size in plan.sizes]
     if plan.unseen:

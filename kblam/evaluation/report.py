@@ -186,8 +186,8 @@ def _intervals(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
 def _baselines(baselines: dict[str, Any]) -> list[str]:
     named = {size for rows in baselines.values() for size in rows}
     body, reasons = [], []
-    for size in sorted(named, key=lambda size: (not size.isdigit(), size.zfill(9))):
-        label = f"{int(size):,}" if size.isdigit() else size
+    for size in sorted(named, key=lambda size: (not size.isdecimal(), size.zfill(9))):
+        label = f"{int(size):,}" if size.isdecimal() else size
         for name, row in ((name, rows[size]) for name, rows in baselines.items() if size in rows):
             if "reason" in row:
                 reasons.append(_item(f"{name}, {label}: {row['reason']}"))

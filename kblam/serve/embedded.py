@@ -23,9 +23,10 @@ from kblam.generation.speaking import Speaker
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
 from kblam.models.copies import keep, reading, resident_for
+from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Base
-from kblam.serve.engine import DEFAULT_TOKENS, Asking, Finished
-from kblam.serve.line import Line
+from kblam.serve.engine import Asking, Finished
+from kblam.serve.line import Line, raisable
 
 _EVIDENCE = 5  # triples told with an answer
 
@@ -137,8 +138,8 @@ class EmbeddedEngine:
         self._current = job
         try:
             job.say(self._answered(job))
-        except Exception as error:  # the client is told, and the next one is served
-            job.say(error)
+        except BaseException as error:  # the client is told, and the next one is served
+            job.say(raisable(error))
         self._current = None
 
     def _answered(self, job: _Job) -> Finished:

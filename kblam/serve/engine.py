@@ -11,8 +11,6 @@ from kblam.generation.rag import Retrieved
 from kblam.knowledge import Triple
 from kblam.serve.bases import Base
 
-DEFAULT_TOKENS = 256  # of an answer from a base whose length nobody limits
-
 
 @dataclass(frozen=True)
 class Asking:

@@ -18,7 +18,7 @@ from kblam.knowledge.triples import identity_of
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
 from kblam.serve.failures import ApiError, Json
-from kblam.serve.reading import check_type, sent
+from kblam.serve.reading import check_query, check_type, sent
 from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
 
@@ -46,12 +46,15 @@ def routes(service: Service) -> APIRouter:
     @router.get("")
     async def bases(request: Request) -> Response:
         mine = service.bases.of(service.tenant_of(request))
+        check_query(request)
         data = [await service.looks(_summary, service, base) for base in mine]
         return Json({"object": "list", "data": data})
 
     @router.get("/{name}")
     async def stats(request: Request, name: str) -> Response:
-        return Json(await service.looks(_stats, service, service.base_of(request, name)))
+        base = service.base_of(request, name)
+        check_query(request)
+        return Json(await service.looks(_stats, service, base))
 
     @router.get("/{name}/triples")
     async def triples(
@@ -62,18 +65,20 @@ def routes(service: Service) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> Response:
         base = service.base_of(request, name)
-        _check_query(request, "search", "limit", "offset")
+        check_query(request, "search", "limit", "offset")
         return Json(await service.looks(_listed, base, search, limit, offset))
 
     @router.post("/{name}/triples")
     async def upload(request: Request, name: str) -> Response:
         base = to_change(request, name)
+        check_query(request)
         kind = check_type(request, JSON, *LINES)
         return Json(await change(base, _upload, service.engine, await sent(request), kind))
 
     @router.put("/{name}/triples")
     async def upsert(request: Request, name: str) -> Response:
         base = to_change(request, name)
+        check_query(request)
         check_type(request, JSON)
         return Json(await change(base, _add, service.engine, [one_triple(await sent(request))]))
 
@@ -82,26 +87,10 @@ def routes(service: Service) -> APIRouter:
         request: Request, name: str, of: Annotated[str, Query(alias="name")], property: Annotated[str, Query()]
     ) -> Response:
         base = to_change(request, name)
-        _check_query(request, "name", "property")
+        check_query(request, "name", "property")
         return Json(await change(base, _remove, service.engine, of, property))
 
     return router
-
-
-def _check_query(request: Request, *known: str) -> None:
-    """Refuses a parameter of a query that is not known or stands twice, as a field of a body is.
-
-    Raises:
-        ApiError: 400.
-    """
-    seen: set[str] = set()
-    for name, _ in request.query_params.multi_items():
-        if name not in known:
-            message = f"{name[:60]}: no parameter of this path; there are {', '.join(known)}"
-            raise ApiError(400, message, "unsupported_parameter", param=name[:60])
-        if name in seen:
-            raise ApiError(400, f"{name} stands twice in the query; keep one of them", "bad_parameter", param=name)
-        seen.add(name)
 
 
 def _summary(service: Service, base: Base) -> dict[str, Any]:

@@ -15,6 +15,15 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+def raisable(error: BaseException) -> Exception:
+    """The error itself, or one that says it: SystemExit and its like would end the loop in which they are raised."""
+    if isinstance(error, Exception):
+        return error
+    other = RuntimeError(f"{type(error).__name__}: {error or 'no message'}")
+    other.__cause__ = error
+    return other
+
+
 class Line(Generic[Job]):
     """Jobs that wait, and the thread that does them. The thread ends with the process, whatever it does.
 
@@ -103,8 +112,8 @@ class Calls:
             result, failure = None, None
             try:
                 result = function(*arguments)
-            except Exception as error:  # it is raised where it is waited for
-                failure = error
+            except BaseException as error:  # it is raised where it is waited for
+                failure = raisable(error)
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(settle, result, failure)
 

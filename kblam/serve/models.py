@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from kblam.serve.bases import Base
 from kblam.serve.failures import ApiError, Json
+from kblam.serve.reading import check_query
 from kblam.serve.service import Service
 
 
@@ -19,12 +20,15 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def models(request: Request) -> Response:
-        return Json({"object": "list", "data": _models(service, request)})
+        mine = _models(service, request)
+        check_query(request)
+        return Json({"object": "list", "data": mine})
 
     @router.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         for one in _models(service, request):
             if one["id"] == name:
+                check_query(request)
                 return Json(one)
         raise _no_model(name)
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kblam.serve.engine import Finished
 from kblam.serve.failures import ApiError
@@ -48,11 +48,21 @@ class StreamOptions(Strict):
 
     include_usage: bool = False
 
+    @field_validator("include_usage", mode="before")
+    @classmethod
+    def _null(cls, value: Any, field: ValidationInfo) -> Any:
+        return _or_default(cls, value, field)
+
 
 class ResponseFormat(Strict):
     """Of the answer's text."""
 
     type: Literal["text"]
+
+
+def _or_default(body: type[Strict], value: Any, field: ValidationInfo) -> Any:
+    """The value of a field; null is its default, as at OpenAI."""
+    return body.model_fields[str(field.field_name)].default if value is None else value
 
 
 def question_of(turns: Sequence[tuple[str, str]]) -> str:
@@ -94,6 +104,11 @@ class ChatRequest(Strict):
     logprobs: Literal[False] | None = None
     store: Literal[False] | None = None
     response_format: ResponseFormat | None = None
+
+    @field_validator("stream", "n", mode="before")
+    @classmethod
+    def _null(cls, value: Any, field: ValidationInfo) -> Any:
+        return _or_default(cls, value, field)
 
     @field_validator("frequency_penalty", "presence_penalty", mode="before")
     @classmethod

@@ -99,6 +99,23 @@ def check_type(request: Request, *allowed: str) -> str:
     return given
 
 
+def check_query(request: Request, *known: str) -> None:
+    """Refuses a parameter of a query that is not known or stands twice, as a field of a body is.
+
+    Raises:
+        ApiError: 400.
+    """
+    there_are = f"there are {', '.join(known)}" if known else "there are none"
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            message = f"{name[:60]}: no parameter of this path; {there_are}"
+            raise ApiError(400, message, "unsupported_parameter", param=name[:60])
+        if name in seen:
+            raise ApiError(400, f"{name} stands twice in the query; keep one of them", "bad_parameter", param=name)
+        seen.add(name)
+
+
 def _problem(error: BaseException) -> str:
     return "not UTF-8" if isinstance(error, UnicodeDecodeError) else problem(error)
 

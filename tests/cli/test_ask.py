@@ -19,13 +19,14 @@ from kblam.cli import serving
 from kblam.cli.ask import answer_record
 from kblam.cli.loading import ModelOptions, load
 from kblam.cli.options import Precision
-from kblam.cli.output import evidence_lines
+from kblam.cli.output import evidence_lines, out
 from kblam.demo.tiny.words import PROPERTIES
 from kblam.folder import integrate, load_folder, read_manifest
 from kblam.generation import Answer
 from kblam.knowledge import Source
 from kblam.models.loading import load_base
 from kblam.models.query_heads import Int8Head
+from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Place
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER, TINY_PROPERTIES
 from kblam_kernels.tools.env import quick_dtype
@@ -58,6 +59,42 @@ def test_evidence_is_drawn_as_bars(model_folder: Path) -> None:
     assert "the capital of Amber Falcon: Zirconia" in bar
     none = kblam("ask", QUESTION, "--model", model_folder, *SHORT, "--top", 0).ok().stdout
     assert "█" not in none
+
+
+def test_an_answer_that_is_cut_is_told(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "warning: the answer is cut after 4 tokens; a larger --max-new-tokens lets it go on"
+    asked = ("--model", model_folder, *SHORT)
+    assert kblam("ask", QUESTION, *asked, "--json").ok().json["is_cut"] is True
+    assert told in kblam("ask", QUESTION, *asked).ok().stderr.splitlines()
+    chatted = kblam("chat", *asked, typed=f"{QUESTION}\n").ok()
+    assert told in chatted.stderr.splitlines()
+    assert json.loads(kblam("chat", *asked, "--json", typed=f"{QUESTION}\n").ok().stdout)["is_cut"] is True
+    monkeypatch.setattr("kblam.generation.Session.ask", lambda *_, **__: Answer("whole", (), False, 4))
+    assert kblam("ask", QUESTION, *asked, "--json").ok().json["is_cut"] is False
+    assert "is cut" not in kblam("ask", QUESTION, *asked).ok().stderr
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_an_answer_may_be_as_long_as_a_servers(
+    command: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+
+    def asked(*_: Any, max_new_tokens: int, **__: Any) -> Answer:
+        limits.append(max_new_tokens)
+        return Answer("whole", (), False, 1)
+
+    monkeypatch.setattr("kblam.generation.Session.ask", asked)
+    question = ([QUESTION], None) if command == "ask" else ([], f"{QUESTION}\n")
+    kblam(command, *question[0], "--model", model_folder, typed=question[1]).ok()
+    assert limits == [DEFAULT_TOKENS]
+
+
+def test_an_answer_in_a_pipe_is_one_line(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"The capital of Amber Falcon is {'long ' * 40}."
+    monkeypatch.setattr("kblam.generation.Session.ask", lambda *_, **__: Answer(text, (), False, 4))
+    out.width = 80
+    assert kblam("ask", QUESTION, "--model", model_folder).ok().stdout.splitlines()[0] == text
 
 
 def test_a_share_that_rounds_to_nothing_is_not_drawn() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from kblam import KnowledgeBase
 from kblam.cli.chat import Conversation
-from tests.cli.conftest import Run, kblam
+from kblam.cli.output import out
+from tests.cli.conftest import Run, command_line, kblam
 from tests.fakes import HashingEncoder
 
 QUESTION = "what is the capital of amber falcon ?"
@@ -113,6 +116,24 @@ def test_the_end_of_input_ends_it(model_folder: Path) -> None:
 
 def test_what_ask_refuses_is_refused(base: Path) -> None:
     kblam("chat", "--model", base, typed="x\n").failed(2, "--adapter is missing")
+
+
+def test_a_closed_standard_input_is_told_before_anything_is_loaded() -> None:
+    done = subprocess.run(
+        [*command_line(), "chat", "--kb", "none.kb"],
+        preexec_fn=lambda: os.close(0),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: standard input is closed; give chat a terminal or a pipe")
+
+
+def test_a_long_line_in_a_pipe_stays_one(model_folder: Path) -> None:
+    out.width = 80
+    words = "nobody " * 30
+    assert chat(model_folder, f"/kb {words}").ok().stdout.splitlines() == [f"no name holds {words.strip()!r}"]
 
 
 class Stopped(Conversation):

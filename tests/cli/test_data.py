@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kblam.knowledge import read_triples
+from kblam.knowledge import Triple, read_triples
 from tests.cli.conftest import kblam
 from tests.data.chat_server import serve
 from tests.data.test_real import CWE, written
@@ -29,6 +29,26 @@ def test_a_real_base_becomes_a_file(source: Path, tmp_path: Path) -> None:
 def test_without_a_file_the_triples_go_to_stdout(source: Path) -> None:
     lines = kblam("data", "weaknesses", "--source", source, "--limit", 2).ok().stdout.splitlines()
     assert [json.loads(line)["property"] for line in lines] == ["CWE number", "description"]
+
+
+@pytest.mark.parametrize("name", ["elements", "airports", "weaknesses", "compounds", "wordnet"])
+def test_a_file_that_is_there_is_replaced_only_when_asked_and_told_before_anything_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def load(name: str, source: Path | None) -> list[Triple]:
+        read.append(name)
+        return [Triple("Oak", "height", "20 m")]
+
+    monkeypatch.setattr("kblam.data.real.load", load)
+    file = tmp_path / "mine.jsonl"
+    file.write_text("mine")
+    kblam("data", name, "-o", file).failed(2, "there is a file already; --overwrite replaces it")
+    kblam("data", name, "-o", tmp_path / "mine.txt").failed(2, "cannot tell the format")
+    assert (file.read_text(), read) == ("mine", [])
+    kblam("data", name, "-o", file, "--overwrite").ok()
+    assert next(iter(read_triples(file))).name == "Oak"
 
 
 def test_a_package_that_is_missing_is_one_line_with_the_command(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from kblam import KnowledgeBase, Triple
+from kblam.cli import evaluate
+from kblam.cli.loading import ModelOptions
 from kblam.errors import DataError
+from kblam.evaluation.plan import Plan
 from kblam.evaluation.report import Report
 from tests.cli.conftest import ENCODER, kblam
 from tests.fakes import HashingEncoder
@@ -135,6 +138,8 @@ def test_a_run_that_is_stopped_keeps_its_rows_and_says_which_base_it_could_not_r
 def test_bad_input_is_named_before_anything_is_loaded(roomy: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     kblam("eval", *roomy, "--sizes", "100,many").failed(2, "--sizes: 'many' is not a number of triples")
     kblam("eval", *roomy, "--sizes", "3").failed(2, "'3'", "at least 20")
+    kblam("eval", *roomy, "--sizes", "²5").failed(2, "--sizes: '²5' is not a number of triples")
+    kblam("eval", *roomy, "--sizes", "9" * 5000).failed(2, "is not a number of triples")
     kblam("eval", *roomy, "--baselines", "magic").failed(2, "there is no 'magic'; possible: rag, in-context, zero-shot")
     kblam("eval", *roomy, "--real", "elements,atlantis").failed(2, "the package of atlantis is not installed")
     find = importlib.util.find_spec
@@ -172,12 +177,38 @@ def test_an_encoder_of_rag_is_loaded_before_anything_is_measured(roomy: Sequence
     missing.failed(2, "cannot load the encoder 'BAAI/bge-small-en-v1.5'", "a folder that holds the model")
 
 
-def test_a_base_that_is_too_small_is_refused(roomy: Sequence[Any], tmp_path: Path, hashing: HashingEncoder) -> None:
-    with KnowledgeBase.create(tmp_path / "one.kb", ENCODER) as made:
-        made.add(FACTS[0])
-    result = kblam("eval", *roomy, "--kb", tmp_path / "one.kb", *FEW)
-    assert result.status == 2
-    assert "at least 3 names; own has 1" in result.stderr
+@pytest.mark.parametrize("more", [[], ["--demo"]], ids=str)
+def test_a_base_that_is_too_small_is_refused_before_anything_is_measured(
+    more: list[str], roomy: Sequence[Any], tmp_path: Path, hashing: HashingEncoder
+) -> None:
+    with KnowledgeBase.create(tmp_path / "two.kb", ENCODER) as made:
+        made.add(FACTS[:2])
+    asked = ("--kb", tmp_path / "two.kb", *FEW, "--sizes", "60", *more, "--json", tmp_path / "r.json")
+    kblam("eval", *roomy, *asked).failed(2, "at least 3 names; own has 2")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_report_says_what_was_measured(
+    roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    kblam("eval", *roomy, "--kb", own, *FEW, "--backend", "reference", "--json", tmp_path / "r.json").ok()
+    about = Report.read(tmp_path / "r.json").about
+    assert (about["adapter"], about["knowledge base"]) == (str(roomy[3]), str(own))
+    assert about["backend"] == "reference"
+
+
+def test_the_report_names_the_adapter_that_is_taken_where_none_is_named(
+    smollm2: Path, kb: Path, hashing: HashingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abouts = []
+    for file, backend in ((None, ""), (kb, "reference")):
+        monkeypatch.setenv("KBLAM_BACKEND", backend)
+        options = ModelOptions(None, None, file)
+        with evaluate._loaded(options, "minilm") as (loaded, _):
+            abouts.append(evaluate._about(loaded, options, Plan(), {}))
+    assert [about["adapter"] for about in abouts] == [str(smollm2)] * 2
+    assert [about["knowledge base"] for about in abouts] == [None, str(kb)]
+    assert [about["backend"] for about in abouts] == [None, "reference"]
 
 
 @pytest.mark.parametrize("option", ["--json", "--markdown", "--png"])

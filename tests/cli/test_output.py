@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,21 @@ def test_a_reader_that_has_seen_enough_is_no_error_to_report(hostile: Path) -> N
     os.close(write)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+def test_a_reader_of_stderr_that_has_gone_changes_no_exit_status(hostile: Path, tmp_path: Path) -> None:
+    exported = ["kb", "export", hostile, "-o", tmp_path / "out.jsonl"]
+    interrupted = "from kblam import interrupts\ndef stop(): raise KeyboardInterrupt\ninterrupts.leave(stop)"
+    for command, status in (
+        ([*command_line(), "kb", "list", tmp_path / "none.kb"], 2),
+        ([*command_line(), *exported], 0),
+        ([sys.executable, "-c", interrupted], 130),
+    ):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=write, timeout=300)
+        os.close(write)
+        assert (done.returncode, done.stdout) == (status, b""), command
 
 
 @pytest.mark.parametrize("arguments", [["--json"], []], ids=str)

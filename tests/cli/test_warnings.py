@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ import pytest
 from kblam.adapter import AdapterConfig
 from kblam.cli.errors import show_warnings
 from kblam.errors import KblamWarning
+from kblam.serve.failures import told
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +44,24 @@ def test_the_command_shows_them_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "KblamWarning: before" in done.stderr
     assert done.stderr.splitlines()[-1] == "warning: after"
+
+
+def test_an_error_in_the_log_says_what_happened_and_where_without_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
+    show_warnings()
+    try:
+        raise ZeroDivisionError("by sk-0123456789abcdef\x1b[2J")
+    except ZeroDivisionError as error:
+        told(error)
+    first, *where = capsys.readouterr().err.splitlines()
+    assert first == "error: unexpected ZeroDivisionError: by ***\\x1b[2J"
+    assert where[0].startswith("Traceback")
+    assert any("in test_an_error_in_the_log" in line for line in where)
+    assert where[-1] == "ZeroDivisionError: by ***\\x1b[2J"
+    logging.getLogger("kblam").warning("slow")
+    assert capsys.readouterr().err == "warning: slow\n"
 
 
 def test_every_warning_of_the_packages_is_of_the_kind_that_commands_show() -> None:

@@ -116,6 +116,18 @@ def test_what_clients_send_without_meaning_it_is_taken(server: Served) -> None:
     assert server.ask(**more, response_format={"type": "text"}).json()["choices"][0]["message"]["content"] == ANSWER
 
 
+@pytest.mark.parametrize("more", [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}], ids=str)
+def test_null_is_the_default(server: Served, more: dict[str, Any]) -> None:
+    assert server.ask(**more).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": None}], ids=str)
+def test_null_is_the_default_of_a_stream_too(server: Served, options: dict[str, Any] | None) -> None:
+    parts = chunks(server.ask(stream=True, n=None, stream_options=options).text)
+    assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == ANSWER
+    assert not any("usage" in part for part in parts)
+
+
 def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:
     response = server.client.post("/v1/completions", json={"model": MODEL, "prompt": "x"})
     assert response.status_code == 404
@@ -185,3 +197,23 @@ def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error() -> N
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         assert "secret" not in failed.text
         assert served.client.get("/health").status_code == 200
+
+
+def test_an_answer_that_would_end_the_engines_thread_is_500_and_the_next_one_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bases = Bases([base_of()])
+    engine = embedded(bases)
+    answered, failures = engine._answered, [SystemExit(1)]
+
+    def ends_once(job: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return answered(job)
+
+    monkeypatch.setattr(engine, "_answered", ends_once)
+    with serving(bases, engine) as served:
+        served.client.timeout = httpx.Timeout(20)
+        assert (failed := served.ask()).status_code == 500
+        assert failed.json()["error"]["code"] == "server_failed"
+        assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER

@@ -154,6 +154,23 @@ def test_a_port_in_use_is_told_in_a_line(base: Path, adapter: Path, kb: Path) ->
         run.failed(2, f"port {port} of 127.0.0.1 is in use", "--port")
 
 
+@pytest.mark.parametrize(("queue", "connections"), [(64, 512), (600, 729)])
+def test_as_many_connections_are_taken_as_requests_may_wait(
+    queue: int, connections: int, base: Path, adapter: Path, kb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    async def serve(*_: object, connections: int, **__: object) -> None:
+        taken.append(connections)
+
+    monkeypatch.setattr("kblam.serve.run.serve", serve)
+    monkeypatch.setattr("kblam.serve.run.signal.signal", lambda *_: None)
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
+    kblam("serve", base, "--adapter", adapter, "--kb", f"facts={kb}", "--port", 0, "--queue", queue).ok()
+    assert taken == [connections]
+
+
 def test_another_host_needs_keys_or_a_word(monkeypatch: pytest.MonkeyPatch, base: Path, kb: Path) -> None:
     monkeypatch.setenv("KBLAM_API_KEYS", "acme:acme-key-0123456789")
     kblam("serve", base, "--kb", f"facts={kb}", "--host", "0.0.0.0", "--adapter", "x").failed(2, "belongs to nobody")

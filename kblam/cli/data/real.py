@@ -22,6 +22,7 @@ Source = Annotated[
     typer.Option("--source", metavar="FOLDER", help="Folder that holds the package, where Python does not find it."),
 ]
 Limit = Annotated[int, typer.Option("--limit", "-l", min=0, help="Triples to write at most; 0 writes all.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
 # Name, what is written, and options that the example needs.
@@ -46,24 +47,27 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _command(name: str, written: str, options: str) -> Callable[..., None]:
-    def write(output: Output = None, source: Source = None, limit: Limit = 0) -> None:
-        _write(name, output, source, limit)
+    def write(output: Output = None, source: Source = None, limit: Limit = 0, overwrite: Overwrite = False) -> None:
+        _write(name, output, source, limit, overwrite=overwrite)
 
     write.__doc__ = f"Write {written}.\n\nExample: kblam data {name} -o {name}.jsonl{options}"
     return write
 
 
-def _write(name: str, output: Path | None, source: Path | None, limit: int) -> None:
+def _write(name: str, output: Path | None, source: Path | None, limit: int, *, overwrite: bool) -> None:
     from kblam.data.real import REAL, load
     from kblam.knowledge import write_triples
+    from kblam.knowledge.files import check_written_to
 
+    if output is not None:
+        check_written_to(output, overwrite=overwrite)
     with waiting("reading"):
         triples = load(name, source)
     written = triples[:limit] if limit else triples
     if output is None:
         _print(written)
         return
-    count = write_triples(output, written)
+    count = write_triples(output, written, overwrite=overwrite)
     err.print(f"{output}: {count:,} triples; licence of the data: {REAL[name].licence}", markup=False, soft_wrap=True)
 
 

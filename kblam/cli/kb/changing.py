@@ -174,7 +174,11 @@ def remove(
         if as_json:
             print_json({"knowledge_base": str(opened.path), "removed": count, "triples": len(opened)})
         else:
-            out.print(f"removed {count_of(count)}; {count_of(len(opened))} left in {opened.path}", markup=False)
+            out.print(
+                f"removed {count_of(count)}; {count_of(len(opened))} left in {opened.path}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _check_is_no_base(file: Path) -> None:

@@ -55,7 +55,7 @@ def list_triples(
         told.append("--limit 0 shows all")
     if rows.is_cut:
         told.append("--json shows texts whole")
-    out.print("; ".join(told), style="dim", markup=False)
+    out.print("; ".join(told), style="dim", markup=False, soft_wrap=True)
 
 
 def export(
@@ -102,7 +102,7 @@ def check(kb: KnowledgeFile, as_json: AsJson = False) -> None:
     out.print(f"{kb}: {count_of(triples)}, all as written", markup=False, soft_wrap=True)
     if not checked:
         hint = "an older kblam wrote it, without checksums; it gets them when it is next opened to be changed"
-        out.print(hint, style="dim")
+        out.print(hint, style="dim", soft_wrap=True)
 
 
 def _counted(triples: Iterator[Triple], total: int, progress: Callable[[int, int], None]) -> Iterator[Triple]:

@@ -43,5 +43,19 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _in_the_way(path: Path) -> TripleFormatError:
-    fix = argument("overwrite=True", "--overwrite", ("kb export", "data import", "data export", "data questions"))
+    fix = argument(
+        "overwrite=True",
+        "--overwrite",
+        (
+            "kb export",
+            "data import",
+            "data export",
+            "data questions",
+            "data elements",
+            "data airports",
+            "data weaknesses",
+            "data compounds",
+            "data wordnet",
+        ),
+    )
     return TripleFormatError(f"there is a file already; {fix} replaces it", path=os.path.realpath(path))

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kblam.adapter import AdapterConfig
+from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Base
-from kblam.serve.engine import DEFAULT_TOKENS
 from kblam.serve.failures import ApiError
 from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message, question_of
 from kblam.serve.reading import refused

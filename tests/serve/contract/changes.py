@@ -75,6 +75,21 @@ def test_a_query_with_a_parameter_twice_or_an_unknown_one_is_refused(server: Ser
     assert response.json()["error"]["param"] in ("serach", "limit", "name", "all")
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/{}", "/v1/knowledge", "/v1/knowledge/facts"])
+def test_a_path_without_parameters_refuses_one(server: Served, path: str) -> None:
+    response = server.client.get(f"{path.format(server.model)}?limit=5")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "limit")
+    assert response.json()["error"]["message"] == "limit: no parameter of this path; there are none"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_change_with_a_parameter_changes_nothing(server: Served, method: str) -> None:
+    before = server.client.get(TRIPLES).json()
+    response = server.client.request(method, f"{TRIPLES}?dry_run=true", json=NEW if method == "PUT" else [NEW])
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "dry_run")
+    assert server.client.get(TRIPLES).json() == before
+
+
 def test_evidence_has_the_documents_that_say_it(changing: Served) -> None:
     assert changing.ask().json()["kblam"]["evidence"][0]["sources"] == []
     source = {"document": "handbook.pdf", "page": 2, "offset": 0, "quote": "As everyone knows."}
