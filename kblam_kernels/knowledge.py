@@ -139,7 +139,7 @@ class LatentKnowledge:
         norm: (M,) float32 (float64 for a float64 projection), the LayerNorm scalar of each key as stored.
         projection: how the current layer reads them.
         key_scale, value_scale: float32 (M,), so that a triple's latents are `key[m] * key_scale[m]` and
-            `value[m] * value_scale[m]`; for int8 and float8_e4m3fn, and only for them
+            `value[m] * value_scale[m]`, none below 0; for int8 and float8_e4m3fn, and only for them
             (`kblam_kernels.latent.quantise` makes them).
         materialised: attention reads them as keys and values, which it makes from the latents a piece at a time and
             frees again: for many new queries. Evidence too.
