@@ -21,8 +21,10 @@ ASKS = re.compile(
     r"do you know|can you|could you|i want|i would like|i need)\b",
     re.IGNORECASE,
 )
-# Where a question may begin: after an opening such as "Hi Ann, " or "Quick question:".
-_BEGINS = re.compile(r"(?:\W*(?:hi|hello|hey|ok|okay|so|well)\W+)*|(?<=[,:;.!])\s+", re.IGNORECASE)
+# Where a question may begin: after "Hi! ", "Quick question: ", or "Excuse me, ", but "my cousin, who" is none.
+_BEGINS = re.compile(
+    r"^(?:\W*(?:hi|hello|hey|ok|okay|so|well)\b\W*)*|(?<=[:;!])\s+|(?<=,)\s+(?!wh(?:o|en|ere|ich))", re.I
+)
 _ARTICLE = re.compile(r"(?:the|an?)\s+", re.IGNORECASE)
 _OF = re.compile(r"(?<!\s)\s+of\s+", re.IGNORECASE)
 _OWNER = re.compile(r"(?P<owner>\S.*?(?:['’]s|s['’]))\s+(?P<what>.+)")

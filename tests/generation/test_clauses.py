@@ -89,6 +89,8 @@ def test_a_list_is_cut_between_all_its_items(question: str, parts: list[str]) ->
     [
         ("What is the color of Aa, who founded Bb and when was Cc born?",
          ["What is the color of Aa?", "Who founded Bb?", "When was Cc born?"]),
+        ("Hi! What is the color of Aa? Excuse me, what is the age of Bb?",
+         ["What is the color of Aa?", "Excuse me, what is the age of Bb?"]),
         ("Who founded Aa, Bb and Cc?", ["Who founded Aa?", "Who founded Bb?", "Who founded Cc?"]),
         ("I have a guest, what is the color of Aa, Bb and Cc?",
          [f"I have a guest, what is the color of {name}?" for name in ("Aa", "Bb", "Cc")]),
@@ -111,6 +113,8 @@ def test_a_list_of_more_items_than_are_asked_is_not_cut_between_all() -> None:
     "question",
     [
         "Hi Bob, I am Ann, and I need the color of Aa.",
+        "It's for my cousin, who never uses computers. What is the color of Aa?",
+        "My teacher wants us to find this out. For ten points: name the color of Aa.",
         "What is the color of Aa, I forgot it, and nobody knows",
         "What is the color of Aa, the town in Peru, and Bb?",
         "what is the color of procter and gamble?",
