@@ -74,10 +74,11 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.knowledge import KnowledgeBase
     from kblam.models.loading import quiet_libraries
     from kblam.training.card import write_card
+    from kblam.training.checkpoints import check_output
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
     from kblam.training.processes import base_device, start
-    from kblam.training.run import Trainer, check_output
+    from kblam.training.run import Trainer
 
     check_output(output, resume=resume)
     quiet_libraries()

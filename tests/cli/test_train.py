@@ -17,9 +17,9 @@ from kblam.training.material import Material
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM
-from tests.training.conftest import SMALL, prepared, small, small_head
+from tests.training.conftest import SMALL, cache, prepared, small, small_head
 
-__all__ = ["prepared"]  # the fixture
+__all__ = ["cache", "prepared"]  # the fixtures
 
 
 def flags(**changes: object) -> list[str]:
@@ -57,15 +57,15 @@ def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
 def test_a_run_and_then_other_thresholds(
     prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter, cache = tmp_path / "adapter", str(tmp_path / "cache")
-    done = kblam("train", "-o", str(adapter), "--cache", cache, *flags()).ok()
+    adapter, vectors = tmp_path / "adapter", str(tmp_path / "vectors")
+    done = kblam("train", "-o", str(adapter), "--cache", vectors, *flags()).ok()
     assert "takes about 1 minute, " in done.stderr
     assert "known above" in done.stderr
     assert KnowledgeAdapter.from_pretrained(adapter).config.known_above is not None
-    kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(
+    kblam("train", "-o", str(adapter), "--cache", vectors, *flags()).failed(
         2, "holds a run already; pass --resume, or another --output"
     )
-    resumed = kblam("train", "-o", str(adapter), "--cache", cache, *flags(learning_rate=0.5), "--resume")
+    resumed = kblam("train", "-o", str(adapter), "--cache", vectors, *flags(learning_rate=0.5), "--resume")
     assert resumed.status == 2
     assert "other settings: --learning_rate was 0.0012, is 0.5" in resumed.stderr
 
@@ -82,7 +82,7 @@ def test_a_run_and_then_other_thresholds(
     facts = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(9) for prop in ("torque", "age")]
     with KnowledgeBase.create(kb, HashingEncoder(EMBEDDING_DIM)) as base:
         base.add(facts)
-    options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", cache]
+    options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", vectors]
     assert "refusals right" in kblam("calibrate", *options).ok().stdout
     fresh, before = (KnowledgeAdapter.from_pretrained(folder) for folder in (output, adapter))
     assert fresh.config.confidence is not None

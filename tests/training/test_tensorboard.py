@@ -12,7 +12,8 @@ import pytest
 
 from kblam.errors import TrainingError
 from kblam.training.material import Material
-from kblam.training.run import LOG, Trainer
+from kblam.training.checkpoints import LOG
+from kblam.training.run import Trainer
 from tests.training.conftest import small
 
 Prepare = Callable[..., Material]
