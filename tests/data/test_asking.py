@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -102,6 +105,24 @@ def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
     server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):
         rephrased(given, Endpoint(server.base_url, "writer"))
+
+
+def test_a_question_that_says_two_names_is_about_the_same_one_in_every_process() -> None:
+    code = (
+        "from kblam.data.asking.from_base import about_base\n"
+        "from kblam.knowledge import Triple\n"
+        "names = ('Oak', 'Elm', 'Ash', 'Fir', 'Yew')\n"
+        "triples = [Triple(f'{one} {two}', 'age', one) for one in names for two in names] + "
+        "[Triple(one, 'use', one) for one in names]\n"
+        "print([one.names for one in about_base(triples, 120, shares={'unanswerable': 1.0})])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(said) == 1
 
 
 def test_questions_about_documents_rest_on_their_words(server: ChatServer) -> None:
