@@ -38,7 +38,7 @@ language model, {steps} steps of {rows} rows through it. {facts:,} synthetic fac
 {encoded:,} texts were encoded in this time.
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
-from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
+from ({about}), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
 the likeliest triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
 
 ```yaml
@@ -83,7 +83,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
     )
     text = _CARD.format(
         base=config.model,
-        encoder=config.encoder,
+        encoder=config.encoder or material.encoder.spec,
         parts=parts,
         in_parts="in parts, the last " if trainer.resumed else "",
         minutes=seconds / 60,
@@ -96,6 +96,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         entities=len(material.train.entities),
         own=", the user's own triples among them" if material.own else "",
         known_above=calibration.known_above,
+        about="the user's own triples, which training had too" if material.own else "facts held out of training",
         checked=calibration.questions,
         precision=calibration.precision,
         recall=calibration.recall,

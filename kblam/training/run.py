@@ -279,7 +279,7 @@ class Trainer:
 
     @torch.no_grad()
     def _check(self, learner: Learner, step: int) -> None:
-        """Figures of a held-out batch, with its knowledge and with random knowledge."""
+        """Figures of a batch of the facts for checks, with its knowledge and with random knowledge."""
         if not (self.accelerator.is_main_process or self.is_sharded):  # a sharded base computes in all processes
             return
         asked = self.checker.build(0)
@@ -293,8 +293,10 @@ class Trainer:
         noise = [torch.randn(vectors.shape, generator=draw).to(vectors.device) for vectors in (keys, values)]
         random = learner(batch, *noise, questions)
         control = float(random["sentence"]) / max(1.0, counts["sentence"])
-        self._log({"stage": 2, "step": step, "held_out": figures, "control_sentence": control})
-        self.say(f"  held out: {_words(figures)}  with random knowledge: sentence {control:.3f}")
+        # Of the user's own triples, which are learned from too, nothing is held out.
+        name, shown = ("own", "own triples") if self.material.own else ("held_out", "held out")
+        self._log({"stage": 2, "step": step, name: figures, "control_sentence": control})
+        self.say(f"  {shown}: {_words(figures)}  with random knowledge: sentence {control:.3f}")
         if step >= _CONTROL_AFTER and control < _CONTROL_MARGIN * figures["sentence"]:
             self.say(
                 "  WARNING: the loss is as low with random knowledge, so it falls for another reason than the "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.cli import train as command
-from kblam.errors import TrainingConfigError
+from kblam.errors import TrainingConfigError, TrainingError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.training import calibration_run
 from kblam.training.material import Material
@@ -52,6 +53,44 @@ def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingConfigError, match=r"^max_steps must be a whole number"):
         small(max_steps=-1)
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A knowledge base whose encoder is found where no other is named; others have vectors of eight numbers."""
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(8))
+    with KnowledgeBase.create(tmp_path / "facts.kb", encoder) as made:
+        made.add([Triple("Machine 7", "torque", "9 newton metres")])
+    return tmp_path / "facts.kb"
+
+
+def test_training_on_a_base_takes_the_encoder_it_was_built_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    def gather(settings: Any, *, triples: list[Triple], encoder: Any = None, **_: Any) -> None:
+        taken.append(encoder.fingerprint)
+        raise TrainingError(f"{len(triples)} triples, far enough")
+
+    monkeypatch.setattr("kblam.training.material.gather", gather)
+    options = ["-o", str(tmp_path / "adapter"), "-k", str(base)]
+    kblam("train", *options).failed(2, "1 triples, far enough")
+    assert taken == [HashingEncoder(EMBEDDING_DIM).fingerprint]
+    told = kblam("train", *options, "--encoder", "other")
+    assert told.status == 2
+    assert "facts.kb was built with" in told.stderr
+    assert len(taken) == 1, "before anything is encoded"
+
+
+def test_a_base_without_triples_is_not_replaced_by_invented_facts(base: Path, tmp_path: Path) -> None:
+    with KnowledgeBase.open(base, HashingEncoder(EMBEDDING_DIM)) as opened:
+        opened.remove("Machine 7")
+    for name in ("train", "calibrate"):
+        kblam(name, "-o", str(tmp_path / "adapter"), "-k", str(base)).failed(2, "has no triples to learn from")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_run_and_then_other_thresholds(

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
     assert losses(killed)[-(20 - done) :] == losses(whole)[done:]
     weights = [folder / "checkpoint-20" / "model.safetensors" for folder in (killed, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_processes_wait_as_long_as_the_main_one_encodes(launched: Callable[[dict[str, str]], None]) -> None:
+    launched({})
+    handler = start("cpu").init_handler
+    assert handler is not None
+    assert handler.timeout >= timedelta(days=1)
 
 
 @pytest.mark.usefixtures("one_process")

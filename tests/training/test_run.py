@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import signal
 import time
@@ -15,7 +16,7 @@ import torch
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.batch import IGNORE
-from kblam.errors import TrainingError
+from kblam.errors import AdapterConfigError, TrainingError
 from kblam.knowledge import Triple
 from kblam.models import attach, attachment_of
 from kblam.training import calibrate
@@ -374,6 +375,23 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
         assert f"\n{sum(each.encoded for each in vectors):,} texts were encoded in this time" in card
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [0, 99], "evidence_layer": 0}, "layers must be different layers of 0"),
+        ({"layers": None, "evidence_layer": 99}, "evidence_layer 99 is not a knowledge layer"),
+        ({"question_hidden_dim": 2**30}, "question_hidden_dim must be at most"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_what_the_model_does_not_have_is_refused_before_anything_is_encoded(
+    changes: dict[str, Any], message: str, prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.training.material.Vectors", lambda *_: pytest.fail("it encodes"))
+    with pytest.raises(AdapterConfigError, match=message):
+        prepared(**changes)
+
+
 def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp_path: Path) -> None:
     own = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(12) for prop in ("torque", "weight")]
     material = prepared(triples=own)
@@ -385,4 +403,10 @@ def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp
     trainer.fit()
     trainer.finish()
     write_card(trainer, 1.0)
-    assert "the user's own triples" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "synthetic facts about 52 entities, the user's own triples among them" in card
+    assert "(the user's own triples, which training had too)" in card
+    assert "held out" not in card
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "own" in line] == [3, 6]
+    assert not any("held_out" in line for line in lines)
