@@ -128,9 +128,8 @@ def test_a_question_that_says_two_names_is_about_the_same_one_in_every_process()
     code = (
         "from kblam.data.asking.from_base import about_base\n"
         "from kblam.knowledge import Triple\n"
-        "names = ('Oak', 'Elm', 'Ash', 'Fir', 'Yew')\n"
-        "triples = [Triple(f'{one} {two}', 'age', one) for one in names for two in names] + "
-        "[Triple(one, 'use', one) for one in names]\n"
+        "names = [word for one in ('Oak', 'Elm', 'Ash', 'Fir', 'Yew') for word in (one, one.upper())]\n"
+        "triples = [Triple(name, prop, 'old') for name in names for prop in ('age', 'use')]\n"
         "print([one.names for one in about_base(triples, 120, shares={'unanswerable': 1.0})])"
     )
     said = {
