@@ -7,7 +7,7 @@ import difflib
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from kblam.cli.errors import CommandError
 from kblam.cli.hints import of_option
 from kblam.cli.options import AdapterSource, Device, Model
 from kblam.cli.output import err, out, progress_bar
+
+if TYPE_CHECKING:
+    from kblam.knowledge import KnowledgeBase, Triple
 
 CACHE = Path("build/train-cache")
 
@@ -71,23 +74,25 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     if importlib.util.find_spec("accelerate") is None:
         raise CommandError("training needs accelerate; pip install 'kblam-kernels[train]'")
     from kblam.cli.files import file_of
-    from kblam.knowledge import KnowledgeBase
+    from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models.loading import quiet_libraries
     from kblam.training.card import write_card
+    from kblam.training.checkpoints import check_output
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
     from kblam.training.processes import base_device, start
-    from kblam.training.run import Trainer, check_output
+    from kblam.training.run import Trainer
 
     check_output(output, resume=resume)
     quiet_libraries()
     began = time.monotonic()
     accelerator = start(device)
     settings = settings.on(accelerator.device)
-    triples = []
+    triples, encoder = [], None
     if kb is not None:
-        with KnowledgeBase.open(file_of(kb), read_only=True) as base:
-            triples = list(base.triples())
+        named = None if settings.encoder is None else load_encoder(settings.encoder)
+        with KnowledgeBase.open(file_of(kb), named, read_only=True) as base:
+            triples, encoder = _triples_of(base, kb), base.encoder
 
     say = _say if accelerator.is_main_process else lambda text: None
     # The main process encodes the texts, and the others find them.
@@ -96,6 +101,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
             settings,
             cache=cache,
             triples=triples,
+            encoder=encoder,
             device=base_device(accelerator, device),
             progress=encoded,
             say=say,
@@ -107,6 +113,12 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     if trainer.accelerator.is_main_process:
         write_card(trainer, time.monotonic() - began)
         out.print(f"wrote {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _triples_of(base: KnowledgeBase, kb: Path) -> list[Triple]:
+    if not (triples := list(base.triples())):
+        raise CommandError(f"{kb} has no triples to learn from; put some in with `kblam kb add`, or leave --kb out")
+    return triples
 
 
 def calibrate(
@@ -142,7 +154,7 @@ def calibrate(
     triples, encoder = [], load_encoder()
     if kb is not None:
         with KnowledgeBase.open(file_of(kb), read_only=True) as opened:
-            triples, encoder = list(opened.triples()), opened.encoder
+            triples, encoder = _triples_of(opened, kb), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
         raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
     with progress_bar("encoding") as encoded:

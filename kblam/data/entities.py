@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Entity:
-    """One name and its facts, property to value."""
+    """One name and its facts, property to value.
+
+    Args:
+        keys: property to the text of its key, where it is not made from name and property.
+    """
 
     name: str
     facts: dict[str, str] = field(hash=False)
+    keys: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def words(self) -> frozenset[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import glob
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -63,15 +63,21 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def restore(target: Path) -> None:
     """Puts back a folder whose replacement was killed between two renames, and removes what killed calls left."""
-    name = glob.escape(target.name)
-    for old in sorted(target.parent.glob(f".{name}.*.old")):
+    for old in _left(target, "old"):
         if not target.exists():
             old.rename(target)
         else:
             shutil.rmtree(old, ignore_errors=True)
-    for part in target.parent.glob(f".{name}.*.part"):
+    for part in _left(target, "part"):
         if not _is_in_use(part):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _left(target: Path, ending: str) -> list[Path]:
+    """What killed calls left of this folder; `.model.v2...` is of another one than `model`."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.\d+-[0-9a-f]{{8}}\.{ending}")  # `mark` is between
+    found = target.parent.iterdir() if target.parent.is_dir() else ()
+    return sorted(path for path in found if ours.fullmatch(path.name))
 
 
 @contextlib.contextmanager

@@ -56,7 +56,8 @@ def integrate(
         `folder` as a path.
 
     Raises:
-        ModelFolderError: the target exists, or the base model or its tokenizer cannot be read.
+        ModelFolderError: the target exists, or holds the base model that is referred to; or the base model or its
+            tokenizer cannot be read.
         AdapterFormatError, StoreError: the adapter or the knowledge base cannot be read.
         UnsupportedModelError, EncoderMismatchError: the three do not belong together.
         KnowledgeError: the storage is not known, or does not fit the model.
@@ -66,6 +67,7 @@ def integrate(
     _check_target(target, overwrite)
     adapter = adapter if isinstance(adapter, KnowledgeAdapter) else KnowledgeAdapter.from_pretrained(adapter)
     config, manifest = _describe(model, revision, include_base)
+    _check_base_stays(target, manifest)
     storage_dtype(storage, adapter, getattr(torch, manifest.dtype))
     manifest = dataclasses.replace(manifest, storage=storage)
     _check_fit(model, config, adapter.config)
@@ -103,6 +105,18 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         fix = argument("overwrite=True", "--overwrite", ("integrate",))
         raise ModelFolderError(f"{target} exists; choose another folder, or replace it with {fix}")
+
+
+def _check_base_stays(target: Path, manifest: Manifest) -> None:
+    if manifest.base_included or not target.exists():
+        return
+    base, replaced = Path(manifest.base), target.resolve()
+    if base.is_absolute() and replaced in (base, *base.parents):
+        fix = argument("include_base=True", "--include-base", ("integrate",))
+        raise ModelFolderError(
+            f"the base model {base} lies in {target}, which is replaced, and the new folder would refer to it; "
+            f"pass {fix}, or choose another folder"
+        )
 
 
 def _describe(model: str | Path | PreTrainedModel, revision: str | None, include_base: bool) -> tuple[Any, Manifest]:

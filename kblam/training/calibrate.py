@@ -112,8 +112,9 @@ def calibrate(
     shown = [_Shown(one, row) for row, one in enumerate(asked)]
     for number, row in enumerate(again):
         one = asked[row]
-        hidden = one.facts if number % 2 else tuple(facts.of_entity(int(facts.owner[one.facts[0]])))
-        shown.append(_Shown(one, row, hidden))
+        fact = one.facts[0]
+        hidden = facts.alike(fact) if number % 2 else facts.of_entity(int(facts.owner[fact]))
+        shown.append(_Shown(one, row, tuple(hidden)))
     rows = [one.row for one in shown]
     names, of_name = Names(), dict[str, list[int]]()
     for place, (name, _) in enumerate(facts.identities):

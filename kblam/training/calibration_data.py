@@ -71,10 +71,13 @@ class CalibrationData:
 
 def entities_of(triples: Sequence[Triple]) -> list[Entity]:
     """Triples by name; names that differ are different entities."""
-    by_name: dict[str, dict[str, str]] = {}
+    by_name: dict[str, Entity] = {}
     for triple in triples:
-        by_name.setdefault(triple.name, {})[triple.property] = triple.value
-    return [Entity(name, facts) for name, facts in by_name.items()]
+        entity = by_name.setdefault(triple.name, Entity(triple.name, {}))
+        entity.facts[triple.property] = triple.value
+        if triple.key_string is not None:
+            entity.keys[triple.property] = triple.key_string
+    return list(by_name.values())
 
 
 def held_out_entities(seed: int) -> list[Entity]:

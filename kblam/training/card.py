@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
+
+from kblam.whole import write_whole
 
 if TYPE_CHECKING:
     from kblam.training.run import Trainer
@@ -34,7 +38,7 @@ language model, {steps} steps of {rows} rows through it. {facts:,} synthetic fac
 {encoded:,} texts were encoded in this time.
 
 A question is known from a confidence of {known_above} on. On the {checked} questions that its weights were learned
-from (facts held out of training), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
+from ({about}), refusals were right in {precision:.3f} and found in {recall:.3f} of the cases, and
 the likeliest triple was the right one in {top1:.3f}. These are no test figures: see `kblam eval`.
 
 ```yaml
@@ -63,7 +67,10 @@ def _device(trainer: Trainer) -> str:
 
 
 def write_card(trainer: Trainer, seconds: float) -> None:
-    """Writes README.md beside the adapter."""
+    """Writes README.md beside the adapter, unless one is there that somebody wrote or changed by hand.
+
+    A card ends with a line that has a hash of what stands above; with that, or as the hub's mixin makes it, it is ours.
+    """
     config, material, calibration = trainer.config, trainer.material, trainer.calibration
     adapter = material.adapter_config
     assert calibration is not None, "the card is written after `finish`"
@@ -76,7 +83,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
     )
     text = _CARD.format(
         base=config.model,
-        encoder=config.encoder,
+        encoder=config.encoder or material.encoder.spec,
         parts=parts,
         in_parts="in parts, the last " if trainer.resumed else "",
         minutes=seconds / 60,
@@ -89,6 +96,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         entities=len(material.train.entities),
         own=", the user's own triples among them" if material.own else "",
         known_above=calibration.known_above,
+        about="the user's own triples, which training had too" if material.own else "facts held out of training",
         checked=calibration.questions,
         precision=calibration.precision,
         recall=calibration.recall,
@@ -97,4 +105,18 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         version=metadata.version("kblam-kernels"),
         torch=torch.__version__,
     )
-    (trainer.output / FILE).write_text(text, encoding="utf-8")
+    path = trainer.output / FILE
+    if path.exists() and not _is_ours(path, trainer):
+        trainer.say(f"{path} was changed by hand, so it stays as it is")
+        return
+    write_whole(path, text + _seal(text))
+
+
+def _seal(text: str) -> str:
+    return f"\n<!-- written by kblam train, {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+
+
+def _is_ours(path: Path, trainer: Trainer) -> bool:
+    there = path.read_text(encoding="utf-8", errors="replace")
+    body = there.rpartition("\n<!--")[0]
+    return there == body + _seal(body) or there.strip() == str(trainer.adapter.generate_model_card()).strip()

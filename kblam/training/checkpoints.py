@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,12 +16,17 @@ import torch
 
 from kblam import strict_json
 from kblam.adapter import KnowledgeAdapter
-from kblam.adapter.files import load_weights
-from kblam.errors import TrainingError, argument
+from kblam.adapter.files import CONFIG_FILE, load_weights, read_config
+from kblam.errors import AdapterConfigError, AdapterError, AdapterFormatError, TrainingError, argument
 from kblam.training.config import setting
 
+RETRIEVAL_FOLDER = "retrieval"
+LOG = "log.jsonl"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
+# What a run that was stopped before the end of stage 1 may have left; vectors where --cache is in the folder.
+_LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|\.[\w-]+\.part|vectors-[0-9a-f]{{16}}")
+_SHOWN = 3
 
 
 @contextlib.contextmanager
@@ -31,6 +38,53 @@ def whole_folder(target: Path) -> Iterator[Path]:
     yield fresh
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def check_output(output: Path, *, resume: bool) -> None:
+    """Checks that a run may write to a folder; before minutes of work, not after.
+
+    Raises:
+        TrainingError: it holds a run, and `resume` is not said; or anything else that is not a run's; or it cannot be
+            written.
+    """
+    other = f"choose another {argument('output', '--output', ('train',))}"
+    existing = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise TrainingError(f"{existing} is a file, and a run needs a folder; {other}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise TrainingError(f"{existing} may not be written; {other}")
+    if existing != output.absolute():
+        return
+    states = [path / _STATE for path in (output / RETRIEVAL_FOLDER, *(path for _, path in checkpoints(output)))]
+    is_run = any(state.is_file() for state in states)
+    foreign = [] if is_run else sorted(path.name for path in output.iterdir() if not _is_left(path))
+    if (output / CONFIG_FILE).exists() and not _is_adapter(output):  # a base model's: also beside a run
+        foreign = [CONFIG_FILE]
+    if foreign:
+        shown = ", ".join(foreign[:_SHOWN]) + (", ..." if len(foreign) > _SHOWN else "")
+        raise TrainingError(f"{output} holds something else than a run of kblam train ({shown}); {other}")
+    if is_run and not resume:
+        again = argument("resume=True", "--resume", ("train",))
+        raise TrainingError(
+            f"{output} holds a run already; pass {again}, or another {argument('output', '--output', ('train',))}"
+        )
+
+
+def _is_left(path: Path) -> bool:
+    if _LEFT.fullmatch(path.name):
+        return True
+    is_cache = path.is_dir() and path.name != RETRIEVAL_FOLDER and not _NAME.fullmatch(path.name)
+    return is_cache and all(_LEFT.fullmatch(inner.name) for inner in path.iterdir())
+
+
+def _is_adapter(folder: Path) -> bool:
+    try:
+        read_config(folder)
+    except AdapterConfigError:  # damaged, or of a newer format, but an adapter's
+        return True
+    except AdapterFormatError:
+        return False
+    return True
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -70,7 +124,10 @@ def load_checkpoint(
     """
     step = load_state(path, adapter, run)
     device = next(adapter.parameters()).device
-    optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
+    try:
+        optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise _damaged(path, f"{_OPTIMIZER} cannot be read ({_first_line(error)})") from error
     return step
 
 
@@ -84,11 +141,22 @@ def load_state(path: Path, adapter: KnowledgeAdapter, run: dict[str, Any]) -> in
         state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
         before, step = state["run"], int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        again = argument("resume=True", "--resume", ("train",))
-        raise TrainingError(f"{path} is not a checkpoint of kblam train: {error}; start without {again}") from error
+        raise _damaged(path, f"{_STATE} cannot be read ({_first_line(error)})") from error
     other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
     if other:
         changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
         raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
-    load_weights(adapter, path, strict=True)
+    try:
+        load_weights(adapter, path, strict=True)
+    except AdapterError as error:
+        raise _damaged(path, _first_line(error)) from error
     return step
+
+
+def _damaged(path: Path, reason: str) -> TrainingError:
+    rest = "stage 1 is done again" if path.name == RETRIEVAL_FOLDER else "the run goes on from the one before"
+    return TrainingError(f"{path} is damaged: {reason}; delete that folder, and {rest}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

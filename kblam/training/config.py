@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 
-from kblam.adapter.config import ANSWER, REFUSAL
+from kblam.adapter.config import ANSWER, QUESTION_HEADS, REFUSAL
 from kblam.errors import TrainingConfigError, argument
 from kblam.training.properties import QUESTIONS, STEPS
 from kblam_kernels.tools.env import quick_dtype
 
 CALIBRATION_QUESTIONS = 600
+ENCODER = "minilm"  # where nothing says another
 _STEPS = 500  # of stage 2, where nothing is said
 
 
@@ -39,7 +42,9 @@ class TrainingConfig:
 
     # The model and the adapter
     model: str = _help("base model: folder, hub name, or 'smollm2'", "smollm2")
-    encoder: str = _help("sentence encoder, as `kblam kb build --encoder` takes it", "minilm")
+    encoder: str | None = _help(
+        "sentence encoder, as `kblam kb build --encoder` takes it; default: that of --kb, else minilm", None
+    )
     layers: tuple[int, ...] | None = _help("knowledge layers; default: four in the upper half", None)
     evidence_layer: int | None = _help("the layer whose attention names triples; default: the first", None)
     question_head: str | None = _help("linear, mlp, or null for KBLaM's plain query", "mlp")
@@ -100,37 +105,14 @@ class TrainingConfig:
             # With both no figure was better for it: docs/log/adapter.md.
             is_needed = not (self.retrieval_steps and self.pointer)
             object.__setattr__(self, "max_steps", _STEPS if is_needed else 0)
-        if self.layers is not None and not isinstance(self.layers, tuple):
+        for name, rule in _RULES.items():
+            if not rule.holds(value := getattr(self, name)):
+                raise TrainingConfigError(f"{setting(name)} must be {rule.words}; got {value!r}")
+        if self.layers is not None and self.evidence_layer not in (None, *self.layers):
             raise TrainingConfigError(
-                f"{setting('layers')} must be a list of layers, such as [14, 18], or null; got {self.layers!r}"
+                f"{setting('evidence_layer')} must be one of {setting('layers')} ({', '.join(map(str, self.layers))}), "
+                f"or null; got {self.evidence_layer}"
             )
-        for name in _POSITIVE:
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise TrainingConfigError(
-                    f"{setting(name)} must be a whole number of at least 1; got {getattr(self, name)!r}"
-                )
-        for name in ("retrieval_steps", "property_steps", "max_steps", "warmup_steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise TrainingConfigError(
-                    f"{setting(name)} must be a whole number of at least 0; got {getattr(self, name)!r}"
-                )
-        for name in ("learning_rate", "retrieval_learning_rate", "max_grad_norm"):
-            if not isinstance(getattr(self, name), float | int) or not getattr(self, name) > 0:
-                raise TrainingConfigError(f"{setting(name)} must be a number above 0; got {getattr(self, name)!r}")
-        for name, allowed in (("pointer", (True, False)), ("bf16", (True, False, None))):
-            if not any(getattr(self, name) is one for one in allowed):
-                raise TrainingConfigError(
-                    f"{setting(name)} must be true or false{' or null' if None in allowed else ''}; "
-                    f"got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.unanswerable < 1:
-            raise TrainingConfigError(f"{setting('unanswerable')} must be a share of 0 .. 1; got {self.unanswerable}")
-        if self.lr_scheduler_type not in SCHEDULES:
-            raise TrainingConfigError(
-                f"{setting('lr_scheduler_type')} must be one of {', '.join(SCHEDULES)}; got {self.lr_scheduler_type!r}"
-            )
-        if self.report_to not in ("none", "tensorboard"):
-            raise TrainingConfigError(f"{setting('report_to')} must be none or tensorboard; got {self.report_to!r}")
         if self.train_entities > MOST_ENTITIES:
             raise TrainingConfigError(
                 f"{setting('train_entities')} must be at most {MOST_ENTITIES:,}, since those after them are for "
@@ -184,19 +166,104 @@ class TrainingConfig:
 # Of the synthetic world, for training; calibration draws from those after them.
 MOST_ENTITIES = 20_000
 SCHEDULES = ("cosine", "linear", "constant")
-_POSITIVE = (
-    "train_entities",
-    "calibration_entities",
-    "retrieval_batch_size",
-    "retrieval_questions",
-    "property_questions",
-    "calibration_questions",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "triples",
-    "virtual_triples",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "eval_steps",
-)
+
+
+class _Rule(NamedTuple):
+    """What a value must be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_layers(value: Any) -> bool:
+    if not isinstance(value, tuple) or not value or not all(_is_whole(layer, 0) for layer in value):
+        return False
+    return list(value) == sorted(set(value))
+
+
+def _whole(least: int) -> _Rule:
+    return _Rule(lambda value: _is_whole(value, least), f"a whole number of at least {least}")
+
+
+def _one_of(*choices: str | bool | None) -> _Rule:
+    said = {None: "null", True: "true", False: "false"}
+    words = [said[one] if one is None or isinstance(one, bool) else one for one in choices]
+    return _Rule(
+        # 1 is not true.
+        lambda value: any(value is one or (isinstance(one, str) and value == one) for one in choices),
+        " or ".join(words) if len(words) < 3 or None in choices else f"one of {', '.join(words)}",
+    )
+
+
+_TEXT = _Rule(_is_text, "a text that is not empty")
+_TEXT_OR_NONE = _Rule(lambda value: value is None or _is_text(value), "a text that is not empty, or null")
+_POSITIVE, _NOT_NEGATIVE = _whole(1), _whole(0)
+_RATE = _Rule(lambda value: _is_number(value) and 0 < value < math.inf, "a number above 0")
+_FACTOR = _Rule(lambda value: _is_number(value) and 0 <= value < math.inf, "a number of at least 0")
+_SHARE = _Rule(lambda value: _is_number(value) and 0 <= value < 1, "a share of 0 .. 1")
+_BETA = _Rule(lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+_MOST_SEED = 2**62
+_ANSWER_PARTS = ("{property}", "{name}", "{value}")
+# Of each field; what the model decides too, such as how many layers there are, is checked when it is loaded.
+_RULES = {
+    "model": _TEXT,
+    "encoder": _TEXT_OR_NONE,
+    "layers": _Rule(
+        lambda value: value is None or _is_layers(value), "a list of ascending layers, such as [14, 18], or null"
+    ),
+    "evidence_layer": _Rule(lambda value: value is None or _is_whole(value, 0), "a layer, or null"),
+    "question_head": _one_of(*QUESTION_HEADS, None),
+    "question_hidden_dim": _POSITIVE,
+    "pointer": _one_of(True, False),
+    "prompt": _Rule(
+        lambda value: value is None or (isinstance(value, str) and "{question}" in value),
+        "a text with {question} in it, or null",
+    ),
+    "answer": _Rule(
+        lambda value: isinstance(value, str) and all(value.count(part) == 1 for part in _ANSWER_PARTS),
+        "a text with {property}, {name} and {value} in it, each once",
+    ),
+    "refusal": _TEXT,
+    "seed": _Rule(lambda value: _is_whole(value, -_MOST_SEED) and value <= _MOST_SEED, "a whole number below 2**62"),
+    "train_entities": _POSITIVE,
+    "calibration_entities": _POSITIVE,
+    "unanswerable": _SHARE,
+    "retrieval_steps": _NOT_NEGATIVE,
+    "retrieval_learning_rate": _RATE,
+    "retrieval_batch_size": _POSITIVE,
+    "retrieval_questions": _POSITIVE,
+    "property_questions": _POSITIVE,
+    "property_steps": _NOT_NEGATIVE,
+    "calibration_questions": _POSITIVE,
+    "max_steps": _NOT_NEGATIVE,
+    "learning_rate": _RATE,
+    "projection_rate": _FACTOR,
+    "per_device_train_batch_size": _POSITIVE,
+    "gradient_accumulation_steps": _POSITIVE,
+    "triples": _POSITIVE,
+    "virtual_triples": _POSITIVE,
+    "lr_scheduler_type": _one_of(*SCHEDULES),
+    "warmup_steps": _NOT_NEGATIVE,
+    "weight_decay": _FACTOR,
+    "adam_beta1": _BETA,
+    "adam_beta2": _BETA,
+    "max_grad_norm": _Rule(lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "bf16": _one_of(True, False, None),
+    "save_steps": _POSITIVE,
+    "save_total_limit": _POSITIVE,
+    "logging_steps": _POSITIVE,
+    "eval_steps": _POSITIVE,
+    "report_to": _one_of("none", "tensorboard"),
+}

@@ -21,7 +21,7 @@ from kblam.models.prompt import PLAIN, template_of
 from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
 from kblam.training.calibration_data import CalibrationData, entities_of, some
-from kblam.training.config import TrainingConfig
+from kblam.training.config import ENCODER, TrainingConfig
 from kblam.training.language import trainable_base
 from kblam.training.questions import Asked, Facts, draw_questions
 from kblam.training.vectors import Vectors
@@ -38,7 +38,8 @@ class Material:
         model: frozen.
         texts: how questions and answers are written.
         encoder: of the sentence vectors.
-        train, checks: facts to learn from, and facts held out of training for checks.
+        train, checks: facts to learn from, and facts for checks: held out of training, or the user's own, which it
+            learns from too.
         asked: questions about `train`.
         own: whether `checks` are the user's own triples.
         vectors: of all texts of these.
@@ -63,6 +64,7 @@ def gather(
     *,
     cache: Path,
     triples: Sequence[Triple] = (),
+    encoder: Encoder | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -72,18 +74,23 @@ def gather(
     Args:
         cache: folder for sentence vectors.
         triples: the user's own; the adapter learns from them too, and the confidence is learned on them.
+        encoder: of their knowledge base; None loads the one that the config names.
         progress: told how many texts are encoded.
         say: told what a person should read before that.
 
     Raises:
         ModelFolderError, EncoderUnavailableError: model or encoder cannot be loaded.
+        AdapterConfigError: the config asks for what this model does not have, such as a layer; before the encoding.
         TrainingError: the model's tokenizer has no end token.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if config.on(device).bf16 else torch.float32
     model = trainable_base(load_base(config.model, dtype=dtype, device=device))
     tokenizer = load_tokenizer(config.model)
-    encoder = load_encoder(config.encoder)
+    if encoder is None:
+        encoder = load_encoder(ENCODER if config.encoder is None else config.encoder)
+    prompt = template_of(tokenizer) or PLAIN if config.prompt is None else config.prompt
+    adapter_config = _adapter_config(config, model, encoder, prompt)  # refuses what the model does not have
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)
     kept = config.calibration_entities
     entities, held_out = world.train[:-kept], world.train[-kept:]
@@ -105,7 +112,6 @@ def gather(
         seed=config.seed,
         progress=progress,
     )
-    prompt = config.prompt or template_of(tokenizer) or PLAIN
     return Material(
         model=model,
         texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
@@ -116,13 +122,15 @@ def gather(
         own=bool(own),
         vectors=vectors,
         calibration=calibration,
-        adapter_config=_adapter_config(config, model, encoder, prompt),
+        adapter_config=adapter_config,
     )
 
 
 def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Encoder, prompt: str) -> AdapterConfig:
     count = model.config.get_text_config().num_hidden_layers
-    layers = config.layers or tuple(sorted({min(count - 1, round(count * depth)) for depth in _DEPTHS}))
+    layers = config.layers
+    if layers is None:
+        layers = tuple(sorted({min(count - 1, round(count * depth)) for depth in _DEPTHS}))
     return AdapterConfig.for_model(
         model.config,
         encoder.dimension,

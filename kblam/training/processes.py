@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, disable_fsdp_ram_efficient_loading
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    disable_fsdp_ram_efficient_loading,
+)
 
 from kblam.errors import TrainingError, argument
 
+# The others wait while the main process encodes and runs stage 1, which may take hours; torch gives up after minutes.
+_PATIENCE = timedelta(days=7)
 _FSDP = "ACCELERATE_USE_FSDP"
 _UNSERVED = {
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
@@ -34,7 +42,7 @@ def start(device: str | None = None) -> Accelerator:
         # Each process reads the whole base: its signature is made of the whole, before it is sharded.
         disable_fsdp_ram_efficient_loading()
     wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    accelerator = Accelerator(cpu=wanted.type == "cpu")
+    accelerator = Accelerator(cpu=wanted.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
     if accelerator.num_processes > 1 and wanted.index is not None:
         option = argument("device", "--device", ("train",))
         raise TrainingError(f"the device is {device}, but each process has one of its own; leave {option} out")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kblam.data.entities import Entity
+from kblam.data.meaning import same_meaning
 from kblam.data.phrasing import Only, general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
 
@@ -59,11 +60,18 @@ class Facts:
     @property
     def key_texts(self) -> list[str]:
         """What the key of each fact is made from."""
-        return [key_text(*identity) for identity in self.identities]
+        own = (entity.keys.get(prop) for entity in self.entities for prop in entity.facts)
+        return [key or key_text(*identity) for key, identity in zip(own, self.identities, strict=True)]
 
     def of_entity(self, entity: int) -> range:
         """The facts of one entity."""
         return range(self.start[entity], self.start[entity + 1])
+
+    def alike(self, fact: int) -> list[int]:
+        """The facts of its entity that mean the same, itself too: without it they would still answer."""
+        prop = self.identities[fact][1]
+        of_entity = self.of_entity(int(self.owner[fact]))
+        return [one for one in of_entity if one == fact or same_meaning(self.identities[one][1], prop)]
 
 
 def draw_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:

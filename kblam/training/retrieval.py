@@ -80,7 +80,8 @@ class RetrievalData:
             if question.kind is Kind.GENERAL or missing >= NO_PROPERTY + NO_ENTITY:
                 continue
             # Of a question about two facts or a whole entity everything is hidden: half an answer is another case.
-            hide = mine if missing < NO_ENTITY or question.kind is not Kind.SINGLE else wanted[row] > 0
+            is_entity = missing < NO_ENTITY or question.kind is not Kind.SINGLE
+            hide = mine if is_entity else place[self.facts.alike(question.facts[0])]
             bias[row, hide] = _HIDDEN
             wanted[row] = 0
         rows = self._question_rows[torch.tensor(picked)]

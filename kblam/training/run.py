@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.batch import Batch
-from kblam.errors import TrainingError, argument
+from kblam.errors import TrainingError
 from kblam.knowledge.encoders.checked import encoded
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
@@ -28,6 +28,9 @@ from kblam.training.batches import AskedBatch, BatchBuilder
 from kblam.training.calibrate import Calibration
 from kblam.training.calibration_run import calibrated
 from kblam.training.checkpoints import (
+    LOG,
+    RETRIEVAL_FOLDER,
+    check_output,
     checkpoints,
     load_checkpoint,
     load_state,
@@ -45,8 +48,6 @@ from kblam.training.sharding import shard, share_held
 from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
 
 Say = Callable[[str], None]
-RETRIEVAL_FOLDER = "retrieval"
-LOG = "log.jsonl"
 # Settings that a resumed run may change: they say nothing about the weights.
 _FREE = ("save_steps", "save_total_limit", "logging_steps", "eval_steps", "report_to")
 _PROMPTS_MEASURED = 64
@@ -112,10 +113,12 @@ class Trainer:
             stop_after: end stage 2 at this step, as if interrupted.
 
         Raises:
-            TrainingError: `output` holds another run, or a run and `resume` is not said.
+            TrainingError: `output` holds another run, a run and `resume` is not said, or anything else.
         """
         check_output(self.output, resume=resume)
         found = checkpoints(self.output)
+        # All have looked before the first one writes.
+        self.accelerator.wait_for_everyone()
         self.output.mkdir(parents=True, exist_ok=True)
         self.resumed = bool(found) or (resume and (self.output / RETRIEVAL_FOLDER).is_dir())
         if not found:
@@ -276,7 +279,7 @@ class Trainer:
 
     @torch.no_grad()
     def _check(self, learner: Learner, step: int) -> None:
-        """Figures of a held-out batch, with its knowledge and with random knowledge."""
+        """Figures of a batch of the facts for checks, with its knowledge and with random knowledge."""
         if not (self.accelerator.is_main_process or self.is_sharded):  # a sharded base computes in all processes
             return
         asked = self.checker.build(0)
@@ -290,8 +293,10 @@ class Trainer:
         noise = [torch.randn(vectors.shape, generator=draw).to(vectors.device) for vectors in (keys, values)]
         random = learner(batch, *noise, questions)
         control = float(random["sentence"]) / max(1.0, counts["sentence"])
-        self._log({"stage": 2, "step": step, "held_out": figures, "control_sentence": control})
-        self.say(f"  held out: {_words(figures)}  with random knowledge: sentence {control:.3f}")
+        # Of the user's own triples, which are learned from too, nothing is held out.
+        name, shown = ("own", "own triples") if self.material.own else ("held_out", "held out")
+        self._log({"stage": 2, "step": step, name: figures, "control_sentence": control})
+        self.say(f"  {shown}: {_words(figures)}  with random knowledge: sentence {control:.3f}")
         if step >= _CONTROL_AFTER and control < _CONTROL_MARGIN * figures["sentence"]:
             self.say(
                 "  WARNING: the loss is as low with random knowledge, so it falls for another reason than the "
@@ -376,19 +381,6 @@ class Trainer:
             for name, value in _scalars(record):
                 self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
             self._board.flush()
-
-
-def check_output(output: Path, *, resume: bool) -> None:
-    """Checks that a run may write to a folder; before minutes of work, not after.
-
-    Raises:
-        TrainingError: it holds a run, and `resume` is not said.
-    """
-    if not resume and (checkpoints(output) or (output / "config.json").is_file()):
-        again = argument("resume=True", "--resume", ("train",))
-        raise TrainingError(
-            f"{output} holds a run already; pass {again}, or another {argument('output', '--output', ('train',))}"
-        )
 
 
 def _told(facts: Facts) -> str:

@@ -33,6 +33,9 @@ def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
     told = (
         kblam("data", "export", tmp_path / "set-train.jsonl", "-o", tmp_path / "m.json", "--as", "messages").ok().stderr
     )
-    assert "not written: contexts (--with-contexts writes them), kind, group and sources, for which messages" in told
+    assert (
+        "not written: contexts (--with-contexts writes them), kind, group, sources and names, for which messages"
+        in told
+    )
     assert "messages" in json.loads((tmp_path / "m.json").read_text())[0]
     kblam("data", "export", tmp_path / "q.kb", "-o", out, "--as", "plain", "--splits", "a").failed(2, "is no split")

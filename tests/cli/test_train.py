@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.cli import train as command
-from kblam.errors import TrainingConfigError
+from kblam.errors import TrainingConfigError, TrainingError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.training import calibration_run
 from kblam.training.material import Material
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM
-from tests.training.conftest import SMALL, prepared, small, small_head
+from tests.training.conftest import SMALL, cache, prepared, small, small_head
 
-__all__ = ["prepared"]  # the fixture
+__all__ = ["cache", "prepared"]  # the fixtures
 
 
 def flags(**changes: object) -> list[str]:
@@ -54,18 +55,60 @@ def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
         small(max_steps=-1)
 
 
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A knowledge base whose encoder is found where no other is named; others have vectors of eight numbers."""
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(8))
+    with KnowledgeBase.create(tmp_path / "facts.kb", encoder) as made:
+        made.add([Triple("Machine 7", "torque", "9 newton metres")])
+    return tmp_path / "facts.kb"
+
+
+def test_training_on_a_base_takes_the_encoder_it_was_built_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    def gather(settings: Any, *, triples: list[Triple], encoder: Any = None, **_: Any) -> None:
+        taken.append(encoder.fingerprint)
+        raise TrainingError(f"{len(triples)} triples, far enough")
+
+    monkeypatch.setattr("kblam.training.material.gather", gather)
+    options = ["-o", str(tmp_path / "adapter"), "-k", str(base)]
+    kblam("train", *options).failed(2, "1 triples, far enough")
+    assert taken == [HashingEncoder(EMBEDDING_DIM).fingerprint]
+    told = kblam("train", *options, "--encoder", "other")
+    assert told.status == 2
+    assert "facts.kb was built with" in told.stderr
+    assert len(taken) == 1, "before anything is encoded"
+
+
+def test_a_base_without_triples_is_not_replaced_by_invented_facts(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("material.gather", "calibration_run.recalibrate"):
+        monkeypatch.setattr(f"kblam.training.{work}", lambda *_, **__: pytest.fail("it goes on"))
+    with KnowledgeBase.open(base, HashingEncoder(EMBEDDING_DIM)) as opened:
+        opened.remove("Machine 7")
+    for name in ("train", "calibrate"):
+        kblam(name, "-o", str(tmp_path / "adapter"), "-k", str(base)).failed(2, "has no triples to learn from")
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_run_and_then_other_thresholds(
     prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter, cache = tmp_path / "adapter", str(tmp_path / "cache")
-    done = kblam("train", "-o", str(adapter), "--cache", cache, *flags()).ok()
+    adapter, vectors = tmp_path / "adapter", str(tmp_path / "vectors")
+    done = kblam("train", "-o", str(adapter), "--cache", vectors, *flags()).ok()
     assert "takes about 1 minute, " in done.stderr
     assert "known above" in done.stderr
     assert KnowledgeAdapter.from_pretrained(adapter).config.known_above is not None
-    kblam("train", "-o", str(adapter), "--cache", cache, *flags()).failed(
+    kblam("train", "-o", str(adapter), "--cache", vectors, *flags()).failed(
         2, "holds a run already; pass --resume, or another --output"
     )
-    resumed = kblam("train", "-o", str(adapter), "--cache", cache, *flags(learning_rate=0.5), "--resume")
+    resumed = kblam("train", "-o", str(adapter), "--cache", vectors, *flags(learning_rate=0.5), "--resume")
     assert resumed.status == 2
     assert "other settings: --learning_rate was 0.0012, is 0.5" in resumed.stderr
 
@@ -82,7 +125,7 @@ def test_a_run_and_then_other_thresholds(
     facts = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(9) for prop in ("torque", "age")]
     with KnowledgeBase.create(kb, HashingEncoder(EMBEDDING_DIM)) as base:
         base.add(facts)
-    options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", cache]
+    options = ["-a", str(adapter), "-k", str(kb), "-o", str(output), "-n", "30", "--cache", vectors]
     assert "refusals right" in kblam("calibrate", *options).ok().stdout
     fresh, before = (KnowledgeAdapter.from_pretrained(folder) for folder in (output, adapter))
     assert fresh.config.confidence is not None

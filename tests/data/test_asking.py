@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from kblam.adapter.config import REFUSAL
 from kblam.data.asking import UNANSWERABLE, about_base, about_documents, parse_shares, rephrased
 from kblam.data.documents import Document, pieces_of
 from kblam.data.endpoint import Endpoint
+from kblam.data.exporting import export_splits, read_questions
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge import Source, Triple
 from kblam.knowledge.mention import says
@@ -102,6 +107,38 @@ def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
     server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):
         rephrased(given, Endpoint(server.base_url, "writer"))
+
+
+def test_what_a_test_split_asks_about_no_other_split_does(tmp_path: Path) -> None:
+    birds = [Triple(f"Bird {number}", prop, f"{prop} {number}") for number in range(80) for prop in ("color", "age")]
+    asked = about_base(birds, 200, shares=parse_shares("single=0.9,pair=0.1"))
+    lines = [json.dumps(one.to_record()) + "\n" for one in asked]
+    (tmp_path / "all.jsonl").write_text("".join(lines))
+    shares = {"train": 0.8, "test": 0.2}
+    counts = export_splits(tmp_path / "set.jsonl", read_questions(tmp_path / "all.jsonl"), shares)
+    assert counts["test"] > 20
+    about = {one.question: set(one.names) for one in asked}
+    train, test = (
+        set().union(*(about[one.question] for one in read_questions(tmp_path / f"set-{name}.jsonl"))) for name in shares
+    )
+    assert not train & test
+
+
+def test_a_question_that_says_two_names_is_about_the_same_one_in_every_process() -> None:
+    code = (
+        "from kblam.data.asking.from_base import about_base\n"
+        "from kblam.knowledge import Triple\n"
+        "names = [word for one in ('Oak', 'Elm', 'Ash', 'Fir', 'Yew') for word in (one, one.upper())]\n"
+        "triples = [Triple(name, prop, 'old') for name in names for prop in ('age', 'use')]\n"
+        "print([one.names for one in about_base(triples, 120, shares={'unanswerable': 1.0})])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(said) == 1
 
 
 def test_questions_about_documents_rest_on_their_words(server: ChatServer) -> None:

@@ -25,6 +25,7 @@ from kblam.errors import (
     UnsupportedModelError,
 )
 from kblam.folder import integrate, is_model_folder, load_folder, load_model, new, read_manifest
+from kblam.models.loading import load_base
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, save_base, tiny_adapter, tiny_model, tiny_tokenizer
 
@@ -180,6 +181,20 @@ def test_what_exists_is_not_replaced_unless_asked(
     assert left_behind(tmp_path) == []
 
 
+def test_a_base_that_would_go_with_the_old_folder_is_not_referred_to(
+    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    whole = integrate(base, adapter, kb, tmp_path / "whole", include_base=True)
+    expected = answer_of(whole).text
+    (tmp_path / "link").symlink_to(whole)
+    for target in (whole, tmp_path / "link"):
+        for model in (whole / "base", load_base(str(whole / "base"), device="cpu")):
+            with pytest.raises(ModelFolderError, match=r"base lies in .*, which is replaced.*; pass include_base"):
+                integrate(model, adapter, kb, target, tokenizer=tiny_tokenizer(), overwrite=True)
+    integrate(whole / "base", adapter, kb, whole, tokenizer=tiny_tokenizer(), include_base=True, overwrite=True)
+    assert answer_of(whole).text == expected
+
+
 def test_an_empty_folder_is_taken(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert is_model_folder(integrate(base, adapter, kb, tmp_path / "folder"))
@@ -307,6 +322,18 @@ def test_a_killed_replacement_leaves_a_folder(tmp_path: Path, how: str) -> None:
         (fresh / "what").write_text("newer")
     assert (target / "what").read_text() == "newer"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a [b]"]
+
+
+def test_what_was_left_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+    others = [tmp_path / f".model{rest}" for rest in (".v2.7-0123abcd.old", ".v2.7-0123abcd.part", ".mine.old")]
+    for other in others:
+        other.mkdir()
+        (other / "what").write_text("of another")
+    new.restore(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with new.new_folder(tmp_path / "model") as fresh:
+        (fresh / "what").write_text("new")
+    assert all((other / "what").read_text() == "of another" for other in others)
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:

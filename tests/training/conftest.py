@@ -72,11 +72,17 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Material]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sentence vectors, not in the one that a run writes."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def prepared(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Material]:
     """Makes the material of a small run; `changes` are the config's, `triples` the user's."""
     stand_ins(monkeypatch)
 
     def prepare(triples: Any = (), **changes: Any) -> Material:
-        return gather(small(**changes), cache=tmp_path / "cache", triples=triples)
+        return gather(small(**changes), cache=cache, triples=triples)
 
     return prepare

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from kblam.training.run import LOG
+from kblam.training.checkpoints import LOG
 
 
 def losses(output: Path, stage: int = 2) -> list[float]:

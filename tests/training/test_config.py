@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from kblam.cli.errors import CommandError
 from kblam.cli.train import _flags
 from kblam.errors import TrainingConfigError
+from kblam.training import config
 from kblam.training.config import TrainingConfig
 
 
@@ -21,13 +24,36 @@ from kblam.training.config import TrainingConfig
         ({"max_steps": 1.5}, "max_steps must be a whole number of at least 0; got 1.5"),
         ({"learning_rate": 0}, "learning_rate must be a number above 0; got 0"),
         ({"learning_rate": "fast"}, "learning_rate must be a number above 0; got 'fast'"),
-        ({"layers": 3}, r"layers must be a list of layers, such as \[14, 18\], or null; got 3"),
+        ({"layers": 3}, r"layers must be a list of ascending layers, such as \[14, 18\], or null; got 3"),
         ({"unanswerable": 1.0}, "unanswerable must be a share of 0 .. 1; got 1.0"),
         ({"lr_scheduler_type": "step"}, "lr_scheduler_type must be one of cosine, linear, constant; got 'step'"),
         ({"report_to": "mail"}, "report_to must be none or tensorboard; got 'mail'"),
         ({"calibration_entities": 9000}, "calibration_entities .9000. must be fewer than train_entities"),
         ({"bf16": "maybe"}, "bf16 must be true or false or null; got 'maybe'"),
         ({"pointer": None}, "pointer must be true or false; got None"),
+        ({"max_steps": True}, "max_steps must be a whole number of at least 0; got True"),
+        ({"unanswerable": "half"}, "unanswerable must be a share of 0 .. 1; got 'half'"),
+        ({"seed": "abc"}, "seed must be a whole number below .*; got 'abc'"),
+        ({"seed": None}, "seed must be a whole number below .*; got None"),
+        ({"seed": 1.5}, "seed must be a whole number below .*; got 1.5"),
+        ({"seed": 2**64}, "seed must be a whole number below"),
+        ({"adam_beta2": 1.5}, "adam_beta2 must be a number from 0 to below 1; got 1.5"),
+        ({"weight_decay": "x"}, "weight_decay must be a number of at least 0; got 'x'"),
+        ({"projection_rate": "x"}, "projection_rate must be a number of at least 0; got 'x'"),
+        ({"learning_rate": math.inf}, "learning_rate must be a number above 0; got inf"),
+        ({"layers": []}, "layers must be a list of ascending layers, .*; got "),
+        ({"layers": [2, 1]}, "layers must be a list of ascending layers, .*; got "),
+        ({"layers": [1, "x"]}, "layers must be a list of ascending layers, .*; got "),
+        ({"layers": [1, 2], "evidence_layer": 3}, r"evidence_layer must be one of layers \(1, 2\), or null; got 3"),
+        ({"evidence_layer": -1}, "evidence_layer must be a layer, or null; got -1"),
+        ({"question_head": "foo"}, "question_head must be linear or mlp or null; got 'foo'"),
+        ({"question_hidden_dim": 0}, "question_hidden_dim must be a whole number of at least 1; got 0"),
+        ({"prompt": "hi"}, r"prompt must be a text with \{question\} in it, or null; got 'hi'"),
+        ({"prompt": ""}, r"prompt must be a text with \{question\} in it, or null; got ''"),
+        ({"answer": "x"}, r"answer must be a text with \{property\}, \{name\} and \{value\} in it, each once; got 'x'"),
+        ({"refusal": ""}, "refusal must be a text that is not empty; got ''"),
+        ({"model": None}, "model must be a text that is not empty; got None"),
+        ({"encoder": 7}, "encoder must be a text that is not empty, or null; got 7"),
         ({"question_head": None}, "set retrieval_steps to 0 or question_head to mlp"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
@@ -35,6 +61,14 @@ from kblam.training.config import TrainingConfig
 def test_refuses(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingConfigError, match=message):
         TrainingConfig(**bad)
+
+
+def test_every_setting_has_a_rule() -> None:
+    assert config._RULES.keys() == {field.name for field in dataclasses.fields(TrainingConfig)}
+    for wrong in (object(), "", float("nan")):
+        for field in dataclasses.fields(TrainingConfig):
+            with pytest.raises(TrainingConfigError):
+                TrainingConfig(**{field.name: wrong})
 
 
 def test_bfloat16_is_for_what_multiplies_it_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

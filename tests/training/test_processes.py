@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, *
     return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
 
 
-def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
+def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, cache: Path, tmp_path: Path, warm: None) -> None:
     one = trainer_of(prepared, tmp_path / "one", **SETTLED)
     one.fit()
     one.finish()
@@ -66,7 +67,7 @@ def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path, 
     two = tmp_path / "two"
     flags = ["--use_fsdp", "--fsdp_version", "2"]
     settled = (f"{name}={value}" for name, value in SETTLED.items())
-    done = accelerate_two(flags, tmp_path / "cache", two, "per_device_train_batch_size=2", "finish=1", *settled)
+    done = accelerate_two(flags, cache, two, "per_device_train_batch_size=2", "finish=1", *settled)
     assert done.returncode == 0, done.stderr
     assert same_curve(losses(tmp_path / "one"), losses(two))
     held = [json.loads((two / f"process-{rank}.json").read_text())["held"] for rank in range(2)]
@@ -78,14 +79,14 @@ def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, tmp_path: Path, 
 
 
 def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
-    prepared: Prepare, tmp_path: Path, warm: None
+    prepared: Prepare, cache: Path, tmp_path: Path, warm: None
 ) -> None:
     prepared()  # fills the cache
     settings = ["max_steps=20", "per_device_train_batch_size=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    workers = start_two(tmp_path / "cache", whole, *settings, **FSDP)
+    workers = start_two(cache, whole, *settings, **FSDP)
     assert [*map(ended, workers)] == [0, 0]
-    workers = start_two(tmp_path / "cache", killed, *settings, **FSDP)
+    workers = start_two(cache, killed, *settings, **FSDP)
     while not checkpoints(killed):
         assert workers[0].is_alive(), "it ended before its first checkpoint"
         time.sleep(0.02)
@@ -94,11 +95,18 @@ def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
         ended(worker)
     done = checkpoints(killed)[-1][0]
     assert done < 20
-    workers = start_two(tmp_path / "cache", killed, *settings, "resume=1", **FSDP)
+    workers = start_two(cache, killed, *settings, "resume=1", **FSDP)
     assert [*map(ended, workers)] == [0, 0]
     assert losses(killed)[-(20 - done) :] == losses(whole)[done:]
     weights = [folder / "checkpoint-20" / "model.safetensors" for folder in (killed, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_processes_wait_as_long_as_the_main_one_encodes(launched: Callable[[dict[str, str]], None]) -> None:
+    launched({})
+    handler = start("cpu").init_handler
+    assert handler is not None
+    assert handler.timeout >= timedelta(days=1)
 
 
 @pytest.mark.usefixtures("one_process")

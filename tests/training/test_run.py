@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,13 +16,13 @@ import torch
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.data.batch import IGNORE
-from kblam.errors import TrainingError
+from kblam.errors import AdapterConfigError, TrainingError
 from kblam.knowledge import Triple
 from kblam.models import attach, attachment_of
 from kblam.training import calibrate
 from kblam.training.calibrate import Case
 from kblam.training.card import write_card
-from kblam.training.checkpoints import checkpoints
+from kblam.training.checkpoints import check_output, checkpoints
 from kblam.training.estimate import estimate
 from kblam.training.material import Material
 from kblam.training.retrieval import retrieval_scores
@@ -52,13 +54,15 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(prepared: Prepare, tmp_pa
     assert [step for step, _ in checkpoints(tmp_path / "broken")] == [3, 6]
 
 
-def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(prepared: Prepare, tmp_path: Path, warm: None) -> None:
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
+    prepared: Prepare, cache: Path, tmp_path: Path, warm: None
+) -> None:
     whole = trainer_of(prepared, tmp_path / "whole", max_steps=40)
     whole.fit()
     killed = tmp_path / "killed"
     # As many threads as here: their number is in the last bits of a sum.
     threads = str(torch.get_num_threads())
-    worker = start("-m", WORKER, tmp_path / "cache", killed, "max_steps=40", OMP_NUM_THREADS=threads)
+    worker = start("-m", WORKER, cache, killed, "max_steps=40", OMP_NUM_THREADS=threads)
     while not checkpoints(killed):
         assert worker.is_alive(), "it ended before its first checkpoint"
         time.sleep(0.02)
@@ -113,10 +117,10 @@ def test_accumulated_pieces_are_the_same_step(prepared: Prepare, tmp_path: Path)
     assert same_curve(losses(tmp_path / "whole"), losses(tmp_path / "pieces"))
 
 
-def test_two_processes_take_the_same_steps(prepared: Prepare, tmp_path: Path, warm: None) -> None:
+def test_two_processes_take_the_same_steps(prepared: Prepare, cache: Path, tmp_path: Path, warm: None) -> None:
     trainer_of(prepared, tmp_path / "one", **SETTLED).fit()
     settled = (f"{name}={value}" for name, value in SETTLED.items())
-    workers = start_two(tmp_path / "cache", tmp_path / "two", "per_device_train_batch_size=2", *settled)
+    workers = start_two(cache, tmp_path / "two", "per_device_train_batch_size=2", *settled)
     assert [*map(ended, workers)] == [0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6
@@ -135,8 +139,100 @@ def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
     state = (tmp_path / "checkpoint-3" / "state.json").read_text()
     for damaged in ("{", state.replace('"step": 3', '"step": 1, "step": 3')):
         (tmp_path / "checkpoint-3" / "state.json").write_text(damaged)
-        with pytest.raises(TrainingError, match="is not a checkpoint of kblam train"):
+        with pytest.raises(TrainingError, match=r"checkpoint-3 is damaged: state.json cannot be read \(.*delete that"):
             trainer_of(prepared, tmp_path).fit(resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of something else", "missing"])
+@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors"])
+def test_without_a_damaged_checkpoint_the_one_before_is_taken(
+    file: str, damage: str, prepared: Prepare, tmp_path: Path
+) -> None:
+    trainer_of(prepared, tmp_path).fit()
+    last, path = tmp_path / "checkpoint-6", tmp_path / "checkpoint-6" / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100] if damage == "cut short" else b"not weights at all")
+    with pytest.raises(TrainingError, match=r"checkpoint-6 is damaged: .*; delete that folder, and the run goes on"):
+        trainer_of(prepared, tmp_path).fit(resume=True)
+    shutil.rmtree(last)
+    said: list[str] = []
+    trainer_of(prepared, tmp_path, said).fit(resume=True)
+    assert f"going on from {tmp_path / 'checkpoint-3'}" in said
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("mine", ["a base model", "another adapter", "a folder", "a card", "checkpoints of others"])
+def test_what_is_no_run_is_never_written_over(
+    mine: str, resume: bool, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(prepared, tmp_path / "mine")
+    if mine == "a base model":
+        trainer.material.model.save_pretrained(tmp_path / "mine")
+    elif mine == "another adapter":
+        trainer.adapter.save_pretrained(tmp_path / "mine")
+    else:
+        path = {"a folder": "retrieval/notes.txt", "a card": "README.md"}.get(mine, "checkpoint-500/optimizer.pt")
+        (tmp_path / "mine" / path).parent.mkdir(parents=True)
+        (tmp_path / "mine" / path).write_text("years of work")
+    before = contents(tmp_path / "mine")
+    with pytest.raises(TrainingError, match="holds something else than a run of kblam train") as told:
+        trainer.fit(resume=resume)
+    assert "resume" not in str(told.value)
+    assert contents(tmp_path / "mine") == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_base_model_beside_a_run_is_not_written_over(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path).fit(stop_after=3)
+    trainer = trainer_of(prepared, tmp_path)
+    trainer.material.model.save_pretrained(tmp_path)
+    with pytest.raises(TrainingError, match=r"something else than a run of kblam train \(config.json\)"):
+        trainer.fit(resume=True)
+
+
+def test_what_a_stopped_run_left_is_no_hindrance(prepared: Prepare, tmp_path: Path) -> None:
+    for left in (".retrieval.part/config.json", "cache/vectors-0123456789abcdef/x", ".t0_x9abc.part/model.safetensors"):
+        (tmp_path / left).parent.mkdir(parents=True)
+        (tmp_path / left).touch()
+    for left in ("log.jsonl", "events.out.tfevents.1700000000.host.7.0"):
+        (tmp_path / left).touch()
+    trainer_of(prepared, tmp_path).fit(stop_after=1)
+    assert [step for step, _ in checkpoints(tmp_path)] == [1]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "adapter"):
+        with pytest.raises(TrainingError, match=r"file is a file, and a run needs a folder; choose another output"):
+            check_output(output, resume=False)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(TrainingError, match=r"may not be written; choose another output"):
+        check_output(tmp_path / "new" / "adapter", resume=False)
+
+
+def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:
+    said: list[str] = []
+    trainer = trainer_of(prepared, tmp_path, said)
+    trainer.fit()
+    trainer.finish()
+    card = tmp_path / "README.md"
+    write_card(trainer, 60.0)
+    assert "How it was made" in card.read_text(), "in place of the hub's"
+    write_card(trainer, 120.0)
+    assert "in 2 minutes" in card.read_text()
+    changed = card.read_text().replace("in 2 minutes", "in no time")
+    for mine in ("# My adapter\n", changed):
+        card.write_text(mine)
+        write_card(trainer, 180.0)
+        assert card.read_text() == mine
+        assert said[-1] == f"{card} was changed by hand, so it stays as it is"
 
 
 def test_stage_one_of_another_run_is_not_taken(prepared: Prepare, tmp_path: Path) -> None:
@@ -144,8 +240,8 @@ def test_stage_one_of_another_run_is_not_taken(prepared: Prepare, tmp_path: Path
     trainer_of(prepared, tmp_path, max_steps=0).fit()
     with pytest.raises(TrainingError, match=r"retrieval is of a run with other settings: .*, seed was 4, is 5"):
         trainer_of(prepared, tmp_path, max_steps=0, seed=5).fit(resume=True)
-    (tmp_path / "retrieval" / "state.json").unlink()
-    with pytest.raises(TrainingError, match="retrieval is not a checkpoint of kblam train"):
+    (tmp_path / "retrieval" / "state.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"retrieval is damaged: .*; delete that folder, and stage 1 is done again"):
         trainer_of(prepared, tmp_path, max_steps=0).fit(resume=True)
 
 
@@ -279,6 +375,23 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
         assert f"\n{sum(each.encoded for each in vectors):,} texts were encoded in this time" in card
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [0, 99], "evidence_layer": 0}, "layers must be different layers of 0"),
+        ({"layers": None, "evidence_layer": 99}, "evidence_layer 99 is not a knowledge layer"),
+        ({"question_hidden_dim": 2**30}, "question_hidden_dim must be at most"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_what_the_model_does_not_have_is_refused_before_anything_is_encoded(
+    changes: dict[str, Any], message: str, prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.training.material.Vectors", lambda *_: pytest.fail("it encodes"))
+    with pytest.raises(AdapterConfigError, match=message):
+        prepared(**changes)
+
+
 def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp_path: Path) -> None:
     own = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(12) for prop in ("torque", "weight")]
     material = prepared(triples=own)
@@ -290,4 +403,10 @@ def test_own_triples_are_learned_and_decide_the_threshold(prepared: Prepare, tmp
     trainer.fit()
     trainer.finish()
     write_card(trainer, 1.0)
-    assert "the user's own triples" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "synthetic facts about 52 entities, the user's own triples among them" in card
+    assert "(the user's own triples, which training had too)" in card
+    assert "held out" not in card
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "own" in line] == [3, 6]
+    assert not any("held_out" in line for line in lines)

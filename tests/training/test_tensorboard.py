@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from kblam.errors import TrainingError
+from kblam.training.checkpoints import LOG
 from kblam.training.material import Material
-from kblam.training.run import LOG, Trainer
+from kblam.training.run import Trainer
 from tests.training.conftest import small
 
 Prepare = Callable[..., Material]

@@ -98,7 +98,7 @@ def _export_questions(
             counts = export_splits(output, read_questions(source), shares, **options)  # type: ignore[arg-type]
     if form is not Form.plain:
         contexts = "" if with_contexts or form is Form.ragas else "contexts (--with-contexts writes them), "
-        lost = f"not written: {contexts}kind, group and sources, for which {form.value} has no place"
+        lost = f"not written: {contexts}kind, group, sources and names, for which {form.value} has no place"
         err.print(lost, style="yellow", markup=False, soft_wrap=True)
     for name, count in counts.items():
         file = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output

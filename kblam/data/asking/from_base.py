@@ -51,7 +51,7 @@ def about_base(
     facts = [(triple.name, triple.property, triple.value) for triple in every]
     strangers = _strangers({triple.name.casefold() for triple in every})
     wanted = counts(count, shares or DEFAULT_SHARES)
-    names = list({triple.name for triple in every} | set(strangers))
+    names = list(dict.fromkeys([*(triple.name for triple in every), *strangers]))
     found: dict[str, dict[str, Asked]] = {kind: {} for kind in wanted}
     for turn in range(_ROUNDS):
         missing = {kind: number - len(found[kind]) for kind, number in wanted.items() if number > len(found[kind])}

@@ -44,6 +44,7 @@ class Asked:
             "contexts": list(self.contexts),
             "kind": self.kind,
             "group": self.names[0] if self.names else "",
+            "names": list(self.names),
         }
         if self.sources:
             record["sources"] = [source.to_record() for source in self.sources]

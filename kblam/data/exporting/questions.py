@@ -26,6 +26,7 @@ class QuestionAnswer:
         kind: single, pair, open, ...
         group: questions of one group stay in one split; the name of the thing that is asked about.
         sources: where documents say it, as plain values.
+        names: of all things that it is about, where they are known; a question about two keeps both in one split.
     """
 
     question: str
@@ -34,6 +35,12 @@ class QuestionAnswer:
     kind: str = "single"
     group: str = ""
     sources: tuple[Mapping[str, Any], ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """What must be in one split with it; itself where nothing says what it is about."""
+        return tuple(dict.fromkeys(name for name in (self.group, *self.names) if name)) or (self.question,)
 
 
 def of_question(question: Question, refusal: str) -> QuestionAnswer:
@@ -41,7 +48,8 @@ def of_question(question: Question, refusal: str) -> QuestionAnswer:
     facts = question.facts
     contexts = tuple(_sentence(*fact) for fact in facts)
     answer = question.answer if facts else refusal
-    return QuestionAnswer(question.text, answer, contexts, question.kind, facts[0][0] if facts else "")
+    names = tuple(dict.fromkeys(name for name, _, _ in facts))
+    return QuestionAnswer(question.text, answer, contexts, question.kind, facts[0][0] if facts else "", names=names)
 
 
 def example_questions(triples: Iterable[Triple]) -> Iterator[QuestionAnswer]:
@@ -50,7 +58,8 @@ def example_questions(triples: Iterable[Triple]) -> Iterator[QuestionAnswer]:
         if triple.question is not None and triple.answer is not None:
             context = _sentence(triple.name, triple.property, triple.value)
             sources = tuple(source.to_record() for source in triple.sources)
-            yield QuestionAnswer(triple.question, triple.answer, (context,), group=triple.name, sources=sources)
+            name = triple.name
+            yield QuestionAnswer(triple.question, triple.answer, (context,), group=name, sources=sources, names=(name,))
 
 
 def _sentence(name: str, prop: str, value: str) -> str:
@@ -68,6 +77,7 @@ def _to_plain(one: QuestionAnswer, _: bool) -> dict[str, Any]:
         "kind": one.kind,
         "group": one.group,
         "sources": [dict(source) for source in one.sources],
+        "names": list(one.names),
     }
 
 
@@ -130,7 +140,7 @@ def of_record(record: object) -> QuestionAnswer:
     if "question" in record or "Q" in record:
         question, answer = record.get("question", record.get("Q")), record.get("answer", record.get("A"))
         kind, group = str(record.get("kind") or "single"), str(record.get("group") or "")
-        return _made(question, answer, record.get("contexts"), kind, group, record.get("sources"))
+        return _made(question, answer, record.get("contexts"), kind, group, record.get("sources"), record.get("names"))
     known = "question and answer; instruction and output; conversations; messages; user_input and reference"
     raise TripleFormatError(f"no question in it; a record has {known}")
 
@@ -173,19 +183,22 @@ def _made(
     kind: str = "single",
     group: str = "",
     sources: object = None,
+    names: object = None,
 ) -> QuestionAnswer:
     for part, text in (("question", question), ("answer", answer)):
         if not isinstance(text, str) or not text.strip():
             raise TripleFormatError(f"the {part} is missing or empty")
     facts = tuple(map(str, _listed("contexts", contexts)))
+    is_one = isinstance(names, str) and names and not names.startswith("[")  # of a set that others made
+    about = tuple(map(str, [names] if is_one else _listed("names", names)))
     where = _listed("sources", sources)
     if not all(isinstance(one, Mapping) for one in where):
         raise TripleFormatError("sources must be a list of objects")
     check_storable("the question", str(question))
     check_storable("the answer", str(answer))
-    for text in (kind, group, *facts, *(str(value) for one in where for value in one.values())):
+    for text in (kind, group, *facts, *about, *(str(value) for one in where for value in one.values())):
         check_storable("a field of the question", text)
-    return QuestionAnswer(str(question), str(answer), facts, kind, group, tuple(map(_source, where)))
+    return QuestionAnswer(str(question), str(answer), facts, kind, group, tuple(map(_source, where)), about)
 
 
 def _source(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from kblam.data.exporting.dividing import divided
 from kblam.data.exporting.questions import FORMS, QuestionAnswer, of_record
 from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge.files.csv_table import read_csv
@@ -40,7 +40,7 @@ def export_questions(
 
     Args:
         path: `.json` (one list), `.jsonl`, `.csv` or `.parquet`.
-        form: "plain" (question, answer, contexts, kind, group, sources), "alpaca" (instruction, input, output),
+        form: "plain" (question, answer, contexts, kind, group, sources, names), "alpaca" (instruction, input, output),
             "sharegpt" (conversations of from and value), "messages" (role and content, which other tools call ShareGPT
             too), "ragas" (user_input, response, retrieved_contexts, reference).
         with_contexts: put the facts into the prompt of alpaca, sharegpt and messages. "plain" and "ragas" always have
@@ -70,8 +70,9 @@ def export_splits(
 ) -> dict[str, int]:
     """Write questions to a file for each split, `facts-train.jsonl` for `facts.jsonl`; returns how many are in each.
 
-    All questions about one thing are in one split (their `group`, else the question), and they stay there when more
-    are added.
+    All questions about one thing are in one split (their `group` and `names`, else the question), so also all that
+    questions about several things put together. Where no question is about several, each stays in its split when
+    more are added.
 
     Args:
         splits: name -> share; the shares add up to 1.
@@ -85,8 +86,7 @@ def export_splits(
     counts = dict.fromkeys(splits, 0)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_writer(_of_split(target, name), overwrite=overwrite)) for name in splits}
-        for one in questions:
-            name = _split_of(one, splits, seed)
+        for name, one in divided(questions, splits, seed):
             writers[name](FORMS[form](one, with_contexts))
             counts[name] += 1
         if not sum(counts.values()):
@@ -148,16 +148,6 @@ def _check(target: Path, form: str, splits: Mapping[str, float]) -> None:
 
 def _of_split(target: Path, name: str) -> Path:
     return target.with_name(f"{target.stem}-{name}{target.suffix}") if name else target
-
-
-def _split_of(one: QuestionAnswer, splits: Mapping[str, float], seed: int) -> str:
-    digest = blake2b(f"{seed} {one.group or one.question}".encode(), digest_size=8).digest()
-    place, passed = int.from_bytes(digest, "big") / 2**64, 0.0
-    for name, share in splits.items():
-        passed += share
-        if place < passed:
-            return name
-    return next(reversed(list(splits)))
 
 
 @contextmanager

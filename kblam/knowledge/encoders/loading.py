@@ -95,5 +95,7 @@ def load_recorded_encoder(spec: str) -> Encoder:
 
 def _naming(spec: str) -> str:
     """How a caller names the encoder, before a variable that does it too; nothing where the command cannot."""
-    named = argument(f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}", ("kb build", "kb add"), "")
+    named = argument(
+        f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}", ("kb build", "kb add", "train"), ""
+    )
     return f"{named}, or " if named else ""

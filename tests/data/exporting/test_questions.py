@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kblam.data.exporting import (
     of_question,
     read_questions,
 )
+from kblam.data.exporting.dividing import divided
 from kblam.data.quiz import NO_ENTITY, Question
 from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge import Source, Triple
@@ -27,6 +29,7 @@ ONE = QuestionAnswer(
     "single",
     "Oak",
     ({"document": "trees.md", "page": 3},),
+    ("Oak",),
 )
 TWO = QuestionAnswer("Who?\nAnd 誰?", "I do not know.", (), "no entity", "")
 SET = [ONE, TWO]
@@ -87,14 +90,46 @@ def test_questions_about_one_thing_stay_in_one_split(tmp_path: Path) -> None:
     assert sum(again.values()) == 501
 
 
+def test_a_question_about_two_things_keeps_both_in_one_split(tmp_path: Path) -> None:
+    draw, things = random.Random(0), [f"thing {n}" for n in range(200)]
+    single = [QuestionAnswer(f"of {thing} {n}", "a", group=thing, names=(thing,)) for thing in things for n in range(3)]
+    pairs = [draw.sample(things[:120], 2) for _ in range(45)]
+    double = [QuestionAnswer(" and ".join(pair), "a", group=pair[0], names=tuple(pair)) for pair in pairs]
+    shares = {"train": 0.7, "dev": 0.1, "test": 0.2}
+
+    def held(file: str, given: list[QuestionAnswer]) -> dict[str, list[QuestionAnswer]]:
+        export_splits(tmp_path / f"{file}.csv", given, shares)
+        return {name: list(read_questions(tmp_path / f"{file}-{name}.csv")) for name in shares}
+
+    found = held("s", [*single, *double])
+    about = [{name for one in of_split for name in one.names} for of_split in found.values()]
+    assert not about[0] & about[1] | about[1] & about[2] | about[0] & about[2]
+    for name, share in shares.items():
+        assert len(found[name]) / 645 == pytest.approx(share, abs=0.07)
+    again = held("t", [*reversed(double), *reversed(single)])
+    assert {name: set(map(str, of_split)) for name, of_split in again.items()} == {
+        name: set(map(str, of_split)) for name, of_split in found.items()
+    }
+
+
+def test_all_that_hangs_together_goes_where_most_belongs() -> None:
+    chain = [QuestionAnswer("q", "a", names=(f"thing {n}", f"thing {n + 1}")) for n in range(90)]
+    rest = [QuestionAnswer("q", "a", names=(f"other {n}",)) for n in range(10)]
+    for splits in ({"test": 0.1, "train": 0.9}, {"none": 0.0, "test": 0.1, "train": 0.9}):
+        of = [name for name, _ in divided([*chain, *rest], splits, 0)]
+        assert set(of[:90]) == {"train"}
+        assert set(of[90:]) == {"test"}
+
+
 def test_questions_come_from_quizzes_and_from_triples() -> None:
     told = {"document": "trees.md", "page": 3, "quote": "ships of oak"}
     fact = Triple("Oak", "use", "ships", question="What is Oak for?", answer="Ships.", sources=(Source(**told),))
     assert list(example_questions([fact, Triple("Elm", "use", "carts")])) == [
-        QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak", (told,))
+        QuestionAnswer("What is Oak for?", "Ships.", ("the use of Oak is ships",), "single", "Oak", (told,), ("Oak",))
     ]
     known = of_question(Question("Oak?", (("Oak", "use", "ships"),), "The {property} of {name} is {value}."), "no")
-    assert known == QuestionAnswer("Oak?", "The use of Oak is ships.", ("the use of Oak is ships",), "single", "Oak")
+    fact = ("the use of Oak is ships",)
+    assert known == QuestionAnswer("Oak?", "The use of Oak is ships.", fact, "single", "Oak", names=("Oak",))
     unknown = of_question(Question("Who is X?", (), kind=NO_ENTITY), "I do not know.")
     assert unknown == QuestionAnswer("Who is X?", "I do not know.", (), NO_ENTITY, "")
 
