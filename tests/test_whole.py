@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -22,13 +24,33 @@ def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.fixture(params=[True, False], ids=["links", "a file system without links"])
+def _links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:
+        monkeypatch.setattr(Path, "hardlink_to", mock.Mock(side_effect=OSError(errno.EPERM, "no links here")))
+
+
+@pytest.mark.usefixtures("_links")
 def test_a_file_that_is_not_to_be_replaced_stays_also_if_it_comes_meanwhile(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     with pytest.raises(FileExistsError), whole(file, overwrite=False) as unfinished:
         (unfinished.write_text("one"), file.write_text("another's"))
+    began = False
     with pytest.raises(FileExistsError), whole(file, overwrite=False):
-        pass
+        began = True
+    assert not began, "minutes of writing would be lost"
     assert file.read_text() == "another's"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.usefixtures("_links")
+def test_a_file_that_replaces_none_appears_when_the_block_ends_well(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with whole(file, overwrite=False) as unfinished:
+        unfinished.write_text("one")
+        assert not file.exists()
+    assert file.read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_two_writers_of_one_file_each_write_their_own(tmp_path: Path) -> None:

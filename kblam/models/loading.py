@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,19 @@ def load_base(
         device: None is cuda where there is one, else cpu.
 
     Raises:
-        ModelFolderError: there is no such model, it cannot be read, it needs code of its own, or the device is not
-            there.
+        ModelFolderError: there is no such model, it cannot be read, it lacks weights, it needs code of its own, or the
+            device is not there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _errors_of("model", name):
         source, options = _source(name, revision)
         _check_attention(AutoConfig.from_pretrained(source, **options), name)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or usual_dtype(name, device) or "auto", **options
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or usual_dtype(name, device) or "auto", output_loading_info=True, **options
         )
+        _check_whole(found["missing_keys"], name)
         _keep_short_name(model.config, name)
         return model.to(device).eval()
 
@@ -153,6 +155,20 @@ def _check_attention(config: Any, name: str | Path) -> None:
         asked = getattr(part, "_attn_implementation", None)
         if "/" in str(asked):
             raise ModelFolderError(_brings_code("model", name, f"attn_implementation {str(asked)[:100]!r}"))
+
+
+def _check_whole(missing: Collection[str], name: str | Path) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers, and only warns.
+
+    Raises:
+        ModelFolderError: it lacks some.
+    """
+    if missing:
+        shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ModelFolderError(
+            f"the model {str(name)!r} lacks weights ({len(missing)}: {shown}), which would be random numbers; save or "
+            "download it again, with its language-model head"
+        )
 
 
 def _brings_code(what: str, name: str | Path, where: str) -> str:

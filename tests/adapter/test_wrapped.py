@@ -99,9 +99,12 @@ def test_only_a_plain_linear_layer_is_absorbed(change: Any) -> None:
 def test_a_wrapped_question_head_is_called() -> None:
     adapter = make(question_head="linear")
     question = torch.randn(2, 10)
-    expected = adapter.question_part(0, question)
-    adapter.question_heads["0"] = Wrapped(adapter.question_heads["0"])
-    assert adapter.question_part(0, question).shape == expected.shape
+    plain = adapter.question_part(0, question)
+    wrapped = Wrapped(adapter.question_heads["0"])
+    adapter.question_heads["0"] = wrapped
+    added = wrapped.b(wrapped.a(question)).reshape(plain.shape)
+    assert added.abs().max() > 0.1
+    torch.testing.assert_close(adapter.question_part(0, question), plain + added)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from typer.testing import CliRunner, Result
 
 from kblam.bench import against, cases, ceilings, environment, measured, subjects, traces
@@ -93,6 +94,26 @@ def test_storage_and_plan_choose_which_of_ours_are_measured(
     assert bench(*TOY, *options, "--peers", "sdpa concat", "--json", file).exit_code == 0
     names = [row["implementation"] for row in json.loads(file.read_text())["rows"]]
     assert names == [*left, "sdpa concat"]
+
+
+def test_what_is_compiled_for_each_shape_is_measured_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the compiler's minute: the same function, run as it is."""
+    monkeypatch.setattr("kblam.bench.peers._compiled_flex", lambda: flex_attention)
+    file, peer = tmp_path / "rows.json", "flex static cache"
+
+    def status(*options: str) -> str:
+        assert bench(*options, "--plan", "dense", "--peers", peer, "--json", file).exit_code == 0
+        return {row["implementation"]: row["status"] for row in json.loads(file.read_text())["rows"]}[peer]
+
+    short, one = ("--quick",), TOY[:-1]
+    assert [status(*short), status(*short, "--flex"), status(*one), status(*one, "--no-flex")] == [
+        "not run",
+        "measured",
+        "measured",
+        "not run",
+    ]
 
 
 def test_lengths_of_prefill_are_chosen(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from kblam import KnowledgeAdapter
 from tests.adapter.atlas_checkpoint import AtlasCheckpoint, assert_holds_atlas
-from tests.adapter.upstream_checkpoint import Checkpoint, assert_holds
+from tests.adapter.upstream_checkpoint import HEAD, LAYERS, Checkpoint, assert_holds
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 
@@ -37,6 +39,15 @@ def test_what_a_checkpoint_does_not_say_is_given(tmp_path: Path, hashing: Hashin
     config = KnowledgeAdapter.from_pretrained(output).config
     assert result == {"folder": str(output), "config": config.to_dict()}
     assert (config.encoder, config.base_model, config.knowledge_scale) == (hashing.fingerprint, "someone/llama", 100)
+
+
+def test_query_heads_come_from_a_file_of_their_own(tmp_path: Path) -> None:
+    checkpoint, output, heads = Checkpoint(tmp_path), tmp_path / "adapter", tmp_path / "heads.pth"
+    (checkpoint.folder / "model.safetensors").unlink()
+    torch.save({f"layer_{layer}": {"weight": checkpoint.heads[HEAD.format(layer)]} for layer in range(LAYERS)}, heads)
+    kblam("convert", checkpoint.folder, "-o", output, "--query-head", heads).ok()
+    assert_holds(KnowledgeAdapter.from_pretrained(output), checkpoint)
+    kblam("convert", checkpoint.folder, "-o", tmp_path / "b", "--query-head", tmp_path / "none").failed(2, "none")
 
 
 def test_what_it_refuses(tmp_path: Path) -> None:

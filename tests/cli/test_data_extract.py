@@ -54,6 +54,12 @@ def test_from_a_document_to_an_answer_with_its_quote(
     assert 'birds.md: "lives in Zirconia, its capital"' in shown
 
 
+def test_a_length_limit_goes_with_each_request(server: ChatServer, document: Path, tmp_path: Path) -> None:
+    kblam(*words(server, document, "-o", tmp_path / "a.jsonl")).ok()
+    kblam(*words(server, document, "-o", tmp_path / "b.jsonl", "--max-tokens", 77)).ok()
+    assert [request.get("max_tokens") for request in server.requests] == [None, 77]
+
+
 def test_a_second_run_asks_nothing_and_replaces_its_own_file(
     server: ChatServer, document: Path, tmp_path: Path
 ) -> None:

@@ -107,12 +107,17 @@ def test_own_triples_alone_give_one_row(
 
 
 def test_the_same_seed_asks_the_same(roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path) -> None:
-    def figures(seed: int) -> dict[str, Any]:
+    def measured(seed: int) -> tuple[list[str], dict[str, Any]]:
+        hashing.calls.clear()
         kblam("eval", *roomy, "--kb", own, *FEW, "--seed", seed, "--json", tmp_path / "r.json").ok()
         row = json.loads((tmp_path / "r.json").read_text())["kb"]
-        return {name: value for name, value in row.items() if "ms" not in name and name != "peak_mib"}
+        questions = [text for text in hashing.calls if "item " in text.lower()]
+        return questions, {name: value for name, value in row.items() if "ms" not in name and name != "peak_mib"}
 
-    assert figures(1) == figures(1)
+    first, again, another = measured(1), measured(1), measured(2)
+    assert first == again
+    assert len(first[0]) == 8
+    assert first[0] != another[0]
 
 
 def test_a_run_that_is_stopped_keeps_its_rows_and_says_which_base_it_could_not_read(
@@ -163,7 +168,9 @@ def test_rag_searches_with_an_encoder_of_its_own(
     instruction = "Represent this sentence for searching relevant passages: "
     assert (about["rag encoder"], about["rag instruction"]) == (encoder.spec, instruction)
     assert [text for text in encoder.calls if text.startswith(f"{instruction}")]
-    assert not [text for text in encoder.calls if text.startswith("the ") and instruction in text]
+    facts = [f"the {prop} of Item {n}" for n in range(12) for prop in ("colour", "weight", "maker")]
+    assert 24 <= len([text for text in encoder.calls if text in facts]) <= 36
+    assert not [text for text in encoder.calls if text in [instruction + fact for fact in facts]]
     assert not [text for text in hashing.calls if instruction in text], "the base's own encoder is not asked by it"
     kblam(*asked, "--rag-instruction", "query: ", "--json", tmp_path / "r.json").ok()
     assert Report.read(tmp_path / "r.json").about["rag instruction"] == "query: "

@@ -19,6 +19,15 @@ def test_a_base_is_written_for_others(kb: Path, facts_file: Path, tmp_path: Path
     kblam("data", "export", kb, "-o", tmp_path / "b.ttl", "--splits", "a=1").failed(2, "choose their form with --as")
 
 
+def test_what_ids_in_rdf_begin_with_is_chosen(kb: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.nt"
+    kblam("data", "export", kb, "-o", file, "--base-iri", "https://data.example/").ok()
+    lines = file.read_text().splitlines()
+    assert [line for line in lines if line.startswith("<https://data.example/thing/")]
+    assert all(line.startswith("<https://data.example/") for line in lines)
+    kblam("data", "export", kb, "-o", tmp_path / "b.nt", "--base-iri", "data").failed(2, "'data' cannot be what IRIs")
+
+
 def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
     with KnowledgeBase.create(tmp_path / "q.kb", ENCODER) as made:
         made.add([Triple(f"n{at}", "p", "v", question=f"q{at}?", answer="v") for at in range(20)])

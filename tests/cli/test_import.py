@@ -60,6 +60,17 @@ def test_bad_rows_are_an_error_or_go_to_a_file(dump: Path, tmp_path: Path) -> No
     assert json.loads(bad.read_text())["line"] == 6
 
 
+def test_ids_of_an_edge_list_are_named_by_another_table(tmp_path: Path) -> None:
+    edges, nodes, file = (tmp_path / name for name in ("edges.csv", "nodes.csv", "facts.jsonl"))
+    edges.write_text("source,relation,target\n1,works at,2\n")
+    nodes.write_text("node,name\n1,Ann\n2,Acme\n")
+    given = ("data", "import", edges, "--names", nodes, "-o", file)
+    kblam(*given, "--id", "node").ok()
+    (triple,) = read_triples(file)
+    assert (triple.name, triple.property, triple.value) == ("Ann", "works at", "Acme")
+    kblam(*given, "--overwrite").failed(2, "there is no column 'id' with ids of the nodes")
+
+
 def test_options_that_contradict_each_other(dump: Path, tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     kblam("data", "import", dump, "-o", file, "--strict").failed(2, "--strict leaves nothing out: 1 x binary data")

@@ -53,10 +53,12 @@ def test_triples_as_json_lines_do_nothing_to_the_terminal(monkeypatch: pytest.Mo
 
 
 def test_one_helper_prints_json() -> None:
-    writers = {
-        file.name for file in Path(output.__file__).parent.glob("*.py") if "json.dumps" in file.read_text("utf-8")
-    }
-    assert writers == {"output.py"}
+    """`data questions` writes a file of lines, and prints none of it."""
+    rooms = Path(output.__file__).parent
+    files = {str(file.relative_to(rooms)): file.read_text("utf-8") for file in rooms.rglob("*.py")}
+    assert {name for name, text in files.items() if "json.dump" in text} == {"output.py", "data/questions.py"}
+    assert files["data/questions.py"].count("json.dump") == 1
+    assert "file.write(json.dumps(" in files["data/questions.py"]
 
 
 def test_styles_of_our_own_still_work() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kblam.data.documents import Document, Piece, pieces_of
-from kblam.data.endpoint import Endpoint, json_in
+from kblam.data.endpoint import Endpoint, Pause, json_in
 from kblam.data.extracting import Extraction, Prices, extract, merge
 from kblam.data.extracting.journal import Journal
 from kblam.data.extracting.merging import spelling
@@ -125,19 +125,36 @@ def test_a_journal_belongs_to_one_process_and_is_checked(tmp_path: Path) -> None
         Journal(tmp_path / "none" / "a.extract")
 
 
-def test_all_wait_where_the_server_asks_for_quiet(server: ChatServer, tmp_path: Path) -> None:
+def test_all_wait_where_the_server_asks_for_quiet(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those whose own requests were answered meanwhile."""
     asked: list[float] = []
-    lock = threading.Lock()
+    lock, three, told = threading.Lock(), threading.Barrier(3), threading.Event()
+    ask_for = Pause.ask_for
+
+    def heard(pause: Pause, seconds: float) -> None:
+        ask_for(pause, seconds)
+        told.set()
 
     def limited(request: dict[str, Any]) -> Any:
         with lock:
             asked.append(time.monotonic())
-            return (429, {"Retry-After": "0.4"}) if len(asked) == 1 else by_passage(request)
+            place = len(asked)
+        if place <= 3:
+            three.wait(20)
+            if place == 1:
+                return 429, {"Retry-After": "0.4"}
+            assert told.wait(20)
+        return facts()
 
+    monkeypatch.setattr(Pause, "ask_for", heard)
     server.answer = limited
-    done = run(server, tmp_path, concurrency=1)
-    assert not done.failed
-    assert asked[1] - asked[0] >= 0.4
+    parts = pieces("\n\n".join(f"Passage number {number} says nothing." for number in range(6)), 40)
+    done = run(server, tmp_path, parts, concurrency=3)
+    assert (done.asked, done.failed) == (6, [])
+    assert len(asked) == 7
+    assert asked[3] - asked[2] >= 0.4
 
 
 def test_no_more_requests_at_a_time_than_allowed(server: ChatServer, tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from kblam import KnowledgeBase, ask, attach
 from kblam.errors import GenerationError, ModelFolderError
@@ -137,32 +139,73 @@ def test_a_pickle_beside_the_model_is_not_run(tmp_path: Path, ran: Path) -> None
     assert not ran.exists()
 
 
-def _damaged(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content)  # type: ignore[return-value]
+MODEL_PARTS = [
+    ("model.safetensors", b""),
+    ("model.safetensors", b"\xff" * 100),
+    ("generation_config.json", b"[1]"),
+]
+TOKENIZER_PARTS = [
+    ("tokenizer.json", b"{}"),
+    ("tokenizer.json", b'{"model": 7}'),
+    ("tokenizer_config.json", b'{"tokenizer_class": 7}'),
+    ("tokenizer_config.json", b"[" * 100_000),
+]
+CONFIGS = [
+    ("config.json", b"[" * 100_000),
+    ("config.json", b"[]"),
+    ("config.json", b'{"model_type": ["llama"]}'),
+    ("config.json", b'{"model_type": "llama", "num_hidden_layers": "x"}'),
+]
 
 
-@pytest.mark.parametrize("load", [load_base, load_tokenizer])
+def _cases(load: Callable[[Path], object], damages: list[tuple[str, bytes]]) -> list[Any]:
+    return [pytest.param(load, *damage, id=f"{load.__name__}-{damage[0]}={damage[1][:20]!r}") for damage in damages]
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("load", "name", "content"),
     [
-        _damaged("model.safetensors", b""),
-        _damaged("model.safetensors", b"\xff" * 100),
-        _damaged("config.json", b"[" * 100_000),
-        _damaged("config.json", b"[]"),
-        _damaged("config.json", b'{"model_type": ["llama"]}'),
-        _damaged("config.json", b'{"model_type": "llama", "num_hidden_layers": "x"}'),
-        _damaged("tokenizer.json", b"{}"),
-        _damaged("tokenizer.json", b'{"model": 7}'),
-        _damaged("tokenizer_config.json", b'{"tokenizer_class": 7}'),
-        _damaged("tokenizer_config.json", b"[" * 100_000),
-        _damaged("generation_config.json", b"[1]"),
+        *_cases(load_config, CONFIGS),
+        *_cases(load_base, [*CONFIGS, *MODEL_PARTS]),
+        *_cases(load_tokenizer, [*CONFIGS, *TOKENIZER_PARTS]),
     ],
-    ids=lambda damage: str(damage.__closure__[1].cell_contents + "=" + repr(damage.__closure__[0].cell_contents[:20])),
 )
 def test_whatever_is_wrong_with_a_model_is_one_kind_of_error(
-    load: Callable[[Path], object], damage: Callable[[Path], None], tmp_path: Path
+    load: Callable[[Path], object], name: str, content: bytes, tmp_path: Path
 ) -> None:
     folder = save_base(tmp_path / "base")
-    damage(folder)
-    with contextlib.suppress(ModelFolderError):  # a part that this loader does not read may be damaged
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelFolderError, match=r"^cannot load the (model|tokenizer of) '.*base': \S"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "content"), [*_cases(load_base, TOKENIZER_PARTS), *_cases(load_tokenizer, MODEL_PARTS)]
+)
+def test_what_a_loader_does_not_read_may_be_damaged(
+    load: Callable[[Path], object], name: str, content: bytes, tmp_path: Path
+) -> None:
+    folder = save_base(tmp_path / "base")
+    (folder / name).write_bytes(content)
+    assert load(folder) is not None
+
+
+@pytest.mark.parametrize("lost", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_a_model_that_lacks_a_weight_is_refused_not_filled_with_random_numbers(lost: str, tmp_path: Path) -> None:
+    folder = save_base(tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelFolderError, match=rf"lacks weights \(1: {lost}\), which would be random numbers; save or"):
+        load_base(folder)
+
+
+def test_tied_weights_that_a_checkpoint_has_once_are_not_missed(tmp_path: Path) -> None:
+    folder = save_base(tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", tie_word_embeddings=True)
+    model = load_base(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    torch.testing.assert_close(model.lm_head.weight.cpu(), weights["model.embed_tokens.weight"], rtol=0, atol=0)

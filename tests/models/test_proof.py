@@ -6,6 +6,7 @@ import functools
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from kblam.errors import AdapterError, KblamError, UnsupportedModelError
+from kblam.errors import AdapterError, KnowledgeError, UnsupportedModelError
 from kblam.models import attach, attachment_of
+from kblam.models.proof import _window_of
 from tests.models.tiny import (
     WINDOW,
     close,
@@ -155,8 +157,26 @@ def test_a_mask_that_hides_something_else_is_refused(overlay: dict[str, Any], mo
     model = tiny_model()
     made = functools.partial(modeling_llama.create_causal_mask, **overlay)
     monkeypatch.setattr(modeling_llama, "create_causal_mask", made)
-    with pytest.raises(KblamError, match="mask"):
+    with pytest.raises(KnowledgeError, match="or the model asks for a mask of its own"):
         attach(model, tiny_adapter(model))
+
+
+MASKS: list[tuple[Any, int | None]] = [
+    (lambda b, h, q, k: (k <= q) & (q // 4 == k // 4), None),
+    (lambda b, h, q, k: (k <= q) | (k < 2), None),
+    (lambda b, h, q, k: k < q, None),
+    (lambda b, h, q, k: (k <= q) & (q - k <= 6), 6),
+    (lambda b, h, q, k: (k <= q) & (q - k < 5), 6),
+    (lambda b, h, q, k: k <= q, 6),
+]
+
+
+@pytest.mark.parametrize(("function", "window"), MASKS)
+def test_a_mask_is_causal_with_the_window_that_it_tells_or_refused(function: Any, window: int | None) -> None:
+    with pytest.raises(UnsupportedModelError, match="mask hides more or less than a causal one with a sliding window"):
+        _window_of(SimpleNamespace(asked_for=(function, window)))
+    assert _window_of(SimpleNamespace(asked_for=(lambda b, h, q, k: k <= q, None))) is None
+    assert _window_of(SimpleNamespace(asked_for=(lambda b, h, q, k: (k <= q) & (q - k < 6), 6))) == 6
 
 
 def test_attention_that_differs_without_knowledge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

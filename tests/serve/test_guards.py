@@ -6,13 +6,18 @@ import asyncio
 import gzip
 import json
 import socket
+import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from starlette.requests import Request
 
 from kblam.serve import connections, guards, reading
+from kblam.serve.embedded import EmbeddedEngine
+from kblam.serve.engine import Finished
 from kblam.serve.failures import ApiError
 from tests.serve.contract import CHAT, TRIPLES, raw
 from tests.serve.served import ANSWER, MODEL, Served
@@ -124,15 +129,35 @@ def test_what_is_no_http_is_refused(small: Served, request_: bytes) -> None:
     assert small.client.get("/health").status_code == 200
 
 
-def test_a_client_that_reads_nothing_holds_nobody_up(server: Served) -> None:
+def test_a_client_that_reads_nothing_holds_nobody_up(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is more than the system's own buffers take, so that its connection comes to a halt."""
+    halted = threading.Event()
+    answered, pause_writing = EmbeddedEngine._answered, connections.Connection.pause_writing
+
+    def flooding(engine: EmbeddedEngine, job: Any) -> Finished:
+        if job.asking.turns[-1][1] == "flood":
+            for _ in range(16):
+                job.say("x" * 2**20)
+        return answered(engine, job)
+
+    def paused(connection: connections.Connection) -> None:
+        pause_writing(connection)
+        halted.set()
+
+    monkeypatch.setattr(EmbeddedEngine, "_answered", flooding)
+    monkeypatch.setattr(connections.Connection, "pause_writing", paused)
     address = urlsplit(server.url)
-    sent = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 200}
+    sent = {"model": MODEL, "messages": [{"role": "user", "content": "flood"}], "stream": True, "max_tokens": 2}
     body = json.dumps(sent).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((address.hostname, address.port)) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)  # the system looks at it when it connects
+        connection.connect((address.hostname, address.port))
         connection.sendall(head.encode() + body)
-        assert server.ask().json()["choices"][0]["message"]["content"] == ANSWER
+        assert halted.wait(60)
+        asked = {"model": f"{MODEL}@facts", "messages": [{"role": "user", "content": server.question}]}
+        other = httpx.post(f"{server.url}{CHAT}", json=asked, timeout=60)
+        assert other.json()["choices"][0]["message"]["content"] == ANSWER
 
 
 def test_a_client_that_hangs_up_in_its_body_is_no_error_of_the_server() -> None:

@@ -16,6 +16,7 @@ from kblam import KnowledgeBase, Triple
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM
+from tests.serve.contract import ACME, NEW, SCRAPE, bearer, raw_of
 from tests.serve.process import forked, interrupted, served
 
 
@@ -118,6 +119,50 @@ def test_what_was_committed_outlives_a_kill_in_the_middle_of_changes(
         assert set(whole[: len(done)]) == {20}
         assert set(whole[len(done) :]) <= {0, 20}  # the one that was not answered any more
         knowledge_base.add(Triple("it", "can", "be written"))
+
+
+def status_of(response: httpx.Response) -> tuple[int, str | None]:
+    """Its status, and the code of its error."""
+    return response.status_code, response.json()["error"]["code"] if response.is_error else None
+
+
+def test_with_keys_each_answer_wants_one_and_metrics_their_own(
+    base: Path, adapter: Path, kb: Path, tmp_path: Path, warm: None
+) -> None:
+    keys = {"KBLAM_API_KEYS": f"acme:{ACME}", "KBLAM_METRICS_KEY": SCRAPE}
+    given = (base, "--adapter", adapter, "--kb", f"acme/facts={kb}", "--name", "m")
+    with forked(tmp_path, *given, **keys) as (_, url), httpx.Client(base_url=url, timeout=300) as client:
+        for key, expected in ((None, 401), ("another-key-0123456789", 401), (SCRAPE, 401), (ACME, 200)):
+            headers = {} if key is None else bearer(key)
+            assert client.post("/v1/chat/completions", json=CHAT, headers=headers).status_code == expected
+            assert client.get("/v1/models", headers=headers).status_code == expected
+        # Where there are keys a page cannot make up for them, and the server may have any name.
+        assert client.get("/v1/models", headers={**bearer(ACME), "Host": "kblam.example"}).status_code == 200
+        for headers, expected in (({}, 401), (bearer(ACME), 401), (bearer(SCRAPE), 200)):
+            response = client.get("/metrics", headers=headers)
+            assert response.status_code == expected
+            assert ("kblam" in response.text and "acme/facts" in response.text) == (expected == 200)
+
+
+def test_without_keys_the_limits_that_were_given_hold(
+    base: Path, adapter: Path, kb: Path, tmp_path: Path, warm: None
+) -> None:
+    given = (base, "--adapter", adapter, "--kb", f"facts={kb}", "--name", "m")
+    limits = ("--read-only", "--max-upload", 1, "--queue", 0)
+    with forked(tmp_path, *given, *limits, HELD="1") as (_, url), httpx.Client(base_url=url, timeout=60) as client:
+        triples = "/v1/knowledge/facts/triples"
+        assert status_of(client.post(triples, json=[NEW])) == (403, "read_only")
+        assert status_of(client.get("/v1/models", headers={"Host": "evil.example"})) == (421, "unknown_host")
+        assert status_of(client.get("/v1/models", headers={"Host": "localhost"})) == (200, None)
+        head = f"POST {triples} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        for size, expected in ((2**20 + 1, b"HTTP/1.1 413 "), (2**20, b"HTTP/1.1 403 ")):
+            parts = (f"{head}Content-Length: {size}\r\n\r\n".encode(), json.dumps([NEW]).ljust(size).encode())
+            assert raw_of(url, *parts).startswith(expected)
+        with client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+            lines = response.iter_lines()  # kept: an iterator that goes closes the connection
+            next(lines)
+            full = client.post("/v1/chat/completions", json=CHAT)
+            assert status_of(full) == (429, "queue_full")
 
 
 @pytest.mark.parametrize(

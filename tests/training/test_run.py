@@ -33,6 +33,7 @@ from tests.training.launch import WORKER, start_two
 from tests.warm import ended, start
 
 Prepare = Callable[..., Material]
+AS_LOW = "WARNING: the loss is as low with random knowledge"
 
 
 def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, **changes: Any) -> Trainer:
@@ -342,7 +343,22 @@ def test_a_loss_that_falls_without_knowledge_is_told(prepared: Prepare, tmp_path
     said: list[str] = []
     # The tiny model knows nothing, with or without knowledge.
     trainer_of(prepared, tmp_path, said).fit()
-    assert any("WARNING: the loss is as low with random knowledge" in text for text in said)
+    assert any(AS_LOW in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("step", "control", "is_told"), [(100, 1.0, True), (100, 1.04, True), (100, 1.06, False), (99, 1.0, False)]
+)
+def test_a_loss_is_not_said_to_fall_without_knowledge_before_it_can_be_known(
+    prepared: Prepare, tmp_path: Path, step: int, control: float, is_told: bool
+) -> None:
+    """Random knowledge has to be a twentieth worse, after the first steps."""
+    said: list[str] = []
+    sentences = iter([1.0, control])
+    trainer = trainer_of(prepared, tmp_path, said)
+    trainer._check(lambda *_: {"sentence": torch.tensor(next(sentences))}, step)  # type: ignore[arg-type]
+    assert any("  held out: " in text for text in said)
+    assert any(AS_LOW in text for text in said) == is_told
 
 
 def test_labels_are_answers_only_and_the_true_triple_is_anywhere(prepared: Prepare, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ class SentenceTransformerEncoder:
         batch_size: texts in one forward pass.
 
     Raises:
-        EncoderUnavailableError: at the first use, when the package, the model or the device is missing, or the model
-            needs code of its own, which is never run.
+        EncoderUnavailableError: at the first use, when the package, the model, some of its weights or the device is
+            missing, or the model needs code of its own, which is never run.
     """
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, *, device: str | None = None, batch_size: int = 64) -> None:
@@ -135,8 +135,10 @@ class SentenceTransformerEncoder:
                     trust_remote_code=False,
                     local_files_only=self._is_here or unreachable() is not None,
                 )
-                return model.eval()
-        except MemoryError:
+            if lacking := _lacking(model):
+                raise EncoderUnavailableError(self._lacks_weights(lacking))
+            return model.eval()
+        except (MemoryError, EncoderUnavailableError):
             raise
         # For a missing model, a broken file or an absent device the libraries raise what they please.
         except Exception as error:
@@ -153,6 +155,13 @@ class SentenceTransformerEncoder:
         return (
             f"the encoder {self.model!r} brings code of its own ({where}), and kblam never runs such code; use a model "
             "whose classes sentence-transformers and transformers have"
+        )
+
+    def _lacks_weights(self, lacking: Sequence[str]) -> str:
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        return (
+            f"the encoder {self.model!r} lacks weights ({len(lacking)}: {shown}), which would be random numbers; save "
+            "or download it again"
         )
 
     def _why_not(self, error: BaseException) -> str:
@@ -189,6 +198,27 @@ def folder_in_package() -> Path | None:
         return None
     folder = Path(found.origin).parent / "model"
     return folder if (folder / "modules.json").is_file() else None
+
+
+def _lacking(model: SentenceTransformer) -> list[str]:
+    """Weights that the model's files do not have: transformers fills them with random numbers, and only warns.
+
+    BERT's pooler, which sentence-transformers never runs, is not in all copies of a model.
+    """
+    from transformers import PreTrainedModel
+
+    lacking: dict[int, str] = {}
+    for part in model.modules():
+        if not isinstance(part, PreTrainedModel) or getattr(part, "_hf_peft_config_loaded", False):
+            continue
+        weights = dict(part.named_parameters())
+        random = [name for name, weight in weights.items() if not getattr(weight, "_is_hf_initialized", False)]
+        if len(random) == len(weights):  # this version of transformers does not mark what it has read
+            continue
+        for name in random:
+            if "pooler" not in name.split("."):
+                lacking.setdefault(id(weights[name]), name)  # models may lie in one another
+    return list(lacking.values())
 
 
 def _foreign_classes(folder: Path) -> list[str]:

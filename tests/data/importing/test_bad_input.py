@@ -108,9 +108,9 @@ def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.ttl", "<http://e/a> <http://e/p> \n", "a.ttl:2: "),
+        ("a.ttl", "<http://e/a> <http://e/p> \n", "a.ttl:2: Unexpected end"),
         ("a.ttl", "\nex:a ex:p 1 .", "a.ttl:2: .*prefix"),
-        ("a.nt", b"\xfe\xff\x00<", "a.nt"),
+        ("a.nt", b"\xfe\xff\x00<", "a.nt:1: the file is UTF-16; save it as UTF-8"),
         ("a.nt", "", "no fact in it"),
         ("a.rdf", LAUGHS + "<x>&b;</x>", "declares entities"),
         ("a.rdf", "<a>" * 201, "a.rdf:1: nested more than 200 deep"),

@@ -55,6 +55,13 @@ class Session:
         self._log.append(query)
         if "forbidden" in query:
             raise Errors.ClientError("no such function")
+        if "CITIES" in query:
+            rows = [
+                ("Bern", "country", "Switzerland"),
+                ("Bern", "rivers", ["Aare", "Worble"]),
+                ("Lima", "founded", 1535),
+            ]
+            return iter([dict(zip(("name", "property", "value"), row, strict=True)) for row in rows])
         if "PETS" in query:
             return iter([{"name": "Ann", "property": "pet", "value": ["cat", "dog"]}, {"name": None, "property": "p"}])
         if "labels(n)" in query:
@@ -114,6 +121,14 @@ def test_all_nodes_and_edges_of_neo4j_are_read(neo4j: list[Any], monkeypatch: py
 
 
 def test_a_query_of_neo4j_is_read_as_a_table(neo4j: list[Any]) -> None:
+    found, report = read(open_sources(["bolt://host"], query="CITIES"))
+    assert found == {
+        ("Bern", "country"): "Switzerland",
+        ("Bern", "rivers"): "Aare, Worble",
+        ("Lima", "founded"): "1535",
+    }
+    assert not report.dropped
+    assert "CITIES" in neo4j
     with pytest.raises(Exception, match="row 2 of the query: missing field"):
         read(open_sources(["bolt://host"], query="PETS"))
     with pytest.raises(DataError, match="refuses the query: no such function"):

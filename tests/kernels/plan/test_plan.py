@@ -392,6 +392,17 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
     assert "pin='fast' is not understood" in capsys.readouterr().err
 
 
+def test_the_command_takes_the_length_of_a_prompt_and_the_width_of_a_latent(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--device", "a100", "--prefill", "300", "--width", "768"])
+    printed = capsys.readouterr().out
+    assert "latents of 768 x 2 bytes" in printed
+    assert "  prefill, 300 new tokens: " in printed
+    main(["--device", "a100"])
+    printed = capsys.readouterr().out
+    assert "latents of 384 x 2 bytes" in printed
+    assert "  prefill, 512 new tokens: " in printed
+
+
 def test_the_import_measures_nothing() -> None:
     code = (
         "import kblam_kernels; from kblam_kernels.plan import devices; assert not devices._device.cache_info().misses"

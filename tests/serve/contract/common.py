@@ -55,7 +55,12 @@ def values(served: Served) -> dict[tuple[str, ...], float]:
 
 def raw(served: Served, *parts: bytes) -> bytes:
     """What a server answers to bytes, up to the end of the connection."""
-    address = urlsplit(served.url)
+    return raw_of(served.url, *parts)
+
+
+def raw_of(url: str, *parts: bytes) -> bytes:
+    """The same of a server by its URL."""
+    address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         for part in parts:
             with contextlib.suppress(ConnectionError):

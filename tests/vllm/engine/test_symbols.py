@@ -19,7 +19,7 @@ from kblam.vllm import attention, connector, scheduler, state, tracker
 from kblam.vllm.families import ARCHITECTURES
 
 SOURCES = sorted(
-    source for room in (kblam.vllm, kblam.serve.vllm) for source in Path(str(room.__file__)).parent.glob("*.py")
+    source for room in (kblam.vllm, kblam.serve.vllm) for source in Path(str(room.__file__)).parent.rglob("*.py")
 )
 # Methods of ours, in classes of vLLM's kind, that are no methods of vLLM's.
 OWN = {"place", "pool", "knowledge_queries", "ended"}
