@@ -49,10 +49,10 @@ def load_base(
     with _errors_of("model", name):
         source, options = _source(name, revision)
         _check_attention(AutoConfig.from_pretrained(source, **options), name)
-        model: Any
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype or usual_dtype(name, device) or "auto", output_loading_info=True, **options
         )
+        model, found = loaded
         _check_whole(found["missing_keys"], name)
         _keep_short_name(model.config, name)
         return model.to(device).eval()
