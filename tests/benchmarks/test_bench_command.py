@@ -96,6 +96,7 @@ def test_storage_and_plan_choose_which_of_ours_are_measured(
     assert names == [*left, "sdpa concat"]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_what_is_compiled_for_each_shape_is_measured_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
