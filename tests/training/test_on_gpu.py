@@ -16,7 +16,7 @@ from kblam.training.run import Trainer
 from kblam.training.start import initialise
 from tests.training.conftest import small
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.mark.parametrize("question_head", ["linear", "mlp", None])

@@ -75,5 +75,5 @@ def _print(name: str, health: Health) -> None:
     for finding in sorted(health.worst, key=lambda one: (list(health.counts).index(one.kind), -one.weight)):
         if finding.kind != kind:
             kind = finding.kind
-            out.print(Text(f"{kind}: {finding.fix}", style="cyan"), soft_wrap=True)
-        out.print(Text(f"- {finding.what}"), soft_wrap=True)
+            out.print(Text(f"{kind}: {finding.fix}", style="cyan"))
+        out.print(Text(f"- {finding.what}", overflow="fold"))
