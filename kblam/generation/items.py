@@ -30,7 +30,7 @@ _OF = re.compile(r"(?<!\s)\s+of\s+", re.IGNORECASE)
 _OWNER = re.compile(r"(?P<owner>\S.*?(?:['’]s|s['’]))\s+(?P<what>.+)")
 _ITS = re.compile(r"(?:its|his|her|their)\s+(?P<what>.+)", re.IGNORECASE)
 _NAME_AT_END = re.compile(r"(?:[^\W_a-z][\w'’.-]*\s+)*[^\W_a-z][\w'’.-]*$")
-_LONGEST_NAME = 200
+_LONGEST_NAME = _LONGEST_PROPERTY = 200  # characters
 # Words that ask without saying for what. Greetings and thanks are made of them, and so is "Tell me about A".
 _FILLER = """
 a about again all also am an and any anything are as be brief but can care check cheers could curious d describe
@@ -60,14 +60,13 @@ class _Item:
     Args:
         text: the words.
         of: what they may be read as, each a (property, entity): "the color" of "A"; none without an entity.
-        owner, what: "A's" and "color"; empty if nobody owns it.
+        owner: "A's"; empty if nobody owns it.
         is_property: whether the words are a property of the knowledge base.
     """
 
     text: str
     of: tuple[tuple[str, str], ...]
     owner: str
-    what: str
     is_property: bool
 
     @property
@@ -141,14 +140,16 @@ def _sharing(first: str, frame: str, head: _Item, tail: Sequence[_Item]) -> Iter
 
 def _read(text: str, is_property: IsProperty) -> _Item:
     owned = _OWNER.fullmatch(text)
-    owner, what = ("", "") if owned is None else (owned["owner"], owned["what"])
-    if is_property(_without_article(text)):
-        return _Item(text, (), owner, what, True)
+    owner = "" if owned is None else owned["owner"]
+    # No further than a property is long: a question may hold thousands of "of".
+    if len(text) <= _LONGEST_PROPERTY and is_property(_without_article(text)):
+        return _Item(text, (), owner, True)
     places = [(one.start(), one.end()) for one in _OF.finditer(text)]
-    known = [(at, end) for at, end in places if is_property(_without_article(text[:at]))]
+    short = [(at, end) for at, end in places if at <= _LONGEST_PROPERTY]
+    known = [(at, end) for at, end in short if is_property(_without_article(text[:at]))]
     # "The mayor of City of London", "the country of origin of A": without a known property either "of" may be it.
     taken = known[-1:] or list(dict.fromkeys((*places[:1], *places[-1:])))
-    return _Item(text, tuple((text[:at], text[end:]) for at, end in taken), owner, what, False)
+    return _Item(text, tuple((text[:at], text[end:]) for at, end in taken), owner, False)
 
 
 def _frame(left: str) -> tuple[str, str]:

@@ -275,6 +275,19 @@ def test_a_long_question_takes_no_time(question: str) -> None:
     assert len(by_names(question, [(at, at + 1) for at in range(0, len(question) - 1, 2)])) <= 3
 
 
+def test_a_property_is_not_looked_for_in_all_that_a_long_question_says() -> None:
+    """Each look reads the words up to an "of", and there are as many as the question is long."""
+    looked: list[int] = []
+
+    def none(text: str) -> bool:
+        looked.append(len(text))
+        return False
+
+    splits("What is x of a " + "of b " * 500 + "and y of c " + "of d " * 500, none)
+    assert 0 < len(looked) < 1000
+    assert max(looked) <= 200
+
+
 def test_a_name_is_not_looked_for_in_all_that_is_written_in_capitals() -> None:
     """Where capitals go on for longer than a name does, none is said to begin there."""
     (split,) = splits("WHICH IS HEAVIER " + "VERY " * 50 + "TIN AND LEAD")
