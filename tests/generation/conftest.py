@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kblam import Attachment, KnowledgeAdapter, KnowledgeBase, attach
 from tests.fakes import HashingEncoder
+from tests.generation.asking import Asked, asking, byte_bpe
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, tiny_adapter, tiny_model, tiny_tokenizer
 
 
@@ -34,3 +35,10 @@ def world() -> Iterator[World]:
     adapter = tiny_adapter(model, encoder)
     with KnowledgeBase.from_triples(FACTS, encoder) as kb:
         yield World(model, tokenizer, adapter, attach(model, adapter), encoder, kb)
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    """A model that answers from the tests' facts, by the encoder's own cosine."""
+    with asking(byte_bpe()) as found:
+        yield found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +10,8 @@ from kblam.errors import GenerationError
 from kblam.generation import session as session_module
 from kblam.generation.options import Generating
 from kblam.models.judging import Judged, Verdict
-from tests.generation.asking import Asked, asking, byte_bpe
+from tests.generation.asking import Asked
 from tests.generation.test_pointer import CURRENCY, FOUNDER
-
-
-@pytest.fixture
-def asked() -> Iterator[Asked]:
-    with asking(byte_bpe()) as found:
-        yield found
 
 
 class Preferring:
