@@ -22,6 +22,9 @@ from kblam.models.reach import read_to_evidence
 class SaysNames(Protocol):
     """What knows the names and properties of a knowledge base, such as its `Judge`."""
 
+    def as_meant(self, text: str) -> str:
+        """A question with those that it types otherwise as they are written."""
+
     def says_a_name(self, text: str) -> bool:
         """Whether a text says one."""
 
@@ -30,6 +33,11 @@ class SaysNames(Protocol):
 
     def is_property(self, text: str) -> bool:
         """Whether these words are a property, in any case."""
+
+
+def as_meant(rules: Rules, question: str, names: SaysNames | None) -> str:
+    """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed."""
+    return question if names is None or rules.config.confidence is None else names.as_meant(question)
 
 
 def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]:

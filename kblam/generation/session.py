@@ -19,7 +19,7 @@ from kblam.generation.clauses import MOST_SPLITS
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide, rules_of
 from kblam.generation.evidence import EvidenceRecorder, Follower
 from kblam.generation.options import Generating, generating
-from kblam.generation.parts import ask_parts, cuts_of, found_by, part_texts
+from kblam.generation.parts import as_meant, ask_parts, cuts_of, found_by, part_texts
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
 from kblam.generation.reading import Reader
@@ -181,7 +181,7 @@ class Session:
         Raises:
             As `ask`.
         """
-        texts = _texts(questions)
+        texts = self._as_meant(_texts(questions))
         vectors = self._asking(texts)
         with reading(self.attachment, self.knowledge_base) as resident:
             pointer = self.pointer(resident, texts, end=end)
@@ -197,12 +197,21 @@ class Session:
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
         """
-        return encoded(self.knowledge_base, questions, self.attachment.device)
+        return encoded(self.knowledge_base, self._as_meant(questions), self.attachment.device)
+
+    def _as_meant(self, questions: Sequence[str]) -> list[str]:
+        """As they are judged."""
+        rules, judge = self._rules(), self._judge()
+        return [as_meant(rules, question, judge) for question in questions]
+
+    def _judge(self) -> Judge | None:
+        return judge_of(self.attachment.adapter, self.knowledge_base)
 
     def _asking(self, questions: Sequence[str]) -> Tensor | None:
-        """Their vectors; None where the adapter has no question head, or nothing is asked."""
-        has_head = self.attachment.config.question_head is not None
-        return self.question_vectors(questions) if has_head and questions else None
+        """The vectors of questions as they are meant; None where the adapter has no question head, or nothing is asked."""
+        if self.attachment.config.question_head is None or not questions:
+            return None
+        return encoded(self.knowledge_base, questions, self.attachment.device)
 
     def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
@@ -218,12 +227,13 @@ class Session:
             EncoderError, KnowledgeError: as `ask`, if a question may be about two facts.
         """
         rules = self._rules()
-        return self._pointer(resident, questions, rules, end, Words(resident, copied=rules.config.pointer))
+        words = Words(resident, copied=rules.config.pointer)
+        return self._pointer(resident, self._as_meant(questions), rules, end, words)
 
     def _pointer(
         self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None, words: Words
     ) -> Pointer:
-        judge = judge_of(self.attachment.adapter, self.knowledge_base)
+        judge = self._judge()
         asked = self._asked_splits(questions, rules, words, judge)
         return Pointer(
             self.attachment,
@@ -259,9 +269,9 @@ class Session:
             with TOKENIZING:
                 prompts = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
         with reading(self.attachment, self.knowledge_base) as resident:
-            words, judge = Words(resident), judge_of(self.attachment.adapter, self.knowledge_base)
+            words, judge = Words(resident), self._judge()
             for start in range(0, len(questions), batch_size):
-                batch = questions[start : start + batch_size]
+                batch = self._as_meant(questions[start : start + batch_size])
                 vectors = self._asking(batch)
                 rows = prompts[start : start + batch_size]
                 named = named_places(judge, batch, resident)
@@ -292,6 +302,7 @@ class Session:
     ) -> list[Answer]:
         """Answers with knowledge in force; those that the base model has to give are marked `from_base` and empty."""
         given, words = dict(how.arguments), Words(resident, copied=rules.config.pointer)
+        questions = self._as_meant(questions)
         vectors, reader = self._asking(questions), Reader(self.tokenizer, rules.config.refusal, how)
         if rules.leaves_nothing and how.is_plain:
             sure = self._pointer(resident, questions, rules, next(iter(how.ends), None), words)

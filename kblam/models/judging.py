@@ -196,6 +196,10 @@ class Judge:
         """Whether a text says a name of the knowledge base, word for word: nearly nothing else counts as known."""
         return bool(self._names.said_in(text))
 
+    def as_meant(self, text: str) -> str:
+        """A question with the names of the knowledge base that it types otherwise as they are written there."""
+        return self._names.as_meant(text, self.is_property)
+
     def names_meant(self, text: str) -> list[str]:
         """The names of the knowledge base that a text says, as they are written there."""
         return self._names.meant_in(text)

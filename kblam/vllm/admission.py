@@ -267,7 +267,7 @@ class FrontEnd:
         texts = [asked.question] if rules is None else foreseen(asked.question, self._names_of(loaded), rules)
         vectors = self._encoded(texts)
         if self.adapter.question_head is not None:
-            extra[VECTOR] = vectors[asked.question]
+            extra[VECTOR] = vectors[texts[0]]
         if rules is not None:
             extra[VECTORS] = vectors
 

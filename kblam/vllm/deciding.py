@@ -19,7 +19,7 @@ from kblam.adapter.property_head import PRONOUN
 from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.clauses import Split
 from kblam.generation.decision import Rules, decide
-from kblam.generation.parts import cuts_of, part_texts, with_found
+from kblam.generation.parts import as_meant, cuts_of, part_texts, with_found
 from kblam.generation.plan import Plan, plan, refusal_tokens
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question
 from kblam.generation.wording import CONTEXT, Wordings
@@ -49,7 +49,7 @@ class Question:
     """A question that is to be answered word for word.
 
     Args:
-        text: as `ask` takes it.
+        text: as it is meant (`as_meant`).
         prompt: token ids of the request.
         loaded: the version of the knowledge base.
         rules: what counts as known, and what becomes of the rest.
@@ -152,7 +152,8 @@ class Decider:
         """A question with the ways to cut it.
 
         Args:
-            text, prompt, loaded, rules, vectors: as `Question` has them.
+            text: as `ask` takes it.
+            prompt, loaded, rules, vectors: as `Question` has them.
             params: vLLM's sampling parameters of the request.
 
         Raises:
@@ -160,6 +161,7 @@ class Decider:
         """
         self.know(loaded)
         judge = self._judges.of(loaded)
+        text = as_meant(rules, text, judge)
         cuts = cuts_of(rules, text, judge)
         named: dict[str, tuple[int, ...]] = {}
         if judge is not None:
@@ -246,7 +248,8 @@ class Decider:
 
 
 def foreseen(question: str, names: BaseNames, rules: Rules) -> list[str]:
-    """The texts whose sentence vectors a decision about a question needs, as far as its names tell."""
+    """The texts whose sentence vectors a decision about a question needs, as far as its names tell; its own first."""
+    question = as_meant(rules, question, names)
     texts = [question, *part_texts([cuts_of(rules, question, names)])]
     bare = [without_name(text, text[start:end], PRONOUN) for text in texts for start, end in names.names_in(text)]
     return list(dict.fromkeys([*texts, *(text for text in bare if text is not None)]))

@@ -145,6 +145,10 @@ class BaseNames:
         }
         self._revision = now
 
+    def as_meant(self, text: str) -> str:
+        """As `Judge.as_meant`."""
+        return self._names.as_meant(text, self.is_property)
+
     def says_a_name(self, text: str) -> bool:
         """As `Judge.says_a_name`."""
         return bool(self._names.said_in(text))

@@ -24,6 +24,9 @@ class Preferring:
         odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
         return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
 
+    def as_meant(self, text: str) -> str:
+        return text
+
     def says_a_name(self, text: str) -> bool:
         return self.name in text
 
