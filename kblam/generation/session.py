@@ -208,7 +208,7 @@ class Session:
         return judge_of(self.attachment.adapter, self.knowledge_base)
 
     def _asking(self, questions: Sequence[str]) -> Tensor | None:
-        """The vectors of questions as they are meant; None where the adapter has no question head, or nothing is asked."""
+        """The vectors of questions as they are meant; None without a question head, or where nothing is asked."""
         if self.attachment.config.question_head is None or not questions:
             return None
         return encoded(self.knowledge_base, questions, self.attachment.device)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kblam.knowledge.mention import words, words_at
-from kblam.knowledge.spelling import Word, otherwise, plain_words
+from kblam.knowledge.spelling import can_own, fits, otherwise
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
 _LONGEST = 24
-# "His" is none of somebody called Hi.
-_SHORTEST_OWNER = 3
 # Of a property that follows a name, so many words are looked at.
 _LONGEST_PROPERTY = 8
 
@@ -64,42 +62,61 @@ class Names:
     def as_meant(self, text: str, is_property: Callable[[str], bool]) -> str:
         """The text with the names that it types otherwise as they are written: "jose alvarez" as "José Álvarez".
 
-        `spelling` says how they may be typed. An "s" between a name and a property is a possessive: "ann lees height" is
-        "Ann Lee's height". What is said word for word stays, and so does what may mean several names.
+        `spelling` says how they may be typed. An "s" between a name and a property may be a possessive: "ann lees
+        height" is "Ann Lee's height". What is said word for word stays, and so does what may mean several names.
 
         Args:
             text: a question.
             is_property: whether words are a property, in any case.
         """
         said = words_at(text)
-        to_the_word = [(said[start][1], said[end - 1][2]) for start, end in self._runs([word for word, _, _ in said])]
-        meant, at = "", 0
-        for start, end, name in self._typed_otherwise(text, is_property):
-            if all(stop <= start or end <= first or _is_part(first, stop, start, end) for first, stop in to_the_word):
-                meant += text[at:start] + name
-                at = end
+        exact = list(self._runs([word for word, _, _ in said]))
+        meant, at, place = "", 0, 0
+        for first, last, name in self._typed_otherwise(text, said, is_property):
+            # Both come in the order of the text.
+            while place < len(exact) and exact[place][1] <= first:
+                place += 1
+            beyond = place
+            while beyond < len(exact) and exact[beyond][0] < last:
+                beyond += 1
+            if all(_gives_way(one, said, first, last, name) for one in exact[place:beyond]):
+                meant += text[at : said[first][1]] + name
+                at = said[last - 1][2]
         return meant + text[at:]
 
-    def _typed_otherwise(self, text: str, is_property: Callable[[str], bool]) -> Iterator[tuple[int, int, str]]:
-        """(start, end, what is meant) of the characters that mean one name, of the longest; none overlaps another."""
-        said, reached = plain_words(text), 0
+    def _typed_otherwise(
+        self, text: str, said: Sequence[tuple[str, int, int]], is_property: Callable[[str], bool]
+    ) -> Iterator[tuple[int, int, str]]:
+        """The words [first, last) that mean one name, and what they mean; of the longest, none overlaps another."""
+        reached = 0
         for first in range(len(said)):
-            for last in range(min(len(said), first + self._longest) - 1, max(first, reached) - 1, -1):
-                key = " ".join(word.text for word in said[first : last + 1])
-                meant = self._one_name(key)
-                if meant is None and key.endswith("s") and len(key) > _SHORTEST_OWNER:
-                    owner = self._one_name(key[:-1])
-                    if owner is not None and _begins_with_property(text, said[last + 1 :], is_property):
-                        meant = f"{owner}'s"
+            for last in range(min(len(said), first + self._longest), max(first, reached), -1):
+                meant = self._meant_by(text, said, first, last, is_property)
                 if meant is not None:
-                    yield said[first].start, said[last].end, meant
-                    reached = last + 1
+                    yield first, last, meant
+                    reached = last
                     break
 
-    def _one_name(self, key: str) -> str | None:
-        """The one name that plain words mean; None if they mean none, or several."""
-        found = {*self._known.get(key, ()), *self._otherwise.get(key, ())}
-        return next(iter(found)) if len(found) == 1 else None
+    def _meant_by(
+        self,
+        text: str,
+        said: Sequence[tuple[str, int, int]],
+        first: int,
+        last: int,
+        is_property: Callable[[str], bool],
+    ) -> str | None:
+        """What words [first, last) mean if they are one name typed otherwise."""
+        key, (start, end) = " ".join(word for word, _, _ in said[first:last]), (said[first][1], said[last - 1][2])
+        found = self._otherwise.get(key, ())
+        if len(found) == 1 and fits(found[0], text, start, end):
+            return found[0]
+        if not key.endswith("s"):
+            return None
+        owners = {*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())}
+        owner = next(iter(owners)) if len(owners) == 1 else None
+        if owner is None or not can_own(owner, text, start, end):
+            return None
+        return f"{owner}'s" if _begins_with_property(text, said[last : last + _LONGEST_PROPERTY], is_property) else None
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""
@@ -119,13 +136,17 @@ def _put(into: dict[str, tuple[str, ...]], key: str, name: str) -> None:
         into[key] = (*alike, name)
 
 
-def _is_part(start: int, end: int, whole_start: int, whole_end: int) -> bool:
-    """Whether [start, end) is a part of a longer stretch."""
-    return whole_start <= start and end <= whole_end and end - start < whole_end - whole_start
+def _gives_way(exact: tuple[int, int], said: Sequence[tuple[str, int, int]], first: int, last: int, name: str) -> bool:
+    """Whether a name that is said word for word is only a part of what words [first, last) mean.
+
+    "Tom and Jerry" are two where the knowledge base has each of them, beside "Tom & Jerry".
+    """
+    is_part = first <= exact[0] and exact[1] <= last and exact[1] - exact[0] < last - first
+    is_list = ("&" in name or " and " in name.casefold()) and [said[at][0] for at in range(*exact)] != ["and"]
+    return is_part and not is_list
 
 
-def _begins_with_property(text: str, said: Sequence[Word], is_property: Callable[[str], bool]) -> bool:
+def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_property: Callable[[str], bool]) -> bool:
     """Whether words of a text begin with a property, or with several of a kind: "height", "phone numbers"."""
-    ends = [word.end for word in said[:_LONGEST_PROPERTY]]
-    after = [text[said[0].start : end] for end in ends]
+    after = [text[said[0][1] : end] for _, _, end in said]
     return any(is_property(one) or (one.endswith("s") and is_property(one[:-1])) for one in after)
