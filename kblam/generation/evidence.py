@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,6 +48,10 @@ def evidence_record(triple: Triple | None, mass: float, *, changed: bool) -> dic
     }
 
 
+# (place, mass) of each triple that was kept, by batch row, largest mass first.
+_OfRows: TypeAlias = list[list[tuple[int, float]]]
+
+
 @dataclass
 class EvidenceRecorder:
     """Observer of the evidence layer: keeps the top masses of the newest token at every forward pass.
@@ -73,6 +77,7 @@ class EvidenceRecorder:
     # Of each pass: the cache it writes, and how many tokens it reads.
     _passes: list[tuple[Any, int]] = field(default_factory=list)
     _closed: int = 0
+    _found: list[_OfRows] = field(default_factory=list)  # as `_read` has it
 
     def __call__(self, *, index: Tensor | None, cache: Any = None, **attention: Any) -> None:
         """Called by the attachment with what one attention used; see `Attachment.observing`."""
@@ -137,26 +142,43 @@ class EvidenceRecorder:
         self.places[self._closed :] = [self.places[kept]]
         self._passes[self._closed :] = [self._passes[kept]]
         self._closed += 1
+        self._found = []
 
     def newest(self) -> list[list[tuple[int, float]]]:
         """(place, mass) of every batch row at the last forward pass, largest first, in one transfer from the device."""
-        masses, places = self.masses[-1], self.places[-1]
-        bits = torch.cat([masses.float(), places.int().view(torch.float32)], -1).cpu()
-        kept = masses.shape[1]
-        rows = zip(bits[:, kept:].contiguous().view(torch.int32).tolist(), bits[:, :kept].tolist(), strict=True)
-        return [list(zip(places, masses, strict=True)) for places, masses in rows]
+        return _read(self.masses[-1:], self.places[-1:])[0]
 
     def peaks(self, row: int, num_tokens: int) -> dict[int, float]:
         """The largest mass of each triple that was kept, by place, of one batch row over its first tokens."""
+        if len(self._found) != len(self.masses):  # all rows at once, for whichever is asked for next
+            self._found = _read(self.masses, self.places)
         peak: dict[int, float] = {}
-        for masses, places in zip(self.masses[:num_tokens], self.places[:num_tokens], strict=True):
-            for place, mass in zip(places[row].tolist(), masses[row].tolist(), strict=True):
+        for of_rows in self._found[:num_tokens]:
+            for place, mass in of_rows[row]:
                 peak[place] = max(mass, peak.get(place, 0.0))
         return peak
 
     def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
         """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
         return sorted(self.peaks(row, num_tokens).items(), key=lambda item: -item[1])[:top]
+
+
+def _read(masses: Sequence[Tensor], places: Sequence[Tensor]) -> list[_OfRows]:
+    """What was kept at each forward pass, in one transfer from the device."""
+    if not masses:
+        return []
+    halves = [
+        torch.cat([mass.float(), place.int().view(torch.float32)], -1)
+        for mass, place in zip(masses, places, strict=True)
+    ]
+    bits, found, start = torch.cat([each.flatten() for each in halves]).cpu(), list[_OfRows](), 0
+    for each in halves:
+        of_pass = bits[start : start + each.numel()].view(each.shape)
+        mass, place = of_pass.chunk(2, -1)
+        rows = zip(place.contiguous().view(torch.int32).tolist(), mass.tolist(), strict=True)
+        found.append([list(zip(*row, strict=True)) for row in rows])
+        start += each.numel()
+    return found
 
 
 def strongest(mass: Tensor, named: Tensor | None) -> tuple[Tensor, Tensor]:

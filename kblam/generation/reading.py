@@ -50,7 +50,7 @@ class Reader:
         said = self._until_end(tokens)
         if pointer is None:
             text, best = self._decoded(said), recorder.best(row, len(said), top)
-            mass = recorder.masses[0][row].max().item() if recorder.masses and recorder.masses[0].shape[1] else 0.0
+            mass = max(recorder.peaks(row, 1).values(), default=0.0)
             return Answer(
                 text,
                 _evidence(words, best),

@@ -259,10 +259,10 @@ class Attachment:
         check_options(source, bias, knowledge_range)
         vectors = vectors_of(question, self.config, source)
         check_question(self.config, source, vectors)
-        self._follow(device)
+        self.follow(device)
         return KnowledgeCall(source, bias, knowledge_range, vectors)
 
-    def _follow(self, device: torch.device) -> None:
+    def follow(self, device: torch.device) -> None:
         """Moves the adapter to where the model computes, its query heads to the model's dtype: they read its hidden
         states.
 
@@ -376,7 +376,7 @@ def attach(
     fresh = Attachment(model, adapter, options)
     device = fresh.device
     check_weights(model, adapter.config)
-    fresh._follow(device)
+    fresh.follow(device)
     # The old adapter stays attached, and its default in force, until the new one is known to fit.
     default = None if current is None else current._remove()
     try:

@@ -144,12 +144,16 @@ def _bring_up(copy: _Copy, attachment: Attachment, knowledge_base: KnowledgeBase
 def _made(attachment: Attachment, knowledge_base: KnowledgeBase, but: _Copy | None) -> ResidentKnowledge:
     """A new copy; to make room for it, all that nobody reads are freed, except `but`."""
 
+    device = attachment.device
+    # A model may have been moved since. The copy is projected where it will lie, and once: moved weights are others.
+    attachment.follow(device)
+
     def make() -> ResidentKnowledge:
         return ResidentKnowledge(
             knowledge_base,
             attachment.adapter,
             dtype=attachment.model.dtype,
-            device=attachment.device,
+            device=device,
             storage=attachment.options.storage,
             plan=attachment.options.plan,
         )

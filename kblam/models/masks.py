@@ -174,6 +174,6 @@ def _of_columns(flags: Tensor, start: int, length: int) -> Tensor:
 
 def _all_true(mask: Tensor, q_length: int) -> bool:
     """Whether the mask hides nothing. Not checked where reading it would stall decode or break a graph."""
-    if torch.compiler.is_compiling() or (mask.is_cuda and q_length == 1):
+    if torch.compiler.is_compiling() or (mask.device.type != "cpu" and q_length == 1):
         return False
     return bool(mask.all())

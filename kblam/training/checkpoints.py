@@ -123,9 +123,9 @@ def load_checkpoint(
         TrainingError: the checkpoint cannot be read, or is of a run with other settings.
     """
     step = load_state(path, adapter, run)
-    device = next(adapter.parameters()).device
     try:
-        optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location=device, weights_only=True))
+        # To the weights' device it goes by itself.
+        optimizer.load_state_dict(torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True))
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise _damaged(path, f"{_OPTIMIZER} cannot be read ({_first_line(error)})") from error
     return step

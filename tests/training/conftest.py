@@ -46,6 +46,13 @@ SMALL: dict[str, Any] = {
 # rounding. Curves are compared after so many that, with this seed, none is within 1e-4.
 SETTLED: dict[str, Any] = {"retrieval_steps": 200}
 
+# What stages there are depends on it.
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {"question_head": "linear"},
+    "mlp": {"question_head": "mlp"},
+    "none": {"question_head": None, "retrieval_steps": 0},
+}
+
 
 def small_head() -> dict[str, int]:
     """What a small run says of its property head."""

@@ -1,0 +1,184 @@
+"""A device of its own that computes with the CPU, and refuses what a GPU refuses.
+
+Code that mixes tensors of two devices, draws with a generator of another, or asks a tensor for its NumPy array works on
+a CPU and fails on a GPU. Here it fails too. There are no streams and no kernels: what they do wrong only a GPU shows.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+NAME = "elsewhere"
+aten = torch.ops.aten
+# What takes tensors of two devices on a GPU: copies; and an index may lie on the CPU.
+_BETWEEN_DEVICES = {aten.copy_.default, aten._to_copy.default}
+_WITH_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+# What makes the host wait for the device: its result, or the size of it, is a number of the host.
+_WAITS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
+
+
+class _Module(_DummyBackendModule):  # type: ignore[misc]
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+class Elsewhere(Tensor):
+    """A tensor whose memory is elsewhere.
+
+    Args:
+        raw: the same on the CPU.
+    """
+
+    raw: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, raw: Tensor) -> Elsewhere:
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            raw.size(),
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.raw = raw
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        _waited("tolist")
+        return self.raw.tolist()
+
+    def data_ptr(self) -> int:
+        return self.raw.data_ptr()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if not force:
+            raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() to copy it first")
+        return self.raw.detach().numpy()
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self.numpy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made: Any = Elsewhere(self.raw.detach().clone())
+        if isinstance(self, nn.Parameter):
+            made = nn.Parameter(made, requires_grad=self.requires_grad)
+        return memo.setdefault(id(self), made)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # As torch saves those of a device that has no storage of its own.
+        given = (self.raw.detach(), self.dtype, str(self.device), self.requires_grad)
+        return torch._utils._rebuild_device_tensor_from_cpu_tensor, given
+
+    def __repr__(self, **options: Any) -> str:
+        return f"{self.raw!r} on {NAME}"
+
+
+class _Everything(TorchDispatchMode):
+    """Sees also what has no tensor yet: `torch.zeros(3, device="elsewhere")`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    leaves = pytree.tree_leaves((args, kwargs))
+    mine = any(isinstance(one, Elsewhere) for one in leaves)
+    device = kwargs.get("device")
+    goes_elsewhere = mine if device is None else torch.device(device).type == NAME
+    if mine and func not in _BETWEEN_DEVICES:
+        _check_devices(func, args, leaves)
+    if mine and (func in _WAITS or not goes_elsewhere or _has_mask(func, args)):
+        _waited(str(func))
+    generator = kwargs.get("generator")
+    if goes_elsewhere and generator is not None:
+        raise RuntimeError(f"Expected a {NAME!r} device type for generator but found {generator.device.type!r}")
+    given = dict(kwargs)
+    if device is not None and goes_elsewhere:
+        given["device"] = torch.device("cpu")
+    raw = func(*pytree.tree_map(_raw, args), **pytree.tree_map(_raw, given))
+    if not goes_elsewhere:
+        return raw
+    found = pytree.tree_map(lambda one: Elsewhere(one) if type(one) is Tensor else one, raw)
+    return return_and_correct_aliasing(func, args, kwargs, found) if mine else found
+
+
+def _check_devices(func: Any, args: tuple[Any, ...], leaves: list[Any]) -> None:
+    may_lie_here = pytree.tree_leaves(args[1]) if func in _WITH_INDEX else []
+    for one in leaves:
+        is_here = isinstance(one, Tensor) and not isinstance(one, Elsewhere)
+        # A single number may lie on the CPU.
+        if is_here and one.ndim and not any(one is other for other in may_lie_here):
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found two devices, {NAME}:0 and cpu ({func})"
+            )
+
+
+def _has_mask(func: Any, args: tuple[Any, ...]) -> bool:
+    return func in _WITH_INDEX and any(one is not None and one.dtype == torch.bool for one in args[1])
+
+
+def _waited(what: str) -> None:
+    if _WAITED is not None:
+        frames = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
+        asked = next(frame for frame in reversed(frames) if not frame.filename.endswith("elsewhere/device.py"))
+        _WAITED.append(f"{Path(asked.filename).name}:{asked.name}: {what}")
+
+
+_WAITED: list[str] | None = None
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Where the host waited for the device within the block: the innermost function that is none of a library's."""
+    global _WAITED
+    _WAITED = []
+    try:
+        yield _WAITED
+    finally:
+        _WAITED = None
+
+
+def _raw(one: Any) -> Any:
+    return one.raw if isinstance(one, Elsewhere) else one
+
+
+# Inference mode takes no views of wrapped tensors; without gradients is as much of it as is needed here.
+def _enter(self: Any) -> None:
+    self._without_gradients = torch.no_grad()
+    self._without_gradients.__enter__()
+
+
+def _exit(self: Any, *error: Any) -> None:
+    self._without_gradients.__exit__(*error)
+
+
+@contextmanager
+def elsewhere() -> Iterator[torch.device]:
+    """The device, within the block. Once in a process it stays known to torch."""
+    if torch._C._get_privateuse1_backend_name() != NAME:
+        _setup_privateuseone_for_python_backend(NAME, _Module())
+    # `torch.tensor(..., device=)` is made on the CPU and then copied, or the mode would not see it.
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        with mock.patch.multiple(torch.inference_mode, __enter__=_enter, __exit__=_exit), _Everything():
+            yield torch.device(NAME, 0)
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
