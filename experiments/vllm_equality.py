@@ -183,7 +183,7 @@ def unknown_of(question: str) -> Unknown:
 
 
 def question_texts(triples: list[Any]) -> list[str]:
-    """About one fact, two facts, an entity, one fact and a gap, and nothing that is known."""
+    """About one fact, two facts, an entity, one fact and a gap, nothing that is known, and a name in careless words."""
     a, b, c = triples[:3]
     return [
         f"What is the {a.property} of {a.name}?",
@@ -193,6 +193,7 @@ def question_texts(triples: list[Any]) -> list[str]:
         f"What is the {b.property} of {b.name} and the {c.property} of Nobody?",
         f"What is the {a.property} of Nobody?",
         f"What is the {c.property} of nobody else?",
+        f"whats {b.name.lower()}s {b.property}",
     ]
 
 

@@ -9,9 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 from kblam.errors import EvaluationError
+from kblam.generation.parts import as_meant
 from kblam.knowledge import KnowledgeBase
 from kblam.models import Attachment, attachment_of
 from kblam.models.copies import reading
+from kblam.models.judging import judge_of
 from kblam.models.resident import ResidentKnowledge
 
 
@@ -33,7 +35,7 @@ def in_force(
 ) -> Iterator[ResidentKnowledge | None]:
     """A knowledge base for the forward passes of the block, one batch row a text; None for the model alone.
 
-    An adapter with a question head takes each text as the question of its row.
+    An adapter with a question head takes each text as the question of its row, as a session does.
     """
     if knowledge_base is None:
         with attachment.using(None):
@@ -41,6 +43,8 @@ def in_force(
         return
     question = None
     if attachment.config.question_head is not None:
-        question = torch.from_numpy(knowledge_base.encode(texts)).to(attachment.model.device)
+        judge = judge_of(attachment.adapter, knowledge_base)
+        meant = [as_meant(attachment.config, text, judge) for text in texts]
+        question = torch.from_numpy(knowledge_base.encode(meant)).to(attachment.model.device)
     with reading(attachment, knowledge_base) as resident, attachment.using(resident, question=question):
         yield resident

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kblam.adapter import AdapterConfig
 from kblam.generation.clauses import Split, by_names, splits
 from kblam.generation.decision import AskedSplit, Rules
 from kblam.generation.evidence import EvidenceRecorder
@@ -35,9 +36,9 @@ class SaysNames(Protocol):
         """Whether these words are a property, in any case."""
 
 
-def as_meant(rules: Rules, question: str, names: SaysNames | None) -> str:
+def as_meant(config: AdapterConfig, question: str, names: SaysNames | None) -> str:
     """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed."""
-    return question if names is None or rules.config.confidence is None else names.as_meant(question)
+    return question if names is None or config.confidence is None else names.as_meant(question)
 
 
 def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]:

@@ -201,8 +201,8 @@ class Session:
 
     def _as_meant(self, questions: Sequence[str]) -> list[str]:
         """As they are judged."""
-        rules, judge = self._rules(), self._judge()
-        return [as_meant(rules, question, judge) for question in questions]
+        config, judge = self.attachment.config, self._judge()
+        return [as_meant(config, question, judge) for question in questions]
 
     def _judge(self) -> Judge | None:
         return judge_of(self.attachment.adapter, self.knowledge_base)

@@ -16,6 +16,7 @@ from typing import Any
 from kblam.adapter import AdapterConfig
 from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
+from kblam.generation.parts import as_meant
 from kblam.generation.prompt import check_question
 from kblam.knowledge import Encoder, KnowledgeBase
 from kblam.knowledge.encoders.checked import encoded
@@ -264,10 +265,14 @@ class FrontEnd:
         if asked.question is None:
             return
         rules = self.rules(asked)
-        texts = [asked.question] if rules is None else foreseen(asked.question, self._names_of(loaded), rules)
+        question, texts = asked.question, [asked.question]
+        if rules is not None or self.adapter.confidence is not None:
+            names = self._names_of(loaded)
+            question = as_meant(self.adapter, asked.question, names)
+            texts = [question] if rules is None else foreseen(question, names, rules)
         vectors = self._encoded(texts)
         if self.adapter.question_head is not None:
-            extra[VECTOR] = vectors[texts[0]]
+            extra[VECTOR] = vectors[question]
         if rules is not None:
             extra[VECTORS] = vectors
 

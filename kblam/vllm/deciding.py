@@ -161,7 +161,7 @@ class Decider:
         """
         self.know(loaded)
         judge = self._judges.of(loaded)
-        text = as_meant(rules, text, judge)
+        text = as_meant(rules.config, text, judge)
         cuts = cuts_of(rules, text, judge)
         named: dict[str, tuple[int, ...]] = {}
         if judge is not None:
@@ -248,8 +248,13 @@ class Decider:
 
 
 def foreseen(question: str, names: BaseNames, rules: Rules) -> list[str]:
-    """The texts whose sentence vectors a decision about a question needs, as far as its names tell; its own first."""
-    question = as_meant(rules, question, names)
+    """The texts whose sentence vectors a decision about a question needs, as far as its names tell.
+
+    Args:
+        question: as it is meant.
+        names: of the knowledge base.
+        rules: how to decide.
+    """
     texts = [question, *part_texts([cuts_of(rules, question, names)])]
     bare = [without_name(text, text[start:end], PRONOUN) for text in texts for start, end in names.names_in(text)]
     return list(dict.fromkeys([*texts, *(text for text in bare if text is not None)]))

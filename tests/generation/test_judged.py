@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kblam.generation.options import Generating
 from kblam.models.judging import Judged, Verdict
 from tests.generation.asking import Asked
 from tests.generation.test_pointer import CURRENCY, FOUNDER
+from tests.models.judges import WEIGHTS
 
 
 class Preferring:
@@ -110,3 +112,38 @@ def test_what_decisions_take_is_checked_as_for_an_answer(asked: Asked) -> None:
     ):
         with pytest.raises(GenerationError, match=told):
             asked.session().decisions([CURRENCY], **given)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_question_is_judged_as_it_is_meant_and_read_as_it_was_typed(
+    asked: Asked, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed, meant, name = "who runs procter & gamble", CURRENCY, "France"
+    monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
+    monkeypatch.setattr(Preferring, "as_meant", lambda self, text: meant if text == typed else text)
+    monkeypatch.setattr(Generating, "is_plain", at_once)
+    judged, encoded, read = list[str](), list[str](), list[str]()
+    verdicts, encode, prompt = Preferring.verdicts, asked.encoder.encode, session_module.encode_question
+    monkeypatch.setattr(
+        Preferring,
+        "verdicts",
+        lambda self, asked: judged.extend(one.question for one in asked) or verdicts(self, asked),
+    )
+    monkeypatch.setattr(asked.encoder, "encode", lambda texts, **given: encoded.extend(texts) or encode(texts, **given))
+    monkeypatch.setattr(session_module, "encode_question", lambda text, *rest: read.append(text) or prompt(text, *rest))
+    config = dataclasses.replace(asked.attachment.config, confidence=WEIGHTS)
+    monkeypatch.setattr(asked.attachment.adapter, "config", config)
+    session = asked.session()
+    answer = session.ask(typed, max_new_tokens=80)
+    assert answer.text == "The currency of France is Euro."
+    assert [one.facts[0].triple.name for one in session.decisions([typed])] == [name]
+    with session.answering(typed) as pointer:
+        asked.model.generate(**session.prompt(typed), max_new_tokens=2, do_sample=False, logits_processor=[pointer])
+    assert pointer.decision(0).facts[0].triple.name == name
+    assert session.question_vectors([typed]).equal(session.question_vectors([meant]))
+    assert {*judged, *encoded} == {meant}
+    assert set(read) == {typed}
+    encoded.clear()  # without weights nothing is judged, and nothing is read otherwise
+    monkeypatch.setattr(asked.attachment.adapter, "config", dataclasses.replace(config, confidence=None))
+    session.ask(typed, max_new_tokens=3)
+    assert encoded == [typed]
