@@ -137,6 +137,16 @@ class KnowledgeBase:
 
     # --- changing ----------------------------------------------------------------------------------------
 
+    def wait_to_write(self) -> None:
+        """Returns when no other process changes the file. A change waits by itself; this is for whoever stops its
+        readers for one, and would stop them for the wait too.
+
+        Raises:
+            StoreBusyError: another process still does after `timeout` seconds.
+            StoreWriteError: it was opened read-only.
+        """
+        self._store.wait_to_write()
+
     def add(
         self, triples: Triple | Mapping[str, object] | Triples, *, writing: AbstractContextManager[object] | None = None
     ) -> BuildReport:

@@ -95,6 +95,10 @@ class Store:
         """Raise StoreWriteError when changes are refused anyway."""
         self._transactions.refuse_if_read_only()
 
+    def wait_to_write(self) -> None:
+        """Return when no other process writes; see `Transactions.wait_to_write`."""
+        self._transactions.wait_to_write()
+
     def close(self) -> None:
         """Release the file. Closing again does nothing."""
         self._transactions.close()

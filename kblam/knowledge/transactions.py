@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from kblam.knowledge.opened import Opened
 # for them, but not long, and once for so many bytes.
 _LONGEST_LOG = 64 * 2**20
 _WAIT_FOR_READERS = 1.0  # seconds
+_BETWEEN_TRIES = 0.02  # seconds, to write while another process does
 
 
 class Transactions:
@@ -74,11 +76,8 @@ class Transactions:
     @contextmanager
     def writing(self) -> Iterator[tuple[sqlite3.Connection, Ledger]]:
         """The connection, and the ledger with the revision to stamp; committed if something changed, else undone."""
-        with self._lock, sqlite_errors(self.name):
-            self.refuse_if_read_only()
-            opened = self._still_open()
+        with sqlite_errors(self.name), self._writing_alone() as opened:
             sql = opened.connection
-            _begin(sql, "BEGIN IMMEDIATE")
             try:
                 ledger = ledgers.read(self.name, sql)
                 self._prove(sql, ledger)
@@ -95,6 +94,43 @@ class Transactions:
                 raise
             self._still_open()  # or the change went to a file that nobody sees
             self._shorten_log(opened)
+
+    def wait_to_write(self) -> None:
+        """Returns when no other process writes to the file; as long as it does, threads may read.
+
+        Raises:
+            StoreBusyError: it still does after the time that the store was opened with.
+            StoreWriteError: it was opened read-only.
+        """
+        with sqlite_errors(self.name), self._writing_alone() as opened:
+            opened.connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _writing_alone(self) -> Iterator[Opened]:
+        """A transaction that no other process writes beside, begun; SQLite's own wait would keep our readers out."""
+        self.refuse_if_read_only()
+        began = time.monotonic()
+        while True:
+            with self._lock:
+                opened = self._still_open()
+                if self._has_begun(opened.connection, time.monotonic() - began):
+                    yield opened
+                    return
+            time.sleep(_BETWEEN_TRIES)
+
+    def _has_begun(self, sql: sqlite3.Connection, waited: float) -> bool:
+        """Begins to write, unless another process does and there is time left to wait for it."""
+        patience = sql.execute("PRAGMA busy_timeout").fetchone()[0]
+        try:
+            sql.execute("PRAGMA busy_timeout = 0")
+            _begin(sql, "BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or 1000 * waited >= patience:
+                raise
+            return False
+        finally:
+            sql.execute(f"PRAGMA busy_timeout = {patience}")
+        return True
 
     def _shorten_log(self, opened: Opened) -> None:
         """Empties a log that has become long, where readers let it; the change is made either way."""

@@ -149,7 +149,8 @@ def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
 
 @contextmanager
 def _writing(base: Base, engine: Engine, identities: list[tuple[str, str]]) -> Iterator[None]:
-    """Around a change of triples."""
+    """Around a change of triples. Answers go on while another program holds the file."""
+    base.knowledge_base.wait_to_write()
     with base.turns.writing():
         engine.keep(base, identities)
         yield

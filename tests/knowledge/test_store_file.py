@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import struct
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -264,6 +266,31 @@ def test_another_writer_is_waited_for_and_then_named(path: Path, kb: KnowledgeBa
             other.add(Triple("a", "p", "v"))
         assert len(other) == 4  # reading goes on
     assert other.add(Triple("a", "p", "v")).added == 1
+
+
+def test_threads_read_while_a_change_waits_for_another_writer(path: Path, kb: KnowledgeBase) -> None:
+    other = KnowledgeBase.open(path, kb.encoder, timeout=60)
+    changed, waited = threading.Event(), threading.Event()
+
+    def change() -> None:
+        other.wait_to_write()
+        waited.set()
+        other.add(Triple("a", "p", "v"))
+        changed.set()
+
+    thread = threading.Thread(target=change, daemon=True)
+    with kb._store._transactions.writing():
+        thread.start()
+        for _ in range(20):
+            assert len(other) == 4
+            time.sleep(0.01)
+        assert not waited.is_set()
+    thread.join(30)
+    assert changed.is_set()
+    assert len(other) == 5
+    read_only = KnowledgeBase.open(path, kb.encoder, read_only=True)
+    with pytest.raises(StoreWriteError, match="read-only"):
+        read_only.wait_to_write()
 
 
 # --- permissions: as root nothing is forbidden, so a child process gives up being root ----------------------

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from kblam import KnowledgeBase
 from kblam.errors import EncoderError, StoreBusyError, StoreWriteError, TripleFormatError
 from kblam.serve import triples
-from kblam.serve.bases import Bases
+from kblam.serve.bases import Base, Bases, Place
 from tests.generation.asking import FACTS
 from tests.serve.conftest import Counting
 from tests.serve.contract import GOOD, NEW, TRIPLES
-from tests.serve.served import Served, base_of, serving
+from tests.serve.served import ANSWER, ENCODER, Served, base_of, serving
 
 
 def identities(served: Served) -> list[tuple[str, str]]:
@@ -147,3 +150,21 @@ def test_a_text_that_would_command_a_terminal_or_a_page_comes_back_as_it_is(chan
     gone = changing.client.delete(TRIPLES, params={key: evil[key] for key in ("name", "property")})
     assert isinstance(gone, httpx.Response)
     assert gone.json()["removed"] == 1
+
+
+def test_answers_go_on_while_another_program_holds_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "facts.kb"
+    with (
+        KnowledgeBase.create(path, ENCODER) as kb,
+        KnowledgeBase.open(path, ENCODER) as other,
+        ThreadPoolExecutor() as pool,
+        serving(Bases([Base(Place(None, "facts", path), kb)])) as served,
+    ):
+        kb.add(FACTS)
+        assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER
+        with other._store._transactions.writing():
+            change = pool.submit(served.client.post, TRIPLES, json={"triples": [NEW]})
+            time.sleep(0.3)  # for it to wait
+            assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER
+            assert not change.done()
+        assert change.result(timeout=30).json()["added"] == 1
