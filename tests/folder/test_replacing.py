@@ -1,0 +1,214 @@
+"""What stands where a model folder is written: replaced as a whole, or left as it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kblam import KnowledgeAdapter, KnowledgeBase
+from kblam.errors import (
+    ModelFolderError,
+    StoreError,
+    StoreWriteError,
+)
+from kblam.folder import integrate, is_model_folder, new
+from kblam.models.loading import load_base
+from tests.fakes import HashingEncoder
+from tests.folder.folders import ENCODER, answer_of, left_behind
+from tests.generation.tiny import EMBEDDING_DIM, FACTS, tiny_tokenizer
+
+
+def test_what_exists_is_not_replaced_unless_asked(
+    written: Path, base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFolderError, match=r"folder exists; choose another folder, or replace it"):
+        integrate(base, adapter, kb, written)
+    kb.remove("Quiet Harbor")
+    integrate(base, adapter, kb, written, overwrite=True)
+    with KnowledgeBase.open(written / "knowledge.kb", ENCODER) as copy:
+        assert len(copy) == 2
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ModelFolderError, match="is not a model folder"):
+            integrate(base, adapter, kb, mine, overwrite=overwrite)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_base_that_would_go_with_the_old_folder_is_not_referred_to(
+    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    whole = integrate(base, adapter, kb, tmp_path / "whole", include_base=True)
+    expected = answer_of(whole).text
+    (tmp_path / "link").symlink_to(whole)
+    for target in (whole, tmp_path / "link"):
+        for model in (whole / "base", load_base(str(whole / "base"), device="cpu")):
+            with pytest.raises(ModelFolderError, match=r"base lies in .*, which is replaced.*; pass include_base"):
+                integrate(model, adapter, kb, target, tokenizer=tiny_tokenizer(), overwrite=True)
+    integrate(whole / "base", adapter, kb, whole, tokenizer=tiny_tokenizer(), include_base=True, overwrite=True)
+    assert answer_of(whole).text == expected
+
+
+def test_an_empty_folder_is_taken(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert is_model_folder(integrate(base, adapter, kb, tmp_path / "folder"))
+
+
+def test_an_open_knowledge_base_is_copied_and_not_what_lies_at_its_path_now(
+    base: Path, adapter: KnowledgeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = HashingEncoder(EMBEDDING_DIM)
+    monkeypatch.chdir(tmp_path)
+    with KnowledgeBase.create("facts.kb", encoder) as kb:
+        kb.add(FACTS)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        integrate(base, adapter, kb, tmp_path / "folder")
+        with KnowledgeBase.create(tmp_path / "new.kb", HashingEncoder(8)):
+            pass
+        (tmp_path / "new.kb").rename(tmp_path / "facts.kb")
+        with pytest.raises(StoreError, match="was removed, or replaced by another file"):
+            integrate(base, adapter, kb, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with KnowledgeBase.open(tmp_path / "folder" / "knowledge.kb") as copy:
+        assert len(copy) == len(FACTS)
+
+
+def test_two_calls_at_once_do_not_touch_each_others_unfinished_folder(tmp_path: Path) -> None:
+    with new.new_folder(tmp_path / "a") as first:
+        (first / "what").write_text("first")
+        with new.new_folder(tmp_path / "a") as second:
+            (second / "what").write_text("second")
+        assert (tmp_path / "a" / "what").read_text() == "second"
+        assert (first / "what").read_text() == "first"
+    assert (tmp_path / "a" / "what").read_text() == "first"
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"]
+)
+def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
+    written: Path,
+    base: Path,
+    adapter: KnowledgeAdapter,
+    kb: KnowledgeBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    before = (written / "kblam.json").read_bytes()
+    monkeypatch.setattr(KnowledgeBase, "copy_to", fail)
+    with pytest.raises((StoreWriteError, KeyboardInterrupt)) as raised:
+        integrate(base, adapter, kb, written, overwrite=True)
+    if isinstance(error, OSError):
+        assert "No space left on device" in str(raised.value)
+    with pytest.raises((StoreWriteError, KeyboardInterrupt)):
+        integrate(base, adapter, kb, tmp_path / "new")
+    assert (written / "kblam.json").read_bytes() == before
+    assert not (tmp_path / "new").exists()
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "^C"])
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    written: Path,
+    base: Path,
+    adapter: KnowledgeAdapter,
+    kb: KnowledgeBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    rename = Path.rename
+
+    def fail_for_the_new_one(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(new, "_exchange", lambda *_: False)  # as on a system without it
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises((StoreWriteError, KeyboardInterrupt)):
+        integrate(base, adapter, kb, written, overwrite=True)
+    assert answer_of(written).text
+    assert left_behind(tmp_path) == []
+
+
+KILLED = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("new", sys.argv[3])  # not its package, which brings torch
+new = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(new)
+real, can, calls = Path.rename, sys.argv[2] == "exchange", []
+if not can:
+    new._exchange = lambda *_: False
+def rename(self, target):
+    moved = real(self, target)
+    calls.append(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return moved
+Path.rename = rename
+with new.new_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "what").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("how", ["exchange", "two renames"])
+def test_a_killed_replacement_leaves_a_folder(tmp_path: Path, how: str) -> None:
+    target = tmp_path / "a [b]"
+    target.mkdir()
+    (target / "what").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target), how, new.__file__], timeout=200, check=False)
+    # An exchange is one step, after which nothing is renamed.
+    assert killed.returncode == (0 if how == "exchange" else -signal.SIGKILL), killed
+    if how == "exchange":
+        assert (target / "what").read_text() == "new"
+    else:
+        assert not target.exists()
+        new.restore(target)
+        assert (target / "what").read_text() == "old"
+    with new.new_folder(target) as fresh:
+        (fresh / "what").write_text("newer")
+    assert (target / "what").read_text() == "newer"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a [b]"]
+
+
+def test_what_was_left_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+    others = [tmp_path / f".model{rest}" for rest in (".v2.7-0123abcd.old", ".v2.7-0123abcd.part", ".mine.old")]
+    for other in others:
+        other.mkdir()
+        (other / "what").write_text("of another")
+    new.restore(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with new.new_folder(tmp_path / "model") as fresh:
+        (fresh / "what").write_text("new")
+    assert all((other / "what").read_text() == "of another" for other in others)
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with new.new_folder(tmp_path / "link") as fresh:
+        (fresh / "what").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "what").read_text() == "new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_place_that_cannot_be_written(
+    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: Not a directory"):
+        integrate(base, adapter, kb, tmp_path / "file" / "folder")
