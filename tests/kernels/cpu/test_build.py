@@ -5,59 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from kblam_kernels import BackendUnavailableError, explain
+from kblam_kernels import explain
 from kblam_kernels.common import build, native
 from kblam_kernels.errors import BuildError
-from tests.kernels.cpu import sanitize
-from tests.kernels.problems import make
+from tests.kernels.cpu.building import CALL, COMPILER, runs
 from tests.warm import ended, run, start
-
-CALL = make(dtype=torch.float32)
-
-# Pretends to compile: writes what follows -o, and a line for each run; takes as long as PAUSE says.
-COMPILER = """#!/bin/sh
-echo run >> "$LOG"
-[ -z "$PAUSE" ] || sleep "$PAUSE"
-while [ $# -gt 0 ]; do
-  if [ "$1" = -o ]; then echo built > "$2"; fi
-  shift
-done
-"""
-
-
-@pytest.fixture
-def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler that takes no time; returns the file with one line for each time it ran."""
-    script = tmp_path / "fake c++"
-    script.write_text(COMPILER)
-    script.chmod(script.stat().st_mode | stat.S_IEXEC)
-    log = tmp_path / "log"
-    log.touch()
-    monkeypatch.setenv("CXX", str(script))
-    monkeypatch.setenv("LOG", str(log))
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache of $me"))
-    return log
-
-
-@pytest.fixture
-def fresh_load() -> Iterator[None]:
-    """The outcome of an earlier load is forgotten, here and afterwards."""
-    native._load.cache_clear()
-    yield
-    native._load.cache_clear()
-
-
-def runs(log: Path) -> int:
-    return len(log.read_text().splitlines())
 
 
 def test_builds_once_and_then_serves_from_the_cache(fake_compiler: Path) -> None:
@@ -303,158 +262,3 @@ def test_another_input_is_another_library(
         header.write_text(header.read_text() + "\n")
         monkeypatch.setattr(build, "source_folder", lambda: copy)
     assert build.library() != before
-
-
-def test_no_compiler_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildError, match=r"no C\+\+ compiler: install g\+\+ or clang"):
-        build.library()
-    monkeypatch.setenv("CXX", "nowhere++")
-    with pytest.raises(BuildError, match=r"CXX=nowhere\+\+ is not a program"):
-        build.library()
-
-
-def test_a_failed_compilation_shows_what_the_compiler_said(fake_compiler: Path) -> None:
-    Path(os.environ["CXX"]).write_text("#!/bin/sh\necho 'types.h:1: a cosmic ray' >&2\nexit 1\n")
-    with pytest.raises(BuildError, match="a cosmic ray"):
-        build.library()
-    assert not list(Path(os.environ[build.CACHE_VARIABLE]).rglob(build.LIBRARY))
-
-
-def says(text: str) -> None:
-    """The compiler fails, with these words."""
-    Path(os.environ["CXX"]).write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{text}\nEND\nexit 1\n")
-
-
-@pytest.mark.parametrize(
-    ("output", "reason"),
-    [
-        (
-            "In file included:\n tile.h:7:1: error: no such thing\n   7 | thing\nb.h:2:1: error: also",
-            "error: no such thing",
-        ),
-        ("collect2: cannot find -lc10", "cannot find -lc10"),
-        ("", ""),
-    ],
-    ids=["first-error", "last-line", "silent"],
-)
-def test_with_a_failing_compiler_the_reference_serves_and_one_line_has_its_reason(
-    output: str,
-    reason: str,
-    fake_compiler: Path,
-    fresh_load: None,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    says(output)
-    with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
-        explanation = explain(CALL.query, CALL.key, CALL.value)
-        CALL.run(backend="auto")
-    assert explanation.backend == "reference"
-    said = explanation.rejected["cpu"]
-    assert said.startswith("the C++ kernels are not available: the compiler failed: ")
-    assert reason in said
-    assert said.endswith(" (python -m kblam_kernels build shows all)")
-    assert "\n" not in said
-    assert len(said) < 450  # not the whole command
-    (line,) = [record.getMessage() for record in caplog.records if not getattr(record, "note", False)]
-    assert reason in line
-    with pytest.raises(BackendUnavailableError, match="the compiler failed"):
-        CALL.run(backend="cpu")
-
-
-def test_a_cache_that_cannot_be_written_is_named(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, "/dev/null/cache")
-    with pytest.raises(BuildError, match=r"/dev/null/cache.*set KBLAM_CACHE"):
-        build.library()
-
-
-def test_the_command_prints_the_path_or_the_reason(
-    fake_compiler: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert build.main([]) == 0
-    assert build.LIBRARY in capsys.readouterr().out
-    monkeypatch.setenv("CXX", "nowhere++")
-    assert build.main(["--force"]) == 1
-    assert "nowhere++" in capsys.readouterr().err
-
-
-def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
-    fresh_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.delenv(native.BUILD_VARIABLE, raising=False)
-    monkeypatch.setenv("CXX", "nowhere++")
-    with caplog.at_level(logging.WARNING, logger="kblam_kernels"):
-        for _ in range(3):
-            CALL.run(backend="auto")
-    assert len(caplog.records) == 1
-    assert "CXX=nowhere++ is not a program" in caplog.text
-    explanation = explain(CALL.query, CALL.key, CALL.value)
-    assert explanation.backend == "reference"
-    assert "no C++ compiler" in explanation.rejected["cpu"]
-    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot serve this call.*nowhere"):
-        CALL.run(backend="cpu")
-
-
-def test_kblam_build_0_turns_it_off(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.BUILD_VARIABLE, "0")
-    explanation = explain(CALL.query, CALL.key, CALL.value)
-    assert explanation.backend == "reference"
-    assert explanation.rejected["cpu"] == "KBLAM_BUILD=0 turns the C++ kernels off"
-
-
-def test_cpu_tensors_are_served_by_the_cpp_kernels(library: None) -> None:
-    explanation = explain(CALL.query, CALL.key, CALL.value)
-    assert explanation.backend == "cpu"
-    assert list(explanation.rejected) == ["triton"]
-    torch.testing.assert_close(CALL.run(backend="auto")[0], CALL.run(backend="reference")[0])
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"dtype": torch.float64}, "torch.float64"),
-        ({"D": 15, "dtype": torch.float32}, "head_dim 15 is odd"),
-    ],
-    ids=["float64", "odd"],
-)
-def test_what_the_cpp_kernels_do_not_take_they_say(changes: dict[str, object], reason: str) -> None:
-    p = make(**changes)  # type: ignore[arg-type]
-    with pytest.raises(BackendUnavailableError, match=reason):
-        p.run(backend="cpu")
-    p.run(backend="auto")
-
-
-def test_importing_builds_nothing(fake_compiler: Path) -> None:
-    code = "import kblam_kernels, kblam_kernels.common.build, kblam_kernels.common.native"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert runs(fake_compiler) == 0
-
-
-def test_an_instruction_set_that_is_not_here_is_refused(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.ISA_VARIABLE, "sve2")
-    with pytest.raises(BackendUnavailableError, match="KBLAM_CPU_ISA='sve2'"):
-        CALL.run(backend="cpu")
-
-
-def test_one_compiled_graph_with_the_cpp_kernels(library: None) -> None:
-    def call(query: torch.Tensor) -> torch.Tensor:
-        return CALL.but(query=query).run(backend="auto")[0] * 2
-
-    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(CALL.query), call(CALL.query))
-
-
-def test_gradients_pass_through_the_cpp_forward(library: None) -> None:
-    p = make(dtype=torch.float32, N=6, T=6)
-    for actual, expected in zip(p.gradients(backend="cpu"), p.gradients(backend="reference"), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_the_sanitizers_find_what_they_build() -> None:
-    """`make sanitize` is not part of the suite: it takes minutes."""
-    units = [unit.source for unit in build.kernel_units(build.source_folder())]
-    assert sanitize.build is build
-    assert all(path.is_file() for path in (*sanitize.DRIVERS, *units))
