@@ -50,7 +50,7 @@ def words(option: str) -> list[str]:
 def chosen(option: Any, phase: str) -> list[cases.Case]:
     """The cases of a phase that the options ask for."""
     given = words(option.shapes), words(option.triples), words(option.dtype)
-    if option.quick and not any(given):
+    if option.quick and not any(given) and not option.tokens:
         given = [], [], [cases.name_of(quick_dtype(option.device))]
     if any(given) or option.tokens or option.quick:
         return cases.chosen(*given, phases=(phase,), tokens=words(option.tokens))

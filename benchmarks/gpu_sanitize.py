@@ -31,7 +31,7 @@ def sanitizer() -> str:
     Raises:
         BackendUnavailableError: it is neither on PATH nor in the CUDA toolkit of CUDA_HOME.
     """
-    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    home = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda")
     for candidate in ("compute-sanitizer", str(home / "bin" / "compute-sanitizer")):
         if found := shutil.which(candidate):
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import kblam
 import kblam_kernels
 
@@ -23,6 +26,12 @@ READ = (
     re.compile(r"""["'](KBLAM_[A-Z0-9_]+)["']"""),
 )
 SOURCES = ("kblam_kernels", "kblam", "csrc", "benchmarks", "tests")
+# What a variable looks like. In a module that touches the environment every such string is taken for one: names also
+# stand in tuples, in dictionaries and in calls of what was given the environment.
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+TOUCHES = re.compile(r"\benviron\b|\bgetenv\b")
+# Set for programs that are started, and the part of a name.
+NOT_READ = {"LC_ALL", "PYTORCH_NO_CUDA_MEMORY_CACHING", "CPU_ISA"}
 
 
 def python(code: str, **environment: str) -> str:
@@ -95,19 +104,43 @@ def test_every_public_name_exists() -> None:
     assert not missing
 
 
+def variables_of(path: Path) -> set[str]:
+    """Names of the environment variables that a source file reads."""
+    text = path.read_text("utf-8")
+    found = {name for pattern in READ for name in pattern.findall(text)}
+    if path.suffix == ".py" and path.relative_to(ROOT).parts[0] != "tests" and TOUCHES.search(text):
+        strings = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+        found |= {value for value in strings if isinstance(value, str) and VARIABLE.fullmatch(value)}
+    return found - NOT_READ
+
+
 def variables_in_the_sources() -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in {".py", ".cpp", ".h"} and path != Path(__file__):
-                for pattern in READ:
-                    found.update(dict.fromkeys(pattern.findall(path.read_text("utf-8")), path))
-    return {name: path for name, path in found.items() if not name.startswith("VLLM_")}  # vLLM's own
+                found = dict.fromkeys(variables_of(path), path) | found
+    # The tests set more of vLLM's own.
+    return {name: path for name, path in found.items() if not (name.startswith("VLLM_") and "tests" in path.parts)}
 
 
 def variables_in_the_table() -> list[str]:
     text = (ROOT / "docs" / "environment.md").read_text("utf-8")
-    return re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", text, re.MULTILINE)
+    cells = re.findall(r"^\| (`[A-Z][^|]*) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([A-Z][A-Z0-9_]*)`", cell)]
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("kblam/training/processes.py", {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_VERSION"}),
+        ("kblam/cli/checks.py", {"HF_TOKEN", "HF_HUB_CACHE", "HTTPS_PROXY"}),
+        ("kblam_kernels/tools/env.py", {"CUDA_VISIBLE_DEVICES", "TRITON_CACHE_DIR"}),
+        ("benchmarks/gpu_sanitize.py", {"CUDA_HOME"}),
+    ],
+)
+def test_variables_are_found_wherever_their_names_stand(module: str, names: set[str]) -> None:
+    assert names <= variables_of(ROOT / module)
 
 
 def test_every_environment_variable_has_one_row() -> None:

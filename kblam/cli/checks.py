@@ -207,7 +207,7 @@ def environment() -> Iterable[Outcome]:
     from kblam_kernels.tools import env
 
     shown = [f"{name}={value}" for name, value in env.environment().items()]
-    shown += [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
+    shown += [f"{name}={os.environ[name]}" for name in _VARIABLES if os.environ.get(name)]
     shown += [f"{name} is set" for name in _SECRETS if os.environ.get(name)]
     return [Outcome("environment", OK, ", ".join(shown) or "none of the variables that kblam reads is set")]
 

@@ -58,14 +58,14 @@ def check_launch(environment: Mapping[str, str]) -> None:
     for name, flag in _UNSERVED.items():
         if _is_on(environment, name):
             raise TrainingError(f"kblam train does not serve {flag}; {_SERVED}")
-    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = environment.get("ACCELERATE_MIXED_PRECISION") or "no"
     if precision not in ("no", "bf16"):
         raise TrainingError(
             f"kblam train does not serve --mixed_precision {precision}, which needs scaled losses; use bf16, or no"
         )
     if not _is_on(environment, _FSDP):
         return
-    if (version := environment.get("FSDP_VERSION", "1")) != "2":
+    if (version := environment.get("FSDP_VERSION") or "1") != "2":
         raise TrainingError(
             f"the launch asks for FSDP {version}, and kblam train serves version 2 only; pass --fsdp_version 2"
         )

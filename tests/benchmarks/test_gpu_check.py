@@ -137,6 +137,12 @@ def test_one_tool_can_be_asked_for(toolkit: Path) -> None:
     assert [command[2] for command in commands[1:]] == ["racecheck"]
 
 
+def test_an_empty_cuda_home_is_none(toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_HOME", "")
+    with pytest.raises(BackendUnavailableError, match="neither on PATH nor in /usr/local/cuda/bin;"):
+        gpu_sanitize.sanitizer()
+
+
 def test_a_missing_sanitizer_is_named(toolkit: Path) -> None:
     toolkit.unlink()
     with pytest.raises(BackendUnavailableError, match=r"compute-sanitizer is neither on PATH nor in .*CUDA_HOME"):

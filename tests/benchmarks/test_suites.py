@@ -163,8 +163,9 @@ def test_quick_suites_are_in_a_dtype_that_the_processor_multiplies(monkeypatch: 
         monkeypatch.setattr(env, "cpu", lambda flags=flags: {"flags": flags})
         for phase in ("decode", "prefill", "evidence"):
             assert [case.dtype for case in conftest.chosen(SimpleNamespace(**given), phase)] == [expected]
-        named = SimpleNamespace(**given | {"dtype": "float16"})
-        assert [case.dtype for case in conftest.chosen(named, "prefill")] == [torch.float16]
+        # As `kblam bench` has it.
+        for option, dtype in ({"dtype": "float16"}, torch.float16), ({"tokens": "512"}, torch.bfloat16):
+            assert [case.dtype for case in conftest.chosen(SimpleNamespace(**given | option), "prefill")] == [dtype]
 
 
 @pytest.mark.parametrize(("seconds", "calls", "way"), [(0.0, 2, "pedantic"), (60.0, 3, "rounds")])

@@ -5,7 +5,7 @@ A row's own view of the shared knowledge base is a bias added to its knowledge s
 - `-inf` hides a triple. Half of the rows see a random part; a hidden fact makes a question unanswerable.
 - `log u` makes a distractor weigh as much as `u` triples of its kind: the *virtual size*. A base of 256 triples
   then competes with the answer as one of thousands would, at no cost. Near-misses (a shared word in the name)
-  get at most log 3, since a large base holds more strangers but hardly more namesakes.
+  get at most log 3, in the finishing steps log 4, since a large base holds more strangers but hardly more namesakes.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ down to Latin pieces, and its token embeddings are a learned projection of MiniL
 ## Measured
 
 {questions} questions a row, greedy, written by `python -m kblam.demo.tiny.evaluate`. Entities and values never occur in
-training; names of "unseen words" share no word with it. A quarter of the questions has no answer; a tenth asks for
-two facts (not with unseen phrasings).
+training; names of "unseen words" share no real word with its names, while their invented words and numbers are drawn in
+the same way. A quarter of the questions has no answer; a tenth asks for two facts (not with unseen phrasings).
 
 | knowledge base | exact answer | top-1 evidence | refusal precision | refusal recall | refusal F1 |
 |---|---|---|---|---|---|

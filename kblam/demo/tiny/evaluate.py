@@ -26,13 +26,13 @@ SIZES = (100, 1000, 10_000)
 def quizzes(world: World, triples: int, questions: int, *, unseen_phrasing: bool = False) -> list[Quiz]:
     """One quiz; over small knowledge bases several, of other entities each, so that the questions differ."""
     entities = world.test_grid
-    parts = 4 if triples < 400 else 1
+    parts = min(4, questions) if triples < 400 else 1
     per_part = triples // FACTS_PER_ENTITY + 1 + questions // 8
     return [
         demo_quiz(
             entities[part * per_part :],
             triples,
-            questions=questions // parts,
+            questions=questions // parts + (part < questions % parts),
             seed=part,
             unseen_phrasing=unseen_phrasing,
         )

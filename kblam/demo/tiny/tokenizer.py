@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 )
 
 # Rarer whole words than this row of the (roughly frequency-ordered) table are spelt in pieces instead: it keeps the
-# embedding matrix, three fifths of the model, small.
+# embedding matrix, two thirds of the model, small.
 _LAST_WORD_ROW = 19000
 _CHARACTER = re.compile(r"(##)?.")
 _LATIN_WORD = re.compile(r"[a-z0-9]+")

@@ -38,6 +38,7 @@ from kblam.training.losses import (
     evidence_weight,
     nearest_tokens,
 )
+from kblam.whole import whole
 
 CHECKPOINT_FOLDER = Path("build/demo-train")
 
@@ -275,7 +276,8 @@ def train(trainer: Trainer, folder: Path, console: Console, *, resume: bool = Fa
                 figures = "  ".join(f"{key} {value:.3f}" for key, value in trainer.check(builder).items())
                 console.print(f"            held out, {name}: {figures}")
         if done % recipe.checkpoint_every == 0 or done in (recipe.steps, recipe.all_steps, stop):
-            torch.save(trainer.state(done), checkpoint)
+            with whole(checkpoint) as unfinished:
+                torch.save(trainer.state(done), unfinished)
 
 
 def publish(trainer: Trainer, folder: Path, console: Console, questions: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kblam.data.questions import answer_text
+from kblam.demo.tiny.evaluate import quizzes
 from kblam.demo.tiny.quiz import demo_quiz
 from kblam.demo.tiny.tokenizer import real_words
 from kblam.demo.tiny.world import build_world
@@ -23,6 +24,12 @@ def test_a_quiz_asks_what_its_knowledge_base_can_and_cannot_answer() -> None:
     known = {(name, prop) for name, prop, _ in quiz.facts}
     for question in refused:
         assert not any(name in question.text and f" {prop}" in question.text for name, prop in known)
+
+
+@pytest.mark.parametrize("questions", [3, 50, 400])
+def test_quizzes_over_small_knowledge_bases_share_the_questions(questions: int) -> None:
+    shares = [len(quiz.questions) for quiz in quizzes(WORLD, 100, questions)]
+    assert (sum(shares), min(shares) > 0) == (questions, True)
 
 
 def test_ten_thousand_triples_of_held_out_entities_are_there() -> None:

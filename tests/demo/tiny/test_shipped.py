@@ -7,10 +7,11 @@ import json
 import pytest
 
 from kblam.demo.tiny.assets import ASSETS, load
-from kblam.demo.tiny.card import table_row
+from kblam.demo.tiny.card import write_card
 from kblam.demo.tiny.quiz import demo_quiz
 from kblam.demo.tiny.tokenizer import real_words
-from kblam.demo.tiny.world import build_world
+from kblam.demo.tiny.train import Recipe
+from kblam.demo.tiny.world import build_world, world_words
 from kblam.evaluation.figures import Figures, score
 from kblam.evaluation.loop import answer_quiz, triples_of
 from kblam.generation import ask
@@ -43,11 +44,15 @@ def test_the_adapter_names_the_encoder_it_needs(demo, encoder) -> None:
     assert demo.attachment.config.encoder == encoder.fingerprint
 
 
-def test_the_cards_table_is_the_measured_one() -> None:
+def test_the_card_is_written_from_what_was_measured(demo, tmp_path) -> None:
     metrics = json.loads((ASSETS / "metrics.json").read_text(encoding="utf-8"))
-    card = (ASSETS / "README.md").read_text(encoding="utf-8")
-    for name, values in metrics.items():
-        assert table_row(name, Figures(**values)) in card
+    rows = {name: Figures(**values) for name, values in metrics.items()}
+    parameters = sum(p.numel() for module in (demo.model, demo.attachment.adapter) for p in module.parameters())
+    recipe = Recipe()
+    write_card(
+        tmp_path, rows, seed=recipe.seed, steps=recipe.all_steps, parameters=parameters, words=len(world_words())
+    )
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ASSETS / "README.md").read_text(encoding="utf-8")
 
 
 def test_held_out_questions_are_answered(demo, encoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,21 @@ def test_a_resumed_run_repeats_an_unbroken_one(cache, tmp_path, one_thread) -> N
     expected = weights_of(unbroken)
     for name, tensor in weights_of(resumed).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_run_killed_while_it_saves_keeps_the_checkpoint_before(cache, tmp_path, monkeypatch) -> None:
+    console, trainer, checkpoint = Console(quiet=True), tiny_trainer(WORLD, cache), tmp_path / "checkpoint.pt"
+    train(trainer, tmp_path, console, stop=1)
+    before = checkpoint.read_bytes()
+
+    def killed(state: object, path: Path) -> None:
+        path.write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, tmp_path, console, resume=True, stop=2)
+    assert checkpoint.read_bytes() == before
 
 
 def test_what_is_saved_gives_the_trained_models_logits(cache, tmp_path) -> None:

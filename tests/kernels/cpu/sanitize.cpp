@@ -3,6 +3,7 @@
 #include "sanitize.h"
 
 #include "launch/dense.h"
+#include "launch/mass.h"
 
 namespace sanitize {
 namespace {
@@ -13,6 +14,23 @@ struct Shape {
   int64_t gap;
 };
 
+// Of each knowledge token, by the lse of `p`, which has run.
+std::unique_ptr<float[]> evidence_of(const kblam::DenseAttention& p, const float* row_weight,
+                                     const kblam::Kernels& kernels) {
+  auto mass = exactly<float>(p.B * p.M);
+  kblam::Mass m{};
+  m.dtype = p.dtype, m.B = p.B, m.Hq = p.Hq, m.N = p.N, m.M = p.M, m.width = p.D;
+  m.rows = p.knowledge_query, m.heads = p.Hq;
+  m.keys.key = p.knowledge_key.data, m.keys.key_stride = p.knowledge_key.token, m.keys.storage = p.dtype;
+  m.key_batch = p.knowledge_key.batch, m.key_head = p.knowledge_key.head;
+  m.lse = p.lse, m.row_weight = row_weight;
+  m.bias = p.bias, m.bias_batch = p.bias_batch, m.bias_token = p.bias_token;
+  m.knowledge_range = p.knowledge_range, m.range_rows = p.B;
+  m.scale = p.scale, m.mass = mass.get();
+  kblam::evidence_mass(m, kernels, 3, parallel);
+  return mass;
+}
+
 // False, and a line, if the kernels are wrong.
 bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Kernels& kernels) {
   std::mt19937 draw(unsigned(s.N * 7919 + s.D * 31 + options));
@@ -20,10 +38,12 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   const Tensor k(dtype, s.B, s.Hkv, s.T, s.D, 0, draw), v(dtype, s.B, s.Hkv, s.T, s.D, s.gap, draw);
   const int64_t kb_batch = shared ? 1 : s.B;
   const Tensor kk(dtype, kb_batch, s.Hq, s.M, s.D, s.gap, draw), kv(dtype, kb_batch, s.Hq, s.M, s.D, 0, draw);
-  std::vector<float> bias(s.B * s.M);
+  const int64_t rows = s.B * s.Hq * s.N, biases = options & 16 ? 1 : s.M;  // of a batch row
+  std::vector<float> bias(s.B * biases), row_weight(rows);
   std::vector<uint8_t> mask(s.B * s.T);
   std::vector<int32_t> range(2 * s.B);
   for (float& x : bias) x = draw() % 9 ? float(draw() % 8) / 8 : -std::numeric_limits<float>::infinity();
+  for (float& x : row_weight) x = float(draw() % 5) / 4;
   for (uint8_t& x : mask) x = draw() % 3 != 0;
   for (int32_t& x : range) x = s.M ? int32_t(draw() % (s.M + 1)) : 0;
 
@@ -32,18 +52,20 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
   p.B = s.B, p.Hq = s.Hq, p.Hkv = s.Hkv, p.N = s.N, p.T = s.T, p.M = s.M, p.D = s.D;
   p.query = q.strided(), p.key = k.strided(), p.value = v.strided();
   p.knowledge_query = r.strided(), p.knowledge_key = kk.strided(shared), p.knowledge_value = kv.strided(shared);
-  if (options & 1) p.bias = bias.data(), p.bias_batch = s.M, p.bias_token = 1;
+  if (options & 1) p.bias = bias.data(), p.bias_batch = biases, p.bias_token = options & 16 ? 0 : 1;
   if (options & 2) p.prompt_mask = mask.data(), p.mask_batch = s.T;
   if (options & 4) p.knowledge_range = range.data();
   p.window = options & 8 ? 5 : std::numeric_limits<int64_t>::max() / 2;
   p.scale = 0.125f;
   const int64_t size = dtype == Dtype::float32 ? 4 : 2;
-  std::unique_ptr<unsigned char[]> output(new unsigned char[s.B * s.N * s.Hq * s.D * size]);
-  std::unique_ptr<float[]> lse(new float[s.B * s.Hq * s.N]);
+  auto output = exactly<unsigned char>(rows * s.D * size);
+  auto lse = exactly<float>(rows);
   p.output = output.get(), p.lse = lse.get();
   kblam::dense_forward(p, kernels, 3, parallel);
+  const auto mass = evidence_of(p, row_weight.data(), kernels);
 
   double worst = 0;
+  std::vector<double> exact_mass(s.B * s.M, 0.);
   for (int64_t b = 0; b < s.B; ++b)
     for (int64_t h = 0; h < s.Hq; ++h)
       for (int64_t n = 0; n < s.N; ++n) {
@@ -59,11 +81,12 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
         const int64_t from = options & 4 ? range[2 * b] : 0, to = options & 4 ? range[2 * b + 1] : s.M;
         const int64_t kb = shared ? 0 : b;
         for (int64_t m = from; m < to; ++m) {
-          double x = options & 1 ? bias[b * s.M + m] : 0;
+          double x = options & 1 ? bias[b * biases + (options & 16 ? 0 : m)] : 0;
           for (int d = 0; d < s.D; ++d) x += 0.125 * r.at(b, h, n, d) * kk.at(kb, h, m, d);
           scores[s.T + m] = x;
         }
-        const float got_lse = lse[(b * s.Hq + h) * s.N + n];
+        const int64_t row = (b * s.Hq + h) * s.N + n;
+        const float got_lse = lse[row];
         double top = -INFINITE, total = 0;
         for (double x : scores) top = std::max(top, x);
         if (s.T == 0 ? top > -INFINITE : sees_prompt) {
@@ -74,14 +97,17 @@ bool run(const Shape& s, Dtype dtype, bool shared, int options, const kblam::Ker
             for (int d = 0; d < s.D; ++d) exact[d] += weight * (i < s.T ? v.at(b, g, i, d) : kv.at(kb, h, i - s.T, d));
           }
           for (double& x : exact) x /= total;
-          worst = std::max(worst, std::abs(got_lse - (top + std::log(total))));
+          for (int64_t m = 0; m < s.M; ++m)
+            exact_mass[b * s.M + m] += row_weight[row] * std::exp(scores[s.T + m] - top) / total;
+          keep_worst(worst, std::abs(got_lse - (top + std::log(total))));
         } else if (got_lse != -std::numeric_limits<float>::infinity()) {
           worst = INFINITE;
         }
         for (int d = 0; d < s.D; ++d)
-          worst = std::max(
-              worst, std::abs(exact[d] - Tensor::value(output.get(), dtype, ((b * s.N + n) * s.Hq + h) * s.D + d)));
+          keep_worst(worst,
+                     std::abs(exact[d] - Tensor::value(output.get(), dtype, ((b * s.N + n) * s.Hq + h) * s.D + d)));
       }
+  for (int64_t i = 0; i < s.B * s.M; ++i) keep_worst(worst, std::abs(mass[i] - exact_mass[i]));
   const bool right = worst < (dtype == Dtype::float32 ? 1e-4 : 3e-2);
   if (!right)
     std::printf("%s dtype %d B%ld Hq%ld Hkv%ld N%ld T%ld M%ld D%d shared %d options %d: off by %g\n", kernels.name,
@@ -111,7 +137,7 @@ int main() {
     for (const Shape& shape : shapes)
       for (Dtype dtype : {Dtype::float32, Dtype::bfloat16, Dtype::float16})
         for (bool shared : {true, false})
-          for (int options : {0, 1, 6, 15}) {
+          for (int options : {0, 1, 6, 15, 23}) {
             ++runs;
             wrong += !run(shape, dtype, shared, options, *kernels);
           }

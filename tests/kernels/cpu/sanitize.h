@@ -24,6 +24,11 @@ constexpr const char* TABLES[] = {"portable", "avx2", "avx512", "avx512vnni", "a
 
 constexpr double INFINITE = std::numeric_limits<double>::infinity();
 
+// Keeps the larger error. NaN is the largest: `std::max(worst, error)` would lose it.
+inline void keep_worst(double& worst, double error) {
+  if (!(error <= worst)) worst = std::isnan(error) ? INFINITE : error;
+}
+
 inline void parallel(int64_t tasks, int workers, kblam::Task task, void* context) {
   std::atomic<int64_t> next{0};
   std::vector<std::thread> threads;
@@ -79,12 +84,11 @@ struct Tensor {
     }
     uint16_t half;
     std::memcpy(&half, p + i * 2, 2);
-    if (dtype == Dtype::float16)
-      return std::ldexp(half & 0x3ff    ? (half & 0x7c00 ? 1024 + (half & 0x3ff) : half & 0x3ff)
-                        : half & 0x7c00 ? 1024
-                                        : 0,
-                        std::max(1, half >> 10 & 31) - 25) *
-             (half & 0x8000 ? -1 : 1);
+    if (dtype == Dtype::float16) {
+      const int exponent = half >> 10 & 31, mantissa = half & 0x3ff, sign = half & 0x8000 ? -1 : 1;
+      if (exponent == 31) return mantissa ? std::numeric_limits<double>::quiet_NaN() : sign * INFINITE;
+      return sign * std::ldexp(exponent ? 1024 + mantissa : mantissa, std::max(1, exponent) - 25);
+    }
     const uint32_t bits = uint32_t(half) << 16;
     float x;
     std::memcpy(&x, &bits, 4);
@@ -96,10 +100,12 @@ struct Tensor {
   }
 };
 
-// Rows of float32, exactly as many as there are.
+// Memory of exactly n elements. Its bytes are NaN in every dtype of a result, so that one nobody wrote is seen.
 template <class T>
 std::unique_ptr<T[]> exactly(int64_t n) {
-  return std::unique_ptr<T[]>(new T[n]);
+  std::unique_ptr<T[]> memory(new T[n]);
+  std::memset(memory.get(), 0xff, n * sizeof(T));
+  return memory;
 }
 
 // The latent and evidence kernels over a grid: how many problems, how many of them wrong.

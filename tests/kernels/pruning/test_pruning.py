@@ -231,7 +231,7 @@ def test_one_head_and_query_choose_by_mass_exactly() -> None:
     torch.testing.assert_close(mass_of(p, pruned(p, 10)[2]), torch.ones(2).double())
 
 
-@pytest.mark.parametrize(("heads", "queries", "at_least"), [(2, 1, 0.9), (4, 1, 0.85), (8, 8, 0.9)])
+@pytest.mark.parametrize(("heads", "queries", "at_least"), [(2, 1, 0.9), (8, 1, 0.85), (8, 8, 0.9)])
 def test_recall_over_heads_and_queries(heads: int, queries: int, at_least: float) -> None:
     """A sum of scores is not a sum of exponentials: some mass is missed, little next to taking any 10 of 1,000."""
     p = make_latent(B=8, H=heads, G=1, N=queries, M=1000)
