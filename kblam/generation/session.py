@@ -184,7 +184,8 @@ class Session:
         texts = self._as_meant(_texts(questions))
         vectors = self._asking(texts)
         with reading(self.attachment, self.knowledge_base) as resident:
-            pointer = self.pointer(resident, texts, end=end)
+            rules = self._rules()
+            pointer = self._pointer(resident, texts, rules, end, Words(resident, copied=rules.config.pointer))
             with self.attachment.using(resident, question=vectors), self.attachment.observing(pointer.recorder):
                 yield pointer
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from kblam.knowledge.mention import words, words_at
-from kblam.knowledge.spelling import can_own, fits, otherwise
+from kblam.knowledge.spelling import PLAIN, Typed, can_own, fits, in_place, is_joint, keeps_marks, otherwise
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
 _LONGEST = 24
@@ -69,54 +69,58 @@ class Names:
             text: a question.
             is_property: whether words are a property, in any case.
         """
-        said = words_at(text)
-        exact = list(self._runs([word for word, _, _ in said]))
+        typed = Typed(text)
+        exact = list(self._runs([word for word, _, _ in typed.words]))
         meant, at, place = "", 0, 0
-        for first, last, name in self._typed_otherwise(text, said, is_property):
+        for first, last, name in self._typed_otherwise(typed, is_property):
             # Both come in the order of the text.
             while place < len(exact) and exact[place][1] <= first:
                 place += 1
             beyond = place
             while beyond < len(exact) and exact[beyond][0] < last:
                 beyond += 1
-            if all(_gives_way(one, said, first, last, name) for one in exact[place:beyond]):
-                meant += text[at : said[first][1]] + name
-                at = said[last - 1][2]
+            # A name that is said word for word is left alone, if it is no part of what is meant.
+            if all(first <= one and other <= last and other - one < last - first for one, other in exact[place:beyond]):
+                start, end = typed.words[first][1], typed.words[last - 1][2]
+                meant += text[at:start] + in_place(name, text, start, end)
+                at = end
         return meant + text[at:]
 
-    def _typed_otherwise(
-        self, text: str, said: Sequence[tuple[str, int, int]], is_property: Callable[[str], bool]
-    ) -> Iterator[tuple[int, int, str]]:
+    def _typed_otherwise(self, typed: Typed, is_property: Callable[[str], bool]) -> Iterator[tuple[int, int, str]]:
         """The words [first, last) that mean one name, and what they mean; of the longest, none overlaps another."""
         reached = 0
-        for first in range(len(said)):
-            for last in range(min(len(said), first + self._longest), max(first, reached), -1):
-                meant = self._meant_by(text, said, first, last, is_property)
+        for first in range(len(typed.words)):
+            for last in range(min(len(typed.words), first + self._longest), max(first, reached), -1):
+                meant = self._meant_by(typed, first, last, is_property)
                 if meant is not None:
                     yield first, last, meant
                     reached = last
                     break
 
-    def _meant_by(
-        self,
-        text: str,
-        said: Sequence[tuple[str, int, int]],
-        first: int,
-        last: int,
-        is_property: Callable[[str], bool],
-    ) -> str | None:
+    def _meant_by(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> str | None:
         """What words [first, last) mean if they are one name typed otherwise."""
-        key, (start, end) = " ".join(word for word, _, _ in said[first:last]), (said[first][1], said[last - 1][2])
-        found = self._otherwise.get(key, ())
-        if len(found) == 1 and fits(found[0], text, start, end):
-            return found[0]
+        key = typed.key(first, last)
+        name = self._one(self._otherwise.get(key, ()))
+        if name is None and not key.isascii() and (plain := key.translate(PLAIN)) != key:
+            name = self._one(self._otherwise.get(plain, ()))
+            name = name if name is not None and keeps_marks(name, key.split(" ")) else None
+        if name is not None and fits(name, typed, first, last) and not (is_joint(name) and self._are_two(key)):
+            return name
         if not key.endswith("s"):
             return None
-        owners = {*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())}
-        owner = next(iter(owners)) if len(owners) == 1 else None
-        if owner is None or not can_own(owner, text, start, end):
+        owner = self._one({*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())})
+        if owner is None or not can_own(owner, typed, first, last):
             return None
-        return f"{owner}'s" if _begins_with_property(text, said[last : last + _LONGEST_PROPERTY], is_property) else None
+        following = typed.words[last : last + _LONGEST_PROPERTY]
+        return f"{owner}'s" if _begins_with_property(typed.text, following, is_property) else None
+
+    def _one(self, names: Collection[str]) -> str | None:
+        return next(iter(names)) if len(names) == 1 else None
+
+    def _are_two(self, key: str) -> bool:
+        """Whether a side of an "and" is a name by itself: "Tom and Jerry", beside "Tom & Jerry"."""
+        sides = key.split(" and ") if " and " in key else key.split(" ")
+        return any(side in self._known or side in self._otherwise for side in sides)
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""
@@ -134,16 +138,6 @@ def _put(into: dict[str, tuple[str, ...]], key: str, name: str) -> None:
     alike = into.get(key, ())
     if name not in alike:
         into[key] = (*alike, name)
-
-
-def _gives_way(exact: tuple[int, int], said: Sequence[tuple[str, int, int]], first: int, last: int, name: str) -> bool:
-    """Whether a name that is said word for word is only a part of what words [first, last) mean.
-
-    "Tom and Jerry" are two where the knowledge base has each of them, beside "Tom & Jerry".
-    """
-    is_part = first <= exact[0] and exact[1] <= last and exact[1] - exact[0] < last - first
-    is_list = ("&" in name or " and " in name.casefold()) and [said[at][0] for at in range(*exact)] != ["and"]
-    return is_part and not is_list
 
 
 def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_property: Callable[[str], bool]) -> bool:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kblam.errors import StoreError
@@ -29,13 +29,16 @@ class Opened:
         connection: guarded by its store, so that any thread may use it.
         file: with links followed; None in memory.
         identity: device and number of the file; None in memory.
+        patience: milliseconds to wait for another writer, as it was opened with.
     """
 
     connection: sqlite3.Connection
     file: Path | None = None
     identity: Identity | None = None
+    patience: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.patience = self.connection.execute("PRAGMA busy_timeout").fetchone()[0]
         if self.file is not None:
             self.identity = identity_of_file(self.file)
             _count(self.identity, 1)

@@ -1,14 +1,18 @@
-"""Names as people type them: without the marks on letters, apostrophes and stops, and "and" for "&".
+"""Names of several words as people type them: no marks on letters, no apostrophes and stops, "and" for "&".
 
-Only what leaves no other reading: where the words that were typed may mean something else, they do.
+Only what leaves no other reading. A single word may always be another one ("male" is not Malé), and so may what is
+typed as a part of a longer name, over the end of a sentence, or as a list.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 
-from kblam.knowledge.mention import words
+from kblam.knowledge.mention import words, words_at
 
 # Letters that Unicode does not take apart.
 _LETTERS = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ħ": "h", "ŧ": "t", "ё": "е"}
@@ -16,15 +20,67 @@ _LETTERS = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", 
 _IN_TWO = [str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"}), str.maketrans({"å": "aa"})]
 # "ʼ" is a letter to Unicode, but few keyboards have it.
 _APOSTROPHES, _LETTER_APOSTROPHES = re.compile(r"['’`´ʼʻ]"), re.compile("[ʼʻ]")
-_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+# Without their apostrophe these are other words.
+_CONTRACTIONS = frozenset(
+    ("cant", "hed", "hell", "id", "ill", "its", "lets", "shed", "shell", "wed", "well", "were", "whore", "wont")
+)
+_AND = re.compile(r"\sand\s", re.IGNORECASE)
 # J.K., J. K.
 _INITIALS = re.compile(r"\b[^\W\d_](?:\.\s?[^\W\d_]\b)+\.?")
 # Latin, Greek, ё, Hebrew and Arabic, and the marks on them; the vowel signs of other scripts are letters.
 _MARKED = "\u00c0-\u024f\u0300-\u03ff\u0401\u0451\u0591-\u06ff\u1e00-\u1fff"
 _TYPED_OTHERWISE = re.compile(rf"[{_MARKED}&'’`´ʼʻ.]|\band\b", re.IGNORECASE)
-_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:\n])\W*$")
 # Who leaves these apostrophes out leaves out others.
 _LEFT_OUT = re.compile(r"\b(?:what|who|where|when|how|that)s\b", re.IGNORECASE)
+# Before "buffalo bills" these say that the "s" is the name's, or that what follows is a verb.
+_NO_OWNER = frozenset(("a", "an", "the", "do", "does", "did"))
+
+
+class Typed:
+    """A text, and what is asked of it more than once.
+
+    Args:
+        text: a question.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.words = text, words_at(text)
+
+    @cached_property
+    def is_careless(self) -> bool:
+        """Whether an apostrophe was left out that everybody knows."""
+        return _LEFT_OUT.search(self.text) is not None
+
+    @cached_property
+    def has_apostrophe(self) -> bool:
+        return _APOSTROPHES.search(self.text) is not None
+
+    def key(self, first: int, last: int) -> str:
+        """The words [first, last), a space between."""
+        return " ".join(word for word, _, _ in self.words[first:last])
+
+    def gaps(self, first: int, last: int) -> list[str]:
+        """What stands between the words [first, last)."""
+        inside = self.words[first:last]
+        return [self.text[end:start] for (_, _, end), (_, start, _) in pairwise(inside)]
+
+    def as_typed(self, place: int) -> str:
+        """A word with its capitals; empty where there is none."""
+        return self.text[self.words[place][1] : self.words[place][2]] if 0 <= place < len(self.words) else ""
+
+    def is_part_of_more(self, first: int, last: int) -> bool:
+        """Whether a word with a capital stands beside these, which have capitals too: "Rose Lee" in "Rose Lee Ltd"."""
+        before, after = self.as_typed(first - 1), self.as_typed(last)
+        text, start, end = self.text, self.words[first][1], self.words[last - 1][2]
+        if before[:1].isupper() and text[start : start + 1].isupper() and text[start - 1 : start] == " ":
+            begins = self.words[first - 1][1]
+            if (
+                self.words[first - 1][2] == start - 1
+                and begins
+                and text[begins - 2 : begins - 1] not in (".", "!", "?")
+            ):
+                return True
+        return after[:1].isupper() and self.as_typed(last - 1)[:1].isupper() and text[end : self.words[last][1]] == " "
 
 
 def otherwise(name: str) -> set[str]:
@@ -36,35 +92,73 @@ def otherwise(name: str) -> set[str]:
     spelt |= {_AND.sub(" & ", one) for one in spelt}
     lower = {unicodedata.normalize("NFC", one).casefold() for one in spelt}
     lower |= {one.translate(table) for one in lower for table in _IN_TWO}
-    return {" ".join(words(one.translate(_PLAIN))) for one in lower} - {" ".join(words(name)), ""}
+    own = words(name)
+    found = {" ".join(words(one.translate(PLAIN))) for one in lower} - {" ".join(own), ""}
+    return {one for one in found if _CONTRACTIONS.isdisjoint({*one.split(" ")} - {*own})}
 
 
-def fits(name: str, text: str, start: int, end: int) -> bool:
-    """Whether characters [start, end) of a text, which have the words of `otherwise(name)`, can be meant for a name."""
-    typed = text[start:end]
-    if _AND.search(name) and not _AND.search(typed) and "&" not in typed:
-        return False  # "Barnes, Noble"
+def fits(name: str, typed: Typed, first: int, last: int) -> bool:
+    """Whether words [first, last) of a text, which are those of `otherwise(name)`, can mean nothing but a name."""
+    if last - first < 2 or typed.is_part_of_more(first, last):
+        return False
+    own, gaps = Typed(name), typed.gaps(first, last)
+    allowed = {" ", "-", *own.gaps(0, len(own.words))}
+    if is_joint(name):
+        allowed |= {" & ", "&"}
+        if not any("&" in gap for gap in gaps) and "and" not in typed.key(first, last).split(" "):
+            return False  # "Barnes, Noble"
+    if _LETTER_APOSTROPHES.search(name) is not None:
+        allowed |= {"'", "’", "`"}
+    if not allowed.issuperset(gaps):
+        return False
     initials = {_joined(one).casefold() for one in _INITIALS.finditer(name)}
-    if any(word.casefold() in initials and not word.isupper() for word in typed.split()):
+    spelt = [typed.as_typed(place) for place in range(first, last)]
+    if not all(word.isupper() for word in spelt if word.casefold() in initials):
         return False  # "us" is not "U.S."
-    if any(not one.isspace() and one not in ".-/'’" for one in re.sub(r"[\w&]", "", typed)):
-        return False  # a comma, a stop with a new sentence
-    if " " in " ".join(words(typed)):
-        return True
-    # A single word may be any other: "male", "rose", "can".
-    is_name = typed[:1].isupper() and not text.isupper()
-    return is_name and _SENTENCE_BEGINS.search(text[:start]) is None
+    return not initials or not all(word.isupper() for word in spelt)
 
 
-def can_own(name: str, text: str, start: int, end: int) -> bool:
-    """Whether an "s" behind a name, at the end of [start, end), may be a possessive without its apostrophe.
+def keeps_marks(name: str, said: Sequence[str]) -> bool:
+    """Whether words in lower case have no mark but those of a name: "josé alvarez" of "José Álvarez"."""
+    own = words(name)
+    pairs = zip(own, said, strict=True) if len(own) == len(said) else ()
+    letters = [zip(mine, word, strict=True) if len(mine) == len(word) else () for mine, word in pairs]
+    return bool(letters) and all(
+        bool(each := list(of_word)) and all(typed in (letter, PLAIN[ord(letter)]) for letter, typed in each)
+        for of_word in letters
+    )
+
+
+def can_own(name: str, typed: Typed, first: int, last: int) -> bool:
+    """Whether an "s" behind a name, at the end of words [first, last), may be a possessive without its apostrophe.
 
     Not that of "Adams" or "the Buffalo Bills": of one word alone it says nothing, nor if the name was typed with care.
     """
-    spelt, typed = words(name), text[start:end]
-    last, written = re.split(r"\s", typed)[-1], re.split(r"\s", name)[-1]
-    is_careless = (last[:1].islower() and written[:1].isupper()) or _LEFT_OUT.search(text) is not None
-    return len(spelt) > 1 and is_careless and _APOSTROPHES.search(text) is None
+    own = Typed(name)
+    if len(own.words) < 2 or typed.has_apostrophe or typed.is_part_of_more(first, last):
+        return False
+    if not {" ", "-", *own.gaps(0, len(own.words))}.issuperset(typed.gaps(first, last)):
+        return False
+    end = typed.words[last - 1][2]
+    if last == len(typed.words) or typed.text[end : typed.words[last][1]] != " ":
+        return False
+    if first and typed.words[first - 1][0] in _NO_OWNER:
+        return False
+    is_lower = typed.as_typed(last - 1)[:1].islower() and own.as_typed(len(own.words) - 1)[:1].isupper()
+    return is_lower or typed.is_careless
+
+
+def in_place(name: str, text: str, start: int, end: int) -> str:
+    """A name to stand for characters [start, end) of a text, without the marks at its ends that stand there already."""
+    spelt = words_at(name)
+    before, after = name[: spelt[0][1]], name[spelt[-1][2] :]
+    name = name[len(before) :] if before and text.endswith(before, 0, start) else name
+    return name[: -len(after)] if after and text.startswith(after, end) else name
+
+
+def is_joint(name: str) -> bool:
+    """Whether a name joins two: "Tom & Jerry"."""
+    return "&" in name or _AND.search(name) is not None
 
 
 def _joined(initials: re.Match[str]) -> str:
@@ -83,4 +177,4 @@ class _Plain(dict[int, str]):
         return self.setdefault(code, plain)
 
 
-_PLAIN = _Plain()
+PLAIN = _Plain()

@@ -59,8 +59,8 @@ class Transactions:
         with self._lock, sqlite_errors(self.name):
             opened = self._still_open()
             sql = opened.connection
-            _begin(sql, "BEGIN")
             try:
+                sql.execute("BEGIN")
                 yield sql, ledgers.read(self.name, sql)
             finally:
                 if sql.in_transaction:
@@ -78,20 +78,14 @@ class Transactions:
         """The connection, and the ledger with the revision to stamp; committed if something changed, else undone."""
         with sqlite_errors(self.name), self._writing_alone() as opened:
             sql = opened.connection
-            try:
-                ledger = ledgers.read(self.name, sql)
-                self._prove(sql, ledger)
-                ledger.revision += 1
-                before = sql.total_changes
-                yield sql, ledger
-                if sql.total_changes > before:
-                    ledgers.write(sql, ledger)
-                sql.execute("COMMIT")
-            except BaseException:
-                # A full disk may have ended the transaction already.
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-                raise
+            ledger = ledgers.read(self.name, sql)
+            self._prove(sql, ledger)
+            ledger.revision += 1
+            before = sql.total_changes
+            yield sql, ledger
+            if sql.total_changes > before:
+                ledgers.write(sql, ledger)
+            sql.execute("COMMIT")
             self._still_open()  # or the change went to a file that nobody sees
             self._shorten_log(opened)
 
@@ -102,34 +96,45 @@ class Transactions:
             StoreBusyError: it still does after the time that the store was opened with.
             StoreWriteError: it was opened read-only.
         """
-        with sqlite_errors(self.name), self._writing_alone() as opened:
-            opened.connection.execute("ROLLBACK")
+        with sqlite_errors(self.name), self._writing_alone():
+            pass
 
     @contextmanager
     def _writing_alone(self) -> Iterator[Opened]:
-        """A transaction that no other process writes beside, begun; SQLite's own wait would keep our readers out."""
+        """A transaction that no other process writes beside, undone unless it is committed in the block.
+
+        SQLite's own wait for the other process would keep our readers out.
+        """
         self.refuse_if_read_only()
-        began = time.monotonic()
+        deadline: float | None = None
         while True:
             with self._lock:
                 opened = self._still_open()
-                if self._has_begun(opened.connection, time.monotonic() - began):
-                    yield opened
-                    return
+                sql = opened.connection
+                try:
+                    if self._has_begun(opened, is_last=deadline is not None and time.monotonic() >= deadline):
+                        yield opened
+                        return
+                finally:
+                    # Whatever happened since it began, Ctrl-C too; a full disk may have ended it already.
+                    if sql.in_transaction:
+                        sql.execute("ROLLBACK")
+                    _wait(opened, opened.patience)
+            if deadline is None:
+                deadline = time.monotonic() + opened.patience / 1000
             time.sleep(_BETWEEN_TRIES)
 
-    def _has_begun(self, sql: sqlite3.Connection, waited: float) -> bool:
-        """Begins to write, unless another process does and there is time left to wait for it."""
-        patience = sql.execute("PRAGMA busy_timeout").fetchone()[0]
+    def _has_begun(self, opened: Opened, *, is_last: bool) -> bool:
+        """Begins to write, unless another process does and this is not the last try."""
         try:
-            sql.execute("PRAGMA busy_timeout = 0")
-            _begin(sql, "BEGIN IMMEDIATE")
+            _wait(opened, 0)
+            opened.connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or 1000 * waited >= patience:
+            if is_last or "locked" not in str(error):
                 raise
             return False
         finally:
-            sql.execute(f"PRAGMA busy_timeout = {patience}")
+            _wait(opened, opened.patience)
         return True
 
     def _shorten_log(self, opened: Opened) -> None:
@@ -140,12 +145,11 @@ class Transactions:
         if _size(log) <= self._longest_log:
             return
         with contextlib.suppress(sqlite3.Error):
-            patience = opened.connection.execute("PRAGMA busy_timeout").fetchone()[0]
             try:
-                opened.connection.execute(f"PRAGMA busy_timeout = {min(patience, round(1000 * _WAIT_FOR_READERS))}")
+                _wait(opened, min(opened.patience, round(1000 * _WAIT_FOR_READERS)))
                 opened.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                opened.connection.execute(f"PRAGMA busy_timeout = {patience}")
+                _wait(opened, opened.patience)
         self._longest_log = _LONGEST_LOG if (size := _size(log)) <= _LONGEST_LOG else size + _LONGEST_LOG
 
     def _prove(self, sql: sqlite3.Connection, ledger: Ledger) -> None:
@@ -160,16 +164,9 @@ class Transactions:
         return self.opened
 
 
-def _begin(sql: sqlite3.Connection, how: str) -> None:
-    """Begins a transaction or none: Ctrl-C while it waits for another writer is seen when it has begun."""
-    try:
-        sql.execute(how)
-    except sqlite3.Error:
-        raise
-    except BaseException:
-        if sql.in_transaction:
-            sql.execute("ROLLBACK")
-        raise
+def _wait(opened: Opened, milliseconds: int) -> None:
+    """How long a statement waits for another process from now on."""
+    opened.connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
 def _size(file: Path) -> int:

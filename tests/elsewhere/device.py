@@ -24,8 +24,25 @@ aten = torch.ops.aten
 # What takes tensors of two devices on a GPU: copies; and an index may lie on the CPU.
 _BETWEEN_DEVICES = {aten.copy_.default, aten._to_copy.default}
 _WITH_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+_TAKES_NUMBERS = {
+    *_WITH_INDEX,
+    aten.masked_fill.Tensor,
+    aten.masked_fill_.Tensor,
+    aten.fill.Tensor,
+    aten.fill_.Tensor,
+}
 # What makes the host wait for the device: its result, or the size of it, is a number of the host.
-_WAITS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
+_WAITS = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.unique_consecutive.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
+}
 
 
 class _Module(_DummyBackendModule):  # type: ignore[misc]
@@ -104,7 +121,8 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     goes_elsewhere = mine if device is None else torch.device(device).type == NAME
     if mine and func not in _BETWEEN_DEVICES:
         _check_devices(func, args, leaves)
-    if mine and (func in _WAITS or not goes_elsewhere or _has_mask(func, args)):
+    arrives_here = not goes_elsewhere or (func is aten.copy_.default and not isinstance(args[0], Elsewhere))
+    if mine and (func in _WAITS or arrives_here or _has_mask(func, args)):
         _waited(str(func))
     generator = kwargs.get("generator")
     if goes_elsewhere and generator is not None:
@@ -121,10 +139,13 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _check_devices(func: Any, args: tuple[Any, ...], leaves: list[Any]) -> None:
     may_lie_here = pytree.tree_leaves(args[1]) if func in _WITH_INDEX else []
+    takes_numbers = torch.Tag.pointwise in func.tags or func in _TAKES_NUMBERS
+    is_changed = args[0] if func.overloadpacket.__name__.endswith("_") else None
     for one in leaves:
-        is_here = isinstance(one, Tensor) and not isinstance(one, Elsewhere)
-        # A single number may lie on the CPU.
-        if is_here and one.ndim and not any(one is other for other in may_lie_here):
+        if not isinstance(one, Tensor) or isinstance(one, Elsewhere) or any(one is other for other in may_lie_here):
+            continue
+        # A single number may lie on the CPU, if it is only read and each result is of one place.
+        if one.ndim or not takes_numbers or one is is_changed:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found two devices, {NAME}:0 and cpu ({func})"
             )

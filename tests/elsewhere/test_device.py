@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.elsewhere.device import Elsewhere
+from tests.elsewhere.device import Elsewhere, waits
 
 
 def test_it_computes(there: torch.device) -> None:
@@ -52,6 +52,8 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[Tensor], Any]]] = {
     "an index of gather": (RuntimeError, lambda one: one.gather(0, torch.tensor([1]))),
     "an index of index_select": (RuntimeError, lambda one: one.index_select(0, torch.tensor([1]))),
     "what is put in": (RuntimeError, lambda one: one.index_put_((torch.tensor([1, 2]),), torch.ones(2))),
+    "a sum on the CPU": (RuntimeError, lambda one: torch.zeros(()).add_(one.sum())),
+    "an index that is one number": (RuntimeError, lambda one: one.index_select(0, torch.tensor(1))),
     "a mask": (RuntimeError, lambda one: one.masked_fill(torch.ones(3, dtype=torch.bool), 0)),
     "a product": (RuntimeError, lambda one: one @ torch.ones(3, 2)),
     "a generator of the CPU": (
@@ -68,3 +70,25 @@ def test_what_a_gpu_refuses(there: torch.device, name: str) -> None:
     error, asked = REFUSED[name]
     with pytest.raises(error, match=r"device|numpy"):
         asked(torch.ones(3, device=there))
+
+
+def test_where_the_host_waits(there: torch.device) -> None:
+    one, kept = torch.arange(3, device=there), torch.zeros(3, dtype=torch.int64)
+    with waits() as seen:
+        assert (one + torch.tensor(1)).max() is not None
+    assert seen == []
+    waiting: list[Callable[[], Any]] = [
+        lambda: one.cpu(),
+        lambda: kept.copy_(one),
+        lambda: one.max().item(),
+        lambda: bool(one.any()),
+        lambda: one.tolist(),
+        lambda: one[one > 1],
+        lambda: one.unique(),
+        lambda: one.nonzero(),
+    ]
+    for ask in waiting:
+        with waits() as seen:
+            ask()
+        assert len(seen) == 1, seen
+        assert seen[0].startswith("test_device.py:")

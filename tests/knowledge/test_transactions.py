@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple, schema, search, transactions
 from kblam.knowledge.connection import sqlite_errors
+from kblam.knowledge.opened import Opened
 from kblam.knowledge.schema import PAGE_SIZE
 from tests.fakes import HashingEncoder
 from tests.knowledge.conftest import FACTS
@@ -149,3 +151,46 @@ def test_a_long_statement_can_be_interrupted(kb: KnowledgeBase) -> None:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 20
     assert list(kb.triples()) == FACTS
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+@pytest.mark.parametrize("writes", [True, False])
+def test_an_interrupt_leaves_no_change_begun_and_the_wait_as_it_was(
+    kb: KnowledgeBase, path: Path, place: int, writes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook goes on after Ctrl-C; other programs would wait for what it left open."""
+    store = KnowledgeBase.open(path, kb.encoder, timeout=5)._store
+    calls, wait = list[int](), transactions._wait
+
+    def interrupted(opened: Opened, milliseconds: int) -> None:
+        wait(opened, milliseconds)
+        calls.append(milliseconds)
+        if len(calls) == place:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(transactions, "_wait", interrupted)
+    opened = store._transactions.opened
+    assert opened is not None
+    with pytest.raises(KeyboardInterrupt):
+        if writes:
+            with store._transactions.writing():
+                pass
+        else:
+            store.wait_to_write()
+    assert not opened.connection.in_transaction
+    assert opened.connection.execute("PRAGMA busy_timeout").fetchone()[0] == opened.patience == 5000
+    monkeypatch.undo()
+    store.wait_to_write()
+
+
+def test_who_waits_for_own_threads_still_has_time_for_another_process(kb: KnowledgeBase, path: Path) -> None:
+    waiting, other = (KnowledgeBase.open(path, kb.encoder, timeout=0.5) for _ in range(2))
+    with ThreadPoolExecutor() as pool:
+        with waiting._store._transactions.reading():
+            change = pool.submit(waiting.add, Triple("a", "p", "v"))
+            time.sleep(0.7)
+            held = other._store._transactions.writing()
+            held.__enter__()
+        time.sleep(0.1)
+        held.__exit__(None, None, None)
+        assert change.result().added == 1
