@@ -41,6 +41,6 @@ def in_force(
         return
     question = None
     if attachment.config.question_head is not None:
-        question = torch.from_numpy(knowledge_base.encode(texts)).to(attachment.model.device)
+        question = torch.from_numpy(knowledge_base.encode(texts)).to(attachment.device)
     with reading(attachment, knowledge_base) as resident, attachment.using(resident, question=question):
         yield resident
