@@ -89,7 +89,7 @@ def check_device(device: str) -> None:
 
 
 def check_is_first(device: str) -> None:
-    """Raises BenchmarkError for another GPU than the first: graphs, events and peaks of memory are of the current one."""
+    """Raises BenchmarkError for another GPU than the first: graphs, events and peaks are of the current one."""
     if torch.device(device).type == "cuda" and (number := torch.device(device).index):
         raise BenchmarkError(
             f"--device: {device!r} is not the first GPU, which alone is measured; with CUDA_VISIBLE_DEVICES={number} "
