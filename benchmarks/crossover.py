@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kblam.bench.environment import environment
+from kblam.bench.environment import check_is_first, environment
 from kblam.bench.output import write_json
 from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attention
 from kblam_kernels.plan import KnowledgePath, Workload, device_of
@@ -118,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     given = parser.parse_args(arguments)
+    check_is_first(given.device)
     everything = []
     for name in given.shapes:
         shape = dataclasses.replace(SHAPES[name], triples=given.triples)

@@ -25,7 +25,7 @@ from typing import NoReturn
 import torch
 
 from kblam.bench import ceilings, measured, shapes, whole_model
-from kblam.bench.environment import environment
+from kblam.bench.environment import check_is_first, environment
 from kblam.bench.measured import Run
 from kblam.bench.report import Report, file_of, summary
 from kblam.bench.rows import MEASURED, line_of
@@ -144,6 +144,7 @@ def _check(options: argparse.Namespace) -> None:
     kind = torch.device(options.device).type
     if kind == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError("no CUDA device here; `--device cpu --tiny` only tests this command")
+    check_is_first(options.device)
     if kind == "cpu" and not options.tiny:
         raise BackendUnavailableError("the shapes are for a GPU; on a CPU use `--device cpu --tiny`")
 

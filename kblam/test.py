@@ -195,7 +195,7 @@ def _tiny_llama() -> Any:
 
     # Its own stream of random numbers: the caller's is left as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # those of GPUs draw nothing here
         config = LlamaConfig(
             vocab_size=32,
             hidden_size=32,

@@ -183,8 +183,9 @@ class KnowledgeAdapter(
                 )
         keys = self.project_keys(_as_read_by(self.key_projector, key_embeddings))
         values = self.project_values(_as_read_by(self.value_projector, value_embeddings))
-        projected = ProjectedKnowledge(keys, values, self.config)
-        return projected if dtype is None else projected.to(dtype)
+        # Under CUDA autocast LayerNorm gives float32 whatever it reads, and the values come in half precision.
+        made = dtype or torch.promote_types(keys.dtype, values.dtype)
+        return ProjectedKnowledge(keys.to(made), values.to(made), self.config)
 
     def plain_query_head(self, layer: int) -> nn.Linear | None:
         """The query head of a knowledge layer where it is its weight and nothing else: no hook, no wrapper."""

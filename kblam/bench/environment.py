@@ -68,18 +68,33 @@ def _instruction_set() -> str | None:
 
 
 def check_device(device: str) -> None:
-    """Raises BackendUnavailableError where nothing can be measured: no CUDA device, or no C++ kernels on a CPU."""
+    """Whether something can be measured there.
+
+    Raises:
+        BenchmarkError: it is no device to measure, or a GPU that is not the first.
+        BackendUnavailableError: there is no CUDA device, or there are no C++ kernels on a CPU.
+    """
     if device.partition(":")[0] not in ("cpu", "cuda"):
         raise BenchmarkError(f"--device: {device!r} is not cpu or cuda")
     if torch.device(device).type == "cuda":
         if not torch.cuda.is_available():
             raise BackendUnavailableError("no CUDA device here; --device cpu measures the CPU")
+        check_is_first(device)
         return
     from kblam_kernels.common import native
 
     reason = native.unavailable()
     if reason is not None:
         raise BackendUnavailableError(f"backend 'cpu' cannot be measured: {reason}")
+
+
+def check_is_first(device: str) -> None:
+    """Raises BenchmarkError for another GPU than the first: graphs, events and peaks are of the current one."""
+    if torch.device(device).type == "cuda" and (number := torch.device(device).index):
+        raise BenchmarkError(
+            f"--device: {device!r} is not the first GPU, which alone is measured; with CUDA_VISIBLE_DEVICES={number} "
+            "and --device cuda it is the first"
+        )
 
 
 def cpu_clock() -> float | None:

@@ -90,7 +90,8 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     settings = settings.on(accelerator.device)
     triples, encoder = [], None
     if kb is not None:
-        named = None if settings.encoder is None else load_encoder(settings.encoder)
+        where = str(accelerator.device)
+        named = None if settings.encoder is None else load_encoder(settings.encoder, device=where)
         with KnowledgeBase.open(file_of(kb), named, read_only=True) as base:
             triples, encoder = _triples_of(base, kb), base.encoder
 

@@ -29,6 +29,7 @@ from kblam.generation.rag import NEAREST, Index, instruction_of, prompt_ids
 from kblam.knowledge import Encoder
 from kblam.knowledge.triples import key_text
 from kblam.models import attachment_of, cache_name
+from kblam.models.devices import input_device
 
 NAMES = ("rag", "in-context", "zero-shot")
 # Tokens that the prompts of one batch may hold together: more rows of a long prompt would not be faster.
@@ -201,7 +202,7 @@ class Reader:
         wait_for(self.model.device)
         began = time.perf_counter()
         cache = DynamicCache(config=self.model.config)
-        ids = torch.tensor([self._shared], device=self.model.device)
+        ids = torch.tensor([self._shared], device=input_device(self.model))
         with self._alone():
             self.model(ids, use_cache=True, logits_to_keep=1, **cache_name.as_argument(self.model, cache))
         wait_for(self.model.device)
@@ -215,7 +216,7 @@ class Reader:
         if pad is None:
             pad = self.tokenizer.eos_token_id or 0
         # Padding stands between what is shared and what is not.
-        ids, mask = left_padded([prompt[shared:] for prompt in prompts], pad, self.model.device)
+        ids, mask = left_padded([prompt[shared:] for prompt in prompts], pad, input_device(self.model))
         if self._cache is not None:
             head = torch.tensor(self._shared, device=ids.device).expand(len(prompts), -1)
             ids, mask = torch.cat((head, ids), 1), torch.cat((torch.ones_like(head), mask), 1)

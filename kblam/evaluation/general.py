@@ -92,7 +92,7 @@ def perplexity(subject: Subject, knowledge_base: KnowledgeBase | None, passages:
     attachment, model = attached(subject.model), subject.model
     total, count = 0.0, 0
     for passage in passages:
-        ids = torch.tensor([subject.tokenizer(passage)["input_ids"]], device=model.device)
+        ids = torch.tensor([subject.tokenizer(passage)["input_ids"]], device=attachment.input_device)
         with in_force(attachment, knowledge_base, [passage]):
             logits = model(ids).logits
         total += F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum").item()

@@ -90,7 +90,7 @@ def heat_of(
             rows.append(mass.float().cpu())
 
     with in_force(attachment, knowledge_base, [question]) as resident, attachment.observing(observe):
-        subject.model(torch.tensor([ids], device=subject.model.device))
+        subject.model(torch.tensor([ids], device=attachment.input_device))
         mass = torch.stack(rows)
         places = mass[:, : len(knowledge_base)].amax(0).topk(min(columns, len(knowledge_base))).indices.tolist()
         assert resident is not None

@@ -28,7 +28,7 @@ def evidence_by_layer(
     attachment = attached(subject.model)
     pad = subject.tokenizer.pad_token_id or 0
     rows = [encode_question(question, attachment, subject.tokenizer) for question in questions]
-    ids, mask = left_padded(rows, pad, subject.model.device)
+    ids, mask = left_padded(rows, pad, attachment.input_device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     found: list[dict[int, tuple[Fact, ...]]] = [{} for _ in questions]
     for layer in attachment.config.knowledge_layers:

@@ -41,7 +41,7 @@ def write_at_once(
         with_evidence: whether to read the answers too; else only the masses at the prompt's end are there.
     """
     attachment, config = pointer.attachment, pointer.attachment.model.config
-    ids, mask = left_padded(rows, how.pad, attachment.device)
+    ids, mask = left_padded(rows, how.pad, attachment.input_device)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=config) if with_evidence else None
     with attachment.using(resident, question=vectors):

@@ -46,7 +46,7 @@ def generated(
     how: Generating,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, with whatever knowledge is in force."""
-    ids, mask = left_padded(rows, how.pad, attachment.device)
+    ids, mask = left_padded(rows, how.pad, attachment.input_device)
     output = model.generate(ids, attention_mask=mask, **how.after(ids.shape[1], tokenizer))
     # A config may ask for more than the tokens (return_dict_in_generate).
     sequences: Tensor = getattr(output, "sequences", output)

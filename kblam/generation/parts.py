@@ -79,7 +79,7 @@ def found_by(
     """
     every: list[tuple[Found, ...]] = []
     for start in range(0, len(rows), batch_size):
-        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.device)
+        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.input_device)
         places = (mask.cumsum(-1) - 1).clamp(min=0)
         recorder = EvidenceRecorder(None if named is None else named[start : start + batch_size])
         question = None if vectors is None else vectors[start : start + batch_size]

@@ -84,7 +84,7 @@ def say(
         GenerationError, EncoderError, KnowledgeError: as `Session.ask`.
     """
     speaker = Speaker(session.tokenizer, wanted.stops, send, is_stopped or threading.Event())
-    with seeded(wanted.seed, session.attachment.device):
+    with seeded(wanted.seed, session.attachment.input_device):
         answer = session.ask(
             question, top=top, max_new_tokens=wanted.max_new_tokens, streamer=speaker, **wanted.options
         )
@@ -128,5 +128,11 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     with _SEEDED, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cuda":
+            # Of several GPUs only this one: the others' randomness is not put back.
+            torch.default_generator.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield

@@ -151,7 +151,7 @@ class Session:
     def prompt(self, questions: str | Sequence[str]) -> dict[str, Tensor]:
         """Questions as `ask` puts them to the model: the `input_ids` and `attention_mask` of a `generate` of your own.
 
-        Both are int64 (B, N), padded on the left, on the model's device.
+        Both are int64 (B, N), padded on the left, where the model reads tokens.
 
         Raises:
             GenerationError: a question is empty, or no text.
@@ -162,7 +162,7 @@ class Session:
         with TOKENIZING:
             rows = [encode_question(text, self.attachment, self.tokenizer) for text in texts]
         pad = self.tokenizer.pad_token_id
-        ids, mask = left_padded(rows, pad if isinstance(pad, int) else 0, self.attachment.device)
+        ids, mask = left_padded(rows, pad if isinstance(pad, int) else 0, self.attachment.input_device)
         return {"input_ids": ids, "attention_mask": mask}
 
     @contextmanager

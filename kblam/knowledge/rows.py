@@ -17,6 +17,8 @@ from kblam.knowledge.knowledge_base import KnowledgeBase
 MIN_CAPACITY = 64
 # Triples encoded at a time: bounds the scratch memory of a large knowledge base.
 ENCODED_ROWS = 4096
+# What allocators say; "CUDA error: an illegal memory access" is none of theirs. A size past 2 ** 63 overflows.
+_LACKS = ("out of memory", "not enough memory", "allocate memory", "alloc failed", "overflow")
 
 
 def _on_the_cpu() -> str:
@@ -226,4 +228,4 @@ def _is_of_memory(error: BaseException) -> bool:
     """Whether memory is what lacks: allocators raise RuntimeError too, and so does whatever else is wrong."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(words in str(error).lower() for words in ("memory", "overflow"))
+    return any(words in str(error).lower() for words in _LACKS)

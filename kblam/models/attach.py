@@ -36,7 +36,7 @@ from kblam.models.checks import (
     check_weights,
 )
 from kblam.models.copies import copy_of, reading
-from kblam.models.devices import device_of
+from kblam.models.devices import device_of, input_device
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import check_storage
 from kblam.models.generate_check import CHECKED
@@ -113,6 +113,11 @@ class Attachment:
         """Where the knowledge layers compute, and knowledge has to be."""
         attentions = attention_modules(self.model)
         return device_of(self.model, [attentions[layer] for layer in self.config.knowledge_layers])
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids, their mask and their places have to be: the knowledge layers may compute elsewhere."""
+        return input_device(self._decoder)
 
     @property
     def config(self) -> AdapterConfig:

@@ -163,7 +163,8 @@ def _made(attachment: Attachment, knowledge_base: KnowledgeBase, but: _Copy | No
     except _NO_ROOM:
         if not _drop_idle(attachment, but):
             raise
-        return make()
+    # Not within the block: the error keeps what it met half made until it ends.
+    return make()
 
 
 def _drop_idle(attachment: Attachment, but: _Copy | None) -> bool:

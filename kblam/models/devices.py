@@ -31,6 +31,11 @@ def device_of(model: PreTrainedModel, attentions: Sequence[nn.Module]) -> torch.
     return device
 
 
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model reads token ids, their mask and their places; its layers may compute elsewhere."""
+    return execution_device(model.get_input_embeddings()) or model.device
+
+
 def execution_device(module: nn.Module) -> torch.device | None:
     """Where a module computes: what accelerate's hook says, else where its first weight lies; None without weights."""
     for part in module.modules():
@@ -45,5 +50,12 @@ def _of_hook(hook: Any) -> torch.device | None:
     for one in getattr(hook, "hooks", (hook,)):
         device = getattr(one, "execution_device", None)
         if device is not None:
-            return torch.device(device)
+            return _with_its_number(torch.device(device))
     return None
+
+
+def _with_its_number(device: torch.device) -> torch.device:
+    """As tensors name it: a hook may say "cuda" of what its tensors call "cuda:0"."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

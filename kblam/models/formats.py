@@ -101,7 +101,8 @@ class DenseFormat:
 
     @torch.no_grad()
     def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
-        projected = self.adapter.project(key, value, dtype=self.dtype)
+        # Projectors without weights compute where the vectors are.
+        projected = self.adapter.project(key, value, dtype=self.dtype).to(device=self.device)
         encoded = {}
         for layer in self.adapter.config.knowledge_layers:
             dense = projected.layer(layer)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from kblam.errors import KblamError, KblamWarning, UnsupportedModelError
-from kblam.models.devices import execution_device
 from kblam.models.families import attention_modules
 from kblam.models.weights import probe
 
@@ -125,7 +124,7 @@ def _hidden_states(attachment: Attachment) -> Tensor:
     decoder: Any = attachment.model.get_decoder()
     embeddings = decoder.get_input_embeddings()
     ids = torch.arange(TOKENS, device="cpu")[None] % embeddings.num_embeddings
-    ids = ids.to(execution_device(embeddings) or attachment.device)
+    ids = ids.to(attachment.input_device)
     # A mask that hides something, so that one is made.
     mask = torch.ones_like(ids)
     mask[:, 0] = 0

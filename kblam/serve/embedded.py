@@ -147,7 +147,7 @@ class EmbeddedEngine:
         speaker = Speaker(self._tokenizer, asking.stops, job.say, job.is_stopped)
         limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
         wanted = Wanted(limit, asking.temperature, asking.top_p, asking.seed, asking.stops)
-        with seeded(wanted.seed, self._attachment.device):
+        with seeded(wanted.seed, self._attachment.input_device):
             answer, revision, retrieved = self._said(asking, limit, {"streamer": speaker, **wanted.options})
         return Finished(speaker.finish(answer), speaker.prompt_tokens, revision, retrieved)
 

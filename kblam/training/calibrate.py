@@ -104,7 +104,7 @@ def calibrate(
     facts, asked, vectors = data.facts, data.asked, data.vectors
     # As the encoder gives them.
     keys, values = (vectors.of(texts) / vectors.scale for texts in (facts.key_texts, facts.values))
-    knowledge = adapter.project(keys.to(model.device), values.to(model.device), dtype=model.dtype)
+    knowledge = adapter.project(keys.to(attachment.device), values.to(attachment.device), dtype=model.dtype)
     questions = vectors.of(one.text for one in asked) / vectors.scale
     # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
     # again, in turn without its entity and without its fact.
@@ -210,16 +210,16 @@ def candidates(
     asked = attachment.config.question_head is not None
     for start in range(0, len(prompts), _ROWS):
         rows = slice(start, start + _ROWS)
-        ids, mask, last = right_padded(prompts[rows], attachment.model)
-        bias = torch.zeros(len(ids), knowledge.num_triples, device=ids.device)
+        ids, mask, last = right_padded(prompts[rows], attachment.input_device)
+        bias = torch.zeros(len(ids), knowledge.num_triples, device=attachment.device)
         for index, columns in enumerate(hidden[rows]):
             bias[index, list(columns)] = _HIDDEN
         seen: dict[str, Any] = {}
-        question = questions[rows].to(ids.device) if asked else None
+        question = questions[rows].to(attachment.device) if asked else None
         with attachment.using(knowledge, bias=bias, question=question):
             places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             read_to_evidence(attachment, seen.update, ids, mask, places)
-        line = torch.arange(len(ids), device=ids.device)
+        line, last = torch.arange(len(ids), device=attachment.device), last.to(attachment.device)
         query, lse = seen["query"][line, :, last].float(), seen["lse"][line, :, last]
         scores = torch.einsum("bhd,hmd->bhm", query, seen["knowledge"].key.float()) * seen["scale"]
         masses = (scores + bias[:, None] - lse[..., None]).exp().mean(1)

@@ -61,9 +61,10 @@ _BOTH = """\
 
 
 def _device(trainer: Trainer) -> str:
-    if trainer.accelerator.device.type == "cpu":
+    device = trainer.accelerator.device
+    if device.type == "cpu":
         return f"{torch.get_num_threads()} threads of an {platform.machine()} processor"
-    return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a device of type {device.type}"
 
 
 def write_card(trainer: Trainer, seconds: float) -> None:

@@ -88,7 +88,7 @@ def gather(
     model = trainable_base(load_base(config.model, dtype=dtype, device=device))
     tokenizer = load_tokenizer(config.model)
     if encoder is None:
-        encoder = load_encoder(ENCODER if config.encoder is None else config.encoder)
+        encoder = load_encoder(ENCODER if config.encoder is None else config.encoder, device=str(device))
     prompt = template_of(tokenizer) or PLAIN if config.prompt is None else config.prompt
     adapter_config = _adapter_config(config, model, encoder, prompt)  # refuses what the model does not have
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)

@@ -110,7 +110,7 @@ def learn_head(
         rest = ~torch.tensor(asked.kept)
         questions, meant = questions[rest], meant[rest]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # those of GPUs draw nothing here
         head = PropertyHead(keys.shape[-1], WIDTH)
         with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
             head.property.weight.copy_(head.question.weight)

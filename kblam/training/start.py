@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,17 +90,19 @@ def measure_prompt_lse(
     The model attends to one triple that every row hides, so what it returns is the prompt's alone.
     """
     found: dict[int, Tensor] = {}
-    ids, mask, ends = right_padded(prompts, model)
     for layer in config.knowledge_layers:
         probe = KnowledgeAdapter(
             dataclasses.replace(config, evidence_layer=layer, question_head=None, base_signature=None)
-        ).to(model.device)
+        )
         attachment = attach(model, probe)
-        flat = torch.zeros(1, config.out_dim, dtype=model.dtype, device=model.device)
-        hidden = torch.full((1,), -math.inf, device=model.device)
+        device = attachment.device
+        ids, mask, ends = right_padded(prompts, attachment.input_device)
+        flat = torch.zeros(1, config.out_dim, dtype=model.dtype, device=device)
+        hidden = torch.full((1,), -math.inf, device=device)
+        at = (torch.arange(len(ends), device=device), slice(None), ends.to(device))
 
-        def keep(layer: int = layer, **attention: Tensor) -> None:
-            found[layer] = attention["lse"][torch.arange(len(ends), device=ends.device), :, ends].float()
+        def keep(layer: int = layer, at: Any = at, **attention: Tensor) -> None:
+            found[layer] = attention["lse"][at].float()
 
         with attachment.using(ProjectedKnowledge(flat, flat, probe.config), bias=hidden), attachment.observing(keep):
             model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -108,14 +110,14 @@ def measure_prompt_lse(
     return found
 
 
-def right_padded(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(ids, mask, last): int64 (B, N), bool (B, N), and the last place of each row, (B,)."""
     width = max(map(len, rows))
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.bool)
     for line, row in enumerate(rows):
         ids[line, : len(row)], mask[line, : len(row)] = torch.tensor(row), True
     last = torch.tensor([len(row) - 1 for row in rows])
-    return ids.to(model.device), mask.to(model.device), last.to(model.device)
+    return ids.to(device), mask.to(device), last.to(device)
 
 
 @torch.no_grad()

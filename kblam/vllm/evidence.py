@@ -8,7 +8,7 @@ from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_
 
 from kblam.generation.evidence import strongest
 from kblam.vllm.pool import KnowledgePool, Version
-from kblam.vllm.step import RequestKnowledge, Step
+from kblam.vllm.step import RequestKnowledge, Step, bias_of
 from kblam_kernels import evidence
 
 
@@ -34,7 +34,7 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
             knowledge.part(slice(*version.span)),
             lse[:, own].T[:, :, None].contiguous(),
             scale=scale,
-            knowledge_bias=float(step.bias[answering[0][0]]),
+            knowledge_bias=bias_of(pool.config, version),  # of the tensor the host would wait for its number
             row_weight=torch.full((), 1 / pool.config.num_heads, device=lse.device),
         )
         if get_tensor_model_parallel_world_size() > 1:  # each worker saw the share of its own heads

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from typing import Any
 
+from vllm import envs
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.platforms import current_platform
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.files import adapter_folder, read_config
@@ -16,6 +19,7 @@ from kblam.vllm import admission, registry
 from kblam.vllm.families import PREFIX, family_of
 from kblam.vllm.settings import EXECUTORS, NAME, Settings
 
+BREAKABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
 CONNECTOR, CONNECTOR_MODULE = "KnowledgeConnector", "kblam.vllm.connector"
 _OF_V1, _OF_V2 = "kblam.vllm.tracker:KnowledgeTracker", "kblam.vllm.state:KnowledgeAdmission"
 
@@ -65,6 +69,14 @@ def refuse_plain(vllm_config: Any) -> None:
         )
 
 
+def _breaks_graphs(model: Any) -> bool:
+    """Whether vLLM runs a model's code only while it captures graphs; it decides that after it asked us."""
+    if model.enforce_eager or not current_platform.is_cuda_alike():
+        return False
+    chosen = os.environ.get(BREAKABLE)
+    return bool(envs.VLLM_BATCH_INVARIANT) if chosen is None else chosen == "1"
+
+
 def refuse_engine(vllm_config: Any) -> None:
     """Refuses an engine in which knowledge would be left out or wrong.
 
@@ -112,6 +124,12 @@ def refuse_engine(vllm_config: Any) -> None:
             f"a quantised KV cache (kv_cache_dtype={cache.cache_dtype!r}): queries would be quantised with it; use "
             "'auto'",
             cache.cache_dtype not in ("auto", "bfloat16", "float16", "float32"),
+        ),
+        (
+            "breakable CUDA graphs (VLLM_USE_BREAKABLE_CUDAGRAPH=1, which VLLM_BATCH_INVARIANT=1 sets too): what a "
+            "model hears of each step would be that of the capture; set VLLM_USE_BREAKABLE_CUDAGRAPH=0, or start with "
+            "enforce_eager",
+            _breaks_graphs(model),
         ),
         ("a pooling model: nothing is generated", model.runner_type != "generate"),
         (

@@ -21,7 +21,8 @@ def captured(call: Callable[[], object]) -> Callable[[], object] | None:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Else what another thread allocates meanwhile fails.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             call()
     except RuntimeError:
         torch.cuda.synchronize()

@@ -124,9 +124,13 @@ def _measured(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated now without pushing anything out."""
+    """Bytes that can be allocated now without pushing anything out.
+
+    On a GPU this is an upper bound: what PyTorch's allocator holds free counts whole, also where it lies in pieces.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held_free = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held_free
     if (available := available_memory()) is not None:
         return available
     try:

@@ -332,3 +332,14 @@ def test_the_memory_of_a_case_grows_with_it() -> None:
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(BenchmarkError, match="'tpu' is not cpu or cuda"):
         environment.check_device("tpu")
+
+
+@pytest.mark.parametrize(("device", "is_first"), [("cuda", True), ("cuda:0", True), ("cuda:1", False)])
+def test_only_the_first_gpu_is_measured(monkeypatch: pytest.MonkeyPatch, device: str, is_first: bool) -> None:
+    """Graphs, events and peaks of memory would be those of the first whatever was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if is_first:
+        environment.check_device(device)
+        return
+    with pytest.raises(BenchmarkError, match="with CUDA_VISIBLE_DEVICES=1 and --device cuda it is the first"):
+        environment.check_device(device)

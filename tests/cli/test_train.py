@@ -60,7 +60,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A knowledge base whose encoder is found where no other is named; others have vectors of eight numbers."""
     encoder = HashingEncoder(EMBEDDING_DIM)
     monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
-    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(8))
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="", **options: HashingEncoder(8))
     with KnowledgeBase.create(tmp_path / "facts.kb", encoder) as made:
         made.add([Triple("Machine 7", "torque", "9 newton metres")])
     return tmp_path / "facts.kb"
@@ -117,7 +117,7 @@ def test_a_run_and_then_other_thresholds(
     monkeypatch.setattr(calibration_run, "recalibrate", quick)
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
-    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="": HashingEncoder(EMBEDDING_DIM))
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="", **options: HashingEncoder(EMBEDDING_DIM))
     monkeypatch.setattr(
         "kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: HashingEncoder(EMBEDDING_DIM)
     )

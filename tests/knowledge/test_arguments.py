@@ -96,6 +96,8 @@ def test_numbers_beyond_64_bits_are_as_good_as_the_largest(kb: KnowledgeBase) ->
     [
         ("expected scalar type Float but found Half", "4 rows of embeddings cannot be made on cpu: expected scalar"),
         ("DefaultCPUAllocator: can't allocate memory", "no room for 4 rows of embeddings"),
+        ("Storage size calculation overflowed with sizes=[4]", "no room for 4 rows of embeddings"),
+        ("CUDA error: an illegal memory access was encountered", "4 rows of embeddings cannot be made on cpu: CUDA"),
     ],
 )
 def test_only_a_lack_of_memory_is_told_as_one(

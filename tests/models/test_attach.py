@@ -190,7 +190,7 @@ def test_two_models_do_not_meet(tied: Tied) -> None:
         assert attachment_of(other.model) is other.attachment
 
 
-@pytest.mark.parametrize("where", ["_follow", "prove"])
+@pytest.mark.parametrize("where", ["follow", "prove"])
 def test_an_adapter_that_does_not_fit_leaves_the_other_one_and_its_default(
     where: str, tied: Tied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +203,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_other_one_and_its_default(
 
     module = importlib.import_module("kblam.models.attach")
     with monkeypatch.context() as patch:
-        patch.setattr(*((module, "prove") if where == "prove" else (module.Attachment, "_follow")), no_memory)
+        patch.setattr(*((module, "prove") if where == "prove" else (module.Attachment, "follow")), no_memory)
         with pytest.raises(torch.OutOfMemoryError):
             attach(tied.model, tiny_adapter(tied.model, seed=5))
     assert attachment_of(tied.model) is tied.attachment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models.resident import ResidentKnowledge
@@ -68,3 +69,17 @@ def test_what_is_made_under_autocast_is_held_in_full() -> None:
                 made.append(ResidentKnowledge(kb, tied.adapter, dtype=torch.float32, device=torch.device("cpu")))
     for name, buffer in made[0].buffers.items():
         assert torch.equal(buffer, made[1].buffers[name]), name
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_keys_and_values_have_one_dtype_where_layer_norm_is_exact(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None, expected: torch.dtype
+) -> None:
+    """As under CUDA autocast, which gives LayerNorm in float32; that of a CPU gives bfloat16."""
+    adapter = tie().adapter
+    layer_norm = F.layer_norm
+    monkeypatch.setattr(F, "layer_norm", lambda given, *shape, **options: layer_norm(given.float(), *shape, **options))
+    vectors = torch.randn(3, EMBEDDING_DIM)
+    with torch.autocast("cpu", torch.bfloat16):
+        projected = adapter.project(vectors, vectors, dtype=dtype)
+    assert projected.keys.dtype == projected.values.dtype == expected

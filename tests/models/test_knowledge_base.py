@@ -8,14 +8,17 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kblam.errors import EncoderMismatchError, KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
-from kblam.models import attach, detach
+from kblam.knowledge.rows import DeviceRows
+from kblam.models import attach, copies, detach
 from kblam.models.copies import reading
+from kblam.models.resident import ResidentKnowledge
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
 from tests.models.tiny import EMBEDDING_DIM, close, differ, logits, prompts
@@ -57,6 +60,34 @@ def test_a_block_answers_from_the_knowledge_base_as_it_is_when_it_is_entered(tie
 def test_blocks_share_one_copy_with_sessions(tied: Tied, kb: KnowledgeBase) -> None:
     with reading(tied.attachment, kb) as resident, tied.attachment.using(kb):
         assert tied.attachment.knowledge is resident
+
+
+def test_a_copy_that_found_no_room_is_gone_before_it_is_made_again(
+    tied: Tied, kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it takes the room that idle copies left."""
+    half_made: list[weakref.ref[torch.Tensor]] = []
+    left: list[torch.Tensor | None] = []
+    write, resident = DeviceRows._write, copies.ResidentKnowledge
+
+    def with_little_room(self: DeviceRows, *vectors: Any) -> list[int]:
+        if half_made:
+            return write(self, *vectors)
+        half_made.extend(map(weakref.ref, self.buffers.values()))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def noting(*arguments: Any, **options: Any) -> ResidentKnowledge:
+        left.extend(buffer() for buffer in half_made)
+        return resident(*arguments, **options)
+
+    with KnowledgeBase.from_triples(ADDED, HashingEncoder(EMBEDDING_DIM)) as idle, tied.attachment.using(idle):
+        pass
+    monkeypatch.setattr(DeviceRows, "_write", with_little_room)
+    monkeypatch.setattr(copies, "ResidentKnowledge", noting)
+    with tied.attachment.using(kb):
+        pass
+    assert left
+    assert not any(buffer is not None for buffer in left)
 
 
 def test_a_default_is_the_knowledge_base_as_it_was_set(tied: Tied, kb: KnowledgeBase) -> None:

@@ -73,7 +73,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(material, "load_base", base)
     monkeypatch.setattr(material, "load_tokenizer", lambda name: tokenizer)
-    monkeypatch.setattr(material, "load_encoder", lambda name: HashingEncoder(EMBEDDING_DIM))
+    monkeypatch.setattr(material, "load_encoder", lambda name, **options: HashingEncoder(EMBEDDING_DIM))
     # Drawing the thousands that come before takes seconds.
     monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: build_world(seed, 80, 0).train[60:])
 

@@ -102,7 +102,7 @@ def test_the_prompt_is_weighed_as_the_model_weighs_it(prepared: Callable[..., Ma
     material = prepared()
     prompts = [[5, 6, 7, 8], [9, 10]]
     found = measure_prompt_lse(material.model, material.adapter_config, prompts)
-    ids, mask, last = right_padded(prompts, material.model)
+    ids, mask, last = right_padded(prompts, material.model.device)
     seen: dict[str, torch.Tensor] = {}
     attention = material.model.model.layers[2].self_attn
 

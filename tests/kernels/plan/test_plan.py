@@ -313,6 +313,15 @@ def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
     assert device_of(torch.device("cpu")).half is device.half
 
 
+def test_what_the_allocator_of_a_gpu_holds_free_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that were freed go to PyTorch's allocator; the driver still counts them as taken."""
+    where = torch.device("cuda:1")
+    told = {where: {"mem_get_info": (GB, 80 * GB), "memory_reserved": 7 * GB, "memory_allocated": 5 * GB}}
+    for name in told[where]:
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: told[device][name])
+    assert devices.free_memory(where) == 3 * GB
+
+
 @pytest.fixture
 def gpu_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Device]]:
     """`device_of` where a CUDA device of some name is; what would be measured is made up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from vllm import AsyncEngineArgs
+from vllm.platforms import current_platform
 from vllm.v1.executor import ray_utils
 
 from kblam import KnowledgeAdapter
@@ -19,7 +21,7 @@ from kblam.models.loading import load_base, load_config
 from kblam.models.signature import signature_of
 from kblam.vllm import architecture_of
 from kblam.vllm.settings import Settings
-from kblam.vllm.start import refuse_adapter, refuse_decided, refuse_engine, start_up, window_of
+from kblam.vllm.start import BREAKABLE, refuse_adapter, refuse_decided, refuse_engine, start_up, window_of
 from tests.vllm.engine import engines
 
 
@@ -44,6 +46,7 @@ def config(**changes: Any) -> Any:
         ),
         model_config=SimpleNamespace(
             use_mla=False,
+            enforce_eager=False,
             runner_type="generate",
             architecture="KnowledgeLlamaForCausalLM",
             hf_text_config=load_config(engines.MODEL),
@@ -97,6 +100,30 @@ def test_an_engine_in_which_knowledge_would_be_wrong_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(EngineError, match=reason):
         refuse_engine(config(**{path: value}))
+
+
+@pytest.mark.parametrize(
+    ("variables", "enforce_eager", "is_refused"),
+    [
+        ({}, False, False),
+        ({BREAKABLE: "1"}, False, True),
+        ({BREAKABLE: "1"}, True, False),
+        ({"VLLM_BATCH_INVARIANT": "1"}, False, True),
+        ({"VLLM_BATCH_INVARIANT": "1", BREAKABLE: "0"}, False, False),
+    ],
+)
+def test_graphs_that_would_not_hear_a_step_are_refused_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], enforce_eager: bool, is_refused: bool
+) -> None:
+    for name in (BREAKABLE, "VLLM_BATCH_INVARIANT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    made = config(model_config__enforce_eager=enforce_eager)
+    refuse_engine(made)  # on a CPU there are no graphs
+    monkeypatch.setattr(type(current_platform), "is_cuda_alike", lambda self: True)
+    with pytest.raises(EngineError, match=f"{BREAKABLE}=0") if is_refused else contextlib.nullcontext():
+        refuse_engine(made)
 
 
 @pytest.mark.parametrize(
