@@ -171,12 +171,13 @@ def test_an_interrupt_leaves_no_change_begun_and_the_wait_as_it_was(
     monkeypatch.setattr(transactions, "_wait", interrupted)
     opened = store._transactions.opened
     assert opened is not None
+
+    def change() -> None:
+        with store._transactions.writing():
+            pass
+
     with pytest.raises(KeyboardInterrupt):
-        if writes:
-            with store._transactions.writing():
-                pass
-        else:
-            store.wait_to_write()
+        change() if writes else store.wait_to_write()
     assert not opened.connection.in_transaction
     assert opened.connection.execute("PRAGMA busy_timeout").fetchone()[0] == opened.patience == 5000
     monkeypatch.undo()
