@@ -152,7 +152,8 @@ def test_every_environment_variable_has_one_row() -> None:
 
 def test_every_row_is_a_variable_that_something_reads() -> None:
     tests = ROOT / "tests"
-    files = [ROOT / "Makefile", tests / "golden" / "files.py", tests / "kernels" / "tools" / "test_resources.py"]
+    read = ("golden/files.py", "kernels/tools/test_resources.py", "elsewhere/conftest.py")
+    files = [ROOT / "Makefile", *(tests / path for path in read)]
     for folder in SOURCES[:-1]:
         files += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".cpp", ".h"}]
     text = "".join(path.read_text("utf-8") for path in files)
