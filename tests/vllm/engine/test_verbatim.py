@@ -55,7 +55,6 @@ def test_a_batch_of_every_kind_of_question_is_answered_as_ask_answers(
     answers = expected(reference, asked, None if unknown == "model" else unknown)
     assert len({answer.text for answer in answers}) > len(asked) / 2
     assert any(answer.from_base for answer in answers) == (unknown == "base")
-    assert all(answer.known for (_, text), answer in zip(asked, answers, strict=True) if text.startswith("whats "))
     assert_answered(outputs, answers)
 
 

@@ -33,9 +33,9 @@ def test_it_says_what_attach_says(options: tuple[str, ...]) -> None:
         timeout=550,
         check=False,
     )
-    found = re.search(r"tokens (\d+)/(\d+), log-probability (\S+), evidence mass (\S+), answers (\d+)/14", done.stdout)
+    found = re.search(r"tokens (\d+)/(\d+), log-probability (\S+), evidence mass (\S+), answers (\d+)/16", done.stdout)
     assert found, done.stdout[-2000:] + done.stderr[-4000:]
     assert found[1] == found[2] == "8"
     assert float(found[3]) < 1e-4
     assert float(found[4]) < 1e-4
-    assert found[5] == "14"  # as `ask` answers
+    assert found[5] == "16"  # as `ask` answers
