@@ -104,7 +104,11 @@ class Names:
         if name is None and not key.isascii() and (plain := key.translate(PLAIN)) != key:
             name = self._one(self._otherwise.get(plain, ()))
             name = name if name is not None and keeps_marks(name, key.split(" ")) else None
-        if name is not None and fits(name, typed, first, last) and not (is_joint(name) and self._are_two(key)):
+        if (
+            name is not None
+            and fits(name, typed, first, last)
+            and not (is_joint(name) and self._are_two(key, is_property))
+        ):
             return name
         if not key.endswith("s"):
             return None
@@ -117,10 +121,10 @@ class Names:
     def _one(self, names: Collection[str]) -> str | None:
         return next(iter(names)) if len(names) == 1 else None
 
-    def _are_two(self, key: str) -> bool:
-        """Whether a side of an "and" is a name by itself: "Tom and Jerry", beside "Tom & Jerry"."""
+    def _are_two(self, key: str, is_property: Callable[[str], bool]) -> bool:
+        """Whether a side of an "and" means something by itself: "Tom and Jerry", beside "Tom & Jerry"; a property."""
         sides = key.split(" and ") if " and " in key else key.split(" ")
-        return any(side in self._known or side in self._otherwise for side in sides)
+        return any(side in self._known or side in self._otherwise or is_property(side) for side in sides)
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""
