@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from kblam.knowledge.mention import words, words_at
@@ -11,6 +12,7 @@ from kblam.knowledge.spelling import PLAIN, Typed, can_own, fits, in_place, is_j
 _LONGEST = 24
 # Of a property that follows a name, so many words are looked at.
 _LONGEST_PROPERTY = 8
+_SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
 
 class Names:
@@ -72,7 +74,7 @@ class Names:
         typed = Typed(text)
         exact = list(self._runs([word for word, _, _ in typed.words]))
         meant, at, place = "", 0, 0
-        for first, last, name in self._typed_otherwise(typed, is_property):
+        for first, last, name in _apart(list(self._typed_otherwise(typed, is_property))):
             # Both come in the order of the text.
             while place < len(exact) and exact[place][1] <= first:
                 place += 1
@@ -87,7 +89,7 @@ class Names:
         return meant + text[at:]
 
     def _typed_otherwise(self, typed: Typed, is_property: Callable[[str], bool]) -> Iterator[tuple[int, int, str]]:
-        """The words [first, last) that mean one name, and what they mean; of the longest, none overlaps another."""
+        """The words [first, last) that mean one name, and what they mean; the longest of each first word."""
         reached = 0
         for first in range(len(typed.words)):
             for last in range(min(len(typed.words), first + self._longest), max(first, reached), -1):
@@ -99,7 +101,7 @@ class Names:
 
     def _meant_by(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> str | None:
         """What words [first, last) mean if they are one name typed otherwise."""
-        key = typed.key(first, last)
+        key, following = typed.key(first, last), typed.words[last : last + _LONGEST_PROPERTY]
         name = self._one(self._otherwise.get(key, ()))
         if name is None and not key.isascii() and (plain := key.translate(PLAIN)) != key:
             name = self._one(self._otherwise.get(plain, ()))
@@ -107,24 +109,28 @@ class Names:
         if (
             name is not None
             and fits(name, typed, first, last)
-            and not (is_joint(name) and self._are_two(key, is_property))
+            and not (is_joint(name) and self._are_two(typed, first, last, is_property))
         ):
             return name
-        if not key.endswith("s"):
+        if not key.endswith("s") or key.endswith("ss") or key in self._otherwise:
             return None
         owner = self._one({*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())})
         if owner is None or not can_own(owner, typed, first, last):
             return None
-        following = typed.words[last : last + _LONGEST_PROPERTY]
+        if is_joint(owner) and key[:-1] not in self._known:  # "tom and jerrys height"
+            return None
         return f"{owner}'s" if _begins_with_property(typed.text, following, is_property) else None
 
     def _one(self, names: Collection[str]) -> str | None:
         return next(iter(names)) if len(names) == 1 else None
 
-    def _are_two(self, key: str, is_property: Callable[[str], bool]) -> bool:
-        """Whether a side of an "and" means something by itself: "Tom and Jerry", beside "Tom & Jerry"; a property."""
-        sides = key.split(" and ") if " and " in key else key.split(" ")
-        return any(side in self._known or side in self._otherwise or is_property(side) for side in sides)
+    def _are_two(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> bool:
+        """Whether words that may be a name with "and" mean something else: two names or properties."""
+        text, start, end = typed.text, typed.words[first][1], typed.words[last - 1][2]
+        sides = [" ".join(words(side)) for side in _SIDES.split(text[start:end])]
+        if any(side in self._known or side in self._otherwise or is_property(side) for side in sides):
+            return True
+        return any(is_property(text[start:stop]) for _, _, stop in typed.words[last - 1 : last + _LONGEST_PROPERTY])
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""
@@ -136,6 +142,15 @@ class Names:
                     yield start, end
                     reached = end
                     break
+
+
+def _apart(found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Those that overlap no other: of "enrique pena nieto" nobody knows which two of the words are a name."""
+    return [
+        one
+        for at, one in enumerate(found)
+        if (at == 0 or found[at - 1][1] <= one[0]) and (at + 1 == len(found) or one[1] <= found[at + 1][0])
+    ]
 
 
 def _put(into: dict[str, tuple[str, ...]], key: str, name: str) -> None:

@@ -22,7 +22,24 @@ _IN_TWO = [str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": 
 _APOSTROPHES, _LETTER_APOSTROPHES = re.compile(r"['’`´ʼʻ]"), re.compile("[ʼʻ]")
 # Without their apostrophe these are other words.
 _CONTRACTIONS = frozenset(
-    ("cant", "hed", "hell", "id", "ill", "its", "lets", "shed", "shell", "wed", "well", "were", "whore", "wont")
+    (
+        "a",
+        "the",
+        "cant",
+        "hed",
+        "hell",
+        "id",
+        "ill",
+        "its",
+        "lets",
+        "shed",
+        "shell",
+        "wed",
+        "well",
+        "were",
+        "whore",
+        "wont",
+    )
 )
 _AND = re.compile(r"\sand\s", re.IGNORECASE)
 # J.K., J. K.
@@ -33,7 +50,9 @@ _TYPED_OTHERWISE = re.compile(rf"[{_MARKED}&'’`´ʼʻ.]|\band\b", re.IGNORECAS
 # Who leaves these apostrophes out leaves out others.
 _LEFT_OUT = re.compile(r"\b(?:what|who|where|when|how|that)s\b", re.IGNORECASE)
 # Before "buffalo bills" these say that the "s" is the name's, or that what follows is a verb.
-_NO_OWNER = frozenset(("a", "an", "the", "do", "does", "did"))
+_NO_OWNER = frozenset(("a", "an", "the", "which", "these", "those", "all", "do", "does", "did", "can", "will", "would"))
+# These end with an "s" of their own.
+_OWN_S = frozenset(("its", "is", "as", "us", "his", "has", "was", "does", "this"))
 
 
 class Typed:
@@ -107,6 +126,8 @@ def fits(name: str, typed: Typed, first: int, last: int) -> bool:
         allowed |= {" & ", "&"}
         if not any("&" in gap for gap in gaps) and "and" not in typed.key(first, last).split(" "):
             return False  # "Barnes, Noble"
+        if all(len(word) == 1 for word in typed.key(first, last).split(" ") if word != "and"):
+            return False  # "vitamins a and e"
     if _LETTER_APOSTROPHES.search(name) is not None:
         allowed |= {"'", "’", "`"}
     if not allowed.issuperset(gaps):
@@ -142,7 +163,10 @@ def can_own(name: str, typed: Typed, first: int, last: int) -> bool:
     end = typed.words[last - 1][2]
     if last == len(typed.words) or typed.text[end : typed.words[last][1]] != " ":
         return False
-    if first and typed.words[first - 1][0] in _NO_OWNER:
+    if any(word in _NO_OWNER for word, _, _ in typed.words[max(0, first - 2) : first]):
+        return False
+    # No initials: "give us presidents names" is not about the U.S. President.
+    if typed.words[last - 1][0] in _OWN_S or _INITIALS.search(name) is not None:
         return False
     is_lower = typed.as_typed(last - 1)[:1].islower() and own.as_typed(len(own.words) - 1)[:1].isupper()
     return is_lower or typed.is_careless

@@ -64,12 +64,31 @@ NAMES = [
     "Renée & Zoë",
     "Smith & Wesson",
     "Height & Age",
+    "Bob Ray",
+    "Ann Lee and Bob Ray",
+    "Crosby",
+    "Stills",
+    "Crosby, Stills & Nash",
+    "Profit & Loss",
+    "A&E",
+    "Enrique Peña",
+    "Peña Nieto",
+    "New Café Bar",
+    "Bar & Grill",
+    "À Table",
+    "Thé Bar",
+    "Post-It",
+    "What Is It",
+    "Karl Kraus",
+    "Zoe Lee",
+    "Zoë Lees",
+    "Zoé Lees",
     "It's Time",
     "We're Here",
     "Küchen",
     "Rosé Wine",
 ]
-PROPERTIES = {"height", "phone number", "mayor", "color", "owner", "age"}
+PROPERTIES = {"profit and loss", "height", "phone number", "mayor", "color", "owner", "age"}
 
 
 def meant(text: str, names: list[str] = NAMES) -> str:
@@ -155,7 +174,25 @@ def test_names_are_read_as_they_are_written(typed: str, read: str) -> None:
         "Is it tom, or jerry?",
         "Barnes, Noble",
         "R&D, Rock & Roll, A & B",
+        "how old are Ann Lee & Bob Ray?",
+        "How old are Crosby, Stills and Nash?",
+        "what is Acme's profit and loss?",
+        "vitamins a and e",
+        # Names that overlap.
+        "how old is enrique pena nieto?",
+        "the mayor of new cafe bar and grill",
+        # Little words.
+        "what color is a table?",
+        "who owns the bar?",
         # An "s" that is part of the name.
+        "can you give us presidents color",
+        "what are tom and jerrys height",
+        "did the store post its color?",
+        "what is its color?",
+        "what is karl krauss age",
+        "who is the current buffalo bills owner",
+        "which buffalo bills owner is richest?",
+        "zoe lees height",
         "What is Douglas Adams height?",
         "Who is the Buffalo Bills owner?",
         "Who is the buffalo bills owner?",
