@@ -101,10 +101,10 @@ class Names:
 
     def _meant_by(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> str | None:
         """What words [first, last) mean if they are one name typed otherwise."""
-        key, following = typed.key(first, last), typed.words[last : last + _LONGEST_PROPERTY]
-        name = self._one(self._otherwise.get(key, ()))
+        key = typed.key(first, last)
+        name = _one(self._otherwise.get(key, ()))
         if name is None and not key.isascii() and (plain := key.translate(PLAIN)) != key:
-            name = self._one(self._otherwise.get(plain, ()))
+            name = _one(self._otherwise.get(plain, ()))
             name = name if name is not None and keeps_marks(name, key.split(" ")) else None
         if (
             name is not None
@@ -114,15 +114,13 @@ class Names:
             return name
         if not key.endswith("s") or key.endswith("ss") or key in self._otherwise:
             return None
-        owner = self._one({*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())})
+        owner = _one({*self._known.get(key[:-1], ()), *self._otherwise.get(key[:-1], ())})
         if owner is None or not can_own(owner, typed, first, last):
             return None
         if is_joint(owner) and key[:-1] not in self._known:  # "tom and jerrys height"
             return None
+        following = typed.words[last : last + _LONGEST_PROPERTY]
         return f"{owner}'s" if _begins_with_property(typed.text, following, is_property) else None
-
-    def _one(self, names: Collection[str]) -> str | None:
-        return next(iter(names)) if len(names) == 1 else None
 
     def _are_two(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> bool:
         """Whether words that may be a name with "and" mean something else: two names or properties."""
@@ -142,6 +140,10 @@ class Names:
                     yield start, end
                     reached = end
                     break
+
+
+def _one(names: Collection[str]) -> str | None:
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _apart(found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

@@ -1,6 +1,6 @@
 """Names of several words as people type them: no marks on letters, no apostrophes and stops, "and" for "&".
 
-Only what leaves no other reading. A single word may always be another one ("male" is not Malé), and so may what is
+Only where another reading is unlikely. A single word may always be another one ("male" is not Malé), and so may what is
 typed as a part of a longer name, over the end of a sentence, or as a list.
 """
 
@@ -20,7 +20,7 @@ _LETTERS = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", 
 _IN_TWO = [str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"}), str.maketrans({"å": "aa"})]
 # "ʼ" is a letter to Unicode, but few keyboards have it.
 _APOSTROPHES, _LETTER_APOSTROPHES = re.compile(r"['’`´ʼʻ]"), re.compile("[ʼʻ]")
-# Without their apostrophe these are other words.
+# What a name without its apostrophes and marks must not consist of: these are other words.
 _CONTRACTIONS = frozenset(
     (
         "a",
@@ -91,13 +91,10 @@ class Typed:
         """Whether a word with a capital stands beside these, which have capitals too: "Rose Lee" in "Rose Lee Ltd"."""
         before, after = self.as_typed(first - 1), self.as_typed(last)
         text, start, end = self.text, self.words[first][1], self.words[last - 1][2]
-        if before[:1].isupper() and text[start : start + 1].isupper() and text[start - 1 : start] == " ":
+        if before[:1].isupper() and text[start].isupper() and text[self.words[first - 1][2] : start] == " ":
             begins = self.words[first - 1][1]
-            if (
-                self.words[first - 1][2] == start - 1
-                and begins
-                and text[begins - 2 : begins - 1] not in (".", "!", "?")
-            ):
+            # The first word of a sentence has a capital of its own.
+            if begins and text[begins - 2 : begins - 1] not in (".", "!", "?"):
                 return True
         return after[:1].isupper() and self.as_typed(last - 1)[:1].isupper() and text[end : self.words[last][1]] == " "
 
@@ -110,9 +107,9 @@ def otherwise(name: str) -> set[str]:
     spelt = {_APOSTROPHES.sub("", together).replace("&", " and "), _LETTER_APOSTROPHES.sub("'", together)}
     spelt |= {_AND.sub(" & ", one) for one in spelt}
     lower = {unicodedata.normalize("NFC", one).casefold() for one in spelt}
-    lower |= {one.translate(table) for one in lower for table in _IN_TWO}
+    plain = {one.translate(table).translate(PLAIN) for one in lower for table in ({}, *_IN_TWO)}
     own = words(name)
-    found = {" ".join(words(one.translate(PLAIN))) for one in lower} - {" ".join(own), ""}
+    found = {" ".join(words(one)) for one in lower | plain} - {" ".join(own), ""}
     return {one for one in found if _CONTRACTIONS.isdisjoint({*one.split(" ")} - {*own})}
 
 
@@ -132,7 +129,7 @@ def fits(name: str, typed: Typed, first: int, last: int) -> bool:
         allowed |= {"'", "’", "`"}
     if not allowed.issuperset(gaps):
         return False
-    initials = {_joined(one).casefold() for one in _INITIALS.finditer(name)}
+    initials = {_joined(one).casefold().translate(PLAIN) for one in _INITIALS.finditer(name)}
     spelt = [typed.as_typed(place) for place in range(first, last)]
     if not all(word.isupper() for word in spelt if word.casefold() in initials):
         return False  # "us" is not "U.S."
