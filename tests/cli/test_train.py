@@ -85,6 +85,26 @@ def test_training_on_a_base_takes_the_encoder_it_was_built_with(
     assert len(taken) == 1, "before anything is encoded"
 
 
+def test_an_encoder_is_loaded_where_the_run_computes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the first GPU by itself, whatever `--device` says."""
+    asked: list[dict[str, Any]] = []
+
+    def load(spec: str, **options: Any) -> HashingEncoder:
+        asked.append(options)
+        return HashingEncoder(EMBEDDING_DIM)
+
+    def gather(settings: Any, **_: Any) -> None:
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr("kblam.knowledge.load_encoder", load)
+    monkeypatch.setattr("kblam.training.material.gather", gather)
+    options = ["-o", str(tmp_path / "adapter"), "-k", str(base), "--encoder", "other", "--device", "cpu"]
+    kblam("train", *options).failed(2, "far enough")
+    assert asked == [{"device": "cpu"}]
+
+
 def test_a_base_without_triples_is_not_replaced_by_invented_facts(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,5 +32,11 @@ def kb(tmp_path: Path) -> Iterator[KnowledgeBase]:
 
 
 @pytest.fixture
-def written(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path) -> Path:
-    return integrate(base, adapter, kb, tmp_path / "folder")
+def write(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase) -> Callable[..., Path]:
+    """Writes a folder of these parts: `integrate` from its fourth argument on."""
+    return functools.partial(integrate, base, adapter, kb)
+
+
+@pytest.fixture
+def written(write: Callable[..., Path], tmp_path: Path) -> Path:
+    return write(tmp_path / "folder")

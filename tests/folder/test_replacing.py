@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def test_a_base_that_would_go_with_the_old_folder_is_not_referred_to(
     assert answer_of(whole).text == expected
 
 
-def test_an_empty_folder_is_taken(base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path) -> None:
+def test_an_empty_folder_is_taken(write: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert is_model_folder(integrate(base, adapter, kb, tmp_path / "folder"))
+    assert is_model_folder(write(tmp_path / "folder"))
 
 
 def test_an_open_knowledge_base_is_copied_and_not_what_lies_at_its_path_now(
@@ -96,9 +97,7 @@ def test_two_calls_at_once_do_not_touch_each_others_unfinished_folder(tmp_path: 
 )
 def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
     written: Path,
-    base: Path,
-    adapter: KnowledgeAdapter,
-    kb: KnowledgeBase,
+    write: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
@@ -109,11 +108,11 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
     before = (written / "kblam.json").read_bytes()
     monkeypatch.setattr(KnowledgeBase, "copy_to", fail)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)) as raised:
-        integrate(base, adapter, kb, written, overwrite=True)
+        write(written, overwrite=True)
     if isinstance(error, OSError):
         assert "No space left on device" in str(raised.value)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)):
-        integrate(base, adapter, kb, tmp_path / "new")
+        write(tmp_path / "new")
     assert (written / "kblam.json").read_bytes() == before
     assert not (tmp_path / "new").exists()
     assert left_behind(tmp_path) == []
@@ -122,9 +121,7 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "^C"])
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     written: Path,
-    base: Path,
-    adapter: KnowledgeAdapter,
-    kb: KnowledgeBase,
+    write: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
@@ -139,7 +136,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     monkeypatch.setattr(new, "_exchange", lambda *_: False)  # as on a system without it
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises((StoreWriteError, KeyboardInterrupt)):
-        integrate(base, adapter, kb, written, overwrite=True)
+        write(written, overwrite=True)
     assert answer_of(written).text
     assert left_behind(tmp_path) == []
 
@@ -206,9 +203,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_a_place_that_cannot_be_written(
-    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
-) -> None:
+def test_a_place_that_cannot_be_written(write: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: Not a directory"):
-        integrate(base, adapter, kb, tmp_path / "file" / "folder")
+        write(tmp_path / "file" / "folder")

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from kblam.data.batch import IGNORE
 from kblam.errors import AdapterConfigError, TrainingError
 from kblam.knowledge import Triple
 from kblam.models import attach, attachment_of
-from kblam.training import calibrate
+from kblam.training import calibrate, card
 from kblam.training.calibrate import Case
 from kblam.training.card import write_card
 from kblam.training.checkpoints import check_output, checkpoints
@@ -218,22 +219,31 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
         check_output(tmp_path / "new" / "adapter", resume=False)
 
 
+@pytest.mark.parametrize(
+    ("device", "told"), [("cpu", "threads of an"), ("cuda:1", "the card at cuda:1"), ("xpu", "a device of type xpu")]
+)
+def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"the card at {device}")
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device(device)))
+    assert told in card._device(trainer)
+
+
 def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:
     said: list[str] = []
     trainer = trainer_of(prepared, tmp_path, said)
     trainer.fit()
     trainer.finish()
-    card = tmp_path / "README.md"
+    file = tmp_path / "README.md"
     write_card(trainer, 60.0)
-    assert "How it was made" in card.read_text(), "in place of the hub's"
+    assert "How it was made" in file.read_text(), "in place of the hub's"
     write_card(trainer, 120.0)
-    assert "in 2 minutes" in card.read_text()
-    changed = card.read_text().replace("in 2 minutes", "in no time")
+    assert "in 2 minutes" in file.read_text()
+    changed = file.read_text().replace("in 2 minutes", "in no time")
     for mine in ("# My adapter\n", changed):
-        card.write_text(mine)
+        file.write_text(mine)
         write_card(trainer, 180.0)
-        assert card.read_text() == mine
-        assert said[-1] == f"{card} was changed by hand, so it stays as it is"
+        assert file.read_text() == mine
+        assert said[-1] == f"{file} was changed by hand, so it stays as it is"
 
 
 def test_stage_one_of_another_run_is_not_taken(prepared: Prepare, tmp_path: Path) -> None:
@@ -273,9 +283,9 @@ def test_what_a_run_writes_is_an_adapter_that_takes_vectors_as_they_come(prepare
     trainer.finish()
     inside.load_state_dict(trainer.adapter.state_dict())
     write_card(trainer, 60.0)
-    card = (tmp_path / "README.md").read_text()
-    assert "base_model: tiny" in card
-    assert "These are no test figures" in card
+    text = (tmp_path / "README.md").read_text()
+    assert "base_model: tiny" in text
+    assert "These are no test figures" in text
     adapter = KnowledgeAdapter.from_pretrained(tmp_path)
     assert trainer.calibration is not None
     assert adapter.config.known_above == trainer.calibration.known_above
