@@ -71,7 +71,9 @@ class KnowledgeAdapter(
         asking = layers if config.question_head is not None else []
         self.question_heads = nn.ModuleDict({str(layer): nn.Linear(config.embedding_dim, width) for layer in asking})
         self.property_head = (
-            PropertyHead(config.embedding_dim, config.property_width) if config.property_width else None
+            PropertyHead(config.embedding_dim, config.property_width, cosine=config.property_cosine)
+            if config.property_width
+            else None
         )
 
     @classmethod

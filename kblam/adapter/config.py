@@ -14,9 +14,11 @@ from kblam.errors import AdapterConfigError, KblamWarning
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
-# in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`.
-FORMAT_VERSION = 7
+# in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`; 7:
+# a property's words that a question says count in its share; 8: `property_cosine`, a weight that older ones do not know.
+FORMAT_VERSION = 8
 _CONFIDENCE_FORMAT = 7  # of the signs that its weights are for
+_COSINE_FORMAT = 8
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
@@ -36,7 +38,7 @@ _COUNTS = {
 }
 _TEXTS = ("projector", "answer", "refusal")
 _TEXTS_OR_NONE = ("question_head", "encoder", "base_model", "prompt")
-_SWITCHES = ("separate_query_head", "pointer")
+_SWITCHES = ("separate_query_head", "pointer", "property_cosine")
 _NUMBERS_OR_NONE = ("knowledge_scale", "known_above")
 PROJECTORS = ("linear", "mlp", "identity")
 QUESTION_HEADS = ("linear", "mlp")
@@ -101,6 +103,9 @@ class AdapterConfig:
         metadata={"help": "weights of what known_above is compared with; without them it is the attention mass"},
     )
     property_width: int = _help("width of the property head, which confidence reads; 0: none", default=0)
+    property_cosine: bool = _help(
+        "the property head adds the sentence encoder's own cosine; only with a property_width", default=False
+    )
     background: tuple[str, ...] = _help(
         "properties that people ask for, also of a knowledge base that has none of them", default=()
     )
@@ -144,6 +149,7 @@ class AdapterConfig:
         if self.known_above is not None and not 0 <= self.known_above <= 1:
             raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
         self._check_confidence()
+        self._check_property_cosine()
         given = self.background
         if not isinstance(given, list | tuple) or not all(
             isinstance(one, str) and one.strip() and len(one) <= _LONGEST_PROPERTY for one in given
@@ -187,6 +193,14 @@ class AdapterConfig:
             raise AdapterConfigError(f"confidence must be its weights by name, or None; got {given!r}")
         if given is not None:  # of an adapter read from an older file, which `from_dict` left without one
             object.__setattr__(self, "format_version", max(self.format_version, _CONFIDENCE_FORMAT))
+
+    def _check_property_cosine(self) -> None:
+        if not self.property_cosine:
+            return
+        if not self.property_width:
+            raise AdapterConfigError("property_cosine needs a property_width: it is a part of the property head")
+        # Also of an adapter of an older format whose property head was learned anew.
+        object.__setattr__(self, "format_version", max(self.format_version, _COSINE_FORMAT))
 
     def _check_question_head(self) -> None:
         if self.question_head is None:

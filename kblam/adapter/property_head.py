@@ -1,7 +1,8 @@
 """Which property a question asks for, its name aside: two linear maps of sentence vectors, compared by their cosine.
 
 The projections of attention have another task, in which names count most. This one is learned for properties alone
-(`kblam.training.properties`).
+(`kblam.training.properties`). Of properties that it has not learned the encoder's own cosine knows more than the maps
+do, so that is added, and the maps learn what it lacks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PRONOUN = "it"
 EVERYTHING = "everything"
 # What such a question is best answered by, where an entity has one of them.
 DESCRIBING = frozenset({"description", "definition", "meaning", "summary"})
-_SCALE = 8.0  # of a cosine, before training
+_SCALE, _OWN_SCALE = 8.0, 12.0  # of the maps' cosine and the encoder's own, before training
 
 
 class PropertyHead(nn.Module):
@@ -27,26 +28,44 @@ class PropertyHead(nn.Module):
     Args:
         embedding_dim: P, of sentence vectors.
         width: of the space in which they are compared.
+        cosine: whether the encoder's own cosine is added; adapters of before have maps alone.
 
     Attributes:
         question, property: bias-free Linear(P, width).
-        log_scale: () float32, of what cosines are multiplied by.
+        log_scale: () float32, of what the maps' cosines are multiplied by.
+        log_cosine: () float32, of what the encoder's own are; only with `cosine`.
     """
 
-    def __init__(self, embedding_dim: int, width: int) -> None:
+    log_cosine: nn.Parameter | None
+
+    def __init__(self, embedding_dim: int, width: int, *, cosine: bool = True) -> None:
         super().__init__()
         self.question = nn.Linear(embedding_dim, width, bias=False)
         self.property = nn.Linear(embedding_dim, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
+        own = nn.Parameter(torch.tensor(math.log(_OWN_SCALE))) if cosine else None
+        self.register_parameter("log_cosine", own)
 
     def keys(self, vectors: Tensor) -> Tensor:
-        """What questions are compared with: (V, P) vectors of key texts about `PRONOUN` -> (V, width) of length 1."""
-        return F.normalize(self.property(self._as_own(vectors)), dim=-1)
+        """What questions are compared with: (V, P) vectors of key texts about `PRONOUN` -> (V, K).
 
-    def forward(self, questions: Tensor, keys: Tensor) -> Tensor:
-        """(B, P) vectors of questions about `PRONOUN` and (V, width) `keys` -> scores (B, V)."""
-        asked = F.normalize(self.question(self._as_own(questions)), dim=-1)
-        scores: Tensor = asked @ keys.T * self.log_scale.exp()
+        K is width, and P more with `cosine`; each of the two parts has length 1.
+        """
+        vectors = self._as_own(vectors)
+        mapped = F.normalize(self.property(vectors), dim=-1)
+        return mapped if self.log_cosine is None else torch.cat([mapped, F.normalize(vectors, dim=-1)], -1)
+
+    def forward(self, questions: Tensor, keys: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """(B, P) vectors of questions about `PRONOUN` and (V, K) `keys` -> scores (B, V).
+
+        Args:
+            dropout: of the vectors that the maps see, in training.
+        """
+        questions = self._as_own(questions)
+        asked = F.normalize(self.question(F.dropout(questions, dropout)), dim=-1) * self.log_scale.exp()
+        if self.log_cosine is not None:
+            asked = torch.cat([asked, F.normalize(questions, dim=-1) * self.log_cosine.exp()], -1)
+        scores: Tensor = asked @ keys.T
         return scores
 
     @torch.no_grad()

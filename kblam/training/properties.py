@@ -84,11 +84,10 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
     Args:
         changes: of its config.
     """
-    width = head.question.out_features
-    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, property_width=width, **changes))
-    fresh.load_state_dict(
-        adapter.state_dict() | {f"property_head.{name}": weight for name, weight in head.state_dict().items()}
-    )
+    shape = {"property_width": head.question.out_features, "property_cosine": head.log_cosine is not None}
+    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, **shape, **changes))
+    kept = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
+    fresh.load_state_dict(kept | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
     return fresh
 
 
@@ -117,14 +116,14 @@ def learn_head(
         optimizer = torch.optim.AdamW(
             [
                 {"params": [head.question.weight, head.property.weight], "weight_decay": _WEIGHT_DECAY},
-                {"params": [head.log_scale], "weight_decay": 0.0},
+                {"params": [head.log_scale, head.log_cosine], "weight_decay": 0.0},
             ],
             lr=_RATE,
         )
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
         for _ in range(steps):
             rows = torch.randint(len(questions), (_ROWS,))
-            scores = head(F.dropout(questions[rows], _DROPOUT), head.keys(keys))
+            scores = head(questions[rows], head.keys(keys), dropout=_DROPOUT)
             loss = F.cross_entropy(scores, meant[rows])
             optimizer.zero_grad()
             loss.backward()

@@ -47,6 +47,8 @@ GOOD: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 32, "num_layers": 6,
         ({"background": ["x" * 401]}, "background must be a list of texts"),
         ({"background": ["x"] * 10_001}, "background must be at most 10,000 texts; got 10,001"),
         ({"property_width": -1}, "property_width must be a whole number of at least 0; got -1"),
+        ({"property_cosine": 1, "property_width": 8}, "property_cosine must be true or false; got 1"),
+        ({"property_cosine": True}, "property_cosine needs a property_width"),
         ({"confidence": [1.0]}, r"confidence must be its weights by name, or None; got \[1.0\]"),
         ({"confidence": WEIGHTS | {"bias": "1"}}, "confidence.bias must be a finite number .*; got '1'"),
         ({"known_above": 1.5}, r"known_above must be a share of 0 \.\. 1, or None; got 1.5"),
@@ -159,6 +161,7 @@ def test_a_file_holds_everything() -> None:
         known_above=0.5,
         confidence=Confidence(**WEIGHTS),
         property_width=8,
+        property_cosine=True,
         background=("price", "phone number"),
     )
     defaults = AdapterConfig(**GOOD)

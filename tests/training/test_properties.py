@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter
-from kblam.adapter.property_head import EVERYTHING, PRONOUN
+from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
 from kblam.data.phrases import specific
 from kblam.data.properties import TYPED
 from kblam.training import properties
@@ -72,14 +72,37 @@ def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
 
 
+def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_path: Path) -> None:
+    """Maps alone forget what two texts have in common if no question of the training needed it."""
+    drawn = PropertyQuestions.draw(count=4000)
+    vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
+    known = len(drawn.properties) // 2
+    rows = [row for row, at in enumerate(drawn.meant) if at < known]
+    part = PropertyQuestions(
+        drawn.properties[:known], *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept))
+    )
+    head = learn_head(part, vectors, steps=300)
+    fresh = [row for row, at in enumerate(drawn.meant) if at >= known]
+    asked, meant = vectors.of(drawn.texts[row] for row in fresh), torch.tensor(drawn.meant)[fresh]
+
+    def right() -> float:
+        return float((head(asked, head.keys(vectors.of(drawn.key_texts))).argmax(-1) == meant).float().mean())
+
+    with_cosine = right()
+    assert head.log_cosine is not None
+    head.log_cosine.fill_(-torch.inf)
+    assert with_cosine > right() + 0.1
+
+
 def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path) -> None:
     drawn = PropertyQuestions.draw(count=50)
     head = learn_head(drawn, Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path), steps=2)
     torch.manual_seed(0)
     before = KnowledgeAdapter(AdapterConfig(16, 32, 2, 2, 16, question_head="linear"))
-    for adapter in (before, with_head(before, head)):  # one that has none yet, and one that has
+    older = with_head(before, PropertyHead(16, 5, cosine=False))  # of another form
+    for adapter in (before, with_head(before, head), older):  # one that has none yet, and two that have
         after = with_head(adapter, head, known_above=0.3)
-        assert after.config.property_width == properties.WIDTH
+        assert (after.config.property_width, after.config.property_cosine) == (properties.WIDTH, True)
         assert after.config.known_above == 0.3
         assert after.property_head is not None
         assert torch.equal(after.property_head.property.weight, head.property.weight)
