@@ -15,7 +15,8 @@ from kblam.errors import AdapterConfigError, KblamWarning
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
 # in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`; 7:
-# a property's words that a question says count in its share; 8: `property_cosine`, a weight that older ones do not know.
+# a property's words that a question says count in its share; 8: `property_cosine`, a weight that older ones do not
+# know.
 FORMAT_VERSION = 8
 _CONFIDENCE_FORMAT = 7  # of the signs that its weights are for
 _COSINE_FORMAT = 8

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 Fact = tuple[str, str, str]  # name, property, value
 _FIELD = re.compile(r"\{(name|property|value)\}")
 _ORDER = ("name", "property", "value")
+_STOPS = (".", "!", "?", "…", "。", "！", "？")
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ def answer_sentence(template: str, facts: Sequence[Fact]) -> Sentence:
         template: `AdapterConfig.answer`.
         facts: (name, property, value), at least one.
     """
-    if len(facts) == 1:
-        return _filled(template, facts[0])
     clause = template.rstrip()
     stop = "." if clause.endswith(".") else ""
+    # A value that is a sentence, or ends in "Inc.", has one of its own.
+    if stop and clause.endswith("{value}.") and facts[-1][-1].rstrip().endswith(_STOPS):
+        template, stop = clause[:-1], ""
+        clause = template
+    if len(facts) == 1:
+        return _filled(template, facts[0])
     clause = clause[: len(clause) - len(stop)]
     later = "t" + clause[1:] if clause.startswith("The ") else clause
     whole = _filled(clause, facts[0])

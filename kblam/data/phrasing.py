@@ -13,6 +13,7 @@ from kblam.data.loose import LOOSE
 from kblam.data.meaning import same_meaning
 from kblam.data.phrases import phrases, specific
 from kblam.errors import DataError
+from kblam.knowledge.mention import spoken
 
 __all__ = [
     "Only",
@@ -84,7 +85,8 @@ def pair_question(first: tuple[str, str], second: tuple[str, str], rng: random.R
         kind = "one_entity" if n1 == n2 else "pair"
         if p1 == p2 and rng.random() < 0.6:
             kind = "one_property"
-        text = _capitalised(rng.choice(phrases(kind).of(held_out)).format(n1=n1, p1=p1, n2=n2, p2=p2), rng)
+        asked = {"n1": n1, "p1": spoken(p1), "n2": n2, "p2": spoken(p2)}
+        text = _capitalised(rng.choice(phrases(kind).of(held_out)).format(**asked), rng)
     return _typed(text, n1, rng, held_out)
 
 
@@ -102,15 +104,16 @@ def _one(
     only: Only | None = None,
 ) -> str:
     """A question for one fact, neatly typed."""
-    telling = specific().get(prop)
+    asked = spoken(prop)
+    telling = specific().get(asked)
     if telling is not None and rng.random() < SPECIFIC_SHARE:
         if others is not None and not held_out and rng.random() < LOOSE_SHARE:
-            loose: Sequence[str] = [text for text in _LOOSE_OF.get(prop, ()) if not _could_mean(text, others, prop)]
+            loose: Sequence[str] = [text for text in _LOOSE_OF.get(asked, ()) if not _could_mean(text, others, prop)]
             if loose := _those(loose, only):
                 return rng.choice(loose).format(n=name)
         return rng.choice(_those(telling.of(held_out), only)).format(n=name)
     template = rng.choice(_those(phrases("one").of(held_out), only))
-    return _capitalised(template.format(p=prop, n=name), rng)
+    return _capitalised(template.format(p=asked, n=name), rng)
 
 
 def _those(texts: Sequence[str], only: Only | None) -> Sequence[str]:

@@ -13,6 +13,11 @@ def words(text: str) -> list[str]:
     return _words_of(_folded(text))
 
 
+def spoken(property: str) -> str:
+    """A property as people say it: the column `date_of_birth` is the date of birth."""
+    return " ".join(property.replace("_", " ").split()) or property
+
+
 def words_at(text: str) -> list[tuple[str, int, int]]:
     """`words`, each with the characters [start, end) of the text that it is made from."""
     folded, places = _folded(text), _Places(text)
@@ -38,7 +43,7 @@ def says(text: str, phrase: str) -> bool:
     return next(spans_of(text, phrase), None) is not None
 
 
-_MARKS, _MARKS_AT_END = re.compile(r"\W+"), re.compile(r"\W+$")
+_MARKS, _MARKS_AT_END = re.compile(r"[\W_]+"), re.compile(r"[\W_]+$")
 
 
 def without_name(text: str, name: str, pronoun: str) -> str | None:
@@ -74,13 +79,19 @@ def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
 _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
+_UNDERSCORES, _UNDERSCORES_AT_END = re.compile("_+"), re.compile("_+$")
+
+
 @lru_cache(maxsize=4096)
 def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool] | None:
     """How a phrase stands in a folded text; its words; whether one may go on before and after it. None without any."""
     said = words(phrase)
     if not said:
         return None
-    found = re.compile(r"\W+".join(map(re.escape, said)))
+    # The underscores around "__init__" are its own; without them it would be a part of that.
+    first, last = _UNDERSCORES.match(phrase), _UNDERSCORES_AT_END.search(phrase)
+    between = r"[\W_]+".join(map(re.escape, said))
+    found = re.compile(f"{first[0] if first else ''}{between}{last[0] if last else ''}")
     return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
 
 
@@ -109,7 +120,10 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
 
 
 def _goes_on(character: str) -> bool:
-    """Whether a word of a script with spaces has this character; none at a text's end."""
+    """Whether a word of a script with spaces has this character; none at a text's end.
+
+    An underscore too: "get" is a part of "get_user".
+    """
     is_part = re.match(r"\w", character) is not None or (bool(character) and _is_mark(character))
     return is_part and _RUNS_ON.match(character) is None
 
@@ -122,14 +136,15 @@ def _word(folded: str) -> re.Pattern[str]:
     return _ASCII_WORD if folded.isascii() else _word_with_marks()
 
 
-_ASCII_WORD = re.compile(r"\w+")
+# "date_of_birth", as columns of tables are called, is said by who says "date of birth".
+_ASCII_WORD = re.compile(r"[^\W_]+")
 
 
 @cache
 def _word_with_marks() -> re.Pattern[str]:
     """A letter or digit, and what follows with its marks: vowel signs too, without which "दिन" would be "दन"."""
     marks = "".join(re.escape(one) for one in map(chr, range(0x300, 0x1F000)) if _is_mark(one))
-    return re.compile(rf"\w[\w{marks}]*")
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
 
 def _is_mark(character: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from kblam.knowledge.mention import words, words_at
+from kblam.knowledge.longer import goes_on
+from kblam.knowledge.mention import spans_of, words, words_at
 from kblam.knowledge.spelling import PLAIN, Typed, can_own, fits, in_place, is_joint, keeps_marks, otherwise
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
@@ -60,6 +61,26 @@ class Names:
                 found.setdefault(" ".join(word for word, _, _ in said[start:end]), (said[start][1], said[end - 1][2]))
                 reached = end
         return list(found.values())
+
+    def begins_longer(self, text: str, name: str, is_property: Callable[[str], bool]) -> bool:
+        """Whether a text says a name only as the beginning of one that is not here: "Acme" in "Acme Holdings".
+
+        Args:
+            text: a question.
+            name: one that it says.
+            is_property: whether words are a property, in any case.
+        """
+        places = list(spans_of(text, name))
+        if not places or not all(goes_on(text, start, end) for start, end in places):
+            return False
+        # "the Acme Founding Year", "Paris France" where both are known
+        said = words_at(text)
+        for _, end in places:
+            following = [one for one in said if one[1] >= end][:_LONGEST_PROPERTY]
+            runs = [" ".join(word for word, _, _ in following[:length]) for length in range(1, len(following) + 1)]
+            if any(one in self._known for one in runs) or _begins_with_property(text, following, is_property):
+                return False
+        return True
 
     def as_meant(self, text: str, is_property: Callable[[str], bool]) -> str:
         """The text with the names that it types otherwise as they are written: "jose alvarez" as "José Álvarez".

@@ -20,7 +20,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, to_the_letter, without_name, words
+from kblam.knowledge.mention import Vocabulary, says, spoken, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.models.weights import probe
@@ -243,8 +243,11 @@ class Judge:
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
         whole = self._names.said_in(question)
         inside = {name for name in names for other in names | whole if len(other) > len(name) and says(other, name)}
+        # And one that goes on: "Acme" in "Acme Holdings".
+        longer = {name for name in names if self._names.begins_longer(question, name, self.is_property)}
         meant = to_the_letter(
-            question, (name for name in names if name not in inside or " ".join(words(name)) in whole)
+            question,
+            (name for name in names - longer if name not in inside or " ".join(words(name)) in whole),
         )
         return [
             Signs(
@@ -335,7 +338,7 @@ class Judge:
     def _vectors_of(self, properties: list[str]) -> Tensor:
         if not properties or self._head is None:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
-        return self._encode([key_text(PRONOUN, one) for one in properties]).cpu()
+        return self._encode([key_text(PRONOUN, spoken(one)) for one in properties]).cpu()
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

@@ -16,6 +16,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
 from kblam.data.phrasing import open_question, question
 from kblam.data.properties import TYPED
+from kblam.knowledge.mention import spoken
 from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
@@ -65,7 +66,7 @@ class PropertyQuestions:
     @classmethod
     def draw(cls, own: Iterable[str] = (), *, count: int = QUESTIONS, seed: int = 0) -> PropertyQuestions:
         """Questions for the properties of the training world, and for some more."""
-        properties = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *own]))
+        properties = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *map(spoken, own)]))
         rng = random.Random(f"{seed} properties")
         texts, meant, kept = list[str](), list[int](), list[bool]()
         for _ in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kblam.adapter.config import ANSWER
 from kblam.adapter.sentences import Sentence, answer_sentence
 
@@ -22,6 +24,18 @@ def test_two_facts_are_clauses_with_one_stop() -> None:
     sentence = answer_sentence(ANSWER, [A, B])
     assert sentence.text == "The color of A is red and the founder of B is Ann Lee."
     assert spans(sentence)[3:] == [("founder", 1, "property"), ("B", 1, "name"), ("Ann Lee", 1, "value")]
+
+
+@pytest.mark.parametrize("value", ["Acme Inc.", "It flies!", "鉄。"])
+def test_a_value_with_a_stop_brings_no_second_one(value: str) -> None:
+    ends = ("A", "owner", value)
+    one, two = answer_sentence(ANSWER, [ends]), answer_sentence(ANSWER, [A, ends])
+    assert one.text == f"The owner of A is {value}"
+    assert two.text == f"The color of A is red and the owner of A is {value}"
+    assert spans(one)[2] == (value, 0, "value")
+    assert answer_sentence(ANSWER, [ends, A]).text.endswith("and the color of A is red.")
+    assert answer_sentence("{value} ({name}, {property}).", [ends]).text == f"{value} (A, owner)."
+    assert answer_sentence("{name} {property}: {value}", [ends]).text == f"A owner: {value}"
 
 
 def test_sentences_are_added_with_their_facts() -> None:

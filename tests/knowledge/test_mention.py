@@ -104,7 +104,33 @@ def test_names_in_scripts_without_spaces() -> None:
     assert not says("Łódźer Straße?", "Łódź")
 
 
+@pytest.mark.parametrize(
+    ("text", "phrase", "is_said"),
+    [
+        ("What is the date of birth of Ann Lee?", "date_of_birth", True),  # a column's name
+        ("What is the DATE_OF_BIRTH of Ann Lee?", "date of birth", True),
+        ("What is the date_of_birth of Ann Lee?", "date_of_birth", True),
+        ("What is the date_of_birth of Ann Lee?", "birth", False),
+        ("What does get_user return?", "get", False),
+        ("What does get_user return?", "user", False),
+        ("What does get user return?", "get_user", True),
+        ("What does __init__ do?", "__init__", True),
+        ("What does init do?", "__init__", False),
+        ("What does __init__ do?", "init", False),
+    ],
+)
+def test_an_underscore_is_a_space_within_a_phrase(text: str, phrase: str, is_said: bool) -> None:
+    assert says(text, phrase) == is_said
+
+
+def test_an_underscore_of_a_name_goes_with_it() -> None:
+    assert without_name("What does __init__ do?", "__init__", "it") == "What does it do?"
+    assert without_name("the size of order_items", "order_items", "it") == "the size of it"
+    assert words("date_of_birth, __init__") == ["date", "of", "birth", "init"]
+
+
 def test_more_or_fewer_words_of_one_property() -> None:
+    assert Vocabulary(["date_of_birth"]).covers("date of birth")
     vocabulary = Vocabulary(["phone number", "price"])
     assert [vocabulary.covers(one) for one in ("number", "list price", "age", "phone")] == [True, True, False, True]
 
@@ -121,7 +147,9 @@ def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, 
     if said:
         before = "" if re.match(f"[{_RUN}]", said[0]) else rf"(?<![^\W{_RUN}])"
         after = "" if re.search(f"[{_RUN}]$", said[-1]) else rf"(?![^\W{_RUN}])"
-        found = re.finditer(before + r"\W+".join(map(re.escape, said)) + after, mention._folded(text))
+        between = r"[\W_]+".join(map(re.escape, said))
+        own = phrase[: len(phrase) - len(phrase.lstrip("_"))], phrase[len(phrase.rstrip("_")) :]
+        found = re.finditer(before + own[0] + between + own[1] + after, mention._folded(text))
         places = mention._Places(text)
         wanted = [places.of(*one.span()) for one in found]
     assert list(spans_of(text, phrase)) == wanted

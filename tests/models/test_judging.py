@@ -270,6 +270,35 @@ def test_a_property_is_not_beaten_by_itself_in_other_letters() -> None:
         assert [one.beaten for one in judge.signs([judged(text, *found)])[0]] == [0, 0, 1]
 
 
+def test_a_name_that_begins_a_longer_one_is_not_said() -> None:
+    """The knowledge base knows nothing of Anvil Holdings; to say the price of Anvil would be wrong for certain."""
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"], ["Anvil"])
+    longer, own = judge.signs(
+        [
+            judged("What is the price of Anvil Holdings?", ("Anvil", "price", 0.3)),
+            judged("What is the price of Anvil?", ("Anvil", "price", 0.3)),
+        ]
+    )
+    assert (longer[0].name, own[0].name) == (0, 1)
+
+
+def test_a_column_s_name_is_the_property_that_people_say() -> None:
+    """Of "date_of_birth" the background has words that would be said in its place."""
+    encoder, asking = HashingEncoder(16), adapter(background=("date of birth", "phone number"))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["date_of_birth", "price"], ["Ann Lee"])
+    found = [("Ann Lee", prop, 0.2) for prop in ("date_of_birth", "price")]
+    (as_column, other) = judge.signs([judged("What is the date of birth of Ann Lee?", *found)])[0]
+    assert (as_column.property, as_column.other, as_column.beaten) == (1, 0, 0)
+    assert (other.property, other.other, other.beaten) == (0, 1, 1)
+    spaced = Judge(asking, lambda texts: vectors(encoder, texts), ["date of birth", "price"], ["Ann Lee"])
+    found = [("Ann Lee", prop, 0.2) for prop in ("date of birth", "price")]
+    for one, wanted in zip(
+        spaced.signs([judged("What is the date of birth of Ann Lee?", *found)])[0], (as_column, other), strict=True
+    ):
+        assert one.numbers == pytest.approx(wanted.numbers, abs=1e-5)
+
+
 def test_names_are_found_where_they_stand() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["Tin", "Old Tin", "Lead"])
