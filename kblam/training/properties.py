@@ -85,8 +85,14 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
     Args:
         changes: of its config.
     """
-    shape = {"property_width": head.question.out_features, "property_cosine": head.log_cosine is not None}
-    fresh = KnowledgeAdapter(dataclasses.replace(adapter.config, **shape, **changes))
+    fresh = KnowledgeAdapter(
+        dataclasses.replace(
+            adapter.config,
+            property_width=head.question.out_features,
+            property_cosine=head.log_cosine is not None,
+            **changes,
+        )
+    )
     kept = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
     fresh.load_state_dict(kept | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
     return fresh
