@@ -36,7 +36,9 @@ KNOWN_ABOVE = 0.4
 # So many questions weigh as much as a change of one in a weight.
 _PRIOR_WEIGHT = 2.0
 _NEWTON_STEPS = 200
-_FLAT = 1e-6  # the slope at the minimum
+# At the minimum: what one more step would gain, as a share of the cost. The cost itself is known to 1e-13 or so, so a
+# slope of any fixed size may never be reached.
+_ENOUGH = 1e-10
 # Questions that are asked of one knowledge base, as far as its properties go; and of how many entities' properties.
 _ASKED_TOGETHER = 25
 _ENTITIES = (3, 300)
@@ -288,11 +290,11 @@ def _most_likely(cases: Sequence[Case]) -> Tensor:
         shares = log_shares(weights).exp()
         mean = torch.einsum("nk,nkw->nw", shares, x)
         slope = mean.sum(0) - wanted + _PRIOR_WEIGHT * (weights - prior)
-        if float(slope.abs().max()) < _FLAT:
-            return weights
         curve = torch.einsum("nk,nkv,nkw->vw", shares, x, x) - mean.T @ mean
         curve = curve + _PRIOR_WEIGHT * torch.eye(len(prior), dtype=x.dtype)
         step, length, before = torch.linalg.solve(curve, slope), 1.0, cost(weights)
+        if step @ slope <= _ENOUGH * (1 + before):
+            return weights
         # A whole step may overshoot where nearly all answers are told apart.
         while cost(weights - length * step) > before - 1e-4 * length * (step @ slope) and length > 1e-9:
             length /= 2
