@@ -32,6 +32,7 @@ from kblam.training.config import TrainingConfig
 from kblam.training.language import Learner, counts_of, total_loss
 from kblam.training.retrieval import retrieval_losses
 from kblam.training.run import Trainer
+from kblam.training.start import Measured
 
 # What the prompt weighs, which no time depends on.
 PROMPT_LSE = 4.0
@@ -90,13 +91,14 @@ def test_stage_one(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) 
     device = request.config.option.device
     made = trainer(120, device)
     data, config = made.retrieval_data(), made.adapter.config
+    measured = Measured.usual(config, PROMPT_LSE)
     optimizer = torch.optim.AdamW(made.adapter.parameters(), lr=1e-4)
     steps = itertools.count()
 
     def step() -> None:
         batch = data.batch(next(steps))
         lse = torch.full((len(config.knowledge_layers), config.num_heads, len(batch.question)), PROMPT_LSE)
-        retrieval, refusal = retrieval_losses(made.adapter, batch, lse, bf16=False)
+        retrieval, refusal = retrieval_losses(made.adapter, batch, lse, measured.scale, bf16=False)
         optimizer.zero_grad(set_to_none=True)
         (retrieval + refusal).backward()
         optimizer.step()

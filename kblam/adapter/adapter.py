@@ -216,15 +216,18 @@ class KnowledgeAdapter(
         hidden_states: Tensor,
         question: Tensor | None = None,
         stand_in: Callable[[Tensor], Tensor] | None = None,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
         """The knowledge query of a layer; None without separate heads.
 
-        r = W_h h, plus with a `question_head` what the question adds, the same at every position of its row.
+        r = norm(W_h h), plus with a `question_head` what the question adds, the same at every position of its row.
+        That part is added after the norm: its length is the gain and the offset that training gave the scores.
 
         Args:
             hidden_states: (B, N, hidden), the input of the layer's attention.
             question: `question_part` of the layer, (B, Hq * D); None without a question head.
             stand_in: computes W_h h in place of the layer's own weight, (B, N, hidden) -> (B, N, Hq * D).
+            norm: what the base model's queries go through, head by head, (..., D) -> (..., D).
 
         Returns:
             (B, Hq, N, D) in the dtype of hidden_states.
@@ -239,12 +242,12 @@ class KnowledgeAdapter(
             heads = F.linear(hidden_states, cast(nn.Linear, head).weight.to(hidden_states.dtype))
         else:
             heads = head(hidden_states)
-        if question is not None:
-            heads = heads + question.to(heads.dtype)[:, None]
         B, N, _ = heads.shape
-        if N == 1:
-            return heads.view(B, self.config.num_heads, 1, self.config.head_dim)
-        return heads.view(B, N, self.config.num_heads, self.config.head_dim).transpose(1, 2)
+        H, D = self.config.num_heads, self.config.head_dim
+        query = heads.view(B, H, 1, D) if N == 1 else heads.view(B, N, H, D).transpose(1, 2)
+        if norm is not None:
+            query = norm(query)
+        return query if question is None else query + question.to(query.dtype).unflatten(-1, (H, 1, D))
 
     def extra_repr(self) -> str:
         c = self.config

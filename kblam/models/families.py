@@ -22,8 +22,9 @@ class Family:
         model_type: `config.model_type` of the text model.
         title: its usual name.
         prompt: template around {question}; None uses the tokenizer's chat template.
-        query_norm: attribute of the attention module that normalises queries per head; the knowledge query goes
-            through it as well, so that a query head that starts as a copy of q_proj starts with its scores.
+        query_norm: attribute of the attention module that normalises queries per head; what a query head makes goes
+            through it as well, so that one that starts as a copy of q_proj starts with its scores. What a question
+            adds does not.
     """
 
     model_type: str

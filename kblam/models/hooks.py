@@ -127,10 +127,9 @@ class LayerHook:
         part = call.question_part(adapter, self.layer, may_change=self.attachment.options.trainable)
         if part is not None:
             part = _repeat_rows("question", part, hidden_states.shape[0])
-        query = adapter.knowledge_query(self.layer, hidden_states, part, small)
-        if query is not None and norm is not None:
-            query = getattr(module, norm)(query)
-        return query
+        return adapter.knowledge_query(
+            self.layer, hidden_states, part, small, norm=None if norm is None else getattr(module, norm)
+        )
 
 
 def hooks_of(module: nn.Module) -> list[DecoderHook | LayerHook]:

@@ -10,7 +10,7 @@ import torch
 from kblam.models import attach, detach
 from kblam.training.language import Learner, counts_of, total_loss
 from kblam.training.retrieval import retrieval_losses
-from kblam.training.start import initialise
+from kblam.training.start import Measured, initialise
 
 if TYPE_CHECKING:
     from kblam.training.run import Trainer
@@ -24,8 +24,8 @@ def estimate(trainer: Trainer) -> str:
     before = {name: weight.clone() for name, weight in adapter.state_dict().items()}
     layers = material.adapter_config.knowledge_layers
     # Timing does not depend on what the prompt weighs.
-    lse = {layer: torch.full((material.adapter_config.num_heads,), 4.0) for layer in layers}
-    initialise(adapter, lse, config.seed)
+    measured = Measured.usual(material.adapter_config, 4.0)
+    initialise(adapter, measured, config.seed)
     seconds, began = dict[str, float](), time.monotonic()
     if config.question_head is not None and config.retrieval_steps:
         data = trainer.retrieval_data()
@@ -35,7 +35,7 @@ def estimate(trainer: Trainer) -> str:
                 began = time.monotonic()
             batch = data.batch(step)
             weighs = torch.full((*heads, len(batch.question)), 4.0)
-            retrieval, refusal = retrieval_losses(adapter, batch, weighs, bf16=config.bf16 is True)
+            retrieval, refusal = retrieval_losses(adapter, batch, weighs, measured.scale, bf16=config.bf16 is True)
             (retrieval + refusal).backward()
         seconds["stage 1"] = (time.monotonic() - began) / _TRIED * config.retrieval_steps
     if config.max_steps:

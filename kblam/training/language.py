@@ -57,7 +57,7 @@ class Learner(nn.Module):
             )
         said = batch.labels != IGNORE
         logits = model.get_output_embeddings()(output.last_hidden_state[said])
-        retrieval, refusal = evidence_loss(seen["query"], seen["lse"], seen["knowledge"].key, batch)
+        retrieval, refusal = evidence_loss(seen["query"], seen["lse"], seen["knowledge"].key, batch, seen["scale"])
         return {
             "sentence": sentence_loss(logits, batch),
             "retrieval": retrieval,

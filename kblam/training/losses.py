@@ -84,7 +84,7 @@ def evidence_weight(batch: Batch) -> Tensor:
     return torch.where(position == batch.first[row], FIRST_EVIDENCE_WEIGHT, 1.0)
 
 
-def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:
     """(retrieval, refusal) terms of the evidence layer, each a mean over heads, summed over its positions.
 
     The retrieval term is weighted by `evidence_weight`.
@@ -93,8 +93,8 @@ def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch) -> tup
         query: (B, H, N, D) knowledge queries of the layer.
         lse: (B, H, N) log sum of exponentials over knowledge and prompt.
         keys: (H, M, D) of the layer.
+        scale: of the layer's scores, as its attention has it.
     """
-    scale = query.shape[-1] ** -0.5
     row, position, triple = batch.evidence.unbind(1)
     true_score = (query[row, :, position].float() * keys[:, triple].transpose(0, 1).float()).sum(-1) * scale
     log_share = (true_score + batch.bias[row, triple][:, None] - lse[row, :, position]).mean(1)

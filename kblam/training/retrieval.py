@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.training.questions import Asked, Facts, Kind, targets
+from kblam.training.start import Measured
 from kblam.training.vectors import Vectors
 
 # Smallest and largest number of facts of a batch.
@@ -102,30 +103,33 @@ class RetrievalData:
         return place, chosen
 
 
-def retrieval_scores(adapter: KnowledgeAdapter, question: Tensor, keys: Tensor) -> Tensor:
-    """(L, Hq, B, M) scores of questions (B, P) against facts (M, P) at each knowledge layer."""
+def retrieval_scores(adapter: KnowledgeAdapter, question: Tensor, keys: Tensor, scale: Mapping[int, float]) -> Tensor:
+    """(L, Hq, B, M) scores of questions (B, P) against facts (M, P) at each knowledge layer, of which `scale` is."""
     config = adapter.config
     shape = (config.num_heads, config.head_dim)
     projected = adapter.project_keys(keys).unflatten(-1, (config.num_slots, *shape))
     slots = [config.slot_of(layer) for layer in config.knowledge_layers]
     asking = torch.stack([adapter.question_part(layer, question) for layer in config.knowledge_layers], 1)
-    return torch.einsum("qlhd,klhd->lhqk", asking.unflatten(-1, shape), projected[:, slots]) * config.head_dim**-0.5
+    products = torch.einsum("qlhd,klhd->lhqk", asking.unflatten(-1, shape), projected[:, slots])
+    # By plain numbers: a tensor of them would be rounded to the products' dtype first.
+    return torch.stack([of * scale[layer] for of, layer in zip(products, config.knowledge_layers, strict=True)])
 
 
 def retrieval_losses(
-    adapter: KnowledgeAdapter, batch: RetrievalBatch, prompt_lse: Tensor, *, bf16: bool
+    adapter: KnowledgeAdapter, batch: RetrievalBatch, prompt_lse: Tensor, scale: Mapping[int, float], *, bf16: bool
 ) -> tuple[Tensor, Tensor]:
     """(retrieval, refusal): -log of the wanted facts' shares, and -log(1 - knowledge mass) where there are none.
 
     Args:
         adapter: decides the device.
         prompt_lse: (L, Hq, B), what the prompt weighs for each row.
+        scale: of the scores of each knowledge layer.
         bf16: products in bfloat16.
     """
     device = next(adapter.parameters()).device
     batch, prompt_lse = batch.to(device), prompt_lse.to(device)
     with torch.autocast(batch.keys.device.type, torch.bfloat16, enabled=bf16):
-        scores = retrieval_scores(adapter, batch.question, batch.keys)
+        scores = retrieval_scores(adapter, batch.question, batch.keys, scale)
     scores = scores.float() + batch.bias
     total = torch.logaddexp(scores.logsumexp(-1), prompt_lse)
     answerable = batch.wanted.sum(1) > 0
@@ -147,7 +151,7 @@ def schedule(step: int, steps: int, warmup: int, kind: str) -> float:
 def train_retrieval(
     adapter: KnowledgeAdapter,
     data: RetrievalData,
-    prompt_lse: dict[int, Tensor],
+    measured: Measured,
     *,
     steps: int,
     learning_rate: float,
@@ -158,10 +162,10 @@ def train_retrieval(
     """Stage 1, in place. It takes minutes, so it is not resumed half-way.
 
     Args:
-        prompt_lse: (prompts, Hq) of each knowledge layer, as measured.
+        measured: of the model's attention.
         report: told step and losses after each step.
     """
-    measured = torch.stack([prompt_lse[layer] for layer in adapter.config.knowledge_layers])  # (L, prompts, Hq)
+    lse = torch.stack([measured.prompt_lse[layer] for layer in adapter.config.knowledge_layers])  # (L, prompts, Hq)
     trained = [*adapter.key_projector.parameters(), *adapter.question_trunk.parameters()]
     trained += list(adapter.question_heads.parameters())
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
@@ -170,8 +174,9 @@ def train_retrieval(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, steps, warmup, "cosine")
         batch = data.batch(step)
-        rows = torch.randint(measured.shape[1], (len(batch.question),), generator=draw)
-        retrieval, refusal = retrieval_losses(adapter, batch, measured[:, rows].transpose(1, 2), bf16=bf16)
+        rows = torch.randint(lse.shape[1], (len(batch.question),), generator=draw)
+        weighs = lse[:, rows].transpose(1, 2)
+        retrieval, refusal = retrieval_losses(adapter, batch, weighs, measured.scale, bf16=bf16)
         optimizer.zero_grad(set_to_none=True)
         (retrieval + refusal).backward()
         optimizer.step()

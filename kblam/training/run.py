@@ -45,7 +45,7 @@ from kblam.training.processes import check_accelerator, fsdp_of, start
 from kblam.training.questions import Facts
 from kblam.training.retrieval import RetrievalData, schedule, train_retrieval
 from kblam.training.sharding import shard, share_held
-from kblam.training.start import initialise, measure_prompt_lse, rescale_inputs
+from kblam.training.start import Measured, initialise, measure, rescale_inputs
 
 Say = Callable[[str], None]
 # Settings that a resumed run may change: they say nothing about the weights.
@@ -132,17 +132,17 @@ class Trainer:
         if not (resume and before.is_dir()):
             prompts = [self._prompt(asked.text) for asked in self.material.asked[:_PROMPTS_MEASURED]]
             # In all processes: a sharded base computes in all of them or in none.
-            lse = measure_prompt_lse(self.material.model, self.material.adapter_config, prompts)
+            measured = measure(self.material.model, self.material.adapter_config, prompts)
             if self.accelerator.is_main_process:
-                self._train_retrieval(lse)
+                self._train_retrieval(measured)
                 with whole_folder(before) as fresh:
                     save_state(fresh, self.adapter, self.run)
         self.accelerator.wait_for_everyone()
         load_state(before, self.adapter, self.run)
 
-    def _train_retrieval(self, lse: dict[int, Tensor]) -> None:
+    def _train_retrieval(self, measured: Measured) -> None:
         config = self.config
-        initialise(self.adapter, {layer: rows.mean(0).cpu() for layer, rows in lse.items()}, config.seed)
+        initialise(self.adapter, measured, config.seed)
         if config.question_head is None or not config.retrieval_steps:
             return
         began = time.monotonic()
@@ -156,7 +156,7 @@ class Trainer:
         train_retrieval(
             self.adapter,
             self.retrieval_data(),
-            lse,
+            measured,
             steps=config.retrieval_steps,
             learning_rate=config.retrieval_learning_rate,
             warmup=config.warmup_steps,

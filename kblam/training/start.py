@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -28,22 +29,37 @@ _VALUE_SCALE = 0.2
 _QUERY_SCALE = 0.02  # of KBLaM's plain query heads
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a model's attention does at the ends of prompts, by knowledge layer."""
+
+    prompt_lse: dict[int, Tensor]  # (prompts, Hq): the log-sum-exp of the prompt's scores
+    scale: dict[int, float]  # the factor on products of queries and keys, which the prompt and knowledge share
+
+    @classmethod
+    def usual(cls, config: AdapterConfig, prompt_lse: float) -> Measured:
+        """Of one prompt that weighs the same everywhere, and the scale that most models have."""
+        weighs = {layer: torch.full((1, config.num_heads), prompt_lse) for layer in config.knowledge_layers}
+        return cls(weighs, dict.fromkeys(weighs, config.head_dim**-0.5))
+
+
 @torch.no_grad()
-def initialise(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: int) -> None:
+def initialise(adapter: KnowledgeAdapter, measured: Measured, seed: int) -> None:
     """Fills a fresh adapter for vectors of unit mean square: the same numbers on every device.
 
     Args:
         adapter: with linear projections. Without a question head it starts as KBLaM's does: random queries and keys.
-        prompt_lse: of each knowledge layer, (Hq,): the log-sum-exp of its prompt scores at a prompt's end.
+        measured: of the model's attention; a head's prompts count by their mean.
         seed: of the random projections.
     """
     # A generator draws on its own device alone.
     drawn = copy.deepcopy(adapter).to("cpu")
-    _fill(drawn, {layer: each.cpu() for layer, each in prompt_lse.items()}, seed)
+    lse = {layer: each.mean(0).cpu() for layer, each in measured.prompt_lse.items()}
+    _fill(drawn, lse, measured.scale, seed)
     adapter.load_state_dict(drawn.state_dict())
 
 
-def _fill(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: int) -> None:
+def _fill(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], scale: dict[int, float], seed: int) -> None:
     config = adapter.config
     P, H, D = config.embedding_dim, config.num_heads, config.head_dim
     draw = torch.Generator().manual_seed(seed)
@@ -74,22 +90,21 @@ def _fill(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], seed: int) -
         projection = ((torch.eye(D) - along) @ shared.view(H, D, P)).reshape(H * D, P)
         key.weight[rows], key.bias[rows] = projection, bias.reshape(-1)
         head = cast(nn.Linear, adapter.question_heads[str(layer)])
-        gain = GAIN * spread / math.sqrt(D)
+        stretch = D**-0.5 / scale[layer]  # of queries, where the layer's scale is not the usual one
+        gain = GAIN * spread / math.sqrt(D) * stretch
         head.weight.copy_(gain * projection)
         offset = prompt_lse[layer] - GAIN * COSINE
-        head.bias.copy_((offset * spread * math.sqrt(D) / length)[:, None].mul(bias).reshape(-1))
+        head.bias.copy_((offset * spread * math.sqrt(D) / length * stretch)[:, None].mul(bias).reshape(-1))
         cast(nn.Linear, adapter.query_heads[str(layer)]).weight.zero_()
 
 
 @torch.no_grad()
-def measure_prompt_lse(
-    model: PreTrainedModel, config: AdapterConfig, prompts: Sequence[Sequence[int]]
-) -> dict[int, Tensor]:
-    """The log-sum-exp of the prompt scores at each prompt's end, (prompts, Hq) for each knowledge layer.
+def measure(model: PreTrainedModel, config: AdapterConfig, prompts: Sequence[Sequence[int]]) -> Measured:
+    """What the model's attention does at each prompt's end.
 
-    The model attends to one triple that every row hides, so what it returns is the prompt's alone.
+    It attends to one triple that every row hides, so what it returns is the prompt's alone.
     """
-    found: dict[int, Tensor] = {}
+    found = Measured({}, {})
     for layer in config.knowledge_layers:
         probe = KnowledgeAdapter(
             dataclasses.replace(config, evidence_layer=layer, question_head=None, base_signature=None)
@@ -101,8 +116,8 @@ def measure_prompt_lse(
         hidden = torch.full((1,), -math.inf, device=device)
         at = (torch.arange(len(ends), device=device), slice(None), ends.to(device))
 
-        def keep(layer: int = layer, at: Any = at, **attention: Tensor) -> None:
-            found[layer] = attention["lse"][at].float()
+        def keep(layer: int = layer, at: Any = at, **attention: Any) -> None:
+            found.prompt_lse[layer], found.scale[layer] = attention["lse"][at].float(), attention["scale"]
 
         with attachment.using(ProjectedKnowledge(flat, flat, probe.config), bias=hidden), attachment.observing(keep):
             model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)

@@ -30,7 +30,7 @@ class KnowledgeAttention(Attention):
     Attributes:
         layer: its number.
         query_weight: (heads * D, hidden) of the knowledge query; None where that is the prompt's own.
-        knowledge_query: of the forward pass that runs, (tokens, heads * D), before a question's part and the norm; None
+        knowledge_query: of the forward pass that runs, (tokens, heads * D), before the norm and a question's part; None
             where it is the prompt's own.
     """
 
@@ -53,11 +53,12 @@ class KnowledgeAttention(Attention):
         """(T, heads, D), of the rows that attend to knowledge, with what questions add."""
         if self.query_weight is None:
             return rows
-        part = step.question(self.layer)
-        if part is not None:
-            rows = rows + part.to(rows.dtype)
         norm = self._others[1]
-        return rows if norm is None else norm(rows)
+        if norm is not None:
+            rows = norm(rows)
+        # After the norm, as `KnowledgeAdapter.knowledge_query` does.
+        part = step.question(self.layer)
+        return rows if part is None else rows + part.to(rows.dtype)
 
     def forward(
         self,

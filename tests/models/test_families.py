@@ -124,7 +124,7 @@ def test_per_head_query_norms_apply_to_the_knowledge_query() -> None:
         assert family.query_norm == (None if norm is None else "q_norm")
         if family.query_norm is None:
             continue
-        # A knowledge query of any length is brought to one length: scaling the heads changes nothing.
+        # What a query head makes is brought to one length: scaling the heads changes nothing.
         one = tie(name)
         ids, _ = prompts()
         with one.attachment.using(triples(one.adapter, 9)):

@@ -55,8 +55,9 @@ def test_a_model_with_them_says_nearly_the_same(tied: Tied) -> None:
     assert torch.equal(answered(tied), exact), "the adapter itself keeps its weights"
 
 
-def test_the_questions_part_is_added() -> None:
-    tied = tie(question_head="linear")
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_questions_part_is_added(family: str) -> None:
+    tied = tie(family, question_head="linear")
     question = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     found = []
     for options in ({}, {"query_storage": "int8"}):

@@ -22,38 +22,73 @@ def questions(rows: int = 2) -> torch.Tensor:
     return torch.randn(rows, P, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("head", HEADS, ids=["linear", "mlp"])
-def test_the_question_is_added_to_every_query_of_its_row(head: dict[str, object]) -> None:
-    tied = tie(**head)
-    ids, _ = prompts()
-    e, knowledge = questions(), triples(tied.adapter, 9)
+def asked(tied: Tied, ids: torch.Tensor, e: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The evidence layer's hidden states and knowledge queries."""
     seen: dict[str, torch.Tensor] = {}
+
+    def keep(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        seen["hidden"] = kwargs["hidden_states"]
+
+    attention = tied.model.model.layers[tied.adapter.config.evidence_layer].self_attn
+    hook = attention.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     with (
         torch.no_grad(),
-        tied.attachment.using(knowledge, question=e),
+        tied.attachment.using(triples(tied.adapter, 9), question=e),
         tied.attachment.observing(lambda **found: seen.update(query=found["query"])),
     ):
         logits(tied.model, ids)
-    layer = tied.adapter.config.evidence_layer
-    hidden: dict[str, torch.Tensor] = {}
-
-    def keep(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        hidden["states"] = kwargs["hidden_states"]
-
-    attention = tied.model.model.layers[layer].self_attn
-    hook = attention.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
-    with torch.no_grad(), tied.attachment.using(knowledge, question=e):
-        logits(tied.model, ids)
     hook.remove()
-    trunk = tied.adapter.question_trunk.double()
-    weight = tied.adapter.query_heads[str(layer)].weight.double()
-    asks = tied.adapter.question_heads[str(layer)].double()
-    wanted = hidden["states"].double() @ weight.T + asks(trunk(e.double()))[:, None]
-    close(seen["query"].transpose(1, 2).flatten(2), wanted.to(seen["query"].dtype), 1e-5)
+    return seen["hidden"], seen["query"]
 
 
-def test_latents_and_dense_keys_see_the_same_question() -> None:
-    tied = tie(**HEADS[0])
+def normed(tied: Tied) -> torch.nn.Module | None:
+    """The query norm of the evidence layer, where there is one, its weights drawn anew."""
+    attention = tied.model.model.layers[tied.adapter.config.evidence_layer].self_attn
+    if (norm := tied.attachment.family.query_norm) is None:
+        return None
+    module: torch.nn.Module = getattr(attention, norm)
+    with torch.no_grad():
+        weight = module.get_parameter("weight")
+        weight.add_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(4)))
+    return module
+
+
+@pytest.mark.parametrize("length", [1, 10], ids=["one token", "a prompt"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "mlp"])
+def test_the_question_is_added_to_every_query_of_its_row(head: dict[str, object], family: str, length: int) -> None:
+    tied = tie(family, **head)
+    ids, _ = prompts(length=length, padding=0)
+    norm, e, config = normed(tied), questions(), tied.adapter.config
+    hidden, query = asked(tied, ids, e)
+    layer = str(config.evidence_layer)
+    trunk, asks = tied.adapter.question_trunk.double(), tied.adapter.question_heads[layer].double()
+    heads = (config.num_heads, config.head_dim)
+    wanted = (hidden.double() @ tied.adapter.query_heads[layer].weight.double().T).unflatten(-1, heads)
+    if norm is not None:  # of what the query head makes alone
+        weight = norm.get_parameter("weight").double() + (1 if family == "gemma3_text" else 0)
+        wanted = wanted / (wanted.pow(2).mean(-1, keepdim=True) + tied.model.config.rms_norm_eps).sqrt() * weight
+    wanted = wanted + asks(trunk(e.double())).unflatten(-1, heads)[:, None]
+    close(query.transpose(1, 2), wanted.to(query.dtype), 1e-5)
+
+
+def test_where_no_norm_is_or_no_question_the_bits_are_plain() -> None:
+    ids, _ = prompts(padding=0)
+    for family, head, e in (("llama", HEADS[0], questions()), ("qwen3", {}, None), ("gemma3_text", {}, None)):
+        tied = tie(family, **head)
+        norm, config = normed(tied), tied.adapter.config
+        hidden, query = asked(tied, ids, e)
+        layer, heads = config.evidence_layer, (config.num_heads, config.head_dim)
+        wanted = torch.nn.functional.linear(hidden, tied.adapter.query_heads[str(layer)].weight)
+        if e is not None:
+            wanted = wanted + tied.adapter.question_part(layer, e)[:, None]
+        wanted = wanted.unflatten(-1, heads).transpose(1, 2)
+        assert torch.equal(query, wanted if norm is None else norm(wanted)), family
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_latents_and_dense_keys_see_the_same_question(family: str) -> None:
+    tied = tie(family, **HEADS[0])
     ids, _ = prompts()
     facts = [Triple(f"thing {number}", "color", f"value {number}") for number in range(30)]
     found = []
@@ -139,9 +174,10 @@ def test_the_head_is_saved_and_read(tmp_path: object) -> None:
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
 
 
-def test_a_compiled_model_sees_the_question_of_its_block() -> None:
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_compiled_model_sees_the_question_of_its_block(family: str) -> None:
     torch._dynamo.reset()
-    tied = tie(**HEADS[1])
+    tied = tie(family, **HEADS[1])
     ids, _ = prompts()
     knowledge = triples(tied.adapter, 9)
     compiled = torch.compile(tied.model, fullgraph=True, backend="aot_eager")

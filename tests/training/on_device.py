@@ -11,16 +11,15 @@ from kblam.training.config import TrainingConfig
 from kblam.training.estimate import estimate
 from kblam.training.material import Material
 from kblam.training.run import Trainer
-from kblam.training.start import initialise
+from kblam.training.start import Measured, initialise
 
 
 def trained_and_resumed(config: TrainingConfig, material: Material, folder: Path) -> None:
     """Trains an adapter through all stages, compares it with what was saved, and resumes a run that was stopped."""
     device, settings = material.model.device, material.adapter_config
-    lse = {layer: torch.full((settings.num_heads,), 4.0) for layer in settings.knowledge_layers}
     here, there = KnowledgeAdapter(settings), KnowledgeAdapter(settings).to(device)
     for adapter in (here, there):
-        initialise(adapter, lse, seed=3)
+        initialise(adapter, Measured.usual(settings, 4.0), seed=3)
     for name, weight in here.state_dict().items():
         assert torch.equal(weight, there.state_dict()[name].cpu()), name
 

@@ -17,7 +17,7 @@ from kblam.training.calibrate import PRIOR, Case, learn
 from kblam.training.material import Material
 from kblam.training.questions import Kind
 from kblam.training.retrieval import RetrievalBatch, RetrievalData, retrieval_losses, retrieval_scores, train_retrieval
-from kblam.training.start import COSINE, GAIN, initialise, measure_prompt_lse, right_padded
+from kblam.training.start import COSINE, GAIN, Measured, initialise, measure, right_padded
 
 SHAPE = {"embedding_dim": 256, "hidden_size": 32, "num_layers": 4, "num_heads": 3, "head_dim": 64, "layers": (1, 3)}
 
@@ -28,8 +28,10 @@ def fresh(**options: object) -> KnowledgeAdapter:
 
 def test_scores_start_as_cosines_against_the_prompt() -> None:
     adapter = fresh()
-    lse = {layer: torch.tensor([2.0, 4.0, 6.0]) for layer in (1, 3)}
-    initialise(adapter, lse, seed=0)
+    usual = Measured.usual(adapter.config, 0.0)
+    weighs = torch.tensor([[1.0, 3.0, 5.0], [3.0, 5.0, 7.0]])  # of two prompts
+    measured = Measured(dict.fromkeys((1, 3), weighs), usual.scale)
+    initialise(adapter, measured, seed=0)
     draw = torch.Generator().manual_seed(1)
     base = torch.randn(40, 256, generator=draw)
     for cosine in (0.0, 0.5, COSINE, 1.0):
@@ -38,8 +40,8 @@ def test_scores_start_as_cosines_against_the_prompt() -> None:
         other = F.normalize(other, dim=-1) * base.norm(dim=-1, keepdim=True)
         mixed = cosine * base + math.sqrt(1 - cosine**2) * other
         with torch.no_grad():
-            scores = retrieval_scores(adapter, base, mixed).diagonal(dim1=-2, dim2=-1).mean(-1)  # (L, H)
-        wanted = lse[1] + GAIN * (cosine - COSINE)
+            scores = retrieval_scores(adapter, base, mixed, usual.scale).diagonal(dim1=-2, dim2=-1).mean(-1)  # (L, H)
+        wanted = weighs.mean(0) + GAIN * (cosine - COSINE)
         torch.testing.assert_close(scores, wanted.expand(2, 3), atol=3.0, rtol=0.0)
 
 
@@ -52,8 +54,9 @@ def test_losses_are_those_of_one_softmax_in_float64() -> None:
     bias = torch.zeros(4, 6)
     bias[2, 1] = -1e9
     lse = torch.rand(2, 3, 4, generator=draw)
-    found = retrieval_losses(adapter, RetrievalBatch(question, keys, wanted, bias), lse, bf16=False)
-    scores = retrieval_scores(adapter.double(), question.double(), keys.double()) + bias.double()
+    scale = {1: 0.125, 3: 0.2}
+    found = retrieval_losses(adapter, RetrievalBatch(question, keys, wanted, bias), lse, scale, bf16=False)
+    scores = retrieval_scores(adapter.double(), question.double(), keys.double(), scale) + bias.double()
     shares = torch.cat([scores, lse.double()[..., None]], -1).softmax(-1)[..., :-1]
     retrieval = -(shares.log()[:, :, :2].clamp(min=-1e6) * wanted[:2]).sum(-1).mean()
     refusal = -(1 - shares[:, :, 2:].sum(-1)).log().mean()
@@ -64,13 +67,12 @@ def test_losses_are_those_of_one_softmax_in_float64() -> None:
 def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Callable[..., Material]) -> None:
     material = prepared()
     adapter = KnowledgeAdapter(material.adapter_config)
-    layers = material.adapter_config.knowledge_layers
-    lse = {layer: torch.full((3, material.adapter_config.num_heads), 3.0) for layer in layers}
-    initialise(adapter, {layer: rows.mean(0) for layer, rows in lse.items()}, seed=0)
+    measured = Measured.usual(material.adapter_config, 3.0)
+    initialise(adapter, measured, seed=0)
     data = RetrievalData(material.train, material.asked, material.vectors, size=32, virtual_triples=100, seed=0)
     told: list[dict[str, float]] = []
     train_retrieval(
-        adapter, data, lse, steps=60, learning_rate=5e-3, warmup=5, bf16=False, report=lambda _, f: told.append(f)
+        adapter, data, measured, steps=60, learning_rate=5e-3, warmup=5, bf16=False, report=lambda _, f: told.append(f)
     )
     first, last = (sum(f["retrieval"] + f["refusal"] for f in part) for part in (told[:5], told[-5:]))
     assert last < 0.7 * first
@@ -101,7 +103,7 @@ def test_every_kind_of_question_is_drawn(prepared: Callable[..., Material]) -> N
 def test_the_prompt_is_weighed_as_the_model_weighs_it(prepared: Callable[..., Material]) -> None:
     material = prepared()
     prompts = [[5, 6, 7, 8], [9, 10]]
-    found = measure_prompt_lse(material.model, material.adapter_config, prompts)
+    found = measure(material.model, material.adapter_config, prompts).prompt_lse
     ids, mask, last = right_padded(prompts, material.model.device)
     seen: dict[str, torch.Tensor] = {}
     attention = material.model.model.layers[2].self_attn

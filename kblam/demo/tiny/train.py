@@ -152,7 +152,7 @@ class Trainer:
                 hidden, seen = self.forward(projected, batch, inputs)
                 answer = answer + answer_loss(hidden, embeddings, batch, candidates)
                 with torch.autocast("cpu", enabled=False):
-                    terms = evidence_loss(seen["query"], seen["lse"], seen["knowledge"].key, batch)
+                    terms = evidence_loss(seen["query"], seen["lse"], seen["knowledge"].key, batch, seen["scale"])
                     retrieval, refusal = retrieval + terms[0], refusal + terms[1]
         return {
             "answer": answer / sum(len(batch.labels) for batch in parts),

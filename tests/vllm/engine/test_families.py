@@ -38,15 +38,20 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_says_in_vllm_what_it_says_attached(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
+# A question's part is added after the norm that Qwen3 has of queries.
+@pytest.mark.parametrize(("family", "head"), [*((family, None) for family in FAMILIES), ("Qwen3", "linear")])
+def test_a_family_says_in_vllm_what_it_says_attached(
+    family: str, head: str | None, bases: dict[str, Path], tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     config_class, model_class = FAMILIES[family]
     windows = {} if family == "Gemma" else {"sliding_window": None}
     config = config_class(**SHAPE, **windows, vocab_size=len(engines.tokenizer()))
     model_class(config).save_pretrained(tmp_path / "model")
     adapter = KnowledgeAdapter(
-        AdapterConfig.for_model(config, 384, encoder=load_encoder("minilm").fingerprint, layers=(1, 2))
+        AdapterConfig.for_model(
+            config, 384, encoder=load_encoder("minilm").fingerprint, layers=(1, 2), question_head=head
+        )
     )
     adapter.save_pretrained(tmp_path / "adapter")
     reference = Reference(bases, KnowledgeAdapter.from_pretrained(tmp_path / "adapter"), model=tmp_path / "model")
@@ -60,5 +65,8 @@ def test_a_family_says_in_vllm_what_it_says_attached(family: str, bases: dict[st
         hf_overrides={"architectures": [architecture_of(f"{family}ForCausalLM")]},
     )
     options = {"max_tokens": 8, "min_tokens": 8, "detokenize": False}
-    outputs = engine.generate([row.prompt for row in rows], [row.params(**options) for row in rows], use_tqdm=False)
+    params = [
+        row.params(extra={"kblam_question": row.question} if head and row.base else {}, **options) for row in rows
+    ]
+    outputs = engine.generate([row.prompt for row in rows], params, use_tqdm=False)
     assert_alike([said_by(output) for output in outputs], expected)
