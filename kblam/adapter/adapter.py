@@ -220,8 +220,10 @@ class KnowledgeAdapter(
     ) -> Tensor | None:
         """The knowledge query of a layer; None without separate heads.
 
-        r = norm(W_h h), plus with a `question_head` what the question adds, the same at every position of its row.
-        That part is added after the norm: its length is the gain and the offset that training gave the scores.
+        r = norm(W_h h), or with a `question_head` W_h h plus what the question adds, the same at every position of its
+        row. The norm is for heads that start as a copy of the model's own. Of that sum it would take the length, which
+        is the gain and the offset that training gave the scores; and W_h starts at zero then, where a norm's gradient
+        is a thousand times too large.
 
         Args:
             hidden_states: (B, N, hidden), the input of the layer's attention.
@@ -245,9 +247,9 @@ class KnowledgeAdapter(
         B, N, _ = heads.shape
         H, D = self.config.num_heads, self.config.head_dim
         query = heads.view(B, H, 1, D) if N == 1 else heads.view(B, N, H, D).transpose(1, 2)
-        if norm is not None:
-            query = norm(query)
-        return query if question is None else query + question.to(query.dtype).unflatten(-1, (H, 1, D))
+        if question is not None:
+            return query + question.to(query.dtype).unflatten(-1, (H, 1, D))
+        return query if norm is None else norm(query)
 
     def extra_repr(self) -> str:
         c = self.config

@@ -23,8 +23,8 @@ class Family:
         title: its usual name.
         prompt: template around {question}; None uses the tokenizer's chat template.
         query_norm: attribute of the attention module that normalises queries per head; what a query head makes goes
-            through it as well, so that one that starts as a copy of q_proj starts with its scores. What a question
-            adds does not.
+            through it as well, so that one that starts as a copy of q_proj starts with its scores. With a question
+            head it does not.
     """
 
     model_type: str

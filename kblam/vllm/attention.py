@@ -53,12 +53,11 @@ class KnowledgeAttention(Attention):
         """(T, heads, D), of the rows that attend to knowledge, with what questions add."""
         if self.query_weight is None:
             return rows
-        norm = self._others[1]
-        if norm is not None:
-            rows = norm(rows)
-        # After the norm, as `KnowledgeAdapter.knowledge_query` does.
-        part = step.question(self.layer)
-        return rows if part is None else rows + part.to(rows.dtype)
+        # As in `KnowledgeAdapter.knowledge_query`.
+        part, norm = step.question(self.layer), self._others[1]
+        if part is not None:
+            return rows + part.to(rows.dtype)
+        return rows if norm is None else norm(rows)
 
     def forward(
         self,

@@ -18,7 +18,7 @@ class ServedFamily:
         architecture: its name in a checkpoint's config.json.
         module: in `vllm.model_executor.models`.
         query_norm: attribute of the attention module that normalises queries per head; what a query head makes goes
-            through it as well, what a question adds does not (`kblam.models.families`).
+            through it as well, with a question head it does not (`kblam.models.families`).
         merged: whether the checkpoint stores queries, keys and values as one matrix, and gate and up too. Elsewhere
             vLLM has merged them.
     """

@@ -38,7 +38,7 @@ FAMILIES = {
 }
 
 
-# A question's part is added after the norm that Qwen3 has of queries.
+# With a question head the norm that Qwen3 has of queries is left out.
 @pytest.mark.parametrize(("family", "head"), [*((family, None) for family in FAMILIES), ("Qwen3", "linear")])
 def test_a_family_says_in_vllm_what_it_says_attached(
     family: str, head: str | None, bases: dict[str, Path], tmp_path: Path
