@@ -112,6 +112,21 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     assert before.config.confidence is None
 
 
+def test_weights_stay_as_wide_as_they_were_learned(prepared: Callable[..., Material]) -> None:
+    """Also beside a base in bfloat16, to which an adapter's query heads are rounded where it is attached."""
+    material = prepared()
+    torch.manual_seed(0)
+    before = KnowledgeAdapter(material.adapter_config)
+    with torch.no_grad():
+        for head in before.query_heads.values():
+            head.get_parameter("weight").normal_()
+    model, texts = material.model.bfloat16(), material.texts
+    after, _ = calibration_run.calibrated(before, model, texts.tokenizer, material.calibration, property_steps=2)
+    for name, weight in before.state_dict().items():
+        if not name.startswith("property_head"):
+            assert torch.equal(after.state_dict()[name], weight), name
+
+
 def test_a_run_ends_as_calibrate_does(
     prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +138,8 @@ def test_a_run_ends_as_calibrate_does(
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     written = KnowledgeAdapter.from_pretrained(tmp_path / "run")
-    before = dataclasses.replace(written.config, confidence=None, known_above=None, property_width=0)
+    none = {"confidence": None, "known_above": None, "property_width": 0, "property_cosine": False}
+    before = dataclasses.replace(written.config, **none)  # type: ignore[arg-type]
     bare = KnowledgeAdapter(before)
     bare.load_state_dict({name: w for name, w in written.state_dict().items() if not name.startswith("property_head")})
     after, _ = calibration_run.recalibrate(
