@@ -93,8 +93,8 @@ class RememberingEncoder:
 
 
 def triples_of(quiz: Quiz) -> list[Triple]:
-    """The facts of a quiz as triples."""
-    return [Triple(*fact) for fact in quiz.facts]
+    """The facts of a quiz as triples, with the keys that they have."""
+    return [Triple(*fact, key_string=quiz.keys.get(fact[:2])) for fact in quiz.facts]
 
 
 def answer_limits(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[int]:
