@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.config import FORMAT_VERSION
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
+from kblam.knowledge import Triple
 from kblam.models.judging import Judged
 from kblam.training import calibrate, calibration_data, calibration_run
 from kblam.training.material import Material
@@ -80,6 +82,22 @@ def test_a_property_that_is_hidden_is_none_of_the_base_unless_others_have_it() -
             calibrate._properties(others, [calibrate._Shown(asked, 0)], draw)
         )
     assert set(others_have_it) == {True, False}
+
+
+def test_of_many_triples_whole_names_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_data, "MOST_OWN", 30)
+    triples = [Triple(f"Tool {n % 50}", f"part {n // 50}", "x") for n in range(200)]
+    told: list[str] = []
+    drawn = calibration_data.some(triples, 1, told.append)
+    counts = Counter(triple.name for triple in drawn)
+    assert set(counts.values()) == {4}, "what else a name has makes a question for a missing fact hard"
+    assert len(drawn) == 32
+    assert told == ["of 200 triples, 32 are looked at: those of 8 names drawn at random"]
+    assert drawn == calibration_data.some(triples, 1, told.append)
+    assert drawn != calibration_data.some(triples, 2, told.append)
+    assert calibration_data.some(triples[:30], 1, told.append) == triples[:30]
+    of_one = [Triple("Tool", f"part {n}", "x") for n in range(90)]
+    assert len(set(calibration_data.some(of_one, 1, told.append))) == 30, "a name may be a base of its own"
 
 
 def test_few_questions_at_a_time_are_asked_of_one_base() -> None:
