@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.loading import ModelOptions, complete, load
+from kblam.cli.loading import ModelOptions, complete, load, warn_of
 from kblam.cli.options import MOST_QUESTIONS, AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
 from kblam.cli.output import err, out, waiting
 
@@ -97,6 +97,7 @@ def evaluate(
             keys = {t.identity: t.key_string for t in triples if t.key_string is not None}
             check_base(facts, OWN)
             plan = replace(plan, own=facts, own_keys=keys)
+        warn_of(replace(options, kb=loaded.knowledge_base.path), loaded)
         own_encoder = loaded.knowledge_base.encoder
         about = _about(loaded, options, plan, skipped) | _about_rag(plan, searching or own_encoder, rag_instruction)
         report = Report(about, json_file=json_file, markdown_file=markdown)
