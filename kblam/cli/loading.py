@@ -202,6 +202,17 @@ def complete(options: ModelOptions) -> ModelOptions:
                 f"--kb is missing: {options.model} knows nothing of yours but what a knowledge base tells it; "
                 f"{_BUILD_FIRST}"
             )
+    return with_adapter(options)
+
+
+def with_adapter(options: ModelOptions) -> ModelOptions:
+    """Options of a command that may have no knowledge base, with the adapter that goes with their model.
+
+    Raises:
+        CommandError: the model has none, or one of its own and another is named.
+    """
+    if options.model is None and options.adapter is None:
+        options = replace(options, model=_default())
     if options.adapter is None:
         options = _with_shipped_adapter(options)
     whole = options.model is not None and (Path(options.model).expanduser() / "kblam.json").is_file()

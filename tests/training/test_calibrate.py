@@ -15,8 +15,10 @@ import torch
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
 from kblam.adapter.config import FORMAT_VERSION
+from kblam.adapter.signature import Signature
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
+from kblam.errors import UnsupportedModelError
 from kblam.knowledge import Triple
 from kblam.models.judging import Judged
 from kblam.training import calibrate, calibration_data, calibration_run
@@ -128,6 +130,22 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     for name, weight in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight)
     assert before.config.confidence is None
+
+
+def test_an_adapter_of_another_model_is_told_before_anything_is_encoded(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = prepared()
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    monkeypatch.setattr(calibration_data.CalibrationData, "gather", lambda *_, **__: pytest.fail("it encodes"))
+    config, encoder = material.adapter_config, HashingEncoder(material.adapter_config.embedding_dim)
+    assert config.base_signature is not None
+    signature = Signature(tuple(-one for one in config.base_signature.numbers))
+    for changes, told in (({"hidden_size": 64}, "hidden_size=64"), ({"base_signature": signature}, "other weights")):
+        other = KnowledgeAdapter(dataclasses.replace(config, **changes))
+        with pytest.raises(UnsupportedModelError, match=told):
+            calibration_run.recalibrate(other, "tiny", encoder, cache=tmp_path)
 
 
 def test_a_run_ends_as_calibrate_does(
