@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,18 +81,34 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             plan=options.plan,
             read_only=read_only,
         )
-    return load_model(
-        options.model or _base_of(options.adapter),
-        options.adapter,
-        kb,
-        device=device,
-        dtype=dtype,
-        backend=options.backend,
-        storage=options.storage,
-        query_storage=options.query_storage,
-        plan=options.plan,
-        read_only=read_only,
-    )
+    with names_model(options):
+        return load_model(
+            options.model or _base_of(options.adapter),
+            options.adapter,
+            kb,
+            device=device,
+            dtype=dtype,
+            backend=options.backend,
+            storage=options.storage,
+            query_storage=options.query_storage,
+            plan=options.plan,
+            read_only=read_only,
+        )
+
+
+@contextmanager
+def names_model(options: ModelOptions) -> Iterator[None]:
+    """Where nobody named a model, and the one that the adapter records is not to be had, the message says so."""
+    from kblam.errors import ModelFolderError
+
+    try:
+        yield
+    except ModelFolderError as error:
+        if options.model is not None:
+            raise
+        raise ModelFolderError(
+            f"{error}; this is the model that the adapter {options.adapter} records: say with --model where it is now"
+        ) from error
 
 
 def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
@@ -121,7 +139,8 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     check_encoder(adapter.config, knowledge_base)
     if dtype is None:
         base = options.model or _base_of(str(options.adapter))
-        dtype = usual_dtype(base, device) or getattr(load_config(base), "dtype", None) or torch.float32
+        with names_model(options):
+            dtype = usual_dtype(base, device) or getattr(load_config(base), "dtype", None) or torch.float32
     stored = storage_dtype(storage, adapter, dtype)
     return plan_of(adapter, len(knowledge_base), dtype, device, storage=stored, pin=options.plan)
 

@@ -13,7 +13,7 @@ import typer
 
 from kblam.cli.errors import CommandError
 from kblam.cli.hints import of_option
-from kblam.cli.loading import ModelOptions, warn_if_untrained, with_adapter
+from kblam.cli.loading import ModelOptions, names_model, warn_if_untrained, with_adapter
 from kblam.cli.options import AdapterSource, Device, Model
 from kblam.cli.output import err, out, progress_bar
 
@@ -166,7 +166,7 @@ def calibrate(
             triples, encoder = _triples_of(opened, kb), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
         raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
-    with progress_bar("encoding") as encoded:
+    with names_model(taken), progress_bar("encoding") as encoded:
         fresh, found = recalibrate(
             given,
             base,
