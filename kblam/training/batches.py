@@ -25,6 +25,9 @@ from kblam.training.vectors import Vectors
 
 # Weights of labels: the token that decides between answer and refusal, and those of a value, which the pointer copies.
 FIRST, VALUE = 3.0, 0.1
+# An answer ends within a value with more tokens than this: what follows is copied or said in the same way, and one row
+# would make all rows of the batch as long.
+_MOST_OF_VALUE = 64
 # Of the unanswerable rows: the property is missing, the entity is, or the question is about nothing that can be known.
 _NO_PROPERTY, _NO_ENTITY = 0.7, 0.2
 _PAIRS = 0.1
@@ -221,13 +224,19 @@ class BatchBuilder:
         facts = [(*self.facts.identities[base[column]], self.facts.values[base[column]]) for column in row.facts]
         sentence = answer_sentence(texts.answer, facts)
         ids, offsets = answer_ids(sentence.text, texts.tokenizer)
-        answer = [*ids, texts.end_id]
+        values = [
+            (
+                row.facts[span.fact],
+                [at for at, (left, right) in enumerate(offsets) if left < span.end and right > span.start],
+            )
+            for span in sentence.spans
+            if span.field == "value"
+        ]
+        stops = [places[0] + _MOST_OF_VALUE for _, places in values if len(places) > _MOST_OF_VALUE]
+        answer = ids[: min(stops)] if stops else [*ids, texts.end_id]
         weights, spots = [1 / len(answer)] * len(answer), [(0, row.facts[0])]
-        for span in sentence.spans:
-            if span.field != "value":
-                continue
-            column = row.facts[span.fact]
-            inside = [place for place, (left, right) in enumerate(offsets) if left < span.end and right > span.start]
+        for column, places in values:
+            inside = [place for place in places if place < len(answer)]
             for where in inside:
                 weights[where] *= VALUE
             if inside:  # a tokenizer may have no token for a value

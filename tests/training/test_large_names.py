@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from kblam.data.batch import IGNORE
 from kblam.data.entities import Entity
 from kblam.models import attach, detach
 from kblam.training import calibrate, questions
@@ -57,6 +58,30 @@ def test_a_batch_of_stage_two_has_a_part_of_a_large_name(prepared: Callable[...,
         batch = builder.build(step).batch
         assert batch.key_rows.shape[0] <= questions.MOST_OF_ENTITY + 60
         assert (batch.bias == -math.inf).any(1).sum() > 3
+
+
+def test_a_value_of_any_length_makes_no_row_longer_than_its_first_words(
+    prepared: Callable[..., Material], tmp_path: Path
+) -> None:
+    values = ["red", "a " * 60, "a " * 5000]
+    facts = Facts([Entity(f"Tool {n}", {"color": value}) for n, value in enumerate(values)])
+    vectors = Vectors([*facts.key_texts, *facts.values], HashingEncoder(16), tmp_path, None)
+    texts = prepared().texts
+    builder = BatchBuilder(facts, vectors, texts, rows=3, triples=3, unanswerable=0.0, virtual_triples=3, seed=0)
+    seen = set[bool]()
+    for step in range(6):
+        asked = builder.build(step)
+        batch = asked.batch
+        assert batch.input_ids.shape[1] < 200
+        assert int(batch.evidence[:, 1].max()) < batch.input_ids.shape[1]
+        for line, (labels, asks) in enumerate(zip(batch.labels, asked.questions, strict=True)):
+            if len(set(batch.evidence[batch.evidence[:, 0] == line][:, 2].tolist())) > 1:
+                continue  # a question about two
+            is_long = "tool 2" in asks.lower()
+            ends = int(labels[labels != IGNORE][-1]) == texts.end_id
+            assert ends is not is_long, "what is cut is a beginning of the answer, and none that ends"
+            seen.add(is_long)
+    assert seen == {True, False}
 
 
 def test_small_names_are_drawn_as_without_a_bound(vectors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
