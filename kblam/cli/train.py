@@ -143,6 +143,7 @@ def calibrate(
     from kblam.folder.manifest import ADAPTER
     from kblam.folder.new import new_folder
     from kblam.knowledge import KnowledgeBase, load_encoder
+    from kblam.models.checks import called
     from kblam.models.loading import quiet_libraries
     from kblam.training.calibration_run import recalibrate
 
@@ -165,7 +166,10 @@ def calibrate(
         with KnowledgeBase.open(file_of(kb), read_only=True) as opened:
             triples, encoder = _triples_of(opened, kb), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
-        raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
+        raise CommandError(
+            f"the adapter was trained with encoder {called(given.config.encoder)}, and the encoder here is "
+            f"{called(encoder.fingerprint, encoder.spec)}; pass a --kb of the adapter's"
+        )
     with names_model(taken), progress_bar("encoding") as encoded:
         fresh, found = recalibrate(
             given,

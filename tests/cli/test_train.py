@@ -152,6 +152,13 @@ def test_calibrate_takes_the_adapter_of_its_model_as_ask_does(
     assert asked == [smollm2, smollm2, tiny]
 
 
+def test_an_adapter_of_another_encoder_is_told_with_the_names_of_both(base: Path, tmp_path: Path) -> None:
+    shipped, here, stand_in = "encoder minilm (", f"here is {HashingEncoder(EMBEDDING_DIM).spec} (", HashingEncoder(8)
+    kblam("calibrate", "-o", tmp_path / "adapter", "-k", base).failed(2, shipped, here)
+    of_eval = kblam("eval", "--model", "smollm2", "--sizes", "60")
+    of_eval.failed(2, shipped, f"was built with {stand_in.spec} (", "or without --kb name that with --encoder")
+
+
 def test_a_run_and_then_other_thresholds(
     prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
