@@ -45,6 +45,11 @@ def runs(command: str) -> None:
     _command = command
 
 
+def running() -> str:
+    """The command that runs, such as "kb build"; "" where none does, or it is not known yet."""
+    return _command or ""
+
+
 class KblamError(Exception):
     """Base of every error that kblam raises on purpose."""
 

@@ -61,6 +61,7 @@ def convert(
         from kblam.adapter.upstream import load_upstream
         from kblam.folder import new_folder
         from kblam.knowledge import load_encoder
+        from kblam.models.loading import lasting_name
 
         adapter = load_upstream(
             checkpoint,
@@ -69,7 +70,7 @@ def convert(
             layer_frequency=layer_frequency,
             knowledge_scale=knowledge_scale,
             encoder=None if sentence_encoder is None else load_encoder(sentence_encoder).fingerprint,
-            base_model=base_model,
+            base_model=None if base_model is None else lasting_name(base_model),
         )
         with new_folder(output) as fresh:
             adapter.save_pretrained(fresh)

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import typer
@@ -31,6 +31,7 @@ from kblam.errors import (
     KblamWarning,
     StoreWriteError,
     messages_name_flags,
+    running,
     runs,
 )
 from kblam.interrupts import INTERRUPTED
@@ -102,7 +103,7 @@ class ErrorsAsMessages(Commands):
             if interrupts.came() and not isinstance(error, InterruptedWorkError):
                 err.print("[yellow]interrupted[/]")
                 raise typer.Exit(INTERRUPTED) from None
-            report(_message(error), error.details if isinstance(error, BadLinesError) else ())
+            report(_message(error, _options(ctx)), error.details if isinstance(error, BadLinesError) else ())
             raise typer.Exit(exit_status(error)) from None
         except Exception as error:
             if (full := _without_room(error)) is not None and not ctx.params.get("debug"):
@@ -214,8 +215,21 @@ def _without_room(error: BaseException | None) -> str | None:
     return None
 
 
-def _message(error: BaseException) -> str:
+def _options(ctx: Any) -> set[str]:
+    """The options of the command that runs, below the group of this context."""
+    command = ctx.command
+    for name in running().split():
+        command = command.get_command(ctx, name)
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def _message(error: BaseException, options: Collection[str]) -> str:
     text = (error.summary if isinstance(error, BadLinesError) else str(error)) or type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: {text}; use --dtype bfloat16, a smaller model, or a smaller knowledge base"
+        fixes = ["a smaller model", "a smaller knowledge base"]
+        if "--dtype" in options:
+            fixes.insert(0, "--dtype bfloat16")
+        if running() == "train":  # its settings are no options of their own
+            fixes = ["a smaller --per_device_train_batch_size or --triples", "a smaller model"]
+        return f"out of memory: {text}; use {', '.join(fixes[:-1])}{',' * (len(fixes) > 2)} or {fixes[-1]}"
     return text

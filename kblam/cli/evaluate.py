@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.loading import ModelOptions, complete, load
+from kblam.cli.loading import ModelOptions, complete, load, warn_of
 from kblam.cli.options import MOST_QUESTIONS, AdapterSource, Backend, Device, Dtype, Knowledge, Model, Precision
 from kblam.cli.output import err, out, waiting
 
 if TYPE_CHECKING:
     from kblam.evaluation.plan import Plan
     from kblam.folder import LoadedModel
-    from kblam.knowledge import Encoder
+    from kblam.knowledge import Encoder, Triple
 
 SIZES = "100,1000,10000"
 DEMO_REAL = "elements"
@@ -84,21 +84,25 @@ def evaluate(
     sources = _sources(real)
     plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)
-    with _loaded(options, encoder) as (loaded, facts):
+    with _loaded(options, encoder) as (loaded, triples):
         from kblam.data.drawing import check_base
         from kblam.evaluation.loop import RememberingEncoder
         from kblam.evaluation.material import standard_material
         from kblam.evaluation.plan import OWN
         from kblam.evaluation.run import Evaluation
 
-        if facts is not None:
+        if triples is not None:
+            facts = tuple((t.name, t.property, t.value) for t in triples)
+            # Another key is another knowledge base, in which other facts are found.
+            keys = {t.identity: t.key_string for t in triples if t.key_string is not None}
             check_base(facts, OWN)
-        plan = replace(plan, own=facts)
+            plan = replace(plan, own=facts, own_keys=keys)
+        warn_of(replace(options, kb=loaded.knowledge_base.path), loaded)
         own_encoder = loaded.knowledge_base.encoder
         about = _about(loaded, options, plan, skipped) | _about_rag(plan, searching or own_encoder, rag_instruction)
         report = Report(about, json_file=json_file, markdown_file=markdown)
         remembering = RememberingEncoder(own_encoder)
-        if facts is not None:
+        if triples is not None:
             remembering.remember_all(loaded.knowledge_base)
         material = standard_material(loaded.attachment.config.answer, sources)
         run = Evaluation(
@@ -212,8 +216,8 @@ def _with_real_bases(plan: Plan, sources: dict[str, str | None], *, skip: bool) 
 
 
 @contextmanager
-def _loaded(options: ModelOptions, encoder: str) -> Iterator[tuple[LoadedModel, tuple[Any, ...] | None]]:
-    """The model, and the facts of the user's own base if there is one; else a base without facts stands in."""
+def _loaded(options: ModelOptions, encoder: str) -> Iterator[tuple[LoadedModel, list[Triple] | None]]:
+    """The model, and the triples of the user's own base if there is one; else a base without facts stands in."""
     with tempfile.TemporaryDirectory() as folder:
         own = options.kb is not None
         if not own:
@@ -226,8 +230,7 @@ def _loaded(options: ModelOptions, encoder: str) -> Iterator[tuple[LoadedModel, 
         with waiting("loading the model"):
             loaded = load(options, read_only=own)
         with loaded.knowledge_base as knowledge_base:
-            triples = knowledge_base.triples() if own else None
-            yield loaded, None if triples is None else tuple((t.name, t.property, t.value) for t in triples)
+            yield loaded, list(knowledge_base.triples()) if own else None
 
 
 def _about(loaded: LoadedModel, options: ModelOptions, plan: Plan, skipped: dict[str, str]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""From the options of `ask` and `chat` to a model that is ready to be asked."""
+"""From the options of a command to a model that is ready to be asked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from kblam.cli.output import err
 if TYPE_CHECKING:
     import torch
 
+    from kblam.adapter import KnowledgeAdapter
     from kblam.folder import LoadedModel
     from kblam.knowledge import KnowledgeBase
     from kblam_kernels import Plan
@@ -41,7 +44,7 @@ class ModelOptions:
 
 
 def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
-    """Loads what the options name.
+    """Loads what the options name; who shows no JSON then says `tell_model`, or `warn_of` where nobody is to answer.
 
     Raises:
         CommandError: they do not say enough or contradict each other; found before anything heavy is imported.
@@ -78,18 +81,34 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
             plan=options.plan,
             read_only=read_only,
         )
-    return load_model(
-        options.model or _base_of(options.adapter),
-        options.adapter,
-        kb,
-        device=device,
-        dtype=dtype,
-        backend=options.backend,
-        storage=options.storage,
-        query_storage=options.query_storage,
-        plan=options.plan,
-        read_only=read_only,
-    )
+    with names_model(options):
+        return load_model(
+            options.model or _base_of(options.adapter),
+            options.adapter,
+            kb,
+            device=device,
+            dtype=dtype,
+            backend=options.backend,
+            storage=options.storage,
+            query_storage=options.query_storage,
+            plan=options.plan,
+            read_only=read_only,
+        )
+
+
+@contextmanager
+def names_model(options: ModelOptions) -> Iterator[None]:
+    """Where nobody named a model, and the one that the adapter records is not to be had, the message says so."""
+    from kblam.errors import ModelFolderError
+
+    try:
+        yield
+    except ModelFolderError as error:
+        if options.model is not None:
+            raise
+        raise ModelFolderError(
+            f"{error}; this is the model that the adapter {options.adapter} records: say with --model where it is now"
+        ) from error
 
 
 def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
@@ -120,7 +139,8 @@ def plan_for(options: ModelOptions, knowledge_base: KnowledgeBase) -> Plan:
     check_encoder(adapter.config, knowledge_base)
     if dtype is None:
         base = options.model or _base_of(str(options.adapter))
-        dtype = usual_dtype(base, device) or getattr(load_config(base), "dtype", None) or torch.float32
+        with names_model(options):
+            dtype = usual_dtype(base, device) or getattr(load_config(base), "dtype", None) or torch.float32
     stored = storage_dtype(storage, adapter, dtype)
     return plan_of(adapter, len(knowledge_base), dtype, device, storage=stored, pin=options.plan)
 
@@ -143,33 +163,44 @@ def told_model(options: ModelOptions, loaded: LoadedModel) -> tuple[str, str]:
 
 
 def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
-    """Says on stderr who answers, and warns of what it cannot do: each once, in a line."""
-    import torch
-
-    from kblam.adapter.fresh import looks_untrained
-    from kblam_kernels.tools.env import quick_dtype
-
+    """Says on stderr who answers, and warns of what it cannot do."""
     model, adapter = told_model(options, loaded)
     knowledge_base = loaded.knowledge_base
     count = f"{len(knowledge_base):,} triple{'' if len(knowledge_base) == 1 else 's'}"
     err.print(
         Text(f"{model} answers, adapter: {adapter}; {count} in {knowledge_base.path}", style="dim"), soft_wrap=True
     )
-    if looks_untrained(loaded.attachment.adapter):
-        warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
+    warn_of(options, loaded)
+
+
+def warn_of(options: ModelOptions, loaded: LoadedModel) -> None:
+    """Warns on stderr of what a model cannot do, or not quickly: each once, in a line."""
+    import torch
+
+    from kblam_kernels.tools.env import quick_dtype
+
+    warn_if_untrained(loaded.attachment.adapter, told_model(options, loaded)[1])
     if options.dtype is Precision.auto and loaded.model.dtype == torch.bfloat16 != quick_dtype(loaded.model.device):
         warn(
             "this model's weights are bfloat16, and this processor has no instructions for it: --dtype float32 takes "
             "twice the memory and is several times as fast"
         )
     if _is_tiny(complete(options)):
-        foreign = [one for one in knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
+        foreign = [one for one in loaded.knowledge_base.properties() if one.lower() not in shipped.TINY_PROPERTIES]
         if foreign:
             shown = ", ".join(foreign[:_SHOWN]) + (", ..." if len(foreign) > _SHOWN else "")
             warn(
                 f"the tiny model cannot answer about {shown}: it knows {len(shipped.TINY_PROPERTIES)} properties and "
                 "the words of their values (python -m kblam.demo.tiny --words); leave out --model to ask SmolLM2"
             )
+
+
+def warn_if_untrained(adapter: KnowledgeAdapter, called: str) -> None:
+    """Warns of an adapter that finds nothing; `called` names it for a reader."""
+    from kblam.adapter.fresh import looks_untrained
+
+    if looks_untrained(adapter):
+        warn(f"the adapter ({called}) is untrained: what it finds is chance; train one with `kblam train`")
 
 
 def _is_tiny(options: ModelOptions) -> bool:
@@ -190,6 +221,17 @@ def complete(options: ModelOptions) -> ModelOptions:
                 f"--kb is missing: {options.model} knows nothing of yours but what a knowledge base tells it; "
                 f"{_BUILD_FIRST}"
             )
+    return with_adapter(options)
+
+
+def with_adapter(options: ModelOptions) -> ModelOptions:
+    """Options of a command that may have no knowledge base, with the adapter that goes with their model.
+
+    Raises:
+        CommandError: the model has none, or one of its own and another is named.
+    """
+    if options.model is None and options.adapter is None:
+        options = replace(options, model=_default())
     if options.adapter is None:
         options = _with_shipped_adapter(options)
     whole = options.model is not None and (Path(options.model).expanduser() / "kblam.json").is_file()

@@ -15,7 +15,7 @@ from rich.text import Text
 from kblam import shipped
 from kblam.cli.errors import CommandError
 from kblam.cli.files import count_of, file_of
-from kblam.cli.loading import ModelOptions, complete, load
+from kblam.cli.loading import ModelOptions, complete, load, warn_of
 from kblam.cli.options import Precision
 from kblam.cli.output import err, waiting
 
@@ -109,6 +109,7 @@ async def embedded(serving: Serving) -> None:
     with ExitStack() as stack:
         with waiting("loading the model"):
             loaded = load(serving.options, read_only=serving.read_only)
+            warn_of(serving.options, loaded)
             bases = _opened(stack.enter_context(loaded.knowledge_base), serving, stack)
             engine = EmbeddedEngine(
                 loaded.model, loaded.attachment, loaded.tokenizer, bases, queue=serving.queue, with_rag=serving.rag

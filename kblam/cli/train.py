@@ -13,6 +13,7 @@ import typer
 
 from kblam.cli.errors import CommandError
 from kblam.cli.hints import of_option
+from kblam.cli.loading import ModelOptions, names_model, warn_if_untrained, with_adapter
 from kblam.cli.options import AdapterSource, Device, Model
 from kblam.cli.output import err, out, progress_bar
 
@@ -137,28 +138,39 @@ def calibrate(
 
     Example: kblam calibrate --kb facts.kb --output my-adapter
     """
-    from kblam import shipped
     from kblam.adapter import KnowledgeAdapter
     from kblam.cli.files import file_of
+    from kblam.folder.manifest import ADAPTER
     from kblam.folder.new import new_folder
     from kblam.knowledge import KnowledgeBase, load_encoder
+    from kblam.models.checks import called
     from kblam.models.loading import quiet_libraries
     from kblam.training.calibration_run import recalibrate
 
     quiet_libraries()
     if output.exists():
         raise CommandError(f"{output} is there already; choose another --output")
-    given = KnowledgeAdapter.from_pretrained(adapter or shipped.SMOLLM2_ADAPTER)
-    base = model or given.config.base_model
+    taken = with_adapter(ModelOptions(model, adapter, kb))
+    if taken.adapter is None:
+        raise CommandError(
+            f"{model} is a model folder; calibrate the adapter in it: --adapter {Path(str(model)) / ADAPTER}, without "
+            "--model"
+        )
+    given = KnowledgeAdapter.from_pretrained(taken.adapter)
+    base = taken.model or given.config.base_model
     if base is None:
         raise CommandError("--model is missing, and the adapter does not record its base model")
+    warn_if_untrained(given, taken.adapter)
     triples, encoder = [], load_encoder()
     if kb is not None:
         with KnowledgeBase.open(file_of(kb), read_only=True) as opened:
             triples, encoder = _triples_of(opened, kb), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
-        raise CommandError(f"the adapter was trained with another encoder ({given.config.encoder}); pass a --kb of it")
-    with progress_bar("encoding") as encoded:
+        raise CommandError(
+            f"the adapter was trained with encoder {called(given.config.encoder)}, and the encoder here is "
+            f"{called(encoder.fingerprint, encoder.spec)}; pass a --kb of the adapter's"
+        )
+    with names_model(taken), progress_bar("encoding") as encoded:
         fresh, found = recalibrate(
             given,
             base,

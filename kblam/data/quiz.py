@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kblam.adapter.sentences import Fact, answer_sentence
 
@@ -12,6 +12,8 @@ SINGLE, PAIR, OPEN = "single", "pair", "open"
 NO_ENTITY, NO_PROPERTY = "no entity", "no property"
 # Of a quiz's questions: a quarter cannot be answered, half of them for either reason.
 SHARES: dict[str, float] = {SINGLE: 0.55, PAIR: 0.1, OPEN: 0.1, NO_ENTITY: 0.125, NO_PROPERTY: 0.125}
+
+Keys = Mapping[tuple[str, str], str]  # (name, property) to the text of its key
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Quiz:
-    """A knowledge base and questions about it."""
+    """A knowledge base and questions about it.
+
+    Args:
+        facts: what the knowledge base holds.
+        questions: about them, and about what it does not hold.
+        keys: the key text of a (name, property), where it is not made from the two; others may be among them.
+    """
 
     facts: list[Fact]
     questions: list[Question]
+    keys: Keys = field(default_factory=dict)
 
 
 def counts(questions: int, shares: Mapping[str, float]) -> dict[str, int]:

@@ -20,14 +20,13 @@ from transformers import DynamicCache
 from kblam.adapter.sentences import Fact
 from kblam.data.quiz import Quiz
 from kblam.evaluation.figures import Figures, Outcome, score
-from kblam.evaluation.loop import BATCH, TIMED_TOKENS, Asked, Subject, answer_limits, batches, timed
+from kblam.evaluation.loop import BATCH, TIMED_TOKENS, Asked, Subject, answer_limits, batches, timed, triples_of
 from kblam.evaluation.machine import PeakMemory, Stopwatch, Times, wait_for
 from kblam.evaluation.texts import declines, holds
 from kblam.generation.answer import is_refusal
 from kblam.generation.prompt import left_padded
 from kblam.generation.rag import NEAREST, Index, instruction_of, prompt_ids
 from kblam.knowledge import Encoder
-from kblam.knowledge.triples import key_text
 from kblam.models import attachment_of, cache_name
 from kblam.models.devices import input_device
 
@@ -82,7 +81,7 @@ def nearest(quiz: Quiz, encoder: Encoder, count: int = NEAREST, instruction: str
         instruction: put before a question, and not before the facts; None is what the encoder is known to take.
     """
     before = instruction_of(encoder.spec) if instruction is None else instruction
-    index = Index(encoder.encode([key_text(name, prop) for name, prop, _ in quiz.facts]))
+    index = Index(encoder.encode([triple.key_text for triple in triples_of(quiz)]))
 
     def choose(question: str) -> list[Fact]:
         return [quiz.facts[place] for place, _ in index(encoder.encode([before + question])[0], count)]

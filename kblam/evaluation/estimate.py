@@ -48,7 +48,8 @@ def estimate(plan: Plan, rows: Sequence[Row], general: int, pace: Pace) -> dict[
     alone = (TIMED + 1) * ALONE * pace.question
     for row in rows:
         parts = row.parts(plan.questions)
-        steps[row.title] = 2 * row.triples * parts * pace.text  # each key and value
+        # Each key and value; those of the user's own base are in its file.
+        steps[row.title] = 0 if row.place[0] == "kb" else 2 * row.triples * parts * pace.text
         steps[row.title] += plan.questions * pace.question * (1 + row.triples / SLOWED_AT) + alone
         asked = min(plan.questions // parts, plan.baseline_questions)
         for name in plan.baselines_of(row):

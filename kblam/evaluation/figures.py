@@ -24,6 +24,7 @@ class Outcome:
         known: whether the session decided that the question is known (`Answer.known`); None where nothing decides.
         learned: whether the model refuses when nothing decides for it; None if that was not asked.
         by_layer: for each knowledge layer observed, the triples it looked at most at the end of the prompt.
+        cut: whether the evaluation cut the answer where the right one is longer.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Outcome:
     known: bool | None = None
     learned: bool | None = None
     by_layer: dict[int, tuple[Fact, ...]] = field(default_factory=dict)
+    cut: bool = False
 
     @property
     def best(self) -> Fact | None:
@@ -79,6 +81,7 @@ class Figures:
             nothing decides for it.
         top1_by_layer, top5_by_layer: at the end of the prompt, where layers were observed.
         questions: how many there were.
+        cut: answers that were not let become as long as the right one, and count as wrong; None where none was.
     """
 
     exact: float = math.nan
@@ -105,6 +108,7 @@ class Figures:
     top1_by_layer: dict[int, float] = field(default_factory=dict)
     top5_by_layer: dict[int, float] = field(default_factory=dict)
     questions: int = 0
+    cut: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers rounded to four places, and under "intervals" each share's [low, high, hits, of]; no NaN."""
@@ -147,6 +151,7 @@ def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures
         top1_by_layer=_by_layer(answerable, first_is_asked),
         top5_by_layer=_by_layer(answerable, all_are_among),
         questions=len(pairs),
+        cut=sum(outcome.cut for outcome in outcomes) or None,
     )
 
 

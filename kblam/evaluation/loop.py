@@ -93,14 +93,18 @@ class RememberingEncoder:
 
 
 def triples_of(quiz: Quiz) -> list[Triple]:
-    """The facts of a quiz as triples."""
-    return [Triple(*fact) for fact in quiz.facts]
+    """The facts of a quiz as triples, with the keys that they have."""
+    return [Triple(*fact, key_string=quiz.keys.get(fact[:2])) for fact in quiz.facts]
 
 
 def answer_limits(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The most new tokens for each question: a few more than its right answer has, and always room for a refusal."""
-    lengths = [len(tokenizer(question.answer)["input_ids"]) if question.facts else 0 for question in questions]
-    return [min(LIMIT, SPARE_TOKENS + max(REFUSAL_TOKENS, length)) for length in lengths]
+    return [min(LIMIT, SPARE_TOKENS + max(REFUSAL_TOKENS, length)) for length in right_lengths(questions, tokenizer)]
+
+
+def right_lengths(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """How many tokens each right answer has; 0 where there is none."""
+    return [len(tokenizer(question.answer)["input_ids"]) if question.facts else 0 for question in questions]
 
 
 def batches(limits: Sequence[int], size: int = BATCH) -> list[tuple[list[int], int]]:
@@ -122,6 +126,7 @@ def answer_quiz(
     """
     session, undecided = session_of(subject, knowledge_base), session_of(subject, knowledge_base, None)
     found: dict[int, Outcome] = {}
+    lengths = right_lengths(quiz.questions, subject.tokenizer)
     for places, limit in batches(answer_limits(quiz.questions, subject.tokenizer), batch_size):
         texts = [quiz.questions[place].text for place in places]
         answers = session.ask_many(texts, top=TOP, max_new_tokens=limit, batch_size=batch_size)
@@ -130,7 +135,8 @@ def answer_quiz(
             learned = learned_refusals(undecided, texts, limit)
         for place, answer, by_itself in zip(places, answers, learned, strict=True):
             evidence = tuple((e.triple.name, e.triple.property, e.triple.value) for e in answer.evidence)
-            found[place] = Outcome(answer.text, evidence, answer.refused, answer.known, by_itself)
+            cut = answer.is_cut and lengths[place] > limit
+            found[place] = Outcome(answer.text, evidence, answer.refused, answer.known, by_itself, cut=cut)
         if asked is not None:
             asked(len(places))
     return [found[place] for place in range(len(quiz.questions))]

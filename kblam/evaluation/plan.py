@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from kblam.adapter.sentences import Fact
 from kblam.data.drawing import Style, base_quiz, parts_of, world_quizzes
 from kblam.data.entities import Entity
-from kblam.data.quiz import Quiz
+from kblam.data.quiz import Keys, Quiz
 
 # The size of the row in words that training never saw; the row that is drawn has at least so many.
 UNSEEN_TRIPLES = 1_000
@@ -52,6 +53,7 @@ class Plan:
         unseen: one more of 1,000 triples, asked in words that training never saw.
         real: names of real bases.
         own: facts of the user's own base; None for no such row.
+        own_keys: its key texts, as `Quiz` has them.
         baselines: which.
         compared: keys of the rows that they are asked about; None for all.
         general: ask general questions with the largest base of the world attached.
@@ -64,6 +66,7 @@ class Plan:
     unseen: bool = False
     real: tuple[str, ...] = ()
     own: tuple[Fact, ...] | None = None
+    own_keys: Keys = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     compared: tuple[str, ...] | None = None
     general: bool = False
@@ -113,15 +116,22 @@ def rows_of(plan: Plan, material: Material) -> list[Row]:
             material.entities(), size, material.style(held_out, None), others=material.others, **asked
         )
 
-    def base(name: str | None, facts: Callable[[], Sequence[Fact]], most: int | None) -> Callable[[], list[Quiz]]:
-        return lambda: [base_quiz(facts(), material.style(False, name), name=name or OWN, most=most, **asked)]
+    def base(
+        name: str | None, facts: Callable[[], Sequence[Fact]], most: int | None, keys: Keys = MappingProxyType({})
+    ) -> Callable[[], list[Quiz]]:
+        def quizzes() -> list[Quiz]:
+            quiz = base_quiz(facts(), material.style(False, name), name=name or OWN, most=most, **asked)
+            return [replace(quiz, keys=keys)]
+
+        return quizzes
 
     rows = [Row(("sizes", str(size)), f"{size:,} triples", world(size, False), size) for size in plan.sizes]
     if plan.unseen:
         rows.append(Row(("unseen",), "unseen words", world(UNSEEN_TRIPLES, True), UNSEEN_TRIPLES))
     if plan.own is not None:
         own = plan.own
-        rows.append(Row(("kb",), "your triples", base(None, lambda: own, None), len(own), OWN_NOTE))
+        quizzes = base(None, lambda: own, None, plan.own_keys)
+        rows.append(Row(("kb",), "your triples", quizzes, len(own), OWN_NOTE))
     for name in plan.real:
         facts = functools.partial(material.real, name)
         rows.append(Row(("real", name), name, base(name, facts, REAL_TRIPLES), REAL_TRIPLES))

@@ -78,6 +78,7 @@ class Report:
         if adapter:
             parts += ["## Answers", _MEANING, _answers(adapter)]
             parts += [_item(f"{name}: {row['note']}") for name, row in adapter if "note" in row]
+            parts += [_item(f"{name}: {_CUT.format(row['cut'])}") for name, row in adapter if "cut" in row]
             parts += ["## Refusals", _REFUSING, _refusals(adapter)]
             parts += ["## By kind of question", _KINDS, _kinds(adapter)]
             layers = [(name, row) for name, row in adapter if row.get("top1_by_layer")]
@@ -94,6 +95,10 @@ class Report:
 _MEANING = (
     "Of one or two facts: exact, the whole sentence to the letter; value, every value\n"
     "stands in the answer verbatim; F1 and ROUGE-L of words. Top-1, top-5: evidence."
+)
+_CUT = (
+    "{} of the answers were cut before they were as long as the right ones, and count as wrong. The evaluation stops "
+    "there; `kblam ask --max-new-tokens` goes on."
 )
 _REFUSING = (
     "Precision: refusals that were right; recall: unanswerable questions refused;\n"

@@ -78,7 +78,8 @@ class Evaluation:
         began = time.perf_counter()
         with KnowledgeBase.from_triples(triples_of(quiz), self.encoder) as knowledge_base:
             text = (time.perf_counter() - began) / len(texts)
-            answer_quiz(self.subject, knowledge_base, Quiz(quiz.facts, quiz.questions[:2]))  # whatever is made once
+            few = replace(quiz, questions=quiz.questions[:2])
+            answer_quiz(self.subject, knowledge_base, few)  # whatever is made once
             began = time.perf_counter()
             answer_quiz(self.subject, knowledge_base, quiz)
             return Pace((time.perf_counter() - began) / PACE_QUESTIONS, text)
@@ -144,7 +145,7 @@ class Evaluation:
         self, row: Row, quiz: Quiz, outcomes: Sequence[Outcome], costs: dict[str, Any], clock: Clock
     ) -> None:
         """The same questions to the same model, as many as the plan says; and our own figures on just these."""
-        few = Quiz(quiz.facts, quiz.questions[: self.plan.baseline_questions])
+        few = replace(quiz, questions=quiz.questions[: self.plan.baseline_questions])
         number = len(few.questions)
         own = score(few.questions, outcomes[:number]).to_dict() | costs
         self.report.add("baselines", OURS, row.place[-1], figures=own)

@@ -20,7 +20,7 @@ from kblam.knowledge import KnowledgeBase
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import storage_dtype
-from kblam.models.loading import load_base, load_config, load_tokenizer
+from kblam.models.loading import lasting_name, load_base, load_config, load_tokenizer
 
 
 def integrate(
@@ -133,7 +133,7 @@ def _describe(model: str | Path | PreTrainedModel, revision: str | None, include
         dtype = getattr(config, "dtype", None) or torch.float32
     path, commit = Path(name).expanduser(), None
     if name and path.is_dir():
-        name = str(path.resolve())
+        name = lasting_name(name)
     elif name:
         commit = _commit(name, revision)
     return config, Manifest(name, commit, include_base, str(dtype).removeprefix("torch."))

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from kblam.errors import StoreError
 from kblam.knowledge import Triple
-from kblam.models.judging import Candidate, Judge, Judged
+from kblam.models.judging import MOST_OF_NAME, Candidate, Judge, Judged
 from kblam.models.resident import ResidentKnowledge
-
-# Triples of a name that a question says which are looked at, beside the strongest; a prefill is far dearer.
-MOST_OF_NAME = 1024
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
+from kblam.adapter.files import read_config
 from kblam.adapter.signature import Signature
-from kblam.errors import AdapterConfigError, AdapterError, EncoderMismatchError, KnowledgeError, UnsupportedModelError
+from kblam.errors import (
+    AdapterConfigError,
+    AdapterError,
+    EncoderMismatchError,
+    KnowledgeError,
+    UnsupportedModelError,
+    argument,
+)
 from kblam.knowledge import KnowledgeBase
 from kblam.models.signature import SAME_MATRIX, SAME_MODEL, other_layer, signature_of, similarity
 from kblam.models.source import KnowledgeSource
+from kblam.shipped import SMOLLM2_ADAPTER, smollm2_is_shipped
 
 # What layers compute with.
 _COMPUTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -122,10 +131,23 @@ def check_encoder(config: AdapterConfig, knowledge_base: KnowledgeBase) -> None:
         EncoderMismatchError: if not: their vectors mean different things.
     """
     if config.encoder is not None and config.encoder != knowledge_base.fingerprint:
+        rebuild = "rebuild the knowledge base with the adapter's encoder"
+        fix = argument(rebuild, f"{rebuild}, or without --kb name that with --encoder", ("eval",), rebuild)
         raise EncoderMismatchError(
-            f"the adapter was trained with encoder {config.encoder!r}, the knowledge base was built with "
-            f"{knowledge_base.fingerprint!r}; rebuild the knowledge base with the adapter's encoder"
+            f"the adapter was trained with encoder {called(config.encoder)}, the knowledge base was built with "
+            f"{called(knowledge_base.fingerprint, knowledge_base.encoder_spec)}; {fix}"
         )
+
+
+def called(fingerprint: str, spec: str | None = None) -> str:
+    """An encoder for a reader of a message: its fingerprint, and how it is named where that is known.
+
+    Args:
+        spec: as `load_encoder` takes it. An adapter does not record it; that of the shipped adapter is known.
+    """
+    if spec is None and smollm2_is_shipped() and read_config(SMOLLM2_ADAPTER).encoder == fingerprint:
+        spec = "minilm"
+    return repr(fingerprint) if spec is None else f"{spec} ({fingerprint!r})"
 
 
 def check_loaded(adapter: KnowledgeAdapter) -> None:

@@ -29,6 +29,8 @@ from kblam.models.weights import probe
 MOST_PROPERTIES = 2000
 # A question's candidates: so many triples with most mass, and so many of names that it says.
 CANDIDATES, CANDIDATES_NAMED = 16, 64
+# Triples of a name that a question says which are looked at, beside the strongest; a prefill is far dearer.
+MOST_OF_NAME = 1024
 _MAJORITY = 0.5
 # Added to the score of a property for each of its words, where a question says it word for word.
 _SAID = 2.0

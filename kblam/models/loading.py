@@ -93,6 +93,13 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
         return AutoTokenizer.from_pretrained(source, **options)
 
 
+def lasting_name(name: str | Path) -> str:
+    """What finds a model again from any folder, for who records it: of a folder its whole path."""
+    path = Path(name).expanduser()
+    is_short = name == smollm2.NAME or (name == TINY and demo_is_shipped())
+    return str(path.resolve()) if not is_short and path.is_dir() else str(name)
+
+
 def quiet_libraries() -> None:
     """Keeps progress bars and advice of transformers out of a command's output."""
     logging.disable_progress_bar()

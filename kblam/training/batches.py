@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,9 @@ from kblam.training.vectors import Vectors
 
 # Weights of labels: the token that decides between answer and refusal, and those of a value, which the pointer copies.
 FIRST, VALUE = 3.0, 0.1
+# An answer ends within a value with more tokens than this: what follows is copied or said in the same way, and one row
+# would make all rows of the batch as long.
+_MOST_OF_VALUE = 64
 # Of the unanswerable rows: the property is missing, the entity is, or the question is about nothing that can be known.
 _NO_PROPERTY, _NO_ENTITY = 0.7, 0.2
 _PAIRS = 0.1
@@ -110,12 +113,13 @@ class BatchBuilder:
         """The batch of one step."""
         rng = random.Random(f"{self.seed} batch {step}")
         entities = self._entities(rng)
-        base = [fact for entity in entities for fact in self.facts.of_entity(entity)]
+        of_entity = {entity: self.facts.part_of(entity, rng) for entity in entities}
+        base = [fact for own in of_entity.values() for fact in own]
         # The true triple is at every place, as a model that learned "the first one" would be worthless.
         rng.shuffle(base)
         place = {fact: column for column, fact in enumerate(base)}
         owners = [int(self.facts.owner[fact]) for fact in base]
-        rows = [self._row(entity, entities, place, rng) for entity in entities[: self.rows]]
+        rows = [self._row(entity, of_entity, place, rng) for entity in entities[: self.rows]]
         bias = torch.stack([self._bias(row, owners, rng) for row in rows])
         batch = Batch(
             **self._tensors(rows, base, bias), key_rows=self._key_rows[base], value_rows=self._value_rows[base]
@@ -131,16 +135,18 @@ class BatchBuilder:
             if rng.random() < _NAMESAKES:
                 word = rng.choice(sorted(self.facts.entities[entity].words))
                 chosen.setdefault(rng.choice(self._namesakes[word]))
-        held = sum(len(self.facts.of_entity(entity)) for entity in chosen)
+        held = sum(self.facts.size_of(entity) for entity in chosen)
         while held < self.triples and len(chosen) < count:
             stranger = rng.randrange(count)
             if stranger not in chosen:
                 chosen[stranger] = None
-                held += len(self.facts.of_entity(stranger))
+                held += self.facts.size_of(stranger)
         return list(chosen)
 
-    def _row(self, entity: int, entities: Sequence[int], place: dict[int, int], rng: random.Random) -> _Row:
-        fact = rng.choice(self.facts.of_entity(entity))
+    def _row(
+        self, entity: int, of_entity: Mapping[int, Sequence[int]], place: dict[int, int], rng: random.Random
+    ) -> _Row:
+        fact = rng.choice(of_entity[entity])
         name, prop = self.facts.identities[fact]
         others = [self.facts.identities[one][1] for one in self.facts.of_entity(entity) if one != fact]
         near = {entity}
@@ -149,16 +155,16 @@ class BatchBuilder:
             missing = rng.random()
             if missing >= _NO_PROPERTY + _NO_ENTITY:
                 return _Row(rng.choice(self._general), (), frozenset(), frozenset())
-            hide = self.facts.alike(fact) if missing < _NO_PROPERTY else self.facts.of_entity(entity)
+            hide = self.facts.alike(fact) if missing < _NO_PROPERTY else of_entity[entity]
             return _Row(
                 question(prop, name, rng, others=others),
                 (),
                 self._near(near),
-                frozenset(place[other] for other in hide),
+                frozenset(place[other] for other in hide if other in place),
             )
         if kind < self.unanswerable + _PAIRS:
-            other = rng.choice([other for other in entities if other != entity] or [entity])
-            choices = [one for one in self.facts.of_entity(other) if one != fact]
+            other = rng.choice([other for other in of_entity if other != entity] or [entity])
+            choices = [one for one in of_entity[other] if one != fact]
             if not choices:  # one entity with one fact
                 return _Row(question(prop, name, rng, others=others), (place[fact],), self._near(near), frozenset())
             second = rng.choice(choices)
@@ -218,13 +224,19 @@ class BatchBuilder:
         facts = [(*self.facts.identities[base[column]], self.facts.values[base[column]]) for column in row.facts]
         sentence = answer_sentence(texts.answer, facts)
         ids, offsets = answer_ids(sentence.text, texts.tokenizer)
-        answer = [*ids, texts.end_id]
+        values = [
+            (
+                row.facts[span.fact],
+                [at for at, (left, right) in enumerate(offsets) if left < span.end and right > span.start],
+            )
+            for span in sentence.spans
+            if span.field == "value"
+        ]
+        stops = [places[0] + _MOST_OF_VALUE for _, places in values if len(places) > _MOST_OF_VALUE]
+        answer = ids[: min(stops)] if stops else [*ids, texts.end_id]
         weights, spots = [1 / len(answer)] * len(answer), [(0, row.facts[0])]
-        for span in sentence.spans:
-            if span.field != "value":
-                continue
-            column = row.facts[span.fact]
-            inside = [place for place, (left, right) in enumerate(offsets) if left < span.end and right > span.start]
+        for column, places in values:
+            inside = [place for place in places if place < len(answer)]
             for where in inside:
                 weights[where] *= VALUE
             if inside:  # a tokenizer may have no token for a value

@@ -19,7 +19,15 @@ from kblam.errors import TrainingError
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.names import Names
 from kblam.models import Attachment
-from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED, MOST_PROPERTIES, Candidate, Judge, Judged
+from kblam.models.judging import (
+    CANDIDATES,
+    CANDIDATES_NAMED,
+    MOST_OF_NAME,
+    MOST_PROPERTIES,
+    Candidate,
+    Judge,
+    Judged,
+)
 from kblam.models.reach import read_to_evidence
 from kblam.training.calibration_data import CalibrationData
 from kblam.training.questions import Asked, Facts
@@ -122,7 +130,10 @@ def calibrate(
     for place, (name, _) in enumerate(facts.identities):
         of_name.setdefault(name, []).append(place)
     names.add(of_name)
-    named = [[place for name in names.meant_in(one.text) for place in of_name[name]] for one in asked]
+    named = [
+        [place for name in names.meant_in(one.text) for place in of_name[name]][:MOST_OF_NAME]  # as `ask` does
+        for one in asked
+    ]
     found = candidates(
         attachment,
         knowledge,
@@ -228,7 +239,8 @@ def candidates(
         best = masses.topk(min(CANDIDATES, knowledge.num_triples), -1)
         for row, (places, values) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), start):
             strongest = {place: mass for place, mass in zip(places, values, strict=True) if mass > 0}
-            shown = [place for place in named[row] if place not in strongest and place not in hidden[row]]
+            unseen = {*strongest, *hidden[row]}
+            shown = [place for place in named[row] if place not in unseen]
             of_named = sorted(((place, float(masses[row - start, place])) for place in shown), key=lambda one: -one[1])
             found.append([*strongest.items(), *of_named[:CANDIDATES_NAMED]])
     return found

@@ -86,8 +86,22 @@ def held_out_entities(seed: int) -> list[Entity]:
 
 
 def some(triples: Sequence[Triple], seed: int, say: Callable[[str], None]) -> Sequence[Triple]:
-    """All triples, or so many that their vectors take minutes and no more; `say` is told then."""
+    """All triples, or those of names drawn until their vectors take minutes; `say` is told then.
+
+    Names come with all their triples: a question whose fact is missing is hard because of what else its name has. Only
+    a name that has more than `MOST_OWN` by itself comes with so many of them.
+    """
     if len(triples) <= MOST_OWN:
         return triples
-    say(f"of {len(triples):,} triples, {MOST_OWN:,} drawn at random are looked at")
-    return random.Random(seed).sample(list(triples), MOST_OWN)
+    by_name: dict[str, list[Triple]] = {}
+    for triple in triples:
+        by_name.setdefault(triple.name, []).append(triple)
+    rng, drawn, names = random.Random(seed), list[Triple](), 0
+    for name in rng.sample(list(by_name), len(by_name)):
+        own = by_name[name]
+        drawn += own if len(own) <= MOST_OWN else rng.sample(own, MOST_OWN)
+        names += 1
+        if len(drawn) >= MOST_OWN:
+            break
+    say(f"of {len(triples):,} triples, {len(drawn):,} are looked at: those of {names:,} names drawn at random")
+    return drawn

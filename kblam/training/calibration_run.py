@@ -14,6 +14,8 @@ from kblam.data.properties import TYPED
 from kblam.knowledge import Encoder, Triple
 from kblam.knowledge.encoders import Progress
 from kblam.models import attach, detach
+from kblam.models.checks import check_fit, check_weights
+from kblam.models.families import attention_modules, family_of
 from kblam.models.loading import load_base, load_tokenizer
 from kblam.models.prompt import question_ids
 from kblam.training.calibrate import Calibration, calibrate
@@ -54,9 +56,13 @@ def recalibrate(
         say: told what a person should read before that.
 
     Raises:
-        ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do.
+        ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do; before the encoding.
     """
     model, tokenizer = load_base(base, dtype=quick_dtype(device), device=device), load_tokenizer(base)
+    # What does not fit is told before many thousands of texts are encoded.
+    family_of(model)
+    check_fit(model, adapter.config, len(attention_modules(model)))
+    check_weights(model, adapter.config)
     data = CalibrationData.gather(
         encoder,
         cache,

@@ -16,7 +16,7 @@ from kblam.data.properties import TYPED
 from kblam.errors import TrainingError
 from kblam.knowledge import Encoder, Triple, load_encoder
 from kblam.knowledge.encoders import Progress
-from kblam.models.loading import load_base, load_tokenizer
+from kblam.models.loading import lasting_name, load_base, load_tokenizer
 from kblam.models.prompt import PLAIN, template_of
 from kblam.models.signature import signature_of
 from kblam.training.batches import Texts
@@ -143,7 +143,7 @@ def _adapter_config(config: TrainingConfig, model: PreTrainedModel, encoder: Enc
         answer=config.answer,
         refusal=config.refusal,
         encoder=encoder.fingerprint,
-        base_model=config.model,
+        base_model=lasting_name(config.model),
         base_signature=signature_of(model),
         background=tuple(TYPED),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,6 +14,9 @@ from kblam.data.entities import Entity
 from kblam.data.meaning import same_meaning
 from kblam.data.phrasing import Only, general_questions, open_question, pair_question, question
 from kblam.knowledge.triples import key_text
+
+# An entity brings at most so many facts into a batch. Few have more, and then all of them would be most of it.
+MOST_OF_ENTITY = 300
 
 
 class Kind(IntEnum):
@@ -67,6 +70,19 @@ class Facts:
         """The facts of one entity."""
         return range(self.start[entity], self.start[entity + 1])
 
+    def size_of(self, entity: int) -> int:
+        """How many facts `part_of` gives, about."""
+        return min(len(self.of_entity(entity)), MOST_OF_ENTITY)
+
+    def part_of(self, entity: int, rng: random.Random, keep: Collection[int] = ()) -> Sequence[int]:
+        """The facts of one entity; of many, some drawn at random and those to keep. For few nothing is drawn."""
+        own = self.of_entity(entity)
+        if len(own) <= MOST_OF_ENTITY:
+            return own
+        kept = {fact for fact in keep if fact in own}
+        others = [fact for fact in own if fact not in kept]
+        return sorted([*kept, *rng.sample(others, max(0, MOST_OF_ENTITY - len(kept)))])
+
     def alike(self, fact: int) -> list[int]:
         """The facts of its entity that mean the same, itself too: without it they would still answer."""
         prop = self.identities[fact][1]
@@ -106,7 +122,7 @@ def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random, 
 
 
 def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:
-    """(B, M): the share of attention that each question should give to each fact; rows sum to 1, or 0.
+    """(B, M): the share of attention that each question should give to each fact that is there; rows sum to 1, or 0.
 
     Args:
         place: (F,) column of each fact, or -1.
@@ -114,6 +130,7 @@ def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:
     """
     wanted = torch.zeros(len(asked), columns)
     for row, question_ in enumerate(asked):
-        for fact in question_.facts:
-            wanted[row, place[fact]] += 1 / len(question_.facts)
+        there = [column for column in place[list(question_.facts)].tolist() if column >= 0]
+        for column in there:
+            wanted[row, column] += 1 / len(there)
     return wanted

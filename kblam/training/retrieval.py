@@ -74,30 +74,34 @@ class RetrievalData:
         bias = torch.zeros(len(asked), len(chosen))
         for row, question in enumerate(asked):
             mine = torch.zeros(len(chosen), dtype=torch.bool)
-            for fact in question.facts:
-                mine |= owner == self.facts.owner[fact]
+            for asked_for in dict.fromkeys(self.facts.owner[list(question.facts)].tolist()):
+                mine |= owner == asked_for
             bias[row, ~mine] = rng.random() * math.log(max(1.0, self.virtual / len(chosen)))
             missing = rng.random()
             if question.kind is Kind.GENERAL or missing >= NO_PROPERTY + NO_ENTITY:
                 continue
             # Of a question about two facts or a whole entity everything is hidden: half an answer is another case.
             is_entity = missing < NO_ENTITY or question.kind is not Kind.SINGLE
-            hide = mine if is_entity else place[self.facts.alike(question.facts[0])]
-            bias[row, hide] = _HIDDEN
+            alike = place[self.facts.alike(question.facts[0])]
+            bias[row, mine if is_entity else alike[alike >= 0]] = _HIDDEN
             wanted[row] = 0
         rows = self._question_rows[torch.tensor(picked)]
         return RetrievalBatch(self.vectors.at(rows), self.vectors.at(self._key_rows[chosen]), wanted, bias)
 
     def _columns(self, asked: Sequence[Asked], columns: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """The column of each fact (or -1), and the facts of the batch: whole entities, asked ones and strangers."""
+        """The column of each fact (or -1), and the facts of the batch: entities with theirs, asked ones and strangers.
+
+        Of a very large entity some facts are left out, but none that a question asks for by itself.
+        """
         entities = dict.fromkeys(int(self.facts.owner[fact]) for question in asked for fact in question.facts)
-        held = sum(len(self.facts.of_entity(entity)) for entity in entities)
+        held = sum(self.facts.size_of(entity) for entity in entities)
         while held < columns and len(entities) < len(self.facts.entities):
             stranger = rng.randrange(len(self.facts.entities))
             if stranger not in entities:
                 entities[stranger] = None
-                held += len(self.facts.of_entity(stranger))
-        chosen = torch.tensor([fact for entity in entities for fact in self.facts.of_entity(entity)])
+                held += self.facts.size_of(stranger)
+        keep = {fact for question in asked if question.kind is not Kind.OPEN for fact in question.facts}
+        chosen = torch.tensor([fact for entity in entities for fact in self.facts.part_of(entity, rng, keep)])
         place = torch.full((len(self.facts),), -1)
         place[chosen] = torch.arange(len(chosen))
         return place, chosen

@@ -23,11 +23,12 @@ from kblam.generation.parts import as_meant, cuts_of, part_texts, with_found
 from kblam.generation.plan import Plan, plan, refusal_tokens
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question
 from kblam.generation.wording import CONTEXT, Wordings
-from kblam.generation.words import MOST_OF_NAME, Found, judged
+from kblam.generation.words import Found, judged
 from kblam.knowledge import Encoder
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.mention import without_name
 from kblam.models.families import FAMILIES, Family
+from kblam.models.judging import MOST_OF_NAME
 from kblam.models.loading import load_tokenizer
 from kblam.models.prompt import Prompted
 from kblam.vllm.files import BaseNames, Judges, VersionWords, opened

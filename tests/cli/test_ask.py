@@ -250,6 +250,17 @@ def test_who_answers_is_told_on_stderr_and_in_json(
     assert chat.stderr.splitlines()[0].startswith(f"{base} answers, adapter: {adapter}; 3 triples in ")
 
 
+def test_a_recorded_base_that_is_gone_is_told_with_the_option(kb: Path, adapter: Path, tmp_path: Path) -> None:
+    moved = KnowledgeAdapter.from_pretrained(adapter)
+    moved.config = replace(moved.config, base_model=str(tmp_path / "gone"))
+    moved.save_pretrained(tmp_path / "moved")
+    of_it = ["--adapter", tmp_path / "moved", "--kb", kb]
+    kblam("ask", QUESTION, *of_it).failed(2, str(tmp_path / "gone"), "records", "--model")
+    told = kblam("ask", QUESTION, *of_it, "--model", tmp_path / "none")
+    told.failed(2, "is not a folder with a model")
+    assert "records" not in told.stderr
+
+
 def test_an_untrained_adapter_is_named_as_such(base: Path, kb: Path, adapter: Path, tmp_path: Path) -> None:
     fresh = KnowledgeAdapter(KnowledgeAdapter.from_pretrained(adapter).config)
     assert looks_untrained(fresh)

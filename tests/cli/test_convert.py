@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from kblam import KnowledgeAdapter
@@ -39,6 +40,17 @@ def test_what_a_checkpoint_does_not_say_is_given(tmp_path: Path, hashing: Hashin
     config = KnowledgeAdapter.from_pretrained(output).config
     assert result == {"folder": str(output), "config": config.to_dict()}
     assert (config.encoder, config.base_model, config.knowledge_scale) == (hashing.fingerprint, "someone/llama", 100)
+
+
+def test_a_base_model_in_a_folder_is_recorded_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, output = Checkpoint(tmp_path), tmp_path / "adapter"
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    kblam("convert", checkpoint.folder, "-o", output, "--base-model", "models/llama").ok()
+    recorded = KnowledgeAdapter.from_pretrained(output).config.base_model
+    assert recorded == str(tmp_path.resolve() / "models" / "llama")
 
 
 def test_query_heads_come_from_a_file_of_their_own(tmp_path: Path) -> None:

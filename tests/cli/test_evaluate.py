@@ -106,6 +106,42 @@ def test_own_triples_alone_give_one_row(
     assert not [text for text in hashing.calls if "Item 3" in text and text.startswith("the ")], "nothing encoded again"
 
 
+@pytest.fixture
+def keyed(tmp_path: Path) -> Path:
+    """A knowledge base of twelve items whose keys are made from texts of their own."""
+    file = tmp_path / "keyed.kb"
+    with KnowledgeBase.create(file, ENCODER) as made:
+        made.add(
+            [
+                Triple(f"Item {n}", prop, f"{n} {prop}", key_string=f"{prop}, as number {n} has it")
+                for n in range(12)
+                for prop in ("colour", "weight", "maker")
+            ]
+        )
+    return file
+
+
+def test_own_triples_are_asked_for_by_the_keys_that_their_file_gives_them(
+    roomy: Sequence[Any], keyed: Path, hashing: HashingEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Triple] = []
+    from_triples = KnowledgeBase.from_triples
+
+    def kept(triples: Sequence[Triple], encoder: Any) -> KnowledgeBase:
+        made.extend(triple for triple in triples if triple.name.startswith("Item "))
+        return from_triples(triples, encoder)
+
+    monkeypatch.setattr("kblam.evaluation.run.KnowledgeBase.from_triples", kept)
+    hashing.calls.clear()
+    kblam("eval", *roomy, "--kb", keyed, *FEW, "--baselines", "rag", "--json", tmp_path / "r.json").ok()
+    with KnowledgeBase.open(keyed, ENCODER) as opened:
+        stored = set(opened.triples())
+    assert made
+    assert set(made) <= stored
+    assert not [text for text in hashing.calls if " of Item " in text and text.startswith("the ")], "no other key"
+    assert not [text for text in hashing.calls if text in {triple.key_text for triple in stored}], "nothing again"
+
+
 def test_the_same_seed_asks_the_same(roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path) -> None:
     def measured(seed: int) -> tuple[list[str], dict[str, Any]]:
         hashing.calls.clear()

@@ -137,7 +137,7 @@ def test_a_full_device_is_one_line(kb: Path, monkeypatch: pytest.MonkeyPatch, er
 
 @pytest.mark.parametrize(
     ("error", "status", "words"),
-    [(KeyboardInterrupt(), 130, "interrupted"), (MemoryError("4 GiB"), 1, "out of memory: 4 GiB; use --dtype")],
+    [(KeyboardInterrupt(), 130, "interrupted"), (MemoryError("4 GiB"), 1, "out of memory: 4 GiB; use a smaller")],
     ids=["^C", "memory"],
 )
 def test_interruption_and_memory(
@@ -151,6 +151,19 @@ def test_interruption_and_memory(
     assert run.status == status
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_out_of_memory_names_what_the_command_has(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("4 GiB")
+
+    for work in ("cli.ask.load", "knowledge.KnowledgeBase.open", "training.processes.start"):
+        monkeypatch.setattr(f"kblam.{work}", fail)
+    of_dtype = "use --dtype bfloat16, a smaller model, or a smaller knowledge base"
+    kblam("ask", "what is it ?", "--kb", kb).failed(1, f"out of memory: 4 GiB; {of_dtype}")
+    kblam("kb", "list", kb).failed(1, "4 GiB; use a smaller model or a smaller knowledge base")
+    told = kblam("train", "-o", tmp_path / "new")
+    told.failed(1, "4 GiB; use a smaller --per_device_train_batch_size or --triples or a smaller model")
 
 
 def test_control_c_is_status_130(kb: Path, tmp_path: Path) -> None:

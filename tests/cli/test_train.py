@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.cli import train as command
 from kblam.errors import TrainingConfigError, TrainingError
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.shipped import DEMO, SMOLLM2_ADAPTER
 from kblam.training import calibration_run
 from kblam.training.material import Material
 from tests.cli.conftest import kblam
@@ -117,6 +119,46 @@ def test_a_base_without_triples_is_not_replaced_by_invented_facts(
     assert not (tmp_path / "adapter").exists()
 
 
+def test_calibrate_takes_the_adapter_of_its_model_as_ask_does(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of SmolLM2, whatever the model."""
+    asked: list[tuple[str, str]] = []
+
+    def recalibrate(given: Any, model: str, *_: Any, **__: Any) -> None:
+        asked.append((given.folder, model))
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr("kblam.training.calibration_run.recalibrate", recalibrate)
+    options = ["-o", str(tmp_path / "adapter"), "-k", str(base)]
+    (tmp_path / "other").mkdir()
+    refused = kblam("calibrate", *options, "--model", str(tmp_path / "other"))
+    refused.failed(2, "--adapter is missing")
+    asked_so = kblam("ask", "what is it?", "-k", str(base), "--model", str(tmp_path / "other"))
+    assert refused.stderr == asked_so.stderr, "in the same words"
+    (tmp_path / "other" / "kblam.json").write_text("{}")
+    kblam("calibrate", *options, "--model", str(tmp_path / "other")).failed(
+        2, "calibrate the adapter in it", f"--adapter {tmp_path / 'other' / 'adapter'}"
+    )
+    assert asked == []
+    monkeypatch.setattr(
+        "kblam.adapter.KnowledgeAdapter.from_pretrained",
+        lambda folder: SimpleNamespace(folder=str(folder), config=SimpleNamespace(encoder=None)),
+    )
+    monkeypatch.setattr("kblam.adapter.fresh.looks_untrained", lambda adapter: False)
+    for named in ([], ["--model", "smollm2"], ["--model", "tiny"]):
+        kblam("calibrate", *options, *named).failed(2, "far enough")
+    smollm2, tiny = (str(SMOLLM2_ADAPTER), "smollm2"), (str(DEMO / "adapter"), str(DEMO / "model"))
+    assert asked == [smollm2, smollm2, tiny]
+
+
+def test_an_adapter_of_another_encoder_is_told_with_the_names_of_both(base: Path, tmp_path: Path) -> None:
+    shipped, here, stand_in = "encoder minilm (", f"here is {HashingEncoder(EMBEDDING_DIM).spec} (", HashingEncoder(8)
+    kblam("calibrate", "-o", tmp_path / "adapter", "-k", base).failed(2, shipped, here)
+    of_eval = kblam("eval", "--model", "smollm2", "--sizes", "60")
+    of_eval.failed(2, shipped, f"was built with {stand_in.spec} (", "or without --kb name that with --encoder")
+
+
 def test_a_run_and_then_other_thresholds(
     prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +192,6 @@ def test_a_run_and_then_other_thresholds(
     fresh, before = (KnowledgeAdapter.from_pretrained(folder) for folder in (output, adapter))
     assert fresh.config.confidence is not None
     kept = {name: value for name, value in fresh.state_dict().items() if not name.startswith("property_head.")}
-    assert len(kept) == len(fresh.state_dict()) - 3, "only the property head is learned anew, from a base's own words"
+    assert len(kept) == len(fresh.state_dict()) - 4, "only the property head is learned anew, from a base's own words"
     assert all((value == before.state_dict()[name]).all() for name, value in kept.items())
     kblam("calibrate", *options).failed(2, "is there already")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
-from kblam.adapter import AdapterConfig
-from kblam.cli.errors import show_warnings
+from kblam.adapter import AdapterConfig, KnowledgeAdapter
+from kblam.cli.errors import CommandError, show_warnings
 from kblam.errors import KblamWarning
+from kblam.models.loading import load_base
 from kblam.serve.failures import told
+from tests.cli.conftest import kblam
+from tests.fakes import HashingEncoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +79,35 @@ def test_every_warning_of_the_packages_is_of_the_kind_that_commands_show() -> No
                 found.append(file.name)
                 assert kinds == [KblamWarning.__name__], f"{file}:{node.lineno}"
     assert "config.py" in found
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "eval", "serve"])
+def test_every_command_that_loads_a_model_tells_what_it_cannot_do(
+    command: str,
+    base: Path,
+    kb: Path,
+    adapter: Path,
+    tmp_path: Path,
+    hashing: HashingEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half, fresh = shutil.copytree(base, tmp_path / "half"), tmp_path / "fresh"
+    load_base(base, dtype=torch.bfloat16).save_pretrained(half)
+    KnowledgeAdapter(KnowledgeAdapter.from_pretrained(adapter).config).save_pretrained(fresh)
+    monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"model": "", "flags": ["avx2"]})
+
+    def far_enough(*_: object) -> None:
+        raise CommandError("far enough")
+
+    monkeypatch.setattr("kblam.evaluation.run.Evaluation.pace", far_enough)
+    monkeypatch.setattr("kblam.cli.serving._opened", far_enough)
+    asked: dict[str, list[object]] = {
+        "ask": ["what is it ?", "--model", half, "--kb", kb, "--max-new-tokens", "2"],
+        "chat": ["--model", half, "--kb", kb],
+        "eval": ["--model", half, "--sizes", "60", "--json", tmp_path / "r.json"],
+        "serve": [half, "--kb", kb, "--engine", "embedded", "--port", "0"],
+    }
+    run = kblam(command, *asked[command], "--adapter", fresh, typed="")
+    assert run.stderr.count("is untrained: what it finds is chance") == 1
+    assert run.stderr.count("--dtype float32 takes twice the memory") == 1
+    assert "warning" not in run.stdout

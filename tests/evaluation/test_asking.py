@@ -145,6 +145,17 @@ def test_batches_keep_answers_of_like_length_together() -> None:
     assert batches([]) == []
 
 
+def test_answers_that_are_cut_before_the_right_length_are_counted(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = prefers_first(known_above=0.5, pointer=True)
+    assert score(QUIZ.questions, answer_quiz(subject, kb, QUIZ)).to_dict().get("cut") is None
+    monkeypatch.setattr("kblam.evaluation.loop.LIMIT", 3)
+    outcomes = answer_quiz(subject, kb, QUIZ)
+    assert [outcome.cut for outcome in outcomes] == [True] * 4 + [False], "of the last there is no right answer"
+    assert score(QUIZ.questions, outcomes).to_dict()["cut"] == 4
+
+
 def test_an_encoder_remembers_every_text_and_forgets_where_times_are_measured() -> None:
     encoder = HashingEncoder(16)
     remembering = RememberingEncoder(encoder)

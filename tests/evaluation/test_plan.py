@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kblam.evaluation.estimate import Pace, estimate
 from kblam.evaluation.material import standard_material
 from kblam.evaluation.plan import Plan, Row, drawn_row, irrelevant_row, rows_of
 
@@ -44,3 +45,10 @@ def test_the_row_of_ones_own_base_says_that_an_adapter_may_have_learned_from_it(
     assert "trained or calibrated on this base" in row.note
     assert "phrasings of training" in row.note
     assert [other.note for other in others] == [""]
+
+
+def test_the_estimate_counts_encoding_only_where_texts_are_encoded() -> None:
+    own = tuple((f"N{n}", "p", "v") for n in range(1000))
+    plan = Plan(sizes=(1000,), own=own)
+    slow, quick = (estimate(plan, rows(plan), 0, Pace(question=0.1, text=text)) for text in (1.0, 0.0))
+    assert {title: slow[title] - quick[title] for title in slow} == {"1,000 triples": 2000, "your triples": 0}

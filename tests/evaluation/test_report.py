@@ -75,6 +75,15 @@ def test_every_row_is_written_at_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.md"]
 
 
+def test_answers_that_were_cut_are_told_below() -> None:
+    report = Report(dict(ABOUT))
+    report.add("sizes", "100", figures=figures(100))
+    assert "were cut" not in report.markdown()
+    report.add("kb", figures=figures(36) | {"cut": 3})
+    assert "- own, 36: 3 of the answers were cut" in report.markdown()
+    assert max(map(len, report.markdown().splitlines())) <= 80
+
+
 def test_what_a_row_says_of_itself_stands_below_its_answers() -> None:
     report = Report(dict(ABOUT))
     report.add("kb", figures=figures(36) | {"note": "An adapter that was trained on it has seen it. " * 3})

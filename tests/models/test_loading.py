@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kblam.errors import ModelFolderError
-from kblam.models.loading import load_base
+from kblam.models.loading import lasting_name, load_base
 from kblam.shipped import meant
 
 
@@ -16,6 +17,14 @@ def test_what_no_model_can_be_called_is_an_error_of_ours(name: Any) -> None:
     with pytest.raises(ModelFolderError, match="cannot load the model") as told:
         load_base(name)
     assert len(str(told.value)) < 1000
+
+
+def test_a_folder_is_recorded_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("models/qwen", "smollm2", "tiny"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert lasting_name("models/qwen") == str(tmp_path.resolve() / "models" / "qwen")
+    assert [lasting_name(name) for name in ("smollm2", "tiny", "someone/llama")] == ["smollm2", "tiny", "someone/llama"]
 
 
 @pytest.mark.parametrize(

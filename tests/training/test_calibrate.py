@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
 from kblam.adapter.config import FORMAT_VERSION
+from kblam.adapter.signature import Signature
 from kblam.data.entities import Entity
 from kblam.data.properties import TYPED
+from kblam.errors import UnsupportedModelError
+from kblam.knowledge import Triple
 from kblam.models.judging import Judged
 from kblam.training import calibrate, calibration_data, calibration_run
 from kblam.training.material import Material
@@ -82,6 +86,22 @@ def test_a_property_that_is_hidden_is_none_of_the_base_unless_others_have_it() -
     assert set(others_have_it) == {True, False}
 
 
+def test_of_many_triples_whole_names_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_data, "MOST_OWN", 30)
+    triples = [Triple(f"Tool {n % 50}", f"part {n // 50}", "x") for n in range(200)]
+    told: list[str] = []
+    drawn = calibration_data.some(triples, 1, told.append)
+    counts = Counter(triple.name for triple in drawn)
+    assert set(counts.values()) == {4}, "what else a name has makes a question for a missing fact hard"
+    assert len(drawn) == 32
+    assert told == ["of 200 triples, 32 are looked at: those of 8 names drawn at random"]
+    assert drawn == calibration_data.some(triples, 1, told.append)
+    assert drawn != calibration_data.some(triples, 2, told.append)
+    assert calibration_data.some(triples[:30], 1, told.append) == triples[:30]
+    of_one = [Triple("Tool", f"part {n}", "x") for n in range(90)]
+    assert len(set(calibration_data.some(of_one, 1, told.append))) == 30, "a name may be a base of its own"
+
+
 def test_few_questions_at_a_time_are_asked_of_one_base() -> None:
     judge: Any = Noting()
     shown = [calibrate._Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
@@ -125,6 +145,22 @@ def test_weights_stay_as_wide_as_they_were_learned(prepared: Callable[..., Mater
     for name, weight in before.state_dict().items():
         if not name.startswith("property_head"):
             assert torch.equal(after.state_dict()[name], weight), name
+
+
+def test_an_adapter_of_another_model_is_told_before_anything_is_encoded(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = prepared()
+    monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    monkeypatch.setattr(calibration_data.CalibrationData, "gather", lambda *_, **__: pytest.fail("it encodes"))
+    config, encoder = material.adapter_config, HashingEncoder(material.adapter_config.embedding_dim)
+    assert config.base_signature is not None
+    signature = Signature(tuple(-one for one in config.base_signature.numbers))
+    for changes, told in (({"hidden_size": 64}, "hidden_size=64"), ({"base_signature": signature}, "other weights")):
+        other = KnowledgeAdapter(dataclasses.replace(config, **changes))
+        with pytest.raises(UnsupportedModelError, match=told):
+            calibration_run.recalibrate(other, "tiny", encoder, cache=tmp_path)
 
 
 def test_a_run_ends_as_calibrate_does(

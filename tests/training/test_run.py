@@ -93,6 +93,15 @@ def test_stage_one_is_there_whole_or_not_at_all(prepared: Prepare, tmp_path: Pat
     assert len(losses(tmp_path / "run")) == 6
 
 
+def test_a_model_folder_is_recorded_so_that_it_is_found_from_anywhere(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "qwen").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = prepared(model="models/qwen").adapter_config
+    assert config.base_model == str(tmp_path.resolve() / "models" / "qwen")
+
+
 def test_random_knowledge_is_no_knowledge(prepared: Prepare, tmp_path: Path) -> None:
     """The control sees vectors that belong to no fact of the batch."""
     trainer, given = trainer_of(prepared, tmp_path), []
