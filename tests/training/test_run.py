@@ -224,7 +224,12 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 )
 def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"the card at {device}")
-    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device(device)))
+    where = torch.device(device)
+    # An accelerator of one process says "cuda", which means the first one.
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device(where.type)),
+        adapter=SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=where)])),
+    )
     assert told in card._device(trainer)
 
 
