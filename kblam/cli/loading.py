@@ -157,7 +157,8 @@ def tell_model(options: ModelOptions, loaded: LoadedModel) -> None:
     )
     if looks_untrained(loaded.attachment.adapter):
         warn(f"the adapter ({adapter}) is untrained: what it finds is chance; train one with `kblam train`")
-    if options.dtype is Precision.auto and loaded.model.dtype == torch.bfloat16 != quick_dtype(loaded.model.device):
+    is_slow = loaded.model.device.type == "cpu" and loaded.model.dtype == torch.bfloat16 != quick_dtype("cpu")
+    if options.dtype is Precision.auto and is_slow:
         warn(
             "this model's weights are bfloat16, and this processor has no instructions for it: --dtype float32 takes "
             "twice the memory and is several times as fast"
