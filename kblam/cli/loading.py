@@ -180,7 +180,8 @@ def warn_of(options: ModelOptions, loaded: LoadedModel) -> None:
     from kblam_kernels.tools.env import quick_dtype
 
     warn_if_untrained(loaded.attachment.adapter, told_model(options, loaded)[1])
-    if options.dtype is Precision.auto and loaded.model.dtype == torch.bfloat16 != quick_dtype(loaded.model.device):
+    is_slow = loaded.model.device.type == "cpu" and loaded.model.dtype == torch.bfloat16 != quick_dtype("cpu")
+    if options.dtype is Precision.auto and is_slow:
         warn(
             "this model's weights are bfloat16, and this processor has no instructions for it: --dtype float32 takes "
             "twice the memory and is several times as fast"

@@ -81,7 +81,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.training.checkpoints import check_output
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
-    from kblam.training.processes import base_device, start
+    from kblam.training.processes import base_device, own_device, start
     from kblam.training.run import Trainer
 
     check_output(output, resume=resume)
@@ -89,11 +89,10 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     began = time.monotonic()
     accelerator = start(device)
     settings = settings.on(accelerator.device)
-    triples, encoder = [], None
+    triples, encoder, where = [], None, own_device(accelerator, device)
     if kb is not None:
-        where = str(accelerator.device)
         named = None if settings.encoder is None else load_encoder(settings.encoder, device=where)
-        with KnowledgeBase.open(file_of(kb), named, read_only=True) as base:
+        with KnowledgeBase.open(file_of(kb), named, device=where, read_only=True) as base:
             triples, encoder = _triples_of(base, kb), base.encoder
 
     say = _say if accelerator.is_main_process else lambda text: None
@@ -105,6 +104,7 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
             triples=triples,
             encoder=encoder,
             device=base_device(accelerator, device),
+            encoder_device=where,
             progress=encoded,
             say=say,
         )
@@ -161,9 +161,9 @@ def calibrate(
     if base is None:
         raise CommandError("--model is missing, and the adapter does not record its base model")
     warn_if_untrained(given, taken.adapter)
-    triples, encoder = [], load_encoder()
+    triples, encoder = [], load_encoder(device=device)
     if kb is not None:
-        with KnowledgeBase.open(file_of(kb), read_only=True) as opened:
+        with KnowledgeBase.open(file_of(kb), device=device, read_only=True) as opened:
             triples, encoder = _triples_of(opened, kb), opened.encoder
     if given.config.encoder not in (None, encoder.fingerprint):
         raise CommandError(

@@ -56,7 +56,7 @@ def load_model(
         knowledge_base: file.
         tokenizer: folder or hub name; None is the base model's.
         revision: of the base model on the hub.
-        device: None is cuda where there is one, else cpu.
+        device: of the model, and of the encoder of questions; None is cuda where there is one, else cpu.
         dtype: None is what `load_base` takes then.
         backend: of the kernels.
         storage, query_storage, plan: as `attach` takes them.
@@ -66,7 +66,7 @@ def load_model(
         StoreError, AdapterFormatError, ModelFolderError: a part cannot be read.
         EncoderMismatchError, UnsupportedModelError: the parts do not belong together.
     """
-    opened = KnowledgeBase.open(knowledge_base, read_only=read_only)
+    opened = KnowledgeBase.open(knowledge_base, device=None if device is None else str(device), read_only=read_only)
     try:
         loaded_adapter = KnowledgeAdapter.from_pretrained(adapter)
         check_encoder(loaded_adapter.config, opened)

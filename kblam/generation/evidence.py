@@ -138,8 +138,10 @@ class EvidenceRecorder:
                 "prompt_lookup_num_tokens), and make a new recorder for each generate"
             )
         kept = own[-1]  # the last piece of a prompt that is read in pieces
-        self.masses[self._closed :] = [self.masses[kept]]
-        self.places[self._closed :] = [self.places[kept]]
+        # Copies: what a compiled step made lies in memory of a CUDA graph, and its next replay writes there again. They
+        # are made here, since what is made within the step is its result too.
+        self.masses[self._closed :] = [self.masses[kept].clone()]
+        self.places[self._closed :] = [self.places[kept].clone()]
         self._passes[self._closed :] = [self._passes[kept]]
         self._closed += 1
         self._found = []

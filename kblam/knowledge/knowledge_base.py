@@ -46,9 +46,10 @@ class KnowledgeBase:
         StoreBusyError, StoreWriteError, StoreFormatError, StoreError: see `Store`.
     """
 
-    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+    def __init__(self, store: Store, encoder: Encoder | None = None, device: str | None = None) -> None:
         self._store = store
         self._encoder = encoder
+        self._device = device
         self.mark = object()
         if not isinstance(store, Store):
             raise StoreError(
@@ -87,6 +88,7 @@ class KnowledgeBase:
         path: str | Path,
         encoder: Encoder | None = None,
         *,
+        device: str | None = None,
         read_only: bool = False,
         timeout: float = 30.0,
     ) -> KnowledgeBase:
@@ -94,6 +96,7 @@ class KnowledgeBase:
 
         Args:
             encoder: must be the one it was built with; None loads that one when a text must be encoded.
+            device: where that one computes; None lets sentence-transformers choose.
             read_only: refuse every change; works in a folder that cannot be written.
 
         Raises:
@@ -103,7 +106,7 @@ class KnowledgeBase:
         """
         store = Store.open(path, read_only=read_only, timeout=timeout)
         try:
-            return cls(store, encoder)
+            return cls(store, encoder, device)
         except BaseException:
             store.close()
             raise
@@ -321,7 +324,7 @@ class KnowledgeBase:
             EncoderMismatchError: the encoder found under its name now gives other vectors.
         """
         if self._encoder is None:
-            encoder = load_recorded_encoder(self._store.info.encoder_spec)
+            encoder = load_recorded_encoder(self._store.info.encoder_spec, self._device)
             _check_encoder(self._store, encoder)
             self._encoder = encoder
         return self._encoder

@@ -228,4 +228,6 @@ def _is_of_memory(error: BaseException) -> bool:
     """Whether memory is what lacks: allocators raise RuntimeError too, and so does whatever else is wrong."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(words in str(error).lower() for words in _LACKS)
+    # Libraries of CUDA give the name of a constant, such as CUBLAS_STATUS_ALLOC_FAILED.
+    said = str(error).lower().replace("_", " ")
+    return any(words in said for words in _LACKS)

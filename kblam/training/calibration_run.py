@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kblam.adapter import KnowledgeAdapter
@@ -58,7 +59,10 @@ def recalibrate(
     Raises:
         ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do; before the encoding.
     """
-    model, tokenizer = load_base(base, dtype=quick_dtype(device), device=device), load_tokenizer(base)
+    # In the dtype that `ask` computes in, so that what is learned holds there.
+    model, tokenizer = load_base(base, device=device), load_tokenizer(base)
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16 != quick_dtype("cpu"):
+        model = model.float()  # as `ask` advises there: bfloat16 would take twenty times as long
     # What does not fit is told before many thousands of texts are encoded.
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))

@@ -61,7 +61,7 @@ _BOTH = """\
 
 
 def _device(trainer: Trainer) -> str:
-    device = trainer.accelerator.device
+    device = next(trainer.adapter.parameters()).device  # an accelerator's may have no number
     if device.type == "cpu":
         return f"{torch.get_num_threads()} threads of an {platform.machine()} processor"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a device of type {device.type}"

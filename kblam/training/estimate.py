@@ -22,7 +22,7 @@ def estimate(trainer: Trainer) -> str:
     """A sentence with the time of each stage, from a few steps of it; the weights are left as they were."""
     config, material, adapter = trainer.config, trainer.material, trainer.adapter
     before = {name: weight.clone() for name, weight in adapter.state_dict().items()}
-    layers = material.adapter_config.knowledge_layers
+    layers, device = material.adapter_config.knowledge_layers, material.model.device
     # Timing does not depend on what the prompt weighs.
     measured = Measured.usual(material.adapter_config, 4.0)
     initialise(adapter, measured, config.seed)
@@ -32,27 +32,37 @@ def estimate(trainer: Trainer) -> str:
         heads = len(layers), material.adapter_config.num_heads
         for step in range(_TRIED + 1):
             if step == 1:
+                _wait(device)
                 began = time.monotonic()
             batch = data.batch(step)
             weighs = torch.full((*heads, len(batch.question)), 4.0)
             retrieval, refusal = retrieval_losses(adapter, batch, weighs, measured.scale, bf16=config.bf16 is True)
             (retrieval + refusal).backward()
+        _wait(device)
         seconds["stage 1"] = (time.monotonic() - began) / _TRIED * config.retrieval_steps
     if config.max_steps:
         learner = Learner(adapter, attach(material.model, adapter, trainable=True))
         passes = config.gradient_accumulation_steps
         for step in range(_TRIED + 1):
             if step == 1:
+                _wait(device)
                 began = time.monotonic()
             asked = trainer.builder.build(step)
             mine = trainer.inputs(asked, 0, passes * trainer.accelerator.num_processes)
             total_loss(learner(*mine), counts_of(asked.batch)).backward()
+        _wait(device)
         seconds["stage 2"] = (time.monotonic() - began) / _TRIED * passes * config.max_steps
         detach(material.model)
     adapter.zero_grad(set_to_none=True)
     adapter.load_state_dict(before)
     stages = "".join(f"{stage} takes about {_minutes(each)}, " for stage, each in seconds.items())
     return f"{stages}and then the confidence some minutes, on this machine as it is now"
+
+
+def _wait(device: torch.device) -> None:
+    """Until what was launched is done: a GPU computes while Python goes on."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _minutes(seconds: float) -> str:

@@ -66,6 +66,7 @@ def gather(
     triples: Sequence[Triple] = (),
     encoder: Encoder | None = None,
     device: str | None = None,
+    encoder_device: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Material:
@@ -75,6 +76,9 @@ def gather(
         cache: folder for sentence vectors.
         triples: the user's own; the adapter learns from them too, and the confidence is learned on them.
         encoder: of their knowledge base; None loads the one that the config names.
+        device: where the model is loaded; None is cuda where there is one, else cpu.
+        encoder_device: where the config's encoder computes; None is `device`. A base that is going to be sharded is
+            loaded in memory, and texts are encoded on a GPU all the same.
         progress: told how many texts are encoded.
         say: told what a person should read before that.
 
@@ -88,7 +92,9 @@ def gather(
     model = trainable_base(load_base(config.model, dtype=dtype, device=device))
     tokenizer = load_tokenizer(config.model)
     if encoder is None:
-        encoder = load_encoder(ENCODER if config.encoder is None else config.encoder, device=str(device))
+        encoder = load_encoder(
+            ENCODER if config.encoder is None else config.encoder, device=str(encoder_device or device)
+        )
     prompt = template_of(tokenizer) or PLAIN if config.prompt is None else config.prompt
     adapter_config = _adapter_config(config, model, encoder, prompt)  # refuses what the model does not have
     world = build_world(config.seed, train_entities=config.train_entities, test_entities=0)

@@ -100,11 +100,15 @@ def fsdp_of(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
     return FullyShardedDataParallelPlugin() if _is_on(os.environ, _FSDP) else None
 
 
+def own_device(accelerator: Accelerator, device: str | None) -> str:
+    """Where a process computes: on the device asked for, which a single one may have given a number."""
+    return str(accelerator.device) if accelerator.num_processes > 1 or device is None else device
+
+
 def base_device(accelerator: Accelerator, device: str | None) -> str:
     """Where a process loads the base model: in memory if it is sharded, since a GPU may have no room for the whole."""
-    if accelerator.num_processes > 1:
-        return "cpu" if fsdp_of(accelerator) is not None else str(accelerator.device)
-    return device or str(accelerator.device)
+    is_sharded = accelerator.num_processes > 1 and fsdp_of(accelerator) is not None
+    return "cpu" if is_sharded else own_device(accelerator, device)
 
 
 def _is_on(environment: Mapping[str, str], name: str) -> bool:

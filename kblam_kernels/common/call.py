@@ -114,6 +114,7 @@ class Call:
         if (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()  # it records what the dispatcher sees, which no launch is
             or torch._C._len_torch_dispatch_stack() > 0  # fakes, traces, and who counts or looks at ops
             or in_transform()
         ):

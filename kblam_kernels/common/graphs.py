@@ -21,8 +21,9 @@ def captured(call: Callable[[], object]) -> Callable[[], object] | None:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        # Else what another thread allocates meanwhile fails.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # The stream is of this device: torch's own is of the one that a process captured on first, and would get
+        # nothing here. In another mode, what another thread allocates meanwhile fails.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             call()
     except RuntimeError:
         torch.cuda.synchronize()

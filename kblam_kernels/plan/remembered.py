@@ -30,7 +30,7 @@ from kblam_kernels.errors import BuildError
 logger = logging.getLogger("kblam_kernels")
 
 # Of what is measured: another one makes earlier files void.
-_VERSION = 2  # files of 1 may have rates of a GPU that was not the current device
+_VERSION = 3  # files of 1 and 2 may have rates of nothing, for a GPU that was not the first one used
 _MOST_BYTES = 2**16
 
 

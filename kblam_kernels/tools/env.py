@@ -7,6 +7,7 @@ torch itself is broken, `python kblam_kernels/tools/env.py` still works: it does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -83,18 +84,23 @@ def cpu() -> dict[str, Any]:
 
 
 def quick_dtype(device: torch.device | str | None = None) -> torch.dtype:
-    """What to compute in: bfloat16, but float32 on a processor without instructions for products of it.
+    """What to compute in: bfloat16, but float32 on a processor or a GPU without instructions for products of it.
 
     Args:
-        device: None is cuda where there is one, else cpu.
+        device: None is cuda where there is one, else cpu. Of one that is not there it is bfloat16.
     """
     import torch
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type != "cpu" or {"avx512_bf16", "amx_bf16"} & set(cpu()["flags"]):
-        return torch.bfloat16
-    return torch.float32
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(cpu()["flags"]) else torch.float32
+    if device.type == "cuda":
+        # `is_bf16_supported` counts emulation. What is wrong with the device is told to whoever computes there.
+        with contextlib.suppress(RuntimeError, AssertionError):
+            return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    return torch.bfloat16
 
 
 def torch_build() -> dict[str, Any]:

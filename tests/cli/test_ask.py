@@ -166,7 +166,26 @@ def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.Mo
     for flags, expected in ((["avx2"], torch.float32), (["avx2", "avx512_bf16"], torch.bfloat16)):
         monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda flags=flags: {"flags": flags})
         assert quick_dtype("cpu") == expected
-        assert quick_dtype("cuda") == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), torch.float32), ((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)],
+)
+def test_a_gpu_without_bfloat16_computes_in_float32(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # as torch says of all of them: it emulates
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (asked.append(device), capability)[1])
+    assert quick_dtype("cuda:1") == expected
+    assert asked == [torch.device("cuda:1")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_what_a_device_that_is_not_there_is_quick_at_is_no_error() -> None:
+    """Whoever computes there says what is missing."""
+    assert quick_dtype("cuda") == torch.bfloat16
 
 
 def test_smollm2_computes_so_wherever_it_is_loaded(

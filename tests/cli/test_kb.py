@@ -63,7 +63,7 @@ def test_build_takes_the_encoder_of_an_existing_knowledge_base(
 ) -> None:
     asked: list[str] = []
 
-    def recorded(spec: str) -> HashingEncoder:
+    def recorded(spec: str, device: str | None) -> HashingEncoder:
         asked.append(spec)
         return HashingEncoder(EMBEDDING_DIM)
 

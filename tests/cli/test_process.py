@@ -179,7 +179,7 @@ class Slow(HashingEncoder):
         print("encoding", flush=True)
         time.sleep(60)
 
-kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec: Slow({EMBEDDING_DIM})
+kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec, device: Slow({EMBEDDING_DIM})
 kblam.cli.main(["kb", "add", {str(kb)!r}, "--name", "x", "--value", "y"])
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

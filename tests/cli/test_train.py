@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kblam.adapter import KnowledgeAdapter
+from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.cli import train as command
 from kblam.errors import TrainingConfigError, TrainingError
 from kblam.knowledge import KnowledgeBase, Triple
@@ -19,7 +19,7 @@ from kblam.training import calibration_run
 from kblam.training.material import Material
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
-from tests.models.tiny import EMBEDDING_DIM
+from tests.models.tiny import EMBEDDING_DIM, tiny_model
 from tests.training.conftest import SMALL, cache, prepared, small, small_head
 
 __all__ = ["cache", "prepared"]  # the fixtures
@@ -61,7 +61,7 @@ def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A knowledge base whose encoder is found where no other is named; others have vectors of eight numbers."""
     encoder = HashingEncoder(EMBEDDING_DIM)
-    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec, device: encoder)
     monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="", **options: HashingEncoder(8))
     with KnowledgeBase.create(tmp_path / "facts.kb", encoder) as made:
         made.add([Triple("Machine 7", "torque", "9 newton metres")])
@@ -87,24 +87,52 @@ def test_training_on_a_base_takes_the_encoder_it_was_built_with(
     assert len(taken) == 1, "before anything is encoded"
 
 
-def test_an_encoder_is_loaded_where_the_run_computes(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", [["--encoder", "other"], []], ids=["named", "recorded"])
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_texts_are_encoded_where_the_run_computes(
+    device: str, named: list[str], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would take the first GPU by itself, whatever `--device` says."""
-    asked: list[dict[str, Any]] = []
+    """An encoder would take the first GPU by itself, whatever `--device` says; an accelerator's has no number."""
+    asked: list[Any] = []
 
-    def load(spec: str, **options: Any) -> HashingEncoder:
-        asked.append(options)
+    def load(spec: str, device: str | None = None) -> HashingEncoder:
+        asked.append(device)
         return HashingEncoder(EMBEDDING_DIM)
 
-    def gather(settings: Any, **_: Any) -> None:
+    def gather(settings: Any, *, device: str, encoder_device: str, **_: Any) -> None:
+        asked.extend((device, encoder_device))
         raise TrainingError("far enough")
 
     monkeypatch.setattr("kblam.knowledge.load_encoder", load)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", load)
     monkeypatch.setattr("kblam.training.material.gather", gather)
-    options = ["-o", str(tmp_path / "adapter"), "-k", str(base), "--encoder", "other", "--device", "cpu"]
+    options = ["-o", str(tmp_path / "adapter"), "-k", str(base), *named, "--device", device]
     kblam("train", *options).failed(2, "far enough")
-    assert asked == [{"device": "cpu"}]
+    assert asked == [device] * 3
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_calibration_encodes_on_the_device_that_is_asked_for(
+    has_base: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def load(spec: str = "", device: str | None = None) -> HashingEncoder:
+        asked.append(device)
+        return HashingEncoder(EMBEDDING_DIM)
+
+    def recalibrate(*_: Any, **__: Any) -> None:
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr("kblam.knowledge.load_encoder", load)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", load)
+    monkeypatch.setattr("kblam.training.calibration_run.recalibrate", recalibrate)
+    monkeypatch.setattr("kblam.adapter.fresh.looks_untrained", lambda adapter: False)
+    adapter = KnowledgeAdapter(AdapterConfig.for_model(tiny_model().config, EMBEDDING_DIM, base_model="tiny"))
+    adapter.save_pretrained(tmp_path / "adapter")
+    options = ["-a", str(tmp_path / "adapter"), "-o", str(tmp_path / "new"), *(["-k", str(base)] if has_base else [])]
+    kblam("calibrate", *options, "--device", "cuda:1").failed(2, "far enough")
+    assert set(asked) == {"cuda:1"}
 
 
 def test_a_base_without_triples_is_not_replaced_by_invented_facts(
@@ -181,7 +209,7 @@ def test_a_run_and_then_other_thresholds(
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     monkeypatch.setattr("kblam.knowledge.load_encoder", lambda spec="", **options: HashingEncoder(EMBEDDING_DIM))
     monkeypatch.setattr(
-        "kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: HashingEncoder(EMBEDDING_DIM)
+        "kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec, device: HashingEncoder(EMBEDDING_DIM)
     )
     kb, output = tmp_path / "facts.kb", tmp_path / "calibrated"
     facts = [Triple(f"Machine {index}", prop, f"{index} {prop}") for index in range(9) for prop in ("torque", "age")]

@@ -176,6 +176,10 @@ def waits() -> Iterator[list[str]]:
         _WAITED = None
 
 
+def _synchronize(device: Any = None) -> None:
+    _waited("synchronize")
+
+
 def _raw(one: Any) -> Any:
     return one.raw if isinstance(one, Elsewhere) else one
 
@@ -199,7 +203,12 @@ def elsewhere() -> Iterator[torch.device]:
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with mock.patch.multiple(torch.inference_mode, __enter__=_enter, __exit__=_exit), _Everything():
+        with (
+            mock.patch.multiple(torch.inference_mode, __enter__=_enter, __exit__=_exit),
+            # A backend in Python has none; there is nothing to wait for.
+            mock.patch.object(torch.accelerator, "synchronize", _synchronize),
+            _Everything(),
+        ):
             yield torch.device(NAME, 0)
     finally:
         torch._C._set_only_lift_cpu_tensors(before)

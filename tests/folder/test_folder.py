@@ -38,6 +38,23 @@ def test_a_folder_answers_as_its_parts_do(
     assert left_behind(tmp_path) == []
 
 
+def test_questions_are_encoded_on_the_models_device(
+    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder would take a GPU by itself, whatever device is asked for."""
+    asked: list[str | None] = []
+    monkeypatch.setattr(
+        "kblam.knowledge.knowledge_base.load_recorded_encoder",
+        lambda spec, device=None: asked.append(device) or HashingEncoder(EMBEDDING_DIM),
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+    for device in ("cpu", torch.device("cpu"), None):
+        parts = load_model(base, tmp_path / "adapter", tmp_path / "facts.kb", device=device)
+        with parts.knowledge_base as opened:
+            assert opened.encoder.dimension == EMBEDDING_DIM
+    assert asked == ["cpu", "cpu", None]
+
+
 def test_the_base_is_referred_to_or_included(
     base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path
 ) -> None:

@@ -47,6 +47,29 @@ def test_padding_is_no_part_of_the_shares(world: World) -> None:
         assert answer.evidence[0].mass == pytest.approx(1 / (3 + prompt), abs=1e-6)
 
 
+def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:
+    """As a compiled step does it that is replayed: its results lie where the last one's lay."""
+    recorder, own = EvidenceRecorder(), EvidenceRecorder()
+    resident, memory = resident_for(world.attachment, world.kb), list[torch.Tensor]()
+
+    def replay(**attention: Any) -> None:
+        own(**attention)
+        recorder(**attention)
+        made = (recorder.masses, recorder.places)
+        memory[:] = memory or [kind[-1] for kind in made]
+        for lies, kind in zip(memory, made, strict=True):
+            lies.copy_(kind[-1])
+            kind[-1] = lies
+
+    with torch.no_grad(), world.attachment.using(resident), world.attachment.observing(replay):
+        for length in (4, 5, 6):
+            world.model(torch.arange(length)[None], use_cache=False)
+            recorder.close(length)
+    assert not torch.equal(own.masses[0], own.masses[2])
+    for kept, made in ((recorder.masses, own.masses), (recorder.places, own.places)):
+        assert all(torch.equal(one, other) for one, other in zip(kept, made, strict=True))
+
+
 def test_the_masses_of_one_token_add_up_to_the_share_of_knowledge(world: World) -> None:
     recorder, seen = EvidenceRecorder(), {}
     resident = resident_for(world.attachment, world.kb)

@@ -202,6 +202,23 @@ def test_memory_that_runs_out_while_rows_move_is_told(kb: KnowledgeBase, monkeyp
 
 
 @pytest.mark.parametrize(
+    "lack",
+    ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "driver error: CUDA_ERROR_OUT_OF_MEMORY"],
+)
+def test_a_library_that_finds_no_memory_is_told_as_a_lack_of_it(
+    lack: str, kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raises a plain RuntimeError, with the name of a constant."""
+
+    def no_memory(*arguments: object) -> None:
+        raise RuntimeError(f"CUDA error: {lack}")
+
+    monkeypatch.setattr(Vectors, "encode", no_memory)
+    with pytest.raises(KnowledgeError, match=r"no room for 4 rows .*_.*; use a smaller"):
+        copy_of(kb)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"device": "abacus"}, "cannot hold embeddings on abacus"),

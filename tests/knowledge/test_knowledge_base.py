@@ -252,7 +252,7 @@ def test_the_recorded_encoder_is_loaded_and_checked(
     from kblam.knowledge import knowledge_base
 
     found = HashingEncoder()
-    monkeypatch.setattr(knowledge_base, "load_recorded_encoder", lambda spec: found)
+    monkeypatch.setattr(knowledge_base, "load_recorded_encoder", lambda spec, device: found)
     again = KnowledgeBase.open(path)
     again.add(Triple("a", "b", "c"))
     assert found.calls == ["the b of a", "c"]

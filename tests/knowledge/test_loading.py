@@ -64,6 +64,17 @@ def test_a_file_alone_cannot_name_the_server_that_gets_the_key(monkeypatch: pyte
     assert load_recorded_encoder(spec).spec == spec
 
 
+@pytest.mark.parametrize("spec", ["minilm", "org/model"])
+def test_a_recorded_encoder_computes_on_the_device_that_is_asked_for(
+    spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBLAM_ENCODER", "org/model")
+    for device in (None, "cuda:1"):
+        encoder = load_recorded_encoder(spec, device)
+        assert isinstance(encoder, SentenceTransformerEncoder)
+        assert encoder.device == device
+
+
 @pytest.mark.parametrize("spec", ["org/model", "/some/folder", "sentence-transformers/all-mpnet-base-v2"])
 def test_a_file_alone_cannot_choose_what_is_loaded(spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KBLAM_ENCODER", raising=False)

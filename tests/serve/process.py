@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the 
 import kblam.cli, kblam.knowledge.knowledge_base
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM
-kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec: HashingEncoder(EMBEDDING_DIM)
+kblam.knowledge.knowledge_base.load_recorded_encoder = lambda spec, device: HashingEncoder(EMBEDDING_DIM)
 if "HELD" in os.environ:
     from kblam.generation.speaking import Speaker
     from kblam.serve import run

@@ -211,7 +211,7 @@ def test_as_many_connections_are_taken_as_requests_may_wait(
     monkeypatch.setattr("kblam.serve.run.serve", serve)
     monkeypatch.setattr("kblam.serve.run.signal.signal", lambda *_: None)
     encoder = HashingEncoder(EMBEDDING_DIM)
-    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec: encoder)
+    monkeypatch.setattr("kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec, device: encoder)
     kblam("serve", base, "--adapter", adapter, "--kb", f"facts={kb}", "--port", 0, "--queue", queue).ok()
     assert taken == [connections]
 

@@ -117,13 +117,12 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     before = KnowledgeAdapter(dataclasses.replace(material.adapter_config, background=("age",), format_version=3))
     entities = [Entity(f"Machine {n}", {"torque": "9", "weight": f"{n} tons", "color": "red"}) for n in range(8)]
     asked = list[Any]()
-    monkeypatch.setattr(calibration_run, "quick_dtype", lambda device: f"what {device} is quick at")
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **given: (asked.append(given), material.model)[1])
     monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
     monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: entities)
     encoder = HashingEncoder(before.config.embedding_dim)
     after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
-    assert asked == [{"dtype": "what None is quick at", "device": None}]
+    assert asked == [{"device": None}], "in the dtype that `ask` computes in"
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
     assert after.config.format_version == FORMAT_VERSION  # older releases do not know these weights
     assert after.config.background == tuple(TYPED)
@@ -161,6 +160,28 @@ def test_an_adapter_of_another_model_is_told_before_anything_is_encoded(
         other = KnowledgeAdapter(dataclasses.replace(config, **changes))
         with pytest.raises(UnsupportedModelError, match=told):
             calibration_run.recalibrate(other, "tiny", encoder, cache=tmp_path)
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("flags", [["avx2"], ["avx2", "avx512_bf16"]])
+def test_a_confidence_is_learned_in_the_dtype_of_the_answers(
+    flags: list[str], saved: torch.dtype, prepared: Callable[..., Material], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """That of the checkpoint; but a processor without bfloat16 takes float32, as `ask` advises there."""
+    material, used = prepared(), list[torch.dtype]()
+    adapter = KnowledgeAdapter(material.adapter_config)
+    material.model.to(saved).save_pretrained(tmp_path / "base")
+    monkeypatch.setattr("kblam_kernels.tools.env.cpu", lambda: {"flags": flags})
+    monkeypatch.setattr(calibration_run, "load_tokenizer", lambda name: material.texts.tokenizer)
+    monkeypatch.setattr(
+        calibration_run, "calibrated", lambda adapter, model, *_, **__: used.append(model.dtype) or (adapter, None)
+    )
+    encoder = HashingEncoder(adapter.config.embedding_dim)
+    calibration_run.recalibrate(
+        adapter, str(tmp_path / "base"), encoder, cache=tmp_path, questions=20, device="cpu", **small_head()
+    )
+    is_slow = saved == torch.bfloat16 and "avx512_bf16" not in flags
+    assert used == [torch.float32 if is_slow else saved]
 
 
 def test_a_run_ends_as_calibrate_does(

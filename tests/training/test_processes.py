@@ -9,22 +9,26 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from kblam.errors import TrainingError
 from kblam.models.signature import signature_of
+from kblam.training import material
 from kblam.training.checkpoints import checkpoints
 from kblam.training.material import Material
-from kblam.training.processes import base_device, check_launch, start
+from kblam.training.processes import base_device, check_launch, own_device, start
 from kblam.training.run import Trainer
 from kblam.training.sharding import shard, share_held
-from tests.models.tiny import tiny_model
+from tests.fakes import HashingEncoder
+from tests.models.tiny import EMBEDDING_DIM, tiny_model
 from tests.training.conftest import SETTLED, small
 from tests.training.curve import losses, same_curve
 from tests.training.launch import accelerate_two, start_two
@@ -149,6 +153,37 @@ def test_a_base_that_is_sharded_is_read_whole_in_every_process(launched: Any, mo
     accelerator = start("cpu")
     assert os.environ[SWITCH] == "False"
     assert base_device(accelerator, "cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("processes", "environment", "device", "base", "own"),
+    [
+        (1, {}, None, "cuda", "cuda"),
+        (1, {}, "cuda:1", "cuda:1", "cuda:1"),
+        (1, FSDP, "cuda:1", "cuda:1", "cuda:1"),
+        (2, {}, "cuda", "cuda:1", "cuda:1"),
+        (2, FSDP, None, "cpu", "cuda:1"),
+    ],
+)
+def test_a_base_that_is_sharded_leaves_the_rest_on_the_gpu(
+    processes: int, environment: dict[str, str], device: str | None, base: str, own: str, monkeypatch: Any
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    where = torch.device("cuda" if processes == 1 else "cuda:1")
+    accelerator: Any = SimpleNamespace(num_processes=processes, device=where, distributed_type=DistributedType.NO)
+    assert (base_device(accelerator, device), own_device(accelerator, device)) == (base, own)
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("cuda:1", "cuda:1"), (None, "cpu")])
+def test_texts_are_encoded_elsewhere_than_the_base_is_loaded(
+    encoding: str | None, expected: str, prepared: Prepare, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    load = lambda name, device: asked.append(device) or HashingEncoder(EMBEDDING_DIM)  # noqa: E731
+    monkeypatch.setattr(material, "load_encoder", load)
+    material.gather(small(), cache=cache, device="cpu", encoder_device=encoding)
+    assert asked == [expected]
 
 
 def test_bfloat16_by_the_launch(prepared: Prepare, tmp_path: Path, launched: Any) -> None:

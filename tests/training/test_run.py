@@ -21,6 +21,7 @@ from kblam.errors import AdapterConfigError, TrainingError
 from kblam.knowledge import Triple
 from kblam.models import attach, attachment_of
 from kblam.training import calibrate, card
+from kblam.training import estimate as estimating
 from kblam.training.calibrate import Case
 from kblam.training.card import write_card
 from kblam.training.checkpoints import check_output, checkpoints
@@ -233,8 +234,40 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 )
 def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"the card at {device}")
-    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device(device)))
+    where = torch.device(device)
+    # An accelerator of one process says "cuda", which means the first one.
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device(where.type)),
+        adapter=SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=where)])),
+    )
     assert told in card._device(trainer)
+
+
+def test_an_estimate_waits_for_what_it_times(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU computes long after the calls return; made up are a clock, and a device that each step takes a minute."""
+    trainer, clock, queued = trainer_of(prepared, tmp_path), [0.0], [0.0]
+
+    def backward(loss: torch.Tensor) -> None:
+        queued[0] += 60
+
+    def wait(device: torch.device) -> None:
+        clock[0] += queued[0]
+        queued[0] = 0
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr("kblam.training.estimate._wait", wait)
+    monkeypatch.setattr("kblam.training.estimate.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert estimate(trainer).startswith("stage 1 takes about 6 minutes, stage 2 takes about 6 minutes, ")
+
+
+def test_only_what_is_not_the_cpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for name in ("cpu", "cuda:1"):
+        estimating._wait(torch.device(name))
+    assert waited == [torch.device("cuda:1")]
 
 
 def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:

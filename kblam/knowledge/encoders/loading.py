@@ -65,17 +65,21 @@ def _is_folder(name: str) -> bool:
         return False
 
 
-def load_recorded_encoder(spec: str) -> Encoder:
+def load_recorded_encoder(spec: str, device: str | None = None) -> Encoder:
     """The encoder whose spec was found in a file.
 
     A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address, nor
     to download or load a model. It may name the default model and the user's own server; others the user names, too.
 
+    Args:
+        spec: as `load_encoder` takes it.
+        device: for a model on this machine.
+
     Raises:
         EncoderUnavailableError: as `load_encoder`, or the spec names what the user has not named.
     """
     if spec == os.environ.get(NAMED_VARIABLE):
-        return load_encoder(spec)
+        return load_encoder(spec, device=device)
     parts = _OPENAI.fullmatch(spec)
     if parts is not None:
         address = checked_base_url(parts["base_url"] or DEFAULT_BASE_URL)
@@ -90,7 +94,7 @@ def load_recorded_encoder(spec: str) -> Encoder:
             f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
             f"it yourself: {_naming(spec)}{NAMED_VARIABLE}={spec}"
         )
-    return load_encoder(spec)
+    return load_encoder(spec, device=device)
 
 
 def _naming(spec: str) -> str:

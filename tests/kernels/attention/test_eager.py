@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kblam_kernels import RectangularAttention
+from kblam_kernels import RectangularAttention, rectangular_attention
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.op import dense_attention
 from kblam_kernels.latent.op import latent_attention
@@ -84,3 +84,21 @@ def test_who_looks_at_ops_sees_those_by_triton(interpreted: None, monkeypatch: p
         output, _ = attend.run(*map(fakes.from_tensor, step(1, 4)))
     assert isinstance(output, FakeTensor)
     assert counted.count == 2
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("knowledge", [dense, latent])
+def test_a_trace_has_the_op_by_triton(knowledge: Callable[[], Any], interpreted: None) -> None:
+    """torch.jit.trace, and the export to ONNX that is made of it, see no launch: it would return what it was traced
+    with, or memory that nobody writes.
+    """
+    held = knowledge()
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, r: torch.Tensor) -> Any:
+        return rectangular_attention(query, key, value, held, r, return_lse=True, backend="triton")
+
+    traced = torch.jit.trace(attention, step(1, 4), check_trace=False)
+    other = step(1, 4, seed=1)
+    for got, expected in zip(traced(*other), attention(*other), strict=True):
+        assert torch.equal(got, expected)

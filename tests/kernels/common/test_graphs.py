@@ -12,7 +12,7 @@ import torch
 from kblam_kernels.common.graphs import captured
 
 
-def test_other_threads_may_allocate_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_of_the_current_device_and_other_threads_may_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {}
 
     def graph(made: Any, **given: Any) -> Any:
@@ -26,4 +26,6 @@ def test_other_threads_may_allocate_while_a_graph_is_captured(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "graph", graph)
     assert captured(lambda: None) is not None
-    assert options == {"capture_error_mode": "thread_local"}
+    assert options["capture_error_mode"] == "thread_local"
+    # Without one, torch takes a stream of the device that the process captured on first; elsewhere the graph is empty.
+    assert options["stream"] is stream
