@@ -14,6 +14,7 @@ from kblam.shipped import DEMO
 from kblam.training import calibration_data, material
 from kblam.training.config import TrainingConfig
 from kblam.training.material import Material, gather
+from kblam.training.run import Trainer
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM, tiny_model
 
@@ -46,6 +47,8 @@ SMALL: dict[str, Any] = {
 # rounding. Curves are compared after so many that, with this seed, none is within 1e-4.
 SETTLED: dict[str, Any] = {"retrieval_steps": 200}
 
+Prepare = Callable[..., Material]
+
 # What stages there are depends on it.
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"question_head": "linear"},
@@ -62,6 +65,11 @@ def small_head() -> dict[str, int]:
 def small(**changes: Any) -> TrainingConfig:
     """The config of a small run."""
     return TrainingConfig(**{**SMALL, **changes})
+
+
+def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, **changes: Any) -> Trainer:
+    """A small run; `said` gets what it tells."""
+    return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
 
 
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:

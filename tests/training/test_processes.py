@@ -23,18 +23,15 @@ from kblam.errors import TrainingError
 from kblam.models.signature import signature_of
 from kblam.training import material
 from kblam.training.checkpoints import checkpoints
-from kblam.training.material import Material
 from kblam.training.processes import base_device, check_launch, own_device, start
-from kblam.training.run import Trainer
 from kblam.training.sharding import shard, share_held
 from tests.fakes import HashingEncoder
 from tests.models.tiny import EMBEDDING_DIM, tiny_model
-from tests.training.conftest import SETTLED, small
+from tests.training.conftest import SETTLED, Prepare, small, trainer_of
 from tests.training.curve import losses, same_curve
 from tests.training.launch import accelerate_two, start_two
 from tests.warm import ended
 
-Prepare = Callable[..., Material]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
@@ -57,10 +54,6 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
-
-
-def trainer_of(prepared: Prepare, output: Path, said: list[str] | None = None, **changes: Any) -> Trainer:
-    return Trainer(small(**changes), prepared(**changes), output, say=(said if said is not None else []).append)
 
 
 def test_a_sharded_base_takes_the_same_steps(prepared: Prepare, cache: Path, tmp_path: Path, warm: None) -> None:

@@ -1,0 +1,157 @@
+"""What a training run writes into its folder, and what it leaves alone there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from kblam.errors import TrainingError
+from kblam.knowledge import Triple
+from kblam.training import card
+from kblam.training.card import write_card
+from kblam.training.checkpoints import check_output, checkpoints
+from kblam.training.run import Trainer
+from tests.training.conftest import Prepare, small, trainer_of
+
+
+def test_a_run_is_never_written_over(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path).fit(stop_after=3)
+    with pytest.raises(TrainingError, match="holds a run already; pass resume=True, or another output"):
+        trainer_of(prepared, tmp_path).fit()
+    with pytest.raises(TrainingError, match=r"other settings: learning_rate was 0.0012, is 0.5"):
+        trainer_of(prepared, tmp_path, learning_rate=0.5).fit(resume=True)
+    other = Trainer(small(), prepared(triples=[Triple("Machine 7", "torque", "9 Nm")]), tmp_path, say=[].append)
+    with pytest.raises(TrainingError, match=r"other settings: facts was '\d+, \w+', is '\d+, \w+'"):
+        other.fit(resume=True)
+    state = (tmp_path / "checkpoint-3" / "state.json").read_text()
+    for damaged in ("{", state.replace('"step": 3', '"step": 1, "step": 3')):
+        (tmp_path / "checkpoint-3" / "state.json").write_text(damaged)
+        with pytest.raises(TrainingError, match=r"checkpoint-3 is damaged: state.json cannot be read \(.*delete that"):
+            trainer_of(prepared, tmp_path).fit(resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of something else", "missing"])
+@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors"])
+def test_without_a_damaged_checkpoint_the_one_before_is_taken(
+    file: str, damage: str, prepared: Prepare, tmp_path: Path
+) -> None:
+    trainer_of(prepared, tmp_path).fit()
+    last, path = tmp_path / "checkpoint-6", tmp_path / "checkpoint-6" / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100] if damage == "cut short" else b"not weights at all")
+    with pytest.raises(TrainingError, match=r"checkpoint-6 is damaged: .*; delete that folder, and the run goes on"):
+        trainer_of(prepared, tmp_path).fit(resume=True)
+    shutil.rmtree(last)
+    said: list[str] = []
+    trainer_of(prepared, tmp_path, said).fit(resume=True)
+    assert f"going on from {tmp_path / 'checkpoint-3'}" in said
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("mine", ["a base model", "another adapter", "a folder", "a card", "checkpoints of others"])
+def test_what_is_no_run_is_never_written_over(
+    mine: str, resume: bool, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(prepared, tmp_path / "mine")
+    if mine == "a base model":
+        trainer.material.model.save_pretrained(tmp_path / "mine")
+    elif mine == "another adapter":
+        trainer.adapter.save_pretrained(tmp_path / "mine")
+    else:
+        path = {"a folder": "retrieval/notes.txt", "a card": "README.md"}.get(mine, "checkpoint-500/optimizer.pt")
+        (tmp_path / "mine" / path).parent.mkdir(parents=True)
+        (tmp_path / "mine" / path).write_text("years of work")
+    before = contents(tmp_path / "mine")
+    with pytest.raises(TrainingError, match="holds something else than a run of kblam train") as told:
+        trainer.fit(resume=resume)
+    assert "resume" not in str(told.value)
+    assert contents(tmp_path / "mine") == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_base_model_beside_a_run_is_not_written_over(prepared: Prepare, tmp_path: Path) -> None:
+    trainer_of(prepared, tmp_path).fit(stop_after=3)
+    trainer = trainer_of(prepared, tmp_path)
+    trainer.material.model.save_pretrained(tmp_path)
+    with pytest.raises(TrainingError, match=r"something else than a run of kblam train \(config.json\)"):
+        trainer.fit(resume=True)
+
+
+def test_what_a_stopped_run_left_is_no_hindrance(prepared: Prepare, tmp_path: Path) -> None:
+    for left in (".retrieval.part/config.json", "cache/vectors-0123456789abcdef/x", ".t0_x9abc.part/model.safetensors"):
+        (tmp_path / left).parent.mkdir(parents=True)
+        (tmp_path / left).touch()
+    for left in ("log.jsonl", "events.out.tfevents.1700000000.host.7.0"):
+        (tmp_path / left).touch()
+    trainer_of(prepared, tmp_path).fit(stop_after=1)
+    assert [step for step, _ in checkpoints(tmp_path)] == [1]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "adapter"):
+        with pytest.raises(TrainingError, match=r"file is a file, and a run needs a folder; choose another output"):
+            check_output(output, resume=False)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(TrainingError, match=r"may not be written; choose another output"):
+        check_output(tmp_path / "new" / "adapter", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "told"), [("cpu", "threads of an"), ("cuda:1", "the card at cuda:1"), ("xpu", "a device of type xpu")]
+)
+def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"the card at {device}")
+    where = torch.device(device)
+    # An accelerator of one process says "cuda", which means the first one.
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device(where.type)),
+        adapter=SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=where)])),
+    )
+    assert told in card._device(trainer)
+
+
+def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:
+    said: list[str] = []
+    trainer = trainer_of(prepared, tmp_path, said)
+    trainer.fit()
+    trainer.finish()
+    file = tmp_path / "README.md"
+    write_card(trainer, 60.0)
+    assert "How it was made" in file.read_text(), "in place of the hub's"
+    write_card(trainer, 120.0)
+    assert "in 2 minutes" in file.read_text()
+    changed = file.read_text().replace("in 2 minutes", "in no time")
+    for mine in ("# My adapter\n", changed):
+        file.write_text(mine)
+        write_card(trainer, 180.0)
+        assert file.read_text() == mine
+        assert said[-1] == f"{file} was changed by hand, so it stays as it is"
+
+
+def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_path: Path) -> None:
+    first = trainer_of(prepared, tmp_path)
+    first.fit(stop_after=3)
+    assert not first.resumed
+    second = trainer_of(prepared, tmp_path)
+    second.fit(resume=True)
+    second.finish()
+    for trainer, minutes in (first, "in 1 minutes on"), (second, "in parts, the last in 1 minutes on"):
+        trainer.calibration = second.calibration
+        write_card(trainer, 60.0)
+        card = (tmp_path / "README.md").read_text()
+        assert f"with the settings below, {minutes}" in card
+        vectors = trainer.material.vectors, trainer.material.calibration.vectors
+        assert f"\n{sum(each.encoded for each in vectors):,} texts were encoded in this time" in card
