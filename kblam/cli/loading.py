@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -68,32 +68,19 @@ def load(options: ModelOptions, *, read_only: bool) -> LoadedModel:
     requested(options.backend, dense_attention.backends)
     check_storage(options.storage)
     check_pin(options.plan)
-    device, dtype = _device(options.device), _dtype(options.dtype)
+    given: dict[str, Any] = {
+        "device": _device(options.device),
+        "dtype": _dtype(options.dtype),
+        "backend": options.backend,
+        "storage": options.storage,
+        "query_storage": options.query_storage,
+        "plan": options.plan,
+        "read_only": read_only,
+    }
     if options.adapter is None or kb is None:  # a model folder has its own
-        return load_folder(
-            options.model or "",
-            knowledge_base=kb,
-            device=device,
-            dtype=dtype,
-            backend=options.backend,
-            storage=options.storage,
-            query_storage=options.query_storage,
-            plan=options.plan,
-            read_only=read_only,
-        )
+        return load_folder(options.model or "", knowledge_base=kb, **given)
     with names_model(options):
-        return load_model(
-            options.model or _base_of(options.adapter),
-            options.adapter,
-            kb,
-            device=device,
-            dtype=dtype,
-            backend=options.backend,
-            storage=options.storage,
-            query_storage=options.query_storage,
-            plan=options.plan,
-            read_only=read_only,
-        )
+        return load_model(options.model or _base_of(options.adapter), options.adapter, kb, **given)
 
 
 @contextmanager
