@@ -13,6 +13,7 @@ Fact = tuple[str, str, str]  # name, property, value
 _FIELD = re.compile(r"\{(name|property|value)\}")
 _ORDER = ("name", "property", "value")
 _STOPS = (".", "!", "?", "…", "。", "！", "？")
+_QUOTES = " \"'”’»"  # and spaces
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def answer_sentence(template: str, facts: Sequence[Fact]) -> Sentence:
     clause = template.rstrip()
     stop = "." if clause.endswith(".") else ""
     # A value that is a sentence, or ends in "Inc.", has one of its own.
-    if stop and clause.endswith("{value}.") and facts[-1][-1].rstrip().endswith(_STOPS):
-        template, stop = clause[:-1], ""
-        clause = template
+    if stop and clause.endswith("{value}.") and facts[-1][-1].rstrip(_QUOTES).endswith(_STOPS):
+        template, stop = clause[:-1] + template[len(clause) :], ""
+        clause = clause[:-1]
     if len(facts) == 1:
         return _filled(template, facts[0])
     clause = clause[: len(clause) - len(stop)]

@@ -18,7 +18,7 @@ from kblam.errors import GenerationError
 from kblam.generation.clauses import Split
 from kblam.generation.items import FILLER
 from kblam.generation.words import Found
-from kblam.knowledge.mention import mentions, place_of, spans_of, words
+from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -324,7 +324,7 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
     The strongest first: none is likelier than another to answer such a question.
     """
     said = words(question)
-    names = dict.fromkeys(one.triple.name for one in found)
+    names = [name for name in dict.fromkeys(one.triple.name for one in found) if says(question, name)]
     places = {name: at for name in names if (at := place_of(said, words(name))) is not None}
     if not places:
         return []

@@ -35,7 +35,10 @@ def place_of(said: list[str], wanted: list[str]) -> int | None:
 def mentions(text: str, name: str, property: str) -> bool:
     """Whether a text has both the name and the property, word for word, in any case."""
     said = words(text)
-    return all(place_of(said, words(field)) is not None for field in (name, property))
+    return all(
+        place_of(said, words(field)) is not None and ("_" not in text or says(text, field))
+        for field in (name, property)
+    )
 
 
 def says(text: str, phrase: str) -> bool:
@@ -79,9 +82,6 @@ def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
 _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
-_UNDERSCORES, _UNDERSCORES_AT_END = re.compile("_+"), re.compile("_+$")
-
-
 @lru_cache(maxsize=4096)
 def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool] | None:
     """How a phrase stands in a folded text; its words; whether one may go on before and after it. None without any."""
@@ -89,9 +89,11 @@ def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool] | Non
     if not said:
         return None
     # The underscores around "__init__" are its own; without them it would be a part of that.
-    first, last = _UNDERSCORES.match(phrase), _UNDERSCORES_AT_END.search(phrase)
-    between = r"[\W_]+".join(map(re.escape, said))
-    found = re.compile(f"{first[0] if first else ''}{between}{last[0] if last else ''}")
+    folded = _folded(phrase)
+    found_words = list(_word(folded).finditer(folded))
+    before, after = folded[: found_words[0].start()], folded[found_words[-1].end() :]
+    before, after = before[len(before.rstrip("_")) :], after[: len(after) - len(after.lstrip("_"))]
+    found = re.compile(before + r"[\W_]+".join(map(re.escape, said)) + after)
     return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from kblam.knowledge.longer import goes_on
-from kblam.knowledge.mention import spans_of, words, words_at
+from kblam.knowledge.mention import says, words, words_at
 from kblam.knowledge.spelling import PLAIN, Typed, can_own, fits, in_place, is_joint, keeps_marks, otherwise
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
@@ -46,7 +45,8 @@ class Names:
         In scripts without spaces a name is only found if it stands alone.
         """
         said = words(text)
-        return {" ".join(said[start:end]) for start, end in self._runs(said)}
+        found = {" ".join(said[start:end]) for start, end in self._runs(said)}
+        return {one for one in found if self._is_whole(text, one)}
 
     def meant_in(self, text: str) -> list[str]:
         """The names that a text says, as they are written; none that is part of a longer one there."""
@@ -57,30 +57,10 @@ class Names:
         said, found = words_at(text), dict[str, tuple[int, int]]()
         reached = 0
         for start, end in self._runs([word for word, _, _ in said]):
-            if start >= reached:
+            if start >= reached and self._is_whole(text, " ".join(word for word, _, _ in said[start:end])):
                 found.setdefault(" ".join(word for word, _, _ in said[start:end]), (said[start][1], said[end - 1][2]))
                 reached = end
         return list(found.values())
-
-    def begins_longer(self, text: str, name: str, is_property: Callable[[str], bool]) -> bool:
-        """Whether a text says a name only as the beginning of one that is not here: "Acme" in "Acme Holdings".
-
-        Args:
-            text: a question.
-            name: one that it says.
-            is_property: whether words are a property, in any case.
-        """
-        places = list(spans_of(text, name))
-        if not places or not all(goes_on(text, start, end) for start, end in places):
-            return False
-        # "the Acme Founding Year", "Paris France" where both are known
-        said = words_at(text)
-        for _, end in places:
-            following = [one for one in said if one[1] >= end][:_LONGEST_PROPERTY]
-            runs = [" ".join(word for word, _, _ in following[:length]) for length in range(1, len(following) + 1)]
-            if any(one in self._known for one in runs) or _begins_with_property(text, following, is_property):
-                return False
-        return True
 
     def as_meant(self, text: str, is_property: Callable[[str], bool]) -> str:
         """The text with the names that it types otherwise as they are written: "jose alvarez" as "José Álvarez".
@@ -150,6 +130,11 @@ class Names:
         if any(side in self._known or side in self._otherwise or is_property(side) for side in sides):
             return True
         return any(is_property(text[start:stop]) for _, _, stop in typed.words[last - 1 : last + _LONGEST_PROPERTY])
+
+    def _is_whole(self, text: str, key: str) -> bool:
+        """Whether a name that a text has the words of is not a part of an identifier there: "get" of "get_user"."""
+        names = self._known[key]
+        return not any("_" in one for one in (text, *names)) or any(says(text, one) for one in names)
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""

@@ -243,13 +243,10 @@ class Judge:
         said = {name: compared.said.said_in(question, name) for name in names}
         of_others = compared.said.said_in(question, "")  # what is said beside a name that is not said
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
-        whole = self._names.said_in(question)
-        inside = {name for name in names for other in names | whole if len(other) > len(name) and says(other, name)}
-        # And one that goes on: "Acme" in "Acme Holdings".
-        longer = {name for name in names if self._names.begins_longer(question, name, self.is_property)}
+        whole, longer = self._names.said_in(question), names.union(self._names.meant_in(question))
+        inside = {name for name in names for other in longer if len(other) > len(name) and says(other, name)}
         meant = to_the_letter(
-            question,
-            (name for name in names - longer if name not in inside or " ".join(words(name)) in whole),
+            question, (name for name in names if name not in inside or " ".join(words(name)) in whole)
         )
         return [
             Signs(

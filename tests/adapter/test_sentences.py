@@ -26,7 +26,7 @@ def test_two_facts_are_clauses_with_one_stop() -> None:
     assert spans(sentence)[3:] == [("founder", 1, "property"), ("B", 1, "name"), ("Ann Lee", 1, "value")]
 
 
-@pytest.mark.parametrize("value", ["Acme Inc.", "It flies!", "鉄。"])
+@pytest.mark.parametrize("value", ["Acme Inc.", "It flies!", "鉄。", 'He said "no."'])
 def test_a_value_with_a_stop_brings_no_second_one(value: str) -> None:
     ends = ("A", "owner", value)
     one, two = answer_sentence(ANSWER, [ends]), answer_sentence(ANSWER, [A, ends])
@@ -34,6 +34,8 @@ def test_a_value_with_a_stop_brings_no_second_one(value: str) -> None:
     assert two.text == f"The color of A is red and the owner of A is {value}"
     assert spans(one)[2] == (value, 0, "value")
     assert answer_sentence(ANSWER, [ends, A]).text.endswith("and the color of A is red.")
+    assert answer_sentence(ANSWER + "\n", [ends]).text == one.text + "\n"
+    assert answer_sentence(ANSWER, [("A", "form", "company (Inc.)")]).text.endswith("(Inc.).")
     assert answer_sentence("{value} ({name}, {property}).", [ends]).text == f"{value} (A, owner)."
     assert answer_sentence("{name} {property}: {value}", [ends]).text == f"A owner: {value}"
 

@@ -117,6 +117,10 @@ def test_names_in_scripts_without_spaces() -> None:
         ("What does __init__ do?", "__init__", True),
         ("What does init do?", "__init__", False),
         ("What does __init__ do?", "init", False),
+        ("What does $_GET do?", "$_GET", True),
+        ("What does (__x__) do?", "(__x__)", True),
+        ("what is ._id", "._id", True),
+        ("What does _GET do?", "GET", False),
     ],
 )
 def test_an_underscore_is_a_space_within_a_phrase(text: str, phrase: str, is_said: bool) -> None:
@@ -148,7 +152,9 @@ def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, 
         before = "" if re.match(f"[{_RUN}]", said[0]) else rf"(?<![^\W{_RUN}])"
         after = "" if re.search(f"[{_RUN}]$", said[-1]) else rf"(?![^\W{_RUN}])"
         between = r"[\W_]+".join(map(re.escape, said))
-        own = phrase[: len(phrase) - len(phrase.lstrip("_"))], phrase[len(phrase.rstrip("_")) :]
+        spans = [one.span() for one in mention._word(mention._folded(phrase)).finditer(mention._folded(phrase))]
+        left, right = mention._folded(phrase)[: spans[0][0]], mention._folded(phrase)[spans[-1][1] :]
+        own = re.search("_*$", left)[0], re.match("_*", right)[0]  # type: ignore[index]
         found = re.finditer(before + own[0] + between + own[1] + after, mention._folded(text))
         places = mention._Places(text)
         wanted = [places.of(*one.span()) for one in found]

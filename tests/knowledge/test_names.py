@@ -58,3 +58,13 @@ def test_names_of_a_knowledge_base() -> None:
         assert sorted(kb.names()) == ["A", "B"]
         kb.add(Triple("C", "x", "1"))
         assert kb.names(since=before) == ["C"]
+
+
+def test_a_part_of_an_identifier_is_no_name() -> None:
+    names = Names(["get", "user", "C_", "order items", "__init__"])
+    assert names.meant_in("what does get_user return?") == []
+    assert names.spans_in("what does get_user return?") == []
+    assert names.meant_in("what is C") == []
+    assert names.meant_in("how many order_items are there?") == ["order items"]
+    assert names.meant_in("what does __init__ do, and get?") in (["__init__", "get"], ["get", "__init__"])
+    assert names.meant_in("what does init do?") == []

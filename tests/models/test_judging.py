@@ -270,17 +270,14 @@ def test_a_property_is_not_beaten_by_itself_in_other_letters() -> None:
         assert [one.beaten for one in judge.signs([judged(text, *found)])[0]] == [0, 0, 1]
 
 
-def test_a_name_that_begins_a_longer_one_is_not_said() -> None:
-    """The knowledge base knows nothing of Anvil Holdings; to say the price of Anvil would be wrong for certain."""
+def test_an_identifier_within_a_longer_name_is_not_meant() -> None:
     encoder, asking = HashingEncoder(16), adapter()
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "weight"], ["Anvil"])
-    longer, own = judge.signs(
-        [
-            judged("What is the price of Anvil Holdings?", ("Anvil", "price", 0.3)),
-            judged("What is the price of Anvil?", ("Anvil", "price", 0.3)),
-        ]
-    )
-    assert (longer[0].name, own[0].name) == (0, 1)
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["__init__", "__init__ method"])
+    asked = [
+        judged(f"What is the price of the {one}?", ("__init__", "price", 0.3))
+        for one in ("__init__ method", "__init__")
+    ]
+    assert [signs[0].name for signs in judge.signs(asked)] == [0, 1]
 
 
 def test_a_column_s_name_is_the_property_that_people_say() -> None:
