@@ -99,9 +99,9 @@ def calibrated(
     """
     head = learn_head(data.properties, data.vectors, steps=property_steps, seed=seed)
     unknowing = learn_head(data.properties, data.vectors, steps=property_steps, all_phrasings=False, seed=seed)
-    fresh = with_head(adapter, head, background=tuple(TYPED)).eval()
+    fresh = with_head(adapter, head, background=tuple(TYPED)).to(model.device).eval()
     # A copy: query heads take the dtype of the model they are attached to, and what was learned is wider.
-    attachment = attach(model, copy.deepcopy(fresh).to(model.device))
+    attachment = attach(model, copy.deepcopy(fresh))
     try:
         prompts = [question_ids(one.text, attachment, tokenizer) for one in data.asked]
         found = calibrate(attachment, data, prompts, unknowing)
