@@ -115,6 +115,7 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
             (runs_before or not _goes_on(folded[start - 1 : start]))
             and (runs_after or not _goes_on(folded[end : end + 1]))
             and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
+            and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
         )
         if is_whole:
             yield places.of(start, end)
@@ -178,6 +179,13 @@ class _Places:
         self._spans: list[tuple[int, int]] | None = None
         if len(_folded(text)) != len(text) or not unicodedata.is_normalized("NFC", text):
             self._spans = [span for span, part in _clusters(text) for _ in _folded(part)]
+
+    def are_ends(self, start: int, end: int) -> bool:
+        """Whether [start, end) of the folded form is of whole pieces of the text."""
+        spans = self._spans
+        return spans is None or (
+            (start == 0 or spans[start - 1] != spans[start]) and (end == len(spans) or spans[end - 1] != spans[end])
+        )
 
     def of(self, start: int, end: int) -> tuple[int, int]:
         """[start, end) of the text for [start, end) of its folded form."""

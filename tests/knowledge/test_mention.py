@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kblam.knowledge import mention
@@ -184,6 +184,7 @@ MARKED = st.text(st.sampled_from("aIi ßé-.दनम1서은\u0301\u0307\u0308\u
 
 
 @settings(max_examples=300, deadline=None)
+@example("ß서ᅥ", "ᅥ")
 @given(MARKED, MARKED)
 def test_the_characters_of_words_and_phrases_are_those_of_the_text(text: str, phrase: str) -> None:
     found = words_at(text)

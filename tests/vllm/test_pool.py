@@ -249,10 +249,16 @@ def test_workers_land_on_one_revision_although_the_file_changes_between_their_lo
     pools = two_pools(adapter, engine, bases)
     real, late = DeviceRows.sync, [Triple("Late", "color", "red"), Triple("Later", "color", "blue")]
 
+    looked = threading.Event()  # the first worker, or the file might change before both look
+
     def sync(self: DeviceRows, kb: KnowledgeBase) -> list[int]:
         if self in second and late:
+            assert looked.wait(60)
             writer.add(late.pop())
-        return real(self, kb)
+        changed = real(self, kb)
+        if self not in second:
+            looked.set()
+        return changed
 
     class Second(list[DeviceRows]):
         def __contains__(self, rows: object) -> bool:
