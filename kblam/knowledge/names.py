@@ -57,8 +57,9 @@ class Names:
         said, found = words_at(text), dict[str, tuple[int, int]]()
         reached = 0
         for start, end in self._runs([word for word, _, _ in said]):
-            if start >= reached and self._is_whole(text, " ".join(word for word, _, _ in said[start:end])):
-                found.setdefault(" ".join(word for word, _, _ in said[start:end]), (said[start][1], said[end - 1][2]))
+            key = " ".join(word for word, _, _ in said[start:end])
+            if start >= reached and self._is_whole(text, key):
+                found.setdefault(key, (said[start][1], said[end - 1][2]))
                 reached = end
         return list(found.values())
 
