@@ -211,3 +211,19 @@ def test_a_run_ends_as_calibrate_does(
     assert after.config == whole.config
     for name, weight in whole.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight), name
+
+
+def test_weights_are_found_where_the_cost_is_known_to_a_few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many questions rounding hides what a step gains, and no slope of a fixed size may ever be reached."""
+    draw, exact = random.Random(0), torch.Tensor.log_softmax
+    cases = [
+        calibrate.Case(
+            [Signs(draw.random(), named, draw.randrange(2), 0, -draw.random()) for named in (1, 0)],
+            draw.choice((0, 0, 0, 1, None)),
+            True,
+        )
+        for _ in range(2000)
+    ]
+    wanted = calibrate._most_likely(cases)
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda self, dim: exact(self, dim).float().double())
+    torch.testing.assert_close(calibrate._most_likely(cases), wanted, rtol=0, atol=1e-2)
