@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
+from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.mention import Vocabulary, says, spoken, to_the_letter, without_name, words
@@ -74,7 +74,7 @@ class _Share(NamedTuple):
     Args:
         log: of the share of the candidate's; to a describing one that of everything is added.
         is_best: whether no other property of the knowledge base has a larger one.
-        everything: the share of everything.
+        everything: the share of everything, with that of a description which the entity lacks.
         is_beaten: whether another one has the largest of all, and the question says that.
     """
 
@@ -212,7 +212,7 @@ class Judge:
 
     def is_property(self, text: str) -> bool:
         """Whether these words are a property of the knowledge base, in any case."""
-        return " ".join(words(text)) in self._compared.properties
+        return is_one_of(text, self._compared.properties)
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""
@@ -306,21 +306,25 @@ class Judge:
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool, device="cpu")])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
-        everything = logs[:, columns[EVERYTHING]]
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
+        as_whole = {one: column for one, column in columns.items() if is_one_of(one, DESCRIBING_ALL)}
         texts = list(columns)
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
+            # A description that this entity lacks is no better an answer than all the rest.
+            lacking = [column for one, column in as_whole.items() if one not in props and not said[line, column]]
+            whole = [columns[EVERYTHING], *lacking]
+            everything = logs[line, whole].logsumexp(-1)
             likeliest = texts[largest[line]]
             is_said = says(bare[row, name], likeliest)
             for prop in props:
                 is_other = words(prop) != words(likeliest)
                 log = logs[line, columns[prop]]
-                if prop in DESCRIBING and not says_one[line]:
-                    log = torch.logaddexp(log, everything[line])
+                if is_one_of(prop, DESCRIBING) and not says_one[line]:
+                    log = torch.logaddexp(log, everything)
                 shares[row, name, prop] = _Share(
-                    float(log), bool(log >= best[line]), float(everything[line].exp()), is_said and is_other
+                    float(log), bool(log >= best[line]), float(everything.exp()), is_said and is_other
                 )
         return shares
 
@@ -338,6 +342,11 @@ class Judge:
         if not properties or self._head is None:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
         return self._encode([key_text(PRONOUN, spoken(one)) for one in properties]).cpu()
+
+
+def is_one_of(prop: str, properties: Collection[str]) -> bool:
+    """Whether a property is one of these, in any case and as a column's name too."""
+    return " ".join(words(prop)) in properties
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

@@ -27,6 +27,7 @@ from kblam.models.judging import (
     Candidate,
     Judge,
     Judged,
+    is_one_of,
 )
 from kblam.models.reach import read_to_evidence
 from kblam.training.calibration_data import CalibrationData
@@ -188,7 +189,7 @@ def _answers(facts: Facts, asked: Asked) -> list[int]:
     """The fact that answers; a single one says nothing of a whole entity, unless it describes it."""
     if len(asked.facts) == 1:
         return list(asked.facts)
-    return [fact for fact in asked.facts if facts.identities[fact][1] in DESCRIBING][:1]
+    return [fact for fact in asked.facts if is_one_of(facts.identities[fact][1], DESCRIBING)][:1]
 
 
 def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> list[str]:

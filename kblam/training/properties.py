@@ -22,7 +22,7 @@ from kblam.training.vectors import Vectors
 
 WIDTH = 256
 QUESTIONS = 24_000
-_EVERYTHING_SHARE = 0.06
+_EVERYTHING_SHARE = 0.1
 STEPS = 1200
 _ROWS = 256
 _RATE = 1e-3

@@ -215,6 +215,44 @@ def test_a_description_has_the_share_of_everything_besides() -> None:
     assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
 
 
+def test_a_description_that_an_entity_lacks_asks_for_everything() -> None:
+    """Whoever asks "Describe it" wants to know what there is; who says "description" wants that."""
+    encoder, asking = HashingEncoder(16), adapter(background=("description",))
+    assert asking.property_head is not None
+    with torch.no_grad():
+        asking.property_head.property.weight.copy_(asking.property_head.question.weight)
+        asking.property_head.log_scale.fill_(3.5)
+    keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "weight")])
+    asked = [f"Anvil 3, how is it in {place}?" for place in range(100)]
+    shares = shares_of(asking, vectors(encoder, [text.replace("Anvil 3", "it") for text in asked]), keys).exp()
+    describing = [
+        text
+        for text, (everything, described, _) in zip(asked, shares.tolist(), strict=True)
+        if everything < 0.45 and everything + described > 0.55
+    ]
+    assert len(describing) > 5
+    weight = ("Anvil 3", "weight", 0.3)
+    of_background, of_another = (
+        Judge(asking, lambda texts: vectors(encoder, texts), own) for own in (["weight"], ["weight", "description"])
+    )
+    for judge in (of_background, of_another):
+        for verdict in judge.verdicts([judged(text, weight) for text in describing]):
+            assert verdict.asks_everything == (True,)
+    for verdict in of_another.verdicts([judged(text, weight, ("Anvil 3", "description", 0.2)) for text in describing]):
+        assert verdict.asks_everything == (False, False), "it has one"
+    (said,) = of_another.verdicts([judged("the description of Anvil 3", weight)])
+    assert said.asks_everything == (False,)
+
+
+def test_a_column_in_capitals_describes_too() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["DESCRIPTION", "weight"])
+    ((described,),) = judge.signs([judged("What is Anvil 3 all about?", ("Anvil 3", "DESCRIPTION", 0.25))])
+    keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "DESCRIPTION", "weight")])
+    shares = shares_of(asking, vectors(encoder, ["What is it all about?"]), keys)[0]
+    assert described.share == pytest.approx(float(shares[:2].logsumexp(-1)))
+
+
 def test_a_head_of_its_own_takes_the_place_of_the_adapter_s() -> None:
     """The calibration judges by one that has not learned the phrasings it asks in."""
     encoder, asking, other = HashingEncoder(16), adapter(), adapter()
