@@ -12,6 +12,13 @@ ROOT = Path(__file__).parent.parent
 # one block marked `setup` if it is marked `after setup`; the blocks of another page share a namespace.
 BLOCK = re.compile(r"^```python( skip| setup| after setup)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 README = ROOT / "README.md"
+MARKDOWN = [
+    path
+    for folder in ("", "docs", "csrc", "kblam", "kblam_kernels", "benchmarks", "experiments")
+    for path in ((ROOT / folder).rglob("*.md") if folder else ROOT.glob("*.md"))
+]
+# What divides cells, and code, in which it does not.
+CELL, CODE = re.compile(r"(?<!\\)\|"), re.compile(r"`[^`]*`")
 PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if BLOCK.search(path.read_text())]
 ALONE = [(mark.strip(), code) for mark, code in BLOCK.findall(README.read_text())]
 
@@ -46,3 +53,17 @@ def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", sorted(MARKDOWN), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_of_a_table_has_the_cells_of_its_heading(page: Path) -> None:
+    heading, odd = None, list[str]()
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if not line.startswith("|"):
+            heading = None
+            continue
+        cells = len(CELL.findall(CODE.sub("", line)))
+        heading = heading or cells
+        if cells != heading:
+            odd.append(f"{number}: {line}")
+    assert odd == []
