@@ -59,14 +59,14 @@ class ByWords(HashingEncoder):
 def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     drawn = PropertyQuestions.draw(count=1000)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
-    head = learn_head(drawn, vectors, steps=300)
+    head = learn_head(drawn, vectors, steps=600)
     asked, keys = vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts))
     hits = head.log_shares(asked, keys).argmax(-1) == torch.tensor(drawn.meant)
     assert hits.float().mean() > 0.5, "words tell most of them"
     assert not any(weight.requires_grad for weight in head.parameters())
-    again = learn_head(drawn, vectors, steps=300)
+    again = learn_head(drawn, vectors, steps=600)
     assert torch.equal(again.question.weight, head.question.weight)
-    part = learn_head(drawn, vectors, steps=300, all_phrasings=False)
+    part = learn_head(drawn, vectors, steps=600, all_phrasings=False)
     kept = torch.tensor(drawn.kept)
     of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
