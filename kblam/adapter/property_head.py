@@ -19,7 +19,7 @@ PRONOUN = "it"
 EVERYTHING = "everything"
 # What such a question is best answered by, where an entity has one of them.
 DESCRIBING = frozenset({"description", "definition", "meaning", "summary"})
-# What is meant by the same words, "Describe it", and asks for everything where an entity has none of them.
+# Of these, what "Describe it" means: where an entity lacks it, that asks for everything.
 DESCRIBING_ALL = frozenset({"description", "summary"})
 _SCALE, _OWN_SCALE = 8.0, 12.0  # of the maps' cosine and the encoder's own, before training
 

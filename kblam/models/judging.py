@@ -94,6 +94,7 @@ class _Compared(NamedTuple):
     said: Vocabulary
     texts: Names  # of all columns, to be found in questions
     by_words: dict[str, list[int]]  # the columns that a text found so means
+    describing: dict[int, str]  # the columns that describe the whole, and their words
     revision: int  # of the knowledge base
 
     def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
@@ -138,7 +139,7 @@ class Judge:
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
         self._compared = _Compared(
-            {}, torch.empty(0, dtype=torch.bool, device="cpu"), frozenset(), nothing, Vocabulary(), Names(), {}, 0
+            {}, torch.empty(0, dtype=torch.bool, device="cpu"), frozenset(), nothing, Vocabulary(), Names(), {}, {}, 0
         )
         self.compare_with(properties)
 
@@ -177,6 +178,7 @@ class Judge:
             said=Vocabulary([*background, *own]),
             texts=Names(texts),
             by_words=by_words,
+            describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
             revision=revision,
         )
 
@@ -307,15 +309,14 @@ class Judge:
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
-        as_whole = {one: column for one, column in columns.items() if is_one_of(one, DESCRIBING_ALL)}
         texts = list(columns)
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
-            # A description that this entity lacks is no better an answer than all the rest.
-            lacking = [column for one, column in as_whole.items() if one not in props and not said[line, column]]
-            whole = [columns[EVERYTHING], *lacking]
-            everything = logs[line, whole].logsumexp(-1)
+            # Who asks for a description that this entity lacks, and does not say so, asks for everything.
+            has = {" ".join(words(prop)) for prop in props}
+            lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
+            everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
             likeliest = texts[largest[line]]
             is_said = says(bare[row, name], likeliest)
             for prop in props:

@@ -10,6 +10,8 @@ import torch
 
 from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import PropertyHead
+from kblam.knowledge.mention import words
+from kblam.models import judging
 from kblam.models.judging import Judge, judge_of
 from tests.fakes import HashingEncoder
 from tests.models.judges import WEIGHTS, Counting, adapter, base, judged, shares_of, vectors
@@ -240,8 +242,25 @@ def test_a_description_that_an_entity_lacks_asks_for_everything() -> None:
             assert verdict.asks_everything == (True,)
     for verdict in of_another.verdicts([judged(text, weight, ("Anvil 3", "description", 0.2)) for text in describing]):
         assert verdict.asks_everything == (False, False), "it has one"
+    typed = ("Anvil 3", "Description", 0.2)
+    for verdict in of_another.verdicts([judged(text, weight, typed) for text in describing]):
+        assert verdict.asks_everything == (False, False), "it has one in other letters"
     (said,) = of_another.verdicts([judged("the description of Anvil 3", weight)])
     assert said.asks_everything == (False,)
+
+
+def test_a_question_reads_no_property_that_it_is_not_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The properties of a large knowledge base are read once, not for every question."""
+    read = list[str]()
+    monkeypatch.setattr(judging, "words", lambda text: read.append(text) or words(text))
+    encoder, asking = HashingEncoder(16), adapter()
+    counts = []
+    for many in (10, 500):
+        judge = Judge(asking, lambda texts: vectors(encoder, texts), [f"property {n}" for n in range(many)])
+        read.clear()
+        judge.signs([judged("What is the price of Anvil 3?", ("Anvil 3", "property 3", 0.2))])
+        counts.append(len(read))
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_column_in_capitals_describes_too() -> None:
