@@ -85,15 +85,10 @@ def written(page: str) -> str:
         before, name, after = found.groups()
         if name not in TABLES:
             raise ValueError(f"a page has a table named {name!r}; there are {', '.join(TABLES)}")
-        heading, *rows = TABLES[name]()
-        return before + "".join(map(_line, [heading, ["---"] * len(heading), *rows])) + after
+        heading, *rows = (f"| {' | '.join(cells)} |\n" for cells in TABLES[name]())
+        return before + heading + "|---" * (heading.count("|") - 1) + "|\n" + "".join(rows) + after
 
     return _TABLE.sub(table, page)
-
-
-def _line(cells: list[str]) -> str:
-    text = f"| {' | '.join(cells)} |\n"
-    return text.replace(" --- ", "---") if cells[0] == "---" else text
 
 
 def _at(report: str, *way: str) -> Any:
@@ -116,8 +111,8 @@ def main() -> None:
             stale.append(name)
             if not given.check:
                 path.write_text(wanted, encoding="utf-8")
-    what = "not as the reports have them" if given.check else "written"
-    Console(width=120).print(f"{what}: {', '.join(stale) or 'none'}")
+    what = "not as the reports have them" if given.check else "written anew"
+    Console(width=120).print(f"{what}: {', '.join(stale)}" if stale else "every table is as the reports have it")
     sys.exit(given.check and bool(stale))
 
 

@@ -78,3 +78,4 @@ def test_check_writes_nothing(
     assert main() == 0
     assert "| 2,000 |" in (tmp_path / "page.md").read_text()
     assert main("--check") == 0
+    assert "every table is as the reports have it" in capsys.readouterr().out

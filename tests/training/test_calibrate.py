@@ -28,7 +28,7 @@ from kblam.training.run import Trainer
 from tests.fakes import HashingEncoder
 from tests.training.conftest import small, small_head
 
-ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "description": "3"})
+ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "Description": "3"})  # as a column may be named
 HAMMER = Entity("Hammer", {"color": "4"})
 FACTS = Facts([ANVIL, HAMMER])
 PRICE, WEIGHT, DESCRIPTION, COLOR = range(4)
@@ -80,7 +80,7 @@ def test_a_property_that_is_hidden_is_none_of_the_base_unless_others_have_it() -
     draw, others_have_it = random.Random(1), []
     for _ in range(20):  # the other entities are drawn: now and then an anvil is among them
         others_have_it.append("price" in calibrate._properties(others, [calibrate._Shown(asked, 0, (PRICE,))], draw))
-        assert {"price", "weight", "description"} <= set(
+        assert {"price", "weight", "Description"} <= set(
             calibrate._properties(others, [calibrate._Shown(asked, 0)], draw)
         )
     assert set(others_have_it) == {True, False}
