@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kblam.adapter import KnowledgeAdapter
@@ -28,6 +29,8 @@ _ROWS = 256
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
 _DROPOUT = 0.2
+# Which way a natural question falls differs with the head's first weights and batches; the mean of a few differs less.
+_HEADS = 3
 # One phrasing in so many is kept for the calibration: what a head does with phrasings it has learned says little.
 _KEPT = 5
 
@@ -101,7 +104,7 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
 def learn_head(
     asked: PropertyQuestions, vectors: Vectors, *, steps: int = STEPS, all_phrasings: bool = True, seed: int = 0
 ) -> PropertyHead:
-    """A head that tells the properties apart; seconds.
+    """A head that tells the properties apart, the mean of `_HEADS` learned ones; seconds.
 
     Args:
         asked: what it learns from.
@@ -115,25 +118,46 @@ def learn_head(
     if not all_phrasings:
         rest = ~torch.tensor(asked.kept)
         questions, meant = questions[rest], meant[rest]
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # those of GPUs draw nothing here
-        head = PropertyHead(keys.shape[-1], WIDTH)
-        with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
-            head.property.weight.copy_(head.question.weight)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [head.question.weight, head.property.weight], "weight_decay": _WEIGHT_DECAY},
-                {"params": [head.log_scale, head.log_cosine], "weight_decay": 0.0},
-            ],
-            lr=_RATE,
-        )
-        rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-        for _ in range(steps):
-            rows = torch.randint(len(questions), (_ROWS,))
-            scores = head(questions[rows], head.keys(keys), dropout=_DROPOUT)
-            loss = F.cross_entropy(scores, meant[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rates.step()
-    return head.eval().requires_grad_(False)
+        heads = [_learned(keys, questions, meant, steps) for _ in range(_HEADS)]
+    return _mean(heads, keys, questions).eval().requires_grad_(False)
+
+
+@torch.enable_grad()
+def _learned(keys: Tensor, questions: Tensor, meant: Tensor, steps: int) -> PropertyHead:
+    head = PropertyHead(keys.shape[-1], WIDTH)
+    with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
+        head.property.weight.copy_(head.question.weight)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [head.question.weight, head.property.weight], "weight_decay": _WEIGHT_DECAY},
+            {"params": [head.log_scale, head.log_cosine], "weight_decay": 0.0},
+        ],
+        lr=_RATE,
+    )
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    for _ in range(steps):
+        rows = torch.randint(len(questions), (_ROWS,))
+        scores = head(questions[rows], head.keys(keys), dropout=_DROPOUT)
+        loss = F.cross_entropy(scores, meant[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+    return head
+
+
+@torch.no_grad()
+def _mean(heads: Sequence[PropertyHead], keys: Tensor, questions: Tensor) -> PropertyHead:
+    """One head with the maps of all, each scaled to give vectors of about length 1: its cosine is about their mean."""
+
+    def stacked(maps: Sequence[nn.Linear], inputs: Tensor) -> Tensor:
+        return torch.cat([one.weight / one(inputs).norm(dim=-1).mean() for one in maps])
+
+    mean = PropertyHead(keys.shape[-1], len(heads) * WIDTH)
+    mean.question.weight.copy_(stacked([head.question for head in heads], questions))
+    mean.property.weight.copy_(stacked([head.property for head in heads], keys))
+    for name in ("log_scale", "log_cosine"):
+        getattr(mean, name).copy_(torch.stack([getattr(head, name) for head in heads]).mean())
+    return mean

@@ -59,17 +59,34 @@ class ByWords(HashingEncoder):
 def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     drawn = PropertyQuestions.draw(count=1000)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
-    head = learn_head(drawn, vectors, steps=600)
+    head = learn_head(drawn, vectors, steps=400)
     asked, keys = vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts))
     hits = head.log_shares(asked, keys).argmax(-1) == torch.tensor(drawn.meant)
     assert hits.float().mean() > 0.5, "words tell most of them"
     assert not any(weight.requires_grad for weight in head.parameters())
-    again = learn_head(drawn, vectors, steps=600)
+    again = learn_head(drawn, vectors, steps=400)
     assert torch.equal(again.question.weight, head.question.weight)
-    part = learn_head(drawn, vectors, steps=600, all_phrasings=False)
+    part = learn_head(drawn, vectors, steps=400, all_phrasings=False)
     kept = torch.tensor(drawn.kept)
     of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
+
+
+def test_several_heads_are_one_that_scores_as_their_mean() -> None:
+    torch.manual_seed(0)
+    heads = [PropertyHead(32, properties.WIDTH) for _ in range(3)]
+    for head, scale in zip(heads, (0.5, 1.0, 4.0), strict=True):  # only directions count
+        head.question.weight.data.mul_(scale)
+        head.log_scale.data.fill_(1.5)
+    questions, keys = torch.randn(40, 32), torch.randn(20, 32)
+
+    def scores(head: PropertyHead) -> torch.Tensor:
+        return head(questions, head.keys(keys)).detach()
+
+    mean = properties._mean(heads, keys, questions)
+    wanted = torch.stack([scores(head) for head in heads]).mean(0)
+    assert (scores(mean) - wanted).abs().max() < 0.2 < wanted.abs().max()
+    torch.testing.assert_close(scores(properties._mean(heads[:1] * 3, keys, questions)), scores(heads[0]))
 
 
 def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_path: Path) -> None:
@@ -81,7 +98,7 @@ def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_pa
     part = PropertyQuestions(
         drawn.properties[:known], *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept))
     )
-    head = learn_head(part, vectors, steps=300)
+    head = learn_head(part, vectors, steps=200)
     fresh = [row for row, at in enumerate(drawn.meant) if at >= known]
     asked, meant = vectors.of(drawn.texts[row] for row in fresh), torch.tensor(drawn.meant)[fresh]
 
@@ -102,7 +119,7 @@ def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path) -> None
     older = with_head(before, PropertyHead(16, 5, cosine=False))  # of another form
     for adapter in (before, with_head(before, head), older):  # one that has none yet, and two that have
         after = with_head(adapter, head, known_above=0.3)
-        assert (after.config.property_width, after.config.property_cosine) == (properties.WIDTH, True)
+        assert (after.config.property_width, after.config.property_cosine) == (head.question.out_features, True)
         assert after.config.known_above == 0.3
         assert after.property_head is not None
         assert torch.equal(after.property_head.property.weight, head.property.weight)
