@@ -13,7 +13,7 @@ from kblam.data.loose import LOOSE
 from kblam.data.meaning import same_meaning
 from kblam.data.phrases import phrases, specific
 from kblam.errors import DataError
-from kblam.knowledge.mention import spoken
+from kblam.knowledge.identifiers import spoken
 
 __all__ = [
     "Only",

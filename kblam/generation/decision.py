@@ -18,6 +18,7 @@ from kblam.errors import GenerationError
 from kblam.generation.clauses import Split
 from kblam.generation.items import FILLER
 from kblam.generation.words import Found
+from kblam.knowledge.identifiers import in_words
 from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
 
 Unknown = Literal["refuse", "base"]
@@ -241,7 +242,7 @@ def _covered(question: str | None, cut: AskedSplit) -> int:
         return 0
     answers = [found[0].triple for found in cut.found]
     counted = 0
-    for texts in ({one.name for one in answers}, {one.property for one in answers}):
+    for texts in ({one.name for one in answers}, {in_words(one.property) for one in answers}):
         said = {" ".join(words(text)): list(spans_of(question, text)) for text in texts}
         every = [place for places in said.values() for place in places]
         for places in said.values():

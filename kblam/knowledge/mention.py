@@ -7,15 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 
+from kblam.knowledge.identifiers import in_words
+
 
 def words(text: str) -> list[str]:
     """The words of a text for comparisons, in lower case and normal form C, with the marks on their letters."""
     return _words_of(_folded(text))
-
-
-def spoken(property: str) -> str:
-    """A property as people say it: the column `date_of_birth` is the date of birth."""
-    return " ".join(property.replace("_", " ").split()) or property
 
 
 def words_at(text: str) -> list[tuple[str, int, int]]:
@@ -37,7 +34,7 @@ def mentions(text: str, name: str, property: str) -> bool:
     said = words(text)
     return all(
         place_of(said, words(field)) is not None and ("_" not in text or says(text, field))
-        for field in (name, property)
+        for field in (name, in_words(property))
     )
 
 
@@ -204,54 +201,3 @@ def _clusters(text: str) -> Iterator[tuple[tuple[int, int], str]]:
             continue
         yield (start, end), text[start:end]
         start = end
-
-
-class Vocabulary:
-    """The properties of a knowledge base, to be found in questions.
-
-    Args:
-        properties: their texts.
-    """
-
-    def __init__(self, properties: Iterable[str] = ()) -> None:
-        self._known = {named for one in properties if (named := tuple(words(one)))}
-        self._sets = {frozenset(named) for named in self._known}
-        self._longest = max(map(len, self._known), default=0)
-
-    def covers(self, property: str) -> bool:
-        """Whether one of these says the same in more or fewer words, and so may be what somebody means by it."""
-        asked = set(words(property))
-        return any(asked <= known or asked >= known for known in self._sets)
-
-    def said_in(self, text: str, name: str) -> Said:
-        """The properties that a text says, a name aside."""
-        said, named = words(text), words(name)
-        if (at := place_of(said, named)) is not None:
-            said[at : at + len(named)] = [""]
-        runs = (
-            tuple(said[start : start + length])
-            for start in range(len(said))
-            for length in range(1, min(self._longest, len(said) - start) + 1)
-        )
-        return Said(said, {run for run in runs if run in self._known})
-
-
-class Said:
-    """The properties of a knowledge base that one text says.
-
-    Args:
-        text: its words, without the name.
-        properties: by their words.
-    """
-
-    def __init__(self, text: list[str], properties: set[tuple[str, ...]]) -> None:
-        self._text, self._properties = text, properties
-
-    def is_other(self, property: str) -> bool:
-        """Whether another property is said and not this one.
-
-        A property of which all words are also this one's is no other: "number" is not, beside "phone number".
-        """
-        mine = words(property)
-        own = set(mine)
-        return place_of(self._text, mine) is None and any(not own.issuperset(run) for run in self._properties)

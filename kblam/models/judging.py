@@ -20,9 +20,11 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.mention import Vocabulary, says, spoken, to_the_letter, without_name, words
+from kblam.knowledge.identifiers import in_words, spoken
+from kblam.knowledge.mention import says, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
+from kblam.knowledge.vocabulary import Vocabulary
 from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
@@ -89,9 +91,9 @@ class _Compared(NamedTuple):
 
     columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
     own: Tensor  # bool (V,), everything and the knowledge base's own
-    properties: frozenset[str]  # the words of the knowledge base's own
+    properties: Vocabulary  # the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
-    said: Vocabulary
+    said: Vocabulary  # these and the background
     texts: Names  # of all columns, to be found in questions
     by_words: dict[str, list[int]]  # the columns that a text found so means
     describing: dict[int, str]  # the columns that describe the whole, and their words
@@ -104,7 +106,7 @@ class _Compared(NamedTuple):
             for found in self.texts.said_in(text):
                 said[line, self.by_words[found]] = found.count(" ") + 1
             for column, one in enumerate(more, len(self.columns)):
-                said[line, column] = len(words(one)) * says(text, one)
+                said[line, column] = len(words(in_words(one))) * says(text, in_words(one))
         return said
 
 
@@ -139,7 +141,7 @@ class Judge:
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
         self._compared = _Compared(
-            {}, torch.empty(0, dtype=torch.bool, device="cpu"), frozenset(), nothing, Vocabulary(), Names(), {}, {}, 0
+            {}, torch.empty(0, dtype=torch.bool, device="cpu"), Vocabulary(), nothing, Vocabulary(), Names(), {}, {}, 0
         )
         self.compare_with(properties)
 
@@ -169,14 +171,14 @@ class Judge:
         rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
         by_words: dict[str, list[int]] = {}
         for column, one in enumerate(texts):
-            by_words.setdefault(" ".join(words(one)), []).append(column)
+            by_words.setdefault(" ".join(words(in_words(one))), []).append(column)
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
             own=torch.tensor([one == EVERYTHING or one in own for one in texts], device="cpu"),
-            properties=frozenset(" ".join(words(one)) for one in own),
+            properties=mine,
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
-            texts=Names(texts),
+            texts=Names(map(in_words, texts)),
             by_words=by_words,
             describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
             revision=revision,
@@ -201,8 +203,11 @@ class Judge:
         return bool(self._names.said_in(text))
 
     def as_meant(self, text: str) -> str:
-        """A question with the names of the knowledge base that it types otherwise as they are written there."""
-        return self._names.as_meant(text, self.is_property)
+        """A question with the names of the knowledge base that it types otherwise as they are written there.
+
+        A property that it says as a program writes it is put in words.
+        """
+        return self._names.as_meant(self._compared.properties.in_words(text, self.names_in), self.is_property)
 
     def names_meant(self, text: str) -> list[str]:
         """The names of the knowledge base that a text says, as they are written there."""
@@ -214,7 +219,7 @@ class Judge:
 
     def is_property(self, text: str) -> bool:
         """Whether these words are a property of the knowledge base, in any case."""
-        return is_one_of(text, self._compared.properties)
+        return text in self._compared.properties
 
     def signs(self, judged: Sequence[Judged]) -> list[list[Signs]]:
         """What speaks for and against each candidate as its question's answer."""
@@ -254,7 +259,7 @@ class Judge:
             Signs(
                 mass=mass,
                 name=float(name in meant),
-                property=float(says(question, prop)),
+                property=float(says(question, in_words(prop))),
                 other=float(said.get(name, of_others).is_other(prop)),
                 share=share.log,
                 best=float(share.is_best),
@@ -314,13 +319,13 @@ class Judge:
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
             # Who asks for a description that this entity lacks, and does not say so, asks for everything.
-            has = {" ".join(words(prop)) for prop in props}
+            has = {" ".join(words(in_words(prop))) for prop in props}
             lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
             likeliest = texts[largest[line]]
-            is_said = says(bare[row, name], likeliest)
+            is_said = says(bare[row, name], in_words(likeliest))
             for prop in props:
-                is_other = words(prop) != words(likeliest)
+                is_other = words(in_words(prop)) != words(in_words(likeliest))
                 log = logs[line, columns[prop]]
                 if is_one_of(prop, DESCRIBING) and not says_one[line]:
                     log = torch.logaddexp(log, everything)
@@ -347,7 +352,7 @@ class Judge:
 
 def is_one_of(prop: str, properties: Collection[str]) -> bool:
     """Whether a property is one of these, in any case and as a column's name too."""
-    return " ".join(words(prop)) in properties
+    return " ".join(words(in_words(prop))) in properties
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

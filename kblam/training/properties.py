@@ -17,7 +17,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
 from kblam.data.phrasing import open_question, question
 from kblam.data.properties import TYPED
-from kblam.knowledge.mention import spoken
+from kblam.knowledge.identifiers import spoken
 from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from kblam.adapter import KnowledgeAdapter
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
-from kblam.knowledge.mention import words
 from kblam.knowledge.names import Names
+from kblam.knowledge.vocabulary import Vocabulary
 from kblam.models.judging import MOST_PROPERTIES, Judge
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded
@@ -131,23 +131,25 @@ class BaseNames:
     """
 
     def __init__(self, base: KnowledgeBase) -> None:
-        self._names, self._properties, self._revision = Names(), frozenset[str](), 0
+        self._names, self._properties, self._revision = Names(), list[str](), 0
+        self._vocabulary = Vocabulary()
         self.follow(base)
 
     def follow(self, base: KnowledgeBase) -> None:
         """Takes what has changed since."""
         now = base.revision
         if base.has_removed(self._revision):
-            self._names, self._properties, self._revision = Names(), frozenset(), 0
+            self._names, self._properties, self._revision = Names(), [], 0
+            self._vocabulary = Vocabulary()
         self._names.add(base.names(since=self._revision))
-        self._properties |= {
-            " ".join(words(one)) for one in base.properties(since=self._revision, most=MOST_PROPERTIES)
-        }
+        if more := base.properties(since=self._revision, most=MOST_PROPERTIES):
+            self._properties = [*self._properties, *more]
+            self._vocabulary = Vocabulary(self._properties)  # a new one: other threads may read the old
         self._revision = now
 
     def as_meant(self, text: str) -> str:
         """As `Judge.as_meant`."""
-        return self._names.as_meant(text, self.is_property)
+        return self._names.as_meant(self._vocabulary.in_words(text, self.names_in), self.is_property)
 
     def says_a_name(self, text: str) -> bool:
         """As `Judge.says_a_name`."""
@@ -159,7 +161,7 @@ class BaseNames:
 
     def is_property(self, text: str) -> bool:
         """As `Judge.is_property`."""
-        return " ".join(words(text)) in self._properties
+        return text in self._vocabulary
 
 
 class AllNames(_Following):

@@ -337,20 +337,34 @@ def test_an_identifier_within_a_longer_name_is_not_meant() -> None:
     assert [signs[0].name for signs in judge.signs(asked)] == [0, 1]
 
 
-def test_a_column_s_name_is_the_property_that_people_say() -> None:
+@pytest.mark.parametrize("column", ["date_of_birth", "dateOfBirth", "DateOfBirth"])
+def test_a_column_s_name_is_the_property_that_people_say(column: str) -> None:
     """Of "date_of_birth" the background has words that would be said in its place."""
     encoder, asking = HashingEncoder(16), adapter(background=("date of birth", "phone number"))
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["date_of_birth", "price"], ["Ann Lee"])
-    found = [("Ann Lee", prop, 0.2) for prop in ("date_of_birth", "price")]
-    (as_column, other) = judge.signs([judged("What is the date of birth of Ann Lee?", *found)])[0]
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), [column, "price"], ["Ann Lee"])
+    found = [("Ann Lee", prop, 0.2) for prop in (column, "price")]
+    question = "What is the date of birth of Ann Lee?"
+    (as_column, other) = judge.signs([judged(question, *found)])[0]
     assert (as_column.property, as_column.other, as_column.beaten) == (1, 0, 0)
     assert (other.property, other.other, other.beaten) == (0, 1, 1)
     spaced = Judge(asking, lambda texts: vectors(encoder, texts), ["date of birth", "price"], ["Ann Lee"])
     found = [("Ann Lee", prop, 0.2) for prop in ("date of birth", "price")]
-    for one, wanted in zip(
-        spaced.signs([judged("What is the date of birth of Ann Lee?", *found)])[0], (as_column, other), strict=True
-    ):
+    for one, wanted in zip(spaced.signs([judged(question, *found)])[0], (as_column, other), strict=True):
         assert one.numbers == pytest.approx(wanted.numbers, abs=1e-5)
+    # A column that questions bring, which is not among those compared.
+    alone = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["Ann Lee"])
+    brought = alone.signs([judged(question, ("Ann Lee", column, 0.2), ("Ann Lee", "price", 0.2))])[0]
+    assert [one.property for one in brought] == [1, 0]
+    assert [one.beaten for one in brought] == [0, 1]
+
+
+def test_a_question_that_says_a_column_is_put_in_words() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["dateOfBirth", "jobTitle"], ["Ann Lee", "jobTitle"])
+    assert judge.as_meant("Ann Lee's dateOfBirth") == "Ann Lee's date of birth"
+    assert judge.as_meant("ann lees dateofbirth") == "Ann Lee's date of birth"
+    assert judge.as_meant("the dateOfBirth of jobTitle") == "the date of birth of jobTitle"
+    assert judge.is_property("date of birth")
 
 
 def test_names_are_found_where_they_stand() -> None:

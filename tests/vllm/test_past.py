@@ -125,3 +125,10 @@ def test_properties_are_known_as_they_are_in_the_file_now(base: KnowledgeBase) -
     base.remove(*COLOR)
     known.follow(base)
     assert [known.is_property(text) for text in ("color", "size", "date of birth")] == [False, True, True]
+    base.add(Triple("Falcon", "wingSpan", "1.1 m"))
+    known.follow(base)
+    assert known.as_meant("Falcon's wingSpan and wingspan") == "Falcon's wing span and wing span"
+    for one in ("size", "date of birth", "wingSpan"):
+        base.remove("Falcon", one)
+    known.follow(base)
+    assert not any(known.is_property(text) for text in ("size", "date of birth", "wing span"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-# Where a small letter or a digit meets a capital, and where a run of capitals ends: birthPlace, isHTTPServer.
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+from kblam.knowledge.identifiers import spoken
+
 _SCREAMING = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -32,10 +32,4 @@ def as_words(identifier: str) -> str:
     """A property, type or relation as words: `birthPlace` is birth place, `WORKS_AT` works at; others stay."""
     if _SCREAMING.fullmatch(identifier) and ("_" in identifier or len(identifier) > 4):
         return " ".join(identifier.lower().replace("_", " ").split())
-    spaced = identifier.replace("_", " ").strip()
-    if " " not in spaced and (identifier[:1].islower() or _HUMP.search(identifier)):
-        parts = _HUMP.sub(" ", spaced).split()
-        if any(len(part) == 1 for part in parts):  # pH
-            return identifier
-        spaced = " ".join(part if part.isupper() else part.lower() for part in parts)
-    return " ".join(spaced.split()) or identifier
+    return spoken(identifier)
