@@ -21,6 +21,11 @@ def looks_untrained(adapter: KnowledgeAdapter) -> bool:
     return bool(layers) and all(_is_as_drawn(layer.weight) for layer in layers)
 
 
+def untrained_text(called: str) -> str:
+    """What a reader is told of such an adapter, by the name that he gave it."""
+    return f"the adapter ({called}) is untrained: what it finds is chance; train one with `kblam train`"
+
+
 def _projectors(adapter: KnowledgeAdapter) -> nn.Module:
     return nn.ModuleList([adapter.key_projector, adapter.value_projector])
 

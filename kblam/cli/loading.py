@@ -185,10 +185,10 @@ def warn_of(options: ModelOptions, loaded: LoadedModel) -> None:
 
 def warn_if_untrained(adapter: KnowledgeAdapter, called: str) -> None:
     """Warns of an adapter that finds nothing; `called` names it for a reader."""
-    from kblam.adapter.fresh import looks_untrained
+    from kblam.adapter.fresh import looks_untrained, untrained_text
 
     if looks_untrained(adapter):
-        warn(f"the adapter ({called}) is untrained: what it finds is chance; train one with `kblam train`")
+        warn(untrained_text(called))
 
 
 def _is_tiny(options: ModelOptions) -> bool:

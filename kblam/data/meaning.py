@@ -8,6 +8,7 @@ from functools import lru_cache
 from kblam.data.alike import NEAR, SYNONYMS
 from kblam.data.lexicon import lexicon
 from kblam.data.tables import words
+from kblam.knowledge.identifiers import in_words
 
 _LITTLE_WORDS = frozenset(words("of the a an in on at to for by and its his her their"))
 
@@ -33,7 +34,7 @@ def near_properties(prop: str) -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def _normal(prop: str) -> str:
-    return " ".join(re.sub(r"[_\-/]+", " ", prop.lower()).split())
+    return " ".join(re.sub(r"[_\-/]+", " ", in_words(prop).lower()).split())
 
 
 @lru_cache(maxsize=20_000)

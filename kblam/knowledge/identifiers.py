@@ -5,38 +5,62 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# Where a small letter or a digit meets a capital, and where a run of capitals ends: birthPlace, isHTTPServer.
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_]+")
-# Parts of two letters that are words of their own. Others are parts of names: MySQL, WiFi, PhD.
-_SHORT = {"an", "as", "at", "by", "do", "id", "in", "ip", "is", "kg", "km", "no", "nr", "of", "on", "or", "to", "up"}
-_ENDINGS = {"API", "ID", "IP", "URI", "URL", "UUID"}
-# Two words for the eye only, in small letters.
-_ONE_WORD = {
-    *("devops", "facebook", "fedex", "github", "gitlab", "javascript", "linkedin", "macos", "paypal", "playstation"),
-    *("powerpoint", "tiktok", "typescript", "wechat", "whatsapp", "wordpress", "youtube"),
-}
+# Names with capitals inside that begin no word.
+_NAMES = (
+    *(
+        "BlackBerry",
+        "DevOps",
+        "FedEx",
+        "GitHub",
+        "GitLab",
+        "GraphQL",
+        "JavaScript",
+        "LinkedIn",
+        "MySQL",
+        "PayPal",
+        "kWh",
+    ),
+    *("PlayStation", "PostgreSQL", "PowerPoint", "PubMed", "SharePoint", "StackOverflow", "TikTok", "TypeScript"),
+    *("WeChat", "WhatsApp", "WiFi", "WordPress", "YouTube", "kWh", "linkedIn", "macOS"),
+)
+_WHOLE = re.compile("|".join(_NAMES))
 
 
 @lru_cache(maxsize=4096)
 def in_words(property: str) -> str:
     """A property with capitals inside as words: `dateOfBirth` and `DateOfBirth` are date of birth. Others stay.
 
-    So do names and abbreviations, which have short parts: pH, eMail, WiFi, MySQL, LinkedIn.
+    So does what has a part of one letter (pH, eMail), and what has spaces, but for words that begin small: the reader's
+    "contactInfo phoneNumber" is contact info phone number.
     """
-    if not _IDENTIFIER.fullmatch(property) or property.casefold() in _ONE_WORD:
-        return property
-    parts = _HUMP.split(property)
-    if len(parts) == 1 or any(len(part) == 1 for part in parts):
-        return property
-    if property[0].isupper() and not (
-        all(len(part) > 2 or part.lower() in _SHORT for part in parts)
-        and (not parts[-1].isupper() or parts[-1] in _ENDINGS)
-    ):
-        return property
-    return " ".join(part if part.isupper() else part.lower() for part in parts)
+    if " " in property:
+        return " ".join(_in_words(word) if word[:1].islower() else word for word in property.split(" "))
+    return _in_words(property)
 
 
 def spoken(property: str) -> str:
     """A property as people say it: the columns `date_of_birth` and `dateOfBirth` are the date of birth."""
     return " ".join(in_words(property).replace("_", " ").split()) or property
+
+
+def forms(property: str) -> tuple[str, ...]:
+    """What a question may say for it: as it is written, and in words."""
+    said = in_words(property)
+    return (property,) if said == property else (property, said)
+
+
+def _in_words(identifier: str) -> str:
+    whole = {at for found in _WHOLE.finditer(identifier) for at in range(found.start() + 1, found.end())}
+    cuts = [at for at in range(1, len(identifier)) if at not in whole and _begins_word(identifier, at)]
+    parts = [identifier[start:end] for start, end in zip([0, *cuts], [*cuts, len(identifier)], strict=True)]
+    if not cuts or any(len(part.strip("_")) == 1 for part in parts):
+        return identifier
+    return " ".join(part if part.isupper() or _WHOLE.search(part) else part.lower() for part in parts)
+
+
+def _begins_word(identifier: str, at: int) -> bool:
+    """Where a small letter or a digit meets a capital, and where a run of capitals ends: birthPlace, isHTTPServer."""
+    if not identifier[at].isupper():
+        return False
+    before, after = identifier[at - 1], identifier[at + 1 : at + 2]
+    return before.islower() or before.isdigit() or (before.isupper() and after.islower())

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 
-from kblam.knowledge.identifiers import in_words
+from kblam.knowledge.identifiers import forms
 
 
 def words(text: str) -> list[str]:
@@ -33,9 +33,14 @@ def mentions(text: str, name: str, property: str) -> bool:
     """Whether a text has both the name and the property, word for word, in any case."""
     said = words(text)
     return all(
-        place_of(said, words(field)) is not None and ("_" not in text or says(text, field))
-        for field in (name, in_words(property))
+        any(place_of(said, words(one)) is not None and ("_" not in text or says(text, one)) for one in of_field)
+        for of_field in ((name,), forms(property))
     )
+
+
+def says_property(text: str, property: str) -> bool:
+    """Whether a text says a property word for word, in any case, as it is written or in words."""
+    return any(says(text, one) for one in forms(property))
 
 
 def says(text: str, phrase: str) -> bool:

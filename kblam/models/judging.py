@@ -20,8 +20,8 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.identifiers import in_words, spoken
-from kblam.knowledge.mention import says, to_the_letter, without_name, words
+from kblam.knowledge.identifiers import forms, in_words, spoken
+from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.knowledge.vocabulary import Vocabulary
@@ -106,7 +106,7 @@ class _Compared(NamedTuple):
             for found in self.texts.said_in(text):
                 said[line, self.by_words[found]] = found.count(" ") + 1
             for column, one in enumerate(more, len(self.columns)):
-                said[line, column] = len(words(in_words(one))) * says(text, in_words(one))
+                said[line, column] = len(words(in_words(one))) * says_property(text, one)
         return said
 
 
@@ -171,14 +171,15 @@ class Judge:
         rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
         by_words: dict[str, list[int]] = {}
         for column, one in enumerate(texts):
-            by_words.setdefault(" ".join(words(in_words(one))), []).append(column)
+            for form in dict.fromkeys(" ".join(words(form)) for form in forms(one)):
+                by_words.setdefault(form, []).append(column)
         self._compared = _Compared(
             columns={one: column for column, one in enumerate(texts)},
             own=torch.tensor([one == EVERYTHING or one in own for one in texts], device="cpu"),
             properties=mine,
             vectors=vectors[[rows[one] for one in texts]],
             said=Vocabulary([*background, *own]),
-            texts=Names(map(in_words, texts)),
+            texts=Names(form for one in texts for form in forms(one)),
             by_words=by_words,
             describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
             revision=revision,
@@ -203,11 +204,8 @@ class Judge:
         return bool(self._names.said_in(text))
 
     def as_meant(self, text: str) -> str:
-        """A question with the names of the knowledge base that it types otherwise as they are written there.
-
-        A property that it says as a program writes it is put in words.
-        """
-        return self._names.as_meant(self._compared.properties.in_words(text, self.names_in), self.is_property)
+        """A question with the names of the knowledge base that it types otherwise as they are written there."""
+        return self._names.as_meant(text, self.is_property)
 
     def names_meant(self, text: str) -> list[str]:
         """The names of the knowledge base that a text says, as they are written there."""
@@ -259,7 +257,7 @@ class Judge:
             Signs(
                 mass=mass,
                 name=float(name in meant),
-                property=float(says(question, in_words(prop))),
+                property=float(says_property(question, prop)),
                 other=float(said.get(name, of_others).is_other(prop)),
                 share=share.log,
                 best=float(share.is_best),
@@ -319,11 +317,11 @@ class Judge:
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
             # Who asks for a description that this entity lacks, and does not say so, asks for everything.
-            has = {" ".join(words(in_words(prop))) for prop in props}
+            has = {" ".join(words(form)) for prop in props for form in forms(prop)}
             lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
             likeliest = texts[largest[line]]
-            is_said = says(bare[row, name], in_words(likeliest))
+            is_said = says_property(bare[row, name], likeliest)
             for prop in props:
                 is_other = words(in_words(prop)) != words(in_words(likeliest))
                 log = logs[line, columns[prop]]
@@ -352,7 +350,7 @@ class Judge:
 
 def is_one_of(prop: str, properties: Collection[str]) -> bool:
     """Whether a property is one of these, in any case and as a column's name too."""
-    return " ".join(words(in_words(prop))) in properties
+    return any(" ".join(words(form)) in properties for form in forms(prop))
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

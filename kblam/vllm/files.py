@@ -131,7 +131,7 @@ class BaseNames:
     """
 
     def __init__(self, base: KnowledgeBase) -> None:
-        self._names, self._properties, self._revision = Names(), list[str](), 0
+        self._names, self._properties, self._revision = Names(), dict[str, None](), 0
         self._vocabulary = Vocabulary()
         self.follow(base)
 
@@ -139,17 +139,17 @@ class BaseNames:
         """Takes what has changed since."""
         now = base.revision
         if base.has_removed(self._revision):
-            self._names, self._properties, self._revision = Names(), [], 0
+            self._names, self._properties, self._revision = Names(), {}, 0
             self._vocabulary = Vocabulary()
         self._names.add(base.names(since=self._revision))
         if more := base.properties(since=self._revision, most=MOST_PROPERTIES):
-            self._properties = [*self._properties, *more]
+            self._properties |= dict.fromkeys(more)
             self._vocabulary = Vocabulary(self._properties)  # a new one: other threads may read the old
         self._revision = now
 
     def as_meant(self, text: str) -> str:
         """As `Judge.as_meant`."""
-        return self._names.as_meant(self._vocabulary.in_words(text, self.names_in), self.is_property)
+        return self._names.as_meant(text, self.is_property)
 
     def says_a_name(self, text: str) -> bool:
         """As `Judge.says_a_name`."""

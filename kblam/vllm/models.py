@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from vllm.model_executor.layers.attention import Attention
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.adapter.fresh import looks_untrained, untrained_text
 from kblam.errors import EngineError
 from kblam.vllm.attention import KnowledgeAttention, ask_for_knowledge, knowledge_backend
 from kblam.vllm.families import PREFIX, ServedFamily, family_of
@@ -20,6 +22,8 @@ from kblam.vllm.fingerprint import check_base
 from kblam.vllm.pool import NAME, KnowledgePool
 from kblam.vllm.registry import Registry
 from kblam.vllm.settings import Settings
+
+logger = logging.getLogger("kblam")
 
 
 def __getattr__(name: str) -> Any:
@@ -89,6 +93,8 @@ def install(model: Any, family: ServedFamily, vllm_config: Any) -> None:
     device = torch.get_default_device()
     with _as_written():
         adapter = KnowledgeAdapter.from_pretrained(settings.adapter)
+        if rank == 0 and looks_untrained(adapter):
+            logger.warning("%s", untrained_text(str(settings.adapter)))
         model.knowledge = KnowledgePool(
             settings,
             adapter,

@@ -151,6 +151,27 @@ def test_a_property_inside_a_longer_one_is_not_said() -> None:
         assert text == "The country of origin of Aa is Peru and the country of origin of Bb is Chile."
 
 
+@pytest.mark.parametrize("said_so", ["date of birth", "dateOfBirth"])
+def test_columns_in_camel_case_are_one_property_and_are_said(said_so: str) -> None:
+    """What a question says counts for its columns too, and two spellings are one property."""
+    question = f"What is the {said_so} of Ann Lee and the job title of Bo Ek?"
+    birth, title, other = (
+        Found(place, Triple(name, prop, prop[::-1]), 0.9, confidence=sure)
+        for place, (name, prop, sure) in enumerate(
+            [("Ann Lee", "dateOfBirth", 0.6), ("Bo Ek", "jobTitle", 0.6), ("Bo Ek", "dateOfBirth", 0.9)]
+        )
+    )
+    at = question.index(" and "), question.index(" and ") + 5
+    right, wrong = cut((birth,), (title,), at=at), cut((birth,), (other,), at=at)
+    for cuts in (right + wrong, wrong + right):
+        text = said(decide(rules(), question, [birth], cuts))
+        assert text == "The dateOfBirth of Ann Lee is htriBfOetad and the jobTitle of Bo Ek is eltiTboj."
+    spelled = Found(3, Triple("Bo Ek", "date of birth", "3 May"), 0.9, confidence=0.9)
+    shared = [AskedSplit(Split(PARTS, (at,), False, one_property=True), ((birth,), (spelled,)))]
+    text = said(decide(rules(), question, [birth], shared))
+    assert text == "The dateOfBirth of Ann Lee is htriBfOetad and the date of birth of Bo Ek is 3 May."
+
+
 def test_the_name_of_one_part_with_the_property_of_another_is_no_answer() -> None:
     """The whole question is likeliest about the currency of Project Nightjar, which nobody asked for."""
     mixed = Found(30, Triple("Project Nightjar", "currency", "Dollar"), 0.9)

@@ -358,13 +358,19 @@ def test_a_column_s_name_is_the_property_that_people_say(column: str) -> None:
     assert [one.beaten for one in brought] == [0, 1]
 
 
-def test_a_question_that_says_a_column_is_put_in_words() -> None:
+def test_a_question_says_a_column_as_it_is_written() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["dateOfBirth", "jobTitle"], ["Ann Lee", "jobTitle"])
-    assert judge.as_meant("Ann Lee's dateOfBirth") == "Ann Lee's date of birth"
-    assert judge.as_meant("ann lees dateofbirth") == "Ann Lee's date of birth"
-    assert judge.as_meant("the dateOfBirth of jobTitle") == "the date of birth of jobTitle"
+    found = [("Ann Lee", prop, 0.2) for prop in ("dateOfBirth", "jobTitle")]
+    for text in ("Ann Lee's dateOfBirth", "the dateofbirth of Ann Lee", "the date of birth of Ann Lee"):
+        assert judge.as_meant(text) == text
+        mine, other = judge.signs([judged(text, *found)])[0]
+        assert (mine.property, mine.other, mine.beaten) == (1, 0, 0)
+        assert (other.property, other.other) == (0, 1)
+    assert judge.as_meant("ann lees dateofbirth") == "Ann Lee's dateofbirth"
+    assert judge.as_meant("ann lees date of birth") == "Ann Lee's date of birth"
     assert judge.is_property("date of birth")
+    assert judge.is_property("dateOfBirth")
 
 
 def test_names_are_found_where_they_stand() -> None:

@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("storage", ["auto", "int8"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_says_in_vllm_what_it_says_attached(
-    kind: str, storage: str, bases: dict[str, Path], tmp_path: Path
+    kind: str, storage: str, bases: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(3)
     config = AdapterConfig.for_model(
@@ -49,6 +49,7 @@ def test_an_adapter_says_in_vllm_what_it_says_attached(
     expected = [reference.say(row) for row in rows]
     assert expected[0].tokens != expected[-2].tokens  # knowledge matters
     engine = engines.start(given)
+    assert caplog.text.count(f"the adapter ({tmp_path}) is untrained: what it finds is chance") == 1
     params = [
         row.params(extra={"kblam_question": row.question} if config.question_head and row.base else {}) for row in rows
     ]
