@@ -89,23 +89,23 @@ class _Share(NamedTuple):
 class _Compared(NamedTuple):
     """What questions are compared with; never changed, so that threads may read it while the next is made."""
 
-    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
+    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own; one for equal words
     own: Tensor  # bool (V,), everything and the knowledge base's own
     properties: Vocabulary  # the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary  # these and the background
     texts: Names  # of all columns, to be found in questions
-    by_words: dict[str, list[int]]  # the columns that a text found so means
+    by_words: dict[str, int]  # the column that a text found so means
     describing: dict[int, str]  # the columns that describe the whole, and their words
     revision: int  # of the knowledge base
 
     def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
         """(texts, columns and `more`) float32: of how many words each property is that a text says word for word."""
-        said = torch.zeros(len(texts), len(self.columns) + len(more), device="cpu")
+        said = torch.zeros(len(texts), len(self.vectors) + len(more), device="cpu")
         for line, text in enumerate(texts):
             for found in self.texts.said_in(text):
                 said[line, self.by_words[found]] = found.count(" ") + 1
-            for column, one in enumerate(more, len(self.columns)):
+            for column, one in enumerate(more, len(self.vectors)):
                 said[line, column] = len(words(in_words(one))) * says_property(text, one)
         return said
 
@@ -165,23 +165,29 @@ class Judge:
         background = [one for one in self.adapter.config.background if one in own or not mine.covers(one)]
         texts = list(dict.fromkeys((EVERYTHING, *background, *own)))
         before = self._compared
-        new = [one for one in texts if one not in before.columns]
+        columns, by_words, shown = dict[str, int](), dict[str, int](), list[str]()
+        for one in texts:
+            of_one = [" ".join(words(form)) for form in forms(one)]
+            column = by_words.get(of_one[-1], len(shown))
+            if column == len(shown):
+                shown.append(one)
+            columns[one] = column
+            by_words |= {form: by_words.get(form, column) for form in of_one if form}
+        new = [one for one in shown if one not in before.columns]
         fresh = self._vectors_of(new)
         vectors = torch.cat([before.vectors, fresh])
         rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
-        by_words: dict[str, list[int]] = {}
-        for column, one in enumerate(texts):
-            for form in dict.fromkeys(" ".join(words(form)) for form in forms(one)):
-                by_words.setdefault(form, []).append(column)
+        is_own = torch.zeros(len(shown), dtype=torch.bool, device="cpu")
+        is_own[[columns[one] for one in (EVERYTHING, *own)]] = True
         self._compared = _Compared(
-            columns={one: column for column, one in enumerate(texts)},
-            own=torch.tensor([one == EVERYTHING or one in own for one in texts], device="cpu"),
+            columns=columns,
+            own=is_own,
             properties=mine,
-            vectors=vectors[[rows[one] for one in texts]],
+            vectors=vectors[[rows[one] for one in shown]],
             said=Vocabulary([*background, *own]),
             texts=Names(form for one in texts for form in forms(one)),
             by_words=by_words,
-            describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
+            describing={by_words[one]: one for one in sorted(DESCRIBING_ALL) if one in by_words},
             revision=revision,
         )
 
@@ -295,10 +301,11 @@ class Judge:
         """By question, name and property, for the properties asked of each question without a name."""
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
-        columns = compared.columns | {one: len(compared.columns) + place for place, one in enumerate(more)}
+        count = len(compared.vectors)
+        columns = compared.columns | {one: count + place for place, one in enumerate(more)}
         vectors, asking = self._vectors_of(more), self._encode(list(bare.values()))
-        left_out = torch.zeros(len(bare), len(columns), dtype=torch.bool, device="cpu")
-        left_out[:, len(compared.columns) :] = True
+        left_out = torch.zeros(len(bare), count + len(more), dtype=torch.bool, device="cpu")
+        left_out[:, count:] = True
         for line, props in enumerate(asked.values()):
             left_out[line, [columns[prop] for prop in props]] = False
         # Keys are kept, so they are not of the precision that autocast has just now.
@@ -312,7 +319,7 @@ class Judge:
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
-        texts = list(columns)
+        texts = {column: one for one, column in columns.items()}
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):

@@ -321,10 +321,31 @@ def test_a_property_is_not_beaten_by_itself_in_other_letters() -> None:
     assert asking.property_head is not None
     with torch.no_grad():
         asking.property_head.property.weight.copy_(asking.property_head.question.weight)
-    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price", "Price", "weight"])
+    judge = Judge(
+        asking, lambda texts: vectors(encoder, [text.lower() for text in texts]), ["price", "Price", "weight"]
+    )
     found = [("Anvil 3", prop, 0.2) for prop in ("price", "Price", "weight")]
     for text in ("the price of Anvil 3", "the Price of Anvil 3"):
         assert [one.beaten for one in judge.signs([judged(text, *found)])[0]] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("other", ["date_of_birth", "dateOfBirth", "Date of Birth"])
+def test_a_property_that_is_spelled_in_two_ways_counts_once(other: str) -> None:
+    """Of two files with columns of their own style; the share was cut in halves, and the question refused."""
+    encoder, asking = HashingEncoder(16), adapter(background=("phone number",))
+    found = [("Ann Lee", prop, 0.2) for prop in (other, "price")]
+
+    def shares(*properties: str) -> list[float]:
+        judge = Judge(asking, lambda texts: vectors(encoder, [text.lower() for text in texts]), properties)
+        assert len(judge._compared.vectors) == 4  # with everything and the background
+        signs = judge.signs(
+            [judged(text, *found) for text in ("Ann Lee was born when?", "the Date-of-birth of Ann Lee")]
+        )
+        return [one.share for of_question in signs for one in of_question]
+
+    alone = shares(other, "price")
+    assert shares("date of birth", other, "price") == pytest.approx(alone, abs=1e-5)
+    assert shares(other, "price", "date of birth") == pytest.approx(alone, abs=1e-5)
 
 
 def test_an_identifier_within_a_longer_name_is_not_meant() -> None:
