@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import product
 
 from kblam.data.alike import NEAR, SYNONYMS
 from kblam.data.lexicon import lexicon
 from kblam.data.tables import words
-from kblam.knowledge.identifiers import in_words
+from kblam.knowledge.identifiers import forms
 
 _LITTLE_WORDS = frozenset(words("of the a an in on at to for by and its his her their"))
 
@@ -21,9 +22,11 @@ def same_meaning(first: str, second: str) -> bool:
     WordNet's for common nouns), and if one property only says more than the other ("engineer", "lead engineer").
     Rather too often true than too seldom: a fact wrongly called missing teaches to refuse what is known.
     """
-    one, two = _normal(first), _normal(second)
-    some, others = _words(one), _words(two)
-    return some <= others or others <= some or two in _table().get(one, frozenset())
+    for one, two in product(map(_normal, forms(first)), map(_normal, forms(second))):
+        some, others = _words(one), _words(two)
+        if some <= others or others <= some or two in _table().get(one, frozenset()):
+            return True
+    return False
 
 
 def near_properties(prop: str) -> list[str]:
@@ -34,7 +37,7 @@ def near_properties(prop: str) -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def _normal(prop: str) -> str:
-    return " ".join(re.sub(r"[_\-/]+", " ", in_words(prop).lower()).split())
+    return " ".join(re.sub(r"[_\-/]+", " ", prop.lower()).split())
 
 
 @lru_cache(maxsize=20_000)

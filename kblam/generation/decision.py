@@ -18,7 +18,7 @@ from kblam.errors import GenerationError
 from kblam.generation.clauses import Split
 from kblam.generation.items import FILLER
 from kblam.generation.words import Found
-from kblam.knowledge.identifiers import forms, in_words
+from kblam.knowledge.identifiers import forms, key
 from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
 
 Unknown = Literal["refuse", "base"]
@@ -225,7 +225,7 @@ def _facts(
 def _fits(cut: AskedSplit) -> bool:
     """Whether the parts' answers are what such a cut asks for: each another triple, and no guess at a whole entity."""
     answers = [found[0] for found in cut.found]
-    if cut.split.one_property and len({in_words(one.triple.property) for one in answers}) > 1:
+    if cut.split.one_property and len({key(one.triple.property) for one in answers}) > 1:
         return False
     if not cut.split.is_explicit and any(one.asks_everything for one in answers):
         return False
@@ -242,8 +242,11 @@ def _covered(question: str | None, cut: AskedSplit) -> int:
         return 0
     answers = [found[0].triple for found in cut.found]
     counted = 0
-    for texts in ({(one.name,) for one in answers}, {forms(one.property) for one in answers}):
-        said = {" ".join(words(of[-1])): [place for text in of for place in spans_of(question, text)] for of in texts}
+    for texts in ([(one.name,) for one in answers], [forms(one.property) for one in answers]):
+        said: dict[str, set[tuple[int, int]]] = {}
+        for of_one in texts:
+            places = {place for text in of_one for place in spans_of(question, text)}
+            said.setdefault(" ".join(words(of_one[-1])), set()).update(places)
         every = [place for places in said.values() for place in places]
         for places in said.values():
             if places:

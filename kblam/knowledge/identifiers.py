@@ -21,9 +21,9 @@ _NAMES = (
         "kWh",
     ),
     *("PlayStation", "PostgreSQL", "PowerPoint", "PubMed", "SharePoint", "StackOverflow", "TikTok", "TypeScript"),
-    *("WeChat", "WhatsApp", "WiFi", "WordPress", "YouTube", "kWh", "linkedIn", "macOS"),
+    *("WeChat", "WhatsApp", "WiFi", "WordPress", "YouTube", "kWh", "linkedIn", "mAh", "macOS", "mmHg"),
 )
-_WHOLE = re.compile("|".join(_NAMES))
+_WHOLE = re.compile(f"(?:{'|'.join(_NAMES)})(?![a-z])")
 
 
 @lru_cache(maxsize=4096)
@@ -49,13 +49,23 @@ def forms(property: str) -> tuple[str, ...]:
     return (property,) if said == property else (property, said)
 
 
+def key(property: str) -> str:
+    """What two spellings of one property have in common; marks tell "price in $" from "price in €"."""
+    return spoken(property).casefold()
+
+
 def _in_words(identifier: str) -> str:
     whole = {at for found in _WHOLE.finditer(identifier) for at in range(found.start() + 1, found.end())}
     cuts = [at for at in range(1, len(identifier)) if at not in whole and _begins_word(identifier, at)]
     parts = [identifier[start:end] for start, end in zip([0, *cuts], [*cuts, len(identifier)], strict=True)]
     if not cuts or any(len(part.strip("_")) == 1 for part in parts):
         return identifier
-    return " ".join(part if part.isupper() or _WHOLE.search(part) else part.lower() for part in parts)
+    return " ".join(part if _is_short(part) or _WHOLE.search(part) else part.lower() for part in parts)
+
+
+def _is_short(part: str) -> bool:
+    """An abbreviation, or several: URL, IDs."""
+    return part.removesuffix("s").isupper()
 
 
 def _begins_word(identifier: str, at: int) -> bool:
@@ -63,4 +73,7 @@ def _begins_word(identifier: str, at: int) -> bool:
     if not identifier[at].isupper():
         return False
     before, after = identifier[at - 1], identifier[at + 1 : at + 2]
-    return before.islower() or before.isdigit() or (before.isupper() and after.islower())
+    if before.islower() or before.isdigit():
+        return True
+    is_plural = after == "s" and not identifier[at + 2 : at + 3].islower()  # URLs
+    return before.isupper() and after.islower() and not is_plural

@@ -20,7 +20,7 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
-from kblam.knowledge.identifiers import forms, in_words, spoken
+from kblam.knowledge.identifiers import forms, key, spoken
 from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
@@ -89,13 +89,14 @@ class _Share(NamedTuple):
 class _Compared(NamedTuple):
     """What questions are compared with; never changed, so that threads may read it while the next is made."""
 
-    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own; one for equal words
+    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
+    shown: tuple[tuple[str, ...], ...]  # the spellings of each column, first the one that its vector is of
     own: Tensor  # bool (V,), everything and the knowledge base's own
     properties: Vocabulary  # the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary  # these and the background
     texts: Names  # of all columns, to be found in questions
-    by_words: dict[str, int]  # the column that a text found so means
+    by_words: dict[str, list[int]]  # the columns that a text found so means
     describing: dict[int, str]  # the columns that describe the whole, and their words
     revision: int  # of the knowledge base
 
@@ -104,9 +105,10 @@ class _Compared(NamedTuple):
         said = torch.zeros(len(texts), len(self.vectors) + len(more), device="cpu")
         for line, text in enumerate(texts):
             for found in self.texts.said_in(text):
-                said[line, self.by_words[found]] = found.count(" ") + 1
+                for column in self.by_words[found]:
+                    said[line, column] = _length(self.shown[column][0])
             for column, one in enumerate(more, len(self.vectors)):
-                said[line, column] = len(words(in_words(one))) * says_property(text, one)
+                said[line, column] = _length(one) * says_property(text, one)
         return said
 
 
@@ -141,7 +143,16 @@ class Judge:
         self._names = Names(names)
         nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
         self._compared = _Compared(
-            {}, torch.empty(0, dtype=torch.bool, device="cpu"), Vocabulary(), nothing, Vocabulary(), Names(), {}, {}, 0
+            {},
+            (),
+            torch.empty(0, dtype=torch.bool, device="cpu"),
+            Vocabulary(),
+            nothing,
+            Vocabulary(),
+            Names(),
+            {},
+            {},
+            0,
         )
         self.compare_with(properties)
 
@@ -165,29 +176,31 @@ class Judge:
         background = [one for one in self.adapter.config.background if one in own or not mine.covers(one)]
         texts = list(dict.fromkeys((EVERYTHING, *background, *own)))
         before = self._compared
-        columns, by_words, shown = dict[str, int](), dict[str, int](), list[str]()
+        spellings, by_words = dict[str, list[str]](), dict[str, list[int]]()
         for one in texts:
-            of_one = [" ".join(words(form)) for form in forms(one)]
-            column = by_words.get(of_one[-1], len(shown))
-            if column == len(shown):
-                shown.append(one)
-            columns[one] = column
-            by_words |= {form: by_words.get(form, column) for form in of_one if form}
-        new = [one for one in shown if one not in before.columns]
-        fresh = self._vectors_of(new)
-        vectors = torch.cat([before.vectors, fresh])
-        rows = before.columns | {one: len(before.vectors) + row for row, one in enumerate(new)}
+            spellings.setdefault(key(one), []).append(one)
+        shown = tuple(map(tuple, spellings.values()))
+        columns = {one: column for column, of_column in enumerate(shown) for one in of_column}
+        for one, column in columns.items():
+            for form in dict.fromkeys(" ".join(words(form)) for form in forms(one)):
+                if column not in (known := by_words.setdefault(form, [])):
+                    known.append(column)
+        rows = {of_column[0]: row for row, of_column in enumerate(before.shown)}
+        new = [of_column[0] for of_column in shown if of_column[0] not in rows]
+        vectors = torch.cat([before.vectors, self._vectors_of(new)])
+        rows |= {one: len(before.vectors) + row for row, one in enumerate(new)}
         is_own = torch.zeros(len(shown), dtype=torch.bool, device="cpu")
         is_own[[columns[one] for one in (EVERYTHING, *own)]] = True
         self._compared = _Compared(
             columns=columns,
+            shown=shown,
             own=is_own,
             properties=mine,
-            vectors=vectors[[rows[one] for one in shown]],
+            vectors=vectors[[rows[of_column[0]] for of_column in shown]],
             said=Vocabulary([*background, *own]),
             texts=Names(form for one in texts for form in forms(one)),
             by_words=by_words,
-            describing={by_words[one]: one for one in sorted(DESCRIBING_ALL) if one in by_words},
+            describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
             revision=revision,
         )
 
@@ -198,7 +211,8 @@ class Judge:
             return
         if known.revision and not knowledge_base.has_removed(known.revision):
             self._names.add(knowledge_base.names(since=known.revision))
-            if known.columns.keys() >= set(knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)):
+            new = knowledge_base.properties(since=known.revision, most=MOST_PROPERTIES)
+            if all(one in known.columns and known.own[known.columns[one]] for one in new):
                 self._compared = known._replace(revision=now)
                 return
         else:
@@ -319,7 +333,7 @@ class Judge:
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
-        texts = {column: one for one, column in columns.items()}
+        shown = (*compared.shown, *((one,) for one in more))
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
@@ -327,15 +341,17 @@ class Judge:
             has = {" ".join(words(form)) for prop in props for form in forms(prop)}
             lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
-            likeliest = texts[largest[line]]
-            is_said = says_property(bare[row, name], likeliest)
+            likeliest = [form for one in shown[largest[line]] for form in forms(one)]
+            said_words = (
+                [words(form) for form in likeliest] if any(says(bare[row, name], one) for one in likeliest) else []
+            )
             for prop in props:
-                is_other = words(in_words(prop)) != words(in_words(likeliest))
+                is_beaten = bool(said_words) and not any(words(form) in said_words for form in forms(prop))
                 log = logs[line, columns[prop]]
                 if is_one_of(prop, DESCRIBING) and not says_one[line]:
                     log = torch.logaddexp(log, everything)
                 shares[row, name, prop] = _Share(
-                    float(log), bool(log >= best[line]), float(everything.exp()), is_said and is_other
+                    float(log), bool(log >= best[line]), float(everything.exp()), is_beaten
                 )
         return shares
 
@@ -353,6 +369,11 @@ class Judge:
         if not properties or self._head is None:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
         return self._encode([key_text(PRONOUN, spoken(one)) for one in properties]).cpu()
+
+
+def _length(prop: str) -> int:
+    """Of how many words a property is, where it is said in words."""
+    return len(words(forms(prop)[-1]))
 
 
 def is_one_of(prop: str, properties: Collection[str]) -> bool:

@@ -142,8 +142,9 @@ class BaseNames:
             self._names, self._properties, self._revision = Names(), {}, 0
             self._vocabulary = Vocabulary()
         self._names.add(base.names(since=self._revision))
-        if more := base.properties(since=self._revision, most=MOST_PROPERTIES):
-            self._properties |= dict.fromkeys(more)
+        more = dict.fromkeys(base.properties(since=self._revision, most=MOST_PROPERTIES))
+        if not self._properties.keys() >= more.keys():
+            self._properties |= more
             self._vocabulary = Vocabulary(self._properties)  # a new one: other threads may read the old
         self._revision = now
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -334,18 +335,48 @@ def test_a_property_that_is_spelled_in_two_ways_counts_once(other: str) -> None:
     """Of two files with columns of their own style; the share was cut in halves, and the question refused."""
     encoder, asking = HashingEncoder(16), adapter(background=("phone number",))
     found = [("Ann Lee", prop, 0.2) for prop in (other, "price")]
+    asked = [
+        judged(text, *found)
+        for text in (
+            "Ann Lee was born when?",
+            f"the {other} of Ann Lee",
+            "the date of birth of Ann Lee",
+            "Ann Lee's price",
+        )
+    ]
 
-    def shares(*properties: str) -> list[float]:
+    def signs(*properties: str) -> list[list[Signs]]:
         judge = Judge(asking, lambda texts: vectors(encoder, [text.lower() for text in texts]), properties)
         assert len(judge._compared.vectors) == 4  # with everything and the background
-        signs = judge.signs(
-            [judged(text, *found) for text in ("Ann Lee was born when?", "the Date-of-birth of Ann Lee")]
-        )
-        return [one.share for of_question in signs for one in of_question]
+        return judge.signs(asked)
 
-    alone = shares(other, "price")
-    assert shares("date of birth", other, "price") == pytest.approx(alone, abs=1e-5)
-    assert shares(other, "price", "date of birth") == pytest.approx(alone, abs=1e-5)
+    alone = signs(other, "price")
+    for both in (("date of birth", other, "price"), (other, "price", "date of birth")):
+        for one, wanted in zip(chain(*signs(*both)), chain(*alone), strict=True):
+            assert one.numbers == pytest.approx(wanted.numbers, abs=1e-5)
+    assert [one.beaten for one in chain(*alone)][2:6] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("properties", "text"),
+    [
+        (("price in $", "price in €"), "What is the price in € of Anvil 3?"),
+        (("fileName", "filename"), "What is the filename of Anvil 3?"),
+        (("filename", "fileName"), "What is the fileName of Anvil 3?"),
+        (("...", "%"), "What is % of Anvil 3?"),
+    ],
+)
+def test_properties_of_like_words_stay_apart(properties: tuple[str, str], text: str) -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), [*properties, "size"])
+    assert len(judge._compared.vectors) == 4  # with everything
+    found = [("Anvil 3", prop, 0.2) for prop in (*properties, "size")]
+    one, other, _ = judge.signs([judged(text, *found)])[0]
+    assert one.share != other.share
+    assert (one.beaten, other.beaten) == (0, 0), "each is said as the other is"
+    judge.compare_with([properties[1], "size"])
+    fresh = Judge(asking, lambda texts: vectors(encoder, texts), [properties[1], "size"])
+    assert judge.signs([judged(text, *found)]) == fresh.signs([judged(text, *found)])
 
 
 def test_an_identifier_within_a_longer_name_is_not_meant() -> None:
