@@ -1,0 +1,118 @@
+"""How well property heads find what natural questions ask for, among the properties of twenty tables.
+
+    python -m experiments.heads                 # the head of the shipped adapter
+    python -m experiments.heads --adapter DIR   # another one's
+    python -m experiments.heads --learn         # heads learned here too, with more properties; a quarter of an hour
+
+`questions/tables.txt` has tables as firms keep them, twelve properties each, and `questions/further.txt` properties to
+learn from; the authors of either saw neither the other file nor ours. What the tables ask for is never learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kblam import KnowledgeAdapter
+from kblam.adapter.property_head import PRONOUN, PropertyHead
+from kblam.data.properties import TYPED
+from kblam.knowledge import load_encoder
+from kblam.knowledge.triples import key_text
+from kblam.models.loading import quiet_libraries
+from kblam.shipped import SMOLLM2_ADAPTER
+from kblam.training.properties import QUESTIONS, STEPS, PropertyQuestions, learn_head
+from kblam.training.vectors import Vectors
+
+QUESTIONS_OF = Path(__file__).with_name("questions")
+# A further property has seven questions; each as often as a known one's comes up in the drawn ones.
+_TIMES = 4
+# With so many more properties, so many more steps.
+_LONGER = 3000
+
+Asked = Mapping[str, Sequence[str]]  # by property, the questions that ask for it
+
+
+def blocks(text: str) -> dict[str, list[str]]:
+    """The questions under each heading "## property", with the pronoun in place of {n}."""
+    parts = [part.strip().splitlines() for part in f"\n{text}".split("\n## ")[1:]]
+    return {head: [line.replace("{n}", PRONOUN) for line in lines if line] for head, *lines in parts}
+
+
+def tables() -> dict[str, dict[str, list[str]]]:
+    """By name, the properties of each table."""
+    parts = f"\n{(QUESTIONS_OF / 'tables.txt').read_text(encoding='utf-8')}".split("\n# ")[1:]
+    return {part.partition("\n")[0]: blocks(part.partition("\n")[2]) for part in parts}
+
+
+def further() -> dict[str, list[str]]:
+    """Properties that the training world has not, to learn from."""
+    found = blocks((QUESTIONS_OF / "further.txt").read_text(encoding="utf-8"))
+    return {prop: questions for prop, questions in found.items() if prop not in TYPED}
+
+
+def with_further(asked: PropertyQuestions, more: Asked) -> PropertyQuestions:
+    """The drawn questions, and those for further properties."""
+    rows = [
+        (text, len(asked.properties) + at)
+        for at, questions in enumerate(more.values())
+        for text in questions
+        for _ in range(_TIMES)
+    ]
+    texts, meant = zip(*rows, strict=True)
+    return PropertyQuestions(
+        (*asked.properties, *more), (*asked.texts, *texts), (*asked.meant, *meant), (*asked.kept, *[False] * len(rows))
+    )
+
+
+@torch.no_grad()
+def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> Iterator[tuple[str, bool, float]]:
+    """Of each question the property it asks for, whether the head finds it, and the log of its share."""
+    for of_table in found.values():
+        properties = list(of_table)
+        keys = head.keys(vectors.of(key_text(PRONOUN, prop) for prop in properties))
+        for place, (prop, questions) in enumerate(of_table.items()):
+            shares = head.log_shares(vectors.of(questions), keys)
+            yield from ((prop, int(row.argmax()) == place, float(row[place])) for row in shares)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", type=Path, default=SMOLLM2_ADAPTER)
+    parser.add_argument("--learn", action="store_true", help="learn heads too")
+    parser.add_argument("--cache", type=Path, default=Path("build/heads"), help="of sentence vectors")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    console = Console(highlight=False)
+    given = KnowledgeAdapter.from_pretrained(arguments.adapter).property_head
+    if given is None:
+        parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
+    found, more, drawn = tables(), further(), PropertyQuestions.draw(count=QUESTIONS)
+    texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
+    texts += [key_text(PRONOUN, prop) for of_table in found.values() for prop in of_table]
+    widened = with_further(drawn, more)
+    if arguments.learn:
+        texts += [*widened.texts, *widened.key_texts]
+    vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
+    heads = {"given": given}
+    if arguments.learn:
+        heads["learned as kblam train does"] = learn_head(drawn, vectors)
+        heads[f"with {len(more)} further properties"] = learn_head(widened, vectors)
+        heads[f"and {_LONGER:,} steps for {STEPS:,}"] = learn_head(widened, vectors, steps=_LONGER)
+    shown = Table("head", "right", "of properties of training", "of the further ones", "of others", "log loss")
+    for name, head in heads.items():
+        rows = list(hits(head, vectors, found))
+        groups = [rows, [row for row in rows if row[0] in TYPED], [row for row in rows if row[0] in more]]
+        groups.append([row for row in rows if row[0] not in TYPED and row[0] not in more])
+        shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
+        shown.add_row(name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}")
+    console.print(shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The questions that judge property heads, and how they are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import heads
+from kblam.adapter.property_head import PropertyHead
+from kblam.data.properties import TYPED
+from kblam.knowledge.triples import key_text
+from kblam.training.properties import PropertyQuestions
+from kblam.training.vectors import Vectors
+from tests.fakes import HashingEncoder
+
+
+def test_every_table_has_its_questions_once() -> None:
+    found = heads.tables()
+    assert [len(properties) for properties in found.values()] == [12] * 20
+    for properties in found.values():
+        questions = [question for asked in properties.values() for question in asked]
+        assert len(questions) == len(set(questions)) == 48
+        assert not any("{" in question or question.startswith("#") for question in questions)
+
+
+def test_further_properties_are_new_and_their_questions_are_added() -> None:
+    more = heads.further()
+    assert len(more) > 500
+    assert not set(more) & set(TYPED)
+    assert all(len(questions) >= 5 for questions in more.values())
+    drawn = PropertyQuestions.draw(count=20)
+    two = dict(list(more.items())[:2])
+    widened = heads.with_further(drawn, two)
+    assert widened.properties == (*drawn.properties, *two)
+    assert (
+        len(widened.texts) == len(widened.meant) == len(widened.kept) == 20 + heads._TIMES * sum(map(len, two.values()))
+    )
+    for prop, questions in two.items():
+        assert {widened.texts[row] for row, at in enumerate(widened.meant) if widened.properties[at] == prop} == set(
+            questions
+        )
+
+
+def test_hits_are_of_the_table_s_own_properties(tmp_path: Path) -> None:
+    found = {
+        "one": {"age": ["the age of it"], "size": ["the age of it"]},
+        "two": {"size": ["the size of it"], "id": ["x"]},
+    }
+    texts = [text for table in found.values() for asked in table.values() for text in asked]
+    vectors = Vectors([*texts, *(key_text("it", prop) for prop in ("age", "size", "id"))], HashingEncoder(16), tmp_path)
+    torch.manual_seed(0)
+    head = PropertyHead(16, 8)
+    head.property.weight.data.copy_(head.question.weight)
+    rows = list(heads.hits(head, vectors, found))
+    assert [row[0] for row in rows] == ["age", "size", "size", "id"]
+    assert [row[1] for row in rows[:3]] == [True, False, True]
+    keys = head.keys(vectors.of(["the age of it", "the size of it"]))
+    assert rows[1][2] == pytest.approx(float(head.log_shares(vectors.of(["the age of it"]), keys)[0, 1]))
