@@ -6,24 +6,11 @@ import re
 from functools import lru_cache
 
 # Names with capitals inside that begin no word.
-_NAMES = (
-    *(
-        "BlackBerry",
-        "DevOps",
-        "FedEx",
-        "GitHub",
-        "GitLab",
-        "GraphQL",
-        "JavaScript",
-        "LinkedIn",
-        "MySQL",
-        "PayPal",
-        "kWh",
-    ),
-    *("PlayStation", "PostgreSQL", "PowerPoint", "PubMed", "SharePoint", "StackOverflow", "TikTok", "TypeScript"),
-    *("WeChat", "WhatsApp", "WiFi", "WordPress", "YouTube", "kWh", "linkedIn", "mAh", "macOS", "mmHg"),
+_WHOLE = re.compile(
+    "(?:BlackBerry|DevOps|FedEx|GitHub|GitLab|GraphQL|JavaScript|LinkedIn|MySQL|PayPal|PlayStation|PostgreSQL|PowerPoint|"
+    "PubMed|SharePoint|StackOverflow|TikTok|TypeScript|WeChat|WhatsApp|WiFi|WordPress|YouTube|kWh|linkedIn|mAh|macOS|mmHg)"
+    "(?![a-z])"
 )
-_WHOLE = re.compile(f"(?:{'|'.join(_NAMES)})(?![a-z])")
 
 
 @lru_cache(maxsize=4096)
