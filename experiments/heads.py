@@ -2,7 +2,7 @@
 
     python -m experiments.heads                 # the head of the shipped adapter
     python -m experiments.heads --adapter DIR   # another one's
-    python -m experiments.heads --learn         # heads learned here too, with more properties; a quarter of an hour
+    python -m experiments.heads --learn         # heads learned here too, with more properties; takes minutes
 
 `questions/tables.txt` has tables as firms keep them, twelve properties each, and `questions/further.txt` properties to
 learn from; the authors of either saw neither the other file nor ours. What the tables ask for is never learned from.

@@ -333,7 +333,6 @@ class Judge:
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
-        shown = (*compared.shown, *((one,) for one in more))
         largest = logs.argmax(-1).tolist()
         shares: dict[tuple[int, str, str], _Share] = {}
         for line, ((row, name), props) in enumerate(asked.items()):
@@ -341,7 +340,9 @@ class Judge:
             has = {" ".join(words(form)) for prop in props for form in forms(prop)}
             lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
-            likeliest = [form for one in shown[largest[line]] for form in forms(one)]
+            at = largest[line]
+            spellings = compared.shown[at] if at < count else (more[at - count],)
+            likeliest = [form for one in spellings for form in forms(one)]
             said_words = (
                 [words(form) for form in likeliest] if any(says(bare[row, name], one) for one in likeliest) else []
             )
