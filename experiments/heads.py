@@ -2,10 +2,10 @@
 
     python -m experiments.heads                 # the head of the shipped adapter
     python -m experiments.heads --adapter DIR   # another one's
-    python -m experiments.heads --learn         # heads learned here too, with more properties; takes minutes
+    python -m experiments.heads --learn         # heads learned here too; takes minutes
 
-`questions/tables.txt` has tables as firms keep them, twelve properties each, and `questions/further.txt` properties to
-learn from; the authors of either saw neither the other file nor ours. What the tables ask for is never learned from.
+`questions/tables.txt` has tables as firms keep them, twelve properties each. Its authors saw no question of ours, and
+those of `kblam/data/phrases/further.txt` not these. What the tables ask for is never learned from.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from rich.table import Table
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
+from kblam.data.phrases import further
 from kblam.data.properties import TYPED
 from kblam.knowledge import load_encoder
 from kblam.knowledge.triples import key_text
 from kblam.models.loading import quiet_libraries
 from kblam.shipped import SMOLLM2_ADAPTER
-from kblam.training.properties import QUESTIONS, STEPS, PropertyQuestions, learn_head
+from kblam.training.properties import FURTHER_SHARE, QUESTIONS, PropertyQuestions, learn_head
 from kblam.training.vectors import Vectors
 
 QUESTIONS_OF = Path(__file__).with_name("questions")
-# A further property has seven questions; each as often as a known one's comes up in the drawn ones.
-_TIMES = 4
-# With so many more properties, so many more steps.
-_LONGER = 3000
 
 Asked = Mapping[str, Sequence[str]]  # by property, the questions that ask for it
 
@@ -47,26 +44,6 @@ def tables() -> dict[str, dict[str, list[str]]]:
     """By name, the properties of each table."""
     parts = f"\n{(QUESTIONS_OF / 'tables.txt').read_text(encoding='utf-8')}".split("\n# ")[1:]
     return {part.partition("\n")[0]: blocks(part.partition("\n")[2]) for part in parts}
-
-
-def further() -> dict[str, list[str]]:
-    """Properties that the training world has not, to learn from."""
-    found = blocks((QUESTIONS_OF / "further.txt").read_text(encoding="utf-8"))
-    return {prop: questions for prop, questions in found.items() if prop not in TYPED}
-
-
-def with_further(asked: PropertyQuestions, more: Asked) -> PropertyQuestions:
-    """The drawn questions, and those for further properties."""
-    rows = [
-        (text, len(asked.properties) + at)
-        for at, questions in enumerate(more.values())
-        for text in questions
-        for _ in range(_TIMES)
-    ]
-    texts, meant = zip(*rows, strict=True)
-    return PropertyQuestions(
-        (*asked.properties, *more), (*asked.texts, *texts), (*asked.meant, *meant), (*asked.kept, *[False] * len(rows))
-    )
 
 
 @torch.no_grad()
@@ -92,23 +69,23 @@ def main() -> None:
     given = KnowledgeAdapter.from_pretrained(arguments.adapter).property_head
     if given is None:
         parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
-    found, more, drawn = tables(), further(), PropertyQuestions.draw(count=QUESTIONS)
+    found, more = tables(), further()
     texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
     texts += [key_text(PRONOUN, prop) for of_table in found.values() for prop in of_table]
-    widened = with_further(drawn, more)
+    learned = {}
     if arguments.learn:
-        texts += [*widened.texts, *widened.key_texts]
+        rest = round(QUESTIONS * (1 - FURTHER_SHARE))
+        learned["learned as kblam train does"] = PropertyQuestions.draw()
+        learned["without further questions"] = PropertyQuestions.draw(count=rest, further_share=0)
+    for drawn in learned.values():
+        texts += [*drawn.texts, *drawn.key_texts]
     vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
-    heads = {"given": given}
-    if arguments.learn:
-        heads["learned as kblam train does"] = learn_head(drawn, vectors)
-        heads[f"with {len(more)} further properties"] = learn_head(widened, vectors)
-        heads[f"and {_LONGER:,} steps for {STEPS:,}"] = learn_head(widened, vectors, steps=_LONGER)
+    heads = {"given": given} | {name: learn_head(drawn, vectors) for name, drawn in learned.items()}
     shown = Table("head", "right", "of properties of training", "of the further ones", "of others", "log loss")
     for name, head in heads.items():
         rows = list(hits(head, vectors, found))
-        groups = [rows, [row for row in rows if row[0] in TYPED], [row for row in rows if row[0] in more]]
-        groups.append([row for row in rows if row[0] not in TYPED and row[0] not in more])
+        groups = [rows, [row for row in rows if row[0] in TYPED]]
+        groups += [[row for row in rows if row[0] not in TYPED and (row[0] in more) == known] for known in (True, False)]
         shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
         shown.add_row(name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}")
     console.print(shown)

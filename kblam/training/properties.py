@@ -7,6 +7,7 @@ import random
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -15,15 +16,17 @@ from torch.nn import functional as F
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
+from kblam.data.phrases import further
 from kblam.data.phrasing import open_question, question
 from kblam.data.properties import TYPED
-from kblam.knowledge.identifiers import spoken
+from kblam.knowledge.identifiers import key, spoken
 from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
-QUESTIONS = 24_000
-_EVERYTHING_SHARE = 0.1
+QUESTIONS = 66_000
+_EVERYTHING_SHARE = 0.1  # of those for the training world and a user's own triples
+FURTHER_SHARE = 0.64  # of all: each of `further` comes up four times or so
 STEPS = 1200
 _ROWS = 256
 _RATE = 1e-3
@@ -67,13 +70,30 @@ class PropertyQuestions:
         return [key_text(PRONOUN, one) for one in self.properties]
 
     @classmethod
-    def draw(cls, own: Iterable[str] = (), *, count: int = QUESTIONS, seed: int = 0) -> PropertyQuestions:
-        """Questions for the properties of the training world, and for some more."""
-        properties = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *map(spoken, own)]))
+    def draw(
+        cls, own: Iterable[str] = (), *, count: int = QUESTIONS, further_share: float = FURTHER_SHARE, seed: int = 0
+    ) -> PropertyQuestions:
+        """Questions for the properties of the training world, for a user's own, and for further ones.
+
+        Args:
+            own: the user's.
+            count: of questions.
+            further_share: how many of them are of `kblam.data.phrases.further`.
+            seed: of the drawing.
+        """
+        known = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *map(spoken, own)]))
+        by_key = {key(one): at for at, one in reversed(list(enumerate(known)))}
+        asks = further() if further_share else {}
+        new = [one for one in asks if key(one) not in by_key]
+        properties = (*known, *new)
+        by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
         rng = random.Random(f"{seed} properties")
-        texts, meant, kept = list[str](), list[int](), list[bool]()
-        for _ in range(count):
-            at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(properties))
+        rows = [(template.format(n=PRONOUN), by_key[key(one)]) for one in asks for template in asks[one]]
+        rng.shuffle(rows)
+        rows = list(islice(cycle(rows), round(count * further_share)))
+        texts, meant, kept = [text for text, _ in rows], [at for _, at in rows], [False] * len(rows)
+        for _ in range(count - len(rows)):
+            at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
             kept.append(rng.random() < 1 / _KEPT)
             only = is_kept if kept[-1] else is_not_kept
             ask = question(properties[at], PRONOUN, rng, only=only) if at else open_question(PRONOUN, rng, only=only)

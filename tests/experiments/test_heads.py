@@ -9,9 +9,7 @@ import torch
 
 from experiments import heads
 from kblam.adapter.property_head import PropertyHead
-from kblam.data.properties import TYPED
 from kblam.knowledge.triples import key_text
-from kblam.training.properties import PropertyQuestions
 from kblam.training.vectors import Vectors
 from tests.fakes import HashingEncoder
 
@@ -23,24 +21,6 @@ def test_every_table_has_its_questions_once() -> None:
         questions = [question for asked in properties.values() for question in asked]
         assert len(questions) == len(set(questions)) == 48
         assert not any("{" in question or question.startswith("#") for question in questions)
-
-
-def test_further_properties_are_new_and_their_questions_are_added() -> None:
-    more = heads.further()
-    assert len(more) > 500
-    assert not set(more) & set(TYPED)
-    assert all(len(questions) >= 5 for questions in more.values())
-    drawn = PropertyQuestions.draw(count=20)
-    two = dict(list(more.items())[:2])
-    widened = heads.with_further(drawn, two)
-    assert widened.properties == (*drawn.properties, *two)
-    assert (
-        len(widened.texts) == len(widened.meant) == len(widened.kept) == 20 + heads._TIMES * sum(map(len, two.values()))
-    )
-    for prop, questions in two.items():
-        assert {widened.texts[row] for row, at in enumerate(widened.meant) if widened.properties[at] == prop} == set(
-            questions
-        )
 
 
 def test_hits_are_of_the_table_s_own_properties(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
-from kblam.data.phrases import specific
+from kblam.data.phrases import further, specific
 from kblam.data.properties import TYPED
+from kblam.knowledge.identifiers import key
 from kblam.training import properties
 from kblam.training.properties import PropertyQuestions, is_kept, is_not_kept, learn_head, with_head
 from kblam.training.vectors import Vectors
@@ -20,22 +22,54 @@ from tests.fakes import HashingEncoder
 
 
 def test_each_question_is_about_its_property() -> None:
-    drawn = PropertyQuestions.draw(["torque limit"], count=1500)
+    drawn = PropertyQuestions.draw(["torque limit"], count=3000)
     assert drawn.properties[0] == EVERYTHING
-    assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED}
+    assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED, *further()}
     assert len(drawn.key_texts) == len(set(drawn.key_texts)) == len(drawn.properties)
     assert set(drawn.meant) > {0}
     assert all(PRONOUN in text.lower() for text in drawn.texts)
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=1500) == drawn
-    assert PropertyQuestions.draw(["torque limit"], count=1500, seed=1) != drawn
+    assert PropertyQuestions.draw(["torque limit"], count=3000) == drawn
+    assert PropertyQuestions.draw(["torque limit"], count=3000, seed=1) != drawn
+
+
+def test_further_questions_come_up_equally_often() -> None:
+    rows = [(template.format(n=PRONOUN), prop) for prop, asked in further().items() for template in asked]
+    drawn = PropertyQuestions.draw(count=2 * len(rows) + 100, further_share=2 * len(rows) / (2 * len(rows) + 100))
+    meant = [drawn.properties[at] for at in drawn.meant]
+    assert Counter(zip(drawn.texts[:-100], meant[:-100], strict=True)) == dict.fromkeys(rows, 2)
+    assert not any(drawn.kept[:-100])
+    assert set(meant[-100:]) <= {EVERYTHING, *TYPED}
+    few = PropertyQuestions.draw(count=100, further_share=0.5)
+    assert len(few.texts) == len(few.meant) == len(few.kept) == 100
+    alone = PropertyQuestions.draw(count=100, further_share=0)
+    assert set(alone.properties) == {EVERYTHING, *TYPED}
+
+
+def test_your_own_properties_take_the_further_questions_for_them() -> None:
+    assert "employer" in further()
+    drawn = PropertyQuestions.draw(["lineManager", "Employer"], count=40_000)
+    assert "employer" not in drawn.properties, "it is the base's Employer"
+    texts = {text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "Employer"}
+    assert texts > {template.format(n=PRONOUN) for template in further()["employer"]}
+    assert any("Employer" in text for text in texts), "and it is asked for by its name"
+    assert "line manager" in drawn.properties
+
+
+def test_every_further_question_means_one_property() -> None:
+    asked = further()
+    assert set(asked) >= set(TYPED)
+    assert len({key(prop) for prop in asked}) == len(asked) > 1000
+    texts = Counter(template.casefold().strip(" ?.") for templates in asked.values() for template in templates)
+    assert max(texts.values()) == 1
+    assert all(template.count("{") == template.count("}") == template.count("{n}") > 0 for template in texts)
 
 
 def test_kept_phrasings_are_a_fifth_and_no_other_question_uses_them() -> None:
     assert is_kept("a") == (zlib.crc32(b"a") % 5 == 0) != is_not_kept("a")
-    drawn = PropertyQuestions.draw(count=4000)
+    drawn = PropertyQuestions.draw(count=4000, further_share=0)
     assert sum(drawn.kept) / 4000 == pytest.approx(0.2, abs=0.03)
     # "What's the likelihood that it hits us?" is of one property alone, so its text tells its phrasing.
     sides = {text.format(n=PRONOUN).lower(): is_kept(text) for of in specific().values() for text in of.of(False)}
@@ -57,7 +91,7 @@ class ByWords(HashingEncoder):
 
 
 def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
-    drawn = PropertyQuestions.draw(count=1000)
+    drawn = PropertyQuestions.draw(count=1000, further_share=0)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
     head = learn_head(drawn, vectors, steps=400)
     asked, keys = vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts))
@@ -91,7 +125,7 @@ def test_several_heads_are_one_that_scores_as_their_mean() -> None:
 
 def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_path: Path) -> None:
     """Maps alone forget what two texts have in common if no question of the training needed it."""
-    drawn = PropertyQuestions.draw(count=4000)
+    drawn = PropertyQuestions.draw(count=4000, further_share=0)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], ByWords(64), tmp_path)
     known = len(drawn.properties) // 2
     rows = [row for row, at in enumerate(drawn.meant) if at < known]
@@ -112,7 +146,7 @@ def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_pa
 
 
 def test_an_adapter_gets_another_head_and_keeps_the_rest(tmp_path: Path) -> None:
-    drawn = PropertyQuestions.draw(count=50)
+    drawn = PropertyQuestions.draw(count=50, further_share=0)
     head = learn_head(drawn, Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path), steps=2)
     torch.manual_seed(0)
     before = KnowledgeAdapter(AdapterConfig(16, 32, 2, 2, 16, question_head="linear"))
