@@ -5,7 +5,7 @@
     python -m experiments.heads --learn         # heads learned here too; takes minutes
 
 `questions/tables.txt` has tables as firms keep them, twelve properties each. Its authors saw no question of ours, and
-those of `kblam/data/phrases/further.txt` not these. What the tables ask for is never learned from.
+those of `kblam/data/phrases/further.txt` not these; what both happened to write is not counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
-from kblam.data.phrases import further
+from kblam.data.phrases import further, specific
 from kblam.data.properties import TYPED
 from kblam.knowledge import load_encoder
 from kblam.knowledge.triples import key_text
@@ -46,6 +46,21 @@ def tables() -> dict[str, dict[str, list[str]]]:
     return {part.partition("\n")[0]: blocks(part.partition("\n")[2]) for part in parts}
 
 
+def unlearned(found: Mapping[str, Asked]) -> dict[str, dict[str, list[str]]]:
+    """The tables without the questions that training has word for word."""
+    phrasings = [template for asked in further().values() for template in asked]
+    phrasings += [template for asked in specific().values() for template in asked.seen]
+    learned = {_bare(template.replace("{n}", PRONOUN)) for template in phrasings}
+    return {
+        name: {prop: [text for text in asked if _bare(text) not in learned] for prop, asked in of_table.items()}
+        for name, of_table in found.items()
+    }
+
+
+def _bare(text: str) -> str:
+    return text.casefold().strip(" ?.")
+
+
 @torch.no_grad()
 def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> Iterator[tuple[str, bool, float]]:
     """Of each question the property it asks for, whether the head finds it, and the log of its share."""
@@ -69,7 +84,7 @@ def main() -> None:
     given = KnowledgeAdapter.from_pretrained(arguments.adapter).property_head
     if given is None:
         parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
-    found, more = tables(), further()
+    found, more = unlearned(tables()), further()
     texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
     texts += [key_text(PRONOUN, prop) for of_table in found.values() for prop in of_table]
     learned = {}
@@ -85,7 +100,8 @@ def main() -> None:
     for name, head in heads.items():
         rows = list(hits(head, vectors, found))
         groups = [rows, [row for row in rows if row[0] in TYPED]]
-        groups += [[row for row in rows if row[0] not in TYPED and (row[0] in more) == known] for known in (True, False)]
+        rest = [row for row in rows if row[0] not in TYPED]
+        groups += [[row for row in rest if (row[0] in more) == known] for known in (True, False)]
         shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
         shown.add_row(name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}")
     console.print(shown)

@@ -24,9 +24,9 @@ from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
-QUESTIONS = 66_000
+QUESTIONS = 72_000
 _EVERYTHING_SHARE = 0.1  # of those for the training world and a user's own triples
-FURTHER_SHARE = 0.64  # of all: each of `further` comes up four times or so
+FURTHER_SHARE = 0.67  # of all: each of `further` comes up four times or so
 STEPS = 1200
 _ROWS = 256
 _RATE = 1e-3

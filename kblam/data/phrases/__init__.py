@@ -1,8 +1,8 @@
 """How people ask, as text files: templates with {n} for a name and {p} for a property, for training and held out.
 
-`specific.txt` has the questions that fit one property: who, when, where, how much. `further.txt` has more such questions,
-about "it" alone, most of them for properties that no entity of the training world has: whoever compares properties
-learns from them what people call things.
+`specific.txt` has the questions that fit one property: who, when, where, how much. `further.txt` has more such ones,
+most of them for properties that no entity of the training world has: whoever compares properties learns from them what
+people call things.
 """
 
 from __future__ import annotations
