@@ -36,6 +36,14 @@ def import_(
         typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv."),
     ],
     columns: Map = None,
+    renames: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename",
+            metavar="PROPERTY=WORDS",
+            help="What people call a property, such as 'emp_start_dt=start date'; once for each.",
+        ),
+    ] = None,
     names: Annotated[
         Path | None,
         typer.Option("--names", metavar="FILE", help="A table that names the ids in an edge list."),
@@ -76,7 +84,7 @@ def import_(
 
     Example: kblam data import dump.nt.gz -o facts.kb
     """
-    from kblam.data.importing import BadRows, Languages, import_into, open_sources
+    from kblam.data.importing import BadRows, Languages, import_into, open_sources, parse_renames
     from kblam.knowledge import Columns
     from kblam.knowledge.files import FORMAT_OF_SUFFIX
 
@@ -95,6 +103,7 @@ def import_(
     )
     if skip_bad is not None and os.path.realpath(skip_bad) == os.path.realpath(output):
         raise CommandError(f"--skip-bad and --output are one file, {output}; name another for the rows")
+    other_words = parse_renames(renames or ())
     wanted = Languages([tag.strip() for tag in languages.split(",") if tag.strip()])
     target = output if is_file else file_of(output)
     bad_rows = None if skip_bad is None else BadRows(skip_bad)
@@ -105,6 +114,7 @@ def import_(
                 opened,
                 None if is_file else encoder_for(target, encoder, api_key_env),
                 languages=wanted,
+                renames=other_words,
                 bad_rows=bad_rows,
                 strict=strict,
                 overwrite=overwrite,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,13 +57,15 @@ class Reading:
     Args:
         sources: read in this order.
         languages: of texts that have one.
+        renames: other words for properties, as they are called when they are read; in any case.
         bad_rows: takes the rows that cannot be read; without it they are an error, all of them told at once.
         strict: what would be left out on purpose is an error too.
         progress: `progress(done, 0)` in facts.
 
     Raises:
         BadLinesError, TripleFormatError: rows cannot be read, or with `strict` would be left out; nothing was written.
-        DataError: the sources say nothing, a package is missing, or there is no room for what was read.
+        DataError: the sources say nothing or lack a property that is to be renamed, a package is missing, or there is
+            no room for what was read.
         DataServerError: a database does not answer.
     """
 
@@ -72,13 +74,14 @@ class Reading:
         sources: Sequence[Readable],
         *,
         languages: Languages | None = None,
+        renames: Mapping[str, str] | None = None,
         bad_rows: BadRows | None = None,
         strict: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.report = ImportReport(sources=[source.name for source in sources])
         self._losses = Losses()
-        self._stage = Stage(languages or Languages(), self._losses)
+        self._stage = Stage(languages or Languages(), self._losses, renames)
         self._progress = progress
         try:
             for number, source in enumerate(sources, start=1):
@@ -173,6 +176,7 @@ def import_into(
     encoder: Encoder | None = None,
     *,
     languages: Languages | None = None,
+    renames: Mapping[str, str] | None = None,
     bad_rows: BadRows | None = None,
     strict: bool = False,
     overwrite: bool = True,
@@ -187,7 +191,7 @@ def import_into(
     Args:
         target: a knowledge base, made when nothing is there; or a file of triples, by its suffix.
         encoder: of a knowledge base; needed for one.
-        languages, bad_rows, strict, progress: as `Reading`; while writing `progress` counts triples.
+        languages, renames, bad_rows, strict, progress: as `Reading`; while writing `progress` counts triples.
         overwrite: replace a file of triples that is there.
 
     Raises:
@@ -201,7 +205,9 @@ def import_into(
         check_written_to(path, overwrite=overwrite)
     else:
         check_target(path, overwrite=True)
-    with Reading(sources, languages=languages, bad_rows=bad_rows, strict=strict, progress=progress) as reading:
+    with Reading(
+        sources, languages=languages, renames=renames, bad_rows=bad_rows, strict=strict, progress=progress
+    ) as reading:
         if is_file:
             write_triples(path, reading.triples(), overwrite=overwrite)
         else:

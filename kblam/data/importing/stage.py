@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.naming import Naming, scoped
+from kblam.data.importing.renaming import rename
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
@@ -46,6 +47,7 @@ class Stage:
     Args:
         languages: which are read.
         losses: is told what is left out.
+        renames: other words for properties.
 
     Attributes:
         source: number of the source that statements come from now, from 1; 0 if it is the only one.
@@ -59,8 +61,8 @@ class Stage:
         DataError: there is no room for it.
     """
 
-    def __init__(self, languages: Languages, losses: Losses) -> None:
-        self._languages, self._losses = languages, losses
+    def __init__(self, languages: Languages, losses: Losses, renames: Mapping[str, str] | None = None) -> None:
+        self._languages, self._losses, self._renames = languages, losses, renames
         self._sql = sqlite3.connect("")
         self._sql.executescript(_SCHEMA)
         self._statements: list[tuple[Any, ...]] = []
@@ -151,7 +153,11 @@ class Stage:
     # --- giving ------------------------------------------------------------------------------------------
 
     def finish(self) -> int:
-        """After the last statement: gives everything its name. Returns how many triples there are."""
+        """After the last statement: gives everything its name. Returns how many triples there are.
+
+        Raises:
+            DataError, TripleFormatError: as `rename`.
+        """
         self._write()
         with on_disk():
             if self._sql.execute("SELECT 1 FROM statements LIMIT 1").fetchone():
@@ -163,6 +169,8 @@ class Stage:
                     self._resolve(naming, row)
                 self._write()
                 self._sql.execute("DROP TABLE statements")
+            if self._renames:
+                rename(self._sql, self._renames)
             self._sql.execute("CREATE INDEX by_identity ON facts (name, property)")
             self._sql.execute(
                 "CREATE TABLE identities AS SELECT min(id) AS id, count(*) AS n FROM facts GROUP BY name, property "
