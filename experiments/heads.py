@@ -20,13 +20,14 @@ from rich.table import Table
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
-from kblam.data.phrases import further, specific
+from kblam.data.phrases import further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.knowledge import load_encoder
+from kblam.knowledge.identifiers import key
 from kblam.knowledge.triples import key_text
 from kblam.models.loading import quiet_libraries
 from kblam.shipped import SMOLLM2_ADAPTER
-from kblam.training.properties import FURTHER_SHARE, QUESTIONS, PropertyQuestions, learn_head
+from kblam.training.properties import FURTHER_SHARE, QUESTIONS, PropertyQuestions, bare, learn_head
 from kblam.training.vectors import Vectors
 
 QUESTIONS_OF = Path(__file__).with_name("questions")
@@ -50,15 +51,12 @@ def unlearned(found: Mapping[str, Asked]) -> dict[str, dict[str, list[str]]]:
     """The tables without the questions that training has word for word."""
     phrasings = [template for asked in further().values() for template in asked]
     phrasings += [template for asked in specific().values() for template in asked.seen]
-    learned = {_bare(template.replace("{n}", PRONOUN)) for template in phrasings}
+    phrasings += [template.replace("{p}", prop) for prop in TYPED for template in phrases("one").seen]
+    learned = {bare(template.replace("{n}", PRONOUN)) for template in phrasings}
     return {
-        name: {prop: [text for text in asked if _bare(text) not in learned] for prop, asked in of_table.items()}
+        name: {prop: [text for text in asked if bare(text) not in learned] for prop, asked in of_table.items()}
         for name, of_table in found.items()
     }
-
-
-def _bare(text: str) -> str:
-    return text.casefold().strip(" ?.")
 
 
 @torch.no_grad()
@@ -84,14 +82,15 @@ def main() -> None:
     given = KnowledgeAdapter.from_pretrained(arguments.adapter).property_head
     if given is None:
         parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
-    found, more = unlearned(tables()), further()
+    found, more = unlearned(tables()), {key(prop) for prop in further()}
     texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
     texts += [key_text(PRONOUN, prop) for of_table in found.values() for prop in of_table]
     learned = {}
     if arguments.learn:
-        rest = round(QUESTIONS * (1 - FURTHER_SHARE))
         learned["learned as kblam train does"] = PropertyQuestions.draw()
-        learned["without further questions"] = PropertyQuestions.draw(count=rest, further_share=0)
+        learned["without further questions"] = PropertyQuestions.draw(
+            count=round(QUESTIONS * (1 - FURTHER_SHARE)), further_share=0
+        )
     for drawn in learned.values():
         texts += [*drawn.texts, *drawn.key_texts]
     vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
@@ -101,7 +100,7 @@ def main() -> None:
         rows = list(hits(head, vectors, found))
         groups = [rows, [row for row in rows if row[0] in TYPED]]
         rest = [row for row in rows if row[0] not in TYPED]
-        groups += [[row for row in rest if (row[0] in more) == known] for known in (True, False)]
+        groups += [[row for row in rest if (key(row[0]) in more) == known] for known in (True, False)]
         shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
         shown.add_row(name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}")
     console.print(shown)

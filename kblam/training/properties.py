@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
-from kblam.data.phrases import further
+from kblam.data.phrases import further, phrases, specific
 from kblam.data.phrasing import open_question, question
 from kblam.data.properties import TYPED
 from kblam.knowledge.identifiers import key, spoken
@@ -24,9 +24,9 @@ from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
-QUESTIONS = 72_000
+QUESTIONS = 71_000
 _EVERYTHING_SHARE = 0.1  # of those for the training world and a user's own triples
-FURTHER_SHARE = 0.67  # of all: each of `further` comes up four times or so
+FURTHER_SHARE = 0.66  # of all: each of `further` comes up four times or so
 STEPS = 1200
 _ROWS = 256
 _RATE = 1e-3
@@ -46,6 +46,18 @@ def is_kept(template: str) -> bool:
 def is_not_kept(template: str) -> bool:
     """The others."""
     return not is_kept(template)
+
+
+def bare(text: str) -> str:
+    """What two questions have in common that differ by case and marks at their ends alone."""
+    return text.casefold().strip(" ?.!")
+
+
+def _kept_for(prop: str) -> frozenset[str]:
+    """What the phrasings of the calibration say for a property."""
+    templates = [one.replace("{p}", prop) for one in phrases("one").seen if is_kept(one)]
+    templates += [one for one in specific()[prop].seen if is_kept(one)] if prop in specific() else []
+    return frozenset(map(bare, templates))
 
 
 @dataclass(frozen=True)
@@ -88,10 +100,14 @@ class PropertyQuestions:
         properties = (*known, *new)
         by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
         rng = random.Random(f"{seed} properties")
-        rows = [(template.format(n=PRONOUN), by_key[key(one)]) for one in asks for template in asks[one]]
+        rows = [
+            (template.format(n=PRONOUN), by_key[key(one)], bare(template) in kept_for)
+            for one, kept_for in ((one, _kept_for(one)) for one in asks)
+            for template in asks[one]
+        ]
         rng.shuffle(rows)
         rows = list(islice(cycle(rows), round(count * further_share)))
-        texts, meant, kept = [text for text, _ in rows], [at for _, at in rows], [False] * len(rows)
+        texts, meant, kept = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
         for _ in range(count - len(rows)):
             at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
             kept.append(rng.random() < 1 / _KEPT)
