@@ -12,11 +12,12 @@ import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
-from kblam.data.phrases import further, specific
+from kblam.data.loose import LOOSE
+from kblam.data.phrases import _blocks, further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.knowledge.identifiers import key
 from kblam.training import properties
-from kblam.training.properties import PropertyQuestions, is_kept, is_not_kept, learn_head, with_head
+from kblam.training.properties import PropertyQuestions, bare, is_kept, is_not_kept, learn_head, with_head
 from kblam.training.vectors import Vectors
 from tests.fakes import HashingEncoder
 
@@ -40,7 +41,7 @@ def test_further_questions_come_up_equally_often() -> None:
     drawn = PropertyQuestions.draw(count=2 * len(rows) + 100, further_share=2 * len(rows) / (2 * len(rows) + 100))
     meant = [drawn.properties[at] for at in drawn.meant]
     assert Counter(zip(drawn.texts[:-100], meant[:-100], strict=True)) == dict.fromkeys(rows, 2)
-    assert not any(drawn.kept[:-100])
+    assert 0 < sum(drawn.kept[:-100]) < 0.1 * len(rows)
     assert set(meant[-100:]) <= {EVERYTHING, *TYPED}
     few = PropertyQuestions.draw(count=100, further_share=0.5)
     assert len(few.texts) == len(few.meant) == len(few.kept) == 100
@@ -60,11 +61,46 @@ def test_your_own_properties_take_the_further_questions_for_them() -> None:
 
 def test_every_further_question_means_one_property() -> None:
     asked = further()
+    assert len(_blocks("further")) == len(asked), "a heading that comes twice"
     assert set(asked) >= set(TYPED)
     assert len({key(prop) for prop in asked}) == len(asked) > 1000
-    texts = Counter(template.casefold().strip(" ?.") for templates in asked.values() for template in templates)
-    assert max(texts.values()) == 1
-    assert all(template.count("{") == template.count("}") == template.count("{n}") > 0 for template in texts)
+    meant = [(bare(template), prop) for prop, templates in asked.items() for template in templates]
+    assert len(dict(meant)) == len(meant)
+    assert all(text.count("{") == text.count("}") == text.count("{n}") > 0 for text, _ in meant)
+    # Nor do other phrasings of training mean another one by it.
+    others = {(bare(one), prop) for prop, of in specific().items() for one in (*of.seen, *of.held_out)}
+    others |= {(bare(one.replace("{p}", prop)), prop) for prop in asked for one in phrases("one").seen}
+    known = dict(others)
+    assert not [(text, prop) for text, prop in meant if known.get(text, prop) != prop]
+    several = {bare(one) for one in (*LOOSE, *phrases("open").seen)}
+    assert not several & dict(meant).keys()
+
+
+def test_no_further_question_is_one_that_is_held_out() -> None:
+    for prop, templates in further().items():
+        held_out = [one.replace("{p}", prop) for one in phrases("one").held_out]
+        held_out += specific()[prop].held_out if prop in specific() else ()
+        assert not {bare(one) for one in held_out} & {bare(one) for one in templates}, prop
+
+
+def test_a_further_question_in_a_phrasing_of_the_calibration_is_kept() -> None:
+    drawn = PropertyQuestions.draw(count=30_000, further_share=1.0)
+    kept = {
+        (text, drawn.properties[at])
+        for text, at, kept in zip(drawn.texts, drawn.meant, drawn.kept, strict=True)
+        if kept
+    }
+    general = [one for one in phrases("one").seen if is_kept(one)]
+    wanted = {
+        (template.format(n=PRONOUN), prop)
+        for prop, templates in further().items()
+        for template in templates
+        if bare(template)
+        in {bare(one.replace("{p}", prop)) for one in general}
+        | {bare(one) for one in (specific()[prop].seen if prop in specific() else ()) if is_kept(one)}
+    }
+    assert kept == wanted
+    assert len(wanted) > 100
 
 
 def test_kept_phrasings_are_a_fifth_and_no_other_question_uses_them() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 
 from kblam.errors import DataError, TripleFormatError
-from kblam.knowledge.columns import find_column, quoted
-from kblam.knowledge.triples import identity_of
+from kblam.knowledge.columns import quoted
+from kblam.knowledge.identifiers import key
+from kblam.knowledge.triples import identity_of, key_text
+from kblam.strict_json import loads
 
 
 def parse_renames(texts: Iterable[str]) -> dict[str, str]:
@@ -29,21 +32,42 @@ def parse_renames(texts: Iterable[str]) -> dict[str, str]:
 def rename(sql: sqlite3.Connection, renames: Mapping[str, str]) -> None:
     """Gives the properties in the table `facts` other words, all at once, so that two may change places.
 
+    A property is known by its words, however they are put together: "emp start dt" is `emp_start_dt` and `EMP_START_DT`
+    too. One that has the new words in another spelling gets theirs.
+
     Raises:
-        DataError: no property is called so, or two renames mean one.
+        DataError: no property is called so, or one is to have two names.
         TripleFormatError: a property cannot be called what it is renamed to.
     """
-    there = [prop for (prop,) in sql.execute("SELECT property FROM facts GROUP BY property ORDER BY min(id)")]
-    meant: dict[str, str] = {}
+    words_of, named = dict[str, str](), dict[str, str]()
     for old, new in renames.items():
-        found = find_column(old, there)
-        if found is None:
-            raise DataError(f"there is no property {old!r} to rename; the properties: {quoted(there)}")
-        try:
-            words = identity_of("it", new)[1]
-        except TripleFormatError as error:
-            raise TripleFormatError(f"{old!r} cannot be renamed to {new[:40]!r}: {error.reason}") from None
-        if meant.setdefault(found, words) != words:
-            raise DataError(f"{found!r} is renamed twice, to {meant[found]!r} and {words!r}; choose one")
-    sql.create_function("kblam_renamed", 1, lambda prop: meant.get(prop, prop), deterministic=True)
-    sql.execute("UPDATE facts SET property = kblam_renamed(property)")
+        old_key, words = key(_cleaned(old, old)), _cleaned(old, new)
+        named.setdefault(old_key, old)
+        if words_of.setdefault(old_key, words) != words:
+            raise DataError(f"{old!r} is renamed twice, to {words_of[old_key]!r} and {words!r}; choose one")
+    there = [prop for (prop,) in sql.execute("SELECT property FROM facts GROUP BY property ORDER BY min(id)")]
+    if not there:  # which is told elsewhere
+        return
+    if missing := [old for old_key, old in named.items() if old_key not in set(map(key, there))]:
+        raise DataError(f"there is no property {missing[0]!r} to rename; the properties: {quoted(there)}")
+    alike = {key(words): words for words in words_of.values()}
+    meant = {prop: words_of.get(key(prop), alike.get(key(prop), prop)) for prop in there}
+    sql.create_function("kblam_renamed", 1, meant.__getitem__, deterministic=True)
+    sql.create_function("kblam_further", 3, _without_plain_key, deterministic=True)
+    sql.execute("UPDATE facts SET property = kblam_renamed(property), extra = kblam_further(name, property, extra)")
+
+
+def _cleaned(old: str, text: str) -> str:
+    try:
+        return identity_of("it", text)[1]
+    except TripleFormatError as error:
+        raise TripleFormatError(f"{old!r} cannot be renamed to {text[:40]!r}: {error.reason}") from None
+
+
+def _without_plain_key(name: str, prop: str, extra: str) -> str:
+    """The further fields of a triple; a key text that says no more than its old name is not among them."""
+    further = loads(extra) if extra else {}
+    if not isinstance(further, dict) or further.get("key_string") != key_text(name, prop):
+        return extra
+    del further["key_string"]
+    return json.dumps(further, ensure_ascii=False) if further else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from kblam.data.importing import open_sources, parse_renames
+from kblam.data.importing import Languages, Reading, open_sources, parse_renames
 from kblam.errors import DataError, KblamError, TripleFormatError
 from tests.cli.conftest import kblam
 from tests.data.importing.reading import read, written
@@ -41,11 +42,62 @@ def test_a_property_that_is_named_by_its_iri_is_renamed_by_its_name(tmp_path: Pa
     assert facts == {("a", "start date"): "2001"}
 
 
+def test_a_property_is_known_by_its_words_and_its_marks(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.csv", "name,emp_start_dt,price in $,price in \u20ac,C#\nAnn,1,2,3,4\n")
+    second = written(tmp_path / "b.csv", "name,EMP_START_DT,Gro\u0308\u00dfe\nBob,5,6\n")
+    sources = open_sources([str(first), str(second)])
+    facts, _ = read(
+        sources, renames={"Emp start dt": "start date", "price in \u20ac": "euros", "gr\u00f6\u00dfe": "size"}
+    )
+    assert facts == {
+        ("Ann", "start date"): "1",
+        ("Ann", "price in $"): "2",
+        ("Ann", "euros"): "3",
+        ("Ann", "C#"): "4",
+        ("Bob", "start date"): "5",
+        ("Bob", "size"): "6",
+    }
+    with pytest.raises(DataError, match=r"no property 'C\+\+'"):
+        read(sources, renames={"C++": "skill"})
+
+
+def test_another_spelling_of_the_new_words_is_the_same_property(tmp_path: Path) -> None:
+    sources = open_sources([str(written(tmp_path / "a.csv", "name,Tel. No.,phone_number\nAnn,1,2\n"))])
+    facts, report = read(sources, renames={"Tel. No.": "phone number"})
+    assert (facts, report.several) == ({("Ann", "phone number"): "1, 2"}, 1)
+
+
+def test_marks_of_languages_and_edges_are_part_of_the_name(tmp_path: Path) -> None:
+    dump = written(
+        tmp_path / "a.nt", '<http://e/a> <http://e/motto> "M"@en .\n<http://e/a> <http://e/motto> "N"@de .\n'
+    )
+    facts, _ = read(open_sources([str(dump)]), renames={"motto": "slogan"})
+    assert facts == {("a", "slogan"): "M", ("a", "motto (de)"): "N"}
+    facts, _ = read(open_sources([str(dump)]), renames={"motto (de)": "Wahlspruch"})
+    assert facts == {("a", "motto"): "M", ("a", "Wahlspruch"): "N"}
+
+
+@pytest.mark.parametrize(("key_string", "kept"), [("the dt of A", None), ("when A began", "when A began")])
+def test_a_key_text_that_only_says_the_old_name_goes_with_it(tmp_path: Path, key_string: str, kept: str | None) -> None:
+    fact = {"name": "A", "property": "dt", "value": "1", "key_string": key_string, "question": "dt?", "answer": "1"}
+    with Reading(
+        open_sources([str(written(tmp_path / "a.jsonl", json.dumps(fact)))]), renames={"dt": "start date"}
+    ) as reading:
+        (found,) = reading.triples()
+    assert (found.property, found.key_string, found.question) == ("start date", kept, "dt?")
+
+
+def test_what_says_nothing_is_told_before_a_name_that_is_not_there(tmp_path: Path) -> None:
+    dump = written(tmp_path / "a.nt", '<http://e/a> <http://e/motto> "N"@de .\n')
+    with pytest.raises(DataError, match="no fact in it; left out: 1 x a text in another language"):
+        read(open_sources([str(dump)]), languages=Languages(["en"]), renames={"motto": "slogan"})
+
+
 @pytest.mark.parametrize(
     ("renames", "error", "says"),
     [
         ({"salary": "pay"}, DataError, "there is no property 'salary' to rename; the properties: \"emp_start_dt\""),
-        ({"mobile": "a", "Mobile": "b"}, DataError, "'mobile' is renamed twice, to 'a' and 'b'; choose one"),
+        ({"mobile": "a", "Mobile": "b"}, DataError, "'Mobile' is renamed twice, to 'a' and 'b'; choose one"),
         ({"mobile": "a\0b"}, TripleFormatError, "'mobile' cannot be renamed to 'a\\x00b': "),
     ],
 )
