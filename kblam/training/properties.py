@@ -53,11 +53,12 @@ def bare(text: str) -> str:
     return text.casefold().strip(" ?.!")
 
 
-def _kept_for(prop: str) -> frozenset[str]:
-    """What the phrasings of the calibration say for a property."""
-    templates = [one.replace("{p}", prop) for one in phrases("one").seen if is_kept(one)]
-    templates += [one for one in specific()[prop].seen if is_kept(one)] if prop in specific() else []
-    return frozenset(map(bare, templates))
+def _are_kept(prop: str, templates: Sequence[str]) -> list[bool]:
+    """Of questions for a property, whether each is in one of the phrasings kept for the calibration."""
+    kept = [one.replace("{p}", prop) for one in phrases("one").seen if is_kept(one)]
+    kept += [one for one in specific()[prop].seen if is_kept(one)] if prop in specific() else []
+    texts = set(map(bare, kept))
+    return [bare(one) in texts for one in templates]
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,20 @@ class PropertyQuestions:
         by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
         rng = random.Random(f"{seed} properties")
         rows = [
-            (template.format(n=PRONOUN), by_key[key(one)], bare(template) in kept_for)
-            for one, kept_for in ((one, _kept_for(one)) for one in asks)
-            for template in asks[one]
+            (template.format(n=PRONOUN), by_key[key(one)], kept)
+            for one, templates in asks.items()
+            for template, kept in zip(templates, _are_kept(one, templates), strict=True)
         ]
         rng.shuffle(rows)
         rows = list(islice(cycle(rows), round(count * further_share)))
-        texts, meant, kept = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
         for _ in range(count - len(rows)):
             at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
-            kept.append(rng.random() < 1 / _KEPT)
-            only = is_kept if kept[-1] else is_not_kept
+            kept = rng.random() < 1 / _KEPT
+            only = is_kept if kept else is_not_kept
             ask = question(properties[at], PRONOUN, rng, only=only) if at else open_question(PRONOUN, rng, only=only)
-            texts.append(ask)
-            meant.append(at)
-        return cls(properties, tuple(texts), tuple(meant), tuple(kept))
+            rows.append((ask, at, kept))
+        texts, meant, are_kept = zip(*rows, strict=True) if rows else ((), (), ())
+        return cls(properties, texts, meant, are_kept)
 
 
 def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> KnowledgeAdapter:
