@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from kblam.errors import DataError, TripleFormatError
 from kblam.knowledge.columns import quoted
@@ -29,8 +28,8 @@ def parse_renames(texts: Iterable[str]) -> dict[str, str]:
     return renames
 
 
-def rename(sql: sqlite3.Connection, renames: Mapping[str, str]) -> None:
-    """Gives the properties in the table `facts` other words, all at once, so that two may change places.
+def new_words(renames: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:
+    """What each property that is there is called from now on.
 
     A property is known by its words, however they are put together: "emp start dt" is `emp_start_dt` and `EMP_START_DT`
     too. One that has the new words in another spelling gets theirs.
@@ -45,16 +44,21 @@ def rename(sql: sqlite3.Connection, renames: Mapping[str, str]) -> None:
         named.setdefault(old_key, old)
         if words_of.setdefault(old_key, words) != words:
             raise DataError(f"{old!r} is renamed twice, to {words_of[old_key]!r} and {words!r}; choose one")
-    there = [prop for (prop,) in sql.execute("SELECT property FROM facts GROUP BY property ORDER BY min(id)")]
-    if not there:  # which is told elsewhere
-        return
-    if missing := [old for old_key, old in named.items() if old_key not in set(map(key, there))]:
+    keys = {prop: key(prop) for prop in there}
+    missing = [old for old_key, old in named.items() if old_key not in keys.values()]
+    if there and missing:  # that there is no fact at all is told elsewhere
         raise DataError(f"there is no property {missing[0]!r} to rename; the properties: {quoted(there)}")
     alike = {key(words): words for words in words_of.values()}
-    meant = {prop: words_of.get(key(prop), alike.get(key(prop), prop)) for prop in there}
-    sql.create_function("kblam_renamed", 1, meant.__getitem__, deterministic=True)
-    sql.create_function("kblam_further", 3, _without_plain_key, deterministic=True)
-    sql.execute("UPDATE facts SET property = kblam_renamed(property), extra = kblam_further(name, property, extra)")
+    return {prop: words_of.get(its_key, alike.get(its_key, prop)) for prop, its_key in keys.items()}
+
+
+def without_plain_key(name: str, prop: str, extra: str) -> str:
+    """The further fields of a fact, as JSON; a key text that says no more than its old name is not among them."""
+    further = loads(extra) if extra else {}
+    if not isinstance(further, dict) or further.get("key_string") != key_text(name, prop):
+        return extra
+    del further["key_string"]
+    return json.dumps(further, ensure_ascii=False) if further else ""
 
 
 def _cleaned(old: str, text: str) -> str:
@@ -62,12 +66,3 @@ def _cleaned(old: str, text: str) -> str:
         return identity_of("it", text)[1]
     except TripleFormatError as error:
         raise TripleFormatError(f"{old!r} cannot be renamed to {text[:40]!r}: {error.reason}") from None
-
-
-def _without_plain_key(name: str, prop: str, extra: str) -> str:
-    """The further fields of a triple; a key text that says no more than its old name is not among them."""
-    further = loads(extra) if extra else {}
-    if not isinstance(further, dict) or further.get("key_string") != key_text(name, prop):
-        return extra
-    del further["key_string"]
-    return json.dumps(further, ensure_ascii=False) if further else ""

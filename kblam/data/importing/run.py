@@ -57,7 +57,7 @@ class Reading:
     Args:
         sources: read in this order.
         languages: of texts that have one.
-        renames: other words for properties, by the name they would have without; as `rename` finds them.
+        renames: other words for properties, by the name they would have without; as `new_words` finds them.
         bad_rows: takes the rows that cannot be read; without it they are an error, all of them told at once.
         strict: what would be left out on purpose is an error too.
         progress: `progress(done, 0)` in facts.

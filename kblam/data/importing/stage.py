@@ -15,7 +15,7 @@ from typing import Any
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.naming import Naming, scoped
-from kblam.data.importing.renaming import rename
+from kblam.data.importing.renaming import new_words, without_plain_key
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
@@ -156,7 +156,7 @@ class Stage:
         """After the last statement: gives everything its name. Returns how many triples there are.
 
         Raises:
-            DataError, TripleFormatError: as `rename`.
+            DataError, TripleFormatError: as `new_words`.
         """
         self._write()
         with on_disk():
@@ -170,7 +170,7 @@ class Stage:
                 self._write()
                 self._sql.execute("DROP TABLE statements")
             if self._renames:
-                rename(self._sql, self._renames)
+                self._rename(self._renames)
             self._sql.execute("CREATE INDEX by_identity ON facts (name, property)")
             self._sql.execute(
                 "CREATE TABLE identities AS SELECT min(id) AS id, count(*) AS n FROM facts GROUP BY name, property "
@@ -178,6 +178,16 @@ class Stage:
             )
             self.several = 0
             return int(self._sql.execute("SELECT count(*) FROM identities").fetchone()[0])
+
+    def _rename(self, renames: Mapping[str, str]) -> None:
+        """All at once, so that two properties may change places."""
+        there = self._sql.execute("SELECT property FROM facts GROUP BY property ORDER BY min(id)")
+        words = new_words(renames, [prop for (prop,) in there])
+        self._sql.create_function("kblam_renamed", 1, words.__getitem__, deterministic=True)
+        self._sql.create_function("kblam_further", 3, without_plain_key, deterministic=True)
+        self._sql.execute(
+            "UPDATE facts SET property = kblam_renamed(property), extra = kblam_further(name, property, extra)"
+        )
 
     def _resolve(self, naming: Naming, row: tuple[Any, ...]) -> None:
         found: Iterable[tuple[str, str, str] | Dropped] = naming.facts_of(row)
