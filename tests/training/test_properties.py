@@ -23,7 +23,7 @@ from tests.fakes import HashingEncoder
 
 
 def test_each_question_is_about_its_property() -> None:
-    drawn = PropertyQuestions.draw(["torque limit"], count=3000)
+    drawn = PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6)
     assert drawn.properties[0] == EVERYTHING
     assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED, *further()}
     assert len(drawn.key_texts) == len(set(drawn.key_texts)) == len(drawn.properties)
@@ -32,8 +32,8 @@ def test_each_question_is_about_its_property() -> None:
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=3000) == drawn
-    assert PropertyQuestions.draw(["torque limit"], count=3000, seed=1) != drawn
+    assert PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6) == drawn
+    assert PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6, seed=1) != drawn
 
 
 def test_further_questions_come_up_equally_often() -> None:
@@ -45,13 +45,13 @@ def test_further_questions_come_up_equally_often() -> None:
     assert set(meant[-100:]) <= {EVERYTHING, *TYPED}
     few = PropertyQuestions.draw(count=100, further_share=0.5)
     assert len(few.texts) == len(few.meant) == len(few.kept) == 100
-    alone = PropertyQuestions.draw(count=100, further_share=0)
+    alone = PropertyQuestions.draw(count=100)
     assert set(alone.properties) == {EVERYTHING, *TYPED}
 
 
 def test_your_own_properties_take_the_further_questions_for_them() -> None:
     assert "employer" in further()
-    drawn = PropertyQuestions.draw(["lineManager", "Employer"], count=40_000)
+    drawn = PropertyQuestions.draw(["lineManager", "Employer"], count=40_000, further_share=0.67)
     assert "employer" not in drawn.properties, "it is the base's Employer"
     texts = {text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "Employer"}
     assert texts > {template.format(n=PRONOUN) for template in further()["employer"]}
