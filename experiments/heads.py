@@ -20,8 +20,9 @@ from rich.table import Table
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
-from kblam.data.phrases import further, phrases, specific
+from kblam.data.phrases import blocks, further, phrases, specific
 from kblam.data.properties import TYPED
+from kblam.data.tables import lines
 from kblam.knowledge import load_encoder
 from kblam.knowledge.identifiers import key
 from kblam.knowledge.triples import key_text
@@ -37,16 +38,15 @@ QUESTIONS_OF = Path(__file__).with_name("questions")
 Asked = Mapping[str, Sequence[str]]  # by property, the questions that ask for it
 
 
-def blocks(text: str) -> dict[str, list[str]]:
+def _asked(text: str) -> dict[str, list[str]]:
     """The questions under each heading "## property", with the pronoun in place of {n}."""
-    parts = [part.strip().splitlines() for part in f"\n{text}".split("\n## ")[1:]]
-    return {head: [line.replace("{n}", PRONOUN) for line in lines if line] for head, *lines in parts}
+    return {prop: [line.replace("{n}", PRONOUN) for line in lines(under)] for prop, under in blocks(text)}
 
 
 def tables() -> dict[str, dict[str, list[str]]]:
     """By name, the properties of each table."""
     parts = f"\n{(QUESTIONS_OF / 'tables.txt').read_text(encoding='utf-8')}".split("\n# ")[1:]
-    return {part.partition("\n")[0]: blocks(part.partition("\n")[2]) for part in parts}
+    return {part.partition("\n")[0]: _asked(part.partition("\n")[2]) for part in parts}
 
 
 def unlearned(found: Mapping[str, Asked]) -> dict[str, dict[str, list[str]]]:

@@ -13,7 +13,7 @@ import torch
 from kblam import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
 from kblam.data.loose import LOOSE
-from kblam.data.phrases import _blocks, further, phrases, specific
+from kblam.data.phrases import _text, blocks, further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.knowledge.identifiers import key
 from kblam.training import properties
@@ -61,7 +61,7 @@ def test_your_own_properties_take_the_further_questions_for_them() -> None:
 
 def test_every_further_question_means_one_property() -> None:
     asked = further()
-    assert len(_blocks("further")) == len(asked), "a heading that comes twice"
+    assert len(blocks(_text("further"))) == len(asked), "a heading that comes twice"
     assert set(asked) >= set(TYPED)
     assert len({key(prop) for prop in asked}) == len(asked) > 1000
     meant = [(bare(template), prop) for prop, templates in asked.items() for template in templates]

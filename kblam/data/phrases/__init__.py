@@ -1,8 +1,8 @@
 """How people ask, as text files: templates with {n} for a name and {p} for a property, for training and held out.
 
 `specific.txt` has the questions that fit one property: who, when, where, how much. `further.txt` has more such ones,
-most of them for properties that no entity of the training world has: whoever compares properties learns from them what
-people call things.
+most of them for properties that no entity of the training world has: for whoever compares properties by what people
+call things (`kblam.training.properties`).
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ def phrases(name: str) -> Phrases:
 @lru_cache(maxsize=1)
 def specific() -> dict[str, Phrases]:
     """By property, questions that name it clearly, in whatever words."""
-    return {prop: _parsed(texts) for prop, texts in _blocks("specific")}
+    return {prop: _parsed(texts) for prop, texts in blocks(_text("specific"))}
 
 
 @lru_cache(maxsize=1)
 def further() -> dict[str, tuple[str, ...]]:
     """By property, of the training world or not, questions that mean it in other words; all for training."""
-    return {prop: lines(texts) for prop, texts in _blocks("further")}
+    return {prop: lines(texts) for prop, texts in blocks(_text("further"))}
 
 
-def _blocks(name: str) -> list[tuple[str, str]]:
-    """The headings "## property" of a file, and the text under each."""
-    parts = (block.partition("\n") for block in f"\n{_text(name)}".split("\n## ")[1:])
-    return [(heading, texts) for heading, _, texts in parts]
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The headings "## property" of a text, and what stands under each."""
+    parts = (block.partition("\n") for block in f"\n{text}".split("\n## ")[1:])
+    return [(heading, under) for heading, _, under in parts]
 
 
 def _text(name: str) -> str:
