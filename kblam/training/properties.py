@@ -115,7 +115,7 @@ class PropertyQuestions:
             only = is_kept if kept else is_not_kept
             ask = question(properties[at], PRONOUN, rng, only=only) if at else open_question(PRONOUN, rng, only=only)
             rows.append((ask, at, kept))
-        texts, meant, are_kept = zip(*rows, strict=True) if rows else ((), (), ())
+        texts, meant, are_kept = zip(*rows, strict=True)
         return cls(properties, texts, meant, are_kept)
 
 
