@@ -9,6 +9,8 @@ processes it starts. Tests of threads choose their own number.
 Nor is garbage looked for while tests are collected, nor what was collected looked at again: of 13,000 tests that was a
 third of the time.
 
+Nor does the command's log stay on stderr after a test that turned it on, among the lines of other tests' commands.
+
 What pyproject.toml and the tests say to pytest-timeout is declared here where it is not installed: the GPU tests need
 pytest alone.
 """
@@ -16,8 +18,10 @@ pytest alone.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -47,3 +51,13 @@ def pytest_collection() -> None:
 def pytest_collection_finish() -> None:
     gc.enable()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("kblam", "kblam_kernels")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
