@@ -1,4 +1,5 @@
-"""How well property heads find what natural questions ask for, among the properties of twenty tables.
+"""How well property heads find what questions ask for: natural ones among the properties of twenty tables, and those of
+the training world among near properties, such as latitude and longitude.
 
     python -m experiments.heads                 # the head of the shipped adapter
     python -m experiments.heads --adapter DIR   # another one's
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
+from kblam.data.meaning import near_properties
 from kblam.data.phrases import blocks, further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.data.tables import lines
@@ -31,8 +33,7 @@ from kblam.shipped import SMOLLM2_ADAPTER
 from kblam.training.properties import PropertyQuestions, bare, learn_head
 from kblam.training.vectors import Vectors
 
-# Each of the further questions comes up about four times, and those of the training world as often as without.
-_WITH_FURTHER, _FURTHER_SHARE = 71_000, 0.66
+_OF_WORLD = 20_000  # questions for the training world's properties
 QUESTIONS_OF = Path(__file__).with_name("questions")
 
 Asked = Mapping[str, Sequence[str]]  # by property, the questions that ask for it
@@ -72,6 +73,21 @@ def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> It
             yield from ((prop, int(row.argmax()) == place, float(row[place])) for row in shares)
 
 
+@torch.no_grad()
+def ahead_of_near(head: PropertyHead, vectors: Vectors, drawn: PropertyQuestions) -> tuple[int, int]:
+    """Of the questions for a property that has near ones, in how many it is ahead of all of these; and how many."""
+    keys, places = head.keys(vectors.of(drawn.key_texts)), {prop: at for at, prop in enumerate(drawn.properties)}
+    right = asked = 0
+    for prop, place in places.items():
+        near = [places[other] for other in near_properties(prop) if other in places]
+        texts = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if at == place]
+        if near and texts:
+            scores = head(vectors.of(texts), keys)
+            right += int((scores[:, place] > scores[:, near].amax(-1)).sum())
+            asked += len(texts)
+    return right, asked
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,19 +106,25 @@ def main() -> None:
     learned = {}
     if arguments.learn:
         learned["learned as kblam train does"] = PropertyQuestions.draw()
-        learned["with further questions"] = PropertyQuestions.draw(count=_WITH_FURTHER, further_share=_FURTHER_SHARE)
-    for drawn in learned.values():
+        learned["without further questions"] = PropertyQuestions.draw(further_share=0)
+    world = PropertyQuestions.draw(count=_OF_WORLD, further_share=0, seed=1)
+    for drawn in (world, *learned.values()):
         texts += [*drawn.texts, *drawn.key_texts]
     vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
     heads = {"given": given} | {name: learn_head(drawn, vectors) for name, drawn in learned.items()}
-    shown = Table("head", "right", "of properties of training", "of the further ones", "of others", "log loss")
+    shown = Table(
+        "head", "right", "of properties of training", "of the further ones", "of others", "log loss", "near ones"
+    )
     for name, head in heads.items():
         rows = list(hits(head, vectors, found))
         groups = [rows, [row for row in rows if row[0] in TYPED]]
         rest = [row for row in rows if row[0] not in TYPED]
         groups += [[row for row in rest if (key(row[0]) in more) == known] for known in (True, False)]
         shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
-        shown.add_row(name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}")
+        right, asked = ahead_of_near(head, vectors, world)
+        shown.add_row(
+            name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}", f"{right / asked:.4f} of {asked}"
+        )
     console.print(shown)
 
 

@@ -7,6 +7,7 @@ import random
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
 
@@ -24,15 +25,18 @@ from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
-QUESTIONS = 24_000
-_EVERYTHING_SHARE = 0.1  # of those for the training world and a user's own triples
-# With them a head of this width knows more words and tells near properties apart less well (docs/log/adapter.md).
-FURTHER_SHARE = 0.0
-STEPS = 1200
+QUESTIONS = 36_000
+FURTHER_SHARE = 1 / 3  # of them
+_EVERYTHING_SHARE = 0.1  # of the others, those for the training world and a user's own triples
+STEPS = 2500
 _ROWS = 256
+# Of the rows of a step. With as many as there are questions, near properties such as latitude and longitude, which
+# only the training world and a base of yours have, are told apart less well (docs/log/adapter.md).
+_FURTHER_ROWS = 0.15
+_OTHERS = 256  # properties drawn for each step to be compared, beside those that it asks for and all known ones
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
-_DROPOUT = 0.2
+_DROPOUT = 0.1
 # Which way a natural question falls differs with the head's first weights and batches; the mean of a few differs less.
 _HEADS = 3
 # One phrasing in so many is kept for the calibration: what a head does with phrasings it has learned says little.
@@ -54,12 +58,11 @@ def bare(text: str) -> str:
     return text.casefold().strip(" ?.!")
 
 
-def _are_kept(prop: str, templates: Sequence[str]) -> list[bool]:
-    """Of questions for a property, whether each is in one of the phrasings kept for the calibration."""
+def _kept_texts(prop: str) -> set[str]:
+    """The phrasings kept for the calibration in which a property is asked for, as `bare` has them."""
     kept = [one.replace("{p}", prop) for one in phrases("one").seen if is_kept(one)]
     kept += [one for one in specific()[prop].seen if is_kept(one)] if prop in specific() else []
-    texts = set(map(bare, kept))
-    return [bare(one) in texts for one in templates]
+    return set(map(bare, kept))
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ class PropertyQuestions:
         texts: the questions.
         meant: of each, the place of its property.
         kept: of each, whether its phrasing is one of those kept for the calibration.
+        further: of each, whether it is one of `kblam.data.phrases.further`.
     """
 
     properties: tuple[str, ...]
     texts: tuple[str, ...]
     meant: tuple[int, ...]
     kept: tuple[bool, ...]
+    further: tuple[bool, ...]
 
     @property
     def key_texts(self) -> list[str]:
@@ -97,26 +102,23 @@ class PropertyQuestions:
         """
         known = (EVERYTHING, *dict.fromkeys([*sorted(TYPED), *map(spoken, own)]))
         by_key = {key(one): at for at, one in reversed(list(enumerate(known)))}
-        asks = further() if further_share else {}
-        new = [one for one in asks if key(one) not in by_key]
+        rng = random.Random(f"{seed} properties")
+        rest = [(one, ask) for one, templates in further().items() for ask in templates] if further_share else []
+        rng.shuffle(rest)
+        rest = list(islice(cycle(rest), round(count * further_share)))
+        new = dict.fromkeys(one for one, _ in rest if key(one) not in by_key)
         properties = (*known, *new)
         by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
-        rng = random.Random(f"{seed} properties")
-        rows = [
-            (template.format(n=PRONOUN), by_key[key(one)], kept)
-            for one, templates in asks.items()
-            for template, kept in zip(templates, _are_kept(one, templates), strict=True)
-        ]
-        rng.shuffle(rows)
-        rows = list(islice(cycle(rows), round(count * further_share)))
+        kept_of = lru_cache(maxsize=None)(_kept_texts)
+        rows = [(ask.format(n=PRONOUN), by_key[key(one)], bare(ask) in kept_of(one), True) for one, ask in rest]
         for _ in range(count - len(rows)):
             at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
             kept = rng.random() < 1 / _KEPT
             only = is_kept if kept else is_not_kept
             ask = question(properties[at], PRONOUN, rng, only=only) if at else open_question(PRONOUN, rng, only=only)
-            rows.append((ask, at, kept))
-        texts, meant, are_kept = zip(*rows, strict=True)
-        return cls(properties, texts, meant, are_kept)
+            rows.append((ask, at, kept, False))
+        texts, meant, are_kept, are_further = zip(*rows, strict=True)
+        return cls(properties, texts, meant, are_kept, are_further)
 
 
 def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> KnowledgeAdapter:
@@ -151,18 +153,34 @@ def learn_head(
         seed: of everything random.
     """
     keys, questions = vectors.of(asked.key_texts), vectors.of(asked.texts)
-    meant = torch.tensor(asked.meant)
+    meant, further = torch.tensor(asked.meant), torch.tensor(asked.further)
     if not all_phrasings:
         rest = ~torch.tensor(asked.kept)
-        questions, meant = questions[rest], meant[rest]
+        questions, meant, further = questions[rest], meant[rest], further[rest]
+    weights = _weights(further)
+    always = torch.zeros(len(keys), dtype=torch.bool).index_fill(0, meant[~further], True)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # those of GPUs draw nothing here
-        heads = [_learned(keys, questions, meant, steps) for _ in range(_HEADS)]
+        heads = [_learned(keys, questions, meant, weights, always, steps) for _ in range(_HEADS)]
     return _mean(heads, keys, questions).eval().requires_grad_(False)
 
 
+def _weights(further: Tensor) -> Tensor:
+    """How often each question is drawn; all alike if there is one kind alone."""
+    share = torch.where(further, _FURTHER_ROWS, 1 - _FURTHER_ROWS)
+    return share / torch.where(further, further.sum(), (~further).sum())
+
+
 @torch.enable_grad()
-def _learned(keys: Tensor, questions: Tensor, meant: Tensor, steps: int) -> PropertyHead:
+def _learned(
+    keys: Tensor, questions: Tensor, meant: Tensor, weights: Tensor, always: Tensor, steps: int
+) -> PropertyHead:
+    """One head.
+
+    Args:
+        weights: (N,) of the questions.
+        always: bool (V,), properties that each step compares; of the others it does those asked for and a few more.
+    """
     head = PropertyHead(keys.shape[-1], WIDTH)
     with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
         head.property.weight.copy_(head.question.weight)
@@ -175,9 +193,12 @@ def _learned(keys: Tensor, questions: Tensor, meant: Tensor, steps: int) -> Prop
     )
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     for _ in range(steps):
-        rows = torch.randint(len(questions), (_ROWS,))
-        scores = head(questions[rows], head.keys(keys), dropout=_DROPOUT)
-        loss = F.cross_entropy(scores, meant[rows])
+        rows = torch.multinomial(weights, _ROWS, replacement=True)
+        compared = always.index_fill(0, meant[rows], True)
+        compared[torch.randint(len(keys), (_OTHERS,))] = True
+        places = compared.cumsum(0) - 1
+        scores = head(questions[rows], head.keys(keys[compared]), dropout=_DROPOUT)
+        loss = F.cross_entropy(scores, places[meant[rows]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

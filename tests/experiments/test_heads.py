@@ -11,6 +11,7 @@ from experiments import heads
 from kblam.adapter.property_head import PropertyHead
 from kblam.data.phrases import further
 from kblam.knowledge.triples import key_text
+from kblam.training.properties import PropertyQuestions
 from kblam.training.vectors import Vectors
 from tests.fakes import HashingEncoder
 
@@ -49,3 +50,22 @@ def test_hits_are_of_the_table_s_own_properties(tmp_path: Path) -> None:
     assert [row[1] for row in rows[:3]] == [True, False, True]
     keys = head.keys(vectors.of(["the age of it", "the size of it"]))
     assert rows[1][2] == pytest.approx(float(head.log_shares(vectors.of(["the age of it"]), keys)[0, 1]))
+
+
+def test_near_properties_are_told_apart_or_not(tmp_path: Path) -> None:
+    drawn = PropertyQuestions(
+        ("everything", "latitude", "longitude", "age"),
+        ("what of it", "lat", "lat", "lon", "old"),
+        (0, 1, 1, 2, 3),
+        (False,) * 5,
+        (False,) * 5,
+    )
+    vectors = Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path)
+
+    class Given(PropertyHead):
+        """Scores that do not depend on the vectors."""
+
+        def forward(self, questions: torch.Tensor, keys: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
+            return torch.tensor([0.0, 1.0, 0.5, 9.0]).expand(len(questions), -1)
+
+    assert heads.ahead_of_near(Given(16, 8), vectors, drawn) == (2, 3), "age has no near one here, everything none"

@@ -23,7 +23,7 @@ from tests.fakes import HashingEncoder
 
 
 def test_each_question_is_about_its_property() -> None:
-    drawn = PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6)
+    drawn = PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6)
     assert drawn.properties[0] == EVERYTHING
     assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED, *further()}
     assert len(drawn.key_texts) == len(set(drawn.key_texts)) == len(drawn.properties)
@@ -32,8 +32,8 @@ def test_each_question_is_about_its_property() -> None:
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6) == drawn
-    assert PropertyQuestions.draw(["torque limit"], count=3000, further_share=0.6, seed=1) != drawn
+    assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6) == drawn
+    assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6, seed=1) != drawn
 
 
 def test_further_questions_come_up_equally_often() -> None:
@@ -43,10 +43,23 @@ def test_further_questions_come_up_equally_often() -> None:
     assert Counter(zip(drawn.texts[:-100], meant[:-100], strict=True)) == dict.fromkeys(rows, 2)
     assert 0 < sum(drawn.kept[:-100]) < 0.1 * len(rows)
     assert set(meant[-100:]) <= {EVERYTHING, *TYPED}
+    assert drawn.further == (True,) * 2 * len(rows) + (False,) * 100
     few = PropertyQuestions.draw(count=100, further_share=0.5)
-    assert len(few.texts) == len(few.meant) == len(few.kept) == 100
-    alone = PropertyQuestions.draw(count=100)
+    assert len(few.texts) == len(few.meant) == len(few.kept) == len(few.further) == 100
+    assert set(few.properties) == {EVERYTHING, *TYPED, *(few.properties[at] for at in few.meant)}
+    alone = PropertyQuestions.draw(count=100, further_share=0)
     assert set(alone.properties) == {EVERYTHING, *TYPED}
+    assert not any(alone.further)
+
+
+def test_training_draws_every_further_question_and_those_of_the_training_world_as_well() -> None:
+    drawn = PropertyQuestions.draw()
+    assert len(drawn.texts) == properties.QUESTIONS
+    rows = {(template.format(n=PRONOUN), prop) for prop, asked in further().items() for template in asked}
+    meant = [drawn.properties[at] for at in drawn.meant]
+    of_further = [row for row, one in zip(zip(drawn.texts, meant, strict=True), drawn.further, strict=True) if one]
+    assert set(of_further) == rows
+    assert len(of_further) == round(properties.QUESTIONS * properties.FURTHER_SHARE) < 1.1 * len(rows)
 
 
 def test_your_own_properties_take_the_further_questions_for_them() -> None:
@@ -142,6 +155,39 @@ def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
 
 
+def test_further_questions_are_a_share_of_each_step() -> None:
+    weights = properties._weights(torch.tensor([False, True, False, True, False, False]))
+    share = properties._FURTHER_ROWS
+    torch.testing.assert_close(weights, torch.tensor([(1 - share) / 4, share / 2])[[0, 1, 0, 1, 0, 0]])
+    for alone in (True, False):
+        same = properties._weights(torch.full((3,), alone))
+        assert same.min() == same.max() > 0
+
+
+def test_each_step_compares_all_known_properties_those_asked_for_and_a_few_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = PropertyQuestions.draw(count=3000, further_share=0.5)
+    vectors = Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path)
+    keys = vectors.of(drawn.key_texts)
+    place = {row.numpy().tobytes(): at for at, row in enumerate(keys)}
+    known = {at for at, one in zip(drawn.meant, drawn.further, strict=True) if not one}
+    compared = list[set[int]]()
+    original = PropertyHead.keys
+
+    def recorded(self: PropertyHead, vectors: torch.Tensor) -> torch.Tensor:
+        compared.append({place[row.numpy().tobytes()] for row in vectors})
+        return original(self, vectors)
+
+    monkeypatch.setattr(PropertyHead, "keys", recorded)
+    monkeypatch.setattr(properties, "_OTHERS", 20)
+    learn_head(drawn, vectors, steps=10)
+    assert len(known) < len(keys) - 500
+    assert all(step >= known for step in compared)
+    assert all(len(step - known) < 20 + properties._ROWS / 2 for step in compared)
+    assert set.union(*compared) - known
+
+
 def test_several_heads_are_one_that_scores_as_their_mean() -> None:
     torch.manual_seed(0)
     heads = [PropertyHead(32, properties.WIDTH) for _ in range(3)]
@@ -166,7 +212,8 @@ def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_pa
     known = len(drawn.properties) // 2
     rows = [row for row, at in enumerate(drawn.meant) if at < known]
     part = PropertyQuestions(
-        drawn.properties[:known], *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept))
+        drawn.properties[:known],
+        *(tuple(all_[row] for row in rows) for all_ in (drawn.texts, drawn.meant, drawn.kept, drawn.further)),
     )
     head = learn_head(part, vectors, steps=200)
     fresh = [row for row, at in enumerate(drawn.meant) if at >= known]
