@@ -6,7 +6,17 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from kblam.knowledge.mention import says, words, words_at
-from kblam.knowledge.spelling import PLAIN, Typed, can_own, fits, in_place, is_joint, keeps_marks, otherwise
+from kblam.knowledge.spelling import (
+    PLAIN,
+    Typed,
+    can_own,
+    fits,
+    identifier_in_words,
+    in_place,
+    is_joint,
+    keeps_marks,
+    otherwise,
+)
 
 # Names of more words are not looked for; a few hundred look-ups a sentence.
 _LONGEST = 24
@@ -112,6 +122,7 @@ class Names:
             name is not None
             and fits(name, typed, first, last)
             and not (is_joint(name) and self._are_two(typed, first, last, is_property))
+            and not (identifier_in_words(name) and _are_of_a_property(typed, first, last, is_property))
         ):
             return name
         if not key.endswith("s") or key.endswith("ss") or key in self._otherwise:
@@ -172,3 +183,10 @@ def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_pr
     """Whether words of a text begin with a property, or with several of a kind: "height", "phone numbers"."""
     after = [text[said[0][1] : end] for _, _, end in said]
     return any(is_property(one) or (one.endswith("s") and is_property(one[:-1])) for one in after)
+
+
+def _are_of_a_property(typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> bool:
+    """Whether words [first, last) are a property or a part of one: "the start date of ..." is not `StartDate`."""
+    starts = [start for _, start, _ in typed.words[max(0, last - _LONGEST_PROPERTY) : first + 1]]
+    ends = [end for _, _, end in typed.words[last - 1 : first + _LONGEST_PROPERTY]]
+    return any(is_property(typed.text[start:end]) for start in starts for end in ends)

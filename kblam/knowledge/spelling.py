@@ -1,5 +1,7 @@
 """Names of several words as people type them: no marks on letters, no apostrophes and stops, "and" for "&".
 
+`OrderService` is a name of several words too, typed "order service".
+
 Only where another reading is unlikely. A single word may always be another one ("male" is not Malé), and so may what is
 typed as a part of a longer name, over the end of a sentence, or as a list.
 """
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 
+from kblam.knowledge.identifiers import in_words
 from kblam.knowledge.mention import words, words_at
 
 # Letters that Unicode does not take apart.
@@ -41,12 +44,19 @@ _CONTRACTIONS = frozenset(
         "wont",
     )
 )
+# What an identifier must not begin or end with to be looked for in words: `ForEach`, `DoIt`, `LogIn`.
+_LITTLE = re.compile(
+    "a|all|an|and|any|are|as|at|be|by|can|did|do|does|each|every|for|from|go|had|has|have|he|her|his|how|i|if|in|is|it|"
+    "its|me|my|no|not|of|off|on|one|or|our|out|over|say|she|so|that|the|their|them|these|they|this|those|to|under|"
+    "up|us|use|was|we|were|what|when|where|which|who|whom|whose|why|will|with|you|your"
+)
 _AND = re.compile(r"\sand\s", re.IGNORECASE)
 # J.K., J. K.
 _INITIALS = re.compile(r"\b[^\W\d_](?:\.\s?[^\W\d_]\b)+\.?")
 # Latin, Greek, ё, Hebrew and Arabic, and the marks on them; the vowel signs of other scripts are letters.
 _MARKED = "\u00c0-\u024f\u0300-\u03ff\u0401\u0451\u0591-\u06ff\u1e00-\u1fff"
-_TYPED_OTHERWISE = re.compile(rf"[{_MARKED}&'’`´ʼʻ.]|\band\b", re.IGNORECASE)
+# In any case of "and" alone: "ſ" is a marked letter, and "s" is one in any case.
+_TYPED_OTHERWISE = re.compile(rf"[{_MARKED}&'’`´ʼʻ.]|(?i:\band\b)")
 # Who leaves these apostrophes out leaves out others.
 _LEFT_OUT = re.compile(r"\b(?:what|who|where|when|how|that)s\b", re.IGNORECASE)
 # Before "buffalo bills" these say that the "s" is the name's, or that what follows is a verb.
@@ -101,8 +111,13 @@ class Typed:
 
 def otherwise(name: str) -> set[str]:
     """How a name may be typed otherwise: its words with a space between; without how it is found anyway."""
-    if _TYPED_OTHERWISE.search(name) is None:
-        return set()
+    found = _spelt_otherwise(name) if _TYPED_OTHERWISE.search(name) is not None else set()
+    if not name[1:].islower() and (said := identifier_in_words(name)):
+        found.add(said)
+    return found
+
+
+def _spelt_otherwise(name: str) -> set[str]:
     together = _INITIALS.sub(_joined, name)
     spelt = {_APOSTROPHES.sub("", together).replace("&", " and "), _LETTER_APOSTROPHES.sub("'", together)}
     spelt |= {_AND.sub(" & ", one) for one in spelt}
@@ -111,6 +126,17 @@ def otherwise(name: str) -> set[str]:
     own = words(name)
     found = {" ".join(words(one)) for one in lower | plain} - {" ".join(own), ""}
     return {one for one in found if _CONTRACTIONS.isdisjoint({*one.split(" ")} - {*own})}
+
+
+def identifier_in_words(name: str) -> str:
+    """The words of an identifier with capitals inside, a space between: `OrderService` is order service. Else nothing.
+
+    Nor is there anything for one that begins or ends with a little word: "do it" is not `DoIt`.
+    """
+    if not name.isalnum():
+        return ""
+    said = words(in_words(name))
+    return "" if len(said) < 2 or any(map(_LITTLE.fullmatch, (said[0], said[-1]))) else " ".join(said)
 
 
 def fits(name: str, typed: Typed, first: int, last: int) -> bool:

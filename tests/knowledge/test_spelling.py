@@ -248,6 +248,60 @@ def test_each_guard_by_itself(names: list[str], typed: str, read: str | None) ->
     assert meant(typed, names) == (typed if read is None else read)
 
 
+IDENTIFIERS = [
+    "OrderService",
+    "HTTPServer",
+    "userTable",
+    "ÖlPreis",
+    "StartDate",
+    "OrderDate",
+    "DoIt",
+    "SignUp",
+    "ForEach",
+    "McDonald",
+]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("Who owns the order service?", "Who owns the OrderService?"),
+        ("Who owns the Order Service, and order-service's age?", "Who owns the OrderService, and OrderService's age?"),
+        ("http server or HTTP server", "HTTPServer or HTTPServer"),
+        ("the age of user table", "the age of userTable"),
+        ("how old is mc donald", "how old is McDonald"),
+        ("Öl Preis", "ÖlPreis"),
+        ("the mayor of start date", "the mayor of StartDate"),
+    ],
+)
+def test_identifiers_are_said_in_words(typed: str, read: str) -> None:
+    assert meant(typed, IDENTIFIERS) == meant(read, IDENTIFIERS) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the orderservice and OrderService",
+        "order, service",
+        "order services",
+        "The Order Service Team",
+        "How does it do it?",
+        "How do I sign up for each of them?",
+        "What is the start date of somebody?",
+        "What is the last order date of somebody?",
+        "What is the order date format of somebody?",
+    ],
+)
+def test_words_that_are_an_identifier_s_by_chance_stay(text: str) -> None:
+    properties = {"start date", "last order date", "order date format"}
+    assert Names(IDENTIFIERS).as_meant(text, lambda said: said in properties) == text
+
+
+def test_two_names_of_the_same_words_are_not_guessed_between() -> None:
+    assert meant("the order service", ["OrderService", "orderService"]) == "the order service"
+    assert meant("the order service", ["OrderService", "Order Service"]) == "the order service"
+
+
 @pytest.mark.parametrize(
     "part", ["Male ", "jose alvarez ", "ann lees ", "ann lees height ", ". ", ".", " ", "barnes and ", "x Jose ", "'"]
 )
@@ -271,6 +325,14 @@ def test_names_that_are_typed_as_they_are_written_take_no_more_room() -> None:
     assert otherwise("日本 電気") == otherwise("Київ") == set()
     assert otherwise("Ødegård") == {"odegard", "oedegaard", "odegaard"}
     assert otherwise("Procter & Gamble") == {"procter and gamble"}
+    assert otherwise("BMW") == otherwise("Lyon") == otherwise("iPhone") == set()
+
+
+def test_a_plain_name_is_not_spelt_in_other_ways_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes five times as long as all the rest; of a million names ten seconds and more."""
+    monkeypatch.setattr("kblam.knowledge.spelling._spelt_otherwise", lambda name: pytest.fail(name))
+    for name in ("Iris Simons", "INDIGO SKY 7", "Kasimir"):
+        assert otherwise(name) == set()
 
 
 LETTERS = st.lists(st.sampled_from(["a", "á", "B", "ö", "s", "and", "&", "'", ".", ",", " ", " "]), max_size=12).map(
