@@ -23,8 +23,12 @@ from kblam.models.reach import read_to_evidence
 class SaysNames(Protocol):
     """What knows the names and properties of a knowledge base, such as its `Judge`."""
 
-    def as_meant(self, text: str) -> str:
-        """A question with those that it types otherwise as they are written."""
+    def as_meant(self, text: str, background: tuple[str, ...]) -> str:
+        """A question with those that it types otherwise as they are written.
+
+        Args:
+            background: properties that people ask for, beside those of the knowledge base.
+        """
 
     def says_a_name(self, text: str) -> bool:
         """Whether a text says one."""
@@ -38,7 +42,9 @@ class SaysNames(Protocol):
 
 def as_meant(config: AdapterConfig, question: str, names: SaysNames | None) -> str:
     """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed."""
-    return question if names is None or config.confidence is None else names.as_meant(question)
+    if names is None or config.confidence is None:
+        return question
+    return names.as_meant(question, config.background)
 
 
 def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]:

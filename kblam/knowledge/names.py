@@ -18,15 +18,19 @@ from kblam.knowledge.spelling import (
     otherwise,
 )
 
+IsProperty = Callable[[str], bool]
+
 # Names of more words are not looked for; a few hundred look-ups a sentence.
 _LONGEST = 24
 # Of a property that follows a name, so many words are looked at.
 _LONGEST_PROPERTY = 8
+_OF = frozenset(("of", "for"))
+_IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
 
 class Names:
-    """Names by their words, in any case. About 200 bytes a name.
+    """Names by their words, in any case. 150 to 300 bytes a name.
 
     Args:
         names: their texts.
@@ -34,7 +38,7 @@ class Names:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._known: dict[str, tuple[str, ...]] = {}  # the names of the same words
-        self._otherwise: dict[str, tuple[str, ...]] = {}  # of the few that are often typed otherwise
+        self._otherwise: dict[str, tuple[str, ...]] = {}  # of those that are often typed otherwise
         self._longest = 0
         self.add(names)
 
@@ -46,8 +50,9 @@ class Names:
                 self._longest = max(self._longest, len(said))
                 _put(self._known, " ".join(said), name)
                 for text in otherwise(name):
-                    self._longest = max(self._longest, text.count(" ") + 1)
-                    _put(self._otherwise, text, name)
+                    if (length := text.count(" ") + 1) <= _LONGEST:
+                        self._longest = max(self._longest, length)
+                        _put(self._otherwise, text, name)
 
     def said_in(self, text: str) -> set[str]:
         """The words, each with a space between, of the names that a text says; none that is part of a longer one there.
@@ -73,7 +78,7 @@ class Names:
                 reached = end
         return list(found.values())
 
-    def as_meant(self, text: str, is_property: Callable[[str], bool]) -> str:
+    def as_meant(self, text: str, is_property: IsProperty, may_be_property: IsProperty | None = None) -> str:
         """The text with the names that it types otherwise as they are written: "jose alvarez" as "José Álvarez".
 
         `spelling` says how they may be typed. An "s" between a name and a property may be a possessive: "ann lees
@@ -82,11 +87,13 @@ class Names:
         Args:
             text: a question.
             is_property: whether words are a property, in any case.
+            may_be_property: whether they are one that people ask for, whether or not the knowledge base has it; then
+                they are no `PhoneNumber`.
         """
-        typed = Typed(text)
+        typed, is_asked = Typed(text), may_be_property or is_property
         exact = list(self._runs([word for word, _, _ in typed.words]))
         meant, at, place = "", 0, 0
-        for first, last, name in _apart(list(self._typed_otherwise(typed, is_property))):
+        for first, last, name in _apart(list(self._typed_otherwise(typed, is_property, is_asked))):
             # Both come in the order of the text.
             while place < len(exact) and exact[place][1] <= first:
                 place += 1
@@ -100,18 +107,22 @@ class Names:
                 at = end
         return meant + text[at:]
 
-    def _typed_otherwise(self, typed: Typed, is_property: Callable[[str], bool]) -> Iterator[tuple[int, int, str]]:
+    def _typed_otherwise(
+        self, typed: Typed, is_property: IsProperty, is_asked: IsProperty
+    ) -> Iterator[tuple[int, int, str]]:
         """The words [first, last) that mean one name, and what they mean; the longest of each first word."""
         reached = 0
         for first in range(len(typed.words)):
             for last in range(min(len(typed.words), first + self._longest), max(first, reached), -1):
-                meant = self._meant_by(typed, first, last, is_property)
+                meant = self._meant_by(typed, first, last, is_property, is_asked)
                 if meant is not None:
                     yield first, last, meant
                     reached = last
                     break
 
-    def _meant_by(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> str | None:
+    def _meant_by(
+        self, typed: Typed, first: int, last: int, is_property: IsProperty, is_asked: IsProperty
+    ) -> str | None:
         """What words [first, last) mean if they are one name typed otherwise."""
         key = typed.key(first, last)
         name = _one(self._otherwise.get(key, ()))
@@ -122,7 +133,7 @@ class Names:
             name is not None
             and fits(name, typed, first, last)
             and not (is_joint(name) and self._are_two(typed, first, last, is_property))
-            and not (identifier_in_words(name) and _are_of_a_property(typed, first, last, is_property))
+            and not (identifier_in_words(name) and self._are_asked_for(typed, first, last, is_asked))
         ):
             return name
         if not key.endswith("s") or key.endswith("ss") or key in self._otherwise:
@@ -135,7 +146,28 @@ class Names:
         following = typed.words[last : last + _LONGEST_PROPERTY]
         return f"{owner}'s" if _begins_with_property(typed.text, following, is_property) else None
 
-    def _are_two(self, typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> bool:
+    def _are_asked_for(self, typed: Typed, first: int, last: int, is_asked: IsProperty) -> bool:
+        """Whether words [first, last) may be what is asked for, or a part of it, or a name and what is asked of it."""
+        said = typed.words
+        before = [word for word, _, _ in said[max(0, first - 2) : first]]
+        if (last < len(said) and said[last][0] in _OF) or (before[-1:] == ["s"] and before[0] not in _IS):
+            return True  # "the phone number of ...", "Ann's last name"
+        for begin in range(max(0, last - _LONGEST_PROPERTY), last):
+            for end in range(max(first, begin) + 1, min(len(said), first + _LONGEST_PROPERTY) + 1):
+                is_inside = first <= begin and end <= last and end - begin < last - first
+                if is_inside and not self._is_name_beside(typed, first, last, begin, end):
+                    continue
+                text = typed.text[said[begin][1] : said[end - 1][2]]
+                if is_asked(text) or (text.endswith("s") and is_asked(text[:-1])):
+                    return True
+        return False
+
+    def _is_name_beside(self, typed: Typed, first: int, last: int, begin: int, end: int) -> bool:
+        """Whether words [first, last) without [begin, end), which are at one of their ends, are a name."""
+        rest = (end, last) if begin == first else (first, begin) if end == last else None
+        return rest is not None and typed.key(*rest) in self._known
+
+    def _are_two(self, typed: Typed, first: int, last: int, is_property: IsProperty) -> bool:
         """Whether words that may be a name with "and" mean something else: two names or properties."""
         text, start, end = typed.text, typed.words[first][1], typed.words[last - 1][2]
         sides = [" ".join(words(side)) for side in _SIDES.split(text[start:end])]
@@ -179,14 +211,7 @@ def _put(into: dict[str, tuple[str, ...]], key: str, name: str) -> None:
         into[key] = (*alike, name)
 
 
-def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_property: Callable[[str], bool]) -> bool:
+def _begins_with_property(text: str, said: Sequence[tuple[str, int, int]], is_property: IsProperty) -> bool:
     """Whether words of a text begin with a property, or with several of a kind: "height", "phone numbers"."""
     after = [text[said[0][1] : end] for _, _, end in said]
     return any(is_property(one) or (one.endswith("s") and is_property(one[:-1])) for one in after)
-
-
-def _are_of_a_property(typed: Typed, first: int, last: int, is_property: Callable[[str], bool]) -> bool:
-    """Whether words [first, last) are a property or a part of one: "the start date of ..." is not `StartDate`."""
-    starts = [start for _, start, _ in typed.words[max(0, last - _LONGEST_PROPERTY) : first + 1]]
-    ends = [end for _, _, end in typed.words[last - 1 : first + _LONGEST_PROPERTY]]
-    return any(is_property(typed.text[start:end]) for start in starts for end in ends)

@@ -46,9 +46,11 @@ _CONTRACTIONS = frozenset(
 )
 # What an identifier must not begin or end with to be looked for in words: `ForEach`, `DoIt`, `LogIn`.
 _LITTLE = re.compile(
-    "a|all|an|and|any|are|as|at|be|by|can|did|do|does|each|every|for|from|go|had|has|have|he|her|his|how|i|if|in|is|it|"
-    "its|me|my|no|not|of|off|on|one|or|our|out|over|say|she|so|that|the|their|them|these|they|this|those|to|under|"
-    "up|us|use|was|we|were|what|when|where|which|who|whom|whose|why|will|with|you|your"
+    "a|about|after|again|all|an|and|any|are|as|at|back|be|been|before|both|but|by|can|could|did|do|does|down|each|every|"
+    "few|for|from|get|go|had|has|have|he|her|his|how|i|if|in|into|is|it|its|just|many|may|me|more|most|much|must|my|no|"
+    "not|now|of|off|on|one|only|or|other|our|out|over|say|she|should|so|some|still|such|than|that|the|their|them|then|"
+    "there|these|they|this|those|to|too|under|up|us|very|was|we|were|what|when|where|which|who|whom|whose|why|will|with|"
+    "would|yet|you|your"
 )
 _AND = re.compile(r"\sand\s", re.IGNORECASE)
 # J.K., J. K.
@@ -98,9 +100,14 @@ class Typed:
         return self.text[self.words[place][1] : self.words[place][2]] if 0 <= place < len(self.words) else ""
 
     def is_part_of_more(self, first: int, last: int) -> bool:
-        """Whether a word with a capital stands beside these, which have capitals too: "Rose Lee" in "Rose Lee Ltd"."""
+        """Whether a word with a capital stands beside these, which have capitals too: "Rose Lee" in "Rose Lee Ltd".
+
+        Or whether they are a part of an identifier: "user" and "name" in "get_user name".
+        """
         before, after = self.as_typed(first - 1), self.as_typed(last)
         text, start, end = self.text, self.words[first][1], self.words[last - 1][2]
+        if text[:start].endswith("_") or text.startswith("_", end):
+            return True
         if before[:1].isupper() and text[start].isupper() and text[self.words[first - 1][2] : start] == " ":
             begins = self.words[first - 1][1]
             # The first word of a sentence has a capital of its own.

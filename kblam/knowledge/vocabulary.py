@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from kblam.knowledge.identifiers import forms
 from kblam.knowledge.mention import place_of, words
@@ -40,6 +41,17 @@ class Vocabulary:
             for length in range(1, min(self._longest, len(said) - start) + 1)
         )
         return Said(said, {run for run in runs if run in self._known})
+
+
+def either(is_property: Callable[[str], bool], background: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether words are a property of a knowledge base or of a background, in any case."""
+    known = _of_background(background)
+    return lambda text: is_property(text) or text in known
+
+
+@lru_cache(maxsize=8)
+def _of_background(properties: tuple[str, ...]) -> Vocabulary:
+    return Vocabulary(properties)
 
 
 class Said:

@@ -24,7 +24,7 @@ from kblam.knowledge.identifiers import forms, key, spoken
 from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
-from kblam.knowledge.vocabulary import Vocabulary
+from kblam.knowledge.vocabulary import Vocabulary, either
 from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
@@ -223,9 +223,13 @@ class Judge:
         """Whether a text says a name of the knowledge base, word for word: nearly nothing else counts as known."""
         return bool(self._names.said_in(text))
 
-    def as_meant(self, text: str) -> str:
-        """A question with the names of the knowledge base that it types otherwise as they are written there."""
-        return self._names.as_meant(text, self.is_property)
+    def as_meant(self, text: str, background: tuple[str, ...] = ()) -> str:
+        """A question with the names of the knowledge base that it types otherwise as they are written there.
+
+        Args:
+            background: properties that people ask for, whether or not the knowledge base has them.
+        """
+        return self._names.as_meant(text, self.is_property, either(self.is_property, background))
 
     def names_meant(self, text: str) -> list[str]:
         """The names of the knowledge base that a text says, as they are written there."""

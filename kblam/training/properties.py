@@ -33,7 +33,7 @@ _ROWS = 256
 # Of the rows of a step. With as many as there are questions, near properties such as latitude and longitude, which
 # only the training world and a base of yours have, are told apart less well (docs/log/adapter.md).
 _FURTHER_ROWS = 0.15
-_OTHERS = 256  # properties drawn for each step to be compared, beside those that it asks for and all known ones
+_OTHERS = 256  # properties drawn for each step to be compared, beside those that it asks for and all that are known
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
 _DROPOUT = 0.1
@@ -149,13 +149,13 @@ def learn_head(
         asked: what it learns from.
         vectors: of their texts and key texts.
         steps: of gradient descent.
-        all_phrasings: False leaves out those kept for the calibration.
+        all_phrasings: False leaves out those kept for the calibration, if there are others.
         seed: of everything random.
     """
     keys, questions = vectors.of(asked.key_texts), vectors.of(asked.texts)
     meant, further = torch.tensor(asked.meant), torch.tensor(asked.further)
-    if not all_phrasings:
-        rest = ~torch.tensor(asked.kept)
+    rest = ~torch.tensor(asked.kept)
+    if not all_phrasings and rest.any():
         questions, meant, further = questions[rest], meant[rest], further[rest]
     weights = _weights(further)
     always = torch.zeros(len(keys), dtype=torch.bool).index_fill(0, meant[~further], True)

@@ -13,7 +13,7 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.names import Names
-from kblam.knowledge.vocabulary import Vocabulary
+from kblam.knowledge.vocabulary import Vocabulary, either
 from kblam.models.judging import MOST_PROPERTIES, Judge
 from kblam.vllm.past import Past
 from kblam.vllm.registry import Loaded
@@ -148,9 +148,9 @@ class BaseNames:
             self._vocabulary = Vocabulary(self._properties)  # a new one: other threads may read the old
         self._revision = now
 
-    def as_meant(self, text: str) -> str:
+    def as_meant(self, text: str, background: tuple[str, ...] = ()) -> str:
         """As `Judge.as_meant`."""
-        return self._names.as_meant(text, self.is_property)
+        return self._names.as_meant(text, self.is_property, either(self.is_property, background))
 
     def says_a_name(self, text: str) -> bool:
         """As `Judge.says_a_name`."""

@@ -26,7 +26,7 @@ class Preferring:
         odds = [[self.sure if c.name == self.name else (1 - self.sure) / 100 for c in one.candidates] for one in judged]
         return [Verdict(tuple(each), (False,) * len(each)) for each in odds]
 
-    def as_meant(self, text: str) -> str:
+    def as_meant(self, text: str, background: tuple[str, ...]) -> str:
         return text
 
     def says_a_name(self, text: str) -> bool:
@@ -120,7 +120,7 @@ def test_a_question_is_judged_as_it_is_meant_and_read_as_it_was_typed(
 ) -> None:
     typed, meant, name = "who runs procter & gamble", CURRENCY, "France"
     monkeypatch.setattr("kblam.generation.session.judge_of", lambda adapter, base: Preferring(name, 0.7))
-    monkeypatch.setattr(Preferring, "as_meant", lambda self, text: meant if text == typed else text)
+    monkeypatch.setattr(Preferring, "as_meant", lambda self, text, background: meant if text == typed else text)
     monkeypatch.setattr(Generating, "is_plain", at_once)
     judged, encoded, read = list[str](), list[str](), list[str]()
     verdicts, encode, prompt = Preferring.verdicts, asked.encoder.encode, session_module.encode_question

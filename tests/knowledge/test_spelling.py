@@ -297,6 +297,50 @@ def test_words_that_are_an_identifier_s_by_chance_stay(text: str) -> None:
     assert Names(IDENTIFIERS).as_meant(text, lambda said: said in properties) == text
 
 
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        # A name and what is asked of it.
+        (["Order", "OrderStatus"], "What is the Order status?"),
+        (["Acme", "StatusAcme"], "status acme"),
+        # What people ask for, whether the knowledge base has it or not.
+        (["PhoneNumber"], "What is Bob's colleague's phone number?"),
+        (["PhoneNumber"], "bob phone number"),
+        (["PhoneNumbers"], "bob phone numbers"),
+        (["NumberFormat"], "phone number format in Germany"),
+        # Something of something.
+        (["ShoeSize"], "the shoe size of Ann Lee"),
+        (["ShoeSize"], "shoe size for Ann Lee"),
+        (["ShoeSize"], "Ann Lee's shoe size"),
+        # Everyday words.
+        (["MoreThan"], "Does Ann earn more than Bob?"),
+        (["ShutDown", "CallBack"], "When did Acme shut down and call back?"),
+        # Parts of other identifiers.
+        (["OrderService"], "order service_a, x_order service"),
+    ],
+)
+def test_words_that_may_be_asked_for_are_no_identifier(names: list[str], text: str) -> None:
+    own, asked = {"status"}, {"status", "phone number"}
+    assert Names(names).as_meant(text, lambda said: said in own, lambda said: said in asked) == text
+
+
+def test_what_stands_inside_an_identifier_may_be_a_property_by_itself() -> None:
+    def is_property(said: str) -> bool:
+        return said in ("service", "size")
+
+    names = Names(["Order", "OrderService", "ShoeSize"])
+    assert names.as_meant("Who owns the shoe size?", is_property) == "Who owns the ShoeSize?"
+    assert names.as_meant("what's shoe size", is_property) == "what's ShoeSize"
+    assert names.as_meant("Who owns the order service?", is_property) == "Who owns the order service?"
+    assert names.as_meant("Who owns the order service?", lambda said: said == "size") == "Who owns the OrderService?"
+
+
+def test_a_name_of_very_many_words_is_not_looked_for_in_words_either() -> None:
+    names = Names(["Ab" * 500, "x" + " &" * 300])
+    assert names._longest == 1
+    assert not names._otherwise
+
+
 def test_two_names_of_the_same_words_are_not_guessed_between() -> None:
     assert meant("the order service", ["OrderService", "orderService"]) == "the order service"
     assert meant("the order service", ["OrderService", "Order Service"]) == "the order service"

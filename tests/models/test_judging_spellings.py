@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import chain
 
 import pytest
 
 from kblam.adapter.confidence import Signs
+from kblam.generation.parts import as_meant
 from kblam.models.judging import Judge
 from tests.fakes import HashingEncoder
 from tests.models.judges import adapter, judged, vectors
@@ -95,3 +97,16 @@ def test_a_question_says_a_column_as_it_is_written() -> None:
     assert judge.as_meant("ann lees date of birth") == "Ann Lee's date of birth"
     assert judge.is_property("date of birth")
     assert judge.is_property("dateOfBirth")
+
+
+def test_a_property_of_the_background_is_no_identifier() -> None:
+    """Whoever asks for Bob's phone number, which the knowledge base lacks, does not ask for `PhoneNumber`."""
+    encoder = HashingEncoder(16)
+    names = ["PhoneNumber", "OrderService"]
+    asked = "bob phone number and the order service"
+    read = "bob phone number and the OrderService"
+    asking = adapter(background=("Phone number",))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["owner"], names)
+    assert as_meant(asking.config, asked, judge) == read
+    alone = dataclasses.replace(asking.config, background=())
+    assert as_meant(alone, asked, judge) == "bob PhoneNumber and the OrderService"

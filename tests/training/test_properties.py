@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -153,6 +154,8 @@ def test_a_head_learns_to_tell_properties_apart(tmp_path: Path) -> None:
     kept = torch.tensor(drawn.kept)
     of_part = part.log_shares(asked, part.keys(vectors.of(drawn.key_texts))).argmax(-1) == torch.tensor(drawn.meant)
     assert hits[kept].float().mean() - of_part[kept].float().mean() > 0.1, "it has never seen these"
+    only = dataclasses.replace(drawn, kept=(True,) * len(drawn.kept))
+    assert torch.isfinite(learn_head(only, vectors, steps=1, all_phrasings=False).question.weight).all()
 
 
 def test_further_questions_are_a_share_of_each_step() -> None:
@@ -167,7 +170,7 @@ def test_further_questions_are_a_share_of_each_step() -> None:
 def test_each_step_compares_all_known_properties_those_asked_for_and_a_few_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = PropertyQuestions.draw(count=3000, further_share=0.5)
+    drawn = PropertyQuestions.draw(count=6000, further_share=0.9)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path)
     keys = vectors.of(drawn.key_texts)
     place = {row.numpy().tobytes(): at for at, row in enumerate(keys)}
@@ -184,8 +187,9 @@ def test_each_step_compares_all_known_properties_those_asked_for_and_a_few_more(
     learn_head(drawn, vectors, steps=10)
     assert len(known) < len(keys) - 500
     assert all(step >= known for step in compared)
-    assert all(len(step - known) < 20 + properties._ROWS / 2 for step in compared)
-    assert set.union(*compared) - known
+    # Of the questions nine in ten are further ones, of a step's 15 %.
+    others = [len(step - known) for step in compared]
+    assert 0 < min(others) <= max(others) < 20 + 2 * properties._FURTHER_ROWS * properties._ROWS
 
 
 def test_several_heads_are_one_that_scores_as_their_mean() -> None:

@@ -132,3 +132,11 @@ def test_properties_are_known_as_they_are_in_the_file_now(base: KnowledgeBase) -
         base.remove("Falcon", one)
     known.follow(base)
     assert not any(known.is_property(text) for text in ("size", "date of birth", "wing span"))
+
+
+def test_the_front_end_reads_identifiers_as_a_judge_does(base: KnowledgeBase) -> None:
+    base.add([Triple(name, "owner", "x") for name in ("PhoneNumber", "OrderService")])
+    names = BaseNames(base)
+    asked = "bob phone number and the order service"
+    assert names.as_meant(asked, ("Phone number",)) == "bob phone number and the OrderService"
+    assert names.as_meant(asked) == "bob PhoneNumber and the OrderService"
