@@ -6,7 +6,9 @@ the training world among near properties, such as latitude and longitude.
     python -m experiments.heads --learn         # heads learned here too; takes minutes
 
 `questions/tables.txt` has tables as firms keep them, twelve properties each. Its authors saw no question of ours, and
-those of `kblam/data/phrases/further.txt` not these; what both happened to write is not counted.
+those of `kblam/data/phrases/further.txt` not these; what both happened to write is not counted. Right are so many of
+all of them, of those for properties of the training world, for further properties, and for others. Of near ones: the
+training world's own questions in which the right property is ahead of those near it.
 """
 
 from __future__ import annotations
@@ -112,9 +114,7 @@ def main() -> None:
         texts += [*drawn.texts, *drawn.key_texts]
     vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
     heads = {"given": given} | {name: learn_head(drawn, vectors) for name, drawn in learned.items()}
-    shown = Table(
-        "head", "right", "of properties of training", "of the further ones", "of others", "log loss", "near ones"
-    )
+    shown = Table("head", "right", "training's", "further", "others", "log loss", "near ones")
     for name, head in heads.items():
         rows = list(hits(head, vectors, found))
         groups = [rows, [row for row in rows if row[0] in TYPED]]

@@ -25,14 +25,14 @@ from kblam.knowledge.triples import key_text
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
-QUESTIONS = 36_000
-FURTHER_SHARE = 1 / 3  # of them
+QUESTIONS = 47_000
+FURTHER_SHARE = 0.48  # of them
 _EVERYTHING_SHARE = 0.1  # of the others, those for the training world and a user's own triples
-STEPS = 2500
-_ROWS = 256
-# Of the rows of a step. With as many as there are questions, near properties such as latitude and longitude, which
+STEPS = 3000
+_ROWS = 512
+# Of the rows of a step. With as many as of the questions, near properties such as latitude and longitude, which
 # only the training world and a base of yours have, are told apart less well (docs/log/adapter.md).
-_FURTHER_ROWS = 0.15
+_FURTHER_ROWS = 0.25
 _OTHERS = 256  # properties drawn for each step to be compared, beside those that it asks for and all that are known
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
