@@ -54,7 +54,7 @@ def recalibrate(
         seed: of the drawing.
         device: None is cuda where there is one, else cpu.
         progress: told how many texts are encoded.
-        say: told what a person should read before that.
+        say: told what a person should read before that, and what begins.
 
     Raises:
         ModelFolderError, UnsupportedModelError, EncoderError: as loading and attaching do; before the encoding.
@@ -76,7 +76,7 @@ def recalibrate(
         seed=seed,
         progress=progress,
     )
-    return calibrated(adapter, model, tokenizer, data, property_steps=property_steps, seed=seed)
+    return calibrated(adapter, model, tokenizer, data, property_steps=property_steps, seed=seed, say=say)
 
 
 def calibrated(
@@ -87,6 +87,7 @@ def calibrated(
     *,
     property_steps: int = STEPS,
     seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[KnowledgeAdapter, Calibration]:
     """A copy of the adapter, in evaluation mode, with a property head and a confidence learned from questions.
 
@@ -96,10 +97,13 @@ def calibrated(
         data: the questions.
         property_steps: of the property head.
         seed: of its training.
+        say: told what begins, since each takes minutes.
     """
+    say(f"the property head learns from {len(data.properties.texts):,} questions")
     head = learn_head(data.properties, data.vectors, steps=property_steps, seed=seed)
     unknowing = learn_head(data.properties, data.vectors, steps=property_steps, all_phrasings=False, seed=seed)
     fresh = with_head(adapter, head, background=tuple(TYPED)).to(model.device).eval()
+    say(f"the confidence is learned from {len(data.asked):,} questions")
     # A copy: query heads take the dtype of the model they are attached to, and what was learned is wider.
     attachment = attach(model, copy.deepcopy(fresh))
     try:

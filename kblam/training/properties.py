@@ -143,7 +143,7 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
 def learn_head(
     asked: PropertyQuestions, vectors: Vectors, *, steps: int = STEPS, all_phrasings: bool = True, seed: int = 0
 ) -> PropertyHead:
-    """A head that tells the properties apart, the mean of `_HEADS` learned ones; two minutes on a core.
+    """A head that tells the properties apart, the mean of `_HEADS` learned ones; four minutes on a core.
 
     Args:
         asked: what it learns from.

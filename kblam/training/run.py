@@ -317,6 +317,7 @@ class Trainer:
             material.calibration,
             property_steps=config.property_steps,
             seed=config.seed,
+            say=self.say,
         )
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)

@@ -189,7 +189,8 @@ def test_a_run_ends_as_calibrate_does(
 ) -> None:
     """One command makes what two make: bit for bit, with the same questions and the base in the same dtype."""
     material = prepared()
-    trainer = Trainer(small(), material, tmp_path / "run", say=[].append)
+    told, again = list[str](), list[str]()
+    trainer = Trainer(small(), material, tmp_path / "run", say=told.append)
     trainer.fit()
     whole = trainer.finish()
     monkeypatch.setattr(calibration_run, "load_base", lambda name, **options: material.model)
@@ -206,8 +207,13 @@ def test_a_run_ends_as_calibrate_does(
         cache=tmp_path / "other cache",
         questions=small().calibration_questions,
         seed=small().seed,
+        say=again.append,
         **small_head(),
     )
+    begins = [line for line in told if line.startswith(("the property head", "the confidence"))]
+    assert begins == again
+    assert begins[0] == "the property head learns from 200 questions"
+    assert len(begins) == 2
     assert after.config == whole.config
     for name, weight in whole.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight), name
