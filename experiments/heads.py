@@ -78,15 +78,15 @@ def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> It
 @torch.no_grad()
 def ahead_of_near(head: PropertyHead, vectors: Vectors, drawn: PropertyQuestions) -> tuple[int, int]:
     """Of the questions for a property that has near ones, in how many it is ahead of all of these; and how many."""
-    keys, places = head.keys(vectors.of(drawn.key_texts)), {prop: at for at, prop in enumerate(drawn.properties)}
+    places = {prop: at for at, prop in enumerate(drawn.properties)}
+    scores = head(vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts)))
+    meant = torch.tensor(drawn.meant)
     right = asked = 0
     for prop, place in places.items():
-        near = [places[other] for other in near_properties(prop) if other in places]
-        texts = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if at == place]
-        if near and texts:
-            scores = head(vectors.of(texts), keys)
-            right += int((scores[:, place] > scores[:, near].amax(-1)).sum())
-            asked += len(texts)
+        of_it = scores[meant == place]
+        if near := [places[other] for other in near_properties(prop) if other in places]:
+            right += int((of_it[:, place] > of_it[:, near].amax(-1)).sum())
+            asked += len(of_it)
     return right, asked
 
 
@@ -122,9 +122,8 @@ def main() -> None:
         groups += [[row for row in rest if (key(row[0]) in more) == known] for known in (True, False)]
         shares = [f"{sum(row[1] for row in group) / len(group):.3f} of {len(group)}" for group in groups]
         right, asked = ahead_of_near(head, vectors, world)
-        shown.add_row(
-            name, *shares, f"{-sum(row[2] for row in rows) / len(rows):.3f}", f"{right / asked:.4f} of {asked}"
-        )
+        loss = -sum(row[2] for row in rows) / len(rows)
+        shown.add_row(name, *shares, f"{loss:.3f}", f"{right / asked:.4f} of {asked}")
     console.print(shown)
 
 

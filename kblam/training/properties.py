@@ -7,7 +7,7 @@ import random
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import cycle, islice
 from typing import Any
 
@@ -109,7 +109,7 @@ class PropertyQuestions:
         new = dict.fromkeys(one for one, _ in rest if key(one) not in by_key)
         properties = (*known, *new)
         by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
-        kept_of = lru_cache(maxsize=None)(_kept_texts)
+        kept_of = cache(_kept_texts)
         rows = [(ask.format(n=PRONOUN), by_key[key(one)], bare(ask) in kept_of(one), True) for one, ask in rest]
         for _ in range(count - len(rows)):
             at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
