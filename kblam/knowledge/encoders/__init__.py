@@ -1,6 +1,7 @@
 """Encoders: the frozen models that turn the texts of a triple into vectors."""
 
 from kblam.knowledge.encoders.base import Encoder, Progress
+from kblam.knowledge.encoders.layered import layered, usual_layers
 from kblam.knowledge.encoders.loading import load_encoder, load_recorded_encoder
 from kblam.knowledge.encoders.openai import OpenAIEncoder
 from kblam.knowledge.encoders.sentence_transformer import SentenceTransformerEncoder
@@ -10,6 +11,8 @@ __all__ = [
     "OpenAIEncoder",
     "Progress",
     "SentenceTransformerEncoder",
+    "layered",
     "load_encoder",
     "load_recorded_encoder",
+    "usual_layers",
 ]
