@@ -14,12 +14,14 @@ training world's own questions in which the right property is ahead of those nea
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from kblam import KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN, PropertyHead
@@ -28,6 +30,7 @@ from kblam.data.phrases import blocks, further, phrases, specific
 from kblam.data.properties import TYPED
 from kblam.data.tables import lines
 from kblam.knowledge import load_encoder
+from kblam.knowledge.encoders import layered, usual_layers
 from kblam.knowledge.identifiers import key
 from kblam.knowledge.triples import key_text
 from kblam.models.loading import quiet_libraries
@@ -69,9 +72,9 @@ def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> It
     """Of each question the property it asks for, whether the head finds it, and the log of its share."""
     for of_table in found.values():
         properties = list(of_table)
-        keys = head.keys(vectors.of(key_text(PRONOUN, prop) for prop in properties))
+        keys = head.keys(_sentences(head, vectors, (key_text(PRONOUN, prop) for prop in properties)))
         for place, (prop, questions) in enumerate(of_table.items()):
-            shares = head.log_shares(vectors.of(questions), keys)
+            shares = head.log_shares(_encodings(vectors, questions), keys)
             yield from ((prop, int(row.argmax()) == place, float(row[place])) for row in shares)
 
 
@@ -79,7 +82,7 @@ def hits(head: PropertyHead, vectors: Vectors, found: Mapping[str, Asked]) -> It
 def ahead_of_near(head: PropertyHead, vectors: Vectors, drawn: PropertyQuestions) -> tuple[int, int]:
     """Of the questions for a property that has near ones, in how many it is ahead of all of these; and how many."""
     places = {prop: at for at, prop in enumerate(drawn.properties)}
-    scores = head(vectors.of(drawn.texts), head.keys(vectors.of(drawn.key_texts)))
+    scores = head(_encodings(vectors, drawn.texts), head.keys(_sentences(head, vectors, drawn.key_texts)))
     meant = torch.tensor(drawn.meant)
     right = asked = 0
     for prop, place in places.items():
@@ -88,6 +91,16 @@ def ahead_of_near(head: PropertyHead, vectors: Vectors, drawn: PropertyQuestions
             right += int((of_it[:, place] > of_it[:, near].amax(-1)).sum())
             asked += len(of_it)
     return right, asked
+
+
+def _encodings(vectors: Vectors, texts: Iterable[str]) -> Tensor:
+    """As the encoder gives them."""
+    return vectors.of(texts) / vectors.scale
+
+
+def _sentences(head: PropertyHead, vectors: Vectors, texts: Iterable[str]) -> Tensor:
+    """Without the layers before them."""
+    return _encodings(vectors, texts)[:, -head.property.in_features :]
 
 
 def main() -> None:
@@ -99,8 +112,8 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     console = Console(highlight=False)
-    given = KnowledgeAdapter.from_pretrained(arguments.adapter).property_head
-    if given is None:
+    adapter = KnowledgeAdapter.from_pretrained(arguments.adapter)
+    if (given := adapter.property_head) is None:
         parser.error(f"{arguments.adapter} has no property head; kblam calibrate learns one")
     found, more = unlearned(tables()), {key(prop) for prop in further()}
     texts = [text for of_table in found.values() for prop, questions in of_table.items() for text in questions]
@@ -112,10 +125,18 @@ def main() -> None:
     world = PropertyQuestions.draw(count=_OF_WORLD, further_share=0, seed=1)
     for drawn in (world, *learned.values()):
         texts += [*drawn.texts, *drawn.key_texts]
-    vectors = Vectors(texts, load_encoder("minilm"), arguments.cache)
-    heads = {"given": given} | {name: learn_head(drawn, vectors) for name, drawn in learned.items()}
+    encoder = load_encoder("minilm")
+
+    @cache
+    def vectors_with(layers: tuple[int, ...]) -> Vectors:
+        return Vectors(texts, layered(encoder, layers), arguments.cache)
+
+    read = usual_layers(encoder)
+    heads = {"given": (given, vectors_with(adapter.config.property_layers))}
+    for name, drawn in learned.items():
+        heads[name] = learn_head(drawn, vectors_with(read), layers=len(read)), vectors_with(read)
     shown = Table("head", "right", "training's", "further", "others", "log loss", "near ones")
-    for name, head in heads.items():
+    for name, (head, vectors) in heads.items():
         rows = list(hits(head, vectors, found))
         groups = [rows, [row for row in rows if row[0] in TYPED]]
         rest = [row for row in rows if row[0] not in TYPED]

@@ -48,3 +48,15 @@ def clock(now: Callable[[], float]) -> Any:
     event loop that reads such a clock once sleeps for hours.
     """
     return SimpleNamespace(monotonic=now, perf_counter=now)
+
+
+class DeepEncoder(HashingEncoder):
+    """One that shows hidden states: of each layer what another seed gives."""
+
+    depth = 6
+
+    def encode_layers(
+        self, texts: Sequence[str], layers: Sequence[int], *, progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        before = [HashingEncoder(self.dimension, 1000 * layer + self.seed).encode(texts) for layer in layers]
+        return np.concatenate([*before, self.encode(texts, progress=progress)], axis=1)

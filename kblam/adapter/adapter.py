@@ -71,7 +71,12 @@ class KnowledgeAdapter(
         asking = layers if config.question_head is not None else []
         self.question_heads = nn.ModuleDict({str(layer): nn.Linear(config.embedding_dim, width) for layer in asking})
         self.property_head = (
-            PropertyHead(config.embedding_dim, config.property_width, cosine=config.property_cosine)
+            PropertyHead(
+                config.embedding_dim,
+                config.property_width,
+                cosine=config.property_cosine,
+                layers=len(config.property_layers),
+            )
             if config.property_width
             else None
         )

@@ -16,10 +16,13 @@ from kblam.errors import AdapterConfigError, KblamWarning
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
 # in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`; 7:
 # a property's words that a question says count in its share; 8: `property_cosine`, a weight that older ones do not
-# know.
-FORMAT_VERSION = 8
+# know; 9: `property_layers`.
+FORMAT_VERSION = 9
 _CONFIDENCE_FORMAT = 7  # of the signs that its weights are for
 _COSINE_FORMAT = 8
+_LAYERS_FORMAT = 9
+_MOST_PROPERTY_LAYERS = 16
+_DEEPEST = 2**12  # of encoders' layers
 _MOST_BACKGROUND = 10_000
 _LONGEST_PROPERTY = 400
 # The least and the largest value of each field that counts something. A file may say any number; beyond these it is
@@ -107,6 +110,11 @@ class AdapterConfig:
     property_cosine: bool = _help(
         "the property head adds the sentence encoder's own cosine; only with a property_width", default=False
     )
+    property_layers: tuple[int, ...] = _help(
+        "layers of the sentence encoder whose hidden states the property head reads of a question, beside its sentence "
+        "vector, ascending from 1; only with property_cosine",
+        default=(),
+    )
     background: tuple[str, ...] = _help(
         "properties that people ask for, also of a knowledge base that has none of them", default=()
     )
@@ -151,6 +159,7 @@ class AdapterConfig:
             raise AdapterConfigError(f"known_above must be a share of 0 .. 1, or None; got {self.known_above}")
         self._check_confidence()
         self._check_property_cosine()
+        self._check_property_layers()
         given = self.background
         if not isinstance(given, list | tuple) or not all(
             isinstance(one, str) and one.strip() and len(one) <= _LONGEST_PROPERTY for one in given
@@ -202,6 +211,25 @@ class AdapterConfig:
             raise AdapterConfigError("property_cosine needs a property_width: it is a part of the property head")
         # Also of an adapter of an older format whose property head was learned anew.
         object.__setattr__(self, "format_version", max(self.format_version, _COSINE_FORMAT))
+
+    def _check_property_layers(self) -> None:
+        given: Any = self.property_layers
+        layers = tuple(given) if isinstance(given, list | tuple) else (None,)  # JSON has lists
+        if (
+            len(layers) > _MOST_PROPERTY_LAYERS
+            or not all(_is_whole(one) and 1 <= one <= _DEEPEST for one in layers)
+            or list(layers) != sorted(set(layers))
+        ):
+            raise AdapterConfigError(
+                f"property_layers must be at most {_MOST_PROPERTY_LAYERS} different layers of the encoder, ascending "
+                f"from 1; got {_shown(given)}"
+            )
+        object.__setattr__(self, "property_layers", layers)
+        if not layers:
+            return
+        if not self.property_cosine:
+            raise AdapterConfigError("property_layers need property_cosine: they are read beside the sentence vector")
+        object.__setattr__(self, "format_version", max(self.format_version, _LAYERS_FORMAT))
 
     def _check_question_head(self) -> None:
         if self.question_head is None:

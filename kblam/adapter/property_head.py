@@ -1,8 +1,9 @@
-"""Which property a question asks for, its name aside: two linear maps of sentence vectors, compared by their cosine.
+"""Which property a question asks for, its name aside: two linear maps of encodings, compared by their cosine.
 
 The projections of attention have another task, in which names count most. This one is learned for properties alone
 (`kblam.training.properties`). Of properties that it has not learned the encoder's own cosine knows more than the maps
-do, so that is added, and the maps learn what it lacks.
+do, so that is added, and the maps learn what it lacks. A question may be read with hidden states of the encoder before
+its sentence vector (`kblam.knowledge.encoders.layered`); properties' keys are always sentence vectors.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ class PropertyHead(nn.Module):
         embedding_dim: P, of sentence vectors.
         width: of the space in which they are compared.
         cosine: whether the encoder's own cosine is added; adapters of before have maps alone.
+        layers: L, how many of the encoder's layers a question comes with, each P wide, before its sentence vector.
 
     Attributes:
-        question, property: bias-free Linear(P, width).
+        question: Linear((L + 1) P, width), without a bias if L is 0.
+        property: bias-free Linear(P, width).
         log_scale: () float32, of what the maps' cosines are multiplied by.
         log_cosine: () float32, of what the encoder's own are; only with `cosine`.
     """
 
     log_cosine: nn.Parameter | None
 
-    def __init__(self, embedding_dim: int, width: int, *, cosine: bool = True) -> None:
+    def __init__(self, embedding_dim: int, width: int, *, cosine: bool = True, layers: int = 0) -> None:
         super().__init__()
-        self.question = nn.Linear(embedding_dim, width, bias=False)
+        # Hidden states of all texts have much in common, which the bias takes away.
+        self.question = nn.Linear((layers + 1) * embedding_dim, width, bias=layers > 0)
         self.property = nn.Linear(embedding_dim, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
         own = nn.Parameter(torch.tensor(math.log(_OWN_SCALE))) if cosine else None
@@ -58,7 +62,7 @@ class PropertyHead(nn.Module):
         return mapped if self.log_cosine is None else torch.cat([mapped, F.normalize(vectors, dim=-1)], -1)
 
     def forward(self, questions: Tensor, keys: Tensor, *, dropout: float = 0.0) -> Tensor:
-        """(B, P) vectors of questions about `PRONOUN` and (V, K) `keys` -> scores (B, V).
+        """(B, (L + 1) P) encodings of questions about `PRONOUN` and (V, K) `keys` -> scores (B, V).
 
         Args:
             dropout: of the vectors that the maps see, in training.
@@ -66,7 +70,8 @@ class PropertyHead(nn.Module):
         questions = self._as_own(questions)
         asked = F.normalize(self.question(F.dropout(questions, dropout)), dim=-1) * self.log_scale.exp()
         if self.log_cosine is not None:
-            asked = torch.cat([asked, F.normalize(questions, dim=-1) * self.log_cosine.exp()], -1)
+            sentence = questions[..., -self.property.in_features :]
+            asked = torch.cat([asked, F.normalize(sentence, dim=-1) * self.log_cosine.exp()], -1)
         scores: Tensor = asked @ keys.T
         return scores
 

@@ -20,6 +20,8 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
+from kblam.knowledge.encoders import layered
+from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.identifiers import forms, key, spoken
 from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
@@ -125,7 +127,8 @@ class Judge:
 
     Args:
         adapter: of the attachment; not kept alive.
-        encode: texts to (n, P) float32 vectors, as the adapter takes them.
+        encode: texts to (n, (L + 1) P) float32, as an encoder with the L `property_layers` of the adapter gives them:
+            the last P are the sentence vectors.
         properties, names: of the knowledge base.
         head: what compares properties; None takes the adapter's. Without any there are no shares.
     """
@@ -373,7 +376,8 @@ class Judge:
     def _vectors_of(self, properties: list[str]) -> Tensor:
         if not properties or self._head is None:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
-        return self._encode([key_text(PRONOUN, spoken(one)) for one in properties]).cpu()
+        found = self._encode([key_text(PRONOUN, spoken(one)) for one in properties])
+        return found[:, -self.adapter.config.embedding_dim :].cpu()
 
 
 def _length(prop: str) -> int:
@@ -409,13 +413,13 @@ def judge_of(adapter: KnowledgeAdapter, knowledge_base: KnowledgeBase) -> Judge 
         judge = _JUDGES.setdefault(knowledge_base, weakref.WeakKeyDictionary()).get(adapter)
     if judge is None:
         # Not the knowledge base itself, which the entry must not keep alive.
-        base = weakref.ref(knowledge_base)
+        base, layers = weakref.ref(knowledge_base), adapter.config.property_layers
 
         def encode(texts: list[str]) -> Tensor:
             alive = base()
             if alive is None:
                 raise KnowledgeError("the knowledge base of this judge is gone")
-            return torch.from_numpy(alive.encode(texts)).float()
+            return torch.from_numpy(encoded(layered(alive.encoder, layers), texts)).float()
 
         judge = Judge(adapter, encode)
         with _LOCK:

@@ -16,6 +16,7 @@ from kblam.adapter import ProjectedKnowledge
 from kblam.adapter.confidence import Confidence, Signs
 from kblam.adapter.property_head import DESCRIBING, PropertyHead
 from kblam.errors import TrainingError
+from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.names import Names
 from kblam.models import Attachment
@@ -144,12 +145,12 @@ def calibrate(
         [one.hidden for one in shown],
     )
 
-    known: dict[str, Tensor] = {}
+    known, encoder = dict[str, Tensor](), layered(data.encoder, adapter.config.property_layers)
 
     def encode(texts: list[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known.update(zip(new, torch.from_numpy(encoded(data.encoder, new)), strict=True))
+            known.update(zip(new, torch.from_numpy(encoded(encoder, new)), strict=True))
         return torch.stack([known[text] for text in texts])
 
     judge = Judge(adapter, encode, names=(name for name, _ in facts.identities), head=head)

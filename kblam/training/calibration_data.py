@@ -10,7 +10,7 @@ from pathlib import Path
 from kblam.data.entities import Entity
 from kblam.data.open_world import build_world
 from kblam.knowledge import Encoder, Triple
-from kblam.knowledge.encoders import Progress
+from kblam.knowledge.encoders import Progress, layered, usual_layers
 from kblam.training.config import CALIBRATION_QUESTIONS, MOST_ENTITIES, TrainingConfig
 from kblam.training.properties import QUESTIONS, PropertyQuestions, is_kept
 from kblam.training.questions import Asked, Facts, calibration_questions
@@ -29,7 +29,9 @@ class CalibrationData:
         asked: questions about them.
         properties: questions that the property head learns from.
         encoder: of the knowledge bases that the adapter is for.
-        vectors: of all texts of these.
+        vectors: of the facts and the questions about them.
+        property_layers: of the encoder, that the property head reads.
+        property_vectors: of the texts of `properties`, with these layers.
     """
 
     facts: Facts
@@ -37,6 +39,13 @@ class CalibrationData:
     properties: PropertyQuestions
     encoder: Encoder
     vectors: Vectors
+    property_layers: tuple[int, ...]
+    property_vectors: Vectors
+
+    @property
+    def encoded(self) -> int:
+        """How many texts were encoded for it; the vectors of the others were kept."""
+        return self.vectors.encoded + self.property_vectors.encoded
 
     @staticmethod
     def gather(
@@ -64,9 +73,10 @@ class CalibrationData:
         asked = calibration_questions(facts, questions, seed + 1, is_kept)
         own = (prop for _, prop in facts.identities) if triples else ()
         properties = PropertyQuestions.draw(own, count=property_questions, seed=seed)
-        texts = [*facts.key_texts, *facts.values, *properties.key_texts, *properties.texts]
-        texts += [one.text for one in asked]
-        return CalibrationData(facts, asked, properties, encoder, Vectors(texts, encoder, cache, progress))
+        vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
+        layers = usual_layers(encoder)
+        of_properties = Vectors([*properties.key_texts, *properties.texts], layered(encoder, layers), cache, progress)
+        return CalibrationData(facts, asked, properties, encoder, vectors, layers, of_properties)
 
 
 def entities_of(triples: Sequence[Triple]) -> list[Entity]:

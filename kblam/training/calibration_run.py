@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,9 +101,16 @@ def calibrated(
         say: told what begins, since each takes minutes.
     """
     say(f"the property head learns from {len(data.properties.texts):,} questions")
-    head = learn_head(data.properties, data.vectors, steps=property_steps, seed=seed)
-    unknowing = learn_head(data.properties, data.vectors, steps=property_steps, all_phrasings=False, seed=seed)
-    fresh = with_head(adapter, head, background=tuple(TYPED)).to(model.device).eval()
+    learn = partial(
+        learn_head,
+        data.properties,
+        data.property_vectors,
+        layers=len(data.property_layers),
+        steps=property_steps,
+        seed=seed,
+    )
+    head, unknowing = learn(), learn(all_phrasings=False)
+    fresh = with_head(adapter, head, layers=data.property_layers, background=tuple(TYPED)).to(model.device).eval()
     say(f"the confidence is learned from {len(data.asked):,} questions")
     # A copy: query heads take the dtype of the model they are attached to, and what was learned is wider.
     attachment = attach(model, copy.deepcopy(fresh))

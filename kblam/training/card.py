@@ -88,7 +88,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
         parts=parts,
         in_parts="in parts, the last " if trainer.resumed else "",
         minutes=seconds / 60,
-        encoded=material.vectors.encoded + material.calibration.vectors.encoded,
+        encoded=material.vectors.encoded + material.calibration.encoded,
         device=_device(trainer),
         retrieval=config.retrieval_steps if adapter.question_head else 0,
         steps=config.max_steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
@@ -122,10 +122,13 @@ class PropertyQuestions:
         return cls(properties, texts, meant, are_kept, are_further)
 
 
-def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> KnowledgeAdapter:
+def with_head(
+    adapter: KnowledgeAdapter, head: PropertyHead, *, layers: Sequence[int] = (), **changes: Any
+) -> KnowledgeAdapter:
     """The same adapter with another property head.
 
     Args:
+        layers: of the encoder, that the head reads.
         changes: of its config.
     """
     fresh = KnowledgeAdapter(
@@ -133,6 +136,7 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
             adapter.config,
             property_width=head.question.out_features,
             property_cosine=head.log_cosine is not None,
+            property_layers=tuple(layers),
             **changes,
         )
     )
@@ -142,18 +146,27 @@ def with_head(adapter: KnowledgeAdapter, head: PropertyHead, **changes: Any) -> 
 
 
 def learn_head(
-    asked: PropertyQuestions, vectors: Vectors, *, steps: int = STEPS, all_phrasings: bool = True, seed: int = 0
+    asked: PropertyQuestions,
+    vectors: Vectors,
+    *,
+    layers: int = 0,
+    steps: int = STEPS,
+    all_phrasings: bool = True,
+    seed: int = 0,
 ) -> PropertyHead:
     """A head that tells the properties apart, the mean of `_HEADS` learned ones; four minutes on a core.
 
     Args:
         asked: what it learns from.
-        vectors: of their texts and key texts.
+        vectors: of their texts and key texts, (L + 1) P wide.
+        layers: L, how many of the encoder's layers stand before the sentence vectors.
         steps: of gradient descent.
         all_phrasings: False leaves out those kept for the calibration, if there are others.
         seed: of everything random.
     """
-    keys, questions = vectors.of(asked.key_texts), vectors.of(asked.texts)
+    # As the encoder gives them: a bias is learned with them.
+    keys, questions = (vectors.of(texts) / vectors.scale for texts in (asked.key_texts, asked.texts))
+    keys = keys[:, -(keys.shape[-1] // (layers + 1)) :]
     meant, further = torch.tensor(asked.meant), torch.tensor(asked.further)
     rest = ~torch.tensor(asked.kept)
     if not all_phrasings and rest.any():
@@ -172,6 +185,45 @@ def _weights(further: Tensor) -> Tensor:
     return share / torch.where(further, further.sum(), (~further).sum())
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """What brings encodings to a mean of 0, for hidden states, and to a length of about 1, each part by itself.
+
+    The hidden states of all texts are nearly alike; what tells them apart is the rest. Sentence vectors have no mean
+    taken away.
+
+    Args:
+        mean: ((L + 1) P,), 0 for the sentence vector.
+        length: ((L + 1) P,), the mean one of each part.
+    """
+
+    mean: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, encodings: Tensor, width: int) -> _Spread:
+        """Of (N, (L + 1) P) encodings whose last `width` = P numbers are sentence vectors."""
+        mean = encodings.mean(0)
+        mean[-width:] = 0
+        lengths = [(part - of_it).norm(dim=-1).mean() for part, of_it in _parts(encodings, mean, width)]
+        return cls(mean, torch.stack(lengths).clamp(min=1e-12).repeat_interleave(width))
+
+    def apply(self, encodings: Tensor) -> Tensor:
+        """The encodings so brought."""
+        return (encodings - self.mean) / self.length
+
+    @torch.no_grad()
+    def fold_into(self, maps: nn.Linear) -> None:
+        """Changes a map of such encodings into one of encodings as they come."""
+        maps.weight.div_(self.length)
+        if maps.bias is not None:
+            maps.bias.sub_(maps.weight @ self.mean)
+
+
+def _parts(encodings: Tensor, mean: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(encodings.split(width, -1), mean.split(width), strict=True)
+
+
 @torch.enable_grad()
 def _learned(
     keys: Tensor, questions: Tensor, meant: Tensor, weights: Tensor, always: Tensor, steps: int
@@ -179,12 +231,17 @@ def _learned(
     """One head.
 
     Args:
+        keys: (V, P) of the properties.
+        questions: (N, (L + 1) P).
         weights: (N,) of the questions.
         always: bool (V,), properties that each step compares; of the others it does those asked for and a few more.
     """
-    head = PropertyHead(keys.shape[-1], WIDTH)
+    width = keys.shape[-1]
+    head = PropertyHead(width, WIDTH, layers=questions.shape[-1] // width - 1)
     with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
-        head.property.weight.copy_(head.question.weight)
+        for started in head.question.parameters():
+            started.zero_()
+        head.question.weight[:, -width:] = head.property.weight
     optimizer = torch.optim.AdamW(
         [
             {"params": [head.question.weight, head.property.weight], "weight_decay": _WEIGHT_DECAY},
@@ -193,30 +250,32 @@ def _learned(
         lr=_RATE,
     )
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    spread = _Spread.of(questions, width)
     for _ in range(steps):
         rows = torch.multinomial(weights, _ROWS, replacement=True)
         compared = always.index_fill(0, meant[rows], True)
         compared[torch.randint(len(keys), (_OTHERS,))] = True
         places = compared.cumsum(0) - 1
-        scores = head(questions[rows], head.keys(keys[compared]), dropout=_DROPOUT)
+        scores = head(spread.apply(questions[rows]), head.keys(keys[compared]), dropout=_DROPOUT)
         loss = F.cross_entropy(scores, places[meant[rows]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         rates.step()
+    spread.fold_into(head.question)
     return head
 
 
 @torch.no_grad()
 def _mean(heads: Sequence[PropertyHead], keys: Tensor, questions: Tensor) -> PropertyHead:
     """One head with the maps of all, each scaled to give vectors of about length 1: its cosine is about their mean."""
-
-    def stacked(maps: Sequence[nn.Linear], inputs: Tensor) -> Tensor:
-        return torch.cat([one.weight / one(inputs).norm(dim=-1).mean() for one in maps])
-
-    mean = PropertyHead(keys.shape[-1], len(heads) * WIDTH)
-    mean.question.weight.copy_(stacked([head.question for head in heads], questions))
-    mean.property.weight.copy_(stacked([head.property for head in heads], keys))
+    width = keys.shape[-1]
+    mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1)
+    for name, inputs in (("question", questions), ("property", keys)):
+        maps = [getattr(head, name) for head in heads]
+        lengths = [one(inputs).norm(dim=-1).mean() for one in maps]
+        for of_mean, *of_each in zip(*(one.parameters() for one in (getattr(mean, name), *maps)), strict=True):
+            of_mean.copy_(torch.cat([one / length for one, length in zip(of_each, lengths, strict=True)]))
     for name in ("log_scale", "log_cosine"):
         getattr(mean, name).copy_(torch.stack([getattr(head, name) for head in heads]).mean())
     return mean

@@ -19,6 +19,7 @@ from kblam.generation.decision import Rules
 from kblam.generation.parts import as_meant
 from kblam.generation.prompt import check_question
 from kblam.knowledge import Encoder, KnowledgeBase
+from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
 from kblam.vllm.deciding import foreseen
 from kblam.vllm.files import AllNames, BaseNames
@@ -55,7 +56,7 @@ class Asked:
         verbatim: whether the answer is decided and copied from the knowledge base; None where the adapter can.
         unknown: what becomes of an unknown question, in place of the engine's setting.
         base_prompt: token ids that the base model is asked with, where it answers; None makes them from the question.
-        vectors: sentence vectors of what its decision needs, by text.
+        vectors: what the judge reads of each text that its decision needs: (L + 1) P numbers.
     """
 
     base: str | None
@@ -149,7 +150,7 @@ class FrontEnd:
         rules = self._settings.rules(adapter)
         self._decides = rules.config.pointer or rules.unknown is not None
         self._names = AllNames()
-        # Sentence vectors by text, the oldest first.
+        # By text, the oldest first.
         self._kept: dict[str, list[float]] = {}
 
     def version_of(self, base: str) -> Loaded | None:
@@ -241,8 +242,9 @@ class FrontEnd:
         """
         loaded = self.check(asked, params)
         width = self.adapter.embedding_dim
+        wide = width * (len(self.adapter.property_layers) + 1)
         is_encoded = self.adapter.question_head is None or asked.question is None or len(asked.vector or ()) == width
-        if not is_encoded or any(len(vector) != width for vector in asked.vectors.values()):
+        if not is_encoded or any(len(vector) != wide for vector in asked.vectors.values()):
             raise EngineRequestError(
                 f"{QUESTION} was not encoded to {width} numbers: this front end did not start the engine"
             )
@@ -272,7 +274,7 @@ class FrontEnd:
             texts = [question] if rules is None else foreseen(question, names, rules)
         vectors = self._encoded(texts)
         if self.adapter.question_head is not None:
-            extra[VECTOR] = vectors[question]
+            extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :]
         if rules is not None:
             extra[VECTORS] = vectors
 
@@ -281,7 +283,7 @@ class FrontEnd:
             return self._names.of(loaded)
 
     def _encoded(self, texts: list[str]) -> dict[str, list[float]]:
-        """The sentence vectors of texts, each encoded once."""
+        """The sentence vectors of texts, with the layers before them that the judge reads, each encoded once."""
         # One at a time: an encoder is a model of its own, which takes all cores.
         with self._lock:
             if new := [text for text in texts if text not in self._kept]:
@@ -289,7 +291,7 @@ class FrontEnd:
                     # That of any base: all of them, and the adapter, have the same.
                     path = next(iter(self._registry.bases().values())).path
                     with KnowledgeBase.open(path, read_only=True) as base:
-                        self._encoder = base.encoder
+                        self._encoder = layered(base.encoder, self.adapter.property_layers)
                 for text, vector in zip(new, encoded(self._encoder, new).tolist(), strict=True):
                     self._kept[text] = vector
             found = {text: self._kept[text] for text in texts}

@@ -25,6 +25,7 @@ from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question
 from kblam.generation.wording import CONTEXT, Wordings
 from kblam.generation.words import Found, judged
 from kblam.knowledge import Encoder
+from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.mention import without_name
 from kblam.models.families import FAMILIES, Family
@@ -57,7 +58,8 @@ class Question:
         cuts: the ways to cut it.
         end: the token that ends its answer; None if there is none.
         named: ids of the triples whose names it says, and those of each part, by text.
-        vectors: sentence vectors that came with it, by text; for this question alone, since nobody has proved them.
+        vectors: as `Decider.encode` has them, that came with it, by text; for this question alone, since nobody has
+            proved them.
     """
 
     text: str
@@ -115,12 +117,13 @@ class Decider:
             KblamError: its file cannot be read, or its properties not be encoded.
         """
         if self._encoder is None:
-            self._encoder = opened(loaded.path, loaded.generation).encoder
+            encoder = opened(loaded.path, loaded.generation).encoder
+            self._encoder = layered(encoder, self.asked.config.property_layers)
         self._vectors = {}  # what nobody has proved must not become a property's
         self._judges.of(loaded)
 
     def encode(self, texts: list[str]) -> Tensor:
-        """Sentence vectors, float32 (n, P).
+        """What the judge reads of texts, float32 (n, (L + 1) P): the last P are the sentence vector.
 
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
@@ -138,7 +141,7 @@ class Decider:
             EncoderError: as `encode`.
         """
         self._vectors = question.vectors
-        found: list[float] = self.encode([text])[0].tolist()
+        found: list[float] = self.encode([text])[0, -self.asked.config.embedding_dim :].tolist()
         return found
 
     def question(

@@ -162,6 +162,7 @@ def test_a_file_holds_everything() -> None:
         confidence=Confidence(**WEIGHTS),
         property_width=8,
         property_cosine=True,
+        property_layers=(2, 4),
         background=("price", "phone number"),
     )
     defaults = AdapterConfig(**GOOD)
@@ -212,8 +213,8 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match=f"format version 9, newer than {FORMAT_VERSION}; upgrade kblam"):
-            AdapterConfig.from_dict({**GOOD, "format_version": 9, "zest": 1})
+        with pytest.raises(AdapterConfigError, match=f"format version 10, newer than {FORMAT_VERSION}; upgrade kblam"):
+            AdapterConfig.from_dict({**GOOD, "format_version": 10, "zest": 1})
 
 
 def test_a_missing_field_is_named() -> None:

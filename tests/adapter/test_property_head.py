@@ -13,6 +13,7 @@ from kblam import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Confidence
 from kblam.adapter.config import FORMAT_VERSION
 from kblam.adapter.property_head import PropertyHead
+from kblam.errors import AdapterConfigError
 
 SHAPE = {"embedding_dim": 6, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "head_dim": 4, "layers": (0, 1)}
 WEIGHTS = Confidence(mass=1, name=5, property=2, other=-1, share=0.5, bias=-3, best=1)
@@ -35,6 +36,49 @@ def test_shares_are_a_softmax_of_scaled_cosines(cosine: bool) -> None:
     found = head.log_shares(questions * 7, head.keys(properties * 0.1))
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
     assert head.log_shares(questions[:0], head.keys(properties)).shape == (0, 9)
+
+
+def test_a_question_may_come_with_layers_of_its_encoder() -> None:
+    """The maps read all of it; the encoder's own cosine and the keys are of the sentence vectors."""
+    torch.manual_seed(0)
+    head = PropertyHead(6, 5, layers=2).double()
+    with torch.no_grad():
+        head.question.bias.normal_()
+    questions, properties = torch.randn(4, 18, dtype=torch.float64), torch.randn(9, 6, dtype=torch.float64)
+    asked, known = questions @ head.question.weight.T + head.question.bias, properties @ head.property.weight.T
+    assert head.log_cosine is not None
+    mapped = torch.nn.functional.cosine_similarity(asked[:, None], known[None], dim=-1) * head.log_scale.exp()
+    own = torch.nn.functional.cosine_similarity(questions[:, None, 12:], properties[None], dim=-1)
+    wanted = (mapped + own * head.log_cosine.exp()).log_softmax(-1)
+    torch.testing.assert_close(head.log_shares(questions, head.keys(properties)).double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_keeps_the_layers_of_its_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = SHAPE | {"property_width": 5, "property_cosine": True}
+    config = AdapterConfig(**shape, property_layers=(2, 4), format_version=8)  # type: ignore[arg-type]
+    assert config.format_version == 9, "older releases would read a question without its layers"
+    adapter = KnowledgeAdapter(config)
+    adapter.save_pretrained(tmp_path)
+    again = KnowledgeAdapter.from_pretrained(tmp_path)
+    assert (again.config.property_layers, again.config) == ((2, 4), config)
+    assert adapter.property_head is not None
+    assert again.property_head is not None
+    assert adapter.property_head.question.weight.shape == (5, 18)
+    assert adapter.property_head.question.bias is not None
+    assert torch.equal(again.property_head.question.bias, adapter.property_head.question.bias)
+    assert KnowledgeAdapter(AdapterConfig(**shape)).property_head.question.bias is None  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (4, 2), (2, 2), (2.0,), "24", None, tuple(range(1, 18)), (2**13,)])
+def test_wrong_layers_are_refused(layers: object) -> None:
+    with pytest.raises(AdapterConfigError, match="property_layers must be at most 16 different layers"):
+        AdapterConfig(**SHAPE, property_width=5, property_cosine=True, property_layers=layers)  # type: ignore[arg-type]
+
+
+def test_layers_without_a_head_are_refused() -> None:
+    with pytest.raises(AdapterConfigError, match="property_layers need property_cosine"):
+        AdapterConfig(**SHAPE, property_layers=(2,))  # type: ignore[arg-type]
 
 
 def test_what_is_left_out_takes_no_share() -> None:
@@ -88,7 +132,7 @@ def test_a_confidence_for_other_shares_is_left_out_and_told() -> None:
     assert AdapterConfig.from_dict(config.to_dict()).confidence == WEIGHTS
     of_7 = config.to_dict() | {"format_version": 7}
     assert AdapterConfig.from_dict(of_7).confidence == WEIGHTS
-    assert FORMAT_VERSION == 8
+    assert FORMAT_VERSION == 9
 
 
 def test_a_head_of_format_7_has_maps_alone(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from tokenizers import normalizers
 
 from kblam.errors import EncoderError, EncoderUnavailableError
 from kblam.knowledge import KnowledgeBase, Triple
-from kblam.knowledge.encoders import SentenceTransformerEncoder, load_encoder
+from kblam.knowledge.encoders import SentenceTransformerEncoder, layered, load_encoder, usual_layers
 from kblam.knowledge.encoders import sentence_transformer as module
 from kblam.knowledge.encoders.fingerprint import fingerprint_of
 from kblam.shipped import SMOLLM2_ADAPTER
+from tests.fakes import DeepEncoder, HashingEncoder
 
 TEXTS = ["the capital of Amber Falcon", "a", "Zürich liegt in der Schweiz " * 20, "the capital of Amber Falcon"]
 
@@ -55,6 +56,61 @@ def test_minilm(minilm: SentenceTransformerEncoder, tmp_path: Path) -> None:
     assert again.fingerprint == minilm.fingerprint
     # It is the one that the adapter of this package records.
     assert minilm.fingerprint == json.loads((SMOLLM2_ADAPTER / "config.json").read_text())["encoder"]
+
+
+def test_hidden_states_come_before_the_sentence_vector(minilm: SentenceTransformerEncoder) -> None:
+    """The mean of a layer over a text's own tokens, of length 1, whatever texts share its batch."""
+    seen: list[tuple[int, int]] = []
+    assert (minilm.depth, usual_layers(minilm)) == (6, (2, 4))
+    deep = layered(minilm, (2, 6))
+    found = deep.encode(TEXTS, progress=lambda done, total: seen.append((done, total)))
+    assert (found.shape, found.dtype, deep.dimension) == ((4, 3 * 384), np.float32, 3 * 384)
+    assert seen == [(2, 4), (4, 4)]
+    np.testing.assert_allclose(found[:, -384:], minilm.encode(TEXTS), atol=1e-5)
+    transformer, tokenizer = minilm._model.transformers_model, minilm._model.tokenizer
+    assert transformer is not None
+    for row, text in enumerate(TEXTS):
+        tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=minilm._model.max_seq_length)
+        with torch.inference_mode():
+            states = transformer(**tokens, output_hidden_states=True).hidden_states
+        for place, layer in enumerate((2, 6)):
+            mean = torch.nn.functional.normalize(states[layer][0].mean(0), dim=0)
+            np.testing.assert_allclose(found[row, place * 384 : (place + 1) * 384], mean.numpy(), atol=1e-5)
+    assert deep.encode([]).shape == (0, 3 * 384)
+    # Nothing stays on the model, and vectors of the one are not taken for those of the other.
+    assert not transformer.config.output_hidden_states
+    assert not minilm._model._forward_hooks
+    assert deep.spec == minilm.spec
+    assert len({minilm.fingerprint, deep.fingerprint, layered(minilm, (2, 4)).fingerprint}) == 3
+    assert layered(minilm, ()) is minilm
+
+
+def test_layers_that_an_encoder_does_not_show_are_refused(minilm: SentenceTransformerEncoder) -> None:
+    with pytest.raises(EncoderError, match="has layers 1 to 6, and no 7"):
+        layered(minilm, (2, 7))
+    with pytest.raises(
+        EncoderError, match="hashing:0 gives sentence vectors alone; take the sentence-transformers model"
+    ):
+        layered(HashingEncoder(), (2,))
+    assert usual_layers(HashingEncoder()) == ()
+    shallow = DeepEncoder()
+    for depth, layers in ((0, ()), (1, ()), (2, (1,)), (3, (1, 2)), (12, (4, 8))):
+        shallow.depth = depth
+        assert usual_layers(shallow) == layers
+
+
+def test_a_model_of_word_vectors_shows_no_layers(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)]).save(str(tmp_path / "words"))
+    encoder = SentenceTransformerEncoder(tmp_path / "words", device="cpu")
+    assert encoder.encode(["a b"]).shape == (1, 4)
+    assert (encoder.depth, usual_layers(encoder)) == (0, ())
+    assert encoder.fingerprint == SentenceTransformerEncoder(tmp_path / "words", device="cpu").fingerprint
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {

@@ -14,18 +14,19 @@ import torch
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.config import FORMAT_VERSION
+from kblam.adapter.property_head import PropertyHead
 from kblam.adapter.signature import Signature
 from kblam.data.entities import Entity
+from kblam.data.open_world import build_world
 from kblam.data.properties import TYPED
-from kblam.errors import UnsupportedModelError
-from kblam.knowledge import Triple
-from kblam.models.judging import Judged
+from kblam.errors import EncoderError, UnsupportedModelError
+from kblam.knowledge import KnowledgeBase, Triple
+from kblam.models.judging import Candidate, Judged, judge_of
 from kblam.training import calibrate, calibration_data, calibration_run
 from kblam.training.material import Material
 from kblam.training.questions import Asked, Facts, Kind
 from kblam.training.run import Trainer
-from tests.fakes import HashingEncoder
+from tests.fakes import DeepEncoder, HashingEncoder
 from tests.training.conftest import small, small_head
 
 ANVIL = Entity("Anvil", {"price": "1", "weight": "2", "Description": "3"})  # as a column may be named
@@ -124,11 +125,49 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
     assert asked == [{"device": None}], "in the dtype that `ask` computes in"
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
-    assert after.config.format_version == FORMAT_VERSION  # older releases do not know these weights
+    assert after.config.format_version == 8  # older releases do not know these weights; no layers are read
     assert after.config.background == tuple(TYPED)
     for name, weight in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight)
     assert before.config.confidence is None
+
+
+def test_a_head_reads_the_layers_of_an_encoder_that_shows_them(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the judge does, in the calibration and in use; another encoder is refused by name, not read wrongly."""
+    material = prepared()
+    entities = build_world(0, 40, 0).train
+    monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: entities)
+    encoder = DeepEncoder(material.adapter_config.embedding_dim)
+    data = calibration_data.CalibrationData.gather(encoder, tmp_path, questions=30, property_questions=200)
+    before, tokenizer = KnowledgeAdapter(material.adapter_config), material.texts.tokenizer
+    after, _ = calibration_run.calibrated(before, material.model, tokenizer, data, property_steps=5)
+    assert (after.config.property_layers, after.config.format_version) == ((2, 4), 9)
+    assert after.property_head is not None
+    assert after.property_head.question.in_features == 3 * encoder.dimension
+    asked = [Judged("What is the price of Anvil 3?", [Candidate("Anvil 3", "price", 0.5)])]
+    with KnowledgeBase.from_triples([Triple("Anvil 3", "price", "5")], encoder) as base:
+        judge = judge_of(after, base)
+        assert judge is not None
+        read, forward = list[torch.Tensor](), PropertyHead.forward
+        with monkeypatch.context() as noting:
+            noting.setattr(
+                PropertyHead, "forward", lambda self, *given: (read.append(given[0]), forward(self, *given))[1]
+            )
+            judge.verdicts(asked)
+    wanted = encoder.encode_layers(["What is the price of it?"], (2, 4))
+    torch.testing.assert_close(read[0], torch.from_numpy(wanted))
+    plain = HashingEncoder(encoder.dimension)
+    with (
+        KnowledgeBase.from_triples([Triple("Anvil 3", "price", "5")], plain) as base,
+        pytest.raises(EncoderError, match=r"hashing:0 gives sentence vectors alone"),
+    ):
+        judge_of(after, base)
+    # A head learned anew from such an encoder has none.
+    data = calibration_data.CalibrationData.gather(plain, tmp_path, questions=30, property_questions=200)
+    again, _ = calibration_run.calibrated(after, material.model, tokenizer, data, property_steps=5)
+    assert again.config.property_layers == ()
 
 
 def test_weights_stay_as_wide_as_they_were_learned(prepared: Callable[..., Material]) -> None:

@@ -16,11 +16,13 @@ from kblam.adapter.property_head import EVERYTHING, PRONOUN, PropertyHead
 from kblam.data.loose import LOOSE
 from kblam.data.phrases import _text, blocks, further, phrases, specific
 from kblam.data.properties import TYPED
+from kblam.knowledge import Encoder
+from kblam.knowledge.encoders import layered
 from kblam.knowledge.identifiers import key
 from kblam.training import properties
 from kblam.training.properties import PropertyQuestions, bare, is_kept, is_not_kept, learn_head, with_head
 from kblam.training.vectors import Vectors
-from tests.fakes import HashingEncoder
+from tests.fakes import DeepEncoder, HashingEncoder
 
 
 def test_each_question_is_about_its_property() -> None:
@@ -172,7 +174,7 @@ def test_each_step_compares_all_known_properties_those_asked_for_and_a_few_more(
 ) -> None:
     drawn = PropertyQuestions.draw(count=6000, further_share=0.9)
     vectors = Vectors([*drawn.texts, *drawn.key_texts], HashingEncoder(16), tmp_path)
-    keys = vectors.of(drawn.key_texts)
+    keys = vectors.of(drawn.key_texts) / vectors.scale
     place = {row.numpy().tobytes(): at for at, row in enumerate(keys)}
     known = {at for at, one in zip(drawn.meant, drawn.further, strict=True) if not one}
     compared = list[set[int]]()
@@ -192,6 +194,48 @@ def test_each_step_compares_all_known_properties_those_asked_for_and_a_few_more(
     assert 0 < min(others) <= max(others) < 20 + 2 * properties._FURTHER_ROWS * properties._ROWS
 
 
+def test_what_questions_are_brought_to_is_folded_into_the_map() -> None:
+    torch.manual_seed(0)
+    encodings = torch.randn(50, 24, dtype=torch.float64) * 3 + torch.randn(24, dtype=torch.float64) * 9
+    spread = properties._Spread.of(encodings, 8)
+    brought = spread.apply(encodings)
+    torch.testing.assert_close(brought[:, :16].mean(0), torch.zeros(16, dtype=torch.float64))
+    torch.testing.assert_close(brought[:, 16:] * encodings[0, 16] / brought[0, 16], encodings[:, 16:])
+    for part in brought.split(8, -1):
+        torch.testing.assert_close(part.norm(dim=-1).mean(), torch.ones((), dtype=torch.float64))
+    maps = torch.nn.Linear(24, 5).double()
+    wanted = maps(brought)
+    spread.fold_into(maps)
+    torch.testing.assert_close(maps(encodings), wanted)
+
+
+def test_a_head_learns_from_a_layer_what_the_sentence_vectors_do_not_say(tmp_path: Path) -> None:
+    class Below(DeepEncoder):
+        """Sentence vectors have words of properties alone; those of questions are in a layer, in another order."""
+
+        def encode(self, texts, **options):  # type: ignore[no-untyped-def]
+            words = ByWords(self.dimension).encode(texts)
+            is_key = np.array([[text.startswith("the ") and text.endswith(" of it")] for text in texts])
+            return np.where(is_key, words, super().encode(texts))
+
+        def encode_layers(self, texts, layers, **options):  # type: ignore[no-untyped-def]
+            return np.concatenate([5 + ByWords(self.dimension).encode(texts)[:, ::-1], self.encode(texts)], axis=1)
+
+    drawn = PropertyQuestions.draw(count=2000, further_share=0)
+    encoder = Below(64)
+    vectors = Vectors([*drawn.texts, *drawn.key_texts], layered(encoder, (3,)), tmp_path)
+    fresh = PropertyQuestions.draw(count=500, further_share=0, seed=1)
+    keys = torch.from_numpy(encoder.encode(drawn.key_texts))
+
+    def right(head: PropertyHead, encoder: Encoder) -> float:
+        asked = torch.from_numpy(encoder.encode(fresh.texts))
+        return float((head.log_shares(asked, head.keys(keys)).argmax(-1) == torch.tensor(fresh.meant)).float().mean())
+
+    with_layer = right(learn_head(drawn, vectors, layers=1, steps=600), layered(encoder, (3,)))
+    plain = Vectors([*drawn.texts, *drawn.key_texts], encoder, tmp_path)
+    assert with_layer > 0.1 > 3 * right(learn_head(drawn, plain, steps=100), encoder)
+
+
 def test_several_heads_are_one_that_scores_as_their_mean() -> None:
     torch.manual_seed(0)
     heads = [PropertyHead(32, properties.WIDTH) for _ in range(3)]
@@ -207,6 +251,13 @@ def test_several_heads_are_one_that_scores_as_their_mean() -> None:
     wanted = torch.stack([scores(head) for head in heads]).mean(0)
     assert (scores(mean) - wanted).abs().max() < 0.2 < wanted.abs().max()
     torch.testing.assert_close(scores(properties._mean(heads[:1] * 3, keys, questions)), scores(heads[0]))
+    deep = [PropertyHead(16, properties.WIDTH, layers=1) for _ in range(2)]
+    with torch.no_grad():
+        for one in deep:
+            one.question.bias.normal_()
+    wanted = deep[0](questions, deep[0].keys(keys[:, :16])).detach()
+    same = properties._mean(deep[:1] * 2, keys[:, :16], questions)
+    torch.testing.assert_close(same(questions, same.keys(keys[:, :16])), wanted)
 
 
 def test_of_properties_it_has_not_learned_it_knows_what_the_encoder_knows(tmp_path: Path) -> None:

@@ -62,7 +62,11 @@ def _parts_of_tokenizer(tokenizer: Any) -> Iterator[bytes]:
         return
     yield _told(sorted(tokenizer.get_vocab().items()))
     for probe in _PROBES:
-        yield _told(tokenizer(probe, truncation=False, verbose=False)["input_ids"])
+        # That of static word vectors is one of the library tokenizers, which cannot be called.
+        if callable(tokenizer):
+            yield _told(tokenizer(probe, truncation=False, verbose=False)["input_ids"])
+        else:
+            yield _told(tokenizer.encode(probe).ids)
 
 
 def _told(value: object) -> bytes:

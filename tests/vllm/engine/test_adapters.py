@@ -11,9 +11,15 @@ from vllm.exceptions import VLLMValidationError
 
 from kblam import KnowledgeAdapter
 from kblam.adapter import AdapterConfig
+from kblam.adapter.files import read_config
+from kblam.adapter.property_head import PropertyHead
 from kblam.knowledge import load_encoder
 from kblam.models.loading import load_config
+from kblam.shipped import SMOLLM2_ADAPTER
+from kblam.training.properties import with_head
 from tests.vllm.engine import engines
+from tests.vllm.engine.decided import ask as ask_decided
+from tests.vllm.engine.decided import assert_answered, every_kind, expected
 from tests.vllm.engine.engines import Reference, ask, assert_alike, said_by
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -58,3 +64,30 @@ def test_an_adapter_says_in_vllm_what_it_says_attached(
     if config.question_head:
         with pytest.raises(VLLMValidationError, match="knowledge queries need the question"):
             ask(engine, rows[:1])
+
+
+def test_a_property_head_that_reads_layers_decides_as_it_does_attached(bases: dict[str, Path], tmp_path: Path) -> None:
+    """The front end encodes questions with these layers, and attention still gets the sentence vectors alone."""
+    torch.manual_seed(3)
+    shipped = read_config(SMOLLM2_ADAPTER)
+    config = AdapterConfig.for_model(
+        load_config(engines.MODEL),
+        384,
+        encoder=load_encoder("minilm").fingerprint,
+        pointer=True,
+        known_above=0.4,
+        confidence=shipped.confidence,
+        **KINDS["question-mlp-scale"],
+    )
+    head = PropertyHead(384, 32, layers=2)
+    torch.nn.init.normal_(head.question.bias)
+    with_head(KnowledgeAdapter(config).eval(), head, layers=(2, 4)).save_pretrained(tmp_path)
+    adapter = KnowledgeAdapter.from_pretrained(tmp_path)
+    assert adapter.config.property_layers == (2, 4)
+    given = engines.settings(bases)
+    given["kblam"]["adapter"] = str(tmp_path)
+    reference, asked = Reference(bases, adapter, plan="latent"), every_kind()
+    answers = expected(reference, asked)
+    assert len({answer.text for answer in answers}) > 3
+    engine = engines.start(given, max_model_len=256)
+    assert_answered(ask_decided(engine, asked), answers)
