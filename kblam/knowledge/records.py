@@ -45,10 +45,16 @@ class RecordReader:
         self._keyed = False
         self._joined = 0
         self.merged = 0  # cells of rows below the one that they stand in
+        self.sheet = ""  # that is being read, of a workbook with several
         self._plans: dict[tuple[tuple[str, ...], bool], Plan | TripleFormatError] = {}
         self._met: set[str] = set()
         self._of_facts: set[str] = set()
         self._of_entities: set[str] = set()
+
+    @property
+    def where(self) -> str:
+        """What errors begin with, since a line is found in each sheet."""
+        return f"sheet {self.sheet!r}: " if self.sheet else ""
 
     def plan(self, keys: Sequence[str], *, has_name: bool = False) -> Plan:
         """How records with these keys are read.

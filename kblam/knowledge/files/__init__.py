@@ -232,20 +232,23 @@ class _Source:
         return self._joined(reader, trouble) if self.duplicates == "join" else self._single(reader, trouble)
 
     def _single(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
-        seen: dict[bytes, tuple[int, int]] = {}
+        seen: dict[bytes, tuple[int, int, str]] = {}
         for line, triple in self._located(reader, trouble):
             content = hash(triple)
-            known = seen.setdefault(digest := _digest(triple.identity), (0, content))
+            known = seen.setdefault(digest := _digest(triple.identity), (0, content, ""))
             if known[0] == 0:
-                seen[digest] = line, content
+                seen[digest] = line, content, reader.sheet
                 yield triple
             elif known[1] != content:
                 last = argument('duplicates="last"', "--duplicates last", READING)
                 join = argument('duplicates="join"', "--duplicates join", READING)
-                where = "this line" if known[0] == line else f"line {known[0]}"
+                if known[2] != reader.sheet:
+                    where = f"line {known[0]} of sheet {known[2]!r}"
+                else:
+                    where = "this line" if known[0] == line else f"line {known[0]}"
                 error = TripleFormatError(
-                    f"({triple.name!r}, {triple.property!r}) is on {where} too, with other words; remove one, keep the "
-                    f"later with {last}, or put them together with {join}"
+                    f"{reader.where}({triple.name!r}, {triple.property!r}) is on {where} too, with other words; "
+                    f"remove one, keep the later with {last}, or put them together with {join}"
                 )
                 self._note(trouble, line, error)
 
@@ -277,7 +280,7 @@ class _Source:
                     triple = dataclasses.replace(triple, value=joined(list(found[0])), sources=tuple(found[1]))
                 yield triple
             except TripleFormatError as error:  # too long
-                self._note(trouble, line, error)
+                self._note(trouble, line, TripleFormatError(f"{reader.where}{error.reason}"))
 
     def _quietly(self, trouble: Trouble | None) -> Iterator[tuple[int, Triple]]:
         """The triples, in a pass before the one that tells of trouble."""
@@ -304,12 +307,13 @@ def _located(
 ) -> Iterator[tuple[int, Triple | TripleFormatError]]:
     try:
         for line, record in records(path, reader):
+            if isinstance(record, TripleFormatError):
+                yield line, record
+                continue
             try:
-                if isinstance(record, TripleFormatError):
-                    raise record
                 found = reader.read(record)
             except TripleFormatError as error:
-                yield line, error
+                yield line, type(error)(f"{reader.where}{error.reason}")
                 continue
             yield from ((line, triple) for triple in found)
     except OSError as error:

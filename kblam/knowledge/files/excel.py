@@ -14,6 +14,7 @@ from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import quoted
 from kblam.knowledge.files.cells import NoTextError, text_of
 from kblam.knowledge.files.lines import Records
+from kblam.knowledge.files.number_format import shown
 from kblam.knowledge.files.packages import needed
 from kblam.knowledge.files.sheet_parts import SOLVE, SheetParts, letters, parts_of
 from kblam.knowledge.records import RecordReader
@@ -22,8 +23,6 @@ from kblam.knowledge.records import RecordReader
 LARGEST_RATIO, ALLOWED_BYTES, MOST_BYTES = 200, 100 * 2**20, 4 * 2**30
 _HEAD = 2**16
 _FORBIDDEN = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
-_LITERAL = re.compile(r'"([^"]+)"|\[\$([^\]-]+)[^\]]*\]|\\(.)|(?<!\[)([€£¥$])')
-_DIGITS = re.compile(r"[0#?]")
 
 
 def read_excel(path: Path, reader: RecordReader) -> Records:
@@ -45,7 +44,8 @@ def read_excel(path: Path, reader: RecordReader) -> Records:
         sheets = list(book.worksheets)
         held = False
         for sheet in sheets:
-            for row, record in _sheet(path, sheet, reader, sheet.title if len(sheets) > 1 else ""):
+            reader.sheet = sheet.title if len(sheets) > 1 else ""
+            for row, record in _sheet(path, sheet, reader):
                 held = True
                 yield row, record
         if not held:
@@ -80,8 +80,8 @@ def refuse_bombs(path: Path) -> None:
         raise TripleFormatError(f"not an Excel workbook (.xlsx): {error}", path=path) from error
 
 
-def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
-    where = f"sheet {title!r}: " if title else ""
+def _sheet(path: Path, sheet: Any, reader: RecordReader) -> Records:
+    where = reader.where
     parts = _parts(path, sheet, where)
     header: list[str] | None = None
     merged: _Merged | None = None
@@ -99,7 +99,7 @@ def _sheet(path: Path, sheet: Any, reader: RecordReader, title: str) -> Records:
             try:
                 read = _columns_read(path, number, header, reader, where)
             except TripleFormatError as error:
-                if not title:
+                if not where:
                     raise
                 yield number, error  # a sheet of notes, say: it may be left out as a bad row may, with a word
                 return
@@ -196,20 +196,3 @@ def _text(cell: Any, column: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return shown(value, str(getattr(cell, "number_format", "") or ""))
     return text_of(value) or None
-
-
-def shown(number: float, number_format: str) -> str:
-    """A number with what its format puts around it: `0%`, `0.0" kg"`, `[$€-407] 0`."""
-    section = number_format.partition(";")[0]
-    if "%" in section:
-        decimals = len(section.partition(".")[2].partition("%")[0].strip()) if "." in section else 0
-        text = f"{number * 100:.{decimals}f}" if decimals else text_of(round(number * 100, 10))
-        return f"{text}%"
-    digits = _DIGITS.search(section)
-    before: list[str] = []
-    after: list[str] = []
-    for found in _LITERAL.finditer(section):
-        literal = next(group for group in found.groups() if group is not None)
-        if literal.strip() and literal not in "-()_":
-            (before if digits and found.start() < digits.start() else after).append(literal.strip())
-    return " ".join([*before, text_of(number), *after])

@@ -20,7 +20,7 @@ from kblam.errors import BadLinesError, DataError, MissingPackageError, TripleFo
 from kblam.knowledge import Columns, Triple, TripleFile
 from kblam.knowledge.files import located_triples
 from kblam.knowledge.files.arrow import cells_of
-from kblam.knowledge.files.excel import shown
+from kblam.knowledge.files.number_format import shown
 from kblam.knowledge.files.sheet_parts import letters, parts_of
 from kblam.knowledge.records import RecordReader
 from tests.data.importing.reading import facts, read, written
@@ -97,17 +97,115 @@ def test_formats_of_numbers() -> None:
     assert shown(0.5, "General") == "0.5"
     assert shown(1200.0, "#,##0") == "1200"
     assert shown(-3, "$#,##0_);($#,##0)") == "$ -3"
-    assert shown(0.1 + 0.2, "0.00") == "0.30000000000000004"
+    assert shown(0.1 + 0.2, "0.00") == "0.3"  # Excel holds 15 digits
+    assert shown(12345678901234567, "0") == "12345678901234567"
+    assert shown(-0.5, "0%;(0%)") == "-50%"
+    assert shown(0.12346, "0.00%") == "12.35%"
+    assert shown(5, r"0\ \k\g") == "5 kg"
+    assert shown(5, '0" a;b"') == "5 a;b"
+    assert shown(1200, r"#,##0.00\ _€") == "1200"  # room for the sign, which is not there
+    assert shown(3, r'_-* #,##0.00 [$zł-415]_-;-* #,##0.00 [$zł-415]_-;_-* "-"??_-') == "3 zł"
+
+
+@pytest.mark.parametrize(
+    ("number", "number_format", "text"),
+    [
+        (5, '0.0"% vol"', "5% vol"),
+        (40, r"0\%", "40%"),
+        (12345.5, '0"%"', "12345.5%"),
+        (5, "[$%-409] 0", "% 5"),
+        (0.5, '0%" (of 100%)"', "50%"),
+        (0.0005, "0%%", "5%%"),
+    ],
+)
+def test_a_percent_sign_that_is_text_makes_no_percents(number: float, number_format: str, text: str) -> None:
+    assert shown(number, number_format) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "number_format", "text"),
+    [
+        (12_500_000, '0.0,,"M"', "12.5 M"),
+        (-12_500_000, r"[$€-407]\ 0.0,,\M\i\o", "€ -12.5 Mio"),
+        (12345.5, '#,##0,"K"', "12.3455 K"),
+        (5e9, '0,,,.0" billion"', "5 billion"),
+        (12345, "#,##0,", "12345"),
+        (12345, '#,##0, "€"', "12345 €"),
+        (12345, '#,##0," kg"', "12345"),
+        (12345, '0,"M"', "12345"),
+        (12345, '#,##0" m"', "12345 m"),
+        (12_500_000, '[>=1000000]0.0,,"M";[>=1000]0.0,"K";0', "12.5 M"),
+        (12_500, '[>=1000000]0.0,,"M";[>=1000]0.0,"K";0', "12.5 K"),
+        (5, '[>=1000000]0.0,,"M";[>=1000]0.0,"K";0', "5"),
+        (5, '[>=1000000]0.0,,"M";[>=1000]0.0,"K"', "5"),
+    ],
+)
+def test_thousands_are_scaled_where_a_word_says_so(number: float, number_format: str, text: str) -> None:
+    assert shown(number, number_format) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "number_format", "text"),
+    [
+        (1234, "00000", "01234"),
+        (1234.0, "00000", "01234"),
+        (-1234, "00000;-00000", "-01234"),
+        (7, '"No. "000', "No. 007"),
+        (5, "(000)", "005"),
+        (12345678, "000-00-0000", "012-34-5678"),
+        (12345678, r"000\-00\-0000", "012-34-5678"),
+        (4930555801, "(000) 000-0000", "(493) 055-5801"),
+        (494930555801, "(000) 000-0000", "(49493) 055-5801"),
+        (-511, """0" ft "00""", "-5 ft 11"),
+        (1.5, "00000", "1.5"),
+        (1.5, "00.00", "1.5"),
+        (0.5, "00%", "50%"),
+        (5, "0,000", "5"),
+    ],
+)
+def test_numbers_that_name_something_keep_their_zeros(number: float, number_format: str, text: str) -> None:
+    assert shown(number, number_format) == text
+
+
+def test_a_number_of_a_sheet_is_what_excel_shows(tmp_path: Path) -> None:
+    """The digits that another program wrote, beyond those that Excel holds, are not shown."""
+    path = workbook(tmp_path / "a.xlsx", [["name", "ZIP", "sum"], ["Oak", 1234, 3.25]])
+    book = openpyxl.load_workbook(path)
+    book.active["B2"].number_format = "00000"
+    book.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    parts[sheet] = parts[sheet].replace(b"3.25", b"3.3000000000000003")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert facts(path) == {("Oak", "ZIP"): "01234", ("Oak", "sum"): "3.3"}
 
 
 def test_each_sheet_has_a_header_of_its_own_and_errors_name_sheet_and_row(tmp_path: Path) -> None:
     good, bad = [["name", "color"], ["Oak", "green"]], [["name", "age"], ["Elm", 3], [None, 4], ["Fir", 5, "beside"]]
     path = workbook(tmp_path / "a.xlsx", good, bad)
     with pytest.raises(
-        BadLinesError, match=r"line 3: missing field \"name\".*line 4: sheet 'S2': a cell stands beside"
+        BadLinesError, match=r"line 3: sheet 'S2': missing field \"name\".*line 4: sheet 'S2': a cell stands beside"
     ):
         facts(path)
     assert [triple.value for triple in TripleFile(path, skip_bad=True)] == ["green", "3"]
+
+
+def test_a_contradiction_of_two_sheets_names_both(tmp_path: Path) -> None:
+    rows = [["name", "height"], ["Oak", 20], ["Elm", 9]]
+    path = workbook(tmp_path / "a.xlsx", rows, [["name", "height"], ["Oak", 21]])
+    with pytest.raises(
+        TripleFormatError, match=r"a.xlsx:2: sheet 'S2': \('Oak', 'height'\) is on line 2 of sheet 'S1' too"
+    ):
+        list(TripleFile(path))
+    path = workbook(tmp_path / "b.xlsx", rows, [["name", "height"], ["Fir", 21], ["Fir", 22]])
+    with pytest.raises(TripleFormatError, match=r"b.xlsx:3: sheet 'S2': \('Fir', 'height'\) is on line 2 too"):
+        list(TripleFile(path))
+    path = workbook(tmp_path / "c.xlsx", [*rows, ["Elm", 8]])
+    with pytest.raises(TripleFormatError, match=r"c.xlsx:4: \('Elm', 'height'\) is on line 3 too"):
+        list(TripleFile(path))
 
 
 def test_a_sheet_that_is_no_table_is_one_bad_row(tmp_path: Path) -> None:
