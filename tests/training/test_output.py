@@ -153,5 +153,6 @@ def test_the_card_says_what_the_minutes_were_spent_on(prepared: Prepare, tmp_pat
         write_card(trainer, 60.0)
         card = (tmp_path / "README.md").read_text()
         assert f"with the settings below, {minutes}" in card
-        vectors = trainer.material.vectors, trainer.material.calibration.vectors
+        calibration = trainer.material.calibration
+        vectors = trainer.material.vectors, calibration.vectors, calibration.property_vectors
         assert f"\n{sum(each.encoded for each in vectors):,} texts were encoded in this time" in card
