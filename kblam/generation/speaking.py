@@ -79,11 +79,12 @@ class Speaker:
 
 def _settled(text: str, stops: Sequence[str]) -> str:
     """The part of an unfinished text that stays as it is."""
+    # A character of several bytes may be half there, and a stop string may go on with it.
+    text = text.rstrip("\ufffd")
     cut = _cut(text, stops)
     if len(cut) == len(text):
         held = max((_overlap(text, stop) for stop in stops), default=0)
-        # A character of several bytes may be half there.
-        cut = text[: len(text) - held].rstrip("\ufffd")
+        cut = text[: len(text) - held]
     return cut.rstrip()
 
 

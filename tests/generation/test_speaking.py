@@ -47,6 +47,9 @@ def test_pieces_put_together_are_the_answer() -> None:
         ("  two", (" two",), ""),
         ("\n\n", ("\n\n",), ""),
         (" one  ", ("two ",), "one"),
+        ("done #😀 x", ("#😀",), "done"),
+        ("done #😁 x", ("#😀",), "done #😁 x"),
+        ("Antwort: ja ###ÄNDERN", ("###Ä",), "Antwort: ja"),
     ],
 )
 def test_what_may_begin_a_stop_string_is_held_back(text: str, stops: tuple[str, ...], said: str) -> None:
