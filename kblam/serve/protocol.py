@@ -204,10 +204,11 @@ class Reply:
             sent: the text of its pieces, which a tokenizer may not be able to write as the answer has it.
         """
         chunk = self._chunk(index, {}, _reason(one))
-        if self.base is None:
-            return chunk
-        exact = {} if sent == one.answer.text else {"text": one.answer.text}
-        (chunk if self.is_one else chunk["choices"][0])["kblam"] = evidence_of(self.base, one) | exact
+        said = {} if self.base is None else evidence_of(self.base, one)
+        if sent != one.answer.text:
+            said["text"] = one.answer.text
+        if said:
+            (chunk if self.is_one else chunk["choices"][0])["kblam"] = said
         return chunk
 
     def usage(self, finished: list[Finished]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
 from tests.serve.conftest import Counting
 from tests.serve.contract import chunks
@@ -126,6 +128,16 @@ def test_null_is_the_default_of_a_stream_too(server: Served, options: dict[str, 
     parts = chunks(server.ask(stream=True, n=None, stream_options=options).text)
     assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == ANSWER
     assert not any("usage" in part for part in parts)
+
+
+@pytest.mark.parametrize("base", [None, "facts"])
+def test_a_stream_ends_with_the_text_where_its_pieces_differ(
+    server: Served, base: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "text" not in chunks(server.ask(base=base, stream=True, max_tokens=3).text)[-1].get("kblam", {})
+    finish = Speaker.finish
+    monkeypatch.setattr(Speaker, "finish", lambda self, answer: replace(finish(self, answer), text="rock , paper"))
+    assert chunks(server.ask(base=base, stream=True, max_tokens=3).text)[-1]["kblam"]["text"] == "rock , paper"
 
 
 def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:
