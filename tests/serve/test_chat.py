@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai.types.chat import ChatCompletion
 
 from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
@@ -75,7 +76,8 @@ def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -114,13 +116,42 @@ def test_what_is_not_done_is_refused_by_name(server: Served, more: dict[str, Any
 
 
 def test_what_clients_send_without_meaning_it_is_taken(server: Served) -> None:
-    more = {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "n": 1, "user": "me", "top_p": 1}
+    more: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "n": 1, "user": "me"}
+    more |= {"top_p": 1, "tools": [], "tool_choice": "none", "logit_bias": {}}
     assert server.ask(**more, response_format={"type": "text"}).json()["choices"][0]["message"]["content"] == ANSWER
 
 
-@pytest.mark.parametrize("more", [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}, {"tools": None, "functions": None}],
+    ids=str,
+)
 def test_null_is_the_default(server: Served, more: dict[str, Any]) -> None:
     assert server.ask(**more).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_an_answer_is_sent_back_as_openai_has_it(server: Served) -> None:
+    asked = {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "hello", "name": None}]}
+    answer = ChatCompletion.model_validate(server.send(asked).json()).choices[0].message.model_dump()
+    assert answer["refusal"] is answer["tool_calls"] is None
+    for earlier in (answer, {**answer, "annotations": [], "tool_calls": []}):
+        body = {**asked, "messages": [*asked["messages"], earlier, {"role": "user", "content": "and?"}]}
+        assert server.send(body).status_code == 200
+    calls = {**answer, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]}
+    refused = server.send({**asked, "messages": [*asked["messages"], calls, *asked["messages"]]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages.1.tool_calls")
+
+
+def test_only_the_last_message_must_say_something(server: Served) -> None:
+    turns = [("system", ""), ("user", "hello"), ("assistant", ""), ("user", "and?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    asked = {"model": MODEL, "max_tokens": 3}
+    assert server.send({**asked, "messages": messages}).status_code == 200
+    for place, text, word in ((3, "", "empty"), (0, "\ud800", "a message holds half a character")):
+        given = [*messages[:place], {**messages[place], "content": text}, *messages[place + 1 :]]
+        refused = server.send({**asked, "messages": given})
+        assert refused.status_code == 400
+        assert word in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("options", [None, {"include_usage": None}], ids=str)
