@@ -123,7 +123,7 @@ class KBLaMLLM(CustomLLM):
         return stream_completion_response_to_chat_response(self.stream_complete(self._question(messages), **kwargs))
 
     def _question(self, messages: Sequence[ChatMessage]) -> str:
-        return question_of([_turn(message) for message in messages], self.earlier)
+        return question_of(messages, _turn, self.earlier)
 
     def _wanted(self, given: dict[str, Any]) -> Wanted:
         settings = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
