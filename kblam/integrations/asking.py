@@ -154,7 +154,7 @@ def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: str
             raise GenerationError(f"{name} must be {what} of {least} .. {most:,}, got {number!r}")
     if chosen["top_p"] is None:
         chosen["top_p"] = 1.0
-    elif chosen["temperature"] is None:
+    elif chosen["temperature"] is None and chosen["top_p"] < 1:  # all of the probability is no wish to sample
         chosen["temperature"] = 1.0
     ends = (stops,) if isinstance(stops, str) else tuple(stops or ())
     return Wanted(chosen["max_tokens"], chosen["temperature"], chosen["top_p"], chosen["seed"], ends)

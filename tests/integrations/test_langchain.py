@@ -184,6 +184,15 @@ def test_a_seed_makes_sampling_repeat_itself() -> None:
     assert said[0] == said[1] != said[2]
 
 
+def test_only_a_top_p_below_1_samples() -> None:
+    session = tiny_session(unknown="base")
+    greedy, all_of_it, most = (
+        ChatKBLaM(session=session, max_tokens=12, seed=1, top_p=top_p).invoke("who are you").text
+        for top_p in (None, 1.0, 0.9)
+    )
+    assert greedy == all_of_it != most
+
+
 def test_a_misspelled_setting_is_refused(session: Session) -> None:
     with pytest.raises(ValueError, match="max_token"):
         ChatKBLaM(session=session, max_token=3)  # type: ignore[call-arg]
