@@ -17,7 +17,7 @@ from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
 from tests.serve.conftest import Counting
 from tests.serve.contract import chunks
-from tests.serve.served import ANSWER, MODEL, Served, base_of, embedded, serving
+from tests.serve.served import ANSWER, MODEL, QUESTION, Served, base_of, embedded, serving
 
 
 def test_an_answer_says_what_was_copied(server: Served) -> None:
@@ -169,6 +169,24 @@ def test_a_stream_ends_with_the_text_where_its_pieces_differ(
     finish = Speaker.finish
     monkeypatch.setattr(Speaker, "finish", lambda self, answer: replace(finish(self, answer), text="rock , paper"))
     assert chunks(server.ask(base=base, stream=True, max_tokens=3).text)[-1]["kblam"]["text"] == "rock , paper"
+
+
+@pytest.mark.parametrize("base", [None, "facts"])
+def test_an_answer_of_no_stated_length_has_what_room_is_left(server: Served, base: str | None) -> None:
+    least = server.ask(base=base, max_tokens=1).json()["usage"]["prompt_tokens"]
+    longer = f"{QUESTION} {'?' * (508 - least)}"  # each of them is a token
+    usage = server.ask(longer, base).json()["usage"]
+    assert 500 < usage["prompt_tokens"] < 512
+    assert usage["total_tokens"] <= 512
+    for question, more, end in (
+        (longer, {"max_tokens": 20}, "shorten the messages or lower max_tokens"),
+        (longer + "?" * 20, {}, "shorten the messages"),
+    ):
+        refused = server.ask(question, base, **more)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+        assert "the model has room for 512" in error["message"]
+        assert error["message"].endswith(end)
 
 
 def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:
