@@ -167,6 +167,20 @@ class GenerationError(KblamError):
     """A question cannot be answered: empty, longer than the model's context, or nothing is attached."""
 
 
+class TooLongError(GenerationError):
+    """A question, and the answer that is wanted of it, are longer than the model's context.
+
+    Attributes:
+        prompt_tokens: of the question.
+        max_new_tokens: that the answer may have.
+        room: tokens of the model's context.
+    """
+
+    def __init__(self, message: str, *, prompt_tokens: int, max_new_tokens: int, room: int) -> None:
+        super().__init__(message)
+        self.prompt_tokens, self.max_new_tokens, self.room = prompt_tokens, max_new_tokens, room
+
+
 class EngineError(KblamError):
     """An inference engine (vLLM) cannot be started, or changed, as asked with knowledge."""
 

@@ -34,7 +34,7 @@ class Answer:
             the tokenizer has no token for one.
         evidence: triples by attention mass, largest first, after those that the answer says; empty for an empty
             knowledge base or the base's answer.
-        refused: whether the text is the adapter's refusal sentence.
+        refused: whether the text is the adapter's refusal sentence; where that was decided, also if it is cut short.
         num_tokens: generated tokens, the end token included.
         copied: what the pointer copied, in the order of the text; empty without a pointer.
         knowledge_mass: the mass at the prompt's end of the triple that answers, or of the strongest; for a question

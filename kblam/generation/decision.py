@@ -158,6 +158,11 @@ class Decision:
     is_sure: bool = False
     confidence: float | None = None
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the refusal sentence is said, however little of it there is room for."""
+        return self.is_forced and not self.is_base
+
 
 def decide(rules: Rules, question: str | None, found: Sequence[Found], cuts: Sequence[AskedSplit] = ()) -> Decision:
     """What to say to one question.

@@ -51,13 +51,14 @@ def encode_conversation(
         turns: (role, text) of each message; the last is the user's.
 
     Raises:
-        GenerationError: a text is empty or none, the last message is not the user's, or there are several and the
+        GenerationError: a text is none, the last message is empty or not the user's, or there are several and the
             tokenizer has no chat template, or one that refuses their order.
     """
-    for _, text in turns:
-        check_question(text)
     if not turns or turns[-1][0] != "user":
         raise GenerationError("the last message must be the user's; the answer to it comes next")
+    for _, text in turns[:-1]:  # may be empty: an answer that ended at once is
+        _check_encodable(text, "a message")
+    check_question(turns[-1][1])
     if len(turns) == 1:
         return encode_for_base(turns[0][1], attachment, tokenizer)
     whole = conversation_of(tokenizer, turns)
@@ -77,12 +78,16 @@ def check_question(question: str) -> None:
     if not can_be_seen(question):
         shown = f" ({question[:20]!a} shows nothing)" if question.strip() else ""
         raise GenerationError(f"the question is empty{shown}; ask something")
+    _check_encodable(question, "the question")
+
+
+def _check_encodable(text: str, what: str) -> None:
     try:
-        question.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise GenerationError(
-            f"the question holds half a character at place {error.start} ({question[error.start]!a}), which no "
-            "tokenizer reads; decode its bytes with the right encoding"
+            f"{what} holds half a character at place {error.start} ({text[error.start]!a}), which no tokenizer reads; "
+            "decode its bytes with the right encoding"
         ) from error
 
 

@@ -77,7 +77,7 @@ class Reader:
         return Answer(
             text,
             _evidence(words, best),
-            is_refusal(text, self.refusal),
+            plan.decision.is_refusal or is_refusal(text, self.refusal),
             len(said),
             copied=plan.copied(length) if plan.has_settled(said) else (),
             knowledge_mass=plan.decision.mass,

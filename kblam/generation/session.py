@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError, ModelFolderError, argument
+from kblam.errors import GenerationError, ModelFolderError, TooLongError, argument
 from kblam.generation.answer import Answer
 from kblam.generation.at_once import write_at_once
 from kblam.generation.base import ask_base, generated
@@ -374,13 +374,22 @@ def check_length(model: PreTrainedModel, encoded: Rows, questions: Sequence[str]
     """Checks that questions and their answers fit the model's context.
 
     Raises:
-        GenerationError: one does not.
+        TooLongError: one does not.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = room_of(model)
     for ids, question in zip(encoded, questions, strict=True):
-        if limit is not None and len(ids) + max_new_tokens > limit:
-            raise GenerationError(
+        if room is not None and len(ids) + max_new_tokens > room:
+            raise TooLongError(
                 f"the question {question[:40]!r}... takes {len(ids)} tokens and the answer up to {max_new_tokens}; "
-                f"the model has room for {limit}: shorten the question or lower "
-                + argument("max_new_tokens", "--max-new-tokens", ("ask", "chat"), "the longest answer")
+                f"the model has room for {room}: shorten the question or lower "
+                + argument("max_new_tokens", "--max-new-tokens", ("ask", "chat"), "the longest answer"),
+                prompt_tokens=len(ids),
+                max_new_tokens=max_new_tokens,
+                room=room,
             )
+
+
+def room_of(model: PreTrainedModel) -> int | None:
+    """Tokens of a model's context; None if it does not say."""
+    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return room

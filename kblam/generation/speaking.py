@@ -50,9 +50,7 @@ class Speaker:
             self.prompt_tokens = value.numel()
             return
         self._tokens += value.flatten().tolist()
-        with TOKENIZING:
-            text = str(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
-        self._say(_settled(text, self._stops).lstrip())
+        self._say(_settled(self._decoded(), self._stops).lstrip())
 
     def end(self) -> None:
         """Called after the last token; `finish` says the rest."""
@@ -61,29 +59,35 @@ class Speaker:
         """Sends what is left of an answer, and returns it without what follows a stop string.
 
         A tokenizer may not be able to write what the answer says (`Answer.text`); then what was sent is not its
-        beginning, and nothing more is.
+        beginning, and the rest of what the tokenizer writes is sent.
         """
         text = _cut(answer.text, self._stops)
         if len(text) < len(answer.text):
             text = text.rstrip()
             copied = tuple(replace(one, end=min(one.end, len(text))) for one in answer.copied if one.start < len(text))
             answer = replace(answer, text=text, copied=copied)
-        self._say(text)
+        self._say(text if text.startswith(self._sent) else _cut(self._decoded(), self._stops).strip())
         return answer
 
+    def _decoded(self) -> str:
+        with TOKENIZING:
+            return str(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
+
     def _say(self, text: str) -> None:
-        if len(text) > len(self._sent) and text.startswith(self._sent):
-            self._send(text[len(self._sent) :])
-            self._sent = text
+        # By length: a byte that belongs to no character may change those that were sent already.
+        if more := text[len(self._sent) :]:
+            self._send(more)
+            self._sent += more
 
 
 def _settled(text: str, stops: Sequence[str]) -> str:
     """The part of an unfinished text that stays as it is."""
+    # A character of several bytes may be half there, and a stop string may go on with it.
+    text = text.rstrip("\ufffd")
     cut = _cut(text, stops)
     if len(cut) == len(text):
         held = max((_overlap(text, stop) for stop in stops), default=0)
-        # A character of several bytes may be half there.
-        cut = text[: len(text) - held].rstrip("\ufffd")
+        cut = text[: len(text) - held]
     return cut.rstrip()
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,7 @@ _POSSIBLE: dict[str, tuple[type, float, float]] = {
 }
 # What happens to messages before the last one.
 Earlier = Literal["ignore", "refuse"]
+Message = TypeVar("Message")
 
 
 def open_session(
@@ -104,26 +105,29 @@ def _digest(adapter: KnowledgeAdapter) -> str:
     return found.hexdigest()
 
 
-def question_of(turns: Sequence[tuple[str, str]], earlier: Earlier) -> str:
+def question_of(messages: Sequence[Message], turn: Callable[[Message], tuple[str, str]], earlier: Earlier) -> str:
     """The question of a conversation: its last message, since a question to a knowledge base stands alone.
 
     Args:
-        turns: (role, text) of each message.
+        messages: of any kind.
+        turn: (role, text) of a message; only of the last one, so the others may hold anything.
         earlier: "ignore" leaves the messages before it unread, with a warning; "refuse" raises for them.
 
     Raises:
-        GenerationError: there is no message, the last one is not the user's, or there are others and `earlier` refuses.
+        GenerationError: there is no message, the last one is not the user's or cannot be read, or there are others and
+            `earlier` refuses.
     """
-    if not turns or turns[-1][0] != "user":
+    role, text = turn(messages[-1]) if messages else ("", "")
+    if role != "user":
         raise GenerationError("the last message must be the user's; the answer to it comes next")
-    if len(turns) > 1:
+    if len(messages) > 1:
         if earlier == "refuse":
             raise GenerationError(
-                f"{len(turns) - 1} messages before the question, and a question to a knowledge base stands alone: send "
-                "the user's message alone, or set earlier='ignore'"
+                f"{len(messages) - 1} messages before the question, and a question to a knowledge base stands alone: "
+                "send the user's message alone, or set earlier='ignore'"
             )
         warnings.warn("a question to a knowledge base stands alone: earlier messages are not read", KblamWarning, 3)
-    return turns[-1][1]
+    return text
 
 
 def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: str | Sequence[str] | None) -> Wanted:
@@ -150,7 +154,7 @@ def wanted_for(settings: Mapping[str, Any], given: Mapping[str, Any], stops: str
             raise GenerationError(f"{name} must be {what} of {least} .. {most:,}, got {number!r}")
     if chosen["top_p"] is None:
         chosen["top_p"] = 1.0
-    elif chosen["temperature"] is None:
+    elif chosen["temperature"] is None and chosen["top_p"] < 1:  # all of the probability is no wish to sample
         chosen["temperature"] = 1.0
     ends = (stops,) if isinstance(stops, str) else tuple(stops or ())
     return Wanted(chosen["max_tokens"], chosen["temperature"], chosen["top_p"], chosen["seed"], ends)

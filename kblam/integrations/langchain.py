@@ -26,7 +26,14 @@ try:
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
     from langchain_core.language_models.base import LangSmithParams
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+    from langchain_core.messages import (
+        AIMessage,
+        AIMessageChunk,
+        BaseMessage,
+        ChatMessage,
+        HumanMessage,
+        SystemMessage,
+    )
     from langchain_core.messages.ai import UsageMetadata
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
     from langchain_core.retrievers import BaseRetriever
@@ -38,7 +45,8 @@ except ModuleNotFoundError as error:
 
 # Those that an answer depends on.
 _SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "stop", "top", "earlier"}
-_ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+# By class, since the chunks of a stream, and their sum, are of these classes and name other types.
+_ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
 
 
 class ChatKBLaM(BaseChatModel):
@@ -54,7 +62,7 @@ class ChatKBLaM(BaseChatModel):
         session: a model with a knowledge base; `open_session` makes one from files. Threads may share it.
         max_tokens: length limit of an answer.
         temperature: of sampling; None and 0 are greedy.
-        top_p: share of the probability to sample from.
+        top_p: share of the probability to sample from; below 1 it samples at temperature 1 where none is given.
         seed: makes sampling repeat itself.
         stop: strings before which an answer ends.
         top: triples of evidence at most.
@@ -149,7 +157,7 @@ class ChatKBLaM(BaseChatModel):
     ) -> tuple[str, Wanted]:
         settings = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
         wanted = wanted_for(settings, given, self.stop if stop is None else stop)
-        return question_of([_turn(message) for message in messages], self.earlier), wanted
+        return question_of(messages, _turn, self.earlier), wanted
 
     def _told(self, said: Said) -> dict[str, Any]:
         """What is told with an answer."""
@@ -197,12 +205,19 @@ def _turn(message: BaseMessage) -> tuple[str, str]:
     Raises:
         GenerationError: it is of a tool, or holds anything but text.
     """
-    if message.type not in _ROLES:
-        raise GenerationError(f"a message of the kind {message.type!r} cannot be read; send those of people and models")
+    role = _role(message)
+    if role not in _ROLES.values():
+        raise GenerationError(f"a message of the kind {role!r} cannot be read; send those of people and models")
     for block in [] if isinstance(message.content, str) else message.content:
         if isinstance(block, dict) and block.get("type") != "text":
             raise GenerationError(f"a message holds {block.get('type')!r}; this model reads text alone")
-    return _ROLES[message.type], str(message.text)
+    return role, str(message.text)
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    return next((role for kind, role in _ROLES.items() if isinstance(message, kind)), message.type)
 
 
 def _usage_of(said: Said) -> UsageMetadata:

@@ -57,7 +57,7 @@ class KBLaMLLM(CustomLLM):
         session: a model with a knowledge base; `open_session` makes one from files. Threads may share it.
         max_tokens: length limit of an answer.
         temperature: of sampling; None and 0 are greedy.
-        top_p: share of the probability to sample from.
+        top_p: share of the probability to sample from; below 1 it samples at temperature 1 where none is given.
         seed: makes sampling repeat itself.
         stop: strings before which an answer ends.
         top: triples of evidence at most.
@@ -123,7 +123,7 @@ class KBLaMLLM(CustomLLM):
         return stream_completion_response_to_chat_response(self.stream_complete(self._question(messages), **kwargs))
 
     def _question(self, messages: Sequence[ChatMessage]) -> str:
-        return question_of([_turn(message) for message in messages], self.earlier)
+        return question_of(messages, _turn, self.earlier)
 
     def _wanted(self, given: dict[str, Any]) -> Wanted:
         settings = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}

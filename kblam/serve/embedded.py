@@ -18,7 +18,7 @@ from kblam.generation.options import generating
 from kblam.generation.pieces import Wanted, seeded
 from kblam.generation.prompt import TOKENIZING, check_question, encode_conversation
 from kblam.generation.rag import Retrieved, Retriever, prompt_ids
-from kblam.generation.session import check_length
+from kblam.generation.session import check_length, room_of
 from kblam.generation.speaking import Speaker
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
@@ -145,25 +145,23 @@ class EmbeddedEngine:
     def _answered(self, job: _Job) -> Finished:
         asking = job.asking
         speaker = Speaker(self._tokenizer, asking.stops, job.say, job.is_stopped)
-        limit = DEFAULT_TOKENS if asking.max_new_tokens is None else asking.max_new_tokens
-        wanted = Wanted(limit, asking.temperature, asking.top_p, asking.seed, asking.stops)
+        wanted = Wanted(temperature=asking.temperature, top_p=asking.top_p, seed=asking.seed, stops=asking.stops)
         with seeded(wanted.seed, self._attachment.input_device):
-            answer, revision, retrieved = self._said(asking, limit, {"streamer": speaker, **wanted.options})
+            answer, revision, retrieved = self._said(asking, {"streamer": speaker, **wanted.options})
         return Finished(speaker.finish(answer), speaker.prompt_tokens, revision, retrieved)
 
-    def _said(
-        self, asking: Asking, limit: int, options: dict[str, Any]
-    ) -> tuple[Answer, int | None, tuple[Retrieved, ...] | None]:
+    def _said(self, asking: Asking, options: dict[str, Any]) -> tuple[Answer, int | None, tuple[Retrieved, ...] | None]:
         """The answer, the base's revision, and what stood in the prompt, see `Finished`."""
         question = asking.turns[-1][1]
         if asking.base is None:
             with TOKENIZING:
                 ids = encode_conversation(asking.turns, self._attachment, self._tokenizer)
-            return self._alone(ids, question, limit, options), None, None
+            return self._alone(ids, asking, options), None, None
         if asking.in_prompt:
             with asking.base.turns.answering():  # or words of one revision would be chosen by vectors of another
-                return self._from_prompt(asking.base.knowledge_base, question, limit, options)
+                return self._from_prompt(asking.base.knowledge_base, asking, options)
         session = self._sessions[asking.base.place]
+        limit = self._limit(asking, session.prompt(question)["input_ids"].shape[1])
         # Held over the whole answer: words are read later than the attention, and must be of the same revision.
         with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:
             self._bytes[asking.base.place] = resident.num_bytes
@@ -171,18 +169,27 @@ class EmbeddedEngine:
             return answer, resident.revision, None
 
     def _from_prompt(
-        self, knowledge_base: KnowledgeBase, question: str, limit: int, options: dict[str, Any]
+        self, knowledge_base: KnowledgeBase, asking: Asking, options: dict[str, Any]
     ) -> tuple[Answer, int, tuple[Retrieved, ...]]:
+        question = asking.turns[-1][1]
         check_question(question)
         found, revision = self._retrievers[knowledge_base](question)
         refusal = self._attachment.config.refusal
         with TOKENIZING:
             ids = prompt_ids(self._tokenizer, question, [one.fact for one in found], refusal)
-        answer = self._alone(ids, question, limit, options)
+        answer = self._alone(ids, asking, options)
         return replace(answer, refused=is_refusal(answer.text, refusal)), revision, tuple(found)
 
-    def _alone(self, ids: list[int], question: str, limit: int, options: dict[str, Any]) -> Answer:
+    def _alone(self, ids: list[int], asking: Asking, options: dict[str, Any]) -> Answer:
         """Without any knowledge in force."""
+        limit = self._limit(asking, len(ids))
         how = generating(self._model, self._tokenizer, limit, options)
-        check_length(self._model, [ids], [question], limit)
+        check_length(self._model, [ids], [asking.turns[-1][1]], limit)
         return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0]
+
+    def _limit(self, asking: Asking, prompt_tokens: int) -> int:
+        """Tokens of an answer at most. Where the client leaves it to the server, no more than there is room for."""
+        if asking.max_new_tokens is not None:
+            return asking.max_new_tokens
+        room = room_of(self._model)
+        return DEFAULT_TOKENS if room is None else max(1, min(DEFAULT_TOKENS, room - prompt_tokens))

@@ -15,6 +15,7 @@ from kblam.errors import (
     KblamError,
     StoreBusyError,
     StoreWriteError,
+    TooLongError,
     TripleFormatError,
 )
 
@@ -116,6 +117,8 @@ def told(error: BaseException) -> ApiError:
         return ApiError(507, str(error), "no_room")
     if isinstance(error, BehindError):
         return ApiError(503, str(error), "not_served_yet", headers={"Retry-After": "1"})
+    if isinstance(error, TooLongError):
+        return ApiError(400, _too_long(error), "context_length_exceeded", param="messages")
     if isinstance(error, GenerationError):
         return ApiError(400, str(error), "cannot_answer")
     if isinstance(error, TripleFormatError):
@@ -138,3 +141,11 @@ def told(error: BaseException) -> ApiError:
     else:
         logger.error("unexpected %s", type(error).__name__, exc_info=error)
     return SERVER_FAILED
+
+
+def _too_long(error: TooLongError) -> str:
+    lower = " or lower max_tokens" if error.max_new_tokens > 1 else ""
+    return (
+        f"the messages take {error.prompt_tokens} tokens and the answer up to {error.max_new_tokens}; the model has "
+        f"room for {error.room}: shorten the messages{lower}"
+    )

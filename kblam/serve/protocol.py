@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kblam.serve.engine import Finished
 from kblam.serve.failures import ApiError
@@ -25,7 +25,9 @@ class TextPart(Strict):
 
 
 class Message(Strict):
-    """A message of a conversation."""
+    """A message of a conversation. Clients send an answer back as they got it, with all the fields of OpenAI's."""
+
+    NOTHING: ClassVar[Mapping[str, Any]] = {"annotations": [], "tool_calls": []}
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
@@ -48,21 +50,11 @@ class StreamOptions(Strict):
 
     include_usage: bool = False
 
-    @field_validator("include_usage", mode="before")
-    @classmethod
-    def _null(cls, value: Any, field: ValidationInfo) -> Any:
-        return _or_default(cls, value, field)
-
 
 class ResponseFormat(Strict):
     """Of the answer's text."""
 
     type: Literal["text"]
-
-
-def _or_default(body: type[Strict], value: Any, field: ValidationInfo) -> Any:
-    """The value of a field; null is its default, as at OpenAI."""
-    return body.model_fields[str(field.field_name)].default if value is None else value
 
 
 def question_of(turns: Sequence[tuple[str, str]]) -> str:
@@ -85,6 +77,8 @@ def question_of(turns: Sequence[tuple[str, str]]) -> str:
 class ChatRequest(Strict):
     """A body of POST /v1/chat/completions. A field that is not here is refused by its name."""
 
+    NOTHING: ClassVar[Mapping[str, Any]] = {"tools": [], "tool_choice": "none", "logit_bias": {}}
+
     model: str
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
     stream: bool = False
@@ -104,11 +98,6 @@ class ChatRequest(Strict):
     logprobs: Literal[False] | None = None
     store: Literal[False] | None = None
     response_format: ResponseFormat | None = None
-
-    @field_validator("stream", "n", mode="before")
-    @classmethod
-    def _null(cls, value: Any, field: ValidationInfo) -> Any:
-        return _or_default(cls, value, field)
 
     @field_validator("frequency_penalty", "presence_penalty", mode="before")
     @classmethod
@@ -204,10 +193,11 @@ class Reply:
             sent: the text of its pieces, which a tokenizer may not be able to write as the answer has it.
         """
         chunk = self._chunk(index, {}, _reason(one))
-        if self.base is None:
-            return chunk
-        exact = {} if sent == one.answer.text else {"text": one.answer.text}
-        (chunk if self.is_one else chunk["choices"][0])["kblam"] = evidence_of(self.base, one) | exact
+        said = {} if self.base is None else evidence_of(self.base, one)
+        if sent != one.answer.text:
+            said["text"] = one.answer.text
+        if said:
+            (chunk if self.is_one else chunk["choices"][0])["kblam"] = said
         return chunk
 
     def usage(self, finished: list[Finished]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from starlette.requests import ClientDisconnect, Request
 
 from kblam.serve.failures import ApiError
@@ -15,9 +16,20 @@ _SHOWN = 3
 
 
 class Strict(BaseModel):
-    """A body, or a part of one: no field is unknown, and no value of another type."""
+    """A body, or a part of one: no field is unknown, and no value of another type.
+
+    What asks for nothing is as good as left out, whether the field is known or not: null, as at OpenAI, and `NOTHING`.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    NOTHING: ClassVar[Mapping[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: one for name, one in value.items() if one not in (None, cls.NOTHING.get(name))}
 
 
 Body = TypeVar("Body", bound=Strict)

@@ -108,7 +108,7 @@ class Response:
         return Answer(
             text,
             (),
-            is_refusal(text, refusal),
+            decision.is_refusal or is_refusal(text, refusal),
             len(tokens),
             copied=plan.copied(length) if plan.has_settled(tokens) else (),
             confidence=decision.confidence,

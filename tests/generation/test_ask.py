@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach, detach
-from kblam.errors import EncoderMismatchError, GenerationError
+from kblam.errors import EncoderMismatchError, GenerationError, TooLongError
 from kblam.generation.answer import is_refusal
 from kblam.models.copies import resident_for
 from tests.fakes import HashingEncoder
@@ -82,7 +82,7 @@ def test_what_is_no_question_is_an_error_of_ours(world: World) -> None:
 
 
 def test_a_question_longer_than_the_context_is_refused_with_the_numbers(world: World) -> None:
-    with pytest.raises(GenerationError, match=r"takes 70 tokens and the answer up to 8; the model has room for 64"):
+    with pytest.raises(TooLongError, match=r"takes 70 tokens and the answer up to 8; the model has room for 64"):
         ask(world.model, world.kb, "motto " * 70, tokenizer=world.tokenizer, max_new_tokens=8)
     # The same question with a limit that fits would be 63 + 1 tokens.
     assert ask(world.model, world.kb, "motto " * 63, tokenizer=world.tokenizer, max_new_tokens=1).num_tokens == 1

@@ -10,7 +10,7 @@ import torch
 from kblam.generation import Answer
 from kblam.generation.reading import trimmed
 from kblam.generation.speaking import Speaker, StoppedError
-from tests.generation.asking import byte_bpe
+from tests.generation.asking import byte_bpe, sentence_piece
 
 
 def spoken(text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], Answer, str]:
@@ -47,6 +47,9 @@ def test_pieces_put_together_are_the_answer() -> None:
         ("  two", (" two",), ""),
         ("\n\n", ("\n\n",), ""),
         (" one  ", ("two ",), "one"),
+        ("done #😀 x", ("#😀",), "done"),
+        ("done #😁 x", ("#😀",), "done #😁 x"),
+        ("Antwort: ja ###ÄNDERN", ("###Ä",), "Antwort: ja"),
     ],
 )
 def test_what_may_begin_a_stop_string_is_held_back(text: str, stops: tuple[str, ...], said: str) -> None:
@@ -73,3 +76,19 @@ def test_what_the_tokenizer_cannot_write_is_not_sent_twice() -> None:
         speaker.put(torch.tensor([token]))
     answer = speaker.finish(Answer("The Motto", (), False, 1))
     assert ("".join(pieces), answer.text) == ("the motto", "The Motto")
+
+
+def test_bytes_that_change_what_was_sent_lose_nothing_after_them() -> None:
+    """One byte too many makes its whole run unreadable, a character that was whole before it too."""
+    pieces: list[str] = []
+    tokenizer = sentence_piece()
+    speaker = Speaker(tokenizer, ("Euro",), pieces.append, Event())
+    speaker.put(torch.zeros(1, 1))
+    run = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in (*"😀".encode(), 0xF0, 0x9F)])
+    before, after = (tokenizer(text)["input_ids"] for text in ("The currency", " of France is Euro"))
+    for token in [*before, *run, *after]:
+        speaker.put(torch.tensor([token]))
+    unreadable = "\ufffd" * 6
+    answer = speaker.finish(Answer(f"The currency{unreadable} of France is Euro", (), False, 1))
+    assert answer.text == f"The currency{unreadable} of France is"
+    assert "".join(pieces) == f"The currency😀{unreadable[1:]} of France is"

@@ -48,6 +48,15 @@ def test_what_is_said(asked: Asked, question: str, text: str) -> None:
     assert {one.triple for one in answer.copied} <= {item.triple for item in answer.evidence}
 
 
+def test_a_refusal_that_is_cut_short_is_one(asked: Asked) -> None:
+    cut = asked.session().ask(STONE, max_new_tokens=3)
+    assert (cut.refused, cut.is_cut) == (True, True)
+    assert REFUSAL.startswith(cut.text)
+    assert not asked.session().ask(CURRENCY, max_new_tokens=3).refused
+    assert not asked.session(unknown="base").ask(STONE, max_new_tokens=3).refused
+    assert not asked.session().ask("What is the currency of France and the age of a stone?", max_new_tokens=3).refused
+
+
 def test_the_base_answers_as_if_nothing_were_attached(asked: Asked) -> None:
     """Its own tokens, with its own chat template; only the unknown rows of a batch."""
     message = [{"role": "user", "content": STONE}]

@@ -11,7 +11,15 @@ import torch
 pytest.importorskip("langchain_core")
 
 from langchain_core.caches import InMemoryCache
-from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    HumanMessageChunk,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.prompts import ChatPromptTemplate
 
 from kblam import Session, Triple
@@ -118,11 +126,40 @@ def test_the_last_message_is_asked(chat: ChatKBLaM) -> None:
         chat.model_copy(update={"earlier": "refuse"}).invoke(messages)
 
 
+def test_a_message_is_whose_its_class_or_its_role_says(chat: ChatKBLaM) -> None:
+    for asked in (HumanMessageChunk(QUESTION), ChatMessage(QUESTION, role="user")):
+        assert chat.invoke([asked]).text == ANSWER
+    parts = list(chat.stream(QUESTION))
+    whole = sum(parts[1:], parts[0])
+    with pytest.raises(GenerationError, match="the last message must be the user's"):
+        chat.invoke([HumanMessage(QUESTION), whole])
+    with pytest.warns(KblamWarning, match="earlier messages are not read"):
+        assert chat.invoke([HumanMessage("x"), whole, HumanMessage(QUESTION)]).text == ANSWER
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        ToolMessage("a", tool_call_id="1"),
+        ChatMessage("a", role="moderator"),
+        HumanMessage([{"type": "image", "url": "x"}]),
+        AIMessage(""),
+    ],
+    ids=lambda message: message.type,
+)
+def test_messages_that_are_not_read_may_hold_anything(chat: ChatKBLaM, earlier: BaseMessage) -> None:
+    with pytest.warns(KblamWarning, match="earlier messages are not read"):
+        assert chat.invoke([earlier, HumanMessage(QUESTION)]).text == ANSWER
+    with pytest.raises(GenerationError, match="1 messages before the question"):
+        chat.model_copy(update={"earlier": "refuse"}).invoke([earlier, HumanMessage(QUESTION)])
+
+
 @pytest.mark.parametrize(
     ("messages", "options", "message"),
     [
         ([HumanMessage("a"), SystemMessage("b")], {}, "the last message must be the user's"),
         ([ToolMessage("a", tool_call_id="1")], {}, "a message of the kind 'tool' cannot be read"),
+        ([ChatMessage("a", role="moderator")], {}, "a message of the kind 'moderator' cannot be read"),
         ([HumanMessage([{"type": "image", "url": "x"}])], {}, "a message holds 'image'; this model reads text alone"),
         ([HumanMessage(" ")], {}, "the question is empty"),
         ([HumanMessage("a")], {"model": "gpt"}, "'model' is nothing that can be asked for; possible are max_tokens"),
@@ -145,6 +182,15 @@ def test_a_seed_makes_sampling_repeat_itself() -> None:
     chat = ChatKBLaM(session=tiny_session(unknown="base"), max_tokens=12, temperature=1.5)
     said = [chat.invoke("who are you", seed=seed).text for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
+
+
+def test_only_a_top_p_below_1_samples() -> None:
+    session = tiny_session(unknown="base")
+    greedy, all_of_it, most = (
+        ChatKBLaM(session=session, max_tokens=12, seed=1, top_p=top_p).invoke("who are you").text
+        for top_p in (None, 1.0, 0.9)
+    )
+    assert greedy == all_of_it != most
 
 
 def test_a_misspelled_setting_is_refused(session: Session) -> None:

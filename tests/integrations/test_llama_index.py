@@ -57,6 +57,20 @@ def test_of_a_chat_the_last_message_is_asked(llm: KBLaMLLM) -> None:
         llm.complete(QUESTION, best_of=3)
 
 
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        ChatMessage(role=MessageRole.DEVELOPER, content="Be brief."),
+        ChatMessage(role=MessageRole.TOOL, content="x"),
+        ChatMessage(blocks=[ImageBlock(url="http://127.0.0.1/x.png")]),
+    ],
+    ids=["developer", "tool", "picture"],
+)
+def test_messages_that_are_not_read_may_hold_anything(llm: KBLaMLLM, earlier: ChatMessage) -> None:
+    with pytest.warns(KblamWarning, match="earlier messages are not read"):
+        assert llm.chat([earlier, ChatMessage(content=QUESTION)]).message.content == ANSWER
+
+
 def test_a_chat_engine_asks_it(llm: KBLaMLLM) -> None:
     assert str(SimpleChatEngine.from_defaults(llm=llm).chat(QUESTION)) == ANSWER
 

@@ -6,15 +6,18 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from openai.types.chat import ChatCompletion
 
+from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
 from tests.serve.conftest import Counting
 from tests.serve.contract import chunks
-from tests.serve.served import ANSWER, MODEL, Served, base_of, embedded, serving
+from tests.serve.served import ANSWER, MODEL, QUESTION, Served, base_of, embedded, serving
 
 
 def test_an_answer_says_what_was_copied(server: Served) -> None:
@@ -73,7 +76,8 @@ def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -112,13 +116,42 @@ def test_what_is_not_done_is_refused_by_name(server: Served, more: dict[str, Any
 
 
 def test_what_clients_send_without_meaning_it_is_taken(server: Served) -> None:
-    more = {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "n": 1, "user": "me", "top_p": 1}
+    more: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "n": 1, "user": "me"}
+    more |= {"top_p": 1, "tools": [], "tool_choice": "none", "logit_bias": {}}
     assert server.ask(**more, response_format={"type": "text"}).json()["choices"][0]["message"]["content"] == ANSWER
 
 
-@pytest.mark.parametrize("more", [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"stream": None}, {"n": None}, {"stream": None, "n": None, "stop": None}, {"tools": None, "functions": None}],
+    ids=str,
+)
 def test_null_is_the_default(server: Served, more: dict[str, Any]) -> None:
     assert server.ask(**more).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_an_answer_is_sent_back_as_openai_has_it(server: Served) -> None:
+    asked = {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "hello", "name": None}]}
+    answer = ChatCompletion.model_validate(server.send(asked).json()).choices[0].message.model_dump()
+    assert answer["refusal"] is answer["tool_calls"] is None
+    for earlier in (answer, {**answer, "annotations": [], "tool_calls": []}):
+        body = {**asked, "messages": [*asked["messages"], earlier, {"role": "user", "content": "and?"}]}
+        assert server.send(body).status_code == 200
+    calls = {**answer, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]}
+    refused = server.send({**asked, "messages": [*asked["messages"], calls, *asked["messages"]]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages.1.tool_calls")
+
+
+def test_only_the_last_message_must_say_something(server: Served) -> None:
+    turns = [("system", ""), ("user", "hello"), ("assistant", ""), ("user", "and?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    asked = {"model": MODEL, "max_tokens": 3}
+    assert server.send({**asked, "messages": messages}).status_code == 200
+    for place, text, word in ((3, "", "empty"), (0, "\ud800", "a message holds half a character")):
+        given = [*messages[:place], {**messages[place], "content": text}, *messages[place + 1 :]]
+        refused = server.send({**asked, "messages": given})
+        assert refused.status_code == 400
+        assert word in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("options", [None, {"include_usage": None}], ids=str)
@@ -126,6 +159,34 @@ def test_null_is_the_default_of_a_stream_too(server: Served, options: dict[str, 
     parts = chunks(server.ask(stream=True, n=None, stream_options=options).text)
     assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == ANSWER
     assert not any("usage" in part for part in parts)
+
+
+@pytest.mark.parametrize("base", [None, "facts"])
+def test_a_stream_ends_with_the_text_where_its_pieces_differ(
+    server: Served, base: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "text" not in chunks(server.ask(base=base, stream=True, max_tokens=3).text)[-1].get("kblam", {})
+    finish = Speaker.finish
+    monkeypatch.setattr(Speaker, "finish", lambda self, answer: replace(finish(self, answer), text="rock , paper"))
+    assert chunks(server.ask(base=base, stream=True, max_tokens=3).text)[-1]["kblam"]["text"] == "rock , paper"
+
+
+@pytest.mark.parametrize("base", [None, "facts"])
+def test_an_answer_of_no_stated_length_has_what_room_is_left(server: Served, base: str | None) -> None:
+    least = server.ask(base=base, max_tokens=1).json()["usage"]["prompt_tokens"]
+    longer = f"{QUESTION} {'?' * (508 - least)}"  # each of them is a token
+    usage = server.ask(longer, base).json()["usage"]
+    assert 500 < usage["prompt_tokens"] < 512
+    assert usage["total_tokens"] <= 512
+    for question, more, end in (
+        (longer, {"max_tokens": 20}, "shorten the messages or lower max_tokens"),
+        (longer + "?" * 20, {}, "shorten the messages"),
+    ):
+        refused = server.ask(question, base, **more)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+        assert "the model has room for 512" in error["message"]
+        assert error["message"].endswith(end)
 
 
 def test_other_endpoints_of_openai_are_404_by_name(server: Served) -> None:

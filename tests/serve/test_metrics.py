@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.serve.contract import values
 from tests.serve.served import Served
 
 
-def test_a_refusal_is_counted(server: Served) -> None:
+@pytest.mark.parametrize(
+    "more", [{}, {"max_tokens": 4}, {"stop": "cannot"}, {"temperature": 1, "max_tokens": 4}], ids=str
+)
+def test_a_refusal_is_counted(server: Served, more: dict[str, Any]) -> None:
     before = values(server).get(("kblam_refusals_total", "facts"), 0)
-    assert server.ask("who are you").json()["kblam"]["refused"]
+    assert server.ask("who are you", **more).json()["kblam"]["refused"]
     assert values(server)["kblam_refusals_total", "facts"] == before + 1
 
 

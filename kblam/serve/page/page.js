@@ -159,8 +159,8 @@ async function hear(model, question, where, signal) {
 function showBasis(found, { prefix, refused }) {
   if (found.text !== undefined) at(`${prefix}answer`).textContent = found.text;
   at(`${prefix}verdict`).textContent = refused;
-  show(at(`${prefix}verdict`), found.refused);
-  const seen = found.retrieved ?? found.evidence.filter((one) => one.mass >= LEAST_SHOWN);
+  show(at(`${prefix}verdict`), found.refused ?? false);
+  const seen = found.retrieved ?? (found.evidence ?? []).filter((one) => one.mass >= LEAST_SHOWN);
   show(at(`${prefix}evidence-title`), seen.length > 0);
   at(`${prefix}evidence`).replaceChildren(
     ...seen.map((one) => {
