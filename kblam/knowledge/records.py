@@ -220,7 +220,7 @@ class RecordReader:
                     f"field {path!r} is a list of objects, which is no value; make a record of each, or leave it out: "
                     f"{choice({'ignore': path})}"
                 )
-            return [triple for item in given for triple in self._read(item, name)]
+            return [triple for item in given for triple in self._read(item, self._name_of(item, name, path))]
         if isinstance(given, Mapping):
             if depth >= _DEEPEST:
                 raise TripleFormatError(f"field {path[:60]!r} is nested too deeply; write its properties side by side")
@@ -237,6 +237,19 @@ class RecordReader:
         if len(self._properties) < _COUNTED:
             self._properties.setdefault(triple.property)
         return [triple]
+
+    def _name_of(self, item: object, outer: str, path: str) -> str | None:
+        """The name that an item of a list has from outside; None for one with a name of its own, which it keeps."""
+        if not isinstance(item, Mapping) or not self.is_named(item):
+            return outer
+        plan = self.plan(_keys_of(item))
+        if not plan.properties and "property" not in plan.fields:
+            column = plan.fields["name"][0]
+            raise TripleFormatError(
+                f"{column!r} in an item of {path!r} may be a property of {shortened(outer)} or a name of its own; call it "
+                "'property' or 'entity'"
+            )
+        return None
 
     # --- other forms -------------------------------------------------------------------------------------
 

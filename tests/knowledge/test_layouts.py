@@ -64,6 +64,12 @@ def facts(file: TripleFile) -> list[tuple[str, str, str]]:
             '[{"name": "Oak", "facts": [{"predicate": "height", "object": "20 m"}, {"kind": "tree"}]}]',
             id="facts",
         ),
+        pytest.param(
+            "a.json",
+            '{"name": "Trees", "facts": [{"name": "Oak", "property": "height", "value": "20 m"}],'
+            ' "data": [{"entity": "Oak", "kind": "tree"}]}',
+            id="facts-of-others",
+        ),
         pytest.param("a.json", '[["Oak", "height", "20 m"], ["Oak", "kind", "tree"]]', id="lists-of-three"),
         pytest.param(
             "a.json",
@@ -132,6 +138,11 @@ def test_what_has_no_value_gives_no_fact(tmp_path: Path) -> None:
         ("a.json", '[["name", "property", "value"], ["Oak", "x", "y"]]', "looks like the names of the columns"),
         ("a.json", '[["Oak", "", "y"]]', "has no property"),
         ("a.json", '[{"name": "Oak", "children": [{"x": 1}]}]', "is a list of objects, which is no value"),
+        (
+            "a.json",
+            '{"name": "Oak", "facts": [{"name": "height", "value": "20 m"}]}',
+            "'name' in an item of 'facts' may be a property of 'Oak' or a name of its own; call it 'property' or 'entity'",
+        ),
         ("a.json", '[{"name": "Oak", "properties": {"x": 1}, "x": 2}]', "('Oak', 'x') is on this line too"),
         ("a.json", '[{"fields": {"name": "Oak", "x": 1}, "x": 2}]', '"x" is a field of the record and of its "fields"'),
         ("a.json", '[{"x": [{"height": 3}]}]', "a list of objects that do not say what they are about"),
