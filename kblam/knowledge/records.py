@@ -246,8 +246,8 @@ class RecordReader:
         if not plan.properties and "property" not in plan.fields:
             column = plan.fields["name"][0]
             raise TripleFormatError(
-                f"{column!r} in an item of {path!r} may be a property of {shortened(outer)} or a name of its own; call it "
-                "'property' or 'entity'"
+                f"{column!r} in an item of {path!r} may be a property of {shortened(outer)} or a name of its own; "
+                "call it 'property' or 'entity'"
             )
         return None
 

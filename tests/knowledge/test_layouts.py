@@ -141,7 +141,7 @@ def test_what_has_no_value_gives_no_fact(tmp_path: Path) -> None:
         (
             "a.json",
             '{"name": "Oak", "facts": [{"name": "height", "value": "20 m"}]}',
-            "'name' in an item of 'facts' may be a property of 'Oak' or a name of its own; call it 'property' or 'entity'",
+            "'name' in an item of 'facts' may be a property of 'Oak' or a name of its own; call it 'property' or",
         ),
         ("a.json", '[{"name": "Oak", "properties": {"x": 1}, "x": 2}]', "('Oak', 'x') is on this line too"),
         ("a.json", '[{"fields": {"name": "Oak", "x": 1}, "x": 2}]', '"x" is a field of the record and of its "fields"'),
