@@ -99,6 +99,37 @@ def test_layers_that_an_encoder_does_not_show_are_refused(minilm: SentenceTransf
         assert usual_layers(shallow) == layers
 
 
+def test_layers_of_another_width_than_the_vectors_are_not_shown(
+    minilm: SentenceTransformerEncoder, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    SentenceTransformer(modules=[*minilm._model, Dense(384, 16)]).save(str(tmp_path / "narrow"))
+    narrow = SentenceTransformerEncoder(tmp_path / "narrow", device="cpu")
+    assert narrow.encode(["a"]).shape == (1, 16)
+    assert (narrow.depth, usual_layers(narrow)) == (0, ())
+
+
+def test_a_model_that_gives_no_hidden_states_is_an_error_of_ours(
+    minilm: SentenceTransformerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(minilm._model.transformers_model), "forward", without_states(minilm))
+    with pytest.raises(EncoderError, match="BertModel gives no hidden states"):
+        layered(minilm, (2,)).encode(["a"])
+    assert not minilm._model._forward_hooks
+
+
+def without_states(encoder: SentenceTransformerEncoder) -> Callable[..., Any]:
+    forward = type(encoder._model.transformers_model).forward
+
+    def forward_without(self: Any, *given: Any, **options: Any) -> Any:
+        found = forward(self, *given, **options)
+        return type(found)(last_hidden_state=found.last_hidden_state)
+
+    return forward_without
+
+
 def test_a_model_of_word_vectors_shows_no_layers(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding

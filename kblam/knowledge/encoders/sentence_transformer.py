@@ -79,8 +79,10 @@ class SentenceTransformerEncoder:
 
     @cached_property
     def depth(self) -> int:
-        """How many layers it has; 0 if they cannot be read."""
+        """How many layers it has; 0 if they cannot be read, or are of another width than its vectors."""
         config = getattr(self._model.transformers_model, "config", None)
+        if getattr(config, "hidden_size", None) != self.dimension or not hasattr(config, "output_hidden_states"):
+            return 0
         return int(getattr(config, "num_hidden_layers", 0) or 0)
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
@@ -311,7 +313,9 @@ def _with_layers(model: SentenceTransformer, layers: Sequence[int]) -> Iterator[
     import torch
 
     def read(_: Any, __: Any, outputs: dict[str, Any]) -> dict[str, Any]:
-        states, sentence = outputs["all_layer_embeddings"], outputs["sentence_embedding"]
+        states, sentence = outputs.get("all_layer_embeddings"), outputs["sentence_embedding"]
+        if states is None:
+            raise EncoderError(f"{model.transformers_model.__class__.__name__} gives no hidden states; take another")
         mask = outputs["attention_mask"][..., None]
         # In float32, also under autocast: the sum of many tokens.
         sums = [(states[layer].float() * mask).sum(1) for layer in layers]
