@@ -194,7 +194,7 @@ class RecordReader:
         for column in plan.fields.get("name", ()):
             text = self._text(column, record[column])
             if name is not None and text is not None and text != name:
-                raise TripleFormatError(f"{name!r} and {text!r} are two names in one record; keep one of them")
+                raise TripleFormatError(_two_names(name, text))
             name = text if name is None else name
             self._titles.setdefault(column)
         if name is None:
@@ -214,7 +214,7 @@ class RecordReader:
                     f"field {path!r} is a list of objects, which is no value; make a record of each, or leave it out: "
                     f"{choice({'ignore': path})}"
                 )
-            return [triple for item in given for triple in self._read(item, name)]
+            return [triple for item in given for triple in self._of_item(name, item)]
         if isinstance(given, Mapping):
             if depth >= _DEEPEST:
                 raise TripleFormatError(f"field {path[:60]!r} is nested too deeply; write its properties side by side")
@@ -231,6 +231,28 @@ class RecordReader:
         if len(self._properties) < _COUNTED:
             self._properties.setdefault(triple.property)
         return [triple]
+
+    def _of_item(self, name: str, item: object) -> list[Triple]:
+        """The facts of an object in a list of a record.
+
+        One that says a whole fact, with a name of its own, keeps that. In what else has a name that may be the one of an
+        entity, of a property ({"name": "height", "unit": "m"}) or of a document.
+
+        Raises:
+            TripleFormatError: as `read`, and for two names where it is not known which one is meant.
+        """
+        if not isinstance(item, Mapping) or not self.is_named(item):
+            return self._read(item, name)
+        plan = self.plan(_keys_of(item))
+        columns = plan.fields["name"]
+        own = next((text for column in columns if (text := self._text(column, item[column])) is not None), None)
+        if own is None:
+            return self._read(item, name)
+        guessed = [column for column, field in plan.guesses if field == "name"]
+        if own != name and (guessed or not {"property", "value"} <= plan.fields.keys()):
+            ignored = f", or leave {guessed[0][:40]!r} out: {choice({'ignore': guessed[0]})}" if guessed else ""
+            raise TripleFormatError(f"{_two_names(name, own)}, or make a record of each{ignored}")
+        return self._read(item)
 
     # --- other forms -------------------------------------------------------------------------------------
 
@@ -358,6 +380,10 @@ def _merged(record: Mapping[str, object], key: str) -> dict[str, object]:
     if twice := [name for name in inner if name in rest]:
         raise TripleFormatError(f'"{twice[0]}" is a field of the record and of its "{key}"; keep one of them')
     return {**rest, **inner}
+
+
+def _two_names(name: str, other: str) -> str:
+    return f"{shortened(name)} and {shortened(other)} are two names in one record; keep one of them"
 
 
 def _torn(column: str) -> TripleFormatError:

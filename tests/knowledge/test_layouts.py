@@ -163,6 +163,54 @@ def test_a_fact_that_lacks_a_column_is_not_taken_for_an_entity(tmp_path: Path) -
         TripleFile(put(tmp_path, "a.jsonl", torn + whole))
 
 
+_WHOLE = '{"name": "Oak", "property": "height", "value": "20 m"}'
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (_WHOLE, OAK[0]),
+        ('{"entity": "Trees", "property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"name": "Trees", "height": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"name": "", "property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+    ],
+)
+def test_a_whole_fact_in_a_list_of_a_record_keeps_its_own_name(
+    tmp_path: Path, item: str, expected: tuple[str, str, str]
+) -> None:
+    for name, content in (
+        ("a.json", f'{{"name": "Trees", "license": "CC0",\n"facts": [{item}]}}'),
+        ("b.json", f'{{"Trees": {{"license": "CC0", "facts": [{item}]}}}}'),
+        ("a.jsonl", f'{{"name": "Trees", "license": "CC0", "data": {{"facts": [{item}]}}}}'),
+    ):
+        assert facts(TripleFile(put(tmp_path, name, content))) == [("Trees", "license", "CC0"), expected]
+    value = put(tmp_path, "c.json", f'{{"name": "Trees", "property": "x", "value": {{"facts": [{item}]}}}}')
+    with pytest.raises(TripleFormatError, match="'x facts' is a list of objects"):
+        TripleFile(value)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ('{"name": "Oak", "height": "20 m"}', "'Trees' and 'Oak' are two names in one record; keep one of them"),
+        ('{"name": "height", "value": "20 m"}', "'Trees' and 'height' are two names in one record"),
+        ('{"title": "Oak", "height": "20 m"}', "leave 'title' out: columns=Columns(ignore=('title',))"),
+        ('{"subject": "Oak", "predicate": "height", "object": "20 m"}', "leave 'subject' out"),
+    ],
+)
+def test_another_name_in_a_list_of_a_record_is_refused(tmp_path: Path, item: str, message: str) -> None:
+    path = put(tmp_path, "a.jsonl", f'{{"name": "Trees", "license": "CC0", "data": [{item}]}}')
+    with pytest.raises(TripleFormatError) as caught:
+        TripleFile(path)
+    assert message in str(caught.value)
+
+
+def test_a_column_of_an_item_that_is_left_out_is_no_name_of_it(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", '{"name": "Oak", "facts": [{"id": 7, "key": "height", "value": "20 m"}]}')
+    assert facts(TripleFile(path, columns=Columns(ignore=("id",)))) == [OAK[0]]
+
+
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     deep = '{"a":' * 50 + "1" + "}" * 50
     with pytest.raises(TripleFormatError, match="nested too deeply"):
