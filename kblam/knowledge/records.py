@@ -235,8 +235,8 @@ class RecordReader:
     def _of_item(self, name: str, item: object) -> list[Triple]:
         """The facts of an object in a list of a record.
 
-        One that says a whole fact, with a name of its own, keeps that. In what else has a name that may be the one of an
-        entity, of a property ({"name": "height", "unit": "m"}) or of a document.
+        One that says a whole fact, with a name of its own, keeps that. Elsewhere a name may be the one of an entity, of
+        a property ({"name": "height", "unit": "m"}) or of a document.
 
         Raises:
             TripleFormatError: as `read`, and for two names where it is not known which one is meant.

@@ -311,6 +311,55 @@ def test_columns_can_be_chosen(
     assert found == [("Acme", *fact) for fact in expected]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "value"),
+    [
+        ("a.tsv", "Oak\tuse\tships, casks, arks, and huts\nElm\theight\t9 m\n", "ships, casks, arks, and huts"),
+        ("a.csv", "Oak;use;ships, casks, barrels\nElm;height;9 m\n", "ships, casks, barrels"),
+        ("a.csv", "Oak,use,ships; casks; barrels\n\n\nElm,height,9 m\n", "ships; casks; barrels"),
+        ("a.csv", 'Oak,use,"ships; casks;\nbarrels"\nElm,height,9 m\n', "ships; casks;\nbarrels"),
+        ("a.csv", 'Oak;use;ships, casks, barrels\nElm;height;"9\nm"\n', "ships, casks, barrels"),
+        ("a.csv", "Oak;use;ships, casks\nElm;use;wheels, chairs\n", "ships, casks"),
+    ],
+)
+def test_columns_chosen_by_number_are_cut_by_the_delimiter_of_the_first_lines(
+    tmp_path: Path, name: str, content: str, value: str
+) -> None:
+    columns = Columns.parse(["name=1,property=2,value=3"])
+    first, second = TripleFile(put(tmp_path, name, content), columns=columns)
+    assert (first.name, first.property, first.value) == ("Oak", "use", value)
+    assert second.name == "Elm"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "Oak;colors;red, green, blue\nElm;colors;grey, brown, black\n", "comma and semicolon could each"),
+        ("a.csv", "Oak\tuse\tships; casks; b\n", "semicolon and tab could each divide the columns: 'Oak\\tuse"),
+        ("a.tsv", "Oak\tdescription, and more\n", "there is no column 3; this line has 2"),
+        ("a.csv", "Oak;use\nElm;use\n", "there is no column 3; this line has 2"),
+    ],
+)
+def test_a_delimiter_that_the_first_lines_do_not_tell_is_refused(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(TripleFormatError) as caught:
+        TripleFile(put(tmp_path, name, content), columns=Columns.parse(["name=1,property=2,value=3"]))
+    assert message in str(caught.value)
+    assert caught.value.line == 1
+
+
+def test_lines_that_were_looked_at_for_the_delimiter_are_read_under_their_numbers(tmp_path: Path) -> None:
+    rows = [b"Oak,use,ships; casks; barrels", *(b"Elm,u%d,v" % number for number in range(40))]
+    rows[5] = b"Elm,\xff,v"
+    rows[30] = b"Elm,u"
+    path = put(tmp_path, "a.csv", b"\n".join(rows))
+    with pytest.raises(BadLinesError) as caught:
+        TripleFile(path, columns=Columns.parse(["name=1,property=2,value=3"]))
+    assert "6: byte 0xff" in str(caught.value)
+    assert "31: 2 cells, but the header has 3" in str(caught.value)
+
+
 def test_keys_of_objects_can_be_chosen(tmp_path: Path) -> None:
     path = put(tmp_path, "a.json", '{"Company": "Acme", "CEO": "Ann"}\n{"company": "Beta", "CEO": "Bo"}')
     assert facts(TripleFile(path, columns=Columns(name="Company"))) == [("Acme", "CEO", "Ann"), ("Beta", "CEO", "Bo")]

@@ -6,8 +6,8 @@ import contextlib
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from kblam.errors import TripleFormatError
@@ -19,6 +19,8 @@ from kblam.knowledge.triples import FIELDS, Triple
 
 # The line in which Excel notes its delimiter, above the header.
 _SEPARATOR = re.compile('"?sep=.?"?', re.IGNORECASE)
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_LOOKED_AT = 20  # lines, where the first one does not tell the delimiter
 
 
 class _Lines:
@@ -30,9 +32,15 @@ class _Lines:
         self.pulled: list[str] = []
         self.trouble: TripleFormatError | None = None
 
+    def ahead(self, count: int) -> list[str]:
+        """The texts of the next lines, which are still to be pulled."""
+        found = list(islice(self._lines, count))
+        self._lines = chain(found, self._lines)
+        return [text.text if isinstance(text, NoTextLineError) else str(text) for _, text in found]
+
     def __iter__(self) -> Iterator[str]:
-        for number, text in self._lines:
-            self.number = number
+        while (numbered := next(self._lines, None)) is not None:
+            self.number, text = numbered
             if isinstance(text, NoTextLineError):
                 self.trouble, text = text, text.text
             assert isinstance(text, str)
@@ -48,7 +56,7 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
         return
     if lines.trouble is not None:
         raise lines.trouble
-    delimiter, header = _header(path, lines.number, first, reader)
+    delimiter, header = _header(path, lines, first, reader)
     line = lines.number
     if header is None:
         header = _numbers(first, delimiter)
@@ -115,20 +123,22 @@ def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
 _PLAIN = re.compile(r"[^\W_][\w -]{0,39}")
 
 
-def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
+def _header(path: Path, lines: _Lines, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
     """The delimiter and the column names: the first of comma, semicolon and tab that gives columns that can be read.
 
     None for the names where columns are chosen by number.
     """
+    line = lines.number
     delimiters = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    chosen = reader.columns.numbers
     headers: list[tuple[str, list[str]]] = []
     for delimiter in delimiters:
         with contextlib.suppress(csv.Error):
-            row = next(csv.reader([text], delimiter=delimiter, strict=True))
+            # A fact may go on in the next line; names do not.
+            row = next(csv.reader([text], delimiter=delimiter, strict=not chosen))
             headers.append((delimiter, [cell.strip() for cell in row]))
-    chosen = reader.columns.numbers
     if chosen and headers:
-        delimiter, header = max(headers, key=lambda each: len(each[1]))
+        delimiter, header = _of_numbers(path, lines, text, headers, max(map(int, chosen)))
         if not chosen.intersection(header):
             _check_numbers(reader.columns, len(header), path, line)
             return delimiter, None
@@ -157,6 +167,41 @@ def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str
         path=path,
         line=line,
     )
+
+
+def _of_numbers(
+    path: Path, lines: _Lines, text: str, headers: Sequence[tuple[str, list[str]]], largest: int
+) -> tuple[str, list[str]]:
+    """The delimiter, and the cells of the first line, where columns up to the number `largest` are chosen.
+
+    Raises:
+        TripleFormatError: two delimiters cut the first lines equally well.
+    """
+    if headers[0][0] == "\t" and len(headers[0][1]) > 1:  # a file of tabs: the others stand in its texts
+        return headers[0]
+    wide = [each for each in headers if len(each[1]) >= max(largest, 2)]  # name and value are two
+    if len(wide) < 2:
+        return wide[0] if wide else max(headers, key=lambda each: len(each[1]))
+    first = [text, *lines.ahead(_LOOKED_AT - 1)]
+    alike = {delimiter: _alike(first, delimiter) for delimiter, _ in wide}
+    best = [each for each in wide if alike[each[0]] == max(alike.values())]
+    if len(best) > 1:
+        raise TripleFormatError(
+            f"{' and '.join(_NAMES[delimiter] for delimiter, _ in best)} could each divide the columns: "
+            f"{text.strip()[:100]!r}. Put a line of names above, divided by the one that does, such as "
+            f"{best[0][0].join(FIELDS[:3])!r}",
+            path=path,
+            line=lines.number,
+        )
+    return best[0]
+
+
+def _alike(lines: Sequence[str], delimiter: str) -> int:
+    """How many of the first rows have as many cells as the first."""
+    counts: list[int] = []
+    with contextlib.suppress(csv.Error):  # a quote that is closed further on, or never
+        counts.extend(len(row) for row in csv.reader(lines, delimiter=delimiter, strict=True) if "".join(row).strip())
+    return counts.count(counts[0]) if counts else 0
 
 
 def _check_numbers(columns: Columns, count: int, path: Path, line: int) -> None:
