@@ -91,6 +91,16 @@ class RecordReader:
             return [self._of_row(record)]
         return self._read(record)
 
+    def guess(self, column: str, field: str) -> None:
+        """Notes that a column was taken for a field that nobody called it."""
+        if column.lower() != field and len(self._guesses) < _COUNTED:
+            self._guesses[column, field] = None
+
+    def leave(self, column: str) -> None:
+        """Notes that what a record holds in this column was not read."""
+        if column in self.unread or len(self.unread) < _COUNTED:
+            self.unread[column] += 1
+
     def notes(self) -> list[str]:
         """What was guessed so far, a sentence each."""
         notes = []
@@ -153,13 +163,12 @@ class RecordReader:
         keys = _keys_of(record)
         plan = self.plan(keys, has_name=name is not None)
         for column, field in plan.guesses:
-            if len(self._guesses) < _COUNTED and not plan.properties:
-                self._guesses[column, field] = None
+            if not plan.properties:
+                self.guess(column, field)
         for column in plan.unread:
             if _is_empty(record[column]) or (column == SOURCES and are_sources(record[column])):
                 continue
-            if column in self.unread or len(self.unread) < _COUNTED:
-                self.unread[column] += 1
+            self.leave(column)
         if plan.properties:
             if torn := self._of_facts.intersection(plan.properties):
                 raise _torn(min(torn))
