@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
-from kblam.knowledge.files.lines import NoTextLineError, Records, numbered_lines
+from kblam.knowledge.files.lines import MAX_LINE_BYTES, NoTextLineError, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
@@ -49,6 +49,9 @@ class _Lines:
 
 
 def read_csv(path: Path, reader: RecordReader) -> Records:
+    # A cell may hold what a line may: the sources of a fact are one. The limit is of the process, and others may need a
+    # higher one; it ends what a quote that is never closed swallows.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     lines = _Lines(path)
     texts = iter(lines)
     first = next((text for text in texts if text.strip() and not _SEPARATOR.fullmatch(text.strip())), None)
