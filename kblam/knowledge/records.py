@@ -128,9 +128,12 @@ class RecordReader:
         for note in self.notes():
             logger.info("%s: %s", where, note)
         if self.unread:
+            unread: Counter[str] = Counter()
+            for name, times in self.unread.items():
+                unread[name if name.strip() else ""] += times  # of several columns without a name as one
             shown = ", ".join(
-                f"{repr(name[:40]) if name.strip() else 'a column without a name'} ({_times(times)})"
-                for name, times in self.unread.most_common(_SHOWN + 2)
+                f"{repr(name[:40]) if name else 'a column without a name'} ({_times(times)})"
+                for name, times in unread.most_common(_SHOWN + 2)
             )
             logger.warning("%s: fields that are no part of a triple were not read: %s", where, shown)
 

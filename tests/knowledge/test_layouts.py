@@ -239,6 +239,22 @@ def test_guesses_are_said_and_our_own_names_are_not(tmp_path: Path, caplog: pyte
     assert "c.json: joined lists of values with commas (once)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "times"),
+    [
+        ("name,height,,\nOak,20 m,lost,\n", "once"),
+        ("name,height,,\nOak,20 m,,lost\n", "once"),
+        (",name,, height,\n0,Oak,lost,20 m,lost\n", "3 times"),
+        ("name,property,value,,\nOak,height,20 m,lost,\n", "once"),
+    ],
+)
+def test_what_stands_under_no_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, times: str
+) -> None:
+    assert facts(TripleFile(put(tmp_path, "a.csv", content))) == OAK[:1]
+    assert f"fields that are no part of a triple were not read: a column without a name ({times})" in caplog.text
+
+
 _KEYS = st.sampled_from(
     (
         "name",

@@ -20,6 +20,7 @@ from kblam.knowledge.triples import FIELDS, Triple
 # The line in which Excel notes its delimiter, above the header.
 _SEPARATOR = re.compile('"?sep=.?"?', re.IGNORECASE)
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BLANKS = str.maketrans("01", " \t")
 _LOOKED_AT = 20  # lines, where the first one does not tell the delimiter
 
 
@@ -68,6 +69,7 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
         rows = csv.reader(texts, delimiter=delimiter, strict=True)
         lines.pulled.clear()
         line += 1
+    keys = _keys(header)
     while True:
         try:
             row = next(rows, None)
@@ -80,14 +82,14 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
             if row is None:
                 return
             if any(cell.strip() for cell in row):
-                yield line, _record(path, line, row, header, lines, delimiter)
+                yield line, _record(path, line, row, header, keys, lines, delimiter)
         lines.pulled.clear()
         lines.trouble = None
         line = lines.number + 1
 
 
 def _record(
-    path: Path, line: int, row: list[str], header: list[str], lines: _Lines, delimiter: str
+    path: Path, line: int, row: list[str], header: list[str], keys: list[str], lines: _Lines, delimiter: str
 ) -> dict[str, str] | TripleFormatError:
     """The cells of a row by their columns, or what is wrong with it."""
     if lines.trouble is not None:
@@ -109,7 +111,12 @@ def _record(
         trouble = f"{cells}, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
     if trouble:
         return TripleFormatError(trouble, path=path, line=line)
-    return dict(zip(header, row, strict=True))
+    return dict(zip(keys, row, strict=True))
+
+
+def _keys(header: list[str]) -> list[str]:
+    """The names of the columns, with other white space for each that has none, so that none hides another."""
+    return [name or f"{number:b}".translate(_BLANKS) for number, name in enumerate(header)]
 
 
 def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
