@@ -97,6 +97,16 @@ class RecordReader:
             return [self._of_row(record)]
         return self._read(record)
 
+    def guess(self, column: str, field: str) -> None:
+        """Notes that a column was taken for a field that nobody called it."""
+        if column.lower() != field and len(self._guesses) < _COUNTED:
+            self._guesses[column, field] = None
+
+    def leave(self, column: str) -> None:
+        """Notes that what a record holds in this column was not read."""
+        if column in self.unread or len(self.unread) < _COUNTED:
+            self.unread[column] += 1
+
     def notes(self) -> list[str]:
         """What was guessed so far, a sentence each."""
         notes = []
@@ -124,9 +134,12 @@ class RecordReader:
         for note in self.notes():
             logger.info("%s: %s", where, note)
         if self.unread:
+            unread: Counter[str] = Counter()
+            for name, times in self.unread.items():
+                unread[name if name.strip() else ""] += times  # of several columns without a name as one
             shown = ", ".join(
-                f"{repr(name[:40]) if name.strip() else 'a column without a name'} ({_times(times)})"
-                for name, times in self.unread.most_common(_SHOWN + 2)
+                f"{repr(name[:40]) if name else 'a column without a name'} ({_times(times)})"
+                for name, times in unread.most_common(_SHOWN + 2)
             )
             logger.warning("%s: fields that are no part of a triple were not read: %s", where, shown)
 
@@ -159,13 +172,12 @@ class RecordReader:
         keys = _keys_of(record)
         plan = self.plan(keys, has_name=name is not None)
         for column, field in plan.guesses:
-            if len(self._guesses) < _COUNTED and not plan.properties:
-                self._guesses[column, field] = None
+            if not plan.properties:
+                self.guess(column, field)
         for column in plan.unread:
             if _is_empty(record[column]) or (column == SOURCES and are_sources(record[column])):
                 continue
-            if column in self.unread or len(self.unread) < _COUNTED:
-                self.unread[column] += 1
+            self.leave(column)
         if plan.properties:
             if torn := self._of_facts.intersection(plan.properties):
                 raise _torn(min(torn))
@@ -200,7 +212,7 @@ class RecordReader:
         for column in plan.fields.get("name", ()):
             text = self._text(column, record[column])
             if name is not None and text is not None and text != name:
-                raise TripleFormatError(f"{name!r} and {text!r} are two names in one record; keep one of them")
+                raise TripleFormatError(_two_names(name, text))
             name = text if name is None else name
             self._titles.setdefault(column)
         if name is None:
@@ -220,7 +232,7 @@ class RecordReader:
                     f"field {path!r} is a list of objects, which is no value; make a record of each, or leave it out: "
                     f"{choice({'ignore': path})}"
                 )
-            return [triple for item in given for triple in self._read(item, self._name_of(item, name, path))]
+            return [triple for item in given for triple in self._of_item(name, item)]
         if isinstance(given, Mapping):
             if depth >= _DEEPEST:
                 raise TripleFormatError(f"field {path[:60]!r} is nested too deeply; write its properties side by side")
@@ -238,18 +250,27 @@ class RecordReader:
             self._properties.setdefault(triple.property)
         return [triple]
 
-    def _name_of(self, item: object, outer: str, path: str) -> str | None:
-        """The name that an item of a list has from outside; None for one with a name of its own, which it keeps."""
+    def _of_item(self, name: str, item: object) -> list[Triple]:
+        """The facts of an object in a list of a record.
+
+        One that says a whole fact, with a name of its own, keeps that. Elsewhere a name may be the one of an entity, of
+        a property ({"name": "height", "unit": "m"}) or of a document.
+
+        Raises:
+            TripleFormatError: as `read`, and for two names where it is not known which one is meant.
+        """
         if not isinstance(item, Mapping) or not self.is_named(item):
-            return outer
+            return self._read(item, name)
         plan = self.plan(_keys_of(item))
-        if not plan.properties and "property" not in plan.fields:
-            column = plan.fields["name"][0]
-            raise TripleFormatError(
-                f"{column!r} in an item of {path!r} may be a property of {shortened(outer)} or a name of its own; "
-                "call it 'property' or 'entity'"
-            )
-        return None
+        columns = plan.fields["name"]
+        own = next((text for column in columns if (text := self._text(column, item[column])) is not None), None)
+        if own is None:
+            return self._read(item, name)
+        guessed = [column for column, field in plan.guesses if field == "name"]
+        if own != name and (guessed or not {"property", "value"} <= plan.fields.keys()):
+            ignored = f", or leave {guessed[0][:40]!r} out: {choice({'ignore': guessed[0]})}" if guessed else ""
+            raise TripleFormatError(f"{_two_names(name, own)}, or make a record of each{ignored}")
+        return self._read(item)
 
     # --- other forms -------------------------------------------------------------------------------------
 
@@ -377,6 +398,10 @@ def _merged(record: Mapping[str, object], key: str) -> dict[str, object]:
     if twice := [name for name in inner if name in rest]:
         raise TripleFormatError(f'"{twice[0]}" is a field of the record and of its "{key}"; keep one of them')
     return {**rest, **inner}
+
+
+def _two_names(name: str, other: str) -> str:
+    return f"{shortened(name)} and {shortened(other)} are two names in one record; keep one of them"
 
 
 def _torn(column: str) -> TripleFormatError:

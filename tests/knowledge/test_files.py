@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import json
 import lzma
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from kblam.errors import TripleFormatError
 from kblam.knowledge.fields import MAX_FIELD_CHARACTERS
 from kblam.knowledge.files import check_triples, read_triples, write_triples
+from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
 from tests.knowledge import strategies
 
@@ -122,6 +124,9 @@ BAD_FILES = [
         "e.jsonl", json.dumps({"name": "a", "value": "x" * (MAX_FIELD_CHARACTERS + 1)}), 1, "more than", id="huge-field"
     ),
     pytest.param("e.csv", 'name,value\na,"' + "x\n" * 100_000, 2, "an unclosed quote?", id="csv-runaway-quote"),
+    pytest.param(
+        "e.csv", 'name,value\na,"' + ("x" * 999 + "\n") * 9000, 2, "an unclosed quote?", id="csv-huge-runaway-quote"
+    ),
 ]
 
 
@@ -159,6 +164,18 @@ def test_a_contradiction_names_both_lines(tmp_path: Path, suffix: str) -> None:
         check_triples(path)
     assert caught.value.line == 3 + shift
     assert list(read_triples(path, duplicates="last")) == [B, Triple("A", "p", "three")]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_fact_with_many_long_sources_is_read_back(tmp_path: Path, suffix: str) -> None:
+    before = csv.field_size_limit(131_072)  # as Python has it, whatever other tests did
+    told = Triple("Oak", "height", "20 m", sources=tuple(Source("a.pdf", f"{n} " + 'x "y" ' * 80) for n in range(600)))
+    path = tmp_path / f"a.{suffix}"
+    try:
+        write_triples(path, [told, A])
+        assert list(read_triples(path)) == [told, A]
+    finally:
+        csv.field_size_limit(max(before, csv.field_size_limit()))
 
 
 def test_a_repeated_triple_is_read_once(tmp_path: Path) -> None:

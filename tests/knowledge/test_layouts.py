@@ -64,12 +64,6 @@ def facts(file: TripleFile) -> list[tuple[str, str, str]]:
             '[{"name": "Oak", "facts": [{"predicate": "height", "object": "20 m"}, {"kind": "tree"}]}]',
             id="facts",
         ),
-        pytest.param(
-            "a.json",
-            '{"name": "Trees", "facts": [{"name": "Oak", "property": "height", "value": "20 m"}],'
-            ' "data": [{"entity": "Oak", "kind": "tree"}]}',
-            id="facts-of-others",
-        ),
         pytest.param("a.json", '[["Oak", "height", "20 m"], ["Oak", "kind", "tree"]]', id="lists-of-three"),
         pytest.param(
             "a.json",
@@ -138,11 +132,6 @@ def test_what_has_no_value_gives_no_fact(tmp_path: Path) -> None:
         ("a.json", '[["name", "property", "value"], ["Oak", "x", "y"]]', "looks like the names of the columns"),
         ("a.json", '[["Oak", "", "y"]]', "has no property"),
         ("a.json", '[{"name": "Oak", "children": [{"x": 1}]}]', "is a list of objects, which is no value"),
-        (
-            "a.json",
-            '{"name": "Oak", "facts": [{"name": "height", "value": "20 m"}]}',
-            "'name' in an item of 'facts' may be a property of 'Oak' or a name of its own; call it 'property' or",
-        ),
         ("a.json", '[{"name": "Oak", "properties": {"x": 1}, "x": 2}]', "('Oak', 'x') is on this line too"),
         ("a.json", '[{"fields": {"name": "Oak", "x": 1}, "x": 2}]', '"x" is a field of the record and of its "fields"'),
         ("a.json", '[{"x": [{"height": 3}]}]', "a list of objects that do not say what they are about"),
@@ -174,6 +163,54 @@ def test_a_fact_that_lacks_a_column_is_not_taken_for_an_entity(tmp_path: Path) -
         TripleFile(put(tmp_path, "a.jsonl", torn + whole))
 
 
+_WHOLE = '{"name": "Oak", "property": "height", "value": "20 m"}'
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (_WHOLE, OAK[0]),
+        ('{"entity": "Trees", "property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"name": "Trees", "height": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"name": "", "property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+        ('{"property": "height", "value": "20 m"}', ("Trees", "height", "20 m")),
+    ],
+)
+def test_a_whole_fact_in_a_list_of_a_record_keeps_its_own_name(
+    tmp_path: Path, item: str, expected: tuple[str, str, str]
+) -> None:
+    for name, content in (
+        ("a.json", f'{{"name": "Trees", "license": "CC0",\n"facts": [{item}]}}'),
+        ("b.json", f'{{"Trees": {{"license": "CC0", "facts": [{item}]}}}}'),
+        ("a.jsonl", f'{{"name": "Trees", "license": "CC0", "data": {{"facts": [{item}]}}}}'),
+    ):
+        assert facts(TripleFile(put(tmp_path, name, content))) == [("Trees", "license", "CC0"), expected]
+    value = put(tmp_path, "c.json", f'{{"name": "Trees", "property": "x", "value": {{"facts": [{item}]}}}}')
+    with pytest.raises(TripleFormatError, match="'x facts' is a list of objects"):
+        TripleFile(value)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ('{"name": "Oak", "height": "20 m"}', "'Trees' and 'Oak' are two names in one record; keep one of them"),
+        ('{"name": "height", "value": "20 m"}', "'Trees' and 'height' are two names in one record"),
+        ('{"title": "Oak", "height": "20 m"}', "leave 'title' out: columns=Columns(ignore=('title',))"),
+        ('{"subject": "Oak", "predicate": "height", "object": "20 m"}', "leave 'subject' out"),
+    ],
+)
+def test_another_name_in_a_list_of_a_record_is_refused(tmp_path: Path, item: str, message: str) -> None:
+    path = put(tmp_path, "a.jsonl", f'{{"name": "Trees", "license": "CC0", "data": [{item}]}}')
+    with pytest.raises(TripleFormatError) as caught:
+        TripleFile(path)
+    assert message in str(caught.value)
+
+
+def test_a_column_of_an_item_that_is_left_out_is_no_name_of_it(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", '{"name": "Oak", "facts": [{"id": 7, "key": "height", "value": "20 m"}]}')
+    assert facts(TripleFile(path, columns=Columns(ignore=("id",)))) == [OAK[0]]
+
+
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     deep = '{"a":' * 50 + "1" + "}" * 50
     with pytest.raises(TripleFormatError, match="nested too deeply"):
@@ -200,6 +237,22 @@ def test_guesses_are_said_and_our_own_names_are_not(tmp_path: Path, caplog: pyte
     check_triples(put(tmp_path, "c.json", '{"Oak": {"uses": ["ships", "casks"]}}'))
     assert "c.json: read the keys of an object as the names of its entities" in caplog.text
     assert "c.json: joined lists of values with commas (once)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "times"),
+    [
+        ("name,height,,\nOak,20 m,lost,\n", "once"),
+        ("name,height,,\nOak,20 m,,lost\n", "once"),
+        (",name,, height,\n0,Oak,lost,20 m,lost\n", "3 times"),
+        ("name,property,value,,\nOak,height,20 m,lost,\n", "once"),
+    ],
+)
+def test_what_stands_under_no_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, times: str
+) -> None:
+    assert facts(TripleFile(put(tmp_path, "a.csv", content))) == OAK[:1]
+    assert f"fields that are no part of a triple were not read: a column without a name ({times})" in caplog.text
 
 
 _KEYS = st.sampled_from(
@@ -272,6 +325,55 @@ def test_columns_can_be_chosen(
 ) -> None:
     found = facts(TripleFile(put(tmp_path, "a.csv", content), columns=Columns.parse(choice)))
     assert found == [("Acme", *fact) for fact in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "value"),
+    [
+        ("a.tsv", "Oak\tuse\tships, casks, arks, and huts\nElm\theight\t9 m\n", "ships, casks, arks, and huts"),
+        ("a.csv", "Oak;use;ships, casks, barrels\nElm;height;9 m\n", "ships, casks, barrels"),
+        ("a.csv", "Oak,use,ships; casks; barrels\n\n\nElm,height,9 m\n", "ships; casks; barrels"),
+        ("a.csv", 'Oak,use,"ships; casks;\nbarrels"\nElm,height,9 m\n', "ships; casks;\nbarrels"),
+        ("a.csv", 'Oak;use;ships, casks, barrels\nElm;height;"9\nm"\n', "ships, casks, barrels"),
+        ("a.csv", "Oak;use;ships, casks\nElm;use;wheels, chairs\n", "ships, casks"),
+    ],
+)
+def test_columns_chosen_by_number_are_cut_by_the_delimiter_of_the_first_lines(
+    tmp_path: Path, name: str, content: str, value: str
+) -> None:
+    columns = Columns.parse(["name=1,property=2,value=3"])
+    first, second = TripleFile(put(tmp_path, name, content), columns=columns)
+    assert (first.name, first.property, first.value) == ("Oak", "use", value)
+    assert second.name == "Elm"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "Oak;colors;red, green, blue\nElm;colors;grey, brown, black\n", "comma and semicolon could each"),
+        ("a.csv", "Oak\tuse\tships; casks; b\n", "semicolon and tab could each divide the columns: 'Oak\\tuse"),
+        ("a.tsv", "Oak\tdescription, and more\n", "there is no column 3; this line has 2"),
+        ("a.csv", "Oak;use\nElm;use\n", "there is no column 3; this line has 2"),
+    ],
+)
+def test_a_delimiter_that_the_first_lines_do_not_tell_is_refused(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(TripleFormatError) as caught:
+        TripleFile(put(tmp_path, name, content), columns=Columns.parse(["name=1,property=2,value=3"]))
+    assert message in str(caught.value)
+    assert caught.value.line == 1
+
+
+def test_lines_that_were_looked_at_for_the_delimiter_are_read_under_their_numbers(tmp_path: Path) -> None:
+    rows = [b"Oak,use,ships; casks; barrels", *(b"Elm,u%d,v" % number for number in range(40))]
+    rows[5] = b"Elm,\xff,v"
+    rows[30] = b"Elm,u"
+    path = put(tmp_path, "a.csv", b"\n".join(rows))
+    with pytest.raises(BadLinesError) as caught:
+        TripleFile(path, columns=Columns.parse(["name=1,property=2,value=3"]))
+    assert "6: byte 0xff" in str(caught.value)
+    assert "31: 2 cells, but the header has 3" in str(caught.value)
 
 
 def test_keys_of_objects_can_be_chosen(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,17 @@ def terms(**texts: str) -> dict[str, dict[str, str]]:
             [terms(graph="g", subject="Oak", predicate=p, object=o) for _, p, o in OAK],
             None,
         ),
+        (["value", "name", "property"], [terms(name=s, property=p, value=o) for s, p, o in OAK], None),
         (["tree", "what", "it"], [terms(tree=s, what=p, it=o) for s, p, o in OAK], None),
         (
             ["x", "xLabel", "pLabel", "oLabel"],
             [terms(x="http://e/Q1", xLabel=s, pLabel=p, oLabel=o) for s, p, o in OAK],
             Columns(name="xLabel", property="pLabel", value="oLabel", ignore=("x",)),
+        ),
+        (
+            ["s", "p", "o", "g"],
+            [terms(s=s, p=p, o=o, g="http://e/g") for s, p, o in OAK],
+            Columns(ignore=("g",)),
         ),
     ],
 )
@@ -51,6 +58,7 @@ def test_results_of_a_sparql_query_are_triples(
     [
         (sparql(["a", "b"]), r'r\.json:\d+: results of a SPARQL query with 2 variables, "a", "b": a fact is three'),
         (sparql(["a", "b", "c", "d"]), r"choose: columns=Columns\(name='VARIABLE'"),
+        (sparql(["item", "itemLabel", "population"]), r"columns=Columns\(name='itemLabel', ignore=\('item',\)\)"),
         ('{"head": [], "results": {"bindings": []}}', 'need {"head": {"vars"'),
         (sparql(["s", "p", "o"], terms(s="a", p="b")), r"r\.json:\d+: missing field"),
         (sparql(["s", "p", "o"], {"s": "a"}), r"the term of \?s needs"),
@@ -61,3 +69,25 @@ def test_results_of_a_sparql_query_are_triples(
 def test_results_that_are_no_triples_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TripleFormatError, match=message):
         TripleFile(put(tmp_path, "r.json", text))
+
+
+def test_the_order_of_variables_is_told_as_a_guess(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    solutions = [terms(tree=s, what=p, it=o) for s, p, o in OAK]
+    TripleFile(put(tmp_path, "a.json", sparql(["tree", "what", "it"], *solutions)))
+    assert "a.json: read 'tree' as name, 'what' as property, 'it' as value" in caplog.text
+
+
+def test_variables_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    solutions = [terms(s=s, p=p, o=o, g="http://e/g", question="?") for s, p, o in OAK]
+    del solutions[0]["question"]
+    TripleFile(put(tmp_path, "a.json", sparql(["s", "p", "o", "g", "question"], *solutions)))
+    assert "a.json: fields that are no part of a triple were not read: 'g' (2 times), 'question' (once)" in caplog.text
+
+
+def test_the_choice_that_is_offered_for_a_label_reads_the_file(tmp_path: Path) -> None:
+    berlin = terms(item="http://www.wikidata.org/entity/Q64", itemLabel="Berlin", population="3644826")
+    path = put(tmp_path, "a.json", sparql(["item", "itemLabel", "population"], berlin))
+    assert facts(TripleFile(path, columns=Columns(name="itemLabel", ignore=("item",)))) == [
+        ("Berlin", "population", "3644826")
+    ]

@@ -24,7 +24,7 @@ NO_ID = "a node without an id"
 def unread(reader: RecordReader, source: str) -> Iterator[Dropped]:
     """What a reader left out of its records; what it guessed is noted in the log."""
     for column, times in reader.unread.items():
-        yield Dropped(UNREAD, column[:40], times)
+        yield Dropped(UNREAD, column.strip()[:40], times)
     for note in reader.notes():
         logger.info("%s: %s", source, note)
 

@@ -6,19 +6,22 @@ import contextlib
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns, MissingFieldError, choice, quoted
-from kblam.knowledge.files.lines import NoTextLineError, Records, numbered_lines
+from kblam.knowledge.files.lines import MAX_LINE_BYTES, NoTextLineError, Records, numbered_lines
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.sources import SOURCES, text_of
 from kblam.knowledge.triples import FIELDS, Triple
 
 # The line in which Excel notes its delimiter, above the header.
 _SEPARATOR = re.compile('"?sep=.?"?', re.IGNORECASE)
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BLANKS = str.maketrans("01", " \t")
+_LOOKED_AT = 20  # lines, where the first one does not tell the delimiter
 
 
 class _Lines:
@@ -30,9 +33,15 @@ class _Lines:
         self.pulled: list[str] = []
         self.trouble: TripleFormatError | None = None
 
+    def ahead(self, count: int) -> list[str]:
+        """The texts of the next lines, which are still to be pulled."""
+        found = list(islice(self._lines, count))
+        self._lines = chain(found, self._lines)
+        return [text.text if isinstance(text, NoTextLineError) else str(text) for _, text in found]
+
     def __iter__(self) -> Iterator[str]:
-        for number, text in self._lines:
-            self.number = number
+        while (numbered := next(self._lines, None)) is not None:
+            self.number, text = numbered
             if isinstance(text, NoTextLineError):
                 self.trouble, text = text, text.text
             assert isinstance(text, str)
@@ -41,6 +50,9 @@ class _Lines:
 
 
 def read_csv(path: Path, reader: RecordReader) -> Records:
+    # A cell may hold what a line may: the sources of a fact are one. The limit is of the process, and others may need a
+    # higher one; it ends what a quote that is never closed swallows.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     lines = _Lines(path)
     texts = iter(lines)
     first = next((text for text in texts if text.strip() and not _SEPARATOR.fullmatch(text.strip())), None)
@@ -48,7 +60,7 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
         return
     if lines.trouble is not None:
         raise lines.trouble
-    delimiter, header = _header(path, lines.number, first, reader)
+    delimiter, header = _header(path, lines, first, reader)
     line = lines.number
     if header is None:
         header = _numbers(first, delimiter)
@@ -57,6 +69,7 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
         rows = csv.reader(texts, delimiter=delimiter, strict=True)
         lines.pulled.clear()
         line += 1
+    keys = _keys(header)
     while True:
         try:
             row = next(rows, None)
@@ -69,14 +82,14 @@ def read_csv(path: Path, reader: RecordReader) -> Records:
             if row is None:
                 return
             if any(cell.strip() for cell in row):
-                yield line, _record(path, line, row, header, lines, delimiter)
+                yield line, _record(path, line, row, header, keys, lines, delimiter)
         lines.pulled.clear()
         lines.trouble = None
         line = lines.number + 1
 
 
 def _record(
-    path: Path, line: int, row: list[str], header: list[str], lines: _Lines, delimiter: str
+    path: Path, line: int, row: list[str], header: list[str], keys: list[str], lines: _Lines, delimiter: str
 ) -> dict[str, str] | TripleFormatError:
     """The cells of a row by their columns, or what is wrong with it."""
     if lines.trouble is not None:
@@ -98,7 +111,12 @@ def _record(
         trouble = f"{cells}, but the header has {len(header)}; quote a cell that holds {delimiter!r}"
     if trouble:
         return TripleFormatError(trouble, path=path, line=line)
-    return dict(zip(header, row, strict=True))
+    return dict(zip(keys, row, strict=True))
+
+
+def _keys(header: list[str]) -> list[str]:
+    """The names of the columns, with other white space for each that has none, so that none hides another."""
+    return [name or f"{number:b}".translate(_BLANKS) for number, name in enumerate(header)]
 
 
 def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
@@ -115,20 +133,22 @@ def _swallowed(lines: list[str], delimiter: str, cells: int) -> str | None:
 _PLAIN = re.compile(r"[^\W_][\w -]{0,39}")
 
 
-def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
+def _header(path: Path, lines: _Lines, text: str, reader: RecordReader) -> tuple[str, list[str] | None]:
     """The delimiter and the column names: the first of comma, semicolon and tab that gives columns that can be read.
 
     None for the names where columns are chosen by number.
     """
+    line = lines.number
     delimiters = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    chosen = reader.columns.numbers
     headers: list[tuple[str, list[str]]] = []
     for delimiter in delimiters:
         with contextlib.suppress(csv.Error):
-            row = next(csv.reader([text], delimiter=delimiter, strict=True))
+            # A fact may go on in the next line; names do not.
+            row = next(csv.reader([text], delimiter=delimiter, strict=not chosen))
             headers.append((delimiter, [cell.strip() for cell in row]))
-    chosen = reader.columns.numbers
     if chosen and headers:
-        delimiter, header = max(headers, key=lambda each: len(each[1]))
+        delimiter, header = _of_numbers(path, lines, text, headers, max(map(int, chosen)))
         if not chosen.intersection(header):
             _check_numbers(reader.columns, len(header), path, line)
             return delimiter, None
@@ -157,6 +177,41 @@ def _header(path: Path, line: int, text: str, reader: RecordReader) -> tuple[str
         path=path,
         line=line,
     )
+
+
+def _of_numbers(
+    path: Path, lines: _Lines, text: str, headers: Sequence[tuple[str, list[str]]], largest: int
+) -> tuple[str, list[str]]:
+    """The delimiter, and the cells of the first line, where columns up to the number `largest` are chosen.
+
+    Raises:
+        TripleFormatError: two delimiters cut the first lines equally well.
+    """
+    if headers[0][0] == "\t" and len(headers[0][1]) > 1:  # a file of tabs: the others stand in its texts
+        return headers[0]
+    wide = [each for each in headers if len(each[1]) >= max(largest, 2)]  # name and value are two
+    if len(wide) < 2:
+        return wide[0] if wide else max(headers, key=lambda each: len(each[1]))
+    first = [text, *lines.ahead(_LOOKED_AT - 1)]
+    alike = {delimiter: _alike(first, delimiter) for delimiter, _ in wide}
+    best = [each for each in wide if alike[each[0]] == max(alike.values())]
+    if len(best) > 1:
+        raise TripleFormatError(
+            f"{' and '.join(_NAMES[delimiter] for delimiter, _ in best)} could each divide the columns: "
+            f"{text.strip()[:100]!r}. Put a line of names above, divided by the one that does, such as "
+            f"{best[0][0].join(FIELDS[:3])!r}",
+            path=path,
+            line=lines.number,
+        )
+    return best[0]
+
+
+def _alike(lines: Sequence[str], delimiter: str) -> int:
+    """How many of the first rows have as many cells as the first."""
+    counts: list[int] = []
+    with contextlib.suppress(csv.Error):  # a quote that is closed further on, or never
+        counts.extend(len(row) for row in csv.reader(lines, delimiter=delimiter, strict=True) if "".join(row).strip())
+    return counts.count(counts[0]) if counts else 0
 
 
 def _check_numbers(columns: Columns, count: int, path: Path, line: int) -> None:

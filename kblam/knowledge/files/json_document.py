@@ -252,7 +252,7 @@ def _solutions(text: _JsonText, members: Sequence[_Member], bindings: _Member, r
     text.back_to(bindings.at)
     for line, solution in text.items():
         try:
-            record = solution if isinstance(solution, TripleFormatError) else record_of(solution, fields)
+            record = solution if isinstance(solution, TripleFormatError) else record_of(solution, fields, reader)
         except TripleFormatError as error:
             record = error
         yield line, record
