@@ -74,3 +74,12 @@ def test_synthesise_writes_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         assert "4 triples of 2 entities" in kblam(*words, "--entities", 2).ok().stderr
         assert {triple.name for triple in read_triples(file)} == {"A", "B"}
         assert "Do not use these names:\\nA." in json.dumps(server.requests[-1])
+
+
+def test_synthesise_asks_nothing_where_the_file_cannot_be_written(tmp_path: Path) -> None:
+    with serve() as server:
+        words = ("data", "synthesise", "--base-url", server.base_url, "--model", "writer", "-o")
+        kblam(*words, tmp_path / "no" / "s.jsonl").failed(2, "cannot write: there is no folder")
+        kblam(*words, tmp_path / "s.txt").failed(2, "cannot tell the format from 's.txt'")
+        kblam(*words, tmp_path / "s.xlsx").failed(2, ".xlsx is read, not written")
+        assert server.requests == []

@@ -48,6 +48,15 @@ def test_documents_are_asked_about_by_a_model(tmp_path: Path) -> None:
     kblam("data", "questions", document).failed(2, "--base-url and --model are needed")
 
 
+def test_a_target_that_cannot_be_written_costs_no_request(facts: Path, tmp_path: Path) -> None:
+    with serve() as server:
+        words = ("data", "questions", facts, "--base-url", server.base_url, "--model", "writer")
+        kblam(*words, "-o", tmp_path / "no" / "q.jsonl").failed(2, "cannot write: there is no folder")
+        (tmp_path / "q.jsonl").mkdir()
+        kblam(*words, "-o", tmp_path / "q.jsonl").failed(2, "q.jsonl is a folder")
+        assert server.requests == []
+
+
 def test_what_cannot_work_is_told(facts: Path, tmp_path: Path) -> None:
     kblam("data", "questions", facts, facts).failed(2, "one knowledge base or one file of triples, or documents alone")
     kblam("data", "questions", facts, "--model", "x").failed(2, "--base-url and --model go together")

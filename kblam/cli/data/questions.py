@@ -78,10 +78,8 @@ def questions(
     from kblam.data.asking import parse_shares
     from kblam.data.endpoint import Endpoint
 
-    if output is not None and output.suffix.lower() != ".jsonl":
-        raise CommandError(f"{output}: questions are written as JSON Lines; name it .jsonl")
-    if output is not None and output.exists() and not overwrite:
-        raise CommandError(f"{output}: there is a file already; --overwrite replaces it")
+    if output is not None:
+        _check(output, overwrite=overwrite)
     if bool(base_url) != bool(model):
         raise CommandError("--base-url and --model go together: the endpoint and the name of the model there")
     shares = None if kinds is None else parse_shares(kinds)
@@ -129,6 +127,15 @@ def questions(
     if len(found) < count:
         warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
     _write(output, found, overwrite=overwrite)
+
+
+def _check(output: Path, *, overwrite: bool) -> None:
+    """Before a model is paid for: whether the questions can be kept there."""
+    from kblam.knowledge.files.whole import check_target
+
+    if output.suffix.lower() != ".jsonl":
+        raise CommandError(f"{output}: questions are written as JSON Lines; name it .jsonl")
+    check_target(output, overwrite=overwrite)
 
 
 def _are_documents(sources: Sequence[Path]) -> bool:

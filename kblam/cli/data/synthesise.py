@@ -31,7 +31,9 @@ def synthesise(
     from kblam.data.synthesise import synthesise as write
     from kblam.errors import TripleFormatError
     from kblam.knowledge import TripleFile, write_triples
+    from kblam.knowledge.files import check_written_to
 
+    check_written_to(output)  # before a model is paid for
     try:
         triples = list(TripleFile(output)) if output.exists() else []
     except TripleFormatError as error:
