@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +18,13 @@ except ImportError:  # not on Windows, where nobody keeps two processes from one
     fcntl = None  # type: ignore[assignment]
 
 Kept = TypeVar("Kept")
+Itself = TypeVar("Itself", bound="Journal[Any]")
+
+
+def beside(output: Path, suffix: str) -> Path:
+    """Where the journal of a file is: one, whatever links lead to the file."""
+    file = Path(os.path.realpath(output))
+    return file.with_name(file.name + suffix)
 
 
 class Journal(Generic[Kept]):
@@ -30,6 +38,7 @@ class Journal(Generic[Kept]):
 
     _key: ClassVar[str]  # the first field of every entry
     _work: ClassVar[tuple[str, str]]  # whose journal it is, as messages name it: article and words
+    _is_passing: ClassVar[bool] = False  # whether its file goes at the end where nothing is kept in it
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,10 +55,12 @@ class Journal(Generic[Kept]):
             self._file.close()
             raise
 
-    def __enter__(self) -> Journal[Kept]:
+    def __enter__(self: Itself) -> Itself:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._is_passing and not self._kept:
+            self._remove()
         self._file.close()
 
     def __len__(self) -> int:
@@ -80,14 +91,10 @@ class Journal(Generic[Kept]):
                 f"{self.path}: cannot write: {os.strerror(error.errno or 0)}; make room and run the same command again"
             ) from error
 
-    def remove(self) -> None:
-        """Removes the file, whose answers are elsewhere now; call it before the journal is closed."""
+    def clear(self) -> None:
+        """Keeps none of the answers any longer, since they are elsewhere now."""
         self._kept.clear()
         self._file.truncate(0)
-        try:
-            self.path.unlink(missing_ok=True)
-        except OSError:  # Windows keeps what is open; an empty journal does no harm
-            return
 
     def _fields(self, kept: Kept) -> dict[str, Any]:
         """What an entry says beside its key."""
@@ -107,6 +114,11 @@ class Journal(Generic[Kept]):
                 is_there = False
             if not is_there:
                 raise DataError(f"{self.path} is in use by another {self._work[1]}; wait for it")
+
+    def _remove(self) -> None:
+        """Removes the file while this process has the lock, so that no other one has it open by then."""
+        with contextlib.suppress(OSError):  # Windows keeps what is open; an empty journal does no harm
+            self.path.unlink()
 
     def _read(self) -> None:
         begin = f'{{"{self._key}": "'.encode()  # of every entry

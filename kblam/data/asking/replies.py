@@ -15,6 +15,7 @@ class Replies(Journal[str]):
     """The replies of a set that is not written yet."""
 
     _key, _work = "request", ("a", "run of `kblam data questions`")
+    _is_passing = True
 
     def _fields(self, kept: str) -> dict[str, Any]:
         return {"reply": kept}
