@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.journal import Journal
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataServerError, TripleFormatError, argument
+from kblam.knowledge.records import triples_of
 from kblam.knowledge.triples import Triple
 
 LONGEST_NAME = 100  # characters
@@ -24,6 +26,22 @@ None of them exists. Give each a name of its own and 4 to 7 facts: short propert
 and sentences. Some properties of an entity should be close in meaning, but not the same. Do not use these names:
 {avoid}.
 Answer with JSON alone: {{"entities": [{{"name": "...", "facts": {{"property": "value"}}}}]}}"""
+
+
+class Entities(Journal[list[Triple]]):
+    """Entities that are in no file yet, by their names."""
+
+    _key, _work = "entity", ("a", "run of `kblam data synthesise`")
+    _is_passing = True
+
+    def _fields(self, kept: list[Triple]) -> dict[str, Any]:
+        return {"triples": [triple.to_record() for triple in kept]}
+
+    def _answer(self, entry: Mapping[str, Any]) -> list[Triple]:
+        triples = [triple for record in entry["triples"] for triple in triples_of(record)]
+        if not triples:
+            raise ValueError("an entity without facts")
+        return triples
 
 
 def synthesise(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from kblam.knowledge import Triple, read_triples
-from tests.cli.conftest import kblam
+from kblam.knowledge import Source, Triple, read_triples, write_triples
+from tests.cli.conftest import command_line, kblam
 from tests.data.chat_server import serve
 from tests.data.test_real import CWE, written
 
@@ -74,3 +77,85 @@ def test_synthesise_writes_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         assert "4 triples of 2 entities" in kblam(*words, "--entities", 2).ok().stderr
         assert {triple.name for triple in read_triples(file)} == {"A", "B"}
         assert "Do not use these names:\\nA." in json.dumps(server.requests[-1])
+
+
+def test_synthesise_asks_nothing_where_the_file_cannot_be_written(tmp_path: Path) -> None:
+    with serve() as server:
+        words = ("data", "synthesise", "--base-url", server.base_url, "--model", "writer", "-o")
+        kblam(*words, tmp_path / "no" / "s.jsonl").failed(2, "cannot write: there is no folder")
+        kblam(*words, tmp_path / "s.txt").failed(2, "cannot tell the format from 's.txt'")
+        kblam(*words, tmp_path / "s.xlsx").failed(2, ".xlsx is read, not written")
+        assert server.requests == []
+
+
+def says(*names: str) -> str:
+    return json.dumps([{"name": name, "facts": {"color": "red", "founder": "Ann"}} for name in names])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.csv", "name,property,value,owner,checked\nOak,leaf,lobed,Ann,yes\n", '"owner", "checked" would be lost'),
+        ("m.csv", "subject,predicate,object\nOak,leaf,lobed\n", "read 'subject' as name"),
+        ("m.csv", "name,leaf,bark\nOak,lobed,grey\n", "read each record as one entity"),
+        ("m.jsonl", '{"name": "Oak", "property": "leaf", "value": "lobed", "id": 3}\n', '"id" would be lost'),
+        ("m.json", '{"licence": "CC0", "triples": [["Oak", "leaf", "lobed"]]}', "what surrounds the list"),
+    ],
+)
+def test_synthesise_keeps_away_from_what_it_cannot_write_back(
+    tmp_path: Path, name: str, content: str, words: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with serve() as server:
+        server.replies = [says("A")]
+        run = kblam("data", "synthesise", "-o", file, "--base-url", server.base_url, "--model", "writer", "-n", 2)
+        run.failed(2, words, "choose another --output")
+        assert server.requests == []
+    assert file.read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv"])
+def test_synthesise_goes_on_with_its_own_file(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"facts{suffix}"
+    fact = Triple("Oak", "leaf", "lobed", question="What leaf?", sources=(Source("trees.md", "lobed leaves"),))
+    write_triples(file, [fact])
+    with serve() as server:
+        server.replies = [says("A")]
+        kblam("data", "synthesise", "-o", file, "--base-url", server.base_url, "--model", "writer", "-n", 2).ok()
+    assert next(iter(read_triples(file))) == fact
+    assert {triple.name for triple in read_triples(file)} == {"Oak", "A"}
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_one_synthesise_at_a_time_has_a_file_and_killed_it_has_lost_nothing(tmp_path: Path) -> None:
+    file, link, second = tmp_path / "facts.jsonl", tmp_path / "link.jsonl", threading.Event()
+    link.symlink_to(file)
+    journal = tmp_path / "facts.jsonl.synthesise"
+    with serve() as server:
+        words = ("data", "synthesise", "--base-url", server.base_url, "--model", "writer", "-n", 2, "-o")
+
+        def answer(_: object) -> str:
+            if len(server.requests) > 1:
+                second.wait(60)
+            return says("A")
+
+        server.answer = answer
+        running = subprocess.Popen([*command_line(), *map(str, words), str(file)], stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 120
+            while len(server.requests) < 2:
+                assert time.monotonic() < end
+                assert running.poll() is None
+                time.sleep(0.02)
+            kblam(*words, link).failed(2, f"{journal.name} is in use by another run of `kblam data synthesise`")
+        finally:
+            running.kill()
+            running.wait()
+            second.set()
+        assert (file.exists(), journal.exists()) == (False, True)
+        server.answer, server.replies = None, [says("B")]
+        kblam(*words, file).ok()
+    assert [triple.name for triple in read_triples(file)] == ["A", "A", "B", "B"]
+    assert not journal.exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +25,15 @@ from kblam.cli.data.extract import (
     cut,
     read_all,
 )
-from kblam.cli.errors import CommandError
-from kblam.cli.files import open_file
+from kblam.cli.errors import CommandError, InterruptedWorkError
+from kblam.cli.files import many, open_file
 from kblam.cli.loading import warn
 from kblam.cli.options import MOST_QUESTIONS
 from kblam.cli.output import err, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
     from kblam.data.asking import Asked
+    from kblam.data.asking.replies import Replies
     from kblam.data.endpoint import Endpoint
     from kblam.knowledge import Triple
 
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
 def questions(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="A knowledge base, a file of triples, or documents."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A knowledge base, a file of triples, or documents; a workbook is a document with --base-url.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -72,16 +77,16 @@ def questions(
     With --base-url a language model puts the questions about a base into words of its own. About documents it writes
     them, each with the words of the document that answer it.
 
+    Interrupted? Run the same command again: the model's replies are in FILE.questions until FILE is written.
+
     Example: kblam data questions facts.kb -o questions.jsonl --count 500
     """
     from kblam.adapter.config import REFUSAL
     from kblam.data.asking import parse_shares
     from kblam.data.endpoint import Endpoint
 
-    if output is not None and output.suffix.lower() != ".jsonl":
-        raise CommandError(f"{output}: questions are written as JSON Lines; name it .jsonl")
-    if output is not None and output.exists() and not overwrite:
-        raise CommandError(f"{output}: there is a file already; --overwrite replaces it")
+    if output is not None:
+        _check(output, overwrite=overwrite)
     if bool(base_url) != bool(model):
         raise CommandError("--base-url and --model go together: the endpoint and the name of the model there")
     shares = None if kinds is None else parse_shares(kinds)
@@ -93,48 +98,85 @@ def questions(
     except UnicodeEncodeError:
         raise CommandError("--refusal is not UTF-8; type it in a terminal that writes UTF-8") from None
     endpoint = Endpoint(base_url, model, api_key_env, timeout) if base_url else None
-    if _are_documents(sources):
-        if endpoint is None:
-            raise CommandError(
-                "--base-url and --model are needed: questions about documents are written by a language model; or make "
-                "a base of them first: kblam data extract"
-            )
-        from kblam.data.asking import about_documents
+    with _replies_for(output if endpoint is not None else None) as replies:
+        if _are_documents(sources, is_asked=endpoint is not None):
+            if endpoint is None:
+                raise CommandError(
+                    "--base-url and --model are needed: questions about documents are written by a language model, as "
+                    "are the triples that kblam data extract takes from them; a table needs none: make a base of it "
+                    "with kblam kb build"
+                )
+            from kblam.data.asking import about_documents
 
-        pieces = cut(read_all(sources, reader, max_megabytes), piece)
-        with progress_bar("asking") as progress:
-            written = about_documents(
-                pieces,
-                count,
-                endpoint,
-                shares=shares,
-                seed=seed,
-                refusal=said,
-                concurrency=concurrency,
-                progress=progress,
-            )
-        found = written.questions
-        for why, number in written.refused.most_common():
-            _note(f"refused: {number:,} with {why}")
-    else:
-        if len(sources) > 1:
-            raise CommandError("give one knowledge base or one file of triples, or documents alone")
-        from kblam.data.asking import about_base
+            pieces = cut(read_all(sources, reader, max_megabytes), piece)
+            with progress_bar("asking") as progress:
+                written = about_documents(
+                    pieces,
+                    count,
+                    endpoint,
+                    shares=shares,
+                    seed=seed,
+                    refusal=said,
+                    concurrency=concurrency,
+                    replies=replies,
+                    progress=progress,
+                )
+            found = written.questions
+            for why, number in written.refused.most_common():
+                _note(f"refused: {number:,} with {why}")
+        else:
+            if len(sources) > 1:
+                raise CommandError("give one knowledge base or one file of triples, or documents alone")
+            from kblam.data.asking import about_base
 
-        triples = _triples(sources[0])
-        with waiting("drawing"):
-            found = about_base(triples, count, shares=shares, seed=seed, refusal=said)
-        if endpoint is not None:
-            found = _rephrased(found, endpoint, concurrency)
-    if len(found) < count:
-        warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
-    _write(output, found, overwrite=overwrite)
+            triples = _triples(sources[0])
+            with waiting("drawing"):
+                found = about_base(triples, count, shares=shares, seed=seed, refusal=said)
+            if endpoint is not None:
+                found = _rephrased(found, endpoint, concurrency, replies)
+        if len(found) < count:
+            warn(f"{len(found):,} different questions where {count:,} were wanted: there are no more of these kinds")
+        _write(output, found, overwrite=overwrite)
+        if replies is not None:
+            replies.clear()
 
 
-def _are_documents(sources: Sequence[Path]) -> bool:
+@contextmanager
+def _replies_for(output: Path | None) -> Iterator[Replies | None]:
+    """The journal beside a file that a model's questions go to; it goes when they are written."""
+    from kblam.data.asking.replies import Replies
+    from kblam.data.journal import beside
+
+    if output is None:
+        yield None
+        return
+    with Replies(beside(output, ".questions")) as replies:
+        try:
+            yield replies
+        except KeyboardInterrupt:
+            if not len(replies):
+                raise
+            raise InterruptedWorkError(
+                f"interrupted; {many(len(replies), 'reply is', 'replies are')} in {replies.path}: run the same command again to go on"
+            ) from None
+
+
+def _check(output: Path, *, overwrite: bool) -> None:
+    """Before a model is paid for: whether the questions can be kept there."""
+    from kblam.knowledge.files.whole import check_target
+
+    if output.suffix.lower() != ".jsonl":
+        raise CommandError(f"{output}: questions are written as JSON Lines; name it .jsonl")
+    check_target(output, overwrite=overwrite)
+
+
+def _are_documents(sources: Sequence[Path], *, is_asked: bool) -> bool:
+    """Whether a model is to read them; without one a workbook is a table of triples."""
     from kblam.data.documents import KINDS
+    from kblam.knowledge.files import FORMAT_OF_SUFFIX
 
-    return all(source.suffix.lower() in KINDS for source in sources)
+    suffixes = [source.suffix.lower() for source in sources]
+    return all(suffix in KINDS and (is_asked or suffix not in FORMAT_OF_SUFFIX) for suffix in suffixes)
 
 
 def _triples(source: Path) -> list[Triple]:
@@ -148,11 +190,11 @@ def _triples(source: Path) -> list[Triple]:
         return list(kb.triples())
 
 
-def _rephrased(found: list[Asked], endpoint: Endpoint, concurrency: int) -> list[Asked]:
+def _rephrased(found: list[Asked], endpoint: Endpoint, concurrency: int, replies: Replies | None) -> list[Asked]:
     from kblam.data.asking import rephrased
 
     with progress_bar("asking") as progress:
-        done = rephrased(found, endpoint, concurrency=concurrency, progress=progress)
+        done = rephrased(found, endpoint, concurrency=concurrency, replies=replies, progress=progress)
     if done.kept:
         _note(f"{done.kept:,} of {len(found):,} stay in the words of the templates: the model's cannot be used")
     return done.questions

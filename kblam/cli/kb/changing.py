@@ -49,7 +49,9 @@ SkipBad = Annotated[
 
 
 def build(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Triples: .json, .jsonl, .csv or .tsv.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Triples: .json, .jsonl, .ndjson, .csv, .tsv, .xlsx or .parquet.")
+    ],
     output: Annotated[
         Path,
         typer.Option(

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter.config import REFUSAL
+from kblam.data.asking.replies import Request
 from kblam.data.asking.sets import DEFAULT_SHARES, KINDS, UNANSWERABLE, Asked
 from kblam.data.at_once import answers
 from kblam.data.documents import Piece
 from kblam.data.endpoint import ChatClient, Endpoint, json_in
 from kblam.data.extracting.quotes import find_quote
+from kblam.data.journal import Journal
 from kblam.data.quiz import counts
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge import Source
@@ -58,6 +60,7 @@ def about_documents(
     seed: int = 0,
     refusal: str = REFUSAL,
     concurrency: int = 4,
+    replies: Journal[str] | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Questions that differ, spread over the documents; fewer where a model writes no more.
@@ -70,6 +73,7 @@ def about_documents(
         seed: which pieces are asked about, where there are more than questions.
         refusal: the answer to what no document says.
         concurrency: requests at a time.
+        replies: what is in it is not asked again, and what can be used is added to it; None keeps nothing.
         progress: `progress(done, total)` in requests.
 
     Raises:
@@ -85,20 +89,13 @@ def about_documents(
     of_piece = [kinds[at :: len(order)][:MOST_OF_PIECE] for at in range(len(order))]
     written, seen = Written(), set[str]()
 
-    def ask(client: ChatClient, place: int) -> str:
-        piece = pieces[order[place]]
-        listed = ", ".join(f"{number} {kind}" for kind, number in Counter(of_piece[place]).items())
-        meaning = "; ".join(f'"{kind}" {_MEANING[kind]}' for kind in dict.fromkeys(of_piece[place]))
-        section = f"\nSection: {' > '.join(piece.headings)}" if piece.headings else ""
-        passage = f"Document: {piece.document.name}{section}\nWrite: {listed}\n\nPassage:\n{piece.text}"
-        messages = [
-            {"role": "system", "content": INSTRUCTIONS.format(kinds=meaning)},
-            {"role": "user", "content": passage},
-        ]
-        return client.ask(messages, temperature=0.7, schema=_schema()).text
+    requests = [Request(place, _messages(pieces[at], of_piece[place]), replies) for place, at in enumerate(order)]
+
+    def ask(client: ChatClient, request: Request) -> str:
+        return request.reply(client, temperature=0.7, schema=_schema())
 
     found: dict[int, list[Asked]] = {}
-    with answers(range(len(order)), ask, endpoint, concurrency) as answered:
+    with answers(requests, ask, endpoint, concurrency) as answered:
         for done, (place, text) in enumerate(answered, start=1):
             left = Counter(of_piece[place])
             found[place] = []
@@ -112,6 +109,8 @@ def about_documents(
                 seen.add(asked.question.casefold())
                 left[asked.kind] -= 1
                 found[place].append(asked)
+            if found[place]:
+                requests[place].keep(endpoint.model, text)
             if progress is not None:
                 progress(done, len(order))
     written.questions = [asked for place in sorted(found) for asked in found[place]]
@@ -121,6 +120,14 @@ def about_documents(
             f"pieces ({', '.join(written.refused)}); use a larger model"
         )
     return written
+
+
+def _messages(piece: Piece, kinds: Sequence[str]) -> list[dict[str, str]]:
+    listed = ", ".join(f"{number} {kind}" for kind, number in Counter(kinds).items())
+    meaning = "; ".join(f'"{kind}" {_MEANING[kind]}' for kind in dict.fromkeys(kinds))
+    section = f"\nSection: {' > '.join(piece.headings)}" if piece.headings else ""
+    passage = f"Document: {piece.document.name}{section}\nWrite: {listed}\n\nPassage:\n{piece.text}"
+    return [{"role": "system", "content": INSTRUCTIONS.format(kinds=meaning)}, {"role": "user", "content": passage}]
 
 
 def _schema() -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kblam.data.asking.replies import Request
 from kblam.data.asking.sets import UNANSWERABLE, Asked
 from kblam.data.at_once import answers
 from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.journal import Journal
 from kblam.errors import DataServerError
 from kblam.knowledge.encoders import Progress
 from kblam.knowledge.mention import says
@@ -50,7 +52,12 @@ class Rephrased:
 
 
 def rephrased(
-    questions: Sequence[Asked], endpoint: Endpoint, *, concurrency: int = 4, progress: Progress | None = None
+    questions: Sequence[Asked],
+    endpoint: Endpoint,
+    *,
+    concurrency: int = 4,
+    replies: Journal[str] | None = None,
+    progress: Progress | None = None,
 ) -> Rephrased:
     """The same questions in a model's words.
 
@@ -60,28 +67,31 @@ def rephrased(
         questions: from templates.
         endpoint: the server and the model.
         concurrency: requests at a time.
+        replies: what is in it is not asked again, and what can be used is added to it; None keeps nothing.
         progress: `progress(done, total)` in questions.
 
     Raises:
         DataError, DataServerError, EncoderError: as `ChatClient`; or no question at all could be used.
     """
     batches = [range(start, min(start + TOGETHER, len(questions))) for start in range(0, len(questions), TOGETHER)]
+    requests = [Request(place, _messages(questions, batch), replies) for place, batch in enumerate(batches)]
     made, seen, done = list(questions), {one.question.casefold() for one in questions}, 0
 
-    def ask(client: ChatClient, batch: range) -> dict[int, str]:
-        listed = "\n".join(f"{at}. {questions[at].question}" for at in batch)
-        messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": listed}]
-        return _numbered(client.ask(messages, temperature=1.0, schema=SCHEMA).text)
+    def ask(client: ChatClient, request: Request) -> str:
+        return request.reply(client, temperature=1.0, schema=SCHEMA)
 
     changed: set[int] = set()
-    with answers(batches, ask, endpoint, concurrency) as answered:
-        for place, texts in answered:
+    with answers(requests, ask, endpoint, concurrency) as answered:
+        for place, reply in answered:
+            texts = _numbered(reply)
             for at in batches[place]:
                 text = " ".join(texts.get(at, "").split())
                 if text.casefold() not in seen and _can_be(text, questions[at]):
                     seen.add(text.casefold())
                     made[at] = replace(questions[at], question=text)
                     changed.add(at)
+            if not changed.isdisjoint(batches[place]):
+                requests[place].keep(endpoint.model, reply)
             done += len(batches[place])
             if progress is not None:
                 progress(done, len(questions))
@@ -91,6 +101,11 @@ def rephrased(
             "; use a larger model, or the templates"
         )
     return Rephrased(made, len(questions) - len(changed))
+
+
+def _messages(questions: Sequence[Asked], batch: range) -> list[dict[str, str]]:
+    listed = "\n".join(f"{at}. {questions[at].question}" for at in batch)
+    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": listed}]
 
 
 def _numbered(text: str) -> dict[int, str]:
