@@ -157,7 +157,8 @@ def _replies_for(output: Path | None) -> Iterator[Replies | None]:
             if not len(replies):
                 raise
             raise InterruptedWorkError(
-                f"interrupted; {many(len(replies), 'reply is', 'replies are')} in {replies.path}: run the same command again to go on"
+                f"interrupted; {many(len(replies), 'reply is', 'replies are')} in {replies.path}: "
+                "run the same command again to go on"
             ) from None
 
 
