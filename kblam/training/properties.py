@@ -154,7 +154,7 @@ def learn_head(
     all_phrasings: bool = True,
     seed: int = 0,
 ) -> PropertyHead:
-    """A head that tells the properties apart, the mean of `_HEADS` learned ones; seven minutes on a core with two layers, five without.
+    """A head that tells the properties apart, the mean of `_HEADS` learned ones; seven minutes on a core, five without layers.
 
     Args:
         asked: what it learns from.
