@@ -154,7 +154,9 @@ def learn_head(
     all_phrasings: bool = True,
     seed: int = 0,
 ) -> PropertyHead:
-    """A head that tells the properties apart, the mean of `_HEADS` learned ones; seven minutes on a core, five without layers.
+    """A head that tells the properties apart, the mean of `_HEADS` learned ones.
+
+    It takes seven minutes on a core, five without layers.
 
     Args:
         asked: what it learns from.
