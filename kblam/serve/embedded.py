@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -161,7 +161,7 @@ class EmbeddedEngine:
             with asking.base.turns.answering():  # or words of one revision would be chosen by vectors of another
                 return self._from_prompt(asking.base.knowledge_base, asking, options)
         session = self._sessions[asking.base.place]
-        limit = self._limit(asking, session.prompt(question)["input_ids"].shape[1])
+        limit = self._limit(asking, lambda: session.prompt(question)["input_ids"].shape[1])
         # Held over the whole answer: words are read later than the attention, and must be of the same revision.
         with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:
             self._bytes[asking.base.place] = resident.num_bytes
@@ -182,14 +182,14 @@ class EmbeddedEngine:
 
     def _alone(self, ids: list[int], asking: Asking, options: dict[str, Any]) -> Answer:
         """Without any knowledge in force."""
-        limit = self._limit(asking, len(ids))
+        limit = self._limit(asking, lambda: len(ids))
         how = generating(self._model, self._tokenizer, limit, options)
         check_length(self._model, [ids], [asking.turns[-1][1]], limit)
         return ask_base(self._model, self._attachment, self._tokenizer, [ids], how)[0]
 
-    def _limit(self, asking: Asking, prompt_tokens: int) -> int:
+    def _limit(self, asking: Asking, prompt_tokens: Callable[[], int]) -> int:
         """Tokens of an answer at most. Where the client leaves it to the server, no more than there is room for."""
         if asking.max_new_tokens is not None:
             return asking.max_new_tokens
         room = room_of(self._model)
-        return DEFAULT_TOKENS if room is None else max(1, min(DEFAULT_TOKENS, room - prompt_tokens))
+        return DEFAULT_TOKENS if room is None else max(1, min(DEFAULT_TOKENS, room - prompt_tokens()))
