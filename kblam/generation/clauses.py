@@ -7,7 +7,8 @@ or "&":
     questions        "What is the color of A? Who founded B?", "What is the color of A and who founded B?"
     items            what stands beside " and ", or in a list that ends with it: "the color of A, B and C" (`items.py`)
     anything else    both sides of a comma, semicolon, " + ", "and", "or", "then", "together with" as they stand
-    names            after each but the last, before each but the first, or with one of them at a time (`by_names`)
+    names            after each but the last, before each but the first, where what belongs to each ends, or with one of
+                     them at a time (`by_names`)
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ _BREAKS = re.compile(
     r"|(?<!\s)\s+(?:\+|and|or|then|as well as|together with|along with|plus|&)\s+",
     re.IGNORECASE,
 )
+# Between a name and its property, on either side.
+_OWNS = re.compile(r"['’]s?\s+")
+_OF_NAME = re.compile(r"(?<!\s)\s+(?:of|for)\s+$", re.IGNORECASE)
+_THE = re.compile(r"\bthe\s+$", re.IGNORECASE)
+# A property with more words or characters than this is not looked for beside a name.
+_MOST_WORDS, _LONGEST = 12, 200
+_WORD = re.compile(r"\S+")
 _PLEASE = re.compile(r"(?:,|(?<![\s,]))\s+please$", re.IGNORECASE)
 # A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
 _ENDS = re.compile(r"(?<=[?!])\s+|(?<=\.)(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|No)\.)(?<!\bMrs\.)\s+(?=[A-Z])")
@@ -94,26 +102,53 @@ def _proposed(question: str, is_property: IsProperty) -> Iterator[Split]:
             yield Split(parts, cuts, split.is_explicit)
 
 
-def by_names(question: str, names: Sequence[tuple[int, int]]) -> list[Split]:
+def by_names(
+    question: str, names: Sequence[tuple[int, int]], is_property: IsProperty = lambda text: False
+) -> list[Split]:
     """Cuts of a question that says several names, in any language.
 
     After each but the last ("the color of A ... the founder of B"), before each but the first ("A's color ... B's
-    founder"), and the question with one name at a time ("Which color do A and B have?"), which is about one property.
+    founder"), behind or before a property that is said with a name ("A's color ... the founder of B"), and the question
+    with one name at a time ("Which color do A and B have?"), which is about one property.
 
     Args:
         question: the text.
         names: characters [start, end) of the names that it says, in their order there; none overlaps another.
+        is_property: as `splits` takes it.
     """
     if not 2 <= len(names) <= MOST_FACTS:
         return []
     found = []
-    for cuts in dict.fromkeys((tuple(end for _, end in names[:-1]), tuple(start for start, _ in names[1:]))):
+    ends, starts = tuple(end for _, end in names[:-1]), tuple(start for start, _ in names[1:])
+    between = [_between(question, end, start, is_property) for end, start in zip(ends, starts, strict=True)]
+    ways = [ends, starts]
+    if None not in between:
+        ways.append(tuple(at for at in between if at is not None))
+    for cuts in dict.fromkeys(ways):
         edges = [0, *cuts, len(question)]
         parts = [question[start:end].strip() for start, end in pairwise(edges)]
         found.append(Split(tuple(parts), tuple((at, at) for at in cuts), False))
     alone = tuple(_with_one(question, names, kept) for kept in range(len(names)))
-    between = tuple((end, start) for (_, end), (start, _) in pairwise(names))
-    return [*found, Split(alone, between, False, one_property=True)]
+    return [*found, Split(alone, tuple(zip(ends, starts, strict=True)), False, one_property=True)]
+
+
+def _between(question: str, end: int, start: int, is_property: IsProperty) -> int | None:
+    """Where to cut between a name that ends and one that starts, by a property of either; None if none is said so."""
+    owns = _OWNS.match(question, end, start)
+    if owns is not None:
+        first = owns.end()
+        for word in reversed(list(islice(_WORD.finditer(question, first, start), _MOST_WORDS))):
+            last = first + len(question[first : word.end()].rstrip(",;:.?!"))
+            if is_property(question[first:last]):
+                return last
+    of = _OF_NAME.search(question, max(end, start - _LONGEST), start)
+    if of is not None:
+        last = of.start()
+        for word in list(_WORD.finditer(question, max(end, last - _LONGEST), last))[-_MOST_WORDS:]:
+            if is_property(question[word.start() : last]):
+                article = _THE.search(question, end, word.start())
+                return word.start() if article is None else article.start()
+    return None
 
 
 def _with_one(question: str, names: Sequence[tuple[int, int]], kept: int) -> str:

@@ -55,7 +55,7 @@ def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]
         return splits(question)
     cuts = splits(question, names.is_property)
     # A part that says no name finds nothing that counts, so it need not be asked.
-    cuts += by_names(question, names.names_in(question))
+    cuts += by_names(question, names.names_in(question), names.is_property)
     return [cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))]
 
 

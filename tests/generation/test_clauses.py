@@ -249,6 +249,26 @@ def test_a_question_that_says_two_names_is_cut_by_them(
     assert [one.one_property for one in found] == [False] * (len(found) - 1) + [True] * bool(found)
 
 
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("Apart from Radium's date of birth I could use the height of Tin.",
+         ("Apart from Radium's date of birth", "I could use the height of Tin.")),
+        ("Beside Radium's height, could I have what it weighs, for Tin?",
+         ("Beside Radium's height", ", could I have what it weighs, for Tin?")),
+        ("Regarding Radium: what it weighs; further on the date of birth of Tin.",
+         ("Regarding Radium: what it weighs; further on", "the date of birth of Tin.")),
+        ("For Radium weight, maybe height for Tin.", ("For Radium weight, maybe", "height for Tin.")),
+    ],
+)  # fmt: skip
+def test_a_property_stays_with_the_name_that_it_is_said_with(question: str, parts: tuple[str, str]) -> None:
+    names = [(question.index(one), question.index(one) + len(one)) for one in ("Radium", "Tin")]
+    *_, cut, _ = found = by_names(question, names, is_property)
+    assert cut.parts == parts
+    assert len(found) == 4
+    assert len(by_names(question, names)) == 3, "nothing is known to be a property"
+
+
 LONG = 4000
 
 
@@ -273,6 +293,7 @@ def test_a_long_question_takes_no_time(question: str) -> None:
     found = splits(question)
     assert len(found) <= MOST_SPLITS
     assert len(by_names(question, [(at, at + 1) for at in range(0, len(question) - 1, 2)])) <= 3
+    assert len(by_names(question, [(0, 1), (len(question) - 1, len(question))], lambda text: False)) <= 4
 
 
 def test_a_property_is_not_looked_for_in_all_that_a_long_question_says() -> None:
