@@ -16,8 +16,8 @@ from kblam.adapter.confidence import Signs
 from kblam.adapter.sentences import Sentence, answer_sentence
 from kblam.errors import GenerationError
 from kblam.generation.clauses import Split
-from kblam.generation.items import FILLER
 from kblam.generation.words import Found
+from kblam.knowledge.filler import FILLER
 from kblam.knowledge.identifiers import forms, key
 from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
 

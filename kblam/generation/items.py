@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kblam.knowledge.filler import FILLER
 from kblam.knowledge.mention import words
 
 IsProperty = Callable[[str], bool]
 ASKS = re.compile(
     r"(?:and |also |then |please )*"
     r"(?:what|who|whom|whose|when|where|which|why|how|tell|give|name|describe|explain|show|find|list|remind|"
-    r"do you know|can you|could you|i want|i would like|i need)\b",
+    # "I need it by noon" goes with what was asked before.
+    r"do you know|can you|could you|(?:i want|i would like|i need)(?!\s+(?:it|this|them)\b))\b",
     re.IGNORECASE,
 )
 # Where a question may begin: after "Hi! ", "Quick question: ", or "Excuse me, ", but "my cousin, who" is none.
@@ -31,16 +33,6 @@ _OWNER = re.compile(r"(?P<owner>\S.*?(?:['’]s|s['’]))\s+(?P<what>.+)")
 _ITS = re.compile(r"(?:its|his|her|their)\s+(?P<what>.+)", re.IGNORECASE)
 _NAME_AT_END = re.compile(r"(?:[^\W_a-z][\w'’.-]*\s+)*[^\W_a-z][\w'’.-]*$")
 _LONGEST_NAME = _LONGEST_PROPERTY = 200  # characters
-# Words that ask without saying for what. Greetings and thanks are made of them, and so is "Tell me about A".
-_FILLER = """
-a about again all also am an and any anything are as be brief but can care check cheers could curious d describe
-details did do does else everything explain facts find for forgot friend from get give good got had has have hello
-help hey hi homework how i idea important in info information introduce is it its just know knows learn let like list
-ll look m me more much must my name need next nobody now of okay on once one out please question quick re remind s
-said say show so some something summarise summarize sure take tell thank thanks that the then there thing this time to
-today told up us want wanted was we were what whats when where which who whos why will wonder wondering would you your
-"""
-FILLER = frozenset(_FILLER.split())
 
 
 def is_asking(text: str) -> bool:

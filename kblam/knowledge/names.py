@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from kblam.knowledge.filler import FILLER
 from kblam.knowledge.mention import says, words, words_at
 from kblam.knowledge.spelling import (
     PLAIN,
@@ -26,6 +27,8 @@ _LONGEST = 24
 _LONGEST_PROPERTY = 8
 _OF = frozenset(("of", "for"))
 _IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
+_BEFORE_SENTENCE = re.compile(r"[.?!:]\W*$")
+_QUOTES = "\"'`“”‘’«»"
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
 
@@ -34,9 +37,12 @@ class Names:
 
     Args:
         names: their texts.
+        of_entities: whether a name of words that any question has, such as "one" or "US", counts beside others only
+            where it is in quotes, or written with its capitals where no sentence begins. Properties have no capitals.
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
+    def __init__(self, names: Iterable[str] = (), *, of_entities: bool = True) -> None:
+        self._of_entities = of_entities
         self._known: dict[str, tuple[str, ...]] = {}  # the names of the same words
         self._otherwise: dict[str, tuple[str, ...]] = {}  # of those that are often typed otherwise
         self._longest = 0
@@ -59,9 +65,7 @@ class Names:
 
         In scripts without spaces a name is only found if it stands alone.
         """
-        said = words(text)
-        found = {" ".join(said[start:end]) for start, end in self._runs(said)}
-        return {one for one in found if self._is_whole(text, one)}
+        return {name for name, _, _ in self._said(text)}
 
     def meant_in(self, text: str) -> list[str]:
         """The names that a text says, as they are written; none that is part of a longer one there."""
@@ -69,12 +73,11 @@ class Names:
 
     def spans_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name, where it is first said; of two that overlap the first."""
-        said, found = words_at(text), dict[str, tuple[int, int]]()
+        found = dict[str, tuple[int, int]]()
         reached = 0
-        for start, end in self._runs([word for word, _, _ in said]):
-            key = " ".join(word for word, _, _ in said[start:end])
-            if start >= reached and self._is_whole(text, key):
-                found.setdefault(key, (said[start][1], said[end - 1][2]))
+        for name, start, end in self._said(text):
+            if start >= reached:
+                found.setdefault(name, (start, end))
                 reached = end
         return list(found.values())
 
@@ -174,6 +177,28 @@ class Names:
         if any(side in self._known or side in self._otherwise or is_property(side) for side in sides):
             return True
         return any(is_property(text[start:stop]) for _, _, stop in typed.words[last - 1 : last + _LONGEST_PROPERTY])
+
+    def _said(self, text: str) -> list[tuple[str, int, int]]:
+        """The names that a text says, by their words, and the characters [start, end) of each, in their order there."""
+        said = words_at(text)
+        runs = [
+            (" ".join(word for word, _, _ in said[first:last]), said[first][1], said[last - 1][2])
+            for first, last in self._runs([word for word, _, _ in said])
+        ]
+        whole = {name for name in {name for name, _, _ in runs} if self._is_whole(text, name)}
+        everyday = {name for name in whole if self._of_entities and FILLER.issuperset(name.split(" "))}
+        return [
+            (name, start, end)
+            for name, start, end in runs
+            if name in whole and (everyday == whole or name not in everyday or self._is_marked(text, name, start, end))
+        ]
+
+    def _is_marked(self, text: str, name: str, start: int, end: int) -> bool:
+        """Whether characters of a text are marked as a name: by quotes, or by capitals that begin no sentence."""
+        if start > 0 and end < len(text) and text[start - 1] in _QUOTES and text[end] in _QUOTES:
+            return True
+        is_first = not text[:start].strip() or _BEFORE_SENTENCE.search(text, 0, start) is not None
+        return not is_first and any(text[start:end] == one != one.lower() for one in self._known[name])
 
     def _is_whole(self, text: str, key: str) -> bool:
         """Whether a name that a text has the words of is not a part of an identifier there: "get" of "get_user"."""

@@ -201,7 +201,7 @@ class Judge:
             properties=mine,
             vectors=vectors[[rows[of_column[0]] for of_column in shown]],
             said=Vocabulary([*background, *own]),
-            texts=Names(form for one in texts for form in forms(one)),
+            texts=Names((form for one in texts for form in forms(one)), of_entities=False),
             by_words=by_words,
             describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
             revision=revision,

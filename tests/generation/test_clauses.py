@@ -201,6 +201,7 @@ def test_any_text_is_cut_or_left(left: str, right: str) -> None:
         "Just the answer, please.",
         "Could you check something?",
         "My boss asked.",
+        "I need it by noon.",
     ],
 )
 def test_a_sentence_that_asks_for_nothing_is_no_part_that_lacks_an_answer(closing: str) -> None:

@@ -31,6 +31,33 @@ def test_what_a_text_says(text: str, found: set[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Let me check one detail of Anvil, the price.", ["Anvil"]),
+        ("Lookup anvil -> price (one value)", ["anvil"]),
+        ("One point for the price of Anvil, another for its age.", ["Anvil"]),
+        ("It is for us. Who made the Anvil?", ["Anvil"]),
+        ("What is the price of one?", ["one"]),
+        ("who made one for us", ["one", "us"]),
+        ("Who made the Anvil of The Who in the US?", ["Anvil", "The Who", "US"]),
+        ("For whom? The Who and the Anvil.", ["Anvil"]),
+        ("The price of the Anvil in Us", ["Anvil"]),
+        ("What is the price of 'one' and of “it”, and of Anvil?", ["one", "it", "Anvil"]),
+        ("Is it Anvil's or one's price", ["Anvil"]),
+    ],
+)
+def test_a_name_that_any_question_may_say_is_none_beside_another(text: str, found: list[str]) -> None:
+    names = Names(["one", "US", "It", "The Who", "Anvil"])
+    assert [text[start:end] for start, end in names.spans_in(text)] == found
+    assert names.said_in(text) == {one.lower() for one in found}
+
+
+def test_a_property_that_any_question_may_say_is_one_beside_another() -> None:
+    properties = Names(["time", "price", "name"], of_entities=False)
+    assert properties.said_in("Tell me the time, the name and the price") == {"time", "price", "name"}
+
+
 def test_names_are_given_as_they_are_written_and_all_of_the_same_words() -> None:
     names = Names(["C++", "C", "Quiet Harbor", "C"])
     names.add(["Quiet Harbor", "quiet harbor"])
@@ -38,10 +65,10 @@ def test_names_are_given_as_they_are_written_and_all_of_the_same_words() -> None
     assert names.meant_in("quiet") == []
 
 
-WORDS = st.lists(st.sampled_from("abc"), max_size=7)
+WORDS = st.lists(st.sampled_from("bcx"), max_size=7)
 
 
-@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3)), WORDS)
+@given(st.lists(st.lists(st.sampled_from("bcx"), min_size=1, max_size=3)), WORDS)
 def test_every_name_that_is_said_is_found_or_part_of_one_that_is(names: list[list[str]], said: list[str]) -> None:
     found = Names(" ".join(name) for name in names).said_in(" ".join(said))
     assert all(place_of(said, one.split()) is not None and one.split() in names for one in found)
@@ -66,5 +93,5 @@ def test_a_part_of_an_identifier_is_no_name() -> None:
     assert names.spans_in("what does get_user return?") == []
     assert names.meant_in("what is C") == []
     assert names.meant_in("how many order_items are there?") == ["order items"]
-    assert names.meant_in("what does __init__ do, and get?") in (["__init__", "get"], ["get", "__init__"])
+    assert names.meant_in("what does __init__ do, and `get`?") in (["__init__", "get"], ["get", "__init__"])
     assert names.meant_in("what does init do?") == []
