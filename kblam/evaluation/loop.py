@@ -17,7 +17,7 @@ from kblam.generation import Session
 from kblam.generation.answer import may_become_refusal
 from kblam.generation.decision import Unknown
 from kblam.knowledge import Encoder, KnowledgeBase, Triple
-from kblam.knowledge.encoders import Progress
+from kblam.knowledge.encoders import DeepEncoder, Progress, layered
 
 BATCH = 32
 TOP = 5
@@ -48,6 +48,7 @@ class RememberingEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._known: dict[str, np.ndarray] = {}
+        self._layered: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
         self._is_anew = False
 
     @property
@@ -64,14 +65,31 @@ class RememberingEncoder:
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """As `Encoder.encode`."""
+        return self._each_once(self._known, self._encoder, texts, progress)
+
+    @property
+    def depth(self) -> int:
+        """Of the encoder; 0 if it shows no layers."""
+        return self._encoder.depth if isinstance(self._encoder, DeepEncoder) else 0
+
+    def encode_layers(
+        self, texts: Sequence[str], layers: Sequence[int], *, progress: Progress | None = None
+    ) -> np.ndarray:
+        """As `DeepEncoder.encode_layers`."""
+        known = self._layered.setdefault(tuple(layers), {})
+        return self._each_once(known, layered(self._encoder, layers), texts, progress)
+
+    def _each_once(
+        self, known: dict[str, np.ndarray], encoder: Encoder, texts: Sequence[str], progress: Progress | None
+    ) -> np.ndarray:
         if self._is_anew:
-            return self._encoder.encode(texts, progress=progress)
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+            return encoder.encode(texts, progress=progress)
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            self._known.update(zip(new, self._encoder.encode(new, progress=progress), strict=True))
+            known.update(zip(new, encoder.encode(new, progress=progress), strict=True))
         if not texts:
-            return np.empty((0, self.dimension), np.float32)
-        return np.stack([self._known[text] for text in texts])
+            return np.empty((0, encoder.dimension), np.float32)
+        return np.stack([known[text] for text in texts])
 
     @contextmanager
     def anew(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import torch
 
 from kblam import KnowledgeBase, attach
 from kblam.data.quiz import Question, Quiz
+from kblam.errors import EncoderError
 from kblam.evaluation.figures import score
 from kblam.evaluation.general import measure_general, perplexity
 from kblam.evaluation.heat import draw, heat_of
@@ -26,9 +27,10 @@ from kblam.evaluation.loop import (
 )
 from kblam.evaluation.machine import Stopwatch, Times
 from kblam.generation import Session
+from kblam.knowledge.encoders import layered, usual_layers
 from kblam.models import attachment_of
 from tests.evaluation.subjects import ENCODER, Tiny, tiny_quiz, tiny_subject
-from tests.fakes import HashingEncoder
+from tests.fakes import DeepEncoder, HashingEncoder
 from tests.generation.tiny import FACTS, make_prefer, make_uniform, tiny_adapter, tiny_model, tiny_tokenizer
 
 QUIZ = tiny_quiz()
@@ -169,6 +171,24 @@ def test_an_encoder_remembers_every_text_and_forgets_where_times_are_measured() 
         remembering.encode(["a"])
     assert encoder.calls == ["a", "b", "c", "a"], "a question's time includes its encoding"
     assert remembering.encode([]).shape == (0, 16)
+
+
+def test_an_encoder_remembers_what_its_layers_say() -> None:
+    encoder = DeepEncoder(16)
+    remembering = RememberingEncoder(encoder)
+    assert usual_layers(remembering) == (2, 4)
+    found = layered(remembering, (2, 4)).encode(["a", "b", "a"])
+    assert np.array_equal(found, layered(DeepEncoder(16), (2, 4)).encode(["a", "b", "a"]))
+    assert encoder.calls == ["a", "b"]
+    layered(remembering, (2, 4)).encode(["b"])
+    assert encoder.calls == ["a", "b"]
+    assert layered(remembering, (3,)).encode(["b"]).shape == (1, 32)
+    with remembering.anew():
+        layered(remembering, (3,)).encode(["b"])
+    assert encoder.calls == ["a", "b", "b", "b"]
+    assert layered(remembering, (3,)).encode([]).shape == (0, 32)
+    with pytest.raises(EncoderError, match="gives sentence vectors alone"):
+        layered(RememberingEncoder(HashingEncoder(16)), (2, 4))
 
 
 def test_vectors_of_a_knowledge_base_are_taken_over(kb: KnowledgeBase) -> None:
