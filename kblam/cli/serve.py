@@ -53,7 +53,7 @@ def serve(
         bool,
         typer.Option("--rag", help="Answer by RAG too, as MODEL+rag@BASE and beside the other answer on the page."),
     ] = False,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait; more get status 429.")] = 64,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests of one tenant that may wait.")] = 64,
     max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="MiB of triples in one request.")] = 16,
     access_log: Annotated[bool, typer.Option("--access-log", help="Write a line on stderr for each request.")] = False,
     device: Device = None,

@@ -132,7 +132,8 @@ async def on_vllm(serving: Serving, capacity: int | None, passed: Sequence[str])
             with waiting("starting vLLM"):
                 engine = await running.enter_async_context(started(setup, bases))
             service = _service(serving, engine, bases)
-            await _run(serving, service, gate.routes(service, engine), connections=engine.most + SPARE_CONNECTIONS)
+            most = engine.most_of_all if serving.keys else engine.most
+            await _run(serving, service, gate.routes(service, engine), connections=most + SPARE_CONNECTIONS)
 
 
 def _setup(serving: Serving, capacity: int | None, passed: Sequence[str]) -> tuple[Setup, Path]:

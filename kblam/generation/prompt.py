@@ -51,20 +51,29 @@ def encode_conversation(
         turns: (role, text) of each message; the last is the user's.
 
     Raises:
-        GenerationError: a text is none, the last message is empty or not the user's, or there are several and the
-            tokenizer has no chat template, or one that refuses their order.
+        GenerationError: as `check_conversation`; there are several messages and the tokenizer has no chat template, or
+            one that refuses their order.
     """
-    if not turns or turns[-1][0] != "user":
-        raise GenerationError("the last message must be the user's; the answer to it comes next")
-    for _, text in turns[:-1]:  # may be empty: an answer that ended at once is
-        _check_encodable(text, "a message")
-    check_question(turns[-1][1])
+    check_conversation(turns)
     if len(turns) == 1:
         return encode_for_base(turns[0][1], attachment, tokenizer)
     whole = conversation_of(tokenizer, turns)
     if whole is None:
         raise GenerationError("this model has no chat template, so it can be asked one user message at a time only")
     return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
+def check_conversation(turns: Sequence[tuple[str, str]]) -> None:
+    """Checks that there is a text to answer, and that the others are texts.
+
+    Raises:
+        GenerationError: a text is none, or the last message is empty or not the user's.
+    """
+    if not turns or turns[-1][0] != "user":
+        raise GenerationError("the last message must be the user's; the answer to it comes next")
+    for _, text in turns[:-1]:  # may be empty: an answer that ended at once is
+        _check_encodable(text, "a message")
+    check_question(turns[-1][1])
 
 
 def check_question(question: str) -> None:

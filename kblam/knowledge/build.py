@@ -81,11 +81,16 @@ def apply_in_batches(
 
 
 class Remembered:
-    """Vectors of the texts that were encoded last, so that a text of an earlier batch is not encoded again."""
+    """Vectors of the texts that were encoded last, so that a text of an earlier batch is not encoded again.
 
-    def __init__(self, dimension: int) -> None:
+    Args:
+        dimension: of the vectors.
+        most: texts; None keeps 64 MiB of vectors.
+    """
+
+    def __init__(self, dimension: int, most: int | None = None) -> None:
         self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._most = max(1, _REMEMBERED_BYTES // (4 * dimension))
+        self._most = max(1, _REMEMBERED_BYTES // (4 * dimension)) if most is None else most
 
     def get(self, text: str) -> np.ndarray | None:
         """The vector of a text, if it is remembered."""
@@ -125,6 +130,34 @@ def apply(
         EmbeddingError: the encoder returned something that cannot be stored; nothing was written.
     """
     began = time.monotonic()
+    to_encode, to_annotate = _changed(store, batch)
+    added, updated, cut = 0, 0, 0
+    key = value = np.empty((0, store.info.dimension), np.float32)
+    if to_encode:
+        cut = _count_cut(encoder, to_encode)
+        key, value = encode_triples(encoder, to_encode, store.info.dimension, remembered)
+    if to_encode or to_annotate:
+        with writing or nullcontext():
+            added, updated = store.upsert(to_encode, key, value, to_annotate)
+    return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began, cut)
+
+
+def encode_ahead(store: Store, encoder: Encoder, batch: Sequence[Triple], remembered: Remembered) -> None:
+    """Encodes what `apply` would of a batch, and writes nothing.
+
+    Args:
+        remembered: gets the vectors; give it to `apply`.
+
+    Raises:
+        EmbeddingError: as `apply`.
+    """
+    to_encode, _ = _changed(store, batch)
+    if to_encode:
+        encode_triples(encoder, to_encode, store.info.dimension, remembered)
+
+
+def _changed(store: Store, batch: Sequence[Triple]) -> tuple[list[Triple], list[tuple[Triple, Triple]]]:
+    """The triples of a batch whose texts are new, and (old, new) of those that change in what is not encoded."""
     latest = {triple.identity: triple for triple in batch}
     stored = store.get(latest)
     to_encode: list[Triple] = []
@@ -137,15 +170,7 @@ def apply(
             to_annotate.append((old, triple))
         else:
             to_encode.append(triple)
-    added, updated, cut = 0, 0, 0
-    key = value = np.empty((0, store.info.dimension), np.float32)
-    if to_encode:
-        cut = _count_cut(encoder, to_encode)
-        key, value = encode_triples(encoder, to_encode, store.info.dimension, remembered)
-    if to_encode or to_annotate:
-        with writing or nullcontext():
-            added, updated = store.upsert(to_encode, key, value, to_annotate)
-    return BuildReport(added, updated, len(batch) - added - updated, time.monotonic() - began, cut)
+    return to_encode, to_annotate
 
 
 def _count_cut(encoder: Encoder, triples: Sequence[Triple]) -> int:

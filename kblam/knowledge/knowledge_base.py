@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from kblam.errors import EncoderError, EncoderMismatchError, StoreError
-from kblam.knowledge.build import BuildReport, apply, apply_in_batches
+from kblam.knowledge.build import BuildReport, Remembered, apply, apply_in_batches, encode_ahead
 from kblam.knowledge.connection import located, whole
 from kblam.knowledge.embeddings import Changes, Embeddings
 from kblam.knowledge.encoders import Encoder, Progress, load_recorded_encoder
@@ -27,6 +27,7 @@ from kblam.knowledge.triples import Triple
 logger = logging.getLogger("kblam")
 
 Triples = Iterable["Triple | Mapping[str, object]"]
+_PIECE = 64  # triples that are encoded before others may go first
 
 
 class KnowledgeBase:
@@ -150,8 +151,27 @@ class KnowledgeBase:
         """
         self._store.wait_to_write()
 
+    def encode_ahead(self, triples: Sequence[Triple]) -> Generator[None, None, Remembered]:
+        """Encodes what `add` would of these triples, but for the last few, and writes nothing.
+
+        It yields after each piece, so that others may go first, and returns the vectors for `add`.
+
+        Raises:
+            EncoderError, EmbeddingError: as `add`.
+        """
+        self._store.refuse_if_read_only()
+        remembered = Remembered(self._store.info.dimension, most=2 * len(triples))
+        for start in range(0, len(triples) - _PIECE, _PIECE):
+            encode_ahead(self._store, self.encoder, triples[start : start + _PIECE], remembered)
+            yield
+        return remembered
+
     def add(
-        self, triples: Triple | Mapping[str, object] | Triples, *, writing: AbstractContextManager[object] | None = None
+        self,
+        triples: Triple | Mapping[str, object] | Triples,
+        *,
+        writing: AbstractContextManager[object] | None = None,
+        remembered: Remembered | None = None,
     ) -> BuildReport:
         """Add triples, or replace those of the same (name, property): all of them, or none on an error.
 
@@ -160,6 +180,7 @@ class KnowledgeBase:
                 given twice, the later is kept. They are held in memory; `update` streams.
             writing: entered while the file is changed, but not for the encoding before: a lock of who must not see a
                 change come in the middle of something.
+            remembered: vectors that `encode_ahead` returned.
 
         Raises:
             TripleFormatError: a mapping is not a triple.
@@ -169,7 +190,7 @@ class KnowledgeBase:
         self._store.refuse_if_read_only()  # before minutes of encoding, not after
         many = [triples] if isinstance(triples, Triple | Mapping) else triples
         batch = list(as_triples(many, self._store.name))
-        return self._told(apply(self._store, self.encoder, batch, writing=writing)) if batch else BuildReport()
+        return self._told(apply(self._store, self.encoder, batch, remembered, writing)) if batch else BuildReport()
 
     def update(
         self, triples: Triples, *, batch_size: int = 256, progress: Progress | None = None, total: int | None = None

@@ -1,32 +1,18 @@
-"""A tokenizer's chat template, with a place for the question.
-
-A chat template is a program that comes with a model. transformers runs it in a sandbox, which keeps it from the
-machine, but not from running for ever or from filling the memory. So it is rendered once, in a process with limits,
-around a mark; the question takes the mark's place afterwards and is never seen by the template.
-"""
+"""A tokenizer's chat template, with places for texts that it never sees: see `rendering`."""
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError
+from kblam.models import rendering
+from kblam.models.rendering import Template
 
 MARK = "\ue000question\ue000"
 SYSTEM_MARK = "\ue000system\ue000"
-SECONDS = 5  # of processor time, for rendering
-DEADLINE = 60  # seconds until the process must have ended, its imports included
-MEMORY = 512 * 2**20
-MOST_CHARACTERS = 2**20
-_CALLED = {"user": "question", "system": "system message", "assistant": "answer"}
-_CHILD = Path(__file__).with_name("template_process.py")
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, with_system: bool = False) -> str | None:
@@ -39,8 +25,10 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, with_system: bool = 
         GenerationError: it raises an error, needs more time or memory than any template should, or leaves the question
             out.
     """
-    messages = [("system", SYSTEM_MARK)] * with_system + [("user", MARK)]
-    return _of(tokenizer, messages)
+    if (template := _template_of(tokenizer)) is None:
+        return None
+    marks = (SYSTEM_MARK, MARK) if with_system else (MARK,)
+    return _put(rendering.rendered(template, ("system", "user") if with_system else ("user",)), marks)
 
 
 def conversation_of(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> str | None:
@@ -54,21 +42,30 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[st
     Raises:
         GenerationError: as `chat_template_of`; a template may refuse an order of roles, too.
     """
-    marks = {f"\ue000{place}\ue000": text for place, (_, text) in enumerate(turns)}
-    template = _of(tokenizer, [(role, mark) for (role, _), mark in zip(turns, marks, strict=True)])
-    return (
-        None if template is None else re.sub("\ue000[0-9]+\ue000", lambda mark: marks.get(mark[0], mark[0]), template)
-    )
-
-
-def _of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[tuple[str, str]]) -> str | None:
-    if tokenizer.chat_template is None:
+    if (template := _template_of(tokenizer)) is None:
         return None
-    try:
-        template = str(tokenizer.get_chat_template())
-    except ValueError as error:
-        raise _unusable(str(error)) from error
-    return _rendered(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True), tuple(messages))
+    roles = tuple(role for role, _ in turns)
+    return _put(rendering.rendered(template, roles, ahead=True), [text for _, text in turns])
+
+
+def is_ready(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> bool:
+    """Whether nothing has to be rendered for messages of these roles: whoever asks does not wait for a process.
+
+    Raises:
+        GenerationError: the tokenizer has several templates, and none for this.
+    """
+    template = _template_of(tokenizer)
+    return template is None or rendering.is_known(template, tuple(roles))
+
+
+def make_ready(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> None:
+    """Renders what messages of these roles need, in a process that takes a second or two to start.
+
+    Raises:
+        GenerationError: as `conversation_of`.
+    """
+    if (template := _template_of(tokenizer)) is not None:
+        rendering.rendered(template, tuple(roles), ahead=True)
 
 
 def filled(template: str, question: str, system: str = "") -> str:
@@ -77,47 +74,17 @@ def filled(template: str, question: str, system: str = "") -> str:
     return re.sub("|".join(texts), lambda mark: texts[mark[0]], template)
 
 
-@functools.lru_cache(maxsize=16)
-def _rendered(template: str, special_tokens: str, messages: Sequence[tuple[str, str]]) -> str:
-    job = {
-        "template": template,
-        "special_tokens": json.loads(special_tokens),
-        "messages": [{"role": role, "content": mark} for role, mark in messages],
-        "path": [place for place in sys.path if isinstance(place, str)],
-        "seconds": SECONDS,
-        "memory": MEMORY,
-        "most": MOST_CHARACTERS,
-    }
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> Template | None:
+    if tokenizer.chat_template is None:
+        return None
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(_CHILD)],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=DEADLINE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _unusable(f"it has not ended after {DEADLINE} seconds") from error
-    except OSError as error:
-        raise _unusable(f"the process that renders it cannot be started ({error})") from error
-    if done.returncode < 0:
-        raise _unusable(f"it has not ended after {SECONDS} seconds, or takes too much memory")
-    try:
-        result = json.loads(done.stdout)
+        template = str(tokenizer.get_chat_template())
     except ValueError as error:
-        said = done.stderr.strip().split("\n")[-1]
-        raise _unusable(f"the process that renders it failed ({said or 'without a word'})") from error
-    if "error" in result:
-        raise _unusable(result["error"])
-    if lost := [role for role, mark in messages if mark not in result["text"]]:
-        raise _unusable(f"what it makes of a question does not hold the {_CALLED[lost[0]]}")
-    return str(result["text"])
+        raise rendering.unusable(str(error)) from error
+    return Template(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True))
 
 
-def _unusable(reason: str) -> GenerationError:
-    return GenerationError(
-        f"the tokenizer's chat template cannot be used: {reason}; repair tokenizer.chat_template, or record a prompt "
-        'in the adapter\'s config: "prompt": "... {question} ..."'
-    )
+def _put(text: str, texts: Sequence[str]) -> str:
+    """A text with others in the place of its marks; what looks like a mark and is none stays."""
+    by_mark = {rendering.mark(place): one for place, one in enumerate(texts)}
+    return rendering.MARK.sub(lambda found: by_mark.get(found[0], found[0]), text)

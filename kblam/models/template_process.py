@@ -1,7 +1,8 @@
 """Renders one chat template and ends: what a process of its own runs, so that its time and memory have an end.
 
-It reads a job as JSON from stdin and writes {"text": ...} or {"error": ...} to stdout. It is run as a file, imports
-nothing of kblam, and of transformers only what renders templates.
+It reads a job as JSON from stdin and writes a line of JSON for each conversation, {"place": ..., "text": ...} or
+{"place": ..., "error": ...}. The first conversation is the one that is wanted; the others are rendered ahead, as far as
+there is time. It is run as a file, imports nothing of kblam, and of transformers only what renders templates.
 """
 
 from __future__ import annotations
@@ -23,29 +24,58 @@ def main() -> None:
     """Does the job on stdin."""
     job = json.load(sys.stdin)
     sys.path[:] = job["path"]
+    wanted, *ahead = job["conversations"]
     try:
-        result = {"text": _rendered(job)}
+        _say(0, text=_first(job, wanted))
     except MemoryError:
-        result = {"error": f"it needs more than {job['memory'] // 2**20:,} MiB of memory"}
+        _say(0, error=f"it needs more than {job['memory'] // 2**20:,} MiB of memory")
+        return
     except Exception as error:  # a template raises what it likes
-        result = {"error": f"{type(error).__name__}: {error}"[:1000]}
-    json.dump(result, sys.stdout)
+        _say(0, error=f"{type(error).__name__}: {error}"[:1000])
+    _render_ahead(job, ahead)
 
 
-def _rendered(job: dict[str, Any]) -> str:
-    from transformers.utils.chat_template_utils import render_jinja_template
+def _first(job: dict[str, Any], conversation: list[dict[str, str]]) -> str:
+    import transformers.utils.chat_template_utils  # noqa: F401 - what it takes is not the template's
 
     _limit(job["seconds"], job["memory"])
+    text = _rendered(job, conversation)
+    if len(text) > job["most"]:
+        raise ValueError(f"it makes {len(text):,} characters of one question; {job['most']:,} is the most")
+    return text
+
+
+def _render_ahead(job: dict[str, Any], conversations: list[list[dict[str, str]]]) -> None:
+    end, room = time.process_time() + job["seconds_ahead"], job["most_ahead"]
+    for place, conversation in enumerate(conversations, start=1):
+        if time.process_time() > end:
+            return
+        try:
+            text = _rendered(job, conversation)
+        except MemoryError:
+            return
+        except Exception:  # it is told to whoever wants this one
+            continue
+        if (room := room - len(text)) < 0:
+            return
+        _say(place, text=text)
+
+
+def _rendered(job: dict[str, Any], conversation: list[dict[str, str]]) -> str:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     rendered: Any = render_jinja_template(
-        [job["messages"]],
+        [conversation],
         chat_template=job["template"],
         add_generation_prompt=True,
         **job["special_tokens"],
     )
-    text = str(rendered[0][0])
-    if len(text) > job["most"]:
-        raise ValueError(f"it makes {len(text):,} characters of one question; {job['most']:,} is the most")
-    return text
+    return str(rendered[0][0])
+
+
+def _say(place: int, **said: str) -> None:
+    sys.stdout.write(json.dumps({"place": place, **said}) + "\n")
+    sys.stdout.flush()  # the next one may end this process
 
 
 def _limit(seconds: int, memory: int) -> None:

@@ -36,12 +36,12 @@ def routes(service: Service, engine: Answering) -> APIRouter:
 
     @router.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        service.tenant_of(request)  # before its body is read
+        tenant = service.tenant_of(request)  # before its body is read
         body = await body_of(request, ChatRequest)
         extra = None if body.vllm_xargs is None else body.vllm_xargs.kblam_kb
         base = base_named(service, request, body.model, extra)
         in_prompt = is_by_rag(service, body.model)
-        asking = _asking(body, base, in_prompt=in_prompt)
+        asking = _asking(body, base, tenant, in_prompt=in_prompt)
         reply = Reply(body.model, None if base is None else base.name, body.n)
         label = NO_BASE if base is None else base.place.label
         if in_prompt:  # its requests are counted apart
@@ -62,12 +62,12 @@ def routes(service: Service, engine: Answering) -> APIRouter:
     return router
 
 
-def _asking(body: ChatRequest, base: Base | None, *, in_prompt: bool) -> Asking:
+def _asking(body: ChatRequest, base: Base | None, tenant: str | None, *, in_prompt: bool) -> Asking:
     turns = tuple(message.turn for message in body.messages)
     if base is not None:
         question_of(turns)
     top_p = 1.0 if body.top_p is None else body.top_p
-    return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops, in_prompt)
+    return Asking(turns, base, body.limit, body.sampling, top_p, body.seed, body.stops, in_prompt, tenant=tenant)
 
 
 async def _events(service: Service, engine: Answering, asking: Asking, count: int, label: str) -> Events:

@@ -11,24 +11,27 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kblam.errors import GenerationError
 from kblam.generation import Answer, Session
 from kblam.generation.answer import is_refusal
 from kblam.generation.base import ask_base
 from kblam.generation.options import generating
 from kblam.generation.pieces import Wanted, seeded
-from kblam.generation.prompt import TOKENIZING, check_question, encode_conversation
+from kblam.generation.prompt import TOKENIZING, check_conversation, check_question, encode_conversation
 from kblam.generation.rag import Retrieved, Retriever, prompt_ids
 from kblam.generation.session import check_length, room_of
 from kblam.generation.speaking import Speaker
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models import Attachment
+from kblam.models.chat_template import is_ready, make_ready
 from kblam.models.copies import keep, reading, resident_for
 from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Base
 from kblam.serve.engine import Asking, Finished
-from kblam.serve.line import Line, raisable
+from kblam.serve.line import Calls, Line, raisable
 
 _EVIDENCE = 5  # triples told with an answer
+_TEMPLATES = 64  # conversations of one tenant that wait for the chat template; each takes a process of its own
 
 
 class _Job:
@@ -47,14 +50,14 @@ class _Job:
 
 
 class EmbeddedEngine:
-    """Answers in a thread of its own, in the order of the requests.
+    """Answers in a thread of its own, in the order of the requests; tenants take turns.
 
     One at a time: a second answer would only share the same cores, and seeds are the process's.
 
     Args:
         model, attachment, tokenizer: ready to be asked.
         bases: that may be asked; each is copied to the device here.
-        queue: how many requests may wait.
+        queue: how many requests of a tenant may wait.
         with_rag: whether they may be asked by RAG too; then all is made ready for it here.
 
     Raises:
@@ -86,11 +89,15 @@ class EmbeddedEngine:
             self._retrievers = {one: Retriever(one) for one in {base.knowledge_base for base in bases}}
         self._current: _Job | None = None
         self._line: Line[_Job] = Line("kblam engine", self._do, queue)
+        # A chat template is rendered in a process, which takes seconds: beside answers, and before it is asked for.
+        self._templates = Calls("kblam templates", _TEMPLATES)
+        self._templates.begin(None, make_ready, tokenizer, ["user"])
 
     async def answer(self, asking: Asking) -> AsyncGenerator[str | Finished, None]:
         """See `Engine`."""
+        await self._make_ready(asking)
         job = _Job(asking)
-        self._line.take(job, goes_on=asking.goes_on)
+        self._line.take(job, asking.tenant, goes_on=asking.goes_on)
         try:
             while True:
                 said = await job.said.get()
@@ -105,7 +112,7 @@ class EmbeddedEngine:
 
     def waiting(self) -> int:
         """How many requests wait, beside the one that is answered."""
-        return len(self._line)
+        return len(self._line) + len(self._templates)
 
     def metrics(self) -> bytes:
         """None of its own."""
@@ -133,6 +140,22 @@ class EmbeddedEngine:
         if (current := self._current) is not None:
             current.is_stopped.set()
         self._line.close(seconds=5)
+        self._templates.close(seconds=0)  # its process ends by itself
+
+    async def _make_ready(self, asking: Asking) -> None:
+        """Has the chat template rendered for a request, where that is still to be done."""
+        if asking.base is None:
+            check_conversation(asking.turns)
+            roles = [role for role, _ in asking.turns]
+        else:
+            roles = ["system", "user"] if asking.in_prompt else ["user"]
+        try:
+            if not is_ready(self._tokenizer, roles):
+                await self._templates(asking.tenant, make_ready, self._tokenizer, roles)
+        except GenerationError:
+            if asking.base is None or asking.in_prompt:
+                raise
+            # Else the adapter may have a prompt of its own.
 
     def _do(self, job: _Job) -> None:
         self._current = job

@@ -26,6 +26,7 @@ class Asking:
         stops: strings before which the answer ends.
         in_prompt: the base's nearest triples stand in the prompt (RAG), and nothing is attended to beside it.
         goes_on: a further answer to a request that was taken; it has its place and is not refused for a full queue.
+        tenant: who asks; tenants take turns.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -37,6 +38,7 @@ class Asking:
     stops: tuple[str, ...] = ()
     in_prompt: bool = False
     goes_on: bool = False
+    tenant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
 
 _MOST_LISTED = 1000
+Change = Generator[None, None, dict[str, Any]]
 Text = Annotated[str, Query(max_length=100_000)]
 
 
@@ -32,7 +33,7 @@ def routes(service: Service) -> APIRouter:
 
     async def change(base: Base, work: Any, *arguments: Any) -> dict[str, Any]:
         began = time.monotonic()
-        done: dict[str, Any] = await service.updates(work, base, *arguments)
+        done: dict[str, Any] = await service.updates(base.place.tenant, work, base, *arguments)
         await service.engine.follow(base)
         service.metrics.update(base.place.label, time.monotonic() - began)
         return done
@@ -45,16 +46,16 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("")
     async def bases(request: Request) -> Response:
-        mine = service.bases.of(service.tenant_of(request))
+        tenant = service.tenant_of(request)
         check_query(request)
-        data = [await service.looks(_summary, service, base) for base in mine]
+        data = [await service.looks(tenant, _summary, service, base) for base in service.bases.of(tenant)]
         return Json({"object": "list", "data": data})
 
     @router.get("/{name}")
     async def stats(request: Request, name: str) -> Response:
         base = service.base_of(request, name)
         check_query(request)
-        return Json(await service.looks(_stats, service, base))
+        return Json(await service.looks(base.place.tenant, _stats, service, base))
 
     @router.get("/{name}/triples")
     async def triples(
@@ -66,7 +67,7 @@ def routes(service: Service) -> APIRouter:
     ) -> Response:
         base = service.base_of(request, name)
         check_query(request, "search", "limit", "offset")
-        return Json(await service.looks(_listed, base, search, limit, offset))
+        return Json(await service.looks(base.place.tenant, _listed, base, search, limit, offset))
 
     @router.post("/{name}/triples")
     async def upload(request: Request, name: str) -> Response:
@@ -131,13 +132,16 @@ def _listed(base: Base, search: str, limit: int, offset: int) -> dict[str, Any]:
     }
 
 
-def _upload(base: Base, engine: Engine, body: bytes, kind: str) -> dict[str, Any]:
-    return _add(base, engine, triples_in(body, kind))
+def _upload(base: Base, engine: Engine, body: bytes, kind: str) -> Change:
+    return (yield from _add(base, engine, triples_in(body, kind)))
 
 
-def _add(base: Base, engine: Engine, triples: list[Triple]) -> dict[str, Any]:
+def _add(base: Base, engine: Engine, triples: list[Triple]) -> Change:
     engine.check_room(base, triples)
-    done = base.knowledge_base.add(triples, writing=_writing(base, engine, [one.identity for one in triples]))
+    vectors = yield from base.knowledge_base.encode_ahead(triples)  # other tenants' may go first after each piece
+    engine.check_room(base, triples)
+    writing = _writing(base, engine, [one.identity for one in triples])
+    done = base.knowledge_base.add(triples, writing=writing, remembered=vectors)
     return {
         "added": done.added,
         "updated": done.updated,

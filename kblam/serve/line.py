@@ -1,17 +1,16 @@
-"""A line of jobs of limited length, done one after another in a thread."""
+"""A line of jobs of limited length, done one after another in a thread; tenants take turns."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from kblam.serve.failures import QueueFullError
+from kblam.serve.waiting import Job, Waiting, is_full, together
 
-Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
@@ -30,12 +29,12 @@ class Line(Generic[Job]):
     Args:
         name: of the thread.
         work: does a job; it raises nothing.
-        most: how many may wait, beside the one that is done.
+        most: how many of one tenant may wait, beside the one that is done; of all of them `together`.
     """
 
     def __init__(self, name: str, work: Callable[[Job], None], most: int) -> None:
         self._work, self._most = work, most
-        self._jobs: deque[Job] = deque()
+        self._jobs: Waiting[Job] = Waiting()
         self._is_working = self._is_closed = False
         self._turn = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -44,20 +43,20 @@ class Line(Generic[Job]):
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def take(self, job: Job, *, goes_on: bool = False) -> None:
+    def take(self, job: Job, tenant: str | None = None, *, goes_on: bool = False) -> None:
         """Has a job done in its turn.
 
         Args:
-            goes_on: it is more of one that was taken, and has the next turn.
+            tenant: whose it is; None where nobody is told apart.
+            goes_on: it is more of one that was taken, and has the tenant's next turn.
 
         Raises:
             QueueFullError: too many wait, or the line is closed.
         """
         with self._turn:
-            # Who finds nobody at work does not wait.
-            if self._is_closed or (not goes_on and len(self._jobs) >= self._most + (not self._is_working)):
+            if self._is_closed or (not goes_on and self._is_full(tenant)):
                 raise QueueFullError
-            (self._jobs.appendleft if goes_on else self._jobs.append)(job)
+            self._jobs.append(job, tenant, first=goes_on)
             self._turn.notify_all()
 
     def drop(self, job: Job) -> None:
@@ -72,6 +71,10 @@ class Line(Generic[Job]):
             self._jobs.clear()
             self._turn.notify_all()
         self._thread.join(timeout=seconds)
+
+    def _is_full(self, tenant: str | None) -> bool:
+        free = not self._is_working  # who finds nobody at work does not wait
+        return is_full(self._jobs.of(tenant), len(self._jobs), self._most + free, together(self._most) + free)
 
     def _run(self) -> None:
         while True:
@@ -91,8 +94,20 @@ class Calls:
     def __init__(self, name: str, most: int) -> None:
         self._line: Line[Callable[[], None]] = Line(name, lambda call: call(), most)
 
-    async def __call__(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def __len__(self) -> int:
+        return len(self._line)
+
+    async def __call__(
+        self,
+        tenant: str | None,
+        function: Callable[..., Result | Generator[None, None, Result]],
+        *arguments: Any,
+    ) -> Result:
         """What the function returns or raises. It is called even if nobody waits for it any more.
+
+        Args:
+            tenant: whose call it is.
+            function: a generator is run to its end, and others may have a turn wherever it yields.
 
         Raises:
             QueueFullError: too many wait.
@@ -108,17 +123,45 @@ class Calls:
             else:
                 future.set_exception(error)
 
+        def tell(result: Any, error: Exception | None = None) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, result, error)
+
         def call() -> None:
-            result, failure = None, None
             try:
                 result = function(*arguments)
             except BaseException as error:  # it is raised where it is waited for
-                failure = raisable(error)
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(settle, result, failure)
+                tell(None, raisable(error))
+                return
+            if isinstance(result, Generator):
+                go_on(result)
+            else:
+                tell(result)
 
-        self._line.take(call)
+        def go_on(steps: Generator[None, None, Result]) -> None:
+            try:
+                next(steps)
+                self._line.take(lambda: go_on(steps), tenant, goes_on=True)
+            except StopIteration as end:
+                tell(end.value)
+            except BaseException as error:
+                tell(None, raisable(error))
+
+        self._line.take(call, tenant)
         return await future
+
+    def begin(self, tenant: str | None, function: Callable[..., object], *arguments: Any) -> None:
+        """Calls a function that nobody waits for; what it raises is not told.
+
+        Raises:
+            QueueFullError: too many wait.
+        """
+
+        def call() -> None:
+            with suppress(Exception, SystemExit):  # the thread goes on
+                function(*arguments)
+
+        self._line.take(call, tenant)
 
     def close(self, seconds: float) -> None:
         """As `Line.close`."""

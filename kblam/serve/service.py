@@ -16,7 +16,7 @@ from kblam.serve.metrics import Metrics
 
 RAG = "+rag"  # behind the model's name, and behind a base's in metrics; no base has a plus in its name
 _SHOWN = 100
-# Changes that wait: each may take seconds of encoding.
+# Changes and look-ups of a tenant that wait: a change may take seconds of encoding.
 _UPDATES, _LOOKS = 16, 64
 
 

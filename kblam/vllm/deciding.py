@@ -8,6 +8,7 @@ request of its own that ends after one token (`lookups.py`). What they found is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,8 @@ class Decider:
             encode_question("Who?", self.asked, self.tokenizer)
         except GenerationError as error:
             raise EngineError(str(error)) from error
+        with suppress(GenerationError):  # it is told to who needs it; rendered later, it would hold up all requests
+            encode_for_base("Who?", self.asked, self.tokenizer)
 
     def know(self, loaded: Loaded) -> None:
         """Makes ready what the questions to a version need, which takes a while for a new base.

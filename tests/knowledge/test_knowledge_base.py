@@ -393,3 +393,35 @@ def test_a_copy_that_cannot_be_written_leaves_nothing(kb: KnowledgeBase, tmp_pat
         with pytest.raises(StoreError):
             kb.copy_to(tmp_path / place)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_was_encoded_ahead_a_piece_at_a_time_is_added_as_it_is_at_once(encoder: HashingEncoder) -> None:
+    many = [Triple(f"name {at}", "kind", f"value {at}") for at in range(150)]
+    kb, whole = (KnowledgeBase.from_triples([*FACTS, many[0]], encoder) for _ in range(2))
+    whole.add(many)
+    encoder.calls.clear()
+    steps, sizes = kb.encode_ahead(many), list[int]()
+    while True:
+        before = len(encoder.calls)
+        try:
+            next(steps)
+        except StopIteration as end:
+            remembered = end.value
+            break
+        sizes.append(len(encoder.calls) - before)
+    assert sizes == [126, 128]  # the first triple is there already, and the last ones are left to `add`
+    assert len(kb) == 5
+    done = kb.add(many, remembered=remembered)
+    assert (done.added, done.unchanged) == (149, 1)
+    assert len(encoder.calls) == len(set(encoder.calls)) == 2 * 149
+    for name in ("key", "value", "ids"):
+        np.testing.assert_array_equal(getattr(kb.embeddings(), name), getattr(whole.embeddings(), name))
+
+
+def test_nothing_is_encoded_ahead_for_a_file_that_is_only_read(path: Path, encoder: HashingEncoder) -> None:
+    KnowledgeBase.create(path, encoder).close()
+    with KnowledgeBase.open(path, encoder, read_only=True) as kb:
+        encoder.calls.clear()
+        with pytest.raises(StoreWriteError, match="read-only"):
+            next(kb.encode_ahead(FACTS * 40))
+        assert not encoder.calls

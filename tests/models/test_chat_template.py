@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from kblam.errors import GenerationError
-from kblam.models import chat_template
+from kblam.models import chat_template, rendering
 from kblam.models.prompt import ids_of, template_of
 from tests.generation.tiny import tiny_tokenizer
 
@@ -104,16 +104,16 @@ def test_a_template_that_cannot_be_used_is_refused_with_the_reason(template: str
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    monkeypatch.setattr(rendering, "SECONDS", 1)
     began = time.monotonic()
     with pytest.raises(GenerationError, match="has not ended after 1 seconds"):
         ids_of(QUESTION, None, with_template(ENDLESS))
     assert time.monotonic() - began < 30
     # Where no processor time can be limited the caller's own deadline holds.
-    monkeypatch.setattr(chat_template, "SECONDS", 1000)
-    monkeypatch.setattr(chat_template, "DEADLINE", 1.5)
+    monkeypatch.setattr(rendering, "SECONDS", 1000)
+    monkeypatch.setattr(rendering, "DEADLINE", 1.5)
     with pytest.raises(GenerationError, match=r"has not ended after 1\.5 seconds"):
-        ids_of(QUESTION, None, with_template(ENDLESS))
+        ids_of(QUESTION, None, with_template(f"{ENDLESS} "))  # another one: what was refused is kept
 
 
 def test_a_question_is_text_and_no_template() -> None:

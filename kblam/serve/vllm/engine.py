@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +17,7 @@ from kblam.knowledge.rows import room_for
 from kblam.serve.bases import Base, Bases
 from kblam.serve.failures import BehindError, NoRoomError, QueueFullError
 from kblam.serve.vllm.asking import Asking
+from kblam.serve.waiting import is_full, together
 from kblam.vllm.past import Past
 from kblam.vllm.pool import NO_ROOM
 
@@ -48,7 +49,7 @@ class VllmEngine:
         app: its web application.
         bases: that it has loaded.
         capacity: rows of its pool.
-        most: requests that it takes at once.
+        most: requests of one tenant that it takes at once.
         running: requests that it answers at once; the others of `most` wait.
         refusal: the adapter's refusal sentence.
         past: of the engine.
@@ -79,7 +80,8 @@ class VllmEngine:
         self._served: dict[str, dict[str, Any]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tried: dict[str, float] = {}
-        self._taken, self._is_closed = 0, False
+        self._taken: Counter[str | None] = Counter()
+        self._is_closed = False
 
     async def look(self) -> None:
         """Learns what the workers have loaded."""
@@ -89,24 +91,29 @@ class VllmEngine:
         """What the engine calls a base; tenants that share a file share its rows."""
         return self._name_of[id(base.knowledge_base)]
 
+    @property
+    def most_of_all(self) -> int:
+        """Requests of all tenants that it takes at once, beside one more of each that has none."""
+        return self._running + together(self.most - self._running)
+
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """For one request.
+    def taken(self, tenant: str | None) -> Iterator[None]:
+        """For one request of a tenant.
 
         Raises:
             QueueFullError: too many wait.
         """
-        if self._taken >= self.most:
+        if is_full(self._taken[tenant], self._taken.total(), self.most, self.most_of_all):
             raise QueueFullError
-        self._taken += 1
+        self._taken[tenant] += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self._taken[tenant] -= 1
 
     def waiting(self) -> int:
         """How many requests have no place in the batch."""
-        return max(0, self._taken - self._running)
+        return max(0, self._taken.total() - self._running)
 
     def metrics(self) -> bytes:
         """vLLM's own."""

@@ -45,10 +45,10 @@ def _endpoint(
     service: Service, engine: VllmEngine, way: Callable[[dict[str, Any], Find], Asked]
 ) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        service.tenant_of(request)  # before its body is read
+        tenant = service.tenant_of(request)  # before its body is read
         body = await object_of(request)
         asked = way(body, lambda model, extra: base_named(service, request, model, extra))
-        return _Passed(service, engine, asked)
+        return _Passed(service, engine, asked, tenant)
 
     return endpoint
 
@@ -59,16 +59,17 @@ class _Passed(Response):
     Args:
         service, engine: asked.
         asked: what.
+        tenant: who asks.
     """
 
-    def __init__(self, service: Service, engine: VllmEngine, asked: Asked) -> None:
+    def __init__(self, service: Service, engine: VllmEngine, asked: Asked, tenant: str | None) -> None:
         super().__init__()
-        self._service, self._engine, self._asked = service, engine, asked
+        self._service, self._engine, self._asked, self._tenant = service, engine, asked, tenant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         asked, watch = self._asked, Watch()
-        with self._engine.taken():
+        with self._engine.taken(self._tenant):
             if asked.base is not None:
                 await self._engine.catch_up(asked.base)
             WATCH.set(watch)

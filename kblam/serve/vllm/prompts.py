@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,6 +36,14 @@ class Prompts:
         self._tokenizer, self._template = tokenizer, adapter.prompt
         family = FAMILIES.get(model_type)
         self._family_template = None if family is None else family_template(family, tokenizer)
+
+    def make_ready(self) -> None:
+        """Renders the chat template where questions need it, in a process that takes seconds.
+
+        The first question would have all others wait for it. What cannot be is told to whoever asks.
+        """
+        with suppress(GenerationError):
+            self.question("ready?")
 
     def question(self, text: str) -> tuple[str, bool]:
         """A question with a base, and whether the tokenizer adds its special tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,7 +47,7 @@ class Setup:
         dtype: of the weights, as vLLM calls it.
         storage: of the knowledge, as `attach` takes it.
         capacity: rows for all bases; None has room for each three times, and for some thousand more.
-        queue: requests that may wait.
+        queue: requests of a tenant that may wait.
         passed: options of vLLM, see `options.arguments`.
     """
 
@@ -111,6 +112,7 @@ async def started(setup: Setup, bases: Bases) -> AsyncIterator[VllmEngine]:
                 model_config.get_text_config().model_type,
                 has_chat_template=tokenizer.chat_template is not None or namespace.chat_template is not None,
             )
+            await asyncio.to_thread(prompts.make_ready)
             engine.asking = Asking(
                 setup.called,
                 engine.name_of,

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from kblam.adapter import AdapterConfig
+from kblam.errors import GenerationError
+from kblam.models import chat_template
+from kblam.serve.failures import QueueFullError
+from kblam.serve.vllm.prompts import Prompts
 from kblam.serve.vllm.watch import WATCH
+from tests.generation.asking import EMBEDDING_DIM, byte_bpe
 from tests.serve.contract import chunks
-from tests.serve.vllm.standing_in import EVIDENCE, Served
+from tests.serve.vllm.standing_in import EVIDENCE, PROMPT, Served
 
 
 def test_a_question_with_a_base_goes_on_as_its_adapter_is_asked_it() -> None:
@@ -248,3 +256,45 @@ def test_an_engine_that_has_died_is_told_by_health() -> None:
     served.workers.errored = True
     response = served.send("/health", None, "GET")
     assert (response.status_code, response.json()["status"]) == (503, "dead")
+
+
+def test_a_tenant_s_requests_take_no_place_of_another_s() -> None:
+    engine = Served(most=6).engine  # 4 of them are answered
+    with ExitStack() as stack:
+        for tenant in ("acme", "globex"):
+            for _ in range(6):
+                stack.enter_context(engine.taken(tenant))
+            with pytest.raises(QueueFullError):
+                stack.enter_context(engine.taken(tenant))
+        assert engine.waiting() == 8
+        # All together have no more than these, and who has none one more.
+        stack.enter_context(engine.taken("third"))
+        with pytest.raises(QueueFullError):
+            stack.enter_context(engine.taken("third"))
+        assert engine.waiting() == 9
+    assert engine.waiting() == 0
+
+
+def test_a_request_takes_a_place_of_its_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, tenants = Served(), list[str | None]()
+    taken = served.engine.taken
+    monkeypatch.setattr(served.service, "tenant_of", lambda _: "acme")
+    monkeypatch.setattr(served.engine, "taken", lambda tenant: (tenants.append(tenant), taken(tenant))[1])
+    assert served.ask(None).status_code == 200
+    assert tenants == ["acme"]
+
+
+def test_the_chat_template_is_rendered_before_the_first_question() -> None:
+    tokenizer = copy(byte_bpe())
+    tokenizer.chat_template = "{{ messages[0].content }} made ready"
+    for prompt in (PROMPT, None):
+        assert not chat_template.is_ready(tokenizer, ["user"])
+        config = AdapterConfig(EMBEDDING_DIM, 8, 2, 2, 4, prompt=prompt)
+        prompts = Prompts(tokenizer, config, "other", has_chat_template=True)
+        prompts.make_ready()
+    assert chat_template.is_ready(tokenizer, ["user"])
+    assert prompts.question("Who?") == ("Who? made ready", False)
+    tokenizer.chat_template = "{{ raise_exception('no user may speak') }}"
+    prompts.make_ready()
+    with pytest.raises(GenerationError, match="no user may speak"):
+        prompts.question("Who?")
