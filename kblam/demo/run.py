@@ -29,6 +29,7 @@ from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.smollm2 import HUB_NAME
 from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
+from kblam.whole import write_whole
 
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)
@@ -129,8 +130,7 @@ def report(path: Path, rows: dict[int, Figures], times: TokenTimes, backend: str
         "ms_per_token": times.to_dict(),
         "backend": backend,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def run(console: Console, folder: Path, sizes: Sequence[int], questions: int, output: Path) -> None:

@@ -89,9 +89,6 @@ def integrate(
             knowledge_base.close()
         if isinstance(model, PreTrainedModel) and include_base:
             model.save_pretrained(fresh / BASE)
-            mode = (fresh / BASE / "config.json").stat().st_mode
-            for weights in (fresh / BASE).glob("*.safetensors"):
-                weights.chmod(mode)  # safetensors lets only this user read them
         # Last: a folder with a manifest is whole.
         (fresh / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n", encoding="utf-8")
     return target
