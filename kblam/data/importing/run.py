@@ -87,6 +87,8 @@ class Reading:
             for number, source in enumerate(sources, start=1):
                 self._stage.source = number if len(sources) > 1 else 0
                 self._read(source, bad_rows)
+            if bad_rows is not None:
+                bad_rows.all_read()
             self._count = self._stage.finish()
             if strict:
                 self._refuse_losses()
