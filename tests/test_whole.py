@@ -99,6 +99,8 @@ def test_why_a_file_cannot_be_written(tmp_path: Path) -> None:
     assert why_not(tmp_path / "new" / "deeper" / "a.txt") is None
     assert "is a folder" in str(why_not(tmp_path))
     assert "no folder that may be written" in str(why_not(tmp_path / "file" / "a.txt"))
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "a.txt")  # it is written where the link leads
+    assert "no folder that may be written" in str(why_not(tmp_path / "link"))
     with pytest.raises(IsADirectoryError), whole(tmp_path):
         pass
 

@@ -26,8 +26,9 @@ def file_of(kb: Path) -> Path:
         hint = f"did you mean {kb / found[0]}?" if found else f"for a new one: kblam kb build FILE -o {kb / 'facts.kb'}"
         raise CommandError(f"{kb} is a folder, and a knowledge base is a file; {hint}")
     from kblam.knowledge.files import FORMAT_OF_SUFFIX
+    from kblam.knowledge.schema import is_knowledge_base
 
-    if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file():
+    if kb.suffix.lower() in FORMAT_OF_SUFFIX and kb.is_file() and not is_knowledge_base(kb):
         raise CommandError(
             f"{kb} is a file of triples; make a knowledge base of it first: kblam kb build {kb} -o "
             f"{kb.with_suffix('.kb')}"

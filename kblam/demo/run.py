@@ -22,6 +22,7 @@ from kblam.errors import AdapterFormatError, KblamError
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
 from kblam.evaluation.material import standard_material
+from kblam.evaluation.report import check_files
 from kblam.generation import Session
 from kblam.generation.drawing import SHARE
 from kblam.knowledge import KnowledgeBase, load_encoder
@@ -166,6 +167,7 @@ def main() -> int:
     console = Console()
     console = Console(width=min(WIDTH, console.width))
     try:
+        check_files(arguments.output)
         if arguments.adapter == SMOLLM2_ADAPTER and not smollm2_is_shipped():
             raise AdapterFormatError(
                 f"this installation has no adapter for {SMOLLM2} in {SMOLLM2_ADAPTER}; train one (kblam train) and "

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from kblam.errors import StoreWriteError
+from kblam.whole import why_no_folder
 from kblam.whole.lasting import settle_folder, settle_names
 from kblam.whole.unfinished import beside, left_beside, unfinished_folder
 
@@ -55,6 +56,16 @@ def new_folder(target: Path) -> Iterator[Path]:
         if old.exists() and not target.exists():  # stopped between the two renames
             old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_new_folder(target: Path) -> None:
+    """Before long work: whether `new_folder` can write there.
+
+    Raises:
+        StoreWriteError: it cannot.
+    """
+    if (reason := why_no_folder(target)) is not None:
+        raise StoreWriteError(f"cannot write the folder {target}: {reason}; choose another place")
 
 
 def restore(target: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import ModelFolderError, argument
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
-from kblam.folder.new import new_folder
+from kblam.folder.new import check_new_folder, new_folder
 from kblam.knowledge import KnowledgeBase
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
@@ -95,6 +95,7 @@ def integrate(
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
+    check_new_folder(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not is_model_folder(target):

@@ -79,8 +79,22 @@ def why_not(path: Path) -> str | None:
         return f"{path} is a folder; name a file in it"
     if path.exists() and not path.is_file():
         return None if os.access(path, os.W_OK) else f"{path} may not be written"
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    return _why_nothing_in(path)
+
+
+def why_no_folder(path: Path) -> str | None:
+    """The same of a folder, which is made beside its place."""
+    return f"{path} is a file" if path.is_file() else _why_nothing_in(path)
+
+
+def _why_nothing_in(path: Path) -> str | None:
+    """Why nothing can be made in the folder that a path leads to, or in the nearest one above that is there."""
+    try:
+        parents = _resolved(path).absolute().parents
+        existing = next(folder for folder in parents if folder.exists())
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return f"{existing} is no folder that may be written"
     return None
 

@@ -207,7 +207,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(write: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: Not a directory"):
+    with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: .*file is no folder"):
         write(tmp_path / "file" / "folder")
 
 

@@ -13,7 +13,6 @@ from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.files import count_of, file_of, open_file
 from kblam.cli.options import AsJson, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar, waiting
-from kblam.errors import StoreWriteError
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, TripleFile
@@ -87,12 +86,12 @@ def build(
     Example: kblam kb build facts.jsonl -o facts.kb
     """
     from kblam.knowledge import build as build_file
+    from kblam.knowledge.target import check_base_target
 
     _check_is_a_file(file)
     _check_is_no_base(file)
     output = file_of(output)
-    if not (folder := output.expanduser().parent).is_dir():  # before the encoder is loaded
-        raise StoreWriteError(f"{output}: there is no folder {folder}; check that the folder exists and may be written")
+    check_base_target(output)
     began = time.monotonic()
     triples = _read(file, columns, skip_bad, duplicates)
     try:
