@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of, open_file
-from kblam.cli.options import AsJson, KnowledgeFile
+from kblam.cli.files import asked_encoder, count_of, file_of, open_file
+from kblam.cli.options import AsJson, EncoderKey, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def build(
     columns: Map = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable that holds the key of an openai: encoder.")
-    ] = "OPENAI_API_KEY",
+    api_key_env: EncoderKey = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Triples a transaction: what an interruption can lose.")] = 256,
     as_json: AsJson = False,
 ) -> None:
@@ -124,13 +122,14 @@ def add(
     columns: Map = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
+    api_key_env: EncoderKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Add triples to a knowledge base; the value of a (name, property) that is there already is replaced.
 
     Example: kblam kb add facts.kb --name "Amber Falcon" --property capital --value Zirconia
     """
-    from kblam.knowledge import Triple, load_encoder
+    from kblam.knowledge import Triple
     from kblam.knowledge.triples import DEFAULT_PROPERTY
 
     one = name is not None or property is not None or value is not None
@@ -143,8 +142,9 @@ def add(
     if file is not None:
         _check_is_no_base(file)
     began = time.monotonic()
-    triples = None if file is None else _read(file, columns, skip_bad, duplicates)
-    with open_file(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
+    named = asked_encoder(kb, encoder, api_key_env)
+    with open_file(kb, read_only=False, encoder=named) as opened:
+        triples = None if file is None else _read(file, columns, skip_bad, duplicates)
         if triples is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -214,13 +214,17 @@ def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Dup
     return triples
 
 
-def encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
-    """The encoder asked for; else that of an existing knowledge base; else the default."""
+def encoder_for(kb: Path, spec: str | None, api_key_env: str | None) -> Encoder:
+    """The encoder asked for; else that of an existing knowledge base; else the default.
+
+    Raises:
+        CommandError: as `asked_encoder`.
+    """
     from kblam.knowledge import load_encoder
     from kblam.knowledge.schema import is_blank
 
-    if spec is not None:
-        return load_encoder(spec, api_key_env=api_key_env)
+    if (asked := asked_encoder(kb, spec, api_key_env)) is not None:
+        return asked
     if is_blank(kb):
         return load_encoder()
     with open_file(kb) as opened:
