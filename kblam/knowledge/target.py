@@ -33,6 +33,8 @@ def check_base_target(path: str | Path) -> None:
             f"{better}"
         )
     elif not file.parent.is_dir():
-        raise StoreWriteError(f"{path}: there is no folder {file.parent}; check that the folder exists and may be written")
+        raise StoreWriteError(
+            f"{path}: there is no folder {file.parent}; check that the folder exists and may be written"
+        )
     if (reason := why_not(file)) is not None:
         raise StoreWriteError(f"cannot write {path}: {reason}; check that the folder exists and may be written")

@@ -261,7 +261,9 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp
         kblam("eval", "--model", "none at all", option, place).failed(2, told)
     other, one = "--json" if option == "--markdown" else "--markdown", tmp_path / "r.png"
     (tmp_path / "link").symlink_to(one)
-    kblam("eval", "--model", "none at all", option, one, other, tmp_path / "link").failed(2, "two of the reports are one file")
+    kblam("eval", "--model", "none at all", option, one, other, tmp_path / "link").failed(
+        2, "two of the reports are one file"
+    )
 
 
 def test_a_picture_of_an_unknown_kind_is_told_before_anything_is_measured() -> None:

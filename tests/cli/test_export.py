@@ -21,7 +21,11 @@ def test_a_base_is_written_for_others(
     kblam("data", "export", facts_file, "-o", tmp_path / "a.ttl", "--overwrite").ok()
     kblam("data", "export", kb, "-o", tmp_path / "a.xyz").failed(2, "cannot tell the format")
     monkeypatch.setattr("kblam.knowledge.TripleFile", None)  # nothing is read for what cannot be written
-    for name, told in (("a.xyz", "cannot tell the format"), ("a.ttl", "--overwrite"), ("no/a.md", "there is no folder")):
+    for name, told in (
+        ("a.xyz", "cannot tell the format"),
+        ("a.ttl", "--overwrite"),
+        ("no/a.md", "there is no folder"),
+    ):
         kblam("data", "export", facts_file, "-o", tmp_path / name).failed(2, told)
     kblam("data", "export", kb, "-o", tmp_path / "b.ttl", "--splits", "a=1").failed(2, "choose their form with --as")
 

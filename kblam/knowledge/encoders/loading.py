@@ -65,9 +65,7 @@ def _is_folder(name: str) -> bool:
         return False
 
 
-def load_recorded_encoder(
-    spec: str, device: str | None = None, *, api_key_env: str = DEFAULT_KEY_VARIABLE
-) -> Encoder:
+def load_recorded_encoder(spec: str, device: str | None = None, *, api_key_env: str = DEFAULT_KEY_VARIABLE) -> Encoder:
     """The encoder whose spec was found in a file.
 
     A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address, nor
