@@ -61,8 +61,8 @@ def asked_encoder(kb: Path, spec: str | None, api_key_env: str | None) -> Encode
             recorded = opened.encoder_spec
     if not (used := spec or recorded or "minilm").startswith("openai:"):
         raise CommandError(
-            f"--api-key-env {api_key_env} is for an openai: encoder, and {used} needs no key; leave it out, or name the "
-            "encoder: --encoder openai:MODEL"
+            f"--api-key-env {api_key_env} is for an openai: encoder, and {used} needs no key; leave it out, or name "
+            "the encoder: --encoder openai:MODEL"
         )
     if spec is not None:
         return load_encoder(spec, api_key_env=api_key_env)
