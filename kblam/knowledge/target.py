@@ -12,6 +12,8 @@ from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
 from kblam.whole import why_not
 
+_CHECK = "check that the folder exists and may be written"
+
 
 def check_base_target(path: str | Path) -> None:
     """A knowledge base that is there is opened to be read, and nothing is changed.
@@ -33,8 +35,6 @@ def check_base_target(path: str | Path) -> None:
             f"{better}"
         )
     elif not file.parent.is_dir():
-        raise StoreWriteError(
-            f"{path}: there is no folder {file.parent}; check that the folder exists and may be written"
-        )
+        raise StoreWriteError(f"{path}: there is no folder {file.parent}; {_CHECK}")
     if (reason := why_not(file)) is not None:
-        raise StoreWriteError(f"cannot write {path}: {reason}; check that the folder exists and may be written")
+        raise StoreWriteError(f"cannot write {path}: {reason}; {_CHECK}")

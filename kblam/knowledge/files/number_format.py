@@ -112,9 +112,8 @@ class _Section:
     @property
     def words(self) -> set[str]:
         """Its literals that are words, in lower case."""
-        return {
-            part.casefold().strip() for mark, part in zip(self.code, self.parts, strict=True) if _is_word(mark, part)
-        }
+        each = zip(self.code, self.parts, strict=True)
+        return {text.casefold().strip() for mark, text in each if mark == '"' and _has_letters(text)}
 
 
 def _section(number: float, number_format: str) -> _Section:
@@ -153,10 +152,6 @@ def _times(number: float, power: int) -> float:
     if isinstance(number, int):
         return float(Decimal(number).scaleb(power)) if power else number
     return float(Decimal(f"{number:.15g}").scaleb(power))
-
-
-def _is_word(mark: str, text: str) -> bool:
-    return mark == '"' and _has_letters(text)
 
 
 def _joined(before: list[str], number: str, after: list[str]) -> str:
