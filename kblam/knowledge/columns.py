@@ -290,7 +290,11 @@ def _refuse_part_of_a_fact(keys: Sequence[str], folded: Sequence[str]) -> None:
 
 def _title(keys: Sequence[str], free: Sequence[str]) -> tuple[str, ...]:
     """The one column that names the entities of a wide table."""
-    found = [key for key in free if fold_column(key) in _TITLES or (fold_column(key).endswith("name") and fold_column(key) != "name")]
+    found = [
+        key
+        for key in free
+        if fold_column(key) in _TITLES or (fold_column(key).endswith("name") and fold_column(key) != "name")
+    ]
     if not found:
         raise missing("name", keys)
     if len(found) > 1:

@@ -10,7 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import FIELD_NAMES, Columns, Plan, choice, find_column, fold_column, missing, plan_of, quoted
+from kblam.knowledge.columns import (
+    FIELD_NAMES,
+    Columns,
+    Plan,
+    choice,
+    find_column,
+    fold_column,
+    missing,
+    plan_of,
+    quoted,
+)
 from kblam.knowledge.fields import kind_of, shortened
 from kblam.knowledge.sources import SOURCES, Source, are_sources, read_sources
 from kblam.knowledge.triples import DEFAULT_PROPERTY, FIELDS, Triple

@@ -11,7 +11,7 @@ import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.files import count_of, file_of, many
-from kblam.cli.kb.changing import Map, encoder_for
+from kblam.cli.kb.changing import Map, Renamed, encoder_for
 from kblam.cli.options import AsJson, EncoderKey
 from kblam.cli.output import err, out, print_json, progress_bar
 
@@ -36,14 +36,7 @@ def import_(
         typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv."),
     ],
     columns: Map = None,
-    renames: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rename",
-            metavar="PROPERTY=WORDS",
-            help="What people call a property, such as 'emp_start_dt=start date'; once for each.",
-        ),
-    ] = None,
+    renames: Renamed = None,
     names: Annotated[
         Path | None,
         typer.Option("--names", metavar="FILE", help="A table that names the ids in an edge list."),

@@ -42,6 +42,14 @@ Map = Annotated[
         "name=COLUMN alone each other column is a property.",
     ),
 ]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename",
+        metavar="PROPERTY=WORDS",
+        help="What people call a property, such as 'emp_start_dt=start date'; once for each.",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out records that cannot be read, and say how many and where.")
 ]
@@ -67,6 +75,7 @@ def build(
         ),
     ] = None,
     columns: Map = None,
+    renames: Renamed = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
     api_key_env: EncoderKey = None,
@@ -91,7 +100,7 @@ def build(
     output = file_of(output)
     check_base_target(output)
     began = time.monotonic()
-    triples = _read(file, columns, skip_bad, duplicates)
+    triples = _read(file, columns, renames, skip_bad, duplicates)
     try:
         with progress_bar("encoding") as progress:
             maker = encoder_for(output, encoder, api_key_env)
@@ -120,6 +129,7 @@ def add(
         typer.Option("--encoder", "-e", help="The encoder it was built with, if that is not the default one."),
     ] = None,
     columns: Map = None,
+    renames: Renamed = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
     api_key_env: EncoderKey = None,
@@ -137,14 +147,14 @@ def add(
         raise CommandError("give either a FILE of triples, or one triple by --name, --property and --value")
     if one and (name is None or value is None):
         raise CommandError(f"{'--name' if name is None else '--value'} is missing: a triple needs both")
-    if one and (columns or skip_bad or duplicates is not Duplicates.error):
-        raise CommandError("--map, --skip-bad and --duplicates are for a FILE of triples")
+    if one and (columns or renames or skip_bad or duplicates is not Duplicates.error):
+        raise CommandError("--map, --rename, --skip-bad and --duplicates are for a FILE of triples")
     if file is not None:
         _check_is_no_base(file)
     began = time.monotonic()
     named = asked_encoder(kb, encoder, api_key_env)
     with open_file(kb, read_only=False, encoder=named) as opened:
-        triples = None if file is None else _read(file, columns, skip_bad, duplicates)
+        triples = None if file is None else _read(file, columns, renames, skip_bad, duplicates)
         if triples is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -202,13 +212,17 @@ def _check_is_a_file(file: Path) -> None:
         raise CommandError(f"there is no file {file}; {kinds}")
 
 
-def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Duplicates) -> TripleFile:
+def _read(
+    file: Path, columns: list[str] | None, renames: list[str] | None, skip_bad: bool, duplicates: Duplicates
+) -> TripleFile:
     """The file after it was read once from end to end, so that a bad line costs nothing."""
     from kblam.knowledge import Columns, TripleFile
+    from kblam.knowledge.renaming import parse_renames
 
     chosen = Columns.parse(columns) if columns else None
+    words = parse_renames(renames or ())
     with waiting(f"reading {file}"):
-        triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
+        triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad, renames=words)
     if not len(triples):
         raise CommandError(f"{file}: it has no records; there is nothing to encode")
     return triples
