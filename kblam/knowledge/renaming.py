@@ -81,9 +81,8 @@ class Renames:
         """
         missing = [old for its_key, old in self._named.items() if its_key not in self._met]
         if missing and self._shown:
-            raise DataError(
-                f"there is no property {missing[0]!r} to rename; the properties: {quoted(list(self._shown))}"
-            )
+            there = quoted(list(self._shown))
+            raise DataError(f"there is no property {missing[0]!r} to rename; the properties: {there}")
 
 
 def new_words(renames: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:
