@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -94,5 +99,87 @@ def test_why_a_file_cannot_be_written(tmp_path: Path) -> None:
     assert why_not(tmp_path / "new" / "deeper" / "a.txt") is None
     assert "is a folder" in str(why_not(tmp_path))
     assert "no folder that may be written" in str(why_not(tmp_path / "file" / "a.txt"))
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "a.txt")  # it is written where the link leads
+    assert "no folder that may be written" in str(why_not(tmp_path / "link"))
     with pytest.raises(IsADirectoryError), whole(tmp_path):
         pass
+
+
+@pytest.fixture
+def _umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.usefixtures("_umask")
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    """Libraries that write a temporary file of their own, as safetensors does, make it for one user alone."""
+    with whole(tmp_path / "a.bin") as unfinished:
+        unfinished.unlink()
+        os.close(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert mode_of(tmp_path / "a.bin") == 0o644
+
+
+@pytest.mark.usefixtures("_umask")
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755, 0o444])
+def test_a_file_keeps_its_permissions_where_it_is_replaced(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "a.txt"
+    file.touch()
+    file.chmod(mode)
+    with whole(file) as unfinished:
+        assert mode_of(unfinished) == mode | 0o600, "what is written is shown to others"
+        unfinished.write_text("new")
+    assert (mode_of(file), file.read_text()) == (mode, "new")
+
+
+def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut can leave an empty one under its name."""
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def noted(handle: int) -> None:
+        steps.append("content" if stat.S_ISREG(os.fstat(handle).st_mode) else "name")
+        sync(handle)
+
+    def renamed(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_whole(tmp_path / "a.txt", "one")
+    assert steps == ["content", "rename", "name"]
+    steps.clear()
+    write_whole(tmp_path / "a.txt", "two", lasts=False)
+    assert steps == ["rename"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kblam.whole import whole
+with whole(Path(sys.argv[1])) as unfinished:
+    unfinished.write_text("half")
+    Path(f"{unfinished}-wal").write_text("of SQLite")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_call_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "a [b].txt"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(file)], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    write_whole(tmp_path / "other.txt", "of another")
+    assert len(list(tmp_path.iterdir())) == 4
+    with whole(file) as slow:
+        slow.write_text("slow")
+        write_whole(file, "quick")
+        assert slow.read_text() == "slow", "what another call is writing was taken for what is left"
+    assert file.read_text() == "slow"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a [b].txt", "other.txt"]

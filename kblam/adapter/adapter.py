@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,8 @@ from kblam.adapter.projected import ProjectedKnowledge
 from kblam.adapter.projections import build_projector, build_question_trunk
 from kblam.adapter.property_head import PropertyHead
 from kblam.errors import KnowledgeError
+from kblam.whole.lasting import settle_folder, settle_names
+from kblam.whole.unfinished import unfinished_folder
 from kblam_kernels.latent.projection import KEY_NORM_EPS
 
 _CARD = "README.md"
@@ -145,12 +146,14 @@ class KnowledgeAdapter(
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as unfinished:
+        with unfinished_folder(folder / "adapter") as unfinished:
             super().save_pretrained(unfinished, config=config, model_card_kwargs=model_card_kwargs)
+            settle_folder(unfinished, folder)
             # The config last: it says of what the weights are.
-            for file in sorted(Path(unfinished).iterdir(), key=lambda file: file.name == CONFIG_FILE):
+            for file in sorted(unfinished.iterdir(), key=lambda file: file.name == CONFIG_FILE):
                 if file.name != _CARD or not (folder / _CARD).exists():  # a card may have been written by hand
                     file.replace(folder / file.name)
+            settle_names(folder)
         if not push_to_hub:
             return None
         sent: str = self.push_to_hub(

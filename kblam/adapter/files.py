@@ -103,11 +103,7 @@ def save_weights(adapter: nn.Module, plain: nn.Module, folder: Path) -> None:
         if kept != name and tensor.numel():
             ties[name] = kept
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
-    path = folder / WEIGHTS_FILE
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, {"format": "pt", **ties})
-    path.chmod(mode)  # safetensors lets only this user read it, and a server may be another one
+    save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt", **ties})
 
 
 def load_weights(adapter: nn.Module, folder: Path, *, strict: bool) -> None:

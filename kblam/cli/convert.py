@@ -59,10 +59,11 @@ def convert(
         raise CommandError(f"{output} exists; choose another folder, or remove it first")
     with waiting("reading the checkpoint"):
         from kblam.adapter.upstream import load_upstream
-        from kblam.folder import new_folder
+        from kblam.folder import check_new_folder, new_folder
         from kblam.knowledge import load_encoder
         from kblam.models.loading import lasting_name
 
+        check_new_folder(output)
         adapter = load_upstream(
             checkpoint,
             encoder_file,

@@ -80,7 +80,7 @@ def evaluate(
     if png is not None:
         from kblam.evaluation.heat import check_drawing
 
-        check_drawing()
+        check_drawing(png)
     sources = _sources(real)
     plan, skipped = _with_real_bases(plan, sources, skip=demo and real is None)
     options = ModelOptions(model, adapter, kb, device, dtype, backend)

@@ -33,6 +33,14 @@ Knowledge = Annotated[
     Path | None,
     typer.Option("--kb", "-k", help="Knowledge base file; a model folder has its own."),
 ]
+EncoderKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="Environment variable that holds the key of an openai: encoder; default: OPENAI_API_KEY.",
+    ),
+]
 # More are made for hours, and their list alone fills memory.
 MOST_QUESTIONS = 1_000_000
 

@@ -141,7 +141,7 @@ def calibrate(
     from kblam.adapter import KnowledgeAdapter
     from kblam.cli.files import file_of
     from kblam.folder.manifest import ADAPTER
-    from kblam.folder.new import new_folder
+    from kblam.folder.new import check_new_folder, new_folder
     from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models.checks import called
     from kblam.models.loading import quiet_libraries
@@ -150,6 +150,7 @@ def calibrate(
     quiet_libraries()
     if output.exists():
         raise CommandError(f"{output} is there already; choose another --output")
+    check_new_folder(output)
     taken = with_adapter(ModelOptions(model, adapter, kb))
     if taken.adapter is None:
         raise CommandError(

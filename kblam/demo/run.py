@@ -22,6 +22,7 @@ from kblam.errors import AdapterFormatError, KblamError
 from kblam.evaluation.figures import Figures
 from kblam.evaluation.loop import RememberingEncoder, measure, triples_of
 from kblam.evaluation.material import standard_material
+from kblam.evaluation.report import check_files
 from kblam.generation import Session
 from kblam.generation.drawing import SHARE
 from kblam.knowledge import KnowledgeBase, load_encoder
@@ -29,6 +30,7 @@ from kblam.models import attach
 from kblam.models.loading import load_base, load_tokenizer, quiet_libraries
 from kblam.models.smollm2 import HUB_NAME
 from kblam.shipped import SMOLLM2, SMOLLM2_ADAPTER, smollm2_is_shipped
+from kblam.whole import write_whole
 
 REPORT = Path("build/demo.json")
 SIZES = (100, 1000, 10_000)
@@ -129,8 +131,7 @@ def report(path: Path, rows: dict[int, Figures], times: TokenTimes, backend: str
         "ms_per_token": times.to_dict(),
         "backend": backend,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def run(console: Console, folder: Path, sizes: Sequence[int], questions: int, output: Path) -> None:
@@ -166,6 +167,7 @@ def main() -> int:
     console = Console()
     console = Console(width=min(WIDTH, console.width))
     try:
+        check_files(arguments.output)
         if arguments.adapter == SMOLLM2_ADAPTER and not smollm2_is_shipped():
             raise AdapterFormatError(
                 f"this installation has no adapter for {SMOLLM2} in {SMOLLM2_ADAPTER}; train one (kblam train) and "

@@ -106,12 +106,17 @@ def heat_of(
     )
 
 
-def check_drawing() -> None:
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")
+
+
+def check_drawing(path: Path) -> None:
     """Refuses early what `draw` could not do later.
 
     Raises:
-        EvaluationError: matplotlib is not installed.
+        EvaluationError: matplotlib is not installed, or writes no picture of that ending.
     """
+    if path.suffix.lower() not in _PICTURES:  # matplotlib would refuse it, or write to another name
+        raise EvaluationError(f"{path.name!r} ends as no picture does; name it {', '.join(_PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise EvaluationError(
             "a picture of the attention needs matplotlib, which is not installed: pip install 'kblam-kernels[eval]'"
@@ -122,9 +127,9 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
     """One picture of all: a panel a question, a row a triple, a column a token of the prompt.
 
     Raises:
-        EvaluationError: matplotlib is not installed.
+        EvaluationError: as `check_drawing`.
     """
-    check_drawing()
+    check_drawing(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -242,11 +243,16 @@ def check_files(*files: Path | None) -> None:
     """Before anything is measured.
 
     Raises:
-        EvaluationError: one cannot be written where it is wanted.
+        EvaluationError: one cannot be written where it is wanted, or two are one file.
     """
-    for file in files:
-        if file is not None and (reason := why_not(file)) is not None:
+    wanted: set[str] = set()
+    for file in filter(None, files):
+        if (reason := why_not(file)) is not None:
             raise EvaluationError(f"cannot write {file}: {reason}")
+        if file.is_file() or not file.exists():  # all may go to one pipe
+            if (place := os.path.realpath(file)) in wanted:
+                raise EvaluationError(f"two of the reports are one file, {file}; name another for one of them")
+            wanted.add(place)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """A model folder: base reference, adapter and knowledge base side by side, so that one path is enough to ask."""
 
 from kblam.folder.manifest import KNOWLEDGE, MANIFEST, Manifest, is_model_folder, read_manifest
-from kblam.folder.new import new_folder
+from kblam.folder.new import check_new_folder, new_folder
 from kblam.folder.parts import LoadedModel, load_model
 from kblam.folder.reading import FolderParts, load_folder, parts_of
 from kblam.folder.writing import integrate
@@ -12,6 +12,7 @@ __all__ = [
     "FolderParts",
     "LoadedModel",
     "Manifest",
+    "check_new_folder",
     "integrate",
     "is_model_folder",
     "load_folder",

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,12 +14,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from kblam.errors import StoreWriteError
-from kblam.whole import mark
-
-try:
-    import fcntl
-except ImportError:  # not on Windows; what a killed process left is then not removed
-    fcntl = None  # type: ignore[assignment]
+from kblam.whole import why_no_folder
+from kblam.whole.lasting import settle_folder, settle_names
+from kblam.whole.unfinished import beside, left_beside, unfinished_folder
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
@@ -30,24 +26,26 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end of the block, or goes away.
 
     The two change places in one step where the system can (Linux). Elsewhere the old one is moved away first; who is
-    killed just then finds it back at its place with the next call. A link keeps pointing where it does.
+    killed just then finds it back at its place with the next call. A link keeps pointing where it does. What takes the
+    place is on disk, with the permissions that folder and files had there.
 
     Raises:
         StoreWriteError: it cannot be written.
     """
     given, target = target, target.resolve()
-    own = mark()
-    fresh, old = (target.with_name(f".{target.name}.{own}.{ending}") for ending in ("part", "old"))
+    old = beside(target, "old")
     try:
         restore(target)
-        fresh.mkdir(parents=True)
-        with _in_use(fresh):
+        _make_parent(target)
+        with unfinished_folder(target) as fresh:  # after an exchange, the old one
             yield fresh
+            settle_folder(fresh, target)
             if not target.exists():
                 fresh.rename(target)
             elif not _exchange(fresh, target):
                 target.rename(old)
                 fresh.rename(target)
+            settle_names(target.parent)
     # safetensors wraps the operating system's error in its own.
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -57,58 +55,33 @@ def new_folder(target: Path) -> Iterator[Path]:
     finally:
         if old.exists() and not target.exists():  # stopped between the two renames
             old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)  # after an exchange, the old one
         shutil.rmtree(old, ignore_errors=True)
 
 
+def check_new_folder(target: Path) -> None:
+    """Before long work: whether `new_folder` can write there.
+
+    Raises:
+        StoreWriteError: it cannot.
+    """
+    if (reason := why_no_folder(target)) is not None:
+        raise StoreWriteError(f"cannot write the folder {target}: {reason}; choose another place")
+
+
 def restore(target: Path) -> None:
-    """Puts back a folder whose replacement was killed between two renames, and removes what killed calls left."""
-    for old in _left(target, "old"):
+    """Puts back a folder whose replacement was killed between two renames."""
+    for old in left_beside(target, "old"):
         if not target.exists():
             old.rename(target)
         else:
             shutil.rmtree(old, ignore_errors=True)
-    for part in _left(target, "part"):
-        if not _is_in_use(part):
-            shutil.rmtree(part, ignore_errors=True)
 
 
-def _left(target: Path, ending: str) -> list[Path]:
-    """What killed calls left of this folder; `.model.v2...` is of another one than `model`."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.\d+-[0-9a-f]{{8}}\.{ending}")  # `mark` is between
-    found = target.parent.iterdir() if target.parent.is_dir() else ()
-    return sorted(path for path in found if ours.fullmatch(path.name))
-
-
-@contextlib.contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    """A lock on a folder that ends with the process."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def _make_parent(target: Path) -> None:
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_in_use(folder: Path) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file: the words for it elsewhere
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
 
 
 def _exchange(one: Path, other: Path) -> bool:

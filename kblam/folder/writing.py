@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import ModelFolderError, argument
 from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
-from kblam.folder.new import new_folder
+from kblam.folder.new import check_new_folder, new_folder
 from kblam.knowledge import KnowledgeBase
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
@@ -89,15 +89,13 @@ def integrate(
             knowledge_base.close()
         if isinstance(model, PreTrainedModel) and include_base:
             model.save_pretrained(fresh / BASE)
-            mode = (fresh / BASE / "config.json").stat().st_mode
-            for weights in (fresh / BASE).glob("*.safetensors"):
-                weights.chmod(mode)  # safetensors lets only this user read them
         # Last: a folder with a manifest is whole.
         (fresh / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n", encoding="utf-8")
     return target
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
+    check_new_folder(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not is_model_folder(target):

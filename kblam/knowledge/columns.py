@@ -35,17 +35,17 @@ READING = ("kb build", "kb add")
 MAPPING = (*READING, "data import")
 
 
-def _key(column: str) -> str:
+def fold_column(column: str) -> str:
     """A column's name as names are compared: without case, spaces, underscores and the like."""
     folded = unicodedata.normalize("NFKC", column).casefold()
     return "".join(character for character in folded if character.isalnum())
 
 
 def _keys(names: str) -> frozenset[str]:
-    return frozenset(map(_key, names.split()))
+    return frozenset(map(fold_column, names.split()))
 
 
-_OURS = {name: frozenset(map(_key, names)) for name, names in FIELD_NAMES.items()}
+_OURS = {name: frozenset(map(fold_column, names)) for name, names in FIELD_NAMES.items()}
 # Names that others give to the three columns. Each counts only in a table that has all three of its row.
 _FAMILIES: tuple[tuple[frozenset[str], ...], ...] = (
     (
@@ -164,7 +164,7 @@ def plan_of(keys: Sequence[str], columns: Columns | None = None, *, has_name: bo
     """
     columns = columns or Columns()
     chosen = _chosen(keys, columns)
-    folded = {key: _key(key) for key in keys}
+    folded = {key: fold_column(key) for key in keys}
     ignored = {find_column(column, keys) for column in columns.ignore}
     free = [key for key in keys if key.strip() and key not in ignored and key not in chosen.values()]
 
@@ -211,7 +211,7 @@ def find_column(column: str, keys: Sequence[str]) -> str | None:
     """The key that a user means: the same, or the only one that differs by case, spaces or underscores alone."""
     if column in keys:
         return column
-    alike = [key for key in keys if _key(key) == _key(column)]
+    alike = [key for key in keys if fold_column(key) == fold_column(column)]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -263,7 +263,7 @@ def _long(
         (key, field)
         for field, columns in fields.items()
         for key in columns
-        if key not in chosen.values() and _key(key) not in _OURS[field]
+        if key not in chosen.values() and fold_column(key) not in _OURS[field]
     )
     return Plan(fields, (), guesses, tuple(key for key in keys if key not in read and key not in ignored))
 
@@ -290,7 +290,11 @@ def _refuse_part_of_a_fact(keys: Sequence[str], folded: Sequence[str]) -> None:
 
 def _title(keys: Sequence[str], free: Sequence[str]) -> tuple[str, ...]:
     """The one column that names the entities of a wide table."""
-    found = [key for key in free if _key(key) in _TITLES or (_key(key).endswith("name") and _key(key) != "name")]
+    found = [
+        key
+        for key in free
+        if fold_column(key) in _TITLES or (fold_column(key).endswith("name") and fold_column(key) != "name")
+    ]
     if not found:
         raise missing("name", keys)
     if len(found) > 1:

@@ -22,6 +22,7 @@ from kblam.knowledge.files import Duplicates, TripleFile
 from kblam.knowledge.records import as_triples
 from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
+from kblam.knowledge.target import check_base_target
 from kblam.knowledge.triples import Triple
 
 logger = logging.getLogger("kblam")
@@ -412,8 +413,10 @@ def build(
             without a length.
 
     Raises:
+        StoreFormatError, StoreWriteError: the file cannot be a knowledge base that is written.
         TripleFormatError, EncoderError, EmbeddingError, StoreError: see `KnowledgeBase`.
     """
+    check_base_target(path)
     if isinstance(triples, str | Path):
         triples = TripleFile(triples, duplicates=duplicates)
     with _open_or_create(path, encoder) as kb:

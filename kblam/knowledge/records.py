@@ -5,11 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kblam.errors import TripleFormatError
-from kblam.knowledge.columns import FIELD_NAMES, Columns, Plan, choice, find_column, missing, plan_of, quoted
+from kblam.knowledge.columns import (
+    FIELD_NAMES,
+    Columns,
+    Plan,
+    choice,
+    find_column,
+    fold_column,
+    missing,
+    plan_of,
+    quoted,
+)
 from kblam.knowledge.fields import kind_of, shortened
 from kblam.knowledge.sources import SOURCES, Source, are_sources, read_sources
 from kblam.knowledge.triples import DEFAULT_PROPERTY, FIELDS, Triple
@@ -23,6 +34,8 @@ _HOLDERS = frozenset(
         *("fields", "details", "data", "info"),
     )
 )
+# What facts are numbered by: 7, a UUID.
+_NUMBER = re.compile(r"\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _DEEPEST = 8
 _PLANS = 1000  # that are remembered: files in which every object has other keys are read too
 _SHOWN, _COUNTED = 6, 1000
@@ -232,7 +245,8 @@ class RecordReader:
                     f"field {path!r} is a list of objects, which is no value; make a record of each, or leave it out: "
                     f"{choice({'ignore': path})}"
                 )
-            return [triple for item in given for triple in self._of_item(name, item)]
+            numbered = self._are_numbered(given)
+            return [triple for item in given for triple in self._of_item(name, item, is_numbered=numbered)]
         if isinstance(given, Mapping):
             if depth >= _DEEPEST:
                 raise TripleFormatError(f"field {path[:60]!r} is nested too deeply; write its properties side by side")
@@ -250,16 +264,19 @@ class RecordReader:
             self._properties.setdefault(triple.property)
         return [triple]
 
-    def _of_item(self, name: str, item: object) -> list[Triple]:
+    def _of_item(self, name: str, item: object, *, is_numbered: bool) -> list[Triple]:
         """The facts of an object in a list of a record.
 
         One that says a whole fact, with a name of its own, keeps that. Elsewhere a name may be the one of an entity, of
         a property ({"name": "height", "unit": "m"}) or of a document.
 
+        Args:
+            is_numbered: what might be the name is the number of the fact, and no part of it.
+
         Raises:
             TripleFormatError: as `read`, and for two names where it is not known which one is meant.
         """
-        if not isinstance(item, Mapping) or not self.is_named(item):
+        if not isinstance(item, Mapping) or is_numbered or not self.is_named(item):
             return self._read(item, name)
         plan = self.plan(_keys_of(item))
         columns = plan.fields["name"]
@@ -271,6 +288,24 @@ class RecordReader:
             ignored = f", or leave {guessed[0][:40]!r} out: {choice({'ignore': guessed[0]})}" if guessed else ""
             raise TripleFormatError(f"{_two_names(name, own)}, or make a record of each{ignored}")
         return self._read(item)
+
+    def _are_numbered(self, items: Sequence[object]) -> bool:
+        """Whether the facts of a list have numbers under "id", each its own: {"id": 7, "key": "height", "value": 3}.
+
+        One number of several facts is the thing that they are about.
+        """
+        numbers = [self._number_of(item) for item in items]
+        return None not in numbers and len(set(numbers)) == len(numbers)
+
+    def _number_of(self, item: object) -> str | None:
+        if not isinstance(item, Mapping) or not self.is_named(item):
+            return None
+        plan = self.plan(_keys_of(item))
+        guessed = [column for column, field in plan.guesses if field == "name"]
+        if not {"property", "value"} <= plan.fields.keys() or [fold_column(column) for column in guessed] != ["id"]:
+            return None
+        given = item[guessed[0]]
+        return str(given) if isinstance(given, str | int) and _NUMBER.fullmatch(str(given)) else None
 
     # --- other forms -------------------------------------------------------------------------------------
 
@@ -288,8 +323,11 @@ class RecordReader:
 
     def _of_key(self, key: str, inner: object) -> list[Triple]:
         if isinstance(inner, Mapping):
-            return self._read(inner) if self.is_named(inner) else self._read(inner, key)
+            has_name = self.is_named(inner) and not self._are_numbered([inner])
+            return self._read(inner) if has_name else self._read(inner, key)
         assert isinstance(inner, list)
+        if self._are_numbered(inner):
+            return [triple for each in inner for triple in self._read(each, key)]
         found = []
         for each in inner:
             if not self.is_named(each) and self.plan(_keys_of(each), has_name=True).properties:

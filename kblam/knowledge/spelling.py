@@ -121,6 +121,8 @@ def otherwise(name: str) -> set[str]:
     found = _spelt_otherwise(name) if _TYPED_OTHERWISE.search(name) is not None else set()
     if not name[1:].islower() and (said := identifier_in_words(name)):
         found.add(said)
+        if _TYPED_OTHERWISE.search(said) is not None:  # `ÖlPreis` is oel preis too
+            found |= {one for one in _spelt_otherwise(said) if not _has_little_end(one.split(" "))}
     return found
 
 
@@ -143,7 +145,11 @@ def identifier_in_words(name: str) -> str:
     if not name.isalnum():
         return ""
     said = words(in_words(name))
-    return "" if len(said) < 2 or any(map(_LITTLE.fullmatch, (said[0], said[-1]))) else " ".join(said)
+    return "" if len(said) < 2 or _has_little_end(said) else " ".join(said)
+
+
+def _has_little_end(said: Sequence[str]) -> bool:
+    return any(map(_LITTLE.fullmatch, (said[0], said[-1])))
 
 
 def fits(name: str, typed: Typed, first: int, last: int) -> bool:

@@ -30,6 +30,8 @@ from transformers.utils import logging
 from kblam.errors import KblamWarning, ModelFolderError
 from kblam.hub import cached, trouble
 from kblam.shipped import SMOLLM2
+from kblam.whole.lasting import settle_folder
+from kblam.whole.unfinished import unfinished_folder
 
 NAME = SMOLLM2
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -133,24 +135,18 @@ def _unpacked(packed: Path) -> Path:
     if _is_whole(target):
         return target
     _check_needed()
-    home = target.parent
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=home))
-    except OSError:
-        return _temporary(packed)
-    try:
-        _unpack(packed, fresh)
-        fresh.chmod(0o755)
-        if not _is_whole(target):  # another process may have been quicker
-            shutil.rmtree(target, ignore_errors=True)
-            fresh.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished_folder(target) as fresh:
+            _unpack(packed, fresh)
+            settle_folder(fresh, target)
+            if not _is_whole(target):  # another process may have been quicker
+                shutil.rmtree(target, ignore_errors=True)
+                fresh.rename(target)
         return target
     # A cache that is full or cannot be written is no error; safetensors wraps the operating system's in its own.
     except (OSError, SafetensorError):
         return target if _is_whole(target) else _temporary(packed)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,25 +19,28 @@ from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import CONFIG_FILE, load_weights, read_config
 from kblam.errors import AdapterConfigError, AdapterError, AdapterFormatError, TrainingError, argument
 from kblam.training.config import setting
+from kblam.whole.lasting import settle_folder, settle_names
+from kblam.whole.unfinished import unfinished_folder
 
 RETRIEVAL_FOLDER = "retrieval"
 LOG = "log.jsonl"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE, _OPTIMIZER = "state.json", "optimizer.pt"
 # What a run that was stopped before the end of stage 1 may have left; vectors where --cache is in the folder.
-_LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|\.[\w-]+\.part|vectors-[0-9a-f]{{16}}")
+_LEFT = re.compile(rf"{re.escape(LOG)}|events\.out\.tfevents\..*|\.[\w.-]+\.part|vectors-[0-9a-f]{{16}}")
 _SHOWN = 3
 
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A folder that takes the place of `target` at the end of the block; one that is there is of no use any more."""
-    fresh = target.with_name(f".{target.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished_folder(target) as fresh:
+        yield fresh
+        settle_folder(fresh, target)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+        settle_names(target.parent)
 
 
 def check_output(output: Path, *, resume: bool) -> None:

@@ -49,7 +49,7 @@ class Past:
         content = json.dumps({one: [since, triple.to_record()] for one, since, triple in standing})
         name = f"{_key(base)}.{revision:020d}{_ENDING}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_whole(self._folder / name, content)
+        write_whole(self._folder / name, content, lasts=False)  # the folder goes with the engine
         self._sizes[name] = len(content)
         while len(self._sizes) > MOST_CHANGES or sum(self._sizes.values()) > MOST_BYTES:
             oldest = next(iter(self._sizes))

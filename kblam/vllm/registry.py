@@ -79,7 +79,7 @@ class Registry:
         self._write(_IN_USE, sorted(generations))
 
     def _write(self, name: str, content: Any) -> None:
-        write_whole(self.folder / name, json.dumps(content))
+        write_whole(self.folder / name, json.dumps(content), lasts=False)  # it is of running processes
 
 
 def folder_of(vllm_config: Any) -> Path:

@@ -70,4 +70,8 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     checkpoint.write_settings(use_hierarchial_kv=True)
     kblam("convert", checkpoint.folder, "-o", output).failed(2, "hierarchical pruning")
     assert not output.exists()
+    (tmp_path / "file").touch()
+    kblam("convert", tmp_path / "none", "-o", tmp_path / "file" / "new").failed(
+        1, "file is no folder that may be written"
+    )
     kblam("convert", checkpoint.folder, "-o", checkpoint.folder).failed(2, "exists; choose another folder")

@@ -153,7 +153,8 @@ def test_what_cannot_work_is_told_before_anything_is_asked(server: ChatServer, d
     kblam(*words(server, document, "-o", other)).failed(2, "there is a file already; --overwrite replaces it")
     kblam(*words(server, document, "-o", document)).failed(2, "is not a knowledge base (it begins with b'# Birds")
     kblam(*words(server, document, "-o", tmp_path / "facts.xlsx")).failed(2, ".xlsx is read, not written")
-    kblam(*words(server, document, "-o", tmp_path / "no" / "facts.kb")).failed(2, "there is no folder")
+    kblam(*words(server, document, "-o", tmp_path / "no" / "facts.kb")).failed(1, "there is no folder")
+    kblam(*words(server, document, "-o", document / "facts.kb")).failed(1, "there is no folder")
     assert len(server.requests) == 1
     assert document.read_text() == TEXT
 

@@ -31,7 +31,9 @@ def test_a_base_is_asked_about_without_a_model(facts: Path, kb: Path, tmp_path: 
     assert {"question", "answer", "contexts", "kind", "group"} <= records[0].keys()
     assert {one["answer"] for one in records if one["kind"] == "unanswerable"} == {"No idea."}
     kblam("data", "questions", facts, "-o", output).failed(2, "there is a file already; --overwrite replaces it")
-    lines = kblam("data", "questions", kb, "--count", 3, "--kinds", "single").ok().stdout.splitlines()
+    run = kblam("data", "questions", kb, "--count", 3, "--kinds", "single").ok()
+    assert "kept nowhere" not in run.stderr, "templates cost nothing"
+    lines = run.stdout.splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["single"] * 3
     few = kblam("data", "questions", facts, "--count", 3000, "--kinds", "open").ok()
     assert "different questions where 3,000 were wanted" in few.stderr
@@ -47,6 +49,11 @@ def test_documents_are_asked_about_by_a_model(tmp_path: Path) -> None:
         run = kblam("data", "questions", document, *words, "--count", 1, "--kinds", "single").ok()
         assert json.loads(run.stdout)["sources"][0]["quote"] == "pale green"
         assert "refused: 1 with a quote that is not in the document" in run.stderr
+        lost = "warning: without --output the model's replies are kept nowhere: a run that is stopped or fails asks"
+        assert run.stderr.startswith(lost), "before a model is paid for"
+        server.replies = [json.dumps({"questions": [asked]})]
+        options = ("--count", 1, "--kinds", "single", "-o", tmp_path / "q.jsonl")
+        assert "kept nowhere" not in kblam("data", "questions", document, *words, *options).ok().stderr
     kblam("data", "questions", document).failed(2, "--base-url and --model are needed")
 
 

@@ -259,3 +259,13 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp
     (tmp_path / "file").write_text("")
     for place, told in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "file" / "r", "may be written")):
         kblam("eval", "--model", "none at all", option, place).failed(2, told)
+    other, one = "--json" if option == "--markdown" else "--markdown", tmp_path / "r.png"
+    (tmp_path / "link").symlink_to(one)
+    kblam("eval", "--model", "none at all", option, one, other, tmp_path / "link").failed(
+        2, "two of the reports are one file"
+    )
+
+
+def test_a_picture_of_an_unknown_kind_is_told_before_anything_is_measured() -> None:
+    for name in ("r", "r.xyz"):
+        kblam("eval", "--model", "none at all", "--png", name).failed(2, f"{name!r} ends as no picture does", ".png")

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from kblam import KnowledgeBase, Triple
 from tests.cli.conftest import ENCODER, kblam
 
 
-def test_a_base_is_written_for_others(kb: Path, facts_file: Path, tmp_path: Path) -> None:
+def test_a_base_is_written_for_others(
+    kb: Path, facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = kblam("data", "export", kb, "-o", tmp_path / "a.ttl").ok()
     assert run.stdout == ""
     assert "a.ttl: 3 triples" in run.stderr
     kblam("data", "export", kb, "-o", tmp_path / "a.ttl").failed(2, "--overwrite replaces it")
     kblam("data", "export", facts_file, "-o", tmp_path / "a.ttl", "--overwrite").ok()
     kblam("data", "export", kb, "-o", tmp_path / "a.xyz").failed(2, "cannot tell the format")
+    monkeypatch.setattr("kblam.knowledge.TripleFile", None)  # nothing is read for what cannot be written
+    for name, told in (
+        ("a.xyz", "cannot tell the format"),
+        ("a.ttl", "--overwrite"),
+        ("no/a.md", "there is no folder"),
+    ):
+        kblam("data", "export", facts_file, "-o", tmp_path / name).failed(2, told)
     kblam("data", "export", kb, "-o", tmp_path / "b.ttl", "--splits", "a=1").failed(2, "choose their form with --as")
 
 

@@ -107,9 +107,9 @@ def test_where_nothing_can_be_written_nothing_is_read(dump: Path, tmp_path: Path
     dump.write_text("no RDF")
     (tmp_path / "there.jsonl").write_text("")
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    kblam("data", "import", dump, "-o", tmp_path / "no" / "f.kb").failed(1, "there is no folder")
     for name, told in (
         ("no/f.jsonl", "there is no folder"),
-        ("no/f.kb", "there is no folder"),
         ("there.jsonl", "--overwrite replaces it"),
         ("f.parquet", ".parquet is read, not written"),
     ):

@@ -53,7 +53,7 @@ def test_what_it_refuses(base: Path, adapter: Path, kb: Path, model_folder: Path
     kblam("integrate", base, base, kb, "-o", new).failed(2, "is not the config of a kblam adapter")
     kblam("integrate", adapter, adapter, kb, "-o", new).failed(2, "cannot load the model")
     kblam("integrate", base, adapter, tmp_path / "none.kb", "-o", new).failed(2, "there is no knowledge base")
-    kblam("integrate", base, adapter, kb, "-o", kb / "folder").failed(1, "cannot write the folder")
+    kblam("integrate", "none at all", adapter, kb, "-o", kb / "folder").failed(1, f"{kb} is no folder that may be")
     assert not new.exists()
 
 

@@ -14,6 +14,7 @@ from kblam import KnowledgeBase, Triple
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
 from tests.generation.tiny import EMBEDDING_DIM, FACTS
+from tests.knowledge.embeddings_server import serve
 
 
 def test_build_says_what_it_did(hashing: HashingEncoder, facts_file: Path, tmp_path: Path) -> None:
@@ -85,6 +86,36 @@ def test_build_passes_the_name_of_the_key_variable(
     options = ["-o", tmp_path / "made.kb", "--encoder", "openai:x", "--api-key-env", "MY_KEY"]
     kblam("kb", "build", facts_file, *options).ok()
     assert asked == [("openai:x", "MY_KEY")]
+
+
+def test_the_key_of_an_existing_knowledge_base_is_the_one_that_is_named(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "key-of-this-server")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    made, more = tmp_path / "made.kb", tmp_path / "more.csv"
+    more.write_text("name,value\nOak,tall\n")
+    key = ("--api-key-env", "MY_KEY")
+    with serve() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        kblam("kb", "build", facts_file, "-o", made, "-e", "openai:x", *key).ok()
+        kblam("kb", "build", more, "-o", made, *key).ok()
+        kblam("kb", "add", made, "-n", "Elm", "-v", "old", *key).ok()
+        kblam("kb", "add", made, "-n", "Elm", "-v", "older", "-e", "openai:x", *key).ok()
+        more.write_text("name,property,value\nOak,height,20 m\n")
+        kblam("data", "import", more, "-o", made, *key).ok()
+        kblam("kb", "doctor", made, *key).ok()
+    assert set(server.keys) == {"Bearer key-of-this-server"}
+
+
+def test_a_key_that_no_encoder_needs_is_told(hashing: HashingEncoder, facts_file: Path, kb: Path) -> None:
+    key = ("--api-key-env", "MY_KEY")
+    kblam("kb", "build", facts_file, "-o", kb, *key).failed(2, "--api-key-env MY_KEY", "hashing:0 needs no key")
+    kblam("kb", "build", facts_file, "-o", kb.with_name("new.kb"), *key).failed(2, "minilm needs no key")
+    kblam("kb", "add", kb, "-n", "Elm", "-v", "old", "-e", "minilm", *key).failed(2, "minilm needs no key")
+    kblam("kb", "doctor", kb, *key).failed(2, "hashing:0 needs no key")
+    new = facts_file.with_name("new.jsonl")
+    kblam("data", "import", facts_file, "-o", new, *key).failed(2, "--api-key-env is for a knowledge base")
 
 
 def test_build_refuses_bad_input(hashing: HashingEncoder, facts_file: Path, tmp_path: Path, kb: Path) -> None:

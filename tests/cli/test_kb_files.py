@@ -11,7 +11,8 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.cli import output
-from kblam.knowledge import read_triples
+from kblam.errors import StoreFormatError
+from kblam.knowledge import TripleFile, build, read_triples
 from tests.cli.conftest import command_line, kblam
 from tests.fakes import HashingEncoder, clock
 from tests.generation.tiny import FACTS
@@ -72,6 +73,26 @@ def test_outside_of_the_command_messages_name_arguments(hashing: HashingEncoder,
     kblam("kb", "build", file, "-o", tmp_path / "made.kb").failed(2, "keep the later with --duplicates last")
     with pytest.raises(Exception, match=r'keep the later with duplicates="last"'):
         list(read_triples(file))
+
+
+def test_a_property_is_called_what_people_call_it(hashing: HashingEncoder, tmp_path: Path) -> None:
+    made = tmp_path / "made.kb"
+    staff = put(tmp_path, "a.csv", "name,emp_start_dt,EmpStartDt\nAnn,2001,\nBo,,2002\n")
+    kblam("kb", "build", staff, "-o", made, "--rename", "emp start dt=start date").ok()
+    assert held(made) == [("Ann", "start date", "2001"), ("Bo", "start date", "2002")]
+    more = put(tmp_path, "b.csv", "name,emp_start_dt,Start_Date\nCy,2003,2004\n")
+    add = ("kb", "add", made, more, "--rename", "emp_start_dt=start date")
+    kblam(*add).failed(2, "('Cy', 'start date') is on this line too, with other words", "--duplicates join")
+    kblam(*add, "--duplicates", "join").ok()
+    assert held(made)[-1] == ("Cy", "start date", "2003, 2004")
+    kblam("kb", "build", staff, "-o", made, "--rename", "hired=start date").failed(
+        2, 'there is no property \'hired\' to rename; the properties: "emp_start_dt", "EmpStartDt"'
+    )
+    kblam("kb", "add", made, "-n", "x", "-v", "y", "--rename", "a=b").failed(2, "are for a FILE of triples")
+    own = '{"name": "Di", "property": "dt", "value": "1", "key_string": "%s"}\n'
+    put(tmp_path, "c.jsonl", own % "the dt of Di" + own.replace("Di", "Ed") % "when Ed came")
+    kept = list(TripleFile(tmp_path / "c.jsonl", renames={"dt": "start date"}))
+    assert [triple.key_text for triple in kept] == ["the start date of Di", "when Ed came"]
 
 
 def test_several_values_are_joined(hashing: HashingEncoder, kb: Path, tmp_path: Path) -> None:
@@ -210,6 +231,32 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("kblam.knowledge.load_encoder", None)
     kblam("kb", "build", facts_file, "-o", tmp_path / "none" / "new.kb").failed(1, "there is no folder", "check that")
+
+
+def test_an_output_that_can_be_no_knowledge_base_is_told_before_anything_is_read_or_encoded(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reading in ("kblam.knowledge.TripleFile", "kblam.data.importing.run.Reading"):
+        monkeypatch.setattr(reading, None)
+    monkeypatch.setattr("kblam.knowledge.load_encoder", lambda *_, **__: HashingEncoder())
+    notes, new = put(tmp_path, "notes.txt", "mine"), tmp_path / "new.jsonl"
+    kblam("kb", "build", facts_file, "-o", new).failed(2, "the ending of a file of triples", f"{tmp_path / 'new.kb'}")
+    assert not new.exists()
+    for command in ("kb", "build"), ("data", "import"):
+        line = (*command, facts_file, "-e", "minilm", "-o")
+        kblam(*line, notes).failed(2, "notes.txt is not a knowledge base")
+        kblam(*line, notes / "new.kb").failed(1, "there is no folder")
+    with pytest.raises(StoreFormatError, match=r"is the ending of a file of triples"):
+        build(tmp_path / "new.csv", [Triple("Oak", "height", "3")], HashingEncoder())
+    assert notes.read_text() == "mine"
+
+
+def test_a_knowledge_base_that_ends_as_a_file_of_triples_is_one(hashing: HashingEncoder, kb: Path) -> None:
+    """Earlier releases encoded into such files, and then would not open them."""
+    odd = kb.rename(kb.with_suffix(".jsonl"))
+    assert kblam("kb", "info", odd, "--json").ok().json["triples"] == 3
+    kblam("kb", "build", odd, "-o", kb).failed(2, "is a knowledge base already")
+    kblam("kb", "export", odd, "-o", kb.with_suffix(".csv")).ok()
 
 
 def test_numbers_beyond_64_bits_are_numbers(kb: Path) -> None:

@@ -142,8 +142,9 @@ def test_a_base_without_triples_is_not_replaced_by_invented_facts(
         monkeypatch.setattr(f"kblam.training.{work}", lambda *_, **__: pytest.fail("it goes on"))
     with KnowledgeBase.open(base, HashingEncoder(EMBEDDING_DIM)) as opened:
         opened.remove("Machine 7")
-    for name in ("train", "calibrate"):
+    for name, status in (("train", 2), ("calibrate", 1)):
         kblam(name, "-o", str(tmp_path / "adapter"), "-k", str(base)).failed(2, "has no triples to learn from")
+        kblam(name, "-o", str(base / "adapter"), "-k", str(base)).failed(status, f"{base} is")
     assert not (tmp_path / "adapter").exists()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,5 +207,72 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(write: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: Not a directory"):
+    with pytest.raises(StoreWriteError, match=r"cannot write the folder .*file/folder: .*file is no folder"):
         write(tmp_path / "file" / "folder")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_and_its_files_keep_their_permissions(tmp_path: Path) -> None:
+    """What a library makes for this user alone, as safetensors does, others may read as they may read the rest."""
+    before = os.umask(0o022)
+    try:
+        for is_first in (True, False):
+            with new.new_folder(tmp_path / "a") as fresh:
+                for name in ("weights", "secret"):
+                    os.close(os.open(fresh / name, os.O_CREAT | os.O_WRONLY, 0o600))
+            assert mode_of(tmp_path / "a" / "weights") == 0o644
+            if is_first:
+                (tmp_path / "a" / "secret").chmod(0o600)
+                (tmp_path / "a").chmod(0o700)
+        assert (mode_of(tmp_path / "a"), mode_of(tmp_path / "a" / "secret")) == (0o700, 0o600)
+    finally:
+        os.umask(before)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["secret", "weights"]
+
+
+def test_a_folder_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[bool] = []
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        there.append((tmp_path / "a").exists())
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with new.new_folder(tmp_path / "a") as fresh:
+        (fresh / "inner").mkdir()
+        (fresh / "inner" / "what").write_text("new")
+    assert there == [False, False, False, True], "the file, its folder, the folder; then its name"
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from kblam.whole.unfinished import unfinished_folder
+with unfinished_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "what").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_that_a_killed_call_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(target)], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left_behind(tmp_path)) == 1
+    with new.new_folder(target) as fresh:
+        assert left_behind(tmp_path) == [fresh.name]
+        (fresh / "what").write_text("new")
+    assert left_behind(tmp_path) == []
+
+
+def test_an_adapter_that_a_killed_call_left_goes_with_the_next_one(adapter: KnowledgeAdapter, tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path / "adapter")], timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    adapter.save_pretrained(tmp_path)
+    assert left_behind(tmp_path) == []

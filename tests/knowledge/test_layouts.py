@@ -163,6 +163,7 @@ def test_a_fact_that_lacks_a_column_is_not_taken_for_an_entity(tmp_path: Path) -
         TripleFile(put(tmp_path, "a.jsonl", torn + whole))
 
 
+_UUID, _OTHER_UUID = '"0B7c9a3e-1f2d-4c5b-8a6e-001122334455"', '"0b7c9a3e-1f2d-4c5b-8a6e-001122334456"'
 _WHOLE = '{"name": "Oak", "property": "height", "value": "20 m"}'
 
 
@@ -209,6 +210,33 @@ def test_another_name_in_a_list_of_a_record_is_refused(tmp_path: Path, item: str
 def test_a_column_of_an_item_that_is_left_out_is_no_name_of_it(tmp_path: Path) -> None:
     path = put(tmp_path, "a.jsonl", '{"name": "Oak", "facts": [{"id": 7, "key": "height", "value": "20 m"}]}')
     assert facts(TripleFile(path, columns=Columns(ignore=("id",)))) == [OAK[0]]
+
+
+_NUMBERED = '{"id": 7, "key": "height", "value": "20 m"}, {"id": 8, "key": "kind", "value": "tree"}'
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        f'{{"name": "Oak", "facts": [{_NUMBERED}]}}',
+        f'{{"Oak": {{"facts": [{_NUMBERED}]}}}}',
+        f'{{"Oak": [{_NUMBERED}]}}',
+        f'{{"name": "Oak", "facts": [{_NUMBERED.replace(" 7,", f"{_UUID},").replace(" 8,", f"{_OTHER_UUID},")}]}}',
+    ],
+)
+def test_the_numbers_of_facts_are_no_names_and_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, record: str
+) -> None:
+    assert facts(TripleFile(put(tmp_path, "a.jsonl", record))) == OAK
+    assert "fields that are no part of a triple were not read: 'id' (2 times)" in caplog.text
+
+
+@pytest.mark.parametrize("second", ["7", '"Elm"', "null"])
+def test_an_id_that_may_name_a_thing_is_refused_in_a_list_of_a_record(tmp_path: Path, second: str) -> None:
+    """One number of two facts is a thing, and so is a word: its facts are not those of the record."""
+    record = f'{{"name": "Oak", "facts": [{_NUMBERED.replace(" 8,", f" {second},")}]}}'
+    with pytest.raises(TripleFormatError, match=r"two names in one record.*leave 'id' out: columns=Columns\(ignore"):
+        TripleFile(put(tmp_path, "a.jsonl", record))
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ IDENTIFIERS = [
     "HTTPServer",
     "userTable",
     "ÖlPreis",
+    "StraßeMünchen",
+    "ÖnCall",
     "StartDate",
     "OrderDate",
     "DoIt",
@@ -271,6 +273,9 @@ IDENTIFIERS = [
         ("the age of user table", "the age of userTable"),
         ("how old is mc donald", "how old is McDonald"),
         ("Öl Preis", "ÖlPreis"),
+        ("oel preis, ol preis, Oel-Preis", "ÖlPreis, ÖlPreis, ÖlPreis"),
+        ("the wing of the strasse muenchen", "the wing of the StraßeMünchen"),
+        ("on call, ön call", "on call, ÖnCall"),
         ("the mayor of start date", "the mayor of StartDate"),
     ],
 )

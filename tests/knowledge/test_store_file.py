@@ -185,7 +185,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path, encoder: HashingEncoder) -
     for place in (tmp_path / "none" / "a.kb", tmp_path / "file" / "a.kb"):
         with pytest.raises(StoreWriteError, match="unable to open database file; check that the folder exists"):
             KnowledgeBase.create(place, encoder)
-        with pytest.raises(StoreWriteError, match="unable to open"):
+        with pytest.raises(StoreWriteError, match="there is no folder"):
             build(place, FACTS, encoder)
     assert snapshot(tmp_path) == {"file": b"x"}
 

@@ -72,8 +72,9 @@ def export(
         return
     if splits is not None or with_contexts:
         raise CommandError("--splits and --with-contexts are for questions: choose their form with --as")
-    from kblam.data.exporting import export_base
+    from kblam.data.exporting import check_export, export_base
 
+    check_export(output, base_iri=base_iri, overwrite=overwrite)
     with _triples(source) as triples, waiting("writing"):
         count, lost = export_base(output, triples, base_iri=base_iri, overwrite=overwrite)
     for one in lost:

@@ -203,16 +203,16 @@ def _is_file_of_triples(output: Path) -> bool:
 def _check(target: Path, *, is_base: bool) -> None:
     """Before a model is paid for: whether what it writes can be kept there."""
     from kblam.knowledge.files import check_written_to
-    from kblam.knowledge.files.whole import check_target
     from kblam.knowledge.schema import is_blank
+    from kblam.knowledge.target import check_base_target
 
     if not is_base:
         check_written_to(target)
-    elif target.exists() and not is_blank(target):
+        return
+    check_base_target(target)
+    if not is_blank(target):
         with open_file(target) as kb:
             _ = kb.encoder  # raises where it must be named, and that cannot be done here
-    else:
-        check_target(target, overwrite=True)
 
 
 def _write(target: Path, triples: Sequence[Triple], *, is_base: bool) -> None:

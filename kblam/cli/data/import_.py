@@ -11,8 +11,8 @@ import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.files import count_of, file_of, many
-from kblam.cli.kb.changing import Map, encoder_for
-from kblam.cli.options import AsJson
+from kblam.cli.kb.changing import Map, Renamed, encoder_for
+from kblam.cli.options import AsJson, EncoderKey
 from kblam.cli.output import err, out, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ def import_(
         typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv."),
     ],
     columns: Map = None,
-    renames: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rename",
-            metavar="PROPERTY=WORDS",
-            help="What people call a property, such as 'emp_start_dt=start date'; once for each.",
-        ),
-    ] = None,
+    renames: Renamed = None,
     names: Annotated[
         Path | None,
         typer.Option("--names", metavar="FILE", help="A table that names the ids in an edge list."),
@@ -70,9 +63,7 @@ def import_(
     encoder: Annotated[
         str | None, typer.Option("--encoder", "-e", help="As kblam kb build takes it; not for a file of triples.")
     ] = None,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable that holds the key of an openai: encoder.")
-    ] = "OPENAI_API_KEY",
+    api_key_env: EncoderKey = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Triples a transaction: what an interruption can lose.")] = 256,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file of triples.")] = False,
     as_json: AsJson = False,
@@ -90,8 +81,9 @@ def import_(
 
     began = time.monotonic()
     is_file = output.suffix.lower() in FORMAT_OF_SUFFIX
-    if is_file and encoder is not None:
-        raise CommandError(f"--encoder is for a knowledge base, and {output} is a file of triples")
+    for option, given in (("--encoder", encoder), ("--api-key-env", api_key_env)):
+        if is_file and given is not None:
+            raise CommandError(f"{option} is for a knowledge base, and {output} is a file of triples")
     if strict and skip_bad is not None:
         raise CommandError("--strict and --skip-bad FILE contradict each other; choose one")
     opened = open_sources(

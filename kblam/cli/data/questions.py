@@ -77,7 +77,8 @@ def questions(
     With --base-url a language model puts the questions about a base into words of its own. About documents it writes
     them, each with the words of the document that answer it.
 
-    Interrupted? Run the same command again: the model's replies are in FILE.questions until FILE is written.
+    Interrupted? Run the same command again: the model's replies are in FILE.questions until FILE is written. Without
+    --output they are kept nowhere.
 
     Example: kblam data questions facts.kb -o questions.jsonl --count 500
     """
@@ -98,6 +99,8 @@ def questions(
     except UnicodeEncodeError:
         raise CommandError("--refusal is not UTF-8; type it in a terminal that writes UTF-8") from None
     endpoint = Endpoint(base_url, model, api_key_env, timeout) if base_url else None
+    if endpoint is not None and output is None:
+        warn("without --output the model's replies are kept nowhere: a run that is stopped or fails asks for all again")
     with _replies_for(output if endpoint is not None else None) as replies:
         if _are_documents(sources, is_asked=endpoint is not None):
             if endpoint is None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
-from kblam.cli.files import count_of, file_of, open_file
-from kblam.cli.options import AsJson, KnowledgeFile
+from kblam.cli.files import asked_encoder, count_of, file_of, open_file
+from kblam.cli.options import AsJson, EncoderKey, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar, waiting
-from kblam.errors import StoreWriteError
 
 if TYPE_CHECKING:
     from kblam.knowledge import BuildReport, Encoder, KnowledgeBase, TripleFile
@@ -43,6 +42,14 @@ Map = Annotated[
         "name=COLUMN alone each other column is a property.",
     ),
 ]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename",
+        metavar="PROPERTY=WORDS",
+        help="What people call a property, such as 'emp_start_dt=start date'; once for each.",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out records that cannot be read, and say how many and where.")
 ]
@@ -68,11 +75,10 @@ def build(
         ),
     ] = None,
     columns: Map = None,
+    renames: Renamed = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable that holds the key of an openai: encoder.")
-    ] = "OPENAI_API_KEY",
+    api_key_env: EncoderKey = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Triples a transaction: what an interruption can lose.")] = 256,
     as_json: AsJson = False,
 ) -> None:
@@ -87,14 +93,14 @@ def build(
     Example: kblam kb build facts.jsonl -o facts.kb
     """
     from kblam.knowledge import build as build_file
+    from kblam.knowledge.target import check_base_target
 
     _check_is_a_file(file)
     _check_is_no_base(file)
     output = file_of(output)
-    if not (folder := output.expanduser().parent).is_dir():  # before the encoder is loaded
-        raise StoreWriteError(f"{output}: there is no folder {folder}; check that the folder exists and may be written")
+    check_base_target(output)
     began = time.monotonic()
-    triples = _read(file, columns, skip_bad, duplicates)
+    triples = _read(file, columns, renames, skip_bad, duplicates)
     try:
         with progress_bar("encoding") as progress:
             maker = encoder_for(output, encoder, api_key_env)
@@ -123,15 +129,17 @@ def add(
         typer.Option("--encoder", "-e", help="The encoder it was built with, if that is not the default one."),
     ] = None,
     columns: Map = None,
+    renames: Renamed = None,
     skip_bad: SkipBad = False,
     duplicates: Repeated = Duplicates.error,
+    api_key_env: EncoderKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Add triples to a knowledge base; the value of a (name, property) that is there already is replaced.
 
     Example: kblam kb add facts.kb --name "Amber Falcon" --property capital --value Zirconia
     """
-    from kblam.knowledge import Triple, load_encoder
+    from kblam.knowledge import Triple
     from kblam.knowledge.triples import DEFAULT_PROPERTY
 
     one = name is not None or property is not None or value is not None
@@ -139,13 +147,14 @@ def add(
         raise CommandError("give either a FILE of triples, or one triple by --name, --property and --value")
     if one and (name is None or value is None):
         raise CommandError(f"{'--name' if name is None else '--value'} is missing: a triple needs both")
-    if one and (columns or skip_bad or duplicates is not Duplicates.error):
-        raise CommandError("--map, --skip-bad and --duplicates are for a FILE of triples")
+    if one and (columns or renames or skip_bad or duplicates is not Duplicates.error):
+        raise CommandError("--map, --rename, --skip-bad and --duplicates are for a FILE of triples")
     if file is not None:
         _check_is_no_base(file)
     began = time.monotonic()
-    triples = None if file is None else _read(file, columns, skip_bad, duplicates)
-    with open_file(kb, read_only=False, encoder=load_encoder(encoder) if encoder else None) as opened:
+    named = asked_encoder(kb, encoder, api_key_env)
+    with open_file(kb, read_only=False, encoder=named) as opened:
+        triples = None if file is None else _read(file, columns, renames, skip_bad, duplicates)
         if triples is None:
             triple = Triple(name or "", DEFAULT_PROPERTY if property is None else property, value or "")
             with waiting("encoding"):
@@ -203,25 +212,33 @@ def _check_is_a_file(file: Path) -> None:
         raise CommandError(f"there is no file {file}; {kinds}")
 
 
-def _read(file: Path, columns: list[str] | None, skip_bad: bool, duplicates: Duplicates) -> TripleFile:
+def _read(
+    file: Path, columns: list[str] | None, renames: list[str] | None, skip_bad: bool, duplicates: Duplicates
+) -> TripleFile:
     """The file after it was read once from end to end, so that a bad line costs nothing."""
     from kblam.knowledge import Columns, TripleFile
+    from kblam.knowledge.renaming import parse_renames
 
     chosen = Columns.parse(columns) if columns else None
+    words = parse_renames(renames or ())
     with waiting(f"reading {file}"):
-        triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad)
+        triples = TripleFile(file, duplicates=duplicates.value, columns=chosen, skip_bad=skip_bad, renames=words)
     if not len(triples):
         raise CommandError(f"{file}: it has no records; there is nothing to encode")
     return triples
 
 
-def encoder_for(kb: Path, spec: str | None, api_key_env: str) -> Encoder:
-    """The encoder asked for; else that of an existing knowledge base; else the default."""
+def encoder_for(kb: Path, spec: str | None, api_key_env: str | None) -> Encoder:
+    """The encoder asked for; else that of an existing knowledge base; else the default.
+
+    Raises:
+        CommandError: as `asked_encoder`.
+    """
     from kblam.knowledge import load_encoder
     from kblam.knowledge.schema import is_blank
 
-    if spec is not None:
-        return load_encoder(spec, api_key_env=api_key_env)
+    if (asked := asked_encoder(kb, spec, api_key_env)) is not None:
+        return asked
     if is_blank(kb):
         return load_encoder()
     with open_file(kb) as opened:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from kblam.cli.files import open_file
-from kblam.cli.options import AsJson, KnowledgeFile
+from kblam.cli.files import asked_encoder, open_file
+from kblam.cli.options import AsJson, EncoderKey, KnowledgeFile
 from kblam.cli.output import out, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def doctor(
         str | None,
         typer.Option("--encoder", "-e", help="The encoder it was built with, if that is not the default one."),
     ] = None,
+    api_key_env: EncoderKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell before training or serving what will go wrong with a knowledge base, and what to do about it.
@@ -35,10 +36,9 @@ def doctor(
     Example: kblam kb doctor facts.kb
     """
     from kblam.evaluation.health import examine
-    from kblam.knowledge import load_encoder
 
     with (
-        open_file(kb, encoder=load_encoder(encoder) if encoder else None) as opened,
+        open_file(kb, encoder=asked_encoder(kb, encoder, api_key_env)) as opened,
         progress_bar("examining") as progress,
     ):
         health = examine(opened, questions=questions, seed=seed, progress=progress)

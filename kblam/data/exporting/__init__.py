@@ -8,7 +8,7 @@ export_questions("train.json", read_questions("questions.jsonl"), form="alpaca")
 
 from __future__ import annotations
 
-from kblam.data.exporting.bases import BASE_SUFFIXES, export_base
+from kblam.data.exporting.bases import BASE_SUFFIXES, check_export, export_base
 from kblam.data.exporting.questions import FORMS, QuestionAnswer, example_questions, of_question
 from kblam.data.exporting.sets import export_questions, export_splits, read_questions
 
@@ -16,6 +16,7 @@ __all__ = [
     "BASE_SUFFIXES",
     "FORMS",
     "QuestionAnswer",
+    "check_export",
     "example_questions",
     "export_base",
     "export_questions",

@@ -11,8 +11,8 @@ from xml.sax.saxutils import escape, quoteattr
 from kblam.data.exporting.grouping import Grouped
 from kblam.data.importing.graphml import OURS
 from kblam.errors import DataError
-from kblam.knowledge.files import FORMAT_OF_SUFFIX, write_triples
-from kblam.knowledge.files.whole import whole_file
+from kblam.knowledge.files import FORMAT_OF_SUFFIX, check_written_to, write_triples
+from kblam.knowledge.files.whole import check_target, whole_file
 from kblam.knowledge.triples import Triple
 
 # Of the ids of things and properties in RDF.
@@ -40,14 +40,11 @@ def export_base(
         DataError: the suffix names no format, the IRI is none, XML cannot hold a text, or there is no room to sort.
         TripleFormatError: the path cannot be written, or something is there that is not to be replaced.
     """
+    check_export(path, base_iri=base_iri, overwrite=overwrite)
     file = Path(path).expanduser()
     suffix = file.suffix.lower()
     if suffix in FORMAT_OF_SUFFIX:
         return write_triples(file, triples, overwrite=overwrite), []
-    if suffix not in _WRITERS:
-        raise DataError(f"cannot tell the format from {file.name!r}; name it {', '.join(BASE_SUFFIXES)}")
-    if not urlsplit(base_iri).scheme or base_iri[-1] not in "/#:" or re.search(r'[\s<>"{}|\\^`]', base_iri):
-        raise DataError(f"{base_iri!r} cannot be what IRIs begin with; such as https://example.org/ or {BASE_IRI}")
     with Grouped(triples) as grouped, whole_file(file, overwrite=overwrite) as unfinished:
         count = 0
         with unfinished.open("w", encoding="utf-8", newline="") as out:
@@ -56,6 +53,23 @@ def export_base(
             count = sum(len(facts) for _, facts in grouped)
         lost = {"example questions, answers or key texts": grouped.further, "sources in documents": grouped.sources}
         return count, [f"{number:,} {what}" for what, number in lost.items() if number]
+
+
+def check_export(path: str | Path, *, base_iri: str = BASE_IRI, overwrite: bool = True) -> None:
+    """Before anything is read or sorted: whether `export_base` can write there.
+
+    Raises:
+        DataError, TripleFormatError: as `export_base`.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() in FORMAT_OF_SUFFIX:
+        check_written_to(file, overwrite=overwrite)
+        return
+    if file.suffix.lower() not in _WRITERS:
+        raise DataError(f"cannot tell the format from {file.name!r}; name it {', '.join(BASE_SUFFIXES)}")
+    if not urlsplit(base_iri).scheme or base_iri[-1] not in "/#:" or re.search(r'[\s<>"{}|\\^`]', base_iri):
+        raise DataError(f"{base_iri!r} cannot be what IRIs begin with; such as https://example.org/ or {BASE_IRI}")
+    check_target(file, overwrite=overwrite)
 
 
 def _n_triples(grouped: Grouped, base_iri: str) -> Iterator[str]:

@@ -15,9 +15,9 @@ from kblam.data.importing.in_memory import LlamaIndexGraph, NetworkxGraph
 from kblam.data.importing.items import BadRows, Readable
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.rdf import RdflibGraph
-from kblam.data.importing.renaming import parse_renames
 from kblam.data.importing.run import ImportReport, Reading, import_into
 from kblam.data.importing.sources import open_sources
+from kblam.knowledge.renaming import parse_renames
 
 __all__ = [
     "BadRows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from kblam.errors import TripleFormatError
 from kblam.knowledge.files.whole import check_target
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads
+
+logger = logging.getLogger("kblam")
 
 # What is known of a thing under this name is how to call it.
 NAME = "name"
@@ -158,7 +161,8 @@ class BadRows:
     """Rows that cannot be read, written to a file as they are met: JSON Lines with `file`, `line`, `reason`.
 
     Args:
-        path: made when the first one comes, and only then; rows of an earlier import in it are replaced.
+        path: made when the first one comes, and only then; rows of an earlier import in it are replaced by then, or go
+            when all sources are read without one.
 
     Raises:
         TripleFormatError: there is a file that holds something else, or it cannot be written.
@@ -185,6 +189,21 @@ class BadRows:
                 self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
             record = {"file": where, "line": error.line, "reason": error.reason}
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as failed:
+            raise TripleFormatError(f"cannot write: {failed.strerror}", path=self.path) from failed
+
+    def all_read(self) -> None:
+        """All sources are read: the file holds the rows of this import, also if there is none.
+
+        Raises:
+            TripleFormatError: rows of an earlier import cannot be removed.
+        """
+        if self._file is not None or not self.path.is_file():
+            return
+        try:
+            if self.path.stat().st_size:
+                self.path.write_bytes(b"")
+                logger.info("%s: no row is bad now; those of an earlier import were removed", self.path)
         except OSError as failed:
             raise TripleFormatError(f"cannot write: {failed.strerror}", path=self.path) from failed
 

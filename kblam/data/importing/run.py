@@ -14,7 +14,7 @@ from kblam.knowledge import BuildReport, build, write_triples
 from kblam.knowledge.encoders.base import Encoder, Progress
 from kblam.knowledge.files import FORMAT_OF_SUFFIX, check_written_to
 from kblam.knowledge.files.trouble import Trouble
-from kblam.knowledge.files.whole import check_target
+from kblam.knowledge.target import check_base_target
 from kblam.knowledge.triples import Triple
 
 _TOLD = 5000  # statements between two calls of `progress`
@@ -87,6 +87,8 @@ class Reading:
             for number, source in enumerate(sources, start=1):
                 self._stage.source = number if len(sources) > 1 else 0
                 self._read(source, bad_rows)
+            if bad_rows is not None:
+                bad_rows.all_read()
             self._count = self._stage.finish()
             if strict:
                 self._refuse_losses()
@@ -204,7 +206,7 @@ def import_into(
     if is_file:
         check_written_to(path, overwrite=overwrite)
     else:
-        check_target(path, overwrite=True)
+        check_base_target(path)
     with Reading(
         sources, languages=languages, renames=renames, bad_rows=bad_rows, strict=strict, progress=progress
     ) as reading:

@@ -15,10 +15,10 @@ from typing import Any
 from kblam.data.importing.items import Dropped, Label, Losses, Node, Statement
 from kblam.data.importing.languages import Languages
 from kblam.data.importing.naming import Naming, scoped
-from kblam.data.importing.renaming import new_words, without_plain_key
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
 from kblam.knowledge.records import joined
+from kblam.knowledge.renaming import new_words, without_plain_key
 from kblam.knowledge.sources import MOST_SOURCES, SOURCES
 from kblam.knowledge.triples import Triple
 from kblam.strict_json import loads

@@ -28,6 +28,7 @@ from kblam.generation import Session, ask
 from kblam.interrupts import leave
 from kblam.knowledge import Encoder, KnowledgeBase, Triple, load_encoder
 from kblam.models import attach
+from kblam.whole import why_not, write_whole
 
 REPORT = Path("build/demo-tiny.json")
 SHOWN_TRIPLES = 2000
@@ -74,8 +75,7 @@ def report(path: Path, rows: dict[int, Figures], times: TokenTimes, exact: Token
         "ms_per_token_exact": exact.to_dict(),
         "backend": backend,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def run(console: Console, questions: int, output: Path, encoder: Encoder | None = None) -> None:
@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=REPORT)
     parser.add_argument("--words", action="store_true", help="only print the words the small model knows")
     arguments = parser.parse_args()
+    if (reason := why_not(arguments.output)) is not None:
+        parser.error(f"--output: {reason}")
     # Transformers tells in every batch that no mask was given where none is needed; the demo's output is the story.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     console = Console()

@@ -65,7 +65,7 @@ def _is_folder(name: str) -> bool:
         return False
 
 
-def load_recorded_encoder(spec: str, device: str | None = None) -> Encoder:
+def load_recorded_encoder(spec: str, device: str | None = None, *, api_key_env: str = DEFAULT_KEY_VARIABLE) -> Encoder:
     """The encoder whose spec was found in a file.
 
     A file may come from anyone, so its word alone is not enough to send texts, and the user's key, to an address, nor
@@ -74,12 +74,13 @@ def load_recorded_encoder(spec: str, device: str | None = None) -> Encoder:
     Args:
         spec: as `load_encoder` takes it.
         device: for a model on this machine.
+        api_key_env: as `load_encoder`; the user's own word, which no file has.
 
     Raises:
         EncoderUnavailableError: as `load_encoder`, or the spec names what the user has not named.
     """
     if spec == os.environ.get(NAMED_VARIABLE):
-        return load_encoder(spec, device=device)
+        return load_encoder(spec, device=device, api_key_env=api_key_env)
     parts = _OPENAI.fullmatch(spec)
     if parts is not None:
         address = checked_base_url(parts["base_url"] or DEFAULT_BASE_URL)
@@ -94,7 +95,7 @@ def load_recorded_encoder(spec: str, device: str | None = None) -> Encoder:
             f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
             f"it yourself: {_naming(spec)}{NAMED_VARIABLE}={spec}"
         )
-    return load_encoder(spec, device=device)
+    return load_encoder(spec, device=device, api_key_env=api_key_env)
 
 
 def _naming(spec: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from kblam.knowledge.files.parquet import read_parquet
 from kblam.knowledge.files.trouble import Trouble
 from kblam.knowledge.files.whole import check_target, whole_file
 from kblam.knowledge.records import RecordReader, joined
+from kblam.knowledge.renaming import Renames
 from kblam.knowledge.sources import Source
 from kblam.knowledge.triples import Triple
 
@@ -73,6 +74,8 @@ class TripleFile:
             yielded once.
         columns: which column is which field, where their names do not tell.
         skip_bad: leave out records that cannot be read, with a warning that says how many and where.
+        renames: other words for properties: {"emp_start_dt": "start date"}. Two that become one are one in what
+            `duplicates` says.
 
     Attributes:
         skipped: how many records were left out.
@@ -80,6 +83,7 @@ class TripleFile:
     Raises:
         BadLinesError: several records cannot be read; it names all.
         TripleFormatError: one record cannot be read, or the file as a whole; or a chosen column is nowhere.
+        DataError: a property that is to be renamed is nowhere.
     """
 
     def __init__(
@@ -90,9 +94,11 @@ class TripleFile:
         duplicates: Duplicates = "error",
         columns: Columns | None = None,
         skip_bad: bool = False,
+        renames: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
-        self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates)
+        chosen = Renames(renames) if renames else None
+        self._source = _Source(self.path, _READERS[_format_of(self.path, format)], columns, duplicates, chosen)
         check_is_file(self.path)
         reader, trouble = RecordReader(columns), Trouble(self.path, is_endless=skip_bad)
         self._count = 0
@@ -107,6 +113,8 @@ class TripleFile:
             reader.check()
         except TripleFormatError as error:
             raise TripleFormatError(error.reason, path=self.path) from None
+        if chosen is not None:
+            chosen.check()
         self.skipped = trouble.count
         self._tell(reader, trouble)
 
@@ -224,6 +232,7 @@ class _Source:
     records: Callable[[Path, RecordReader], Records]
     columns: Columns | None
     duplicates: Duplicates
+    renames: Renames | None = None
 
     def accepted(self, reader: RecordReader, trouble: Trouble | None) -> Iterator[Triple]:
         """The triples of the file after what `duplicates` says of them."""
@@ -294,7 +303,7 @@ class _Source:
             if isinstance(found, TripleFormatError):
                 self._note(trouble, line, found)
             else:
-                yield line, found
+                yield line, found if self.renames is None else self.renames.applied(found)
 
     def _note(self, trouble: Trouble | None, line: int, error: TripleFormatError) -> None:
         if trouble is None:

@@ -27,6 +27,7 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _DIGITS = re.compile(r"[0#?]")
+_NUMBER = re.compile(r"[0#?]|general", re.IGNORECASE)  # where the number stands
 _THOUSANDS = re.compile(r"(?<=[0#?]),+(?![0#?,])")  # commas between digits only group them
 _NUMBERED = re.compile(r'[0"() :+-]*')  # ZIP codes, telephone numbers
 _SIGNS = "-()_"  # around numbers below zero, whose sign is kept
@@ -46,12 +47,13 @@ def shown(number: float, number_format: str) -> str:
     """
     section = _section(number, number_format)
     code = section.code
+    number = abs(number) if section.says_below_zero else number
+    before, after = section.around()
     if percents := code.count("%"):
         decimals = len(_DIGITS.findall(code.partition(".")[2]))
         scaled = _times(number, 2 * percents)
         text = text_of(scaled)  # which refuses infinity
-        return (f"{scaled:.{decimals}f}" if decimals else text) + "%" * percents
-    before, after = section.around()
+        return _joined(before, f"{scaled:.{decimals}f}" if decimals else text, after)
     if commas := sum(map(len, _THOUSANDS.findall(code))):
         scale = _SCALES.get(commas)
         if scale is not None and any(scale.match(literal.casefold()) for literal in after):
@@ -73,11 +75,13 @@ class _Section:
         code: what is no literal, with a `"` in the place of each literal.
         parts: the text of each character of the code.
         condition: which numbers it is for, `>=1000`; empty for all.
+        says_below_zero: words that the section for other numbers lacks stand for the sign: `0" up";0" down"`.
     """
 
     code: str = ""
     parts: list[str] = field(default_factory=list)
     condition: str = ""
+    says_below_zero: bool = False
 
     def add(self, mark: str, text: str) -> None:
         # Excel writes a word as literals of one letter each.
@@ -92,19 +96,37 @@ class _Section:
         return found is None or _HOLDS[found[1]](number, float(found[2]))
 
     def around(self) -> tuple[list[str], list[str]]:
-        """The literals before the digits and those after."""
-        digits = _DIGITS.search(self.code)
+        """The literals before the digits and those after; signs of percents are after the digits in any case."""
+        digits = _NUMBER.search(self.code)
         before: list[str] = []
         after: list[str] = []
+        percents = ""
         for at, (mark, text) in enumerate(zip(self.code, self.parts, strict=True)):
-            if mark == '"' and text.strip() and text not in _SIGNS:
-                (before if digits and at < digits.start() else after).append(text.strip())
-        return before, after
+            is_before = digits is not None and at < digits.start()
+            if mark == "%" and (is_before or not after):
+                percents += mark
+            elif mark == "%" or (mark == '"' and text.strip() and text not in _SIGNS):
+                (before if is_before else after).append(text.strip())
+        return before, [percents, *after] if percents else after
+
+    @property
+    def words(self) -> set[str]:
+        """Its literals that are words, in lower case."""
+        each = zip(self.code, self.parts, strict=True)
+        return {text.casefold().strip() for mark, text in each if mark == '"' and _has_letters(text)}
 
 
 def _section(number: float, number_format: str) -> _Section:
-    """The first section, which shows numbers below zero too, unless a condition leaves the number to a later one."""
-    return next((each for each in _sections(number_format) if each.holds(number)), _Section())
+    """The section of a number: by its condition; else those below zero and zero have one of their own.
+
+    One that has no words, or does not show the number, leaves it to the first one.
+    """
+    sections = _sections(number_format)
+    found = next((each for each in sections if each.holds(number)), _Section())
+    if found.condition or found is not sections[0] or number > 0:
+        return found
+    own = sections[1 if number < 0 else 2 : 2 if number < 0 else 3]
+    return next((each for each in own if each.holds(number) and each.words and _NUMBER.search(each.code)), found)
 
 
 @lru_cache(maxsize=1000)
@@ -118,6 +140,10 @@ def _sections(number_format: str) -> tuple[_Section, ...]:
             sections[-1].condition = text
         elif kind is not None and text:
             sections[-1].add(text if kind == "code" else '"', text)
+    if len(sections) > 1 and not sections[0].condition:
+        below = sections[1]
+        has_sign = any(part in ("-", "(") for part in below.parts)
+        below.says_below_zero = not has_sign and bool(below.words - sections[0].words)
     return tuple(sections)
 
 

@@ -58,11 +58,26 @@ def test_bad_rows_replace_only_bad_rows(tmp_path: Path) -> None:
         read(open_sources([str(path)]), bad_rows=rows)
         rows.close()
     assert len(rows.path.read_text().splitlines()) == 1
+    path.write_text("name,property,value\nOak,color,green\n")  # mended by now
+    rows = BadRows(tmp_path / "bad.jsonl")
+    read(open_sources([str(path)]), bad_rows=rows)
+    rows.close()
+    assert rows.path.read_text() == "", "rows of an earlier import are told as those of this one"
     for other in (path, written(tmp_path / "mine.jsonl", '{"name": "Oak"}\n'), written(tmp_path / "notes", b"\xff")):
         kept = other.read_bytes()
         with pytest.raises(TripleFormatError, match="no list of bad rows"):
             BadRows(other)
         assert other.read_bytes() == kept
+
+
+def test_an_import_that_fails_before_its_first_bad_row_removes_none_of_an_earlier_one(tmp_path: Path) -> None:
+    earlier = '{"file": "a.csv", "line": 2, "reason": "no value"}\n'
+    kept = written(tmp_path / "bad.jsonl", earlier)
+    rows = BadRows(kept)
+    with pytest.raises(TripleFormatError, match="not an Excel workbook"):
+        read(open_sources([str(written(tmp_path / "a.xlsx", b"no workbook"))]), bad_rows=rows)
+    rows.close()
+    assert kept.read_text() == earlier
 
 
 def test_a_bad_line_does_not_have_its_whole_chunk_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

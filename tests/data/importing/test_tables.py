@@ -114,7 +114,7 @@ def test_formats_of_numbers() -> None:
         (40, r"0\%", "40%"),
         (12345.5, '0"%"', "12345.5%"),
         (5, "[$%-409] 0", "% 5"),
-        (0.5, '0%" (of 100%)"', "50%"),
+        (0.5, '0%" (of 100%)"', "50% (of 100%)"),
         (0.0005, "0%%", "5%%"),
     ],
 )
@@ -164,6 +164,44 @@ def test_thousands_are_scaled_where_a_word_says_so(number: float, number_format:
     ],
 )
 def test_numbers_that_name_something_keep_their_zeros(number: float, number_format: str, text: str) -> None:
+    assert shown(number, number_format) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "number_format", "text"),
+    [
+        (0.052, '0.0%"abv "', "5.2% abv"),
+        (0.052, '0.0"abv "%', "5.2 abv %"),
+        (0.052, '"about "0.0%', "about 5.2%"),
+        (0.5, '"at least "0%" of all"', "at least 50% of all"),
+        (0.5, "%0", "50%"),
+        (-0.05, '0%" up";0%" down"', "5% down"),
+    ],
+)
+def test_percents_keep_the_words_of_their_format(number: float, number_format: str, text: str) -> None:
+    assert shown(number, number_format) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "number_format", "text"),
+    [
+        (5, '0" up";0" down"', "5 up"),
+        (0, '0" up";0" down"', "0 up"),
+        (-5, '0" up";0" down"', "5 down"),
+        (-3, '"CR "General;"DR "General', "DR 3"),
+        (-5, '0" gain";-0" loss"', "-5 loss"),
+        (-5, '0" gain";(0" loss")', "-5 loss"),
+        (-5, '0.0" kg";[Red]0.0" kg"', "-5 kg"),  # that it is below zero would be said by a color alone
+        (-5, '0" kg";-0', "-5 kg"),
+        (-5, '0" kg";;', "-5 kg"),
+        (-5, '0" up";"n/a"', "-5 up"),
+        (0, '0" up";0" down";0" as before"', "0 as before"),
+        (0, '0" up";0" down";"-"??', "0 up"),
+        (-12_500_000, '0.0,,"M up";0.0,,"M down"', "12.5 M down"),
+        (-5, '[>=100]0" big";0" small"', "-5 small"),
+    ],
+)
+def test_numbers_below_zero_have_the_words_of_their_own_section(number: float, number_format: str, text: str) -> None:
     assert shown(number, number_format) == text
 
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kblam.whole.lasting import permissions, settle_file, settle_names
+from kblam.whole.unfinished import unfinished_file
+
+_OWN = 0o600  # to read and to write it
+
 
 @contextmanager
-def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """The path of an unfinished file beside it, which takes its place when the block ends well.
+def whole(path: Path, *, overwrite: bool = True, lasts: bool = True) -> Iterator[Path]:
+    """The path of an unfinished file, which takes the place of the one at `path` when the block ends well.
 
-    A link stays one: what it leads to is replaced. What is no file, such as a pipe or /dev/stdout, is written as it is.
+    It is then on disk, and has the permissions of the file that it replaces. A link stays one: what it leads to is
+    replaced. What is no file, such as a pipe or /dev/stdout, is written as it is.
 
     Args:
         overwrite: replace a file that is at `path`.
+        lasts: wait until it is on disk: milliseconds, for what must be there after a power cut.
 
     Raises:
         FileExistsError: a file is there that is not to be replaced, also if it came there meanwhile.
@@ -31,32 +37,32 @@ def whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     file = _resolved(path)
     if not overwrite and file.exists():  # before minutes of writing, not only after
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    # The suffix stays: some writers look at it.
-    unfinished = file.with_name(f".{file.stem}.{mark()}.part{file.suffix}")
-    try:
+    with unfinished_file(file) as unfinished:
+        usual = permissions(unfinished)
+        if file.exists():  # what not everybody may read is not shown while it is written
+            unfinished.chmod(permissions(file) | _OWN)
         yield unfinished
+        settle_file(unfinished, file, usual, lasts=lasts)
         if overwrite:
             unfinished.replace(file)
         else:
             _publish(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if lasts:
+        settle_names(file.parent)
 
 
-def mark() -> str:
-    """Part of the name of what is unfinished: of one call, also among threads and containers that share a disk."""
-    return f"{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, lasts: bool = True) -> None:
     """Makes or replaces a file of bytes, or of text in UTF-8, and the folders above it.
+
+    Args:
+        lasts: as `whole`.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with whole(path) as unfinished:
+        with whole(path, lasts=lasts) as unfinished:
             if isinstance(content, str):
                 unfinished.write_text(content, encoding="utf-8")
             else:
@@ -73,8 +79,22 @@ def why_not(path: Path) -> str | None:
         return f"{path} is a folder; name a file in it"
     if path.exists() and not path.is_file():
         return None if os.access(path, os.W_OK) else f"{path} may not be written"
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    return _why_nothing_in(path)
+
+
+def why_no_folder(path: Path) -> str | None:
+    """The same of a folder, which is made beside its place."""
+    return f"{path} is a file" if path.is_file() else _why_nothing_in(path)
+
+
+def _why_nothing_in(path: Path) -> str | None:
+    """Why nothing can be made in the folder that a path leads to, or in the nearest one above that is there."""
+    try:
+        parents = _resolved(path).absolute().parents
+        existing = next(folder for folder in parents if folder.exists())
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return f"{existing} is no folder that may be written"
     return None
 
