@@ -67,7 +67,7 @@ def without_name(text: str, name: str, pronoun: str) -> str | None:
 def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
     """Of names that have the same words, such as "C" and "C++", those that a text says with all their marks.
 
-    Of these again the longest; where a text says none to the letter, all of them.
+    Of these again the longest, and of "CO" and "Co" the one with its capitals; where it says none to the letter, all.
     """
     by_words: dict[tuple[str, ...], list[str]] = {}
     for name in names:
@@ -76,11 +76,19 @@ def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
     for alike in by_words.values():
         exact = [name for name in alike if _folded(name) in folded] if len(alike) > 1 else alike
         longest = max(map(len, exact), default=0)
-        kept.update([name for name in exact if len(name) == longest] or alike)
+        exact = [name for name in exact if len(name) == longest] or alike
+        kept.update([name for name in exact if len(exact) > 1 and _stands(text, name)] or exact)
     return kept
 
 
+def _stands(text: str, name: str) -> bool:
+    """Whether a text says a name with its capitals."""
+    written = unicodedata.normalize("NFC", name)
+    return any(unicodedata.normalize("NFC", text[start:end]) in written for start, end in spans_of(text, name))
+
+
 # Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
+_GLUED = re.compile(r"\.[^\W_]|(?<=\d),\d|[#+]+(?![^\W_])")
 _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
@@ -118,10 +126,20 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
             and (runs_after or not _goes_on(folded[end : end + 1]))
             and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
+            and not _is_glued(text, phrase, places.of(start, end)[1])
         )
         if is_whole:
             yield places.of(start, end)
         found = pattern.search(folded, end if is_whole else start + 1)
+
+
+def _is_glued(text: str, phrase: str, end: int) -> bool:
+    """Whether signs behind a phrase make it another one: "C" in "C#", "Lot 5" in "Lot 5.5", "Node" in "Node.js"."""
+    own = _MARKS_AT_END.search(phrase)
+    if own is not None and text.startswith(own[0], end):
+        end += len(own[0])
+    found = _GLUED.match(text, end)
+    return found is not None and not found[0][-1].isupper()  # "in Acme.Who founded it?"
 
 
 def _goes_on(character: str) -> bool:
