@@ -49,6 +49,20 @@ _NEUTRAL: dict[str, Any] = {
 }
 # Token ids and their mask with a row for each question: what guidance leads away from.
 _BY_QUESTION = ("negative_prompt_ids", "negative_prompt_attention_mask")
+# What would change the words of an answer, with the value that changes none: one that is decided has its words already.
+_OF_WORDS: dict[str, Any] = {
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": [],
+    "sequence_bias": {},
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+}
 # Beside them nothing else changes what greedy decoding says where one token is certain.
 _PLAIN = {*_NEUTRAL, "streamer", "eos_token_id", "pad_token_id", "max_new_tokens"}
 
@@ -153,6 +167,20 @@ def generating(
         arguments["pad_token_id"] = next(iter([*_ids(tokenizer.pad_token_id), *ends]), 0)
     pad = next(iter(_ids(arguments.get("pad_token_id", config.pad_token_id))), 0)
     return Generating(arguments, config, tuple(ends), pad)
+
+
+def check_decided(options: Mapping[str, Any]) -> None:
+    """Checks the options for answers that are decided at the prompt's end, refusals too.
+
+    Raises:
+        GenerationError: one would change their words.
+    """
+    given = [name for name, neutral in _OF_WORDS.items() if options.get(name) not in (None, neutral)]
+    if given:
+        raise GenerationError(
+            f"{given[0]}={options[given[0]]!r} would change the words of an answer, which this adapter's confidence "
+            "decides on before a token is said; leave it out, or leave the words to the model (unknown=None)"
+        )
 
 
 class StopStrings(StoppingCriteria):

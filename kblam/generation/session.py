@@ -18,7 +18,7 @@ from kblam.generation.base import ask_base, generated
 from kblam.generation.clauses import MOST_SPLITS
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide, rules_of
 from kblam.generation.evidence import EvidenceRecorder, Follower
-from kblam.generation.options import Generating, generating
+from kblam.generation.options import Generating, check_decided, generating
 from kblam.generation.parts import as_meant, ask_parts, cuts_of, found_by, part_texts
 from kblam.generation.pointer import Pointer
 from kblam.generation.prompt import TOKENIZING, encode_for_base, encode_question, left_padded
@@ -98,7 +98,8 @@ class Session:
 
         Raises:
             GenerationError: the question is empty or too long, or the options, merged with the model's own generation
-                config, ask for several sequences or for more than one token of one forward pass (beams, guessing).
+                config, ask for several sequences or for more than one token of one forward pass (beams, guessing), or
+                would change the words of an answer that is decided (`options.check_decided`).
             EncoderMismatchError: the knowledge base was built with another encoder than the adapter's.
             EncoderError: the adapter has a question head, and the question cannot be encoded.
             KnowledgeError: the adapter has been detached since.
@@ -125,6 +126,8 @@ class Session:
             raise GenerationError(f"a streamer shows one answer; ask the {len(questions)} questions one by one")
         how = generating(self.model, self.tokenizer, max_new_tokens, generate_options, questions=len(questions))
         rules = self._rules()
+        if rules.leaves_nothing and rules.unknown == "refuse":  # else the base model's answers follow them
+            check_decided(generate_options)
         with TOKENIZING:
             encoded = [encode_question(question, self.attachment, self.tokenizer) for question in questions]
             for_base = [

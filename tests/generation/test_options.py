@@ -12,7 +12,10 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from kblam import Answer, Session, ask, ask_many
 from kblam.errors import GenerationError
 from kblam.generation.evidence import EvidenceRecorder
+from tests.generation.asking import asking, byte_bpe
 from tests.generation.conftest import World
+from tests.generation.test_at_once import BY_MASS
+from tests.generation.test_pointer import CURRENCY, EURO
 
 QUESTION = "What is the capital of Amber Falcon?"
 QUESTIONS = [QUESTION, "founder of Quiet Harbor?", "What is the motto of Silver Meadow?"]
@@ -224,3 +227,25 @@ def test_passes_of_a_callers_processor_are_no_evidence(world: World) -> None:
     found = asked(world, logits_processor=[AsksAgain(world.model)])
     assert found.text == plain.text
     assert [(one.triple.name, one.mass) for one in found.evidence] == shares(plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_new_tokens": 60},
+        {"bad_words_ids": [[5]]},
+        {"suppress_tokens": [5]},
+        {"no_repeat_ngram_size": 1},
+        {"repetition_penalty": 1.3},
+        {"forced_eos_token_id": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_would_change_the_words_of_a_decided_answer_is_refused(options: dict[str, Any]) -> None:
+    with asking(byte_bpe(), confidence=BY_MASS) as decided:
+        (name,) = options
+        with pytest.raises(GenerationError, match=f"{name}=.* would change the words of an answer"):
+            decided.session(unknown="refuse").ask(CURRENCY, **options)
+        assert decided.session(unknown="base").ask(CURRENCY, **options).text, "the base model's answers follow it"
+        neutral = {"min_new_tokens": 0, "repetition_penalty": 1.0, "bad_words_ids": None, "sequence_bias": None}
+        assert decided.session(unknown="refuse").ask(CURRENCY, **neutral).text == EURO
