@@ -57,7 +57,7 @@ def test_a_prompt_in_a_chat_template(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = subject.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     assert Reader(subject).encode("What is it?", [("A", "founder", "B")], REFUSAL) == expected
     subject.tokenizer.chat_template = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
-    monkeypatch.setattr("kblam.models.chat_template.SECONDS", 1)
+    monkeypatch.setattr("kblam.models.rendering.SECONDS", 1)
     with pytest.raises(GenerationError, match="chat template cannot be used"):
         Reader(subject).encode("What is it?", (), REFUSAL)
 
