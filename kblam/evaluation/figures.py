@@ -10,7 +10,7 @@ from typing import Any
 from kblam.adapter.sentences import Fact
 from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SINGLE, Question
 from kblam.evaluation.shares import Share
-from kblam.evaluation.texts import holds, plain, rouge_l, token_f1
+from kblam.evaluation.texts import holds, place, plain, rouge_l, token_f1
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _only_true(question: Question, outcome: Outcome) -> bool:
     placed = [
         (_place(text, plain(clause)), fact) for clause, fact in zip(question.clauses, question.facts, strict=True)
     ]
-    said = [fact for place, fact in sorted(placed) if place >= 0]
+    said = [fact for at, fact in sorted(placed) if at >= 0]
     together, apart = question.said(said) if said else "", " ".join(question.said([fact]) for fact in said)
     return bool(said) and text in (plain(together), plain(apart))
 
@@ -190,8 +190,8 @@ def _clauses(question: Question, outcome: Outcome) -> bool:
 
 def _place(text: str, clause: str) -> int:
     """Where a clause stands in a text, with "The" in either case; -1 if nowhere."""
-    found = [text.find(clause), text.find("the " + clause[4:]) if clause.startswith("The ") else -1]
-    return min((place for place in found if place >= 0), default=-1)
+    found = [place(text, clause), place(text, "the " + clause[4:]) if clause.startswith("The ") else -1]
+    return min((at for at in found if at >= 0), default=-1)
 
 
 def _refusals(pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outcome], bool | None]) -> Refusals:

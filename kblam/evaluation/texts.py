@@ -12,16 +12,29 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def holds(text: str, value: str) -> bool:
-    """Whether a value stands in a text verbatim, and not as part of a longer word or number ("7" in "17" or "7.5")."""
-    value = plain(value)
-    before = r"(?<!\w)" if value[:1].isalnum() else ""
-    after = r"(?!\w)" if value[-1:].isalnum() else ""
-    if value[:1].isdigit():
-        before += r"(?<!\d[.,])"
-    if value[-1:].isdigit():
+# A hyphen, a minus sign or a dash before a number is its sign unless it stands between two words: "7-8" has no sign.
+_NO_SIGN = r"(?<!(?<!\w)[-\u2212\u2013])"
+_NUMBER = re.compile(r"(?P<sign>[-\u2212\u2013+]?)(?P<currency>[$€£¥]?)\.?\d")
+
+
+def place(text: str, phrase: str) -> int:
+    """Where a phrase stands in a text verbatim, and not as part of a longer word or number; -1 if nowhere.
+
+    "7" is not in "17", "7.5" or "-7", nor is "is 1" in "is 17". White space is taken as it is.
+    """
+    before = r"(?<!\w)" if phrase[:1].isalnum() else ""
+    after = r"(?!\w)" if phrase[-1:].isalnum() else ""
+    if number := _NUMBER.match(phrase):
+        before = ("" if number["currency"] else r"(?<!\w)(?<!\d[.,])") + ("" if number["sign"] else _NO_SIGN)
+    if phrase[-1:].isdigit():
         after += r"(?![.,]\d)"
-    return re.search(before + re.escape(value) + after, plain(text)) is not None
+    found = re.search(before + re.escape(phrase) + after, text)
+    return found.start() if found else -1
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether a value stands in a text verbatim, as a word or number of its own (`place`)."""
+    return place(plain(text), plain(value)) >= 0
 
 
 # How a model says in words of its own that it does not know: of itself, or of the facts it was given.

@@ -103,6 +103,22 @@ def test_an_answer_about_a_whole_entity(text: str, right: bool, told: int) -> No
     assert math.isnan(figures.exact)
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("The mass of Rigel is 1 and the price of Vega is 20.", True),
+        ("The mass of Rigel is 17 and the price of Vega is 205.", False),
+        ("The mass of Rigel is 1.5 and the price of Vega is 20.", False),
+        ("The mass of Rigel is 1, the price of Vega is 20,000.", False),
+        ("The mass of Rigel is -1 and the price of Vega is 20.", False),
+    ],
+)
+def test_an_answer_about_two_facts_has_the_whole_values(text: str, right: bool) -> None:
+    asked = Question("1", (("Rigel", "mass", "1"), ("Vega", "price", "20")), SAID, PAIR)
+    figures = score([asked], [Outcome(text)])
+    assert (figures.pair_right, figures.value) == (right, right)
+
+
 def test_what_was_not_measured_is_left_out_and_shares_have_their_interval() -> None:
     figures = score([Question("1", (RED,), SAID)], [Outcome("The color of A B is red.", (RED,))])
     record = figures.to_dict()
