@@ -71,7 +71,8 @@ class Figures:
         value: those whose values all stand in the answer verbatim; value_single and value_pair of them.
         pair_right: questions about two facts whose answer has both clauses, name, property and value.
         open_right: questions about a whole entity whose answer says facts of it, in any order, and nothing else.
-        open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim.
+        open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim; its
+            interval is over the questions, since the facts of one answer stand or fall together.
         top1: answerable questions whose first evidence is a fact that was asked for.
         top5: those whose facts are all among the first five (of more than five: whose first five are facts
             that were asked for).
@@ -135,7 +136,7 @@ def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures
         value_pair=share(_values, PAIR),
         pair_right=share(_clauses, PAIR),
         open_right=share(_only_true, OPEN),
-        open_facts=Share.of_all(holds(o.text, value) for q, o in whole for _, _, value in q.facts),
+        open_facts=Share.pooled([holds(o.text, value) for _, _, value in q.facts] for q, o in whole),
         top1=share(lambda q, o: first_is_asked(q, o.evidence)),
         top5=share(lambda q, o: all_are_among(q, o.evidence)),
         token_f1=_mean(token_f1(text, answer) for text, answer in said),
