@@ -27,7 +27,7 @@ import torch
 from kblam.bench import ceilings, measured, shapes, whole_model
 from kblam.bench.environment import check_is_first, environment
 from kblam.bench.measured import Run
-from kblam.bench.report import Report, file_of, summary
+from kblam.bench.report import MODEL, Report, file_of, summary
 from kblam.bench.rows import MEASURED, line_of
 from kblam.bench.whole_model import Case, Models, Settings
 from kblam.errors import BenchmarkError
@@ -39,7 +39,15 @@ QUICK_SECONDS = 420.0
 
 
 class DeviceLostError(Exception):
-    """Every further call fails: a kernel read or wrote where it must not."""
+    """Every further call fails: a kernel read or wrote where it must not.
+
+    Args:
+        shape, implementation: whose row was the last; of a whole model `MODEL`.
+    """
+
+    def __init__(self, shape: str, implementation: str) -> None:
+        super().__init__(shape, implementation)
+        self.row = shape, implementation
 
 
 def parts(*, quick: bool, tiny: bool) -> Iterator[shapes.Shape | Case]:
@@ -103,26 +111,29 @@ class Bench:
         self.report.write()
 
     def _measure_shape(self, shape: shapes.Shape) -> None:
-        for row in measured.rows(shape, self.run, lambda name: self.report.has(shape.name, name)):
-            self.report.rows.append(row)
+        def has(name: str) -> bool:
+            return self.report.has(shape.name, name, measured.levels(shape, name, self.run))
+
+        for row in measured.rows(shape, self.run, has):
+            self.report.add(row)
             self.report.write()
             print("  " + line_of(row), flush=True)
-            self._check_device(row.status)
+            self._check_device(row.status, shape.name, row.implementation)
         for line in summary([row for row in self.report.rows if row.shape == shape.name]):
             print(f"  {line}", flush=True)
 
     def _measure_model(self, case: Case) -> None:
-        if any(model["shape"] == case.name for model in self.report.models):
+        if self.report.has_model(case.name):
             return
         row = whole_model.measure(case, self._models, self.settings)
-        self.report.models.append(dataclasses.asdict(row))
+        self.report.add_model(dataclasses.asdict(row))
         self.report.write()
         print("  " + whole_model.line_of(row), flush=True)
-        self._check_device(row.status)
+        self._check_device(row.status, case.name, MODEL)
 
-    def _check_device(self, status: str) -> None:
+    def _check_device(self, status: str, shape: str, implementation: str) -> None:
         if status != MEASURED and is_lost(self.run.device):
-            raise DeviceLostError
+            raise DeviceLostError(shape, implementation)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -133,7 +144,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--match", default="", help='only parts whose name contains this, such as "decode" or "model"')
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--name", default="attention.json", help="of the file, where a run measures a part")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the file has, measure the others")
+    parser.add_argument("--resume", action="store_true", help="measure what the file lacks, failed or did not fit")
+    # Of this very run, by the process before this one: tried again, they would lose the device again.
+    parser.add_argument("--lost", nargs=2, action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--compile", action="store_true", help="whole models with torch.compile")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="toy shapes: to test this command")
@@ -160,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = environment(options.device, dtype)
         about |= {"quick": options.quick, "compiled": settings.compiled, "context": settings.context}
         report = Report(file_of(options.results, about["device"], options.name), about)
+        report.lost = {(shape, implementation) for shape, implementation in options.lost}
         if options.resume:
             report.resume()
         kept = ceilings.Ceilings.from_json(report.ceilings, report.file) if report.ceilings else None
@@ -176,9 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(run, settings, report, seconds)
     try:
         bench.over(chosen)
-    except DeviceLostError:
+    except DeviceLostError as lost:
         print("the device is lost to this process; the rest is measured by another one", file=sys.stderr, flush=True)
-        _again(sys.argv[1:] if arguments is None else arguments, bench.left)
+        _again(sys.argv[1:] if arguments is None else arguments, bench.left, lost.row)
     for name in report.left_out:
         print(f"left out, for want of time: {name}")
     for name in report.failed:
@@ -187,14 +201,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.failed else 0
 
 
-def _again(arguments: Sequence[str], left: float | None) -> NoReturn:
-    """The same command over what has no row yet; the row that lost the device has one.
+def _again(arguments: Sequence[str], left: float | None, lost: tuple[str, str]) -> NoReturn:
+    """The same command over what is not measured yet, but for the row that lost the device.
 
     In place of this process, which would keep the device's memory.
     """
     limit = [] if left is None else ["--seconds", f"{max(0.0, left):.0f}"]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu_bench", *arguments, "--resume", *limit])
+    os.execv(
+        sys.executable, [sys.executable, "-m", "benchmarks.gpu_bench", *arguments, "--lost", *lost, "--resume", *limit]
+    )
 
 
 if __name__ == "__main__":

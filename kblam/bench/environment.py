@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -19,15 +20,48 @@ from kblam_kernels.tools import env
 MACHINE = ("device", "cpu", "threads")
 
 
+# A run writes there: that is no change of what is measured.
+_BUT_RESULTS = (":/", ":(exclude,top)benchmarks/results")
+# New files of these are a change, though `git describe` does not say so.
+_SOURCES = tuple(f":/{folder}" for folder in ("kblam", "kblam_kernels", "csrc", "benchmarks"))
+
+
 def commit() -> str:
-    """Of the checkout that this package lies in, as `git describe` says it; "unknown" where there is none."""
+    """Of the checkout that this package lies in, as `git describe` says it, with "-dirty" where a file but results is
+    changed; "unknown" where there is none.
+    """
+    described = _git("describe", "--always").decode().strip()
+    return f"{described}{'-dirty' if _changed_files() else ''}" if described else "unknown"
+
+
+def changes() -> str | None:
+    """Digest of what the checkout has beside its commit: changed files but results, and new sources; None for
+    nothing. Two runs of one "-dirty" commit are of the same code where it is the same.
+    """
+    changed = _changed_files()
+    top = Path(os.fsdecode(_git("rev-parse", "--show-toplevel").strip()))
+    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *_SOURCES, _BUT_RESULTS[1])
+    new = sorted(name for name in listed.split(b"\0") if name)
+    if not changed and not new:
+        return None
+    digest = hashlib.sha256(changed)
+    for name in new:
+        file = top / os.fsdecode(name)
+        content = file.read_bytes() if file.is_file() else b""
+        digest.update(b"\0%s\0%d\0" % (name, len(content)) + content)
+    return digest.hexdigest()[:16]
+
+
+def _changed_files() -> bytes:
+    return _git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", "--", *_BUT_RESULTS)
+
+
+def _git(*arguments: str) -> bytes:
+    """What it prints; nothing where it fails or is not here."""
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
+        return subprocess.run(["git", *arguments], capture_output=True, cwd=Path(__file__).parent).stdout
     except OSError:
-        return "unknown"
-    return result.stdout.strip() or "unknown"
+        return b""
 
 
 def environment(device: str, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -46,6 +80,7 @@ def environment(device: str, dtype: torch.dtype | None = None) -> dict[str, Any]
         "clock": cpu_clock(),
         "driver": env.nvidia_driver() if on_gpu else None,
         "commit": commit(),
+        "changes": changes(),
         "kblam": env.version_of("kblam-kernels"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -114,6 +114,13 @@ def rows(shape: Shape, run: Run, has: Callable[[str], bool] = lambda name: False
             torch.cuda.empty_cache()
 
 
+def levels(shape: Shape, name: str, run: Run) -> tuple[str, ...]:
+    """Which rows an implementation has: "cold", and for decode "warm" where its inputs fit into the L2."""
+    moved = subjects.work_of(shape, name).bytes_moved(run.dtype.itemsize)
+    fits = run.limits is not None and shape.phase == "decode" and moved < timing.l2_bytes(run.device)
+    return ("cold", "warm") if fits else ("cold",)
+
+
 class Gated(NamedTuple):
     """What the gate found.
 
@@ -194,15 +201,18 @@ def _mean_error(result: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def _alone(subject: Subject, x: Problem, shape: Shape, run: Run) -> Iterator[Row]:
-    """Its rows: one, and for decode a second one with a warm L2 where the inputs fit into it."""
+    """Its rows: one for each of `levels`."""
     row, call, *_ = gated(subject, x, shape, run)
     if call is None:
         yield row
         return
+    next_row = row
     try:
-        yield from _timed(row, subject, call, x, run, shape)
+        for timed in _timed(row, subject, call, x, run, shape):
+            yield timed
+            next_row = dataclasses.replace(row, l2="warm")
     except Exception as problem:
-        yield _without_time(row, subject, problem)
+        yield _without_time(next_row, subject, problem)
 
 
 def _timed(row: Row, subject: Subject, call: Call, x: Problem, run: Run, shape: Shape) -> Iterator[Row]:
@@ -219,7 +229,7 @@ def _timed(row: Row, subject: Subject, call: Call, x: Problem, run: Run, shape: 
         kernels=launched,
         launches=sum(kernel.launches for kernel in launched) if launched else None,
     )
-    if shape.phase == "decode" and moved < timing.l2_bytes(run.device):
+    if "warm" in levels(shape, subject.name, run):
         warm = timing.measure(calls[:1], run.device, budget=run.budget)
         yield with_time(dataclasses.replace(row, l2="warm"), warm, subject, run)
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from kblam import strict_json
 from kblam.bench.output import write_json
-from kblam.bench.rows import FAILED, Row, row_from, with_ratios, with_shares
+from kblam.bench.rows import FAILED, INPUTS, MEASURED, REFUSED, Row, row_from, with_ratios, with_shares
 from kblam.errors import BenchmarkError
 from kblam.whole import why_not
 
 FORMAT = "kblam bench 2"  # 1 were lists of rows without an environment
+MODEL = "whole model"  # in place of an implementation
 # A report of another device, source or way to measure is not continued.
-SAME = ("device", "dtype", "commit", "torch", "triton", "quick", "compiled", "context")
+SAME = ("device", "dtype", "commit", "changes", "torch", "triton", "quick", "compiled", "context")
 
 
 class Report:
@@ -25,6 +26,9 @@ class Report:
     Args:
         file: that is written; None for none.
         about: from `environment`.
+
+    Attributes:
+        lost: (shape, implementation) that lost the device to this run: they are not tried again.
     """
 
     def __init__(self, file: Path | None, about: dict[str, Any]) -> None:
@@ -34,6 +38,7 @@ class Report:
         self.rows: list[Row] = []
         self.models: list[dict[str, Any]] = []
         self.left_out: list[str] = []
+        self.lost: set[tuple[str, str]] = set()
 
     def resume(self) -> None:
         """Takes in what the file has.
@@ -47,6 +52,11 @@ class Report:
         for name in SAME:
             before, now = stored.about.get(name), self.about.get(name)
             if before != now:
+                if name == "changes":
+                    raise BenchmarkError(
+                        f"{self.file} was measured with other changes to commit {self.about['commit']!r} (digest "
+                        f"{before!r}, this run {now!r}); commit them, and choose another --name or leave --resume out"
+                    )
                 raise BenchmarkError(
                     f"{self.file} has {name} {before!r}, this run {now!r}; choose another --name, or leave --resume out"
                 )
@@ -54,9 +64,40 @@ class Report:
         # Shares of rows that are kept are of these.
         self.ceilings = stored.ceilings
 
-    def has(self, shape: str, implementation: str) -> bool:
-        """Whether it is measured."""
-        return any((row.shape, row.implementation) == (shape, implementation) for row in self.rows)
+    def has(self, shape: str, implementation: str, levels: Sequence[str] = ("cold",)) -> bool:
+        """Whether nothing is left to measure.
+
+        What failed or did not fit is tried again: code, memory or a neighbour on the device may have been the cause.
+
+        Args:
+            shape, implementation: by name.
+            levels: the rows that it should have, "cold" or "warm".
+        """
+        if self.lost & {(shape, implementation), (shape, INPUTS)}:
+            return True
+        rows = [row for row in self.rows if (row.shape, row.implementation) == (shape, implementation)]
+        if any(row.status == REFUSED and row.l2 == "cold" for row in rows):
+            return True
+        return set(levels) <= {row.l2 for row in rows if row.status in (MEASURED, REFUSED)}
+
+    def add(self, row: Row) -> None:
+        """A new row, in place of those that it replaces: a cold one comes first and begins its implementation anew."""
+
+        def stays(old: Row) -> bool:
+            if old.shape != row.shape or old.implementation not in (row.implementation, INPUTS):
+                return True
+            return old.implementation != INPUTS and row.l2 == "warm" and old.l2 == "cold"
+
+        self.rows = [old for old in self.rows if stays(old)] + [row]
+
+    def has_model(self, shape: str) -> bool:
+        """The same of a whole model."""
+        done = any(model["shape"] == shape and model["status"] == MEASURED for model in self.models)
+        return done or (shape, MODEL) in self.lost
+
+    def add_model(self, model: dict[str, Any]) -> None:
+        """A whole model's row, in place of one that failed."""
+        self.models = [old for old in self.models if old["shape"] != model["shape"]] + [model]
 
     @property
     def failed(self) -> list[str]:

@@ -78,6 +78,17 @@ def names(phase: str, device: str, *, quick: bool = False) -> list[str]:
     return [*ours, COMPOSED, *(name for name in peers.PEERS if not (quick and name in peers.SLOW))]
 
 
+def work_of(shape: Shape, name: str) -> Work:
+    """What a call of an implementation on a shape must do at least."""
+    if shape.phase == "evidence":
+        return shape.latent_evidence_work if name == LATENT else shape.dense_evidence_work
+    if name in STORED:
+        return shape.quantised_work
+    if name == MATERIALISE:
+        return shape.materialise_work
+    return shape.latent_work if name in (LATENT, COMPOSED) else shape.dense_work
+
+
 def subjects(
     shape: Shape,
     x: Problem,
@@ -112,7 +123,7 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool, rivals: Mappin
         LATENT,
         lambda p: _attend(p, p.latents),
         latent_judge,
-        shape.latent_work,
+        work_of(shape, LATENT),
         lambda p: [p.latents.key, p.latents.value],
         "latent",
         backend=_served(x, x.latents),
@@ -124,7 +135,7 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool, rivals: Mappin
                 lambda name, dtype, p: _attend(p, p.stored(dtype), int8_products=name == INT8_PRODUCTS), name, dtype
             ),
             fp8_judge if name == FP8 else int8_judge,
-            shape.quantised_work,
+            work_of(shape, name),
             functools.partial(lambda dtype, p: [p.stored(dtype).key, p.stored(dtype).value], dtype),
             "latent fp8" if name == FP8 else "latent int8",
             # A backend is chosen by dtypes and widths: no need to make all keys before it is their turn.
@@ -137,22 +148,22 @@ def _attention_subjects(shape: Shape, x: Problem, compiles: bool, rivals: Mappin
         layout="dense",
         share=x.part.query.shape[1] / x.query.shape[1],
     )
-    yield dense(DENSE, lambda p: _attend(p.part, p.dense), work=shape.dense_work, backend=_served(x, x.no_keys))
+    yield dense(DENSE, lambda p: _attend(p.part, p.dense), work=work_of(shape, DENSE), backend=_served(x, x.no_keys))
     if MATERIALISE not in NOT_IN.get(shape.phase, set()):
         # It reads latents of all heads at once, and its time is that of `part`.
-        yield dense(MATERIALISE, _materialised, work=shape.materialise_work, backend=_served(x, x.no_keys))
+        yield dense(MATERIALISE, _materialised, work=work_of(shape, MATERIALISE), backend=_served(x, x.no_keys))
     yield Subject(
         COMPOSED,
         lambda p: composed_latent(p.query, p.key, p.value, p.latents, BIAS),
         latent_judge,
-        shape.latent_work,
+        work_of(shape, COMPOSED),
         lambda p: [p.latents.key, p.latents.value],
         "latent",
     )
     for name, peer in rivals.items():
         build = functools.partial(lambda peer, p: peer(p.operands), peer)
         reason = peers.reason_against(name, device, compiles=compiles)
-        yield dense(name, build, work=shape.dense_work, unavailable=reason)
+        yield dense(name, build, work=work_of(shape, name), unavailable=reason)
 
 
 def backend_of(x: Problem) -> str:
@@ -191,7 +202,7 @@ def _evidence_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Sub
         LATENT,
         lambda p: ours(p, p.latents, x.latent_levels),
         lambda: evidence_judge(x, x.latents),
-        shape.latent_evidence_work,
+        work_of(shape, LATENT),
         lambda p: [p.latents.key],
         "latent keys",
         backend,
@@ -200,11 +211,11 @@ def _evidence_subjects(shape: Shape, x: Problem, compiles: bool) -> Iterator[Sub
         DENSE,
         lambda p: ours(p.part, p.dense, x.dense_levels),
         dense_judge,
-        shape.dense_evidence_work,
+        work_of(shape, DENSE),
         backend=backend,
         **keys,  # type: ignore[arg-type]
     )
     for name, peer in peers.EVIDENCE_PEERS.items():
         build = functools.partial(lambda peer, p: peer(p.operands, x.dense_levels), peer)
         reason = peers.reason_against(name, device, compiles=compiles)
-        yield Subject(name, build, dense_judge, shape.dense_evidence_work, unavailable=reason, **keys)  # type: ignore[arg-type]
+        yield Subject(name, build, dense_judge, work_of(shape, name), unavailable=reason, **keys)  # type: ignore[arg-type]

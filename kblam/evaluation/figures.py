@@ -10,7 +10,7 @@ from typing import Any
 from kblam.adapter.sentences import Fact
 from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, SINGLE, Question
 from kblam.evaluation.shares import Share
-from kblam.evaluation.texts import holds, plain, rouge_l, token_f1
+from kblam.evaluation.texts import holds, place, plain, rouge_l, token_f1
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Figures:
         value: those whose values all stand in the answer verbatim; value_single and value_pair of them.
         pair_right: questions about two facts whose answer has both clauses, name, property and value.
         open_right: questions about a whole entity whose answer says facts of it, in any order, and nothing else.
-        open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim.
+        open_facts: of the facts of the entities asked about so, those whose value stands in the answer verbatim; its
+            interval is over the questions, since the facts of one answer stand or fall together.
         top1: answerable questions whose first evidence is a fact that was asked for.
         top5: those whose facts are all among the first five (of more than five: whose first five are facts
             that were asked for).
@@ -135,7 +136,7 @@ def score(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> Figures
         value_pair=share(_values, PAIR),
         pair_right=share(_clauses, PAIR),
         open_right=share(_only_true, OPEN),
-        open_facts=Share.of_all(holds(o.text, value) for q, o in whole for _, _, value in q.facts),
+        open_facts=Share.pooled([holds(o.text, value) for _, _, value in q.facts] for q, o in whole),
         top1=share(lambda q, o: first_is_asked(q, o.evidence)),
         top5=share(lambda q, o: all_are_among(q, o.evidence)),
         token_f1=_mean(token_f1(text, answer) for text, answer in said),
@@ -175,7 +176,7 @@ def _only_true(question: Question, outcome: Outcome) -> bool:
     placed = [
         (_place(text, plain(clause)), fact) for clause, fact in zip(question.clauses, question.facts, strict=True)
     ]
-    said = [fact for place, fact in sorted(placed) if place >= 0]
+    said = [fact for at, fact in sorted(placed) if at >= 0]
     together, apart = question.said(said) if said else "", " ".join(question.said([fact]) for fact in said)
     return bool(said) and text in (plain(together), plain(apart))
 
@@ -190,8 +191,8 @@ def _clauses(question: Question, outcome: Outcome) -> bool:
 
 def _place(text: str, clause: str) -> int:
     """Where a clause stands in a text, with "The" in either case; -1 if nowhere."""
-    found = [text.find(clause), text.find("the " + clause[4:]) if clause.startswith("The ") else -1]
-    return min((place for place in found if place >= 0), default=-1)
+    found = [place(text, clause), place(text, "the " + clause[4:]) if clause.startswith("The ") else -1]
+    return min((at for at in found if at >= 0), default=-1)
 
 
 def _refusals(pairs: Sequence[tuple[Question, Outcome]], refused: Callable[[Outcome], bool | None]) -> Refusals:

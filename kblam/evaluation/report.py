@@ -85,7 +85,7 @@ class Report:
             layers = [(name, row) for name, row in adapter if row.get("top1_by_layer")]
             if layers:
                 parts += ["## Evidence by layer", "Top-1 / top-5 at the end of the prompt.", _layers(layers)]
-            parts += ["## Intervals", "95 %, by Wilson's score.", _intervals(adapter)]
+            parts += ["## Intervals", "95 %, by Wilson's score; of open_facts over questions.", _intervals(adapter)]
         if "baselines" in self.rows:
             parts += ["## Baselines", _BASELINES, *_baselines(self.rows["baselines"])]
         if "general" in self.rows:

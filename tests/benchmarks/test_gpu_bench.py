@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks import gpu_bench
 from kblam.bench import environment, measured, peers, problems, rows, shapes, subjects, whole_model
 from kblam.bench.ceilings import Ceilings
 from kblam.bench.operands import Operands
+from kblam.bench.report import MODEL, Report
 from kblam_kernels import LatentKnowledge
 from tests.fakes import clock
 
@@ -244,6 +246,120 @@ def test_a_resumed_run_measures_what_has_no_row(tmp_path: Path, monkeypatch: pyt
     assert run(tmp_path, "--match", "question", "--resume") == 0
 
 
+@pytest.mark.parametrize("status", ["failed", "does not fit"])
+def test_a_resumed_run_tries_again_what_failed_or_did_not_fit(status: str, tmp_path: Path) -> None:
+    assert run(tmp_path, "--match", "question") == 0
+    stored = report_of(tmp_path)
+    for row in stored["rows"]:
+        if row["implementation"] == "kblam latent":
+            row |= {"status": status, "seconds": None, "note": "then"}
+    stored["rows"].append(rows_of(tmp_path)["kblam dense"] | {"implementation": "inputs", "status": status})
+    (tmp_path / "cpu" / "attention.json").write_text(json.dumps(stored))
+    assert run(tmp_path, "--match", "question", "--resume") == 0
+    after = report_of(tmp_path)["rows"]
+    assert sorted(row["implementation"] for row in after) == sorted(subjects.names("question", "cpu"))
+    assert (rows_of(tmp_path)["kblam latent"]["status"], rows_of(tmp_path)["kblam latent"]["note"]) == ("measured", "")
+
+
+def test_a_resumed_run_measures_a_warm_row_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, "--match", "decode") == 0
+    stored = report_of(tmp_path)
+    pairs = sorted((row["implementation"], row["l2"]) for row in stored["rows"])
+    assert ("kblam dense", "warm") in pairs
+    stored["rows"] = [row for row in stored["rows"] if (row["implementation"], row["l2"]) != ("kblam dense", "warm")]
+    (tmp_path / "cpu" / "attention.json").write_text(json.dumps(stored))
+    assert run(tmp_path, "--match", "decode", "--resume") == 0
+    assert sorted((row["implementation"], row["l2"]) for row in report_of(tmp_path)["rows"]) == pairs
+    monkeypatch.setattr(measured, "problem_of", raising(AssertionError("made inputs for nothing")))
+    assert run(tmp_path, "--match", "decode", "--resume") == 0
+
+
+def test_a_warm_row_that_fails_is_one_beside_its_cold_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = measured.timing.measure
+    failing = raising(RuntimeError("cold alone"))
+    monkeypatch.setattr(
+        measured.timing, "measure", lambda calls, *a, **o: (failing if len(calls) == 1 else measure)(calls, *a, **o)
+    )
+    shape = next(shape for shape in shapes.tiny() if shape.phase == "decode")
+    found = measured.rows(shape, RUN, lambda name: name != "kblam dense")
+    assert [(row.l2, row.status) for row in found] == [("cold", "measured"), ("warm", "failed")]
+
+
+def test_each_row_that_loses_the_device_is_tried_once_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "rectangular_attention", raising(RuntimeError("an illegal memory access")))
+    lost: list[bool] = []
+    monkeypatch.setattr(gpu_bench, "is_lost", lambda device: not lost.append(True))
+    monkeypatch.setattr(environment, "commit", lambda: "abc")
+
+    def execv(program: str, command: list[str]) -> int:
+        assert len(lost) < 20, "goes on for ever"
+        raise SystemExit(gpu_bench.main(command[3:]))
+
+    monkeypatch.setattr(gpu_bench.os, "execv", execv)
+    monkeypatch.setattr(peers, "PEERS", {"sdpa concat": peers.PEERS["sdpa concat"]})
+    with pytest.raises(SystemExit, match="1"):
+        run(tmp_path, "--match", "question")
+    assert len(lost) == len(ours_in("question"))
+    assert sorted(row["implementation"] for row in report_of(tmp_path)["rows"]) == sorted(
+        subjects.names("question", "cpu")
+    )
+
+
+def test_inputs_that_lost_the_device_are_not_made_again() -> None:
+    report = Report(None, {})
+    report.add(rows.Row("a shape", "decode", rows.INPUTS, None, status="failed"))
+    assert not report.has("a shape", "kblam dense")
+    report.lost = {("a shape", rows.INPUTS)}
+    assert report.has("a shape", "kblam dense")
+    assert not report.has("another", "kblam dense")
+
+
+def test_a_whole_model_that_failed_is_tried_again_unless_it_lost_the_device() -> None:
+    report = Report(None, {})
+    report.add_model({"shape": "toy", "status": "failed"})
+    assert not report.has_model("toy")
+    report.lost = {("toy", MODEL)}
+    assert report.has_model("toy")
+    report.add_model({"shape": "toy", "status": "measured"})
+    report.lost = set()
+    assert report.has_model("toy")
+    assert len(report.models) == 1
+
+
+def test_other_changes_to_a_commit_are_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "commit", lambda: "abc-dirty")
+    monkeypatch.setattr(environment, "changes", lambda: "one")
+    assert run(tmp_path, "--match", "question") == 0
+    assert run(tmp_path, "--match", "question", "--resume") == 0
+    monkeypatch.setattr(environment, "changes", lambda: "two")
+    assert run(tmp_path, "--match", "question", "--resume") == 2
+    message = "was measured with other changes to commit 'abc-dirty' (digest 'one', this run 'two'); commit them"
+    assert message in capsys.readouterr().err
+
+
+def test_a_digest_tells_changes_apart_and_results_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, results = tmp_path / "kblam" / "bench", tmp_path / "benchmarks" / "results"
+    for folder in (package, results):
+        folder.mkdir(parents=True)
+        (folder / "a.py").write_text("1")
+    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "1"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    clean = environment.commit()
+    (results / "a.py").write_text("2")
+    (results / "new.json").write_text("2")
+    assert (environment.commit(), environment.changes()) == (clean, None)
+    seen = set()
+    for file, text in (("a.py", "2"), ("a.py", "3"), ("new.py", "1"), ("new.py", "2")):
+        (package / file).write_text(text)
+        assert environment.commit() == f"{clean}-dirty"
+        assert environment.changes() == environment.changes()
+        seen.add(environment.changes())
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(("old", "reason"), [("commit", "has commit 'other'"), (None, "is no report")])
 def test_another_report_is_not_continued(
     old: str | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -304,7 +420,13 @@ def test_a_lost_device_leaves_the_rest_to_another_process(tmp_path: Path, monkey
         run(tmp_path, "--match", "question", "--seconds", "500")
     ((_, *command),) = asked
     assert command[:2] == ["-m", "benchmarks.gpu_bench"]
-    assert command[-3:-1] == ["--resume", "--seconds"]
+    assert command[-6:-1] == [
+        "--lost",
+        rows_of(tmp_path)["composed latent"]["shape"],
+        "composed latent",
+        "--resume",
+        "--seconds",
+    ]
     assert 400 < float(command[-1]) <= 500
     assert list(rows_of(tmp_path))[-1] == "composed latent", "nothing is asked of the device after it"
     asked.clear()

@@ -6,12 +6,13 @@ import copy
 import json
 import math
 import pickle
+import random
 
 import pytest
 
 from kblam.data.quiz import NO_ENTITY, NO_PROPERTY, OPEN, PAIR, Question
 from kblam.evaluation.figures import Outcome, score
-from kblam.evaluation.shares import Share, wilson
+from kblam.evaluation.shares import Share, clustered, wilson
 
 RED, SOUP, TALL = ("A B", "color", "red"), ("C D", "food", "soup"), ("A B", "height", "7 m")
 SAID = "The {property} of {name} is {value}."
@@ -35,8 +36,59 @@ def test_a_share_is_a_number_that_knows_its_counts() -> None:
     assert (share.hits, share.of) == (3, 4)
     for same in (copy.deepcopy(share), pickle.loads(pickle.dumps(share))):
         assert (same.hits, same.of) == (3, 4)
+    pooled = Share.pooled([[True, True, True], [False]])
+    assert (pooled, pooled.groups) == (0.75, ((3, 3), (0, 1)))
+    assert pickle.loads(pickle.dumps(pooled)).interval == pooled.interval
     assert math.isnan(Share(0, 0))
     assert wilson(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("right", [0.5, 0.8])
+def test_the_interval_of_open_facts_has_the_truth_in_95_of_100_runs(right: float, together: float) -> None:
+    """Of 20 questions about 1, 3 or 5 facts, told as one, each by itself, or half so."""
+    rng = random.Random(7)
+    facts = [("A B", f"property {n}", f"value {n}") for n in range(5)]
+
+    def interval() -> tuple[float, float]:
+        questions, outcomes = [], []
+        for number in range(20):
+            asked = facts[: rng.choice((1, 3, 5))]
+            whole = rng.random() < right
+            told = [whole if rng.random() < together else rng.random() < right for _ in asked]
+            questions.append(Question(str(number), tuple(asked), SAID, OPEN))
+            outcomes.append(Outcome(", ".join(fact[2] for fact, said in zip(asked, told, strict=True) if said)))
+        share = score(questions, outcomes).open_facts
+        assert isinstance(share, Share)
+        return share.interval
+
+    covered = sum(low <= right <= high for low, high in (interval() for _ in range(200)))
+    assert covered >= 0.9 * 200
+
+
+@pytest.mark.parametrize(
+    ("groups", "low", "high"),
+    [
+        # All or none: five answers, not fifteen facts.
+        ([(3, 3)] * 5, *wilson(5, 5)),
+        ([(0, 3)] * 5, *wilson(0, 5)),
+        # One answer tells of one.
+        ([(3, 3)], *wilson(1, 1)),
+        ([(1, 2)], *wilson(0.5, 1)),
+        ([], 0.0, 1.0),
+    ],
+)
+def test_the_interval_over_questions_where_nothing_scatters(
+    groups: list[tuple[int, int]], low: float, high: float
+) -> None:
+    assert clustered(groups) == pytest.approx((low, high))
+
+
+def test_the_interval_over_questions_stays_a_share_and_is_that_of_facts_where_these_are_alone() -> None:
+    assert clustered([(1, 1)] * 50 + [(0, 1)] * 50) == pytest.approx(wilson(50, 100), abs=5e-3)
+    for groups in ([(9, 10), (1, 1)], [(0, 1), (1, 9)], [(1, 2), (1, 2)]):
+        low, high = clustered(groups)
+        assert 0 <= low < sum(hits for hits, _ in groups) / sum(of for _, of in groups) < high <= 1
 
 
 def test_figures_of_a_quiz_worked_out_by_hand() -> None:
@@ -101,6 +153,22 @@ def test_an_answer_about_a_whole_entity(text: str, right: bool, told: int) -> No
     figures = score([Question("1", (RED, TALL), SAID, OPEN)], [Outcome(text)])
     assert (figures.open_right, figures.open_facts) == (right, told / 2)
     assert math.isnan(figures.exact)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("The mass of Rigel is 1 and the price of Vega is 20.", True),
+        ("The mass of Rigel is 17 and the price of Vega is 205.", False),
+        ("The mass of Rigel is 1.5 and the price of Vega is 20.", False),
+        ("The mass of Rigel is 1, the price of Vega is 20,000.", False),
+        ("The mass of Rigel is -1 and the price of Vega is 20.", False),
+    ],
+)
+def test_an_answer_about_two_facts_has_the_whole_values(text: str, right: bool) -> None:
+    asked = Question("1", (("Rigel", "mass", "1"), ("Vega", "price", "20")), SAID, PAIR)
+    figures = score([asked], [Outcome(text)])
+    assert (figures.pair_right, figures.value) == (right, right)
 
 
 def test_what_was_not_measured_is_left_out_and_shares_have_their_interval() -> None:
