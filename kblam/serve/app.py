@@ -15,6 +15,7 @@ from starlette.responses import Response
 from kblam import __version__
 from kblam.errors import KblamError
 from kblam.serve import knowledge, models
+from kblam.serve.crowd import Crowd
 from kblam.serve.failures import ApiError, BehindError, Json, NoRoomError, QueueFullError, response_of, told
 from kblam.serve.guards import BodyLimit, Contained, Ended, KnownHosts, Measured, SafeHeaders
 from kblam.serve.metrics import CONTENT_TYPE
@@ -74,6 +75,7 @@ def make_app(
     app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
     if hosts is not None:
         app.add_middleware(KnownHosts, hosts=hosts)
+    app.add_middleware(Crowd)
     app.add_middleware(Ended, ending=service.ending)
     app.add_middleware(Contained)
     app.add_middleware(Measured, metrics=service.metrics)
