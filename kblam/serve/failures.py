@@ -60,6 +60,7 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+GONE = 499  # the client has left, and nobody reads the status
 SERVER_FAILED = ApiError(500, "the server failed; its log says why", "server_failed")
 
 

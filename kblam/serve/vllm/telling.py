@@ -50,12 +50,16 @@ class Telling:
         watch: over its answers.
         count: of these. Of several each choice says what it rests on, of one the response does.
         knowledge: makes the field `kblam` of an answer that is whole; None for the model alone.
+
+    Attributes:
+        failure: the error that a stream has told in the middle; None if it has not.
     """
 
     def __init__(
         self, model: str, watch: Watch, count: int, knowledge: Callable[[Said], dict[str, Any]] | None
     ) -> None:
         self._model, self._watch, self._is_one, self._knowledge = model, watch, count == 1, knowledge
+        self.failure: ApiError | None = None
         self._rest = b""
 
     def whole(self, body: bytes) -> bytes:
@@ -83,7 +87,8 @@ class Telling:
             return line
         said = loads(line[len(_DATA) :])
         if "error" in said:
-            return _DATA + dumped(self.error(said, int(said["error"].get("code") or 500)).body).encode("ascii")
+            self.failure = self.error(said, int(said["error"].get("code") or 500))
+            return _DATA + dumped(self.failure.body).encode("ascii")
         said = self._named(said)
         if self._knowledge is not None:
             for choice in said.get("choices", ()):

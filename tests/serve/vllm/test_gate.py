@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from kblam.serve.vllm.watch import WATCH
-from tests.serve.contract import chunks
+from tests.serve.contract import CHAT, chunks
 from tests.serve.vllm.standing_in import EVIDENCE, Served
 
 
@@ -248,3 +249,30 @@ def test_an_engine_that_has_died_is_told_by_health() -> None:
     served.workers.errored = True
     response = served.send("/health", None, "GET")
     assert (response.status_code, response.json()["status"]) == (503, "dead")
+
+
+def test_a_stream_that_fails_or_is_left_in_the_middle_is_counted_so() -> None:
+    async def pieces(end: str) -> AsyncIterator[str]:
+        yield 'data: {"model": "tiny", "choices": []}\n\n'
+        yield end
+
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield 'data: {"model": "tiny", "choices": []}\n\n'
+            await asyncio.sleep(0.01)
+
+    served = Served()
+    failed = 'data: {"error": {"message": "x", "code": 500}}\n\n'
+    for end, status in (("data: [DONE]\n\n", 200), (failed, 500)):
+        served.behind.answers = lambda _, end=end: StreamingResponse(pieces(end), media_type="text/event-stream")
+        assert served.ask(stream=True).status_code == 200
+        assert count_of(served, status) == 1
+    served.behind.answers = lambda _: StreamingResponse(endless(), media_type="text/event-stream")
+    served.leave({"model": "tiny@facts", "messages": [{"role": "user", "content": "Who?"}], "stream": True})
+    assert [count_of(served, status) for status in (200, 499, 500)] == [1, 1, 1]
+
+
+def count_of(served: Served, status: int) -> float:
+    """How many requests to the base "facts" have ended so."""
+    labels = {"endpoint": CHAT, "knowledge_base": "facts", "status": str(status)}
+    return served.service.metrics.registry.get_sample_value("kblam_requests_total", labels) or 0
