@@ -12,12 +12,12 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kblam.errors import TripleFormatError
+from kblam.errors import StoreError, TripleFormatError
 from kblam.knowledge import Triple
 from kblam.knowledge.triples import identity_of
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
-from kblam.serve.failures import ApiError, Json
+from kblam.serve.failures import ApiError, Json, told
 from kblam.serve.reading import check_query, check_type, sent
 from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
@@ -47,7 +47,7 @@ def routes(service: Service) -> APIRouter:
     async def bases(request: Request) -> Response:
         mine = service.bases.of(service.tenant_of(request))
         check_query(request)
-        data = [await service.looks(_summary, service, base) for base in mine]
+        data = [await service.looks(_in_list, service, base) for base in mine]
         return Json({"object": "list", "data": data})
 
     @router.get("/{name}")
@@ -93,15 +93,21 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
+def _named(service: Service, base: Base) -> dict[str, Any]:
+    return {"id": base.name, "object": "knowledge_base", "model": service.model_of(base)}
+
+
 def _summary(service: Service, base: Base) -> dict[str, Any]:
     knowledge_base = base.knowledge_base
-    return {
-        "id": base.name,
-        "object": "knowledge_base",
-        "model": service.model_of(base),
-        "triples": len(knowledge_base),
-        "revision": knowledge_base.revision,
-    }
+    return _named(service, base) | {"triples": len(knowledge_base), "revision": knowledge_base.revision}
+
+
+def _in_list(service: Service, base: Base) -> dict[str, Any]:
+    """As `_summary`. One whose file cannot be read says so, and takes no other out of the list."""
+    try:
+        return _summary(service, base)
+    except StoreError as error:
+        return _named(service, base) | {"triples": None, "revision": None, **told(error).body}
 
 
 def _stats(service: Service, base: Base) -> dict[str, Any]:
