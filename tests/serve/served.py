@@ -37,6 +37,7 @@ class Served:
         service: what it serves.
         client: asks it.
         question: that the base "facts" answers with `fact`, and would with `other_value` in it.
+        room: tokens of the model's context.
     """
 
     url: str
@@ -45,6 +46,7 @@ class Served:
     question: str = QUESTION
     fact: Triple = FACTS[0]
     other_value: str = "Franc"
+    room: int = 512
 
     @property
     def model(self) -> str:

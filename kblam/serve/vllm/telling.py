@@ -11,6 +11,7 @@ from kblam.serve.vllm.watch import Said, Watch
 from kblam.strict_json import loads
 
 _CODES = {400: "bad_parameter", 404: "not_found", 429: "queue_full", 503: "unavailable"}
+_TOO_LONG = ("input_tokens", "input_text")  # what vLLM calls a prompt that its context has no room for
 _DATA = b"data: "
 Basis = Callable[[Said], dict[str, Any]]
 
@@ -136,4 +137,6 @@ def _told(said: Any, status: int) -> ApiError:
     error = said.get("error") if isinstance(said, dict) else None
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "vLLM refused the request")
+    if error.get("param") in _TOO_LONG:
+        return ApiError(status, message, "context_length_exceeded")
     return ApiError(status, message, _CODES.get(status, "bad_request"), param=error.get("param"))
