@@ -56,7 +56,9 @@ class Opened:
             StoreReplacedError: the file was removed, or another one is in its place.
         """
         if self.file is not None and identity_of_file(self.file) != self.identity:
-            raise StoreReplacedError(f"{name} was removed, or replaced by another file, after it was opened; open it again")
+            raise StoreReplacedError(
+                f"{name} was removed, or replaced by another file, after it was opened; open it again"
+            )
 
 
 def identity_of_file(file: Path) -> Identity:

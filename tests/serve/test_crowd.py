@@ -64,4 +64,3 @@ def test_when_some_have_closed_requests_are_answered_again(caplog: pytest.LogCap
         assert "Connection" not in response.headers
     said = [one.message for one in caplog.records if "more connections are open" in one.message]
     assert len(said) == 1
-
