@@ -45,4 +45,5 @@ async def asay(session: Session, question: str, wanted: Wanted, *, top: int = 5)
         GenerationError, EncoderError, KnowledgeError: as `Session.ask`.
     """
     async with aclosing(apieces(session, question, wanted, top=top)) as said:
-        return [piece async for piece in said if isinstance(piece, Said)][0]
+        whole = [piece async for piece in said if isinstance(piece, Said)]
+    return whole[-1]
