@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,7 +28,12 @@ Text = Annotated[str, Query(max_length=100_000)]
 
 def routes(service: Service) -> APIRouter:
     """Everything under /v1/knowledge."""
-    router = APIRouter(prefix="/v1/knowledge")
+
+    async def with_key(request: Request) -> None:
+        service.tenant_of(request)
+
+    # FastAPI reads a query before it calls what a path does, but after this: nothing is told without a key.
+    router = APIRouter(prefix="/v1/knowledge", dependencies=[Depends(with_key)])
 
     async def change(base: Base, work: Any, *arguments: Any) -> dict[str, Any]:
         began = time.monotonic()
