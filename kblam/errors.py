@@ -124,6 +124,10 @@ class StoreError(KblamError):
     """A knowledge base file cannot be used: it is missing, closed, or SQLite reported something unexpected."""
 
 
+class StoreReplacedError(StoreError):
+    """The file was removed, or another one moved in its place, after it was opened: what is there has to be opened."""
+
+
 class StoreFormatError(StoreError):
     """A file is not a knowledge base, is damaged, or is of a newer format. It is left untouched."""
 

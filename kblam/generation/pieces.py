@@ -99,15 +99,7 @@ def pieces(session: Session, question: str, wanted: Wanted, *, top: int = 5) -> 
     """
     said: queue.SimpleQueue[str | Said | BaseException] = queue.SimpleQueue()
     is_stopped = threading.Event()
-
-    def work() -> None:
-        try:
-            said.put(say(session, question, wanted, top=top, send=said.put, is_stopped=is_stopped))
-        except BaseException as error:  # raised where the answer is waited for
-            said.put(error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="kblam answer", daemon=True)
-    thread.start()
+    thread = begin(session, question, wanted, top=top, tell=said.put, is_stopped=is_stopped)
     try:
         while True:
             piece = said.get()
@@ -119,6 +111,28 @@ def pieces(session: Session, question: str, wanted: Wanted, *, top: int = 5) -> 
     finally:
         is_stopped.set()
         thread.join()
+
+
+def begin(
+    session: Session,
+    question: str,
+    wanted: Wanted,
+    *,
+    top: int,
+    tell: Callable[[str | Said | BaseException], None],
+    is_stopped: threading.Event,
+) -> threading.Thread:
+    """A thread that asks, and tells each piece, then the whole or what was raised."""
+
+    def work() -> None:
+        try:
+            tell(say(session, question, wanted, top=top, send=tell, is_stopped=is_stopped))
+        except BaseException as error:  # raised where the answer is waited for
+            tell(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="kblam answer", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from kblam.errors import GenerationError, MissingPackageError
 from kblam.extras import missing
 from kblam.generation import Session
+from kblam.generation.awaited import apieces, asay
 from kblam.generation.pieces import Said, Wanted, pieces, say
 from kblam.integrations.asking import (
     Earlier,
@@ -22,7 +25,12 @@ from kblam.integrations.asking import (
 )
 
 try:
-    from langchain_core.callbacks import CallbackManagerForLLMRun, CallbackManagerForRetrieverRun
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForLLMRun,
+        AsyncCallbackManagerForRetrieverRun,
+        CallbackManagerForLLMRun,
+        CallbackManagerForRetrieverRun,
+    )
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
     from langchain_core.language_models.base import LangSmithParams
@@ -118,11 +126,18 @@ class ChatKBLaM(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         question, wanted = self._asked(messages, stop, kwargs)
-        said = say(self.session, question, wanted, top=self.top)
-        message = AIMessage(
-            content=said.answer.text, response_metadata=self._told(said), usage_metadata=_usage_of(said)
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return self._result(say(self.session, question, wanted, top=self.top))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        # LangChain's own would let the answer run to its end when nobody waits for it any more.
+        question, wanted = self._asked(messages, stop, kwargs)
+        return self._result(await asay(self.session, question, wanted, top=self.top))
 
     def _stream(
         self,
@@ -134,23 +149,30 @@ class ChatKBLaM(BaseChatModel):
         question, wanted = self._asked(messages, stop, kwargs)
         sent = ""
         for piece in pieces(self.session, question, wanted, top=self.top):
-            if isinstance(piece, Said):
-                told = self._told(piece)
-                if sent != piece.answer.text:  # the tokenizer cannot write it to the letter
-                    told["kblam"]["text"] = piece.answer.text
-                message = AIMessageChunk(
-                    content="",
-                    response_metadata=told,
-                    usage_metadata=_usage_of(piece),
-                    chunk_position="last",
-                )
-                yield ChatGenerationChunk(message=message)
-                return
-            sent += piece
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
-            if run_manager is not None:
-                run_manager.on_llm_new_token(piece, chunk=chunk)
+            chunk = self._chunk(piece, sent)
+            if isinstance(piece, str):
+                sent += piece
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(piece, chunk=chunk)
             yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        question, wanted = self._asked(messages, stop, kwargs)
+        sent = ""
+        async with aclosing(apieces(self.session, question, wanted, top=self.top)) as said:
+            async for piece in said:
+                chunk = self._chunk(piece, sent)
+                if isinstance(piece, str):
+                    sent += piece
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(piece, chunk=chunk)
+                yield chunk
 
     def _asked(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, given: dict[str, Any]
@@ -158,6 +180,28 @@ class ChatKBLaM(BaseChatModel):
         settings = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
         wanted = wanted_for(settings, given, self.stop if stop is None else stop)
         return question_of(messages, _turn, self.earlier), wanted
+
+    def _result(self, said: Said) -> ChatResult:
+        message = AIMessage(
+            content=said.answer.text, response_metadata=self._told(said), usage_metadata=_usage_of(said)
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunk(self, piece: str | Said, sent: str) -> ChatGenerationChunk:
+        """A chunk of a stream.
+
+        Args:
+            sent: the text before it.
+        """
+        if isinstance(piece, str):
+            return ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        told = self._told(piece)
+        if sent != piece.answer.text:  # the tokenizer cannot write it to the letter
+            told["kblam"]["text"] = piece.answer.text
+        message = AIMessageChunk(
+            content="", response_metadata=told, usage_metadata=_usage_of(piece), chunk_position="last"
+        )
+        return ChatGenerationChunk(message=message)
 
     def _told(self, said: Said) -> dict[str, Any]:
         """What is told with an answer."""
@@ -193,6 +237,14 @@ class KBLaMRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
+        return self._documents(query, k)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return await asyncio.to_thread(self._documents, query, k)  # LangChain's own takes no k
+
+    def _documents(self, query: str, k: int | None) -> list[Document]:
         answer, found = evidence_of(self.session, query, self.k if k is None else k)
         if self.known_only and answer.known is False:
             return []

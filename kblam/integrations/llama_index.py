@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 from kblam.errors import GenerationError, MissingPackageError
 from kblam.extras import missing
 from kblam.generation import Session
+from kblam.generation.awaited import apieces, asay
 from kblam.generation.pieces import Said, Wanted, pieces, say
 from kblam.integrations.asking import (
     Earlier,
@@ -23,14 +26,17 @@ from kblam.integrations.asking import (
 try:
     from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.base.llms.generic_utils import (
+        astream_completion_response_to_chat_response,
         completion_response_to_chat_response,
         stream_completion_response_to_chat_response,
     )
     from llama_index.core.base.llms.types import (
         ChatMessage,
         ChatResponse,
+        ChatResponseAsyncGen,
         ChatResponseGen,
         CompletionResponse,
+        CompletionResponseAsyncGen,
         CompletionResponseGen,
         LLMMetadata,
         TextBlock,
@@ -104,11 +110,27 @@ class KBLaMLLM(CustomLLM):
         def answer() -> CompletionResponseGen:
             text = ""
             for piece in pieces(self.session, prompt, wanted, top=self.top):
-                if isinstance(piece, Said):
-                    yield _response(piece, delta="")
-                else:
-                    text += piece
-                    yield CompletionResponse(text=text, delta=piece)
+                text += piece if isinstance(piece, str) else ""
+                yield _part(piece, text)
+
+        return answer()
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """As `complete`; the event loop goes on meanwhile, and to cancel it stops the answer."""
+        return _response(await asay(self.session, prompt, self._wanted(kwargs), top=self.top))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """As `stream_complete`; the event loop goes on meanwhile, and to leave it stops the answer."""
+        wanted = self._wanted(kwargs)
+
+        async def answer() -> CompletionResponseAsyncGen:
+            text = ""
+            async with aclosing(apieces(self.session, prompt, wanted, top=self.top)) as said:
+                async for piece in said:
+                    text += piece if isinstance(piece, str) else ""
+                    yield _part(piece, text)
 
         return answer()
 
@@ -121,6 +143,17 @@ class KBLaMLLM(CustomLLM):
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answers the last message piece by piece."""
         return stream_completion_response_to_chat_response(self.stream_complete(self._question(messages), **kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """As `chat`, see `acomplete`."""
+        return completion_response_to_chat_response(await self.acomplete(self._question(messages), **kwargs))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """As `stream_chat`, see `astream_complete`."""
+        said = await self.astream_complete(self._question(messages), **kwargs)
+        return astream_completion_response_to_chat_response(said)
 
     def _question(self, messages: Sequence[ChatMessage]) -> str:
         return question_of(messages, _turn, self.earlier)
@@ -151,6 +184,9 @@ class KBLaMEvidenceRetriever(BaseRetriever):
     ) -> None:
         super().__init__(**options)
         self._session, self._most, self._known_only = session, similarity_top_k, known_only
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         answer, found = evidence_of(self._session, query_bundle.query_str, self._most)
@@ -185,6 +221,11 @@ def _turn(message: ChatMessage) -> tuple[str, str]:
         if not isinstance(block, TextBlock):
             raise GenerationError(f"a message holds {type(block).__name__}; this model reads text alone")
     return role, message.content or ""
+
+
+def _part(piece: str | Said, text: str) -> CompletionResponse:
+    """One response of a stream, of the text so far."""
+    return CompletionResponse(text=text, delta=piece) if isinstance(piece, str) else _response(piece, delta="")
 
 
 def _response(said: Said, delta: str | None = None) -> CompletionResponse:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kblam.errors import StoreError
+from kblam.errors import StoreReplacedError
 
 Identity = tuple[int, int]
 
@@ -53,10 +53,12 @@ class Opened:
         """What is written to a file that was moved away is seen by nobody, and what is read there is of yesterday.
 
         Raises:
-            StoreError: the file was removed, or another one is in its place.
+            StoreReplacedError: the file was removed, or another one is in its place.
         """
         if self.file is not None and identity_of_file(self.file) != self.identity:
-            raise StoreError(f"{name} was removed, or replaced by another file, after it was opened; open it again")
+            raise StoreReplacedError(
+                f"{name} was removed, or replaced by another file, after it was opened; open it again"
+            )
 
 
 def identity_of_file(file: Path) -> Identity:

@@ -11,10 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from kblam import __version__
 from kblam.errors import KblamError
 from kblam.serve import knowledge, models
+from kblam.serve.crowd import Crowd
 from kblam.serve.failures import ApiError, BehindError, Json, NoRoomError, QueueFullError, response_of, told
 from kblam.serve.guards import BodyLimit, Contained, Ended, KnownHosts, Measured, SafeHeaders
 from kblam.serve.metrics import CONTENT_TYPE
@@ -52,7 +54,7 @@ def make_app(
         service.close()
 
     # FastAPI's pages about an API load scripts from elsewhere; docs/serving.md describes it.
-    app = FastAPI(title="kblam", version=__version__, openapi_url=None, lifespan=whole_life)
+    app = FastAPI(title="kblam", version=__version__, openapi_url=None, lifespan=whole_life, redirect_slashes=False)
     for router in (answers, models.routes(service), knowledge.routes(service)):
         app.include_router(router)
     for path, name, kind in _FILES:
@@ -74,6 +76,7 @@ def make_app(
     app.add_middleware(BodyLimit, most=most, most_of_uploads=most_of_uploads)
     if hosts is not None:
         app.add_middleware(KnownHosts, hosts=hosts)
+    app.add_middleware(Crowd)
     app.add_middleware(Ended, ending=service.ending)
     app.add_middleware(Contained)
     app.add_middleware(Measured, metrics=service.metrics)
@@ -90,6 +93,15 @@ def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
+def _bare(app: FastAPI, request: Request) -> str | None:
+    """The path that one with a slash at its end means. It is not redirected: clients lose body or key on the way."""
+    bare = request.url.path.rstrip("/")
+    if not bare or bare == request.url.path:
+        return None
+    meant = {**request.scope, "path": bare}
+    return bare if any(route.matches(meant)[0] is not Match.NONE for route in app.routes) else None
+
+
 def _add_errors(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
         return response_of(told(error))
@@ -102,7 +114,9 @@ def _add_errors(app: FastAPI) -> None:
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = f"{request.method} {request.url.path[:100]}: {error.detail}; docs/serving.md has the paths"
+        bare = _bare(app, request)
+        hint = "docs/serving.md has the paths" if bare is None else f"write {bare}, without the slash at its end"
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}; {hint}"
         code = {404: "no_such_path", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         return response_of(ApiError(error.status_code, message, code, headers=error.headers))
 

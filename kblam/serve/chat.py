@@ -14,14 +14,14 @@ from starlette.responses import Response, StreamingResponse
 
 from kblam.serve.bases import Base
 from kblam.serve.engine import Answering, Asking, Finished
-from kblam.serve.failures import Json, dumped, told
+from kblam.serve.failures import GONE, Json, dumped, told
+from kblam.serve.guards import break_off
 from kblam.serve.metrics import NO_BASE
 from kblam.serve.models import base_named, is_by_rag
 from kblam.serve.protocol import ChatRequest, Reply, question_of
 from kblam.serve.reading import body_of
 from kblam.serve.service import RAG, Service
 
-_GONE = 499  # the client has left, and nobody reads the status
 Said = TypeVar("Said")
 Events = AsyncGenerator[tuple[int, "str | Finished"], None]
 
@@ -54,9 +54,9 @@ def routes(service: Service, engine: Answering) -> APIRouter:
             # What cannot be answered is told with its status, so nothing is sent before the first piece is there.
             first = await _unless_gone(request, anext(events))
         except GoneError:
-            return Response(status_code=_GONE)
+            return Response(status_code=GONE)
         with_usage = body.stream_options is not None and body.stream_options.include_usage
-        lines = _lines(reply, first, events, with_usage=with_usage)
+        lines = _lines(request, reply, first, events, with_usage=with_usage)
         return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     return router
@@ -91,7 +91,7 @@ async def _whole(events: Events) -> list[Finished]:
 
 
 async def _lines(
-    reply: Reply, first: tuple[int, str | Finished], events: Events, *, with_usage: bool
+    request: Request, reply: Reply, first: tuple[int, str | Finished], events: Events, *, with_usage: bool
 ) -> AsyncIterator[str]:
     """A stream's server-sent events."""
     finished: list[Finished] = []
@@ -112,7 +112,9 @@ async def _lines(
                     yield _line(reply.piece(index, said))
                 event = await anext(events, None)
         except Exception as error:  # the status is sent already
-            yield _line(told(error).body)
+            failure = told(error)
+            break_off(request.scope, failure)
+            yield _line(failure.body)
             return
         if with_usage:
             yield _line(reply.usage(finished))

@@ -14,6 +14,7 @@ from kblam.errors import (
     GenerationError,
     KblamError,
     StoreBusyError,
+    StoreReplacedError,
     StoreWriteError,
     TooLongError,
     TripleFormatError,
@@ -27,6 +28,10 @@ _TYPE_OF_STATUS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_REPLACED = (
+    "the file of this knowledge base was removed or replaced while the server ran; what is there now is served after a "
+    "restart of the server, other knowledge bases meanwhile"
+)
 
 
 class ApiError(Exception):
@@ -60,6 +65,7 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+GONE = 499  # the client has left, and nobody reads the status
 SERVER_FAILED = ApiError(500, "the server failed; its log says why", "server_failed")
 
 
@@ -130,6 +136,9 @@ def told(error: BaseException) -> ApiError:
     if isinstance(error, StoreWriteError):
         logger.warning("%s", error)
         return ApiError(500, "the knowledge base cannot be written; it is as it was", "write_failed")
+    if isinstance(error, StoreReplacedError):
+        logger.warning("%s", error)
+        return ApiError(503, _REPLACED, "knowledge_base_replaced")
     if isinstance(error, EncoderError):
         logger.warning("%s", error)
         return ApiError(500, "the sentence encoder failed; nothing was changed", "encoder_failed")

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kblam.serve.failures import ApiError, dumped, response_of, told
+from kblam.serve.failures import GONE, ApiError, dumped, response_of, told
 from kblam.serve.metrics import NO_BASE, Metrics
 
 BODY_SECONDS = 60.0
+_BROKEN_OFF = "broken_off"  # in the state of a scope: the status that the end of its stream tells
 # Nothing of a page may come from elsewhere, and no other page may hold this one.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -184,6 +185,7 @@ class Ended:
         if began is None:
             await response_of(_ENDED)(scope, receive, send)
         elif is_stream(began):
+            break_off(scope, _ENDED)
             last = f"data: {dumped(_ENDED.body)}\n\n".encode()
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -195,8 +197,17 @@ def is_stream(start: Message) -> bool:
     )
 
 
+def break_off(scope: Scope, error: ApiError) -> None:
+    """Has a stream whose last event is an error counted by that error's status: its own was sent before."""
+    scope["state"][_BROKEN_OFF] = error.status
+
+
 class Measured:
-    """Tells the metrics of every request, when its last byte was sent."""
+    """Tells the metrics of every request, when its last byte was sent or nothing more will be.
+
+    A response is not counted by the status that it began with if its client left before the end (`GONE`), if it ends
+    with an error (`break_off`), or if it was cut off (500).
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -206,7 +217,7 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, is_counted = time.monotonic(), 500, False
+        began, status, is_counted, is_gone = time.monotonic(), 500, False, False
         state = scope.setdefault("state", {})
 
         def count() -> None:
@@ -214,7 +225,14 @@ class Measured:
             if not is_counted:
                 is_counted = True
                 endpoint = getattr(scope.get("route"), "path", None) or "other"
-                self.metrics.request(endpoint, state.get("base_label", NO_BASE), status, time.monotonic() - began)
+                ended = state.get(_BROKEN_OFF, GONE if is_gone else status)
+                self.metrics.request(endpoint, state.get("base_label", NO_BASE), ended, time.monotonic() - began)
+
+        async def heard() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] == "http.disconnect"
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -226,8 +244,9 @@ class Measured:
                 count()
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, heard, watched)
         finally:
+            status = 500  # of what was not counted yet, since its last byte was not sent
             count()
 
 

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kblam.errors import TripleFormatError
+from kblam.errors import StoreError, TripleFormatError
 from kblam.knowledge import Triple
 from kblam.knowledge.triples import identity_of
 from kblam.serve.bases import Base
 from kblam.serve.engine import Engine
-from kblam.serve.failures import ApiError, Json
+from kblam.serve.failures import ApiError, Json, told
 from kblam.serve.reading import check_query, check_type, sent
 from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
@@ -29,7 +29,12 @@ Text = Annotated[str, Query(max_length=100_000)]
 
 def routes(service: Service) -> APIRouter:
     """Everything under /v1/knowledge."""
-    router = APIRouter(prefix="/v1/knowledge")
+
+    async def with_key(request: Request) -> None:
+        service.tenant_of(request)
+
+    # FastAPI reads a query before it calls what a path does, but after this: nothing is told without a key.
+    router = APIRouter(prefix="/v1/knowledge", dependencies=[Depends(with_key)])
 
     async def change(base: Base, work: Any, *arguments: Any) -> dict[str, Any]:
         began = time.monotonic()
@@ -48,7 +53,7 @@ def routes(service: Service) -> APIRouter:
     async def bases(request: Request) -> Response:
         tenant = service.tenant_of(request)
         check_query(request)
-        data = [await service.looks(tenant, _summary, service, base) for base in service.bases.of(tenant)]
+        data = [await service.looks(tenant, _in_list, service, base) for base in service.bases.of(tenant)]
         return Json({"object": "list", "data": data})
 
     @router.get("/{name}")
@@ -94,15 +99,21 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
+def _named(service: Service, base: Base) -> dict[str, Any]:
+    return {"id": base.name, "object": "knowledge_base", "model": service.model_of(base)}
+
+
 def _summary(service: Service, base: Base) -> dict[str, Any]:
     knowledge_base = base.knowledge_base
-    return {
-        "id": base.name,
-        "object": "knowledge_base",
-        "model": service.model_of(base),
-        "triples": len(knowledge_base),
-        "revision": knowledge_base.revision,
-    }
+    return _named(service, base) | {"triples": len(knowledge_base), "revision": knowledge_base.revision}
+
+
+def _in_list(service: Service, base: Base) -> dict[str, Any]:
+    """As `_summary`. One whose file cannot be read says so, and takes no other out of the list."""
+    try:
+        return _summary(service, base)
+    except StoreError as error:
+        return _named(service, base) | {"triples": None, "revision": None, **told(error).body}
 
 
 def _stats(service: Service, base: Base) -> dict[str, Any]:

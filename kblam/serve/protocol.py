@@ -49,6 +49,7 @@ class StreamOptions(Strict):
     """Of a stream."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None  # chunks are not padded to be of one length
 
 
 class ResponseFormat(Strict):

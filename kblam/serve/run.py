@@ -13,9 +13,11 @@ from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from kblam.errors import EngineDiedError, ServingError
 from kblam.serve.connections import Connection
+from kblam.serve.crowd import CROWDED
 from kblam.serve.service import Service
 
 # Connections at once: each holds a file of the process, so that its limit (often 1,024) is not reached.
@@ -95,7 +97,7 @@ async def serve(
         listening: from `listen`; closed at the end.
         ready: called when requests are taken.
         access_log: a line on stderr for each request.
-        connections: at once; more are refused.
+        connections: at once; with more, requests are refused, see `crowd`.
 
     Raises:
         EngineDiedError: there is nothing to serve with any more.
@@ -126,8 +128,15 @@ def server(
 ) -> uvicorn.Server:
     """What serves an application, as `serve` has it run."""
     _log_to_stderr(access_log)
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # uvicorn's own limit answers in plain text, to whoever looks whether the server is alive too.
+            scope.setdefault("state", {})[CROWDED] = len(running.server_state.connections) > connections
+        await app(scope, receive, send)
+
     config = uvicorn.Config(
-        app,
+        counted,
         loop="asyncio",
         http=Connection,
         ws="none",
@@ -136,12 +145,12 @@ def server(
         access_log=access_log,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connections,
         backlog=_BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_LAST_SECONDS + _TELLING_SECONDS,
     )
-    return _Server(config, service, ready)
+    running = _Server(config, service, ready)
+    return running
 
 
 class _Server(uvicorn.Server):

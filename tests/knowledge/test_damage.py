@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kblam.errors import StoreError, StoreFormatError
+from kblam.errors import StoreError, StoreFormatError, StoreReplacedError
 from kblam.knowledge import KnowledgeBase, Source, Triple
 from kblam.knowledge.ledger import checksum_of_vectors
 from kblam.knowledge.schema import FORMAT_VERSION, PAGE_SIZE
@@ -299,7 +299,7 @@ def test_a_damaged_file_of_format_1_stays_as_it_is(kb: KnowledgeBase, path: Path
 def test_a_change_is_never_told_as_done_in_a_file_that_is_gone(kb: KnowledgeBase, path: Path) -> None:
     path.unlink()
     for use in (lambda: kb.add(Triple("a", "p", "v")), lambda: len(kb), lambda: kb.remove("Zürich")):
-        with pytest.raises(StoreError, match="was removed, or replaced by another file, after it was opened"):
+        with pytest.raises(StoreReplacedError, match="was removed, or replaced by another file, after it was opened"):
             use()
 
 
@@ -311,7 +311,7 @@ def test_a_file_moved_over_an_open_one_is_not_mixed_with_its_log(
         made.add(Triple("new", "p", "v"))
     assert path.with_name(path.name + "-wal").stat().st_size > 0  # of the old one
     new.replace(path)
-    with pytest.raises(StoreError, match="replaced by another file"):
+    with pytest.raises(StoreReplacedError, match="replaced by another file"):
         kb.add(Triple("late", "p", "v"))
     with KnowledgeBase.open(path, encoder) as opened:
         assert [triple.name for triple in opened.triples()] == ["new"]

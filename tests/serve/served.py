@@ -19,7 +19,7 @@ from kblam.serve.bases import Base, Bases, Place
 from kblam.serve.embedded import EmbeddedEngine
 from kblam.serve.engine import Answering
 from kblam.serve.keys import Keys
-from kblam.serve.run import listen, server, url_of
+from kblam.serve.run import CONNECTIONS, listen, server, url_of
 from kblam.serve.service import Service
 from tests.generation.asking import EMBEDDING_DIM, FACTS, QuestionEncoder, attached, byte_bpe
 
@@ -37,6 +37,7 @@ class Served:
         service: what it serves.
         client: asks it.
         question: that the base "facts" answers with `fact`, and would with `other_value` in it.
+        room: tokens of the model's context.
     """
 
     url: str
@@ -45,6 +46,7 @@ class Served:
     question: str = QUESTION
     fact: Triple = FACTS[0]
     other_value: str = "Franc"
+    room: int = 512
 
     @property
     def model(self) -> str:
@@ -82,13 +84,15 @@ def serving(
     *,
     read_only: bool = False,
     with_rag: bool = False,
+    connections: int = CONNECTIONS,
     **limits: Any,
 ) -> Iterator[Served]:
     """A server for the time of the block."""
     engine = engine or embedded(bases, with_rag=with_rag)
     service = Service(MODEL, engine, bases, keys or Keys(), read_only, with_rag)
     is_ready = threading.Event()
-    running = server(make_app(service, chat.routes(service, engine), **limits), service, ready=is_ready.set)
+    app = make_app(service, chat.routes(service, engine), **limits)
+    running = server(app, service, ready=is_ready.set, connections=connections)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()

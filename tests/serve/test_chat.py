@@ -97,6 +97,7 @@ def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
         ({"seed": -1}, "seed"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "include_obfuscation"),
         ({"model": ["a"]}, "model"),
         ({"model": None}, "model"),
         ({"messages": []}, "messages"),
@@ -154,7 +155,7 @@ def test_only_the_last_message_must_say_something(server: Served) -> None:
         assert word in refused.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("options", [None, {"include_usage": None}], ids=str)
+@pytest.mark.parametrize("options", [None, {"include_usage": None}, {"include_obfuscation": False}], ids=str)
 def test_null_is_the_default_of_a_stream_too(server: Served, options: dict[str, Any] | None) -> None:
     parts = chunks(server.ask(stream=True, n=None, stream_options=options).text)
     assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == ANSWER

@@ -168,3 +168,32 @@ def test_answers_go_on_while_another_program_holds_the_file(tmp_path: Path) -> N
             assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER
             assert not change.done()
         assert change.result(timeout=30).json()["added"] == 1
+
+
+def test_a_file_that_was_replaced_takes_its_base_away_and_no_other(tmp_path: Path) -> None:
+    """What is there now is another base, of which nothing was checked: it is served after a restart."""
+    paths = {name: tmp_path / f"{name}.kb" for name in ("facts", "hr", "new")}
+    for path in paths.values():
+        with KnowledgeBase.create(path, ENCODER) as made:
+            made.add(FACTS)
+    with KnowledgeBase.open(paths["facts"], ENCODER) as facts, KnowledgeBase.open(paths["hr"], ENCODER) as hr:
+        bases = Bases(Base(Place(None, name, paths[name]), kb) for name, kb in (("facts", facts), ("hr", hr)))
+        with serving(bases) as served:
+            paths["new"].replace(paths["facts"])
+            refused = (
+                served.ask(),
+                served.ask(stream=True),
+                served.client.get("/v1/knowledge/facts"),
+                served.client.get(TRIPLES),
+                served.client.put(TRIPLES, json=NEW),
+            )
+            for response in refused:
+                error = response.json()["error"]
+                assert (response.status_code, error["code"]) == (503, "knowledge_base_replaced")
+                assert str(tmp_path) not in response.text
+            one, other = served.client.get("/v1/knowledge").json()["data"]
+            assert (one["id"], one["triples"], one["error"]) == ("facts", None, error)
+            assert other.items() >= {"id": "hr", "triples": 5}.items()
+            assert "error" not in other
+            assert served.ask(base="hr").json()["choices"][0]["message"]["content"] == ANSWER
+            assert served.client.get("/metrics").status_code == 200

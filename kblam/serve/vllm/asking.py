@@ -77,6 +77,7 @@ class Asking:
         most_tokens: int,
     ) -> None:
         self._served, self._name_of, self._prompts = served, name_of, prompts
+        # vLLM shortens it to what room the prompt leaves, and refuses only what is more than all of the context.
         self._default = min(DEFAULT_TOKENS, most_tokens)
         self._queries_need_it = adapter.question_head is not None
         self._decisions_need_it = adapter.pointer or adapter.known_above is not None

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from kblam.serve.bases import Base
-from kblam.serve.failures import ApiError, dumped, response_of
-from kblam.serve.guards import is_stream
+from kblam.serve.failures import GONE, ApiError, dumped, response_of
+from kblam.serve.guards import break_off, is_stream
 from kblam.serve.metrics import NO_BASE
 from kblam.serve.models import base_named
 from kblam.serve.reading import object_of
@@ -26,7 +26,6 @@ from kblam.strict_json import loads
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 # Of the model alone. What is in no list is not served: vLLM has paths for whoever runs it, and some that know no keys.
 _OTHERS = ("/tokenize", "/detokenize")
-_GONE = 499  # the client has left, and nobody reads the status
 # Of a client's headers, those that vLLM sees; others choose its replicas, or name its keys.
 _PASSED = (b"accept", b"traceparent", b"tracestate", b"user-agent")
 Find = Callable[[str, "str | None"], "Base | None"]
@@ -74,7 +73,7 @@ class _Passed(Response):
                 await self._engine.catch_up(asked.base)
             WATCH.set(watch)
             payload = dumped(asked.body).encode("ascii")
-            back = _Back(self._telling(watch), send)
+            back = _Back(self._telling(watch), scope, send)
             await self._engine.app(_inner(scope, payload), back.receiving(payload, receive), back.take)
             await back.end(scope, receive)
         if watch.is_whole:
@@ -94,8 +93,8 @@ class _Passed(Response):
 class _Back:
     """A response on its way back. It is sent on when its first piece is known to be no error."""
 
-    def __init__(self, telling: Telling, send: Send) -> None:
-        self._telling, self._send = telling, send
+    def __init__(self, telling: Telling, scope: Scope, send: Send) -> None:
+        self._telling, self._scope, self._send = telling, scope, send
         self._start: Message | None = None
         self._body = b""
         self._error: ApiError | None = None
@@ -134,6 +133,8 @@ class _Back:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             self._has_begun = True
+        if self._telling.failure is not None:
+            break_off(self._scope, self._telling.failure)
         if self._has_begun and (events or not more):
             await self._send({"type": "http.response.body", "body": events, "more_body": more})
 
@@ -143,7 +144,7 @@ class _Back:
             return
         response: Response
         if self._is_gone or self._start is None:
-            response = Response(status_code=_GONE)
+            response = Response(status_code=GONE)
         elif self._error is not None:
             response = response_of(self._error)
         elif self._start["status"] >= 400:

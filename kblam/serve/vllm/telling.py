@@ -11,6 +11,7 @@ from kblam.serve.vllm.watch import Said, Watch
 from kblam.strict_json import loads
 
 _CODES = {400: "bad_parameter", 404: "not_found", 429: "queue_full", 503: "unavailable"}
+_TOO_LONG = ("input_tokens", "input_text")  # what vLLM calls a prompt that its context has no room for
 _DATA = b"data: "
 Basis = Callable[[Said], dict[str, Any]]
 
@@ -50,12 +51,16 @@ class Telling:
         watch: over its answers.
         count: of these. Of several each choice says what it rests on, of one the response does.
         knowledge: makes the field `kblam` of an answer that is whole; None for the model alone.
+
+    Attributes:
+        failure: the error that a stream has told in the middle; None if it has not.
     """
 
     def __init__(
         self, model: str, watch: Watch, count: int, knowledge: Callable[[Said], dict[str, Any]] | None
     ) -> None:
         self._model, self._watch, self._is_one, self._knowledge = model, watch, count == 1, knowledge
+        self.failure: ApiError | None = None
         self._rest = b""
 
     def whole(self, body: bytes) -> bytes:
@@ -83,7 +88,8 @@ class Telling:
             return line
         said = loads(line[len(_DATA) :])
         if "error" in said:
-            return _DATA + dumped(self.error(said, int(said["error"].get("code") or 500)).body).encode("ascii")
+            self.failure = self.error(said, int(said["error"].get("code") or 500))
+            return _DATA + dumped(self.failure.body).encode("ascii")
         said = self._named(said)
         if self._knowledge is not None:
             for choice in said.get("choices", ()):
@@ -131,4 +137,6 @@ def _told(said: Any, status: int) -> ApiError:
     error = said.get("error") if isinstance(said, dict) else None
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "vLLM refused the request")
+    if error.get("param") in _TOO_LONG:
+        return ApiError(status, message, "context_length_exceeded")
     return ApiError(status, message, _CODES.get(status, "bad_request"), param=error.get("param"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -142,3 +143,20 @@ def test_openai_s_own_client_is_served(server: Served) -> None:
     assert [model.id for model in client.models.list()][:2] == [server.model, f"{server.model}@facts"]
     with pytest.raises(openai.NotFoundError, match="no knowledge base"):
         client.chat.completions.create(**asked | {"model": f"{server.model}@none"})
+
+
+def test_a_question_near_the_end_of_the_context_is_answered_in_the_room_that_is_left(server: Served) -> None:
+    """Where the client leaves the length to the server, it asks for no more than there is."""
+
+    def asked(words: int, **more: Any) -> httpx.Response:
+        return server.ask(server.question + " and" * words, **more)
+
+    least, more = (asked(words, max_tokens=1).json()["usage"]["prompt_tokens"] for words in (1, 2))
+    assert more == least + 1
+    for left in (5, 1):
+        response = asked(server.room - left - least + 1)
+        assert response.status_code == 200, response.text
+        assert response.json()["usage"]["prompt_tokens"] == server.room - left
+        assert response.json()["usage"]["completion_tokens"] <= left
+    too_long = asked(server.room - least + 2)
+    assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -38,6 +38,17 @@ def test_without_the_right_key_nothing_is_told(keyed: Served, path: str, header:
     assert "facts" not in response.text
 
 
+@pytest.mark.parametrize(
+    ("method", "query"),
+    [("GET", "limit=x"), ("GET", "offset=-1"), ("GET", "other=1"), ("DELETE", "name=a"), ("DELETE", "other=1")],
+)
+def test_a_wrong_key_is_told_before_the_query_is_read(keyed: Served, method: str, query: str) -> None:
+    for headers in ({}, bearer("wrong-0123456789abc")):
+        response = keyed.client.request(method, f"{TRIPLES}?{query}", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert keyed.client.request(method, f"{TRIPLES}?{query}", headers=bearer(ACME)).status_code == 400
+
+
 def test_a_wrong_key_is_told_before_the_body_is_read(keyed: Served) -> None:
     for path in (CHAT, TRIPLES):
         assert keyed.client.post(path, content=b"{").status_code == 401

@@ -137,6 +137,16 @@ def test_a_model_or_base_that_is_not_there_is_404(server: Served, name: str) -> 
     assert len(response.text) < 500
 
 
+@pytest.mark.parametrize("path", [CHAT, TRIPLES, "/v1/knowledge", "/v1/knowledge/facts", "/health", "/page.css"])
+def test_a_path_with_a_slash_at_its_end_is_404_and_the_right_one_is_named(server: Served, path: str) -> None:
+    for given in (f"{path}/", f"{path}//"):
+        for response in (server.send({}, given), server.client.get(given)):
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "no_such_path")
+            assert f"write {path}, without the slash at its end" in response.json()["error"]["message"]
+    assert "without the slash" not in server.client.get("/no/such/").json()["error"]["message"]
+    assert server.client.get("/v1/models/").status_code == 404
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -146,6 +146,30 @@ class Served:
 
         return self._loop.run_until_complete(send())
 
+    def leave(self, body: Any) -> None:
+        """Sends a question to be answered by a stream, and leaves when that has begun."""
+
+        async def leave() -> None:
+            has_begun, is_sent = asyncio.Event(), False
+
+            async def receive() -> dict[str, Any]:
+                nonlocal is_sent
+                if not is_sent:
+                    is_sent = True
+                    return {"type": "http.request", "body": json.dumps(body).encode()}
+                await has_begun.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                has_begun.set()
+
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "headers": headers}
+            scope |= {"asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "query_string": b""}
+            await asyncio.wait_for(self.app(scope, receive, send), 60)
+
+        self._loop.run_until_complete(leave())
+
     def ask(self, base: str | None = "facts", **more: Any) -> httpx.Response:
         model = "tiny" if base is None else f"tiny@{base}"
         return self.send(CHAT, {"model": model, "messages": [{"role": "user", "content": "Who?"}], **more})

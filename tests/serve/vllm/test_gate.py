@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from kblam.serve.failures import QueueFullError
 from kblam.serve.vllm.prompts import Prompts
 from kblam.serve.vllm.watch import WATCH
 from tests.generation.asking import EMBEDDING_DIM, byte_bpe
-from tests.serve.contract import chunks
+from tests.serve.contract import CHAT, chunks
 from tests.serve.vllm.standing_in import EVIDENCE, PROMPT, Served
 
 
@@ -298,3 +299,30 @@ def test_the_chat_template_is_rendered_before_the_first_question() -> None:
     prompts.make_ready()
     with pytest.raises(GenerationError, match="no user may speak"):
         prompts.question("Who?")
+
+
+def test_a_stream_that_fails_or_is_left_in_the_middle_is_counted_so() -> None:
+    async def pieces(end: str) -> AsyncIterator[str]:
+        yield 'data: {"model": "tiny", "choices": []}\n\n'
+        yield end
+
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield 'data: {"model": "tiny", "choices": []}\n\n'
+            await asyncio.sleep(0.01)
+
+    served = Served()
+    failed = 'data: {"error": {"message": "x", "code": 500}}\n\n'
+    for end, status in (("data: [DONE]\n\n", 200), (failed, 500)):
+        served.behind.answers = lambda _, end=end: StreamingResponse(pieces(end), media_type="text/event-stream")
+        assert served.ask(stream=True).status_code == 200
+        assert count_of(served, status) == 1
+    served.behind.answers = lambda _: StreamingResponse(endless(), media_type="text/event-stream")
+    served.leave({"model": "tiny@facts", "messages": [{"role": "user", "content": "Who?"}], "stream": True})
+    assert [count_of(served, status) for status in (200, 499, 500)] == [1, 1, 1]
+
+
+def count_of(served: Served, status: int) -> float:
+    """How many requests to the base "facts" have ended so."""
+    labels = {"endpoint": CHAT, "knowledge_base": "facts", "status": str(status)}
+    return served.service.metrics.registry.get_sample_value("kblam_requests_total", labels) or 0

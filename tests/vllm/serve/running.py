@@ -30,7 +30,14 @@ FACT, OTHER_VALUE = Triple("Zorblax Quell", "color", "pale green with stripes"),
 QUESTION = "What is the color of Zorblax Quell?"
 CAPACITY = 1500
 _STARTING = 1500  # seconds at most; twenty on two quiet cores
-OPTIONS = ("enforce-eager", "block-size=32", "max-model-len=192", "max-num-seqs=8", "distributed-executor-backend=uni")
+ROOM = 192
+OPTIONS = (
+    "enforce-eager",
+    "block-size=32",
+    f"max-model-len={ROOM}",
+    "max-num-seqs=8",
+    "distributed-executor-backend=uni",
+)
 
 
 def write_bases(folder: Path) -> dict[str, Path]:
@@ -84,7 +91,7 @@ class Running:
             assert is_ready.wait(120)
             try:
                 with httpx.Client(base_url=url_of(listening), timeout=120) as client:
-                    yield Served(url_of(listening), service, client, QUESTION, FACT, OTHER_VALUE)
+                    yield Served(url_of(listening), service, client, QUESTION, FACT, OTHER_VALUE, ROOM)
             finally:
                 running.should_exit = True
                 done.result(120)
