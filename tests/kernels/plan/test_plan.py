@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, reme
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of
 from kblam_kernels.plan.devices import SPECIFIED
+from kblam_kernels.plan.workload import MODELS
 
 GB = 10**9
 # 1 GB/s and 10 GFLOP/s, so that costs can be computed in the head.
@@ -134,14 +137,53 @@ def test_the_crossover_is_the_least_number_that_gains() -> None:
 def test_one_new_token_is_decode_whatever_the_batch(batch: int, triples: int) -> None:
     made = plan(dataclasses.replace(LLAMA, triples=triples, batch=batch), "a100")
     assert made.path(1) == made.decode != "materialise"
-    # A plan made for many rows may find keys and values quicker in both phases.
-    if made.crossover is not None:
-        assert made.crossover >= 2
-        for tokens in {max(made.crossover - 1, 2), made.crossover}:
-            costs = [
-                cost_of(p, made.workload, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)
-            ]
-            assert (costs[0] < costs[1]) == (tokens >= made.crossover)
+
+
+@pytest.mark.parametrize("prefill", [1, 2, 4, 16, 512, 100_000])
+@pytest.mark.parametrize("batch", [1, 2, 8, 64])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_length_takes_the_cheaper_path(model: str, batch: int, prefill: int) -> None:
+    """Also where attention to latents folds, and costs less than with fewer tokens."""
+    for device, triples, width in itertools.product([*SPECIFIED, DEVICE], [100, 5000, 20_000], [384, 1024]):
+        workload = MODELS[model].workload(triples, width=width, batch=batch, prefill_tokens=prefill)
+        made = plan(workload, device)
+        assert made.path(1) == made.decode
+        assert made.path(prefill) == made.prefill
+        if prefill > 1:
+            assert (made.crossover is None) == (made.decode == made.prefill)
+        lengths = {*range(2, 50), 127, 1000, 65_536, 200_000} if made.crossover else set()
+        for tokens in sorted(lengths):
+            seconds = {
+                p: cost_of(p, workload, made.device, batch * tokens).seconds for p in (made.decode, made.prefill)
+            }
+            assert seconds[made.path(tokens)] == min(seconds.values()), (triples, width, made.device.name, tokens)
+
+
+def test_it_says_which_lengths_take_which_path() -> None:
+    few = MODELS["llama-3-8b"].workload(5000, width=1024, batch=2, prefill_tokens=4)
+    made = plan(few, "h200")
+    assert [made.path(tokens) for tokens in (1, 2, 4, 5, 6, 7, 10**6)] == [
+        *("latent", "dense", "dense", "latent", "latent", "dense", "dense")
+    ]
+    told = "latent for one new token a row, dense below 5, latent below 7, dense from there on; holds 922 MB"
+    assert str(made).splitlines()[-1] == told
+
+
+@pytest.mark.parametrize(
+    "pin", ["decode=latent", "decode=dense", "prefill=latent", "prefill=dense", "prefill=materialise"]
+)
+@pytest.mark.parametrize("memory", [10**7, 10**8, GB, 100 * GB])
+@pytest.mark.parametrize("triples", [100, 20_000, 300_000])
+def test_a_plan_follows_its_own_choice_of_a_phase(pin: str, memory: int, triples: int) -> None:
+    """Whatever a pin or the memory says, and the costs do not."""
+    for shape, latent_size in itertools.product((LLAMA, SHAPE), (2, 1)):
+        workload = dataclasses.replace(shape, triples=triples, latent_size=latent_size)
+        for device in (SPECIFIED["a100"].with_memory(memory), DEVICE.with_memory(memory)):
+            for given in ("auto", pin):
+                with contextlib.suppress(UnsupportedInputError):  # the memory does not allow the pin
+                    made = plan(workload, device, pin=given)
+                    assert made.path(1) == made.decode
+                    assert made.path(workload.prefill_tokens) == made.prefill
 
 
 def test_a_model_narrower_than_its_latents_decodes_from_dense() -> None:
