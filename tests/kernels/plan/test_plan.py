@@ -19,7 +19,7 @@ from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.common.splits import GROUP
 from kblam_kernels.knowledge import PIECE_BYTES
 from kblam_kernels.latent.tiles import SCRATCH_BYTES
-from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, remembered
+from kblam_kernels.plan import Device, Rates, Workload, calibration, device_of, devices, remembered
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of
 from kblam_kernels.plan.devices import SPECIFIED
@@ -353,6 +353,28 @@ def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
         assert all(1e6 < rate < 1e16 for rate in dataclasses.astuple(rates))
         assert max(rates.latent_bytes, rates.dense_bytes) <= rates.bytes_per_second
     assert device_of(torch.device("cpu")).half is device.half
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines set it to the model's: the kernels take the norms, and as many bytes are read as are counted."""
+    made: list[torch.Tensor] = []
+
+    def noted(call: Callable[[], object], device: torch.device) -> float:
+        made.append(getattr(call, "__self__", torch.empty(0)))
+        call()
+        return 1.0
+
+    monkeypatch.setattr(calibration, "_seconds", noted)
+    monkeypatch.setattr(calibration, "TRIPLES", 64)
+    torch.set_default_dtype(dtype)
+    try:
+        rates = devices._measured(torch.device("cpu"), torch.float32)
+        drawn = calibration._drawn((4,), torch.device("cpu"), torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rates.bytes_per_second == made[-1].numel() * made[-1].element_size() == calibration.READ_BYTES
+    assert torch.equal(drawn, calibration._drawn((4,), torch.device("cpu"), torch.float32))
 
 
 def test_what_the_allocator_of_a_gpu_holds_free_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
