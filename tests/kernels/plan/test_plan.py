@@ -392,6 +392,7 @@ def gpu_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Devic
 
     def seen(name: str, **options: bool) -> Device:
         devices._device.cache_clear()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
         monkeypatch.setattr(devices, "free_memory", lambda device: GB)
         monkeypatch.setattr(devices, "_measured", lambda device, dtype: RATES)
@@ -440,6 +441,23 @@ def test_a_card_of_the_table_can_be_measured(
     with pytest.raises(SystemExit, match="2"):
         main(["--device", "h200", "--measure"])
     assert "'h200' is a row of a table; to measure the device that is here, say cuda or cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_here_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--measure"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--device", "cuda", *more])
+        assert "device 'cuda' is not here: this torch " in capsys.readouterr().err
+    with pytest.raises(UnsupportedInputError, match="say cpu, or a card by its name: a100, h100, h200"):
+        device_of(torch.device("cuda", 1))
+
+
+def test_a_gpu_past_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UnsupportedInputError, match="'cuda:1' is not here: torch finds 1 of this kind, from cuda:0 on"):
+        device_of(torch.device("cuda", 1))
 
 
 @pytest.mark.gpu
