@@ -51,9 +51,9 @@ def of(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Ceilings:
     """All ceilings of `device`, now."""
     count, side = (2**16, 128) if tiny else (2**30, 8192)
     # Random, not constant: memory and matrix units draw less power on zeros, and may run faster.
-    source = torch.randn(count // 4, device=device)
+    source = torch.randn(count // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    row = torch.randn(256, device=device)
+    row = torch.randn(256, dtype=torch.float32, device=device)
     # Decode barely writes. Which of PyTorch's passes reads fastest depends on the card: the best counts.
     reads: dict[str, Call] = {
         "read: sum": source.sum,
@@ -62,7 +62,7 @@ def of(device: str, dtype: torch.dtype, *, tiny: bool = False) -> Ceilings:
     }
     timings = {"copy": measure([lambda: target.copy_(source)], device)}
     timings |= {name: measure([call], device) for name, call in reads.items()}
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, dtype=torch.float32, device=device).to(dtype) for _ in range(2))
     timings["matmul"] = measure([lambda: a @ b], device)
     size = source.numel() * source.element_size()
     return Ceilings(

@@ -84,7 +84,10 @@ class SyntheticKnowledge:
     def write(self, start: int, end: int) -> None:
         """Rows [start, end) anew."""
         draw = torch.Generator(self.device).manual_seed(start)
-        key, value = (torch.randn(end - start, EMBEDDING_DIM, generator=draw, device=self.device) for _ in range(2))
+        key, value = (
+            torch.randn(end - start, EMBEDDING_DIM, generator=draw, dtype=torch.float32, device=self.device)
+            for _ in range(2)
+        )
         for name, rows in self._form.encode(key, value).items():
             self.buffers[name][start:end] = rows
 
@@ -104,7 +107,7 @@ class GrowingKnowledge(SyntheticKnowledge):
     def __init__(self, adapter: KnowledgeAdapter, triples: int, *others: Any) -> None:
         super().__init__(adapter, triples, *others)
         self.filled = torch.tensor([[0, triples]], dtype=torch.int32, device=self.device)
-        self.log_count = torch.tensor(math.log(max(triples, 1)), device=self.device)
+        self.log_count = torch.tensor(math.log(max(triples, 1)), dtype=torch.float32, device=self.device)
 
 
 def parts(

@@ -22,7 +22,7 @@ from kblam.bench.two_calls import TWO_CALLS, missing
 def _column_mask(o: Operands) -> Tensor:
     """(N, M + T): the bias on knowledge, 0 on visible prompt columns, -inf on the others; in the dtype of the query."""
     N, T, M = o.query.shape[2], o.key.shape[2], o.knowledge_key.shape[1]
-    mask = torch.zeros(N, M + T, device=o.query.device)
+    mask = torch.zeros(N, M + T, dtype=torch.float32, device=o.query.device)
     mask[:, :M] = o.bias
     hidden = torch.ones(N, T, dtype=torch.bool, device=o.query.device).triu(T - N + 1)
     mask[:, M:].masked_fill_(hidden, float("-inf"))

@@ -71,12 +71,14 @@ class Problem:
     @functools.cached_property
     def bias(self) -> Tensor:
         """A tensor, as an adapter holds it: a Python number would be copied to the device in every call."""
-        return torch.tensor(BIAS, device=self.query.device)
+        return torch.tensor(BIAS, dtype=torch.float32, device=self.query.device)
 
     @functools.cached_property
     def row_weight(self) -> Tensor:
         """One over the rows of a batch row: evidence is then a mean."""
-        return torch.tensor(1 / (self.query.shape[1] * self.query.shape[2]), device=self.query.device)
+        return torch.tensor(
+            1 / (self.query.shape[1] * self.query.shape[2]), dtype=torch.float32, device=self.query.device
+        )
 
     @property
     def no_keys(self) -> DenseKnowledge:
@@ -129,13 +131,13 @@ def problem_of(shape: Shape, device: str, dtype: torch.dtype) -> Problem:
     model, P = shape.model, shape.model.latent_width
 
     def normal(*size: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(*size, generator=draw, device=device).mul_(scale).to(dtype)
+        return torch.randn(*size, generator=draw, dtype=torch.float32, device=device).mul_(scale).to(dtype)
 
     heads = (model.query_heads, model.head_dim)
     projection = LatentProjection(
         normal(*heads, P, scale=P**-0.5), normal(*heads), normal(*heads, P, scale=P**-0.5), normal(*heads)
     )
-    norm = torch.rand(shape.M, generator=draw, device=device) * 0.4 + 0.5
+    norm = torch.rand(shape.M, generator=draw, dtype=torch.float32, device=device) * 0.4 + 0.5
     prompt = (shape.B, model.key_heads, shape.T, model.head_dim)
     return Problem(
         normal(shape.B, model.query_heads, shape.N, model.head_dim),

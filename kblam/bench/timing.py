@@ -149,7 +149,7 @@ def over(seconds: Sequence[float]) -> Timing:
 
 
 def _buffer(device: str) -> torch.Tensor:
-    return torch.ones(FLUSH_BYTES // 4, device=device)
+    return torch.ones(FLUSH_BYTES // 4, dtype=torch.float32, device=device)
 
 
 def _timing(seconds: list[float], calls: int, clock: int | None, graph: bool | None) -> Timing:

@@ -72,7 +72,7 @@ def heat_of(
 
     def observe(*, index: torch.Tensor | None, **attention: Any) -> None:
         query, lse = attention["query"], attention["lse"]
-        weight = torch.full((), 1 / query.shape[1], device=lse.device)
+        weight = torch.full((), 1 / query.shape[1], dtype=torch.float32, device=lse.device)
         for place in range(query.shape[2]):
             mass = evidence(
                 query[:, :, place : place + 1],
@@ -86,7 +86,7 @@ def heat_of(
                 backend=attention["backend"],
             )[0]
             if index is not None:
-                mass = torch.zeros(len(knowledge_base), device=mass.device).index_put((index[0],), mass)
+                mass = mass.new_zeros(len(knowledge_base)).index_put((index[0],), mass)
             rows.append(mass.float().cpu())
 
     with in_force(attachment, knowledge_base, [question]) as resident, attachment.observing(observe):

@@ -100,7 +100,7 @@ class EvidenceRecorder:
             scale=attention["scale"],
             knowledge_bias=attention["bias"],
             knowledge_range=attention["knowledge_range"],
-            row_weight=torch.full((), 1 / heads, device=attention["lse"].device),
+            row_weight=torch.full((), 1 / heads, dtype=torch.float32, device=attention["lse"].device),
             int8_products=attention["int8_products"],
             backend=attention["backend"],
         )

@@ -159,7 +159,9 @@ class LatentFormat:
         buffers = {name: torch.zeros(shape, dtype=self.storage, device=device) for name in ("key", "value")}
         buffers["norm"] = torch.zeros(rows, dtype=self._norm_dtype, device=device)
         if self.storage in SCALED_DTYPES:
-            buffers |= {name: torch.zeros(rows, device=device) for name in ("key scale", "value scale")}
+            buffers |= {
+                name: torch.zeros(rows, dtype=torch.float32, device=device) for name in ("key scale", "value scale")
+            }
         return buffers
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ class _Compared(NamedTuple):
 
     def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
         """(texts, columns and `more`) float32: of how many words each property is that a text says word for word."""
-        said = torch.zeros(len(texts), len(self.vectors) + len(more), device="cpu")
+        said = torch.zeros(len(texts), len(self.vectors) + len(more), dtype=torch.float32, device="cpu")
         for line, text in enumerate(texts):
             for found in self.texts.said_in(text):
                 for column in self.by_words[found]:
@@ -144,7 +144,7 @@ class Judge:
         self._of, self._encode, self._given = weakref.ref(adapter), encode, head
         self._kept: _Keys | None = None
         self._names = Names(names)
-        nothing = torch.empty(0, adapter.config.embedding_dim, device="cpu")
+        nothing = torch.empty(0, adapter.config.embedding_dim, dtype=torch.float32, device="cpu")
         self._compared = _Compared(
             {},
             (),
@@ -375,7 +375,7 @@ class Judge:
 
     def _vectors_of(self, properties: list[str]) -> Tensor:
         if not properties or self._head is None:
-            return torch.zeros(len(properties), self.adapter.config.embedding_dim, device="cpu")
+            return torch.zeros(len(properties), self.adapter.config.embedding_dim, dtype=torch.float32, device="cpu")
         found = self._encode([key_text(PRONOUN, spoken(one)) for one in properties])
         return found[:, -self.adapter.config.embedding_dim :].cpu()
 

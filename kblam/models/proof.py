@@ -74,7 +74,7 @@ def prove(attachment: Attachment) -> tuple[int | None, ...]:
         nothing, some = (_knowledge(attachment, count) for count in (0, 2))
         question = None
         if adapter.config.question_head is not None:
-            question = torch.ones(1, adapter.config.embedding_dim, device=attachment.device)
+            question = torch.ones(1, adapter.config.embedding_dim, dtype=torch.float32, device=attachment.device)
         seen = _Seen()
         with _its_errors_refused(type(model).__name__):
             with attachment.using(nothing, question=question), attachment.probing(seen):

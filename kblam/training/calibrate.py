@@ -226,7 +226,7 @@ def candidates(
     for start in range(0, len(prompts), _ROWS):
         rows = slice(start, start + _ROWS)
         ids, mask, last = right_padded(prompts[rows], attachment.input_device)
-        bias = torch.zeros(len(ids), knowledge.num_triples, device=attachment.device)
+        bias = torch.zeros(len(ids), knowledge.num_triples, dtype=torch.float32, device=attachment.device)
         for index, columns in enumerate(hidden[rows]):
             bias[index, list(columns)] = _HIDDEN
         seen: dict[str, Any] = {}

@@ -135,7 +135,9 @@ class Decider:
         if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
             assert self._encoder is not None  # `know` comes first
             fresh = dict(zip(new, torch.from_numpy(encoded(self._encoder, new)), strict=True))
-        return torch.stack([fresh[text] if text in fresh else torch.tensor(self._vectors[text]) for text in texts])
+        return torch.stack(
+            [fresh[text] if text in fresh else torch.tensor(self._vectors[text], dtype=torch.float32) for text in texts]
+        )
 
     def vector_of(self, question: Question, text: str) -> list[float]:
         """The sentence vector of a question or one of its parts.

@@ -35,7 +35,7 @@ def observe(pool: KnowledgePool, layer: int, rows: Tensor, lse: Tensor, step: St
             lse[:, own].T[:, :, None].contiguous(),
             scale=scale,
             knowledge_bias=bias_of(pool.config, version),  # of the tensor the host would wait for its number
-            row_weight=torch.full((), 1 / pool.config.num_heads, device=lse.device),
+            row_weight=torch.full((), 1 / pool.config.num_heads, dtype=torch.float32, device=lse.device),
         )
         if get_tensor_model_parallel_world_size() > 1:  # each worker saw the share of its own heads
             mass = tensor_model_parallel_all_reduce(mass)

@@ -108,8 +108,10 @@ def partial_knowledge_attention(
     for B, N in cuts_of(call, name, starts):
         rows, row = slice(row, row + B * N), row + B * N
         parts.append(packed_results(*op(of_rows(call, rows, B, N), name)))
+    if not parts:  # no row, or padding alone: what has a gradient has one of zeros all the same
+        parts.append(packed_results(*op(of_rows(call, slice(0, 0), 0, 1), "reference")))
     padding = knowledge_query[row:]
-    if len(padding) > 0 or not parts:
+    if len(padding) > 0:
         lse = torch.full(padding.shape[1::-1], float("-inf"), dtype=accumulation_dtype(padding), device=padding.device)
         parts.append((torch.zeros_like(padding), lse))
     if len(parts) == 1:

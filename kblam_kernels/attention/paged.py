@@ -78,7 +78,7 @@ def paged_prompt_attention(
     blocks = block_table.shape[-1] if block_table.dim() else 0
     expect("block_table", block_table, "num_requests, max_blocks", (R, blocks), query.device, torch.int32)
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query))
+    lse = torch.full(query.shape[1::-1], float("-inf"), dtype=accumulation_dtype(query), device=query.device)
     rows = query.transpose(0, 1)[None]
     scale = query.shape[2] ** -0.5 if scale is None else number("scale", scale)
     window = None if window is None else whole("window", window, least=None)

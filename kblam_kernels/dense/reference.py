@@ -74,7 +74,7 @@ def _of_prompt(call: DenseCall, terms: RowTerms, saved: Saved) -> dict[str, Tens
 
     def settle(scores: Tensor, cols: slice) -> None:
         visible = prompt_visibility(N, T, cols, call.prompt_mask, call.window, scores.device)
-        scores.view(B, Hq, N, -1).masked_fill_(~visible[:, None], float("-inf"))
+        scores.view(B, Hq, N, scores.shape[-1]).masked_fill_(~visible[:, None], float("-inf"))
 
     # The heads of a group lie side by side.
     rows = terms.each(lambda t: t.reshape(B * Hkv, Hq // Hkv * N, t.shape[-1]))
@@ -98,10 +98,10 @@ def _of_knowledge(call: DenseCall, terms: RowTerms, saved: Saved) -> dict[str, T
     def columns(cols: slice) -> Iterator[Tensor]:
         inside = inside_range(call.knowledge_range, cols, device)
         for tensor in (kappa[..., cols, :], call.knowledge_value[..., cols, :]):
-            yield without_unseen(tensor.to(terms.level.dtype), inside).reshape(-1, *tensor.shape[-2:])
+            yield without_unseen(tensor.to(terms.level.dtype), inside).flatten(0, -3)
 
     def settle(scores: Tensor, cols: slice) -> None:
-        of_each = turned(scores.view(*outer, N, -1))
+        of_each = turned(scores.view(*outer, N, scores.shape[-1]))
         if call.bias is not None:
             of_each.add_(call.bias[:, None, None, cols])
         if (inside := inside_range(call.knowledge_range, cols, device)) is not None:
@@ -109,12 +109,13 @@ def _of_knowledge(call: DenseCall, terms: RowTerms, saved: Saved) -> dict[str, T
 
     def see(grad_scores: Tensor, cols: slice) -> None:
         if grad_bias is not None:
-            grad_bias[:, cols] = turned(grad_scores.view(*outer, N, -1)).sum((1, 2))
+            grad_bias[:, cols] = turned(grad_scores.view(*outer, N, grad_scores.shape[-1])).sum((1, 2))
 
-    rows = terms.each(lambda t: turned(t).reshape(Hq if is_shared else B * Hq, -1, t.shape[-1]))
+    lists = (Hq, B * N) if is_shared else (B * Hq, N)  # of keys and values, and the rows that read one
+    rows = terms.each(lambda t: turned(t).reshape(*lists, t.shape[-1]))
     wants_columns = saved.wants("knowledge_key", "knowledge_value")
     found = _block(rows, rows.knowledge_query, M, columns, settle, call.scale, wants_columns, see)
-    made = {"knowledge_query": turned(found[0].view(*outer, N, -1))}
+    made = {"knowledge_query": turned(found[0].view(*outer, N, found[0].shape[-1]))}
     if found[1] is not None and found[2] is not None:
         made |= {"knowledge_key": found[1].view(kappa.shape), "knowledge_value": found[2].view(kappa.shape)}
     if grad_bias is not None and call.bias is not None:

@@ -29,7 +29,7 @@ READ_BYTES = 192 * 2**20
 
 def read_rate(device: torch.device) -> float:
     """Bytes a second when summing more than a cache holds."""
-    data = torch.ones(READ_BYTES // 4, device=device)
+    data = torch.ones(READ_BYTES // 4, dtype=torch.float32, device=device)
     return READ_BYTES / _seconds(data.sum, device)
 
 
@@ -66,14 +66,14 @@ def _latents(device: torch.device, dtype: torch.dtype) -> LatentKnowledge:
     key = _drawn((_triples(device), WIDTH), device, torch.float16 if dtype == torch.float32 else dtype)
     weight = _drawn((HEADS, HEAD_DIM, WIDTH), device, dtype) * WIDTH**-0.5
     bias = torch.zeros(HEADS, HEAD_DIM, device=device, dtype=dtype)
-    norm = torch.ones(len(key), device=device)
+    norm = torch.ones(len(key), dtype=torch.float32, device=device)
     return LatentKnowledge(key, key.clone(), norm, LatentProjection(weight, bias, weight, bias))
 
 
 def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Normal numbers, drawn without changing the caller's random state."""
     draw = torch.Generator(device).manual_seed(0)
-    return torch.randn(shape, generator=draw, device=device).to(dtype)
+    return torch.randn(shape, generator=draw, dtype=torch.float32, device=device).to(dtype)
 
 
 def _attention_rates(

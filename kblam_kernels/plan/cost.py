@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kblam_kernels.knowledge import PIECE_BYTES
-from kblam_kernels.latent.tiles import folded, latent_split, latent_tile, queries_at_once, query_bytes
+from kblam_kernels.latent.tiles import LatentTile, folded, latent_split, latent_tile, queries_at_once, query_bytes
 from kblam_kernels.plan.devices import Device
 from kblam_kernels.plan.workload import Workload
 
@@ -47,13 +48,7 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     weights = 2 * workload.num_heads * workload.head_dim * workload.width * workload.element_size
     read, taken = workload.latent_bytes + weights, 0
     if device.has_scratch:
-        tile = latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
-        # Of one query, without the prompt's part.
-        shape = (workload.num_heads, workload.width, workload.head_dim, workload.triples, 0)
-        split = latent_split(workload.triples, tile)
-        unfolded = queries * query_bytes(*shape, split)
-        fold = folded(queries * workload.num_heads, workload.triples, unfolded, tile)
-        each = query_bytes(*shape, split * fold)
+        each = _partial_sums(workload, _fold(workload, queries))
         at_once = queries_at_once(each)
         # Each block of queries reads the latents again; partial sums are written, and read to be merged.
         read += (-(-queries // at_once) - 1) * workload.latent_bytes + 2 * queries * each
@@ -62,6 +57,33 @@ def _latent(workload: Workload, device: Device, queries: int) -> Cost:
     operations = 4 * queries * workload.num_heads * workload.width * (workload.triples + workload.head_dim)
     seconds = max(read / rates.latent_bytes, operations / rates.latent)
     return Cost(read, operations, seconds, taken)
+
+
+def falls_at(workload: Workload, device: Device, most: int) -> int:
+    """The only number of queries, at most `most`, at which a path costs less than with one query fewer; else `most`.
+
+    From there on programs of attention to latents fold their partial sums. Everywhere else a cost stays or grows.
+    """
+    if not device.has_scratch:
+        return most
+    least = _fold(workload, 1)
+    return 1 + bisect.bisect_left(range(1, most), True, key=lambda queries: _fold(workload, queries) > least)
+
+
+def _fold(workload: Workload, queries: int) -> int:
+    """Splits that a program folds into one partial result of so many queries."""
+    unfolded = queries * _partial_sums(workload, 1)
+    return folded(queries * workload.num_heads, workload.triples, unfolded, _tile(workload))
+
+
+def _partial_sums(workload: Workload, fold: int) -> int:
+    """Their bytes for one query, without the prompt's part."""
+    tokens = latent_split(workload.triples, _tile(workload)) * fold
+    return query_bytes(workload.num_heads, workload.width, workload.head_dim, workload.triples, 0, tokens)
+
+
+def _tile(workload: Workload) -> LatentTile:
+    return latent_tile(workload.width, "half" if workload.element_size <= 2 else "float32")
 
 
 def _dense(workload: Workload, device: Device, queries: int) -> Cost:

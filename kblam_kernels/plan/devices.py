@@ -84,7 +84,8 @@ def device_of(device: torch.device | str, *, measure: bool = True, anew: bool = 
         device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
 
     Raises:
-        UnsupportedInputError: the name is unknown, or of a card of the table where one is to be measured.
+        UnsupportedInputError: the name is unknown, a GPU is not here, or the name is of a card of the table where
+            one is to be measured.
     """
     if isinstance(device, str):
         if device in SPECIFIED and not anew:
@@ -105,6 +106,15 @@ def _device(kind: str, index: int | None, anew: bool) -> Device:
     device = torch.device(kind if index is None else f"{kind}:{index}")
     name = "this machine's CPU"
     if kind == "cuda":
+        if not torch.cuda.is_available():
+            why = "finds none" if torch.backends.cuda.is_built() else "is built without CUDA"
+            refuse(
+                f"device 'cuda' is not here: this torch {why}; say cpu, or a card by its name: {', '.join(SPECIFIED)}"
+            )
+        if index is not None and index >= torch.cuda.device_count():
+            refuse(
+                f"device '{device}' is not here: torch finds {torch.cuda.device_count()} of this kind, from cuda:0 on"
+            )
         name = torch.cuda.get_device_name(device)
         if not anew and (known := [row for row in SPECIFIED.values() if row.name == name]):
             return known[0]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.errors import refuse
-from kblam_kernels.plan.cost import PATHS, PHASES, Cost, KnowledgePath, Phase, cost_of
+from kblam_kernels.plan.cost import PATHS, PHASES, Cost, KnowledgePath, Phase, cost_of, falls_at
 from kblam_kernels.plan.devices import Device, device_of
 from kblam_kernels.plan.workload import Workload
 
@@ -37,8 +40,9 @@ class Plan:
         workload, device: what it was made for.
         decode, prefill: "latent" (attention to the latents), "dense" (keys and values of every layer are kept), or
             "materialise" (those of one layer are made from the latents, used, and freed).
-        crossover: the least number of new tokens a row that takes prefill's path, at least 2; with fewer a forward pass
-            takes decode's. None: only one new token a row takes decode's (both are pinned).
+        changes: ascending numbers of new tokens a row, at least 2, from which a forward pass takes the other of the two
+            paths; below the first it takes decode's. Mostly one; attention to latents may be the quicker one again
+            where its programs fold partial sums. Empty if both paths are the same.
         reasons: one line for each phase and path.
     """
 
@@ -46,7 +50,7 @@ class Plan:
     device: Device
     decode: KnowledgePath
     prefill: KnowledgePath
-    crossover: int | None
+    changes: tuple[int, ...]
     reasons: tuple[str, ...] = field(repr=False)
 
     def path(self, new_tokens: int) -> KnowledgePath:
@@ -54,8 +58,12 @@ class Plan:
 
         It never depends on the number of rows: a row must get the same bits in any batch.
         """
-        is_decode = new_tokens == 1 if self.crossover is None else new_tokens < self.crossover
-        return self.decode if is_decode else self.prefill
+        return self.prefill if bisect.bisect_right(self.changes, new_tokens) % 2 else self.decode
+
+    @property
+    def crossover(self) -> int | None:
+        """The least number of new tokens a row that takes prefill's path; None if that is decode's."""
+        return self.changes[0] if self.changes else None
 
     @property
     def holds_latents(self) -> bool:
@@ -80,12 +88,15 @@ class Plan:
             f"{s.width} x {s.latent_size} bytes, batch {s.batch}"
         )
         where = f"on {d.name}: {d.rates(s.element_size).bytes_per_second / 1e9:,.0f} GB/s, {_size(d.memory)} free"
-        if self.decode == self.prefill:
+        if not self.changes:
             rule = f"{self.decode} for every forward pass"
-        elif self.crossover is None:
-            rule = f"{self.decode} for one new token a row, {self.prefill} for more"
         else:
-            rule = f"{self.decode} below {self.crossover:,} new tokens a row, {self.prefill} from there on"
+            spans = [f"{self.path(end - 1)} below {end:,}" for end in self.changes]
+            spans[0] = (
+                f"{self.decode} for one new token a row" if self.changes[0] == 2 else f"{spans[0]} new tokens a row"
+            )
+            rest = "for more" if self.changes == (2,) else "from there on"
+            rule = f"{', '.join(spans)}, {self.path(self.changes[-1])} {rest}"
         reasons = (f"  {line}" for line in self.reasons)
         return "\n".join([head, f"{where} ({d.source})", *reasons, f"{rule}; holds {_size(self.held_bytes)}"])
 
@@ -107,15 +118,14 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
         device = device_of(device)
     pins = check_pin(pin)
     for phase, path in pins.items():
-        cost = cost_of(path, workload, device, _queries(phase, workload))
-        if reason := _refusal(path, workload, pinned=True) or _lack(path, cost, device, pinned=True):
+        look = _look(path, workload, device, _queries(phase, workload), pinned=True)
+        if reason := look.refusal or look.lack:
             refuse(f"{path!r} is pinned for {phase} and cannot be: {reason}")
     reasons: list[str] = []
     decode = _choose("decode", workload, device, pins, reasons)
     prefill = _choose("prefill", workload, device, pins, reasons)
-    pinned = len(pins) == len(PHASES)
-    crossover = None if pinned or decode == prefill else _crossover(workload, device, decode, prefill)
-    return Plan(workload, device, decode, prefill, crossover, tuple(reasons))
+    changes = () if decode == prefill else _changes(workload, device, decode, prefill, pins)
+    return Plan(workload, device, decode, prefill, changes, tuple(reasons))
 
 
 def check_pin(pin: str) -> dict[Phase, KnowledgePath]:
@@ -160,7 +170,7 @@ def _refusal(path: KnowledgePath, workload: Workload, *, pinned: bool = False) -
             "the adapter's projectors do not both end in a linear layer that is its weight alone (the identity, LoRA, "
             "a hook, a parametrization), so it has no latents"
         )
-    if path == "dense" and not pinned and workload.latent_size < 2:
+    if path == "dense" and not pinned and workload.absorbable and workload.latent_size < 2:
         return "latents are quantised to save memory; dense keys and values would take it back"
     return None
 
@@ -174,51 +184,101 @@ def _lack(path: KnowledgePath, cost: Cost, device: Device, *, pinned: bool = Fal
     return f"{_NEEDS[path]} are {_size(cost.memory)}, and {_size(device.memory)} are free{part}"
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A path for a number of queries: its cost, and why it cannot be taken, memory aside and for lack of it."""
+
+    cost: Cost
+    refusal: str | None
+    lack: str | None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """The least is taken: the quickest that fits; where none fits, the one that needs the least memory."""
+        if self.refusal is not None:
+            return 2, 0.0
+        return (0, self.cost.seconds) if self.lack is None else (1, self.cost.memory)
+
+
+def _look(path: KnowledgePath, workload: Workload, device: Device, queries: int, *, pinned: bool = False) -> _Look:
+    cost = cost_of(path, workload, device, queries)
+    # An adapter without latents has only the dense path, so a lack of memory is left to the allocator.
+    lack = _lack(path, cost, device, pinned=pinned) if workload.absorbable or pinned else None
+    return _Look(cost, _refusal(path, workload, pinned=pinned), lack)
+
+
 def _choose(
     phase: Phase, workload: Workload, device: Device, pins: dict[Phase, KnowledgePath], reasons: list[str]
 ) -> KnowledgePath:
     """The quickest possible path of a phase; adds a line of reasons for each path."""
     queries = _queries(phase, workload)
     # Making keys and values for one token and throwing them away is never worth it.
-    paths = PATHS if phase == "prefill" else tuple(path for path in PATHS if path != "materialise")
-    allowed: dict[KnowledgePath, Cost] = {}
-    fitting: dict[KnowledgePath, Cost] = {}
+    is_one = phase == "decode" or workload.prefill_tokens == 1
+    looks = {path: _look(path, workload, device, queries) for path in PATHS if not (is_one and path == "materialise")}
     lines = []
-    for path in paths:
-        cost = cost_of(path, workload, device, queries)
-        reason = _refusal(path, workload)
-        if reason is None:
-            allowed[path] = cost
-            # An adapter without latents has only the dense path, so a lack of memory is left to the allocator.
-            reason = _lack(path, cost, device) if workload.absorbable else None
-        if reason is None:
-            fitting[path] = cost
+    for path, look in looks.items():
+        cost, reason = look.cost, look.refusal or look.lack
         figures = f"{cost.seconds * 1e3:.3f} ms a layer, {_size(cost.bytes)}, {cost.operations / 1e9:.1f} GFLOP"
         lines.append(f"  {path:<11} {figures if reason is None else 'not possible: ' + reason}")
-    note = ""
+    chosen, note = min(looks, key=lambda path: looks[path].rank), ""
     if phase in pins:
         chosen, note = pins[phase], " (pinned)"
-    elif fitting:
-        chosen = min(fitting, key=lambda path: fitting[path].seconds)
-    else:
-        chosen, note = min(allowed, key=lambda path: allowed[path].memory), " (none fits; it needs the least memory)"
+    elif looks[chosen].lack is not None:
+        note = " (none fits; it needs the least memory)"
     tokens = "1 new token" if queries == 1 else f"{queries:,} new tokens"
     reasons.append(f"{phase}, {tokens}: {chosen}{note}")
     reasons.extend(lines)
     return chosen
 
 
-def _crossover(workload: Workload, device: Device, decode: KnowledgePath, prefill: KnowledgePath) -> int:
-    """The least number of new tokens a row, of `workload.batch` rows, from which prefill's path is quicker; by halving.
+def _changes(
+    workload: Workload,
+    device: Device,
+    decode: KnowledgePath,
+    prefill: KnowledgePath,
+    pins: dict[Phase, KnowledgePath],
+) -> tuple[int, ...]:
+    """Where the better of two paths changes, in new tokens a row; one new token is decode.
 
-    At least 2: one new token is decode.
+    Each length is ranked as `_choose` ranks a phase, so the plan's own prompt takes prefill's path. A pin may say
+    otherwise than the ranks: then every prompt goes by its phase.
     """
+    first, second = (path for path in PATHS if path in (decode, prefill))
+    pinned = pins.values()
 
-    def prefill_wins(new_tokens: int) -> bool:
-        costs = [cost_of(path, workload, device, workload.batch * new_tokens).seconds for path in (prefill, decode)]
-        return costs[0] < costs[1]
+    @functools.cache
+    def ranks(new_tokens: int) -> tuple[tuple[int, float], tuple[int, float]]:
+        of_first, of_second = (
+            _look(path, workload, device, workload.batch * new_tokens, pinned=path in pinned).rank
+            for path in (first, second)
+        )
+        return of_first, of_second
 
-    return 2 + bisect.bisect_left(range(2, MOST_TOKENS), True, key=prefill_wins)
+    def better(least: int, most: int) -> Iterator[tuple[int, KnowledgePath]]:
+        """(from so many new tokens, the better path), of a span in which no rank falls: its ends tell, or halves."""
+        if least > most:
+            return
+        low, high = ranks(least), ranks(most)
+        if high[0] <= low[1]:
+            yield least, first
+        elif high[1] < low[0]:
+            yield least, second
+        else:
+            middle = (least + most) // 2
+            yield from better(least, middle)
+            yield from better(middle + 1, most)
+
+    most = max(MOST_TOKENS, workload.prefill_tokens)
+    fall = -(-falls_at(workload, device, workload.batch * most) // workload.batch)
+    changes: list[int] = []
+    if len(pins) < len(PHASES):
+        before = decode
+        for start, path in itertools.chain(better(2, fall - 1), better(max(fall, 2), most)):
+            if path != before:
+                changes.append(start)
+            before = path
+    odd = bisect.bisect_right(changes, workload.prefill_tokens) % 2
+    return tuple(changes) if odd else (2,)
 
 
 def _size(count: float) -> str:

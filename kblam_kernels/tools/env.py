@@ -149,7 +149,7 @@ def backends() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         try:
-            tensor = torch.zeros(1, 1, 1, 64, device=device)
+            tensor = torch.zeros(1, 1, 1, 64, dtype=torch.float32, device=device)
             explanation = explain(tensor, tensor, tensor, DenseKnowledge(tensor[0], tensor[0]))
         except (KernelError, RuntimeError) as error:
             found[device] = {"error": str(error)}

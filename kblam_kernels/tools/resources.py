@@ -215,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="leave out what is rarely launched")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="compile this many at once")
     options = parser.parse_args(arguments)
+    if options.processes < 1:
+        parser.error(f"--processes must be at least 1; got {options.processes}")
     try:
         match = re.compile(options.match)
     except re.error as error:
@@ -234,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and options.arch in (None, case.arch)
         and not (options.quick and case.extended)
     ]
+    if not selected:
+        chosen = " ".join(["--match", repr(options.match), *(["--arch", options.arch] if options.arch else [])])
+        parser.error(f"{chosen}{' --quick' if options.quick else ''} leaves no row; without these all are listed")
     rows: list[Resources] = []
     if not options.json:
         print(_line(name.replace("_", " ") for name in _COLUMNS))

@@ -142,7 +142,7 @@ def test_each_phase_reads_what_the_plan_says(kb: KnowledgeBase, tied: Tied) -> N
 
 def test_the_batch_does_not_choose_the_path(kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch) -> None:
     resident = resident_of(kb, tied, plan="decode=latent,prefill=dense")
-    resident.plan = dataclasses.replace(resident.plan, crossover=4)
+    resident.plan = dataclasses.replace(resident.plan, changes=(4,))
     seen: list[type] = []
     layer = ResidentKnowledge.layer
 

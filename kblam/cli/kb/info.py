@@ -90,6 +90,7 @@ def _record(plan: Plan) -> dict[str, Any]:
         "decode": plan.decode,
         "prefill": plan.prefill,
         "crossover": plan.crossover,
+        "changes": list(plan.changes),
         "held_bytes": plan.held_bytes,
         "device": plan.device.name,
         "reasons": list(plan.reasons),

@@ -210,6 +210,30 @@ def test_the_default_dtype_does_not_matter() -> None:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected, strict=True))
 
 
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("is_latent", [False, True], ids=["dense", "latent"])
+def test_no_rows_and_padding_alone_have_gradients_of_zero(
+    is_latent: bool, backend: str, padding: int, request: pytest.FixtureRequest
+) -> None:
+    if backend == "cpu":
+        request.getfixturevalue("library")
+    made = batch([0, 0], [(0, 40), (3, 9)], is_latent=is_latent, padding=padding, dtype=FLOAT32)
+    query = made.knowledge_query.clone().fill_(float("nan")).requires_grad_()
+    knowledge, leaves = made.knowledge, [query]
+    if not is_latent:
+        knowledge = DenseKnowledge(*(t.clone().requires_grad_() for t in (knowledge.key, knowledge.value)))
+        leaves += [knowledge.key, knowledge.value]
+    output, lse = partial_knowledge_attention(query, knowledge, made.starts, made.ranges, backend=backend)
+    assert output.shape == (padding, HQ, D)
+    assert not output.any()
+    assert (lse == -INF).all()
+    for result in (output, lse):
+        for leaf, gradient in zip(leaves, torch.autograd.grad(result.sum(), leaves, retain_graph=True), strict=True):
+            assert gradient.shape == leaf.shape
+            assert not gradient.any()
+
+
 def test_gradients_are_those_of_a_softmax() -> None:
     made = batch([2, 1, 3], [(0, 5), (4, 4), (2, 9)], M=9)
 

@@ -17,7 +17,7 @@ from kblam_kernels.common.launch import recording
 from kblam_kernels.dense.op import dense_attention
 from tests import tolerances
 from tests.kernels.dense.test_reference import LargestTensor
-from tests.kernels.problems import Problem, make, visible_columns
+from tests.kernels.problems import Problem, make, make_latent, visible_columns
 from tests.kernels.test_ops import problems
 
 INF = float("inf")
@@ -55,6 +55,36 @@ def by_autograd(problem: Problem, seed: int = 0) -> tuple[Tensor, ...]:
     output = weights @ values / total.masked_fill(blind, 1.0)
     lse = torch.where(blind, -INF, level + total.masked_fill(blind, 1.0).log())[..., 0]
     return torch.autograd.grad(p.loss(output, lse, seed), [getattr(p, name) for name in p.differentiable])
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("layout", ["dense", "dense of each row", "latent"])
+@pytest.mark.parametrize("hides", [False, True], ids=["plain", "hides"])
+@pytest.mark.parametrize(("B", "N"), [(0, 3), (2, 0), (0, 0)])
+def test_nothing_to_attend_has_gradients_of_zero(
+    B: int, N: int, hides: bool, layout: str, backend: str, request: pytest.FixtureRequest
+) -> None:
+    """No batch or no new tokens: of the shapes of what they are gradients of."""
+    if backend == "cpu":
+        request.getfixturevalue("library")
+    shape = {"B": 2, "N": 3, "dtype": torch.float32}
+    p = make_latent(**shape) if layout == "latent" else make(**shape, shared=layout == "dense")
+    p = p.rows(slice(0, B))
+    p = p.but(query=p.query[:, :, :N], knowledge_query=p.knowledge_query[:, :, :N])
+    T, M = p.key.shape[2], p.knowledge.num_tokens
+    for bias in (0.0, torch.zeros(M), torch.zeros(B, M)):
+        p = p.but(knowledge_bias=bias)
+        if hides:
+            ranges = torch.tensor([[0, M // 2]] * B, dtype=torch.int32).view(B, 2)
+            p = p.but(prompt_mask=torch.arange(T).expand(B, T) > 0, knowledge_range=ranges)
+        leaves = p.leaves()
+        output, lse = leaves.run(backend)
+        (output.sum() + lse.sum()).backward()
+        for name in p.differentiable:
+            gradient = getattr(leaves, name).grad
+            assert gradient is not None, name
+            assert gradient.shape == getattr(leaves, name).shape
+            assert not gradient.any()
 
 
 def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], names: tuple[str, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -17,10 +19,11 @@ from kblam_kernels import UnsupportedInputError, plan
 from kblam_kernels.common.splits import GROUP
 from kblam_kernels.knowledge import PIECE_BYTES
 from kblam_kernels.latent.tiles import SCRATCH_BYTES
-from kblam_kernels.plan import Device, Rates, Workload, device_of, devices, remembered
+from kblam_kernels.plan import Device, Rates, Workload, calibration, device_of, devices, remembered
 from kblam_kernels.plan.__main__ import main
 from kblam_kernels.plan.cost import cost_of
 from kblam_kernels.plan.devices import SPECIFIED
+from kblam_kernels.plan.workload import MODELS
 
 GB = 10**9
 # 1 GB/s and 10 GFLOP/s, so that costs can be computed in the head.
@@ -134,14 +137,53 @@ def test_the_crossover_is_the_least_number_that_gains() -> None:
 def test_one_new_token_is_decode_whatever_the_batch(batch: int, triples: int) -> None:
     made = plan(dataclasses.replace(LLAMA, triples=triples, batch=batch), "a100")
     assert made.path(1) == made.decode != "materialise"
-    # A plan made for many rows may find keys and values quicker in both phases.
-    if made.crossover is not None:
-        assert made.crossover >= 2
-        for tokens in {max(made.crossover - 1, 2), made.crossover}:
-            costs = [
-                cost_of(p, made.workload, made.device, batch * tokens).seconds for p in (made.prefill, made.decode)
-            ]
-            assert (costs[0] < costs[1]) == (tokens >= made.crossover)
+
+
+@pytest.mark.parametrize("prefill", [1, 2, 4, 16, 512, 100_000])
+@pytest.mark.parametrize("batch", [1, 2, 8, 64])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_length_takes_the_cheaper_path(model: str, batch: int, prefill: int) -> None:
+    """Also where attention to latents folds, and costs less than with fewer tokens."""
+    for device, triples, width in itertools.product([*SPECIFIED, DEVICE], [100, 5000, 20_000], [384, 1024]):
+        workload = MODELS[model].workload(triples, width=width, batch=batch, prefill_tokens=prefill)
+        made = plan(workload, device)
+        assert made.path(1) == made.decode
+        assert made.path(prefill) == made.prefill
+        if prefill > 1:
+            assert (made.crossover is None) == (made.decode == made.prefill)
+        lengths = {*range(2, 50), 127, 1000, 65_536, 200_000} if made.crossover else set()
+        for tokens in sorted(lengths):
+            seconds = {
+                p: cost_of(p, workload, made.device, batch * tokens).seconds for p in (made.decode, made.prefill)
+            }
+            assert seconds[made.path(tokens)] == min(seconds.values()), (triples, width, made.device.name, tokens)
+
+
+def test_it_says_which_lengths_take_which_path() -> None:
+    few = MODELS["llama-3-8b"].workload(5000, width=1024, batch=2, prefill_tokens=4)
+    made = plan(few, "h200")
+    assert [made.path(tokens) for tokens in (1, 2, 4, 5, 6, 7, 10**6)] == [
+        *("latent", "dense", "dense", "latent", "latent", "dense", "dense")
+    ]
+    told = "latent for one new token a row, dense below 5, latent below 7, dense from there on; holds 922 MB"
+    assert str(made).splitlines()[-1] == told
+
+
+@pytest.mark.parametrize(
+    "pin", ["decode=latent", "decode=dense", "prefill=latent", "prefill=dense", "prefill=materialise"]
+)
+@pytest.mark.parametrize("memory", [10**7, 10**8, GB, 100 * GB])
+@pytest.mark.parametrize("triples", [100, 20_000, 300_000])
+def test_a_plan_follows_its_own_choice_of_a_phase(pin: str, memory: int, triples: int) -> None:
+    """Whatever a pin or the memory says, and the costs do not."""
+    for shape, latent_size in itertools.product((LLAMA, SHAPE), (2, 1)):
+        workload = dataclasses.replace(shape, triples=triples, latent_size=latent_size)
+        for device in (SPECIFIED["a100"].with_memory(memory), DEVICE.with_memory(memory)):
+            for given in ("auto", pin):
+                with contextlib.suppress(UnsupportedInputError):  # the memory does not allow the pin
+                    made = plan(workload, device, pin=given)
+                    assert made.path(1) == made.decode
+                    assert made.path(workload.prefill_tokens) == made.prefill
 
 
 def test_a_model_narrower_than_its_latents_decodes_from_dense() -> None:
@@ -313,6 +355,28 @@ def test_the_cpu_is_measured_once_and_leaves_the_random_state_alone() -> None:
     assert device_of(torch.device("cpu")).half is device.half
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines set it to the model's: the kernels take the norms, and as many bytes are read as are counted."""
+    made: list[torch.Tensor] = []
+
+    def noted(call: Callable[[], object], device: torch.device) -> float:
+        made.append(getattr(call, "__self__", torch.empty(0)))
+        call()
+        return 1.0
+
+    monkeypatch.setattr(calibration, "_seconds", noted)
+    monkeypatch.setattr(calibration, "TRIPLES", 64)
+    torch.set_default_dtype(dtype)
+    try:
+        rates = devices._measured(torch.device("cpu"), torch.float32)
+        drawn = calibration._drawn((4,), torch.device("cpu"), torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rates.bytes_per_second == made[-1].numel() * made[-1].element_size() == calibration.READ_BYTES
+    assert torch.equal(drawn, calibration._drawn((4,), torch.device("cpu"), torch.float32))
+
+
 def test_what_the_allocator_of_a_gpu_holds_free_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors that were freed go to PyTorch's allocator; the driver still counts them as taken."""
     where = torch.device("cuda:1")
@@ -328,6 +392,7 @@ def gpu_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Devic
 
     def seen(name: str, **options: bool) -> Device:
         devices._device.cache_clear()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
         monkeypatch.setattr(devices, "free_memory", lambda device: GB)
         monkeypatch.setattr(devices, "_measured", lambda device, dtype: RATES)
@@ -376,6 +441,23 @@ def test_a_card_of_the_table_can_be_measured(
     with pytest.raises(SystemExit, match="2"):
         main(["--device", "h200", "--measure"])
     assert "'h200' is a row of a table; to measure the device that is here, say cuda or cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_here_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--measure"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--device", "cuda", *more])
+        assert "device 'cuda' is not here: this torch " in capsys.readouterr().err
+    with pytest.raises(UnsupportedInputError, match="say cpu, or a card by its name: a100, h100, h200"):
+        device_of(torch.device("cuda", 1))
+
+
+def test_a_gpu_past_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UnsupportedInputError, match="'cuda:1' is not here: torch finds 1 of this kind, from cuda:0 on"):
+        device_of(torch.device("cuda", 1))
 
 
 @pytest.mark.gpu

@@ -211,6 +211,25 @@ def test_an_expression_that_is_none_is_named(capsys: pytest.CaptureFixture[str])
     assert "--match 'D128 (' is no regular expression" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--processes", "0"], "--processes must be at least 1; got 0"),
+        (["--match", "NOTHING"], "--match 'NOTHING' leaves no row"),
+        (["--match", "NOTHING", "--arch", "sm_90", "--json"], "--match 'NOTHING' --arch sm_90 leaves no row"),
+    ],
+)
+def test_what_would_compile_nothing_is_refused(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(SystemExit, match="2"):
+        resources.main(arguments)
+    output = capsys.readouterr()
+    assert said in output.err
+    assert output.out == ""
+
+
 def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert resources.main([]) == 2
