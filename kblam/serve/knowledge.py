@@ -22,9 +22,9 @@ from kblam.serve.reading import check_query, check_type, sent
 from kblam.serve.service import Service
 from kblam.serve.triples import JSON, LINES, one_triple, triples_in
 
-_MOST_LISTED = 1000
+MOST_LISTED, LONGEST_SEARCH, LAST_OFFSET = 1000, 100_000, 10**9
 Change = Generator[None, None, dict[str, Any]]
-Text = Annotated[str, Query(max_length=100_000)]
+Text = Annotated[str, Query(max_length=LONGEST_SEARCH)]
 
 
 def routes(service: Service) -> APIRouter:
@@ -67,8 +67,8 @@ def routes(service: Service) -> APIRouter:
         request: Request,
         name: str,
         search: Text = "",
-        limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 100,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100,
+        offset: Annotated[int, Query(ge=0, le=LAST_OFFSET)] = 0,
     ) -> Response:
         base = service.base_of(request, name)
         check_query(request, "search", "limit", "offset")

@@ -13,7 +13,8 @@ from kblam.serve.engine import Finished
 from kblam.serve.failures import ApiError
 from kblam.serve.reading import Strict
 
-MOST_MESSAGES, MOST_CHOICES, MOST_STOPS = 256, 16, 4
+# docs/serving.md has a table of them.
+MOST_MESSAGES, MOST_CHOICES, MOST_STOPS, LONGEST_STOP, MOST_TOKENS = 256, 16, 4, 200, 2**20
 GREEDY_ARE_ALIKE = "n > 1 needs a temperature above 0: greedy answers are all alike"
 
 
@@ -86,8 +87,8 @@ class ChatRequest(Strict):
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=2**20)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=2**20)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -109,8 +110,8 @@ class ChatRequest(Strict):
     @classmethod
     def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
         stops = [value] if isinstance(value, str) else value or []
-        if len(stops) > MOST_STOPS or not all(stops) or any(len(stop) > 200 for stop in stops):
-            raise ValueError(f"up to {MOST_STOPS} strings of 1 to 200 characters")
+        if len(stops) > MOST_STOPS or not all(stops) or any(len(stop) > LONGEST_STOP for stop in stops):
+            raise ValueError(f"up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters")
         return value
 
     @field_validator("temperature")
