@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -46,6 +45,7 @@ class Backend(Generic[C]):
     name: ClassVar[str]
     # Whether an eager call that needs no gradient goes to `forward` itself, past the dispatcher.
     GOES_STRAIGHT: ClassVar[bool] = False
+    _serving: ModuleType
 
     def __init__(self, module: str = "") -> None:
         self.module = module
@@ -60,9 +60,15 @@ class Backend(Generic[C]):
 
     def serving(self, call: C) -> ModuleType:
         """The module that serves a call."""
-        if self.module not in sys.modules:
-            importlib.import_module(self.module)
-        return sys.modules[self.module]
+        self._load()
+        return self._serving
+
+    @torch.compiler.assume_constant_result
+    def _load(self) -> None:
+        """Imports the module: beside the trace, because `torch.compile` follows no import by name, and looks at
+        `sys.modules` once for a whole graph."""
+        if not hasattr(self, "_serving"):
+            self._serving = importlib.import_module(self.module)
 
     def forward(self, call: C) -> tuple[Any, ...]:
         """The results of the op, for a call that this backend can serve."""
