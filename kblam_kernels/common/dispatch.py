@@ -63,12 +63,18 @@ class Backend(Generic[C]):
         self._load()
         return self._serving
 
-    @torch.compiler.assume_constant_result
     def _load(self) -> None:
         """Imports the module: beside the trace, because `torch.compile` follows no import by name, and looks at
         `sys.modules` once for a whole graph."""
         if not hasattr(self, "_serving"):
             self._serving = importlib.import_module(self.module)
+
+    # What `torch.compiler.assume_constant_result` sets. To decorate with it would import Dynamo, and Triton with that.
+    _load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the module, which is no object to copy or to send: it is imported again."""
+        return {name: value for name, value in vars(self).items() if name != "_serving"}
 
     def forward(self, call: C) -> tuple[Any, ...]:
         """The results of the op, for a call that this backend can serve."""

@@ -58,7 +58,9 @@ class Plan:
 
         It never depends on the number of rows: a row must get the same bits in any batch.
         """
-        return self.prefill if bisect.bisect_right(self.changes, new_tokens) % 2 else self.decode
+        # Not by bisect, which `torch.compile` cannot trace.
+        passed = sum(new_tokens >= change for change in self.changes)
+        return self.prefill if passed % 2 else self.decode
 
     @property
     def crossover(self) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from kblam_kernels import BackendUnavailableError, UnsupportedInputError, explain, rectangular_attention
 from kblam_kernels.common import dispatch
 from kblam_kernels.common.call import Saved
-from kblam_kernels.common.dispatch import Backend, Explanation
+from kblam_kernels.common.dispatch import Backend, Explanation, Reference
 from kblam_kernels.common.launch import recording
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
@@ -255,3 +257,11 @@ def test_a_backward_without_a_tile_is_plain_pytorchs_and_the_log_says_so(
 def test_no_knowledge_is_explained_too() -> None:
     assert explain(CALL.query, CALL.key, CALL.value).backend is not None
     rectangular_attention(CALL.query, CALL.key, CALL.value)
+
+
+def test_a_backend_that_has_served_is_copied_and_sent_without_its_module() -> None:
+    backend = Reference[DenseCall]("kblam_kernels.dense.reference")
+    served = backend.serving(cast(DenseCall, None))
+    for again in (copy.deepcopy(backend), pickle.loads(pickle.dumps(backend))):
+        assert again.module == backend.module
+        assert again.serving(cast(DenseCall, None)) is served
