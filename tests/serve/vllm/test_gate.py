@@ -301,6 +301,16 @@ def test_the_chat_template_is_rendered_before_the_first_question() -> None:
         prompts.question("Who?")
 
 
+@pytest.mark.parametrize("param", ["input_tokens", "input_text"])
+def test_a_prompt_that_is_too_long_for_vllm_has_the_code_that_clients_look_for(param: str) -> None:
+    served = Served()
+    error = {"message": "This model's maximum context length is 192 tokens.", "param": param, "code": 400}
+    served.behind.answers = lambda _: JSONResponse({"error": error}, 400)
+    response = served.ask()
+    expected = {"message": error["message"], "type": "invalid_request_error", "param": None}
+    assert (response.status_code, response.json()["error"]) == (400, {**expected, "code": "context_length_exceeded"})
+
+
 def test_a_stream_that_fails_or_is_left_in_the_middle_is_counted_so() -> None:
     async def pieces(end: str) -> AsyncIterator[str]:
         yield 'data: {"model": "tiny", "choices": []}\n\n'
