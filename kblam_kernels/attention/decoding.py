@@ -54,7 +54,8 @@ class RectangularAttention:
         knowledge: `DenseKnowledge` or `LatentKnowledge`.
         int8_products, backend: as `rectangular_attention` takes them.
 
-    Threads may share an object; each plans for itself.
+    The arguments are attributes that cannot be set: other knowledge takes another object. Threads may share an object;
+    each plans for itself.
 
     Example:
         >>> import torch
@@ -69,9 +70,9 @@ class RectangularAttention:
     """
 
     def __init__(self, knowledge: Knowledge, *, int8_products: bool = False, backend: str = AUTO) -> None:
-        self.knowledge = knowledge
-        self.int8_products = int8_products
-        self.backend = backend
+        self._knowledge = knowledge
+        self._int8_products = int8_products
+        self._backend = backend
         # By thread; no `threading.local`, which a compiler cannot trace.
         self._plans: dict[int, Planned] = {}
 
@@ -80,7 +81,23 @@ class RectangularAttention:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy plans for itself: a plan holds this object's own knowledge.
-        self.__dict__.update(state, _plans={})
+        RectangularAttention.__init__(self, **state)
+
+    # Read-only, because a plan holds them: another knowledge, and other options, are another object's.
+    @property
+    def knowledge(self) -> Knowledge:
+        """What is attended to."""
+        return self._knowledge
+
+    @property
+    def int8_products(self) -> bool:
+        """As `rectangular_attention` takes it."""
+        return self._int8_products
+
+    @property
+    def backend(self) -> str:
+        """The one that was asked for; `planned.backend` is the one that serves."""
+        return self._backend
 
     @property
     def planned(self) -> Planned | None:
@@ -103,7 +120,7 @@ class RectangularAttention:
             UnsupportedInputError, BackendUnavailableError: as `rectangular_attention`.
         """
         op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
-        backend = op.named(op.choose(call, self.backend))
+        backend = op.named(op.choose(call, self._backend))
         straight = backend.serving(call).bound(call) if backend.is_one_op(call) else None
         planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight)
         self._plans[threading.get_ident()] = planned
@@ -151,7 +168,7 @@ class RectangularAttention:
         if torch.compiler.is_compiling() or is_transformed():
             # While tracing, nothing is remembered: the graph itself is reused. What was planned may have no derivative.
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
-            output, lse = op(call, op.choose(call, self.backend))
+            output, lse = op(call, op.choose(call, self._backend))
             return output, lse
         planned = self.planned
         if planned is None or planned.form != (query.shape, query.dtype, scale, window):
@@ -194,7 +211,7 @@ class RectangularAttention:
             if planned is None or planned.form != (query.shape, query.dtype, scale, window):
                 planned = self.plan(query, key, value, scale=scale, window=window)
             # Attention to latents makes queries of hidden states in the pass that absorbs them.
-            if planned.straight and isinstance(self.knowledge, LatentKnowledge):
+            if planned.straight and isinstance(self._knowledge, LatentKnowledge):
                 with contextlib.suppress(RuntimeError):
                     # What the op does not take, the call below serves or refuses by name.
                     tensors = (query, key, value, hidden_states)
@@ -207,8 +224,8 @@ class RectangularAttention:
     def _call(
         self, query: Tensor, key: Tensor, value: Tensor, knowledge_query: Tensor | None, **options: Unpack[Options]
     ) -> tuple[Op[Any], DenseCall | LatentCall]:
-        options["int8_products"] = self.int8_products
-        return call_of(query, key, value, self.knowledge, knowledge_query, **options)
+        options["int8_products"] = self._int8_products
+        return call_of(query, key, value, self._knowledge, knowledge_query, **options)
 
     def _step(self, planned: Planned, tensors: Tensors, **step: Unpack[Step]) -> tuple[Tensor, Tensor]:
         failure: RuntimeError | None = None
@@ -225,7 +242,7 @@ class RectangularAttention:
         backend = planned.backend
         # What else decides is of the form, or of the knowledge.
         if failure is not None or is_transformed() or not call.has_contiguous_rows():
-            backend = op.choose(call, self.backend)
+            backend = op.choose(call, self._backend)
         if failure is not None and backend == planned.backend:
             raise failure
         output, lse = op(call, backend)
@@ -245,7 +262,7 @@ class RectangularAttention:
         r = query if r is None else r
         check_new_tokens(query.shape[2], key)
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
-        bias = bias_rows(knowledge_bias, query.shape[0], self.knowledge.num_tokens, query)
+        bias = bias_rows(knowledge_bias, query.shape[0], self._knowledge.num_tokens, query)
         return straight(query, key, value, r, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
 
 

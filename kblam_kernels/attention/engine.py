@@ -12,7 +12,7 @@ from kblam_kernels.common import memory
 from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import refuse, whole
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge
 from kblam_kernels.precision import exactly
 
@@ -65,9 +65,7 @@ class KnowledgePlan:
         backend: str = AUTO,
     ) -> None:
         packed.check_shared(knowledge)
-        if max_tokens < 1:
-            refuse(f"max_tokens must be at least 1; got {max_tokens}")
-        self.max_tokens = max_tokens
+        max_tokens = self.max_tokens = whole("max_tokens", max_tokens)
         self._form = _form_of(knowledge)
         self._max_span = max_span
         self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}

@@ -414,3 +414,18 @@ def test_a_plan_keeps_no_prompt_in_memory(knowledge: Callable[[], Any]) -> None:
     alive = [weakref.ref(tensor) for tensor in tensors]
     del tensors
     assert [ref() for ref in alive] == [None] * 4
+
+
+@pytest.mark.parametrize(("name", "other"), [("knowledge", dense()), ("int8_products", True), ("backend", "cpu")])
+def test_what_a_plan_holds_cannot_be_set(name: str, other: Any) -> None:
+    """A plan would go on with what it was made for."""
+    attend = RectangularAttention(dense(), backend="reference")
+    query, key, value, r = step(1, 3)
+    expected = attend(query, key, value, r)
+    with pytest.raises(AttributeError, match=name):
+        setattr(attend, name, other)
+    for again in (attend, copy.deepcopy(attend)):
+        assert all(
+            torch.equal(ours, theirs) for ours, theirs in zip(again(query, key, value, r), expected, strict=True)
+        )
+        assert (again.int8_products, again.backend) == (False, "reference")

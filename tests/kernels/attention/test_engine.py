@@ -267,5 +267,8 @@ def test_there_must_be_room_and_one_list() -> None:
     rows = torch.randn(2, HQ, 5, D)
     with pytest.raises(UnsupportedInputError, match="max_tokens must be at least 1; got 0"):
         KnowledgePlan(DenseKnowledge(rows[0], rows[0]), 0)
+    for given in (2.5, "3", None):
+        with pytest.raises(UnsupportedInputError, match=f"max_tokens must be a whole number; got {given!r}"):
+            KnowledgePlan(DenseKnowledge(rows[0], rows[0]), given)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedInputError, match="share one list"):
         KnowledgePlan(DenseKnowledge(rows, rows), 4)
