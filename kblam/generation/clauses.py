@@ -137,7 +137,7 @@ def _between(question: str, end: int, start: int, is_property: IsProperty) -> in
     owns = _OWNS.match(question, end, start)
     if owns is not None:
         first = owns.end()
-        for word in reversed(list(islice(_WORD.finditer(question, first, start), _MOST_WORDS))):
+        for word in reversed(list(islice(_WORD.finditer(question, first, min(start, first + _LONGEST)), _MOST_WORDS))):
             last = first + len(question[first : word.end()].rstrip(",;:.?!"))
             if is_property(question[first:last]):
                 return last

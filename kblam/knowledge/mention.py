@@ -93,18 +93,21 @@ _RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 
 @lru_cache(maxsize=4096)
-def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool] | None:
-    """How a phrase stands in a folded text; its words; whether one may go on before and after it. None without any."""
+def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool, str] | None:
+    """How a phrase stands in a folded text; its words; whether one may go on before and after it; the marks at its end.
+
+    None for a phrase without words.
+    """
     said = words(phrase)
     if not said:
         return None
     # The underscores around "__init__" are its own; without them it would be a part of that.
     folded = _folded(phrase)
     found_words = list(_word(folded).finditer(folded))
-    before, after = folded[: found_words[0].start()], folded[found_words[-1].end() :]
-    before, after = before[len(before.rstrip("_")) :], after[: len(after) - len(after.lstrip("_"))]
+    before, marks = folded[: found_words[0].start()], folded[found_words[-1].end() :]
+    before, after = before[len(before.rstrip("_")) :], marks[: len(marks) - len(marks.lstrip("_"))]
     found = re.compile(before + r"[\W_]+".join(map(re.escape, said)) + after)
-    return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None
+    return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None, marks
 
 
 def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
@@ -112,7 +115,7 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     known = _pattern(phrase)
     if known is None:
         return
-    pattern, said, runs_before, runs_after = known
+    pattern, said, runs_before, runs_after, marks = known
     folded = _folded(text)
     found = pattern.search(folded)
     if found is None:
@@ -126,19 +129,21 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
             and (runs_after or not _goes_on(folded[end : end + 1]))
             and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
-            and not _is_glued(text, phrase, places.of(start, end)[1])
+            and not _is_glued(text, marks, places.of(start, end)[1])
         )
         if is_whole:
             yield places.of(start, end)
         found = pattern.search(folded, end if is_whole else start + 1)
 
 
-def _is_glued(text: str, phrase: str, end: int) -> bool:
-    """Whether signs behind a phrase make it another one: "C" in "C#", "Lot 5" in "Lot 5.5", "Node" in "Node.js"."""
-    own = _MARKS_AT_END.search(phrase)
-    if own is not None and text.startswith(own[0], end):
-        end += len(own[0])
-    found = _GLUED.match(text, end)
+def _is_glued(text: str, own: str, end: int) -> bool:
+    """Whether signs behind a phrase make it another one: "C" in "C#", "Lot 5" in "Lot 5.5", "Node" in "Node.js".
+
+    Args:
+        own: the marks at its end.
+        end: of its words in the text.
+    """
+    found = _GLUED.match(text, end + len(own) * text.startswith(own, end))
     return found is not None and not found[0][-1].isupper()  # "in Acme.Who founded it?"
 
 

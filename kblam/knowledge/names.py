@@ -27,7 +27,7 @@ _LONGEST = 24
 _LONGEST_PROPERTY = 8
 _OF = frozenset(("of", "for"))
 _IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
-_BEFORE_SENTENCE = re.compile(r"[.?!:]\W*$")
+_STOPS = ".?!:"
 _QUOTES = "\"'`“”‘’«»"
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
@@ -197,8 +197,8 @@ class Names:
         """Whether characters of a text are marked as a name: by quotes, or by capitals that begin no sentence."""
         if start > 0 and end < len(text) and text[start - 1] in _QUOTES and text[end] in _QUOTES:
             return True
-        is_first = not text[:start].strip() or _BEFORE_SENTENCE.search(text, 0, start) is not None
-        return not is_first and any(text[start:end] == one != one.lower() for one in self._known[name])
+        is_written = any(text[start:end] == one != one.lower() for one in self._known[name])
+        return is_written and not _begins_sentence(text, start)
 
     def _is_whole(self, text: str, key: str) -> bool:
         """Whether a name that a text has the words of is not a part of an identifier there: "get" of "get_user"."""
@@ -215,6 +215,15 @@ class Names:
                     yield start, end
                     reached = end
                     break
+
+
+def _begins_sentence(text: str, at: int) -> bool:
+    """Whether nothing but marks stands between a place in a text and its beginning or a stop."""
+    while at > 0 and not text[at - 1].isalnum():
+        if text[at - 1] in _STOPS:
+            return True
+        at -= 1
+    return at == 0
 
 
 def _one(names: Collection[str]) -> str | None:

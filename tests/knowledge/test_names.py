@@ -53,6 +53,15 @@ def test_a_name_that_any_question_may_say_is_none_beside_another(text: str, foun
     assert names.said_in(text) == {one.lower() for one in found}
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("before", ["." * 3000 + " ", ". " * 3000, " " * 3000, '"' * 3000])
+def test_many_words_that_may_be_names_take_no_time(before: str) -> None:
+    """It took minutes, for each was looked for the beginning of its sentence from that of the text on."""
+    names = Names(["One", "Anvil"])
+    assert names.said_in(f"Anvil {before}{'One ' * 3000}") == {"anvil", "one"}
+    assert names.said_in(f"Anvil {before}{'one ' * 3000}") == {"anvil"}
+
+
 def test_a_property_that_any_question_may_say_is_one_beside_another() -> None:
     properties = Names(["time", "price", "name"], of_entities=False)
     assert properties.said_in("Tell me the time, the name and the price") == {"time", "price", "name"}
