@@ -1,4 +1,4 @@
-"""Files as people have them: other names of columns, wide tables, nested objects, lists, numbers, chosen columns."""
+"""Files as people have them: other names of columns, wide tables, nested objects, lists, numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kblam.errors import BadLinesError, TripleFormatError
+from kblam.errors import TripleFormatError
 from kblam.knowledge import Columns, KnowledgeBase, Triple, TripleFile, check_triples, read_triples
-from kblam.knowledge.files import json_document
 from tests.fakes import HashingEncoder
 from tests.knowledge.test_files import put
 
@@ -327,191 +326,6 @@ def test_any_table_is_read_or_refused_with_a_reason(tmp_path: Path, rows: list[l
             with contextlib.suppress(TripleFormatError):
                 file = TripleFile(path, skip_bad=True, columns=columns)
                 assert len(list(file)) == len(file)
-
-
-# --- chosen columns --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("choice", "content", "expected"),
-    [
-        (["name=Company"], "Company,CEO,Founded\nAcme,Ann,1990\n", [("CEO", "Ann"), ("Founded", "1990")]),
-        (["name=company,ignore=founded"], "Company,CEO,Founded\nAcme,Ann,1990\n", [("CEO", "Ann")]),
-        (
-            ["name=Company,property=Key,value=City, State"],
-            'Company,Key,"City, State"\nAcme,seat,"A, B"\n',
-            [("seat", "A, B")],
-        ),
-        (["name=Company", "value=Text"], "Company,Text,Year\nAcme,old,1990\n", [("description", "old")]),
-        (["value=object"], "subject,predicate,object,description\nAcme,seat,B,C\n", [("seat", "B")]),
-        (["name=1,property=2,value=3"], "Acme,seat,B\n", [("seat", "B")]),
-        (["name=3,value=1"], "B;seat;Acme\n", [("description", "B")]),
-    ],
-)
-def test_columns_can_be_chosen(
-    tmp_path: Path, choice: list[str], content: str, expected: list[tuple[str, str]]
-) -> None:
-    found = facts(TripleFile(put(tmp_path, "a.csv", content), columns=Columns.parse(choice)))
-    assert found == [("Acme", *fact) for fact in expected]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "value"),
-    [
-        ("a.tsv", "Oak\tuse\tships, casks, arks, and huts\nElm\theight\t9 m\n", "ships, casks, arks, and huts"),
-        ("a.csv", "Oak;use;ships, casks, barrels\nElm;height;9 m\n", "ships, casks, barrels"),
-        ("a.csv", "Oak,use,ships; casks; barrels\n\n\nElm,height,9 m\n", "ships; casks; barrels"),
-        ("a.csv", 'Oak,use,"ships; casks;\nbarrels"\nElm,height,9 m\n', "ships; casks;\nbarrels"),
-        ("a.csv", 'Oak;use;ships, casks, barrels\nElm;height;"9\nm"\n', "ships, casks, barrels"),
-        ("a.csv", "Oak;use;ships, casks\nElm;use;wheels, chairs\n", "ships, casks"),
-    ],
-)
-def test_columns_chosen_by_number_are_cut_by_the_delimiter_of_the_first_lines(
-    tmp_path: Path, name: str, content: str, value: str
-) -> None:
-    columns = Columns.parse(["name=1,property=2,value=3"])
-    first, second = TripleFile(put(tmp_path, name, content), columns=columns)
-    assert (first.name, first.property, first.value) == ("Oak", "use", value)
-    assert second.name == "Elm"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "Oak;colors;red, green, blue\nElm;colors;grey, brown, black\n", "comma and semicolon could each"),
-        ("a.csv", "Oak\tuse\tships; casks; b\n", "semicolon and tab could each divide the columns: 'Oak\\tuse"),
-        ("a.tsv", "Oak\tdescription, and more\n", "there is no column 3; this line has 2"),
-        ("a.csv", "Oak;use\nElm;use\n", "there is no column 3; this line has 2"),
-    ],
-)
-def test_a_delimiter_that_the_first_lines_do_not_tell_is_refused(
-    tmp_path: Path, name: str, content: str, message: str
-) -> None:
-    with pytest.raises(TripleFormatError) as caught:
-        TripleFile(put(tmp_path, name, content), columns=Columns.parse(["name=1,property=2,value=3"]))
-    assert message in str(caught.value)
-    assert caught.value.line == 1
-
-
-def test_lines_that_were_looked_at_for_the_delimiter_are_read_under_their_numbers(tmp_path: Path) -> None:
-    rows = [b"Oak,use,ships; casks; barrels", *(b"Elm,u%d,v" % number for number in range(40))]
-    rows[5] = b"Elm,\xff,v"
-    rows[30] = b"Elm,u"
-    path = put(tmp_path, "a.csv", b"\n".join(rows))
-    with pytest.raises(BadLinesError) as caught:
-        TripleFile(path, columns=Columns.parse(["name=1,property=2,value=3"]))
-    assert "6: byte 0xff" in str(caught.value)
-    assert "31: 2 cells, but the header has 3" in str(caught.value)
-
-
-def test_keys_of_objects_can_be_chosen(tmp_path: Path) -> None:
-    path = put(tmp_path, "a.json", '{"Company": "Acme", "CEO": "Ann"}\n{"company": "Beta", "CEO": "Bo"}')
-    assert facts(TripleFile(path, columns=Columns(name="Company"))) == [("Acme", "CEO", "Ann"), ("Beta", "CEO", "Bo")]
-
-
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        (["nme=Company"], "'nme=Company' is no choice of a column; write FIELD=COLUMN"),
-        (["name"], "'name' is no choice of a column"),
-        (["name="], "'name=' is no choice of a column"),
-        (["name=A,name=B"], "name is chosen twice: 'A' and 'B'"),
-        (["name=A,value=A"], "the column 'A' is chosen twice"),
-        (["name=Company,value=Txt"], "there is no column 'Txt' for the value; the columns: \"Company\""),
-        (["name=Company,ignore=Yeer"], "no record has the column 'Yeer' that was chosen"),
-        (["name=Company,question=Quest"], "no record has the column 'Quest' that was chosen"),
-        (["name=1"], "columns are chosen by number in a file without a line of names, and name and value"),
-        (["name=1,value=7"], "there is no column 7; this line has 3"),
-    ],
-)
-def test_a_choice_that_cannot_be_is_refused(tmp_path: Path, choice: list[str], message: str) -> None:
-    path = put(tmp_path, "a.csv", "Company,Text,Year\nAcme,old,1990\n")
-    with pytest.raises(TripleFormatError) as caught:
-        TripleFile(path, columns=Columns.parse(choice))
-    assert message in str(caught.value)
-
-
-# --- bad lines -------------------------------------------------------------------------------------------
-
-_START, _END = b'{"name":"A","value":"1"}', b'{"name":"A","value":"2"}\n{"name":"C","value":"3"}\n'
-_LINES = _START + b'\n{"name"\n{"name":"B"}\n{"name":"\xff"}\n' + _END
-_ELEMENTS = b'{"name":"X","value":1,"value":2},\n{"name":"B"},\n["x"],\n' + _END.strip().replace(b"\n", b",\n")
-BAD = {
-    "a.jsonl": _LINES,
-    "lines.json": _LINES,
-    "a.json": b"[" + _START + b",\n" + _ELEMENTS + b"]",
-    "a.csv": b'name,value\nA,1\n"X"y,2\nB,\nC\xff,3\nA,2\nC,3\n',
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_all_bad_lines_are_told_at_once_or_left_out(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = put(tmp_path, name, BAD[name])
-    first = 3 if name.endswith("csv") else 2
-    with pytest.raises(BadLinesError) as caught:
-        TripleFile(path)
-    error = caught.value
-    assert (error.count, error.line, len(error.details)) == (4, first, 4)
-    assert str(error).startswith(
-        f"{path}: 4 records cannot be read (skip_bad=True goes on without them); line {first}:"
-    )
-    for at, detail in enumerate(error.details):
-        assert detail.startswith(f"line {first + at}: ")
-    file = TripleFile(path, skip_bad=True)
-    assert facts(file) == [("A", "description", "1"), ("C", "description", "3")]
-    assert file.skipped == 4
-    assert f"4 records that cannot be read were left out:\n  line {first}: " in caplog.text
-    assert [triple.name for triple in TripleFile(path, skip_bad=True, duplicates="last")] == ["A", "C"]
-
-
-def test_a_thousand_bad_lines_of_one_kind_are_one_text(tmp_path: Path) -> None:
-    path = put(tmp_path, "a.csv", "name,value\nA,1\n" + "B,\n" * 1000)
-    with pytest.raises(BadLinesError) as caught:
-        TripleFile(path)
-    assert caught.value.count == 1000
-    (detail,) = caught.value.details
-    assert detail.startswith("lines 3, 4, 5, 6, 7, 8, 9, 10 and 992 more: missing field")
-    many = "".join(f'{{"name": "N{at}", "value": [[{at}]]}}\n' for at in range(1000))
-    with pytest.raises(BadLinesError) as caught:
-        TripleFile(put(tmp_path, "a.jsonl", many))
-    assert len(caught.value.details) == 11
-    assert caught.value.details[-1] == "and 990 more with other troubles"
-
-
-def test_a_file_with_too_many_bad_lines_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kblam.knowledge.files.trouble.MOST", 50)
-    path = put(tmp_path, "a.json", json.dumps([*range(100), {"name": "A", "value": "1"}]))
-    with pytest.raises(BadLinesError, match="at least 50 records cannot be read"):
-        TripleFile(path)
-    assert TripleFile(path, skip_bad=True).skipped == 100
-
-
-def test_what_lies_beside_the_triples_is_stepped_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    value = json_document._JsonText.value
-    monkeypatch.setattr(json_document._JsonText, "value", lambda text: (steps.append(text.at), value(text))[1])
-    content = '{"ids": [' + "1," * 20_000 + '1], "triples": [{"name": "A", "value": "1"}]}'
-    assert len(TripleFile(put(tmp_path, "a.json", content))) == 1
-    assert len(steps) < 20
-
-
-def test_a_file_of_which_nothing_can_be_read_is_refused_though_bad_lines_are_skipped(tmp_path: Path) -> None:
-    with pytest.raises(BadLinesError, match="2 records cannot be read"):
-        TripleFile(put(tmp_path, "a.jsonl", "{\n[\n"), skip_bad=True)
-
-
-def test_the_end_of_what_can_be_read_is_told_with_what_was_bad_before(tmp_path: Path) -> None:
-    path = put(tmp_path, "a.csv", 'name,value\nA,1\nB,\nC,"\nD,4\n')
-    for skip_bad in (False, True):
-        with pytest.raises(BadLinesError) as caught:
-            TripleFile(path, skip_bad=skip_bad)
-        assert caught.value.details[0].startswith("line 3: missing field")
-        assert caught.value.details[1].endswith("nothing after this can be read")
-
-
-# --- several values --------------------------------------------------------------------------------------
 
 
 def test_several_values_of_a_fact_can_be_put_together(tmp_path: Path) -> None:
