@@ -65,12 +65,15 @@ class Said:
     def __init__(self, text: list[str], properties: set[tuple[str, ...]]) -> None:
         self._text, self._properties = text, properties
 
-    def is_other(self, property: str) -> bool:
+    def is_other(self, *called: str) -> bool:
         """Whether another property is said and not this one.
 
         A property of which all words are also this one's is no other: "number" is not, beside "phone number".
+
+        Args:
+            called: the property, by each of its names.
         """
-        mine = [words(form) for form in forms(property)]
+        mine = [words(form) for one in called for form in forms(one)]
         own = {word for form in mine for word in form}
         if any(place_of(self._text, form) is not None for form in mine):
             return False

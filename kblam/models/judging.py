@@ -17,16 +17,17 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_head import DESCRIBING, DESCRIBING_ALL, EVERYTHING, PRONOUN, PropertyHead
+from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
-from kblam.knowledge.identifiers import forms, key, spoken
+from kblam.knowledge.identifiers import forms, spoken
 from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
-from kblam.knowledge.vocabulary import Vocabulary, either
+from kblam.knowledge.vocabulary import either
+from kblam.models.compared import Compared
 from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
@@ -88,36 +89,10 @@ class _Share(NamedTuple):
     is_beaten: bool = False
 
 
-class _Compared(NamedTuple):
-    """What questions are compared with; never changed, so that threads may read it while the next is made."""
-
-    columns: dict[str, int]  # of the shares: everything, the background, the knowledge base's own
-    shown: tuple[tuple[str, ...], ...]  # the spellings of each column, first the one that its vector is of
-    own: Tensor  # bool (V,), everything and the knowledge base's own
-    properties: Vocabulary  # the knowledge base's own
-    vectors: Tensor  # (V, P) of the columns' key texts
-    said: Vocabulary  # these and the background
-    texts: Names  # of all columns, to be found in questions
-    by_words: dict[str, list[int]]  # the columns that a text found so means
-    describing: dict[int, str]  # the columns that describe the whole, and their words
-    revision: int  # of the knowledge base
-
-    def words_said(self, texts: Collection[str], more: Sequence[str]) -> Tensor:
-        """(texts, columns and `more`) float32: of how many words each property is that a text says word for word."""
-        said = torch.zeros(len(texts), len(self.vectors) + len(more), dtype=torch.float32, device="cpu")
-        for line, text in enumerate(texts):
-            for found in self.texts.said_in(text):
-                for column in self.by_words[found]:
-                    said[line, column] = _length(self.shown[column][0])
-            for column, one in enumerate(more, len(self.vectors)):
-                said[line, column] = _length(one) * says_property(text, one)
-        return said
-
-
 class _Keys(NamedTuple):
     """Properties as the head's weights made them at one moment."""
 
-    vectors: Tensor  # (V, P), those of a `_Compared`
+    vectors: Tensor  # (V, P), those of a `Compared`
     image: Tensor  # (1, width), what they make of one fixed vector
     keys: Tensor  # (V, width)
 
@@ -144,20 +119,7 @@ class Judge:
         self._of, self._encode, self._given = weakref.ref(adapter), encode, head
         self._kept: _Keys | None = None
         self._names = Names(names)
-        nothing = torch.empty(0, adapter.config.embedding_dim, dtype=torch.float32, device="cpu")
-        self._compared = _Compared(
-            {},
-            (),
-            torch.empty(0, dtype=torch.bool, device="cpu"),
-            Vocabulary(),
-            nothing,
-            Vocabulary(),
-            Names(),
-            {},
-            {},
-            0,
-        )
-        self.compare_with(properties)
+        self._compared = self._compare(properties)
 
     @property
     def adapter(self) -> KnowledgeAdapter:
@@ -173,39 +135,11 @@ class Judge:
 
     def compare_with(self, properties: Iterable[str], revision: int = 0) -> None:
         """Takes the properties of the knowledge base as they are at a revision, in place of those it had."""
-        own = dict.fromkeys(properties)
-        mine = Vocabulary(own)
-        # What the knowledge base has in more or fewer words is not asked for in place of that.
-        background = [one for one in self.adapter.config.background if one in own or not mine.covers(one)]
-        texts = list(dict.fromkeys((EVERYTHING, *background, *own)))
-        before = self._compared
-        spellings, by_words = dict[str, list[str]](), dict[str, list[int]]()
-        for one in texts:
-            spellings.setdefault(key(one), []).append(one)
-        shown = tuple(map(tuple, spellings.values()))
-        columns = {one: column for column, of_column in enumerate(shown) for one in of_column}
-        for one, column in columns.items():
-            for form in dict.fromkeys(" ".join(words(form)) for form in forms(one)):
-                if column not in (known := by_words.setdefault(form, [])):
-                    known.append(column)
-        rows = {of_column[0]: row for row, of_column in enumerate(before.shown)}
-        new = [of_column[0] for of_column in shown if of_column[0] not in rows]
-        vectors = torch.cat([before.vectors, self._vectors_of(new)])
-        rows |= {one: len(before.vectors) + row for row, one in enumerate(new)}
-        is_own = torch.zeros(len(shown), dtype=torch.bool, device="cpu")
-        is_own[[columns[one] for one in (EVERYTHING, *own)]] = True
-        self._compared = _Compared(
-            columns=columns,
-            shown=shown,
-            own=is_own,
-            properties=mine,
-            vectors=vectors[[rows[of_column[0]] for of_column in shown]],
-            said=Vocabulary([*background, *own]),
-            texts=Names((form for one in texts for form in forms(one)), of_entities=False),
-            by_words=by_words,
-            describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
-            revision=revision,
-        )
+        self._compared = self._compare(properties, self._compared, revision)
+
+    def _compare(self, properties: Iterable[str], before: Compared | None = None, revision: int = 0) -> Compared:
+        background = self.adapter.config.background
+        return Compared.of(properties, background, self._vectors_of, before=before, revision=revision)
 
     def follow(self, knowledge_base: KnowledgeBase) -> None:
         """Takes what has changed in its knowledge base since it was last asked."""
@@ -269,7 +203,7 @@ class Judge:
             for one, shares in self._with_shares(compared, judged)
         ]
 
-    def _signs(self, compared: _Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
+    def _signs(self, compared: Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
         question, candidates = one
         names = {name for name in {name for name, _, _ in candidates} if says(question, name)}
         said = {name: compared.said.said_in(question, name) for name in names}
@@ -284,8 +218,8 @@ class Judge:
             Signs(
                 mass=mass,
                 name=float(name in meant),
-                property=float(says_property(question, prop)),
-                other=float(said.get(name, of_others).is_other(prop)),
+                property=float(any(says_property(question, one) for one in compared.called(prop))),
+                other=float(said.get(name, of_others).is_other(*compared.called(prop))),
                 share=share.log,
                 best=float(share.is_best),
                 beaten=float(share.is_beaten),
@@ -293,7 +227,7 @@ class Judge:
             for (name, prop, mass), share in zip(candidates, shares, strict=True)
         ]
 
-    def _with_shares(self, compared: _Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[_Share]]]:
+    def _with_shares(self, compared: Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[_Share]]]:
         """Each question with the shares of its candidates' properties, by the question without the candidate's name."""
         if self._head is None:
             return [(one, [_Share()] * len(one.candidates)) for one in judged]
@@ -315,7 +249,7 @@ class Judge:
     def _shares(
         self,
         head: PropertyHead,
-        compared: _Compared,
+        compared: Compared,
         bare: Mapping[tuple[int, str], str],
         asked: Mapping[tuple[int, str], Sequence[str]],
     ) -> dict[tuple[int, str, str], _Share]:
@@ -323,7 +257,7 @@ class Judge:
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
         count = len(compared.vectors)
-        columns = compared.columns | {one: count + place for place, one in enumerate(more)}
+        columns = {**compared.columns, **{one: count + place for place, one in enumerate(more)}}
         vectors, asking = self._vectors_of(more), self._encode(list(bare.values()))
         left_out = torch.zeros(len(bare), count + len(more), dtype=torch.bool, device="cpu")
         left_out[:, count:] = True
@@ -335,7 +269,7 @@ class Judge:
             if more:
                 keys = torch.cat([keys, head.keys(vectors)])
             said = compared.words_said(bare.values(), more)
-            logs = head.log_shares(asking, keys, left_out, _SAID * said).cpu()
+            logs = compared.join(head.log_shares(asking, keys, left_out, _SAID * said).cpu())
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool, device="cpu")])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
@@ -349,12 +283,13 @@ class Judge:
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
             at = largest[line]
             spellings = compared.shown[at] if at < count else (more[at - count],)
-            likeliest = [form for one in spellings for form in forms(one)]
+            likeliest = [form for one in spellings for called in compared.called(one) for form in forms(called)]
             said_words = (
                 [words(form) for form in likeliest] if any(says(bare[row, name], one) for one in likeliest) else []
             )
             for prop in props:
-                is_beaten = bool(said_words) and not any(words(form) in said_words for form in forms(prop))
+                mine = [words(form) for called in compared.called(prop) for form in forms(called)]
+                is_beaten = bool(said_words) and not any(form in said_words for form in mine)
                 log = logs[line, columns[prop]]
                 if is_one_of(prop, DESCRIBING) and not says_one[line]:
                     log = torch.logaddexp(log, everything)
@@ -364,7 +299,7 @@ class Judge:
         return shares
 
     @torch.no_grad()
-    def _keys(self, head: PropertyHead, compared: _Compared) -> Tensor:
+    def _keys(self, head: PropertyHead, compared: Compared) -> Tensor:
         """Kept from one batch to the next, until properties or weights change."""
         kept, vectors = self._kept, compared.vectors
         # Of what a count of writes would not tell too: `.data`, a hook, a LoRA that is switched on or off.
@@ -378,11 +313,6 @@ class Judge:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, dtype=torch.float32, device="cpu")
         found = self._encode([key_text(PRONOUN, spoken(one)) for one in properties])
         return found[:, -self.adapter.config.embedding_dim :].cpu()
-
-
-def _length(prop: str) -> int:
-    """Of how many words a property is, where it is said in words."""
-    return len(words(forms(prop)[-1]))
 
 
 def is_one_of(prop: str, properties: Collection[str]) -> bool:
