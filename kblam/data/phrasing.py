@@ -26,6 +26,7 @@ __all__ = [
 
 SPECIFIC_SHARE = 0.45  # of the questions for a property that has some
 LOOSE_SHARE = 0.3  # of those that may be loose
+NATURAL_SHARE = 0.5  # of the questions for a property that comes with some
 
 # Whether a phrasing may be used.
 Only = Callable[[str], bool]
@@ -43,6 +44,7 @@ def question(
     *,
     others: Collection[str] | None = None,
     only: Only | None = None,
+    natural: Sequence[str] = (),
 ) -> str:
     """A question for one fact.
 
@@ -53,7 +55,10 @@ def question(
         others: the other properties the entity has. Given them, a question may be loose ("Who leads X?") as long as
             it means this property and none of the others; without them it names its property clearly.
         only: the phrasings that may be used, as far as there are any.
+        natural: questions that mean this property, with {n}; half of what is drawn is of these, if there are any.
     """
+    if natural and rng.random() < NATURAL_SHARE:
+        return _typed(rng.choice(natural).format(n=name), name, rng, held_out)
     return _typed(_one(fact_property, name, rng, held_out, others, only), name, rng, held_out)
 
 

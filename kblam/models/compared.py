@@ -28,7 +28,7 @@ class Compared(NamedTuple):
     shown: tuple[tuple[str, ...], ...]  # the spellings of each column, first the one that its vector is of
     own: Tensor  # bool (V,), everything and the knowledge base's own
     means: Mapping[str, tuple[str, ...]]  # by a property of the knowledge base, the background's that mean the same
-    joined: Mapping[int, int]  # a column of those whose share is another one's, the only one that means the same
+    joined: Mapping[int, int]  # a column of the background to the only one of the base's own that means the same
     properties: Vocabulary  # the knowledge base's own
     vectors: Tensor  # (V, P) of the columns' key texts
     said: Vocabulary  # these and the background
@@ -71,6 +71,7 @@ class Compared(NamedTuple):
             for form in dict.fromkeys(" ".join(words(form)) for form in forms(one)):
                 if column not in (known := by_words.setdefault(form, [])):
                     known.append(column)
+        joined = {columns[one]: columns[column] for one, column in only.items() if column is not None}
         is_own = torch.zeros(len(shown), dtype=torch.bool, device="cpu")
         is_own[[columns[one] for one in (EVERYTHING, *own)]] = True
         return Compared(
@@ -78,13 +79,18 @@ class Compared(NamedTuple):
             shown=shown,
             own=is_own,
             means=means,
-            joined={columns[one]: columns[column] for one, column in only.items() if column is not None},
+            joined=joined,
             properties=mine,
             vectors=_vectors(shown, vectors_of, before),
             said=Vocabulary([*compared, *only]),
             texts=Names((form for one in (*compared, *only) for form in forms(one)), of_entities=False),
             by_words=by_words,
-            describing={column: one for one in sorted(DESCRIBING_ALL) for column in by_words.get(one, ())},
+            describing={
+                column: one
+                for one in sorted(DESCRIBING_ALL)
+                for column in by_words.get(one, ())
+                if column not in joined
+            },
             revision=revision,
         )
 
@@ -104,10 +110,12 @@ class Compared(NamedTuple):
         return said
 
     def join(self, logs: Tensor) -> Tensor:
-        """Shares (texts, columns and more), as logs, in which each joined column's is its property's."""
+        """Shares (texts, columns and more), as logs, where the properties that have joined columns have theirs too.
+
+        The columns keep theirs: a triple's property may be that itself, though it is not among those compared.
+        """
         for column, into in self.joined.items():
             logs[:, into] = torch.logaddexp(logs[:, into], logs[:, column])
-            logs[:, column] = -torch.inf
         return logs
 
 

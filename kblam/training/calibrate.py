@@ -52,6 +52,8 @@ _ENOUGH = 1e-10
 # Questions that are asked of one knowledge base, as far as its properties go; and of how many entities' properties.
 _ASKED_TOGETHER = 25
 _ENTITIES = (3, 300)
+# How often a fact that a question is asked without is one that others of the base have, as cells of a table are empty.
+_OF_OTHERS = 0.8
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,14 @@ def _answers(facts: Facts, asked: Asked) -> list[int]:
 
 
 def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> list[str]:
-    """Of the entities asked about, as far as they are shown, and of some others; the most used first."""
+    """Of the entities asked about, mostly of what is hidden of them too, and of some others; the most used first."""
     few, many = _ENTITIES
     size = min(len(facts.entities), round(math.exp(draw.uniform(math.log(few), math.log(many)))))
     used = Counter(prop for entity in draw.sample(facts.entities, size) for prop in entity.facts)
     for one in shown:
         owners = {int(facts.owner[fact]) for fact in one.asked.facts}
-        seen = {place for owner in owners for place in facts.of_entity(owner)} - set(one.hidden)
+        hidden = set[int]() if draw.random() < _OF_OTHERS else set(one.hidden)
+        seen = {place for owner in owners for place in facts.of_entity(owner)} - hidden
         used.update(facts.identities[place][1] for place in seen)
     return [prop for prop, _ in used.most_common(MOST_PROPERTIES)]
 

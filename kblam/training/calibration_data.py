@@ -14,6 +14,7 @@ from kblam.knowledge.encoders import Progress, layered, usual_layers
 from kblam.training.config import CALIBRATION_QUESTIONS, MOST_ENTITIES, TrainingConfig
 from kblam.training.properties import QUESTIONS, PropertyQuestions, is_kept
 from kblam.training.questions import Asked, Facts, calibration_questions
+from kblam.training.unlearned import natural_questions, with_unlearned
 from kblam.training.vectors import Vectors
 
 # Of the user's own triples; more of them teach nothing that these do not.
@@ -69,8 +70,9 @@ class CalibrationData:
             seed: of the drawing.
             progress: told how many texts are encoded.
         """
-        facts = Facts(entities_of(triples) or held_out_entities(seed))
-        asked = calibration_questions(facts, questions, seed + 1, is_kept)
+        facts = Facts(entities_of(triples) or with_unlearned(held_out_entities(seed), seed))
+        # Natural ones of properties that the judging head has not learned; of a user's own it learns all.
+        asked = calibration_questions(facts, questions, seed + 1, is_kept, {} if triples else natural_questions())
         own = (prop for _, prop in facts.identities) if triples else ()
         properties = PropertyQuestions.draw(own, count=property_questions, seed=seed)
         vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)

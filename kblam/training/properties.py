@@ -22,6 +22,7 @@ from kblam.data.phrasing import open_question, question
 from kblam.data.properties import TYPED
 from kblam.knowledge.identifiers import key, spoken
 from kblam.knowledge.triples import key_text
+from kblam.training.unlearned import unlearned
 from kblam.training.vectors import Vectors
 
 WIDTH = 256
@@ -39,7 +40,8 @@ _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
 _DROPOUT = 0.1
 # Which way a natural question falls differs with the head's first weights and batches; the mean of a few differs less.
-_HEADS = 3
+# Every second one reads the sentence vector alone: what those with layers take for certain is less so beside them.
+_HEADS = 4
 # One phrasing in so many is kept for the calibration: what a head does with phrasings it has learned says little.
 _KEPT = 5
 
@@ -74,7 +76,7 @@ class PropertyQuestions:
         properties: what they may ask for; `EVERYTHING` first.
         texts: the questions.
         meant: of each, the place of its property.
-        kept: of each, whether its phrasing is one of those kept for the calibration.
+        kept: of each, whether its phrasing, or all of its property, is kept for the calibration.
         further: of each, whether it is one of `kblam.data.phrases.further`.
     """
 
@@ -111,7 +113,11 @@ class PropertyQuestions:
         properties = (*known, *new)
         by_key |= {key(one): len(known) + place for place, one in enumerate(new)}
         kept_of = cache(_kept_texts)
-        rows = [(ask.format(n=PRONOUN), by_key[key(one)], bare(ask) in kept_of(one), True) for one, ask in rest]
+        kept_whole = unlearned() & set(new)
+        rows = [
+            (ask.format(n=PRONOUN), by_key[key(one)], one in kept_whole or bare(ask) in kept_of(one), True)
+            for one, ask in rest
+        ]
         for _ in range(count - len(rows)):
             at = 0 if rng.random() < _EVERYTHING_SHARE else rng.randrange(1, len(known))
             kept = rng.random() < 1 / _KEPT
@@ -163,7 +169,8 @@ def learn_head(
         vectors: of their texts and key texts, (L + 1) P wide.
         layers: L, how many of the encoder's layers stand before the sentence vectors.
         steps: of gradient descent.
-        all_phrasings: False leaves out those kept for the calibration, if there are others.
+        all_phrasings: False leaves out what is kept for the calibration, if there is more; and properties that nothing
+            else asks for.
         seed: of everything random.
     """
     # As the encoder gives them: a bias is learned with them.
@@ -173,11 +180,16 @@ def learn_head(
     rest = ~torch.tensor(asked.kept)
     if not all_phrasings and rest.any():
         questions, meant, further = questions[rest], meant[rest], further[rest]
+        left = torch.zeros(len(keys), dtype=torch.bool).index_fill(0, meant, True)
+        keys, meant = keys[left], (left.cumsum(0) - 1)[meant]
     weights = _weights(further)
     always = torch.zeros(len(keys), dtype=torch.bool).index_fill(0, meant[~further], True)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # those of GPUs draw nothing here
-        heads = [_learned(keys, questions, meant, weights, always, steps) for _ in range(_HEADS)]
+        heads = [
+            _learned(keys, questions, meant, weights, always, steps, layers=layers if number % 2 == 0 else 0)
+            for number in range(_HEADS)
+        ]
     return _mean(heads, keys, questions).eval().requires_grad_(False)
 
 
@@ -228,18 +240,19 @@ def _parts(encodings: Tensor, mean: Tensor, width: int) -> Iterator[tuple[Tensor
 
 @torch.enable_grad()
 def _learned(
-    keys: Tensor, questions: Tensor, meant: Tensor, weights: Tensor, always: Tensor, steps: int
+    keys: Tensor, questions: Tensor, meant: Tensor, weights: Tensor, always: Tensor, steps: int, *, layers: int
 ) -> PropertyHead:
     """One head.
 
     Args:
         keys: (V, P) of the properties.
-        questions: (N, (L + 1) P).
+        questions: (N, at least (layers + 1) P), of which it reads the last.
         weights: (N,) of the questions.
         always: bool (V,), properties that each step compares; of the others it does those asked for and a few more.
     """
     width = keys.shape[-1]
-    head = PropertyHead(width, WIDTH, layers=questions.shape[-1] // width - 1)
+    head = PropertyHead(width, WIDTH, layers=layers)
+    questions = questions[:, -head.question.in_features :]
     with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
         for started in head.question.parameters():
             started.zero_()
@@ -270,14 +283,23 @@ def _learned(
 
 @torch.no_grad()
 def _mean(heads: Sequence[PropertyHead], keys: Tensor, questions: Tensor) -> PropertyHead:
-    """One head with the maps of all, each scaled to give vectors of about length 1: its cosine is about their mean."""
+    """One head with the maps of all, each scaled to give vectors of about length 1: its cosine is about their mean.
+
+    Args:
+        questions: as the one that reads most of them does.
+    """
     width = keys.shape[-1]
     mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1)
     for name, inputs in (("question", questions), ("property", keys)):
-        maps = [getattr(head, name) for head in heads]
-        lengths = [one(inputs).norm(dim=-1).mean() for one in maps]
-        for of_mean, *of_each in zip(*(one.parameters() for one in (getattr(mean, name), *maps)), strict=True):
-            of_mean.copy_(torch.cat([one / length for one, length in zip(of_each, lengths, strict=True)]))
+        whole = getattr(mean, name)
+        for parameter in whole.parameters():
+            parameter.zero_()  # for what a head does not read
+        for number, head in enumerate(heads):
+            one, rows = getattr(head, name), slice(number * WIDTH, (number + 1) * WIDTH)
+            length = one(inputs[:, -one.in_features :]).norm(dim=-1).mean()
+            whole.weight[rows, -one.in_features :] = one.weight / length
+            if one.bias is not None:
+                whole.bias[rows] = one.bias / length
     for name in ("log_scale", "log_cosine"):
         getattr(mean, name).copy_(torch.stack([getattr(head, name) for head in heads]).mean())
     return mean

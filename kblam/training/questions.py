@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     GENERAL = 3  # nothing that any knowledge base has
 
 
+Natural = Mapping[str, Sequence[str]]  # by property, questions that mean it
 # Shares of the kinds; most of what people ask a knowledge base is one fact.
 SHARES = {Kind.SINGLE: 0.82, Kind.PAIR: 0.08, Kind.OPEN: 0.05, Kind.GENERAL: 0.05}
 
@@ -90,20 +92,32 @@ class Facts:
         return [one for one in of_entity if one == fact or same_meaning(self.identities[one][1], prop)]
 
 
-def draw_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:
-    """`count` questions of all kinds; everything follows from the seed. `only` as in `phrasing.question`."""
+def draw_questions(
+    facts: Facts, count: int, seed: int, only: Only | None = None, natural: Natural = MappingProxyType({})
+) -> list[Asked]:
+    """`count` questions of all kinds; everything follows from the seed.
+
+    Args:
+        only: as in `phrasing.question`.
+        natural: by property, as there.
+    """
     rng = random.Random(seed)
     general = general_questions()
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
-    return [_draw(facts, kind, general, rng, only) for kind in kinds]
+    return [_draw(facts, kind, general, rng, only, natural) for kind in kinds]
 
 
-def calibration_questions(facts: Facts, count: int, seed: int, only: Only | None = None) -> list[Asked]:
-    """`count` questions of all kinds but pairs, which are asked part by part in use; `only` as in `question`."""
-    return [one for one in draw_questions(facts, 2 * count, seed, only) if one.kind is not Kind.PAIR][:count]
+def calibration_questions(
+    facts: Facts, count: int, seed: int, only: Only | None = None, natural: Natural = MappingProxyType({})
+) -> list[Asked]:
+    """As `draw_questions`, but no pairs, which are asked part by part in use."""
+    drawn = draw_questions(facts, 2 * count, seed, only, natural)
+    return [one for one in drawn if one.kind is not Kind.PAIR][:count]
 
 
-def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random, only: Only | None) -> Asked:
+def _draw(
+    facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random, only: Only | None, natural: Natural
+) -> Asked:
     if kind is Kind.GENERAL:
         return Asked(rng.choice(general), kind, ())
     fact = rng.randrange(len(facts))
@@ -118,7 +132,8 @@ def _draw(facts: Facts, kind: Kind, general: Sequence[str], rng: random.Random, 
         if second != fact:
             return Asked(pair_question((name, prop), facts.identities[second], rng), kind, (fact, second))
     properties = [facts.identities[other][1] for other in facts.of_entity(entity) if other != fact]
-    return Asked(question(prop, name, rng, others=properties, only=only), Kind.SINGLE, (fact,))
+    text = question(prop, name, rng, others=properties, only=only, natural=natural.get(prop, ()))
+    return Asked(text, Kind.SINGLE, (fact,))
 
 
 def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:

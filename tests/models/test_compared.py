@@ -68,11 +68,21 @@ def test_what_two_columns_mean_is_neithers_and_no_rival() -> None:
     assert [(one.property, one.other, one.beaten) for one in signs] == [(1, 0, 0), (1, 0, 0), (0, 1, 1)]
 
 
-def test_shares_are_of_one_whole() -> None:
-    compared = judge_of("word class", "example")._compared
-    shares = compared.join(torch.rand(3, len(compared.shown) + 2).log_softmax(-1)).exp()
-    assert torch.allclose(shares.sum(-1), torch.ones(3))
-    assert not shares[:, compared.columns["part of speech"]].any()
+def test_a_triple_of_the_other_name_itself_has_its_share() -> None:
+    """A base has more properties than are compared, and a calibration asks several of few."""
+    found = [("Anvil 3", prop, 0.2) for prop in ("word class", "part of speech", "example")]
+    signs = judge_of("word class", "example").signs([judged("the part of speech of Anvil 3", *found)])[0]
+    assert -2 < signs[1].share <= signs[0].share
+    assert [(one.property, one.other, one.beaten) for one in signs] == [(1, 0, 0), (1, 0, 0), (0, 1, 1)]
+
+
+def test_an_overview_is_the_description_that_the_base_has() -> None:
+    def describing(*properties: str) -> list[str]:
+        compared = Compared.of(properties, ("description",), lambda texts: torch.zeros(len(texts), 1))
+        return sorted(compared.describing.values())
+
+    assert describing("price") == ["description"]
+    assert describing("overview", "price") == []
 
 
 def test_two_spellings_of_one_column_are_one() -> None:
