@@ -52,6 +52,7 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
         raise DeviceFullError("no room for 18 rows\nand more")
 
     monkeypatch.setattr(ResidentKnowledge, "twin", full)
+    monkeypatch.setattr(copies, "PATIENCE", SECONDS)
 
 
 def projected(tied: Tied, kb: KnowledgeBase) -> torch.Tensor:
