@@ -163,6 +163,10 @@ class KnowledgeError(KblamError):
     """Knowledge does not fit what it is attached to: dtype, device, shape or dimension."""
 
 
+class DeviceFullError(KnowledgeError):
+    """A device has no room for knowledge, or not for a second copy of what is being read."""
+
+
 class ModelFolderError(KblamError):
     """A folder written by `kblam integrate` cannot be read: missing pieces, damaged, or of a newer format."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ class Session:
 
     Threads may share a session, and sessions with different knowledge bases may share a model: each question is
     answered from its own. The knowledge base is copied to the device at the first question and kept there; later
-    questions copy only what changed. `kblam.models.copies` says for how long, and which threads wait.
+    questions copy only what changed. An answer is of the knowledge base as it was when it was begun.
+    `kblam.models.copies` says for how long copies are kept.
 
     docs/answers.md says how an answer is made.
 
@@ -85,7 +86,15 @@ class Session:
         self.known_above = known_above
         self._rules()  # what cannot be is told here, not at the first question
 
-    def ask(self, question: str, *, top: int = 5, max_new_tokens: int = 128, **generate_options: Any) -> Answer:
+    def ask(
+        self,
+        question: str,
+        *,
+        top: int = 5,
+        max_new_tokens: int = 128,
+        resident: ResidentKnowledge | None = None,
+        **generate_options: Any,
+    ) -> Answer:
         """Answers one question.
 
         Args:
@@ -93,6 +102,8 @@ class Session:
                 question head sees; of a conversation pass the last user turn alone.
             top: how many triples of evidence at most.
             max_new_tokens: length limit of the answer.
+            resident: what to answer from, of a `kblam.models.copies.reading` around this call, for who has to know
+                its revision; None takes the knowledge base as it is now.
             generate_options: passed on to `model.generate` (`do_sample`, `temperature`, `stop_strings`, `streamer`,
                 ...). transformers keeps a static cache on the model, so use the model from one thread at a time then.
 
@@ -104,7 +115,9 @@ class Session:
             EncoderError: the adapter has a question head, and the question cannot be encoded.
             KnowledgeError: the adapter has been detached since.
         """
-        return self.ask_many([question], top=top, max_new_tokens=max_new_tokens, **generate_options)[0]
+        return self.ask_many([question], top=top, max_new_tokens=max_new_tokens, resident=resident, **generate_options)[
+            0
+        ]
 
     def ask_many(
         self,
@@ -113,6 +126,7 @@ class Session:
         top: int = 5,
         max_new_tokens: int = 128,
         batch_size: int = 32,
+        resident: ResidentKnowledge | None = None,
         **generate_options: Any,
     ) -> list[Answer]:
         """`ask` for several questions, `batch_size` of them at a time; answers come in the order of the questions."""
@@ -138,10 +152,12 @@ class Session:
         check_length(self.model, for_base, questions[: len(for_base)], max_new_tokens)
         batches = [range(start, min(start + batch_size, len(encoded))) for start in range(0, len(encoded), batch_size)]
         answers: list[Answer] = []
-        with reading(self.attachment, self.knowledge_base) as resident:
+        given = None if resident is None else nullcontext(resident)
+        with given or reading(self.attachment, self.knowledge_base) as knowledge:
             for batch in batches:
                 asked, rows = [questions[row] for row in batch], [encoded[row] for row in batch]
-                answers += self._answer_batch(resident, asked, rows, rules, top, how.of_questions(batch))
+                answers += self._answer_batch(knowledge, asked, rows, rules, top, how.of_questions(batch))
+        del knowledge  # an older version is freed with its last reader
         unknown = [row for row, answer in enumerate(answers) if answer.from_base]
         for start in range(0, len(unknown), batch_size):
             batch_of_base = unknown[start : start + batch_size]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kblam.errors import KnowledgeError, argument
+from kblam.errors import DeviceFullError, KnowledgeError, argument
 from kblam.knowledge.knowledge_base import KnowledgeBase
 
 MIN_CAPACITY = 64
@@ -104,8 +104,9 @@ class DeviceRows:
         Another `KnowledgeBase` object than last time replaces everything.
 
         Raises:
-            KnowledgeError: its vectors have another dimension, or there is no room; nothing was changed. If memory
-                ran out later, or the call was interrupted, the next one writes all rows again.
+            KnowledgeError: its vectors have another dimension; nothing was changed.
+            DeviceFullError: there is no room; nothing was changed. If memory ran out later, or the call was
+                interrupted, the next one writes all rows again.
         """
         if kb.dimension != self.dimension:
             raise KnowledgeError(
@@ -129,12 +130,16 @@ class DeviceRows:
         self._follows, self._revision = kb.mark, changes.revision
         return rows
 
-    def copy(self, form: RowFormat) -> DeviceRows:
-        """The same rows in other memory, that of `form`; each follows the knowledge base by itself from here on.
+    def copy(self, form: RowFormat | None = None) -> DeviceRows:
+        """The same rows in other memory; each follows the knowledge base by itself from here on.
+
+        Args:
+            form: whose memory; None is this one's.
 
         Raises:
-            KnowledgeError: there is no room.
+            DeviceFullError: there is no room.
         """
+        form = self._form if form is None else form
         twin = copy.copy(self)
         twin.ids, twin._row_of, twin._form = list(self.ids), dict(self._row_of), form
         capacity = room_for(self.count)
@@ -218,7 +223,7 @@ class DeviceRows:
                 raise KnowledgeError(
                     f"{rows:,} rows of embeddings cannot be made on {self.device}: {reason}"
                 ) from error
-            raise KnowledgeError(
+            raise DeviceFullError(
                 f"no room for {rows:,} rows of embeddings ({rows * row_bytes / 2**20:,.0f} MiB) on {self.device}: "
                 f"{reason}; use a smaller dtype or {_on_the_cpu()}"
             ) from error

@@ -194,7 +194,8 @@ class Attachment:
         """Knowledge for calls of this thread (or asyncio task) inside the `with` block; arguments of `set_knowledge`.
 
         A `KnowledgeBase` is in force as it is when the block is entered. Its copy on the device is kept for the next
-        block, which copies only what changed; whoever changes it and asks waits for the blocks in progress.
+        block, which copies only what changed. One that is entered after a change while others are in progress, around
+        it or elsewhere, has a copy of its own and waits for none of them; see `kblam.models.copies`.
 
         None means no knowledge, even if there is a default. Blocks may be nested; the innermost counts.
         """

@@ -188,7 +188,7 @@ class EmbeddedEngine:
         # Held over the whole answer: words are read later than the attention, and must be of the same revision.
         with asking.base.turns.answering(), reading(self._attachment, session.knowledge_base) as resident:
             self._bytes[asking.base.place] = resident.num_bytes
-            answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, **options)
+            answer = session.ask(question, top=_EVIDENCE, max_new_tokens=limit, resident=resident, **options)
             return answer, resident.revision, None
 
     def _from_prompt(

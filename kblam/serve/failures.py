@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from kblam.errors import (
+    DeviceFullError,
     EncoderError,
     GenerationError,
     KblamError,
@@ -142,7 +143,7 @@ def told(error: BaseException) -> ApiError:
     if isinstance(error, EncoderError):
         logger.warning("%s", error)
         return ApiError(500, "the sentence encoder failed; nothing was changed", "encoder_failed")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError | DeviceFullError) or type(error).__name__ == "OutOfMemoryError":
         logger.warning("out of memory: %s", error)
         return ApiError(503, "out of memory; try again with less", "out_of_memory", headers={"Retry-After": "5"})
     if isinstance(error, KblamError):

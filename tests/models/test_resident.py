@@ -329,6 +329,54 @@ def test_one_copy_is_kept_and_brought_up_to_date(kb: KnowledgeBase, tied: Tied, 
     tied.attachment.set_knowledge(half)
 
 
+@pytest.mark.parametrize("plan", ["latent", "dense", "decode=latent,prefill=dense"])
+def test_a_twin_has_what_changed_and_leaves_the_first_alone(
+    plan: str, kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resident_of(kb, tied, plan=plan)
+    before, where = rows_of(first), addresses(first)
+    kb.remove("thing 2")
+    kb.add([fact(3, "new"), fact(60)])
+    encoded: list[int] = []
+    encode = Joined.encode
+
+    def counted(form: Joined, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+        encoded.append(len(key))
+        return encode(form, key, value)
+
+    monkeypatch.setattr(Joined, "encode", counted)
+    with torch.inference_mode():
+        twin = first.twin()
+    assert encoded == [2], "all else is copied on the device"
+    assert not set(addresses(twin).values()) & set(where.values())
+    assert (first.num_triples, first.filled.tolist(), first.is_behind) == (9, [[0, 9]], True)
+    assert (addresses(first), changed_rows(before, first)) == (where, {name: [] for name in before})
+    with torch.no_grad():
+        check_against_projection(twin, kb, tied)
+        kb.add(fact(61))
+        assert twin.sync() == 1
+        check_against_projection(twin, kb, tied)
+
+
+def test_a_sync_that_was_interrupted_at_its_end_counts_as_behind(
+    kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = resident_of(kb, tied)
+    kb.add([fact(number) for number in range(40, 140)])  # more than there is room for
+
+    def interrupted(_: ResidentKnowledge) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResidentKnowledge, "_see_layers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            resident.sync()
+    assert resident.is_behind
+    resident.sync()
+    with torch.no_grad():
+        check_against_projection(resident, kb, tied)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{"knowledge_scale": 5.0}, {"top_k": 10, "knowledge_scale": 5.0}], ids=str)
 def test_a_compiled_model_sees_new_facts_without_compiling_again(options: dict[str, object], kb: KnowledgeBase) -> None:

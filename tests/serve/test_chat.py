@@ -13,8 +13,10 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion
 
+from kblam.generation import Answer, Session
 from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
+from tests.generation.asking import FACTS
 from tests.serve.conftest import Counting
 from tests.serve.contract import chunks
 from tests.serve.served import ANSWER, MODEL, QUESTION, Served, base_of, embedded, serving
@@ -279,3 +281,19 @@ def test_an_answer_that_would_end_the_engines_thread_is_500_and_the_next_one_is_
         assert (failed := served.ask()).status_code == 500
         assert failed.json()["error"]["code"] == "server_failed"
         assert served.ask().json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_an_answer_is_of_the_revision_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may change the file after the engine has begun."""
+    base, ask = base_of(facts=FACTS[1:]), Session.ask
+
+    def once_it_has_changed(self: Session, question: str, **options: Any) -> Answer:
+        base.knowledge_base.add(FACTS[0])
+        return ask(self, question, **options)
+
+    monkeypatch.setattr(Session, "ask", once_it_has_changed)
+    with serving(Bases([base])) as served:
+        first, second = (served.ask(content=QUESTION).json() for _ in range(2))
+    assert (first["kblam"]["revision"], second["kblam"]["revision"]) == (1, 2)
+    assert FACTS[0].value not in first["choices"][0]["message"]["content"]
+    assert second["choices"][0]["message"]["content"] == ANSWER

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from kblam import KnowledgeBase
-from kblam.errors import EncoderError, StoreBusyError, StoreWriteError, TripleFormatError
+from kblam.errors import DeviceFullError, EncoderError, StoreBusyError, StoreWriteError, TripleFormatError
 from kblam.serve import triples
 from kblam.serve.bases import Base, Bases, Place
 from tests.generation.asking import FACTS
@@ -112,6 +112,7 @@ def test_a_server_that_reads_only_refuses_changes() -> None:
         (StoreWriteError("/secret/x.kb: the disk is full"), 500, "write_failed"),
         (EncoderError("http://secret failed"), 500, "encoder_failed"),
         (MemoryError(), 503, "out_of_memory"),
+        (DeviceFullError("no room on secret"), 503, "out_of_memory"),
         (ZeroDivisionError("secret"), 500, "server_failed"),
     ],
     ids=str,
