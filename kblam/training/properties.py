@@ -27,14 +27,14 @@ from kblam.training.vectors import Vectors
 
 WIDTH = 256
 # With a third as many of the training world, four times as many new ones go wrong (docs/log/adapter.md).
-QUESTIONS = 96_000
-FURTHER_SHARE = 0.235  # of them: each of `kblam.data.phrases.further` once
+QUESTIONS = 102_000
+FURTHER_SHARE = 0.271  # of them: each of `kblam.data.phrases.further` once
 _EVERYTHING_SHARE = 0.1  # of the others, those for the training world and a user's own triples
 STEPS = 3000
 _ROWS = 512
 # Of the rows of a step. With as many as of the questions, near properties such as latitude and longitude, which
 # only the training world and a base of yours have, are told apart less well (docs/log/adapter.md).
-_FURTHER_ROWS = 0.25
+_FURTHER_ROWS = 0.3
 _OTHERS = 256  # properties drawn for each step to be compared, beside those that it asks for and all that are known
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
