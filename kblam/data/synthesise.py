@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, beginning, json_in
 from kblam.data.journal import Journal
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataServerError, TripleFormatError, argument
@@ -96,9 +96,9 @@ def _entities(reply: str) -> tuple[list[list[Triple]], str]:
     document = json_in(reply)
     records = document.get("entities") if isinstance(document, dict) else document
     if not isinstance(records, list):
-        return [], f"no list of entities in {reply[:60]!r}"
+        return [], f"no list of entities in {beginning(reply, 60)!r}"
     found = [entity for record in records if (entity := _triples(record))]
-    return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {reply[:60]!r}"
+    return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {beginning(reply, 60)!r}"
 
 
 def _triples(record: Any) -> list[Triple]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from kblam.data.asking.replies import Request
 from kblam.data.asking.sets import UNANSWERABLE, Asked
 from kblam.data.at_once import answers
-from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError, json_in
 from kblam.data.journal import Journal
 from kblam.errors import DataServerError
 from kblam.knowledge.encoders import Progress
 from kblam.knowledge.mention import says
+
+logger = logging.getLogger("kblam")
 
 TOGETHER = 10  # questions of one request
 LONGEST = 400  # characters of a question
@@ -83,6 +86,9 @@ def rephrased(
     changed: set[int] = set()
     with answers(requests, ask, endpoint, concurrency) as answered:
         for place, reply in answered:
+            if isinstance(reply, RequestFailedError):
+                logger.warning("%d questions stay in the words of the templates: %s", len(batches[place]), reply)
+                reply = ""
             texts = _numbered(reply)
             for at in batches[place]:
                 text = " ".join(texts.get(at, "").split())
