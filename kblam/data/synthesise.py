@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -110,7 +111,7 @@ def _triples(record: Any) -> list[Triple]:
         return []
     triples: list[Triple] = []
     for prop, value in record["facts"].items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             value = str(value)
         if not isinstance(value, str) or len(value) > LONGEST_VALUE or len(prop) > LONGEST_PROPERTY:
             continue

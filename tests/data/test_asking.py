@@ -106,6 +106,7 @@ def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
     assert len(server.requests) == 3
     server.answer = lambda request: 400 if "\n10. " in f"\n{request['messages'][1]['content']}" else answer(request)
     done = rephrased(given, Endpoint(server.base_url, "writer"), concurrency=1)
+    assert [(number, "HTTP 400" in why) for why, number in done.unanswered.items()] == [(10, True)]
     assert done.kept == 10 + len([at for at in same if not 10 <= at < 20])
     server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):

@@ -72,6 +72,13 @@ def test_what_cannot_be_used_is_left_out(server: ChatServer) -> None:
     ]
 
 
+def test_what_is_no_number_is_no_value(server: ChatServer) -> None:
+    facts = '{"price": 3, "weight": 0.5, "depth": NaN, "height": Infinity, "age": 1e999}'
+    server.replies = [f'{{"entities": [{{"name": "Zorblax", "facts": {facts}}}]}}']
+    (written,) = synthesise(Endpoint(server.base_url, MODEL), 1)
+    assert [(triple.property, triple.value) for triple in written] == [("price", "3"), ("weight", "0.5")]
+
+
 def test_the_key_is_sent_and_never_shown(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret-1")
     server.replies = [reply(entity("Zorblax")), 401]
