@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from kblam.data.endpoint import ChatClient, Endpoint, Pause, StoppedError
+from kblam.data.endpoint import ChatClient, Endpoint, Pause, RequestFailedError, StoppedError
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
+
+# Refused requests in a row: the server takes none of this kind.
+MOST_REFUSED = 5
 
 
 @contextmanager
@@ -20,8 +23,11 @@ def answers(
     ask: Callable[[ChatClient, Asked], Answered],
     endpoint: Endpoint,
     concurrency: int,
-) -> Iterator[Iterator[tuple[int, Answered]]]:
+) -> Iterator[Iterator[tuple[int, Answered | RequestFailedError]]]:
     """(place, answer) of each thing that is asked, in whatever order; the end of the block stops what is under way.
+
+    In the place of an answer stands the error of a request that fails while others are answered. Where nothing is
+    answered between two that fail, or between `MOST_REFUSED` that are refused, the error is raised.
 
     Args:
         asked: what `ask` is called with, one by one.
@@ -33,7 +39,7 @@ def answers(
         EncoderError, DataError: the endpoint cannot be used; and whatever `ask` raises, where the answers are read.
     """
     pause, left, lock = Pause(), iter(enumerate(asked)), threading.Lock()
-    results: queue.SimpleQueue[tuple[int, Answered] | BaseException] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[int, Answered | RequestFailedError] | BaseException] = queue.SimpleQueue()
     clients = [ChatClient(endpoint, pause) for _ in range(min(max(1, concurrency), len(asked)))]
 
     def work(client: ChatClient) -> None:
@@ -43,7 +49,7 @@ def answers(
                     item = next(left, None)
                 if item is None:
                     return
-                results.put((item[0], ask(client, item[1])))
+                results.put((item[0], _answer(ask, client, item[1])))
         except StoppedError:
             return
         except BaseException as error:  # raised where the answers are read
@@ -53,11 +59,23 @@ def answers(
     for thread in threads:
         thread.start()
 
-    def answered() -> Iterator[tuple[int, Answered]]:
-        for _ in asked:
+    def answered() -> Iterator[tuple[int, Answered | RequestFailedError]]:
+        refused, is_fine, is_any = 0, False, False
+        for further in range(len(asked) - 1, -1, -1):
             found = results.get()
             if isinstance(found, BaseException):
                 raise found
+            error = found[1]
+            if not isinstance(error, RequestFailedError):
+                refused, is_fine, is_any = 0, True, True
+            elif error.is_refused:
+                refused += 1
+                if refused == MOST_REFUSED or not (further or is_any):
+                    raise error
+            elif is_fine:
+                is_fine = False
+            else:
+                raise error
             yield found
 
     try:
@@ -68,3 +86,12 @@ def answers(
             client.close()
         for thread in threads:
             thread.join(timeout=1)
+
+
+def _answer(
+    ask: Callable[[ChatClient, Asked], Answered], client: ChatClient, asked: Asked
+) -> Answered | RequestFailedError:
+    try:
+        return ask(client, asked)
+    except RequestFailedError as error:
+        return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import threading
@@ -16,6 +17,7 @@ import httpx
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge.encoders.openai import checked_base_url
 from kblam.knowledge.encoders.posting import (
+    FIRST_WAIT,
     RETRIED,
     Poster,
     can_be_a_header,
@@ -26,6 +28,9 @@ from kblam.strict_json import decoder, loads
 
 _MOST_BYTES = 2**24  # of a reply: far more than any model writes
 _MOST_TRIES = 1000  # brackets in a reply that JSON may begin with
+_LIMITED = 429
+_OF_THE_REQUEST = frozenset({400, 413, 422})  # statuses that say nothing about other requests
+_LOOKED_AT = 10_000  # characters of a reply that a message shows the beginning of
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,18 @@ class Reply:
     reply_tokens: int | None = None
 
 
+class RequestFailedError(DataServerError):
+    """A request was not answered. Whether others are tells if it is its own fault, or the server's.
+
+    Attributes:
+        is_refused: the server answered that it will not; else it failed, or answered with something else.
+    """
+
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
+
+
 class StoppedError(Exception):
     """The work was stopped while an answer was waited for."""
 
@@ -75,6 +92,7 @@ class Pause:
 
     def __init__(self) -> None:
         self.is_stopped = threading.Event()
+        self.latest: object = None  # answer that anybody got
         self._until = 0.0
 
     def ask_for(self, seconds: float) -> None:
@@ -149,7 +167,9 @@ class ChatClient:
 
         Raises:
             DataError: the key is refused, or the model is not known.
-            DataServerError: the server keeps failing, refuses the request, or does not answer with a chat completion.
+            RequestFailedError: the server keeps failing, refuses the request, or does not answer with a chat
+                completion.
+            DataServerError: the endpoint is not one that can be asked.
             StoppedError: the pause was stopped.
         """
         body: dict[str, Any] = {
@@ -163,12 +183,19 @@ class ChatClient:
         if most_tokens is not None:
             body["max_tokens"] = most_tokens
         self._pause.wait()
-        answer = self._poster.until_answered(
-            body, _MOST_BYTES, attempts=self.endpoint.max_attempts, wait=self._pause.of, trouble_of=self._trouble
-        )
-        if not isinstance(answer, str):
-            return self._reply(answer)
-        raise DataServerError(
+        while True:
+            latest = self._pause.latest
+            answer = self._poster.until_answered(
+                body, _MOST_BYTES, attempts=self.endpoint.max_attempts, wait=self._pause.of, trouble_of=self._trouble
+            )
+            if not isinstance(answer, str):
+                self._pause.latest = answer
+                return self._reply(answer)
+            # A limit that lets others through meanwhile is no failure: it will be this one's turn.
+            if answer != f"HTTP {_LIMITED}" or self._pause.latest is latest:
+                break
+            self._pause.of(FIRST_WAIT)
+        raise RequestFailedError(
             f"{self.url} failed {self.endpoint.max_attempts} times, the last time with {answer}; run the same command "
             "again later"
         )
@@ -177,7 +204,7 @@ class ChatClient:
         """What to say of a status that may pass.
 
         Raises:
-            DataError, DataServerError: it will not.
+            DataError, DataServerError, RequestFailedError: it will not.
         """
         status, endpoint = answer.status_code, self.endpoint
         # Servers may quote part of the key they refuse, so their message is left out.
@@ -191,19 +218,22 @@ class ChatClient:
                 "URL usually ends in /v1"
             )
         trouble = f"HTTP {status}"
+        if status == _LIMITED and b"insufficient_quota" in answer.content:
+            raise DataError(f"{self.url}: the account has no quota left: {trouble}: {message_of(answer)}")
         if status not in RETRIED:
-            raise DataServerError(
-                f"{self.url} refused the request for model {endpoint.model!r}: {trouble}: {message_of(answer)}"
-            )
+            told = f"{self.url} refused the request for model {endpoint.model!r}: {trouble}: {message_of(answer)}"
+            raise RequestFailedError(told, is_refused=True) if status in _OF_THE_REQUEST else DataServerError(told)
         return trouble
 
     def _reply(self, answer: httpx.Response) -> Reply:
         try:
-            body = loads(answer.content)
+            body = loads(answer.content.removeprefix(codecs.BOM_UTF8))
+            if isinstance(body, dict) and body.get("error") and not body.get("choices"):
+                raise RequestFailedError(f"{self.url} answered with an error: {message_of(answer)}")
             choice = body["choices"][0]
             message = choice["message"]
             content, refusal = message.get("content"), message.get("refusal")
-            usage = body.get("usage") or {}
+            usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
             return Reply(
                 content if isinstance(content, str) else "",
                 str(choice.get("finish_reason") or "stop"),
@@ -213,7 +243,7 @@ class ChatClient:
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             # Not raised from it: what a server sends may quote the key.
-            raise DataServerError(
+            raise RequestFailedError(
                 f"{self.url} did not answer with a chat completion ({type(error).__name__}: "
                 f"{redact(str(error))[:100]}); is it an OpenAI-compatible endpoint?"
             ) from None
@@ -221,6 +251,11 @@ class ChatClient:
 
 def _count(given: object) -> int | None:
     return given if type(given) is int and given >= 0 else None
+
+
+def beginning(reply: str, most: int) -> str:
+    """What a reply begins with, as a message shows it: in a line, without secrets."""
+    return redact(" ".join(reply[:_LOOKED_AT].split()))[:most]
 
 
 def json_in(reply: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
-from kblam.errors import DataError
+from kblam.errors import DataError, TripleFormatError
 from kblam.strict_json import loads
 
 try:
@@ -61,7 +61,8 @@ class Journal(Generic[Kept]):
     def __exit__(self, *exception: object) -> None:
         if self._is_passing and not self._kept:
             self._remove()
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written, as `put` has told
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -125,13 +126,15 @@ class Journal(Generic[Kept]):
         self._file.seek(0)
         whole = 0
         for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n") and (begin.startswith(line) or line.startswith(begin)):
+            written = line.rstrip(b"\0")  # where the machine stopped, a file may go on with zeros
+            if not line.endswith(b"\n") and (begin.startswith(written) or written.startswith(begin)):
                 break  # the process was killed while it wrote
             try:
                 entry = loads(line)
                 self._kept[entry[self._key]] = self._answer(entry)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                work = " ".join(self._work)
-                raise DataError(f"{self.path}:{number}: no journal of {work} ({error}); remove it") from None
+            except (ValueError, KeyError, TypeError, RecursionError, TripleFormatError) as error:
+                work, why = " ".join(self._work), error.reason if isinstance(error, TripleFormatError) else error
+                what = "remove this line, and what is in the others is kept" if whole else "remove it"
+                raise DataError(f"{self.path}:{number}: no journal of {work} ({why}); {what}") from None
             whole += len(line)
         self._file.truncate(whole)

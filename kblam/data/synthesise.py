@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, beginning, json_in
 from kblam.data.journal import Journal
 from kblam.data.meaning import same_meaning
 from kblam.errors import DataServerError, TripleFormatError, argument
@@ -96,9 +97,9 @@ def _entities(reply: str) -> tuple[list[list[Triple]], str]:
     document = json_in(reply)
     records = document.get("entities") if isinstance(document, dict) else document
     if not isinstance(records, list):
-        return [], f"no list of entities in {reply[:60]!r}"
+        return [], f"no list of entities in {beginning(reply, 60)!r}"
     found = [entity for record in records if (entity := _triples(record))]
-    return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {reply[:60]!r}"
+    return found, "" if found else f"no entity with a name and {FEWEST_FACTS} facts in {beginning(reply, 60)!r}"
 
 
 def _triples(record: Any) -> list[Triple]:
@@ -110,7 +111,7 @@ def _triples(record: Any) -> list[Triple]:
         return []
     triples: list[Triple] = []
     for prop, value in record["facts"].items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             value = str(value)
         if not isinstance(value, str) or len(value) > LONGEST_VALUE or len(prop) > LONGEST_PROPERTY:
             continue

@@ -146,6 +146,11 @@ def test_what_cannot_work_is_told_before_anything_is_asked(server: ChatServer, d
     facts = tmp_path / "facts.jsonl"
     kblam("data", "extract", document, "-o", facts).failed(2, "--base-url and --model are needed")
     kblam(*words(server, tmp_path / "none.md", "-o", facts)).failed(2, "none.md: cannot read: No such file")
+    (tmp_path / "empty.md").write_text("")
+    several = words(server, tmp_path / "none.md", document, tmp_path / "empty.md", "-o", facts)
+    told = kblam(*several).failed(2, "2 of 3 documents cannot be read: ").stderr
+    assert "none.md: cannot read: No such file" in told
+    assert "empty.md: no text" in told
     kblam(*words(server, document, "-o", facts, "--prices", "free")).failed(2, "'free' is not two prices")
     kblam(*words(server, document, "-o", facts, "--max-megabytes", 1)).ok()
     other = tmp_path / "other.jsonl"

@@ -72,7 +72,7 @@ def test_what_a_model_was_paid_for_is_kept_until_the_file_is_written(facts: Path
 
     def answer(request: dict[str, Any]) -> str | int:
         if len(server.requests) == 3:
-            return 400
+            return 405
         lines = [line.split(". ", 1) for line in request["messages"][1]["content"].splitlines()]
         return json.dumps({"questions": [{"number": int(at), "question": f"Say: {text}"} for at, text in lines]})
 

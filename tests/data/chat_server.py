@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = str | int | tuple[int, dict[str, str]] | dict[str, Any] | bytes
+Reply = str | int | tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes] | dict[str, Any] | bytes
 
 
 def said(
@@ -26,7 +26,8 @@ def said(
 class ChatServer:
     """What it says: `replies` in turn, the last one again and again; or what `answer` makes of a request.
 
-    A reply is a text, a status to fail with, a status with headers, a whole body, or its bytes as they are sent.
+    A reply is a text, a status to fail with, a status with headers and perhaps bytes, a whole body, or its bytes as
+    they are sent.
     `most_at_once` is how many requests were under way together.
     """
 
@@ -60,7 +61,8 @@ def serve() -> Iterator[ChatServer]:
             headers: dict[str, str] = {}
             status, payload = 200, b"{}"
             if isinstance(reply, tuple):
-                status, headers = reply
+                status, headers, *sent = reply
+                payload = sent[0] if sent else payload
             elif isinstance(reply, int):
                 status = reply
             elif isinstance(reply, bytes):

@@ -104,6 +104,10 @@ def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
     assert done.questions[5].question == f"Say of {' and '.join(given[5].names)} number 5."
     assert [one.answer for one in done.questions] == [one.answer for one in given]
     assert len(server.requests) == 3
+    server.answer = lambda request: 400 if "\n10. " in f"\n{request['messages'][1]['content']}" else answer(request)
+    done = rephrased(given, Endpoint(server.base_url, "writer"), concurrency=1)
+    assert [(number, "HTTP 400" in why) for why, number in done.unanswered.items()] == [(10, True)]
+    assert done.kept == 10 + len([at for at in same if not 10 <= at < 20])
     server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):
         rephrased(given, Endpoint(server.base_url, "writer"))
@@ -173,7 +177,12 @@ def test_questions_about_documents_rest_on_their_words(server: ChatServer) -> No
     assert written.refused["a quote that is not in the document"] == 1
     assert written.refused["no text where a question needs it"] == 3
     assert written.refused["too long"] == 1
-    server.replies, pieces = ["no"], list(pieces_of(document, 50))
+    pieces = list(pieces_of(document, 50))
+    server.answer = lambda request: 400 if "Quiet" in str(request) else json.dumps({"questions": [whole]})
+    written = about_documents(pieces, 6, Endpoint(server.base_url, "writer"), shares={"single": 1.0}, concurrency=1)
+    assert len(written.questions) == 1
+    assert [why.partition(": ")[0] for why in written.refused] == ["no answer"]
+    server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match=r"for any of 2 pieces \(a reply without a list of questions\)"):
         about_documents(pieces, 6, Endpoint(server.base_url, "writer"))
     with pytest.raises(DataError, match="have no text but headings"):

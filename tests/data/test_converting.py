@@ -86,6 +86,10 @@ def test_office_documents_and_pages_of_the_web(tmp_path: Path) -> None:
     assert (word.text, word.starts) == ("Quiet Harbor\n\nFounded in 1911.", ())
     (tmp_path / "a.html").write_text("<h1>Birds</h1><script>no</script><p>A <b>falcon</b>.</p>")
     assert read_document(tmp_path / "a.html").text == "# Birds\n\nA **falcon**."
+    (tmp_path / "b.html").write_text(
+        "<p>Begin with &lt;!-- here.</p><!-- no --><p>Oaks grow.</p><p>--&gt; ends it.</p>"
+    )
+    assert read_document(tmp_path / "b.html").text == "Begin with <!-- here.\n\nOaks grow.\n\n--> ends it."
     slides = Presentation()
     for title in ("One", "Two"):
         slides.slides.add_slide(slides.slide_layouts[5]).shapes.title.text = title
@@ -147,8 +151,9 @@ def test_docling_s_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "        self.document = self\n"
         "        return self\n"
         "    def export_to_markdown(self, page_break_placeholder):\n"
-        "        return 'one' + page_break_placeholder + 'two'\n"
+        "        return 'one\\n<!-- image -->\\n' + page_break_placeholder + 'two <!-- said -->'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     document = read_document(write_pdf(tmp_path / "a.pdf", ["x"]), reader="docling")
     assert [document.page_at(document.text.index(word)) for word in ("one", "two")] == [1, 2]
+    assert document.text == "one\n\f\ntwo <!-- said -->"

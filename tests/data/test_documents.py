@@ -101,6 +101,37 @@ def test_a_quote_is_found_however_it_is_typed(quote: str, found: str | None) -> 
     assert (None if place is None else text[place[0] : place[1]]) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "quote", "found"),
+    [
+        ("The e\ufb03cient o\ufb03ce.", "efficient office", "e\ufb03cient o\ufb03ce"),
+        ("A \ufb01ne \ufb01eld.", "A fine f", "A \ufb01ne \ufb01"),
+        ("The cafe\u0301 opened.", "caf\u00e9 opened", "cafe\u0301 opened"),
+        ("The caf\u00e9 opened.", "cafe\u0301 opened", "caf\u00e9 opened"),
+        (
+            "\u1112\u1161\u11ab\u1100\u1173\u11af \uae00\uae00",
+            "\ud55c\uae00 \uae00\uae00",
+            "\u1112\u1161\u11ab\u1100\u1173\u11af \uae00\uae00",
+        ),
+        ("an infor\u00adma\u200btion desk", "information desk", "infor\u00adma\u200btion desk"),
+        ("an infor-\nmation desk", "an information desk", "an infor-\nmation desk"),
+        ("a well-\nknown desk", "well- known desk", "well-\nknown desk"),
+        (
+            "\u202b\u05de\u05d2\u05d3\u05dc\u202c \u05d2\u05d1\u05d5\u05d4",
+            "\u05de\u05d2\u05d3\u05dc \u05d2\u05d1\u05d5\u05d4",
+            "\u05de\u05d2\u05d3\u05dc\u202c \u05d2\u05d1\u05d5\u05d4",
+        ),
+        ("area of 10\u00b2 m", "area of 102 m", None),
+        ("a re-\nsort", "a sort", None),
+        ("abcd", "\u200b\u200b\u200b\u200b", None),
+    ],
+)
+def test_a_quote_is_found_in_whatever_form_its_letters_are(text: str, quote: str, found: str | None) -> None:
+    """PDFs have ligatures, accents as characters of their own, and words that are broken at the end of a line."""
+    place = find_quote(text, quote)
+    assert (None if place is None else text[place[0] : place[1]]) == found
+
+
 def test_text_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo \xc3\xa9")
     document = read_document(tmp_path / "a.txt")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kblam.data.asking.replies import Replies
 from kblam.data.documents import Document, Piece, pieces_of
 from kblam.data.endpoint import Endpoint, Pause, json_in
 from kblam.data.extracting import Extraction, Prices, extract, merge
@@ -40,6 +44,7 @@ def facts(*found: object) -> str:
     return json.dumps({"triples": found})
 
 
+PASSAGES = "\n\n".join(f"Passage number {number} says nothing, as all others." for number in range(8))
 COLOR = fact("Amber Falcon", "color", "pale green.", "has pale green  plumage")
 FOUNDER = fact("Quiet Harbor", "founder", "Ann Lee", "founded by Ann Lee")
 
@@ -95,10 +100,10 @@ def test_what_is_in_no_document_is_refused(server: ChatServer, tmp_path: Path) -
 
 def test_a_second_run_asks_only_for_what_is_missing(server: ChatServer, tmp_path: Path) -> None:
     def first(request: dict[str, Any]) -> Any:
-        return by_passage(request) if "Falcon" in request["messages"][1]["content"] else 400
+        return by_passage(request) if "Falcon" in request["messages"][1]["content"] else 401
 
     server.answer = first
-    with pytest.raises(DataServerError, match="refused the request"):
+    with pytest.raises(DataError, match="refused the key"):
         run(server, tmp_path, concurrency=1)
     with (tmp_path / "a.extract").open("ab") as torn:  # a process that was killed while it wrote
         torn.write(b'{"piece": "ab')
@@ -123,6 +128,59 @@ def test_a_journal_belongs_to_one_process_and_is_checked(tmp_path: Path) -> None
     assert path.read_text() == '[{"name": "Oak"}]'
     with pytest.raises(DataError, match="cannot write"):
         Journal(tmp_path / "none" / "a.extract")
+
+
+EMPTY = b'{"piece": "a", "triples": [], "refused": {}, "tokens": null}\n'
+
+
+def test_a_journal_that_ends_in_zeros_keeps_what_is_before_them(tmp_path: Path) -> None:
+    """As file systems leave it where the machine stopped."""
+    path = tmp_path / "a.extract"
+    for torn in (b"\0" * 99, b'{"piece": "b", "tri' + b"\0" * 99):
+        path.write_bytes(EMPTY + torn)
+        with Journal(path) as journal:
+            assert len(journal) == 1
+        assert path.read_bytes() == EMPTY
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"piece": "b", "triples": [{"name": "Oak"}], "refused": {}, "tokens": null}\n',
+        b'{"piece": "b", "triples": [], "refused": {"too long": "2"}, "tokens": null}\n',
+        b'{"piece": "b", "triples": [], "refused": {}, "tokens": ["1", "2"]}\n',
+        b"\0\0\n",
+    ],
+)
+def test_a_bad_line_of_a_journal_is_named_and_costs_no_other(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.extract"
+    path.write_bytes(EMPTY + line + EMPTY)
+    with pytest.raises(
+        DataError, match=r"a\.extract:2: no journal of an extraction .*; remove this line, and what is in"
+    ):
+        Journal(path)
+
+
+def test_a_full_disk_is_an_error_of_ours(tmp_path: Path) -> None:
+    limited = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from kblam.data.asking.replies import Replies\n"
+        "from kblam.errors import DataError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    with Replies(Path(sys.argv[1])) as replies:\n"
+        "        for number in range(99):\n"
+        "            replies.put(str(number), 'x' * 999)\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
+    )
+    path = tmp_path / "a.questions"
+    run = subprocess.run([sys.executable, "-c", limited, path], capture_output=True, text=True, timeout=120)
+    assert "cannot write: File too large; make room and run the same command again" in run.stdout, run.stderr
+    with Replies(path) as replies:
+        assert len(replies) == 3
 
 
 def test_all_wait_where_the_server_asks_for_quiet(
@@ -211,9 +269,85 @@ def test_a_server_that_fails_ends_the_run_and_keeps_what_was_there(
 ) -> None:
     server.answer = lambda request: by_passage(request) if "Falcon" in request["messages"][1]["content"] else reply
     with pytest.raises(kind, match=message):
-        run(server, tmp_path, concurrency=1)
+        run(server, tmp_path, pieces(f"{TEXT}\n\n{PASSAGES}"), concurrency=1)
     with Journal(tmp_path / "a.extract") as journal:
         assert len(journal) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (
+            (400, {}, b'{"error": {"message": "context length"}}'),
+            "refused the request for model 'reader': HTTP 400: context",
+        ),
+        (413, "HTTP 413"),
+        (500, "failed 4 times, the last time with HTTP 500"),
+        ({"choices": []}, "did not answer with a chat completion"),
+        ({"error": {"message": "the provider is down"}}, "answered with an error: the provider is down"),
+    ],
+)
+def test_a_piece_that_the_server_fails_at_stops_no_other(
+    server: ChatServer, tmp_path: Path, reply: Any, why: str
+) -> None:
+    server.answer = lambda request: reply if "Quiet" in request["messages"][1]["content"] else by_passage(request)
+    parts = pieces(f"{TEXT}\n\n{PASSAGES}")
+    done = run(server, tmp_path, parts, concurrency=1)
+    ((piece, told),) = done.failed
+    assert "Quiet Harbor" in piece.text
+    assert why in told
+    assert done.asked == len(parts)
+    # The journal has all others, so nothing is answered now.
+    with pytest.raises(DataServerError, match=re.escape(why)):
+        run(server, tmp_path, parts, concurrency=1)
+
+
+def test_a_server_that_refuses_all_is_told_soon(server: ChatServer, tmp_path: Path) -> None:
+    server.replies = [400]
+    with pytest.raises(DataServerError, match="HTTP 400"):
+        run(server, tmp_path, pieces(PASSAGES), concurrency=1)
+    assert 5 <= len(server.requests) <= 6
+
+
+def test_a_limit_that_lets_others_through_is_waited_out(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, limited = threading.Semaphore(0), 0
+
+    def answer(request: dict[str, Any]) -> Any:
+        nonlocal limited
+        if "Quiet" not in request["messages"][1]["content"]:
+            answered.release()
+            return facts()
+        limited += 1
+        if limited <= 7:
+            assert answered.acquire(timeout=20)
+            return 429
+        return facts(FOUNDER)
+
+    monkeypatch.setattr("kblam.data.endpoint.FIRST_WAIT", 0.0)
+    server.answer = answer
+    done = run(server, tmp_path, pieces(f"Quiet Harbor was founded by Ann Lee.\n\n{PASSAGES}"), concurrency=2)
+    assert (limited, done.failed, len(done.merged.triples)) == (8, [], 1)
+
+
+@pytest.mark.parametrize("reply", ["Your key secret-123 is old", said(None, refusal="not with secret-123")])
+def test_a_key_that_a_model_says_is_not_shown(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Any
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-123")
+    server.answer = lambda request: reply
+    ((_, told),) = run(server, tmp_path, pieces(FALCON)).failed
+    assert "***" in told
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize("usage", [[7], "much", {"prompt_tokens": "7"}])
+def test_a_reply_whose_tokens_cannot_be_counted_is_used(server: ChatServer, tmp_path: Path, usage: Any) -> None:
+    body = json.dumps({**said(facts(COLOR)), "usage": usage})
+    server.answer = lambda request: b"\xef\xbb\xbf" + body.encode()
+    done = run(server, tmp_path, pieces(FALCON))
+    assert (len(done.merged.triples), done.is_counted) == (1, False)
 
 
 def test_a_reply_that_takes_for_ever_is_given_up(server: ChatServer, tmp_path: Path) -> None:

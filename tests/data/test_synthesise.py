@@ -72,6 +72,13 @@ def test_what_cannot_be_used_is_left_out(server: ChatServer) -> None:
     ]
 
 
+def test_what_is_no_number_is_no_value(server: ChatServer) -> None:
+    facts = '{"price": 3, "weight": 0.5, "depth": NaN, "height": Infinity, "age": 1e999}'
+    server.replies = [f'{{"entities": [{{"name": "Zorblax", "facts": {facts}}}]}}']
+    (written,) = synthesise(Endpoint(server.base_url, MODEL), 1)
+    assert [(triple.property, triple.value) for triple in written] == [("price", "3"), ("weight", "0.5")]
+
+
 def test_the_key_is_sent_and_never_shown(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret-1")
     server.replies = [reply(entity("Zorblax")), 401]
@@ -81,6 +88,9 @@ def test_the_key_is_sent_and_never_shown(server: ChatServer, monkeypatch: pytest
     with pytest.raises(DataError, match=r"refused the key .* MY_KEY") as caught:
         list(synthesise(endpoint, 1))
     assert "secret-1" not in str(caught.value)
+    server.replies = ["Is secret-1 yours?"]
+    with pytest.raises(DataServerError, match=r"no list of entities in 'Is \*\*\* yours\?'"):
+        list(synthesise(endpoint, 1))
     monkeypatch.setenv("MY_KEY", "two words")
     with pytest.raises(DataError, match="MY_KEY holds white space"):
         list(synthesise(endpoint, 1))
@@ -97,6 +107,11 @@ def test_passing_trouble_is_waited_out(server: ChatServer) -> None:
         ([503], DataServerError, "failed 4 times, the last time with HTTP 503; run the same command again"),
         ([400], DataServerError, "refused the request for model 'writer': HTTP 400"),
         ([404], DataError, "does not know the model 'writer'"),
+        (
+            [(429, {}, b'{"error": {"code": "insufficient_quota"}}')],
+            DataError,
+            "the account has no quota left: HTTP 429",
+        ),
         ([{"answer": 1}], DataServerError, "did not answer with a chat completion"),
         (["I cannot."], DataServerError, "no new entity in 5 replies; the last one: no list of entities in 'I cannot"),
         ([reply()], DataServerError, "no entity with a name and 2 facts"),

@@ -102,10 +102,11 @@ def extract(
     from kblam.data.endpoint import Endpoint
     from kblam.data.extracting import extract as run
     from kblam.data.extracting.journal import Journal
+    from kblam.data.journal import beside
 
     began = time.monotonic()
     target = _target(output)
-    journal_file = target.with_name(target.name + ".extract")
+    journal_file = beside(target, ".extract")
     is_base = not _is_file_of_triples(target)
     if not is_base and target.exists() and not journal_file.exists() and not overwrite:
         raise CommandError(f"{target}: there is a file already; --overwrite replaces it")
@@ -136,8 +137,13 @@ def extract(
 
 
 def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) -> list[Document]:
-    """The documents, each once, under names that differ."""
+    """The documents, each once, under names that differ.
+
+    Raises:
+        DocumentError: some cannot be read; it names all of them.
+    """
     from kblam.data.documents import read_document
+    from kblam.errors import DocumentError
 
     given: dict[Path, Path] = {}
     for path in documents:
@@ -147,18 +153,28 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
         warn(f"{len(documents) - len(files)} of the documents are given twice; each is read once")
     names = [file.name for file in files]
     found: list[Document] = []
+    troubles: list[DocumentError] = []
     texts: dict[bytes, str] = {}
     by: Reader = "docling" if reader is DocumentReader.docling else "markitdown"
     with waiting("reading"):
         for file in files:
             name = file.name if names.count(file.name) == 1 else str(given[file])
-            document = read_document(file, name=name, reader=by, most_bytes=megabytes * 2**20)
+            try:
+                document = read_document(file, name=name, reader=by, most_bytes=megabytes * 2**20)
+            except DocumentError as error:
+                troubles.append(error)
+                continue
             digest = blake2b(document.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
             first = texts.setdefault(digest, name)
             if first != name:
                 warn(f"{name} holds the same text as {first} and is left out")
                 continue
             found.append(document)
+    if len(troubles) > 1:
+        told = "; ".join(map(str, troubles))
+        raise DocumentError(f"{len(troubles):,} of {many(len(files), 'document', 'documents')} cannot be read: {told}")
+    if troubles:
+        raise troubles[0]
     return found
 
 

@@ -201,6 +201,8 @@ def _rephrased(found: list[Asked], endpoint: Endpoint, concurrency: int, replies
         done = rephrased(found, endpoint, concurrency=concurrency, replies=replies, progress=progress)
     if done.kept:
         _note(f"{done.kept:,} of {len(found):,} stay in the words of the templates: the model's cannot be used")
+    for why, number in done.unanswered.items():
+        _note(f"{number:,} of these were not answered: {why}")
     return done.questions
 
 

@@ -13,7 +13,7 @@ from kblam.data.asking.replies import Request
 from kblam.data.asking.sets import DEFAULT_SHARES, KINDS, UNANSWERABLE, Asked
 from kblam.data.at_once import answers
 from kblam.data.documents import Piece
-from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError, json_in
 from kblam.data.extracting.quotes import find_quote
 from kblam.data.journal import Journal
 from kblam.data.quiz import counts
@@ -99,7 +99,12 @@ def about_documents(
         for done, (place, text) in enumerate(answered, start=1):
             left = Counter(of_piece[place])
             found[place] = []
-            for record in _records(text, written):
+            if isinstance(text, RequestFailedError):
+                written.refused[f"no answer: {text}"] += 1
+                records = []
+            else:
+                records = _records(text, written)
+            for record in records:
                 asked = _asked(record, pieces[order[place]], refusal, written)
                 if asked is None:
                     continue
@@ -110,7 +115,7 @@ def about_documents(
                 left[asked.kind] -= 1
                 found[place].append(asked)
             if found[place]:
-                requests[place].keep(endpoint.model, text)
+                requests[place].keep(endpoint.model, str(text))
             if progress is not None:
                 progress(done, len(order))
     written.questions = [asked for place in sorted(found) for asked in found[place]]

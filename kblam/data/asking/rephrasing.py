@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kblam.data.asking.replies import Request
 from kblam.data.asking.sets import UNANSWERABLE, Asked
 from kblam.data.at_once import answers
-from kblam.data.endpoint import ChatClient, Endpoint, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError, json_in
 from kblam.data.journal import Journal
 from kblam.errors import DataServerError
 from kblam.knowledge.encoders import Progress
@@ -44,11 +45,13 @@ class Rephrased:
 
     Args:
         questions: in a model's words, or as they were.
-        kept: how many are as they were, since what the model wrote could not be used.
+        kept: how many are as they were, since what the model wrote could not be used, or it wrote nothing.
+        unanswered: how many of these were in requests that failed, for each reason.
     """
 
     questions: list[Asked]
     kept: int
+    unanswered: Counter[str] = field(default_factory=Counter)
 
 
 def rephrased(
@@ -81,8 +84,12 @@ def rephrased(
         return request.reply(client, temperature=1.0, schema=SCHEMA)
 
     changed: set[int] = set()
+    unanswered: Counter[str] = Counter()
     with answers(requests, ask, endpoint, concurrency) as answered:
         for place, reply in answered:
+            if isinstance(reply, RequestFailedError):
+                unanswered[str(reply)] += len(batches[place])
+                reply = ""
             texts = _numbered(reply)
             for at in batches[place]:
                 text = " ".join(texts.get(at, "").split())
@@ -100,7 +107,7 @@ def rephrased(
             f"{endpoint.model} at {endpoint.base_url} wrote no question that can be used for any of {len(questions):,}"
             "; use a larger model, or the templates"
         )
-    return Rephrased(made, len(questions) - len(changed))
+    return Rephrased(made, len(questions) - len(changed), unanswered)
 
 
 def _messages(questions: Sequence[Asked], batch: range) -> list[dict[str, str]]:

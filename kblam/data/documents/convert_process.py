@@ -22,7 +22,8 @@ except ImportError:  # not on Windows, where only the caller's deadline holds
 
 _SLIDE = re.compile(r"^<!-- Slide number: \d+ -->$", re.MULTILINE)
 _SHEET = re.compile(r"^(?=## )", re.MULTILINE)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+# What docling puts in the place of a picture or a formula.
+_PLACE = re.compile(r"^<!-- [a-z][a-z -]{0,60}-->$", re.MULTILINE)
 
 
 def main() -> None:
@@ -96,7 +97,7 @@ def _by_docling(job: dict[str, Any]) -> list[str]:
     _limit(job)
     document = DocumentConverter().convert(job["file"]).document
     mark = "\f"
-    text: str = document.export_to_markdown(page_break_placeholder=mark)
+    text: str = _PLACE.sub("", document.export_to_markdown(page_break_placeholder=mark))
     return text.split(mark) if job["kind"] in (".pdf", ".pptx", ".xlsx") else [text.replace(mark, "")]
 
 
@@ -104,8 +105,8 @@ _READERS = {"markitdown": _by_markitdown, "docling": _by_docling}
 
 
 def _clean(page: str) -> str:
-    """Without comments and form feeds, and with line breaks of one kind."""
-    return _COMMENT.sub("", page).replace("\r\n", "\n").replace("\r", "\n").replace("\f", " ").strip("\n")
+    """Without form feeds, and with line breaks of one kind."""
+    return page.replace("\r\n", "\n").replace("\r", "\n").replace("\f", " ").strip("\n")
 
 
 def _limit(job: dict[str, Any]) -> None:

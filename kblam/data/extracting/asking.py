@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.data.documents import Piece
-from kblam.data.endpoint import ChatClient, Reply, json_in
+from kblam.data.endpoint import ChatClient, Reply, beginning, json_in
 from kblam.data.extracting.quotes import find_quote
 from kblam.errors import TripleFormatError
 from kblam.knowledge import Source, Triple
@@ -80,7 +80,7 @@ def take(client: ChatClient, piece: Piece, most_tokens: int | None = None) -> Ta
         reply = client.ask(messages, temperature=0.0, schema=SCHEMA, most_tokens=most_tokens)
         taken.count(reply)
         if reply.refusal is not None or reply.finish == "content_filter":
-            taken.failed = f"the model refused: {' '.join((reply.refusal or reply.text).split())[:100] or 'no reason'}"
+            taken.failed = f"the model refused: {beginning(reply.refusal or reply.text, 100) or 'no reason'}"
             return taken
         records = _records(reply.text)
         if records is not None and reply.finish != "length":
@@ -91,7 +91,7 @@ def take(client: ChatClient, piece: Piece, most_tokens: int | None = None) -> Ta
         if reply.finish == "length":
             taken.failed = "the reply was cut at its length limit: smaller pieces, or a higher limit"
         else:
-            taken.failed = f"no list of triples in the reply: {' '.join(reply.text.split())[:60]!r}"
+            taken.failed = f"no list of triples in the reply: {beginning(reply.text, 60)!r}"
     return taken
 
 

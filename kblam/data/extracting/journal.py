@@ -32,11 +32,13 @@ class Journal(journal.Journal[Taken]):
         }
 
     def _answer(self, entry: Mapping[str, Any]) -> Taken:
-        tokens = entry["tokens"]
+        tokens, refused = entry["tokens"], Counter[str](entry["refused"])
         prompt, reply = tokens or (0, 0)
+        if any(type(count) is not int for count in (prompt, reply, *refused.values())):
+            raise TypeError("counts are whole numbers")
         return Taken(
             [triple for record in entry["triples"] for triple in triples_of(record)],
-            Counter(entry["refused"]),
+            refused,
             None,
             prompt,
             reply,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kblam.data.at_once import answers
 from kblam.data.documents import Piece
-from kblam.data.endpoint import ChatClient, Endpoint
+from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError
 from kblam.data.extracting.asking import Taken, take
 from kblam.data.extracting.journal import Journal, key_of
 from kblam.data.extracting.merging import Merged, merge
@@ -89,6 +89,8 @@ def extract(
     with answers(todo, ask, endpoint, concurrency) as answered:
         for done, (place, answer) in enumerate(answered, start=len(pieces) - len(todo) + 1):
             at = todo[place]
+            if isinstance(answer, RequestFailedError):
+                answer = Taken(failed=str(answer))
             taken[at] = answer
             if answer.failed is None:
                 journal.put(keys[at], answer)

@@ -33,17 +33,21 @@ UNTYPED = "relation to"
 _NAMELESS = 90  # a rank that every label is better than
 
 
-def node_items(node: Node, types: Iterable[str], properties: Mapping[str, object]) -> Iterator[Item]:
+def node_items(
+    node: Node, types: Iterable[str], properties: Mapping[str, object], *, speaks: bool = False
+) -> Iterator[Item]:
     """What is said of a node.
 
     Args:
         types: its labels, tags or classes.
         properties: values may be lists and objects; null says nothing.
+        speaks: the id is a name where no property is one, as networkx has it.
     """
     types = [one for one in types if one and one not in _EVERYWHERE]
-    folded = {key.casefold(): key for key in properties}
-    name = next((folded[one] for one in NAMES if one in folded and _is_name(properties[folded[one]])), None)
-    if name is None:
+    name = _naming(properties)
+    if name is None and speaks:
+        yield Label(node, node.id)
+    elif name is None:
         yield Label(node, f"{as_words(types[0]) if types else 'node'} {node.id}", _NAMELESS, is_kept=True)
     else:
         yield Label(node, text_of(properties[name]))
@@ -107,6 +111,12 @@ def property_items(key: str, value: object, depth: int = 0) -> Iterator[tuple[st
         for one in text.split(_SEPARATOR):
             if one.strip():
                 yield as_words(key), one.strip()
+
+
+def _naming(properties: Mapping[str, object]) -> str | None:
+    """The property that names a node, in whatever case."""
+    folded = {key.casefold(): key for key in properties}
+    return next((folded[one] for one in NAMES if one in folded and _is_name(properties[folded[one]])), None)
 
 
 def _is_name(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from kblam.errors import TripleFormatError
 OURS = "kblam"
 _CHUNK = 2**16
 # Attributes of an edge that may say of which type it is.
-KINDS = ("label", "relation", "type", "relationship", "predicate", "name", "edge_type")
+_KINDS = ("label", "edge label", "relation", "type", "relationship", "predicate", "name", "edge_type")
+# yEd's drawing of a node or an edge is the value of a key without a name, with the label in it.
+_DRAWINGS = frozenset(("nodegraphics", "edgegraphics"))
+_LABELS = frozenset(("NodeLabel", "EdgeLabel"))
+FURTHER = "a further label of yEd's drawing of one thing"
 _NUMBERS = {"int": int, "long": int, "float": float, "double": float}
 # What may hold data.
 _HOLDERS = ("graph", "node", "edge", "port", "hyperedge")
@@ -24,6 +28,12 @@ INNER = "a graph inside a node of GraphML (what is in it is read, not where it i
 OF_A_GRAPH = "data of a graph as a whole"
 _LONGEST = 2**20
 _DEEPEST = 100
+
+
+def kind_of(properties: Mapping[str, object]) -> str | None:
+    """The property of an edge that says of which type it is, in whatever case."""
+    texts = {key.casefold(): key for key, value in properties.items() if isinstance(value, str) and value.strip()}
+    return next((texts[one] for one in _KINDS if one in texts), None)
 
 
 class GraphMLFile:
@@ -79,6 +89,7 @@ class _Reader:
         self._open: list[dict[str, Any]] = []
         self._within: list[str] = []  # graphs, nodes, edges, ports that are open, the innermost last
         self._texts: list[str] | None = None
+        self._label = ""  # in a drawing
         self._length = 0
         self._depth = 0
         self._key = ""
@@ -94,7 +105,9 @@ class _Reader:
             self.is_graphml = True
         elif tag == "key":
             self._key = attributes.get("id", "")
-            self._keys[self._key] = attributes.get("attr.name", self._key), attributes.get("attr.type", "string")
+            is_drawing = attributes.get("yfiles.type") in _DRAWINGS
+            name = "label" if is_drawing else attributes.get("attr.name", self._key)
+            self._keys[self._key] = name, attributes.get("attr.type", "string")
             self._for[self._key] = attributes.get("for", "all")
         elif tag == "graph":
             self._is_ours = self._is_ours or attributes.get("id") == OURS
@@ -106,9 +119,11 @@ class _Reader:
             self._open.append({"tag": tag, "attributes": attributes, "data": [], "line": line})
             self._within.append(tag)
         elif tag in ("data", "default"):
-            self._texts, self._length = [], 0
+            self._texts, self._length, self._label = [], 0, ""
             if tag == "data":
                 self._key = attributes.get("key", "")
+        elif tag in _LABELS and self._texts is not None:
+            self._texts = []
         elif tag in ("hyperedge", "port"):
             self._count(f"GraphML's <{tag}>")
             self._within.append(tag)
@@ -126,6 +141,12 @@ class _Reader:
         if tag == "default" and self._texts is not None:
             self._defaults[self._key, self._for.get(self._key, "all")] = "".join(self._texts)
             self._texts = None
+        elif tag in _LABELS and self._texts is not None:
+            text = " ".join("".join(self._texts).split())
+            if self._label and text not in ("", self._label):  # a group has its label open and closed
+                self._count(FURTHER)
+            self._label = self._label or text
+            self._texts = [self._label]
         elif tag == "data" and self._texts is not None:
             within = self._within[-1] if self._within else ""
             if within in ("node", "edge"):
@@ -148,9 +169,9 @@ class _Reader:
             if self._is_ours:
                 self.found += _as_written(kind, attributes, properties)
             elif kind == "node":
-                self.found += node_items(Node(_of(attributes, "id")), (), _named(properties, attributes))
+                self.found += node_items(Node(_of(attributes, "id")), (), properties, speaks=True)
             else:
-                type_of = next((key for key in KINDS if isinstance(properties.get(key), str)), None)
+                type_of = kind_of(properties)
                 relation = str(properties.pop(type_of)) if type_of else ""
                 source, target = Node(_of(attributes, "source")), Node(_of(attributes, "target"))
                 self.found += edge_items(source, relation, target, properties)
@@ -194,12 +215,3 @@ def _of(attributes: dict[str, str], name: str) -> str:
     if not attributes.get(name):
         raise ValueError(f"it has no {name}")
     return attributes[name]
-
-
-def _named(properties: dict[str, object], attributes: dict[str, str]) -> dict[str, object]:
-    """A node's properties with its id as its name, where it has no other: networkx writes names as ids."""
-    from kblam.data.importing.graph import NAMES
-
-    if any(name in properties for name in NAMES):
-        return properties
-    return {"name": attributes["id"], **properties}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kblam.data.importing.graph import edge_items, node_items
-from kblam.data.importing.graphml import KINDS
+from kblam.data.importing.graphml import kind_of
 from kblam.data.importing.graphrag import OF_A_PASSAGE
 from kblam.data.importing.items import Dropped, Item, Node
 
@@ -62,8 +62,8 @@ class NetworkxGraph:
     def items(self) -> Iterator[Item]:
         """Its nodes and edges, with their attributes."""
         for node, attributes in self._graph.nodes(data=True):
-            yield from node_items(Node(str(node)), (), {"name": str(node), **attributes})
+            yield from node_items(Node(str(node)), (), attributes, speaks=True)
         for source, target, attributes in self._graph.edges(data=True):
             rest = dict(attributes)
-            kind = next((key for key in KINDS if isinstance(rest.get(key), str)), None)
+            kind = kind_of(rest)
             yield from edge_items(Node(str(source)), rest.pop(kind) if kind else "", Node(str(target)), rest)

@@ -38,6 +38,7 @@ _PROPERTIES = {
 _WIKIDATA_DIRECT = "http://www.wikidata.org/prop/direct/"
 _WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
 BINARY = "binary data"
+_NUMBERS = frozenset((f"{_XSD}integer", f"{_XSD}decimal"))
 _BINARY = frozenset((f"{_XSD}base64Binary", f"{_XSD}hexBinary"))
 _FLOATS = frozenset((f"{_XSD}double", f"{_XSD}float"))
 # Datatypes whose last part is a unit.
@@ -113,15 +114,24 @@ def _node(id: str) -> Node:
 def _text(literal: Literal) -> str:
     """The text of a literal, with its unit, in the digits that people write."""
     text = literal.text.strip()
-    if literal.datatype in _FLOATS and "e" in text.lower():
-        try:
-            number = float(text)
-        except ValueError:
-            return text
-        if not math.isfinite(number):  # INF, or more than a float holds
-            return text
-        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+    if literal.datatype in _NUMBERS:
+        return text.removeprefix("+")  # of every number of Wikidata
+    if literal.datatype in _FLOATS:
+        return _written_out(text)
     for start in _UNITS:
         if literal.datatype.startswith(start):
-            return f"{text} {as_words(local_name(literal.datatype))}"
+            return f"{_written_out(text)} {as_words(local_name(literal.datatype))}"
     return text
+
+
+def _written_out(text: str) -> str:
+    """A number without an exponent, where that can be."""
+    if "e" not in text.lower():
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number):  # INF, or more than a float holds
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)

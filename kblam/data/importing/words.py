@@ -7,11 +7,17 @@ from urllib.parse import unquote
 
 from kblam.knowledge.identifiers import spoken
 
+# Where names themselves may hold a slash: AC/DC.
+_ARTICLES = re.compile(
+    r"https?://(?:[a-z-]+\.)?dbpedia\.org/resource/(?=.)|https?://[a-z-]+\.wikipedia\.org/wiki/(?=.)"
+)
 _SCREAMING = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def local_name(iri: str) -> str:
     """The last part of an IRI, with its escapes undone; all of it where there is none."""
+    if article := _ARTICLES.match(iri):
+        return unquote(iri[article.end() :])
     tail = re.split(r"[#/]", iri.rstrip("/#"))[-1]
     if tail == iri:  # urn:isbn:123, or a name with a prefix
         tail = iri.rsplit(":", 1)[-1]
@@ -20,6 +26,8 @@ def local_name(iri: str) -> str:
 
 def namespace(iri: str) -> str:
     """An IRI without its last part."""
+    if article := _ARTICLES.match(iri):
+        return article[0]
     return iri[: max(iri.rfind("#"), iri.rfind("/")) + 1]
 
 

@@ -39,6 +39,49 @@ def test_a_graph_of_networkx_and_its_graphml_say_the_same(tmp_path: Path) -> Non
     assert facts(tmp_path / "a.graphml") == FOUND
 
 
+def test_a_graph_whose_labels_are_its_names(tmp_path: Path) -> None:
+    made = networkx.DiGraph()
+    made.add_node("n0", label="Ann")
+    made.add_node("n1", title="Acme")
+    made.add_node("Bo", label="")
+    made.add_edge("n0", "n1", Label="WORKS_AT")
+    made.add_edge("n1", "Bo", label="")
+    found = {("Ann", "works at"): "Acme", ("Acme", "related to"): "Bo"}
+    assert read([NetworkxGraph(made)])[0] == found
+    networkx.write_graphml(made, tmp_path / "a.graphml")
+    assert facts(tmp_path / "a.graphml") == found
+
+
+def test_gephi_s_labels(tmp_path: Path) -> None:
+    text = (
+        '<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><key attr.name="Label" for="node" id="label"/>'
+        '<key attr.name="Edge Label" for="edge" id="edgelabel"/><key attr.name="r" attr.type="int" for="node" id="r"/>'
+        '<graph><node id="n0"><data key="label">Ann</data><data key="r">12</data></node>'
+        '<node id="n1"><data key="label">Acme</data></node>'
+        '<edge source="n0" target="n1"><data key="edgelabel">works at</data></edge></graph></graphml>'
+    )
+    assert facts(written(tmp_path / "a.graphml", text)) == {("Ann", "r"): "12", ("Ann", "works at"): "Acme"}
+
+
+def test_yed_s_labels(tmp_path: Path) -> None:
+    """In the drawing of each thing, beside white space; a group has its label twice."""
+    shape = "<y:ShapeNode>\n <y:Fill/>\n <y:NodeLabel>{}<y:Model/></y:NodeLabel>\n {}</y:ShapeNode>"
+    more = "<y:NodeLabel>- age: int</y:NodeLabel>"
+    group = "<y:GroupNode><y:NodeLabel>Acme</y:NodeLabel></y:GroupNode>" * 2
+    text = (
+        '<graphml xmlns="http://graphml.graphdrawing.org/xmlns" xmlns:y="http://www.yworks.com/xml/graphml">'
+        '<key for="node" id="d6" yfiles.type="nodegraphics"/><key for="edge" id="d9" yfiles.type="edgegraphics"/>'
+        f'<graph><node id="n0"><data key="d6">{shape.format("Ann&#10; Lee", more)}</data></node>'
+        f'<node id="n1"><data key="d6">{group}</data></node>'
+        f'<node id="n2"><data key="d6">{shape.format("", "")}</data></node>'
+        '<edge source="n0" target="n1"><data key="d9"><y:PolyLineEdge> <y:EdgeLabel>works at</y:EdgeLabel>\n'
+        '</y:PolyLineEdge></data></edge><edge source="n1" target="n2"/></graph></graphml>'
+    )
+    found, report = read(open_sources([str(written(tmp_path / "a.graphml", text))]))
+    assert found == {("Ann Lee", "works at"): "Acme", ("Acme", "related to"): "n2"}
+    assert report.dropped == {"a further label of yEd's drawing of one thing": 1}
+
+
 def test_bad_elements_of_graphml_have_their_line(tmp_path: Path) -> None:
     text = (
         '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">'

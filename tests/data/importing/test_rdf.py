@@ -190,3 +190,35 @@ def test_a_label_in_parts_is_no_fact_of_its_own(tmp_path: Path) -> None:
     text = """@prefix ex: <http://ex.org/> . @prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
     ex:c rdfs:label "Cafe\u0301" ; ex:city "Bern" ."""
     assert facts(written(tmp_path / "a.ttl", text)) == {("Café", "city"): "Bern"}
+
+
+def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
+    xsd, unit = "http://www.w3.org/2001/XMLSchema#", "http://dbpedia.org/datatype/"
+    terms = {
+        "areaTotal": f'"8.917E8"^^<{unit}squareMetre>',
+        "height": f'"1.5e-3"^^<{unit}metre>',
+        "population": f'"+3755251"^^<{xsd}decimal>',
+        "floors": f'"+3"^^<{xsd}integer>',
+        "depth": f'"1E400"^^<{unit}metre>',
+        "code": '"+1E5"',
+    }
+    lines = "".join(f"<http://x/Berlin> <http://x/{prop}> {term} .\n" for prop, term in terms.items())
+    found = facts(written(tmp_path / "a.nt", lines))
+    assert {prop: value for (_, prop), value in found.items()} == {
+        "area total": "891700000 square metre",
+        "height": "0.0015 metre",
+        "population": "3755251",
+        "floors": "3",
+        "depth": "1E400 metre",
+        "code": "+1E5",
+    }
+
+
+def test_an_article_of_dbpedia_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
+    band = "http://dbpedia.org/resource/AC/DC"
+    rock = "http://de.dbpedia.org/resource/Hard_Rock"
+    text = f"<{band}> <http://x/genre> <{rock}> .\n<http://x/Back> <http://x/by> <{band}> .\n"
+    assert facts(written(tmp_path / "a.nt", text)) == {
+        ("AC/DC", "genre"): rock,
+        ("Back", "by"): "AC/DC",
+    }
