@@ -78,7 +78,7 @@ class Engine(Protocol):
         """What a base takes on the device."""
 
     def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
-        """Checks, before triples are added to a base, that there is room for them.
+        """Checks, before a base is changed, that there is room for the change, and for the triples that it adds.
 
         Raises:
             NoRoomError: there will never be.

@@ -172,6 +172,7 @@ def _writing(base: Base, engine: Engine, identities: list[tuple[str, str]]) -> I
 
 
 def _remove(base: Base, engine: Engine, name: str, property: str) -> dict[str, Any]:
+    engine.check_room(base, ())
     try:
         with _writing(base, engine, [identity_of(name, property)]):
             count = base.knowledge_base.remove(name, property)

@@ -34,7 +34,9 @@ def register() -> None:
 
     from kblam.vllm.hook import StartUp, without_knowledge
 
-    for name in ARCHITECTURES:
-        ModelRegistry.register_model(PREFIX + name, f"kblam.vllm.models:{PREFIX}{name}")
-        MODELS_CONFIG_MAP[PREFIX + name] = StartUp
+    ours = {PREFIX + name for name in ARCHITECTURES}
+    for name in ModelRegistry.get_supported_archs() - ours:
         MODELS_CONFIG_MAP[name] = without_knowledge(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))
+    for name in ours:
+        ModelRegistry.register_model(name, f"kblam.vllm.models:{name}")
+        MODELS_CONFIG_MAP[name] = StartUp

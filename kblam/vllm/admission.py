@@ -129,7 +129,11 @@ def bending(params: Any) -> list[str]:
         "presence_penalty": getattr(params, "presence_penalty", 0),
         "frequency_penalty": getattr(params, "frequency_penalty", 0),
     }
-    return [name for name, value in asked.items() if value]
+    forced = ("thinking_token_budget", "trace_decode_token_ids")  # 0 says something too
+    return [
+        *(name for name, value in asked.items() if value),
+        *(name for name in forced if getattr(params, name, None) is not None),
+    ]
 
 
 class FrontEnd:
@@ -149,7 +153,7 @@ class FrontEnd:
         self._encoder: Encoder | None = None
         rules = self._settings.rules(adapter)
         self._decides = rules.config.pointer or rules.unknown is not None
-        self._names = AllNames()
+        self._names = AllNames(self._registry.bases)
         # By text, the oldest first.
         self._kept: dict[str, list[float]] = {}
 
@@ -215,6 +219,11 @@ class FrontEnd:
             raise EngineRequestError(
                 f"{', '.join(names)} would change words that are copied from the knowledge base; leave that out, or "
                 f"pass {VERBATIM}=false to let the model speak by itself"
+            )
+        if rules is not None and rules.unknown == "base" and getattr(params, "prompt_logprobs", None) is not None:
+            raise EngineRequestError(
+                "prompt_logprobs are of the prompt that is read, and the base model may read another one: leave that "
+                f'out, or pass another {UNKNOWN} than "base"'
             )
         return loaded
 

@@ -35,7 +35,7 @@ from kblam.models.loading import load_tokenizer
 from kblam.models.prompt import Prompted
 from kblam.vllm.files import BaseNames, Judges, VersionWords, opened
 from kblam.vllm.past import Past
-from kblam.vllm.registry import Loaded, folder_of
+from kblam.vllm.registry import Loaded, Registry, folder_of
 from kblam.vllm.saying import Line
 
 
@@ -101,7 +101,7 @@ class Decider:
         # Of the question that is being decided.
         self._vectors: Mapping[str, Sequence[float]] = {}
         self._encoder: Encoder | None = None
-        self._judges = Judges(adapter, self.encode)
+        self._judges = Judges(adapter, self.encode, Registry(vllm_config).bases)
         self._words: dict[int, VersionWords] = {}
         self._past = Past(folder_of(vllm_config))
         generation = model.try_get_generation_config().get("eos_token_id")
@@ -120,7 +120,7 @@ class Decider:
             KblamError: its file cannot be read, or its properties not be encoded.
         """
         if self._encoder is None:
-            encoder = opened(loaded.path, loaded.generation).encoder
+            encoder = opened(loaded).encoder
             self._encoder = layered(encoder, self.asked.config.property_layers)
         self._vectors = {}  # what nobody has proved must not become a property's
         self._judges.of(loaded)
@@ -174,7 +174,7 @@ class Decider:
         cuts = cuts_of(rules, text, judge)
         named: dict[str, tuple[int, ...]] = {}
         if judge is not None:
-            base = opened(loaded.path, loaded.generation)
+            base = opened(loaded)
             for one in (text, *part_texts([cuts])):
                 ids = base.ids_of(judge.names_meant(one), most=MOST_OF_NAME)
                 named[one] = tuple(dict.fromkeys(ids))[:MOST_OF_NAME]

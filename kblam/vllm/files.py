@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.errors import StoreError
+from kblam.errors import StoreReplacedError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.knowledge.names import Names
 from kblam.knowledge.vocabulary import Vocabulary, either
 from kblam.models.judging import MOST_PROPERTIES, Judge
 from kblam.vllm.past import Past
-from kblam.vllm.registry import Loaded
+from kblam.vllm.registry import Loaded, file_at
 
 
 class VersionWords:
@@ -45,7 +44,7 @@ class VersionWords:
         wanted = list(ids)
         new = [one for one in dict.fromkeys(wanted) if one not in self._read]
         if new:
-            base = opened(self._loaded.path, self._loaded.generation)
+            base = opened(self._loaded)
             words = base.triples_there(new)
             changed = self.changed()  # after the words, so that it has what came in between
             past = self._past.words(base, changed.intersection(new), self._loaded.revision)
@@ -58,7 +57,7 @@ class VersionWords:
         Raises:
             StoreError: the file cannot be read.
         """
-        base = opened(self._loaded.path, self._loaded.generation)
+        base = opened(self._loaded)
         revision = base.revision
         if revision != self._changed[0]:
             changes = base.changes_since(self._loaded.revision)
@@ -66,26 +65,25 @@ class VersionWords:
         return self._changed[1]
 
 
-class _Seen(NamedTuple):
-    what: Any
-    generation: int
-    file: int
-
-
 class _Following:
-    """What follows each file from one version to the next, made anew where another file was put in its place."""
+    """What follows each file from one version to the next, made anew where another file was put in its place.
 
-    def __init__(self) -> None:
-        self._of: dict[str, _Seen] = {}
+    Args:
+        bases: what the engine has, by name; of a file that is none of it any more nothing is kept.
+    """
+
+    def __init__(self, bases: Callable[[], Mapping[str, Loaded]]) -> None:
+        self._bases = bases
+        self._of: dict[str, tuple[Any, Loaded]] = {}  # by path
 
     def _newest(self, loaded: Loaded) -> Any:
-        seen = self._of.get(loaded.path)
+        what, seen = self._of.get(loaded.path, (None, None))
         if seen is not None and seen.generation >= loaded.generation:
-            return seen.what
-        base, file = opened(loaded.path, loaded.generation), _file_at(loaded.path)
+            return what
         # Revisions count in one file only.
-        what = self._followed(seen.what if seen is not None and seen.file == file else None, base)
-        self._of[loaded.path] = _Seen(what, loaded.generation, file)
+        what = self._followed(what if seen is not None and seen.file == loaded.file else None, opened(loaded))
+        paths = {one.path for one in self._bases().values()}
+        self._of = {path: one for path, one in self._of.items() if path in paths} | {loaded.path: (what, loaded)}
         return what
 
     def _followed(self, before: Any, base: KnowledgeBase) -> Any:
@@ -98,10 +96,16 @@ class Judges(_Following):
     Args:
         adapter: whose weights they use.
         encode: texts to (n, P) float32 vectors.
+        bases: as `_Following` has them.
     """
 
-    def __init__(self, adapter: KnowledgeAdapter, encode: Callable[[list[str]], Tensor]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        adapter: KnowledgeAdapter,
+        encode: Callable[[list[str]], Tensor],
+        bases: Callable[[], Mapping[str, Loaded]],
+    ) -> None:
+        super().__init__(bases)
         self._adapter, self._encode = adapter, encode
 
     def of(self, loaded: Loaded) -> Judge | None:
@@ -184,18 +188,17 @@ class AllNames(_Following):
         return before
 
 
-def _file_at(path: str) -> int:
-    try:
-        return Path(path).stat().st_ino
-    except OSError as error:
-        raise StoreError(f"the knowledge base {path} is gone: {error}") from error
-
-
 @functools.lru_cache(maxsize=64)
-def opened(path: str, generation: int) -> KnowledgeBase:
-    """A file, opened anew for each version: another may have been put in its place.
+def opened(loaded: Loaded) -> KnowledgeBase:
+    """The file of a version.
 
     Raises:
-        StoreError: it cannot be.
+        StoreError: it cannot be opened, or another one is in its place by now, whose triples are others.
     """
-    return KnowledgeBase.open(path, read_only=True)
+    base = KnowledgeBase.open(loaded.path, read_only=True)
+    if file_at(loaded.path) != loaded.file:
+        base.close()
+        raise StoreReplacedError(
+            f"{loaded.path} was removed, or replaced by another file, after the engine read it; load it again"
+        )
+    return base

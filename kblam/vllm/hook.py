@@ -26,7 +26,7 @@ class StartUp(VerifyAndUpdateConfig):
 
 
 def without_knowledge(own: type) -> type:
-    """The hook of a family's own class in vLLM: an engine of it would ignore, in silence, the knowledge it was given.
+    """The hook of a class of vLLM's own: an engine of it would ignore, in silence, the knowledge that it was given.
 
     Args:
         own: vLLM's hook of the class.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows, room_for
 from kblam.models.checks import check_encoder
 from kblam.models.formats import LatentFormat, storage_dtype
-from kblam.vllm.registry import Loaded, Registry
+from kblam.vllm.registry import Loaded, Registry, file_at
 from kblam.vllm.saying import Sayings
 from kblam.vllm.settings import Settings, check_name
+from kblam.vllm.spans import Span, Spans
 from kblam_kernels import LatentKnowledge, LatentProjection
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 # In an engine's table of layers, where what belongs to a forward pass is found.
 NAME = "kblam.knowledge"
-NO_ROOM = "no room"  # how an error of the pool begins that needs time or a larger one
 _FAILED = -1
 _TRIES = 100  # to find a base unchanged in all workers
 
@@ -65,21 +64,17 @@ class Room:
 
     def __init__(self, pool: KnowledgePool) -> None:
         self._pool = pool
-        self._spans: list[tuple[int, int]] = []
+        self._spans: list[Span] = []
 
     @property
     def start(self) -> int:
         """The pool's row that is the first one here."""
-        return self._spans[-1][0]
+        return self._spans[-1].start
 
     def allocate(self, rows: int) -> dict[str, Tensor]:
         """Zeros of `rows` rows, views of the pool's buffers."""
-        start = self._pool.take(rows)
-        self._spans.append((start, start + rows))
-        parts = {name: buffer[start : start + rows] for name, buffer in self._pool.latents.items()}
-        for part in parts.values():
-            part.zero_()
-        return parts
+        self._spans.append(self._pool.spans.take(rows))
+        return self._spans[-1].parts
 
     def encode(self, key: Tensor, value: Tensor) -> dict[str, Tensor]:
         """As the pool's format has it."""
@@ -87,12 +82,12 @@ class Room:
 
     def settle(self) -> None:
         """Gives back what was outgrown."""
-        self._pool.give_back(self._spans[:-1])
+        self._pool.spans.give_back(self._spans[:-1])
         del self._spans[:-1]
 
     def leave(self) -> None:
         """Gives back everything."""
-        self._pool.give_back(self._spans)
+        self._pool.spans.give_back(self._spans)
         self._spans.clear()
 
 
@@ -114,6 +109,7 @@ class KnowledgePool(nn.Module):
     Attributes:
         latents: by name, `capacity` rows each.
         capacity: rows.
+        spans: of them, that versions have.
         places: on the V1 runner, what the requests at the places of its batch attend to.
         found: evidence of the step that ran last, by request: ids of triples, and their masses.
         sayings: what requests are to say.
@@ -144,7 +140,6 @@ class KnowledgePool(nn.Module):
         self._current: dict[str, Version] = {}
         self._versions: dict[int, Version] = {}
         self._generation = 0
-        self._taken: list[tuple[int, int]] = []
         # V1: what each place of the persistent batch attends to. `tracker.py` follows it.
         self.places: dict[int, RequestKnowledge] = {}
         # The evidence of this step: by request, ids of triples and their masses.
@@ -153,6 +148,7 @@ class KnowledgePool(nn.Module):
         self.form = LatentFormat(adapter, dtype, device, storage_dtype(settings.storage, adapter, dtype))
         self.capacity = _capacity(settings)
         self.latents = self.form.allocate(self.capacity)
+        self.spans = Spans(self.latents)
         for name, buffer in self.latents.items():
             self.register_buffer(name.replace(" ", "_"), buffer, persistent=False)
         self._layers = {layer: self._of_layer(layer) for layer in config.knowledge_layers}
@@ -202,6 +198,10 @@ class KnowledgePool(nn.Module):
     def bytes_of(self, name: str) -> int:
         """What a base's newest version takes in the pool, spare rows included."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self._current[name].rows.buffers.values())
+
+    def rows_of(self, name: str) -> int:
+        """Rows of the pool that a base's newest version takes, spare ones included."""
+        return self._current[name].rows.capacity
 
     def version(self, generation: int) -> Version:
         """A version that an unfinished request attends to."""
@@ -267,13 +267,16 @@ class KnowledgePool(nn.Module):
 
     def _put(self, name: str, base: KnowledgeBase, make: Callable[[Room], DeviceRows]) -> Loaded:
         """A new version of a base in every worker, of one revision and one generation, or in none."""
-        room, made = Room(self), list[DeviceRows]()
+        path = str(base.path)
+        room, made, file = Room(self), list[DeviceRows](), ""
 
         def follow() -> int:
+            nonlocal file
             if not made:
                 self._sweep()
                 made.append(make(room))
-            made[0].sync(base)
+            file = file_at(path)
+            made[0].sync(base)  # fails where that is another file by now than was opened
             return made[0].revision
 
         try:
@@ -285,7 +288,7 @@ class KnowledgePool(nn.Module):
                 raise EngineError(f"the knowledge base {name!r} changes faster than workers follow; try again")
             (rows,) = made
             room.settle()
-            loaded = Loaded(rows.revision, self._generation + 1, rows.count, str(base.path))
+            loaded = Loaded(rows.revision, self._generation + 1, rows.count, path, file)
             version = Version(name, base, rows, room, loaded)
             current = {**self._current, name: version}
             self._all(lambda: self._say(current))
@@ -323,38 +326,16 @@ class KnowledgePool(nn.Module):
         return 0
 
     def _sweep(self) -> None:
-        """Frees versions that no request attends to any more, nor will."""
-        needed = self._registry.in_use() | {version.loaded.generation for version in self._current.values()}
+        """Frees versions that no request attends to any more, nor will; none while nobody knows."""
+        in_use = self._registry.in_use()
+        if in_use is None:
+            return
+        needed = in_use | {version.loaded.generation for version in self._current.values()}
         gone = [self._versions.pop(generation) for generation in set(self._versions) - needed]
         for version in gone:
             version.room.leave()
             if all(version.base is not other.base for other in self._versions.values()):
                 version.base.close()
-
-    # --- rows --------------------------------------------------------------------------------------------
-
-    def take(self, rows: int) -> int:
-        """Takes the first span of so many free rows; returns where it starts.
-
-        Raises:
-            EngineError: there is none.
-        """
-        start = 0
-        for begin, end in [*self._taken, (self.capacity, self.capacity)]:
-            if begin - start >= rows:
-                bisect.insort(self._taken, (start, start + rows))
-                return start
-            start = end
-        free = self.capacity - sum(end - begin for begin, end in self._taken)
-        raise EngineError(
-            f"{NO_ROOM} for {rows:,} rows of knowledge: {free:,} of {self.capacity:,} are free, versions that requests "
-            "in progress attend to included; unload a base, wait, or start with a larger kblam.capacity"
-        )
-
-    def give_back(self, spans: list[tuple[int, int]]) -> None:
-        """The inverse of `take`."""
-        for span in spans:
-            self._taken.remove(span)
 
 
 def pool_of(vllm_config: Any) -> KnowledgePool | None:

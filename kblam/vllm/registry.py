@@ -32,12 +32,14 @@ class Loaded:
         generation: a number that no other version in this engine has had.
         triples: how many.
         path: of the file.
+        file: which one it is, as `file_at` has it; another one may be put in its place.
     """
 
     revision: int
     generation: int
     triples: int
     path: str
+    file: str
 
 
 class Registry:
@@ -67,12 +69,13 @@ class Registry:
         """What the first worker has."""
         self._write(_BASES, {name: asdict(one) for name, one in bases.items()})
 
-    def in_use(self) -> frozenset[int]:
-        """Generations that unfinished requests attend to."""
+    def in_use(self) -> frozenset[int] | None:
+        """Generations that unfinished requests attend to; None before the scheduler says so, or where somebody tidied
+        up: it says so again when that changes."""
         try:
             return frozenset(loads((self.folder / _IN_USE).read_bytes()))
         except FileNotFoundError:
-            return frozenset()
+            return None
 
     def say_in_use(self, generations: frozenset[int]) -> None:
         """What the scheduler's requests attend to."""
@@ -80,6 +83,15 @@ class Registry:
 
     def _write(self, name: str, content: Any) -> None:
         write_whole(self.folder / name, json.dumps(content), lasts=False)  # it is of running processes
+
+
+def file_at(path: str | Path) -> str:
+    """Device and number of the file at a path; "" where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev}.{found.st_ino}"
 
 
 def folder_of(vllm_config: Any) -> Path:

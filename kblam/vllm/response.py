@@ -37,6 +37,15 @@ class Samples:
         self.said: list[dict[str, Any] | None] = [None] * count
         self.left = count
 
+    def told(self, index: int, said: dict[str, Any]) -> dict[str, Any]:
+        """What the output of one answer says, which says so much itself."""
+        self.said[index] = said
+        return self.of_all()
+
+    def of_all(self) -> dict[str, Any]:
+        """What all of them say by now."""
+        return {"samples": list(self.said)}
+
 
 class Response:
     """Of one request, collected over its tokens.
@@ -73,13 +82,7 @@ class Response:
         if self.sample is None:
             return said
         samples, index = self.sample
-        samples.said[index] = said
-        return self.of_all()
-
-    def of_all(self) -> dict[str, Any]:
-        """What all answers to this request say by now."""
-        assert self.sample is not None
-        return {"samples": list(self.sample[0].said)}
+        return samples.told(index, said)
 
     def said(self, tokens: Sequence[int], decider: Decider | None) -> dict[str, Any]:
         """Plain values for JSON. Where the file of the base is gone, an "error" in place of words.

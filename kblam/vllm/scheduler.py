@@ -121,7 +121,7 @@ class WithKnowledge(Scheduler):
 
     def _sample_of(self, request: Any) -> tuple[Samples, int] | None:
         """Of a request that is one of several answers to another; vLLM calls it by its index and the other's id."""
-        count = request.sampling_params.extra_args.get(SAMPLES)
+        count = (getattr(request.sampling_params, "extra_args", None) or {}).get(SAMPLES)
         index, underscore, parent = request.request_id.partition("_")
         if type(count) is not int or not underscore or not index.isdecimal() or int(index) >= count:
             return None
@@ -202,7 +202,12 @@ class WithKnowledge(Scheduler):
     def _refuse(self, request: Any, error: KblamError) -> None:
         """Its output is an error."""
         response, said = self._forget(request.request_id), said_of(error)
-        self._refused.append((request, said if response is None else response.told(said)))
+        if response is not None:
+            said = response.told(said)
+        elif (sample := self._sample_of(request)) is not None:  # before it had a response; others of its kind may have
+            said = sample[0].told(sample[1], said)
+            self._end_sample(sample[0])
+        self._refused.append((request, said))
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> list[Any]:
         """Ends requests from outside, those too that wait for a lookup."""
@@ -240,7 +245,7 @@ class WithKnowledge(Scheduler):
             # What another answer has said in this very step, too: this one may be the last to be told.
             response = self._responses.get(output.request_id) or self._left.get(output.request_id)
             if output.kv_transfer_params and response is not None and response.sample is not None:
-                output.kv_transfer_params = {STAMP: response.of_all()}
+                output.kv_transfer_params = {STAMP: response.sample[0].of_all()}
         self._left.clear()
         for lookup in self._lookups.finished():
             self._answer(lookup)

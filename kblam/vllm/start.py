@@ -15,8 +15,8 @@ from vllm.platforms import current_platform
 from kblam.adapter import AdapterConfig
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineError
-from kblam.vllm import admission, registry
-from kblam.vllm.families import PREFIX, family_of
+from kblam.vllm import admission, architecture_of, registry
+from kblam.vllm.families import family_of
 from kblam.vllm.settings import EXECUTORS, NAME, Settings
 
 BREAKABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
@@ -61,11 +61,13 @@ def refuse_plain(vllm_config: Any) -> None:
     Raises:
         EngineError: the engine was given some.
     """
-    given, name = vllm_config.additional_config, vllm_config.model_config.architecture
+    given, model = vllm_config.additional_config, vllm_config.model_config
     if isinstance(given, dict) and NAME in given:
+        name = model.architectures[0]  # of the checkpoint; vLLM may have chosen another class for it
         raise EngineError(
-            f"{name} would ignore additional_config[{NAME!r}]; start with "
-            f"hf_overrides={{'architectures': ['{PREFIX}{name}']}}"
+            f"{model.architecture} would ignore additional_config[{NAME!r}]; start with "
+            f"hf_overrides={{'architectures': ['{architecture_of(name)}']}}"
+            + ("" if name == model.architecture else f", and leave model_impl={model.model_impl!r} out")
         )
 
 
@@ -140,6 +142,11 @@ def refuse_engine(vllm_config: Any) -> None:
         (
             "a KV connector of its own: evidence takes that place",
             vllm_config.kv_transfer_config is not None and vllm_config.kv_transfer_config.kv_connector != CONNECTOR,
+        ),
+        (
+            f"KV offloading (kv_offloading_size={cache.kv_offloading_size!r}): it has a KV connector, and evidence "
+            "takes that place; start without it",
+            cache.kv_offloading_size is not None,
         ),
         (
             "a worker extension of its own: one of kblam's loads and updates knowledge bases",

@@ -9,7 +9,8 @@ from kblam.vllm.pool import serving_pool
 
 
 class KnowledgeWorker:
-    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples, path and bytes.
+    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples, path, rows and
+    bytes.
 
     `llm.collective_rpc("kblam_load", args=("facts", "facts.kb"))` returns the answer of each worker.
     """
@@ -19,7 +20,10 @@ class KnowledgeWorker:
     def kblam_bases(self) -> dict[str, Any]:
         """The knowledge bases that requests may choose."""
         pool = serving_pool(self.vllm_config)
-        return {name: {**asdict(one), "bytes": pool.bytes_of(name)} for name, one in pool.bases().items()}
+        return {
+            name: {**asdict(one), "rows": pool.rows_of(name), "bytes": pool.bytes_of(name)}
+            for name, one in pool.bases().items()
+        }
 
     def kblam_load(self, name: str, path: str) -> dict[str, Any]:
         """`KnowledgePool.load`."""

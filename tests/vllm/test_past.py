@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kblam import KnowledgeBase, Triple
+from kblam.errors import StoreReplacedError
 from kblam.vllm import past as past_module
-from kblam.vllm.files import BaseNames, VersionWords
+from kblam.vllm.files import AllNames, BaseNames, VersionWords
 from kblam.vllm.past import Past
-from kblam.vllm.registry import Loaded
+from kblam.vllm.registry import Loaded, file_at
 from tests.fakes import HashingEncoder
 
 COLOR, SIZE = ("Falcon", "color"), ("Falcon", "size")
@@ -27,7 +29,7 @@ def base(tmp_path: Path) -> KnowledgeBase:
 def loaded(base: KnowledgeBase) -> Loaded:
     """The version that the file has now."""
     loaded.generation = getattr(loaded, "generation", 10**6) + 1  # type: ignore[attr-defined]
-    return Loaded(base.revision, loaded.generation, len(base), str(base.path))  # type: ignore[attr-defined]
+    return Loaded(base.revision, loaded.generation, len(base), str(base.path), file_at(base.path))  # type: ignore[attr-defined]
 
 
 def change(base: KnowledgeBase, past: Past, *triples: Triple) -> None:
@@ -114,6 +116,36 @@ def test_only_so_much_is_kept(base: KnowledgeBase, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(past_module, "MOST_BYTES", 10)
     change(base, past, Triple(*COLOR, "the last"))
     assert list((tmp_path / "engine").iterdir()) == []
+
+
+def test_words_are_read_from_no_other_file_that_is_in_its_place_by_now(base: KnowledgeBase, tmp_path: Path) -> None:
+    words = VersionWords(loaded(base), Past(tmp_path))
+    base.close()
+    with KnowledgeBase.create(tmp_path / "other.kb", HashingEncoder(16)) as other:
+        other.add(Triple("Heron", "color", "grey"))
+    (tmp_path / "other.kb").replace(tmp_path / "facts.kb")
+    with pytest.raises(StoreReplacedError, match=r"facts\.kb was removed, or replaced by another file"):
+        words.of([1])
+    with KnowledgeBase.open(tmp_path / "facts.kb") as other:  # it is loaded again: of an engine that starts anew, too
+        first = replace(loaded(other), generation=words._loaded.generation)
+        read = VersionWords(first, Past(tmp_path)).of([1])[1]
+    assert read is not None
+    assert read.name == "Heron"
+
+
+def test_of_a_file_that_is_none_of_the_engine_s_any_more_nothing_is_kept(base: KnowledgeBase, tmp_path: Path) -> None:
+    bases = {"facts": loaded(base)}
+    names = AllNames(lambda: bases)
+    names.of(bases["facts"])
+    with KnowledgeBase.create(tmp_path / "other.kb", HashingEncoder(16)) as other:
+        bases["other"] = loaded(other)
+    names.of(bases["other"])
+    assert len(names._of) == 2
+    gone = bases.pop("facts")
+    bases["other"] = replace(bases["other"], generation=10**9)
+    assert names.of(bases["other"]) is names.of(bases["other"])
+    assert names._of.keys() == {bases["other"].path}
+    assert names.of(gone).says_a_name("Falcon")  # a request that came before it went
 
 
 def test_properties_are_known_as_they_are_in_the_file_now(base: KnowledgeBase) -> None:

@@ -19,7 +19,7 @@ from kblam.serve.failures import BehindError, NoRoomError, QueueFullError
 from kblam.serve.vllm.asking import Asking
 from kblam.serve.waiting import is_full, together
 from kblam.vllm.past import Past
-from kblam.vllm.pool import NO_ROOM
+from kblam.vllm.spans import NO_ROOM
 
 logger = logging.getLogger("kblam")
 
@@ -132,12 +132,12 @@ class VllmEngine:
 
     def check_room(self, base: Base, triples: Sequence[Triple]) -> None:
         """See `Engine`. What is in use, its copy and, if that is too small, a larger one fit beside the rest or not."""
-        own, count = self.name_of(base), len(base.knowledge_base)
-        others = sum(room_for(one["triples"]) for name, one in self._served.items() if name != own)
-        room = self._capacity - others - 2 * room_for(count)
+        has, count = self._served[self.name_of(base)], len(base.knowledge_base)
+        copied = room_for(has["triples"])
+        free = self._capacity - sum(one["rows"] for one in self._served.values())
 
         def fits(total: int) -> bool:
-            return total <= room_for(count) or room_for(total) <= room
+            return copied + (room_for(total) if total > copied else 0) <= free
 
         if fits(count + len(triples)):
             return
@@ -146,8 +146,8 @@ class VllmEngine:
         if not fits(total):
             raise NoRoomError(
                 f"{total:,} triples in {base.name!r} have no room: the engine keeps {self._capacity:,} rows for all "
-                "bases, and one that grows takes three times its own meanwhile; nothing was changed. Start with a "
-                "larger --capacity"
+                f"bases, {free:,} of which are free, and one that is changed takes its rows twice meanwhile, one that "
+                "grows three times; nothing was changed. Start with a larger --capacity"
             )
 
     def keep(self, base: Base, identities: Iterable[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ _MACHINES = (
     "scheduler and workers of one engine share small files, so they are on one machine; start a server on each, behind "
     "a proxy, and tell each of changes"
 )
+_PATHS = "it is for a path that is not served here"
 _CLIENTS = "clients of several tenants are served, who get no say in it"
 # Why an option is not passed on.
 _REFUSED = {
@@ -47,6 +48,10 @@ _REFUSED = {
         ("allowed-origins", "allowed-methods", "allowed-headers", "enable-scale-out", "tool-server"), _HTTP
     ),
     **dict.fromkeys(("disable-fastapi-docs", "enable-offline-docs", "enable-request-id-headers"), _HTTP),
+    **dict.fromkeys(("disable-uvicorn-access-log", "disable-access-log-for-endpoints", "enable-ssl-refresh"), _HTTP),
+    **dict.fromkeys(("enable-tokenizer-info-endpoint", "enable-server-load-tracking"), _PATHS),
+    **dict.fromkeys(("cohere-format", "cohere-is-reasoning-model"), _PATHS),
+    **dict.fromkeys(("anthropic-disabled-thinking-effort", "enable-flash-late-interaction"), _PATHS),
 }
 _REFUSED_BEGINNINGS = {"ssl-": _HTTP, "h11-": _HTTP, "uvicorn-": _HTTP, "data-parallel": _REPLICAS, "dp-": _REPLICAS}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kblam.adapter.files import adapter_folder, read_config
 from kblam.errors import EngineDiedError, KblamError, ServingError
-from kblam.knowledge.rows import room_for
+from kblam.knowledge.rows import MIN_CAPACITY, room_for
 from kblam.models.checks import check_encoder
 from kblam.models.loading import load_config, load_tokenizer
 from kblam.serve.bases import Bases
@@ -129,10 +129,12 @@ def _capacity(setup: Setup, bases: Bases) -> int:
     spans = [room_for(len(base.knowledge_base)) for base in names_of(bases).values()]
     if setup.capacity is None:
         return 3 * sum(spans) + _SPARE_ROWS
-    if setup.capacity < sum(spans):
+    # One that needs more outgrows its first rows while it is read.
+    least = sum(spans) + (MIN_CAPACITY if max(spans, default=0) > MIN_CAPACITY else 0)
+    if setup.capacity < least:
         raise ServingError(
-            f"--capacity {setup.capacity:,} rows are too few: the bases take {sum(spans):,}, an eighth more than they "
-            f"have triples and at least 64 each; three times that lets all of them be changed"
+            f"--capacity {setup.capacity:,} rows are too few: the bases take {least:,}, an eighth more than they have "
+            f"triples and at least {MIN_CAPACITY} each; three times that lets all of them be changed"
         )
     return setup.capacity
 

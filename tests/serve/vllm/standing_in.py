@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from kblam import KnowledgeBase
 from kblam.adapter import AdapterConfig
+from kblam.knowledge.rows import room_for
 from kblam.serve.app import make_app
 from kblam.serve.bases import Base, Bases, Place
 from kblam.serve.keys import Keys
@@ -48,7 +49,7 @@ class Workers:
 
     def _now(self, name: str) -> dict[str, Any]:
         base = self.bases[name].knowledge_base
-        return {"revision": base.revision, "triples": len(base), "bytes": 100}
+        return {"revision": base.revision, "triples": len(base), "rows": room_for(len(base)), "bytes": 100}
 
     async def collective_rpc(self, method: str, args: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         self.calls.append(method)

@@ -106,6 +106,15 @@ def test_a_base_larger_than_the_pool_is_refused_before_anything_is_written() -> 
     assert served.send(TRIPLES, again).status_code == 200
 
 
+def test_a_removal_that_could_not_be_served_is_refused_before_anything_is_written() -> None:
+    served = Served()
+    served.engine._capacity = 2 * room_for(5)  # no copy of either fits
+    gone = FACTS[0]
+    response = served.send(f"{TRIPLES}?name={gone.name}&property={gone.property}", None, "DELETE")
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "no_room")
+    assert len(next(iter(served.bases)).knowledge_base) == 5
+
+
 def test_room_is_counted_with_the_copy_that_a_change_makes() -> None:
     served = Served(names=("facts",))
     base = next(iter(served.bases))

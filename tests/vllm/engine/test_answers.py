@@ -91,7 +91,7 @@ def test_blocks_are_of_one_question_where_it_is_part_of_the_queries() -> None:
         request = SimpleNamespace(
             cache_salt=client, sampling_params=params, block_hashes=hashes, update_block_hashes=lambda: None
         )
-        scheduler.salt_of_cache(request, "facts", Loaded(3, 1, 9, "facts.kb"))
+        scheduler.salt_of_cache(request, "facts", Loaded(3, 1, 9, "facts.kb", "0.1"))
         return str(request.cache_salt)
 
     assert salt((0.1, 0.2)) == salt((0.1, 0.2))

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm import AsyncEngineArgs
+from vllm import AsyncEngineArgs, ModelRegistry
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 from vllm.platforms import current_platform
 from vllm.v1.executor import ray_utils
 
@@ -54,7 +55,7 @@ def config(**changes: Any) -> Any:
             enable_prompt_embeds=False,
             skip_tokenizer_init=False,
         ),
-        cache_config=SimpleNamespace(cache_dtype="auto"),
+        cache_config=SimpleNamespace(cache_dtype="auto", kv_offloading_size=None),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         additional_config={},
         use_v2_model_runner=False,
@@ -86,6 +87,7 @@ def test_a_plain_engine_is_not_refused() -> None:
         ("model_config__use_mla", True, "MLA"),
         ("model_config__runner_type", "pooling", "a pooling model"),
         ("cache_config__cache_dtype", "fp8", "a quantised KV cache"),
+        ("cache_config__kv_offloading_size", 0.5, r"KV offloading \(kv_offloading_size=0.5\)"),
         ("scheduler_config__scheduler_cls", "mine.Scheduler", "a scheduler of its own"),
         ("parallel_config__worker_extension_cls", "mine.Worker", "a worker extension of its own"),
         ("parallel_config__use_ray", True, "several machines, or Ray"),
@@ -135,8 +137,9 @@ def test_graphs_that_would_not_hear_a_step_are_refused_on_a_gpu(
         ),
         ({"enable_lora": True}, "LoRA: an adapter knows the base model's weights"),
         ({"tensor_parallel_size": 2, "decode_context_parallel_size": 2}, "decode context parallelism"),
+        ({"kv_offloading_size": 0.5}, r"KV offloading \(kv_offloading_size=0.5\)"),
     ],
-    ids=["speculation", "lora", "context-parallel"],
+    ids=["speculation", "lora", "context-parallel", "offloading"],
 )
 def test_vllms_own_options_come_to_the_refusal(bases: dict[str, Path], options: dict[str, Any], reason: str) -> None:
     with pytest.raises(EngineError, match=f"knowledge is not served with {reason}"):
@@ -175,6 +178,27 @@ def test_knowledge_for_a_class_that_would_ignore_it_is_refused(bases: dict[str, 
         AsyncEngineArgs(**given).create_engine_config()
     plain = AsyncEngineArgs(**given | {"additional_config": {}}).create_engine_config()
     assert plain.scheduler_config.scheduler_cls is None
+
+
+def test_knowledge_for_transformers_own_class_is_refused(bases: dict[str, Path]) -> None:
+    """vLLM chooses it by an option; the checkpoint's name stands in the message."""
+    given = engines.options_of(engines.settings(bases)) | {"hf_overrides": {}, "model_impl": "transformers"}
+    wanted = (
+        r"TransformersForCausalLM would ignore .*'KnowledgeLlamaForCausalLM'\]}, and leave model_impl='transformers'"
+    )
+    with pytest.raises(EngineError, match=wanted):
+        AsyncEngineArgs(**given).create_engine_config()
+
+
+def test_knowledge_for_a_family_that_cannot_attend_to_it_is_refused() -> None:
+    given = {"kblam": {"adapter": "x"}}
+    model = SimpleNamespace(architecture="GPT2LMHeadModel", architectures=["GPT2LMHeadModel"])
+    with pytest.raises(EngineError, match="GPT2LMHeadModel cannot attend to knowledge in vLLM; these can: Llama"):
+        MODELS_CONFIG_MAP["GPT2LMHeadModel"].verify_and_update_config(
+            SimpleNamespace(model_config=model, additional_config=given)
+        )
+    missing = [name for name in ModelRegistry.get_supported_archs() if name not in MODELS_CONFIG_MAP]
+    assert not missing
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_full_folder_refuses_a_request_and_ends_no_engine(caplog: pytest.LogCa
     def full(_: frozenset[int]) -> None:
         raise OSError(28, "No space left on device")
 
-    loaded = Loaded(3, 1, 9, "facts.kb")
+    loaded = Loaded(3, 1, 9, "facts.kb", "0.1")
     response = SimpleNamespace(sample=None, loaded=loaded)
     engine: Any = SimpleNamespace(
         _registry=SimpleNamespace(say_in_use=full), _in_use=Counter({1: 1}), _responses={"a": response}

@@ -11,7 +11,8 @@ from vllm.exceptions import VLLMValidationError
 
 from experiments.vllm_equality import pointing, question_texts
 from kblam import KnowledgeAdapter, KnowledgeBase, Triple
-from kblam.vllm import lookups
+from kblam.errors import EngineRequestError
+from kblam.vllm import admission, lookups
 from kblam.vllm.past import Past
 from kblam.vllm.registry import folder_of
 from tests.vllm.engine import engines
@@ -137,6 +138,9 @@ def test_the_base_model_may_be_asked_with_a_prompt_of_the_callers(engine: Any, r
     [
         ({"min_tokens": 4}, {}, "min_tokens would change words that are copied"),
         ({"bad_words": ["red"], "presence_penalty": 1.0}, {}, "bad_words, presence_penalty would change"),
+        ({"thinking_token_budget": 0}, {}, "thinking_token_budget would change words"),
+        ({"trace_decode_token_ids": [5]}, {}, "trace_decode_token_ids would change words"),
+        ({"prompt_logprobs": 1}, {"kblam_unknown": "base"}, "the base model may read another one"),
         ({}, {"kblam_question": None}, "an answer is decided by the question's words"),
         ({}, {"kblam_unknown": "maybe"}, "kblam_unknown must be one of auto, refuse, base, model"),
         ({}, {"kblam_unknown": "base", "kblam_verbatim": False}, "kblam_unknown must be .* with kblam_verbatim=false"),
@@ -171,6 +175,27 @@ def test_a_request_that_is_aborted_while_it_is_looked_up_leaves_nothing(engine: 
     assert not scheduler._lookups._by_request
     assert not scheduler._lookups._by_question
     assert scheduler.requests == before
+
+
+def test_of_several_answers_one_that_is_refused_leaves_nothing(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its base may go, or the folder be full, between two of them."""
+    scheduler, plain = engine.llm_engine.engine_core.engine_core.scheduler, admission.FrontEnd.check_encoded
+    seen: list[Any] = []
+
+    def second_fails(self: Any, asked: Any, params: Any) -> Any:
+        seen.append(asked)
+        if len(seen) == 2:
+            raise EngineRequestError("there is no knowledge base 'facts'")
+        return plain(self, asked, params)
+
+    monkeypatch.setattr(admission.FrontEnd, "check_encoded", second_fails)
+    (output,) = ask(engine, [("facts", one_fact())], n=2, temperature=1)
+    assert [one.finish_reason for one in output.outputs] == ["stop", "error"]
+    said = knowledge_of(output)["samples"]
+    assert said[0]["known"] is True
+    assert said[1] == {"error": "there is no knowledge base 'facts'", "of_request": True}
+    assert not scheduler._samples
+    assert not scheduler._responses
 
 
 def test_the_same_question_is_looked_up_once_at_a_time(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
