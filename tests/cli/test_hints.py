@@ -200,6 +200,9 @@ def test_an_encoder_is_named_by_a_flag_only_where_there_is_one() -> None:
         runs("ask")
         with pytest.raises(EncoderUnavailableError, match="yourself: KBLAM_ENCODER=org/x"):
             load_recorded_encoder("org/x")
-        runs("kb add")
-        with pytest.raises(EncoderUnavailableError, match="yourself: --encoder org/x, or KBLAM_ENCODER=org/x"):
-            load_recorded_encoder("org/x")
+        for command in ("kb add", "kb doctor", "data import"):
+            runs(command)
+            with pytest.raises(EncoderUnavailableError, match="yourself: --encoder org/x, or KBLAM_ENCODER=org/x"):
+                load_recorded_encoder("org/x")
+        with pytest.raises(EncoderUnavailableError, match="or KBLAM_ENCODER='my encoder'"):
+            load_recorded_encoder("my encoder")
