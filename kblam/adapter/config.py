@@ -10,7 +10,7 @@ from typing import Any
 
 from kblam.adapter.confidence import Confidence
 from kblam.adapter.signature import Signature
-from kblam.errors import AdapterConfigError, KblamWarning, argument
+from kblam.errors import AdapterConfigError, KblamWarning
 
 # 2: `layers`; 3: the question head, the pointer, the base model's signature; 4: `confidence`, without which an older
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
@@ -254,9 +254,8 @@ class AdapterConfig:
             layers = ()
         whole = all(map(_is_whole, layers))
         if not layers or not whole or list(layers) != sorted({n for n in layers if 0 <= n < self.num_layers}):
-            named = argument("layers", "--layers", ("train",), "layers")
             raise AdapterConfigError(
-                f"{named} must be different layers of 0 .. {self.num_layers - 1}, ascending, or None; "
+                f"layers must be different layers of 0 .. {self.num_layers - 1}, ascending, or None; "
                 f"got {self.layers!r}"
             )
         object.__setattr__(self, "layers", layers)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kblam.knowledge import KnowledgeBase, Triple
 
 CACHE = Path("build/train-cache")
+_LISTED = "--settings lists them"
 
 
 def train(
@@ -60,8 +61,9 @@ def train(
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean --{near[0]}? --settings lists them" if near else "--settings lists them"
+    longer = sorted(one for one in known if one.endswith(f"_{name}"))  # what another trainer calls batch_size
+    near = longer if 0 < len(longer) < 4 else difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {' or '.join(f'--{one}' for one in near)}? {_LISTED}" if near else _LISTED
 
 
 def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache: Path, device: str | None) -> None:

@@ -152,7 +152,7 @@ class TrainingConfig:
             try:
                 data = yaml.load(Path(path).read_text(encoding="utf-8"), _EachOnce)  # a safe loader
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise TrainingConfigError(f"cannot read the training config {path}: {error}") from error
+                raise TrainingConfigError(f"cannot read the training config {path}: {_reason(error)}") from error
             if not isinstance(data, dict):
                 raise TrainingConfigError(f"{path} is not a training config: it holds no `name: value` lines")
         data = {**data, **changes}
@@ -171,6 +171,13 @@ def number_of(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, of YAML with its line and without the picture that it draws."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _with_nearest(name: str, known: Iterable[str]) -> str:

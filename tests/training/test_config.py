@@ -108,9 +108,9 @@ def test_flags_are_over_the_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("max_step: 3\nzzz: 1", r"unknown names in the training config: max_step \(did you mean max_steps\?\), zzz; "),
-        ("max_steps: 3\nseed: 1\nmax_steps: 5", "cannot read the training config .*: max_steps stands there twice"),
+        ("max_steps: 3\nseed: 1\nmax_steps: 5", "cannot read the training config .*: line 3: max_steps stands there"),
         ("- 1", "holds no `name: value` lines"),
-        ("a: [", "cannot read the training config"),
+        ("seed: 1\na: [", "cannot read the training config .*: line 2: expected the node content"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(text: str, message: str, tmp_path: Path) -> None:
