@@ -100,6 +100,9 @@ OPTIONS = {
     "lr": "it is kblam train --learning_rate",
     "n": "how many questions is kblam eval --questions; how many triples to learn from is kblam train --triples",
     "b": "the batch is kblam train --per_device_train_batch_size",
+    "epochs": "how long is kblam train --retrieval_steps and --max_steps",
+    "num-train-epochs": "how long is kblam train --retrieval_steps and --max_steps",
+    "resume-from-checkpoint": "kblam train --resume goes on from what its --output holds",
     "model-save-dir": "where to is --output FOLDER",
     "save-dir": "where to is --output FOLDER",
     "output-dir": "where to is --output",
@@ -121,7 +124,11 @@ OPTIONS = {
 
 _EXTRA = "Got unexpected extra argument"
 # For a word too many: by an option or argument that the command has, as it writes it; the first that fits.
-EXTRA = {"QUESTION": f"the question stands in quotes, and {_KB}", "--kb": _KB}
+EXTRA = {
+    "QUESTION": f"the question stands in quotes, and {_KB}",
+    "--kb": _KB,
+    "FILE": "it is one file at a time; kblam data import FILE FILE -o facts.kb takes several",
+}
 
 
 def plain(word: str) -> str:
@@ -151,7 +158,11 @@ def add_to(error: Any) -> None:
         if hint is not None:
             message = message.partition(". Did you mean")[0].rstrip(".")
     elif message.startswith(_EXTRA) and getattr(error, "ctx", None) is not None:
-        taken = {name for parameter in error.ctx.command.params for name in (*parameter.opts, parameter.metavar)}
+        taken = {
+            name
+            for parameter in error.ctx.command.params
+            for name in (*parameter.opts, (parameter.metavar or "").strip("[]"))
+        }
         hint = next((EXTRA[name] for name in EXTRA if name in taken), None)
     if hint is not None:
         error.message = f"{message}; {hint}"

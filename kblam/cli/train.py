@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kblam.knowledge import KnowledgeBase, Triple
 
 CACHE = Path("build/train-cache")
+_LISTED = "--settings lists them"
 
 
 def train(
@@ -48,12 +49,7 @@ def train(
     """
     from kblam.training.config import TrainingConfig
 
-    flags = _flags(context.args)
-    known = {field.name for field in dataclasses.fields(TrainingConfig)}
-    for name in flags:
-        if name not in known:
-            raise CommandError(f"there is no setting --{name}; {of_option(name) or _nearest(name, known)}")
-    settings = TrainingConfig.read(config, **flags)
+    settings = TrainingConfig.read(config, **_flags(context.args))
     if show_settings:
         for field in dataclasses.fields(settings):
             value = getattr(settings, field.name)
@@ -65,8 +61,9 @@ def train(
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean --{near[0]}? --settings lists them" if near else "--settings lists them"
+    longer = sorted(one for one in known if one.endswith(f"_{name}"))  # what another trainer calls batch_size
+    near = longer if 0 < len(longer) < 4 else difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {' or '.join(f'--{one}' for one in near)}? {_LISTED}" if near else _LISTED
 
 
 def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache: Path, device: str | None) -> None:
@@ -78,17 +75,20 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.knowledge import KnowledgeBase, load_encoder
     from kblam.models.loading import quiet_libraries
     from kblam.training.card import write_card
-    from kblam.training.checkpoints import check_output
+    from kblam.training.checkpoints import check_output, check_settings
     from kblam.training.estimate import estimate
     from kblam.training.material import gather
     from kblam.training.processes import base_device, own_device, start
-    from kblam.training.run import Trainer
+    from kblam.training.run import Trainer, lasting_settings, summary_writer
 
     check_output(output, resume=resume)
+    if settings.report_to == "tensorboard":
+        summary_writer()  # that it is missing is told before anything is encoded
     quiet_libraries()
     began = time.monotonic()
     accelerator = start(device)
     settings = settings.on(accelerator.device)
+    check_settings(output, lasting_settings(settings))
     triples, encoder, where = [], None, own_device(accelerator, device)
     if kb is not None:
         named = None if settings.encoder is None else load_encoder(settings.encoder, device=where)
@@ -203,8 +203,11 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
     """`--name value` and `--name=value` as settings.
 
     Raises:
-        CommandError: something is not of that form.
+        CommandError: something is not of that form, or no setting has that name.
     """
+    from kblam.training.config import TrainingConfig
+
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -214,17 +217,21 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
                 f"cannot read {flag!r}; settings are given as --name value, and the knowledge base is --kb facts.kb"
             )
         name, equals, value = flag[2:].partition("=")
+        if (name := name.replace("-", "_")) not in known:
+            raise CommandError(f"there is no setting --{name}; {of_option(name) or _nearest(name, known)}")
         if not equals:
             if not rest:
                 raise CommandError(f"{flag} has no value")
             value = rest.pop(0)
-        found[name.replace("-", "_")] = _value(flag, value)
+        found[name] = _value(flag, value)
     return found
 
 
 def _value(flag: str, text: str) -> Any:
     """A number, a truth value, null or a list, as YAML reads it; everything else is text, a template too."""
     import yaml
+
+    from kblam.training.config import number_of
 
     try:
         read = yaml.safe_load(text)
@@ -233,8 +240,5 @@ def _value(flag: str, text: str) -> Any:
             raise CommandError(f"cannot read the value of {flag}: {text!r}") from error
         return text
     if isinstance(read, str):
-        try:
-            return float(text)  # YAML takes 1e-3 for a text
-        except ValueError:
-            return text
+        return number_of(text)
     return read if read is None or isinstance(read, bool | int | float | list) else text

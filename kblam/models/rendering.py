@@ -25,7 +25,7 @@ from kblam.strict_json import loads
 
 SECONDS = 5  # of processor time, for rendering
 SECONDS_AHEAD = 1  # of them, for conversations that may come
-DEADLINE = 60  # seconds until the process must have ended, its imports included
+DEADLINE = 300  # seconds until the process must have ended; its imports take a minute where much other work runs
 MEMORY = 512 * 2**20
 MOST_CHARACTERS, MOST_CHARACTERS_AHEAD = 2**20, 2**22
 MOST_KEPT, MOST_CHARACTERS_KEPT = 1024, 2**24  # the usual conversations are 256, of a million characters together

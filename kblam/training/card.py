@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
+from kblam.models import smollm2
+from kblam.models.loading import lasting_name
 from kblam.whole import write_whole
 
 if TYPE_CHECKING:
@@ -20,8 +22,7 @@ FILE = "README.md"
 _CARD = """\
 ---
 library_name: kblam
-base_model: {base}
-tags: [kblam, knowledge-base]
+{hub_line}tags: [kblam, knowledge-base]
 ---
 # A kblam adapter for {base}
 
@@ -63,8 +64,16 @@ _BOTH = """\
 def _device(trainer: Trainer) -> str:
     device = next(trainer.adapter.parameters()).device  # an accelerator's may have no number
     if device.type == "cpu":
-        return f"{torch.get_num_threads()} threads of an {platform.machine()} processor"
+        threads = torch.get_num_threads()
+        return f"{threads} thread{'' if threads == 1 else 's'} of an {platform.machine()} processor"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a device of type {device.type}"
+
+
+def _hub_name(model: str) -> str | None:
+    """The base as the hub knows it, which refuses a card that names a folder."""
+    if model == smollm2.NAME:
+        return smollm2.HUB_NAME
+    return None if Path(lasting_name(model)).is_absolute() else model
 
 
 def write_card(trainer: Trainer, seconds: float) -> None:
@@ -84,6 +93,7 @@ def write_card(trainer: Trainer, seconds: float) -> None:
     )
     text = _CARD.format(
         base=config.model,
+        hub_line="" if (hub_name := _hub_name(config.model)) is None else f"base_model: {hub_name}\n",
         encoder=config.encoder or material.encoder.spec,
         parts=parts,
         in_parts="in parts, the last " if trainer.resumed else "",

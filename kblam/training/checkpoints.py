@@ -140,20 +140,41 @@ def load_state(path: Path, adapter: KnowledgeAdapter, run: dict[str, Any]) -> in
     Raises:
         TrainingError: it cannot be read, or is of a run with other settings.
     """
-    try:
-        state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
-        before, step = state["run"], int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"{_STATE} cannot be read ({_first_line(error)})") from error
-    other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
-    if other:
-        changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
-        raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
+    before, step = _state_of(path)
+    _check_same(path, before, run)
     try:
         load_weights(adapter, path, strict=True)
     except AdapterError as error:
         raise _damaged(path, _first_line(error)) from error
     return step
+
+
+def check_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Before long work: whether the run in a folder, if there is one, has these settings.
+
+    Raises:
+        TrainingError: it has others, or cannot be read.
+    """
+    path = next((path for _, path in reversed(checkpoints(output))), output / RETRIEVAL_FOLDER)
+    if (path / _STATE).exists():
+        before, _ = _state_of(path)
+        _check_same(path, {name: before.get(name) for name in settings}, settings)
+
+
+def _state_of(path: Path) -> tuple[dict[str, Any], int]:
+    """The settings of the run, and the step that comes next."""
+    try:
+        state = strict_json.loads((path / _STATE).read_text(encoding="utf-8"))
+        return dict(state["run"]), int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"{_STATE} cannot be read ({_first_line(error)})") from error
+
+
+def _check_same(path: Path, before: dict[str, Any], run: dict[str, Any]) -> None:
+    other = sorted(name for name in run.keys() | before.keys() if run.get(name) != before.get(name))
+    if other:
+        changes = ", ".join(f"{setting(name)} was {before.get(name)!r}, is {run.get(name)!r}" for name in other[:4])
+        raise TrainingError(f"{path} is of a run with other settings: {changes}; use those, or another output folder")
 
 
 def _damaged(path: Path, reason: str) -> TrainingError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,18 +150,51 @@ class TrainingConfig:
         data: Any = {}
         if path is not None:
             try:
-                data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+                data = yaml.load(Path(path).read_text(encoding="utf-8"), _EachOnce)  # a safe loader
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise TrainingConfigError(f"cannot read the training config {path}: {error}") from error
+                raise TrainingConfigError(f"cannot read the training config {path}: {_reason(error)}") from error
             if not isinstance(data, dict):
                 raise TrainingConfigError(f"{path} is not a training config: it holds no `name: value` lines")
         data = {**data, **changes}
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(map(str, set(data) - known)):
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
+        if unknown := sorted(map(str, set(data) - known.keys())):
+            shown = ", ".join(_with_nearest(name, known) for name in unknown)
             raise TrainingConfigError(
-                f"unknown names in the training config: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+                f"unknown names in the training config: {shown}; `kblam train --settings` lists those that are known"
             )
-        return cls(**data)
+        return cls(**{name: number_of(value) if known[name] == "float" else value for name, value in data.items()})
+
+
+def number_of(value: Any) -> Any:
+    """The number that a text is: YAML takes 1e-3 for a text, since it has no point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, of YAML with its line and without the picture that it draws."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _with_nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+class _EachOnce(yaml.SafeLoader):
+    """Reads YAML in which a name may stand once only, so that no line of a config is passed over."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 # Of the synthetic world, for training; calibration draws from those after them.

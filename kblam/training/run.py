@@ -99,7 +99,7 @@ class Trainer:
         precision = self.accelerator.mixed_precision
         return {
             **({} if precision == "no" else {"mixed_precision": precision}),
-            **{name: value for name, value in self.config.to_dict().items() if name not in _FREE},
+            **lasting_settings(self.config),
             "rows": self.rows,
             "facts": _told(self.material.train),
             "vectors": self.material.encoder.fingerprint,
@@ -358,16 +358,7 @@ class Trainer:
 
     def _tensorboard(self) -> Any:
         """Writes event files beside the log; None in processes that report nothing."""
-        if not self.accelerator.is_main_process:
-            return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise TrainingError(
-                f"{setting('report_to')} is tensorboard, which cannot be imported ({error}); "
-                "pip install 'kblam-kernels[train]'"
-            ) from error
-        return SummaryWriter(str(self.output))
+        return summary_writer()(str(self.output)) if self.accelerator.is_main_process else None
 
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
@@ -382,6 +373,27 @@ class Trainer:
             for name, value in _scalars(record):
                 self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
             self._board.flush()
+
+
+def lasting_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that a resumed run must have too."""
+    return {name: value for name, value in config.to_dict().items() if name not in _FREE}
+
+
+def summary_writer() -> Any:
+    """TensorBoard's class that writes event files.
+
+    Raises:
+        TrainingError: the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            f"{setting('report_to')} is tensorboard, which cannot be imported ({error}); "
+            "pip install 'kblam-kernels[train]'"
+        ) from error
+    return SummaryWriter
 
 
 def _told(facts: Facts) -> str:

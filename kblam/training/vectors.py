@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from kblam.errors import TrainingError
+from kblam.errors import TrainingError, argument
 from kblam.knowledge import Encoder
 from kblam.knowledge.encoders import Progress
 from kblam.knowledge.encoders.checked import encoded
-from kblam.whole import write_whole
+from kblam.whole import why_not, write_whole
 
 # Texts of a file: whole batches of an encoder, and few enough that a killed run loses seconds.
 PIECE = 2048
@@ -38,7 +38,8 @@ class Vectors:
         encoded: how many texts were encoded now; the vectors of the others were kept.
 
     Raises:
-        TrainingError: a file of vectors is damaged, or the encoder gives numbers that float16 does not hold.
+        TrainingError: a file of vectors is damaged, none can be written to the folder, which is told before a text is
+            encoded, or the encoder gives numbers that float16 does not hold.
         EncoderError: the encoder fails, or gives what is no vector.
         OSError: one cannot be written.
     """
@@ -85,6 +86,9 @@ class _Kept:
                 places, into = zip(*rows, strict=True)
                 table[list(into)] = vectors[list(places)]
         left = sorted(missing.values())
+        if left and (reason := why_not(self._folder / "piece")) is not None:
+            other = argument("cache", "--cache", ("train", "calibrate"))
+            raise TrainingError(f"sentence vectors cannot be kept: {reason}; choose another {other}")
         for first in range(0, len(left), PIECE):
             rows_of_piece = left[first : first + PIECE]
             piece = [texts[row] for row in rows_of_piece]

@@ -70,6 +70,11 @@ def test_no_hint_is_about_what_exists() -> None:
         ("chat facts.kb", "the knowledge base is --kb facts.kb"),
         ("eval facts.kb", "the knowledge base is --kb facts.kb"),
         ("serve tiny facts.kb", "the knowledge base is --kb facts.kb"),
+        ("kb build a.csv b.csv -o facts.kb", "kblam data import FILE FILE -o facts.kb takes several"),
+        ("kb add facts.kb a.csv b.csv", "kblam data import FILE FILE -o facts.kb takes several"),
+        ("train -o x --num_train_epochs 3", "kblam train --retrieval_steps and --max_steps"),
+        ("train -o x --resume_from_checkpoint x", "kblam train --resume goes on"),
+        ("train -o x --batch_size 8", "--per_device_train_batch_size or --retrieval_batch_size?"),
         ("help", "kblam --help"),
         ("version", "kblam --version"),
     ],
@@ -200,6 +205,9 @@ def test_an_encoder_is_named_by_a_flag_only_where_there_is_one() -> None:
         runs("ask")
         with pytest.raises(EncoderUnavailableError, match="yourself: KBLAM_ENCODER=org/x"):
             load_recorded_encoder("org/x")
-        runs("kb add")
-        with pytest.raises(EncoderUnavailableError, match="yourself: --encoder org/x, or KBLAM_ENCODER=org/x"):
-            load_recorded_encoder("org/x")
+        for command in ("kb add", "kb doctor", "data import"):
+            runs(command)
+            with pytest.raises(EncoderUnavailableError, match="yourself: --encoder org/x, or KBLAM_ENCODER=org/x"):
+                load_recorded_encoder("org/x")
+        with pytest.raises(EncoderUnavailableError, match="or KBLAM_ENCODER='my encoder'"):
+            load_recorded_encoder("my encoder")

@@ -209,6 +209,7 @@ def test_remove_a_fact_and_a_name(hashing: HashingEncoder, kb: Path) -> None:
 
 def test_remove_of_what_is_not_there_helps(kb: Path) -> None:
     kblam("kb", "remove", kb, "falcon").failed(2, "there is no 'falcon'", "close names: Amber Falcon")
+    kblam("kb", "remove", kb, "ambr Falcn").failed(2, "there is no 'ambr Falcn'", "close names: Amber Falcon")
     kblam("kb", "remove", kb, "Nobody").failed(2, "there is no 'Nobody'", "kblam kb list")
     kblam("kb", "remove", kb, "Amber Falcon", "-p", "motto").failed(2, "has no 'motto'; it has: capital")
 

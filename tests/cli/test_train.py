@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from kblam.errors import TrainingConfigError, TrainingError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.shipped import DEMO, SMOLLM2_ADAPTER
 from kblam.training import calibration_run
+from kblam.training.config import TrainingConfig
 from kblam.training.material import Material
 from tests.cli.conftest import kblam
 from tests.fakes import HashingEncoder
@@ -55,6 +58,26 @@ def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingConfigError, match=r"^max_steps must be a whole number"):
         small(max_steps=-1)
+
+
+def test_tensorboard_that_is_missing_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr("kblam.training.material.gather", lambda *_, **__: pytest.fail("something was loaded"))
+    told = kblam("train", "-o", tmp_path / "adapter", "--report_to", "tensorboard")
+    told.failed(2, "--report_to is tensorboard, which cannot be imported", "pip install 'kblam-kernels[train]'")
+
+
+def test_a_run_of_other_settings_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kblam.training.material.gather", lambda *_, **__: pytest.fail("something was loaded"))
+    (tmp_path / "retrieval").mkdir()
+    run = {**TrainingConfig(bf16=False).to_dict(), "rows": 16}
+    (tmp_path / "retrieval" / "state.json").write_text(json.dumps({"step": 0, "run": run}))
+    told = kblam("train", "-o", tmp_path, "--resume", "--bf16", "false", "--seed", "4", "--save_steps", "7")
+    told.failed(2, "retrieval is of a run with other settings: --seed was 0, is 4; use those, or another output folder")
 
 
 @pytest.fixture

@@ -107,9 +107,10 @@ def test_flags_are_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_step: 3", "unknown names in the training config: max_step; known: .*max_steps"),
+        ("max_step: 3\nzzz: 1", r"unknown names in the training config: max_step \(did you mean max_steps\?\), zzz; "),
+        ("max_steps: 3\nseed: 1\nmax_steps: 5", "cannot read the training config .*: line 3: max_steps stands there"),
         ("- 1", "holds no `name: value` lines"),
-        ("a: [", "cannot read the training config"),
+        ("seed: 1\na: [", "cannot read the training config .*: line 2: expected the node content"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -120,7 +121,19 @@ def test_a_file_that_is_no_config_is_refused(text: str, message: str, tmp_path: 
         TrainingConfig.read(tmp_path / "missing.yaml")
 
 
+def test_a_number_without_a_point_is_one(tmp_path: Path) -> None:
+    """YAML takes 1e-3 for a text, and everybody writes rates so."""
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-3\nweight_decay: 1e-2\nmodel: 1e3\n")
+    read = TrainingConfig.read(tmp_path / "run.yaml")
+    assert (read.learning_rate, read.weight_decay, read.model) == (1e-3, 1e-2, "1e3")
+    (tmp_path / "run.yaml").write_text("learning_rate: fast\n")
+    with pytest.raises(TrainingConfigError, match="learning_rate must be a number above 0; got 'fast'"):
+        TrainingConfig.read(tmp_path / "run.yaml")
+
+
 def test_flags_that_cannot_be_read() -> None:
+    with pytest.raises(CommandError, match="there is no setting --json; --settings lists them"):
+        _flags(["--json"])
     with pytest.raises(CommandError, match="settings are given as --name value"):
         _flags(["max_steps", "3"])
     with pytest.raises(CommandError, match="--max_steps has no value"):

@@ -110,10 +110,11 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 
 
 @pytest.mark.parametrize(
-    ("device", "told"), [("cpu", "threads of an"), ("cuda:1", "the card at cuda:1"), ("xpu", "a device of type xpu")]
+    ("device", "told"), [("cpu", "4 threads of an"), ("cuda:1", "the card at cuda:1"), ("xpu", "a device of type xpu")]
 )
 def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"the card at {device}")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     where = torch.device(device)
     # An accelerator of one process says "cuda", which means the first one.
     trainer: Any = SimpleNamespace(
@@ -121,6 +122,12 @@ def test_a_card_names_the_device_that_computed(device: str, told: str, monkeypat
         adapter=SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=where)])),
     )
     assert told in card._device(trainer)
+
+
+def test_a_card_names_a_base_that_the_hub_has(tmp_path: Path) -> None:
+    assert card._hub_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert card._hub_name("meta-llama/Llama-3.2-1B-Instruct") == "meta-llama/Llama-3.2-1B-Instruct"
+    assert card._hub_name(str(tmp_path)) is None, "a folder, which the hub refuses"
 
 
 def test_a_card_that_somebody_wrote_is_kept(prepared: Prepare, tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_a_text_is_encoded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    encoder = Counting()
+    with pytest.raises(TrainingError, match="file is no folder that may be written; choose another cache"):
+        Vectors(TEXTS, encoder, tmp_path / "file")
+    assert encoder.encoded == []
+
+
 @pytest.mark.parametrize("damage", ["cut", "dtype", "width", "rows", "name", "not a number"])
 def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
     Vectors(TEXTS, Counting(), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from enum import Enum
 from pathlib import Path
@@ -270,6 +271,12 @@ def _print_report(kb: KnowledgeBase, report: BuildReport, seconds: float, as_jso
 def _nothing_like(kb: KnowledgeBase, name: str, property: str | None) -> str:
     if property is not None and (others := kb.find(name)):
         return f"{name!r} has no {property!r}; it has: {', '.join(triple.property for triple in others[:10])}"
-    near = list(dict.fromkeys(triple.name for triple in kb.search(name, limit=20)))
+    near = list(dict.fromkeys(triple.name for triple in kb.search(name, limit=20))) or _spelt_alike(kb, name)
     hint = f"close names: {', '.join(near[:5])}" if near else f"find names with `kblam kb list {kb.path} --search WORD`"
     return f"there is no {name!r} in {kb.path}; {hint}"
+
+
+def _spelt_alike(kb: KnowledgeBase, name: str) -> list[str]:
+    """Names that a typing error may have been meant as, whatever their capitals."""
+    names = {known.casefold(): known for known in kb.names()}
+    return [names[near] for near in difflib.get_close_matches(name.casefold(), names)]

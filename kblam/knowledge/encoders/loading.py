@@ -93,14 +93,15 @@ def load_recorded_encoder(spec: str, device: str | None = None, *, api_key_env: 
     elif _SHORT_NAMES.get(spec.lower(), spec) != DEFAULT_MODEL:
         raise EncoderUnavailableError(
             f"this knowledge base was built with the encoder {spec!r}, and a file cannot choose what is loaded; name "
-            f"it yourself: {_naming(spec)}{NAMED_VARIABLE}={spec}"
+            f"it yourself: {_naming(spec)}{NAMED_VARIABLE}={shlex.quote(spec)}"
         )
     return load_encoder(spec, device=device, api_key_env=api_key_env)
 
 
+_NAME_IT = ("kb build", "kb add", "kb doctor", "data import", "train")  # commands with --encoder for a base of yours
+
+
 def _naming(spec: str) -> str:
     """How a caller names the encoder, before a variable that does it too; nothing where the command cannot."""
-    named = argument(
-        f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}", ("kb build", "kb add", "train"), ""
-    )
+    named = argument(f"encoder=load_encoder({spec!r})", f"--encoder {shlex.quote(spec)}", _NAME_IT, "")
     return f"{named}, or " if named else ""
