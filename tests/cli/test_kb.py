@@ -207,6 +207,12 @@ def test_remove_a_fact_and_a_name(hashing: HashingEncoder, kb: Path) -> None:
     assert (rest["removed"], rest["triples"]) == (1, 2)
 
 
+def test_of_many_names_none_is_compared(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million would take half a minute."""
+    monkeypatch.setattr("kblam.cli.kb.changing._MOST_COMPARED", 2)
+    kblam("kb", "remove", kb, "ambr Falcn").failed(2, "there is no 'ambr Falcn'", "kblam kb list")
+
+
 def test_remove_of_what_is_not_there_helps(kb: Path) -> None:
     kblam("kb", "remove", kb, "falcon").failed(2, "there is no 'falcon'", "close names: Amber Falcon")
     kblam("kb", "remove", kb, "ambr Falcn").failed(2, "there is no 'ambr Falcn'", "close names: Amber Falcon")
