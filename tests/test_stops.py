@@ -23,8 +23,10 @@ def test_they_are_those_that_unicode_calls_so() -> None:
 def test_a_capital_after_one_begins_a_sentence() -> None:
     """Armenian has capitals, and a stop of its own."""
     assert Names(["Us", "Lori"]).meant_in("Ի՞նչ է։ Us or Lori") == ["Lori"]
-    assert Names(["José Álvarez"]).as_meant("Ի՞նչ է։ Is Jose Alvarez tall?", lambda _: False).endswith(
-        "Is José Álvarez tall?"
+    assert (
+        Names(["José Álvarez"])
+        .as_meant("Ի՞նչ է։ Is Jose Alvarez tall?", lambda _: False)
+        .endswith("Is José Álvarez tall?")
     )
 
 
