@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -18,6 +19,12 @@ from kblam.generation.words import Found, Words, judged, named_places
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
+
+
+# The parts of a question together have so many characters, or as many as it has itself: the surest cuts first.
+PARTS_ROOM = 6000
+# Tokens of one prefill, padding included; the rows of a batch are as wide as the longest.
+TOKENS_AT_ONCE = 8192
 
 
 class SaysNames(Protocol):
@@ -52,11 +59,23 @@ def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]
     if not rules.cuts:
         return []
     if names is None:
-        return splits(question)
+        return _affordable(splits(question), question)
     cuts = splits(question, names.is_property)
     # A part that says no name finds nothing that counts, so it need not be asked.
     cuts += by_names(question, names.names_in(question), names.is_property)
-    return [cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))]
+    return _affordable([cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))], question)
+
+
+def _affordable(cuts: Sequence[Split], question: str) -> list[Split]:
+    """The cuts whose parts are not too long to be asked, after those before them."""
+    room, asked, kept = max(PARTS_ROOM, len(question)), set[str](), list[Split]()
+    for cut in cuts:
+        new = set(cut.parts) - asked
+        if (length := sum(map(len, new))) <= room:
+            room -= length
+            asked |= new
+            kept.append(cut)
+    return kept
 
 
 def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
@@ -79,20 +98,31 @@ def found_by(
         attachment: as `Session` has it.
         rows: token ids of each prompt.
         vectors: float32 (prompts, P), of their questions; None without a question head.
-        batch_size: so many prompts at a time.
+        batch_size: so many prompts at a time, if they are not long.
         words: of the copy that is attended to.
         named: int64 (prompts, S), see `EvidenceRecorder`.
     """
     every: list[tuple[Found, ...]] = []
-    for start in range(0, len(rows), batch_size):
-        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.input_device)
+    for start, end in _batches(list(map(len, rows)), batch_size):
+        ids, mask = left_padded(rows[start:end], 0, attachment.input_device)
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-        recorder = EvidenceRecorder(None if named is None else named[start : start + batch_size])
-        question = None if vectors is None else vectors[start : start + batch_size]
+        recorder = EvidenceRecorder(None if named is None else named[start:end])
+        question = None if vectors is None else vectors[start:end]
         with attachment.using(words.resident, question=question):
             read_to_evidence(attachment, recorder, ids, mask, places)
         every += [tuple(words.found(best)) for best in recorder.newest()]
     return every
+
+
+def _batches(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Rows [start, end) of each batch, of at most so many rows and `TOKENS_AT_ONCE` tokens, or of one row."""
+    edges, longest = [0], 0
+    for row, length in enumerate(lengths):
+        longest, count = max(longest, length), row + 1 - edges[-1]
+        if count > 1 and (count > most or count * longest > TOKENS_AT_ONCE):
+            edges.append(row)
+            longest = length
+    return list(pairwise([*edges, len(lengths)])) if lengths else []
 
 
 def ask_parts(
