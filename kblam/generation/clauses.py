@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, islice, pairwise
 
-from kblam.generation.items import ASKS, IsProperty, completed, is_asking, is_question
+from kblam.generation.items import IsProperty, completed, is_asking
+from kblam.knowledge.asking import ASKS, SENTENCE_ENDS, is_question
 
 MOST_SPLITS = 8
 # A question with more items or names than this is not cut between all of them.
@@ -45,8 +46,6 @@ _THE = re.compile(r"\bthe\s+$", re.IGNORECASE)
 _MOST_WORDS, _LONGEST = 12, 200
 _WORD = re.compile(r"\S+")
 _PLEASE = re.compile(r"(?:,|(?<![\s,]))\s+please$", re.IGNORECASE)
-# A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
-_ENDS = re.compile(r"(?<=[?!])\s+|(?<=\.)(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|No)\.)(?<!\bMrs\.)\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _with_one(question: str, names: Sequence[tuple[int, int]], kept: int) -> str
 def _sentences(question: str) -> list[tuple[int, str]]:
     """(place of the first character, text) of each sentence."""
     found, at = [], 0
-    for end in _ENDS.finditer(question):
+    for end in SENTENCE_ENDS.finditer(question):
         found.append((at, question[at : end.start()]))
         at = end.end()
     return [*found, (at, question[at:])] if question[at:].strip() else found

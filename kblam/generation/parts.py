@@ -16,10 +16,11 @@ from kblam.generation.decision import AskedSplit, Rules
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
 from kblam.generation.words import Found, Words, judged, named_places
+from kblam.knowledge import Encoder
+from kblam.knowledge.asking import asked_in
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
-
 
 # The parts of a question together have so many characters, or as many as it has itself: the surest cuts first.
 PARTS_ROOM = 6000
@@ -47,8 +48,17 @@ class SaysNames(Protocol):
         """Whether these words are a property, in any case."""
 
 
-def as_meant(config: AdapterConfig, question: str, names: SaysNames | None) -> str:
-    """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed."""
+def as_meant(config: AdapterConfig, question: str, names: SaysNames | None, encoder: Encoder) -> str:
+    """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed.
+
+    Args:
+        config: of the adapter.
+        question: as it was typed.
+        names: of the knowledge base; None where nothing is judged.
+        encoder: that makes the sentence vectors.
+    """
+    if config.question_head is not None or config.confidence is not None:
+        question = asked_in(question, encoder)
     if names is None or config.confidence is None:
         return question
     return names.as_meant(question, config.background)
