@@ -9,11 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from kblam.stops import STOPS
+
 Fact = tuple[str, str, str]  # name, property, value
 _FIELD = re.compile(r"\{(name|property|value)\}")
 _ORDER = ("name", "property", "value")
-_STOPS = (".", "!", "?", "…", "。", "！", "？")
-_QUOTES = " \"'”’»"  # and spaces
+_STOPS = (*STOPS, "…")
+_QUOTES = " \"'”’»」』"  # and spaces
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def in_force(
     question = None
     if attachment.config.question_head is not None:
         judge = judge_of(attachment.adapter, knowledge_base)
-        meant = [as_meant(attachment.config, text, judge) for text in texts]
+        meant = [as_meant(attachment.config, text, judge, knowledge_base.encoder) for text in texts]
         question = torch.from_numpy(knowledge_base.encode(meant)).to(attachment.device)
     with reading(attachment, knowledge_base) as resident, attachment.using(resident, question=question):
         yield resident

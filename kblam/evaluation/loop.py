@@ -18,6 +18,7 @@ from kblam.generation.answer import may_become_refusal
 from kblam.generation.decision import Unknown
 from kblam.knowledge import Encoder, KnowledgeBase, Triple
 from kblam.knowledge.encoders import DeepEncoder, Progress, layered
+from kblam.knowledge.encoders.base import beyond_limit
 
 BATCH = 32
 TOP = 5
@@ -66,6 +67,10 @@ class RememberingEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         """As `Encoder.encode`."""
         return self._each_once(self._known, self._encoder, texts, progress)
+
+    def beyond_limit(self, texts: Sequence[str]) -> list[int]:
+        """As `LimitedEncoder.beyond_limit`."""
+        return beyond_limit(self._encoder, texts)
 
     @property
     def depth(self) -> int:

@@ -43,7 +43,7 @@ class Answer:
             `known_above` is compared with; None where the adapter has no weights for it, and the mass is.
         from_base: whether the base model answered without any knowledge (`unknown="base"`).
         known: whether the question counted as known; None where no `known_above` decides.
-        is_cut: whether the text ends because of `max_new_tokens`.
+        is_cut: whether the text ends because of `max_new_tokens` or `max_time`.
     """
 
     text: str

@@ -18,13 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, islice, pairwise
 
-from kblam.generation.items import ASKS, IsProperty, completed, is_asking, is_question
+from kblam.generation.items import IsProperty, completed, is_asking
+from kblam.knowledge.asking import ASKS, SENTENCE_ENDS, is_question
 
 MOST_SPLITS = 8
 # A question with more items or names than this is not cut between all of them.
 MOST_FACTS = 8
-# Of so many places in a sentence where it may be cut, the first ones.
-_MOST_JOINTS = 64
+# Of so many places between items of a list, the first ones.
+_MOST_BETWEEN = 64
 # A run of spaces is tried from its beginning alone: from each of them would take time that grows with its cube.
 _JOINTS = re.compile(
     r"(?:(?:(?<!\s)\s+)?,\s+|(?<!\s)\s+)(?:and also|and|as well as|plus|&)\s+(?:also\s+)?", re.IGNORECASE
@@ -45,8 +46,6 @@ _THE = re.compile(r"\bthe\s+$", re.IGNORECASE)
 _MOST_WORDS, _LONGEST = 12, 200
 _WORD = re.compile(r"\S+")
 _PLEASE = re.compile(r"(?:,|(?<![\s,]))\s+please$", re.IGNORECASE)
-# A stop ends a sentence if a new one begins after it; "St. Louis" and "J. Smith" go on.
-_ENDS = re.compile(r"(?<=[?!])\s+|(?<=\.)(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|No)\.)(?<!\bMrs\.)\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _with_one(question: str, names: Sequence[tuple[int, int]], kept: int) -> str
 def _sentences(question: str) -> list[tuple[int, str]]:
     """(place of the first character, text) of each sentence."""
     found, at = [], 0
-    for end in _ENDS.finditer(question):
+    for end in SENTENCE_ENDS.finditer(question):
         found.append((at, question[at : end.start()]))
         at = end.end()
     return [*found, (at, question[at:])] if question[at:].strip() else found
@@ -174,9 +173,9 @@ def _within(sentence: str, is_property: IsProperty) -> Iterator[Split]:
     body = sentence.rstrip(" ?!.")
     mark = sentence[len(body) :] or "?"
     body = _PLEASE.sub("", body)
-    joints = [(one.start(), one.end()) for one in islice(_JOINTS.finditer(body), _MOST_JOINTS)]
+    joints = _few(_JOINTS, body)
     has_rule = False
-    for cuts in (*_lists(body), *(((start, end),) for start, end in joints)):
+    for cuts in (*_lists(body), *((joint,) for joint in joints)):
         edges = [0, *(at for cut in cuts for at in cut), len(body)]
         items = [body[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
         if not all(item.strip() for item in items):
@@ -184,15 +183,21 @@ def _within(sentence: str, is_property: IsProperty) -> Iterator[Split]:
         for parts, is_explicit in completed(items, is_property):
             has_rule = True
             yield Split(tuple(_singular(part) + mark for part in parts), cuts, is_explicit)
-    for joint in () if has_rule else islice(_BREAKS.finditer(body), _MOST_JOINTS):
-        left, right = body[: joint.start()].strip(), body[joint.end() :].strip()
+    for start, end in () if has_rule else _few(_BREAKS, body):
+        left, right = body[:start].strip(), body[end:].strip()
         if is_asking(left) and is_asking(right):
-            yield Split((left + mark, right + mark), (joint.span(),), is_explicit=False)
+            yield Split((left + mark, right + mark), ((start, end),), is_explicit=False)
+
+
+def _few(joint: re.Pattern[str], body: str) -> list[tuple[int, int]]:
+    """Where a sentence has joints, each a place to cut it in two; nowhere if it has too many for so few facts."""
+    found = [one.span() for one in islice(joint.finditer(body), MOST_FACTS + 1)]
+    return found if len(found) <= MOST_FACTS else []
 
 
 def _lists(body: str) -> Iterator[tuple[tuple[int, int], ...]]:
     """Where a list of three or more items that ends with "and" is to be cut; none where there is none."""
-    between = [one.span() for one in islice(_BETWEEN.finditer(body), _MOST_JOINTS)]
+    between = [one.span() for one in islice(_BETWEEN.finditer(body), _MOST_BETWEEN)]
     # "Hello, " is no item.
     cuts = tuple(dropwhile(lambda cut: not is_asking(body[: cut[0]]), between))
     asking = [ASKS.match(body, end) is not None for _, end in cuts]

@@ -12,21 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kblam.knowledge.asking import ASKS, is_question
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.mention import words
 
 IsProperty = Callable[[str], bool]
-ASKS = re.compile(
-    r"(?:and |also |then |please )*"
-    r"(?:what|who|whom|whose|when|where|which|why|how|tell|give|name|describe|explain|show|find|list|remind|"
-    # "I need it by noon" goes with what was asked before.
-    r"do you know|can you|could you|(?:i want|i would like|i need)(?!\s+(?:it|this|them)\b))\b",
-    re.IGNORECASE,
-)
-# Where a question may begin: after "Hi! ", "Quick question: ", or "Excuse me, ", but "my cousin, who" is none.
-_BEGINS = re.compile(
-    r"^(?:\W*(?:hi|hello|hey|ok|okay|so|well)\b\W*)*|(?<=[:;!])\s+|(?<=,)\s+(?!wh(?:o|en|ere|ich))", re.I
-)
 _ARTICLE = re.compile(r"(?:the|an?)\s+", re.IGNORECASE)
 _OF = re.compile(r"(?<!\s)\s+of\s+", re.IGNORECASE)
 _OWNER = re.compile(r"(?P<owner>\S.*?(?:['’]s|s['’]))\s+(?P<what>.+)")
@@ -38,11 +28,6 @@ _LONGEST_NAME = _LONGEST_PROPERTY = 200  # characters
 def is_asking(text: str) -> bool:
     """Whether a sentence asks for something of its own: greetings, thanks and "Can you help?" do not."""
     return any(word not in FILLER for word in words(text))
-
-
-def is_question(text: str) -> bool:
-    """Whether a text has the form of a question or request, after its opening. "My name is Ann" has not."""
-    return any(ASKS.match(text, one.end()) for one in _BEGINS.finditer(text))
 
 
 @dataclass(frozen=True)

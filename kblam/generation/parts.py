@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -15,9 +16,16 @@ from kblam.generation.decision import AskedSplit, Rules
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.prompt import TOKENIZING, encode_question, left_padded
 from kblam.generation.words import Found, Words, judged, named_places
+from kblam.knowledge import Encoder
+from kblam.knowledge.asking import asked_in
 from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
+
+# The parts of a question together have so many characters, or as many as it has itself: the surest cuts first.
+PARTS_ROOM = 6000
+# Tokens of one prefill, padding included; the rows of a batch are as wide as the longest.
+TOKENS_AT_ONCE = 8192
 
 
 class SaysNames(Protocol):
@@ -40,8 +48,17 @@ class SaysNames(Protocol):
         """Whether these words are a property, in any case."""
 
 
-def as_meant(config: AdapterConfig, question: str, names: SaysNames | None) -> str:
-    """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed."""
+def as_meant(config: AdapterConfig, question: str, names: SaysNames | None, encoder: Encoder) -> str:
+    """A question as it is judged and as its sentence vector is made; what the model reads stays as it was typed.
+
+    Args:
+        config: of the adapter.
+        question: as it was typed.
+        names: of the knowledge base; None where nothing is judged.
+        encoder: that makes the sentence vectors.
+    """
+    if config.question_head is not None or config.confidence is not None:
+        question = asked_in(question, encoder)
     if names is None or config.confidence is None:
         return question
     return names.as_meant(question, config.background)
@@ -52,11 +69,23 @@ def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]
     if not rules.cuts:
         return []
     if names is None:
-        return splits(question)
+        return _affordable(splits(question), question)
     cuts = splits(question, names.is_property)
     # A part that says no name finds nothing that counts, so it need not be asked.
     cuts += by_names(question, names.names_in(question), names.is_property)
-    return [cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))]
+    return _affordable([cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))], question)
+
+
+def _affordable(cuts: Sequence[Split], question: str) -> list[Split]:
+    """The cuts whose parts are not too long to be asked, after those before them."""
+    room, asked, kept = max(PARTS_ROOM, len(question)), set[str](), list[Split]()
+    for cut in cuts:
+        new = set(cut.parts) - asked
+        if (length := sum(map(len, new))) <= room:
+            room -= length
+            asked |= new
+            kept.append(cut)
+    return kept
 
 
 def part_texts(cuts: Sequence[Sequence[Split]]) -> list[str]:
@@ -79,20 +108,31 @@ def found_by(
         attachment: as `Session` has it.
         rows: token ids of each prompt.
         vectors: float32 (prompts, P), of their questions; None without a question head.
-        batch_size: so many prompts at a time.
+        batch_size: so many prompts at a time, if they are not long.
         words: of the copy that is attended to.
         named: int64 (prompts, S), see `EvidenceRecorder`.
     """
     every: list[tuple[Found, ...]] = []
-    for start in range(0, len(rows), batch_size):
-        ids, mask = left_padded(rows[start : start + batch_size], 0, attachment.input_device)
+    for start, end in _batches(list(map(len, rows)), batch_size):
+        ids, mask = left_padded(rows[start:end], 0, attachment.input_device)
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-        recorder = EvidenceRecorder(None if named is None else named[start : start + batch_size])
-        question = None if vectors is None else vectors[start : start + batch_size]
+        recorder = EvidenceRecorder(None if named is None else named[start:end])
+        question = None if vectors is None else vectors[start:end]
         with attachment.using(words.resident, question=question):
             read_to_evidence(attachment, recorder, ids, mask, places)
         every += [tuple(words.found(best)) for best in recorder.newest()]
     return every
+
+
+def _batches(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Rows [start, end) of each batch, of at most so many rows and `TOKENS_AT_ONCE` tokens, or of one row."""
+    edges, longest = [0], 0
+    for row, length in enumerate(lengths):
+        longest, count = max(longest, length), row + 1 - edges[-1]
+        if count > 1 and (count > most or count * longest > TOKENS_AT_ONCE):
+            edges.append(row)
+            longest = length
+    return list(pairwise([*edges, len(lengths)])) if lengths else []
 
 
 def ask_parts(

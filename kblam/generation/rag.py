@@ -16,6 +16,7 @@ import numpy as np
 from kblam.adapter.sentences import Fact
 from kblam.errors import StoreError
 from kblam.knowledge import KnowledgeBase, Triple
+from kblam.knowledge.asking import asked_in
 from kblam.knowledge.cosine import normalised
 from kblam.knowledge.triples import key_text
 from kblam.models.chat_template import chat_template_of, filled
@@ -136,7 +137,8 @@ class Retriever:
             EncoderUnavailableError: the encoder cannot be loaded.
             StoreError: the knowledge base cannot be read.
         """
-        query = self._knowledge_base.encode([self._instruction + question])[0]
+        asked = asked_in(question, self._knowledge_base.encoder)
+        query = self._knowledge_base.encode([self._instruction + asked])[0]
         while True:
             index, ids, revision = self._now()
             found = index(query, count)

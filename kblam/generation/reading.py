@@ -108,9 +108,11 @@ class Reader:
         return any(stop in text for stop in self.how.stops)
 
     def _is_cut(self, tokens: Sequence[int]) -> bool:
-        return (
-            len(tokens) >= self.how.max_new_tokens and tokens[-1] not in self.how.ends and not self._has_stopped(tokens)
-        )
+        if tokens[-1] in self.how.ends or self._has_stopped(tokens):
+            return False
+        # What else may end a row is the clock; a criterion of the caller's ends it where the caller wants.
+        is_timed = self.how.config.max_time is not None and not self.how.arguments.get("stopping_criteria")
+        return is_timed or len(tokens) >= self.how.max_new_tokens
 
     def _decoded(self, tokens: Sequence[int]) -> str:
         return trimmed(_decoded(self.tokenizer, tokens), self.how.stops)

@@ -99,7 +99,8 @@ class Session:
 
         Args:
             question: in natural language. The whole text is the question whose sentence vector an adapter with a
-                question head sees; of a conversation pass the last user turn alone.
+                question head sees, or what asks in a text that is too long for the encoder (docs/answers.md); of a
+                conversation pass the last user turn alone.
             top: how many triples of evidence at most.
             max_new_tokens: length limit of the answer.
             resident: what to answer from, of a `kblam.models.copies.reading` around this call, for who has to know
@@ -222,7 +223,9 @@ class Session:
     def _as_meant(self, questions: Sequence[str]) -> list[str]:
         """As they are judged."""
         config, judge = self.attachment.config, self._judge()
-        return [as_meant(config, question, judge) for question in questions]
+        if config.question_head is None and judge is None:
+            return list(questions)  # nothing is encoded, and there may be no encoder here
+        return [as_meant(config, question, judge, self.knowledge_base.encoder) for question in questions]
 
     def _judge(self) -> Judge | None:
         return judge_of(self.attachment.adapter, self.knowledge_base)

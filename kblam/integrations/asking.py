@@ -21,6 +21,7 @@ from kblam.generation import Answer, Evidence, Session
 from kblam.generation.pieces import Wanted
 from kblam.knowledge.triples import key_text
 from kblam.models.judging import CANDIDATES
+from kblam.stops import STOPS
 
 # The numbers of each setting. A temperature of 0 is greedy, and what is nearly 0 overflows.
 _POSSIBLE: dict[str, tuple[type, float, float]] = {
@@ -189,7 +190,7 @@ def as_text(evidence: Evidence) -> str:
     """A fact as a sentence, for a prompt or an index."""
     triple = evidence.triple
     sentence = f"{key_text(triple.name, triple.property)} is {triple.value}"
-    return sentence[0].upper() + sentence[1:] + ("" if sentence.endswith((".", "!", "?")) else ".")
+    return sentence[0].upper() + sentence[1:] + ("" if sentence.endswith(tuple(STOPS)) else ".")
 
 
 def as_metadata(answer: Answer, evidence: Evidence) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from kblam.knowledge.spelling import (
     keeps_marks,
     otherwise,
 )
+from kblam.stops import STOPS
 
 IsProperty = Callable[[str], bool]
 
@@ -27,7 +28,7 @@ _LONGEST = 24
 _LONGEST_PROPERTY = 8
 _OF = frozenset(("of", "for"))
 _IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
-_STOPS = ".?!:"
+_STOPS = STOPS | {":"}
 _QUOTES = "\"'`“”‘’«»"
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 

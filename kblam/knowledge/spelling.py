@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from kblam.knowledge.identifiers import in_words
 from kblam.knowledge.mention import words, words_at
+from kblam.stops import STOPS
 
 # Letters that Unicode does not take apart.
 _LETTERS = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ħ": "h", "ŧ": "t", "ё": "е"}
@@ -111,7 +112,7 @@ class Typed:
         if before[:1].isupper() and text[start].isupper() and text[self.words[first - 1][2] : start] == " ":
             begins = self.words[first - 1][1]
             # The first word of a sentence has a capital of its own.
-            if begins and text[begins - 2 : begins - 1] not in (".", "!", "?"):
+            if begins and text[begins - 2 : begins - 1] not in STOPS:
                 return True
         return after[:1].isupper() and self.as_typed(last - 1)[:1].isupper() and text[end : self.words[last][1]] == " "
 

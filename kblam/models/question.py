@@ -11,6 +11,7 @@ from torch import Tensor
 from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
+from kblam.knowledge.asking import asked_in
 from kblam.knowledge.fields import can_be_seen
 from kblam.models.source import KnowledgeSource
 
@@ -53,4 +54,4 @@ def vectors_of(question: Question | None, config: AdapterConfig, source: Knowled
             f"{type(source).__name__} has no encoder to encode question={texts[0][:40]!r} with; put a KnowledgeBase in "
             "force, or pass the float32 (B, P) vectors of its encoder, knowledge_base.encode(texts)"
         )
-    return encoded(knowledge_base, texts, source.device)
+    return encoded(knowledge_base, [asked_in(text, knowledge_base.encoder) for text in texts], source.device)

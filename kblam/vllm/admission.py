@@ -149,7 +149,7 @@ class FrontEnd:
         self._settings = Settings.of(vllm_config)
         self._registry = Registry(vllm_config)
         self._model = vllm_config.model_config
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         rules = self._settings.rules(adapter)
         self._decides = rules.config.pointer or rules.unknown is not None
@@ -276,11 +276,10 @@ class FrontEnd:
         if asked.question is None:
             return
         rules = self.rules(asked)
-        question, texts = asked.question, [asked.question]
-        if rules is not None or self.adapter.confidence is not None:
-            names = self._names_of(loaded)
-            question = as_meant(self.adapter, asked.question, names)
-            texts = [question] if rules is None else foreseen(question, names, rules)
+        is_judged = rules is not None or self.adapter.confidence is not None
+        names = self._names_of(loaded) if is_judged else None
+        question = as_meant(self.adapter, asked.question, names, self._its_encoder())
+        texts = [question] if rules is None or names is None else foreseen(question, names, rules)
         vectors = self._encoded(texts)
         if self.adapter.question_head is not None:
             extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :]
@@ -291,17 +290,21 @@ class FrontEnd:
         with self._lock:
             return self._names.of(loaded)
 
+    def _its_encoder(self) -> Encoder:
+        with self._lock:
+            if self._encoder is None:
+                # That of any base: all of them, and the adapter, have the same.
+                path = next(iter(self._registry.bases().values())).path
+                with KnowledgeBase.open(path, read_only=True) as base:
+                    self._encoder = layered(base.encoder, self.adapter.property_layers)
+            return self._encoder
+
     def _encoded(self, texts: list[str]) -> dict[str, list[float]]:
         """The sentence vectors of texts, with the layers before them that the judge reads, each encoded once."""
         # One at a time: an encoder is a model of its own, which takes all cores.
         with self._lock:
             if new := [text for text in texts if text not in self._kept]:
-                if self._encoder is None:
-                    # That of any base: all of them, and the adapter, have the same.
-                    path = next(iter(self._registry.bases().values())).path
-                    with KnowledgeBase.open(path, read_only=True) as base:
-                        self._encoder = layered(base.encoder, self.adapter.property_layers)
-                for text, vector in zip(new, encoded(self._encoder, new).tolist(), strict=True):
+                for text, vector in zip(new, encoded(self._its_encoder(), new).tolist(), strict=True):
                     self._kept[text] = vector
             found = {text: self._kept[text] for text in texts}
             for text in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):

@@ -170,7 +170,8 @@ class Decider:
         """
         self.know(loaded)
         judge = self._judges.of(loaded)
-        text = as_meant(rules.config, text, judge)
+        assert self._encoder is not None  # `know` has come first
+        text = as_meant(rules.config, text, judge, self._encoder)
         cuts = cuts_of(rules, text, judge)
         named: dict[str, tuple[int, ...]] = {}
         if judge is not None:

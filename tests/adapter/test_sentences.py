@@ -26,7 +26,10 @@ def test_two_facts_are_clauses_with_one_stop() -> None:
     assert spans(sentence)[3:] == [("founder", 1, "property"), ("B", 1, "name"), ("Ann Lee", 1, "value")]
 
 
-@pytest.mark.parametrize("value", ["Acme Inc.", "It flies!", "鉄。", 'He said "no."'])
+@pytest.mark.parametrize(
+    "value",
+    ["Acme Inc.", "It flies!", "鉄。", "「鉄。」", 'He said "no."', "यह लोहा है।", "ما هذا؟", "Սա երկաթ է։"],
+)
 def test_a_value_with_a_stop_brings_no_second_one(value: str) -> None:
     ends = ("A", "owner", value)
     one, two = answer_sentence(ANSWER, [ends]), answer_sentence(ANSWER, [A, ends])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from kblam import Answer, Session, ask, ask_many
 from kblam.errors import GenerationError
@@ -121,6 +121,22 @@ def test_a_callers_config_is_followed(world: World) -> None:
     for options in ({"eos_token_id": end}, {"generation_config": GenerationConfig(eos_token_id=[end])}):
         cut = asked(world, **options, max_new_tokens=9)
         assert (cut.num_tokens, cut.is_cut) == (plain.text.split().index(last) + 1, False)
+
+
+@pytest.mark.parametrize("unknown", [None, "base"])
+def test_an_answer_that_ran_out_of_time_is_cut(unknown: Literal["base"] | None, world: World) -> None:
+    """The base model's too; not one that ended in time, or where the caller wanted it."""
+    options: dict[str, Any] = {"unknown": unknown, "known_above": 1.0}
+    last = asked(world, **options).text.split()[-1]
+    options |= {"max_new_tokens": 9, "eos_token_id": world.tokenizer(last, add_special_tokens=False)["input_ids"]}
+    whole, late = asked(world, **options), asked(world, max_time=1e-9, **options)
+    assert (late.is_cut, late.num_tokens) == (True, 1)
+    assert not whole.is_cut
+    assert 1 < whole.num_tokens < 9
+    assert not asked(world, max_time=600.0, **options).is_cut
+    assert not asked(world, stop_strings=[late.text], max_time=600.0, **options).is_cut
+    own = StoppingCriteriaList([lambda input_ids, scores: torch.ones(len(input_ids), dtype=torch.bool)])
+    assert not asked(world, stopping_criteria=own, max_time=600.0, **options).is_cut
 
 
 def test_a_stop_string_ends_its_row_alone(world: World) -> None:

@@ -164,7 +164,9 @@ def test_weak_evidence_does_not_finish_a_name_but_a_value(asked: Asked) -> None:
         assert (mixed.exp()[0, plan.tokens[step]].item() == 1) is certain
 
 
-def test_beams_are_followed(asked: Asked) -> None:
+@pytest.mark.parametrize("returned", [1, 3])
+def test_beams_are_followed(returned: int, asked: Asked) -> None:
+    """By the first sequence of each question; beams are never the same, so the others say something else."""
     session = asked.session()
     questions = [CURRENCY, FOUNDER]
     with reading(asked.attachment, asked.kb) as resident:
@@ -174,10 +176,11 @@ def test_beams_are_followed(asked: Asked) -> None:
             asked.attachment.using(resident, question=session.question_vectors(questions)),
             asked.attachment.observing(pointer.recorder),
         ):
+            how = {"num_beams": 3, "num_return_sequences": returned, "do_sample": False}
             output = asked.model.generate(
-                ids, attention_mask=mask, max_new_tokens=120, num_beams=3, do_sample=False, logits_processor=[pointer]
+                ids, attention_mask=mask, max_new_tokens=120, logits_processor=[pointer], **how
             )
-    said = asked.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    said = asked.tokenizer.batch_decode(output[::returned, ids.shape[1] :], skip_special_tokens=True)
     assert [text.strip() for text in said] == [EURO, LUCJA]
 
 

@@ -52,3 +52,13 @@ class LimitedEncoder(Protocol):
 
     def beyond_limit(self, texts: Sequence[str]) -> list[int]:
         """Positions of the texts that are longer than it reads."""
+
+
+def beyond_limit(encoder: Encoder, texts: Sequence[str]) -> list[int]:
+    """Positions of the texts that are longer than an encoder reads, as far as it tells."""
+    return encoder.beyond_limit(texts) if isinstance(encoder, LimitedEncoder) else []
+
+
+def reads_all(encoder: Encoder, text: str) -> bool:
+    """Whether an encoder reads a text to its end, as far as it tells."""
+    return not beyond_limit(encoder, [text])

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from kblam.errors import EncoderError
-from kblam.knowledge.encoders.base import Encoder, Progress
+from kblam.knowledge.encoders.base import Encoder, Progress, beyond_limit
 
 
 @runtime_checkable
@@ -80,6 +80,10 @@ class LayeredEncoder:
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
         return self._deep.encode_layers(texts, self.layers, progress=progress)
+
+    def beyond_limit(self, texts: Sequence[str]) -> list[int]:
+        """As `LimitedEncoder.beyond_limit`."""
+        return beyond_limit(self._encoder, texts)
 
 
 def layered(encoder: Encoder, layers: Sequence[int]) -> Encoder:
