@@ -279,7 +279,9 @@ class RectangularAttention:
 
 
 def _cannot_be_set(name: str) -> NoReturn:
-    refuse(f"{name} cannot be set, since a plan holds it: make another RectangularAttention, which takes it as argument")
+    refuse(
+        f"{name} cannot be set, since a plan holds it: make another RectangularAttention, which takes it as argument"
+    )
 
 
 def _is_direct() -> bool:

@@ -106,9 +106,10 @@ class Call:
         """
         if not torch.is_grad_enabled():
             return
-        values = {name: getattr(self, name) for name in type(self).__match_args__ if name not in gets}
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.requires_grad:
+        names: tuple[str, ...] = type(self).__match_args__  # type: ignore[attr-defined]
+        for name in names:
+            value = getattr(self, name)
+            if name not in gets and isinstance(value, Tensor) and value.requires_grad:
                 refuse(f"{what} no gradient and {self.GIVEN.get(name, name)} requires one: {instead}")
 
     def has_tangent(self) -> bool:

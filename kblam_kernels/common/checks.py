@@ -62,7 +62,8 @@ def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | N
     tensors(knowledge_bias=bias)
     if bias.dtype != torch.float32 or bias.device != query.device:
         refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
-    if tuple(bias.shape) not in ((), (M,), (B, M)):
+    # Of its own rank: to compare (B, M) with (M,) asks whether B is M, of which an exported program would be made.
+    if bias.dim() > 2 or tuple(bias.shape) != ((), (M,), (B, M))[bias.dim()]:
         refuse(f"knowledge_bias must be a number, (M={M},) or (B={B}, M={M}); got {tuple(bias.shape)}")
     if bias.dim() < 2:
         return bias.expand(1, M)
