@@ -44,8 +44,8 @@ class Launch {
         for (int64_t i = first; i < std::min<int64_t>(rows, first + MAX_LATENT_ROWS); ++i) {
           const int64_t h = head * (p.Hq / p.heads) + i / p.N, n = i % p.N;
           const int64_t row = (b * p.Hq + h) * p.N + n;
-          // A row of padding saw nothing, and may be NaN.
-          if (p.lse[row] == -INFINITE) continue;
+          // A row of padding saw nothing, one of weight 0 is left out: both may be NaN.
+          if (p.lse[row] == -INFINITE || p.row_weight[row] == 0.f) continue;
           taken[count++] = {p.rows.at(element_size(p.dtype), b, h, n), p.constant == nullptr ? 0.f : p.constant[row],
                             p.lse[row], p.row_weight[row]};
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -89,15 +89,27 @@ class RectangularAttention:
         """What is attended to."""
         return self._knowledge
 
+    @knowledge.setter
+    def knowledge(self, value: Knowledge) -> None:
+        _cannot_be_set("knowledge")
+
     @property
     def int8_products(self) -> bool:
         """As `rectangular_attention` takes it."""
         return self._int8_products
 
+    @int8_products.setter
+    def int8_products(self, value: bool) -> None:
+        _cannot_be_set("int8_products")
+
     @property
     def backend(self) -> str:
         """The one that was asked for; `planned.backend` is the one that serves."""
         return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        _cannot_be_set("backend")
 
     @property
     def planned(self) -> Planned | None:
@@ -264,6 +276,12 @@ class RectangularAttention:
         check_masks(prompt_mask, knowledge_range, query, key.shape[2])
         bias = bias_rows(knowledge_bias, query.shape[0], self._knowledge.num_tokens, query)
         return straight(query, key, value, r, bias, prompt_mask, one_row_if_shared(knowledge_range), *weight)
+
+
+def _cannot_be_set(name: str) -> NoReturn:
+    refuse(
+        f"{name} cannot be set, since a plan holds it: make another RectangularAttention, which takes it as argument"
+    )
 
 
 def _is_direct() -> bool:

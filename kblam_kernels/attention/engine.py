@@ -139,9 +139,8 @@ class KnowledgePlan:
             refuse(f"knowledge must have the form of the planned {self._form}; got {_form_of(knowledge)}")
         if knowledge_query.device != self._bias.device:
             refuse(f"knowledge_query must be on {self._bias.device}; got {knowledge_query.device}")
-        if needs_gradient(knowledge_query):
-            refuse("a planned run has no gradient and knowledge_query requires one: run it under torch.no_grad()")
         op, call = self._call(knowledge_query, knowledge)
+        call.check_gradients(("query", "key", "value"), "a planned run has", "run it under torch.no_grad()")
         if not call.has_contiguous_rows():
             refuse("knowledge_query and knowledge must have a contiguous last dimension; call .contiguous() on them")
         backend = op.named(self.backend)

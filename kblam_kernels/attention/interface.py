@@ -7,13 +7,12 @@ from typing import Any, Literal, TypedDict, overload
 from torch import Tensor
 from typing_extensions import Unpack
 
-from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.checks import bias_rows, check_masks, check_prompt, one_row_if_shared
 from kblam_kernels.common.dispatch import AUTO, Explanation
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.errors import number, refuse, tensors, whole
+from kblam_kernels.errors import number, tensors, whole
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
@@ -213,9 +212,4 @@ def call_of(
         materialised=knowledge.materialised,
     )
     latent.check()
-    if needs_gradient(knowledge.key, knowledge.value, knowledge.norm, *weights.values()):
-        refuse(
-            "latents and their projection get no gradient, and one of them requires it (queries, prompt and bias get "
-            "one): detach it, or train on dense knowledge (LatentKnowledge.to_dense)"
-        )
     return latent_attention, latent

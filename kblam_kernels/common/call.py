@@ -42,6 +42,7 @@ class Call:
         STRIDED: tensors that kernels read with a contiguous last dimension and any other strides.
         DIFFERENTIABLE: tensors that can get a gradient.
         RESULTS: names of the tensors that the op returns, for readers of its schema.
+        GIVEN: what the caller gave for a tensor that was made of it, for messages.
     """
 
     LEADING: ClassVar[str]
@@ -49,6 +50,7 @@ class Call:
     STRIDED: ClassVar[tuple[str, ...]]
     DIFFERENTIABLE: ClassVar[tuple[str, ...]] = ()
     RESULTS: ClassVar[tuple[str, ...]]
+    GIVEN: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -91,6 +93,24 @@ class Call:
     def needs_gradient(self) -> bool:
         """Whether one of its differentiable tensors needs a gradient."""
         return needs_gradient(*(getattr(self, name) for name in self.DIFFERENTIABLE))
+
+    def check_gradients(self, gets: tuple[str, ...], what: str, instead: str) -> None:
+        """Refuses every tensor, of those beside `gets`, that needs a gradient: it would get none, in silence.
+
+        Args:
+            what: the message says of what there is no gradient, and
+            instead: what to do.
+
+        Raises:
+            UnsupportedInputError: the message names the tensor.
+        """
+        if not torch.is_grad_enabled():
+            return
+        names: tuple[str, ...] = type(self).__match_args__  # type: ignore[attr-defined]
+        for name in names:
+            value = getattr(self, name)
+            if name not in gets and isinstance(value, Tensor) and value.requires_grad:
+                refuse(f"{what} no gradient and {self.GIVEN.get(name, name)} requires one: {instead}")
 
     def has_tangent(self) -> bool:
         """Whether one of its tensors carries a forward-mode derivative."""

@@ -7,6 +7,12 @@ from torch import Tensor
 
 from kblam_kernels.errors import expect, number, refuse, tensors
 
+# What a weight may be: flags say which rows count.
+WEIGHTS = (
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+
 
 def check_prompt(query: Tensor, key: Tensor, value: Tensor, *, is_alone: bool = False) -> None:
     """Ranks and shapes of the prompt block; it has no column where knowledge is alone."""
@@ -56,7 +62,8 @@ def bias_rows(bias: float | Tensor, B: int, M: int, query: Tensor) -> Tensor | N
     tensors(knowledge_bias=bias)
     if bias.dtype != torch.float32 or bias.device != query.device:
         refuse(f"knowledge_bias must be float32 on {query.device}; got {bias.dtype} on {bias.device}")
-    if tuple(bias.shape) not in ((), (M,), (B, M)):
+    # Of its own rank: to compare (B, M) with (M,) asks whether B is M, of which an exported program would be made.
+    if bias.dim() > 2 or tuple(bias.shape) != ((), (M,), (B, M))[bias.dim()]:
         refuse(f"knowledge_bias must be a number, (M={M},) or (B={B}, M={M}); got {tuple(bias.shape)}")
     if bias.dim() < 2:
         return bias.expand(1, M)
@@ -90,6 +97,11 @@ def row_weight_of(knowledge_query: Tensor, row_weight: Tensor | None) -> Tensor:
     if row_weight is None:
         return torch.ones(rows, dtype=torch.float32, device=knowledge_query.device)
     tensors(row_weight=row_weight)
+    if row_weight.device != knowledge_query.device or row_weight.dtype not in WEIGHTS:
+        refuse(
+            f"row_weight must be of floating-point numbers, whole ones or flags, on {knowledge_query.device}; "
+            f"got {row_weight.dtype} on {row_weight.device}"
+        )
     try:
         return row_weight.expand(rows)
     except RuntimeError:

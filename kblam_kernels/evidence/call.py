@@ -21,7 +21,7 @@ class EvidenceCall(Call):
         lse: (B, Hq, N), of the finished attention.
         bias: float32 (B or 1, M) or None.
         knowledge_range: int32 or int64 (B or 1, 2) or None.
-        row_weight: (B, Hq, N), weight of a head and query in the sum.
+        row_weight: (B, Hq, N), weight of a head and query in the sum; one of weight 0 is left out, whatever it holds.
         scale: of all scores.
         int8_products: the attention was allowed to multiply int8 latents as int8, and where it did its scores were
             rounded; only the C++ kernels do, so a call that they cannot serve is exact.
@@ -30,9 +30,15 @@ class EvidenceCall(Call):
     LEADING = "rows"
     KNOWLEDGE = "key"
     STRIDED = ("rows", "key")
-    # Latents, a key of rank 2, get no gradient: `interface` refuses them.
+    # Of latents, a key of rank 2, nothing gets a gradient: `interface` refuses it.
     DIFFERENTIABLE = ("rows", "key", "lse", "bias")
     RESULTS = ("mass",)
+    GIVEN = {  # noqa: RUF012 - the base class says that it is one for all
+        "rows": "knowledge_query or the projection's key_weight",
+        "constant": "knowledge_query or the projection's key_bias",
+        "key": "the latents' key",
+        "bias": "knowledge_bias",
+    }
 
     rows: Tensor
     key: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.checks import bias_rows, check_alike, check_masks, one_row_if_shared, row_weight_of
 from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
@@ -56,7 +57,7 @@ def evidence(
             `rectangular_attention`.
         lse: (B, Hq, N), as `rectangular_attention` returned it.
         row_weight: broadcastable to (B, Hq, N); the weight of a head and query in the sum, a constant. None is 1.
-            `1 / (Hq * N)` gives a mean; zeros leave queries out.
+            `1 / (Hq * N)` gives a mean; 0 leaves a query out, which may hold NaN then, as may its lse.
         int8_products: as the attention was given. Where its scores were rounded (C++ with AVX512-VNNI) these are too:
             the share of an exact score in an lse of rounded ones may exceed 1. So ask the backend that served.
         backend: "auto", "triton", "cpu" or "reference"; KBLAM_BACKEND decides when this is "auto".
@@ -84,7 +85,7 @@ def evidence(
         "lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query)
     )
     weight = row_weight_of(knowledge_query, row_weight)
-    if weight.requires_grad:
+    if needs_gradient(weight):
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
     if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
         bias = bias_rows(options.get("knowledge_bias", 0.0), len(lse), knowledge.num_tokens, knowledge_query)
@@ -95,11 +96,8 @@ def evidence(
             parts.append(_mass(part.but(bias=part_bias, knowledge_range=part_range), backend))
         return torch.cat(parts, 1)
     call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
-    if call.is_latent and call.needs_gradient():
-        refuse(
-            "evidence of latents has no gradient and an input requires one: run it under torch.no_grad(), or take "
-            "LatentKnowledge.to_dense()"
-        )
+    if call.is_latent:
+        call.check_gradients((), "evidence of latents has", "run it under torch.no_grad(), or take .to_dense() of them")
     return _mass(call, backend)
 
 

@@ -17,14 +17,20 @@ def _scores(call: EvidenceCall) -> Iterator[tuple[slice, Tensor]]:
     return score_chunks(call, call.rows, call.key, call.constant, call.norm, call.key_scale)
 
 
+def _weighed(call: EvidenceCall) -> tuple[Tensor, Tensor]:
+    """lse and weight of each row. One of weight 0 is left out, as one that saw nothing: its lse is -inf."""
+    weight = call.row_weight.to(accumulation_dtype(call.rows))
+    return call.lse.masked_fill(weight == 0, float("-inf")), weight
+
+
 def _shares(scores: Tensor, lse: Tensor) -> Tensor:
-    """exp(score - lse); 0 for a row that saw nothing, whose scores may be NaN."""
+    """exp(score - lse); 0 for a row that is left out, whose scores may be NaN."""
     return torch.exp(scores - level_of(lse)).masked_fill(lse[..., None] == float("-inf"), 0)
 
 
 def forward(call: EvidenceCall) -> tuple[Tensor]:
     """sum over (h, n) of row_weight * exp(s - lse): (B, M) in the dtype of lse."""
-    lse, weight = call.lse, call.row_weight.to(accumulation_dtype(call.rows))
+    lse, weight = _weighed(call)
     parts = [torch.einsum("bhnm,bhn->bm", _shares(scores, lse), weight).to(lse.dtype) for _, scores in _scores(call)]
     return (torch.cat(parts, 1) if parts else lse.new_zeros(call.rows.shape[0], 0),)
 
@@ -37,12 +43,12 @@ def backward(call: EvidenceCall, saved: Saved) -> dict[str, Tensor]:
     """
     (grad,), dtype = saved.gradients, accumulation_dtype(call.rows)
     assert grad is not None  # of the only result
-    weight = call.row_weight.to(dtype)[..., None]
-    r = call.rows.to(dtype).masked_fill(call.lse[..., None] == float("-inf"), 0)
+    lse, weight = _weighed(call)
+    r = call.rows.to(dtype).masked_fill(lse[..., None] == float("-inf"), 0)
     made = {name: torch.zeros_like(r if name == "rows" else getattr(call, name)) for name in saved.wanted}
     columns_times = "bhnm,bhnd->hmd" if call.key.dim() == 3 else "bhnm,bhnd->bhmd"
     for cols, scores in _scores(call):
-        ds = grad[:, None, None, cols].to(dtype) * weight * _shares(scores, call.lse)
+        ds = grad[:, None, None, cols].to(dtype) * weight[..., None] * _shares(scores, lse)
         if "lse" in made:
             made["lse"] -= ds.sum(-1).to(call.lse.dtype)
         if "bias" in made:

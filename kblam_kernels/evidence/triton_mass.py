@@ -106,16 +106,16 @@ def evidence_mass_kernel(
             for start in range(0, KEY.WIDTH, KEY.SIZE):
                 score = _add_chunk(score, pointers, present, head_base, first, inside, key.row, start, KEY, BLOCK_M)
         at = (batch * sizes.Hq + head) * N + new
-        # A row that saw nothing has lse -inf and adds nothing.
+        # A row that saw nothing has lse -inf and adds nothing, nor does one of weight 0.
         level = tl.load(lse + at, mask=present, other=float("-inf"))
-        level = tl.where(level == float("-inf"), float("inf"), level * LOG2E)
         weight = tl.load(row_weight + at, mask=present, other=0.0)
+        level = tl.where((level == float("-inf")) | (weight == 0.0), float("inf"), level * LOG2E)
         if key_scale is not None:
             score *= gain[None, :]
         if norm is not None:
             score += tl.load(constant + at, mask=present, other=0.0)[:, None]
         p = tl.math.exp2(score * factor[None, :] + shift[None, :] - level[:, None])  # [BLOCK_ROWS, BLOCK_M]
-        p = tl.where((level < float("inf"))[:, None], p, 0.0)  # scores of padding may be NaN
+        p = tl.where((level < float("inf"))[:, None], p, 0.0)  # their scores may be NaN
         total += tl.sum(p * weight[:, None], 0)
     tl.store(mass + batch * M + token, total, mask=token < M)
 

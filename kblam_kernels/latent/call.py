@@ -51,6 +51,11 @@ class LatentCall(AttentionCall):
         super().check()
         check_alike({"knowledge": self.key_weight}, self.query)
         check_projection(self.key_weight, self.query)
+        self.check_gradients(
+            self.DIFFERENTIABLE,
+            "latents and their projection get",
+            "detach it, or train on dense knowledge (LatentKnowledge.to_dense); queries, prompt and bias get one",
+        )
 
 
 def check_projection(key_weight: Tensor, query: Tensor) -> None:

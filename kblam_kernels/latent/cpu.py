@@ -28,8 +28,23 @@ def forward(call: LatentCall) -> tuple[Tensor, ...]:
 
 def is_one_op(call: LatentCall) -> bool:
     """Whether one C++ call serves; the batch does not matter, so that a row's bits do not depend on it."""
+    if not _is_sure(call.query.shape[2] <= MAX_FUSED_QUERIES):
+        return False
     weights = (call.key_weight, call.key_bias, call.value_weight, call.value_bias)
-    return call.query.shape[2] <= MAX_FUSED_QUERIES and all(weight.is_contiguous() for weight in weights)
+    return all(weight.is_contiguous() for weight in weights)
+
+
+def _is_sure(condition: bool) -> bool:
+    """Whether it holds; in a graph of any number of tokens, whether it holds for all that the graph is for.
+
+    What else the graph calls looks at each number when it runs. To ask here would make it one of few tokens or of many.
+    """
+    if not torch.compiler.is_compiling():
+        return condition
+    # Imported late: sympy comes with it.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
 
 
 def bound(call: LatentCall) -> Attend:

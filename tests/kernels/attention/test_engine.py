@@ -225,6 +225,10 @@ META = torch.device("meta")
         (lambda q, k: (q.to(META), k), "knowledge_query must be on cpu; got meta"),
         (lambda q, k: (q.half(), k), r"knowledge is torch\.float32"),
         (lambda q, k: (q.clone().requires_grad_(), k), "no gradient and knowledge_query requires one"),
+        (
+            lambda q, k: (q, DenseKnowledge(k.key.clone().requires_grad_(), k.value)),
+            r"no gradient and knowledge_key requires one: run it under torch\.no_grad",
+        ),
         (lambda q, k: (q.mT.contiguous().mT, k), "contiguous last dimension"),
         (lambda q, k: (q, DenseKnowledge(k.key[:, 1:], k.value[:, 1:])), r"form of the planned .*40, 16.*39, 16"),
         (lambda q, k: (q, DenseKnowledge(k.key.half(), k.value.half())), "form of the planned .*float16"),

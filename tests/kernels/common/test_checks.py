@@ -179,6 +179,24 @@ def test_a_row_weight_that_does_not_broadcast_is_refused(call: Callable[..., Any
         call(**scores(row_weight=torch.ones(5)))
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.ones(1, device=META), torch.ones(1, dtype=torch.complex64), torch.ones(1).to(torch.float8_e4m3fn)],
+    ids=["device", "complex", "float8"],
+)
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[2]])
+def test_a_row_weight_of_another_device_or_kind_is_refused(call: Callable[..., Any], weight: Tensor) -> None:
+    with pytest.raises(UnsupportedInputError, match=f"row_weight must be .* on cpu; got {weight.dtype} on"):
+        call(**scores(row_weight=weight))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64], ids=str)
+def test_a_row_weight_may_be_flags_and_whole_numbers(kind: torch.dtype) -> None:
+    arguments, flags = scores(), torch.rand(B, 1, N) < 0.5
+    for call in (lambda **options: evidence(lse=torch.zeros(B, H, N), **options), lambda **o: prune(k=3, **o)[2]):
+        assert torch.equal(call(**arguments, row_weight=flags.to(kind)), call(**arguments, row_weight=flags.float()))
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_prune_keeps_at_least_one(k: int) -> None:
     with pytest.raises(UnsupportedInputError, match=f"k must be at least 1; got {k}"):

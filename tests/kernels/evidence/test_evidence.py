@@ -19,9 +19,10 @@ from kblam_kernels.evidence.op import evidence_mass
 from kblam_kernels.evidence.tiles import TILES, MassTile, is_unrolled
 from tests.kernels import ways
 from tests.kernels.cases import SCORE_BIAS
-from tests.kernels.problems import INF, Problem, evidence_of, make, make_latent, through_sdpa
+from tests.kernels.problems import INF, EvidenceProblem, Problem, evidence_of, make, make_latent, through_sdpa
 from tests.kernels.ways import Expected
 
+BACKENDS = ["reference", "cpu", "triton"]
 TOKEN_BIAS = torch.tensor([0.3, -INF, 1.5, 0.0, -2.0, 0.7, 0.1])
 RANGES = torch.tensor([[0, 7], [2, 5]], dtype=torch.int32)
 PADDED = torch.tensor([[False] * 4 + [True] * 5, [True] * 9])
@@ -226,13 +227,45 @@ def test_a_gradient_of_row_weight_is_refused() -> None:
         mass(p, p.run()[1], row_weight=torch.ones(1, requires_grad=True))
 
 
-def test_a_gradient_through_latents_is_refused() -> None:
-    problem = make_latent()
-    _, lse = problem.run()
-    with pytest.raises(UnsupportedInputError, match=r"evidence of latents has no gradient.*torch\.no_grad"):
-        evidence(problem.knowledge_query.requires_grad_(), problem.knowledge, lse)
+def test_without_gradients_row_weight_may_be_one_that_learns() -> None:
+    p, weight = make(), torch.ones(1, requires_grad=True)
     with torch.no_grad():
-        evidence(problem.knowledge_query, problem.knowledge, lse)
+        assert torch.equal(mass(p, p.run()[1], row_weight=weight), mass(p, p.run()[1]))
+
+
+# By what the message says of it: where it is.
+OF_LATENTS = {
+    "knowledge_query or the projection's key_weight": ("knowledge_query", "key_weight"),
+    "knowledge_query or the projection's key_bias": ("key_bias",),
+    "the latents' key": ("key",),
+    "norm": ("norm",),
+    "key_scale": ("key_scale",),
+    "lse": ("lse",),
+    "knowledge_bias": ("knowledge_bias",),
+}
+
+
+@pytest.mark.parametrize(("said", "name"), [(said, name) for said, names in OF_LATENTS.items() for name in names])
+def test_a_gradient_through_latents_is_refused(said: str, name: str) -> None:
+    problem = make_latent(storage=torch.float16 if name == "key" else torch.int8, dtype=torch.float32)
+    _, lse = problem.run()
+    k = problem.knowledge
+    options = {"lse": lse, "knowledge_query": problem.knowledge_query, "knowledge_bias": torch.zeros(7)}
+
+    def learns(tensor: Tensor) -> Tensor:
+        return tensor.clone().requires_grad_()
+
+    if name in options:
+        options[name] = learns(options[name])
+    elif hasattr(k, name):
+        k = dataclasses.replace(k, **{name: learns(getattr(k, name))})
+    else:
+        projection = dataclasses.replace(k.projection, **{name: learns(getattr(k.projection, name))})
+        k = dataclasses.replace(k, projection=projection)
+    with pytest.raises(UnsupportedInputError, match=f"of latents has no gradient and {said} requires.*torch.no_grad"):
+        evidence(knowledge=k, **options)
+    with torch.no_grad():
+        evidence(knowledge=k, **options)
 
 
 def test_a_projection_of_other_heads_is_refused() -> None:
@@ -327,6 +360,45 @@ def test_no_gradient_is_made_that_nobody_asked_for() -> None:
         found = evidence_mass.named("reference").backward(call, Saved(results, given, (name,), "reference"))
         assert list(found) == [name]
         assert torch.equal(found[name], all_of_them[name])
+
+
+def _left_out(problem: EvidenceProblem, weights: Tensor) -> tuple[EvidenceProblem, EvidenceProblem]:
+    """A problem with these weights, and the same with NaN and infinity in what they leave out."""
+    p = dataclasses.replace(problem, row_weight=weights)
+    row, out = torch.arange(weights.numel()).view(weights.shape), weights == 0
+    poison = torch.tensor([torch.nan, INF], dtype=p.lse.dtype)[row % 2]
+    query = torch.where(out[..., None], poison[..., None].to(p.query.dtype), p.query)
+    # Of some the lse too: where that is NaN, what is exponentiated does not show.
+    return p, dataclasses.replace(p.but(knowledge_query=query), lse=torch.where(out & (row % 7 < 2), poison, p.lse))
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("way", [SimpleNamespace(backend=name) for name in BACKENDS], ids=BACKENDS)
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_a_row_of_weight_0_is_left_out_whatever_it_holds(maker: Any, way: Any, dtype: torch.dtype) -> None:
+    problem = evidence_of(maker(N=3, M=40, dtype=dtype))
+    weights = problem.row_weight.masked_fill(torch.arange(24).view(2, 4, 3) % 5 < 3, 0.0)
+    weights[1, 2] = 0.0  # of a head nothing counts
+    whole, poisoned = _left_out(problem, weights)
+    found, before = poisoned.run(way.backend)[0], whole.run(way.backend)[0]
+    assert before.isfinite().all()
+    torch.testing.assert_close(found, before, rtol=1e-6, atol=1e-7)
+    assert (_left_out(problem, torch.zeros_like(weights))[1].run(way.backend)[0] == 0).all()
+
+
+def test_a_row_of_weight_0_has_a_gradient_of_zero_whatever_it_holds() -> None:
+    problem = evidence_of(make(N=3, knowledge_bias=TOKEN_BIAS))
+    weights = problem.row_weight.masked_fill(torch.arange(24).view(2, 4, 3) % 5 < 3, 0.0)
+    gradients = []
+    for p in _left_out(problem, weights):
+        leaves = p.leaves()
+        a = leaves.attention
+        inputs = (a.knowledge_query, a.knowledge_key, a.knowledge_bias, leaves.lse)
+        gradients.append(torch.autograd.grad(leaves.run()[0].square().sum(), inputs))
+    for ours, theirs in zip(*gradients, strict=True):
+        close(ours, theirs)
+    assert (gradients[0][0][weights == 0] == 0).all()
 
 
 @pytest.mark.usefixtures("library")

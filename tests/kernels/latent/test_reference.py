@@ -117,10 +117,18 @@ def test_gradients_of_latents_and_projections_are_refused() -> None:
         dataclasses.replace(k, norm=k.norm.clone().requires_grad_()),
         dataclasses.replace(k, projection=weight),
     ):
-        with pytest.raises(UnsupportedInputError, match="latents and their projection get no gradient"):
+        with pytest.raises(UnsupportedInputError, match=r"latents .* get no gradient and (lat|norm|value_w).*detach"):
             problem.but(knowledge=learning).run()
         with torch.no_grad():
             assert torch.equal(problem.but(knowledge=learning).run()[0], problem.run()[0])
+
+
+@pytest.mark.parametrize("name", ["norm", "key_scale", "value_scale"])
+def test_gradients_of_norms_and_scales_are_refused_by_name(name: str) -> None:
+    problem = make_latent(storage=torch.int8, dtype=torch.float32)
+    learning = dataclasses.replace(problem.knowledge, **{name: getattr(problem.knowledge, name).requires_grad_()})
+    with pytest.raises(UnsupportedInputError, match=f"no gradient and {name} requires one: detach it"):
+        problem.but(knowledge=learning).run()
 
 
 def test_the_choice_of_backend_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
