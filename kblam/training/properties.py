@@ -162,7 +162,7 @@ def learn_head(
 ) -> PropertyHead:
     """A head that tells the properties apart, the mean of `_HEADS` learned ones.
 
-    It takes seven minutes on a core, five without layers.
+    It takes six minutes on a core.
 
     Args:
         asked: what it learns from.
