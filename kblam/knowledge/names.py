@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from kblam.knowledge.filler import FILLER
+from kblam.knowledge.listed import listed
 from kblam.knowledge.mention import says, words, words_at
 from kblam.knowledge.spelling import (
     PLAIN,
@@ -97,7 +98,8 @@ class Names:
         typed, is_asked = Typed(text), may_be_property or is_property
         exact = list(self._runs([word for word, _, _ in typed.words]))
         meant, at, place = "", 0, 0
-        for first, last, name in _apart(list(self._typed_otherwise(typed, is_property, is_asked))):
+        meanings = [*self._typed_otherwise(typed, is_property, is_asked), *listed(typed, self._known, self._longest)]
+        for first, last, name in _apart(sorted(meanings)):
             # Both come in the order of the text.
             while place < len(exact) and exact[place][1] <= first:
                 place += 1
