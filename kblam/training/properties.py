@@ -139,7 +139,7 @@ def with_head(
             property_layers=tuple(layers),
             **changes,
         )
-    )
+    ).float()
     kept = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
     fresh.load_state_dict(kept | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
     return fresh
@@ -239,7 +239,7 @@ def _learned(
         always: bool (V,), properties that each step compares; of the others it does those asked for and a few more.
     """
     width = keys.shape[-1]
-    head = PropertyHead(width, WIDTH, layers=questions.shape[-1] // width - 1)
+    head = PropertyHead(width, WIDTH, layers=questions.shape[-1] // width - 1).float()
     with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
         for started in head.question.parameters():
             started.zero_()
@@ -272,7 +272,7 @@ def _learned(
 def _mean(heads: Sequence[PropertyHead], keys: Tensor, questions: Tensor) -> PropertyHead:
     """One head with the maps of all, each scaled to give vectors of about length 1: its cosine is about their mean."""
     width = keys.shape[-1]
-    mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1)
+    mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1).float()
     for name, inputs in (("question", questions), ("property", keys)):
         maps = [getattr(head, name) for head in heads]
         lengths = [one(inputs).norm(dim=-1).mean() for one in maps]

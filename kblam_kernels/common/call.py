@@ -106,7 +106,7 @@ class Call:
         """
         if not torch.is_grad_enabled():
             return
-        names: tuple[str, ...] = type(self).__match_args__  # type: ignore[attr-defined]
+        names: tuple[str, ...] = type(self).__match_args__
         for name in names:
             value = getattr(self, name)
             if name not in gets and isinstance(value, Tensor) and value.requires_grad:
