@@ -77,7 +77,10 @@ def kernels_agree() -> str:
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         generator = torch.Generator().manual_seed(0)
         shapes = {"query": (2, 4, 5, 64), "prompt": (2, 2, 9, 64), "knowledge": (4, 37, 64)}
-        made = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+        made = {
+            name: torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
+            for name, shape in shapes.items()
+        }
         q, k, kappa = made["query"], made["prompt"], made["knowledge"]
         exact = DenseKnowledge(kappa.double(), kappa.double())
         expected = rectangular_attention(q.double(), k.double(), k.double(), exact, backend="reference")
@@ -108,7 +111,7 @@ def empty_knowledge_changes_nothing() -> str:
         attachment = attach(model, KnowledgeAdapter(config))
         if not torch.equal(model(ids).logits, alone):
             raise RuntimeError("attaching an adapter changed the logits without any knowledge in force")
-        vectors = torch.randn(5, config.out_dim)
+        vectors = torch.randn(5, config.out_dim, dtype=model.dtype)
         with attachment.using(ProjectedKnowledge(vectors, vectors, config)):
             if torch.equal(model(ids).logits, alone):
                 raise RuntimeError("knowledge in force did not change the logits")

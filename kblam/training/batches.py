@@ -180,7 +180,7 @@ class BatchBuilder:
         weight = 0.0
         if rng.random() < _VIRTUAL:
             weight = rng.random() * math.log(max(1.0, self.virtual / len(owners)))
-        bias = torch.full((len(owners),), weight)
+        bias = torch.full((len(owners),), weight, dtype=torch.float32)
         for column, owner in enumerate(owners):
             if owner in row.near:
                 bias[column] = min(weight, math.log(_NEAR))
@@ -192,7 +192,7 @@ class BatchBuilder:
         written = [self._written(row, base) for row in rows]
         length = max(len(prompt) + len(answer) for prompt, answer, _, _ in written) - 1
         ids = torch.full((len(rows), length), self.texts.pad_id)
-        labels, weight = torch.full((len(rows), length), IGNORE), torch.zeros(len(rows), length)
+        labels, weight = torch.full((len(rows), length), IGNORE), torch.zeros(len(rows), length, dtype=torch.float32)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
         evidence: list[tuple[int, int, int]] = []
         for line, (prompt, answer, weights, spots) in enumerate(written):

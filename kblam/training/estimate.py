@@ -35,7 +35,7 @@ def estimate(trainer: Trainer) -> str:
                 _wait(device)
                 began = time.monotonic()
             batch = data.batch(step)
-            weighs = torch.full((*heads, len(batch.question)), 4.0)
+            weighs = torch.full((*heads, len(batch.question)), 4.0, dtype=torch.float32)
             retrieval, refusal = retrieval_losses(adapter, batch, weighs, measured.scale, bf16=config.bf16 is True)
             (retrieval + refusal).backward()
         _wait(device)

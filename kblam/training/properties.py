@@ -145,7 +145,7 @@ def with_head(
             property_layers=tuple(layers),
             **changes,
         )
-    )
+    ).float()
     kept = {name: weight for name, weight in adapter.state_dict().items() if not name.startswith("property_head.")}
     fresh.load_state_dict(kept | {f"property_head.{name}": weight for name, weight in head.state_dict().items()})
     return fresh
@@ -251,7 +251,7 @@ def _learned(
         always: bool (V,), properties that each step compares; of the others it does those asked for and a few more.
     """
     width = keys.shape[-1]
-    head = PropertyHead(width, WIDTH, layers=layers)
+    head = PropertyHead(width, WIDTH, layers=layers).float()
     questions = questions[:, -head.question.in_features :]
     with torch.no_grad():  # from the encoder's own cosine, as far as a random map keeps it
         for started in head.question.parameters():
@@ -289,7 +289,7 @@ def _mean(heads: Sequence[PropertyHead], keys: Tensor, questions: Tensor) -> Pro
         questions: as the one that reads most of them does.
     """
     width = keys.shape[-1]
-    mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1)
+    mean = PropertyHead(width, len(heads) * WIDTH, layers=questions.shape[-1] // width - 1).float()
     for name, inputs in (("question", questions), ("property", keys)):
         whole = getattr(mean, name)
         for parameter in whole.parameters():

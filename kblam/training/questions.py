@@ -143,7 +143,7 @@ def targets(asked: Sequence[Asked], place: Tensor, columns: int) -> Tensor:
         place: (F,) column of each fact, or -1.
         columns: M.
     """
-    wanted = torch.zeros(len(asked), columns)
+    wanted = torch.zeros(len(asked), columns, dtype=torch.float32)
     for row, question_ in enumerate(asked):
         there = [column for column in place[list(question_.facts)].tolist() if column >= 0]
         for column in there:

@@ -71,7 +71,7 @@ class RetrievalData:
         place, chosen = self._columns(asked, columns, rng)
         owner = self.facts.owner[chosen]
         wanted = targets(asked, place, len(chosen))
-        bias = torch.zeros(len(asked), len(chosen))
+        bias = torch.zeros(len(asked), len(chosen), dtype=torch.float32)
         for row, question in enumerate(asked):
             mine = torch.zeros(len(chosen), dtype=torch.bool)
             for asked_for in dict.fromkeys(self.facts.owner[list(question.facts)].tolist()):

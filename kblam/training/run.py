@@ -83,7 +83,7 @@ class Trainer:
         check_accelerator(self.accelerator)
         self.say: Say = say if self.accelerator.is_main_process else lambda text: None
         self.is_sharded = self._shard_base()
-        self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device)
+        self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device, torch.float32)
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.rows = per_step * self.accelerator.num_processes
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
@@ -226,7 +226,7 @@ class Trainer:
                 # Gradients are averaged over the processes, and the losses are parts of a sum.
                 (total_loss(found, counts) * accelerator.num_processes).backward()
             for name, value in found.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float32)) + value.detach().cpu()
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.max_grad_norm)
         if not math.isfinite(float(norm)):
             raise TrainingError(
@@ -290,7 +290,10 @@ class Trainer:
         }
         # Vectors of nothing: of any facts, were they shuffled, the right one would still be among them.
         draw = torch.Generator().manual_seed(step)
-        noise = [torch.randn(vectors.shape, generator=draw).to(vectors.device) for vectors in (keys, values)]
+        noise = [
+            torch.randn(vectors.shape, generator=draw, dtype=torch.float32).to(vectors.device)
+            for vectors in (keys, values)
+        ]
         random = learner(batch, *noise, questions)
         control = float(random["sentence"]) / max(1.0, counts["sentence"])
         # Of the user's own triples, which are learned from too, nothing is held out.

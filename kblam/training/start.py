@@ -39,7 +39,10 @@ class Measured:
     @classmethod
     def usual(cls, config: AdapterConfig, prompt_lse: float) -> Measured:
         """Of one prompt that weighs the same everywhere, and the scale that most models have."""
-        weighs = {layer: torch.full((1, config.num_heads), prompt_lse) for layer in config.knowledge_layers}
+        weighs = {
+            layer: torch.full((1, config.num_heads), prompt_lse, dtype=torch.float32)
+            for layer in config.knowledge_layers
+        }
         return cls(weighs, dict.fromkeys(weighs, config.head_dim**-0.5))
 
 
@@ -78,16 +81,16 @@ def _fill(adapter: KnowledgeAdapter, prompt_lse: dict[int, Tensor], scale: dict[
         return
     key.weight.zero_()  # a slot that no layer reads counts in the keys' norm
     key.bias.zero_()
-    shared = torch.randn(H * D, P, generator=draw) / math.sqrt(P)
+    shared = torch.randn(H * D, P, generator=draw, dtype=torch.float32) / math.sqrt(P)
     spread = math.sqrt(2)  # of a key's numbers before its norm: one from the projection, one from the bias
     for layer in config.knowledge_layers:
         slot = config.slot_of(layer)
         rows = slice(slot * H * D, (slot + 1) * H * D)
-        bias = torch.randn(H, D, generator=draw)
+        bias = torch.randn(H, D, generator=draw, dtype=torch.float32)
         length = bias.pow(2).sum(-1)
         # Neither projection has a part along the bias, so that the offset is the same for all triples.
         along = bias[:, :, None] * bias[:, None, :] / length[:, None, None]
-        projection = ((torch.eye(D) - along) @ shared.view(H, D, P)).reshape(H * D, P)
+        projection = ((torch.eye(D, dtype=torch.float32) - along) @ shared.view(H, D, P)).reshape(H * D, P)
         key.weight[rows], key.bias[rows] = projection, bias.reshape(-1)
         head = cast(nn.Linear, adapter.question_heads[str(layer)])
         stretch = D**-0.5 / scale[layer]  # of queries, where the layer's scale is not the usual one
@@ -108,12 +111,12 @@ def measure(model: PreTrainedModel, config: AdapterConfig, prompts: Sequence[Seq
     for layer in config.knowledge_layers:
         probe = KnowledgeAdapter(
             dataclasses.replace(config, evidence_layer=layer, question_head=None, base_signature=None)
-        )
+        ).float()
         attachment = attach(model, probe)
         device = attachment.device
         ids, mask, ends = right_padded(prompts, attachment.input_device)
         flat = torch.zeros(1, config.out_dim, dtype=model.dtype, device=device)
-        hidden = torch.full((1,), -math.inf, device=device)
+        hidden = torch.full((1,), -math.inf, dtype=torch.float32, device=device)
         at = (torch.arange(len(ends), device=device), slice(None), ends.to(device))
 
         def keep(layer: int = layer, at: Any = at, **attention: Any) -> None:

@@ -45,6 +45,21 @@ def paged(lengths: list[int], new: list[int], padding: int = 0, seed: int = 0, *
     }
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_defaults_of_torch_do_not_matter(dtype: torch.dtype) -> None:
+    arguments = to(paged(LENGTHS, NEW, padding=2), FLOAT32)
+    expected = paged_prompt_attention(**arguments)
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device("meta")
+        found = paged_prompt_attention(**arguments)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(FLOAT32)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def to(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return arguments | {name: arguments[name].to(dtype) for name in ("query", "key_cache", "value_cache")}
 

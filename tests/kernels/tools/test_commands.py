@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from kblam_kernels.__main__ import COMMANDS, main
+from kblam_kernels.tools import env
 from tests.warm import run
 
 
@@ -40,6 +42,19 @@ def test_every_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFi
 def test_a_status_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert main(["resources"]) == 2
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_changes_no_backend_of_the_report(dtype: torch.dtype) -> None:
+    expected = env.backends()
+    try:
+        torch.set_default_dtype(dtype)
+        found = env.backends()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+    assert found["cpu"]["backend"] == "cpu"
 
 
 def test_it_runs_as_a_module(warm: None) -> None:
