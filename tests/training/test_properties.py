@@ -27,7 +27,7 @@ from tests.fakes import DeepEncoder, HashingEncoder
 
 
 def test_each_question_is_about_its_property() -> None:
-    drawn = PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6)
+    drawn = PropertyQuestions.draw(["torque limit"], count=50_000, further_share=0.6)
     assert drawn.properties[0] == EVERYTHING
     assert set(drawn.properties) == {EVERYTHING, "torque limit", *TYPED, *further()}
     assert len(drawn.key_texts) == len(set(drawn.key_texts)) == len(drawn.properties)
@@ -36,7 +36,7 @@ def test_each_question_is_about_its_property() -> None:
     own = [text for text, at in zip(drawn.texts, drawn.meant, strict=True) if drawn.properties[at] == "torque limit"]
     assert own
     assert all("torque limit" in text.lower() for text in own), "it has no phrasings of its own"
-    assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6) == drawn
+    assert PropertyQuestions.draw(["torque limit"], count=50_000, further_share=0.6) == drawn
     assert PropertyQuestions.draw(["torque limit"], count=30_000, further_share=0.6, seed=1) != drawn
 
 
