@@ -25,7 +25,7 @@ from kblam.strict_json import loads
 
 SECONDS = 5  # of processor time, for rendering
 SECONDS_AHEAD = 1  # of them, for conversations that may come
-DEADLINE = 300  # seconds until the process must have ended; its imports take a minute where much other work runs
+DEADLINE = 60  # seconds until the process must have ended, its imports included
 MEMORY = 512 * 2**20
 MOST_CHARACTERS, MOST_CHARACTERS_AHEAD = 2**20, 2**22
 MOST_KEPT, MOST_CHARACTERS_KEPT = 1024, 2**24  # the usual conversations are 256, of a million characters together
@@ -168,7 +168,9 @@ def _said(template: Template, wanted: Sequence[Roles]) -> dict[int, dict[str, st
     except subprocess.TimeoutExpired as error:
         if said := _lines(error.stdout or b""):
             return said
-        raise unusable(f"it has not ended after {DEADLINE} seconds") from error
+        raise unusable(
+            f"it has not ended after {DEADLINE} seconds, which may be other work on this machine: ask again"
+        ) from error
     except OSError as error:
         raise unusable(f"the process that renders it cannot be started ({error})") from error
     if said := _lines(done.stdout):
