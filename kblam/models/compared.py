@@ -119,16 +119,19 @@ class Compared(NamedTuple):
         return logs
 
 
-def _meant(own: Iterable[str], background: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], dict[str, str | None]]:
+def _meant(
+    own: Collection[str], background: tuple[str, ...]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str | None]]:
     """By a property of the knowledge base, what it is called in the background; and of that, the only one, or None."""
-    spelled = {key(one): one for one in reversed(list(own))}
+    spelled = set(map(key, own))
     means: dict[str, tuple[str, ...]] = {}
     only: dict[str, str | None] = {}
     for one in own:
-        means[one] = tuple(other for other in meant_by(one, background) if key(other) not in spelled)
-        for other in means[one]:
+        if others := tuple(other for other in meant_by(one, background) if key(other) not in spelled):
+            means[one] = others
+        for other in others:
             only[other] = one if key(only.get(other, one) or "") == key(one) else None
-    return {one: others for one, others in means.items() if others}, only
+    return means, only
 
 
 def _vectors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from kblam.data.properties import TYPED
 from kblam.knowledge.other_names import meant_by
 
 ASKED = tuple(TYPED)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,9 @@ def test_the_list_names_each_property_of_training_once_and_each_heading_of_it_on
     text = (files("kblam.knowledge") / "other_names.txt").read_text(encoding="utf-8")
     rows = [line.partition(": ") for line in text.splitlines()]
     assert sorted(prop for prop, _, _ in rows) == sorted(TYPED)
+    count = sum(len(names.split("; ")) for _, _, names in rows)
+    for page in ("README.md", "docs/answers.md", "kblam/assets/smollm2/README.md"):
+        assert f"{count:,}" in (ROOT / page).read_text(encoding="utf-8"), page
     for prop, _, names in rows:
         headings = names.split("; ")
         assert len({*headings, prop}) == len(headings) + 1, prop

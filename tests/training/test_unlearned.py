@@ -80,9 +80,12 @@ def test_the_judging_head_meets_neither_their_questions_nor_their_keys(
 
 def test_your_own_property_of_that_name_is_learned() -> None:
     one = sorted(unlearned())[0]
-    drawn = PropertyQuestions.draw([one], count=20_000, further_share=0.5)
-    kept = [kept for at, kept in zip(drawn.meant, drawn.kept, strict=True) if drawn.properties[at] == one]
-    assert not all(kept)
+    for own, are_kept in (([one], False), ([], True)):
+        drawn = PropertyQuestions.draw(own, count=60_000, further_share=0.5)
+        rows = zip(drawn.meant, drawn.further, drawn.kept, strict=True)
+        kept = [kept for at, is_further, kept in rows if is_further and drawn.properties[at] == one]
+        assert len(kept) >= len(further()[one]) > 4
+        assert all(kept) is are_kept
 
 
 def test_half_of_the_questions_for_one_are_natural() -> None:
