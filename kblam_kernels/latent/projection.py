@@ -154,7 +154,7 @@ def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outp
     tensors(**{weight_name: weight})
     if weight.dim() != 2 or weight.shape[0] != outputs or not weight.dtype.is_floating_point:
         refuse(
-            f"{weight_name} must be a floating-point tensor (slots * heads * head_dim = {outputs}, P); "
+            f"{weight_name} must be (slots * heads * head_dim = {outputs}, P), of floating-point numbers; "
             f"got {weight.dtype} {tuple(weight.shape)}"
         )
     if bias is None:

@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "latents of nothing": (lambda: quantise(NOTHING, torch.int8), "latents must be a tensor; got NoneType"),
     "an adapter of nothing": (lambda: absorbed(NOTHING), "key_weight must be a tensor; got NoneType"),
-    "an adapter of whole numbers": (lambda: absorbed(WEIGHT.long()), "floating-point.*got torch.int64"),
+    "an adapter of whole numbers": (lambda: absorbed(WEIGHT.long()), "of floating-point.*got torch.int64"),
     "an adapter's bias of text": (lambda: absorbed(WEIGHT, TEXT), "key_bias must be a tensor; got str"),
     "a vector to narrow": (lambda: narrowed(WEIGHT[0]), r"weight must be .*\(O, P\); got torch.float32 \(6,\)"),
     "a choice in halves": (lambda: select(KNOWLEDGE, torch.zeros(2, 3)), r"index must be int64.*float32 \(2, 3\)"),
