@@ -14,11 +14,18 @@ from typing_extensions import Unpack
 
 from kblam_kernels.attention.interface import Options, Step, call_of
 from kblam_kernels.common.call import Attend, is_transformed
-from kblam_kernels.common.checks import bias_rows, check_masks, check_new_tokens, one_row_if_shared
+from kblam_kernels.common.checks import (
+    bias_rows,
+    check_alike,
+    check_masks,
+    check_new_tokens,
+    check_prompt,
+    one_row_if_shared,
+)
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import refuse, tensors
 from kblam_kernels.knowledge import Knowledge, LatentKnowledge
 from kblam_kernels.latent.call import LatentCall
 
@@ -157,6 +164,7 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
         """
+        tensors(query=query)
         planned = self.planned
         if planned is None or planned.form[:2] != (query.shape, query.dtype):
             what = "nothing" if planned is None else f"{planned.form[1]} {tuple(planned.form[0])}"
@@ -182,6 +190,7 @@ class RectangularAttention:
             op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
             output, lse = op(call, op.choose(call, self._backend))
             return output, lse
+        tensors(query=query)
         planned = self.planned
         if planned is None or planned.form != (query.shape, query.dtype, scale, window):
             planned = self.plan(query, key, value, knowledge_query, scale=scale, window=window)
@@ -211,8 +220,11 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError: as `rectangular_attention`, or if these two do not fit the query.
         """
+        tensors(query=query, hidden_states=hidden_states, query_weight=query_weight)
+        if query.dim() != 4:
+            check_prompt(query, key, value)
         B, Hq, N, D = query.shape
-        width = hidden_states.shape[-1]
+        width = hidden_states.shape[-1] if hidden_states.dim() else 0
         if tuple(hidden_states.shape) != (B, N, width) or tuple(query_weight.shape) != (Hq * D, width):
             refuse(
                 f"hidden_states must be (B={B}, N={N}, width) and query_weight (Hq * D = {Hq * D}, width) to fit query "
@@ -226,9 +238,11 @@ class RectangularAttention:
             if planned.straight and isinstance(self._knowledge, LatentKnowledge):
                 with contextlib.suppress(RuntimeError):
                     # What the op does not take, the call below serves or refuses by name.
-                    tensors = (query, key, value, hidden_states)
-                    output, lse, made = self._run_straight(planned.straight, tensors, (query_weight,), **step)
+                    given = (query, key, value, hidden_states)
+                    output, lse, made = self._run_straight(planned.straight, given, (query_weight,), **step)
                     return output, lse, made
+        if not torch.is_autocast_enabled(query.device.type):  # which brings them to one dtype
+            check_alike({"hidden_states": hidden_states, "query_weight": query_weight}, query)
         r = F.linear(hidden_states, query_weight).view(B, N, Hq, D).transpose(1, 2)
         output, lse = self(query, key, value, r, scale=scale, window=window, **step)
         return output, lse, r

@@ -13,7 +13,7 @@ from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse, whole
-from kblam_kernels.knowledge import DenseKnowledge, Knowledge
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.precision import exactly
 
 
@@ -67,7 +67,7 @@ class KnowledgePlan:
         packed.check_shared(knowledge)
         max_tokens = self.max_tokens = whole("max_tokens", max_tokens)
         self._form = _form_of(knowledge)
-        self._max_span = max_span
+        self._max_span = None if max_span is None else whole("max_span", max_span)
         self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
         of_model = knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight
         with torch.inference_mode(False):  # what is made there could be written nowhere else
@@ -135,6 +135,7 @@ class KnowledgePlan:
         planned = 0 if self._starts is None else self._starts[-1]
         if not planned <= T <= self.max_tokens:
             refuse(f"{planned} rows were planned, of at most max_tokens={self.max_tokens}; knowledge_query has {T}")
+        check_layout(knowledge)
         if _form_of(knowledge) != self._form:
             refuse(f"knowledge must have the form of the planned {self._form}; got {_form_of(knowledge)}")
         if knowledge_query.device != self._bias.device:

@@ -105,10 +105,10 @@ def _check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
     tensors(key_cache=key_cache, value_cache=value_cache)
     check_alike({"key_cache": key_cache, "value_cache": value_cache}, query)
     (_, Hq, D), cache = query.shape, key_cache.shape
-    if len(cache) != 4 or value_cache.shape != cache or cache[3] != D or not cache[2] or Hq % cache[2]:
+    if len(cache) != 4 or value_cache.shape != cache or cache[3] != D or not cache[1] or not cache[2] or Hq % cache[2]:
         refuse(
-            f"key_cache and value_cache must both be (num_blocks, block_size, Hkv, D={D}), Hq={Hq} a multiple of "
-            f"Hkv; got {tuple(cache)} and {tuple(value_cache.shape)}"
+            f"key_cache and value_cache must both be (num_blocks, block_size, Hkv, D={D}), block_size at least 1, "
+            f"Hq={Hq} a multiple of Hkv; got {tuple(cache)} and {tuple(value_cache.shape)}"
         )
 
 

@@ -156,6 +156,11 @@ def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range:
     check_layout(knowledge)
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
+    if not knowledge_query.dtype.is_floating_point or knowledge_query.shape[3] == 0:
+        refuse(
+            "knowledge_query must be a floating-point tensor, head_dim at least 1; "
+            f"got {knowledge_query.dtype} {tuple(knowledge_query.shape)}"
+        )
     if isinstance(knowledge, LatentKnowledge):
         check_projection(knowledge.projection.key_weight, knowledge_query)
         check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)

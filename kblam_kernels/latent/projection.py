@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.columns import chunks
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import refuse, tensors
 from kblam_kernels.knowledge import LatentProjection, dequantise
 
 KEY_NORM_EPS = 1e-5
@@ -138,17 +138,28 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The narrow weight (O, O) and the basis (P, O), of orthonormal columns: `weight = narrow @ basis.T`; float64.
+
+    Raises:
+        UnsupportedInputError: a weight that is no floating-point matrix.
     """
+    tensors(weight=weight)
+    if weight.dim() != 2 or not weight.dtype.is_floating_point:
+        refuse(f"weight must be a floating-point tensor (O, P); got {weight.dtype} {tuple(weight.shape)}")
     basis, upper = torch.linalg.qr(weight.double().T)
     return upper.T, basis
 
 
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
     """Checks a projection and returns its bias, zeros if there is none."""
-    if weight.dim() != 2 or weight.shape[0] != outputs:
-        refuse(f"{weight_name} must be (slots * heads * head_dim = {outputs}, P); got {tuple(weight.shape)}")
+    tensors(**{weight_name: weight})
+    if weight.dim() != 2 or weight.shape[0] != outputs or not weight.dtype.is_floating_point:
+        refuse(
+            f"{weight_name} must be (slots * heads * head_dim = {outputs}, P), of floating-point numbers; "
+            f"got {weight.dtype} {tuple(weight.shape)}"
+        )
     if bias is None:
         return weight.new_zeros(outputs)
+    tensors(**{name: bias})
     if tuple(bias.shape) != (outputs,):
         refuse(f"{name} must be ({outputs},) to fit {weight_name}; got {tuple(bias.shape)}")
     return bias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import refuse, tensors
 from kblam_kernels.knowledge import SCALED_DTYPES
 
 # The number that the largest absolute number of a row is mapped to.
@@ -30,6 +30,7 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """
     if dtype not in SCALED_DTYPES:
         refuse(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
+    tensors(latents=latents)
     if latents.dim() != 2 or not latents.dtype.is_floating_point:
         refuse(f"latents must be floating point (M, P); got {latents.dtype} of shape {tuple(latents.shape)}")
     rows = latents.float()

@@ -14,9 +14,9 @@ from torch import Tensor
 from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import biased, chunks, inside_range
 from kblam_kernels.common.softmax import accumulation_dtype
-from kblam_kernels.errors import whole
+from kblam_kernels.errors import refuse, tensors, whole
 from kblam_kernels.evidence.interface import check_scores
-from kblam_kernels.knowledge import DenseKnowledge, Knowledge, dequantise
+from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout, dequantise
 from kblam_kernels.precision import exactly
 
 # Numbers of keys converted to float32 at a time: the choice should not depend on rounding, nor its memory on M.
@@ -94,6 +94,13 @@ def choose(
 
 def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
     """Tokens index[b] of each batch row: (B, Hq, k, D), gathered, or projected from the gathered latents."""
+    check_layout(knowledge)
+    tensors(index=index)
+    if index.dim() != 2 or index.dtype != torch.int64 or index.device != knowledge.key.device:
+        refuse(
+            f"index must be int64 (B, k) on {knowledge.key.device}; "
+            f"got {index.dtype} {tuple(index.shape)} on {index.device}"
+        )
     B, k = index.shape
     if isinstance(knowledge, DenseKnowledge):
         H, M, D = knowledge.key.shape[-3:]

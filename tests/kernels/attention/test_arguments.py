@@ -26,7 +26,9 @@ from kblam_kernels import (
     rectangular_attention,
     top_evidence,
 )
+from kblam_kernels.latent import absorb, narrowed, quantise
 from kblam_kernels.plan import check_pin
+from kblam_kernels.pruning import select
 from tests.kernels.attention.engines import batch
 from tests.kernels.problems import Problem, evidence_of, make, make_latent
 
@@ -35,6 +37,17 @@ KNOWLEDGE = DenseKnowledge(torch.randn(4, 7, 8), torch.randn(4, 7, 8))
 LSE = torch.zeros(2, 4, 3)
 NOTHING: Any = None
 TEXT: Any = "3"
+
+
+STATES, WEIGHT = torch.randn(2, 3, 6), torch.randn(32, 6)
+
+
+def of_hidden(states: Any, weight: Any) -> object:
+    return RectangularAttention(KNOWLEDGE).of_hidden_states(QUERY, KEY, KEY, states, weight)
+
+
+def absorbed(weight: Any, bias: Any = None) -> object:
+    return absorb(weight, bias, WEIGHT, None, num_slots=1, num_heads=4, head_dim=8)
 
 
 def attend(query: Any = QUERY, key: Any = KEY, knowledge: Any = KNOWLEDGE, **options: Any) -> Tensor:
@@ -82,6 +95,39 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: paged_prompt_attention(QUERY[0], NOTHING, NOTHING, NOTHING, NOTHING, torch.tensor([0, 4]).int()),
         "key_cache must be a tensor",
     ),
+    "masses of whole numbers": (lambda: evidence(QUERY.long(), KNOWLEDGE, LSE), "floating-point.*got torch.int64"),
+    "an lse of whole numbers": (lambda: knowledge_lse(QUERY.long(), KNOWLEDGE), "floating-point.*got torch.int64"),
+    "scores of no width": (
+        lambda: evidence(QUERY[..., :0], DenseKnowledge(KNOWLEDGE.key[..., :0], KNOWLEDGE.value[..., :0]), LSE),
+        r"head_dim at least 1; got torch.float32 \(2, 4, 3, 0\)",
+    ),
+    "a loop of nothing": (lambda: RectangularAttention(KNOWLEDGE)(NOTHING, KEY, KEY), "query must be a tensor"),
+    "a run of nothing": (lambda: RectangularAttention(KNOWLEDGE).run(NOTHING, KEY, KEY), "query must be a tensor"),
+    "hidden states of nothing": (lambda: of_hidden(NOTHING, WEIGHT), "hidden_states must be a tensor"),
+    "a head of text": (lambda: of_hidden(STATES, TEXT), "query_weight must be a tensor; got str"),
+    "a head of another dtype": (lambda: of_hidden(STATES, WEIGHT.double()), "query_weight is torch.float64 on cpu"),
+    "states of another device": (lambda: of_hidden(STATES.to("meta"), WEIGHT), "hidden_states is .* on meta"),
+    "a state": (lambda: of_hidden(STATES[0, 0, 0], WEIGHT), r"hidden_states must be \(B=2, N=3, width\)"),
+    "a plan of nothing": (lambda: KnowledgePlan(NOTHING, 4), "knowledge must be DenseKnowledge"),
+    "a plan of any span": (lambda: KnowledgePlan(KNOWLEDGE, 4, max_span=TEXT), "max_span must be a whole number"),
+    "a plan of no span": (lambda: KnowledgePlan(KNOWLEDGE, 4, max_span=0), "max_span must be at least 1; got 0"),
+    "a planned run of nothing": (
+        lambda: KnowledgePlan(KNOWLEDGE, 4).run(QUERY[0].transpose(0, 1), NOTHING),
+        "knowledge must be DenseKnowledge",
+    ),
+    "pages of no token": (
+        lambda: paged_prompt_attention(
+            *(QUERY[0].transpose(0, 1), *torch.zeros(2, 3, 0, 2, 8), torch.zeros(1, 1).int()),
+            *(torch.tensor([3]).int(), torch.tensor([0, 3]).int()),
+        ),
+        r"block_size at least 1.*got \(3, 0, 2, 8\)",
+    ),
+    "latents of nothing": (lambda: quantise(NOTHING, torch.int8), "latents must be a tensor; got NoneType"),
+    "an adapter of nothing": (lambda: absorbed(NOTHING), "key_weight must be a tensor; got NoneType"),
+    "an adapter of whole numbers": (lambda: absorbed(WEIGHT.long()), "of floating-point.*got torch.int64"),
+    "an adapter's bias of text": (lambda: absorbed(WEIGHT, TEXT), "key_bias must be a tensor; got str"),
+    "a vector to narrow": (lambda: narrowed(WEIGHT[0]), r"weight must be .*\(O, P\); got torch.float32 \(6,\)"),
+    "a choice in halves": (lambda: select(KNOWLEDGE, torch.zeros(2, 3)), r"index must be int64.*float32 \(2, 3\)"),
     "keys of text": (lambda: DenseKnowledge(TEXT, TEXT), "key must be a tensor; got str"),
     "no projection": (lambda: LatentProjection(NOTHING, NOTHING, NOTHING, NOTHING), "key_weight must be a tensor"),
     "a projection of text": (
