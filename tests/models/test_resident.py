@@ -226,12 +226,8 @@ def large_kb() -> Iterator[KnowledgeBase]:
         yield kb
 
 
-@pytest.mark.parametrize("plan", ["latent", "dense"])
-def test_one_change_of_a_hundred_thousand_writes_one_row(
-    plan: str, large_kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = resident_of(large_kb, tied, plan=plan)
-    assert resident.num_triples == 100_000
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call from now on encodes."""
     encoded: list[int] = []
     encode = Joined.encode
 
@@ -240,6 +236,16 @@ def test_one_change_of_a_hundred_thousand_writes_one_row(
         return encode(form, key, value)
 
     monkeypatch.setattr(Joined, "encode", counted)
+    return encoded
+
+
+@pytest.mark.parametrize("plan", ["latent", "dense"])
+def test_one_change_of_a_hundred_thousand_writes_one_row(
+    plan: str, large_kb: KnowledgeBase, tied: Tied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = resident_of(large_kb, tied, plan=plan)
+    assert resident.num_triples == 100_000
+    encoded = counting(monkeypatch)
     before, where, times = rows_of(resident), addresses(resident), list[float]()
     for number in range(77_777, 77_782):
         large_kb.add(fact(number, f"new {plan}"))
@@ -337,14 +343,7 @@ def test_a_twin_has_what_changed_and_leaves_the_first_alone(
     before, where = rows_of(first), addresses(first)
     kb.remove("thing 2")
     kb.add([fact(3, "new"), fact(60)])
-    encoded: list[int] = []
-    encode = Joined.encode
-
-    def counted(form: Joined, key: Tensor, value: Tensor) -> dict[str, Tensor]:
-        encoded.append(len(key))
-        return encode(form, key, value)
-
-    monkeypatch.setattr(Joined, "encode", counted)
+    encoded = counting(monkeypatch)
     with torch.inference_mode():
         twin = first.twin()
     assert encoded == [2], "all else is copied on the device"
