@@ -26,8 +26,8 @@ class Signs:
         name: 1 if the question says its name word for word, and not as part of a longer name, else 0.
         property: 1 if it says its property.
         other: 1 if it says another property of the knowledge base, and not this one.
-        share: log of the property's share among all properties, by the question without the name; 0 where that is not
-            asked, because the question does not say the name.
+        share: log of what the property's share, by the question without the name, is of itself and the shares of what
+            the name's entity lacks; 0 where that is not asked, because the question does not say the name.
         best: 1 if no other property of the knowledge base has a larger share; 0 where that is not asked.
         beaten: 1 if the property with the largest share is another one, and the question says that.
     """

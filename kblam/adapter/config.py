@@ -16,9 +16,9 @@ from kblam.errors import AdapterConfigError, KblamWarning
 # kblam would take `known_above` for a mass; 5: `confidence.best`, and the likeliest triple is chosen by it; every layer
 # in the base model's signature; 6: the property head, which the confidence reads, and `confidence.beaten`; 7:
 # a property's words that a question says count in its share; 8: `property_cosine`, a weight that older ones do not
-# know; 9: `property_layers`.
-FORMAT_VERSION = 9
-_CONFIDENCE_FORMAT = 7  # of the signs that its weights are for
+# know; 9: `property_layers`; 10: a share is compared with those of what the entity lacks, before with all.
+FORMAT_VERSION = 10
+_CONFIDENCE_FORMAT = 10  # of the signs that its weights are for
 _COSINE_FORMAT = 8
 _LAYERS_FORMAT = 9
 _MOST_PROPERTY_LAYERS = 16
@@ -307,7 +307,7 @@ class AdapterConfig:
             warnings.warn(f"ignoring unknown keys in the adapter's config: {shown}", KblamWarning, stacklevel=2)
         if isinstance(version, int) and version < _CONFIDENCE_FORMAT and data.get("confidence") is not None:
             # Its weights are for other shares of properties: up to format 5 by the attention's own projections, in 6
-            # without the words that a question says.
+            # without the words that a question says, up to 9 of all properties.
             warnings.warn(
                 f"the confidence of this adapter is of format {version}, and this kblam reads properties otherwise; it "
                 "is left out, so what is known is left to the model: calibrate it anew (kblam calibrate)",

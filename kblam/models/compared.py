@@ -20,6 +20,10 @@ from kblam.knowledge.names import Names
 from kblam.knowledge.other_names import meant_by
 from kblam.knowledge.vocabulary import Vocabulary
 
+# What no entity of a knowledge base has is asked for less often than what some have, and part of it is only what the
+# base has under a name that nobody knows to mean the same. Everything is no property either.
+_OF_NONE = 0.1
+
 
 class Compared(NamedTuple):
     """Never changed, so that threads may read it while the next is made."""
@@ -27,6 +31,7 @@ class Compared(NamedTuple):
     columns: Mapping[str, int]  # of the shares: everything, the background, the knowledge base's own
     shown: tuple[tuple[str, ...], ...]  # the spellings of each column, first the one that its vector is of
     own: Tensor  # bool (V,), everything and the knowledge base's own
+    rivalry: Tensor  # float32 (V,), what of each column's share counts against an entity that lacks the property
     means: Mapping[str, tuple[str, ...]]  # by a property of the knowledge base, the background's that mean the same
     joined: Mapping[int, int]  # a column of the background to the only one of the base's own that means the same
     properties: Vocabulary  # the knowledge base's own
@@ -74,10 +79,14 @@ class Compared(NamedTuple):
         joined = {columns[one]: columns[column] for one, column in only.items() if column is not None}
         is_own = torch.zeros(len(shown), dtype=torch.bool, device="cpu")
         is_own[[columns[one] for one in (EVERYTHING, *own)]] = True
+        rivalry = torch.full_like(is_own, _OF_NONE, dtype=torch.float32)
+        rivalry[[columns[one] for one in own]] = 1.0
+        rivalry[list(joined)] = 0.0  # theirs is in the share of what they are joined to
         return Compared(
             columns=columns,
             shown=shown,
             own=is_own,
+            rivalry=rivalry,
             means=means,
             joined=joined,
             properties=mine,

@@ -7,6 +7,7 @@ properties of the knowledge base.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ MOST_OF_NAME = 1024
 _MAJORITY = 0.5
 # Added to the score of a property for each of its words, where a question says it word for word.
 _SAID = 2.0
+# Beside the shares of what an entity lacks: that of all which neither its knowledge base nor the background has.
+_ELSE = 0.02
 
 
 class Candidate(NamedTuple):
@@ -77,7 +80,8 @@ class _Share(NamedTuple):
     """Of the properties that a question without a name may ask for.
 
     Args:
-        log: of the share of the candidate's; to a describing one that of everything is added.
+        log: of what the candidate's share is of itself and the shares of what its entity lacks; to a describing one's
+            that of everything is added.
         is_best: whether no other property of the knowledge base has a larger one.
         everything: the share of everything, with that of a description which the entity lacks.
         is_beaten: whether another one has the largest of all, and the question says that.
@@ -272,6 +276,7 @@ class Judge:
             logs = compared.join(head.log_shares(asking, keys, left_out, _SAID * said).cpu())
         own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool, device="cpu")])
         best = logs.masked_fill(~own, -torch.inf).amax(-1)
+        rivals = torch.cat([compared.rivalry, torch.zeros(len(more), dtype=torch.float32, device="cpu")]) * logs.exp()
         # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
         says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
         largest = logs.argmax(-1).tolist()
@@ -281,6 +286,8 @@ class Judge:
             has = {" ".join(words(form)) for prop in props for form in forms(prop)}
             lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
             everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
+            rivals[line, [columns[prop] for prop in props]] = 0.0
+            against = float(rivals[line].sum()) + _ELSE
             at = largest[line]
             spellings = compared.shown[at] if at < count else (more[at - count],)
             likeliest = [form for one in spellings for called in compared.called(one) for form in forms(called)]
@@ -293,9 +300,8 @@ class Judge:
                 log = logs[line, columns[prop]]
                 if is_one_of(prop, DESCRIBING) and not says_one[line]:
                     log = torch.logaddexp(log, everything)
-                shares[row, name, prop] = _Share(
-                    float(log), bool(log >= best[line]), float(everything.exp()), is_beaten
-                )
+                of_both = float(log) - math.log(float(log.exp()) + against)
+                shares[row, name, prop] = _Share(of_both, bool(log >= best[line]), float(everything.exp()), is_beaten)
         return shares
 
     @torch.no_grad()

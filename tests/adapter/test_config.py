@@ -213,8 +213,8 @@ def test_unknown_keys_warn_and_are_left_out() -> None:
 def test_unknown_keys_of_a_newer_format_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AdapterConfigError, match=f"format version 10, newer than {FORMAT_VERSION}; upgrade kblam"):
-            AdapterConfig.from_dict({**GOOD, "format_version": 10, "zest": 1})
+        with pytest.raises(AdapterConfigError, match=f"format version 11, newer than {FORMAT_VERSION}; upgrade kblam"):
+            AdapterConfig.from_dict({**GOOD, "format_version": 11, "zest": 1})
 
 
 def test_a_missing_field_is_named() -> None:

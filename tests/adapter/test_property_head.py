@@ -121,24 +121,22 @@ def test_an_adapter_keeps_its_head(tmp_path: object, cosine: bool) -> None:
 
 
 def test_a_confidence_for_other_shares_is_left_out_and_told() -> None:
-    """Up to format 6 shares of properties were others, and the weights were learned for those."""
+    """Up to format 9 shares of properties were others, and the weights were learned for those."""
     config = AdapterConfig(**SHAPE, confidence=WEIGHTS, known_above=0.4)  # type: ignore[arg-type]
-    old = config.to_dict() | {"format_version": 6}
-    with pytest.warns(UserWarning, match="calibrate it anew"):
-        found = AdapterConfig.from_dict(old)
-    assert (found.confidence, found.known_above) == (None, None)
+    for version in (6, 9):
+        with pytest.warns(UserWarning, match=f"of format {version}.*calibrate it anew"):
+            found = AdapterConfig.from_dict(config.to_dict() | {"format_version": version})
+        assert (found.confidence, found.known_above) == (None, None)
     by_mass = AdapterConfig(**SHAPE, known_above=0.4).to_dict() | {"format_version": 3}  # type: ignore[arg-type]
     assert AdapterConfig.from_dict(by_mass).known_above == 0.4
     assert AdapterConfig.from_dict(config.to_dict()).confidence == WEIGHTS
-    of_7 = config.to_dict() | {"format_version": 7}
-    assert AdapterConfig.from_dict(of_7).confidence == WEIGHTS
-    assert FORMAT_VERSION == 9
+    assert config.to_dict()["format_version"] == FORMAT_VERSION == 10
 
 
 def test_a_head_of_format_7_has_maps_alone(tmp_path: Path) -> None:
     """Its file has no such weight, and its config does not speak of it."""
     torch.manual_seed(0)
-    old = AdapterConfig(**SHAPE, property_width=5, confidence=WEIGHTS, known_above=0.4, format_version=7)  # type: ignore[arg-type]
+    old = AdapterConfig(**SHAPE, property_width=5, format_version=7)  # type: ignore[arg-type]
     KnowledgeAdapter(old).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["property_cosine"]
@@ -146,7 +144,7 @@ def test_a_head_of_format_7_has_maps_alone(tmp_path: Path) -> None:
     again = KnowledgeAdapter.from_pretrained(tmp_path)
     assert again.property_head is not None
     assert again.property_head.log_cosine is None
-    assert (again.config.format_version, again.config.confidence) == (7, WEIGHTS)
+    assert again.config.format_version == 7
     # What has the weight is not for older releases, whatever it was made from.
     assert dataclasses.replace(old, property_cosine=True).format_version == 8
 

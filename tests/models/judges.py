@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 
 from kblam import AdapterConfig, KnowledgeAdapter, KnowledgeBase, Triple
@@ -52,3 +55,8 @@ def shares_of(
     for place, count in (said or {}).items():
         more[place] = 2.0 * count
     return asking.property_head.log_shares(asked, asking.property_head.keys(keys), more=more)
+
+
+def against(share: float, lacked: Iterable[float] = (), of_none: Iterable[float] = ()) -> float:
+    """The sign of a property's share, beside what its entity lacks: of others' properties, and of nobody's."""
+    return math.log(share / (share + math.fsum(lacked) + 0.1 * math.fsum(of_none) + 0.02))

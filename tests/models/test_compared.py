@@ -9,7 +9,7 @@ from kblam import Triple
 from kblam.models.compared import Compared
 from kblam.models.judging import Judge
 from tests.fakes import HashingEncoder
-from tests.models.judges import adapter, base, judged, shares_of, vectors
+from tests.models.judges import adapter, against, base, judged, shares_of, vectors
 
 BACKGROUND = ("part of speech", "price")
 
@@ -32,11 +32,23 @@ def test_the_share_of_a_column_is_that_of_both_names(column: str) -> None:
     signs = judge.signs([judged("Anvil 3, which kind is it?", *found)])[0]
     spoken = {"wordClass": "word class", "word_class": "word class"}.get(column, column)
     keys = key_vectors("everything", "price", "part of speech", spoken, "example")
-    shares = shares_of(ASKING, vectors(HashingEncoder(16), ["it, which kind is it?"]), keys)[0].exp()
-    wanted = [float((shares[2] + shares[3]).log()), float(shares[4].log())]
-    assert [one.share for one in signs] == pytest.approx(wanted, abs=1e-5)
-    most = max(float(shares[0].log()), *wanted)
+    asked = vectors(HashingEncoder(16), ["it, which kind is it?"])
+    everything, price, usual, written, example = shares_of(ASKING, asked, keys)[0].exp().tolist()
+    wanted = [usual + written, example]
+    expected = [against(one, of_none=[everything, price]) for one in wanted]
+    assert [one.share for one in signs] == pytest.approx(expected, abs=1e-5)
+    most = max(everything, *wanted)
     assert [one.best for one in signs] == [float(one == most) for one in wanted]
+
+
+def test_what_an_entity_lacks_under_two_names_counts_once() -> None:
+    """The background's share is in that of the column, and does not speak against others a second time."""
+    judge = judge_of("word class", "example")
+    (sign,) = judge.signs([judged("Anvil 3, which kind is it?", ("Anvil 3", "example", 0.2))])[0]
+    keys = key_vectors("everything", "price", "part of speech", "word class", "example")
+    asked = vectors(HashingEncoder(16), ["it, which kind is it?"])
+    everything, price, usual, written, example = shares_of(ASKING, asked, keys)[0].exp().tolist()
+    assert sign.share == pytest.approx(against(example, [usual + written], [everything, price]), abs=1e-5)
 
 
 def test_who_says_the_other_name_says_the_column() -> None:

@@ -14,7 +14,7 @@ from kblam.knowledge.mention import words
 from kblam.models import judging
 from kblam.models.judging import Judge, judge_of
 from tests.fakes import HashingEncoder
-from tests.models.judges import WEIGHTS, Counting, adapter, base, judged, shares_of, vectors
+from tests.models.judges import WEIGHTS, Counting, adapter, against, base, judged, shares_of, vectors
 
 
 def test_the_signs_of_a_question() -> None:
@@ -32,9 +32,12 @@ def test_the_signs_of_a_question() -> None:
     asked = vectors(encoder, ["What is the price of it?", "What is the weight of it?"])
     shares = shares_of(asking, asked, keys, {(0, 1): 1, (1, 2): 1})
     best = (shares == shares.amax(-1, keepdim=True)).tolist()
-    assert named == Signs(0.25, 1, 1, 0, pytest.approx(float(shares[0, 1])), best[0][1])
-    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(float(shares[1, 1])), best[1][1])
-    assert light == Signs(0.125, 1, 1, 0, pytest.approx(float(shares[1, 2])), best[1][2])
+    (everything, price_share, weight_share), (about, *both) = shares.exp().tolist()
+    assert named == Signs(
+        0.25, 1, 1, 0, pytest.approx(against(price_share, [weight_share], [everything])), best[0][1]
+    ), "it has no weight"
+    assert heavy == Signs(0.5, 1, 0, 1, pytest.approx(against(both[0], [], [about])), best[1][1]), "it has one"
+    assert light == Signs(0.125, 1, 1, 0, pytest.approx(against(both[1], [], [about])), best[1][2])
     assert far == Signs(0.75, 0, 1, 0, 0, 0)
     (verdict,) = judge.verdicts([price])
     # Two batches of vectors differ in their last bits.
@@ -90,8 +93,9 @@ def test_a_property_that_is_said_word_for_word_has_a_larger_share() -> None:
     ):
         found = [("Anvil 3", prop, 0.2) for prop in names[2:]]
         (signs,) = judge.signs([judged(text.replace(" it", " Anvil 3"), *found)])
-        shares = shares_of(asking, vectors(encoder, [text]), keys, said)[0, 2:].tolist()
-        assert [one.share for one in signs] == pytest.approx(shares, abs=1e-5), text
+        everything, color, *own = shares_of(asking, vectors(encoder, [text]), keys, said)[0].exp().tolist()
+        wanted = [against(share, of_none=[everything, color]) for share in own]
+        assert [one.share for one in signs] == pytest.approx(wanted, abs=1e-5), text
 
 
 def test_who_says_a_property_does_not_ask_for_everything() -> None:
@@ -104,8 +108,8 @@ def test_who_says_a_property_does_not_ask_for_everything() -> None:
         ("everything about it", {(0, 0): 1}, True),
     ):
         ((signs,),) = judge.signs([judged(text.replace("it", "Anvil 3"), ("Anvil 3", "description", 0.2))])
-        everything, described, _ = shares_of(asking, vectors(encoder, [text]), keys, said)[0].exp().tolist()
-        assert math.exp(signs.share) == pytest.approx(described + everything * adds)
+        everything, described, other = shares_of(asking, vectors(encoder, [text]), keys, said)[0].exp().tolist()
+        assert signs.share == pytest.approx(against(described + everything * adds, [other], [everything]))
 
 
 def test_the_candidates_of_a_question_share_what_is_sure() -> None:
@@ -155,7 +159,8 @@ def test_a_property_beyond_those_compared_takes_part_for_its_own_question() -> N
     assert beside[0].share == pytest.approx(judge.signs([rare])[0][0].share, rel=1e-5)
     asked = vectors(encoder, ["the taste of it"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "price", "weight", "taste")])
-    assert beside[0].share == pytest.approx(float(shares_of(asking, asked, keys, {(0, 3): 1})[0, 3]), rel=1e-5)
+    everything, price, weight, taste = shares_of(asking, asked, keys, {(0, 3): 1})[0].exp().tolist()
+    assert beside[0].share == pytest.approx(against(taste, [price, weight], [everything]), rel=1e-5)
 
 
 def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
@@ -166,7 +171,8 @@ def test_the_background_counts_where_the_base_has_nothing_like_it() -> None:
     keys = vectors(encoder, [f"the {p} of it" for p in columns])
     ((signs,),) = judge.signs([judged("the phone number of Anvil 3", ("Anvil 3", "weight", 0.2))])
     shares = shares_of(asking, vectors(encoder, ["the phone number of it"]), keys, {(0, 1): 2})
-    assert signs.share == pytest.approx(float(shares[0, 4]))
+    everything, number, price, color, weight = shares[0].exp().tolist()
+    assert signs.share == pytest.approx(against(weight, [price], [everything, number, color]))
     assert signs.other == 1
 
 
@@ -211,10 +217,10 @@ def test_a_description_has_the_share_of_everything_besides() -> None:
     ((described, weight),) = judge.signs([judged("What is Anvil 3 all about?", *found)])
     asked = vectors(encoder, ["What is it all about?"])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "description", "weight")])
-    shares = shares_of(asking, asked, keys)[0].tolist()
-    assert described.share == pytest.approx(math.log(math.exp(shares[0]) + math.exp(shares[1])))
-    assert weight.share == pytest.approx(shares[2])
-    assert described.best == (math.exp(described.share) >= max(map(math.exp, shares)))
+    everything, alone, heavy = shares_of(asking, asked, keys)[0].exp().tolist()
+    assert described.share == pytest.approx(against(alone + everything, of_none=[everything]))
+    assert weight.share == pytest.approx(against(heavy, of_none=[everything]))
+    assert described.best == (alone + everything >= max(everything, heavy))
 
 
 def test_a_description_that_an_entity_lacks_asks_for_everything() -> None:
@@ -268,8 +274,8 @@ def test_a_column_in_capitals_describes_too() -> None:
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["DESCRIPTION", "weight"])
     ((described,),) = judge.signs([judged("What is Anvil 3 all about?", ("Anvil 3", "DESCRIPTION", 0.25))])
     keys = vectors(encoder, [f"the {p} of it" for p in ("everything", "DESCRIPTION", "weight")])
-    shares = shares_of(asking, vectors(encoder, ["What is it all about?"]), keys)[0]
-    assert described.share == pytest.approx(float(shares[:2].logsumexp(-1)))
+    everything, alone, weight = shares_of(asking, vectors(encoder, ["What is it all about?"]), keys)[0].exp().tolist()
+    assert described.share == pytest.approx(against(alone + everything, [weight], [everything]))
 
 
 def test_a_head_of_its_own_takes_the_place_of_the_adapter_s() -> None:

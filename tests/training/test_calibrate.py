@@ -126,7 +126,7 @@ def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
     after, found = calibration_run.recalibrate(before, "tiny", encoder, cache=tmp_path, questions=40, **small_head())
     assert asked == [{"device": None}], "in the dtype that `ask` computes in"
     assert (after.config.confidence, after.config.known_above) == (found.confidence, calibrate.KNOWN_ABOVE)
-    assert after.config.format_version == 8  # older releases do not know these weights; no layers are read
+    assert after.config.format_version == 10  # older releases read the weights of other shares
     assert after.config.background == tuple(TYPED)
     for name, weight in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], weight)
@@ -144,7 +144,7 @@ def test_a_head_reads_the_layers_of_an_encoder_that_shows_them(
     data = calibration_data.CalibrationData.gather(encoder, tmp_path, questions=30, property_questions=200)
     before, tokenizer = KnowledgeAdapter(material.adapter_config), material.texts.tokenizer
     after, _ = calibration_run.calibrated(before, material.model, tokenizer, data, property_steps=5)
-    assert (after.config.property_layers, after.config.format_version) == ((2, 4), 9)
+    assert (after.config.property_layers, after.config.format_version) == ((2, 4), 10)
     assert after.property_head is not None
     assert after.property_head.question.in_features == 3 * encoder.dimension
     asked = [Judged("What is the price of Anvil 3?", [Candidate("Anvil 3", "price", 0.5)])]
