@@ -107,6 +107,6 @@ def test_a_property_of_the_background_is_no_identifier() -> None:
     read = "bob phone number and the OrderService"
     asking = adapter(background=("Phone number",))
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["owner"], names)
-    assert as_meant(asking.config, asked, judge) == read
+    assert as_meant(asking.config, asked, judge, encoder) == read
     alone = dataclasses.replace(asking.config, background=())
-    assert as_meant(alone, asked, judge) == "bob PhoneNumber and the OrderService"
+    assert as_meant(alone, asked, judge, encoder) == "bob PhoneNumber and the OrderService"
