@@ -22,10 +22,10 @@ from kblam.models import Attachment
 from kblam.models.judging import Judge
 from kblam.models.reach import read_to_evidence
 
-# The parts of a question together have so many characters, or as many as it has itself: the surest cuts first.
+# The parts of a question together have so many characters at most, those of the surest cuts first.
 PARTS_ROOM = 6000
 # Tokens of one prefill, padding included; the rows of a batch are as wide as the longest.
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 4096
 
 
 class SaysNames(Protocol):
@@ -69,16 +69,16 @@ def cuts_of(rules: Rules, question: str, names: SaysNames | None) -> list[Split]
     if not rules.cuts:
         return []
     if names is None:
-        return _affordable(splits(question), question)
+        return _affordable(splits(question))
     cuts = splits(question, names.is_property)
     # A part that says no name finds nothing that counts, so it need not be asked.
     cuts += by_names(question, names.names_in(question), names.is_property)
-    return _affordable([cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))], question)
+    return _affordable([cut for cut in cuts if cut.is_explicit or all(map(names.says_a_name, cut.parts))])
 
 
-def _affordable(cuts: Sequence[Split], question: str) -> list[Split]:
+def _affordable(cuts: Sequence[Split]) -> list[Split]:
     """The cuts whose parts are not too long to be asked, after those before them."""
-    room, asked, kept = max(PARTS_ROOM, len(question)), set[str](), list[Split]()
+    room, asked, kept = PARTS_ROOM, set[str](), list[Split]()
     for cut in cuts:
         new = set(cut.parts) - asked
         if (length := sum(map(len, new))) <= room:
