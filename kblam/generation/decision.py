@@ -19,7 +19,7 @@ from kblam.generation.clauses import Split
 from kblam.generation.words import Found
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.identifiers import forms, key
-from kblam.knowledge.mention import mentions, place_of, says, spans_of, words
+from kblam.knowledge.mention import mentions, spans_of, words
 
 Unknown = Literal["refuse", "base"]
 # A question about a whole entity is answered by so many of its triples at most.
@@ -332,14 +332,13 @@ def _about_entity(question: str, found: Sequence[Found]) -> list[Found]:
 
     The strongest first: none is likelier than another to answer such a question.
     """
-    said = words(question)
-    names = [name for name in dict.fromkeys(one.triple.name for one in found) if says(question, name)]
-    places = {name: at for name in names if (at := place_of(said, words(name))) is not None}
+    names = dict.fromkeys(one.triple.name for one in found)
+    places = {name: at for name in names if (at := next(spans_of(question, name), None)) is not None}
     if not places:
         return []
     # Of a name inside a longer one the longer one is meant.
     named = max(places, key=lambda name: len(words(name)))
-    at, length = places[named], len(words(named))
+    start, end = places[named]
     of_entity = [one for one in found if one.triple.name == named]
-    is_bare = all(word in FILLER for word in said[:at] + said[at + length :])
+    is_bare = FILLER.issuperset(words(question[:start]) + words(question[end:]))
     return sorted(of_entity, key=lambda one: -one.mass) if is_bare or of_entity[0].asks_everything else []

@@ -7,17 +7,18 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 
+from kblam.knowledge.edges import RUNS_ON, cuts_syllable, goes_on, is_mark, places_of_marks
 from kblam.knowledge.identifiers import forms
 
 
 def words(text: str) -> list[str]:
     """The words of a text for comparisons, in lower case and normal form C, with the marks on their letters."""
-    return _words_of(_folded(text))
+    return _words_of(folded_text(text))
 
 
 def words_at(text: str) -> list[tuple[str, int, int]]:
     """`words`, each with the characters [start, end) of the text that it is made from."""
-    folded, places = _folded(text), _Places(text)
+    folded, places = folded_text(text), _Places(text)
     return [(one[0], *places.of(*one.span())) for one in _word(folded).finditer(folded)]
 
 
@@ -33,7 +34,11 @@ def mentions(text: str, name: str, property: str) -> bool:
     """Whether a text has both the name and the property, word for word, in any case."""
     said = words(text)
     return all(
-        any(place_of(said, words(one)) is not None and ("_" not in text or says(text, one)) for one in of_field)
+        any(
+            (place_of(said, words(one)) is not None and ("_" not in text or says(text, one)))
+            or (not words(one) and says(text, one))
+            for one in of_field
+        )
         for of_field in ((name,), forms(property))
     )
 
@@ -57,9 +62,9 @@ def without_name(text: str, name: str, pronoun: str) -> str | None:
     if not end:
         return None
     before, after = _MARKS.match(name), _MARKS_AT_END.search(name)
-    if before is not None and text[:start].endswith(before[0]):
+    if before is not None and before[0] != name and text[:start].endswith(before[0]):
         start -= len(before[0])
-    if after is not None and text.startswith(after[0], end):
+    if after is not None and after[0] != name and text.startswith(after[0], end):
         end += len(after[0])
     return text[:start] + pronoun + text[end:]
 
@@ -71,10 +76,10 @@ def to_the_letter(text: str, names: Iterable[str]) -> set[str]:
     """
     by_words: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        by_words.setdefault(tuple(words(name)), []).append(name)
-    folded, kept = _folded(text), set[str]()
+        by_words.setdefault(tuple(words(name)) or (name,), []).append(name)
+    folded, kept = folded_text(text), set[str]()
     for alike in by_words.values():
-        exact = [name for name in alike if _folded(name) in folded] if len(alike) > 1 else alike
+        exact = [name for name in alike if folded_text(name) in folded] if len(alike) > 1 else alike
         longest = max(map(len, exact), default=0)
         exact = [name for name in exact if len(name) == longest] or alike
         kept.update([name for name in exact if len(exact) > 1 and _stands(text, name)] or exact)
@@ -87,9 +92,7 @@ def _stands(text: str, name: str) -> bool:
     return any(unicodedata.normalize("NFC", text[start:end]) in written for start, end in spans_of(text, name))
 
 
-# Thai to Khmer, kana, ideographs, Hangul with its particles: words run into each other there.
 _GLUED = re.compile(r"\.[^\W_]|(?<=\d),\d|[#+]+(?![^\W_])")
-_RUNS_ON = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
 @lru_cache(maxsize=4096)
@@ -102,31 +105,33 @@ def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool, str] 
     if not said:
         return None
     # The underscores around "__init__" are its own; without them it would be a part of that.
-    folded = _folded(phrase)
+    folded = folded_text(phrase)
     found_words = list(_word(folded).finditer(folded))
     before, marks = folded[: found_words[0].start()], folded[found_words[-1].end() :]
     before, after = before[len(before.rstrip("_")) :], marks[: len(marks) - len(marks.lstrip("_"))]
     found = re.compile(before + r"[\W_]+".join(map(re.escape, said)) + after)
-    return found, said, _RUNS_ON.match(said[0]) is not None, _RUNS_ON.match(said[-1][-1]) is not None, marks
+    return found, said, RUNS_ON.match(said[0]) is not None, RUNS_ON.match(said[-1][-1]) is not None, marks
 
 
 def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     """The characters [start, end) of each place where a text says a name or property, as `says` finds it."""
     known = _pattern(phrase)
     if known is None:
+        yield from places_of_marks(text, phrase)
         return
     pattern, said, runs_before, runs_after, marks = known
-    folded = _folded(text)
+    folded = folded_text(text)
     found = pattern.search(folded)
     if found is None:
         return
-    places = _Places(text)
+    places = _places(text)
     while found is not None:
         start, end = found.span()
         # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
         is_whole = (
-            (runs_before or not _goes_on(folded[start - 1 : start]))
-            and (runs_after or not _goes_on(folded[end : end + 1]))
+            (runs_before or not goes_on(folded[start - 1 : start]))
+            and (runs_after or not goes_on(folded[end : end + 1]))
+            and not (runs_before and runs_after and cuts_syllable(folded, start, end))
             and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
             and not _is_glued(text, marks, places.of(start, end)[1])
@@ -147,15 +152,6 @@ def _is_glued(text: str, own: str, end: int) -> bool:
     return found is not None and not found[0][-1].isupper()  # "in Acme.Who founded it?"
 
 
-def _goes_on(character: str) -> bool:
-    """Whether a word of a script with spaces has this character; none at a text's end.
-
-    An underscore too: "get" is a part of "get_user".
-    """
-    is_part = re.match(r"\w", character) is not None or (bool(character) and _is_mark(character))
-    return is_part and _RUNS_ON.match(character) is None
-
-
 def _words_of(folded: str) -> list[str]:
     return _word(folded).findall(folded)
 
@@ -171,20 +167,11 @@ _ASCII_WORD = re.compile(r"[^\W_]+")
 @cache
 def _word_with_marks() -> re.Pattern[str]:
     """A letter or digit, and what follows with its marks: vowel signs too, without which "दिन" would be "दन"."""
-    marks = "".join(re.escape(one) for one in map(chr, range(0x300, 0x1F000)) if _is_mark(one))
+    marks = "".join(re.escape(one) for one in map(chr, range(0x300, 0x1F000)) if is_mark(one))
     return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
 
-def _is_mark(character: str) -> bool:
-    """Whether it belongs to the letter before it. Those for symbols, as in the keycap of a digit, do not."""
-    return (
-        unicodedata.category(character) in ("Mn", "Mc")
-        and not "\u20d0" <= character <= "\u20ff"
-        and (not "\ufe00" <= character <= "\ufe0f")
-    )
-
-
-def _folded(text: str) -> str:
+def folded_text(text: str) -> str:
     """In normal form C, as names are stored, and in lower case, also what has none of its own ("ß" is "ss").
 
     A Turkish i is one with its dot and without.
@@ -202,8 +189,8 @@ class _Places:
     def __init__(self, text: str) -> None:
         # By character of the folded text; None where each is of the one at its own place.
         self._spans: list[tuple[int, int]] | None = None
-        if len(_folded(text)) != len(text) or not unicodedata.is_normalized("NFC", text):
-            self._spans = [span for span, part in _clusters(text) for _ in _folded(part)]
+        if len(folded_text(text)) != len(text) or not unicodedata.is_normalized("NFC", text):
+            self._spans = [span for span, part in _clusters(text) for _ in folded_text(part)]
 
     def are_ends(self, start: int, end: int) -> bool:
         """Whether [start, end) of the folded form is of whole pieces of the text."""
@@ -215,6 +202,12 @@ class _Places:
     def of(self, start: int, end: int) -> tuple[int, int]:
         """[start, end) of the text for [start, end) of its folded form."""
         return (start, end) if self._spans is None else (self._spans[start][0], self._spans[end - 1][1])
+
+
+@lru_cache(maxsize=8)
+def _places(text: str) -> _Places:
+    """Kept for a few texts: a question is looked through for many names."""
+    return _Places(text)
 
 
 # A part of a syllable, and one that goes on with it.

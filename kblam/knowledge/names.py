@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from kblam.knowledge.anywhere import Anywhere
+from kblam.knowledge.edges import QUOTES
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.listed import listed
 from kblam.knowledge.mention import says, words, words_at
@@ -30,7 +32,6 @@ _LONGEST_PROPERTY = 8
 _OF = frozenset(("of", "for"))
 _IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
 _STOPS = STOPS | {":"}
-_QUOTES = "\"'`“”‘’«»"
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
 
@@ -47,6 +48,7 @@ class Names:
         self._of_entities = of_entities
         self._known: dict[str, tuple[str, ...]] = {}  # the names of the same words
         self._otherwise: dict[str, tuple[str, ...]] = {}  # of those that are often typed otherwise
+        self._anywhere = Anywhere()
         self._longest = 0
         self.add(names)
 
@@ -54,9 +56,14 @@ class Names:
         """More of them. Threads may look meanwhile."""
         for name in names:
             said = words(name)
-            if 0 < len(said) <= _LONGEST:
+            key = " ".join(said) or name.strip()
+            is_none = not said and not (key and self._of_entities)
+            if is_none or len(said) > _LONGEST or name in self._known.get(key, ()):
+                continue
+            self._anywhere.add(key, name)
+            _put(self._known, key, name)
+            if said:
                 self._longest = max(self._longest, len(said))
-                _put(self._known, " ".join(said), name)
                 for text in otherwise(name):
                     if (length := text.count(" ") + 1) <= _LONGEST:
                         self._longest = max(self._longest, length)
@@ -65,7 +72,7 @@ class Names:
     def said_in(self, text: str) -> set[str]:
         """The words, each with a space between, of the names that a text says; none that is part of a longer one there.
 
-        In scripts without spaces a name is only found if it stands alone.
+        Of a name without words itself.
         """
         return {name for name, _, _ in self._said(text)}
 
@@ -184,10 +191,11 @@ class Names:
     def _said(self, text: str) -> list[tuple[str, int, int]]:
         """The names that a text says, by their words, and the characters [start, end) of each, in their order there."""
         said = words_at(text)
-        runs = [
+        alone = [
             (" ".join(word for word, _, _ in said[first:last]), said[first][1], said[last - 1][2])
             for first, last in self._runs([word for word, _, _ in said])
         ]
+        runs = _outermost([*alone, *self._anywhere.said_in(text)])
         whole = {name for name in {name for name, _, _ in runs} if self._is_whole(text, name)}
         everyday = {name for name in whole if self._of_entities and FILLER.issuperset(name.split(" "))}
         return [
@@ -198,7 +206,7 @@ class Names:
 
     def _is_marked(self, text: str, name: str, start: int, end: int) -> bool:
         """Whether characters of a text are marked as a name: by quotes, or by capitals that begin no sentence."""
-        if start > 0 and end < len(text) and text[start - 1] in _QUOTES and text[end] in _QUOTES:
+        if start > 0 and end < len(text) and text[start - 1] in QUOTES and text[end] in QUOTES:
             return True
         is_written = any(text[start:end] == one != one.lower() for one in self._known[name])
         return is_written and not _begins_sentence(text, start)
@@ -227,6 +235,16 @@ def _begins_sentence(text: str, at: int) -> bool:
             return True
         at -= 1
     return at == 0
+
+
+def _outermost(said: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Those that are no part of another, in the order of the text."""
+    kept, reached = list[tuple[str, int, int]](), 0
+    for one in sorted(dict.fromkeys(said), key=lambda one: (one[1], -one[2])):
+        if one[2] > reached:
+            kept.append(one)
+            reached = one[2]
+    return kept
 
 
 def _one(names: Collection[str]) -> str | None:

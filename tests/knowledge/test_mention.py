@@ -145,13 +145,13 @@ def test_a_phrase_stands_where_one_pattern_with_look_around_finds_it(text: str, 
         before = "" if re.match(f"[{_RUN}]", said[0]) else rf"(?<![^\W{_RUN}])"
         after = "" if re.search(f"[{_RUN}]$", said[-1]) else rf"(?![^\W{_RUN}])"
         between = r"[\W_]+".join(map(re.escape, said))
-        spans = [one.span() for one in mention._word(mention._folded(phrase)).finditer(mention._folded(phrase))]
-        left, right = mention._folded(phrase)[: spans[0][0]], mention._folded(phrase)[spans[-1][1] :]
+        spans = [one.span() for one in mention._word(mention.folded_text(phrase)).finditer(mention.folded_text(phrase))]
+        left, right = mention.folded_text(phrase)[: spans[0][0]], mention.folded_text(phrase)[spans[-1][1] :]
         own = re.search("_*$", left)[0], re.match("_*", right)[0]  # type: ignore[index]
-        found = re.finditer(before + own[0] + between + own[1] + after, mention._folded(text))
+        found = re.finditer(before + own[0] + between + own[1] + after, mention.folded_text(text))
         places = mention._Places(text)
         wanted = [places.of(*one.span()) for one in found]
-    assert list(spans_of(text, phrase)) == wanted
+    assert not said or list(spans_of(text, phrase)) == wanted  # those without words: `test_anywhere.py`
 
 
 @pytest.mark.parametrize(
