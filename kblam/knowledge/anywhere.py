@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kblam.knowledge.edges import RUNS_ON
-from kblam.knowledge.mention import folded_text, spans_of, words
+from kblam.knowledge.mention import folded_text, spans_of
 
 # Ideographs and syllables say in two what letters say in three; shorter ones are parts of too many words.
 _DENSE = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -22,15 +22,15 @@ class Anywhere:
         self._names: dict[str, list[tuple[str, str]]] = {}
         self._lengths: dict[str, tuple[int, ...]] = {}  # of these words, by their first character
 
-    def add(self, key: str, name: str) -> None:
+    def add(self, key: str, name: str, said: Sequence[str]) -> None:
         """One of them; threads may look meanwhile.
 
         Args:
             key: what it is to be called by.
             name: its text.
+            said: its words.
         """
-        said = words(name)
-        if said and not _may_stand_anywhere(said):
+        if said and (name.isascii() or not _may_stand_anywhere(said)):
             return
         known_by = max(said, key=len) if said else name.strip()[0]
         self._names.setdefault(known_by, []).append((key, name))
@@ -47,6 +47,6 @@ class Anywhere:
                 yield from self._names.get(text[at : at + length], ())
 
 
-def _may_stand_anywhere(said: list[str]) -> bool:
+def _may_stand_anywhere(said: Sequence[str]) -> bool:
     name = "".join(said)
     return RUNS_ON.search(name) is not None and len(name) >= (3 if _DENSE.search(name) is None else 2)

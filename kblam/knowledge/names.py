@@ -60,7 +60,7 @@ class Names:
             is_none = not said and not (key and self._of_entities)
             if is_none or len(said) > _LONGEST or name in self._known.get(key, ()):
                 continue
-            self._anywhere.add(key, name)
+            self._anywhere.add(key, name, said)
             _put(self._known, key, name)
             if said:
                 self._longest = max(self._longest, len(said))
