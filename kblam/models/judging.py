@@ -7,10 +7,9 @@ properties of the knowledge base.
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,17 +17,18 @@ from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.confidence import Signs
-from kblam.adapter.property_head import DESCRIBING, EVERYTHING, PRONOUN, PropertyHead
+from kblam.adapter.property_head import PRONOUN, PropertyHead
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
-from kblam.knowledge.identifiers import forms, spoken
+from kblam.knowledge.identifiers import spoken
 from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.knowledge.vocabulary import either
 from kblam.models.compared import Compared
+from kblam.models.shares import Share, Shares
 from kblam.models.weights import probe
 
 # Of more different properties those with most triples are compared; beyond, a share says little.
@@ -40,8 +40,6 @@ MOST_OF_NAME = 1024
 _MAJORITY = 0.5
 # Added to the score of a property for each of its words, where a question says it word for word.
 _SAID = 2.0
-# Beside the shares of what an entity lacks: that of all which neither its knowledge base nor the background has.
-_ELSE = 0.02
 
 
 class Candidate(NamedTuple):
@@ -74,23 +72,6 @@ class Verdict(NamedTuple):
 
     confidences: tuple[float, ...]
     asks_everything: tuple[bool, ...]
-
-
-class _Share(NamedTuple):
-    """Of the properties that a question without a name may ask for.
-
-    Args:
-        log: of what the candidate's share is of itself and the shares of what its entity lacks; to a describing one's
-            that of everything is added.
-        is_best: whether no other property of the knowledge base has a larger one.
-        everything: the share of everything, with that of a description which the entity lacks.
-        is_beaten: whether another one has the largest of all, and the question says that.
-    """
-
-    log: float = 0.0
-    is_best: bool = False
-    everything: float = 0.0
-    is_beaten: bool = False
 
 
 class _Keys(NamedTuple):
@@ -207,7 +188,7 @@ class Judge:
             for one, shares in self._with_shares(compared, judged)
         ]
 
-    def _signs(self, compared: Compared, one: Judged, shares: Sequence[_Share]) -> list[Signs]:
+    def _signs(self, compared: Compared, one: Judged, shares: Sequence[Share]) -> list[Signs]:
         question, candidates = one
         names = {name for name in {name for name, _, _ in candidates} if says(question, name)}
         said = {name: compared.said.said_in(question, name) for name in names}
@@ -231,10 +212,10 @@ class Judge:
             for (name, prop, mass), share in zip(candidates, shares, strict=True)
         ]
 
-    def _with_shares(self, compared: Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[_Share]]]:
+    def _with_shares(self, compared: Compared, judged: Sequence[Judged]) -> list[tuple[Judged, list[Share]]]:
         """Each question with the shares of its candidates' properties, by the question without the candidate's name."""
         if self._head is None:
-            return [(one, [_Share()] * len(one.candidates)) for one in judged]
+            return [(one, [Share()] * len(one.candidates)) for one in judged]
         bare: dict[tuple[int, str], str] = {}
         for row, one in enumerate(judged):
             for name in dict.fromkeys(candidate.name for candidate in one.candidates):
@@ -246,7 +227,7 @@ class Judge:
         }
         found = self._shares(self._head, compared, bare, asked) if bare else {}
         return [
-            (one, [found.get((row, name, prop), _Share()) for name, prop, _ in one.candidates])
+            (one, [found.get((row, name, prop), Share()) for name, prop, _ in one.candidates])
             for row, one in enumerate(judged)
         ]
 
@@ -256,7 +237,7 @@ class Judge:
         compared: Compared,
         bare: Mapping[tuple[int, str], str],
         asked: Mapping[tuple[int, str], Sequence[str]],
-    ) -> dict[tuple[int, str, str], _Share]:
+    ) -> dict[tuple[int, str, str], Share]:
         """By question, name and property, for the properties asked of each question without a name."""
         # A property that is not among those compared takes part for its own question alone.
         more = list(dict.fromkeys(prop for props in asked.values() for prop in props if prop not in compared.columns))
@@ -274,35 +255,7 @@ class Judge:
                 keys = torch.cat([keys, head.keys(vectors)])
             said = compared.words_said(bare.values(), more)
             logs = compared.join(head.log_shares(asking, keys, left_out, _SAID * said).cpu())
-        own = torch.cat([compared.own, torch.ones(len(more), dtype=torch.bool, device="cpu")])
-        best = logs.masked_fill(~own, -torch.inf).amax(-1)
-        rivals = torch.cat([compared.rivalry, torch.zeros(len(more), dtype=torch.float32, device="cpu")]) * logs.exp()
-        # Who says a property does not ask for everything, whatever it sounds like ("further explanation").
-        says_one = said.index_fill(1, torch.tensor(columns[EVERYTHING], device="cpu"), 0.0).amax(-1) > 0
-        largest = logs.argmax(-1).tolist()
-        shares: dict[tuple[int, str, str], _Share] = {}
-        for line, ((row, name), props) in enumerate(asked.items()):
-            # Who asks for a description that this entity lacks, and does not say so, asks for everything.
-            has = {" ".join(words(form)) for prop in props for form in forms(prop)}
-            lacking = [at for at, one in compared.describing.items() if one not in has and not said[line, at]]
-            everything = logs[line, [columns[EVERYTHING], *lacking]].logsumexp(-1)
-            rivals[line, [columns[prop] for prop in props]] = 0.0
-            against = float(rivals[line].sum()) + _ELSE
-            at = largest[line]
-            spellings = compared.shown[at] if at < count else (more[at - count],)
-            likeliest = [form for one in spellings for called in compared.called(one) for form in forms(called)]
-            said_words = (
-                [words(form) for form in likeliest] if any(says(bare[row, name], one) for one in likeliest) else []
-            )
-            for prop in props:
-                mine = [words(form) for called in compared.called(prop) for form in forms(called)]
-                is_beaten = bool(said_words) and not any(form in said_words for form in mine)
-                log = logs[line, columns[prop]]
-                if is_one_of(prop, DESCRIBING) and not says_one[line]:
-                    log = torch.logaddexp(log, everything)
-                of_both = float(log) - math.log(float(log.exp()) + against)
-                shares[row, name, prop] = _Share(of_both, bool(log >= best[line]), float(everything.exp()), is_beaten)
-        return shares
+        return Shares(compared, more, logs, said).of(asked, list(bare.values()))
 
     @torch.no_grad()
     def _keys(self, head: PropertyHead, compared: Compared) -> Tensor:
@@ -319,11 +272,6 @@ class Judge:
             return torch.zeros(len(properties), self.adapter.config.embedding_dim, dtype=torch.float32, device="cpu")
         found = self._encode([key_text(PRONOUN, spoken(one)) for one in properties])
         return found[:, -self.adapter.config.embedding_dim :].cpu()
-
-
-def is_one_of(prop: str, properties: Collection[str]) -> bool:
-    """Whether a property is one of these, in any case and as a column's name too."""
-    return any(" ".join(words(form)) in properties for form in forms(prop))
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

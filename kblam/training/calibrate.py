@@ -28,9 +28,9 @@ from kblam.models.judging import (
     Candidate,
     Judge,
     Judged,
-    is_one_of,
 )
 from kblam.models.reach import read_to_evidence
+from kblam.models.shares import is_one_of
 from kblam.training.calibration_data import CalibrationData
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded

@@ -11,7 +11,7 @@ import torch
 from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import PropertyHead
 from kblam.knowledge.mention import words
-from kblam.models import judging
+from kblam.models import judging, shares
 from kblam.models.judging import Judge, judge_of
 from tests.fakes import HashingEncoder
 from tests.models.judges import WEIGHTS, Counting, adapter, against, base, judged, shares_of, vectors
@@ -258,7 +258,8 @@ def test_a_description_that_an_entity_lacks_asks_for_everything() -> None:
 def test_a_question_reads_no_property_that_it_is_not_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """The properties of a large knowledge base are read once, not for every question."""
     read = list[str]()
-    monkeypatch.setattr(judging, "words", lambda text: read.append(text) or words(text))
+    for module in (judging, shares):
+        monkeypatch.setattr(module, "words", lambda text: read.append(text) or words(text))
     encoder, asking = HashingEncoder(16), adapter()
     counts = []
     for many in (10, 500):
