@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -341,18 +342,23 @@ def test_a_twin_has_what_changed_and_leaves_the_first_alone(
 ) -> None:
     first = resident_of(kb, tied, plan=plan)
     before, where = rows_of(first), addresses(first)
+    with torch.no_grad(), tied.attachment.using(first):
+        said = logits(tied.model, IDS, MASK)
     kb.remove("thing 2")
-    kb.add([fact(3, "new"), fact(60)])
+    kb.add([fact(3, "new"), fact(60), fact(61)])
     encoded = counting(monkeypatch)
     with torch.inference_mode():
         twin = first.twin()
-    assert encoded == [2], "all else is copied on the device"
+    assert encoded == [3], "all else is copied on the device"
     assert not set(addresses(twin).values()) & set(where.values())
     assert (first.num_triples, first.filled.tolist(), first.is_behind) == (9, [[0, 9]], True)
+    assert [float(one.log_count) for one in (first, twin)] == pytest.approx([math.log(9), math.log(10)])
     assert (addresses(first), changed_rows(before, first)) == (where, {name: [] for name in before})
     with torch.no_grad():
+        with tied.attachment.using(first):
+            assert torch.equal(logits(tied.model, IDS, MASK), said)
         check_against_projection(twin, kb, tied)
-        kb.add(fact(61))
+        kb.add(fact(62))
         assert twin.sync() == 1
         check_against_projection(twin, kb, tied)
 
