@@ -50,8 +50,9 @@ _NEWTON_STEPS = 200
 # slope of any fixed size may never be reached.
 _ENOUGH = 1e-10
 # Questions that are asked of one knowledge base, as far as its properties go; and of how many entities' properties.
-_ASKED_TOGETHER = 25
-_ENTITIES = (3, 300)
+# Tables have a dozen columns: where there are hundreds, much of what an entity lacks is near to what it has.
+_ASKED_TOGETHER = 8
+_ENTITIES = (1, 30)
 # How often a fact that a question is asked without is one that others of the base have, as cells of a table are empty.
 _OF_OTHERS = 0.8
 
