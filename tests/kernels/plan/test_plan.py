@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -245,7 +246,7 @@ def test_a_pin_that_cannot_be_raises_and_does_not_fall_back() -> None:
 
 
 @pytest.mark.parametrize("size", [{"batch": 2**62}, {"prefill_tokens": 2**62}], ids=["batch", "prompt"])
-def test_any_size_has_a_plan(size: dict[str, int]) -> None:
+def test_any_size_has_a_plan(size: dict[str, Any]) -> None:
     """More queries than a sequence of Python may have."""
     made = plan(Workload(100_000, 384, 32, 128, layers=11, **size), "a100")
     assert made.path(size.get("prefill_tokens", 512)) == made.prefill == "materialise"
@@ -254,7 +255,8 @@ def test_any_size_has_a_plan(size: dict[str, int]) -> None:
 def test_sizes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UnsupportedInputError, match="head_dim must be at least 1; got 0"):
         dataclasses.replace(SHAPE, head_dim=0)
-    for size in (1.5, "many", float("nan")):
+    none_of_them: list[Any] = [1.5, "many", float("nan")]
+    for size in none_of_them:
         with pytest.raises(UnsupportedInputError, match=f"triples must be a whole number; got {size!r}"):
             dataclasses.replace(SHAPE, triples=size)
     with pytest.raises(UnsupportedInputError, match=r"batch must be below 2\*\*63"):
