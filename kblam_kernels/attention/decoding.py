@@ -236,7 +236,7 @@ class RectangularAttention:
                 planned = self.plan(query, key, value, scale=scale, window=window)
             # Attention to latents makes queries of hidden states in the pass that absorbs them.
             if planned.straight and isinstance(self._knowledge, LatentKnowledge):
-                with contextlib.suppress(RuntimeError):
+                with contextlib.suppress(Exception):
                     # What the op does not take, the call below serves or refuses by name.
                     given = (query, key, value, hidden_states)
                     output, lse, made = self._run_straight(planned.straight, given, (query_weight,), **step)
@@ -254,14 +254,14 @@ class RectangularAttention:
         return call_of(query, key, value, self._knowledge, knowledge_query, **options)
 
     def _step(self, planned: Planned, tensors: Tensors, **step: Unpack[Step]) -> tuple[Tensor, Tensor]:
-        failure: RuntimeError | None = None
+        failure: Exception | None = None
         if planned.straight is not None and _is_direct():
             try:
                 results = self._run_straight(planned.straight, tensors, (), **step)
                 return results[0], results[1]
-            except RuntimeError as error:
-                # The op checks only what memory safety needs. The whole call says what does not fit, and who serves
-                # what this backend does not take.
+            except Exception as error:
+                # The op checks only what memory safety needs, and what is no tensor fails anyhow. The whole call says
+                # what does not fit, and who serves what this backend does not take.
                 failure = error
         scale, window = planned.form[2:]
         op, call = self._call(*tensors, scale=scale, window=window, **step)

@@ -27,7 +27,7 @@ class KnowledgePlan:
 
     Args:
         knowledge: of one layer. Those given to `run` have its shapes and dtypes (latents: one copy for all layers, each
-            with its own projection); norms and scales are contiguous.
+            with its own projection, all or none of them materialised); norms and scales are contiguous.
         max_tokens: the most rows of a step, padding included.
         max_span, scale, int8_products, backend: as `partial_knowledge_attention` takes them.
 
@@ -69,7 +69,7 @@ class KnowledgePlan:
         self._form = _form_of(knowledge)
         self._max_span = None if max_span is None else whole("max_span", max_span)
         self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
-        of_model = knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight
+        of_model = _of_model(knowledge)
         with torch.inference_mode(False):  # what is made there could be written nowhere else
             # What each row sees: nothing, until something is planned.
             self._range = torch.zeros(max_tokens, 2, dtype=torch.int32, device=of_model.device)
@@ -170,5 +170,12 @@ class KnowledgePlan:
 
 
 def _form_of(knowledge: Knowledge) -> tuple[Any, ...]:
-    """What all layers of a plan share."""
-    return type(knowledge).__name__, tuple(knowledge.key.shape), knowledge.key.dtype, knowledge.num_heads
+    """What all layers of a plan share: its memory was counted for that."""
+    heads, dtype = (knowledge.num_heads, knowledge.head_dim), _of_model(knowledge).dtype
+    form = type(knowledge).__name__, tuple(knowledge.key.shape), knowledge.key.dtype, heads, dtype
+    return form if isinstance(knowledge, DenseKnowledge) else (*form, knowledge.materialised)
+
+
+def _of_model(knowledge: Knowledge) -> Tensor:
+    """A tensor of the model's dtype."""
+    return knowledge.key if isinstance(knowledge, DenseKnowledge) else knowledge.projection.key_weight

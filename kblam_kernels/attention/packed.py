@@ -198,7 +198,7 @@ def of_requests(
         knowledge_range[:, 1] = M
     check_range(knowledge_range, "num_requests", R, like.device)
     if max_span is not None:
-        knowledge_range = _within(max_span, knowledge_range.clamp(0, M))
+        knowledge_range = _within(whole("max_span", max_span), knowledge_range.clamp(0, M), M)
     if not isinstance(knowledge_bias, Tensor):
         bias_rows(knowledge_bias, 1, 1, like)  # what is no bias is refused there
         knowledge_bias = torch.full((R,), knowledge_bias, dtype=torch.float32, device=like.device)
@@ -206,13 +206,15 @@ def of_requests(
     return knowledge_range, knowledge_bias
 
 
-def _within(max_span: int, ranges: Tensor) -> Tensor:
-    """Ranges (R, 2) of at most so many tokens."""
-    max_span = whole("max_span", max_span)
+def _within(max_span: int, ranges: Tensor, M: int) -> Tensor:
+    """Ranges (R, 2) of at most so many tokens; they lie within [0, M]."""
+    # Numbers that an int32 range may not hold, `max_span` and what it is added to, would wrap around.
+    most = min(max_span, M)
     start, stop = ranges.unbind(1)
-    if _is_readable(ranges) and bool((stop - start > max_span).any()):
+    length = stop - start
+    if _is_readable(ranges) and bool((length > most).any()):
         refuse(f"a range is longer than max_span={max_span}: {ranges.tolist()}")
-    return torch.stack([start, torch.minimum(stop, start + max_span)], 1)
+    return torch.stack([start, start + length.clamp(max=most)], 1)
 
 
 def _is_readable(tensor: Tensor) -> bool:

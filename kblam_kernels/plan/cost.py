@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -67,6 +68,8 @@ def falls_at(workload: Workload, device: Device, most: int) -> int:
     if not device.has_scratch:
         return most
     least = _fold(workload, 1)
+    # No sequence of Python is longer, and so many queries fold long before.
+    most = min(most, sys.maxsize)
     return 1 + bisect.bisect_left(range(1, most), True, key=lambda queries: _fold(workload, queries) > least)
 
 

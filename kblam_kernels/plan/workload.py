@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kblam_kernels.errors import refuse
+from kblam_kernels.errors import whole
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Workload:
         absorbable: False for an adapter whose projections are not linear at the end: it has no latents.
 
     Raises:
-        UnsupportedInputError: if a size is not positive (`triples` may be 0).
+        UnsupportedInputError: if a size is no whole number, or not positive (`triples` may be 0).
     """
 
     triples: int
@@ -38,11 +38,10 @@ class Workload:
     absorbable: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_heads", "head_dim", "layers", "batch", "prefill_tokens", "element_size"):
-            if getattr(self, name) < 1:
-                refuse(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.triples < 0:
-            refuse(f"triples must be at least 0; got {self.triples}")
+        names = ("width", "num_heads", "head_dim", "layers", "batch", "prefill_tokens", "element_size", "latent_size")
+        for name in names:
+            whole(name, getattr(self, name))
+        whole("triples", self.triples, least=0)
 
     @property
     def latent_bytes(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.checks import bias_rows, row_weight_of
-from kblam_kernels.common.columns import biased, chunks, inside_range
+from kblam_kernels.common.columns import biased, chunks, inside_range, may_be_read
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse, tensors, whole
 from kblam_kernels.evidence.interface import check_scores
@@ -51,7 +51,7 @@ def prune(
     """
     hidden: dict[str, Any] = {"knowledge_bias": knowledge_bias, "knowledge_range": knowledge_range}
     index = choose(knowledge_query, knowledge, k, row_weight=row_weight, **hidden)
-    chosen = select(knowledge, index)
+    chosen = _taken(knowledge, index)
     if knowledge_range is not None:
         # Where a row sees fewer than k tokens, the others are not its own, and may be NaN.
         start, end = knowledge_range[:, :1], knowledge_range[:, 1:]
@@ -93,7 +93,15 @@ def choose(
 
 
 def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
-    """Tokens index[b] of each batch row: (B, Hq, k, D), gathered, or projected from the gathered latents."""
+    """Tokens index[b] of each batch row: (B, Hq, k, D), gathered, or projected from the gathered latents.
+
+    Args:
+        index: int64 (B, k), each in [0, M).
+
+    Raises:
+        UnsupportedInputError: an index of another shape, dtype or device; rows of knowledge that are not B; and, where
+            reading the index waits for no device, one that is no token's. The message names it.
+    """
     check_layout(knowledge)
     tensors(index=index)
     if index.dim() != 2 or index.dtype != torch.int64 or index.device != knowledge.key.device:
@@ -101,6 +109,18 @@ def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
             f"index must be int64 (B, k) on {knowledge.key.device}; "
             f"got {index.dtype} {tuple(index.shape)} on {index.device}"
         )
+    rows, M = knowledge.key.shape[0], knowledge.num_tokens
+    if knowledge.key.dim() == 4 and rows not in (1, len(index)):
+        refuse(f"index must have a row for each of {rows} rows of knowledge; got {tuple(index.shape)}")
+    if may_be_read(index) and not torch.compiler.is_compiling():
+        strange = index[(index < 0) | (index >= M)]
+        if len(strange) > 0:
+            refuse(f"index must be in [0, M={M}); got {strange[0].item()}")
+    return _taken(knowledge, index)
+
+
+def _taken(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:
+    """`select`, of indices that are there."""
     B, k = index.shape
     if isinstance(knowledge, DenseKnowledge):
         H, M, D = knowledge.key.shape[-3:]

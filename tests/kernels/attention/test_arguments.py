@@ -34,6 +34,7 @@ from tests.kernels.problems import Problem, evidence_of, make, make_latent
 
 QUERY, KEY = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8)
 KNOWLEDGE = DenseKnowledge(torch.randn(4, 7, 8), torch.randn(4, 7, 8))
+LATENTS = make_latent(M=7).knowledge
 LSE = torch.zeros(2, 4, 3)
 NOTHING: Any = None
 TEXT: Any = "3"
@@ -128,6 +129,12 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "an adapter's bias of text": (lambda: absorbed(WEIGHT, TEXT), "key_bias must be a tensor; got str"),
     "a vector to narrow": (lambda: narrowed(WEIGHT[0]), r"weight must be .*\(O, P\); got torch.float32 \(6,\)"),
     "a choice in halves": (lambda: select(KNOWLEDGE, torch.zeros(2, 3)), r"index must be int64.*float32 \(2, 3\)"),
+    "a choice past the end": (lambda: select(KNOWLEDGE, torch.tensor([[0, 7]])), r"in \[0, M=7\); got 7"),
+    "a choice before the start": (lambda: select(LATENTS, torch.tensor([[6, -1]])), r"in \[0, M=7\); got -1"),
+    "a choice of other rows": (
+        lambda: select(DenseKnowledge(*[torch.zeros(3, 4, 7, 8)] * 2), torch.zeros(2, 1).long()),
+        r"a row for each of 3 rows of knowledge; got \(2, 1\)",
+    ),
     "keys of text": (lambda: DenseKnowledge(TEXT, TEXT), "key must be a tensor; got str"),
     "no projection": (lambda: LatentProjection(NOTHING, NOTHING, NOTHING, NOTHING), "key_weight must be a tensor"),
     "a projection of text": (

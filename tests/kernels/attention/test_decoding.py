@@ -219,6 +219,9 @@ def test_what_is_written_in_place_is_seen(straight: Callable[[], None], library:
         (lambda q, k, v, r: ((q, k[..., :8], v, r), {}), "key and value must both be"),
         (lambda q, k, v, r: ((q, k, v[:, :, 1:], r), {}), "key and value must both be"),
         (lambda q, k, v, r: ((q, k[0], v[0], r), {}), "key must be of rank 4"),
+        (lambda q, k, v, r: ((q, None, v, r), {}), "key must be a tensor; got NoneType"),
+        (lambda q, k, v, r: ((q, k, [v], r), {}), "value must be a tensor; got list"),
+        (lambda q, k, v, r: ((q, k[0, 0], v[0, 0], r), {}), "key must be of rank 4"),
         (lambda q, k, v, r: ((q, k[:, :, :0], v[:, :, :0], r), {}), "key must hold the N=1 new tokens"),
         (lambda q, k, v, r: ((q, k, v, r[:, :2]), {}), "knowledge_query must have the shape"),
         (lambda q, k, v, r: ((q, k, v, r.double()), {}), "knowledge_query is torch.float64"),
@@ -226,7 +229,7 @@ def test_what_is_written_in_place_is_seen(straight: Callable[[], None], library:
         (lambda q, k, v, r: ((q, k, v, r), {"knowledge_bias": torch.zeros(7)}), r"\(M=300,\)"),
         (lambda q, k, v, r: ((q, k, v, r), {"prompt_mask": torch.ones(B, 2, dtype=torch.bool)}), "prompt_mask must"),
         (lambda q, k, v, r: ((q, k, v, r), {"knowledge_range": torch.zeros(B, 2)}), "knowledge_range must be int32"),
-        (lambda q, k, v, r: ((q, k.to("meta"), v, r), {}), "one device; got cpu and meta"),
+        (lambda q, k, v, r: ((q, k.to("meta"), v, r), {}), r"key is torch\.float32 on meta"),
     ],
 )
 def test_bad_input_is_refused_in_every_call(knowledge: Any, spoil: Any, message: str, library: None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kblam_kernels import DenseKnowledge, KnowledgePlan, LatentKnowledge, UnsupportedInputError
+from kblam_kernels import DenseKnowledge, KnowledgePlan, LatentKnowledge, LatentProjection, UnsupportedInputError
 from kblam_kernels.attention import packed
 from kblam_kernels.common.launch import Launch, recording
 from kblam_kernels.common.splits import GROUP
@@ -241,6 +242,34 @@ def test_a_run_refuses(change: Any, message: str) -> None:
     told(attend, step)
     with pytest.raises(UnsupportedInputError, match=message):
         attend.run(*change(step.knowledge_query, step.knowledge))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {"projection": of_projection(p, lambda t: t[:, :8])}, r"planned .*\(4, 16\).*got .*\(4, 8\)"),
+        (lambda p: {"projection": of_projection(p, Tensor.double)}, r"planned .*float32.*got .*float64"),
+        (lambda p: {"materialised": True}, r"planned .*False\).*got .*True\)"),
+    ],
+    ids=["heads", "dtype", "materialised"],
+)
+def test_a_layer_that_takes_other_memory_is_refused(change: Any, message: str) -> None:
+    step, _ = steps(is_latent=True, storage=torch.float16)
+    knowledge = step.knowledge
+    assert isinstance(knowledge, LatentKnowledge)
+    attend = KnowledgePlan(knowledge, MOST, backend="reference")
+    told(attend, step)
+    changes = change(knowledge.projection)
+    if "projection" in changes and changes["projection"].key_weight.dtype == torch.float64:
+        changes["norm"] = knowledge.norm.double()
+    other = dataclasses.replace(knowledge, **changes)
+    query = step.knowledge_query[..., : other.head_dim].to(other.projection.key_weight.dtype)
+    with pytest.raises(UnsupportedInputError, match=f"form of the {message}"):
+        attend.run(query, other)
+
+
+def of_projection(projection: LatentProjection, change: Callable[[Tensor], Tensor]) -> LatentProjection:
+    return LatentProjection(*(change(t) for t in vars(projection).values()))
 
 
 @pytest.mark.parametrize(

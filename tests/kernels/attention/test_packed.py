@@ -170,6 +170,22 @@ def test_the_longest_span_changes_no_result(backend: str, is_latent: bool, stora
     tolerances.check_lse(lse, exact_lse)
 
 
+@pytest.mark.parametrize("longest", [2**31 - 1, 2**31, 2**63 - 1])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64], ids=str)
+def test_a_longest_span_that_says_any_is_none(kind: torch.dtype, longest: int) -> None:
+    """Added to where a span starts it does not fit into an int32: requests saw nothing."""
+    made = batch([2, 1, 1], [(5, 40), (0, 40), (9, 3)], dtype=FLOAT32)
+    expected, ranges = made.run(), made.ranges.to(kind)
+    options: dict[str, Any] = {"knowledge_bias": made.bias, "backend": "reference"}
+    found = partial_knowledge_attention(
+        made.knowledge_query, made.knowledge, made.starts, ranges, max_span=longest, **options
+    )
+    attend = KnowledgePlan(made.knowledge, 8, max_span=longest, backend="reference")
+    attend.plan(made.starts, ranges, knowledge_bias=made.bias)
+    for results in (found, attend.run(made.knowledge_query, made.knowledge)):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected, strict=True))
+
+
 @pytest.mark.usefixtures("interpreted", "rows_apart")
 @pytest.mark.parametrize("is_latent", [False, True])
 def test_a_base_has_the_same_bits_wherever_it_lies_in_the_pool(is_latent: bool) -> None:

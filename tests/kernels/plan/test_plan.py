@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -244,9 +245,22 @@ def test_a_pin_that_cannot_be_raises_and_does_not_fall_back() -> None:
         plan(dataclasses.replace(LLAMA, absorbable=False), "a100", pin="latent")
 
 
+@pytest.mark.parametrize("size", [{"batch": 2**62}, {"prefill_tokens": 2**62}], ids=["batch", "prompt"])
+def test_any_size_has_a_plan(size: dict[str, Any]) -> None:
+    """More queries than a sequence of Python may have."""
+    made = plan(Workload(100_000, 384, 32, 128, layers=11, **size), "a100")
+    assert made.path(size.get("prefill_tokens", 512)) == made.prefill == "materialise"
+
+
 def test_sizes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UnsupportedInputError, match="head_dim must be at least 1; got 0"):
         dataclasses.replace(SHAPE, head_dim=0)
+    none_of_them: list[Any] = [1.5, "many", float("nan")]
+    for size in none_of_them:
+        with pytest.raises(UnsupportedInputError, match=f"triples must be a whole number; got {size!r}"):
+            dataclasses.replace(SHAPE, triples=size)
+    with pytest.raises(UnsupportedInputError, match=r"batch must be below 2\*\*63"):
+        dataclasses.replace(SHAPE, batch=2**63)
     with pytest.raises(UnsupportedInputError, match="triples must be at least 0; got -1"):
         dataclasses.replace(SHAPE, triples=-1)
     with pytest.raises(UnsupportedInputError, match="device 'abacus' is not one of cpu, cuda, a100, h100, h200"):
