@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.errors import EngineError
+from kblam.errors import EncoderMismatchError, EngineError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows, room_for
-from kblam.models.checks import check_encoder
+from kblam.models.checks import called, check_encoder
 from kblam.models.formats import LatentFormat, storage_dtype
 from kblam.vllm.registry import Loaded, Registry, file_at
 from kblam.vllm.saying import Sayings
@@ -223,6 +223,7 @@ class KnowledgePool(nn.Module):
         def begin() -> int:
             opened.append(KnowledgeBase.open(path, read_only=True))
             check_encoder(self.config, opened[0])
+            self._check_like_others(name, opened[0])
             return opened[0].dimension
 
         try:
@@ -260,6 +261,21 @@ class KnowledgePool(nn.Module):
         self._current = left
         self._sweep()
 
+    def _check_like_others(self, name: str, base: KnowledgeBase) -> None:
+        """One encoder reads the questions to all bases; an adapter may not record which.
+
+        Raises:
+            EncoderMismatchError: it is another one's.
+        """
+        for other, version in self._current.items():
+            if other != name and version.loaded.encoder != base.fingerprint:
+                raise EncoderMismatchError(
+                    f"the knowledge base {name!r} was built with encoder "
+                    f"{called(base.fingerprint, base.encoder_spec)}, {other!r} with {called(version.loaded.encoder)}, "
+                    "and one encoder reads the questions to all bases of an engine; rebuild one of them, or start an "
+                    "engine for each"
+                )
+
     def _of(self, name: str) -> Version:
         if name not in self._current:
             raise EngineError(f"there is no knowledge base {name!r:.80}; there are {sorted(self._current)}")
@@ -288,7 +304,7 @@ class KnowledgePool(nn.Module):
                 raise EngineError(f"the knowledge base {name!r} changes faster than workers follow; try again")
             (rows,) = made
             room.settle()
-            loaded = Loaded(rows.revision, self._generation + 1, rows.count, path, file)
+            loaded = Loaded(rows.revision, self._generation + 1, rows.count, path, file, base.fingerprint)
             version = Version(name, base, rows, room, loaded)
             current = {**self._current, name: version}
             self._all(lambda: self._say(current))

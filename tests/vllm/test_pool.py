@@ -169,6 +169,22 @@ def test_a_base_that_does_not_fit_is_refused_and_its_room_given_back(
     assert set(Registry(engine).bases()) == {"a"}
 
 
+def test_bases_of_two_encoders_are_not_served_together_where_an_adapter_does_not_record_its_own(
+    engine: Any, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """One encoder reads the questions to all of them."""
+    adapter = KnowledgeAdapter(replace(CONFIG, encoder=None)).eval()
+    pool = pool_of(adapter, engine, {"a": bases["a"]}, capacity=400)
+    with KnowledgeBase.create(tmp_path / "other.kb", HashingEncoder(WIDTH, seed=1)) as base:
+        base.add(Triple("a", "b", "c"))
+    before = pool.bases()
+    with pytest.raises(EncoderMismatchError, match=r"'other' was built with encoder .*, 'a' with 'hashing:0:16', and"):
+        pool.load("other", str(tmp_path / "other.kb"))
+    assert pool.bases() == before
+    pool.load("a", str(tmp_path / "other.kb"))  # in its place
+    assert Registry(engine).bases()["a"].encoder == "hashing:1:16"
+
+
 def test_gaps_between_bases_are_closed_where_a_base_fits_into_all_of_them_together(
     adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path], tmp_path: Path
 ) -> None:
