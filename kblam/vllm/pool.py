@@ -95,7 +95,7 @@ class KnowledgePool(nn.Module):
     """Knowledge of one worker. Latents are whole in every worker; of the projections it has those of its heads.
 
     Everything is in buffers that are as large as they will be from the start: vLLM counts them as weights when it
-    measures how much memory there is for its cache.
+    measures how much memory there is for its cache, and they are what it saves when it sleeps (level 2).
 
     Args:
         settings: of the engine.
@@ -152,6 +152,8 @@ class KnowledgePool(nn.Module):
         for name, buffer in self.latents.items():
             self.register_buffer(name.replace(" ", "_"), buffer, persistent=False)
         self._layers = {layer: self._of_layer(layer) for layer in config.knowledge_layers}
+        for number, tensor in enumerate(self._other_tensors()):
+            self.register_buffer(f"other_{number}", tensor, persistent=False)
         for name, path in settings.knowledge.items():
             self.load(name, path)
         self._say(self._current)
@@ -161,6 +163,14 @@ class KnowledgePool(nn.Module):
         p = whole.projection
         mine = (part[self.heads].contiguous() for part in (p.key_weight, p.key_bias, p.value_weight, p.value_bias))
         return dataclasses.replace(whole, projection=LatentProjection(*mine))
+
+    def _other_tensors(self) -> list[Tensor]:
+        """All that it has beside the latents, each once: a worker with all heads has whole projections."""
+        parts = ("key_weight", "key_bias", "value_weight", "value_bias")
+        projections = [getattr(one.projection, part) for one in self._layers.values() for part in parts]
+        weights = [weight.detach() for weight in self._adapter[0].state_dict(keep_vars=True).values()]
+        found = [*weights, *self.form.tensors, *projections]
+        return list({(one.data_ptr(), one.shape): one for one in found}.values())
 
     def layer(self, layer: int) -> LatentKnowledge:
         """All rows, as one layer reads them with this worker's heads."""
