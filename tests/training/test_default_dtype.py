@@ -66,7 +66,8 @@ def test_what_a_step_reads_is_the_same(prepared: Prepare, tmp_path: Path, under_
 @pytest.mark.parametrize("question_head", ["linear", "mlp", None])
 def test_training_starts_from_the_same(question_head: Any, under_both: Any) -> None:
     model = tiny_model()
-    config = AdapterConfig.for_model(model.config, 16, question_head=question_head)
+    hidden = 8 if question_head == "mlp" else 0
+    config = AdapterConfig.for_model(model.config, 16, question_head=question_head, question_hidden_dim=hidden)
 
     def measured() -> dict[str, torch.Tensor]:
         return {str(layer): lse for layer, lse in measure(model, config, [[5, 6, 7], [9]]).prompt_lse.items()}
