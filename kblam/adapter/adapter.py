@@ -94,7 +94,7 @@ class KnowledgeAdapter(
         local_files_only: bool = False,
         revision: str | None = None,
     ) -> KnowledgeAdapter:
-        """An adapter from a folder or the hub, on the CPU, in eval mode.
+        """An adapter from a folder or the hub, in float32, on the CPU, in eval mode.
 
         In place of the mixin's own, which loads what names happen to match, prints, and may unpickle.
 
@@ -118,7 +118,9 @@ class KnowledgeAdapter(
         config = read_config(folder)
         # Before there is memory for what a config alone asks for.
         check_weights_file(cls._without_memory(config), folder, strict=strict)
-        adapter = cls(config)
+        # Engines set torch's default dtype and device to the model's, and weights would be rounded to that.
+        with torch.device("cpu"):
+            adapter = cls(config).float()
         load_weights(adapter, folder, strict=strict)
         return adapter.eval()
 

@@ -147,6 +147,14 @@ class LatentFormat:
             )
         self._slots = {layer: config.slot_of(layer) for layer in config.knowledge_layers}
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it computes with, beside the adapter's own weights."""
+        norm, parts = self._absorbed.key_norm, ("key_weight", "key_bias", "value_weight", "value_bias")
+        slots = [getattr(slot, part) for slot in self._absorbed.slots for part in parts]
+        bases = [basis for basis in (self._key_basis, self._value_basis) if basis is not None]
+        return [*bases, norm.factor, norm.offset, *slots]
+
     def _narrow(self, last: nn.Linear) -> tuple[Tensor, Tensor | None]:
         """The weight that reads the latents, and the map from embeddings to latents (None if these are the same)."""
         if last.in_features == self.width:

@@ -29,10 +29,6 @@ _TYPE_OF_STATUS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_REPLACED = (
-    "the file of this knowledge base was removed or replaced while the server ran; what is there now is served after a "
-    "restart of the server, other knowledge bases meanwhile"
-)
 
 
 class ApiError(Exception):
@@ -68,6 +64,12 @@ class ApiError(Exception):
 
 GONE = 499  # the client has left, and nobody reads the status
 SERVER_FAILED = ApiError(500, "the server failed; its log says why", "server_failed")
+REPLACED = ApiError(
+    503,
+    "the file of this knowledge base was removed or replaced while the server ran; what is there now is served after a "
+    "restart of the server, other knowledge bases meanwhile",
+    "knowledge_base_replaced",
+)
 
 
 class QueueFullError(Exception):
@@ -139,7 +141,7 @@ def told(error: BaseException) -> ApiError:
         return ApiError(500, "the knowledge base cannot be written; it is as it was", "write_failed")
     if isinstance(error, StoreReplacedError):
         logger.warning("%s", error)
-        return ApiError(503, _REPLACED, "knowledge_base_replaced")
+        return REPLACED
     if isinstance(error, EncoderError):
         logger.warning("%s", error)
         return ApiError(500, "the sentence encoder failed; nothing was changed", "encoder_failed")

@@ -199,7 +199,7 @@ class BatchBuilder:
             tokens, start = torch.tensor(prompt + answer), len(prompt) - 1
             ids[line, : len(tokens) - 1], mask[line, : len(tokens) - 1] = tokens[:-1], True
             labels[line, start : len(tokens) - 1] = torch.tensor(answer)
-            weight[line, start : len(tokens) - 1] = torch.tensor(weights)
+            weight[line, start : len(tokens) - 1] = torch.tensor(weights, dtype=torch.float32)
             evidence += [(line, start + offset, column) for offset, column in spots]
         return {
             "input_ids": ids,

@@ -81,7 +81,8 @@ def sentence_loss(logits: Tensor, batch: Batch) -> Tensor:
 def evidence_weight(batch: Batch) -> Tensor:
     """(E,) weight of each row of `batch.evidence` in the retrieval term."""
     row, position, _ = batch.evidence.unbind(1)
-    return torch.where(position == batch.first[row], FIRST_EVIDENCE_WEIGHT, 1.0)
+    weight = torch.ones_like(position, dtype=torch.float32)
+    return weight.masked_fill(position == batch.first[row], FIRST_EVIDENCE_WEIGHT)
 
 
 def evidence_loss(query: Tensor, lse: Tensor, keys: Tensor, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:

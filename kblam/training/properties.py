@@ -195,7 +195,7 @@ def learn_head(
 
 def _weights(further: Tensor) -> Tensor:
     """How often each question is drawn; all alike if there is one kind alone."""
-    share = torch.where(further, _FURTHER_ROWS, 1 - _FURTHER_ROWS)
+    share = torch.full_like(further, 1 - _FURTHER_ROWS, dtype=torch.float32).masked_fill(further, _FURTHER_ROWS)
     return share / torch.where(further, further.sum(), (~further).sum())
 
 

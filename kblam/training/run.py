@@ -238,7 +238,10 @@ class Trainer:
         summed = accelerator.reduce(torch.stack([sums[name] for name in names]).to(accelerator.device), "sum")
         found_sums = dict(zip(names, summed.tolist(), strict=True))
         figures = {name: value / max(1.0, counts[name]) for name, value in found_sums.items()}
-        return {"loss": float(total_loss({n: torch.tensor(v) for n, v in found_sums.items()}, counts)), **figures}
+        return {
+            "loss": float(total_loss({n: torch.tensor(v, dtype=torch.float32) for n, v in found_sums.items()}, counts)),
+            **figures,
+        }
 
     def inputs(self, asked: AskedBatch, part: int, parts: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
         """What the learner takes, for one of so many equal parts of a batch's rows."""

@@ -18,11 +18,11 @@ from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
 from kblam.generation.parts import as_meant
 from kblam.generation.prompt import check_question
-from kblam.knowledge import Encoder, KnowledgeBase
+from kblam.knowledge import Encoder
 from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
 from kblam.vllm.deciding import foreseen
-from kblam.vllm.files import AllNames, BaseNames
+from kblam.vllm.files import AllNames, BaseNames, opened
 from kblam.vllm.registry import Loaded, Registry
 from kblam.vllm.settings import UNKNOWN as CHOICES
 from kblam.vllm.settings import Settings
@@ -36,7 +36,9 @@ VECTOR = "kblam_vector"
 VECTORS = "kblam_vectors"
 # How many answers a request has, if several: the scheduler sees each of them alone.
 SAMPLES = "kblam_samples"
-ADDED = (VECTOR, VECTORS, SAMPLES)
+# By which encoder, and which of its layers, these vectors were made.
+ENCODER = "kblam_encoder"
+ADDED = (VECTOR, VECTORS, SAMPLES, ENCODER)
 _KEPT = 4096
 # Characters that a token of a prompt has at most, by a wide margin.
 _LONGEST_TOKEN = 16
@@ -57,6 +59,7 @@ class Asked:
         unknown: what becomes of an unknown question, in place of the engine's setting.
         base_prompt: token ids that the base model is asked with, where it answers; None makes them from the question.
         vectors: what the judge reads of each text that its decision needs: (L + 1) P numbers.
+        encoder: by which the vectors were made, as `FrontEnd` says it.
     """
 
     base: str | None
@@ -67,6 +70,7 @@ class Asked:
     unknown: str | None = None
     base_prompt: tuple[int, ...] | None = None
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    encoder: str | None = None
 
 
 def asked_of(sampling_params: Any) -> Asked:
@@ -111,6 +115,7 @@ def asked_of(sampling_params: Any) -> Asked:
         extra.get(UNKNOWN),
         None if prompt is None else tuple(prompt),
         vectors,
+        extra.get(ENCODER),
     )
 
 
@@ -150,12 +155,13 @@ class FrontEnd:
         self._registry = Registry(vllm_config)
         self._model = vllm_config.model_config
         self._lock = threading.RLock()
-        self._encoder: Encoder | None = None
+        # With the fingerprint by which it was asked for.
+        self._encoder: tuple[str, Encoder] | None = None
         rules = self._settings.rules(adapter)
         self._decides = rules.config.pointer or rules.unknown is not None
         self._names = AllNames(self._registry.bases)
-        # By text, the oldest first.
-        self._kept: dict[str, list[float]] = {}
+        # By encoder and text, the oldest first.
+        self._kept: dict[tuple[str, str], list[float]] = {}
 
     def version_of(self, base: str) -> Loaded | None:
         """What the engine has of a knowledge base now; None if nothing."""
@@ -257,6 +263,11 @@ class FrontEnd:
             raise EngineRequestError(
                 f"{QUESTION} was not encoded to {width} numbers: this front end did not start the engine"
             )
+        if loaded is not None and (asked.vector or asked.vectors) and asked.encoder != self._encoded_by(loaded):
+            raise EngineRequestError(
+                f"{QUESTION} was encoded for another engine of this process, which has a base {asked.base!r:.80} of "
+                "another encoder; give the bases of the engines different names"
+            )
         return loaded
 
     def admit(self, params: Any) -> None:
@@ -278,9 +289,11 @@ class FrontEnd:
         rules = self.rules(asked)
         is_judged = rules is not None or self.adapter.confidence is not None
         names = self._names_of(loaded) if is_judged else None
-        question = as_meant(self.adapter, asked.question, names, self._its_encoder())
+        encoder = self._its_encoder(loaded)
+        question = as_meant(self.adapter, asked.question, names, encoder)
         texts = [question] if rules is None or names is None else foreseen(question, names, rules)
-        vectors = self._encoded(texts)
+        vectors = self._encoded(texts, encoder)
+        extra[ENCODER] = self._encoded_by(loaded)
         if self.adapter.question_head is not None:
             extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :]
         if rules is not None:
@@ -290,25 +303,31 @@ class FrontEnd:
         with self._lock:
             return self._names.of(loaded)
 
-    def _its_encoder(self) -> Encoder:
-        with self._lock:
-            if self._encoder is None:
-                # That of any base: all of them, and the adapter, have the same.
-                path = next(iter(self._registry.bases().values())).path
-                with KnowledgeBase.open(path, read_only=True) as base:
-                    self._encoder = layered(base.encoder, self.adapter.property_layers)
-            return self._encoder
+    def _encoded_by(self, loaded: Loaded) -> str:
+        return " ".join([loaded.encoder, *map(str, self.adapter.property_layers)])
 
-    def _encoded(self, texts: list[str]) -> dict[str, list[float]]:
+    def _its_encoder(self, loaded: Loaded) -> Encoder:
+        """That of a base, and of all others that the engine has now.
+
+        Raises:
+            StoreError: the base's file cannot be read, or is another one by now, which may be of another encoder.
+        """
+        with self._lock:
+            if self._encoder is None or self._encoder[0] != loaded.encoder:
+                self._encoder = loaded.encoder, layered(opened(loaded).encoder, self.adapter.property_layers)
+            return self._encoder[1]
+
+    def _encoded(self, texts: list[str], encoder: Encoder) -> dict[str, list[float]]:
         """The sentence vectors of texts, with the layers before them that the judge reads, each encoded once."""
         # One at a time: an encoder is a model of its own, which takes all cores.
         with self._lock:
-            if new := [text for text in texts if text not in self._kept]:
-                for text, vector in zip(new, encoded(self._its_encoder(), new).tolist(), strict=True):
-                    self._kept[text] = vector
-            found = {text: self._kept[text] for text in texts}
-            for text in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):
-                del self._kept[text]
+            by = encoder.fingerprint
+            if new := [text for text in texts if (by, text) not in self._kept]:
+                for text, vector in zip(new, encoded(encoder, new).tolist(), strict=True):
+                    self._kept[by, text] = vector
+            found = {text: self._kept[by, text] for text in texts}
+            for oldest in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):
+                del self._kept[oldest]
             return found
 
 

@@ -101,6 +101,7 @@ class Decider:
         # Of the question that is being decided.
         self._vectors: Mapping[str, Sequence[float]] = {}
         self._encoder: Encoder | None = None
+        self._encoder_of: str | None = None  # its fingerprint, without the layers
         self._judges = Judges(adapter, self.encode, Registry(vllm_config).bases)
         self._words: dict[int, VersionWords] = {}
         self._past = Past(folder_of(vllm_config))
@@ -119,9 +120,9 @@ class Decider:
         Raises:
             KblamError: its file cannot be read, or its properties not be encoded.
         """
-        if self._encoder is None:
+        if self._encoder is None or self._encoder_of != loaded.encoder:
             encoder = opened(loaded).encoder
-            self._encoder = layered(encoder, self.asked.config.property_layers)
+            self._encoder, self._encoder_of = layered(encoder, self.asked.config.property_layers), loaded.encoder
         self._vectors = {}  # what nobody has proved must not become a property's
         self._judges.of(loaded)
 

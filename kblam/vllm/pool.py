@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kblam.adapter import KnowledgeAdapter
-from kblam.errors import EngineError
+from kblam.errors import EncoderMismatchError, EngineError
 from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.rows import MIN_CAPACITY, DeviceRows, room_for
-from kblam.models.checks import check_encoder
+from kblam.models.checks import called, check_encoder
 from kblam.models.formats import LatentFormat, storage_dtype
 from kblam.vllm.registry import Loaded, Registry, file_at
 from kblam.vllm.saying import Sayings
@@ -95,7 +95,7 @@ class KnowledgePool(nn.Module):
     """Knowledge of one worker. Latents are whole in every worker; of the projections it has those of its heads.
 
     Everything is in buffers that are as large as they will be from the start: vLLM counts them as weights when it
-    measures how much memory there is for its cache.
+    measures how much memory there is for its cache, and they are what it saves when it sleeps (level 2).
 
     Args:
         settings: of the engine.
@@ -152,6 +152,8 @@ class KnowledgePool(nn.Module):
         for name, buffer in self.latents.items():
             self.register_buffer(name.replace(" ", "_"), buffer, persistent=False)
         self._layers = {layer: self._of_layer(layer) for layer in config.knowledge_layers}
+        for number, tensor in enumerate(self._other_tensors()):
+            self.register_buffer(f"other_{number}", tensor, persistent=False)
         for name, path in settings.knowledge.items():
             self.load(name, path)
         self._say(self._current)
@@ -161,6 +163,14 @@ class KnowledgePool(nn.Module):
         p = whole.projection
         mine = (part[self.heads].contiguous() for part in (p.key_weight, p.key_bias, p.value_weight, p.value_bias))
         return dataclasses.replace(whole, projection=LatentProjection(*mine))
+
+    def _other_tensors(self) -> list[Tensor]:
+        """All that it has beside the latents, each once: a worker with all heads has whole projections."""
+        parts = ("key_weight", "key_bias", "value_weight", "value_bias")
+        projections = [getattr(one.projection, part) for one in self._layers.values() for part in parts]
+        weights = [weight.detach() for weight in self._adapter[0].state_dict(keep_vars=True).values()]
+        found = [*weights, *self.form.tensors, *projections]
+        return list({(one.data_ptr(), one.shape): one for one in found}.values())
 
     def layer(self, layer: int) -> LatentKnowledge:
         """All rows, as one layer reads them with this worker's heads."""
@@ -223,6 +233,7 @@ class KnowledgePool(nn.Module):
         def begin() -> int:
             opened.append(KnowledgeBase.open(path, read_only=True))
             check_encoder(self.config, opened[0])
+            self._check_like_others(name, opened[0])
             return opened[0].dimension
 
         try:
@@ -260,6 +271,21 @@ class KnowledgePool(nn.Module):
         self._current = left
         self._sweep()
 
+    def _check_like_others(self, name: str, base: KnowledgeBase) -> None:
+        """One encoder reads the questions to all bases; an adapter may not record which.
+
+        Raises:
+            EncoderMismatchError: it is another one's.
+        """
+        for other, version in self._current.items():
+            if other != name and version.loaded.encoder != base.fingerprint:
+                raise EncoderMismatchError(
+                    f"the knowledge base {name!r} was built with encoder "
+                    f"{called(base.fingerprint, base.encoder_spec)}, {other!r} with {called(version.loaded.encoder)}, "
+                    "and one encoder reads the questions to all bases of an engine; rebuild one of them, or start an "
+                    "engine for each"
+                )
+
     def _of(self, name: str) -> Version:
         if name not in self._current:
             raise EngineError(f"there is no knowledge base {name!r:.80}; there are {sorted(self._current)}")
@@ -288,7 +314,7 @@ class KnowledgePool(nn.Module):
                 raise EngineError(f"the knowledge base {name!r} changes faster than workers follow; try again")
             (rows,) = made
             room.settle()
-            loaded = Loaded(rows.revision, self._generation + 1, rows.count, path, file)
+            loaded = Loaded(rows.revision, self._generation + 1, rows.count, path, file, base.fingerprint)
             version = Version(name, base, rows, room, loaded)
             current = {**self._current, name: version}
             self._all(lambda: self._say(current))

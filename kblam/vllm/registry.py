@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import shutil
+import stat
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 
 from kblam.strict_json import loads
 from kblam.whole import write_whole
+from kblam.whole.unfinished import beside, held, remove_unless_in_use
 
-_BASES, _IN_USE = "bases.json", "in_use.json"
+_BASES, _IN_USE, _LOCK = "bases.json", "in_use.json", "lock"
+_FOLDER = "kblam-vllm-"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Loaded:
         triples: how many.
         path: of the file.
         file: which one it is, as `file_at` has it; another one may be put in its place.
+        encoder: fingerprint of the encoder that it was built with.
     """
 
     revision: int
@@ -40,6 +44,7 @@ class Loaded:
     triples: int
     path: str
     file: str
+    encoder: str = ""
 
 
 class Registry:
@@ -96,18 +101,37 @@ def file_at(path: str | Path) -> str:
 
 def folder_of(vllm_config: Any) -> Path:
     """Of an engine, the same in all of its processes."""
-    return Path(tempfile.gettempdir()) / f"kblam-vllm-{vllm_config.instance_id}"
+    return Path(tempfile.gettempdir()) / f"{_FOLDER}{vllm_config.instance_id}"
 
 
 def open_folder(vllm_config: Any) -> Path:
-    """Makes the folder of an engine, readable by this user alone; it goes with this process."""
+    """Makes the folder of an engine, readable by this user alone; it goes with this process.
+
+    A process that is killed leaves it; it then goes when this user starts the next engine.
+    """
     folder = folder_of(vllm_config)
-    folder.mkdir(mode=0o700)
+    for left in folder.parent.glob(f"{_FOLDER}*"):
+        if _is_own(left):
+            remove_unless_in_use(left / _LOCK, left)
+    unfinished = beside(folder, "part")  # nobody else sees it without its lock
+    unfinished.mkdir(mode=0o700)
+    handle = held(unfinished / _LOCK)
+    unfinished.rename(folder)
     maker = os.getpid()
 
     def remove() -> None:
         if os.getpid() == maker:  # not a worker that was forked from it
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
 
     atexit.register(remove)
     return folder
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder of this user, and no link."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kblam.errors import EngineRequestError, GenerationError, KblamError
+from kblam.errors import EngineRequestError, GenerationError, KblamError, StoreReplacedError
 from kblam.generation.answer import Answer, is_refusal
 from kblam.generation.evidence import evidence_record
 from kblam.generation.plan import Plan
@@ -17,7 +17,12 @@ from kblam.vllm.registry import Loaded
 
 def said_of(error: KblamError) -> dict[str, Any]:
     """What the response of a request that cannot be answered says: why, and whether another request could be."""
-    return {"error": str(error), "of_request": isinstance(error, EngineRequestError | GenerationError)}
+    return {**_why(error), "of_request": isinstance(error, EngineRequestError | GenerationError)}
+
+
+def _why(error: KblamError) -> dict[str, Any]:
+    """The message, and whether the base's file is another one by now."""
+    return {"error": str(error)} | ({"replaced": True} if isinstance(error, StoreReplacedError) else {})
 
 
 class Samples:
@@ -99,7 +104,7 @@ class Response:
             try:
                 said["evidence"] = self._evidence()
             except KblamError as error:  # raised, it would end the engine
-                said["error"] = str(error)
+                said |= _why(error)
         return said
 
     def _decided(self, plan: Plan, tokens: Sequence[int], decider: Decider) -> dict[str, Any]:

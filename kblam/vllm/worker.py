@@ -9,8 +9,8 @@ from kblam.vllm.pool import serving_pool
 
 
 class KnowledgeWorker:
-    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples, path, rows and
-    bytes.
+    """Methods of every worker. Each returns what it has then, by name: revision, generation, triples, path, encoder,
+    rows and bytes.
 
     `llm.collective_rpc("kblam_load", args=("facts", "facts.kb"))` returns the answer of each worker.
     """

@@ -35,7 +35,7 @@ def unfinished_file(target: Path) -> Iterator[Path]:
     # The suffix stays: some writers look at it.
     name = target.stem
     for left in _left(target.parent, name, _LOCK):
-        _remove_unless_in_use(left, *_of_one_call(left))
+        remove_unless_in_use(left, *_of_one_call(left))
     with contextlib.ExitStack() as stack:
         lock = _locked(target, name, _LOCK, stack)
         unfinished = lock.with_name(f"{lock.name.removesuffix(_LOCK)}{_PART}{target.suffix}")
@@ -55,7 +55,7 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
         OSError: it cannot be made; it names the target.
     """
     for left in _left(target.parent, target.name, _PART):
-        _remove_unless_in_use(left)
+        remove_unless_in_use(left)
     with contextlib.ExitStack() as stack:
         yield _locked(target, target.name, _PART, stack)
 
@@ -124,7 +124,21 @@ def _of(target: Path, error: OSError) -> OSError:
     return OSError(error.errno, error.strerror, str(target))
 
 
-def _remove_unless_in_use(path: Path, *others: Path) -> None:
+def held(path: Path) -> int:
+    """Makes a file and locks it until the handle that is returned is closed, or the process and its forks have ended.
+
+    Raises:
+        OSError: it is there, or cannot be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def remove_unless_in_use(path: Path, *others: Path) -> None:
+    """Removes what has a lock at `path`, if it has one that nobody holds any more, and the others with it."""
     if fcntl is None:
         return
     try:

@@ -59,6 +59,23 @@ def test_an_adapter_comes_back_as_it_was(changes: dict[str, Any], tmp_path: Path
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_defaults_of_torch_do_not_matter(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Engines set them to the model's."""
+    adapter = make(question_head="mlp", question_hidden_dim=5, property_width=6)
+    adapter.save_pretrained(tmp_path)
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device("meta")
+        loaded = KnowledgeAdapter.from_pretrained(tmp_path).state_dict()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for name, weight in adapter.state_dict().items():
+        assert (loaded[name].dtype, loaded[name].device.type) == (torch.float32, "cpu"), name
+        assert torch.equal(loaded[name], weight), name
+
+
 def test_the_folder_holds_the_adapter_and_nothing_else(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())

@@ -11,6 +11,7 @@ import torch
 from kblam.generation.decision import rules_of
 from kblam.vllm import admission, deciding
 from kblam.vllm.files import BaseNames
+from kblam.vllm.registry import Loaded
 from tests.generation.asking import Asked
 from tests.generation.test_long_question import LONG, short  # noqa: F401  # a fixture
 from tests.generation.test_pointer import CURRENCY
@@ -18,9 +19,10 @@ from tests.generation.test_pointer import CURRENCY
 
 def front_end(asked: Asked, rules: Any) -> Any:
     front = admission.FrontEnd.__new__(admission.FrontEnd)
-    front.adapter, front._encoder, front._lock, front._kept = asked.attachment.config, asked.encoder, _Lock(), {}
-    names = BaseNames(asked.kb)
-    stubs: Any = {"check": lambda *_: object(), "rules": lambda _: rules, "_names_of": lambda _: names}
+    front.adapter, front._lock, front._kept = asked.attachment.config, _Lock(), {}
+    loaded, names = Loaded(1, 1, 5, "facts.kb", "0.1", asked.encoder.fingerprint), BaseNames(asked.kb)
+    front._encoder = loaded.encoder, asked.encoder
+    stubs: Any = {"check": lambda *_: loaded, "rules": lambda _: rules, "_names_of": lambda _: names}
     for name, stub in stubs.items():
         setattr(front, name, stub)
     return front

@@ -121,6 +121,59 @@ def test_a_worker_has_the_heads_that_are_its_own(
     assert torch.equal(part.question_parts(vector)[3], whole.question_parts(vector)[3][2:])
 
 
+def tensors_of(what: Any) -> dict[int, torch.Tensor]:
+    """All tensors that an object of ours can reach, by the memory that they are in."""
+    found, todo, seen = dict[int, torch.Tensor](), [what], set()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found[one.data_ptr()] = one.detach()
+        elif isinstance(one, dict):
+            todo += one.values()
+        elif isinstance(one, list | tuple | set):
+            todo += one
+        elif hasattr(one, "__dict__") and type(one).__module__.startswith(("kblam", "torch.nn")):
+            todo.append(vars(one))
+    return found
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+@pytest.mark.parametrize("heads", [slice(0, 4), slice(2, 4)], ids=["alone", "one of two"])
+def test_a_worker_that_slept_has_all_it_had_if_its_buffers_were_saved(
+    heads: slice, storage: str, engine: Any, bases: dict[str, Path]
+) -> None:
+    """vLLM saves the buffers of its model at level 2, and nothing else of what was made with it; nor weights."""
+    config = replace(
+        CONFIG, projector="mlp", mlp_depth=1, mlp_hidden_dim=12, question_head="mlp", question_hidden_dim=8
+    )
+    torch.manual_seed(0)
+    shape: Any = {"dtype": torch.float32, "device": torch.device("cpu"), "heads": heads, "tells": True}
+    settings = Settings("adapter", {name: str(path) for name, path in bases.items()}, storage=storage)
+    pool = KnowledgePool(settings, KnowledgeAdapter(config).eval(), Registry(engine), **shape)
+    query = torch.randn(5, heads.stop - heads.start, CONFIG.head_dim)
+    starts, span = torch.tensor([0, 5], dtype=torch.int32), torch.tensor([[0, 90]])
+
+    def known() -> list[torch.Tensor]:
+        parts = pool.question_parts(tuple(range(WIDTH)))
+        attended = [partial_knowledge_attention(query, pool.layer(layer), starts, span) for layer in parts]
+        weights = [pool.query_weight(layer) for layer in parts]
+        encoded = pool.form.encode(*torch.ones(2, 3, WIDTH)).values()
+        return [one.clone() for one in (*parts.values(), *sum(attended, ()), *weights, *encoded) if one is not None]
+
+    before = known()
+    saved = {name: buffer.clone() for name, buffer in pool.named_buffers()}
+    for tensor in tensors_of(pool).values():
+        tensor.fill_(77)
+    for name, buffer in pool.named_buffers():
+        buffer.data.copy_(saved[name])
+    for now, then in zip(known(), before, strict=True):
+        assert torch.equal(now, then)
+    assert not pool.state_dict()  # of the checkpoint it has nothing
+
+
 def test_a_version_stays_as_long_as_a_request_needs_it(
     adapter: KnowledgeAdapter, engine: Any, bases: dict[str, Path]
 ) -> None:
@@ -167,6 +220,22 @@ def test_a_base_that_does_not_fit_is_refused_and_its_room_given_back(
         pool.unload("none")
     pool.unload("b")
     assert set(Registry(engine).bases()) == {"a"}
+
+
+def test_bases_of_two_encoders_are_not_served_together_where_an_adapter_does_not_record_its_own(
+    engine: Any, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """One encoder reads the questions to all of them."""
+    adapter = KnowledgeAdapter(replace(CONFIG, encoder=None)).eval()
+    pool = pool_of(adapter, engine, {"a": bases["a"]}, capacity=400)
+    with KnowledgeBase.create(tmp_path / "other.kb", HashingEncoder(WIDTH, seed=1)) as base:
+        base.add(Triple("a", "b", "c"))
+    before = pool.bases()
+    with pytest.raises(EncoderMismatchError, match=r"'other' was built with encoder .*, 'a' with 'hashing:0:16', and"):
+        pool.load("other", str(tmp_path / "other.kb"))
+    assert pool.bases() == before
+    pool.load("a", str(tmp_path / "other.kb"))  # in its place
+    assert Registry(engine).bases()["a"].encoder == "hashing:1:16"
 
 
 def test_gaps_between_bases_are_closed_where_a_base_fits_into_all_of_them_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from kblam.serve.vllm.engine import VllmEngine
 from kblam.serve.vllm.telling import Telling, knowledge_of
 from kblam.serve.vllm.watch import WATCH, Said, Watch
 from kblam.strict_json import loads
+
+logger = logging.getLogger("kblam")
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 # Of the model alone. What is in no list is not served: vLLM has paths for whoever runs it, and some that know no keys.
@@ -76,8 +79,11 @@ class _Passed(Response):
             back = _Back(self._telling(watch), scope, send)
             await self._engine.app(_inner(scope, payload), back.receiving(payload, receive), back.take)
             await back.end(scope, receive)
+        label = NO_BASE if asked.base is None else asked.base.place.label
+        for error in {(one.knowledge or {}).get("error") for one in watch.answers.values()} - {None}:
+            if watch.failure is None:
+                logger.warning("%s: %s", label, error)
         if watch.is_whole:
-            label = NO_BASE if asked.base is None else asked.base.place.label
             refused = asked.base is not None and any(self._knowledge(one)["refused"] for one in watch.answers.values())
             self._service.metrics.answer(label, watch.prompt_tokens, watch.answer_tokens, refused=refused)
 

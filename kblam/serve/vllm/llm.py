@@ -11,7 +11,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils.async_utils import merge_async_iterators
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from kblam.serve.vllm.watch import WATCH, Watch
+from kblam.serve.vllm.watch import WATCH, watched
 from kblam.vllm.admission import BASE
 
 Outputs = AsyncGenerator[Any, None]
@@ -30,10 +30,10 @@ class WatchedLLM(AsyncLLM):
         if watch is None:
             return ask(prompt, sampling_params, request_id, **kwargs)
         if sampling_params.n == 1 or BASE not in (sampling_params.extra_args or {}):
-            return _watched(ask(prompt, sampling_params, request_id, **kwargs), watch)
+            return watched(ask(prompt, sampling_params, request_id, **kwargs), watch)
         samples = [_sample(sampling_params, at) for at in range(sampling_params.n)]
         each = [ask(prompt, one, f"{request_id}-{at}", **kwargs) for at, one in enumerate(samples)]
-        outputs = _watched(_together(each, request_id), watch)
+        outputs = watched(_together(each, request_id), watch)
         return _as_one(outputs) if sampling_params.output_kind == RequestOutputKind.FINAL_ONLY else outputs
 
 
@@ -61,10 +61,3 @@ async def _as_one(outputs: Outputs) -> Outputs:
     whole = each[-1]
     whole.outputs = sorted((one for output in each for one in output.outputs), key=lambda one: one.index)
     yield whole
-
-
-async def _watched(outputs: Outputs, watch: Watch) -> Outputs:
-    async with aclosing(outputs):
-        async for output in outputs:
-            watch.see(output)
-            yield output

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from kblam.generation.answer import is_refusal
-from kblam.serve.failures import SERVER_FAILED, ApiError, dumped
+from kblam.serve.failures import REPLACED, SERVER_FAILED, ApiError, dumped
 from kblam.serve.vllm.watch import Said, Watch
 from kblam.strict_json import loads
 
 _CODES = {400: "bad_parameter", 404: "not_found", 429: "queue_full", 503: "unavailable"}
 _TOO_LONG = ("input_tokens", "input_text")  # what vLLM calls a prompt that its context has no room for
+_UNREADABLE = "the file of this knowledge base cannot be read; the server's log says why"
 _DATA = b"data: "
 Basis = Callable[[Said], dict[str, Any]]
 
@@ -28,6 +29,8 @@ def knowledge_of(base: str, answer: Said, refusal: str) -> dict[str, Any]:
     """
     said = dict(answer.knowledge or {})
     said.pop("knowledge_base", None)  # what the engine calls it
+    if "error" in said:  # of the evidence's words; it may name files
+        said["error"] = REPLACED.message if said.pop("replaced", False) else _UNREADABLE
     evidence = [
         {**one, "mass": round(one["mass"], 6), "changed": one.get("changed", False)} for one in said.pop("evidence", [])
     ]
@@ -111,9 +114,8 @@ class Telling:
         return basis
 
     def error(self, said: Any, status: int) -> ApiError:
-        """What vLLM says where it does not answer; it calls what our scheduler refuses a failure of its own."""
-        refusal = self._watch.refusal
-        return _told(said, status) if refusal is None else ApiError(400, refusal, "cannot_answer")
+        """What vLLM says where it does not answer, if the engine has not said why."""
+        return self._watch.failure or _told(said, status)
 
     def first_error(self, events: bytes) -> ApiError | None:
         """The error that a stream begins with; None if it begins with an answer."""

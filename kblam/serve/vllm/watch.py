@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+from kblam.errors import EngineRequestError, KblamError
+from kblam.serve.failures import REPLACED, SERVER_FAILED, ApiError, told
+
+logger = logging.getLogger("kblam")
 
 
 @dataclass
@@ -29,14 +37,14 @@ class Watch:
         prompt_tokens, answer_tokens: so far.
         answers: by index, each so far.
         is_whole: whether all of them are.
-        refusal: why the engine does not answer the request as it is; None if it does.
+        failure: what the client is told where the engine does not answer; None where it does, or says nothing of it.
     """
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
     answers: defaultdict[int, Said] = field(default_factory=lambda: defaultdict(Said))
     is_whole: bool = False
-    refusal: str | None = None
+    failure: ApiError | None = None
 
     def see(self, output: Any) -> None:
         """A `RequestOutput` of vLLM whose outputs hold what is new in it; with a base there is one."""
@@ -47,9 +55,31 @@ class Watch:
             said = self.answers[one.index]
             said.text += one.text
             said.knowledge = said.knowledge if knowledge is None else knowledge
-            if one.finish_reason == "error" and knowledge is not None and knowledge.get("of_request"):
-                self.refusal = knowledge["error"]
-        self.is_whole = self.refusal is None and (self.is_whole or output.finished)
+            if one.finish_reason == "error" and knowledge is not None and "error" in knowledge:
+                self.failure = _told(knowledge)
+        self.is_whole = self.failure is None and (self.is_whole or output.finished)
+
+
+def _told(knowledge: dict[str, Any]) -> ApiError:
+    """What a client is told of a refusal of our scheduler; vLLM calls each a failure of its own."""
+    if knowledge.get("of_request"):
+        return ApiError(400, knowledge["error"], "cannot_answer")
+    logger.warning("%s", knowledge["error"])  # it may name files
+    return REPLACED if knowledge.get("replaced") else SERVER_FAILED
+
+
+async def watched(outputs: AsyncGenerator[Any, None], watch: Watch) -> AsyncGenerator[Any, None]:
+    """The outputs of a request, each of which the watch has seen, or why there are no more."""
+    try:
+        async with aclosing(outputs):
+            async for output in outputs:
+                watch.see(output)
+                yield output
+    except Exception as error:
+        # What fails in our part of the front end vLLM raises as a failure of its own.
+        if isinstance(error.__cause__, KblamError) and not isinstance(error.__cause__, EngineRequestError):
+            watch.failure = told(error.__cause__)
+        raise
 
 
 # That of the request in whose context vLLM is asked.

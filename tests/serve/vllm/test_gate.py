@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
 from types import SimpleNamespace
@@ -14,11 +15,11 @@ import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from kblam.adapter import AdapterConfig
-from kblam.errors import GenerationError
+from kblam.errors import EncoderError, GenerationError, KblamError, StoreReplacedError
 from kblam.models import chat_template
 from kblam.serve.failures import QueueFullError
 from kblam.serve.vllm.prompts import Prompts
-from kblam.serve.vllm.watch import WATCH
+from kblam.serve.vllm.watch import WATCH, watched
 from tests.generation.asking import EMBEDDING_DIM, byte_bpe
 from tests.serve.contract import CHAT, chunks
 from tests.serve.vllm.standing_in import EVIDENCE, PROMPT, Served
@@ -198,15 +199,23 @@ def test_what_only_the_server_can_mend_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("of_request", [True, False])
-def test_what_the_scheduler_refuses_is_told_if_another_request_could_be_answered(
-    of_request: bool, is_stream: bool
+@pytest.mark.parametrize(
+    ("more", "status", "code"),
+    [
+        ({"of_request": True}, 400, "cannot_answer"),
+        ({"of_request": False}, 500, "server_failed"),
+        ({"of_request": False, "replaced": True}, 503, "knowledge_base_replaced"),
+    ],
+    ids=["of the request", "of the server", "replaced"],
+)
+def test_what_the_scheduler_refuses_is_told_as_what_it_is(
+    more: dict[str, bool], status: int, code: str, is_stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """vLLM calls both a failure of its own."""
+    """vLLM calls all of it a failure of its own."""
     served = Served()
     failed = {"error": {"message": "Internal server error", "code": 500}}
     one = SimpleNamespace(index=0, text="", token_ids=[], finish_reason="error")
-    knowledge = {"error": "a part of the question takes 900 tokens", "of_request": of_request}
+    knowledge = {"error": "a part of the question takes 900 tokens", **more}
     output = SimpleNamespace(
         outputs=[one], kv_transfer_params={"kblam": knowledge}, prompt_token_ids=[1], finished=True
     )
@@ -223,9 +232,59 @@ def test_what_the_scheduler_refuses_is_told_if_another_request_could_be_answered
 
     served.behind.answers = refused
     response = served.ask(stream=is_stream)
-    expected = (400, "cannot_answer") if of_request else (500, "server_failed")
-    assert (response.status_code, response.json()["error"]["code"]) == expected
-    assert ("900 tokens" in response.text) == of_request
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    # What only the server can mend is in its log.
+    assert ("900 tokens" in response.text, "900 tokens" in caplog.text) == (status == 400, status != 400)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreReplacedError("/srv/facts.kb was removed"), "knowledge_base_replaced"),
+        (EncoderError("x"), "encoder_failed"),
+    ],
+)
+def test_what_fails_in_the_front_end_is_told_as_what_it_is(error: KblamError, code: str) -> None:
+    """vLLM raises its own error from it, whose message says nothing."""
+
+    async def outputs() -> AsyncIterator[Any]:
+        raise RuntimeError from error
+        yield
+
+    def failed(_: object) -> Response:
+        watch = WATCH.get()
+        assert watch is not None
+        with pytest.raises(RuntimeError), ThreadPoolExecutor(1) as pool:  # a loop runs in this thread
+            pool.submit(asyncio.run, anext(watched(outputs(), watch))).result(60)  # type: ignore[arg-type]
+        return JSONResponse({"error": {"message": "Internal server error", "code": 500}}, 500)
+
+    served = Served()
+    served.behind.answers = failed
+    response = served.ask()
+    assert response.json()["error"]["code"] == code
+    assert "/srv" not in response.text
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_evidence_whose_words_cannot_be_read_names_no_file(replaced: bool, caplog: pytest.LogCaptureFixture) -> None:
+    served = Served()
+    said = {"knowledge_base": "x", "revision": 7, "error": "/srv/facts.kb was removed"}
+    as_it_was = served.behind.said
+
+    def unread(body: dict[str, Any]) -> Response:
+        response = as_it_was(body)
+        watch = WATCH.get()
+        assert watch is not None
+        watch.answers[0].knowledge = said | ({"replaced": True} if replaced else {})
+        return response
+
+    served.behind.answers = unread
+    body = served.ask().json()
+    assert body["kblam"]["evidence"] == []
+    assert ("replaced while the server ran" in body["kblam"]["error"]) == replaced
+    assert "replaced" not in body["kblam"]
+    assert "/srv" not in json.dumps(body)
+    assert caplog.text.count("facts: /srv/facts.kb was removed") == 1
 
 
 def test_what_only_servers_tell_each_other_is_not_taken_by_another_name() -> None:

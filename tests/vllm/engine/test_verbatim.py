@@ -237,3 +237,16 @@ def test_words_that_have_changed_since_the_engine_was_told_are_not_said(engine: 
     engine.collective_rpc("kblam_update", args=("live",))
     outputs = ask(engine, [("live", question), ("live", engines.question_about(changed))])
     assert [knowledge_of(output)["text"].split(" is ")[1] for output in outputs] == [f"{value}.", "pale green."]
+
+
+def test_a_file_that_was_replaced_is_said_to_be_so_where_its_words_were_not_read(
+    engine: Any, bases: dict[str, Path], live: Path
+) -> None:
+    Path(shutil.copy(bases["hr"], live.parent / "new.kb")).replace(live)
+    (output,) = ask(engine, [("live", engines.question_about(engines.of_base("facts")[70]))])
+    assert output.outputs[0].finish_reason == "error"
+    said = knowledge_of(output)
+    assert said == {"error": said["error"], "of_request": False, "replaced": True}
+    assert f"{live} was removed, or replaced by another file" in said["error"]
+    (output,) = ask(engine, [("facts", one_fact())])
+    assert knowledge_of(output)["known"] is True

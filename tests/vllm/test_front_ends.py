@@ -1,0 +1,127 @@
+"""Questions are encoded by the encoder of the base that they are asked of; no vLLM is needed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kblam import KnowledgeBase, Triple
+from kblam.adapter import AdapterConfig
+from kblam.errors import EngineRequestError, StoreReplacedError
+from kblam.vllm import admission
+from kblam.vllm.admission import ENCODER, VECTOR, FrontEnd, admit, asked_of
+from kblam.vllm.registry import Loaded, Registry, file_at, open_folder
+from tests.fakes import HashingEncoder
+
+WIDTH, QUESTION = 16, "What is the color of the falcon?"
+CONFIG = AdapterConfig(WIDTH, 32, 4, 2, 16, question_head="linear")
+
+
+class Engine(SimpleNamespace):
+    """As much of vLLM's config as is read."""
+
+
+@pytest.fixture(autouse=True)
+def _one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(admission, "_OPEN", [])
+    monkeypatch.setattr(
+        "kblam.knowledge.knowledge_base.load_recorded_encoder", lambda spec, _: encoder_of(int(spec.split(":")[1]))
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Any]:
+    """Starts an engine with bases of an encoder, by name; returns its config, which it lives as long as."""
+    alive = []
+
+    def started(seed: int, *names: str) -> Any:
+        settings = {"kblam": {"adapter": "a folder"}}
+        model = SimpleNamespace(max_model_len=64, get_vocab_size=lambda: 100)
+        alive.append(Engine(instance_id=str(len(alive)), additional_config=settings, model_config=model))
+        open_folder(alive[-1])
+        Registry(alive[-1]).say_bases({name: loaded(tmp_path / f"{name} {len(alive)}.kb", seed) for name in names})
+        admission.opens(alive[-1], CONFIG)
+        return alive[-1]
+
+    return started
+
+
+def encoder_of(seed: int) -> HashingEncoder:
+    return HashingEncoder(WIDTH, seed=seed)
+
+
+def loaded(path: Path, seed: int) -> Loaded:
+    with KnowledgeBase.create(path, encoder_of(seed)) as base:
+        base.add(Triple("Falcon", "color", "grey"))
+        return Loaded(base.revision, 1, len(base), str(path), file_at(path), base.fingerprint)
+
+
+def asking(base: str) -> Any:
+    return SimpleNamespace(n=1, extra_args={"kblam_kb": base, "kblam_question": QUESTION})
+
+
+def vector(seed: int) -> Any:
+    return pytest.approx(encoder_of(seed).encode([QUESTION])[0].tolist())
+
+
+def test_of_two_engines_each_reads_its_own_encoder_s_vectors(start: Callable[..., Any]) -> None:
+    engines = [start(0, "facts"), start(1, "others")]
+    for seed, base in enumerate(("facts", "others")):
+        params = asking(base)
+        admit(params)
+        assert params.extra_args[VECTOR] == vector(seed)
+        assert FrontEnd(engines[seed], CONFIG).check_encoded(asked_of(params), params) is not None
+
+
+def test_vectors_of_another_engine_s_encoder_are_refused_where_names_are_the_same(start: Callable[..., Any]) -> None:
+    """vLLM does not say to which engine a request goes, and one vector is as wide as the other."""
+    first, second = start(0, "facts"), start(1, "facts")
+    params = asking("facts")
+    admit(params)
+    assert FrontEnd(second, CONFIG).check_encoded(asked_of(params), params) is not None
+    with pytest.raises(EngineRequestError, match="for another engine of this process, which has a base 'facts' of ano"):
+        FrontEnd(first, CONFIG).check_encoded(asked_of(params), params)
+    start(0, "facts")  # of the same encoder as the first
+    params = asking("facts")
+    admit(params)
+    assert FrontEnd(first, CONFIG).check_encoded(asked_of(params), params) is not None
+
+
+def test_nobody_says_by_himself_who_encoded_a_question(start: Callable[..., Any]) -> None:
+    start(0, "facts")
+    params = asking("facts")
+    params.extra_args |= {VECTOR: [0.0] * WIDTH, ENCODER: "another"}
+    admit(params)
+    assert params.extra_args[VECTOR] == vector(0)
+    assert params.extra_args[ENCODER] == encoder_of(0).fingerprint
+
+
+def test_a_base_of_another_encoder_in_the_place_of_one_has_its_own_vectors(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """An adapter may not record its encoder."""
+    engine = start(0, "facts")
+    admit(asking("facts"))
+    Registry(engine).say_bases({"facts": loaded(tmp_path / "other.kb", 1)})
+    params = asking("facts")
+    admit(params)
+    assert params.extra_args[VECTOR] == vector(1)
+
+
+def test_the_encoder_is_not_taken_from_a_file_that_was_put_in_a_base_s_place(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    start(0, "facts", "others")
+    loaded(tmp_path / "new.kb", 1)
+    (tmp_path / "new.kb").replace(tmp_path / "facts 1.kb")
+    with pytest.raises(StoreReplacedError, match=r"facts 1\.kb was removed, or replaced by another file"):
+        admit(asking("facts"))
+    params = asking("others")
+    admit(params)
+    assert params.extra_args[VECTOR] == vector(0)
