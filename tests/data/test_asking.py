@@ -69,7 +69,7 @@ def test_a_small_base_has_only_so_many_questions() -> None:
     found = about_base(BASE[:4], 50, shares=parse_shares("open"))
     assert 2 < len(found) <= 50
     assert len({one.question.casefold() for one in found}) == len(found)
-    with pytest.raises(DataError, match="at least 2 names"):
+    with pytest.raises(DataError, match="at least 2 names; this one has 1"):
         about_base(BASE[:3], 5)
 
 
