@@ -139,7 +139,10 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
     [
         ('{"question": "a", "answer": ""}', "s.jsonl:1: the answer is missing or empty"),
         ('{"user_input": "a"}', r"s.jsonl:1: the answer \(reference or response\) is missing or empty"),
-        ('{"user_input": [{"content": "a"}], "reference": "b"}', r"the question \(user_input\) must be one text, got \["),
+        (
+            '{"user_input": [{"content": "a"}], "reference": "b"}',
+            r"the question \(user_input\) must be one text, got \[",
+        ),
         ('{"instruction": "a"}', r"the answer \(output\) is missing or empty"),
         ('{"q": 1}', "no question in it"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "one question and one answer"),
