@@ -27,6 +27,7 @@ from kblam.cli.options import (
     Verbose,
 )
 from kblam.cli.output import err, evidence_lines, out, print_json, waiting
+from kblam.cli.tables import wrapped
 from kblam.serve import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def print_plan(loaded: LoadedModel) -> None:
     """How the knowledge of the last question was read, with the reasons, on stderr."""
     from kblam.models.copies import resident_for
 
-    err.print(Text(str(resident_for(loaded.attachment, loaded.knowledge_base).plan), style="dim"), soft_wrap=True)
+    plan = resident_for(loaded.attachment, loaded.knowledge_base).plan
+    err.print(Text(wrapped(str(plan), err), style="dim"), soft_wrap=True)
 
 
 def print_evidence(answer: Answer, *, copies: bool) -> None:

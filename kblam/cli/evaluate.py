@@ -88,14 +88,13 @@ def evaluate(
         from kblam.data.drawing import check_base
         from kblam.evaluation.loop import RememberingEncoder
         from kblam.evaluation.material import standard_material
-        from kblam.evaluation.plan import OWN
         from kblam.evaluation.run import Evaluation
 
         if triples is not None:
             facts = tuple((t.name, t.property, t.value) for t in triples)
             # Another key is another knowledge base, in which other facts are found.
             keys = {t.identity: t.key_string for t in triples if t.key_string is not None}
-            check_base(facts, OWN)
+            check_base(facts, str(loaded.knowledge_base.path))
             plan = replace(plan, own=facts, own_keys=keys)
         warn_of(replace(options, kb=loaded.knowledge_base.path), loaded)
         own_encoder = loaded.knowledge_base.encoder

@@ -1,14 +1,15 @@
-"""Rows of texts as lines: cut to the width of the screen, whole where there is none."""
+"""Texts as the screen is wide: rows are cut, lines go on below themselves; whole where there is no screen."""
 
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from kblam.cli.output import can_print, out, visible
+from kblam.cli.output import SafeConsole, can_print, out, visible
 
 _GAP = 2
 
@@ -48,9 +49,23 @@ class Rows:
         return set_cell_size(text, max(0, width - len(self._mark))).rstrip() + self._mark[:width]
 
 
-def screen_width() -> int | None:
+def screen_width(console: SafeConsole = out) -> int | None:
     """Columns of the screen, or those that COLUMNS asks for; None for a file or a pipe, which have no width."""
-    return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdigit() else None
+    return console.width if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else None
+
+
+def wrapped(text: str, console: SafeConsole = out) -> str:
+    """Lines of words that are longer than the screen go on in the next one, behind their own indentation."""
+    width = screen_width(console)
+    if width is None:
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
 
 
 def fair_widths(natural: Sequence[int], room: int) -> list[int]:

@@ -20,7 +20,10 @@ from kblam.cli.output import err, out, progress_bar
 if TYPE_CHECKING:
     from kblam.knowledge import KnowledgeBase, Triple
 
-CACHE = Path("build/train-cache")
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder for sentence vectors, used again; default: vectors in the user's cache."),
+]
 _LISTED = "--settings lists them"
 
 
@@ -34,7 +37,7 @@ def train(
         Path | None, typer.Option("--kb", "-k", help="Your own triples: it learns from them, and calibrates on them.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what the output folder holds.")] = False,
-    cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
+    cache: Cache = None,
     device: Device = None,
     show_settings: Annotated[
         bool, typer.Option("--settings", help="Only list all settings, with their values.")
@@ -57,7 +60,23 @@ def train(
         return
     if output is None:
         raise CommandError("say with --output where checkpoints, log and the adapter go: --output my-adapter")
-    _train(settings, output, kb, resume=resume, cache=cache, device=device)
+    _train(settings, output, kb, resume=resume, cache=_cache(cache), device=device)
+
+
+def _cache(given: Path | None) -> Path:
+    """Where sentence vectors are kept: in one place, whatever folder a run is started in.
+
+    Raises:
+        CommandError: there is no home folder.
+    """
+    from kblam.models.smollm2 import cache_folder
+
+    try:
+        return cache_folder() / "vectors" if given is None else given
+    except RuntimeError as error:
+        raise CommandError(
+            f"no folder for sentence vectors: {str(error).rstrip('.')}; choose one: --cache FOLDER"
+        ) from None
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
@@ -131,7 +150,7 @@ def calibrate(
         Path | None, typer.Option("--kb", "-k", help="Questions are made from these triples; default: synthetic ones.")
     ] = None,
     questions: Annotated[int, typer.Option("--questions", "-n", min=20, help="How many.")] = 600,
-    cache: Annotated[Path, typer.Option("--cache", help="Folder for sentence vectors, used again.")] = CACHE,
+    cache: Cache = None,
     device: Device = None,
 ) -> None:
     """Learn anew when a question counts as known, on your own triples; minutes, and nothing else is trained.
@@ -176,7 +195,7 @@ def calibrate(
             given,
             base,
             encoder,
-            cache=cache,
+            cache=_cache(cache),
             triples=triples,
             questions=questions,
             device=device,

@@ -27,7 +27,7 @@ def answers(
     """(place, answer) of each thing that is asked, in whatever order; the end of the block stops what is under way.
 
     In the place of an answer stands the error of a request that fails while others are answered. Where nothing is
-    answered between two that fail, or between `MOST_REFUSED` that are refused, the error is raised.
+    answered between two that fail, or between `MOST_REFUSED` that are refused, or at all, the error is raised.
 
     Args:
         asked: what `ask` is called with, one by one.
@@ -60,7 +60,8 @@ def answers(
         thread.start()
 
     def answered() -> Iterator[tuple[int, Answered | RequestFailedError]]:
-        refused, is_fine, is_any = 0, False, False
+        # The first may fail by itself, as any other.
+        refused, is_fine, is_any = 0, True, False
         for further in range(len(asked) - 1, -1, -1):
             found = results.get()
             if isinstance(found, BaseException):
@@ -72,7 +73,7 @@ def answers(
                 refused += 1
                 if refused == MOST_REFUSED or not (further or is_any):
                     raise error
-            elif is_fine:
+            elif is_fine and (further or is_any):
                 is_fine = False
             else:
                 raise error

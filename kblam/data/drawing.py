@@ -120,7 +120,7 @@ def base_quiz(
 
 
 def check_base(facts: Iterable[Fact], name: str) -> None:
-    """Before long work: whether `base_quiz` can ask about a base.
+    """Before long work: whether `base_quiz` can ask about a base, by the name that its user knows.
 
     Raises:
         DataError: as `base_quiz`.
@@ -150,7 +150,7 @@ def questions_about(
     Raises:
         DataError: if it has fewer than two entities.
     """
-    known = _entities_of(facts, name, least=2)
+    known = _entities_of(facts, "this one", least=2)
     rng = question_stream(f"about {name} {seed}")
     properties = sorted({prop for entity in known for prop in entity.facts})
     unknown = [Entity(stranger, {rng.choice(properties): ""}) for stranger in strangers]

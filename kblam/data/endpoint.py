@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import httpx
@@ -27,7 +26,10 @@ from kblam.knowledge.encoders.secrets import redact
 from kblam.strict_json import decoder, loads
 
 _MOST_BYTES = 2**24  # of a reply: far more than any model writes
-_MOST_TRIES = 1000  # brackets in a reply that JSON may begin with
+_MOST_TRIES = 1000  # brackets in a reply that JSON does not begin with
+# What JSON begins with, and what is around the thinking of a model whose server leaves it in the reply.
+_MARK = re.compile(r"[\[{]|</?think(?:ing)?>")
+_THINKING_ENDS = re.compile(r"</think(?:ing)?>")
 _LIMITED = 429
 _OF_THE_REQUEST = frozenset({400, 413, 422})  # statuses that say nothing about other requests
 _LOOKED_AT = 10_000  # characters of a reply that a message shows the beginning of
@@ -69,6 +71,16 @@ class Reply:
     refusal: str | None = None
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the model, or the server's filter, would not answer."""
+        return self.refusal is not None or self.finish == "content_filter"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended at a length limit: asked the same way it ends there again."""
+        return self.finish == "length"
 
 
 class RequestFailedError(DataServerError):
@@ -261,16 +273,26 @@ def beginning(reply: str, most: int) -> str:
 def json_in(reply: str) -> Any:
     """The JSON in a reply, with or without text or a code fence around it; None if there is none.
 
-    The first with an object in it, else the first: text may say [1] before it.
+    The last with an object in it, else the last: text may say [1] beside it, and a draft may stand before it. What a
+    model says while it thinks (`<think>`) is no reply, and neither is what follows where its thinking has no end.
     """
-    first = None
-    # What does not begin with JSON soon holds none, and each try takes time with the length of the reply.
-    for match in islice(re.finditer(r"[\[{]", reply), _MOST_TRIES):
-        try:
-            found = decoder().raw_decode(reply, match.start())[0]
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) or any(isinstance(one, dict) for one in found):
-            return found
-        first = found if first is None else first
-    return first
+    last, last_with_object, at, failed = None, None, 0, 0
+    # What has many brackets that no JSON begins with holds none, and each try takes time with the length of the reply.
+    while failed < _MOST_TRIES and (mark := _MARK.search(reply, at)):
+        at = mark.end()
+        if mark[0].startswith("</"):  # all until here was thought; a prompt may have begun it
+            last = last_with_object = None
+        elif mark[0].startswith("<"):
+            end = _THINKING_ENDS.search(reply, at)
+            if end is None and not reply[: mark.start()].strip():
+                return None
+            at = at if end is None else end.start()
+        else:
+            try:
+                last, at = decoder().raw_decode(reply, mark.start())
+            except (ValueError, RecursionError):
+                failed += 1
+                continue
+            if isinstance(last, dict) or any(isinstance(one, dict) for one in last):
+                last_with_object = last
+    return last if last_with_object is None else last_with_object

@@ -66,23 +66,27 @@ def synthesise(
     """
     names = {name.lower() for name in taken}
     recent = list(taken)
-    left, useless = entities, 0
+    left, useless, most = entities, 0, ENTITIES_A_REPLY
     with ChatClient(endpoint) as client:
         while left > 0:
             prompt = PROMPT.format(
-                count=min(left, ENTITIES_A_REPLY),
+                count=(count := min(left, most)),
                 topic=f" that have to do with {topic}" if topic else "",
                 avoid=", ".join(recent[-_NAMES_TO_AVOID:]) or "none",
             )
-            reply = client.ask([{"role": "user", "content": prompt}], temperature=1.0).text
-            found, trouble = _entities(reply)
+            reply = client.ask([{"role": "user", "content": prompt}], temperature=1.0)
+            found, trouble = _entities(reply.text)
+            if reply.is_cut and not found:
+                trouble = "the reply was cut at its length limit"
+                most = max(1, count // 2)
             new = [entity for entity in found if entity[0].name.lower() not in names][:left]
             useless = 0 if new else useless + 1
             if useless == USELESS_REPLIES:
                 trouble = trouble or "every entity was there already"
+                other = f"a larger model, or another {argument('topic', '--topic', ('data synthesise',))}"
                 raise DataServerError(
                     f"{endpoint.model} at {client.url} wrote no new entity in {useless} replies; the last one: "
-                    f"{trouble}; use a larger model, or another {argument('topic', '--topic', ('data synthesise',))}"
+                    f"{trouble}; use {'a server with a higher one' if reply.is_cut and not found else other}"
                 )
             for entity in new:
                 if entity[0].name.lower() not in names:  # a reply may name one twice

@@ -22,7 +22,7 @@ OWN_NOTE = (
 )
 # Baselines read long prompts: by default they get so many of a row's questions.
 BASELINE_QUESTIONS = 50
-OWN = "own"  # the user's base, in messages
+OWN = "own"  # the user's base, in the drawing
 
 
 @dataclass(frozen=True)

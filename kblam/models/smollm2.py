@@ -99,10 +99,16 @@ def _size_of(name: str) -> int | None:
 
 
 def cache_folder() -> Path:
-    """The user's cache: $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam, else ~/.cache/kblam."""
+    """The user's cache: $KBLAM_CACHE, else $XDG_CACHE_HOME/kblam, else ~/.cache/kblam.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
     if named := os.environ.get("KBLAM_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kblam"
+        return Path(named).expanduser().absolute()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+    # As for the C++ kernels: the specification of these variables has relative paths ignored.
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "kblam"
 
 
 @functools.lru_cache(maxsize=1)

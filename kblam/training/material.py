@@ -107,7 +107,10 @@ def gather(
     train, held = Facts(entities), Facts(held_out)
     asked = draw_questions(train, config.retrieval_questions, config.seed)
     texts = [*train.key_texts, *held.key_texts, *train.values, *held.values, *(one.text for one in asked)]
-    say(f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions")
+    say(
+        f"{len(train):,} facts to learn from, {len(held):,} for checks; encoding them and {len(asked):,} questions, "
+        f"whose vectors are kept in {cache}"
+    )
     vectors = Vectors(texts, encoder, cache, progress)
     calibration = CalibrationData.gather(
         encoder,

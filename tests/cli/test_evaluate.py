@@ -227,7 +227,7 @@ def test_a_base_that_is_too_small_is_refused_before_anything_is_measured(
     with KnowledgeBase.create(tmp_path / "two.kb", ENCODER) as made:
         made.add(FACTS[:2])
     asked = ("--kb", tmp_path / "two.kb", *FEW, "--sizes", "60", *more, "--json", tmp_path / "r.json")
-    kblam("eval", *roomy, *asked).failed(2, "at least 3 names; own has 2")
+    kblam("eval", *roomy, *asked).failed(2, f"at least 3 names; {tmp_path / 'two.kb'} has 2")
     assert not (tmp_path / "r.json").exists()
 
 

@@ -39,6 +39,12 @@ def test_what_ids_in_rdf_begin_with_is_chosen(kb: Path, tmp_path: Path) -> None:
     kblam("data", "export", kb, "-o", tmp_path / "b.nt", "--base-iri", "data").failed(2, "'data' cannot be what IRIs")
 
 
+def test_a_base_without_example_questions_says_where_questions_come_from(kb: Path, tmp_path: Path) -> None:
+    asked = kblam("data", "export", kb, "-o", tmp_path / "set.jsonl", "--as", "ragas")
+    asked.failed(2, "has an example question; kblam data questions", "-o questions.jsonl asks about any base")
+    assert not (tmp_path / "set.jsonl").exists()
+
+
 def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
     with KnowledgeBase.create(tmp_path / "q.kb", ENCODER) as made:
         made.add([Triple(f"n{at}", "p", "v", question=f"q{at}?", answer="v") for at in range(20)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from datetime import datetime
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_info_speaks_in_units(long: Path) -> None:
     assert "3: color\\x07, kind, 高さ" in shown
     assert f"{datetime.fromtimestamp(1_700_000_000):%Y-%m-%d %H:%M} (revision 1)" in shown
     assert f"{size_of(facts['bytes'])}" in shown
+
+
+def test_a_plan_fits_the_screen_and_is_whole_in_a_file(
+    long: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan() -> list[str]:
+        shown = kblam("kb", "info", long, "--model", model_folder).ok().stdout
+        shown = re.sub(r"\S+ GB free", "1 GB free", shown[shown.index("plan for ") :])
+        return shown.splitlines()
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = plan()
+    monkeypatch.setattr("kblam.cli.tables.screen_width", lambda console: 60)
+    on_screen = plan()
+    assert max(map(len, on_screen)) <= 60 < max(map(len, whole))
+    assert " ".join(" ".join(on_screen).split()) == " ".join(" ".join(whole).split())
+    assert on_screen[1].startswith("  ")
 
 
 def test_info_says_how_a_model_reads_it(long: Path, model_folder: Path) -> None:

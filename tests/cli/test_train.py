@@ -39,6 +39,31 @@ def test_settings_are_listed_with_what_was_given() -> None:
     assert kblam("train", "--settings", "--max_steps", "7").ok().stdout == shown
 
 
+def test_vectors_are_kept_in_one_place_wherever_a_run_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(command, "_train", lambda *given, cache, **options: seen.append(cache))
+    monkeypatch.delenv("KBLAM_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for shared in ("", "relative", str(tmp_path / "shared")):
+        monkeypatch.setenv("XDG_CACHE_HOME", shared)
+        for folder in (tmp_path / "one", tmp_path / "two"):
+            folder.mkdir(exist_ok=True)
+            monkeypatch.chdir(folder)
+            kblam("train", "-o", "x").ok()
+    kblam("train", "-o", "x", "--cache", "mine").ok()
+    home, chosen = tmp_path / ".cache" / "kblam" / "vectors", tmp_path / "shared" / "kblam" / "vectors"
+    assert seen == [home, home, home, home, chosen, chosen, Path("mine")]
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", nobody)
+    kblam("train", "-o", "x").failed(2, "no folder for sentence vectors: Could not determine home directory; choose")
+
+
 def test_training_needs_a_folder_to_write() -> None:
     kblam("train", "--max_steps", "7").failed(2, "say with --output where checkpoints, log and the adapter go")
 

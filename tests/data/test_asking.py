@@ -22,7 +22,7 @@ from kblam.data.exporting import export_splits, read_questions
 from kblam.errors import DataError, DataServerError
 from kblam.knowledge import Source, Triple
 from kblam.knowledge.mention import says
-from tests.data.chat_server import ChatServer, serve
+from tests.data.chat_server import ChatServer, said, serve
 
 SOURCE = Source("birds.md", "it is green")
 BASE = [
@@ -69,7 +69,7 @@ def test_a_small_base_has_only_so_many_questions() -> None:
     found = about_base(BASE[:4], 50, shares=parse_shares("open"))
     assert 2 < len(found) <= 50
     assert len({one.question.casefold() for one in found}) == len(found)
-    with pytest.raises(DataError, match="at least 2 names"):
+    with pytest.raises(DataError, match="at least 2 names; this one has 1"):
         about_base(BASE[:3], 5)
 
 
@@ -109,7 +109,10 @@ def test_a_model_puts_questions_into_its_own_words(server: ChatServer) -> None:
     assert [(number, "HTTP 400" in why) for why, number in done.unanswered.items()] == [(10, True)]
     assert done.kept == 10 + len([at for at in same if not 10 <= at < 20])
     server.answer, server.replies = None, ["no"]
-    with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24"):
+    with pytest.raises(DataServerError, match="wrote no question that can be used for any of 24; use a larger model"):
+        rephrased(given, Endpoint(server.base_url, "writer"))
+    server.replies = [said('{"questions": [', finish="length")]
+    with pytest.raises(DataServerError, match=r"of 24 \(a reply that was cut .*\); use a server with a higher limit"):
         rephrased(given, Endpoint(server.base_url, "writer"))
 
 
@@ -184,6 +187,14 @@ def test_questions_about_documents_rest_on_their_words(server: ChatServer) -> No
     assert [why.partition(": ")[0] for why in written.refused] == ["no answer"]
     server.answer, server.replies = None, ["no"]
     with pytest.raises(DataServerError, match=r"for any of 2 pieces \(a reply without a list of questions\)"):
+        about_documents(pieces, 6, Endpoint(server.base_url, "writer"))
+    server.replies = [said('{"questions": [', finish="length"), said(None, refusal="Not of birds.")]
+    with pytest.raises(
+        DataServerError, match=r"\(a reply that .* limit, a reply that refuses: Not of birds\.\); use a"
+    ):
+        about_documents(pieces, 6, Endpoint(server.base_url, "writer"), concurrency=1)
+    server.replies = [said('{"questions": [', finish="length")]
+    with pytest.raises(DataServerError, match=r"length limit\); choose a smaller size of the pieces"):
         about_documents(pieces, 6, Endpoint(server.base_url, "writer"))
     with pytest.raises(DataError, match="have no text but headings"):
         about_documents([], 6, Endpoint(server.base_url, "writer"))

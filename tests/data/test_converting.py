@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from kblam.data.documents import converting, read_document
+from kblam.data.documents import Converter, converting, read_document
 from kblam.errors import DocumentError, MissingPackageError
 
 READS = pytest.mark.skipif(
@@ -107,6 +108,30 @@ def test_office_documents_and_pages_of_the_web(tmp_path: Path) -> None:
 
 
 @READS
+def test_cells_of_a_workbook_are_as_they_are(tmp_path: Path) -> None:
+    """In markitdown's Markdown what is empty is NaN, so is the text NA, and 20 beside a gap is 20.000000."""
+    from openpyxl import Workbook
+
+    book = Workbook()
+    for row in (
+        ["name", "height", "built", "code", None, "name", None],
+        ["Oak", 20, datetime.date(1911, 2, 3), "NA", "x|y", 0.12345678, None],
+        [None, None, None, None, None, None, None],
+        ["Elm", None, None, "None", None, 1234567.891, None],
+    ):
+        book.active.append(row)
+    book.create_sheet("empty")
+    book.create_sheet("one").append(["Fir\nand Yew"])
+    book.save(tmp_path / "a.xlsx")
+    assert read_document(tmp_path / "a.xlsx").text.split("\n\f\n") == [
+        "## Sheet\n| name | height | built | code |  | name |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| Oak | 20 | 1911-02-03 | NA | x|y | 0.12345678 |\n| Elm |  |  | None |  | 1234567.891 |",
+        "## empty",
+        "## one\n| Fir and Yew |\n| --- |",
+    ]
+
+
+@READS
 def test_a_document_made_to_hurt_is_refused(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 50}">' for n in range(1, 8))
     laughs = f"<!DOCTYPE x [<!ENTITY a0 'x'>{entities}]>"
@@ -139,6 +164,54 @@ def test_a_reader_that_is_not_there_or_crashes_is_told(tmp_path: Path, monkeypat
     (tmp_path / "pdfminer" / "__init__.py").write_text("import time; time.sleep(9)")
     with pytest.raises(DocumentError, match=r"markitdown took more than 0\.2 seconds"):
         read_document(path)
+
+
+def test_several_documents_share_a_process_and_not_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for pdfminer, which does what the file says."""
+    (tmp_path / "pdfminer").mkdir()
+    (tmp_path / "pdfminer" / "__init__.py").write_text("")
+    (tmp_path / "pdfminer" / "high_level.py").write_text(
+        "import os, sys, time\n"
+        "print('imported', file=sys.stderr)\n"
+        "def extract_pages(path, laparams):\n"
+        "    exec(open(path).read())\n"
+        "    yield [LTTextContainer()]\n"
+        "class LTTextContainer:\n"
+        "    def get_text(self):\n"
+        "        return f'{os.getppid()} {len(sys.argv)}'\n"
+    )
+    for name, text in (
+        ("layout", "from pdfminer.high_level import LTTextContainer\nLAParams = dict"),
+        ("pdfdocument", "class PDFPasswordIncorrect(Exception): pass"),
+        ("pdfparser", "class PDFSyntaxError(Exception): pass"),
+    ):
+        (tmp_path / "pdfminer" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def read(does: str) -> str:
+        (tmp_path / "a.pdf").write_text(does)
+        return read_document(tmp_path / "a.pdf", converter=converter).text
+
+    with Converter() as converter:
+        first = read("sys.argv.append('hostile')\nos.write(1, b'{}')")
+        process = converter._process
+        assert first == f"{process.pid} 2"
+        assert read("") == f"{process.pid} 1", "what one does the next does not see"
+        with pytest.raises(DocumentError, match="cannot read it: it crashed"):
+            read("os.abort()")
+        with pytest.raises(DocumentError, match="cannot read it: last words"):
+            read("os.write(2, b'last words'); os.abort()")
+        with pytest.raises(DocumentError, match="cannot read it: it needs more than 4,096 MiB of memory"):
+            read("bytearray(2**40)")
+        assert read("") == f"{process.pid} 1"
+        monkeypatch.setattr(converting, "SECONDS", 1)
+        with pytest.raises(DocumentError, match="markitdown took more than 2 seconds"):
+            read("time.sleep(9)")
+        monkeypatch.setattr(converting, "SECONDS", 60)
+        assert read("").endswith(" 1")
+        last = converter._process
+        assert last is not None
+    assert last.poll() is not None
 
 
 def test_docling_s_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,10 @@ def test_no_more_requests_at_a_time_than_allowed(server: ChatServer, tmp_path: P
     [
         ("I would say that it is green.", "no list of triples in the reply: 'I would say"),
         ('{"triples": [{"name": "Amber', "no list of triples in the reply"),
-        (said(facts(COLOR), finish="length"), "the reply was cut at its length limit"),
+        (
+            said(facts(COLOR), finish="length"),
+            "the reply was cut at its length limit; choose a higher most_tokens, or a smaller size of the pieces",
+        ),
         (said(None, refusal="I cannot help with birds."), "the model refused: I cannot help with birds."),
         (said("", finish="content_filter"), "the model refused: no reason"),
     ],
@@ -254,6 +257,15 @@ def test_a_reply_that_is_no_json_is_asked_for_again(server: ChatServer, tmp_path
     assert len(run(server, tmp_path, pieces(FALCON)).merged.triples) == 1
 
 
+def test_what_a_model_would_say_again_is_not_asked_for_again(server: ChatServer, tmp_path: Path) -> None:
+    server.replies = [said(facts(COLOR)[:-9], finish="length")]
+    assert run(server, tmp_path, pieces(FALCON), concurrency=1).failed
+    assert len(server.requests) == 1
+    server.replies, server.requests = ["no"], []
+    assert run(server, tmp_path, pieces(FALCON), concurrency=1).failed
+    assert [request["temperature"] for request in server.requests] == [0.0, 0.7, 0.7]
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "message"),
     [
@@ -274,6 +286,7 @@ def test_a_server_that_fails_ends_the_run_and_keeps_what_was_there(
         assert len(journal) == 1
 
 
+@pytest.mark.parametrize("failed", ["Amber", "Quiet", "number 7"], ids=["first", "second", "last"])
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
@@ -288,13 +301,13 @@ def test_a_server_that_fails_ends_the_run_and_keeps_what_was_there(
     ],
 )
 def test_a_piece_that_the_server_fails_at_stops_no_other(
-    server: ChatServer, tmp_path: Path, reply: Any, why: str
+    server: ChatServer, tmp_path: Path, reply: Any, why: str, failed: str
 ) -> None:
-    server.answer = lambda request: reply if "Quiet" in request["messages"][1]["content"] else by_passage(request)
+    server.answer = lambda request: reply if failed in request["messages"][1]["content"] else by_passage(request)
     parts = pieces(f"{TEXT}\n\n{PASSAGES}")
     done = run(server, tmp_path, parts, concurrency=1)
     ((piece, told),) = done.failed
-    assert "Quiet Harbor" in piece.text
+    assert failed in piece.text
     assert why in told
     assert done.asked == len(parts)
     # The journal has all others, so nothing is answered now.
@@ -426,6 +439,14 @@ def test_more_sources_than_a_triple_has_are_counted() -> None:
         ("nothing: []", []),
         ('[[1], {"a": 1}]', [[1], {"a": 1}]),
         ("{[" * 5, None),
+        (facts() + " or rather " + facts(COLOR) + ", by [1]", {"triples": [COLOR]}),
+        ("<think>\n" + facts(FOUNDER) + "? No.</think>" + facts(COLOR), {"triples": [COLOR]}),
+        ("First " + facts(FOUNDER) + "? No.\n</think>\n" + facts(COLOR), {"triples": [COLOR]}),
+        ("<think>{" * 2000 + "</think>" + facts(COLOR), {"triples": [COLOR]}),
+        ("<think>" + facts(FOUNDER) + "</think> There are none.", None),
+        ("\n<thinking>" + facts(FOUNDER), None),
+        ("By <think> it means thought. " + facts(COLOR), {"triples": [COLOR]}),
+        (facts({"quote": "between <think> and </think>"}), {"triples": [{"quote": "between <think> and </think>"}]}),
     ],
 )
 def test_json_is_found_in_a_reply(reply: str, found: object) -> None:
@@ -434,5 +455,6 @@ def test_json_is_found_in_a_reply(reply: str, found: object) -> None:
 
 def test_a_reply_of_brackets_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json_in("{[" * 200_000) is None  # a minute and more, where each is tried
+    assert json_in("[1] " * 2000 + facts(COLOR)) == {"triples": [COLOR]}
     monkeypatch.setattr("kblam.data.endpoint._MOST_TRIES", 1)
     assert json_in("{[" + facts(COLOR)) is None

@@ -10,7 +10,7 @@ import pytest
 from kblam.data.endpoint import Endpoint
 from kblam.data.synthesise import synthesise
 from kblam.errors import DataError, DataServerError, EncoderError
-from tests.data.chat_server import ChatServer, serve
+from tests.data.chat_server import ChatServer, said, serve
 
 MODEL = "writer"
 
@@ -50,6 +50,18 @@ def test_entities_become_triples_one_at_a_time(server: ChatServer) -> None:
 def test_json_is_found_in_whatever_surrounds_it(server: ChatServer, wrapping: str) -> None:
     server.replies = [wrapping.replace("{}", reply(entity("Zorblax")))]
     assert len(list(synthesise(Endpoint(server.base_url, MODEL), 1))) == 1
+
+
+def test_after_a_reply_that_was_cut_fewer_are_asked_for(server: ChatServer) -> None:
+    cut = said(reply(entity("Zorblax"), entity("Quell"))[:-9], finish="length")
+    server.replies = [cut, cut, reply(entity("Zorblax"), entity("Quell"))]
+    assert len(list(synthesise(Endpoint(server.base_url, MODEL), 2))) == 2
+    asked = [str(request["messages"]) for request in server.requests]
+    assert [text.count("Invent 2 entities") for text in asked] == [1, 0, 0]
+    assert "Invent 1 entities" in asked[1]
+    server.replies = [cut]
+    with pytest.raises(DataServerError, match="the last one: the reply was cut at its length limit; use a server with"):
+        list(synthesise(Endpoint(server.base_url, MODEL), 2))
 
 
 def test_what_cannot_be_used_is_left_out(server: ChatServer) -> None:

@@ -17,6 +17,7 @@ from kblam.cli.output import err, waiting
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kblam.data.exporting import QuestionAnswer
     from kblam.knowledge import Triple
 
 
@@ -92,7 +93,8 @@ def _export_questions(
     options = {"form": form.value, "with_contexts": with_contexts, "overwrite": overwrite, "seed": seed}
     if _is_base(source):
         with open_file(source) as kb, waiting("writing"):
-            counts = export_splits(output, example_questions(kb.triples()), shares, **options)  # type: ignore[arg-type]
+            examples = _some(example_questions(kb.triples()), source)
+            counts = export_splits(output, examples, shares, **options)  # type: ignore[arg-type]
     else:
         check_is_file(source)
         with waiting("writing"):
@@ -104,6 +106,23 @@ def _export_questions(
     for name, count in counts.items():
         file = output.with_name(f"{output.stem}-{name}{output.suffix}") if name else output
         err.print(f"{file}: {count:,} question{'' if count == 1 else 's'}", markup=False, soft_wrap=True)
+
+
+def _some(questions: Iterable[QuestionAnswer], source: Path) -> Iterator[QuestionAnswer]:
+    """The example questions of a base.
+
+    Raises:
+        CommandError: there are none.
+    """
+    is_empty = True
+    for one in questions:
+        is_empty = False
+        yield one
+    if is_empty:
+        raise CommandError(
+            f"no triple of {source} has an example question; kblam data questions {source} -o questions.jsonl asks "
+            "about any base, and its file can be exported"
+        )
 
 
 @contextmanager

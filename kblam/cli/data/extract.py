@@ -142,7 +142,7 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
     Raises:
         DocumentError: some cannot be read; it names all of them.
     """
-    from kblam.data.documents import read_document
+    from kblam.data.documents import Converter, read_document
     from kblam.errors import DocumentError
 
     given: dict[Path, Path] = {}
@@ -156,11 +156,11 @@ def read_all(documents: Sequence[Path], reader: DocumentReader, megabytes: int) 
     troubles: list[DocumentError] = []
     texts: dict[bytes, str] = {}
     by: Reader = "docling" if reader is DocumentReader.docling else "markitdown"
-    with waiting("reading"):
+    with waiting("reading"), Converter() as converter:
         for file in files:
             name = file.name if names.count(file.name) == 1 else str(given[file])
             try:
-                document = read_document(file, name=name, reader=by, most_bytes=megabytes * 2**20)
+                document = read_document(file, name=name, reader=by, most_bytes=megabytes * 2**20, converter=converter)
             except DocumentError as error:
                 troubles.append(error)
                 continue

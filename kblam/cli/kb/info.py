@@ -14,6 +14,7 @@ from kblam.cli.files import open_file
 from kblam.cli.loading import ModelOptions, plan_for
 from kblam.cli.options import AdapterSource, AsJson, Dtype, KnowledgeFile, Model, PlanPin, Precision, Storage
 from kblam.cli.output import out, print_json, size_of, visible, waiting
+from kblam.cli.tables import wrapped
 from kblam.errors import EncoderMismatchError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def info(
         table.add_row(key, _plain(value))
     out.print(table)
     who = options.model or options.adapter or "the model that answers by default"
-    told = f"no plan for {who}: {refusal}" if planned is None else f"how {who} reads it:\n{planned}"
+    told = f"no plan for {who}: {refusal}" if planned is None else f"how {who} reads it:\n{wrapped(str(planned))}"
     out.print(Text(f"\n{told}", style="dim"), soft_wrap=True)
 
 

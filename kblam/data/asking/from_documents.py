@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblam.adapter.config import REFUSAL
-from kblam.data.asking.replies import Request
+from kblam.data.asking.replies import CUT, Request, why_useless
 from kblam.data.asking.sets import DEFAULT_SHARES, KINDS, UNANSWERABLE, Asked
 from kblam.data.at_once import answers
 from kblam.data.documents import Piece
-from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, Reply, RequestFailedError, json_in
 from kblam.data.extracting.quotes import find_quote
 from kblam.data.journal import Journal
 from kblam.data.quiz import counts
-from kblam.errors import DataError, DataServerError
+from kblam.errors import DataError, DataServerError, argument
 from kblam.knowledge import Source
 from kblam.knowledge.encoders import Progress
 
@@ -91,20 +91,19 @@ def about_documents(
 
     requests = [Request(place, _messages(pieces[at], of_piece[place]), replies) for place, at in enumerate(order)]
 
-    def ask(client: ChatClient, request: Request) -> str:
+    def ask(client: ChatClient, request: Request) -> Reply:
         return request.reply(client, temperature=0.7, schema=_schema())
 
     found: dict[int, list[Asked]] = {}
     with answers(requests, ask, endpoint, concurrency) as answered:
-        for done, (place, text) in enumerate(answered, start=1):
+        for done, (place, reply) in enumerate(answered, start=1):
             left = Counter(of_piece[place])
             found[place] = []
-            if isinstance(text, RequestFailedError):
-                written.refused[f"no answer: {text}"] += 1
-                records = []
-            else:
-                records = _records(text, written)
-            for record in records:
+            text = "" if isinstance(reply, RequestFailedError) else reply.text
+            why = f"no answer: {reply}" if isinstance(reply, RequestFailedError) else why_useless(reply)
+            if why is not None:
+                written.refused[why] += 1
+            for record in _records(text, written) if why is None else ():
                 asked = _asked(record, pieces[order[place]], refusal, written)
                 if asked is None:
                     continue
@@ -115,14 +114,16 @@ def about_documents(
                 left[asked.kind] -= 1
                 found[place].append(asked)
             if found[place]:
-                requests[place].keep(endpoint.model, str(text))
+                requests[place].keep(endpoint.model, text)
             if progress is not None:
                 progress(done, len(order))
     written.questions = [asked for place in sorted(found) for asked in found[place]]
     if not written.questions:
+        smaller = argument("size of the pieces", "--piece", ("data questions",))
+        better = f"choose a smaller {smaller}" if set(written.refused) == {CUT} else "use a larger model"
         raise DataServerError(
             f"{endpoint.model} at {endpoint.base_url} wrote no question that can be used for any of {len(order):,} "
-            f"pieces ({', '.join(written.refused)}); use a larger model"
+            f"pieces ({', '.join(written.refused)}); {better}"
         )
     return written
 

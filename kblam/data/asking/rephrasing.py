@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kblam.data.asking.replies import Request
+from kblam.data.asking.replies import CUT, Request, why_useless
 from kblam.data.asking.sets import UNANSWERABLE, Asked
 from kblam.data.at_once import answers
-from kblam.data.endpoint import ChatClient, Endpoint, RequestFailedError, json_in
+from kblam.data.endpoint import ChatClient, Endpoint, Reply, RequestFailedError, json_in
 from kblam.data.journal import Journal
 from kblam.errors import DataServerError
 from kblam.knowledge.encoders import Progress
@@ -46,7 +46,7 @@ class Rephrased:
     Args:
         questions: in a model's words, or as they were.
         kept: how many are as they were, since what the model wrote could not be used, or it wrote nothing.
-        unanswered: how many of these were in requests that failed, for each reason.
+        unanswered: how many of these were in requests that failed, were refused or cut, for each reason.
     """
 
     questions: list[Asked]
@@ -80,32 +80,35 @@ def rephrased(
     requests = [Request(place, _messages(questions, batch), replies) for place, batch in enumerate(batches)]
     made, seen, done = list(questions), {one.question.casefold() for one in questions}, 0
 
-    def ask(client: ChatClient, request: Request) -> str:
+    def ask(client: ChatClient, request: Request) -> Reply:
         return request.reply(client, temperature=1.0, schema=SCHEMA)
 
     changed: set[int] = set()
     unanswered: Counter[str] = Counter()
     with answers(requests, ask, endpoint, concurrency) as answered:
         for place, reply in answered:
-            if isinstance(reply, RequestFailedError):
-                unanswered[str(reply)] += len(batches[place])
-                reply = ""
-            texts = _numbered(reply)
+            why = str(reply) if isinstance(reply, RequestFailedError) else why_useless(reply)
+            text = "" if isinstance(reply, RequestFailedError) or why is not None else reply.text
+            if why is not None:
+                unanswered[why] += len(batches[place])
+            texts = _numbered(text)
             for at in batches[place]:
-                text = " ".join(texts.get(at, "").split())
-                if text.casefold() not in seen and _can_be(text, questions[at]):
-                    seen.add(text.casefold())
-                    made[at] = replace(questions[at], question=text)
+                question = " ".join(texts.get(at, "").split())
+                if question.casefold() not in seen and _can_be(question, questions[at]):
+                    seen.add(question.casefold())
+                    made[at] = replace(questions[at], question=question)
                     changed.add(at)
             if not changed.isdisjoint(batches[place]):
-                requests[place].keep(endpoint.model, reply)
+                requests[place].keep(endpoint.model, text)
             done += len(batches[place])
             if progress is not None:
                 progress(done, len(questions))
     if questions and not changed:
+        why = f" ({', '.join(unanswered)})" if unanswered else ""
+        better = "a server with a higher limit" if set(unanswered) == {CUT} else "a larger model"
         raise DataServerError(
             f"{endpoint.model} at {endpoint.base_url} wrote no question that can be used for any of {len(questions):,}"
-            "; use a larger model, or the templates"
+            f"{why}; use {better}, or the templates"
         )
     return Rephrased(made, len(questions) - len(changed), unanswered)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from kblam.data.endpoint import ChatClient
+from kblam.data.endpoint import ChatClient, Reply, beginning
 from kblam.data.journal import Journal
 
 
@@ -26,6 +26,16 @@ class Replies(Journal[str]):
         return entry["reply"]
 
 
+CUT = "a reply that was cut at its length limit"
+
+
+def why_useless(reply: Reply) -> str | None:
+    """Why there is nothing in a reply that could be used; None where that has to be looked for."""
+    if reply.is_refusal:
+        return f"a reply that refuses: {beginning(reply.refusal or reply.text, 100) or 'no reason'}"
+    return CUT if reply.is_cut else None
+
+
 class Request:
     """What a model is asked, and where its reply is kept.
 
@@ -38,11 +48,11 @@ class Request:
     def __init__(self, place: int, messages: Sequence[Mapping[str, str]], replies: Journal[str] | None) -> None:
         self._place, self._messages, self._replies = place, messages, replies
 
-    def reply(self, client: ChatClient, *, temperature: float, schema: Mapping[str, Any]) -> str:
+    def reply(self, client: ChatClient, *, temperature: float, schema: Mapping[str, Any]) -> Reply:
         """The reply that is kept, or a new one, which is not kept before it was found to be of use."""
         if self._replies is not None and (kept := self._replies.get(self._key(client.endpoint.model))) is not None:
-            return kept
-        return client.ask(self._messages, temperature=temperature, schema=schema).text
+            return Reply(kept)
+        return client.ask(self._messages, temperature=temperature, schema=schema)
 
     def keep(self, model: str, reply: str) -> None:
         """Keeps a reply that is of use.

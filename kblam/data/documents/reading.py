@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from kblam.data.documents.archives import check_archive
-from kblam.data.documents.converting import convert
+from kblam.data.documents.converting import Converter
 from kblam.errors import DocumentError, argument
 
 logger = logging.getLogger("kblam")
@@ -54,7 +54,12 @@ class Document:
 
 
 def read_document(
-    path: str | Path, *, name: str | None = None, reader: Reader = "markitdown", most_bytes: int = MOST_BYTES
+    path: str | Path,
+    *,
+    name: str | None = None,
+    reader: Reader = "markitdown",
+    most_bytes: int = MOST_BYTES,
+    converter: Converter | None = None,
 ) -> Document:
     """Reads a document: Markdown and text as they are, others as Markdown that `reader` makes of them.
 
@@ -64,6 +69,7 @@ def read_document(
         name: as its sources name it; None is the file's name.
         reader: "docling" knows layouts and pictures, and is large and slow; what is text already needs neither.
         most_bytes: a larger file is refused.
+        converter: the process that reads it; None is one of its own, whose start takes seconds.
 
     Raises:
         DocumentError: there is no such file, it is of no known kind, too large, a zip bomb, no UTF-8, damaged or
@@ -87,7 +93,7 @@ def read_document(
                 f"{file}: {size / 2**20:,.0f} MiB are more than {most_bytes / 2**20:,.0f}; split it, or raise "
                 f"{argument('most_bytes', '--max-megabytes', ('data extract', 'data questions'))}"
             )
-        pages = [_decoded(file, file.read_bytes())] if kind in PLAIN else _converted(file, kind, reader)
+        pages = [_decoded(file, file.read_bytes())] if kind in PLAIN else _converted(file, kind, reader, converter)
     except OSError as error:
         raise DocumentError(f"{file}: cannot read: {os.strerror(error.errno or 0)}") from error
     _check_pages(file, pages, KINDS[kind])
@@ -98,12 +104,15 @@ def read_document(
     return Document(name or file.name, PAGE_END.join(pages), tuple(starts) if KINDS[kind] else ())
 
 
-def _converted(file: Path, kind: str, reader: Reader) -> list[str]:
+def _converted(file: Path, kind: str, reader: Reader, converter: Converter | None) -> list[str]:
     if kind in _ARCHIVES:
         check_archive(file)
     elif kind in _PAGES_OF_TEXT:  # in the encoding that it names, which has no NUL
         _refuse_nul(file, file.read_bytes())
-    return convert(file, kind, reader)
+    if converter is not None:
+        return converter.convert(file, kind, reader)
+    with Converter() as own:
+        return own.convert(file, kind, reader)
 
 
 def _decoded(file: Path, raw: bytes) -> str:

@@ -132,9 +132,12 @@ def of_record(record: object) -> QuestionAnswer:
         raise TripleFormatError("a question must be an object")
     if "user_input" in record:
         answer = record.get("reference") or record.get("response")
-        return _made(record["user_input"], answer, record.get("retrieved_contexts"))
+        # What Ragas itself makes of documents has the second alone.
+        contexts = record.get("retrieved_contexts") or record.get("reference_contexts")
+        return _made(record["user_input"], answer, contexts, fields=("user_input", "reference or response"))
     if "instruction" in record:
-        return _made(record["instruction"], record.get("output"), _lines(record.get("input")))
+        fields = ("instruction", "output")
+        return _made(record["instruction"], record.get("output"), _lines(record.get("input")), fields=fields)
     if "conversations" in record or "messages" in record:
         return _of_turns(record)
     if "question" in record or "Q" in record:
@@ -184,10 +187,14 @@ def _made(
     group: str = "",
     sources: object = None,
     names: object = None,
+    fields: tuple[str, str] = ("question", "answer"),
 ) -> QuestionAnswer:
-    for part, text in (("question", question), ("answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise TripleFormatError(f"the {part} is missing or empty")
+    for part, field, text in zip(("question", "answer"), fields, (question, answer), strict=True):
+        said = f"the {part}" if part == field else f"the {part} ({field})"
+        if not text or (isinstance(text, str) and not text.strip()):
+            raise TripleFormatError(f"{said} is missing or empty")
+        if not isinstance(text, str):
+            raise TripleFormatError(f"{said} must be one text, got {str(text)[:40]}")
     facts = tuple(map(str, _listed("contexts", contexts)))
     is_one = isinstance(names, str) and names and not names.startswith("[")  # of a set that others made
     about = tuple(map(str, [names] if is_one else _listed("names", names)))

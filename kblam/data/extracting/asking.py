@@ -10,10 +10,11 @@ from typing import Any
 from kblam.data.documents import Piece
 from kblam.data.endpoint import ChatClient, Reply, beginning, json_in
 from kblam.data.extracting.quotes import find_quote
-from kblam.errors import TripleFormatError
+from kblam.errors import TripleFormatError, argument
 from kblam.knowledge import Source, Triple
 
-TRIES = 3  # of a reply that cannot be used
+# Of the tries of a reply that cannot be used: at 0 a model says the same again.
+TEMPERATURES = (0.0, 0.7, 0.7)
 LONGEST_NAME, LONGEST_PROPERTY, LONGEST_VALUE = 100, 60, 400  # characters
 _FIELDS = ("name", "property", "value", "quote")
 INSTRUCTIONS = """You extract facts from a passage of a document and reply with JSON alone.
@@ -50,6 +51,7 @@ class Taken:
         triples: that can be used, each with its source.
         refused: why facts were left out, and how many for each reason.
         failed: why the piece gave nothing at all; None where it did.
+        is_cut: whether that is a length limit, so that another model would do no better.
         prompt_tokens, reply_tokens: of all tries, as the server counts them.
         is_counted: whether the server counted every try.
     """
@@ -57,6 +59,7 @@ class Taken:
     triples: list[Triple] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     failed: str | None = None
+    is_cut: bool = False
     prompt_tokens: int = 0
     reply_tokens: int = 0
     is_counted: bool = True
@@ -69,30 +72,36 @@ class Taken:
 
 
 def take(client: ChatClient, piece: Piece, most_tokens: int | None = None) -> Taken:
-    """Asks for the facts of a piece, again where the reply is no JSON of the schema.
+    """Asks for the facts of a piece, again where the reply is no JSON of the schema, unless it was cut.
 
     Raises:
         DataError, DataServerError, StoppedError: as `ChatClient.ask`.
     """
     messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": _prompt(piece)}]
     taken = Taken()
-    for _ in range(TRIES):
-        reply = client.ask(messages, temperature=0.0, schema=SCHEMA, most_tokens=most_tokens)
+    for temperature in TEMPERATURES:
+        reply = client.ask(messages, temperature=temperature, schema=SCHEMA, most_tokens=most_tokens)
         taken.count(reply)
-        if reply.refusal is not None or reply.finish == "content_filter":
+        if reply.is_refusal:
             taken.failed = f"the model refused: {beginning(reply.refusal or reply.text, 100) or 'no reason'}"
             return taken
+        if reply.is_cut:
+            taken.failed, taken.is_cut = _cut(), True
+            return taken
         records = _records(reply.text)
-        if records is not None and reply.finish != "length":
+        if records is not None:
             taken.failed = None
             for record in records:
                 _use(record, piece, taken)
             return taken
-        if reply.finish == "length":
-            taken.failed = "the reply was cut at its length limit: smaller pieces, or a higher limit"
-        else:
-            taken.failed = f"no list of triples in the reply: {beginning(reply.text, 60)!r}"
+        taken.failed = f"no list of triples in the reply: {beginning(reply.text, 60)!r}"
     return taken
+
+
+def _cut() -> str:
+    higher = argument("most_tokens", "--max-tokens", ("data extract",))
+    smaller = argument("size of the pieces", "--piece", ("data extract",))
+    return f"the reply was cut at its length limit; choose a higher {higher}, or a smaller {smaller}"
 
 
 def _prompt(piece: Piece) -> str:

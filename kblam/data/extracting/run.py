@@ -99,7 +99,7 @@ def extract(
                 if len(failed) == HOPELESS == done - (len(pieces) - len(todo)):
                     raise DataServerError(
                         f"{endpoint.model} at {endpoint.base_url} gave nothing that can be used for {HOPELESS} pieces; "
-                        f"the last one: {answer.failed}; use a larger model"
+                        f"the last one: {answer.failed}{'' if answer.is_cut else '; use a larger model'}"
                     )
             if progress is not None:
                 progress(done, len(pieces))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kblam.data.importing.items import NAME, Dropped, Node
-from kblam.data.importing.rdf_terms import FIRST, REST
+from kblam.data.importing.rdf_terms import FIRST, REST, beside_values
 from kblam.data.importing.words import as_name, as_words, local_name, namespace
 
 # Before the id of a thing that only one of several sources knows by it stands the number of that source.
@@ -136,6 +136,8 @@ class Naming:
         return known
 
     def _known_property(self, p: str) -> str:
+        if (beside := beside_values(p)) is not None:
+            return f"{self._known_property(beside[0])} ({beside[1]})"
         found = self._sql.execute("SELECT text FROM labels WHERE node = ?", (p,)).fetchone()
         return str(found[0]) if found else as_words(local_name(p))
 

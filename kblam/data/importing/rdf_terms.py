@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -35,7 +36,11 @@ _PROPERTIES = {
     "http://www.w3.org/2002/07/owl#sameAs": "same as",
     "http://schema.org/description": "description",
 }
-_WIKIDATA_DIRECT = "http://www.wikidata.org/prop/direct/"
+# Wikidata has several predicates for a property, and labels of the property alone. From a thing to its value, and
+# from a statement to its value and its qualifiers:
+_WIKIDATA_VALUE = re.compile(r"http://www\.wikidata\.org/prop/(?:direct|statement|qualifier)/(P\d+)")
+# From a thing to a statement or to the address that stands for a value, which are no further values.
+_WIKIDATA_OTHER = re.compile(r"http://www\.wikidata\.org/prop/(direct-normalized/)?(P\d+)")
 _WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
 BINARY = "binary data"
 _NUMBERS = frozenset((f"{_XSD}integer", f"{_XSD}decimal"))
@@ -63,13 +68,19 @@ class Terms:
         """A predicate: a node, which may have a label, or words of its own."""
         known = self._properties.get(iri)
         if known is None:
-            if iri.startswith(_WIKIDATA_DIRECT):
-                known = Node(_WIKIDATA_ENTITY + iri.removeprefix(_WIKIDATA_DIRECT), is_shared=True)
+            if of_value := _WIKIDATA_VALUE.fullmatch(iri):
+                known = Node(_WIKIDATA_ENTITY + of_value[1], is_shared=True)
             else:
                 known = _PROPERTIES.get(iri) or Node(iri, is_shared=True)
             if len(self._properties) < 100_000:
                 self._properties[iri] = known
         return known
+
+
+def beside_values(iri: str) -> tuple[str, str] | None:
+    """The property of Wikidata that a predicate is of, and what it leads to beside values; None of any other."""
+    found = _WIKIDATA_OTHER.fullmatch(iri)
+    return None if found is None else (_WIKIDATA_ENTITY + found[2], "normalized" if found[1] else "statement")
 
 
 def items_of(terms: Terms, subject: str | None, predicate: str, value: str | Literal | None) -> Iterator[Item]:

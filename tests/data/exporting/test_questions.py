@@ -138,6 +138,12 @@ def test_questions_come_from_quizzes_and_from_triples() -> None:
     ("text", "told"),
     [
         ('{"question": "a", "answer": ""}', "s.jsonl:1: the answer is missing or empty"),
+        ('{"user_input": "a"}', r"s.jsonl:1: the answer \(reference or response\) is missing or empty"),
+        (
+            '{"user_input": [{"content": "a"}], "reference": "b"}',
+            r"the question \(user_input\) must be one text, got \[",
+        ),
+        ('{"instruction": "a"}', r"the answer \(output\) is missing or empty"),
         ('{"q": 1}', "no question in it"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "one question and one answer"),
         ('{"messages": ["a"]}', "must be an object"),
@@ -155,6 +161,11 @@ def test_records_that_are_no_questions(tmp_path: Path, text: str, told: str) -> 
     path.write_text(text + "\n")
     with pytest.raises(TripleFormatError, match=told):
         list(read_questions(path))
+
+
+def test_the_contexts_of_a_set_that_ragas_made_are_read(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text('{"user_input": "a", "reference": "b", "reference_contexts": ["c"]}\n')
+    assert [one.contexts for one in read_questions(tmp_path / "s.jsonl")] == [("c",)]
 
 
 def test_a_turn_may_come_in_parts(tmp_path: Path) -> None:

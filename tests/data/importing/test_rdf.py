@@ -91,6 +91,38 @@ def test_other_forms_say_the_same(tmp_path: Path, suffix: str, format: str) -> N
     assert told == {prop: sorted(value.split(", ")) for prop, value in BERLIN.items()}
 
 
+WIKIDATA = """
+@prefix wd: <http://www.wikidata.org/entity/> .
+@prefix wds: <http://www.wikidata.org/entity/statement/> .
+@prefix prop: <http://www.wikidata.org/prop/> .
+@prefix ps: <http://www.wikidata.org/prop/statement/> .
+@prefix pq: <http://www.wikidata.org/prop/qualifier/> .
+@prefix wdt: <http://www.wikidata.org/prop/direct/> .
+@prefix wdtn: <http://www.wikidata.org/prop/direct-normalized/> .
+@prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
+wd:Q64 rdfs:label "Berlin"@en ; wdt:P1082 3755251 ; prop:P1082 wds:Q64-1, wds:Q64-2 .
+wd:Q64 wdt:P227 "4005728-8" ; wdtn:P227 <https://d-nb.info/gnd/4005728-8> .
+wds:Q64-1 ps:P1082 3755251 ; pq:P585 "2022-12-31" .
+wds:Q64-2 ps:P1082 3574830 .
+wd:P1082 rdfs:label "population"@en .
+wd:P585 rdfs:label "point in time"@en .
+wd:P227 rdfs:label "GND ID"@en .
+"""
+
+
+def test_every_predicate_of_a_property_of_wikidata_has_its_label(tmp_path: Path) -> None:
+    """What statements say is no further value: Berlin has one population, not all that it ever had."""
+    assert facts(written(tmp_path / "a.ttl", WIKIDATA)) == {
+        ("Berlin", "population"): "3755251",
+        ("Berlin", "population (statement)"): "Q64-1, Q64-2",
+        ("Berlin", "GND ID"): "4005728-8",
+        ("Berlin", "GND ID (normalized)"): "https://d-nb.info/gnd/4005728-8",
+        ("Q64-1", "population"): "3755251",
+        ("Q64-1", "point in time"): "2022-12-31",
+        ("Q64-2", "population"): "3574830",
+    }
+
+
 JSON_LD = """{
   "@context": {"@vocab": "http://schema.org/", "knows": {"@type": "@id"}, "born": {"@type": "http://www.w3.org/2001/XMLSchema#date"}},
   "@graph": [
