@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from kblam.data.importing.items import Bad, Dropped, Item, Label, Node, Statement
+from kblam.data.importing.items import ID_ITSELF, Bad, Dropped, Item, Label, Node, Statement
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
 from kblam.knowledge.files import located_triples
@@ -19,6 +20,8 @@ logger = logging.getLogger("kblam")
 
 UNREAD = "a cell of a column that is no part of a fact"
 NO_ID = "a node without an id"
+_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|urn:")
+_REMEMBERED = 100_000
 
 
 def unread(reader: RecordReader, source: str) -> Iterator[Dropped]:
@@ -47,12 +50,12 @@ class TableFile:
         Raises:
             TripleFormatError: the file cannot be read on, or a chosen column is nowhere.
         """
-        reader = RecordReader(self.columns)
+        reader, seen = RecordReader(self.columns), set[str]()
         for line, found in located_triples(self.path, reader):
             if isinstance(found, TripleFormatError):
                 yield Bad(TripleFormatError(found.reason, path=self.path, line=line))
             elif self.by_id:
-                yield _by_id(found)
+                yield from _by_id(found, seen)
             else:
                 yield found
         try:
@@ -106,10 +109,20 @@ class NodesFile:
         yield from unread(reader, self.name)
 
 
-def _by_id(triple: Triple) -> Statement:
+def _by_id(triple: Triple, seen: set[str]) -> Iterator[Item]:
+    """A fact whose name and value are ids. One that nothing names stands as it is, unless it is an IRI.
+
+    Args:
+        seen: ids that this was said of.
+    """
+    for id in (triple.name, triple.value):
+        if id not in seen and not _IRI.match(id):
+            yield Label(Node(id, is_shared=True), id, ID_ITSELF, is_kept=True)
+            if len(seen) < _REMEMBERED:
+                seen.add(id)
     record = triple.to_record()
     extra = {field: text for field, text in record.items() if field not in ("name", "property", "value")}
-    return Statement(
+    yield Statement(
         Node(triple.name, is_shared=True),
         triple.property,
         Node(triple.value, is_shared=True),
