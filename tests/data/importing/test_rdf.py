@@ -266,7 +266,7 @@ def test_rdf_xml_of_another_encoding_is_refused_with_what_to_do(tmp_path: Path, 
     rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     text = f"""<?xml version="1.0" encoding="{encoding}"?><rdf:RDF xmlns:rdf="{rdf}" xmlns:x="http://x/">
     <rdf:Description rdf:about="http://x/a"><x:place>München</x:place></rdf:Description></rdf:RDF>"""
-    with pytest.raises(TripleFormatError, match="save (it|the file) as UTF-8"):
+    with pytest.raises(TripleFormatError, match=r"save .+ as UTF-8"):
         read(open_sources([str(written(tmp_path / "a.rdf", text.encode(encoding)))]))
 
 
