@@ -12,6 +12,7 @@ from pathlib import Path
 from kblam.data.importing.items import ID_ITSELF, Bad, Dropped, Item, Label, Node, Statement
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
+from kblam.knowledge.fields import bare
 from kblam.knowledge.files import located_triples
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.triples import Triple
@@ -100,10 +101,11 @@ class NodesFile:
                     yield Dropped(NO_ID, facts[0].name[:40])
                 continue
             found_any = True
-            yield Label(Node(ids[0], is_shared=True), facts[0].name)
+            node = Node(bare(ids[0]), is_shared=True)
+            yield Label(node, facts[0].name)
             for fact in facts:
                 if fact.value != ids[0] or fact.property.casefold() != self.id_column.casefold():
-                    yield Statement(Node(ids[0], is_shared=True), fact.property, fact.value)
+                    yield Statement(node, fact.property, fact.value)
         if not found_any:
             raise TripleFormatError(f"there is no column {self.id_column!r} with ids of the nodes", path=self.path)
         yield from unread(reader, self.name)
@@ -115,7 +117,8 @@ def _by_id(triple: Triple, seen: set[str]) -> Iterator[Item]:
     Args:
         seen: ids that this was said of.
     """
-    for id in (triple.name, triple.value):
+    value = bare(triple.value)  # as names are, or one id would be two things
+    for id in (triple.name, value):
         if id not in seen and not _IRI.match(id):
             yield Label(Node(id, is_shared=True), id, ID_ITSELF, is_kept=True)
             if len(seen) < _REMEMBERED:
@@ -125,6 +128,6 @@ def _by_id(triple: Triple, seen: set[str]) -> Iterator[Item]:
     yield Statement(
         Node(triple.name, is_shared=True),
         triple.property,
-        Node(triple.value, is_shared=True),
+        Node(value, is_shared=True),
         extra=json.dumps(extra, ensure_ascii=False) if extra else "",
     )

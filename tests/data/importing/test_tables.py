@@ -86,6 +86,14 @@ def test_an_id_that_nothing_names_stands_as_it_is_unless_it_is_an_iri(tmp_path: 
     assert report.unnamed == 4
 
 
+def test_an_id_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    apart, composed = "Cafe\u0301", "Caf\u00e9"
+    names = written(tmp_path / "nodes.csv", f"id,name,age\n{apart},Ann,30\n")
+    edges = written(tmp_path / "edges.csv", f"source,relation,target\n{apart},knows,{composed}\nBo,knows,{apart}\n")
+    found, _ = read(open_sources([str(edges)], nodes=names))
+    assert found == {("Ann", "knows"): "Ann", ("Bo", "knows"): "Ann", ("Ann", "age"): "30"}
+
+
 def test_a_row_of_blanks_above_the_header_is_no_header(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", [[" ", "  "], ["name", "color"], ["Oak", "green"]])
     assert facts(path) == {("Oak", "color"): "green"}
