@@ -34,7 +34,7 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
         )
     if not text.isascii():
         _check_combining_marks(field, text)
-    cleaned = (unicodedata.normalize("NFC", text) if compose else text).strip(_ENDS)
+    cleaned = bare(text) if compose else text.strip(_ENDS)
     if not cleaned:
         raise TripleFormatError(f"{field} is empty; every triple needs some text there")
     if not can_be_seen(cleaned):
@@ -43,9 +43,19 @@ def clean(field: str, text: object, *, compose: bool = False) -> str:
     return cleaned
 
 
+def bare(text: str) -> str:
+    """A text as names are compared: composed, and without what means nothing at its ends."""
+    return unicodedata.normalize("NFC", text).strip(_ENDS)
+
+
 def can_be_seen(text: str) -> bool:
     """Whether any character of a text shows."""
     return any(unicodedata.category(character) not in _UNSEEN for character in text)
+
+
+def is_storable(text: str) -> bool:
+    """Whether a UTF-8 file can hold a text: it has no NUL and no half of a surrogate pair."""
+    return _UNSTORABLE.search(text) is None
 
 
 def check_storable(field: str, text: str) -> None:
@@ -54,7 +64,7 @@ def check_storable(field: str, text: str) -> None:
     Raises:
         TripleFormatError: it cannot.
     """
-    if _UNSTORABLE.search(text):
+    if not is_storable(text):
         raise TripleFormatError(f"{field} holds a NUL or half of a surrogate pair: {shortened(text)}; remove it")
 
 

@@ -12,6 +12,13 @@ from kblam.knowledge.schema import is_blank
 from kblam.knowledge.store import Store
 from kblam.whole import why_not
 
+# Of what is imported and exported.
+OTHER_KINDS = frozenset(
+    (
+        *(".ttl", ".turtle", ".nt", ".ntriples", ".nq", ".nquads", ".trig", ".n3", ".rdf", ".owl", ".jsonld"),
+        *(".graphml", ".md", ".gz", ".bz2", ".xz", ".lbug", ".lbdb", ".kuzu"),
+    )
+)
 _CHECK = "check that the folder exists and may be written"
 
 
@@ -33,6 +40,11 @@ def check_base_target(path: str | Path) -> None:
         raise StoreFormatError(
             f"{path}: {file.suffix} is the ending of a file of triples, and this is to be a knowledge base; name it "
             f"{better}"
+        )
+    elif file.suffix.lower() in OTHER_KINDS:
+        raise StoreFormatError(
+            f"{path}: {file.suffix} is the ending of another kind of file, and this is to be a knowledge base; name it "
+            f"{Path(path).with_suffix('.kb')}. `kblam data export` writes one as .ttl, .nt, .graphml or .md"
         )
     elif not file.parent.is_dir():
         raise StoreWriteError(f"{path}: there is no folder {file.parent}; {_CHECK}")

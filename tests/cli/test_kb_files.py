@@ -11,8 +11,11 @@ import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.cli import output
+from kblam.data.exporting.bases import BASE_SUFFIXES
+from kblam.data.importing.rdf import SUFFIXES
 from kblam.errors import StoreFormatError
 from kblam.knowledge import TripleFile, build, read_triples
+from kblam.knowledge.files import FORMAT_OF_SUFFIX
 from tests.cli.conftest import command_line, kblam
 from tests.fakes import HashingEncoder, clock
 from tests.generation.tiny import FACTS
@@ -249,6 +252,14 @@ def test_an_output_that_can_be_no_knowledge_base_is_told_before_anything_is_read
     with pytest.raises(StoreFormatError, match=r"is the ending of a file of triples"):
         build(tmp_path / "new.csv", [Triple("Oak", "height", "3")], HashingEncoder())
     assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", sorted({*SUFFIXES, *BASE_SUFFIXES, ".gz", ".lbug"} - {*FORMAT_OF_SUFFIX}))
+def test_no_knowledge_base_gets_the_ending_of_another_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    facts = [Triple("Oak", "height", "3")]
+    with pytest.raises(StoreFormatError, match=r"another kind of file, .+ name it .+new\.kb\. `kblam data export`"):
+        build(tmp_path / f"new{suffix}", facts, HashingEncoder())
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_knowledge_base_that_ends_as_a_file_of_triples_is_one(hashing: HashingEncoder, kb: Path) -> None:

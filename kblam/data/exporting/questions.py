@@ -225,4 +225,4 @@ def _listed(part: str, given: object) -> list[Any]:
             raise TripleFormatError(f"{part} must be a list: {problem(error)}") from None
     if given is not None and not isinstance(given, list | tuple):
         raise TripleFormatError(f"{part} must be a list, got {str(given)[:40]}")
-    return list(given or ())
+    return [one for one in given or () if one is not None]

@@ -178,16 +178,16 @@ def _json_list(file: Path) -> Iterator[Write]:
 @contextmanager
 def _csv_rows(file: Path) -> Iterator[Write]:
     with file.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out)
+        # A row that begins with a byte order mark would look like the beginning of another file.
+        writer, quoting = csv.writer(out), csv.writer(out, quoting=csv.QUOTE_ALL)
         header: list[str] = []
 
         def write(record: dict[str, Any]) -> None:
             if not header:
                 header.extend(record)
                 writer.writerow(header)
-            writer.writerow(
-                [json.dumps(cell, ensure_ascii=False) if isinstance(cell, list) else cell for cell in record.values()]
-            )
+            cells = [json.dumps(one, ensure_ascii=False) if isinstance(one, list) else one for one in record.values()]
+            (quoting if str(cells[0]).startswith("\ufeff") else writer).writerow(cells)
 
         yield write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from kblam.data.importing.items import Bad, Dropped, Item, Node
 from kblam.data.importing.tables import TableFile
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
+from kblam.knowledge.files.cells import text_of
 from kblam.knowledge.files.packages import needed
 from kblam.knowledge.triples import Triple
-from kblam.strict_json import loads, problem
+from kblam.strict_json import decoder, problem
 
 # Files of one folder: GraphRAG's tables of two generations, LightRAG's graph, LlamaIndex's store.
 IN_FOLDERS = (
@@ -134,11 +136,20 @@ def is_llama_index(path: Path) -> bool:
     return path.name == "property_graph_store.json"
 
 
+def _as_written(number: str) -> float | str:
+    """A number that keeps its digits, 1.10 as text; vectors, which nobody reads, take less memory as numbers."""
+    value = float(number)
+    return value if math.isfinite(value) and text_of(value) == number else number
+
+
+_DECODER = decoder(parse_float=_as_written)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LONGEST_JSON:
             raise TripleFormatError(f"larger than {LONGEST_JSON:,} bytes; it must be held in memory", path=path)
-        held = loads(path.read_bytes())
+        held = _DECODER.decode(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise TripleFormatError(f"cannot read: {error.strerror}", path=path) from error
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kblam.data.importing.graph import edge_items, node_items
@@ -62,8 +62,13 @@ class NetworkxGraph:
     def items(self) -> Iterator[Item]:
         """Its nodes and edges, with their attributes."""
         for node, attributes in self._graph.nodes(data=True):
-            yield from node_items(Node(str(node)), (), attributes, speaks=True)
+            yield from node_items(Node(str(node)), (), _by_text(attributes), speaks=True)
         for source, target, attributes in self._graph.edges(data=True):
-            rest = dict(attributes)
+            rest = _by_text(attributes)
             kind = kind_of(rest)
             yield from edge_items(Node(str(source)), rest.pop(kind) if kind else "", Node(str(target)), rest)
+
+
+def _by_text(attributes: Mapping[Any, object]) -> dict[str, object]:
+    """Attributes by the text of their keys, which networkx takes of any kind."""
+    return {str(key): value for key, value in attributes.items()}

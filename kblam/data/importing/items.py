@@ -19,6 +19,8 @@ logger = logging.getLogger("kblam")
 
 # What is known of a thing under this name is how to call it.
 NAME = "name"
+# The rank of an id that is to stand as it is where nothing names the thing.
+ID_ITSELF = 1_000_000
 _EXAMPLES = 3
 
 

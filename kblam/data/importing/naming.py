@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from kblam.data.importing.items import NAME, Dropped, Node
+from kblam.data.importing.items import ID_ITSELF, NAME, Dropped, Node
 from kblam.data.importing.rdf_terms import FIRST, REST, beside_values
 from kblam.data.importing.words import as_name, as_words, local_name, namespace
+from kblam.knowledge.fields import bare
 
 # Before the id of a thing that only one of several sources knows by it stands the number of that source.
 _SCOPE = re.compile("\x1f\\d+\x1f")
@@ -39,7 +39,7 @@ class Naming:
     def __init__(self, sql: sqlite3.Connection) -> None:
         self._sql = sql
         sql.create_function("kblam_name", 1, name_of_id, deterministic=True)
-        sql.create_function("kblam_clean", 1, lambda text: unicodedata.normalize("NFC", text), deterministic=True)
+        sql.create_function("kblam_clean", 1, bare, deterministic=True)
         sql.create_function("kblam_apart", 2, _apart, deterministic=True)
         sql.create_function("kblam_id", 1, _id, deterministic=True)
         # Only of things without a name: of all others nobody asks what leads to them.
@@ -52,7 +52,7 @@ class Naming:
             f"FROM (SELECT DISTINCT s FROM statements WHERE sn AND (pn OR p <> '{NAME}')) "
             "WHERE s NOT GLOB '_:*' OR s IN (SELECT node FROM labels)"
         )
-        self.unnamed = self._count("names WHERE node NOT IN (SELECT node FROM labels)")
+        self.unnamed = self._count(f"names WHERE node NOT IN (SELECT node FROM labels WHERE rank < {ID_ITSELF})")
         several = f"SELECT name, {_SCOPE_OF} AS scope FROM names GROUP BY name, scope HAVING count(*) > 1"
         twice = f"(name, {_SCOPE_OF}) IN ({several})"
         self.told_apart = sql.execute(f"UPDATE names SET name = kblam_apart(name, node) WHERE {twice}").rowcount
@@ -66,6 +66,7 @@ class Naming:
         }
         self._properties: dict[str, str] = {}
         self._owners: dict[str, list[tuple[str, str]] | None] = {}
+        self._measures: dict[str, tuple[str | None, bool]] = {}
 
     def facts_of(self, row: tuple[Any, ...]) -> Iterator[tuple[str, str, str] | Dropped]:
         """(name, property, value) of what a row of `statements` says: one, or none, or one for each owner."""
@@ -77,7 +78,7 @@ class Naming:
         if not sn:
             yield from self._with_value([(s, prop)], v, vn, prop)
         elif (name := self._known(s)) is not None:
-            is_own_name = p == NAME and not pn and (unicodedata.normalize("NFC", v) == name or s in self._predicates)
+            is_own_name = p == NAME and not pn and (bare(v) == name or s in self._predicates)
             if not is_own_name:
                 yield from self._with_value([(name, prop)], v, vn, prop)
         else:
@@ -96,10 +97,12 @@ class Naming:
             return
         local = local_name(p)
         inner = "" if p == FIRST else f" {prop}"
-        if local in _AMOUNTS and (unit := self._unit(s)):
-            inner, v = "", f"{v} {unit}"
-        elif local in _UNITS and self._has_amount(s):
-            return
+        if local in _AMOUNTS or local in _UNITS:
+            unit, has_amount = self._measure(s)
+            if local in _UNITS and has_amount:
+                return
+            if local in _AMOUNTS and unit:
+                inner, v = "", f"{v} {unit}"
         yield from self._with_value([(name, path + inner) for name, path in owners], v, vn, prop)
 
     def _with_value(
@@ -195,14 +198,20 @@ class Naming:
         )
         return [(s, p, self._property(p, pn)) for s, p, pn in rows]
 
-    def _unit(self, node: str) -> str | None:
-        rows = self._sql.execute("SELECT p, v, vn FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (node,))
-        units = {local_name(p): (self._known(v) or as_name(local_name(v))) if vn else v for p, v, vn in rows}
-        return next((units[one] for one in _UNITS if one in units), None)
-
-    def _has_amount(self, node: str) -> bool:
-        rows = self._sql.execute("SELECT p FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (node,))
-        return any(local_name(p) in _AMOUNTS for (p,) in rows)
+    def _measure(self, node: str) -> tuple[str | None, bool]:
+        """The unit of a thing without a name, and whether it has an amount."""
+        if node not in self._measures:
+            if len(self._measures) >= _REMEMBERED:
+                self._measures.clear()
+            rows = self._sql.execute("SELECT p, v, vn FROM statements WHERE sn AND s GLOB '_:*' AND s = ?", (node,))
+            units, has_amount = dict[str, str](), False
+            for p, v, vn in rows:
+                local = local_name(p)
+                has_amount = has_amount or local in _AMOUNTS
+                if local in _UNITS:
+                    units[local] = (self._known(v) or as_name(local_name(v))) if vn else v
+            self._measures[node] = next((units[one] for one in _UNITS if one in units), None), has_amount
+        return self._measures[node]
 
     def _count(self, what: str) -> int:
         return int(self._sql.execute(f"SELECT count(*) FROM {what}").fetchone()[0])

@@ -67,6 +67,7 @@ class RdfFile:
         terms = Terms()
         with open_file(self.path) as file:
             if self.format == "RDF_XML":
+                refuse_other_encodings(self.path, self._head(file))
                 file = io.BufferedReader(Guarded(file, XmlGuard(self.path)))
             else:
                 self._skip_mark(file)
@@ -81,13 +82,16 @@ class RdfFile:
 
     def _skip_mark(self, file: Any) -> None:
         """UTF-8 may begin with a byte order mark, which pyoxigraph takes for text; other encodings are refused."""
-        try:
-            head = file.peek(4)
-        except OSError as error:
-            raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
+        head = self._head(file)
         refuse_other_encodings(self.path, head)
         if head.startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
+
+    def _head(self, file: Any) -> bytes:
+        try:
+            return bytes(file.peek(4))
+        except OSError as error:
+            raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
 
     def _whole(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
         try:
@@ -100,18 +104,23 @@ class RdfFile:
             raise TripleFormatError(f"cannot read: {error.strerror or error}", path=self.path) from error
 
     def _by_lines(self, ox: Any, file: Any, syntax: Any) -> Iterator[Any]:
-        """Chunks of whole lines; behind its first bad line a chunk is read a line at a time."""
+        """Chunks of whole lines; one with a bad line is read a line at a time.
+
+        The parser finds that a line has no end in the line after it, which is a good one, and gives neither.
+        """
         for line, chunk in self._chunks(file):
             try:
-                yield from ox.parse(chunk, syntax)
-            except SyntaxError as error:
-                bad = error.lineno or 1
-                yield self._bad(error, line + bad - 1)
-                for number, rest in enumerate(chunk.split(b"\n")[bad:], start=line + bad):
+                quads = list(ox.parse(chunk, syntax))
+            except SyntaxError:
+                for number, one in enumerate(chunk.split(b"\n"), start=line):
                     try:
-                        yield from ox.parse(rest, syntax)
-                    except SyntaxError as another:
-                        yield self._bad(another, number)
+                        quads = list(ox.parse(one, syntax))
+                    except SyntaxError as error:
+                        yield self._bad(error, number)
+                    else:
+                        yield from quads
+            else:
+                yield from quads
 
     def _bad(self, error: SyntaxError, line: int) -> Bad:
         return Bad(TripleFormatError(_reason(error), path=self.path, line=line))
@@ -188,6 +197,8 @@ def _reason(error: SyntaxError) -> str:
     message = str(error.msg)
     if "remote context" in message or "LoadDocumentCallback" in message:
         return "a remote @context, which is never fetched; put the context itself into the document"
+    if "Only UTF-8 is supported" in message or "invalid utf-8" in message.lower():
+        return f"{_PLACE.sub('', message)}; save the file as UTF-8"
     for piece in (_PLACE, _PLACE):
         message = piece.sub("", message)
     return message

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import NamedTuple
 
 from kblam.data.importing.items import NAME, Dropped, Item, Label, Node, Statement
 from kblam.data.importing.words import as_words, local_name
+from kblam.data.tables import words
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _RDFS = "http://www.w3.org/2000/01/rdf-schema#"
@@ -43,9 +44,16 @@ _WIKIDATA_VALUE = re.compile(r"http://www\.wikidata\.org/prop/(?:direct|statemen
 _WIKIDATA_OTHER = re.compile(r"http://www\.wikidata\.org/prop/(direct-normalized/)?(P\d+)")
 _WIKIDATA_ENTITY = "http://www.wikidata.org/entity/"
 BINARY = "binary data"
-_NUMBERS = frozenset((f"{_XSD}integer", f"{_XSD}decimal"))
+_NUMBERS = frozenset(
+    f"{_XSD}{kind}"
+    for kind in words(
+        "integer decimal double float long int short byte nonNegativeInteger positiveInteger nonPositiveInteger "
+        "negativeInteger unsignedLong unsignedInt unsignedShort unsignedByte"
+    )
+)
 _BINARY = frozenset((f"{_XSD}base64Binary", f"{_XSD}hexBinary"))
-_FLOATS = frozenset((f"{_XSD}double", f"{_XSD}float"))
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE](?P<exponent>[+-]?\d{1,9}))?", re.ASCII)
+_MOST_ZEROS = 30  # an exponent beyond stays
 # Datatypes whose last part is a unit.
 _UNITS = ("http://dbpedia.org/datatype/", "http://qudt.org/vocab/unit/", "http://qudt.org/2.1/vocab/unit/")
 
@@ -126,8 +134,6 @@ def _text(literal: Literal) -> str:
     """The text of a literal, with its unit, in the digits that people write."""
     text = literal.text.strip()
     if literal.datatype in _NUMBERS:
-        return text.removeprefix("+")  # of every number of Wikidata
-    if literal.datatype in _FLOATS:
         return _written_out(text)
     for start in _UNITS:
         if literal.datatype.startswith(start):
@@ -136,13 +142,11 @@ def _text(literal: Literal) -> str:
 
 
 def _written_out(text: str) -> str:
-    """A number without an exponent, where that can be."""
-    if "e" not in text.lower():
+    """A number without an exponent, where that can be, and without a plus sign, which every number of Wikidata has."""
+    if not (found := _NUMBER.fullmatch(text)):
         return text
-    try:
-        number = float(text)
-    except ValueError:
+    text = text.removeprefix("+")
+    if found["exponent"] is None or abs(int(found["exponent"])) > _MOST_ZEROS:
         return text
-    if not math.isfinite(number):  # INF, or more than a float holds
-        return text
-    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+    written = f"{Decimal(text):f}"  # all digits of it, where a float would round them
+    return written.rstrip("0").rstrip(".") if "." in written else written

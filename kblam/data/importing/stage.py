@@ -17,6 +17,7 @@ from kblam.data.importing.languages import Languages
 from kblam.data.importing.naming import Naming, scoped
 from kblam.data.temporary import on_disk
 from kblam.errors import TripleFormatError
+from kblam.knowledge.fields import check_storable, clean, is_storable, shortened
 from kblam.knowledge.records import joined
 from kblam.knowledge.renaming import new_words, without_plain_key
 from kblam.knowledge.sources import MOST_SOURCES, SOURCES
@@ -26,6 +27,7 @@ from kblam.strict_json import loads
 # Characters of several values put together: what an encoder reads, and a model can say again.
 LONGEST_JOINED = 1000
 _BATCH = 5000
+_UNSTORABLE = "a text that cannot be stored"
 _MOST_VALUES = 2000  # of one property that are looked at
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -92,19 +94,15 @@ class Stage:
         if item.language and self._languages.rank(item.language) is None:
             self._losses.add(Dropped(f"a text in another language than {self._languages}", item.language))
             return
-        s, p, v, o = item.subject, item.property, item.value, item.of
-        row = (
-            self._id(s),
-            isinstance(s, Node),
-            self._id(p),
-            isinstance(p, Node),
-            self._id(v),
-            isinstance(v, Node),
-            item.language,
-            None if o is None else self._id(o),
-            item.edge,
-            item.extra,
-        )
+        s, p, v = item.subject, item.property, item.value
+        subject, prop, value = map(self._id, (s, p, v))
+        of = None if item.of is None else self._id(item.of)
+        # SQLite holds no half of a surrogate pair, which JSON and graphs in memory may have.
+        if not is_storable("".join((subject, prop, value, of or "", item.edge))):
+            self._losses.add(Dropped(_UNSTORABLE, shortened(f"the {prop} of {subject}: {value}", 80)))
+            return
+        of_nodes = isinstance(s, Node), isinstance(p, Node), isinstance(v, Node)
+        row = (subject, of_nodes[0], prop, of_nodes[1], value, of_nodes[2], item.language, of, item.edge, item.extra)
         self._statements.append(row)
         if len(self._statements) >= _BATCH:
             self._write()
@@ -122,10 +120,17 @@ class Stage:
 
     def _add_label(self, label: Label) -> None:
         rank = self._languages.rank(label.language)
-        text = label.text.strip()
-        if rank is None or not text:
+        if rank is None or not label.text.strip():
             return
-        self._labels.append((self._id(label.node), rank * 100 + label.rank, text, not label.is_kept))
+        node = self._id(label.node)
+        try:
+            check_storable("id", node)
+            text = clean("name", label.text, compose=True)
+        except TripleFormatError as error:
+            if not label.is_kept:
+                self._losses.add(Dropped("a name that cannot be stored", error.reason[:80]))
+            return
+        self._labels.append((node, rank * 100 + label.rank, text, not label.is_kept))
         if len(self._labels) >= _BATCH:
             self._write()
 
@@ -200,7 +205,7 @@ class Stage:
             try:
                 self._add_fact(Triple(name, prop + self._languages.mark(language), value), extra)
             except TripleFormatError as error:
-                self._losses.add(Dropped("a text that cannot be stored", error.reason[:80]))
+                self._losses.add(Dropped(_UNSTORABLE, error.reason[:80]))
 
     def triples(self) -> Iterator[Triple]:
         """The triples, in the order in which their first statements came. Counts anew."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from kblam.data.importing.items import Bad, Dropped, Item, Label, Node, Statement
+from kblam.data.importing.items import ID_ITSELF, Bad, Dropped, Item, Label, Node, Statement
 from kblam.errors import TripleFormatError
 from kblam.knowledge.columns import Columns
+from kblam.knowledge.fields import bare
 from kblam.knowledge.files import located_triples
 from kblam.knowledge.records import RecordReader
 from kblam.knowledge.triples import Triple
@@ -19,6 +21,8 @@ logger = logging.getLogger("kblam")
 
 UNREAD = "a cell of a column that is no part of a fact"
 NO_ID = "a node without an id"
+_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|urn:")
+_REMEMBERED = 100_000
 
 
 def unread(reader: RecordReader, source: str) -> Iterator[Dropped]:
@@ -47,12 +51,12 @@ class TableFile:
         Raises:
             TripleFormatError: the file cannot be read on, or a chosen column is nowhere.
         """
-        reader = RecordReader(self.columns)
+        reader, seen = RecordReader(self.columns), set[str]()
         for line, found in located_triples(self.path, reader):
             if isinstance(found, TripleFormatError):
                 yield Bad(TripleFormatError(found.reason, path=self.path, line=line))
             elif self.by_id:
-                yield _by_id(found)
+                yield from _by_id(found, seen)
             else:
                 yield found
         try:
@@ -97,21 +101,33 @@ class NodesFile:
                     yield Dropped(NO_ID, facts[0].name[:40])
                 continue
             found_any = True
-            yield Label(Node(ids[0], is_shared=True), facts[0].name)
+            node = Node(bare(ids[0]), is_shared=True)
+            yield Label(node, facts[0].name)
             for fact in facts:
                 if fact.value != ids[0] or fact.property.casefold() != self.id_column.casefold():
-                    yield Statement(Node(ids[0], is_shared=True), fact.property, fact.value)
+                    yield Statement(node, fact.property, fact.value)
         if not found_any:
             raise TripleFormatError(f"there is no column {self.id_column!r} with ids of the nodes", path=self.path)
         yield from unread(reader, self.name)
 
 
-def _by_id(triple: Triple) -> Statement:
+def _by_id(triple: Triple, seen: set[str]) -> Iterator[Item]:
+    """A fact whose name and value are ids. One that nothing names stands as it is, unless it is an IRI.
+
+    Args:
+        seen: ids that this was said of.
+    """
+    value = bare(triple.value)  # as names are, or one id would be two things
+    for id in (triple.name, value):
+        if id not in seen and not _IRI.match(id):
+            yield Label(Node(id, is_shared=True), id, ID_ITSELF, is_kept=True)
+            if len(seen) < _REMEMBERED:
+                seen.add(id)
     record = triple.to_record()
     extra = {field: text for field, text in record.items() if field not in ("name", "property", "value")}
-    return Statement(
+    yield Statement(
         Node(triple.name, is_shared=True),
         triple.property,
-        Node(triple.value, is_shared=True),
+        Node(value, is_shared=True),
         extra=json.dumps(extra, ensure_ascii=False) if extra else "",
     )

@@ -49,12 +49,12 @@ def text_of(value: object) -> str:
 
 
 def plain(value: object) -> object:
-    """A cell as records hold it: texts, numbers, lists and objects.
+    """A cell as records hold it: texts to the letter, numbers, lists and objects.
 
     Raises:
         NoTextError: it, or a part of it, has no text.
     """
-    if isinstance(value, bool | int) or value is None:
+    if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}

@@ -188,3 +188,15 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_left(tmp_path: Path
     with pytest.raises(DataError, match="no question to write"):
         export_questions(tmp_path / "s.jsonl", [])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_texts_come_back_to_the_letter(tmp_path: Path, suffix: str) -> None:
+    one = QuestionAnswer("\ufeffWhat is it?", "  four\n", (" a fact ", "  "), group=" it", names=("it ",))
+    export_questions(tmp_path / f"a{suffix}", [one, one])
+    assert list(read_questions(tmp_path / f"a{suffix}")) == [one, one]
+
+
+def test_nothing_in_a_list_is_no_fact(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "What?", "answer": "That.", "contexts": ["a fact", null]}\n')
+    assert [one.contexts for one in read_questions(tmp_path / "a.jsonl")] == [("a fact",)]

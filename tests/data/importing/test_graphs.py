@@ -198,6 +198,38 @@ def test_all_texts_of_one_name_are_read(tmp_path: Path) -> None:
     assert facts(written(tmp_path / "a.graphml", text)) == {("Oak", "use"): "ships, casks, doors"}
 
 
+def test_a_file_of_llama_index_keeps_the_digits_of_its_numbers(tmp_path: Path) -> None:
+    numbers = '{"a": 20.50, "b": 123456789012345678901.5, "c": 0.25, "d": NaN, "e": 1e400, "f": 12}'
+    text = f'{{"nodes": {{"Ann": {{"name": "Ann", "properties": {numbers}}}}}, "relations": {{}}}}'
+    found = facts(written(tmp_path / "property_graph_store.json", text))
+    kept = {"a": "20.50", "b": "123456789012345678901.5", "c": "0.25", "e": "1e400", "f": "12"}
+    assert found == {("Ann", prop): value for prop, value in kept.items()}
+
+
+def test_half_of_a_surrogate_pair_is_left_out_and_counted(tmp_path: Path) -> None:
+    graph = networkx.DiGraph()
+    graph.add_node("Ann", age=30, note="a\ud800b")
+    graph.add_node("\udc00", age=31)
+    found, report = read([NetworkxGraph(graph)])
+    assert found == {("Ann", "age"): "30"}
+    assert report.dropped == {"a text that cannot be stored": 2, "a name that cannot be stored": 1}
+    nodes = '{"Ann": {"name": "A\\ud800", "properties": {"age": 30, "note": "\\ud800"}}}'
+    path = written(tmp_path / "property_graph_store.json", f'{{"nodes": {nodes}, "relations": {{}}}}')
+    found, report = read(open_sources([str(path)]))
+    assert found == {("Ann", "age"): "30"}
+    assert report.dropped == {"a text that cannot be stored": 1, "a name that cannot be stored": 1}
+
+
+def test_keys_of_networkx_may_be_of_any_kind() -> None:
+    graph = networkx.DiGraph()
+    graph.add_edge("Ann", "Acme")
+    graph.nodes["Ann"][1999] = "born"
+    graph.edges["Ann", "Acme"][7] = "days"
+    found, _ = read([NetworkxGraph(graph)])
+    assert found["Ann", "1999"] == "born"
+    assert found["Ann", "7 (relation to Acme)"] == "days"
+
+
 @pytest.mark.parametrize(
     "part",
     [

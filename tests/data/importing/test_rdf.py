@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
 import rdflib
 
-from kblam.data.importing import Languages, RdflibGraph, open_sources
+from kblam.data.importing import BadRows, Languages, RdflibGraph, naming, open_sources
+from kblam.data.importing.words import local_name
 from kblam.errors import DataError, TripleFormatError
 from tests.data.importing.reading import facts, read, written
 
@@ -233,6 +235,11 @@ def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
         "floors": f'"+3"^^<{xsd}integer>',
         "depth": f'"1E400"^^<{unit}metre>',
         "code": '"+1E5"',
+        "length": f'"1.2345678901234567890123E2"^^<{unit}metre>',
+        "mole": f'"6.02214076E23"^^<{xsd}double>',
+        "charge": f'"+1.602E-19"^^<{xsd}double>',
+        "mass": f'"5.0E100"^^<{xsd}double>',
+        "doors": f'"+4"^^<{xsd}nonNegativeInteger>',
     }
     lines = "".join(f"<http://x/Berlin> <http://x/{prop}> {term} .\n" for prop, term in terms.items())
     found = facts(written(tmp_path / "a.nt", lines))
@@ -243,6 +250,11 @@ def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
         "floors": "3",
         "depth": "1E400 metre",
         "code": "+1E5",
+        "length": "123.45678901234567890123 metre",
+        "mole": "602214076000000000000000",
+        "charge": "0.0000000000000000001602",
+        "mass": "5.0E100",
+        "doors": "4",
     }
 
 
@@ -254,3 +266,46 @@ def test_an_article_of_dbpedia_may_have_a_slash_in_its_name(tmp_path: Path) -> N
         ("AC/DC", "genre"): rock,
         ("Back", "by"): "AC/DC",
     }
+
+
+def test_names_that_differ_by_what_nobody_sees_are_told_apart(tmp_path: Path) -> None:
+    names = {"Q1": "Berlin", "Q2": "Berlin\u200b", "Q3": "\u00adBerlin\ufeff", "Q4": "\u200b"}
+    label = "http://www.w3.org/2000/01/rdf-schema#label"
+    lines = [
+        f'<http://x/{id}> <{label}> "{name}" .\n<http://x/{id}> <http://x/area> "{id}" .' for id, name in names.items()
+    ]
+    found, report = read(open_sources([str(written(tmp_path / "a.nt", "\n".join(lines)))]))
+    assert {name: value for (name, prop), value in found.items() if prop == "area"} == {
+        "Berlin (Q1)": "Q1",
+        "Berlin (Q2)": "Q2",
+        "Berlin (Q3)": "Q3",
+        "Q4": "Q4",
+    }
+    assert report.told_apart == 3
+
+
+def test_a_line_without_its_end_is_bad_and_not_the_line_after_it(tmp_path: Path) -> None:
+    lines = ['<http://x/a> <http://x/p> "1"', '<http://x/b> <http://x/p> "2" .', '<http://x/c> <http://x/p> "3" .']
+    rows = BadRows(tmp_path / "bad.jsonl")
+    found, report = read(open_sources([str(written(tmp_path / "a.nt", "\n".join(lines)))]), bad_rows=rows)
+    assert found == {("b", "p"): "2", ("c", "p"): "3"}
+    assert (report.read, report.bad) == (3, 1)
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["line"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-16"])
+def test_rdf_xml_of_another_encoding_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
+    rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    text = f"""<?xml version="1.0" encoding="{encoding}"?><rdf:RDF xmlns:rdf="{rdf}" xmlns:x="http://x/">
+    <rdf:Description rdf:about="http://x/a"><x:place>München</x:place></rdf:Description></rdf:RDF>"""
+    with pytest.raises(TripleFormatError, match=r"save .+ as UTF-8"):
+        read(open_sources([str(written(tmp_path / "a.rdf", text.encode(encoding)))]))
+
+
+def test_many_values_with_one_unit_take_time_with_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(naming, "local_name", lambda iri: looked_at.append(iri) or local_name(iri))
+    lines = [f"_:b <http://schema.org/value> {number} ." for number in range(200)]
+    text = "\n".join(["<http://x/a> <http://x/mass> _:b .", *lines, '_:b <http://schema.org/unitText> "kg" .'])
+    assert facts(written(tmp_path / "a.ttl", text))["a", "mass"].startswith("0 kg, 1 kg, 2 kg")
+    assert len(looked_at) < 2000

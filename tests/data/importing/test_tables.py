@@ -65,6 +65,35 @@ def test_nodes_on_one_line_are_told_apart(tmp_path: Path, indent: int | None) ->
     assert report.dropped == {"a node without an id": 1}
 
 
+def test_an_id_that_nothing_names_stands_as_it_is_unless_it_is_an_iri(tmp_path: Path) -> None:
+    names = written(tmp_path / "nodes.csv", "id,name,age\n1,Ann,30\n")
+    text = """source,relation,target
+    AC/DC,plays at,12:30
+    GO:0008150,part of,Batman: The Movie
+    hello_world,holds,100%25
+    1,likes,http://x.org/New_York
+    http://x.org/New_York,mayor,1
+    """
+    found, report = read(open_sources([str(written(tmp_path / "edges.csv", text))], nodes=names))
+    assert found == {
+        ("AC/DC", "plays at"): "12:30",
+        ("GO:0008150", "part of"): "Batman: The Movie",
+        ("hello_world", "holds"): "100%25",
+        ("Ann", "likes"): "New York",
+        ("New York", "mayor"): "Ann",
+        ("Ann", "age"): "30",
+    }
+    assert report.unnamed == 4
+
+
+def test_an_id_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    apart, composed = "Cafe\u0301", "Caf\u00e9"
+    names = written(tmp_path / "nodes.csv", f"id,name,age\n{apart},Ann,30\n")
+    edges = written(tmp_path / "edges.csv", f"source,relation,target\n{apart},knows,{composed}\nBo,knows,{apart}\n")
+    found, _ = read(open_sources([str(edges)], nodes=names))
+    assert found == {("Ann", "knows"): "Ann", ("Bo", "knows"): "Ann", ("Ann", "age"): "30"}
+
+
 def test_a_row_of_blanks_above_the_header_is_no_header(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", [[" ", "  "], ["name", "color"], ["Oak", "green"]])
     assert facts(path) == {("Oak", "color"): "green"}
