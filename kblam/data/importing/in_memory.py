@@ -69,6 +69,6 @@ class NetworkxGraph:
             yield from edge_items(Node(str(source)), rest.pop(kind) if kind else "", Node(str(target)), rest)
 
 
-def _by_text(attributes: Mapping[Any, object]) -> dict[str, object]:
+def _by_text(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes by the text of their keys, which networkx takes of any kind."""
     return {str(key): value for key, value in attributes.items()}
