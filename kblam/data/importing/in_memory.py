@@ -66,7 +66,7 @@ class NetworkxGraph:
         for source, target, attributes in self._graph.edges(data=True):
             rest = _by_text(attributes)
             kind = kind_of(rest)
-            yield from edge_items(Node(str(source)), rest.pop(kind) if kind else "", Node(str(target)), rest)
+            yield from edge_items(Node(str(source)), str(rest.pop(kind)) if kind else "", Node(str(target)), rest)
 
 
 def _by_text(attributes: Mapping[Any, Any]) -> dict[str, Any]:
