@@ -51,18 +51,18 @@ class Taken:
         triples: that can be used, each with its source.
         refused: why facts were left out, and how many for each reason.
         failed: why the piece gave nothing at all; None where it did.
-        is_cut: whether that is a length limit, so that another model would do no better.
         prompt_tokens, reply_tokens: of all tries, as the server counts them.
         is_counted: whether the server counted every try.
+        is_cut: whether it failed by a length limit, so that another model would do no better.
     """
 
     triples: list[Triple] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     failed: str | None = None
-    is_cut: bool = False
     prompt_tokens: int = 0
     reply_tokens: int = 0
     is_counted: bool = True
+    is_cut: bool = False
 
     def count(self, reply: Reply) -> None:
         """Adds the tokens of a try."""
