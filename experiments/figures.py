@@ -25,16 +25,16 @@ _TABLE = re.compile(r"(<!-- figures: (\w+) -->\n\n).*?(\n<!-- end of figures -->
 
 # Of each row: what it is called, its report, and where in it.
 ANSWERS = (
-    ("100 triples", "smollm2-columns", "sizes", "100"),
-    ("1,000", "smollm2-columns", "sizes", "1000"),
-    ("10,000", "smollm2-columns", "sizes", "10000"),
-    ("100,000 (500 questions, the head before)", "smollm2-open-100k", "sizes", "100000"),
-    ("1,000, phrasings never trained on", "smollm2-columns-unseen", "unseen"),
-    ("chemical elements, 2,335 triples", "smollm2-columns-real", "real", "elements"),
-    ("airports, 3,907 triples", "smollm2-columns-real", "real", "airports"),
-    ("software weaknesses, 3,838 triples", "smollm2-columns-real", "real", "weaknesses"),
-    ("chemical compounds, 4,102 triples", "smollm2-columns-real", "real", "compounds"),
-    ("WordNet, 4,503 triples", "smollm2-columns-real", "real", "wordnet"),
+    ("100 triples", "smollm2-lacked", "sizes", "100"),
+    ("1,000", "smollm2-lacked", "sizes", "1000"),
+    ("10,000", "smollm2-lacked", "sizes", "10000"),
+    ("100,000 (500 questions, an earlier head)", "smollm2-open-100k", "sizes", "100000"),
+    ("1,000, phrasings never trained on", "smollm2-lacked-unseen", "unseen"),
+    ("chemical elements, 2,335 triples", "smollm2-lacked-real", "real", "elements"),
+    ("airports, 3,907 triples", "smollm2-lacked-real", "real", "airports"),
+    ("software weaknesses, 3,838 triples", "smollm2-lacked-real", "real", "weaknesses"),
+    ("chemical compounds, 4,102 triples", "smollm2-lacked-real", "real", "compounds"),
+    ("WordNet, 4,503 triples", "smollm2-lacked-real", "real", "wordnet"),
 )
 # What is right, and how long it took: of two runs.
 RIGHT, TIMES = "smollm2-items-rag", "smollm2-head-rag"
