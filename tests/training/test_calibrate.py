@@ -108,7 +108,7 @@ def test_few_questions_at_a_time_are_asked_of_one_base() -> None:
     judge: Any = Noting()
     shown = [calibrate._Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
     assert len(calibrate._cases(judge, FACTS, shown, [FOUND] * 60)) == 60
-    assert len(judge.properties) == 3
+    assert len(judge.properties) == 8
 
 
 def test_an_adapter_gets_another_confidence_and_keeps_its_weights(
