@@ -28,7 +28,7 @@ ANSWERS = (
     ("100 triples", "smollm2-lacked", "sizes", "100"),
     ("1,000", "smollm2-lacked", "sizes", "1000"),
     ("10,000", "smollm2-lacked", "sizes", "10000"),
-    ("100,000 (500 questions, an earlier head)", "smollm2-open-100k", "sizes", "100000"),
+    ("100,000 (500 questions, an earlier adapter)", "smollm2-open-100k", "sizes", "100000"),
     ("1,000, phrasings never trained on", "smollm2-lacked-unseen", "unseen"),
     ("chemical elements, 2,335 triples", "smollm2-lacked-real", "real", "elements"),
     ("airports, 3,907 triples", "smollm2-lacked-real", "real", "airports"),
