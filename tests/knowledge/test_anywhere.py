@@ -16,7 +16,8 @@ from kblam.knowledge.names import Names
 PICTURES = ["🍕", "👩", "👩‍🚀", "👍", "❤️", "🇫🇷", "🇷🇩", "°"]
 MARKS = ["???", "++", "->", "?", "&", "-", "..."]
 SPACELESS = ["กรุงเทพ", "กรุงเทพมหานคร", "กบี", "นคร", "สมชาย ใจดี", "東京", "東京都", "中", "서울", "វត្ត", "Tシャツ"]
-NAMES = Names([*PICTURES, *MARKS, *SPACELESS, "Elm Hall"])
+KANA = ["かな", "さくら"]
+NAMES = Names([*PICTURES, *MARKS, *SPACELESS, *KANA, "Elm Hall"])
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,9 @@ def test_marks_are_a_name_in_quotes_or_where_nobody_writes_them(text: str, said:
     ("text", "said"),
     [
         ("ประชากรของกรุงเทพคือเท่าไร", ["กรุงเทพ"]),
+        ("これはかなです", []),  # two letters are a part of too much
+        ("かな はいくらですか", ["かな"]),
+        ("これはさくらです", ["さくら"]),
         ("ประชากรของกรุงเทพมหานครคือเท่าไร", ["กรุงเทพมหานคร"]),
         ("กระบี่อยู่ที่ไหน กบี่", []),  # a vowel or tone mark goes on
         ("เมืองนครา", []),
