@@ -32,9 +32,8 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         refuse(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
     tensors(latents=latents)
     if latents.dim() != 2 or latents.shape[1] == 0 or not latents.dtype.is_floating_point:
-        refuse(
-            f"latents must be floating point (M, P), P at least 1; got {latents.dtype} of shape {tuple(latents.shape)}"
-        )
+        got = f"{latents.dtype} of shape {tuple(latents.shape)}"
+        refuse(f"latents must be floating point (M, P); got {got}, and P is at least 1")
     rows = latents.float()
     scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / LARGEST[dtype]
     scaled = rows / torch.where(scale == 0, 1.0, scale)[:, None]

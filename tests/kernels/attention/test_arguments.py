@@ -205,7 +205,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "norms with a scale": (lambda: normed(STATES[0], SCALE), "float32 latents have no scale"),
     "norms at one scale": (lambda: normed(STORED, SCALE[:1]), r"scale must be float32 \(M=7,\).*got .*\(1,\)"),
     "norms added in halves": (lambda: normed(STATES[0], accumulate=torch.float16), "accumulate must be.*float16"),
-    "latents of no width": (lambda: quantise(STATES[0, :, :0], torch.int8), r"P at least 1; got .*\(3, 0\)"),
+    "latents of no width": (lambda: quantise(STATES[0, :, :0], torch.int8), r"got .* \(3, 0\), and P is at least 1"),
     "a pin that is no text": (lambda: check_pin(NOTHING), "pin must be a text"),
 }
 
