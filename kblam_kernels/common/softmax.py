@@ -56,7 +56,8 @@ def merged(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> 
     without a column, whose output is 0, and of one that is NaN: its output counts with weight 0, which hides no NaN.
     """
     nothing, dtype = float("-inf"), accumulation_dtype(output_a)
-    weighed_a, weighed_b = (lse.masked_fill(lse == float("inf"), nothing) for lse in (lse_a, lse_b))
+    nan = float("nan")  # one launch for each lse
+    weighed_a, weighed_b = (lse.nan_to_num(nan=nan, posinf=nothing, neginf=nothing) for lse in (lse_a, lse_b))
     level = torch.maximum(weighed_a, weighed_b)
     level = level.masked_fill(level == nothing, 0.0)  # -inf less -inf would be NaN
     total = torch.zeros_like(level)
