@@ -78,6 +78,13 @@ def number(name: str, value: Any, *, or_minus_infinity: bool = False) -> float:
     return float(value)
 
 
+def switch(name: str, value: Any) -> bool:
+    """True or False, numpy's too; others are refused."""
+    if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
+        refuse(f"{name} must be True or False; got {value!r}"[:200])
+    return bool(value)
+
+
 def expect(
     name: str,
     tensor: Tensor,

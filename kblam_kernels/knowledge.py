@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kblam_kernels.errors import expect, refuse, tensors
+from kblam_kernels.errors import expect, refuse, switch, tensors
 from kblam_kernels.precision import exactly
 
 # Storage of latents that needs a scale for each triple; the others hold a latent as it is.
@@ -147,7 +147,7 @@ class LatentKnowledge:
     M may be 0. To change a triple, write its row of each tensor in place.
 
     Raises:
-        UnsupportedInputError: if shapes, dtypes or devices do not fit.
+        UnsupportedInputError: if shapes, dtypes or devices do not fit, or `materialised` is neither True nor False.
     """
 
     key: Tensor
@@ -181,6 +181,7 @@ class LatentKnowledge:
         expect("norm", norm, "M", key.shape[:1], key.device, expected)
         self._check_scale("key_scale", self.key_scale)
         self._check_scale("value_scale", self.value_scale)
+        switch("materialised", self.materialised)
 
     def _check_scale(self, name: str, scale: Tensor | None) -> None:
         if self.key.dtype not in SCALED_DTYPES:

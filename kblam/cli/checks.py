@@ -193,7 +193,7 @@ def space() -> Iterable[Outcome]:
 
 def memory() -> Iterable[Outcome]:
     """Free memory."""
-    from kblam_kernels.plan.memory import available_memory
+    from kblam_kernels.common.main_memory import available_memory
 
     if (free := available_memory()) is None:
         return []

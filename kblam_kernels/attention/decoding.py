@@ -31,6 +31,15 @@ from kblam_kernels.latent.call import LatentCall
 
 # Query, key, value, and the knowledge query or None.
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None]
+# Where an argument of `rectangular_attention` goes that a step does not take.
+_PLANNED = "is planned and no argument of run: give it to plan, or call the object, which plans anew when it changes"
+_ELSEWHERE = {
+    "scale": _PLANNED,
+    "window": _PLANNED,
+    "int8_products": "is no argument of a step: give it to RectangularAttention(knowledge, int8_products=...)",
+    "backend": "is no argument of a step: give it to RectangularAttention(knowledge, backend=...)",
+    "return_lse": "is no argument of a step, which always returns the lse",
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class RectangularAttention:
         Raises:
             UnsupportedInputError, BackendUnavailableError: as `rectangular_attention`.
         """
-        op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window)
+        op, call = self._call((query, key, value, knowledge_query), scale, window, {})
         backend = op.named(op.choose(call, self._backend))
         straight = backend.serving(call).bound(call) if backend.is_one_op(call) else None
         planned = Planned((query.shape, query.dtype, scale, window), backend.name, straight)
@@ -162,7 +171,8 @@ class RectangularAttention:
             Output (B, Hq, N, D) and lse (B, Hq, N).
 
         Raises:
-            UnsupportedInputError: as `rectangular_attention`, or if nothing of this form was planned.
+            UnsupportedInputError: as `rectangular_attention`, if nothing of this form was planned, or for an argument
+                that was planned, such as `scale`.
         """
         tensors(query=query)
         planned = self.planned
@@ -187,7 +197,7 @@ class RectangularAttention:
         """`run`, after `plan` if the form has changed; arguments and errors are those of `rectangular_attention`."""
         if torch.compiler.is_compiling() or is_transformed():
             # While tracing, nothing is remembered: the graph itself is reused. What was planned may have no derivative.
-            op, call = self._call(query, key, value, knowledge_query, scale=scale, window=window, **step)
+            op, call = self._call((query, key, value, knowledge_query), scale, window, step)
             output, lse = op(call, op.choose(call, self._backend))
             return output, lse
         tensors(query=query)
@@ -248,9 +258,13 @@ class RectangularAttention:
         return output, lse, r
 
     def _call(
-        self, query: Tensor, key: Tensor, value: Tensor, knowledge_query: Tensor | None, **options: Unpack[Options]
+        self, tensors: Tensors, scale: float | None, window: int | None, step: Step
     ) -> tuple[Op[Any], DenseCall | LatentCall]:
-        options["int8_products"] = self._int8_products
+        for name in step:
+            if name in _ELSEWHERE:
+                refuse(f"{name} {_ELSEWHERE[name]}")
+        query, key, value, knowledge_query = tensors
+        options: Options = {"scale": scale, "window": window, "int8_products": self._int8_products, **step}
         return call_of(query, key, value, self._knowledge, knowledge_query, **options)
 
     def _step(self, planned: Planned, tensors: Tensors, **step: Unpack[Step]) -> tuple[Tensor, Tensor]:
@@ -264,7 +278,7 @@ class RectangularAttention:
                 # what does not fit, and who serves what this backend does not take.
                 failure = error
         scale, window = planned.form[2:]
-        op, call = self._call(*tensors, scale=scale, window=window, **step)
+        op, call = self._call(tensors, scale, window, step)
         backend = planned.backend
         # What else decides is of the form, or of the knowledge.
         if failure is not None or is_transformed() or not call.has_contiguous_rows():

@@ -11,10 +11,13 @@ from kblam_kernels.attention import packed
 from kblam_kernels.common import memory
 from kblam_kernels.common.call import needs_gradient
 from kblam_kernels.common.dispatch import AUTO
+from kblam_kernels.common.main_memory import available_memory
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.errors import refuse, whole
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.precision import exactly
+
+MOST_TOKENS = 2**31
 
 
 class KnowledgePlan:
@@ -28,7 +31,7 @@ class KnowledgePlan:
     Args:
         knowledge: of one layer. Those given to `run` have its shapes and dtypes (latents: one copy for all layers, each
             with its own projection, all or none of them materialised); norms and scales are contiguous.
-        max_tokens: the most rows of a step, padding included.
+        max_tokens: the most rows of a step, padding included; below 2**31, which `query_start_loc` counts in.
         max_span, scale, int8_products, backend: as `partial_knowledge_attention` takes them.
 
     The constructor attends once, to nothing: this compiles the kernels and counts the memory, which is then taken.
@@ -41,7 +44,8 @@ class KnowledgePlan:
         workspace_bytes: of the memory that was taken.
 
     Raises:
-        UnsupportedInputError, BackendUnavailableError: as `partial_knowledge_attention`, or max_tokens < 1.
+        UnsupportedInputError, BackendUnavailableError: as `partial_knowledge_attention`; also for a max_tokens below 1,
+            from 2**31 on, or of rows that the device has no memory for.
 
     Example:
         >>> import torch
@@ -66,6 +70,7 @@ class KnowledgePlan:
     ) -> None:
         packed.check_shared(knowledge)
         max_tokens = self.max_tokens = whole("max_tokens", max_tokens)
+        _check_room(max_tokens, knowledge)
         self._form = _form_of(knowledge)
         self._max_span = None if max_span is None else whole("max_span", max_span)
         self._options: dict[str, Any] = {"scale": scale, "int8_products": int8_products}
@@ -167,6 +172,28 @@ class KnowledgePlan:
         return packed.call_of_each(
             query, knowledge, self._max_span, knowledge_range=self._range[:T], knowledge_bias=bias, **self._options
         )
+
+
+def _check_room(max_tokens: int, knowledge: Knowledge) -> None:
+    """Refuses more rows than are counted in int32, or than the device has memory for."""
+    if max_tokens >= MOST_TOKENS:
+        refuse(f"max_tokens must be below 2**31, since query_start_loc is int32; got {max_tokens}")
+    of_model = _of_model(knowledge)
+    # Query and output, lse, range and bias; scratch comes on top.
+    row = knowledge.num_heads * (2 * knowledge.head_dim * of_model.element_size() + 4) + 12
+    room = _room(of_model.device)
+    if room is not None and max_tokens * row > room:
+        refuse(
+            f"max_tokens={max_tokens} rows take {max_tokens * row / 1e9:,.1f} GB on {of_model.device}, which has "
+            f"{room / 1e9:,.1f} GB; give the most rows that a step of the engine has"
+        )
+
+
+def _room(device: torch.device) -> int | None:
+    """Bytes that may be there to take, None where nobody says. Linux ends the process that takes more main memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return available_memory() if device.type == "cpu" else None
 
 
 def _form_of(knowledge: Knowledge) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from kblam_kernels.common.dispatch import AUTO, Explanation
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.dense.op import dense_attention
-from kblam_kernels.errors import number, tensors, whole
+from kblam_kernels.errors import number, switch, tensors, whole
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.op import latent_attention
@@ -123,6 +123,7 @@ def rectangular_attention(
         >>> rectangular_attention(query, key, value, knowledge).shape
         torch.Size([1, 8, 5, 64])
     """
+    return_lse = switch("return_lse", return_lse)
     op, call = call_of(query, key, value, knowledge, knowledge_query, **options)
     output, lse = op(call, op.choose(call, backend))
     return (output, lse) if return_lse else output
@@ -179,6 +180,7 @@ def call_of(
     if knowledge is None:
         knowledge = DenseKnowledge.empty(Hq, D, dtype=query.dtype, device=query.device)
     check_layout(knowledge)
+    int8_products = switch("int8_products", int8_products)
     if knowledge_query is not None:
         tensors(knowledge_query=knowledge_query)
     attention: dict[str, Any] = {

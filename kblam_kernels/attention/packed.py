@@ -15,13 +15,13 @@ from torch import Tensor
 
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import bias_rows, check_range
+from kblam_kernels.common.checks import check_range
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.launch import multiprocessors
 from kblam_kernels.common.op import Op
 from kblam_kernels.common.softmax import accumulation_dtype, merged
 from kblam_kernels.common.splits import MAX_DENSE_SPLITS, MIN_DENSE_SPLIT
-from kblam_kernels.errors import expect, refuse, tensors, whole
+from kblam_kernels.errors import expect, number, refuse, tensors, whole
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 from kblam_kernels.latent.tiles import (
@@ -129,7 +129,8 @@ def merge_states(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tenso
     Args:
         output_a, output_b: (total_tokens, Hq, D), of one dtype and device.
         lse_a, lse_b: (Hq, total_tokens), natural logarithms, float32 (float64 for float64 outputs). -inf says that a
-            token saw nothing of that part; what its output holds is then not read.
+            token saw nothing of that part; what its output holds is then not read. So does +inf, which FlashAttention 2
+            writes for such a token, and for one whose scores are NaN: NaN in its output stays NaN.
 
     Returns:
         Output (total_tokens, Hq, D) in the dtype of the outputs, and lse (Hq, total_tokens): 0 and -inf where both
@@ -200,7 +201,7 @@ def of_requests(
     if max_span is not None:
         knowledge_range = _within(whole("max_span", max_span), knowledge_range.clamp(0, M), M)
     if not isinstance(knowledge_bias, Tensor):
-        bias_rows(knowledge_bias, 1, 1, like)  # what is no bias is refused there
+        knowledge_bias = number("knowledge_bias", knowledge_bias, or_minus_infinity=True)
         knowledge_bias = torch.full((R,), knowledge_bias, dtype=torch.float32, device=like.device)
     expect("knowledge_bias", knowledge_bias, "num_requests", (R,), like.device, torch.float32, why=", or a number")
     return knowledge_range, knowledge_bias

@@ -52,15 +52,18 @@ class OnlineSoftmax:
 def merged(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to two lists of columns together: output (..., D) in the accumulation dtype, and lse (...).
 
-    Where a lse is -inf its output is not read; where both are, the output is 0.
+    Where a lse is -inf its output is not read; where both are, the output is 0. +inf is FlashAttention 2's lse of a row
+    without a column, whose output is 0, and of one that is NaN: its output counts with weight 0, which hides no NaN.
     """
     nothing, dtype = float("-inf"), accumulation_dtype(output_a)
-    level = torch.maximum(lse_a, lse_b)
+    nan = float("nan")  # one launch for each lse
+    weighed_a, weighed_b = (lse.nan_to_num(nan=nan, posinf=nothing, neginf=nothing) for lse in (lse_a, lse_b))
+    level = torch.maximum(weighed_a, weighed_b)
     level = level.masked_fill(level == nothing, 0.0)  # -inf less -inf would be NaN
     total = torch.zeros_like(level)
     summed = torch.zeros_like(output_a, dtype=dtype)
-    for output, lse in ((output_a, lse_a), (output_b, lse_b)):
-        weight = torch.exp(lse - level)
+    for output, lse, weighed in ((output_a, lse_a, weighed_a), (output_b, lse_b, weighed_b)):
+        weight = torch.exp(weighed - level)
         total = total + weight
         seen = output.to(dtype).masked_fill((lse == nothing)[..., None], 0.0)
         summed = summed + seen * weight[..., None]

@@ -14,7 +14,7 @@ from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
 from kblam_kernels.dense.call import check_heads
-from kblam_kernels.errors import expect, number, refuse, tensors, whole
+from kblam_kernels.errors import expect, number, refuse, switch, tensors, whole
 from kblam_kernels.evidence import reference
 from kblam_kernels.evidence.call import EvidenceCall
 from kblam_kernels.evidence.op import evidence_mass
@@ -84,6 +84,7 @@ def evidence(
     expect(
         "lse", lse, "B, Hq, N", knowledge_query.shape[:3], knowledge_query.device, accumulation_dtype(knowledge_query)
     )
+    int8_products = switch("int8_products", int8_products)
     weight = row_weight_of(knowledge_query, row_weight)
     if needs_gradient(weight):
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from kblam_kernels.common.columns import chunks
-from kblam_kernels.errors import refuse, tensors
-from kblam_kernels.knowledge import LatentProjection, dequantise
+from kblam_kernels.errors import expect, number, refuse, tensors, whole
+from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
 
 KEY_NORM_EPS = 1e-5
 # Latents normalised at a time: bounds the scratch memory of a large knowledge base.
 ROWS = 16384
+# What a model computes in.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,18 @@ class KeyNorm:
         """rho of each stored latent. Rows are independent, so one changed row can be computed alone.
 
         Args:
-            latents: (M, P), of any dtype that `LatentKnowledge` stores.
-            scale: (M,), of quantised latents.
+            latents: (M, P), of any dtype that `LatentKnowledge` stores, on the device of the adapter.
+            scale: float32 (M,), of int8 and float8_e4m3fn latents, and only of them.
             accumulate: dtype of the products; None is float32, float64 for float64 latents.
 
         Returns:
             (M,) float32; float64 for float64 latents.
+
+        Raises:
+            UnsupportedInputError: a shape, dtype or device that does not fit, or latents without the scale that they
+                need; the message names it.
         """
+        self._check(latents, scale, accumulate)
         result = torch.float64 if latents.dtype == torch.float64 else torch.float32
         working = accumulate or result
         factor, offset = self.factor.to(working), self.offset.to(working)
@@ -57,6 +64,25 @@ class KeyNorm:
             root = torch.addmm(offset, stored, factor)
             norm[rows] = root.square().sum(-1).add(self.eps).rsqrt()
         return norm
+
+    def _check(self, latents: Tensor, scale: Tensor | None, accumulate: torch.dtype | None) -> None:
+        tensors(latents=latents)
+        P, device = len(self.factor), self.factor.device
+        if latents.dim() != 2 or latents.shape[1] != P or latents.device != device:
+            refuse(
+                f"latents must be (M, P={P}) on {device}, as the adapter; "
+                f"got {tuple(latents.shape)} on {latents.device}"
+            )
+        is_scaled = latents.dtype in SCALED_DTYPES
+        if not is_scaled and latents.dtype not in DTYPES:
+            refuse(f"latents must be floating point, int8 or float8_e4m3fn; got {latents.dtype}")
+        if is_scaled != (scale is not None):
+            why = "need their scale, the second result of quantise" if is_scaled else "have no scale"
+            refuse(f"{latents.dtype} latents {why}; got scale={'None' if scale is None else type(scale).__name__}")
+        if scale is not None:
+            expect("scale", scale, "M", latents.shape[:1], device, torch.float32)
+        if accumulate not in (None, torch.float32, torch.float64):
+            refuse(f"accumulate must be torch.float32, torch.float64 or None; got {accumulate}")
 
 
 @dataclass(frozen=True)
@@ -93,12 +119,22 @@ def absorb(
         key_weight, value_weight: (S * Hq * D, P), slot-major, then head, then dim.
         key_bias, value_bias: (S * Hq * D,) or None.
         num_slots, num_heads, head_dim: S, Hq, D.
-        dtype: of the projections, the model's; None keeps that of the weights.
-        eps: of the key LayerNorm.
+        dtype: of the projections, the model's: float32, float64, float16 or bfloat16; None keeps that of the weights.
+        eps: of the key LayerNorm, not below 0.
+
+    Weights and biases are of these dtypes too, and on one device.
 
     Raises:
-        UnsupportedInputError: if a weight or bias does not have S * Hq * D rows, or the two widths P differ.
+        UnsupportedInputError: if a weight or bias does not have S * Hq * D rows, the two widths P differ, a number,
+            dtype or device does not fit, or a weight or bias holds NaN or infinity; the message names it.
     """
+    num_slots, num_heads = whole("num_slots", num_slots), whole("num_heads", num_heads)
+    head_dim = whole("head_dim", head_dim)
+    eps = number("eps", eps)
+    if eps < 0:
+        refuse(f"eps must not be below 0; got {eps}")
+    if dtype is not None and dtype not in DTYPES:
+        refuse(f"dtype must be torch.float32, float64, float16 or bfloat16, or None; got {dtype}")
     outputs = num_slots * num_heads * head_dim
     key_bias = _bias("key_bias", key_bias, "key_weight", key_weight, outputs)
     value_bias = _bias("value_bias", value_bias, "value_weight", value_weight, outputs)
@@ -107,6 +143,12 @@ def absorb(
             f"key_weight and value_weight must take one latent width; got {key_weight.shape[1]} and "
             f"{value_weight.shape[1]}"
         )
+    given = {"key_weight": key_weight, "key_bias": key_bias, "value_weight": value_weight, "value_bias": value_bias}
+    for name, tensor in given.items():
+        if tensor.device != key_weight.device:
+            refuse(f"{name} must be on {key_weight.device}, as key_weight; got {tensor.device}")
+        if not tensor.is_meta and not tensor.isfinite().all():
+            refuse(f"{name} holds NaN or infinity; check the adapter")
     dtype = dtype or key_weight.dtype
     heads = (num_heads, head_dim)
     # One float64 slot at a time: the whole adapter in float64 could outweigh the model's layer.
@@ -152,7 +194,7 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
     """Checks a projection and returns its bias, zeros if there is none."""
     tensors(**{weight_name: weight})
-    if weight.dim() != 2 or weight.shape[0] != outputs or not weight.dtype.is_floating_point:
+    if weight.dim() != 2 or weight.shape[0] != outputs or weight.dtype not in DTYPES:
         refuse(
             f"{weight_name} must be (slots * heads * head_dim = {outputs}, P), of floating-point numbers; "
             f"got {weight.dtype} {tuple(weight.shape)}"
@@ -160,6 +202,9 @@ def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outp
     if bias is None:
         return weight.new_zeros(outputs)
     tensors(**{name: bias})
-    if tuple(bias.shape) != (outputs,):
-        refuse(f"{name} must be ({outputs},) to fit {weight_name}; got {tuple(bias.shape)}")
+    if tuple(bias.shape) != (outputs,) or bias.dtype not in DTYPES:
+        refuse(
+            f"{name} must be ({outputs},) to fit {weight_name}, of floating-point numbers; "
+            f"got {bias.dtype} {tuple(bias.shape)}"
+        )
     return bias

@@ -18,8 +18,8 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     Each row is quantised on its own: a changed row alone gives the same result as in the whole list.
 
     Args:
-        latents: (M, P), floating point and finite; a row that holds inf or NaN gets inf or NaN as its scale, so that
-            it shows.
+        latents: (M, P), P at least 1, floating point and finite; a row that holds inf or NaN gets inf or NaN as its
+            scale, so that it shows.
         dtype: torch.int8 or torch.float8_e4m3fn.
 
     Returns:
@@ -31,8 +31,9 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if dtype not in SCALED_DTYPES:
         refuse(f"dtype must be torch.int8 or torch.float8_e4m3fn; got {dtype}")
     tensors(latents=latents)
-    if latents.dim() != 2 or not latents.dtype.is_floating_point:
-        refuse(f"latents must be floating point (M, P); got {latents.dtype} of shape {tuple(latents.shape)}")
+    if latents.dim() != 2 or latents.shape[1] == 0 or not latents.dtype.is_floating_point:
+        got = f"{latents.dtype} of shape {tuple(latents.shape)}"
+        refuse(f"latents must be floating point (M, P); got {got}, and P is at least 1")
     rows = latents.float()
     scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / LARGEST[dtype]
     scaled = rows / torch.where(scale == 0, 1.0, scale)[:, None]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from kblam_kernels.common.main_memory import available_memory
 from kblam_kernels.errors import refuse
 from kblam_kernels.plan import calibration
-from kblam_kernels.plan.memory import available_memory
 from kblam_kernels.plan.remembered import Both, Rates, remembered
 
 # Share of the specified matrix rate that a fused attention kernel usually reaches at most.
@@ -84,8 +84,8 @@ def device_of(device: torch.device | str, *, measure: bool = True, anew: bool = 
         device: a torch device, or a name as the command line takes it: "cpu", "cuda" (the one here), "a100", ...
 
     Raises:
-        UnsupportedInputError: the name is unknown, a GPU is not here, or the name is of a card of the table where
-            one is to be measured.
+        UnsupportedInputError: the name is unknown, a GPU is not here, the name is of a card of the table where one is
+            to be measured, or the torch device is of a kind that does not compute here, such as meta.
     """
     if isinstance(device, str):
         if device in SPECIFIED and not anew:
@@ -93,12 +93,26 @@ def device_of(device: torch.device | str, *, measure: bool = True, anew: bool = 
         if device in SPECIFIED:
             refuse(f"{device!r} is a row of a table; to measure the device that is here, say cuda or cpu")
         if device not in ("cpu", "cuda"):
-            refuse(f"device {device!r} is not one of cpu, cuda, {', '.join(SPECIFIED)}")
+            refuse(f"device {device!r} is not one of cpu, cuda, {_names()}")
         device = torch.device(device)
+    if not isinstance(device, torch.device):
+        refuse(f"device must be a torch device or a name; got {type(device).__name__}")
+    if device.type not in ("cpu", "cuda") and device.type != _accelerator():
+        refuse(f"device '{device}' computes nothing here; plan for cpu, cuda, or a card by its name: {_names()}")
     if anew:
         _device.cache_clear()
     known = _device(device.type, device.index, anew) if measure or device.type == "cuda" else TYPICAL
     return known.with_memory(free_memory(device))
+
+
+def _names() -> str:
+    return ", ".join(SPECIFIED)
+
+
+def _accelerator() -> str | None:
+    """The kind of device that torch finds here beside the CPU."""
+    found = torch.accelerator.current_accelerator()
+    return None if found is None else found.type
 
 
 @functools.cache
@@ -108,9 +122,7 @@ def _device(kind: str, index: int | None, anew: bool) -> Device:
     if kind == "cuda":
         if not torch.cuda.is_available():
             why = "finds none" if torch.backends.cuda.is_built() else "is built without CUDA"
-            refuse(
-                f"device 'cuda' is not here: this torch {why}; say cpu, or a card by its name: {', '.join(SPECIFIED)}"
-            )
+            refuse(f"device 'cuda' is not here: this torch {why}; say cpu, or a card by its name: {_names()}")
         if index is not None and index >= torch.cuda.device_count():
             refuse(
                 f"device '{device}' is not here: torch finds {torch.cuda.device_count()} of this kind, from cuda:0 on"

@@ -114,8 +114,11 @@ def plan(workload: Workload, device: Device | torch.device | str, *, pin: str = 
             "decode=latent,prefill=dense". "auto" leaves it to the environment variable KBLAM_PLAN.
 
     Raises:
-        UnsupportedInputError: if a pin is not known, or asks for what the adapter or the memory does not allow.
+        UnsupportedInputError: if a pin is not known, or asks for what the adapter or the memory does not allow; as
+            `device_of`; and if `workload` is no `Workload`.
     """
+    if not isinstance(workload, Workload):
+        refuse(f"workload must be a Workload (kblam_kernels.plan); got {type(workload).__name__}")
     if not isinstance(device, Device):
         device = device_of(device)
     pins = check_pin(pin)

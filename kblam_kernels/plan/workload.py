@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kblam_kernels.errors import whole
+from kblam_kernels.errors import switch, whole
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Workload:
         absorbable: False for an adapter whose projections are not linear at the end: it has no latents.
 
     Raises:
-        UnsupportedInputError: if a size is no whole number, or not positive (`triples` may be 0).
+        UnsupportedInputError: if a size is no whole number, or not positive (`triples` may be 0), or `absorbable` is
+            neither True nor False.
     """
 
     triples: int
@@ -42,6 +43,7 @@ class Workload:
         for name in names:
             whole(name, getattr(self, name))
         whole("triples", self.triples, least=0)
+        switch("absorbable", self.absorbable)
 
     @property
     def latent_bytes(self) -> int:

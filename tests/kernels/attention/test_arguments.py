@@ -27,7 +27,7 @@ from kblam_kernels import (
     top_evidence,
 )
 from kblam_kernels.latent import absorb, narrowed, quantise
-from kblam_kernels.plan import check_pin
+from kblam_kernels.plan import Workload, check_pin, device_of, plan
 from kblam_kernels.pruning import select
 from tests.kernels.attention.engines import batch
 from tests.kernels.problems import Problem, evidence_of, make, make_latent
@@ -47,8 +47,26 @@ def of_hidden(states: Any, weight: Any) -> object:
     return RectangularAttention(KNOWLEDGE).of_hidden_states(QUERY, KEY, KEY, states, weight)
 
 
-def absorbed(weight: Any, bias: Any = None) -> object:
-    return absorb(weight, bias, WEIGHT, None, num_slots=1, num_heads=4, head_dim=8)
+def absorbed(weight: Any = WEIGHT, bias: Any = None, **options: Any) -> Any:
+    return absorb(weight, bias, WEIGHT, None, **{"num_slots": 1, "num_heads": 4, "head_dim": 8, **options})
+
+
+def normed(latents: Any, scale: Any = None, **options: Any) -> object:
+    return absorbed().key_norm(latents, scale, **options)
+
+
+def running(**step: Any) -> object:
+    attend = RectangularAttention(KNOWLEDGE)
+    attend.plan(QUERY, KEY, KEY)
+    return attend.run(QUERY, KEY, KEY, **step)
+
+
+def packed(**options: Any) -> tuple[Tensor, Tensor]:
+    return partial_knowledge_attention(QUERY[0].transpose(0, 1), KNOWLEDGE, torch.tensor([0, 3]).int(), **options)
+
+
+SIZES: Any = {"triples": 9, "width": 6, "num_heads": 4, "head_dim": 8, "layers": 1}
+STORED, SCALE = quantise(torch.randn(7, 6), torch.int8)
 
 
 def attend(query: Any = QUERY, key: Any = KEY, knowledge: Any = KNOWLEDGE, **options: Any) -> Tensor:
@@ -141,6 +159,53 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: LatentKnowledge(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3), TEXT),
         "projection must be a LatentProjection; got str",
     ),
+    "products of text": (lambda: attend(int8_products=TEXT), "int8_products must be True or False; got '3'"),
+    "products of latents": (lambda: attend(knowledge=LATENTS, int8_products=1), "int8_products must be .*; got 1"),
+    "products of evidence": (lambda: evidence(QUERY, KNOWLEDGE, LSE, int8_products=TEXT), "int8_products must be"),
+    "products of a loop": (
+        lambda: RectangularAttention(KNOWLEDGE, int8_products=TEXT)(QUERY, KEY, KEY),
+        "int8_products must be",
+    ),
+    "products of a plan": (lambda: KnowledgePlan(KNOWLEDGE, 4, int8_products=TEXT), "int8_products must be"),
+    "products of packed rows": (lambda: packed(int8_products=TEXT), "int8_products must be"),
+    "an lse of text": (lambda: attend(return_lse=TEXT), "return_lse must be True or False; got '3'"),
+    "materialised as text": (lambda: replace(LATENTS, materialised=TEXT), "materialised must be True or False"),  # type: ignore[arg-type]
+    "a scale that was planned": (
+        lambda: running(scale=0.5),
+        "scale is planned and no argument of run: give it to",
+    ),
+    "a window that was planned": (lambda: running(window=3), "window is planned and no argument of run"),
+    "products of a run": (lambda: running(int8_products=False), r"int8_products is no argument of a step: .*\(knowl"),
+    "a backend of a run": (lambda: running(backend="cpu"), r"backend is no argument of a step: give it to Rectangul"),
+    "an lse that is asked for": (lambda: running(return_lse=True), "return_lse is no argument of a step"),
+    "more rows than int32 counts": (
+        lambda: KnowledgePlan(KNOWLEDGE, 2**40),
+        rf"max_tokens must be below 2\*\*31, since query_start_loc is int32; got {2**40}",
+    ),
+    "a plan of no sizes": (lambda: plan(TEXT, "a100"), "workload must be a Workload .*; got str"),
+    "a plan for nothing": (lambda: plan(Workload(**SIZES), NOTHING), "device must be a torch device or .*; got None"),
+    "a plan for meta": (lambda: plan(Workload(**SIZES), torch.device("meta")), "device 'meta' computes nothing here"),
+    "typical rates of meta": (lambda: device_of(torch.device("meta"), measure=False), "'meta' computes nothing"),
+    "sizes of text": (lambda: Workload(**SIZES, absorbable=TEXT), "absorbable must be True or False; got '3'"),
+    "half a slot": (lambda: absorbed(num_slots=0.5), "num_slots must be a whole number; got 0.5"),
+    "projections of whole numbers": (lambda: absorbed(dtype=torch.int32), "dtype must be torch.float32.*got torch.int"),
+    "an epsilon of text": (lambda: absorbed(eps=TEXT), "eps must be a number; got '3'"),
+    "an epsilon below 0": (lambda: absorbed(eps=-1.0), "eps must not be below 0; got -1.0"),
+    "a complex bias": (lambda: absorbed(bias=torch.zeros(32, dtype=torch.complex64)), "key_bias must be .*complex64"),
+    "an adapter of two devices": (
+        lambda: absorbed(bias=torch.zeros(32).to("meta")),
+        "key_bias must be on cpu.*meta",
+    ),
+    "an adapter of NaN": (lambda: absorbed(WEIGHT * torch.nan), "key_weight holds NaN or infinity"),
+    "norms of text": (lambda: normed(TEXT), "latents must be a tensor; got str"),
+    "norms of other latents": (lambda: normed(STATES[0, :, :5]), r"latents must be \(M, P=6\) on cpu.*got \(3, 5\)"),
+    "norms of meta": (lambda: normed(STATES[0].to("meta")), r"latents must be .* on cpu.*on meta"),
+    "norms of whole numbers": (lambda: normed(STATES[0].int()), "latents must be floating point.*got torch.int32"),
+    "norms without a scale": (lambda: normed(STORED), "int8 latents need their scale.*got scale=None"),
+    "norms with a scale": (lambda: normed(STATES[0], SCALE), "float32 latents have no scale"),
+    "norms at one scale": (lambda: normed(STORED, SCALE[:1]), r"scale must be float32 \(M=7,\).*got .*\(1,\)"),
+    "norms added in halves": (lambda: normed(STATES[0], accumulate=torch.float16), "accumulate must be.*float16"),
+    "latents of no width": (lambda: quantise(STATES[0, :, :0], torch.int8), r"got .* \(3, 0\), and P is at least 1"),
     "a pin that is no text": (lambda: check_pin(NOTHING), "pin must be a text"),
 }
 
@@ -152,8 +217,24 @@ def test_it_is_refused_by_name_and_value(name: str) -> None:
         call()
 
 
+def test_a_run_refuses_what_was_planned_without_gradients_too() -> None:
+    """Where the C++ op is called directly."""
+    for step in ({"scale": 1.0}, {"int8_products": True}):
+        with torch.no_grad(), pytest.raises(UnsupportedInputError, match=f"{next(iter(step))} is"):
+            running(**step)
+        with pytest.raises(UnsupportedInputError, match="is no argument of a step"):
+            RectangularAttention(KNOWLEDGE)(QUERY, KEY, KEY, int8_products=False)  # type: ignore[call-arg]
+
+
+def test_a_whole_bias_of_packed_rows_may_be_larger_than_an_integer_of_torch() -> None:
+    for ours, theirs in zip(packed(knowledge_bias=2**70), packed(knowledge_bias=2.0**70), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_numbers_of_other_types_are_numbers() -> None:
     import numpy as np
+
+    assert isinstance(attend(return_lse=np.False_, int8_products=np.True_), Tensor)
 
     expected = attend(scale=0.5, window=2, knowledge_bias=1.0)
     for scale, window, bias in (

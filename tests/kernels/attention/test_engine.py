@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kblam_kernels import DenseKnowledge, KnowledgePlan, LatentKnowledge, LatentProjection, UnsupportedInputError
-from kblam_kernels.attention import packed
+from kblam_kernels.attention import engine, packed
 from kblam_kernels.common.launch import Launch, recording
 from kblam_kernels.common.splits import GROUP
 from kblam_kernels.latent import tiles
@@ -294,6 +294,20 @@ def test_a_plan_refuses(arguments: tuple[Any, ...], message: str) -> None:
     # What was planned before still is.
     for ours, theirs in zip(attend.run(step.knowledge_query, step.knowledge), step.run("auto"), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_rows_that_no_memory_holds_are_refused_before_any_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system ends a process that takes more."""
+    knowledge = steps()[0].knowledge
+    row = HQ * (2 * D * 4 + 4) + 12
+    for room, most in ((MOST * row, MOST), (None, MOST)):
+        monkeypatch.setattr(engine, "available_memory", lambda room=room: room)
+        KnowledgePlan(knowledge, most)
+    monkeypatch.setattr(engine, "available_memory", lambda: MOST * row - 1)
+    with pytest.raises(UnsupportedInputError, match=r"max_tokens=14 rows take 0\.0 GB on cpu, which has 0\.0 GB; give"):
+        KnowledgePlan(knowledge, MOST)
+    with pytest.raises(UnsupportedInputError, match="max_tokens=2147483647 rows take"):
+        KnowledgePlan(knowledge, 2**31 - 1)
 
 
 def test_there_must_be_room_and_one_list() -> None:

@@ -382,6 +382,20 @@ def test_merging_is_in_float32_and_nothing_with_nothing_is_nothing() -> None:
     assert torch.equal(lse, torch.tensor([[0.0, 1.0]]))
 
 
+@pytest.mark.parametrize("other", [0.5, -INF, INF])
+def test_an_lse_of_plus_infinity_is_a_row_that_saw_nothing_and_hides_no_nan(other: float) -> None:
+    """FlashAttention 2 writes it for a row without a column, whose output is 0, and for a row of NaN."""
+    nothing, above, lse = torch.zeros(2, 3, 4), torch.full((3, 2), INF), torch.full((3, 2), other)
+    seen = torch.ones(2, 3, 4) if other == 0.5 else nothing
+    expected = seen, torch.full((3, 2), 0.5 if other == 0.5 else -INF)
+    for found in (merge_states(nothing, above, seen, lse), merge_states(seen, lse, nothing, above)):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert torch.equal(ours, theirs)
+    spoilt = torch.full((2, 3, 4), torch.nan)
+    assert merge_states(spoilt, above, seen, lse)[0].isnan().all()
+    assert merge_states(seen, lse, spoilt, above)[0].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("place", "bad", "message"),
     [

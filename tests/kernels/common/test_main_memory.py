@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kblam_kernels.plan.memory import available_memory
+from kblam_kernels.common.main_memory import available_memory
 
 GIB = 2**30
 
