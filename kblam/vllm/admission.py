@@ -126,7 +126,7 @@ def _are_numbers(given: object) -> bool:
 def bending(params: Any) -> list[str]:
     """Sampling parameters that would change the scores of a decided answer after its words were mixed in."""
     asked = {
-        "structured_outputs": getattr(params, "structured_outputs", None),
+        "structured_outputs (response_format)": getattr(params, "structured_outputs", None),
         "bad_words": getattr(params, "bad_words", None),
         "logit_bias": getattr(params, "logit_bias", None),
         "allowed_token_ids": getattr(params, "allowed_token_ids", None),
