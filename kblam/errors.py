@@ -189,6 +189,14 @@ class TooLongError(GenerationError):
         self.prompt_tokens, self.max_new_tokens, self.room = prompt_tokens, max_new_tokens, room
 
 
+class GenerationFailedError(GenerationError):
+    """What answers is at fault and not the question: a chat template or a tokenizer that does not fit the model."""
+
+
+class RenderingError(GenerationFailedError):
+    """The process that renders a chat template failed, for what else the machine does: it may go better later."""
+
+
 class EngineError(KblamError):
     """An inference engine (vLLM) cannot be started, or changed, as asked with knowledge."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kblam.adapter import AdapterConfig
 from kblam.adapter.sentences import Span
-from kblam.errors import GenerationError
+from kblam.errors import GenerationFailedError
 from kblam.generation.answer import Copied
 from kblam.generation.decision import Decision
 from kblam.generation.wording import Wording, Wordings
@@ -70,7 +70,7 @@ def plan(decision: Decision, prompt: Sequence[int], wordings: Wordings, end: int
         end: the end token, or None if the model has none.
 
     Raises:
-        GenerationError: the tokenizer cannot write a sentence that has to be said.
+        GenerationFailedError: the tokenizer cannot write a sentence that has to be said.
     """
     last = () if end is None else (end,)
     if decision.is_base:
@@ -80,7 +80,7 @@ def plan(decision: Decision, prompt: Sequence[int], wordings: Wordings, end: int
     wording = wordings.of(decision.sentence.text, prompt)
     if wording is None:
         if decision.is_forced:
-            raise GenerationError(
+            raise GenerationFailedError(
                 f"this tokenizer cannot write {decision.sentence.text!r} without a control token; choose another "
                 "refusal sentence in the adapter's config"
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, GenerationFailedError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
 from kblam.generation.evidence import EvidenceRecorder
 from kblam.generation.mixture import REFUSING, steer, weight_of
@@ -174,7 +174,7 @@ class Pointer(LogitsProcessor):
                 refusals.append(refusal_tokens(self._rules.config, prompts[row], self._wordings, self._end))
         written = [*(one.tokens for one in self.plans), *refusals]
         if (most := max((token for tokens in written for token in tokens), default=0)) >= vocabulary:
-            raise GenerationError(
+            raise GenerationFailedError(
                 f"the tokenizer gave token {most}, the model has {vocabulary}: it is another model's tokenizer"
             )
         return self._tables_of(self.plans, refusals, input_ids.device)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from kblam.errors import GenerationError, GenerationFailedError
 from kblam.models import rendering
 from kblam.models.rendering import Template
 
@@ -22,13 +23,19 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, with_system: bool = 
         with_system: a system message comes first, around `SYSTEM_MARK`.
 
     Raises:
-        GenerationError: it raises an error, needs more time or memory than any template should, or leaves the question
-            out.
+        GenerationFailedError: it raises an error, needs more time or memory than any template should, or leaves the
+            question out: no question can be put to the model.
+        RenderingError: the process that renders it failed.
     """
     if (template := _template_of(tokenizer)) is None:
         return None
     marks = (SYSTEM_MARK, MARK) if with_system else (MARK,)
-    return _put(rendering.rendered(template, ("system", "user") if with_system else ("user",)), marks)
+    try:
+        return _put(rendering.rendered(template, ("system", "user") if with_system else ("user",)), marks)
+    except GenerationFailedError:
+        raise
+    except GenerationError as error:  # nobody chose these roles but the model's own template
+        raise GenerationFailedError(str(error)) from error
 
 
 def conversation_of(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> str | None:
@@ -40,7 +47,8 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[st
         turns: (role, text) of each message; roles are "system", "user" and "assistant".
 
     Raises:
-        GenerationError: as `chat_template_of`; a template may refuse an order of roles, too.
+        GenerationError: it cannot be used for this order of roles.
+        RenderingError: the process that renders it failed.
     """
     if (template := _template_of(tokenizer)) is None:
         return None
@@ -52,7 +60,7 @@ def is_ready(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> bool:
     """Whether nothing has to be rendered for messages of these roles: whoever asks does not wait for a process.
 
     Raises:
-        GenerationError: the tokenizer has several templates, and none for this.
+        GenerationFailedError: the tokenizer has several templates, and none for this.
     """
     template = _template_of(tokenizer)
     return template is None or rendering.is_known(template, tuple(roles))
@@ -80,7 +88,7 @@ def _template_of(tokenizer: PreTrainedTokenizerBase) -> Template | None:
     try:
         template = str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise rendering.unusable(str(error)) from error
+        raise rendering.unusable(str(error), GenerationFailedError) from error
     return Template(template, json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True))
 
 

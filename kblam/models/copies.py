@@ -14,6 +14,7 @@ not for those around itself, nor for ever.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -32,9 +33,12 @@ from kblam_kernels import UnsupportedInputError
 if TYPE_CHECKING:
     from kblam.models.attach import Attachment
 
+logger = logging.getLogger("kblam")
+
 KEPT = 4
-# Seconds without a reader leaving after which a question that needs room gives up: a reader may wait for it, too.
-PATIENCE = 300.0
+# Seconds without a reader leaving after which a question that needs room gives up: a reader may wait for it, too. And
+# after which it says that it waits, or a program would stand still for minutes without a word.
+PATIENCE, QUIET = 300.0, 5.0
 _NO_ROOM = (KnowledgeError, UnsupportedInputError, torch.OutOfMemoryError)
 _Made = TypeVar("_Made")
 
@@ -118,7 +122,19 @@ class _Copy:
             around = [version for reader, version in self.readers.items() if reader.is_around]
             if around and (self.newest is None or self.newest in around):
                 raise _full("by a block around this question: end that block before you ask again", lacks)
-            if not self.turn.wait_for(lambda: self.made != made or not readers <= self.readers.keys(), PATIENCE):
+
+            def has_changed() -> bool:
+                return self.made != made or not readers <= self.readers.keys()
+
+            if self.turn.wait_for(has_changed, min(QUIET, PATIENCE)):
+                return
+            logger.warning(
+                "a question waits, up to %g s, for an answer in progress, or a block over its knowledge base, to end: "
+                "the knowledge base has changed, and there is no room on the device for a second copy of it. A block "
+                "that itself waits for this question has to end first",
+                PATIENCE,
+            )
+            if not self.turn.wait_for(has_changed, PATIENCE - min(QUIET, PATIENCE)):
                 raise _full(
                     f"by others, of whom none has ended for {PATIENCE:g} s: a block must not wait for a question of "
                     "another thread about what has changed within it",

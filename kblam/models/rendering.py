@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, RenderingError
 from kblam.strict_json import loads
 
 SECONDS = 5  # of processor time, for rendering
@@ -105,6 +105,7 @@ def rendered(template: Template, roles: Roles, *, ahead: bool = False) -> str:
     Raises:
         GenerationError: it raises an error, needs more time or memory than any template should, or leaves a message
             out.
+        RenderingError: the process that renders it failed.
     """
     outcome = _KEPT.get(template, roles)
     if outcome is None:
@@ -126,7 +127,7 @@ def _render(template: Template, roles: Roles, ahead: Sequence[Roles]) -> str | _
     """Renders and keeps.
 
     Raises:
-        GenerationError: it is the process that failed, which may go better another time.
+        RenderingError: it is the process that failed, which may go better another time.
     """
     wanted = [roles, *ahead]
     outcomes = {
@@ -142,7 +143,7 @@ def _said(template: Template, wanted: Sequence[Roles]) -> dict[int, dict[str, st
     """What the process said by places in `wanted`, of the first one in any case.
 
     Raises:
-        GenerationError: as `_render`.
+        RenderingError: as `_render`.
     """
     job = {
         "template": template.text,
@@ -168,19 +169,17 @@ def _said(template: Template, wanted: Sequence[Roles]) -> dict[int, dict[str, st
     except subprocess.TimeoutExpired as error:
         if said := _lines(error.stdout or b""):
             return said
-        raise unusable(
-            f"it has not ended after {DEADLINE} seconds, which may be other work on this machine: ask again"
-        ) from error
+        raise _failed(f"it has not ended after {DEADLINE} seconds, which may be other work on this machine") from error
     except OSError as error:
-        raise unusable(f"the process that renders it cannot be started ({error})") from error
+        raise _failed(f"the process that does so cannot be started ({error})") from error
     if said := _lines(done.stdout):
         return said
     if done.returncode == _KILLED:  # by the machine, for the memory of all
-        raise unusable("the process that renders it was killed")
+        raise _failed("the process that does so was killed, as a machine does that is out of memory")
     if done.returncode < 0:
         return {0: {"error": f"it has not ended after {SECONDS} seconds, or takes too much memory"}}
     words = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-    raise unusable(f"the process that renders it failed ({words or 'without a word'})")
+    raise _failed(f"the process that does so failed ({words or 'without a word'})")
 
 
 def _lines(output: bytes) -> dict[int, dict[str, str]]:
@@ -205,9 +204,16 @@ def _size(outcome: str | _Refusal) -> int:
     return len(outcome if isinstance(outcome, str) else outcome.reason)
 
 
-def unusable(reason: str) -> GenerationError:
+def _failed(reason: str) -> RenderingError:
+    return RenderingError(
+        f"the tokenizer's chat template could not be rendered: {reason}; ask again, or record a prompt in the "
+        'adapter\'s config: "prompt": "... {question} ..."'
+    )
+
+
+def unusable(reason: str, kind: type[GenerationError] = GenerationError) -> GenerationError:
     """The error of a template that cannot be used."""
-    return GenerationError(
+    return kind(
         f"the tokenizer's chat template cannot be used: {reason}; repair tokenizer.chat_template, or record a prompt "
         'in the adapter\'s config: "prompt": "... {question} ..."'
     )

@@ -13,7 +13,9 @@ from kblam.errors import (
     DeviceFullError,
     EncoderError,
     GenerationError,
+    GenerationFailedError,
     KblamError,
+    RenderingError,
     StoreBusyError,
     StoreReplacedError,
     StoreWriteError,
@@ -128,7 +130,11 @@ def told(error: BaseException) -> ApiError:
         return ApiError(503, str(error), "not_served_yet", headers={"Retry-After": "1"})
     if isinstance(error, TooLongError):
         return ApiError(400, _too_long(error), "context_length_exceeded", param="messages")
-    if isinstance(error, GenerationError):
+    if isinstance(error, RenderingError):
+        logger.warning("%s", error)
+        message = "the process that renders the model's chat template failed; try again"
+        return ApiError(503, message, "template_failed", headers={"Retry-After": "5"})
+    if isinstance(error, GenerationError) and not isinstance(error, GenerationFailedError):
         return ApiError(400, str(error), "cannot_answer")
     if isinstance(error, TripleFormatError):
         return ApiError(400, error.reason, "bad_triple")

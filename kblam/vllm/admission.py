@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from kblam.adapter import AdapterConfig
 from kblam.errors import EngineError, EngineRequestError, GenerationError
 from kblam.generation.decision import Rules
@@ -126,7 +128,7 @@ def _are_numbers(given: object) -> bool:
 def bending(params: Any) -> list[str]:
     """Sampling parameters that would change the scores of a decided answer after its words were mixed in."""
     asked = {
-        "structured_outputs": getattr(params, "structured_outputs", None),
+        "structured_outputs (response_format)": getattr(params, "structured_outputs", None),
         "bad_words": getattr(params, "bad_words", None),
         "logit_bias": getattr(params, "logit_bias", None),
         "allowed_token_ids": getattr(params, "allowed_token_ids", None),
@@ -160,8 +162,8 @@ class FrontEnd:
         rules = self._settings.rules(adapter)
         self._decides = rules.config.pointer or rules.unknown is not None
         self._names = AllNames(self._registry.bases)
-        # By encoder and text, the oldest first.
-        self._kept: dict[tuple[str, str], list[float]] = {}
+        # By encoder and text, the oldest first; as arrays, since a list of numbers is eight times as large.
+        self._kept: dict[tuple[str, str], np.ndarray] = {}
 
     def version_of(self, base: str) -> Loaded | None:
         """What the engine has of a knowledge base now; None if nothing."""
@@ -323,9 +325,9 @@ class FrontEnd:
         with self._lock:
             by = encoder.fingerprint
             if new := [text for text in texts if (by, text) not in self._kept]:
-                for text, vector in zip(new, encoded(encoder, new).tolist(), strict=True):
-                    self._kept[by, text] = vector
-            found = {text: self._kept[by, text] for text in texts}
+                for text, vector in zip(new, encoded(encoder, new), strict=True):
+                    self._kept[by, text] = vector.copy()  # not a view, which would keep all of them
+            found: dict[str, list[float]] = {text: self._kept[by, text].tolist() for text in texts}
             for oldest in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):
                 del self._kept[oldest]
             return found

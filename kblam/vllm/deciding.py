@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.property_head import PRONOUN
-from kblam.errors import EngineError, EngineRequestError, GenerationError
+from kblam.errors import EngineError, GenerationError, GenerationFailedError
 from kblam.generation.clauses import Split
 from kblam.generation.decision import Rules, decide
 from kblam.generation.parts import as_meant, cuts_of, part_texts, with_found
@@ -222,7 +222,7 @@ class Decider:
             planned = plan(decision, prompt, self._wordings, question.end)
             refusal = refusal_tokens(self.asked.config, prompt, self._wordings, question.end)
         if (most := max((*planned.tokens, *refusal), default=0)) >= self._vocabulary:
-            raise EngineRequestError(
+            raise GenerationFailedError(
                 f"the tokenizer gave token {most}, the model has {self._vocabulary}: it is another model's tokenizer"
             )
         if not planned.tokens and not refusal:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.strict_json import loads
-from kblam.whole import write_whole
+from kblam.vllm.registry import folder_errors, write_in
 
 # Of all changes that are kept: requests are answered in seconds, and who waits longer has read its words.
 MOST_CHANGES, MOST_BYTES = 4096, 64 * 2**20
@@ -41,30 +41,38 @@ class Past:
 
         Raises:
             KblamError: the file cannot be read.
-            OSError: the folder cannot be written.
+            EngineError: the folder cannot be written.
         """
         revision, standing = base.standing(identities)
         if not standing:
             return
         content = json.dumps({one: [since, triple.to_record()] for one, since, triple in standing})
         name = f"{_key(base)}.{revision:020d}{_ENDING}"
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_whole(self._folder / name, content, lasts=False)  # the folder goes with the engine
+        write_in(self._folder, name, content)
         self._sizes[name] = len(content)
-        while len(self._sizes) > MOST_CHANGES or sum(self._sizes.values()) > MOST_BYTES:
-            oldest = next(iter(self._sizes))
-            del self._sizes[oldest]
-            (self._folder / oldest).unlink(missing_ok=True)
+        with folder_errors(self._folder):
+            while len(self._sizes) > MOST_CHANGES or sum(self._sizes.values()) > MOST_BYTES:
+                oldest = next(iter(self._sizes))
+                (self._folder / oldest).unlink(missing_ok=True)
+                del self._sizes[oldest]
 
     def words(self, base: KnowledgeBase, ids: Iterable[int], revision: int) -> dict[int, Triple]:
         """What triples said at a revision, as far as it was kept; by id.
 
         Args:
             ids: of triples that were changed since.
+
+        Raises:
+            EngineError: the folder cannot be read.
         """
-        wanted, found = set(ids), dict[int, Triple]()
+        wanted = set(ids)
         if not wanted:
-            return found
+            return {}
+        with folder_errors(self._folder):
+            return self._found(base, wanted, revision)
+
+    def _found(self, base: KnowledgeBase, wanted: set[int], revision: int) -> dict[int, Triple]:
+        found: dict[int, Triple] = {}
         names = {file.name for file in self._folder.glob(f"*{_ENDING}")}  # none where somebody tidied up
         self._read = {name: content for name, content in self._read.items() if name in names}
         own = _key(base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kblam.errors import EngineRequestError, GenerationError, KblamError, StoreReplacedError
+from kblam.errors import EngineRequestError, GenerationError, GenerationFailedError, KblamError, StoreReplacedError
 from kblam.generation.answer import Answer, is_refusal
 from kblam.generation.evidence import evidence_record
 from kblam.generation.plan import Plan
@@ -17,7 +17,8 @@ from kblam.vllm.registry import Loaded
 
 def said_of(error: KblamError) -> dict[str, Any]:
     """What the response of a request that cannot be answered says: why, and whether another request could be."""
-    return {**_why(error), "of_request": isinstance(error, EngineRequestError | GenerationError)}
+    is_ours = isinstance(error, GenerationFailedError)
+    return {**_why(error), "of_request": isinstance(error, EngineRequestError | GenerationError) and not is_ours}
 
 
 def _why(error: KblamError) -> dict[str, Any]:

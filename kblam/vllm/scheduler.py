@@ -19,7 +19,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
 from kblam.adapter import KnowledgeAdapter
 from kblam.adapter.files import adapter_folder, read_config
-from kblam.errors import EngineRequestError, KblamError
+from kblam.errors import EngineError, EngineRequestError, KblamError
 from kblam.vllm.admission import (
     ADDED,
     ARGUMENTS,
@@ -110,8 +110,9 @@ class WithKnowledge(Scheduler):
         most, may_end_early = self._most if asked.evidence else 0, bool(request.sampling_params.stop)
         words = VersionWords(loaded, self._past) if self._decider is None else self._decider.words(loaded)
         response = Response(asked.base, loaded, words, most, may_end_early)
+        # Before it attends to a version: the workers may free those that nobody says he uses.
         if not self._in_use[loaded.generation]:
-            self._say_in_use(loaded.generation)
+            self._registry.say_in_use(frozenset({*self._in_use, loaded.generation}))
         response.sample = self._sample_of(request)
         self._responses[request.request_id] = response
         self._in_use[loaded.generation] += 1
@@ -280,7 +281,7 @@ class WithKnowledge(Scheduler):
                 del self._in_use[generation]
                 try:
                     self._registry.say_in_use(frozenset(self._in_use))
-                except OSError as error:  # a version keeps its room until the next request ends
+                except EngineError as error:  # a version keeps its room until the next request ends
                     logger.warning("%s", error)
         return response
 
@@ -298,20 +299,6 @@ class WithKnowledge(Scheduler):
         for loaded in self._registry.bases().values():
             decider.know(loaded)
         return decider
-
-    def _say_in_use(self, generation: int) -> None:
-        """Before a request attends to a version: the workers may free those that nobody says he uses.
-
-        Raises:
-            EngineRequestError: it cannot be said.
-        """
-        try:
-            self._registry.say_in_use(frozenset({*self._in_use, generation}))
-        except OSError as error:
-            logger.warning("%s", error)
-            raise EngineRequestError(
-                f"the engine cannot write to its folder for temporary files ({error.strerror}); make room there"
-            ) from error
 
 
 class KnowledgeScheduler(WithKnowledge):

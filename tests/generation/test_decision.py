@@ -12,7 +12,7 @@ import torch
 from kblam import KnowledgeBase, Session, Triple
 from kblam.adapter.confidence import Confidence
 from kblam.adapter.sentences import Sentence
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, GenerationFailedError
 from kblam.generation import Pointer
 from kblam.generation.clauses import Split
 from kblam.generation.decision import AskedSplit, Decision, Rules, Unknown, decide
@@ -335,7 +335,7 @@ def test_beams_of_the_model_s_own_config_are_not_taken(asked: Asked) -> None:
 def test_a_refusal_that_cannot_be_said_is_no_silence(asked: Asked) -> None:
     adapter, cannot = asked.attachment.adapter, Wordings(asked.tokenizer)
     cannot._control = re.compile("(?=(n))")  # a control token of one character
-    with pytest.raises(GenerationError, match="cannot write 'in' without a control token"):
+    with pytest.raises(GenerationFailedError, match="cannot write 'in' without a control token"):
         plan(Decision(0.0, sentence=Sentence("in"), is_forced=True), [5], cannot, 1)
     adapter.config = replace(adapter.config, refusal=" ")
     with pytest.raises(GenerationError, match="the adapter's refusal is empty"):
@@ -347,7 +347,7 @@ def test_a_refusal_of_another_tokenizer_is_told(asked: Asked) -> None:
     pointer = Pointer(asked.attachment, resident_for(asked.attachment, asked.kb), asked.tokenizer)
     pointer.recorder.masses.append(torch.zeros(1, 0))
     pointer.recorder.places.append(torch.zeros(1, 0, dtype=torch.int64))
-    with pytest.raises(GenerationError, match="it is another model's tokenizer"):
+    with pytest.raises(GenerationFailedError, match="it is another model's tokenizer"):
         pointer(torch.tensor([[5]]), torch.zeros(1, 12))
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, GenerationFailedError
 from kblam.models import chat_template, rendering
 from kblam.models.prompt import ids_of, template_of
 from tests.generation.tiny import tiny_tokenizer
@@ -99,7 +99,7 @@ def test_a_template_among_several_and_one_that_was_changed() -> None:
 
 @pytest.mark.parametrize(("template", "reason"), BAD.values(), ids=BAD)
 def test_a_template_that_cannot_be_used_is_refused_with_the_reason(template: str, reason: str) -> None:
-    with pytest.raises(GenerationError, match=f"chat template cannot be used: .*{reason}.*record a prompt"):
+    with pytest.raises(GenerationFailedError, match=f"chat template cannot be used: .*{reason}.*record a prompt"):
         ids_of(QUESTION, None, with_template(template))
 
 

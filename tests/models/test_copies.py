@@ -266,14 +266,21 @@ def test_without_room_a_question_waits_for_the_readers_of_others(
 
 @pytest.mark.usefixtures("no_room")
 def test_without_room_a_question_does_not_wait_for_ever(
-    tied: Tied, kb: KnowledgeBase, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    tied: Tied,
+    kb: KnowledgeBase,
+    count: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A pool's thread cannot know that the block waits for it."""
     monkeypatch.setattr(copies, "PATIENCE", 0.1)
+    monkeypatch.setattr(copies, "QUIET", 0.05)
     with ThreadPoolExecutor(1) as pool, reading(tied.attachment, kb):
         kb.add(ADDED)
         with pytest.raises(DeviceFullError, match=r"none has ended for 0\.1 s: a block must not wait .*int8"):
             pool.submit(count).result(SECONDS)
+    (said,) = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert said.startswith("a question waits, up to 0.1 s, for an answer in progress, or a block")
 
 
 def test_copies_that_nobody_reads_make_room_for_a_second_version(

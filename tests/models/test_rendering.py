@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kblam.errors import GenerationError
+from kblam.errors import GenerationError, RenderingError
 from kblam.models import chat_template, rendering
 from kblam.models.rendering import Template, rendered
 from tests.models.test_chat_template import CHAT, ENDLESS, with_template
@@ -81,7 +81,7 @@ def test_a_failure_of_the_process_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
     later = template("{{ messages[0].content }} later")
     with monkeypatch.context() as patch:
         patch.setattr("sys.executable", "/nowhere/python")
-        with pytest.raises(GenerationError, match="cannot be started"):
+        with pytest.raises(RenderingError, match=r"could not be rendered: .* cannot be started .*; ask again"):
             rendered(later, ("user",))
     assert rendered(later, ("user",)) == f"{rendering.mark(0)} later"
 

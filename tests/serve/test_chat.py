@@ -13,6 +13,7 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion
 
+from kblam.errors import GenerationError, GenerationFailedError, RenderingError
 from kblam.generation import Answer, Session
 from kblam.generation.speaking import Speaker
 from kblam.serve.bases import Bases
@@ -261,6 +262,26 @@ def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error() -> N
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         assert "secret" not in failed.text
         assert served.client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (GenerationError("not in this order"), 400, "cannot_answer"),
+        (GenerationFailedError("another model's tokenizer at /srv/secret"), 500, "server_failed"),
+        (RenderingError("the process cannot be started (/srv/secret: Cannot allocate memory)"), 503, "template_failed"),
+    ],
+    ids=["the question's", "the server's", "the machine's"],
+)
+def test_who_is_at_fault_is_told_from_the_error(
+    error: Exception, status: int, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(Bases([base_of()]), Counting(error)) as served:
+        response = served.ask()
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert ("Retry-After" in response.headers) == (status == 503)
+    assert "secret" not in response.text
+    assert ("secret" in caplog.text) == (status >= 500)
 
 
 def test_an_answer_that_would_end_the_engines_thread_is_500_and_the_next_one_is_given(

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from kblam.adapter.sentences import Sentence
-from kblam.errors import EngineRequestError, KblamError, StoreError, StoreReplacedError
+from kblam.errors import (
+    EngineRequestError,
+    GenerationError,
+    KblamError,
+    RenderingError,
+    StoreError,
+    StoreReplacedError,
+)
 from kblam.generation.decision import Decision
 from kblam.generation.plan import plan
 from kblam.generation.wording import Wordings
@@ -35,10 +42,12 @@ def test_a_refusal_that_is_cut_short_is_one() -> None:
     ("error", "more"),
     [
         (EngineRequestError("why"), {"of_request": True}),
+        (GenerationError("why"), {"of_request": True}),
+        (RenderingError("why"), {"of_request": False}),
         (StoreError("why"), {"of_request": False}),
         (StoreReplacedError("why"), {"of_request": False, "replaced": True}),
     ],
-    ids=["of the request", "of the file", "replaced"],
+    ids=["of the request", "of its question", "of a process", "of the file", "replaced"],
 )
 def test_what_is_refused_says_of_what_it_is(error: KblamError, more: dict[str, bool]) -> None:
     assert said_of(error) == {"error": "why", **more}

@@ -26,6 +26,7 @@ _AS_IT_IS = "{{ messages[0]['content'] }}"
 _NEVER = ("chat_template", "kv_transfer_params", "ec_transfer_params", "prompt_embeds")
 _UNTRUSTED = "this server does not take it from clients"
 _PROMPT = "with a knowledge base the prompt is the adapter's own"
+_NOT_DONE = "this server does not do that"
 # With a base: why a field is refused that says anything.
 _NOT_WITH_A_BASE = {
     "use_beam_search": "beams are not asked of knowledge",
@@ -36,7 +37,13 @@ _NOT_WITH_A_BASE = {
     "continue_final_message": _PROMPT,
     "chat_template_kwargs": _PROMPT,
     "truncate_prompt_tokens": _PROMPT,
+    # Of OpenAI's API, and ignored by vLLM without a word, or with a prompt that is no conversation.
+    "reasoning_effort": _PROMPT,
+    **dict.fromkeys(("functions", "function_call", "web_search_options"), _PROMPT),
+    **dict.fromkeys(("audio", "store", "verbosity"), _NOT_DONE),
 }
+# How a conversation would be written.
+_OF_CONVERSATIONS = ("add_generation_prompt", "add_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Asking:
         asked, extra = self._begun(body, find)
         if asked.base is None:
             return self._alone(asked)
+        if given := [field for field in _OF_CONVERSATIONS if body.get(field) is not None]:
+            raise _unsupported(given[0], _PROMPT)
         if QUESTION in extra:
             raise _bad(f"{QUESTION}: the question is the user's message", "vllm_xargs")
         question = question_of(_turns(asked.body))
@@ -206,6 +215,8 @@ def _check_with_base(body: dict[str, Any]) -> None:
     for field, reason in _NOT_WITH_A_BASE.items():
         if body.get(field):
             raise _unsupported(field, reason)
+    if body.get("modalities") not in (None, [], ["text"]):
+        raise _unsupported("modalities", _NOT_DONE)
     if body.get("best_of") not in (None, 1):
         raise _unsupported("best_of", "all answers are told")
 

@@ -15,6 +15,8 @@ from kblam.serve.failures import REPLACED, SERVER_FAILED, ApiError, told
 
 logger = logging.getLogger("kblam")
 
+_UNFORESEEN = "EngineGenerateError"  # what vLLM makes of all that it does not know
+
 
 @dataclass
 class Said:
@@ -76,10 +78,17 @@ async def watched(outputs: AsyncGenerator[Any, None], watch: Watch) -> AsyncGene
                 watch.see(output)
                 yield output
     except Exception as error:
-        # What fails in our part of the front end vLLM raises as a failure of its own.
-        if isinstance(error.__cause__, KblamError) and not isinstance(error.__cause__, EngineRequestError):
+        if _is_failure(error) and isinstance(error.__cause__, Exception):
             watch.failure = told(error.__cause__)
         raise
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether something failed in the front end, in our part of it or in vLLM's. vLLM tells it as a failure of its own,
+    without a message, and logs nothing."""
+    if isinstance(error.__cause__, KblamError):
+        return not isinstance(error.__cause__, EngineRequestError)
+    return type(error).__name__ == _UNFORESEEN
 
 
 # That of the request in whose context vLLM is asked.

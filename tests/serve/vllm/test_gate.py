@@ -11,6 +11,7 @@ from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -263,6 +264,52 @@ def test_what_fails_in_the_front_end_is_told_as_what_it_is(error: KblamError, co
     response = served.ask()
     assert response.json()["error"]["code"] == code
     assert "/srv" not in response.text
+
+
+def test_what_nobody_foresaw_in_the_front_end_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """vLLM makes one error of all of it, and logs nothing."""
+
+    class EngineGenerateError(Exception):
+        """As vLLM's."""
+
+    async def outputs(error: Exception, of: type[Exception]) -> AsyncIterator[Any]:
+        raise of from error
+        yield
+
+    def asked(error: Exception, of: type[Exception]) -> httpx.Response:
+        def failed(_: object) -> Response:
+            watch = WATCH.get()
+            assert watch is not None
+            with pytest.raises(of), ThreadPoolExecutor(1) as pool:  # a loop runs in this thread
+                pool.submit(asyncio.run, anext(watched(outputs(error, of), watch))).result(60)  # type: ignore[arg-type]
+            return JSONResponse({"error": {"message": "", "code": 500}}, 500)
+
+        served.behind.answers = failed
+        return served.ask()
+
+    served = Served()
+    for error, status in ((OSError(24, "Too many open files", "/srv/secret"), 500), (MemoryError(), 503)):
+        response = asked(error, EngineGenerateError)
+        assert response.status_code == status
+        assert "secret" not in response.text
+    assert "Too many open files: '/srv/secret'" in caplog.text
+    assert "out of memory" in caplog.text
+    caplog.clear()
+    asked(KeyError("of a grammar"), ValueError)  # what vLLM refuses
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("more", [{"add_generation_prompt": False}, {"reasoning_effort": "high"}, {"store": True}])
+def test_what_would_be_ignored_with_a_base_is_refused_by_name(more: dict[str, Any]) -> None:
+    served = Served()
+    (name,) = more
+    response = served.ask(**more)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    assert served.ask(None, **more).status_code == 200
+    assert served.ask(modalities=["text"], store=False).status_code == 200
+    if name != "add_generation_prompt":
+        sent = {"model": "tiny@facts", "prompt": "a b", **more}
+        assert served.send("/v1/completions", sent).json()["error"]["param"] == name
 
 
 @pytest.mark.parametrize("replaced", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ import pytest
 from vllm.exceptions import VLLMValidationError
 
 from kblam import KnowledgeBase, Triple
-from kblam.errors import EngineError, EngineRequestError
-from kblam.vllm import admission
+from kblam.errors import EngineError
+from kblam.vllm import admission, registry
 from kblam.vllm.registry import Loaded
 from kblam.vllm.scheduler import WithKnowledge
 from tests.vllm.engine import engines
@@ -169,17 +170,36 @@ def test_a_request_that_cannot_be_is_refused_in_the_front_end(engine: Any, extra
         engine.generate(row.prompt, params, use_tqdm=False)
 
 
-def test_a_full_folder_refuses_a_request_and_ends_no_engine(caplog: pytest.LogCaptureFixture) -> None:
-    def full(_: frozenset[int]) -> None:
+def test_a_full_folder_is_no_fault_of_a_request_and_ends_no_engine(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    loaded = Loaded(3, 1, 9, "facts.kb", "0.1")
-    response = SimpleNamespace(sample=None, loaded=loaded)
+    monkeypatch.setattr(registry, "write_whole", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    loaded = [Loaded(3, generation, 9, "facts.kb", "0.1") for generation in (1, 2)]
+    response = SimpleNamespace(sample=None, loaded=loaded[0])
+    refused: list[Any] = []
     engine: Any = SimpleNamespace(
-        _registry=SimpleNamespace(say_in_use=full), _in_use=Counter({1: 1}), _responses={"a": response}
+        requests={},
+        _front=SimpleNamespace(check_encoded=lambda *_: loaded[1], rules=lambda _: None),
+        _decider=None,
+        _most=5,
+        _past=None,
+        _registry=registry.Registry(SimpleNamespace(instance_id="x")),
+        _in_use=Counter({1: 1}),
+        _responses={"a": response},
+        _refused=refused,
     )
-    with pytest.raises(EngineRequestError, match=r"folder for temporary files \(No space left on device\)"):
-        WithKnowledge._say_in_use(engine, 2)
+    for method in ("_fix", "_refuse", "_forget", "_sample_of"):
+        setattr(engine, method, getattr(WithKnowledge, method).__get__(engine))
+    params = SimpleNamespace(extra_args={"kblam_kb": "facts"}, stop=None)
+    WithKnowledge.add_request(engine, SimpleNamespace(request_id="b", sampling_params=params))
+    ((_, said),) = refused
+    assert said["of_request"] is False
+    assert f"{tmp_path}/kblam-vllm-x (No space left on device); make room there, or set TMPDIR" in said["error"]
+    assert engine._responses.keys() == {"a"}
     assert WithKnowledge._forget(engine, "a") is response
     assert not engine._in_use
-    assert caplog.text.count("No space left on device") == 2
+    assert caplog.text.count("No space left on device") == 1
