@@ -33,7 +33,7 @@ def import_(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv."),
+        typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv, .tsv."),
     ],
     columns: Map = None,
     renames: Renamed = None,

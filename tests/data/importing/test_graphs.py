@@ -239,10 +239,11 @@ def test_nodes_of_networkx_that_read_and_are_written_alike() -> None:
             return "a thing"
 
     graph = networkx.DiGraph()
-    graph.add_edge(Thing(), Thing(), label="knows")
-    assert read([NetworkxGraph(graph)])[0] == {
-        ("a thing (a thing, Thing)", "knows"): "a thing (a thing, Thing 2)",
-    }
+    one, other = Thing(), Thing()
+    graph.add_edge(one, other, label="knows")
+    graph.add_edge(other, one, label="likes")
+    first, second = "a thing (a thing, Thing)", "a thing (a thing, Thing 2)"
+    assert read([NetworkxGraph(graph)])[0] == {(first, "knows"): second, (second, "likes"): first}
 
 
 def test_keys_of_networkx_may_be_of_any_kind() -> None:
