@@ -6,6 +6,7 @@ It exits 0 when everything that is here works, 1 otherwise. A part that is not h
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 import time
@@ -16,7 +17,17 @@ from typing import Any
 from kblam.interrupts import leave
 
 OK, OFF, FAIL = "ok", "off", "fail"
-MARKS = {OK: ("✓", "green"), OFF: ("-", "yellow"), FAIL: ("✗", "bold red")}
+_STYLES = {OK: "green", OFF: "yellow", FAIL: "bold red"}
+_MARKS, _PLAIN_MARKS = {OK: "✓", OFF: "-", FAIL: "✗"}, {OK: "+", OFF: "-", FAIL: "x"}
+
+
+def mark_of(status: str, encoding: str | None) -> tuple[str, str]:
+    """The sign of a status, one that the encoding has, and its style."""
+    try:
+        "".join(_MARKS.values()).encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return _PLAIN_MARKS[status], _STYLES[status]
+    return _MARKS[status], _STYLES[status]
 
 
 @dataclass(frozen=True)
@@ -220,10 +231,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kblam.test", description="Tries each part on this machine.")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     as_json = parser.parse_args(arguments).json
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale lacks
+            stream.reconfigure(errors="backslashreplace")
     console = Console(stderr=as_json, highlight=False)
 
     def show(outcome: Outcome) -> None:
-        mark, style = MARKS[outcome.status]
+        mark, style = mark_of(outcome.status, getattr(console.file, "encoding", None))
         line = Text.assemble((f"{mark} ", style), (f"{outcome.name}: ", "bold"), outcome.detail)
         console.print(line, soft_wrap=True)
 

@@ -27,7 +27,7 @@ from kblam.cli.options import (
     Verbose,
 )
 from kblam.cli.output import err, evidence_lines, out, print_json, waiting
-from kblam.cli.tables import wrapped
+from kblam.cli.tables import hanging, wrapped
 from kblam.serve import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ def print_evidence(answer: Answer, *, copies: bool) -> None:
     Args:
         copies: whether the adapter copies values, with its pointer.
     """
-    from kblam.generation.drawing import SHARE
+    from kblam.generation.drawing import INDENT, SHARE
 
     heading = "refused; it looked at" if answer.refused else "evidence"
     out.print(Text(f"{heading} ({SHARE}):", style="dim"), soft_wrap=True)
     for line in evidence_lines(answer.evidence):
-        out.print(line, soft_wrap=True)
+        out.print(hanging(line, INDENT), soft_wrap=True)
     if answer.is_cut:
         warn(f"the answer is cut after {answer.num_tokens:,} tokens; a larger --max-new-tokens lets it go on")
     if copies or answer.refused or answer.from_base or not answer.evidence:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kblam.cli.errors import FAILED
 from kblam.cli.output import err, out, progress_bar, waiting
+from kblam.cli.tables import print_table
 
 if TYPE_CHECKING:
     from kblam.bench.cases import Case
@@ -211,7 +212,7 @@ def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | 
         options += [f"--{name}", value] if value else []
     with progress_bar("runs") as told:
         found = compare(commit, options, rounds, told)
-    table = Table(title=f"times as fast as {commit}", title_justify="left", box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1))
     for column in ("shape", "dtype", "implementation"):
         table.add_column(column, overflow="fold")
     for column in ("median", "least", "most"):
@@ -220,7 +221,7 @@ def _against(commit: str, rounds: int, quick: bool, device: str, threads: int | 
         figures = (f"{value:.2f}" for value in (one.median, one.least, one.most))
         warm = ", warm" if one.l2 == "warm" else ""
         table.add_row(one.shape, one.dtype, one.implementation + warm, *figures)
-    out.print(table)
+    print_table(table, f"times as fast as {commit}")
     out.print(f"{CONTROL} is the same in both: its figures are the noise of this machine", markup=False)
 
 
@@ -233,14 +234,14 @@ def _profile(file: Path, device: str, shapes: list[str], triples: list[str], sto
     title = f"{model}, one token, {count:,} triples in {storage}, random weights"
     with waiting(title):
         found = traces.of_a_token(model, count, device, file, storage=storage)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1))
     table.add_column("operation", overflow="fold")
     for column in ("launches", "ms", "share"):
         table.add_column(column, justify="right")
     for kernel in found.longest:
         share = kernel.microseconds / found.microseconds
         table.add_row(kernel.name, f"{kernel.launches:.0f}", f"{kernel.microseconds / 1e3:.3f}", f"{share:.1%}")
-    out.print(table)
+    print_table(table, title)
     out.print(environment.line(environment.environment(device)), markup=False, soft_wrap=True)
     err.print(f"open {file} at https://ui.perfetto.dev", markup=False, soft_wrap=True)
 
@@ -250,7 +251,7 @@ def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
     from kblam.bench.compare import speedup
     from kblam.bench.probes import FLAGGED
 
-    table = Table(title=case.title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1))
     table.add_column("implementation", width=26)
     for column in ("ms", "x best peer", "of ceiling", "extra MB", *(["x before"] if before else [])):
         table.add_column(column, justify="right", width=11)
@@ -272,7 +273,7 @@ def _show(case: Case, rows: list[Row], before: list[Row]) -> None:
             cells.append("" if found is None else f"{found:.2f}")
         warm = ", warm" if row.l2 == "warm" else ""
         table.add_row(row.implementation + warm, *cells, style="green" if row.is_ours else None)
-    out.print(table)
+    print_table(table, case.title)
     if slow_probes:
         out.print(f"! up to {slow_probes:.2f} of the probes of the ceiling: its own rate is the ceiling here")
     for reason, names in reasons.items():

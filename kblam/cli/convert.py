@@ -31,8 +31,8 @@ def convert(
         typer.Option(
             "--encoder",
             "-e",
-            help="Sentence encoder it was trained with (minilm, openai:text-embedding-ada-002, ...): a checkpoint "
-            "does not say. Without it any knowledge base of the right width is accepted.",
+            help="Sentence encoder it was trained with (minilm, openai:MODEL, ...): a checkpoint does not say. Without "
+            "it any knowledge base of the right width is accepted.",
         ),
     ] = None,
     base_model: Annotated[

@@ -12,7 +12,8 @@ from rich.text import Text
 from kblam.cli.checks import ADAPTER, ENCODER, MODEL
 from kblam.cli.options import AsJson
 from kblam.cli.output import out, print_json, waiting
-from kblam.test import FAIL, MARKS, OFF, OK, Outcome, works
+from kblam.cli.tables import print_table
+from kblam.test import FAIL, OFF, OK, Outcome, mark_of, works
 
 _NEEDED = (ENCODER, MODEL, ADAPTER)
 
@@ -51,9 +52,9 @@ def _print(outcomes: list[Outcome], fine: bool) -> None:
         detail = Text(outcome.detail, overflow="fold")  # a path too long for the screen is whole
         if outcome.fix and outcome.status != OK:
             detail.append(f"\nfix: {outcome.fix}", style="cyan")
-        mark, style = MARKS[outcome.status]
+        mark, style = mark_of(outcome.status, getattr(out.file, "encoding", None))
         table.add_row(Text(mark, style=style), Text(outcome.name, style="bold"), detail)
-    out.print(table)
+    print_table(table)
     off = sum(outcome.status == OFF for outcome in outcomes)
     broken = sum(outcome.status == FAIL for outcome in outcomes)
     waited_for = [outcome.name for outcome in outcomes if outcome.name in _NEEDED and outcome.status != OK]

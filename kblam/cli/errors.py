@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -62,7 +63,12 @@ def exit_status(error: BaseException) -> int:
 
 
 class Commands(TyperGroup):
-    """A group of commands; messages name flags of the one that runs."""
+    """A group of commands; messages name flags of the one that runs, and help fills the lines of any screen."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        for command in self.commands.values():  # of a docstring, whose lines end where the source's do
+            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help) if command.help else command.help
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that runs now, which may be a group too."""
@@ -109,8 +115,8 @@ class ErrorsAsMessages(Commands):
             if (full := _without_room(error)) is not None and not ctx.params.get("debug"):
                 report(full)
                 raise typer.Exit(FAILED) from None
-            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and not ctx.params.get("debug"):
-                report(f"{error.strerror}: {str(error.filename)[:60]}...; no file can be called so")
+            if (told := _of_a_path(error)) is not None and not ctx.params.get("debug"):
+                report(told)
                 raise typer.Exit(BAD_INPUT) from None
             hints.add_to(error)
             raise
@@ -201,6 +207,25 @@ def _kernel_errors() -> list[type[BaseException]]:
 
 # errno of a full device, of a quota that is used up, of a file larger than may be.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# What is to be said of a path that the system refuses, wherever it was first looked at.
+_FIX_OF_PATH = {
+    errno.EACCES: "may this user read it, write it, and enter the folders above it?",
+    errno.EPERM: "may this user read it, write it, and enter the folders above it?",
+    errno.ENAMETOOLONG: "no file can be called so",
+    errno.ELOOP: "a link leads back to itself; give the file itself",
+    errno.EROFS: "its disk cannot be written; choose another place",
+}
+_PATH_SHOWN = 200
+
+
+def _of_a_path(error: BaseException) -> str | None:
+    """What to say of a file that may not be read or written, or cannot be one."""
+    if not isinstance(error, OSError) or error.filename is None or (fix := _FIX_OF_PATH.get(error.errno or 0)) is None:
+        return None
+    path = str(error.filename)
+    return f"{error.strerror}: {path if len(path) <= _PATH_SHOWN else path[:60] + '...'}; {fix}"
 
 
 def _without_room(error: BaseException | None) -> str | None:

@@ -34,7 +34,8 @@ def evaluate(
         str | None, typer.Option("--sizes", help=f"Triples of the synthetic bases; default: {SIZES}.")
     ] = None,
     real: Annotated[
-        str | None, typer.Option("--real", help="Real bases, as `kblam data` has them: elements,wordnet=FOLDER,...")
+        str | None,
+        typer.Option("--real", help="Real bases, as `kblam data` has them, such as elements or wordnet=FOLDER."),
     ] = None,
     questions: Annotated[int, typer.Option("--questions", "-n", min=8, max=MOST_QUESTIONS, help="Of each row.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the questions.")] = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
@@ -23,17 +24,47 @@ if TYPE_CHECKING:
 # What a terminal may obey or what turns the order of letters round: a knowledge base, a model or a server may hold it.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+# Columns where there is no screen: more than any text has.
+_UNLIMITED = 10_000_000
+_SCREEN = 80  # of a terminal that does not say
+
 # Seconds between the lines of progress where stderr is no terminal.
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 
 
 class SafeConsole(Console):
-    """A console on which control characters in a text are shown and do nothing; its own styles still work."""
+    """A console on which control characters in a text are shown and do nothing; its own styles still work.
+
+    Lines are as wide as the screen. A file or a pipe has no width: what is a line stays one, for whoever searches it.
+    """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             text = segment.text
             yield segment if segment.control or not _CONTROLS.search(text) else segment._replace(text=visible(text))
+
+    @property
+    def has_width(self) -> bool:
+        """Whether this is a screen, or COLUMNS asks for a width; FORCE_COLOR makes no screen of a pipe."""
+        asked = os.environ.get("COLUMNS", "")
+        if asked.isdecimal() and int(asked) > 0:
+            return True
+        try:
+            return bool(getattr(self.file, "isatty", bool)())
+        except ValueError:  # it is closed
+            return False
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        found = super().size
+        if self._width:  # chosen, or of COLUMNS
+            return found
+        return found._replace(width=found.width or _SCREEN) if self.has_width else found._replace(width=_UNLIMITED)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        Console.size.fset(self, new_size)  # type: ignore[attr-defined]
 
     @property
     def file(self) -> IO[str]:
@@ -61,6 +92,11 @@ def _escaped(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def on_one_line(text: str) -> str:
+    """As `visible`; ends of lines and tabs are blanks."""
+    return visible(text).replace("\n", " ").replace("\t", " ")
+
+
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; any language stays readable, where the stream can hold it."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
@@ -85,9 +121,9 @@ def can_print(text: str) -> bool:
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `progress(done, total)`; the bar is drawn on stderr and goes away when it is done.
 
-    Where stderr is no terminal, a line is written now and then.
+    Where stderr is no terminal, or one that cannot go back in a line (TERM=dumb), a line is written now and then.
     """
-    if not err.is_terminal:
+    if not err.is_terminal or err.is_dumb_terminal:
         yield _ProgressLines(title)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -150,5 +186,5 @@ def evidence_lines(evidence: Sequence[Evidence]) -> list[Text]:
     """One line per triple, as this stream can show it; one that says so where there is none."""
     from kblam.generation import drawing
 
-    lines = drawing.evidence_lines(evidence, bars="█░" if can_print("█░") else "#.", safe=visible)
+    lines = drawing.evidence_lines(evidence, bars="█░" if can_print("█░") else "#.", safe=on_one_line)
     return lines or [Text("  none", style="dim")]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
+from rich.table import Table
 from rich.text import Text
 
-from kblam.cli.output import SafeConsole, can_print, out, visible
+from kblam.cli.output import SafeConsole, can_print, on_one_line, out
 
 _GAP = 2
+_LEAST_ROOM = 20  # beside an indentation
 
 
 class Rows:
@@ -26,7 +27,7 @@ class Rows:
 
     def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         self._header = header
-        self._rows = [[_on_one_line(text) for text in row] for row in rows]
+        self._rows = [[_printable(text) for text in row] for row in rows]
         natural = [max(map(cell_len, column)) for column in zip(header, *self._rows, strict=True)]
         width = screen_width()
         self._widths = natural if width is None else fair_widths(natural, width - _GAP * (len(header) - 1))
@@ -51,7 +52,7 @@ class Rows:
 
 def screen_width(console: SafeConsole = out) -> int | None:
     """Columns of the screen, or those that COLUMNS asks for; None for a file or a pipe, which have no width."""
-    return console.width if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else None
+    return console.width if console.has_width else None
 
 
 def wrapped(text: str, console: SafeConsole = out) -> str:
@@ -68,6 +69,38 @@ def wrapped(text: str, console: SafeConsole = out) -> str:
     return "\n".join(lines)
 
 
+def hanging(line: Text, indent: int, console: SafeConsole = out) -> Text:
+    """A line that is longer than the screen goes on in the next one, behind so many blanks; longer words are cut."""
+    width = screen_width(console)
+    if width is None or cell_len(line.plain) <= width:
+        return line
+    head, rest = line.divide([indent])
+    is_narrow = width - indent < _LEAST_ROOM
+    blanks = " " * (_GAP if is_narrow else indent)
+    pieces = list(rest.wrap(console, max(1, width - len(blanks)), overflow="fold"))
+    lines = [head] if is_narrow else [head + pieces.pop(0)]
+    lines += [Text(blanks) + piece for piece in pieces]
+    for each in lines:
+        each.rstrip()
+    return Text("\n").join(lines)
+
+
+def print_table(table: Table, title: str = "") -> None:
+    """Prints a table within the screen; where there is none each row is whole, a line, and ends with its text."""
+    if title:
+        out.print(Text(wrapped(title), style="bold"), soft_wrap=True)
+    if out.has_width:
+        out.print(table)
+        return
+    for column in table.columns:
+        if column.width is not None:  # chosen for a screen
+            column.min_width, column.width = column.width, None
+    for line in out.render_lines(table, pad=False):
+        row = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        row.rstrip()
+        out.print(row, soft_wrap=True)
+
+
 def fair_widths(natural: Sequence[int], room: int) -> list[int]:
     """Widths that fill the room: narrow columns get what they need, wide ones share the rest alike."""
     widths = list(natural)
@@ -79,8 +112,8 @@ def fair_widths(natural: Sequence[int], room: int) -> list[int]:
     return widths
 
 
-def _on_one_line(text: str) -> str:
-    shown = visible(text).replace("\n", " ").replace("\t", " ")
+def _printable(text: str) -> str:
+    shown = on_one_line(text)
     if not can_print(shown):
         encoding = getattr(out.file, "encoding", None) or "utf-8"
         shown = shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -10,6 +10,7 @@ base/          the base model's own files, only if it was included
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Manifest:
 
 def is_model_folder(path: str | Path) -> bool:
     """Whether `integrate` wrote this folder."""
-    return (Path(path).expanduser() / MANIFEST).is_file()
+    return os.path.isfile(os.path.expanduser(f"{os.fspath(path)}/{MANIFEST}"))  # noqa: PTH111, PTH113 - never raises
 
 
 def read_manifest(folder: str | Path) -> Manifest:

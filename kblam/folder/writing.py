@@ -14,13 +14,22 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.errors import ModelFolderError, argument
-from kblam.folder.manifest import ADAPTER, BASE, KNOWLEDGE, MANIFEST, TOKENIZER, Manifest, is_model_folder
+from kblam.folder.manifest import (
+    ADAPTER,
+    BASE,
+    KNOWLEDGE,
+    MANIFEST,
+    TOKENIZER,
+    Manifest,
+    is_model_folder,
+    read_manifest,
+)
 from kblam.folder.new import check_new_folder, new_folder
 from kblam.knowledge import KnowledgeBase
 from kblam.models.checks import check_encoder, check_fit
 from kblam.models.families import attention_modules, family_of
 from kblam.models.formats import storage_dtype
-from kblam.models.loading import lasting_name, load_base, load_config, load_tokenizer
+from kblam.models.loading import check_no_revision, lasting_name, load_base, load_config, load_tokenizer
 
 
 def integrate(
@@ -57,7 +66,7 @@ def integrate(
 
     Raises:
         ModelFolderError: the target exists, or holds the base model that is referred to; or the base model or its
-            tokenizer cannot be read.
+            tokenizer cannot be read; or a revision is named, and it is not on the hub.
         AdapterFormatError, StoreError: the adapter or the knowledge base cannot be read.
         UnsupportedModelError, EncoderMismatchError: the three do not belong together.
         KnowledgeError: the storage is not known, or does not fit the model.
@@ -127,13 +136,21 @@ def _describe(model: str | Path | PreTrainedModel, revision: str | None, include
                 "pass include_base=True"
             )
     else:
+        if is_model_folder(model):
+            raise ModelFolderError(
+                f"{model} is a model folder, which has an adapter of its own; name its base model: "
+                f"{read_manifest(model).base}"
+            )
         name, config = str(model), load_config(model, revision)
         dtype = getattr(config, "dtype", None) or torch.float32
     path, commit = Path(name).expanduser(), None
     if name and path.is_dir():
+        check_no_revision(name, "a folder", revision)
         name = lasting_name(name)
     elif name:
         commit = _commit(name, revision)
+    else:
+        check_no_revision(name, "a model without a name", revision)
     return config, Manifest(name, commit, include_base, str(dtype).removeprefix("torch."))
 
 

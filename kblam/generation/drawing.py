@@ -10,6 +10,8 @@ from kblam.generation.evidence import Evidence
 from kblam.knowledge import Source
 
 BAR_WIDTH = 20
+# Columns before a fact: a bar and its figure.
+INDENT = 2 + BAR_WIDTH + len(" 1.00  ")
 LEAST_SHOWN = 0.005
 # Of a triple, and characters of a quote.
 SOURCES_SHOWN, QUOTE_SHOWN = 2, 200
@@ -55,7 +57,6 @@ def evidence_lines(
 
 def _source_lines(sources: Sequence[Source], safe: Callable[[str], str]) -> list[Text]:
     """The first documents that say a fact, each with its words."""
-    indent = " " * (2 + BAR_WIDTH + len(" 1.00  "))
     told = []
     for source in sources[:SOURCES_SHOWN]:
         quote = " ".join(source.quote.split())
@@ -63,4 +64,4 @@ def _source_lines(sources: Sequence[Source], safe: Callable[[str], str]) -> list
         told.append(f'{source}: "{quote}"')
     if more := len(sources) - len(told):
         told.append(f"and {more:,} more source{'' if more == 1 else 's'}")
-    return [Text(indent + safe(line), style="dim") for line in told]
+    return [Text(" " * INDENT + safe(line), style="dim") for line in told]

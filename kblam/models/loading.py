@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from kblam.errors import KblamError, ModelFolderError
+from kblam.errors import KblamError, ModelFolderError, argument
 from kblam.hub import unreachable
 from kblam.models import smollm2
 from kblam.shipped import DEMO, TINY, demo_is_shipped, meant
@@ -41,8 +41,8 @@ def load_base(
         device: None is cuda where there is one, else cpu.
 
     Raises:
-        ModelFolderError: there is no such model, it cannot be read, it lacks weights, it needs code of its own, or the
-            device is not there.
+        ModelFolderError: there is no such model, it cannot be read, it lacks weights, it needs code of its own, the
+            device is not there, or a revision is named of what is no model on the hub.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,6 +100,23 @@ def lasting_name(name: str | Path) -> str:
     return str(path.resolve()) if not is_short and path.is_dir() else str(name)
 
 
+def check_no_revision(name: str | Path, kind: str, revision: str | None) -> None:
+    """Refuses a revision of what is not on the hub: it would be another model than the one that was asked for.
+
+    Args:
+        kind: what it is: "a folder".
+
+    Raises:
+        ModelFolderError: one is named.
+    """
+    if revision is not None:
+        option = argument("revision", "--revision", ("integrate",))
+        raise ModelFolderError(
+            f"{str(name)!r} is {kind}, which has no revision {revision!r}: leave {option} out, or name a model on the "
+            "hub"
+        )
+
+
 def quiet_libraries() -> None:
     """Keeps progress bars and advice of transformers out of a command's output."""
     logging.disable_progress_bar()
@@ -141,11 +158,13 @@ def _source(name: str | Path, revision: str | None) -> tuple[str, dict[str, Any]
     """
     if name == smollm2.NAME:
         name = smollm2.source()
-        revision = revision if name == smollm2.HUB_NAME else None
+        if name != smollm2.HUB_NAME:
+            check_no_revision(smollm2.NAME, f"here the model of the package {smollm2.PACKAGE}", revision)
     elif name == TINY and demo_is_shipped():
         name = DEMO / "model"
     path = Path(name).expanduser()
     if path.is_dir():
+        check_no_revision(name, "a folder", revision)
         return str(path), {"local_files_only": True, "trust_remote_code": False}
     if _is_local(name):
         raise ModelFolderError(f"{name} is not a folder with a model; give such a folder, or a name on the hub")

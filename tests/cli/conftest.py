@@ -59,9 +59,11 @@ def kblam(*arguments: object, typed: str | None = None) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def _wide_terminal() -> None:
-    """Tables are not folded in the middle of what a test looks for."""
-    out.width = err.width = 200
+def _pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed goes to pipes, which have no width, wherever the tests are run."""
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    out._width = err._width = None
 
 
 @pytest.fixture

@@ -50,6 +50,8 @@ def test_there_are_commands() -> None:
 def test_each_command_has_help_and_a_section_with_an_example(path: tuple[str, ...]) -> None:
     shown = kblam(*path, "--help").ok().stdout
     assert "Example:" in shown
+    assert "…" not in shown, "a word is too long for its column of 80"
+    assert not re.search(r"(?<!\n)\n(?!\n)", COMMANDS[path].help), "lines of a paragraph are those of the source"
     section = _section(path)
     assert f"kblam {' '.join(path)} " in section
     for parameter in COMMANDS[path].params:

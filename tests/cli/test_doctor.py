@@ -42,6 +42,11 @@ def test_this_machine_works(demo: Path) -> None:
     assert "fix:" in shown
 
 
+@pytest.mark.parametrize(("encoding", "marks"), [("utf-8", "✓-✗"), ("latin-1", "+-x"), ("ascii", "+-x")])
+def test_marks_are_signs_that_the_encoding_has(encoding: str, marks: str) -> None:
+    assert "".join(selftest.mark_of(status, encoding)[0] for status in (OK, OFF, FAIL)) == marks
+
+
 def test_a_broken_part_is_told_and_the_exit_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[Outcome]:
         return [Outcome("packages", FAIL, "missing: safetensors", "pip install safetensors")]

@@ -52,6 +52,11 @@ def test_what_it_refuses(base: Path, adapter: Path, kb: Path, model_folder: Path
     new = tmp_path / "new"
     kblam("integrate", base, base, kb, "-o", new).failed(2, "is not the config of a kblam adapter")
     kblam("integrate", adapter, adapter, kb, "-o", new).failed(2, "cannot load the model")
+    kblam("integrate", model_folder, adapter, kb, "-o", new).failed(2, f"name its base model: {base.resolve()}")
+    kblam("integrate", base, adapter, kb, "-o", new, "--revision", "v1").failed(
+        2, f"'{base}' is a folder, which has no revision 'v1': leave --revision out"
+    )
+    kblam("integrate", "--model", "tiny", "--kb", kb, "-o", new, "--revision", "v1").failed(2, "is a folder")
     kblam("integrate", base, adapter, tmp_path / "none.kb", "-o", new).failed(2, "there is no knowledge base")
     kblam("integrate", "none at all", adapter, kb, "-o", kb / "folder").failed(1, f"{kb} is no folder that may be")
     assert not new.exists()

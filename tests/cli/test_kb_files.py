@@ -151,7 +151,9 @@ def test_export_replaces_nothing_unasked(kb: Path, tmp_path: Path) -> None:
     assert file.read_text() == "precious"
     kblam("kb", "export", kb, "-o", file, "--overwrite").ok()
     assert list(read_triples(file)) == FACTS
-    kblam("kb", "export", kb, "-o", tmp_path / "x.txt").failed(2, "cannot tell the format")
+    refused = kblam("kb", "export", kb, "-o", tmp_path / "x.txt")
+    refused.failed(2, "cannot tell the format from 'x.txt'; name it .json, .jsonl, .ndjson, .csv, .tsv")
+    assert ".xlsx" not in refused.stderr, "which is read, not written"
     kblam("kb", "export", kb, "-o", tmp_path / "no" / "x.csv").failed(2, "cannot write")
     assert sorted(entry.name for entry in tmp_path.iterdir() if "kb" not in entry.name) == ["out.csv"]
 

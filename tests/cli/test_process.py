@@ -104,6 +104,17 @@ def test_what_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         cli.main(["--debug", "doctor"])
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS], ids=errno.errorcode.get)
+def test_a_path_that_the_system_refuses_is_one_line(kb: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """pathlib raises it where it only asks what a path is, so it may come from anywhere."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), "/locked/facts.kb")
+
+    monkeypatch.setattr("kblam.knowledge.KnowledgeBase.open", fail)
+    kblam("kb", "list", kb).failed(2, f"{os.strerror(code)}: /locked/facts.kb; ")
+
+
 def _wrapped(error: OSError) -> RuntimeError:
     """As a library raises what the system told it."""
     wrapper = RuntimeError("cannot serialize")

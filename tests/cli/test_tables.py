@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
+from rich.table import Table
 
-from kblam import KnowledgeBase, Triple
+from kblam import Evidence, KnowledgeBase, Triple
+from kblam.cli.ask import print_evidence
 from kblam.cli.output import size_of
-from kblam.cli.tables import Rows, fair_widths
+from kblam.cli.tables import Rows, fair_widths, print_table
+from kblam.generation import Answer
+from kblam.generation.drawing import INDENT
+from kblam.test import OFF, OK, Outcome
 from tests.cli.conftest import ENCODER, command_line, kblam
 from tests.fakes import HashingEncoder
 
@@ -76,6 +81,87 @@ def test_narrow_columns_get_what_they_need(natural: list[int], room: int, widths
 def test_rows_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert [line.plain for line in Rows(("a", "b"), []).lines()] == ["a  b"]
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_colours_in_a_pipe_give_it_no_width(long: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """CI sets these; what it keeps is whole."""
+    monkeypatch.setenv(name, "1")
+    assert "first line second line " + "x" * 300 in kblam("kb", "list", long).ok().stdout
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A knowledge base whose name and properties are longer than a screen."""
+    (tmp_path / "a folder").mkdir()
+    path = tmp_path / "a folder" / f"{'many words ' * 15}.kb"
+    with KnowledgeBase.create(path, ENCODER) as kb:
+        kb.add([Triple("Oak", f"{number} {'long property ' * 4}", "ships") for number in range(4)])
+    return path
+
+
+@pytest.mark.parametrize("columns", [None, "0"])
+def test_a_row_of_a_table_in_a_pipe_is_a_line(wide: Path, monkeypatch: pytest.MonkeyPatch, columns: str | None) -> None:
+    if columns is not None:  # of a terminal that does not know
+        monkeypatch.setenv("COLUMNS", columns)
+    lines = kblam("kb", "info", wide).ok().stdout.splitlines()
+    assert f" file         {wide}" in lines
+    assert lines[2].startswith(" properties   4: 0 long property")
+    assert lines[2].endswith("long property")
+    assert not [line for line in lines if line != line.rstrip()]
+    outcomes = [Outcome("python", OK, "fine"), Outcome("model", OFF, "words " * 50 + "end", "get it " * 30 + "soon")]
+    monkeypatch.setattr("kblam.cli.checks.all_checks", lambda: outcomes)
+    lines = kblam("doctor").ok().stdout.splitlines()
+    assert [line[-4:] for line in lines[:3]] == ["fine", " end", "soon"]
+
+
+def test_a_table_fits_the_screen(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = kblam("kb", "info", wide).ok().stdout.splitlines()
+    assert max(map(len, lines[:10])) <= 60
+    assert str(wide).replace(" ", "") in "".join("".join(lines).split()), "a long path is folded, not cut"
+
+
+def test_what_is_narrow_on_a_screen_is_whole_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> list[str]:
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        table.add_column("name", width=8)
+        table.add_column("ms", justify="right", width=4)
+        table.add_row("one two three", "1.0")
+        print_table(table, "a title that is longer")
+        return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    assert shown() == ["a title that is longer", "name             ms", "one two three   1.0"]
+    monkeypatch.setenv("COLUMNS", "18")
+    assert shown() == ["a title that is", "  longer", "name        ms", "one two    1.0", "three"]
+
+
+@pytest.mark.parametrize("columns", [30, 60, 100])
+def test_evidence_fits_the_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    triples = [
+        Triple("N" * 150, "p " * 20, "first\nsecond " * 30),
+        Triple("東京タワー" * 10, "高さ", "三百 メートル" * 20),
+    ]
+    answer = Answer("text", tuple(Evidence(triple, 0.5) for triple in triples), False, 4)
+
+    def shown() -> list[str]:
+        print_evidence(answer, copies=True)
+        return capsys.readouterr().out.splitlines()
+
+    whole = shown()
+    assert len(whole) == 3
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = shown()
+    assert max(map(cell_len, lines[1:])) <= columns
+    assert "".join("".join(lines[1:]).split()) == "".join("".join(whole[1:]).split())
+    bars = [line for line in lines if "█" in line]
+    assert len(bars) == 2
+    indent = INDENT if columns > 30 else 2
+    assert all(line.startswith(" " * indent + line[indent]) for line in lines[1:] if line not in bars)
 
 
 # --- searching -------------------------------------------------------------------------------------------

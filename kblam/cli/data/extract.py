@@ -69,7 +69,7 @@ def extract(
             "--output",
             "-o",
             metavar="FILE|KB",
-            help="Triples to write (.jsonl, .json, .csv), or a knowledge base (.kb).",
+            help="Triples to write (.jsonl, .json, .csv, .tsv), or a knowledge base (.kb).",
         ),
     ],
     base_url: BaseUrl = "",

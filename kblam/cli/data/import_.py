@@ -11,7 +11,7 @@ import typer
 
 from kblam.cli.errors import CommandError, InterruptedWorkError
 from kblam.cli.files import count_of, file_of, many
-from kblam.cli.kb.changing import Map, Renamed, encoder_for
+from kblam.cli.kb.changing import Map, Renamed, check_is_no_base, encoder_for
 from kblam.cli.options import AsJson, EncoderKey
 from kblam.cli.output import err, out, print_json, progress_bar
 
@@ -33,7 +33,7 @@ def import_(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv."),
+        typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv, .tsv."),
     ],
     columns: Map = None,
     renames: Renamed = None,
@@ -86,6 +86,8 @@ def import_(
             raise CommandError(f"{option} is for a knowledge base, and {output} is a file of triples")
     if strict and skip_bad is not None:
         raise CommandError("--strict and --skip-bad FILE contradict each other; choose one")
+    for source in sources:
+        check_is_no_base(Path(source))
     opened = open_sources(
         sources,
         columns=Columns.parse(columns) if columns else None,

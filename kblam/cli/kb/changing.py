@@ -99,7 +99,7 @@ def build(
     from kblam.knowledge.target import check_base_target
 
     _check_is_a_file(file)
-    _check_is_no_base(file)
+    check_is_no_base(file)
     output = file_of(output)
     check_base_target(output)
     began = time.monotonic()
@@ -153,7 +153,8 @@ def add(
     if one and (columns or renames or skip_bad or duplicates is not Duplicates.error):
         raise CommandError("--map, --rename, --skip-bad and --duplicates are for a FILE of triples")
     if file is not None:
-        _check_is_no_base(file)
+        _check_is_a_file(file)
+        check_is_no_base(file)
     began = time.monotonic()
     named = asked_encoder(kb, encoder, api_key_env)
     with open_file(kb, read_only=False, encoder=named) as opened:
@@ -195,7 +196,12 @@ def remove(
             )
 
 
-def _check_is_no_base(file: Path) -> None:
+def check_is_no_base(file: Path) -> None:
+    """Refuses a knowledge base where a file of triples is read.
+
+    Raises:
+        CommandError: it is one.
+    """
     from kblam.knowledge.schema import is_knowledge_base
 
     if is_knowledge_base(file):

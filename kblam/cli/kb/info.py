@@ -13,8 +13,8 @@ from kblam.cli.errors import CommandError
 from kblam.cli.files import open_file
 from kblam.cli.loading import ModelOptions, plan_for
 from kblam.cli.options import AdapterSource, AsJson, Dtype, KnowledgeFile, Model, PlanPin, Precision, Storage
-from kblam.cli.output import out, print_json, size_of, visible, waiting
-from kblam.cli.tables import wrapped
+from kblam.cli.output import on_one_line, out, print_json, size_of, waiting
+from kblam.cli.tables import print_table, wrapped
 from kblam.errors import EncoderMismatchError
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def info(
     table = Table(box=None, show_header=False)
     for key, value in shown.items():
         table.add_row(key, _plain(value))
-    out.print(table)
+    print_table(table)
     who = options.model or options.adapter or "the model that answers by default"
-    told = f"no plan for {who}: {refusal}" if planned is None else f"how {who} reads it:\n{wrapped(str(planned))}"
-    out.print(Text(f"\n{told}", style="dim"), soft_wrap=True)
+    told = f"no plan for {who}: {refusal}" if planned is None else f"how {who} reads it:\n{planned}"
+    out.print(Text(f"\n{wrapped(told)}", style="dim"), soft_wrap=True)
 
 
 def _record(plan: Plan) -> dict[str, Any]:
@@ -121,4 +121,4 @@ def _changed(path: Path) -> float:
 
 def _plain(value: object) -> Any:
     """A cell whose brackets are brackets, not rich markup, and whose control characters have a width."""
-    return Text(visible(str(value)))
+    return Text(on_one_line(str(value)), overflow="fold")  # a path too long for the screen is whole

@@ -141,7 +141,9 @@ def of_record(record: object) -> QuestionAnswer:
     if "conversations" in record or "messages" in record:
         return _of_turns(record)
     if "question" in record or "Q" in record:
-        question, answer = record.get("question", record.get("Q")), record.get("answer", record.get("A"))
+        # Ragas before 0.2 had the right answer in ground_truth, and in answer the one that is judged.
+        question = record.get("question", record.get("Q"))
+        answer = record.get("ground_truth") or record.get("answer", record.get("A"))
         kind, group = str(record.get("kind") or "single"), str(record.get("group") or "")
         return _made(question, answer, record.get("contexts"), kind, group, record.get("sources"), record.get("names"))
     known = "question and answer; instruction and output; conversations; messages; user_input and reference"

@@ -34,19 +34,19 @@ _NAMELESS = 90  # a rank that every label is better than
 
 
 def node_items(
-    node: Node, types: Iterable[str], properties: Mapping[str, object], *, speaks: bool = False
+    node: Node, types: Iterable[str], properties: Mapping[str, object], *, called: str | None = None
 ) -> Iterator[Item]:
     """What is said of a node.
 
     Args:
         types: its labels, tags or classes.
         properties: values may be lists and objects; null says nothing.
-        speaks: the id is a name where no property is one, as networkx has it.
+        called: its name where no property is one: in networkx and GraphML what stands for the node.
     """
     types = [one for one in types if one and one not in _EVERYWHERE]
     name = _naming(properties)
-    if name is None and speaks:
-        yield Label(node, node.id)
+    if name is None and called is not None:
+        yield Label(node, called)
     elif name is None:
         yield Label(node, f"{as_words(types[0]) if types else 'node'} {node.id}", _NAMELESS, is_kept=True)
     else:

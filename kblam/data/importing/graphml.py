@@ -169,7 +169,8 @@ class _Reader:
             if self._is_ours:
                 self.found += _as_written(kind, attributes, properties)
             elif kind == "node":
-                self.found += node_items(Node(_of(attributes, "id")), (), properties, speaks=True)
+                name = _of(attributes, "id")
+                self.found += node_items(Node(name), (), properties, called=name)
             else:
                 type_of = kind_of(properties)
                 relation = str(properties.pop(type_of)) if type_of else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kblam.data.importing.graph import edge_items, node_items
@@ -53,7 +54,10 @@ def _triplets(store: Any) -> Iterable[tuple[Any, Any, Any]]:
 
 
 class NetworkxGraph:
-    """A graph of networkx: names are its nodes, or their attribute `name`, `title` or `label`."""
+    """A graph of networkx: names are its nodes, or their attribute `name`, `title` or `label`.
+
+    Nodes that are different to Python and read alike, such as 1 and "1", are different things.
+    """
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
@@ -61,12 +65,26 @@ class NetworkxGraph:
 
     def items(self) -> Iterator[Item]:
         """Its nodes and edges, with their attributes."""
+        thing = _things(self._graph)
         for node, attributes in self._graph.nodes(data=True):
-            yield from node_items(Node(str(node)), (), _by_text(attributes), speaks=True)
+            yield from node_items(thing(node), (), _by_text(attributes), called=str(node))
         for source, target, attributes in self._graph.edges(data=True):
             rest = _by_text(attributes)
             kind = kind_of(rest)
-            yield from edge_items(Node(str(source)), str(rest.pop(kind)) if kind else "", Node(str(target)), rest)
+            yield from edge_items(thing(source), str(rest.pop(kind)) if kind else "", thing(target), rest)
+
+
+def _things(graph: Any) -> Callable[[Any], Node]:
+    """Nodes by their texts; of several with one text each by how Python writes it, with its type and a number."""
+    texts = Counter(map(str, graph))
+    apart: dict[Any, str] = {}
+    written: Counter[str] = Counter()
+    for node in graph:
+        if texts[str(node)] > 1:
+            text = f"{node!r}, {type(node).__name__}"
+            written[text] += 1
+            apart[node] = text if written[text] == 1 else f"{text} {written[text]}"
+    return lambda node: Node(apart.get(node) or str(node))
 
 
 def _by_text(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -209,17 +209,16 @@ def check_written_to(path: str | Path, *, overwrite: bool = True) -> None:
 
 
 def _writer_of(path: Path, format: Format | None) -> Callable[[Path, Iterable[Triple]], int]:
-    chosen = _format_of(path, format)
+    known = ", ".join(suffix for suffix, each in FORMAT_OF_SUFFIX.items() if each in _WRITERS)
+    chosen = _format_of(path, format, known)
     if chosen not in _WRITERS:
-        known = ", ".join(suffix for suffix, each in FORMAT_OF_SUFFIX.items() if each in _WRITERS)
         raise TripleFormatError(f"{path.suffix} is read, not written; name it {known}", path=path)
     return _WRITERS[chosen]
 
 
-def _format_of(path: Path, format: Format | None) -> Format:
+def _format_of(path: Path, format: Format | None, known: str = ", ".join(FORMAT_OF_SUFFIX)) -> Format:
     chosen = format or FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if chosen not in _READERS:
-        known = ", ".join(FORMAT_OF_SUFFIX)
         raise TripleFormatError(f"cannot tell the format from {path.name!r}; name it {known}", path=path)
     return chosen
 

@@ -168,6 +168,12 @@ def test_the_contexts_of_a_set_that_ragas_made_are_read(tmp_path: Path) -> None:
     assert [one.contexts for one in read_questions(tmp_path / "s.jsonl")] == [("c",)]
 
 
+@pytest.mark.parametrize("judged", ["", '"answer": "wrong", '], ids=["testset", "judged"])
+def test_the_right_answer_of_an_older_ragas_is_its_ground_truth(tmp_path: Path, judged: str) -> None:
+    (tmp_path / "s.jsonl").write_text(f'{{"question": "a", {judged}"ground_truth": "b", "contexts": ["c"]}}\n')
+    assert [(one.answer, one.contexts) for one in read_questions(tmp_path / "s.jsonl")] == [("b", ("c",))]
+
+
 def test_a_turn_may_come_in_parts(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Who is Ada?"}, {"type": "text", "text": "In short."}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A counter."}]

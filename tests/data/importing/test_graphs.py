@@ -220,6 +220,32 @@ def test_half_of_a_surrogate_pair_is_left_out_and_counted(tmp_path: Path) -> Non
     assert report.dropped == {"a text that cannot be stored": 1, "a name that cannot be stored": 1}
 
 
+def test_nodes_of_networkx_that_read_alike_are_told_apart() -> None:
+    graph = networkx.DiGraph()
+    graph.add_edge(1, "Acme", label="WORKS_AT")
+    graph.add_edge("1", 1, label="knows")
+    graph.add_node(2, age=30)
+    found, report = read([NetworkxGraph(graph)])
+    assert found == {("1 (1, int)", "works at"): "Acme", ("1 ('1', str)", "knows"): "1 (1, int)", ("2", "age"): "30"}
+    assert report.told_apart == 2
+    graph.nodes[1]["name"] = "Ann"
+    found, _ = read([NetworkxGraph(graph)])
+    assert found == {("Ann", "works at"): "Acme", ("1", "knows"): "Ann", ("2", "age"): "30"}
+
+
+def test_nodes_of_networkx_that_read_and_are_written_alike() -> None:
+    class Thing:
+        def __repr__(self) -> str:
+            return "a thing"
+
+    graph = networkx.DiGraph()
+    one, other = Thing(), Thing()
+    graph.add_edge(one, other, label="knows")
+    graph.add_edge(other, one, label="likes")
+    first, second = "a thing (a thing, Thing)", "a thing (a thing, Thing 2)"
+    assert read([NetworkxGraph(graph)])[0] == {(first, "knows"): second, (second, "likes"): first}
+
+
 def test_keys_of_networkx_may_be_of_any_kind() -> None:
     graph = networkx.DiGraph()
     graph.add_edge("Ann", "Acme")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from kblam_kernels.__main__ import COMMANDS, main
+from kblam_kernels.__main__ import COMMANDS, main, process
 from kblam_kernels.tools import env
 from tests.warm import run
 
@@ -55,6 +57,24 @@ def test_the_default_dtype_changes_no_backend_of_the_report(dtype: torch.dtype) 
         torch.set_default_dtype(torch.float32)
     assert found == expected
     assert found["cpu"]["backend"] == "cpu"
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="ascii") as pipe:  # noqa: PTH123 - a number
+        monkeypatch.setattr("sys.stdout", pipe)
+        monkeypatch.setattr("kblam_kernels.__main__.main", lambda: print("ä") or 0)  # noqa: T201
+        assert process() == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_closed_stdout_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("kblam_kernels.__main__.main", lambda: 0)
+    assert process() == 0
 
 
 def test_it_runs_as_a_module(warm: None) -> None:
