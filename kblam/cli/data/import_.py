@@ -33,7 +33,9 @@ def import_(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv, .tsv."),
+        typer.Option(
+            "--output", "-o", metavar="KB|FILE", help="A knowledge base; or triples: .jsonl, .json, .csv, .tsv."
+        ),
     ],
     columns: Map = None,
     renames: Renamed = None,

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="The file to write (.jsonl, .json, .csv, .tsv); default: stdout."),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="The file to write (.jsonl, .json, .csv, .tsv); default: stdout."
+    ),
 ]
 Source = Annotated[
     Path | None,
