@@ -19,7 +19,7 @@ from kblam import test as selftest
 from kblam.cli import checks
 from kblam.generation import ask_many
 from kblam.test import FAIL, OFF, OK, NotHereError, Outcome
-from kblam_kernels.plan import memory
+from kblam_kernels.common import main_memory
 from kblam_kernels.tools import env
 from tests.cli.conftest import kblam
 
@@ -203,11 +203,11 @@ def test_a_model_is_ready_only_with_whole_files(monkeypatch: pytest.MonkeyPatch,
 def test_little_space_is_off_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = checks.shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10))
-    monkeypatch.setattr(memory, "available_memory", lambda: 10)
+    monkeypatch.setattr(main_memory, "available_memory", lambda: 10)
     found = outcomes(checks.space) | outcomes(checks.memory)
     assert {outcome.status for outcome in found.values()} == {OFF}
     assert set(found) == {"disk here", "disk of the model cache", "memory"}
-    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    monkeypatch.setattr(main_memory, "available_memory", lambda: None)
     assert outcomes(checks.memory) == {}
 
 
