@@ -190,7 +190,7 @@ def test_add_a_file(hashing: HashingEncoder, kb: Path, tmp_path: Path) -> None:
         (["--name", "x"], "--value is missing"),
         (["--value", "x"], "--name is missing"),
         (["--name", " ", "--value", "x"], "name is empty"),
-        (["none.csv"], "none.csv: cannot read: No such file"),
+        (["none.csv"], "there is no file none.csv; give a file of triples"),
     ],
 )
 def test_add_refuses_bad_input(hashing: HashingEncoder, kb: Path, arguments: list[str], words: str) -> None:
