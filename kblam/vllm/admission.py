@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,9 @@ class FrontEnd:
         self._settings = Settings.of(vllm_config)
         self._registry = Registry(vllm_config)
         self._model = vllm_config.model_config
-        self._lock = threading.RLock()
+        # Of what is known here, held for moments; and of the encoder, one text list at a time: it is a model of its
+        # own, which takes all cores, and whoever finds its vectors kept does not wait for it.
+        self._lock, self._encoding = threading.RLock(), threading.Lock()
         # With the fingerprint by which it was asked for.
         self._encoder: tuple[str, Encoder] | None = None
         rules = self._settings.rules(adapter)
@@ -289,17 +292,37 @@ class FrontEnd:
         if asked.question is None:
             return
         rules = self.rules(asked)
+        question, vectors = self._read(asked.question, loaded, rules)
+        extra[ENCODER] = self._encoded_by(loaded)
+        if self.adapter.question_head is not None:
+            extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :].tolist()
+        if rules is not None:
+            extra[VECTORS] = {text: vector.tolist() for text, vector in vectors.items()}
+
+    def encode_ahead(self, asked: Asked) -> None:
+        """Keeps what `admit` will need of a question, from any thread. What cannot be answered is `admit`'s to refuse.
+
+        Raises:
+            EncoderError, StoreError: as `admit`.
+        """
+        loaded = None if asked.base is None else self.version_of(asked.base)
+        if loaded is None or asked.question is None:
+            return
+        try:
+            self._check_lengths(asked)
+            rules = self.rules(asked)
+        except EngineRequestError:
+            return
+        self._read(asked.question, loaded, rules)
+
+    def _read(self, question: str, loaded: Loaded, rules: Rules | None) -> tuple[str, dict[str, np.ndarray]]:
+        """A question as it is meant, and the vectors of all texts that answering it needs."""
         is_judged = rules is not None or self.adapter.confidence is not None
         names = self._names_of(loaded) if is_judged else None
         encoder = self._its_encoder(loaded)
-        question = as_meant(self.adapter, asked.question, names, encoder)
+        question = as_meant(self.adapter, question, names, encoder)
         texts = [question] if rules is None or names is None else foreseen(question, names, rules)
-        vectors = self._encoded(texts, encoder)
-        extra[ENCODER] = self._encoded_by(loaded)
-        if self.adapter.question_head is not None:
-            extra[VECTOR] = vectors[question][-self.adapter.embedding_dim :]
-        if rules is not None:
-            extra[VECTORS] = vectors
+        return question, self._encoded(texts, encoder)
 
     def _names_of(self, loaded: Loaded) -> BaseNames:
         with self._lock:
@@ -314,23 +337,35 @@ class FrontEnd:
         Raises:
             StoreError: the base's file cannot be read, or is another one by now, which may be of another encoder.
         """
-        with self._lock:
-            if self._encoder is None or self._encoder[0] != loaded.encoder:
-                self._encoder = loaded.encoder, layered(opened(loaded).encoder, self.adapter.property_layers)
-            return self._encoder[1]
+        held = self._encoder
+        if held is None or held[0] != loaded.encoder:
+            with self._encoding:
+                held = loaded.encoder, layered(opened(loaded).encoder, self.adapter.property_layers)
+                self._encoder = held
+        return held[1]
 
-    def _encoded(self, texts: list[str], encoder: Encoder) -> dict[str, list[float]]:
+    def _encoded(self, texts: list[str], encoder: Encoder) -> dict[str, np.ndarray]:
         """The sentence vectors of texts, with the layers before them that the judge reads, each encoded once."""
-        # One at a time: an encoder is a model of its own, which takes all cores.
+        found = self._kept_of(texts, encoder)
+        if len(found) < len(set(texts)):
+            with self._encoding:
+                found |= self._kept_of(texts, encoder)  # another thread may have had the same
+                if new := [text for text in dict.fromkeys(texts) if text not in found]:
+                    # Copies and not views, which would keep all of them.
+                    made = [vector.copy() for vector in encoded(encoder, new)]
+                    found |= zip(new, made, strict=True)
+                    self._keep(encoder, dict(zip(new, made, strict=True)))
+        return {text: found[text] for text in texts}
+
+    def _keep(self, encoder: Encoder, made: Mapping[str, np.ndarray]) -> None:
         with self._lock:
-            by = encoder.fingerprint
-            if new := [text for text in texts if (by, text) not in self._kept]:
-                for text, vector in zip(new, encoded(encoder, new), strict=True):
-                    self._kept[by, text] = vector.copy()  # not a view, which would keep all of them
-            found: dict[str, list[float]] = {text: self._kept[by, text].tolist() for text in texts}
+            self._kept |= {(encoder.fingerprint, text): vector for text, vector in made.items()}
             for oldest in list(itertools.islice(self._kept, max(0, len(self._kept) - _KEPT))):
                 del self._kept[oldest]
-            return found
+
+    def _kept_of(self, texts: list[str], encoder: Encoder) -> dict[str, np.ndarray]:
+        with self._lock:
+            return {text: self._kept[key] for text in texts if (key := (encoder.fingerprint, text)) in self._kept}
 
 
 # The engines that were started in this process, the newest last.
@@ -353,6 +388,29 @@ def admit(params: Any) -> None:
         EngineRequestError: it cannot be answered.
     """
     asked = asked_of(params)
+    if (front := _front_of(asked)) is not None:
+        front.admit(params)
+
+
+def encode_ahead(extra_args: Mapping[str, Any]) -> None:
+    """Encodes a request's question before it is admitted, from any thread; vLLM admits in the loop that serves all.
+
+    Args:
+        extra_args: of the request's sampling parameters.
+
+    Raises:
+        EncoderError, StoreError: the question cannot be encoded.
+    """
+    try:
+        asked = asked_of(SimpleNamespace(extra_args=extra_args))
+    except EngineRequestError:
+        return  # `admit` says so
+    if (front := _front_of(asked)) is not None:
+        front.encode_ahead(asked)
+
+
+def _front_of(asked: Asked) -> FrontEnd | None:
     fronts = [front for config, front in reversed(_OPEN) if config() is not None]
-    if asked.base is not None and fronts:
-        next((front for front in fronts if front.version_of(asked.base) is not None), fronts[0]).admit(params)
+    if asked.base is None or not fronts:
+        return None
+    return next((front for front in fronts if front.version_of(asked.base) is not None), fronts[0])

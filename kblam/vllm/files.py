@@ -142,15 +142,15 @@ class BaseNames:
     def follow(self, base: KnowledgeBase) -> None:
         """Takes what has changed since."""
         now = base.revision
-        if base.has_removed(self._revision):
-            self._names, self._properties, self._revision = Names(), {}, 0
-            self._vocabulary = Vocabulary()
-        self._names.add(base.names(since=self._revision))
-        more = dict.fromkeys(base.properties(since=self._revision, most=MOST_PROPERTIES))
-        if not self._properties.keys() >= more.keys():
-            self._properties |= more
-            self._vocabulary = Vocabulary(self._properties)  # a new one: other threads may read the old
-        self._revision = now
+        # Other threads read meanwhile: they see the old names or the new ones, never none.
+        is_less = base.has_removed(self._revision)
+        since, names = (0, Names()) if is_less else (self._revision, self._names)
+        names.add(base.names(since=since))
+        more = dict.fromkeys(base.properties(since=since, most=MOST_PROPERTIES))
+        if is_less or not self._properties.keys() >= more.keys():
+            self._properties = more if is_less else {**self._properties, **more}
+            self._vocabulary = Vocabulary(self._properties)
+        self._names, self._revision = names, now
 
     def as_meant(self, text: str, background: tuple[str, ...] = ()) -> str:
         """As `Judge.as_meant`."""

@@ -19,7 +19,8 @@ from tests.generation.test_pointer import CURRENCY
 
 def front_end(asked: Asked, rules: Any) -> Any:
     front = admission.FrontEnd.__new__(admission.FrontEnd)
-    front.adapter, front._lock, front._kept = asked.attachment.config, _Lock(), {}
+    front.adapter, front._kept = asked.attachment.config, {}
+    front._lock, front._encoding = _Lock(), _Lock()
     loaded, names = Loaded(1, 1, 5, "facts.kb", "0.1", asked.encoder.fingerprint), BaseNames(asked.kb)
     front._encoder = loaded.encoder, asked.encoder
     stubs: Any = {"check": lambda *_: loaded, "rules": lambda _: rules, "_names_of": lambda _: names}

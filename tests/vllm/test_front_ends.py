@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from kblam import KnowledgeBase, Triple
 from kblam.adapter import AdapterConfig
 from kblam.errors import EngineRequestError, StoreReplacedError
+from kblam.knowledge.encoders import Progress
 from kblam.vllm import admission
-from kblam.vllm.admission import ENCODER, VECTOR, FrontEnd, admit, asked_of
+from kblam.vllm.admission import ENCODER, VECTOR, FrontEnd, admit, asked_of, encode_ahead
 from kblam.vllm.registry import Loaded, Registry, file_at, open_folder
 from tests.fakes import HashingEncoder
 
@@ -52,8 +56,22 @@ def start(tmp_path: Path) -> Callable[..., Any]:
     return started
 
 
+class Slow(HashingEncoder):
+    """Counts its texts; takes as long as the test says for one that begins with "Slow"."""
+
+    texts: ClassVar[list[str]] = []
+    began, may_end = threading.Event(), threading.Event()
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> np.ndarray:
+        Slow.texts += texts
+        if any(text.startswith("Slow") for text in texts):
+            Slow.began.set()
+            assert Slow.may_end.wait(60)
+        return super().encode(texts, progress=progress)
+
+
 def encoder_of(seed: int) -> HashingEncoder:
-    return HashingEncoder(WIDTH, seed=seed)
+    return Slow(WIDTH, seed=seed)
 
 
 def loaded(path: Path, seed: int) -> Loaded:
@@ -91,6 +109,47 @@ def test_vectors_of_another_engine_s_encoder_are_refused_where_names_are_the_sam
     params = asking("facts")
     admit(params)
     assert FrontEnd(first, CONFIG).check_encoded(asked_of(params), params) is not None
+
+
+def test_a_question_that_was_encoded_ahead_is_admitted_without_the_encoder(start: Callable[..., Any]) -> None:
+    """Even while another is encoded: vLLM admits in the loop that serves all others."""
+    start(0, "facts")
+    params, slow = asking("facts"), {**asking("facts").extra_args, "kblam_question": "Slow, is it?"}
+    encode_ahead(params.extra_args)
+    assert VECTOR not in params.extra_args
+    before = len(Slow.texts)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(encode_ahead, slow) for _ in range(2)]
+        assert Slow.began.wait(60)
+        admitting = threading.Thread(target=admit, args=(params,))
+        admitting.start()
+        admitting.join(10)
+        was_admitted = not admitting.is_alive()
+        Slow.may_end.set()
+        for one in waiting:
+            one.result()
+    admitting.join()
+    assert was_admitted
+    assert Slow.texts[before:] == ["Slow, is it?"], "once, for both that asked it"
+    assert params.extra_args[VECTOR] == vector(0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kblam_kb": "none"}, {"kblam_question": "a" * 2000}, {"kblam_question": 5}, {"kblam_unknown": "answer"}],
+    ids=str,
+)
+def test_what_cannot_be_answered_is_not_encoded_ahead_and_not_refused_twice(
+    wrong: dict[str, Any], start: Callable[..., Any]
+) -> None:
+    start(0, "facts")
+    params = asking("facts")
+    params.extra_args |= wrong
+    before = len(Slow.texts)
+    encode_ahead(params.extra_args)
+    assert len(Slow.texts) == before
+    with pytest.raises(EngineRequestError):
+        admit(params)
 
 
 def test_nobody_says_by_himself_who_encoded_a_question(start: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from kblam.serve.vllm.engine import VllmEngine
 from kblam.serve.vllm.telling import Telling, knowledge_of
 from kblam.serve.vllm.watch import WATCH, Said, Watch
 from kblam.strict_json import loads
+from kblam.vllm.admission import encode_ahead
 
 logger = logging.getLogger("kblam")
 
@@ -74,6 +76,8 @@ class _Passed(Response):
         with self._engine.taken(self._tenant):
             if asked.base is not None:
                 await self._engine.catch_up(asked.base)
+                # vLLM would encode it in this loop, and all others would wait.
+                await asyncio.to_thread(encode_ahead, asked.body["vllm_xargs"])
             WATCH.set(watch)
             payload = dumped(asked.body).encode("ascii")
             back = _Back(self._telling(watch), scope, send)

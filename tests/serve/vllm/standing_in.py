@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,22 @@ class Behind:
 
     Attributes:
         got: the newest request's headers and body.
+        order: the bases of all requests.
+        others: set when one without a base came.
         answers: makes the response, of the body.
     """
 
     def __init__(self) -> None:
         self.got: tuple[dict[str, str], dict[str, Any]] = {}, {}
+        self.order, self.others = list[str | None](), threading.Event()
         self.answers: Callable[[dict[str, Any]], Response] = self.said
         self.app = Starlette(routes=[Route(path, self._take, methods=["POST"]) for path in (CHAT, "/v1/completions")])
 
     async def _take(self, request: Request) -> Response:
         self.got = dict(request.headers), await request.json()
+        self.order.append(self.got[1].get("vllm_xargs", {}).get("kblam_kb"))
+        if self.order[-1] is None:
+            self.others.set()
         return self.answers(self.got[1])
 
     def said(self, body: dict[str, Any]) -> Response:
@@ -172,5 +179,23 @@ class Served:
         self._loop.run_until_complete(leave())
 
     def ask(self, base: str | None = "facts", **more: Any) -> httpx.Response:
+        return self.send(CHAT, self._asking(base) | more)
+
+    def ask_while(self, first: str | None, began: threading.Event, then: str | None) -> list[httpx.Response]:
+        """A question to one base, and when that has begun one to another."""
+
+        async def both() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                asking = asyncio.create_task(client.post(CHAT, json=self._asking(first)))
+                while not began.is_set():
+                    await asyncio.sleep(0.01)
+                second = await client.post(CHAT, json=self._asking(then))
+                return [await asking, second]
+
+        return self._loop.run_until_complete(both())
+
+    @staticmethod
+    def _asking(base: str | None) -> dict[str, Any]:
         model = "tiny" if base is None else f"tiny@{base}"
-        return self.send(CHAT, {"model": model, "messages": [{"role": "user", "content": "Who?"}], **more})
+        return {"model": model, "messages": [{"role": "user", "content": "Who?"}]}
