@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,13 +24,13 @@ from kblam.models.judging import (
     CANDIDATES,
     CANDIDATES_NAMED,
     MOST_OF_NAME,
+    MOST_PROPERTIES,
     Candidate,
     Judge,
     Judged,
 )
 from kblam.models.reach import read_to_evidence
 from kblam.models.shares import is_one_of
-from kblam.training.bases import Bases, Shown, drawn_bases, own_base
 from kblam.training.calibration_data import CalibrationData
 from kblam.training.questions import Asked, Facts
 from kblam.training.start import right_padded
@@ -47,8 +49,12 @@ _NEWTON_STEPS = 200
 # At the minimum: what one more step would gain, as a share of the cost. The cost itself is known to 1e-13 or so, so a
 # slope of any fixed size may never be reached.
 _ENOUGH = 1e-10
-# Questions that are asked of one knowledge base, as far as its properties go.
+# Questions that are asked of one knowledge base, as far as its properties go; and of how many entities' properties.
+# Tables have a dozen columns: where there are hundreds, much of what an entity lacks is near to what it has.
 _ASKED_TOGETHER = 8
+_ENTITIES = (1, 30)
+# How often a fact that a question is asked without is one that others of the base have, as cells of a table are empty.
+_OF_OTHERS = 0.8
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,14 @@ class Case(NamedTuple):
     counts: bool = True
 
 
+class _Shown(NamedTuple):
+    """A question, and what of the facts it may see."""
+
+    asked: Asked
+    row: int  # of the question
+    hidden: tuple[int, ...] = ()
+
+
 @torch.no_grad()
 def calibrate(
     attachment: Attachment, data: CalibrationData, prompts: Sequence[Sequence[int]], head: PropertyHead
@@ -110,12 +124,12 @@ def calibrate(
     # Twice as many answerable questions as others, as a knowledge base is asked in use: every second one is asked
     # again, in turn without its entity and without its fact.
     again = [row for row, one in enumerate(asked) if len(one.facts) == 1][::2]
-    shown = [Shown(one, row) for row, one in enumerate(asked)]
+    shown = [_Shown(one, row) for row, one in enumerate(asked)]
     for number, row in enumerate(again):
         one = asked[row]
         fact = one.facts[0]
         hidden = facts.alike(fact) if number % 2 else facts.of_entity(int(facts.owner[fact]))
-        shown.append(Shown(one, row, tuple(hidden)))
+        shown.append(_Shown(one, row, tuple(hidden)))
     rows = [one.row for one in shown]
     names, of_name = Names(), dict[str, list[int]]()
     for place, (name, _) in enumerate(facts.identities):
@@ -143,29 +157,22 @@ def calibrate(
         return torch.stack([known[text] for text in texts])
 
     judge = Judge(adapter, encode, names=(name for name, _ in facts.identities), head=head)
-    draw = random.Random(0)
-    bases = own_base(facts) if data.is_own else drawn_bases(facts, draw)
-    return learn(_cases(judge, facts, shown, found, bases, draw))
+    return learn(_cases(judge, facts, shown, found))
 
 
 def _cases(
-    judge: Judge,
-    facts: Facts,
-    shown: Sequence[Shown],
-    found: Sequence[Sequence[tuple[int, float]]],
-    bases: Bases,
-    draw: random.Random,
+    judge: Judge, facts: Facts, shown: Sequence[_Shown], found: Sequence[Sequence[tuple[int, float]]]
 ) -> list[Case]:
-    """The signs of what the questions found; a few questions at a time are asked of one knowledge base."""
-    order = list(range(len(shown)))
+    """The signs of what the questions found; a few questions at a time are asked of a base that has few properties.
+
+    In use, most bases have properties of one kind, and what one of its entities lacks others have, or none.
+    """
+    draw, order = random.Random(0), list(range(len(shown)))
     draw.shuffle(order)
     cases: list[Case] = []
-    compared: list[str] | None = None
     for start in range(0, len(order), _ASKED_TOGETHER):
         together = order[start : start + _ASKED_TOGETHER]
-        properties = bases([shown[row] for row in together])
-        if properties != compared:
-            judge.compare_with(compared := properties)
+        judge.compare_with(_properties(facts, [shown[row] for row in together], draw))
         judged = [
             Judged(
                 shown[row].asked.text,
@@ -187,6 +194,19 @@ def _answers(facts: Facts, asked: Asked) -> list[int]:
     if len(asked.facts) == 1:
         return list(asked.facts)
     return [fact for fact in asked.facts if is_one_of(facts.identities[fact][1], DESCRIBING)][:1]
+
+
+def _properties(facts: Facts, shown: Sequence[_Shown], draw: random.Random) -> list[str]:
+    """Of the entities asked about, mostly of what is hidden of them too, and of some others; the most used first."""
+    few, many = _ENTITIES
+    size = min(len(facts.entities), round(math.exp(draw.uniform(math.log(few), math.log(many)))))
+    used = Counter(prop for entity in draw.sample(facts.entities, size) for prop in entity.facts)
+    for one in shown:
+        owners = {int(facts.owner[fact]) for fact in one.asked.facts}
+        hidden = set[int]() if draw.random() < _OF_OTHERS else set(one.hidden)
+        seen = {place for owner in owners for place in facts.of_entity(owner)} - hidden
+        used.update(facts.identities[place][1] for place in seen)
+    return [prop for prop, _ in used.most_common(MOST_PROPERTIES)]
 
 
 @torch.no_grad()

@@ -27,7 +27,6 @@ class CalibrationData:
 
     Args:
         facts: of the user's own triples, or of entities that no training run learns from.
-        is_own: whether they are the user's, and so are all that a question may ask for.
         asked: questions about them.
         properties: questions that the property head learns from.
         encoder: of the knowledge bases that the adapter is for.
@@ -37,7 +36,6 @@ class CalibrationData:
     """
 
     facts: Facts
-    is_own: bool
     asked: list[Asked]
     properties: PropertyQuestions
     encoder: Encoder
@@ -80,7 +78,7 @@ class CalibrationData:
         vectors = Vectors([*facts.key_texts, *facts.values, *(one.text for one in asked)], encoder, cache, progress)
         layers = usual_layers(encoder)
         of_properties = Vectors([*properties.key_texts, *properties.texts], layered(encoder, layers), cache, progress)
-        return CalibrationData(facts, bool(triples), asked, properties, encoder, vectors, layers, of_properties)
+        return CalibrationData(facts, asked, properties, encoder, vectors, layers, of_properties)
 
 
 def entities_of(triples: Sequence[Triple]) -> list[Entity]:

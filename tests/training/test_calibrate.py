@@ -23,7 +23,6 @@ from kblam.errors import EncoderError, UnsupportedModelError
 from kblam.knowledge import KnowledgeBase, Triple
 from kblam.models.judging import Candidate, Judged, judge_of
 from kblam.training import calibrate, calibration_data, calibration_run
-from kblam.training.bases import _OF_OTHERS, Bases, Shown, drawn_bases, own_base
 from kblam.training.material import Material
 from kblam.training.questions import Asked, Facts, Kind
 from kblam.training.run import Trainer
@@ -50,16 +49,11 @@ class Noting:
         return [[Signs(one.mass, 0, 0, 0, 0) for one in each.candidates] for each in judged]
 
 
-def cases_of(
-    shown: list[Shown], judge: Any, bases: Callable[[Facts, random.Random], Bases] = drawn_bases
-) -> list[calibrate.Case]:
-    draw = random.Random(0)
-    return calibrate._cases(judge, FACTS, shown, [FOUND] * len(shown), bases(FACTS, draw), draw)
-
-
 def case_of(facts: tuple[int, ...], hidden: tuple[int, ...] = ()) -> calibrate.Case:
     kind = Kind.SINGLE if len(facts) == 1 else Kind.OPEN if facts else Kind.GENERAL
-    (case,) = cases_of([Shown(Asked("anything", kind, facts), 0, hidden)], Noting())
+    shown = calibrate._Shown(Asked("anything", kind, facts), 0, hidden)
+    judge: Any = Noting()
+    (case,) = calibrate._cases(judge, FACTS, [shown], [FOUND])
     assert [one.mass for one in case.signs] == [mass for _, mass in FOUND]
     return case
 
@@ -85,47 +79,13 @@ def test_a_property_that_is_hidden_is_mostly_one_that_others_have() -> None:
     """As the cells of a table are empty; the rest asks for what no entity of the base has."""
     asked = Asked("anything", Kind.SINGLE, (PRICE,))
     others = Facts([ANVIL, *(Entity(f"Hammer {n}", {"color": "x"}) for n in range(5000))])
-    properties, others_have_it = drawn_bases(others, random.Random(1)), []
+    draw, others_have_it = random.Random(1), []
     for _ in range(300):
-        others_have_it.append("price" in properties([Shown(asked, 0, (PRICE,))]))
-        assert {"price", "weight", "Description"} <= set(properties([Shown(asked, 0)]))
-    assert sum(others_have_it) / 300 == pytest.approx(_OF_OTHERS, abs=0.08)
-
-
-def test_of_a_users_own_triples_a_question_is_compared_with_all_properties_that_are_left() -> None:
-    """As `ask` does; what only the hidden fact has, its base would not have."""
-    facts = Facts([ANVIL, HAMMER, Entity("Saw", {"color": "5", "price": "6"})])
-    properties = own_base(facts)
-    asked = Asked("anything", Kind.SINGLE, (PRICE,))
-    assert properties([Shown(asked, 0)]) == ["price", "color", "weight", "Description"], "the most used first"
-    assert properties([Shown(asked, 0, (PRICE,))]) == ["color", "price", "weight", "Description"]
-    assert properties([Shown(asked, 0, (PRICE,)), Shown(asked, 0, (WEIGHT,))]) == ["color", "price", "Description"]
-    assert properties([Shown(asked, 0, (PRICE, WEIGHT, DESCRIPTION))]) == ["color", "price"]
-
-
-@pytest.mark.parametrize("own", [[], [Triple("Anvil", "price", "1"), Triple("Saw", "color", "2")]])
-def test_only_of_a_users_own_triples_is_the_whole_base_known(
-    own: list[Triple], prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    material, asked = prepared(), list[tuple[str, int]]()
-    monkeypatch.setattr(calibration_data, "held_out_entities", lambda seed: [ANVIL, HAMMER])
-    monkeypatch.setattr(calibrate, "own_base", lambda facts: asked.append(("own", len(facts))) or (lambda shown: []))
-    monkeypatch.setattr(
-        calibrate, "drawn_bases", lambda facts, draw: asked.append(("drawn", len(facts))) or (lambda shown: [])
-    )
-    encoder = HashingEncoder(material.adapter_config.embedding_dim)
-    data = calibration_data.CalibrationData.gather(encoder, tmp_path, own, questions=9, property_questions=200)
-    adapter, tokenizer = KnowledgeAdapter(material.adapter_config), material.texts.tokenizer
-    calibration_run.calibrated(adapter, material.model, tokenizer, data, property_steps=2)
-    assert asked == ([("own", 2)] if own else [("drawn", len(data.facts))])
-
-
-def test_a_judge_is_told_properties_only_where_they_are_others() -> None:
-    """Of a table with many columns that takes long, and nearly all questions see all of them."""
-    judge = Noting()
-    shown = [Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
-    cases_of(shown, judge, lambda facts, _: own_base(facts))
-    assert judge.properties == [["price", "weight", "Description", "color"]]
+        others_have_it.append("price" in calibrate._properties(others, [calibrate._Shown(asked, 0, (PRICE,))], draw))
+        assert {"price", "weight", "Description"} <= set(
+            calibrate._properties(others, [calibrate._Shown(asked, 0)], draw)
+        )
+    assert sum(others_have_it) / 300 == pytest.approx(calibrate._OF_OTHERS, abs=0.08)
 
 
 def test_of_many_triples_whole_names_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +105,9 @@ def test_of_many_triples_whole_names_are_drawn(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_few_questions_at_a_time_are_asked_of_one_base() -> None:
-    judge, asked_of = Noting(), list[int]()
-
-    def bases(facts: Facts, draw: random.Random) -> Bases:
-        return lambda shown: (asked_of.append(len(shown)), [str(len(asked_of))])[1]
-
-    shown = [Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
-    assert len(cases_of(shown, judge, bases)) == 60
-    assert asked_of == [8] * 7 + [4]
+    judge: Any = Noting()
+    shown = [calibrate._Shown(Asked("anything", Kind.SINGLE, (PRICE,)), 0) for _ in range(60)]
+    assert len(calibrate._cases(judge, FACTS, shown, [FOUND] * 60)) == 60
     assert len(judge.properties) == 8
 
 
