@@ -25,19 +25,18 @@ _TABLE = re.compile(r"(<!-- figures: (\w+) -->\n\n).*?(\n<!-- end of figures -->
 
 # Of each row: what it is called, its report, and where in it.
 ANSWERS = (
-    ("100 triples", "smollm2-lacked", "sizes", "100"),
-    ("1,000", "smollm2-lacked", "sizes", "1000"),
-    ("10,000", "smollm2-lacked", "sizes", "10000"),
-    ("100,000 (500 questions, an earlier adapter)", "smollm2-open-100k", "sizes", "100000"),
-    ("1,000, phrasings never trained on", "smollm2-lacked-unseen", "unseen"),
-    ("chemical elements, 2,335 triples", "smollm2-lacked-real", "real", "elements"),
-    ("airports, 3,907 triples", "smollm2-lacked-real", "real", "airports"),
-    ("software weaknesses, 3,838 triples", "smollm2-lacked-real", "real", "weaknesses"),
-    ("chemical compounds, 4,102 triples", "smollm2-lacked-real", "real", "compounds"),
-    ("WordNet, 4,503 triples", "smollm2-lacked-real", "real", "wordnet"),
+    ("100 triples", "smollm2", "sizes", "100"),
+    ("1,000", "smollm2", "sizes", "1000"),
+    ("10,000", "smollm2", "sizes", "10000"),
+    ("100,000 (500 questions)", "smollm2-100k", "sizes", "100000"),
+    ("1,000, phrasings never trained on", "smollm2-unseen", "unseen"),
+    ("chemical elements, 2,335 triples", "smollm2-real", "real", "elements"),
+    ("airports, 3,907 triples", "smollm2-real", "real", "airports"),
+    ("software weaknesses, 3,838 triples", "smollm2-real", "real", "weaknesses"),
+    ("chemical compounds, 4,102 triples", "smollm2-real", "real", "compounds"),
+    ("WordNet, 4,503 triples", "smollm2-real", "real", "wordnet"),
 )
-# What is right, and how long it took: of two runs.
-RIGHT, TIMES = "smollm2-items-rag", "smollm2-head-rag"
+BESIDE_RAG = "smollm2-rag"
 
 
 def answers() -> list[list[str]]:
@@ -58,9 +57,9 @@ def rag() -> list[list[str]]:
     heading = ["triples", "value right: ours", "RAG", "F1 of refusals: ours", "RAG", "first token: ours", "RAG"]
     rows = [[*heading, "answer: ours", "RAG"]]
     for size in ("100", "1000", "10000"):
-        right, times = ([_at(run, "baselines", way, size) for way in ("kblam", "rag")] for run in (RIGHT, TIMES))
-        shares = [share(one[name]) for name in ("value", "refusal_f1") for one in right]
-        taken = [f"{one[name]:.0f} ms" for name in ("first_token_ms", "answer_ms") for one in times]
+        both = [_at(BESIDE_RAG, "baselines", way, size) for way in ("kblam", "rag")]
+        shares = [share(one[name]) for name in ("value", "refusal_f1") for one in both]
+        taken = [f"{one[name]:.0f} ms" for name in ("first_token_ms", "answer_ms") for one in both]
         rows.append([f"{int(size):,}", *shares, *taken])
     return rows
 
