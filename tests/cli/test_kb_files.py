@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -225,10 +226,26 @@ def test_what_came_before_says_nothing_about_the_time_that_is_left(
     ]
 
 
+def test_a_screen_that_cannot_go_back_in_a_line_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = output.SafeConsole(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(output, "err", screen)
+    monkeypatch.setattr(output, "FIRST_PAUSE", 0.0)
+    for term, has_lines in (("dumb", True), ("xterm", False)):
+        monkeypatch.setenv("TERM", term)
+        with output.progress_bar("encoding") as progress:
+            assert isinstance(progress, output._ProgressLines) is has_lines
+
+
 def test_a_knowledge_base_given_as_triples_is_told_apart(kb: Path, tmp_path: Path) -> None:
-    for line in (("kb", "build", kb, "-o", tmp_path / "new.kb"), ("kb", "add", kb, kb)):
+    new = tmp_path / "new.kb"
+    for line in (("kb", "build", kb, "-o", new), ("kb", "add", kb, kb), ("data", "import", kb, "-o", new)):
         kblam(*line).failed(2, "is a knowledge base already", f"kblam kb export {kb} -o {kb.stem}.jsonl")
-    assert not (tmp_path / "new.kb").exists()
+    assert not new.exists()
+
+
+def test_a_folder_given_as_triples_is_told_apart(kb: Path, tmp_path: Path) -> None:
+    for line in (("kb", "build", tmp_path, "-o", tmp_path / "new.kb"), ("kb", "add", kb, tmp_path)):
+        kblam(*line).failed(2, f"{tmp_path} is a folder; give a file of triples")
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(
