@@ -19,6 +19,7 @@ from kblam.errors import EngineRequestError, StoreReplacedError
 from kblam.knowledge.encoders import Progress
 from kblam.vllm import admission
 from kblam.vllm.admission import ENCODER, VECTOR, FrontEnd, admit, asked_of, encode_ahead
+from kblam.vllm.files import BaseNames
 from kblam.vllm.registry import Loaded, Registry, file_at, open_folder
 from tests.fakes import HashingEncoder
 
@@ -150,6 +151,26 @@ def test_what_cannot_be_answered_is_not_encoded_ahead_and_not_refused_twice(
     assert len(Slow.texts) == before
     with pytest.raises(EngineRequestError):
         admit(params)
+
+
+def test_while_a_base_is_followed_its_names_are_the_old_ones(tmp_path: Path) -> None:
+    """Other threads read them: one that found none would be told that nothing is known."""
+    with KnowledgeBase.create(tmp_path / "a.kb", encoder_of(0)) as base:
+        for name in ("Falcon", "Owl"):
+            base.add(Triple(name, "color", "grey"))
+        names, seen = BaseNames(base), list[bool]()
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                seen.append(names.says_a_name(QUESTION) and names.is_property("color"))
+                return getattr(base, name)
+
+        base.remove("Owl", "color")
+        watched: Any = Watched()
+        names.follow(watched)
+        assert all(seen)
+        assert names.says_a_name(QUESTION)
+        assert not names.says_a_name("Where is the owl?")
 
 
 def test_nobody_says_by_himself_who_encoded_a_question(start: Callable[..., Any]) -> None:

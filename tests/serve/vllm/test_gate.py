@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +19,6 @@ from kblam.adapter import AdapterConfig
 from kblam.errors import EncoderError, GenerationError, KblamError, StoreReplacedError
 from kblam.models import chat_template
 from kblam.serve.failures import QueueFullError
-from kblam.serve.vllm import gate
 from kblam.serve.vllm.prompts import Prompts
 from kblam.serve.vllm.watch import WATCH, watched
 from tests.generation.asking import EMBEDDING_DIM, byte_bpe
@@ -39,38 +37,6 @@ def test_a_question_with_a_base_goes_on_as_its_adapter_is_asked_it() -> None:
     assert body["vllm_xargs"] == {"kblam_evidence": False, "mine": 1, "kblam_kb": "hr", "kblam_question": "Who?"}
     assert (body["temperature"], body["max_completion_tokens"], body["logprobs"]) == (0, 100, True)
     assert "authorization" not in headers
-
-
-def test_others_are_answered_while_a_question_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an encoder behind an address it may take seconds."""
-    encoded, began, may_end = list[Any](), threading.Event(), threading.Event()
-
-    def encode_ahead(extra_args: dict[str, Any]) -> None:
-        encoded.append(extra_args)
-        began.set()
-        assert may_end.wait(60)
-
-    monkeypatch.setattr(gate, "encode_ahead", encode_ahead)
-    served = Served(question_head=True)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: (began.wait(60), served.behind.others.wait(10), may_end.set()))
-        with_base, without = served.ask_while("facts", began, None)
-    assert served.behind.order == [None, "facts"]
-    assert (with_base.status_code, without.status_code) == (200, 200)
-    assert encoded == [{"kblam_kb": "facts", "kblam_question": "Who?"}]
-
-
-def test_an_encoder_that_fails_is_the_server_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode_ahead(extra_args: dict[str, Any]) -> None:
-        raise EncoderError("the address says 502")
-
-    monkeypatch.setattr(gate, "encode_ahead", encode_ahead)
-    served = Served(question_head=True)
-    for stream in (False, True):
-        answer = served.ask(stream=stream)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "encoder_failed")
-    assert served.behind.got == ({}, {}), "vLLM is not asked"
-    assert served.ask(None).status_code == 200
 
 
 def test_without_a_question_head_the_question_does_not_go_on() -> None:
