@@ -23,8 +23,8 @@ from kblam.models.prompt import answer_ids, prompt_ids
 from kblam.training.questions import Facts
 from kblam.training.vectors import Vectors
 
-# Weights of labels: the token that decides between answer and refusal, and those of a value, which the pointer copies.
-FIRST, VALUE = 3.0, 0.1
+# Weights of labels: the token that decides between answer and refusal, and those of a value that a pointer copies.
+FIRST, COPIED = 3.0, 0.1
 # An answer ends within a value with more tokens than this: what follows is copied or said in the same way, and one row
 # would make all rows of the batch as long.
 _MOST_OF_VALUE = 64
@@ -47,6 +47,7 @@ class Texts:
         refusal: what is said where there is no answer.
         end_id: the token that ends an answer.
         pad_id: for padding.
+        copies: a pointer says the values, so the model need hardly learn to.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -55,6 +56,7 @@ class Texts:
     refusal: str
     end_id: int
     pad_id: int
+    copies: bool
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ class BatchBuilder:
         for column, places in values:
             inside = [place for place in places if place < len(answer)]
             for where in inside:
-                weights[where] *= VALUE
+                weights[where] *= COPIED if texts.copies else 1.0
             if inside:  # a tokenizer may have no token for a value
                 spots += [(inside[0], column), (inside[len(inside) // 2], column)]
         weights[0] = FIRST

@@ -123,7 +123,9 @@ def gather(
     )
     return Material(
         model=model,
-        texts=Texts(tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer)),
+        texts=Texts(
+            tokenizer, prompt, config.answer, config.refusal, *_control_ids(model, tokenizer), copies=config.pointer
+        ),
         encoder=encoder,
         train=train,
         checks=held,
