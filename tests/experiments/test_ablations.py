@@ -11,6 +11,7 @@ import pytest
 
 from experiments import ablations
 
+ALWAYS = ("--config", "--cache", "--output")
 FIGURES = {"exact": 0.9, "top1_by_layer": {"14": 0.5}}
 
 
@@ -18,6 +19,10 @@ class Asked(list[Path]):
     """The report files that evaluations were told to write; with `stops` they are stopped half way."""
 
     stops = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: list[dict[str, Any]] = []
 
 
 @pytest.fixture
@@ -30,6 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         if command == "train":
             given["--output"].mkdir(parents=True)
             (given["--output"] / "config.json").write_text("{}")
+            files.trained.append({name: value for name, value in given.items() if name not in ALWAYS})
             return
         about = {"seed": given["--seed"], "questions": given["--questions"], "commit": ablations.commit()}
         files.append(given["--json"])
@@ -39,7 +45,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         given["--json"].write_text(json.dumps({"sizes": {"1000": FIGURES}, "real": {given["--real"]: FIGURES}} | about))
 
     monkeypatch.setattr(ablations, "_kblam", kblam)
-    monkeypatch.setattr(ablations, "_without_pointer", lambda source, target: target.mkdir(exist_ok=True))
     monkeypatch.setattr(ablations, "commit", lambda: "abc")
     return files
 
@@ -104,3 +109,14 @@ def test_a_report_of_another_commit_or_none_at_all_is_refused(
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, tmp_path)
     assert "everything.json is not a report of kblam eval" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_row_takes_the_whole_budget_and_leaves_one_part_out(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, tmp_path, "--budget", "whole", "--only", "no pointer", "--only", "no stage 1")
+    assert asked.trained == [{"--pointer": "false"}, {"--retrieval_steps": "0"}]
+    assert capsys.readouterr().out.count("elements") == 2
+    run(monkeypatch, tmp_path / "all")
+    assert len(asked.trained) == 2 + len(ablations.WITHOUT)
+    assert all(settings["--train_entities"] == "3500" for settings in asked.trained[2:])
