@@ -24,6 +24,30 @@ _LONGEST_RUN = 64  # flags in a row that are counted
 # Marks that sentences are made of: only in quotes they are a name.
 _USUAL = re.compile(rf"[{re.escape(''.join(sorted(STOPS)))},;:…\-–—'\"’”()\[\]{{}}]+")
 _AT_END = re.compile(r"[.,;:!?]*(?:\s|$)")
+_IN_QUOTES = re.compile(rf"(?<!\w)[{QUOTES}]([^\s{QUOTES}]+)[{QUOTES}](?!\w)")
+_RUN_OF_MARKS = re.compile(r"[^\w\s]{2,}")
+
+
+def marked_parts(name: str) -> list[str]:
+    """What a name has in quotes that marks tell from others: the "../a" of "Path: '../a'", the "..." of "It: '...'"."""
+    parts = [found[1] for found in _IN_QUOTES.finditer(name)] if any(one in name for one in QUOTES) else []
+    return [
+        part
+        for part in parts
+        if re.search(r"\w", part) is None or any(not _USUAL.fullmatch(run) for run in _RUN_OF_MARKS.findall(part))
+    ]
+
+
+def has_part(text: str, part: str) -> bool:
+    """Whether a text has such a part to the letter, as a whole; with or without its quotes."""
+    at = text.find(part)
+    while at >= 0:
+        end = at + len(part)
+        is_begin = at == 0 or text[at - 1].isspace() or text[at - 1] in QUOTES or text[at - 1] in ":(["
+        if is_begin and (text[end : end + 1] in (*QUOTES, ")", "]") or _AT_END.match(text, end) is not None):
+            return True
+        at = text.find(part, at + 1)
+    return False
 
 
 def is_mark(character: str) -> bool:

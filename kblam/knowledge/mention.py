@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
+from typing import NamedTuple
 
-from kblam.knowledge.edges import RUNS_ON, cuts_syllable, goes_on, is_mark, places_of_marks
+from kblam.knowledge.edges import RUNS_ON, cuts_syllable, goes_on, has_part, is_mark, marked_parts, places_of_marks
 from kblam.knowledge.identifiers import forms
 
 
@@ -35,12 +36,17 @@ def mentions(text: str, name: str, property: str) -> bool:
     said = words(text)
     return all(
         any(
-            (place_of(said, words(one)) is not None and ("_" not in text or says(text, one)))
+            (place_of(said, words(one)) is not None and (is_by_words(text, one) or says(text, one)))
             or (not words(one) and says(text, one))
             for one in of_field
         )
         for of_field in ((name,), forms(property))
     )
+
+
+def is_by_words(text: str, name: str) -> bool:
+    """Whether a text that has the words of a name says it, whatever else is written there; else `says` tells."""
+    return "_" not in text and "_" not in name and not marked_parts(name)
 
 
 def says_property(text: str, property: str) -> bool:
@@ -95,12 +101,18 @@ def _stands(text: str, name: str) -> bool:
 _GLUED = re.compile(r"\.[^\W_]|(?<=\d),\d|[#+]+(?![^\W_])")
 
 
-@lru_cache(maxsize=4096)
-def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool, str] | None:
-    """How a phrase stands in a folded text; its words; whether one may go on before and after it; the marks at its end.
+class _Phrase(NamedTuple):
+    found: re.Pattern[str]  # how it stands in a folded text
+    words: list[str]
+    runs_before: bool  # whether a word may go on before it, and after it
+    runs_after: bool
+    marks: str  # at its end
+    parts: list[str]  # that are to be said to the letter
 
-    None for a phrase without words.
-    """
+
+@lru_cache(maxsize=4096)
+def _phrase(phrase: str) -> _Phrase | None:
+    """None for one without words."""
     said = words(phrase)
     if not said:
         return None
@@ -110,18 +122,18 @@ def _pattern(phrase: str) -> tuple[re.Pattern[str], list[str], bool, bool, str] 
     before, marks = folded[: found_words[0].start()], folded[found_words[-1].end() :]
     before, after = before[len(before.rstrip("_")) :], marks[: len(marks) - len(marks.lstrip("_"))]
     found = re.compile(before + r"[\W_]+".join(map(re.escape, said)) + after)
-    return found, said, RUNS_ON.match(said[0]) is not None, RUNS_ON.match(said[-1][-1]) is not None, marks
+    runs_before, runs_after = RUNS_ON.match(said[0]) is not None, RUNS_ON.match(said[-1][-1]) is not None
+    return _Phrase(found, said, runs_before, runs_after, marks, marked_parts(folded))
 
 
 def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     """The characters [start, end) of each place where a text says a name or property, as `says` finds it."""
-    known = _pattern(phrase)
+    known = _phrase(phrase)
     if known is None:
         yield from places_of_marks(text, phrase)
         return
-    pattern, said, runs_before, runs_after, marks = known
     folded = folded_text(text)
-    found = pattern.search(folded)
+    found = known.found.search(folded)
     if found is None:
         return
     places = _places(text)
@@ -129,16 +141,26 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
         start, end = found.span()
         # Not by look-around in the pattern: compiling its ranges takes milliseconds for each phrase.
         is_whole = (
-            (runs_before or not goes_on(folded[start - 1 : start]))
-            and (runs_after or not goes_on(folded[end : end + 1]))
-            and not (runs_before and runs_after and cuts_syllable(folded, start, end))
-            and (found[0].isascii() or _words_of(found[0]) == said)  # a mark between two words belongs to the first
+            (known.runs_before or not goes_on(folded[start - 1 : start]))
+            and (known.runs_after or not goes_on(folded[end : end + 1]))
+            and not (known.runs_before and known.runs_after and cuts_syllable(folded, start, end))
+            and (found[0].isascii() or _words_of(found[0]) == known.words)  # a mark between two belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
-            and not _is_glued(text, marks, places.of(start, end)[1])
+            and not _is_glued(text, known.marks, places.of(start, end)[1])
+            and (not known.parts or _has_parts(folded, start, end, known.parts))
         )
         if is_whole:
             yield places.of(start, end)
-        found = pattern.search(folded, end if is_whole else start + 1)
+        found = known.found.search(folded, end if is_whole else start + 1)
+
+
+def _has_parts(folded: str, start: int, end: int, parts: list[str]) -> bool:
+    """Whether characters [start, end) of a text, with the marks around them, have all these parts."""
+    while start > 0 and not folded[start - 1].isalnum():
+        start -= 1
+    while end < len(folded) and not folded[end].isalnum():
+        end += 1
+    return all(has_part(folded[start:end], part) for part in parts)
 
 
 def _is_glued(text: str, own: str, end: int) -> bool:

@@ -9,7 +9,7 @@ from kblam.knowledge.anywhere import Anywhere
 from kblam.knowledge.edges import QUOTES
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.listed import listed
-from kblam.knowledge.mention import says, words, words_at
+from kblam.knowledge.mention import is_by_words, says, words, words_at
 from kblam.knowledge.spelling import (
     PLAIN,
     Typed,
@@ -78,7 +78,7 @@ class Names:
 
     def meant_in(self, text: str) -> list[str]:
         """The names that a text says, as they are written; none that is part of a longer one there."""
-        return [name for one in self.said_in(text) for name in self._known[one]]
+        return [name for one in self.said_in(text) for name in self._known[one] if _is_said(text, name)]
 
     def spans_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name, where it is first said; of two that overlap the first."""
@@ -212,9 +212,8 @@ class Names:
         return is_written and not _begins_sentence(text, start)
 
     def _is_whole(self, text: str, key: str) -> bool:
-        """Whether a name that a text has the words of is not a part of an identifier there: "get" of "get_user"."""
-        names = self._known[key]
-        return not any("_" in one for one in (text, *names)) or any(says(text, one) for one in names)
+        """Whether a text that has the words of a name says it: it does not if "get" is a part of "get_user"."""
+        return any(_is_said(text, one) for one in self._known[key])
 
     def _runs(self, said: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Which words [start, end) are a name."""
@@ -226,6 +225,11 @@ class Names:
                     yield start, end
                     reached = end
                     break
+
+
+def _is_said(text: str, name: str) -> bool:
+    """Of a text that has the words of a name."""
+    return is_by_words(text, name) or says(text, name)
 
 
 def _begins_sentence(text: str, at: int) -> bool:

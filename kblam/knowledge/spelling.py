@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 
+from kblam.knowledge.edges import marked_parts
 from kblam.knowledge.identifiers import in_words
 from kblam.knowledge.mention import words, words_at
 from kblam.stops import STOPS
@@ -118,13 +119,16 @@ class Typed:
 
 
 def otherwise(name: str) -> set[str]:
-    """How a name may be typed otherwise: its words with a space between; without how it is found anyway."""
+    """How a name may be typed otherwise: its words with a space between; without how it is found anyway.
+
+    Nothing for one that has a part that must be said to the letter.
+    """
     found = _spelt_otherwise(name) if _TYPED_OTHERWISE.search(name) is not None else set()
     if not name[1:].islower() and (said := identifier_in_words(name)):
         found.add(said)
         if _TYPED_OTHERWISE.search(said) is not None:  # `ÖlPreis` is oel preis too
             found |= {one for one in _spelt_otherwise(said) if not _has_little_end(one.split(" "))}
-    return found
+    return set() if found and marked_parts(name) else found
 
 
 def _spelt_otherwise(name: str) -> set[str]:

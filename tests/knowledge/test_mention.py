@@ -19,6 +19,7 @@ from kblam.knowledge.mention import (
     words,
     words_at,
 )
+from kblam.knowledge.names import Names
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,38 @@ def test_a_name_gives_way_to_a_pronoun(text: str, name: str, bare: str | None) -
 )
 def test_names_of_the_same_words_are_told_by_their_marks(text: str, names: list[str], meant: set[str]) -> None:
     assert to_the_letter(text, names) == meant
+
+
+DOTS, DOWN, UP = "Path Traversal: '....//'", "Path Traversal: '/../dir'", "Path Traversal: '../dir'"
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "meant"),
+    [
+        (f"What is the status of {DOTS}?", [DOTS], [DOTS]),
+        ("what is the status of path traversal ....//?", [DOTS], [DOTS]),
+        ("What is the status of Path Traversal: ‘....//’?", [DOTS], [DOTS]),
+        ("What is the status of Path Traversal?", [DOTS], []),
+        ("What is the status of Path Traversal: 'C:dir'?", [DOTS], []),
+        ("What is the status of Path Traversal: '.....//'?", [DOTS], []),
+        ("What is the status of Path Traversal: '....//.'?", [DOTS], []),
+        ("What is the status of Path Traversal? '....//' too", [DOTS], [DOTS]),
+        ("What is the status of Path Traversal, and who wrote '....//'?", [DOTS], []),
+        ("What is the status of Path Traversal?", [DOTS, "Path Traversal"], ["Path Traversal"]),
+        (f"What is the status of {DOWN}?", [UP, DOWN], [DOWN]),
+        (f"What is the status of {UP}?", [DOWN], []),
+        ("What is the status of path traversal dir?", [UP], []),
+        ("Who owns tom obrien?", ["Tom O'Brien '++'"], []),
+        ("Who plays in The 'B-52s' Band, and in mr and mrs smith?", ["the b-52s band"], ["the b-52s band"]),
+        ("Who plays in Face Off?", ["'Face/Off'"], ["'Face/Off'"]),  # one mark alone is often left out
+    ],
+)
+def test_a_run_of_marks_in_quotes_is_a_part_of_its_name(text: str, names: list[str], meant: list[str]) -> None:
+    found = Names(names)
+    assert found.meant_in(text) == meant
+    assert [name for name in names if says(text, name)] == meant
+    assert [name for name in names if mentions(text, name, text.split(" ")[0])] == meant
+    assert found.as_meant(text, lambda words: False) == text
 
 
 def test_names_in_scripts_without_spaces() -> None:
