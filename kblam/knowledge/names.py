@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from operator import itemgetter
 
-from kblam.knowledge.anywhere import Anywhere
+from kblam.knowledge.anywhere import Anywhere, Said
 from kblam.knowledge.edges import QUOTES
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.listed import listed
@@ -21,6 +24,7 @@ from kblam.knowledge.spelling import (
     keeps_marks,
     otherwise,
 )
+from kblam.knowledge.stock_phrases import STOCK_PHRASES
 from kblam.stops import STOPS
 
 IsProperty = Callable[[str], bool]
@@ -32,6 +36,7 @@ _LONGEST_PROPERTY = 8
 _OF = frozenset(("of", "for"))
 _IS = frozenset(("what", "who", "where", "when", "how", "that", "there", "here", "it", "he", "she", "let"))  # what's
 _STOPS = STOPS | {":"}
+_PHRASE_WORDS = frozenset(word for phrase in STOCK_PHRASES for word in words(phrase))
 _SIDES = re.compile(r"[&,]|\band\b", re.IGNORECASE)
 
 
@@ -41,7 +46,8 @@ class Names:
     Args:
         names: their texts.
         of_entities: whether a name of words that any question has, such as "one" or "US", counts beside others only
-            where it is in quotes, or written with its capitals where no sentence begins. Properties have no capitals.
+            where it is in quotes, or written with its capitals where no sentence begins; and so does one that is part
+            of a stock phrase, beside others or not. Properties have no capitals.
     """
 
     def __init__(self, names: Iterable[str] = (), *, of_entities: bool = True) -> None:
@@ -68,6 +74,10 @@ class Names:
                     if (length := text.count(" ") + 1) <= _LONGEST:
                         self._longest = max(self._longest, length)
                         _put(self._otherwise, text, name)
+
+    def looks_for(self, name: str) -> bool:
+        """Whether it is one of them; those of too many words are not."""
+        return name in self._known.get(" ".join(words(name)) or name.strip(), ())
 
     def said_in(self, text: str) -> set[str]:
         """The words, each with a space between, of the names that a text says; none that is part of a longer one there.
@@ -195,7 +205,7 @@ class Names:
             (" ".join(word for word, _, _ in said[first:last]), said[first][1], said[last - 1][2])
             for first, last in self._runs([word for word, _, _ in said])
         ]
-        runs = _outermost([*alone, *self._anywhere.said_in(text)])
+        runs = self._outside_phrases(text, said, _outermost([*alone, *self._anywhere.said_in(text)]))
         whole = {name for name in {name for name, _, _ in runs} if self._is_whole(text, name)}
         everyday = {name for name in whole if self._of_entities and FILLER.issuperset(name.split(" "))}
         return [
@@ -203,6 +213,21 @@ class Names:
             for name, start, end in runs
             if name in whole and (everyday == whole or name not in everyday or self._is_marked(text, name, start, end))
         ]
+
+    def _outside_phrases(self, text: str, said: Sequence[tuple[str, int, int]], runs: list[Said]) -> list[Said]:
+        """Those that are no part of a stock phrase there, as "mind" is of "Would you mind ...?", but where marked."""
+        if not self._of_entities or all(_PHRASE_WORDS.isdisjoint(name.split(" ")) for name, _, _ in runs):
+            return runs
+        found = _stock_phrases()._runs([word for word, _, _ in said])
+        phrases = [(said[first][1], said[last - 1][2]) for first, last in found]
+
+        def is_part(start: int, end: int) -> bool:
+            # Of those that begin no later the last one ends last.
+            at = bisect_right(phrases, start, key=itemgetter(0))
+            first, last = phrases[at - 1] if at else (start, start)
+            return end <= last and end - start < last - first
+
+        return [one for one in runs if not is_part(one[1], one[2]) or self._is_marked(text, *one)]
 
     def _is_marked(self, text: str, name: str, start: int, end: int) -> bool:
         """Whether characters of a text are marked as a name: by quotes, or by capitals that begin no sentence."""
@@ -225,6 +250,11 @@ class Names:
                     yield start, end
                     reached = end
                     break
+
+
+@cache
+def _stock_phrases() -> Names:
+    return Names(STOCK_PHRASES, of_entities=False)
 
 
 def _is_said(text: str, name: str) -> bool:

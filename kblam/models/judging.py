@@ -23,7 +23,7 @@ from kblam.knowledge import KnowledgeBase
 from kblam.knowledge.encoders import layered
 from kblam.knowledge.encoders.checked import encoded
 from kblam.knowledge.identifiers import spoken
-from kblam.knowledge.mention import says, says_property, to_the_letter, without_name, words
+from kblam.knowledge.mention import says, says_property, to_the_letter, without_name
 from kblam.knowledge.names import Names
 from kblam.knowledge.triples import key_text
 from kblam.knowledge.vocabulary import either
@@ -193,11 +193,12 @@ class Judge:
         names = {name for name in {name for name, _, _ in candidates} if says(question, name)}
         said = {name: compared.said.said_in(question, name) for name in names}
         of_others = compared.said.said_in(question, "")  # what is said beside a name that is not said
+        there = set(self._names.meant_in(question))
         # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
-        whole, longer = self._names.said_in(question), names.union(self._names.meant_in(question))
-        inside = {name for name in names for other in longer if len(other) > len(name) and says(other, name)}
+        inside = {name for name in names for other in names | there if len(other) > len(name) and says(other, name)}
         meant = to_the_letter(
-            question, (name for name in names if name not in inside or " ".join(words(name)) in whole)
+            question,
+            (name for name in names if name in there or (name not in inside and not self._names.looks_for(name))),
         )
         return [
             Signs(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kblam import KnowledgeBase, Triple
 from kblam.knowledge.mention import place_of, words
 from kblam.knowledge.names import Names
+from kblam.knowledge.stock_phrases import STOCK_PHRASES
 from tests.fakes import HashingEncoder
 
 
@@ -60,6 +61,40 @@ def test_many_words_that_may_be_names_take_no_time(before: str) -> None:
     names = Names(["One", "Anvil"])
     assert names.said_in(f"Anvil {before}{'One ' * 3000}") == {"anvil", "one"}
     assert names.said_in(f"Anvil {before}{'one ' * 3000}") == {"anvil"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Would you mind telling me the meaning of navy?", ["navy"]),
+        ("Would you mind telling me the meaning of shore?", []),
+        ("Would you mind telling me the meaning of mind?", ["mind"]),
+        ("fill in the BLANK: the meaning of navy is ...", ["navy"]),
+        ("What is a blank, by the way?", ["blank"]),
+        ("What is the way of a blank mind?", ["way", "blank mind"]),
+        ("Keep in 'mind' what Good Morning means.", ["mind", "Good Morning"]),
+        ("if you don't mind, good morning, wait a minute", ["good morning"]),
+        ("How long is a minute in the Mind?", ["minute", "Mind"]),
+        ("Never Mind.", ["Mind"]),  # with its capitals, where no sentence begins
+        ("Never mind the mind: have a minute?", ["mind"]),
+    ],
+)
+def test_a_part_of_a_stock_phrase_is_no_name(text: str, found: list[str]) -> None:
+    names = Names(["mind", "Mind", "blank", "blank mind", "navy", "way", "good morning", "morning", "minute"])
+    assert [text[start:end] for start, end in names.spans_in(text)] == found
+    assert names.said_in(text) == {one.lower() for one in found}
+
+
+@pytest.mark.timeout(20)
+def test_many_stock_phrases_take_no_time() -> None:
+    names = Names(["mind", "navy"])
+    assert names.said_in("would you mind " * 20_000) == set()
+    assert names.said_in("would you mind, mind " * 20_000) == {"mind"}
+
+
+def test_every_stock_phrase_is_of_several_words_and_there_once() -> None:
+    assert all(len(words(phrase)) > 1 for phrase in STOCK_PHRASES)
+    assert len({" ".join(words(phrase)) for phrase in STOCK_PHRASES}) == len(STOCK_PHRASES) > 400
 
 
 def test_a_property_that_any_question_may_say_is_one_beside_another() -> None:

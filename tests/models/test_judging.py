@@ -10,7 +10,7 @@ import torch
 from kblam.adapter.confidence import Signs
 from kblam.adapter.property_head import PropertyHead
 from kblam.knowledge.mention import words
-from kblam.models import judging, shares
+from kblam.models import shares
 from kblam.models.judging import Judge, judge_of
 from tests.fakes import HashingEncoder
 from tests.models.judges import WEIGHTS, Counting, adapter, against, base, judged, shares_of, vectors
@@ -67,6 +67,19 @@ def test_a_name_inside_a_longer_one_that_attention_did_not_find() -> None:
     assert judge.signs([judged(both, short)])[0][0].name == 1
     assert judge.says_a_name("RELATIVE PATH TRAVERSAL?")
     assert not judge.says_a_name("the path of a traversal")
+
+
+def test_a_name_that_a_question_says_without_meaning_it_is_not_said() -> None:
+    encoder, asking = HashingEncoder(16), adapter()
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["mind", "one", "Anvil"])
+    found = [(name, "price", 0.5) for name in ("mind", "one", "Anvil")]
+    asked = [
+        "Would you mind telling me the price of Anvil, one value?",
+        "Never mind the anvil",
+        "the price of one mind",
+    ]
+    said = judge.signs([judged(text, *found) for text in asked])
+    assert [[one.name for one in signs] for signs in said] == [[0, 0, 1], [0, 0, 1], [1, 0, 0]]
 
 
 def test_of_names_of_the_same_words_the_one_said_to_the_letter_is_meant() -> None:
@@ -257,8 +270,7 @@ def test_a_description_that_an_entity_lacks_asks_for_everything() -> None:
 def test_a_question_reads_no_property_that_it_is_not_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """The properties of a large knowledge base are read once, not for every question."""
     read = list[str]()
-    for module in (judging, shares):
-        monkeypatch.setattr(module, "words", lambda text: read.append(text) or words(text))
+    monkeypatch.setattr(shares, "words", lambda text: read.append(text) or words(text))
     encoder, asking = HashingEncoder(16), adapter()
     counts = []
     for many in (10, 500):
