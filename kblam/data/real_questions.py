@@ -7,11 +7,11 @@ from __future__ import annotations
 
 NATURAL: dict[str, dict[str, tuple[str, ...]]] = {
     "elements": {
-        "symbol": ("Which letters stand for {name} in the periodic table?", "How is {name} abbreviated?"),
-        "use": ("What do people use {name} for?", "What is {name} good for?"),
+        "symbol": ("Which letters stand for {name} in the periodic table?", "What is {name} shortened to?"),
+        "use": ("What do people use {name} for?", "Where does {name} come in handy?"),
         "natural source": ("Where in nature does {name} come from?", "What is {name} obtained from?"),
         "origin of the name": ("Why is {name} called that?", "Where does the word {name} come from?"),
-        "discoverer": ("Who discovered {name}?", "Who found {name} first?"),
+        "discoverer": ("Who discovered {name}?", "Who was the first to find {name}?"),
         "place of discovery": ("Where was {name} discovered?", "In which country was {name} first found?"),
         "year of discovery": ("When was {name} discovered?", "In what year did someone discover {name}?"),
         "atomic number": ("How many protons does {name} have?", "At which place of the periodic table is {name}?"),

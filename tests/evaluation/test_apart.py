@@ -10,7 +10,7 @@ from kblam.data import real
 from kblam.data.entities import Entity
 from kblam.data.loose import LOOSE
 from kblam.data.open_world import OpenWorld, build_world
-from kblam.data.phrases import specific
+from kblam.data.phrases import further, specific
 from kblam.data.phrasing import general_questions
 from kblam.data.quiz import Quiz
 from kblam.data.real_questions import NATURAL
@@ -86,5 +86,6 @@ def test_no_question_about_a_real_base_is_one_of_training(name: str) -> None:
 def test_natural_questions_are_in_words_that_training_never_sees() -> None:
     phrasings = {text.replace("{n}", "{name}").casefold() for each in specific().values() for text in each.seen}
     phrasings |= {text.replace("{n}", "{name}").casefold() for text in LOOSE}
+    phrasings |= {text.replace("{n}", "{name}").casefold() for texts in further().values() for text in texts}
     natural = {text.casefold() for base in NATURAL.values() for texts in base.values() for text in texts}
     assert sorted(natural & phrasings) == []
