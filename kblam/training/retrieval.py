@@ -77,7 +77,8 @@ class RetrievalData:
         for row, question in enumerate(asked):
             mine = torch.zeros(len(chosen), dtype=torch.bool)
             for asked_for in dict.fromkeys(self.facts.owner[list(question.facts)].tolist()):
-                mine |= owner == asked_for
+                for one in self.facts.called_as(asked_for):
+                    mine |= owner == one
             bias[row, ~mine] = rng.random() * math.log(max(1.0, self.virtual / len(chosen)))
             missing = rng.random()
             if question.kind is Kind.GENERAL or missing >= NO_PROPERTY + NO_ENTITY:
