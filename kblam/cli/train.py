@@ -250,14 +250,13 @@ def _value(flag: str, text: str, kind: str) -> Any:
     """A number, a truth value, null or a list, as YAML reads it; a text, such as a template, as it stands.
 
     Args:
-        kind: of the setting, as its dataclass has it. YAML would read no more of a text than what comes before " #",
-            make one line of several, and a truth value of "No". In quotes it is as YAML reads it.
+        kind: of the setting, as its dataclass has it. To YAML a prompt that begins with "#" is nothing, and "No" false.
     """
     import yaml
 
     from kblam.training.config import number_of
 
-    if kind.startswith("str") and not text.startswith(('"', "'")):
+    if kind.startswith("str"):
         return None if "None" in kind and text.strip().lower() in ("", "~", "null") else text
     try:
         read = yaml.safe_load(text)

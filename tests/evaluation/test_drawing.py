@@ -47,7 +47,7 @@ def test_a_world_quiz_has_exactly_its_size_and_asks_what_it_says() -> None:
 
 
 def test_what_a_name_in_another_case_may_answer_counts_as_known() -> None:
-    oaks = [(name, prop, "9 m") for name in ("Oak", "oak", "OAK") for prop in ("height", f"{name} number")]
+    oaks = [(name, prop, "9 m") for name in ("Oak", "oak", "OAK") for prop in ("height", "age")]
     for seed in range(12):
         quiz = base_quiz([*oaks, *METALS[:16]], STYLE, questions=24, seed=seed)
         missing = [question.text for question in quiz.questions if not question.facts]
