@@ -84,9 +84,10 @@ def test_a_batch_without_questions_of_one_kind_has_no_loss_of_it() -> None:
     assert (nothing.item(), none.item()) == (0, 0)
     assert found.item() > 0 < left.item()
     for loss in (found + nothing, none + left):
-        assert all(slope is None or slope.isfinite().all() for slope in torch.autograd.grad(
-            loss, list(adapter.parameters()), allow_unused=True, retain_graph=True
-        ))
+        assert all(
+            slope is None or slope.isfinite().all()
+            for slope in torch.autograd.grad(loss, list(adapter.parameters()), allow_unused=True, retain_graph=True)
+        )
 
 
 def test_a_stage_that_diverges_says_which_rate_is_too_high() -> None:
@@ -94,7 +95,7 @@ def test_a_stage_that_diverges_says_which_rate_is_too_high() -> None:
     measured = Measured.usual(adapter.config, 3.0)
     initialise(adapter, measured, seed=0)
     data: Any = SimpleNamespace(seed=0, batch=lambda step: a_batch(torch.eye(2) * torch.tensor([[1.0], [0.0]])))
-    with pytest.raises(TrainingError, match=r"^the loss of step \d of stage 1 is not finite; lower retrieval_learning_ra"):
+    with pytest.raises(TrainingError, match=r"^the loss of step \d of stage 1 is not finite; lower retrieval"):
         train_retrieval(adapter, data, measured, steps=8, learning_rate=1e30, warmup=0, bf16=False)
 
 
