@@ -84,7 +84,8 @@ def _train(adapter: Path, settings: dict[str, Any], given: argparse.Namespace) -
     write_whole(recipe, wanted)
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     cache = given.folder / "vectors"
-    _kblam("train", "--config", given.config, "--cache", cache, "--output", adapter, *flags)
+    # One that was stopped half way goes on; if it had other settings, that is told.
+    _kblam("train", "--config", given.config, "--cache", cache, "--output", adapter, "--resume", *flags)
 
 
 def _asked(adapter: Path, given: argparse.Namespace) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
     """
     from kblam.training.config import TrainingConfig
 
-    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    known = {field.name: str(field.type) for field in dataclasses.fields(TrainingConfig)}
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -242,16 +242,22 @@ def _flags(arguments: list[str]) -> dict[str, Any]:
             if not rest:
                 raise CommandError(f"{flag} has no value")
             value = rest.pop(0)
-        found[name] = _value(flag, value)
+        found[name] = _value(flag, value, known[name])
     return found
 
 
-def _value(flag: str, text: str) -> Any:
-    """A number, a truth value, null or a list, as YAML reads it; everything else is text, a template too."""
+def _value(flag: str, text: str, kind: str) -> Any:
+    """A number, a truth value, null or a list, as YAML reads it; a text, such as a template, as it stands.
+
+    Args:
+        kind: of the setting, as its dataclass has it. To YAML a prompt that begins with "#" is nothing, and "No" false.
+    """
     import yaml
 
     from kblam.training.config import number_of
 
+    if kind.startswith("str"):
+        return None if "None" in kind and text.strip().lower() in ("", "~", "null") else text
     try:
         read = yaml.safe_load(text)
     except yaml.YAMLError as error:

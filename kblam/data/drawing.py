@@ -114,6 +114,8 @@ def base_quiz(
     if most is not None:
         fitting, _ = _as_many_as_fit(entities, most)
         entities = fitting if len(fitting) >= LEAST_NAMES else entities
+    alone = _alone(entities)
+    entities.sort(key=lambda entity: entity.name not in alone)  # so that of "Oak" and "oak" neither is taken out
     wanted = counts(questions, style.shares)
     absent = max(1, min(wanted[NO_ENTITY], len(entities) // 4))
     return _quiz(entities[absent:], entities[:absent], [], style, wanted, rng, take_out=True)
@@ -219,8 +221,10 @@ def _quiz(
 ) -> Quiz:
     properties = sorted({prop for entity in [*known, *unknown] for prop in entity.facts})
     known, drawn = list(known), list[Question]()
+    alone = _alone([*known, *unknown])
+    places = [place for place, entity in enumerate(known) if entity.name in alone] or range(len(known))
     for _ in range(wanted[NO_PROPERTY]):
-        place = rng.randrange(len(known))
+        place = rng.choice(places)
         entity = known[place]
         prop = _missing(entity, properties, rng, take_out=take_out)
         if prop in entity.facts:  # taken out of the base, and never asked for as known
@@ -244,6 +248,14 @@ def _quiz(
         drawn.append(Question(text, tuple(facts_of(entity)), style.answer, OPEN))
     rng.shuffle(drawn)
     return Quiz([*(fact for entity in known for fact in facts_of(entity)), *filling], drawn)
+
+
+def _alone(entities: Iterable[Entity]) -> set[str]:
+    """The names that no other one differs from in case alone: of those others, what is missing may be known."""
+    called = dict[str, list[str]]()
+    for entity in entities:
+        called.setdefault(entity.name.casefold(), []).append(entity.name)
+    return {names[0] for names in called.values() if len(names) == 1}
 
 
 def _missing(entity: Entity, properties: Sequence[str], rng: random.Random, *, take_out: bool) -> str:

@@ -157,7 +157,7 @@ class BatchBuilder:
             missing = rng.random()
             if missing >= _NO_PROPERTY + _NO_ENTITY:
                 return _Row(rng.choice(self._general), (), frozenset(), frozenset())
-            hide = self.facts.alike(fact) if missing < _NO_PROPERTY else of_entity[entity]
+            hide = self.facts.alike(fact) if missing < _NO_PROPERTY else self.facts.of_name(entity)
             return _Row(
                 question(prop, name, rng, others=others),
                 (),

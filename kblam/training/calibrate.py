@@ -128,7 +128,7 @@ def calibrate(
     for number, row in enumerate(again):
         one = asked[row]
         fact = one.facts[0]
-        hidden = facts.alike(fact) if number % 2 else facts.of_entity(int(facts.owner[fact]))
+        hidden = facts.alike(fact) if number % 2 else facts.of_name(int(facts.owner[fact]))
         shown.append(_Shown(one, row, tuple(hidden)))
     rows = [one.row for one in shown]
     names, of_name = Names(), dict[str, list[int]]()

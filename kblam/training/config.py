@@ -58,11 +58,11 @@ class TrainingConfig:
     seed: int = _help("of everything random", 0)
     train_entities: int = _help("entities of the synthetic world", 8000)
     calibration_entities: int = _help("of them, kept for checks", 800)
-    unanswerable: float = _help("share of questions without an answer", 0.4)
+    unanswerable: float = _help("share of the questions of stage 2 without an answer", 0.4)
     # Stage 1: question and key projections, without the language model
     retrieval_steps: int = _help("steps of stage 1; 0 leaves it out", 1500)
-    retrieval_learning_rate: float = _help("peak", 2e-3)
-    retrieval_batch_size: int = _help("questions a step", 96)
+    retrieval_learning_rate: float = _help("peak, of stage 1", 2e-3)
+    retrieval_batch_size: int = _help("questions a step of stage 1", 96)
     retrieval_questions: int = _help("different questions that stage 1 draws from", 24000)
     # The property head, beside both stages
     property_questions: int = _help('questions about "it" that the property head learns from', QUESTIONS)
@@ -75,28 +75,30 @@ class TrainingConfig:
     max_steps: int = _help(
         "steps of stage 2; 0 leaves it out; null: 500, or 0 where stage 1 and the pointer make it needless", None
     )
-    learning_rate: float = _help("peak", 1.2e-3)
-    projection_rate: float = _help("factor of the rate for what stage 1 trained", 0.1)
-    per_device_train_batch_size: int = _help("rows in one forward pass of one process", 16)
-    gradient_accumulation_steps: int = _help("forward passes a step", 1)
-    triples: int = _help("knowledge base of one step", 120)
-    virtual_triples: int = _help("largest size that distractors are weighted to imitate", 16000)
+    learning_rate: float = _help("peak, of stage 2", 1.2e-3)
+    projection_rate: float = _help("factor of that rate for what stage 1 trained", 0.1)
+    per_device_train_batch_size: int = _help("rows in one forward pass of one process, in stage 2", 16)
+    gradient_accumulation_steps: int = _help("forward passes a step of stage 2", 1)
+    triples: int = _help("knowledge base of one step of stage 2", 120)
+    virtual_triples: int = _help("largest size that distractors are weighted to imitate, in either stage", 16000)
     lr_scheduler_type: str = _help(
-        "cosine, linear or constant, after the warm-up; as transformers names them", "cosine"
+        "of stage 2: cosine, linear or constant, after the warm-up; as transformers names them", "cosine"
     )
     warmup_steps: int = _help("of either stage", 30)
-    weight_decay: float = _help("AdamW", 0.0)
-    adam_beta1: float = _help("AdamW", 0.9)
-    adam_beta2: float = _help("AdamW", 0.98)
-    max_grad_norm: float = _help("gradients are clipped to this norm", 1.0)
+    weight_decay: float = _help("AdamW's, in stage 2", 0.0)
+    adam_beta1: float = _help("AdamW's, in stage 2", 0.9)
+    adam_beta2: float = _help("AdamW's, in stage 2", 0.98)
+    max_grad_norm: float = _help("gradients of stage 2 are clipped to this norm", 1.0)
     bf16: bool | None = _help(
-        "the frozen model in bfloat16 (the adapter's weights stay float32); null: where the device multiplies it", None
+        "the frozen model in bfloat16, and products of stage 1 (the adapter's weights stay float32); null: where the "
+        "device multiplies it",
+        None,
     )
     # The run
-    save_steps: int = _help("a checkpoint-N folder every so many steps", 100)
+    save_steps: int = _help("a checkpoint-N folder every so many steps of stage 2", 100)
     save_total_limit: int = _help("checkpoints that are kept", 2)
-    logging_steps: int = _help("a line of figures every so many steps", 10)
-    eval_steps: int = _help("held-out figures every so many steps", 100)
+    logging_steps: int = _help("a line of figures every so many steps; of stage 1 every ten times as many", 10)
+    eval_steps: int = _help("held-out figures every so many steps of stage 2", 100)
     report_to: str = _help("none or tensorboard", "none")
 
     def __post_init__(self) -> None:

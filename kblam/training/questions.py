@@ -58,6 +58,9 @@ class Facts:
         self.start = [0, *torch.tensor(counts).cumsum(0).tolist()]
         self.identities = [(entity.name, prop) for entity in entities for prop in entity.facts]
         self.values = [value for entity in entities for value in entity.facts.values()]
+        self._called: dict[str, list[int]] = {}
+        for index, entity in enumerate(entities):
+            self._called.setdefault(entity.name.casefold(), []).append(index)
 
     def __len__(self) -> int:
         return len(self.identities)
@@ -85,11 +88,19 @@ class Facts:
         others = [fact for fact in own if fact not in kept]
         return sorted([*kept, *rng.sample(others, max(0, MOST_OF_ENTITY - len(kept)))])
 
+    def called_as(self, entity: int) -> list[int]:
+        """The entities whose names differ from its name in case alone, itself too: a question may mean any of them."""
+        return self._called[self.entities[entity].name.casefold()]
+
+    def of_name(self, entity: int) -> list[int]:
+        """The facts of all of these: without its own they would still answer."""
+        return [fact for one in self.called_as(entity) for fact in self.of_entity(one)]
+
     def alike(self, fact: int) -> list[int]:
-        """The facts of its entity that mean the same, itself too: without it they would still answer."""
+        """The facts of its name that mean the same, itself too: without it they would still answer."""
         prop = self.identities[fact][1]
-        of_entity = self.of_entity(int(self.owner[fact]))
-        return [one for one in of_entity if one == fact or same_meaning(self.identities[one][1], prop)]
+        of_name = self.of_name(int(self.owner[fact]))
+        return [one for one in of_name if one == fact or same_meaning(self.identities[one][1], prop)]
 
 
 def draw_questions(

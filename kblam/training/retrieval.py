@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from kblam.adapter import KnowledgeAdapter
+from kblam.errors import TrainingError
+from kblam.training.config import setting
 from kblam.training.questions import Asked, Facts, Kind, targets
 from kblam.training.start import Measured
 from kblam.training.vectors import Vectors
@@ -75,7 +77,8 @@ class RetrievalData:
         for row, question in enumerate(asked):
             mine = torch.zeros(len(chosen), dtype=torch.bool)
             for asked_for in dict.fromkeys(self.facts.owner[list(question.facts)].tolist()):
-                mine |= owner == asked_for
+                for one in self.facts.called_as(asked_for):
+                    mine |= owner == one
             bias[row, ~mine] = rng.random() * math.log(max(1.0, self.virtual / len(chosen)))
             missing = rng.random()
             if question.kind is Kind.GENERAL or missing >= NO_PROPERTY + NO_ENTITY:
@@ -124,6 +127,8 @@ def retrieval_losses(
 ) -> tuple[Tensor, Tensor]:
     """(retrieval, refusal): -log of the wanted facts' shares, and -log(1 - knowledge mass) where there are none.
 
+    Each is the mean of its questions, and 0 without any, as a batch of few may be.
+
     Args:
         adapter: decides the device.
         prompt_lse: (L, Hq, B), what the prompt weighs for each row.
@@ -138,10 +143,10 @@ def retrieval_losses(
     total = torch.logaddexp(scores.logsumexp(-1), prompt_lse)
     answerable = batch.wanted.sum(1) > 0
     share = (scores[:, :, answerable] - total[:, :, answerable, None]) * batch.wanted[answerable]
-    retrieval = -share.sum(-1).mean()
+    retrieval = -share.sum(-1).mean() if answerable.any() else scores.new_zeros(())
     log_mass = (scores.logsumexp(-1) - total)[:, :, ~answerable]
-    refusal = -torch.log1p(-log_mass.exp().clamp(max=1 - 1e-4)).mean()
-    return retrieval, refusal
+    refused = -torch.log1p(-log_mass.exp().clamp(max=1 - 1e-4))
+    return retrieval, scores.new_zeros(()) if answerable.all() else refused.mean()
 
 
 def schedule(step: int, steps: int, warmup: int, kind: str) -> float:
@@ -168,6 +173,9 @@ def train_retrieval(
     Args:
         measured: of the model's attention.
         report: told step and losses after each step.
+
+    Raises:
+        TrainingError: a loss is not finite.
     """
     lse = torch.stack([measured.prompt_lse[layer] for layer in adapter.config.knowledge_layers])  # (L, prompts, Hq)
     trained = [*adapter.key_projector.parameters(), *adapter.question_trunk.parameters()]
@@ -184,4 +192,10 @@ def train_retrieval(
         optimizer.zero_grad(set_to_none=True)
         (retrieval + refusal).backward()
         optimizer.step()
-        report(step + 1, {"retrieval": retrieval.item(), "refusal": refusal.item()})
+        figures = {"retrieval": retrieval.item(), "refusal": refusal.item()}
+        if not all(map(math.isfinite, figures.values())):
+            raise TrainingError(
+                f"the loss of step {step + 1} of stage 1 is not finite; lower {setting('retrieval_learning_rate')} "
+                f"({learning_rate})"
+            )
+        report(step + 1, figures)

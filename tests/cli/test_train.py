@@ -76,6 +76,28 @@ def test_unknown_settings_and_missing_packages(monkeypatch: pytest.MonkeyPatch) 
         command._train(small(), Path("x"), None, resume=False, cache=Path("y"), device=None)
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "read"),
+    [
+        ("--prompt", "### Question: {question}\n### Answer:", "### Question: {question}\n### Answer:"),
+        ("--prompt", "Ask # {question}", "Ask # {question}"),
+        ("--prompt", " {question}\nsays\nthe model ", " {question}\nsays\nthe model "),
+        ("--prompt", '"{question}"', '"{question}"'),
+        ("--prompt", "null", None),
+        ("--question_head", "NULL", None),
+        ("--refusal", "No", "No"),
+        ("--refusal", "42", "42"),
+        ("--model", "1e3", "1e3"),
+        ("--learning_rate", "1e-3", 1e-3),
+        ("--pointer", "false", False),
+        ("--layers", "[0, 2]", [0, 2]),
+        ("--max_steps", "null", None),
+    ],
+)
+def test_a_text_is_taken_as_it_stands_and_all_else_as_yaml_reads_it(flag: str, text: str, read: object) -> None:
+    assert command._flags([flag, text]) == command._flags([f"{flag}={text}"]) == {flag[2:]: read}
+
+
 def test_messages_name_settings_as_they_were_typed(tmp_path: Path) -> None:
     kblam("train", "-o", "x", "--max_steps", "-1").failed(2, "--max_steps must be a whole number of at least 0; got -1")
     kblam("train", "-o", "x", "--question_head", "null").failed(

@@ -46,6 +46,16 @@ def test_a_world_quiz_has_exactly_its_size_and_asks_what_it_says() -> None:
             assert set(question.facts) == {fact for fact in facts if fact[0] == name}
 
 
+def test_what_a_name_in_another_case_may_answer_counts_as_known() -> None:
+    oaks = [(name, prop, "9 m") for name in ("Oak", "oak", "OAK") for prop in ("height", "age")]
+    for seed in range(12):
+        quiz = base_quiz([*oaks, *METALS[:16]], STYLE, questions=24, seed=seed)
+        missing = [question.text for question in quiz.questions if not question.facts]
+        assert len(missing) == 6
+        assert not [text for text in missing if "oak" in text.lower()]
+        assert set(oaks) <= set(quiz.facts)
+
+
 def test_fillers_are_never_asked_about() -> None:
     others = build_world(1, 10, 200).test
     (quiz,) = world_quizzes(WORLD.test[:30], 400, STYLE, questions=60, others=lambda _: others)

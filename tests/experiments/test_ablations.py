@@ -18,7 +18,7 @@ FIGURES = {"exact": 0.9, "top1_by_layer": {"14": 0.5}}
 class Asked(list[Path]):
     """The report files that evaluations were told to write; with `stops` they are stopped half way."""
 
-    stops = False
+    stops = stops_training = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,9 +31,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     files = Asked()
 
     def kblam(command: str, *words: Any) -> None:
+        resumes = "--resume" in words
+        words = tuple(word for word in words if word != "--resume")
         given = dict(zip(words[::2], words[1::2], strict=True))
         if command == "train":
-            given["--output"].mkdir(parents=True)
+            given["--output"].mkdir(parents=True, exist_ok=resumes)  # a run that is there is refused otherwise
+            if files.stops_training:
+                raise KeyboardInterrupt
             (given["--output"] / "config.json").write_text("{}")
             files.trained.append({name: value for name, value in given.items() if name not in ALWAYS})
             return
@@ -67,6 +71,16 @@ def test_an_evaluation_that_was_stopped_is_made_again(
     run(monkeypatch, tmp_path)
     assert len(asked) == 6, "what is there whole is not made again"
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_training_that_was_stopped_goes_on(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked.stops_training = True
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path, "--only", "no pointer")
+    assert not asked.trained
+    asked.stops_training = False
+    run(monkeypatch, tmp_path, "--only", "no pointer")
+    assert len(asked.trained) == 1
 
 
 @pytest.mark.parametrize(

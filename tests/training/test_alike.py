@@ -13,6 +13,7 @@ import torch
 from kblam.data.open_world import build_world
 from kblam.knowledge import Triple
 from kblam.training import calibrate
+from kblam.training.calibration_data import entities_of
 from kblam.training.material import Material
 from kblam.training.questions import Facts
 from kblam.training.retrieval import RetrievalData
@@ -40,6 +41,34 @@ def check_hidden(facts: Facts, hidden: Collection[int], seen: set[int]) -> None:
 def test_facts_of_one_meaning_are_found() -> None:
     facts = Facts(build_world(4, 2000, 0).train)
     assert all(facts.alike(fact) == [fact] for fact in range(len(facts))), "an invented thing has none"
+
+
+def test_a_name_in_another_case_answers_too() -> None:
+    named = (("Oak", "height"), ("Elm", "height"), ("oak", "heights"), ("oak", "use"), ("Oak tree", "height"))
+    facts = Facts(entities_of([Triple(name, prop, "9 m") for name, prop in named]))
+    assert [facts.alike(fact) for fact in range(5)] == [[0, 2], [1], [0, 2], [3], [4]]
+    assert [facts.of_name(entity) for entity in range(4)] == [[0, 2, 3], [1], [0, 2, 3], [4]]
+
+
+def test_no_question_of_a_calibration_sees_its_hidden_name_in_another_case(
+    prepared: Callable[..., Material], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = prepared(triples=[*OWN[:3], Triple("MACHINE 0", "torque", "9 Nm")])
+    given, real = list[Any](), calibrate.candidates
+    monkeypatch.setattr(calibrate, "candidates", lambda *all_: (given.extend(all_[-1]), real(*all_))[1])
+    Trainer(small(), material, tmp_path, say=[].append).finish()
+    assert set(map(len, given)) == {0, 2, 4}
+
+
+def test_no_row_sees_its_hidden_name_in_another_case(prepared: Callable[..., Material], tmp_path: Path) -> None:
+    material = prepared(triples=[*OWN[:3], Triple("MACHINE 0", "torque", "9 Nm")])
+    builder = Trainer(small(), material, tmp_path, say=[].append).checker
+    hidden = {int((bias == -math.inf).sum()) for step in range(60) for bias in builder.build(step).batch.bias}
+    assert hidden == {0, 2, 4}
+    facts, vectors = material.calibration.facts, material.calibration.vectors
+    single = [one for one in material.calibration.asked if len(one.facts) == 1]
+    stage_one = RetrievalData(facts, single, vectors, size=12, virtual_triples=100, seed=0)
+    assert {int((bias < -1e8).sum()) for step in range(20) for bias in stage_one.batch(step).bias} == {0, 2, 4}
 
 
 def test_no_row_of_a_batch_sees_its_hidden_fact_by_another_word(material: Material, tmp_path: Path) -> None:

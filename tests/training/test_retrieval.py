@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from torch.nn import functional as F
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter
 from kblam.adapter.confidence import Signs
+from kblam.errors import TrainingError
 from kblam.training.calibrate import PRIOR, Case, learn
 from kblam.training.material import Material
 from kblam.training.questions import Kind
@@ -62,6 +66,37 @@ def test_losses_are_those_of_one_softmax_in_float64() -> None:
     refusal = -(1 - shares[:, :, 2:].sum(-1)).log().mean()
     torch.testing.assert_close(found[0].double(), retrieval, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[1].double(), refusal, rtol=1e-4, atol=1e-6)
+
+
+def a_batch(wanted: torch.Tensor) -> RetrievalBatch:
+    draw = torch.Generator().manual_seed(2)
+    rows, columns = wanted.shape
+    question, keys = (torch.randn(count, 256, generator=draw) for count in (rows, columns))
+    return RetrievalBatch(question, keys, wanted, torch.zeros(rows, columns))
+
+
+def test_a_batch_without_questions_of_one_kind_has_no_loss_of_it() -> None:
+    """A mean of none would be NaN, in the log too."""
+    adapter, lse, scale = fresh(), torch.zeros(2, 3, 2), {1: 0.125, 3: 0.125}
+    answered, refused = (a_batch(torch.eye(2) * wanted) for wanted in (1, 0))
+    found, nothing = retrieval_losses(adapter, answered, lse, scale, bf16=False)
+    none, left = retrieval_losses(adapter, refused, lse, scale, bf16=False)
+    assert (nothing.item(), none.item()) == (0, 0)
+    assert found.item() > 0 < left.item()
+    for loss in (found + nothing, none + left):
+        assert all(
+            slope is None or slope.isfinite().all()
+            for slope in torch.autograd.grad(loss, list(adapter.parameters()), allow_unused=True, retain_graph=True)
+        )
+
+
+def test_a_stage_that_diverges_says_which_rate_is_too_high() -> None:
+    adapter = fresh()
+    measured = Measured.usual(adapter.config, 3.0)
+    initialise(adapter, measured, seed=0)
+    data: Any = SimpleNamespace(seed=0, batch=lambda step: a_batch(torch.eye(2) * torch.tensor([[1.0], [0.0]])))
+    with pytest.raises(TrainingError, match=r"^the loss of step \d of stage 1 is not finite; lower retrieval"):
+        train_retrieval(adapter, data, measured, steps=8, learning_rate=1e30, warmup=0, bf16=False)
 
 
 def test_it_learns_to_find_what_is_there_and_to_leave_what_is_not(prepared: Callable[..., Material]) -> None:
