@@ -223,6 +223,25 @@ def test_a_pointer_without_its_recorder_or_used_twice_says_so(asked: Asked) -> N
         at_the_end(asked, CURRENCY, questions=[CURRENCY, FOUNDER])
 
 
+def test_what_guesses_several_tokens_at_once_is_told_to_be_turned_off(asked: Asked) -> None:
+    session = asked.session()
+    prompt = session.prompt(CURRENCY)
+    how = {"max_new_tokens": 20, "do_sample": False, "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}
+    with (
+        session.answering(CURRENCY) as pointer,
+        pytest.raises(GenerationError, match=r"token by token.*turn off .*prompt_lookup_num_tokens"),
+    ):
+        asked.model.generate(**prompt, **how, logits_processor=[pointer])
+
+
+def test_one_text_is_one_question(asked: Asked) -> None:
+    """And not a list of its characters."""
+    session = asked.session()
+    assert session.question_vectors(CURRENCY).equal(session.question_vectors([CURRENCY]))
+    with reading(asked.attachment, asked.kb) as resident:
+        assert session.pointer(resident, CURRENCY)._questions == [CURRENCY]
+
+
 def prompts(asked: Asked, questions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     rows = [encode_question(question, asked.attachment, asked.tokenizer) for question in questions]
     return left_padded(rows, asked.tokenizer.pad_token_id, torch.device("cpu"))
