@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, TextIteratorStreamer
 
 from kblam import Triple
 from kblam.errors import GenerationError
@@ -198,6 +201,24 @@ def test_a_generate_of_ones_own_answers_as_ask_does(asked: Asked, questions: str
     assert [text.strip() for text in said] == [answer.text for answer in answers]
     assert [pointer.decision(row).is_known for row in range(len(texts))] == [answer.known for answer in answers]
     assert asked.attachment.knowledge is None
+
+
+def test_a_thread_takes_a_block_along(asked: Asked) -> None:
+    """As transformers has a stream read; a thread without the context of the block sees no knowledge, and says so."""
+    session = asked.session()
+    prompt = session.prompt(CURRENCY)
+    streamer = TextIteratorStreamer(asked.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+    with session.answering(CURRENCY) as pointer:
+        options = {**prompt, "max_new_tokens": 60, "do_sample": False, "logits_processor": [pointer]}
+        with ThreadPoolExecutor() as pool, pytest.raises(GenerationError, match="saw no attention to knowledge"):
+            pool.submit(asked.model.generate, **options).result()
+        thread = threading.Thread(
+            target=copy_context().run, args=(asked.model.generate,), kwargs={**options, "streamer": streamer}
+        )
+        thread.start()
+        said = "".join(streamer)
+        thread.join()
+    assert said.strip() == EURO
 
 
 def test_a_prompt_without_a_question_is_refused(asked: Asked) -> None:
