@@ -107,7 +107,7 @@ class EvidenceRecorder:
         named = None
         if self.named is not None and index is None:
             # `generate` makes several rows of each for beams.
-            named = self.named.repeat_interleave(mass.shape[0] // self.named.shape[0], 0)
+            named = self.named.repeat_interleave(rows_of_each(self.named.shape[0], mass.shape[0]), 0)
         masses, places = strongest(mass, named)
         self.masses.append(masses)
         self.places.append(places if index is None else index.gather(1, places))
@@ -163,6 +163,17 @@ class EvidenceRecorder:
     def best(self, row: int, num_tokens: int, top: int) -> list[tuple[int, float]]:
         """(place, peak mass) of one batch row over its first `num_tokens` tokens, largest first."""
         return sorted(self.peaks(row, num_tokens).items(), key=lambda item: -item[1])[:top]
+
+
+def rows_of_each(questions: int, rows: int) -> int:
+    """How many rows of a batch each question has: `generate` makes several for beams.
+
+    Raises:
+        GenerationError: they are not shared out evenly.
+    """
+    if not questions or rows % questions:
+        raise GenerationError(f"the pointer has {questions} questions and the batch {rows} rows; give one a row")
+    return rows // questions
 
 
 def _read(masses: Sequence[Tensor], places: Sequence[Tensor]) -> list[_OfRows]:

@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from kblam.errors import GenerationError, GenerationFailedError
 from kblam.generation.decision import AskedSplit, Decision, Rules, decide
-from kblam.generation.evidence import EvidenceRecorder
+from kblam.generation.evidence import EvidenceRecorder, rows_of_each
 from kblam.generation.mixture import REFUSING, steer, weight_of
 from kblam.generation.plan import Plan, plan, refusal_tokens
 from kblam.generation.prompt import TOKENIZING
@@ -106,7 +106,9 @@ class Pointer(LogitsProcessor):
         table, step = self._tables, input_ids.shape[1] - self._prompt_length
         if step < 0 or input_ids.shape[0] != table.tokens.shape[0] or len(self.recorder.masses) <= step:
             raise GenerationError(
-                "a pointer follows one generate call from its first token on; make a new Pointer for each call"
+                "a pointer follows one generate call from its first token on, token by token: make a new Pointer for "
+                "each call, and turn off what guesses several tokens at once (assistant_model, "
+                "prompt_lookup_num_tokens)"
             )
         if step >= max(table.tokens.shape[1], table.refusal.shape[1]):
             return scores
@@ -184,9 +186,7 @@ class Pointer(LogitsProcessor):
         """What belongs to a row, where `generate` made several rows of each for beams."""
         if given is None:
             return None
-        if not given or rows % len(given):
-            raise GenerationError(f"the pointer has {len(given)} questions and the batch {rows} rows; give one a row")
-        return given[row // (rows // len(given))]
+        return given[row // rows_of_each(len(given), rows)]
 
     def _tables_of(self, plans: Sequence[Plan], refusals: Sequence[Sequence[int]], device: torch.device) -> _Tables:
         length = max((len(one.tokens) for one in plans), default=0)

@@ -96,7 +96,7 @@ class Reader:
         ends, pad = self.how.ends, self.how.pad
         length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
         if self.how.arguments.get("stopping_criteria"):  # else a model that says the padding token means it
-            while pad not in ends and length and tokens[length - 1] == pad:
+            while pad not in ends and length > 1 and tokens[length - 1] == pad:  # every row says one token
                 length -= 1
         if self._has_stopped(tokens[:length]):
             said = range(1, length + 1)

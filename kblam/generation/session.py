@@ -60,8 +60,8 @@ class Session:
         known_above: replaces the adapter's, 0 .. 1.
 
     Raises:
-        GenerationError: nothing is attached, it is no knowledge base, there is no tokenizer, or `unknown` or
-            `known_above` cannot be.
+        GenerationError: nothing is attached, it is no knowledge base, there is no tokenizer, the model has a soft
+            prompt of PEFT, or `unknown` or `known_above` cannot be.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Session:
                 f"a Session asks a KnowledgeBase, got {type(knowledge_base).__name__}: open a file with "
                 "KnowledgeBase.open(path), or make one with KnowledgeBase.from_triples(triples, encoder)"
             )
+        _check_no_soft_prompt(model)
         self.model = a_model(model)
         self.knowledge_base = knowledge_base
         self.tokenizer = tokenizer_of(model) if tokenizer is None else _a_tokenizer(tokenizer)
@@ -209,7 +210,7 @@ class Session:
             with self.attachment.using(resident, question=vectors), self.attachment.observing(pointer.recorder):
                 yield pointer
 
-    def question_vectors(self, questions: Sequence[str]) -> Tensor:
+    def question_vectors(self, questions: str | Sequence[str]) -> Tensor:
         """Sentence vectors of questions from the knowledge base's encoder, float32 (B, P) on the model's device.
 
         For `attachment.using(..., question=...)`, which takes the texts too, where the same are needed twice. Each
@@ -218,7 +219,7 @@ class Session:
         Raises:
             EncoderError: the encoder cannot be loaded, or fails.
         """
-        return encoded(self.knowledge_base, self._as_meant(questions), self.attachment.device)
+        return encoded(self.knowledge_base, self._as_meant(_texts(questions)), self.attachment.device)
 
     def _as_meant(self, questions: Sequence[str]) -> list[str]:
         """As they are judged."""
@@ -236,14 +237,16 @@ class Session:
             return None
         return encoded(self.knowledge_base, questions, self.attachment.device)
 
-    def pointer(self, resident: ResidentKnowledge, questions: Sequence[str], *, end: int | None = None) -> Pointer:
+    def pointer(
+        self, resident: ResidentKnowledge, questions: str | Sequence[str], *, end: int | None = None
+    ) -> Pointer:
         """A logits processor that decides and copies as `ask` does, for one `generate` of your own.
 
         With `unknown="base"` it ends the answers that the base model should give (`Pointer.decision`).
 
         Args:
             resident: the knowledge in force, from `kblam.models.copies.reading`.
-            questions: one for each row of the prompt.
+            questions: one, or one for each row of the prompt.
             end: the end token; None takes the model's.
 
         Raises:
@@ -251,7 +254,7 @@ class Session:
         """
         rules = self._rules()
         words = Words(resident, copied=rules.config.pointer)
-        return self._pointer(resident, self._as_meant(questions), rules, end, words)
+        return self._pointer(resident, self._as_meant(_texts(questions)), rules, end, words)
 
     def _pointer(
         self, resident: ResidentKnowledge, questions: Sequence[str], rules: Rules, end: int | None, words: Words
@@ -353,6 +356,14 @@ def _attached(model: PreTrainedModel) -> Attachment:
     if attachment is None:
         raise GenerationError("no adapter is attached to this model; call kblam.attach(model, adapter) first")
     return attachment
+
+
+def _check_no_soft_prompt(model: Any) -> None:
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise GenerationError(
+            f"a Session asks the model inside this {type(model).__name__}, whose soft prompt would be left out: load "
+            "the model without it, or call its own generate with knowledge in force (attachment.using)"
+        )
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:

@@ -30,7 +30,7 @@ _COMPUTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def a_model(given: Any) -> PreTrainedModel:
-    """The model that was given; of a compiled one, the model inside.
+    """The model that was given; of a compiled one, or one that PEFT has wrapped, the model inside.
 
     Raises:
         UnsupportedModelError: it is none of transformers'.
@@ -43,7 +43,12 @@ def a_model(given: Any) -> PreTrainedModel:
         raise UnsupportedModelError(
             f"an adapter is attached to a causal language model of transformers, not to {kind}; {fix}"
         )
-    return cast(PreTrainedModel, model)
+    if isinstance(model, PreTrainedModel):
+        return model
+    # PEFT's wrappers pass on what they lack, and have a `generate` that takes anything and calls the one inside.
+    decoder = model.get_decoder()
+    inside = (part for part in model.modules() if isinstance(part, PreTrainedModel) and part.get_decoder() is decoder)
+    return cast(PreTrainedModel, next(inside, model))
 
 
 def check_adapter(adapter: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import is_initialized
+from torch.nn import Module
 from transformers import Cache, GenerationConfig, PreTrainedModel, QuantizedCache
 from transformers.generation import StopStringCriteria
 
@@ -281,7 +282,8 @@ ARGUMENTS: dict[str, Kind] = {
     "stopping_criteria": Kind("a list of stopping criteria", _calls),
     "prefix_allowed_tokens_fn": Kind("a function", lambda v, _: callable(v)),
     "streamer": Kind("a streamer with the methods put and end", _methods("put", "end")),
-    "assistant_model": Kind("a model", lambda v, _: isinstance(v, PreTrainedModel)),
+    # Not only transformers' own: a compiled one, or one that PEFT has wrapped, drafts too.
+    "assistant_model": Kind("a model", lambda v, _: isinstance(v, Module) and callable(getattr(v, "generate", None))),
     "negative_prompt_ids": Kind("a tensor (B, N) of token ids", _tensor, _guided),
     "past_key_values": Kind("a cache of transformers", lambda v, _: isinstance(v, Cache)),
     "position_ids": Kind("a tensor", _tensor),

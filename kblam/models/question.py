@@ -17,6 +17,8 @@ from kblam.models.source import KnowledgeSource
 
 # A text, one for each batch row, or their vectors.
 Question: TypeAlias = "Tensor | str | Sequence[str]"
+_VECTORS = "their float32 (B, P) vectors, torch.from_numpy(knowledge_base.encode(texts)).to(attachment.device)"
+_KINDS = f"question is a text, or a list of texts, one for each batch row; or {_VECTORS}"
 
 
 def encoded(knowledge_base: KnowledgeBase, questions: Sequence[str], device: torch.device) -> Tensor:
@@ -38,12 +40,15 @@ def vectors_of(question: Question | None, config: AdapterConfig, source: Knowled
     # Without a question head there is nothing to encode for: `check_question` says so.
     if question is None or isinstance(question, Tensor) or config.question_head is None:
         return question  # type: ignore[return-value]
-    texts = [question] if isinstance(question, str) else list(question)
+    try:
+        texts = [question] if isinstance(question, str) else list(question)
+    except TypeError as error:
+        raise KnowledgeError(f"{_KINDS}; got {type(question).__name__}") from error
     if not texts:
         raise KnowledgeError("question=[] holds no question; give one text for each batch row")
     for text in texts:
         if not isinstance(text, str) or not can_be_seen(text):
-            raise KnowledgeError(f"question is a text, or a list of texts, one for each batch row; it holds {text!r}")
+            raise KnowledgeError(f"{_KINDS}; it holds {repr(text)[:60]}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -52,6 +57,6 @@ def vectors_of(question: Question | None, config: AdapterConfig, source: Knowled
     if knowledge_base is None:
         raise KnowledgeError(
             f"{type(source).__name__} has no encoder to encode question={texts[0][:40]!r} with; put a KnowledgeBase in "
-            "force, or pass the float32 (B, P) vectors of its encoder, knowledge_base.encode(texts)"
+            f"force, or pass {_VECTORS}"
         )
     return encoded(knowledge_base, [asked_in(text, knowledge_base.encoder) for text in texts], source.device)

@@ -60,7 +60,7 @@ def signature_of(model: PreTrainedModel, *, layers: bool = True) -> Signature:
     """The signature of a model's weights as they are now; without `layers` in milliseconds.
 
     Raises:
-        UnsupportedModelError: the model is not a stack of decoder layers, or its weights are not loaded.
+        UnsupportedModelError: the model is not a stack of decoder layers, has no head, or its weights are not loaded.
     """
     embeddings: Any = model.get_input_embeddings()
     if (device := execution_device(embeddings)) is not None and device.type == "meta":
@@ -113,7 +113,12 @@ def _layers(model: PreTrainedModel, like: Tensor) -> Iterator[Iterator[Tensor]]:
     for layer in model.get_decoder().layers:
         yield _of_layer(layer, like)
     if not model.config.get_text_config().tie_word_embeddings:
-        yield iter([_of_rows(_image(model.get_output_embeddings(), like))])
+        if (head := model.get_output_embeddings()) is None:
+            raise UnsupportedModelError(
+                f"this {type(model).__name__} has no language-model head, whose weights the adapter's model is known "
+                "by; load it with AutoModelForCausalLM"
+            )
+        yield iter([_of_rows(_image(head, like))])
 
 
 def _of_layer(layer: nn.Module, like: Tensor) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kblam import KnowledgeBase, Triple, ask, ask_many, attach
+from kblam.errors import GenerationError
 from kblam.generation.evidence import EvidenceRecorder, strongest
 from kblam.models.copies import resident_for
 from kblam.models.judging import CANDIDATES
@@ -45,6 +46,18 @@ def test_padding_is_no_part_of_the_shares(world: World) -> None:
     for answer, question in zip(answers, ["motto ?", QUESTION], strict=True):
         prompt = len(world.tokenizer(question)["input_ids"])
         assert answer.evidence[0].mass == pytest.approx(1 / (3 + prompt), abs=1e-6)
+
+
+@pytest.mark.parametrize("questions", [2, 3])
+def test_names_of_more_questions_than_rows_are_refused(world: World, questions: int) -> None:
+    recorder = EvidenceRecorder(torch.zeros(questions, 1, dtype=torch.int64))
+    with (
+        torch.no_grad(),
+        world.attachment.using(resident_for(world.attachment, world.kb)),
+        world.attachment.observing(recorder),
+        pytest.raises(GenerationError, match=f"has {questions} questions and the batch 1 rows; give one a row"),
+    ):
+        world.model(torch.arange(4)[None])
 
 
 def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:

@@ -227,6 +227,22 @@ def test_padding_of_a_row_that_has_stopped_is_no_part_of_its_answer(world: World
     assert [one.text for one in found[1:]] == [one.text for one in plain[1:]]
 
 
+class SaysPadding(LogitsProcessor):
+    """A model that says the padding token."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([self.pad]), 0.0)
+
+
+def test_an_answer_of_padding_alone_is_one_token(world: World) -> None:
+    said = SaysPadding(world.tokenizer.pad_token_id)
+    answer = asked(world, logits_processor=[said], stopping_criteria=[Ends()], max_new_tokens=4)
+    assert (answer.text, answer.num_tokens, answer.is_cut) == ("", 1, False)
+
+
 class AsksAgain(LogitsProcessor):
     """A processor that runs the model itself, as contrastive decoding does."""
 

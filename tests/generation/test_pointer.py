@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, TextIteratorStreamer
 
 from kblam import Triple
 from kblam.errors import GenerationError
@@ -200,6 +203,24 @@ def test_a_generate_of_ones_own_answers_as_ask_does(asked: Asked, questions: str
     assert asked.attachment.knowledge is None
 
 
+def test_a_thread_takes_a_block_along(asked: Asked) -> None:
+    """As transformers has a stream read; a thread without the context of the block sees no knowledge, and says so."""
+    session = asked.session()
+    prompt = session.prompt(CURRENCY)
+    streamer = TextIteratorStreamer(asked.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+    with session.answering(CURRENCY) as pointer:
+        options = {**prompt, "max_new_tokens": 60, "do_sample": False, "logits_processor": [pointer]}
+        with ThreadPoolExecutor() as pool, pytest.raises(GenerationError, match="saw no attention to knowledge"):
+            pool.submit(asked.model.generate, **options).result()
+        thread = threading.Thread(
+            target=copy_context().run, args=(asked.model.generate,), kwargs={**options, "streamer": streamer}
+        )
+        thread.start()
+        said = "".join(streamer)
+        thread.join()
+    assert said.strip() == EURO
+
+
 def test_a_prompt_without_a_question_is_refused(asked: Asked) -> None:
     for nothing, words in (([], "there is no question"), (" ", "the question is empty"), ([3], "a question is text")):
         with pytest.raises(GenerationError, match=words):
@@ -221,6 +242,25 @@ def test_a_pointer_without_its_recorder_or_used_twice_says_so(asked: Asked) -> N
         at_the_end(asked, CURRENCY, vocabulary=3)
     with pytest.raises(GenerationError, match="the pointer has 2 questions and the batch 1 rows"):
         at_the_end(asked, CURRENCY, questions=[CURRENCY, FOUNDER])
+
+
+def test_what_guesses_several_tokens_at_once_is_told_to_be_turned_off(asked: Asked) -> None:
+    session = asked.session()
+    prompt = session.prompt(CURRENCY)
+    how = {"max_new_tokens": 20, "do_sample": False, "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}
+    with (
+        session.answering(CURRENCY) as pointer,
+        pytest.raises(GenerationError, match=r"token by token.*turn off .*prompt_lookup_num_tokens"),
+    ):
+        asked.model.generate(**prompt, **how, logits_processor=[pointer])
+
+
+def test_one_text_is_one_question(asked: Asked) -> None:
+    """And not a list of its characters."""
+    session = asked.session()
+    assert session.question_vectors(CURRENCY).equal(session.question_vectors([CURRENCY]))
+    with reading(asked.attachment, asked.kb) as resident:
+        assert session.pointer(resident, CURRENCY)._questions == [CURRENCY]
 
 
 def prompts(asked: Asked, questions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

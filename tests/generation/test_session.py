@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from kblam.models.copies import KEPT, resident_for
 from kblam.models.resident import ResidentKnowledge
 from tests.generation.conftest import World
 from tests.generation.tiny import FACTS, make_prefer
+from tests.models.tiny import PassesOn
 
 QUESTION = "what is the capital of amber falcon ?"
 QUESTIONS = [QUESTION, "founder of quiet harbor ?", "motto ?", "what is the motto of silver meadow ?"]
@@ -232,6 +234,18 @@ def test_the_model_in_a_compiled_one_is_asked(world: World) -> None:
     compiled: Any = torch.compile(world.model, backend="eager")
     found = Session(compiled, world.kb, tokenizer=world.tokenizer).ask(QUESTION, max_new_tokens=4)
     assert (found.text, found.evidence) == (expected.text, expected.evidence)
+
+
+def test_a_soft_prompt_is_not_left_out_in_silence(world: World) -> None:
+    soft, lora = (
+        PassesOn(world.model, active_peft_config=SimpleNamespace(is_prompt_learning=learns)) for learns in (True, False)
+    )
+    with pytest.raises(GenerationError, match="inside this PassesOn, whose soft prompt would be left out"):
+        Session(soft, world.kb, tokenizer=world.tokenizer)  # type: ignore[arg-type]
+    session = Session(lora, world.kb, tokenizer=world.tokenizer)  # type: ignore[arg-type]
+    assert session.ask(QUESTION, max_new_tokens=4) == ask(
+        world.model, world.kb, QUESTION, tokenizer=world.tokenizer, max_new_tokens=4
+    )
 
 
 def test_asking_makes_nothing_on_the_default_device_of_torch(world: World) -> None:

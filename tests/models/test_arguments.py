@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
-from kblam.errors import AdapterError, KnowledgeError, UnsupportedModelError
+from kblam.errors import AdapterError, GenerationError, KnowledgeError, UnsupportedModelError
 from kblam.models import attach, attachment_of, detach
 from kblam_kernels import UnsupportedInputError
 from tests.models.conftest import Tied, tie
-from tests.models.tiny import close, logits, prompts, tiny_adapter, tiny_model, triples
+from tests.models.tiny import PassesOn, close, logits, prompts, tiny_adapter, tiny_model, triples
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,26 @@ def test_an_adapter_is_attached_to_the_model_in_a_compiled_one() -> None:
     with attachment.using(triples(adapter, 9)):
         expected = model.generate(ids, max_new_tokens=4, do_sample=False)
         assert torch.equal(compiled.generate(ids, max_new_tokens=4, do_sample=False), expected)
+
+
+def test_an_adapter_is_attached_to_the_model_in_a_wrapper_that_passes_on_what_it_lacks() -> None:
+    model, ids = tiny_model(), prompts(padding=0)[0]
+    wrapper: Any = PassesOn(model)
+    adapter = tiny_adapter(model)
+    attachment = attach(wrapper, adapter)
+    assert attachment.model is model
+    assert attachment_of(wrapper) is attachment
+    config = GenerationConfig(max_new_tokens=4, do_sample=False)
+    with attachment.using(triples(adapter, 9)):
+        expected = model.generate(ids, max_new_tokens=4, do_sample=False)
+        found = wrapper.generate(ids, generation_config=config, logits_processor=[lambda ids, scores: scores])
+        assert torch.equal(found, expected)
+        with pytest.raises(GenerationError, match="temprature"):
+            wrapper.generate(ids, temprature=0.5)
+    assert attach(wrapper, adapter) is attachment
+    detach(wrapper)
+    assert attachment_of(model) is None
+    assert not {"generate"} & (vars(model).keys() | vars(wrapper).keys())
 
 
 def test_the_default_device_of_torch_is_not_where_anything_happens() -> None:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from kblam.errors import GenerationError
 from kblam.models.generate_check import CHECKED
 from kblam.models.generate_kinds import OPTIONS
 from tests.models.conftest import Tied, tie
-from tests.models.tiny import prompts, triples
+from tests.models.tiny import PassesOn, prompts, tiny_model, triples
 
 IDS, MASK = prompts()
 SAMPLE = {"do_sample": True}
@@ -189,6 +190,16 @@ def test_an_attached_model_may_draft_for_another(tied: Tied) -> None:
             IDS[1:], attention_mask=MASK[1:], max_new_tokens=4, do_sample=False, assistant_model=tied.model
         )
     assert torch.equal(alone, drafted)
+
+
+@pytest.mark.parametrize(
+    "wrap", [PassesOn, lambda model: torch.compile(model, backend="eager")], ids=["PEFT", "compiled"]
+)
+def test_a_draft_model_may_be_wrapped(tied: Tied, wrap: Callable[[Any], Any]) -> None:
+    given: dict[str, Any] = {"attention_mask": MASK[1:], "max_new_tokens": 4, "do_sample": False}
+    with tied.attachment.using(triples(tied.adapter, 9)):
+        alone = tied.model.generate(IDS[1:], **given)
+        assert torch.equal(tied.model.generate(IDS[1:], **given, assistant_model=wrap(tiny_model())), alone)
 
 
 def test_the_check_goes_with_the_attachment_and_its_copies() -> None:

@@ -158,11 +158,18 @@ def test_questions_that_cannot_be_encoded_name_the_fix(kb: KnowledgeBase) -> Non
         (kb, [], "holds no question; give one text for each batch row"),
         (kb, ["what ?", 3], "it holds 3"),
         (kb, " ", "it holds ' '"),
+        (kb, 5, "one for each batch row; or their float32 .*; got int"),
+        (kb, kb.encode(QUESTIONS), r"torch.from_numpy\(knowledge_base.encode.*; it holds array"),
         (kb, "half \ud83d", "half a character"),
-        (loose, "what ?", r"ProjectedKnowledge has no encoder .* knowledge_base.encode\(texts\)"),
+        (loose, "what ?", r"ProjectedKnowledge has no encoder .*knowledge_base.encode\(texts\)"),
     ]:
         with pytest.raises(KnowledgeError, match=message), tied.attachment.using(source, question=question):
             pass
+    as_told = torch.from_numpy(kb.encode(QUESTIONS)).to(tied.attachment.device)
+    with tied.attachment.using(kb, question=as_told):
+        told = logits(tied.model, IDS, MASK)
+    with tied.attachment.using(kb, question=QUESTIONS):
+        assert torch.equal(logits(tied.model, IDS, MASK), told)
     with tied.attachment.using(kb, question=[*QUESTIONS, "third ?"]), pytest.raises(KnowledgeError, match="has 3 rows"):
         logits(tied.model, IDS, MASK)
     plain = tie()

@@ -209,6 +209,14 @@ def test_weights_that_are_not_loaded_are_named() -> None:
         signature_of(model)
 
 
+def test_a_model_without_its_head_is_named() -> None:
+    whole = tiny_model()
+    knows_its_head = tiny_adapter(whole, base_signature=signature_of(whole))
+    with pytest.raises(UnsupportedModelError, match=r"LlamaModel has no language-model head.*AutoModelForCausalLM"):
+        attach(whole.model, knows_its_head)
+    attach(whole.model, tiny_adapter(whole))
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> PreTrainedModel:
     """In float32, as it is unpacked; in half precision the same numbers are rounded."""

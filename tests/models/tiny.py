@@ -52,6 +52,34 @@ def tiny_model(family: str = "llama", *, attention: str = "sdpa", seed: int = 0,
     return model.eval()
 
 
+class PassesOn(nn.Module):
+    """As PEFT wraps a model: what it lacks it takes from inside, and its own `generate` takes anything.
+
+    Args:
+        model: the model inside.
+        own: attributes of the wrapper.
+    """
+
+    def __init__(self, model: PreTrainedModel, **own: Any) -> None:
+        super().__init__()
+        self.base_model, self.config = model, model.config
+        vars(self).update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model.generate(*args, **kwargs)
+
+
 def randomise(module: nn.Module, scale: float) -> None:
     """Matrices are drawn anew, so that attention is neither flat nor decided; norms are left as they are."""
     with torch.no_grad():
