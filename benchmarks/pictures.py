@@ -291,10 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--panels", default="", metavar="NAMES", help="time, bytes, share; of a model tokens, first")
     given = parser.parse_args(arguments)
     try:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise BenchmarkError("pictures need matplotlib, which is not installed: pip install 'kblam-kernels[eval]'")
         if (reason := why_not(given.output / "picture")) is not None:
             raise BenchmarkError(f"--output: {reason}")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise BenchmarkError("pictures need matplotlib, which is not installed: pip install 'kblam-kernels[eval]'")
         found = _found(given.results)
         if not found:
             files = ", ".join(map(str, given.results))

@@ -127,7 +127,7 @@ def check_is_here(device: str) -> None:
         BenchmarkError: it is neither, or a GPU that is not the first.
         BackendUnavailableError: there is no CUDA device.
     """
-    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+    if not re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", device):
         raise BenchmarkError(f"--device: {device!r} is not cpu or cuda")
     if torch.device(device).type == "cuda":
         if not torch.cuda.is_available():
