@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kblam.bench.environment import check_is_first, environment
+from benchmarks.options import at_least, check, document
 from kblam.bench.output import write_json
 from kblam_kernels import LatentKnowledge, LatentProjection, rectangular_attention
 from kblam_kernels.plan import KnowledgePath, Workload, device_of
@@ -113,12 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
     """Prints a table for each shape; returns its points."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crossover", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--triples", type=int, default=TRIPLES)
-    parser.add_argument("--queries", type=int, nargs="+", default=list(QUERIES))
+    parser.add_argument("--triples", type=at_least(1), default=TRIPLES)
+    parser.add_argument("--queries", type=at_least(1), nargs="+", default=list(QUERIES))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     given = parser.parse_args(arguments)
-    check_is_first(given.device)
+    check(parser, given.json, given.device)
     everything = []
     for name in given.shapes:
         shape = dataclasses.replace(SHAPES[name], triples=given.triples)
@@ -135,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Point]:
         ratio = statistics.geometric_mean(p.measured / p.predicted for p in points)
         print(f"measured / predicted, geometric mean: {ratio:.2f}")
     if given.json is not None:
-        about = environment(given.device)
-        write_json({"environment": about, "points": [dataclasses.asdict(p) for p in everything]}, given.json)
+        write_json(document(given, points=[dataclasses.asdict(p) for p in everything]), given.json)
     return everything
 
 

@@ -25,9 +25,9 @@ from typing import NoReturn
 import torch
 
 from kblam.bench import ceilings, measured, shapes, whole_model
-from kblam.bench.environment import check_is_first, environment
+from kblam.bench.environment import check_is_here, environment
 from kblam.bench.measured import Run
-from kblam.bench.report import MODEL, Report, file_of, summary
+from kblam.bench.report import MODEL, Report, check_target, file_of, summary
 from kblam.bench.rows import MEASURED, line_of
 from kblam.bench.whole_model import Case, Models, Settings
 from kblam.errors import BenchmarkError
@@ -154,25 +154,31 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    kind = torch.device(options.device).type
-    if kind == "cuda" and not torch.cuda.is_available():
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendUnavailableError("no CUDA device here; `--device cpu --tiny` only tests this command")
-    check_is_first(options.device)
-    if kind == "cpu" and not options.tiny:
+    check_is_here(options.device)
+    if torch.device(options.device).type == "cpu" and not options.tiny:
         raise BackendUnavailableError("the shapes are for a GPU; on a CPU use `--device cpu --tiny`")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _options(arguments)
+    every = list(parts(quick=options.quick, tiny=options.tiny))
+    chosen = [part for part in every if options.match in part.name]
     dtype = torch.float32 if options.tiny else torch.bfloat16
     try:
         _check(options)
+        if not chosen:
+            raise BenchmarkError(
+                f"--match: {options.match!r} is in no name of the {len(every)} parts, such as {every[0].name!r}"
+            )
         small = {"context": 32, "repeats": 2} if options.tiny else {}
         settings = Settings(options.device, compiled=options.compile, **small)
         about = environment(options.device, dtype)
         about |= {"quick": options.quick, "compiled": settings.compiled, "context": settings.context}
         report = Report(file_of(options.results, about["device"], options.name), about)
+        check_target(report.file, "--results")
         report.lost = {(shape, implementation) for shape, implementation in options.lost}
         if options.resume:
             report.resume()
@@ -186,7 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A toy run should not wait for a compiler.
     run = Run(*(options.device, dtype, limits), options.quick, not options.tiny, budget=0.25 if options.quick else 0.5)
     seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else None
-    chosen = [part for part in parts(quick=options.quick, tiny=options.tiny) if options.match in part.name]
     bench = Bench(run, settings, report, seconds)
     try:
         bench.over(chosen)

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from benchmarks.options import at_least, check, document
 from kblam.bench import timing
 from kblam.bench.cases import count_of, model_of
-from kblam.bench.environment import environment, line
+from kblam.bench.environment import line
 from kblam.bench.models import CONFIGS, GrowingKnowledge, build
 from kblam.bench.output import write_json
 from kblam.errors import BenchmarkError
@@ -134,9 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--triples", nargs="+", default=["50", "1K", "10K"])
     parser.add_argument("--longest", type=int, default=2048, help="prompt that is measured, in tokens")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=at_least(1), default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
+    check(parser, given.json)
     if given.longest < QUESTION_TOKENS * 2 ** (LEAST_LENGTHS - 1):
         parser.error(f"--longest: {given.longest} leaves fewer than {LEAST_LENGTHS} lengths to fit; take 2048")
     try:
@@ -146,8 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     if model not in CONFIGS:
         parser.error(f"--model: {model} is a shape of attention alone; models are {', '.join(CONFIGS)}")
     rows, fit, prompts = measure(build(CONFIGS[model]), sizes, given.longest, given.repeats)
-    about = environment("cpu", torch.bfloat16)
-    print(f"{model}, random weights, bfloat16; {line(about)}\n")
+    found = document(given, torch.bfloat16, fit=dataclasses.asdict(fit), prompts=prompts)
+    print(f"{model}, random weights, bfloat16; {line(found['environment'])}\n")
     measured = ", ".join(f"{tokens:,} tokens {seconds:.3f} s" for tokens, seconds in sorted(prompts.items()))
     print(f"prompts measured: {measured}")
     print(f"seconds = {fit.a:.3e} * tokens + {fit.b:.3e} * tokens ** 2, within {fit.error:.0%} of those\n")
@@ -161,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             f"{row.cache_bytes / 1e6:.1f} MB |"
         )
     if given.json is not None:
-        content = {"environment": about, "fit": dataclasses.asdict(fit), "prompts": prompts}
-        write_json(content | {"rows": [dataclasses.asdict(row) for row in rows]}, given.json)
+        write_json(found | {"rows": [dataclasses.asdict(row) for row in rows]}, given.json)
     return rows
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kblam.bench.environment import environment
+from benchmarks.options import at_least, check, document
 from kblam.bench.output import write_json
 from kblam_kernels import BackendUnavailableError, LatentKnowledge, rectangular_attention
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
@@ -202,14 +202,16 @@ def demo_rows(triples: int, questions: int) -> Iterator[dict[str, object]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=10_000, help="triples of the random data")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latent_accuracy", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--tokens", type=at_least(1), default=10_000, help="triples of the random data")
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--demo", action="store_true", help="ask the shipped model too")
-    parser.add_argument("--triples", type=int, nargs="+", default=[1000], help="of the demo's knowledge bases")
-    parser.add_argument("--questions", type=int, default=100, help="for each of them")
+    parser.add_argument("--triples", type=at_least(1), nargs="+", default=[1000], help="of the demo's knowledge bases")
+    parser.add_argument("--questions", type=at_least(1), default=100, help="for each of them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    check(parser, options.json)
     rows: list[dict[str, object]] = []
 
     def add(row: dict[str, object]) -> None:
@@ -223,12 +225,16 @@ def main(arguments: list[str] | None = None) -> None:
         data = draw(options.tokens, deviation)
         for error in errors(data, spread, tuple(options.backends)):
             add(asdict(error))
+    if not rows:
+        parser.error(
+            f"--backends: {', '.join(options.backends)} cannot run here; `python -m kblam_kernels env` says why"
+        )
     if options.demo:
         for triples in options.triples:
             for row in demo_rows(triples, options.questions):
                 add(row)
     if options.json:
-        write_json({"environment": environment("cpu"), "rows": rows}, options.json)
+        write_json(document(options, rows=rows), options.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Of `pytest benchmarks/test_model.py --benchmark-json`: tokens a second, and seco
 
 Each is drawn in a light and in a dark form. --only and --panels choose what a smaller picture has room for.
 
-exit status: 0; 2 if a file cannot be read or has nothing to draw.
+exit status: 0; 2 if a file cannot be read or has nothing to draw, or a picture could not be written.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kblam.bench.environment import line
 from kblam.bench.report import Stored, read
 from kblam.bench.rows import Row
 from kblam.errors import BenchmarkError
+from kblam.whole import why_not
 
 # Of one reader's eye: ours in strong colours, told apart for the colour-blind too; peers in greys by marker.
 COLOURS = dict(zip(subjects.OURS, ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9"), strict=True))
@@ -290,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--panels", default="", metavar="NAMES", help="time, bytes, share; of a model tokens, first")
     given = parser.parse_args(arguments)
     try:
+        if (reason := why_not(given.output / "picture")) is not None:
+            raise BenchmarkError(f"--output: {reason}")
         if importlib.util.find_spec("matplotlib") is None:
             raise BenchmarkError("pictures need matplotlib, which is not installed: pip install 'kblam-kernels[eval]'")
         found = _found(given.results)

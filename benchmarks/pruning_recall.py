@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.options import at_least
 from kblam.demo.tiny.assets import Demo, load
 from kblam.demo.tiny.quiz import demo_quiz
 from kblam.demo.tiny.tokenizer import real_words
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning_recall", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--triples", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--triples", type=at_least(1), nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--questions", type=at_least(1), default=32)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     demo, encoder = load(), RememberingEncoder(load_encoder("minilm"))

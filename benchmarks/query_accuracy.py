@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from benchmarks.options import at_least, check, document
 from kblam.adapter import KnowledgeAdapter
-from kblam.bench.environment import environment
 from kblam.bench.output import write_json
 from kblam.data.quiz import Question, Quiz
 from kblam.demo.tiny import assets
@@ -131,14 +131,18 @@ def outcome(answer: Answer) -> Outcome:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="triples of the knowledge bases")
-    parser.add_argument("--ranks", type=int, nargs="*", default=[0, 32, 72, 144])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.query_accuracy", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--sizes", type=at_least(1), nargs="+", default=[1000, 10_000], help="triples of the knowledge bases"
+    )
+    parser.add_argument("--ranks", type=at_least(0), nargs="*", default=[0, 32, 72, 144])
     parser.add_argument("--tiny", action="store_true", help="ask the model of the tests, not SmolLM2")
-    parser.add_argument("--questions", type=int, default=300, help="for each size")
+    parser.add_argument("--questions", type=at_least(1), default=300, help="for each size")
     parser.add_argument("--seed", type=int, default=5, help="of the questions")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    check(parser, options.json)
     quiet_libraries()
     chosen = (options.sizes, options.questions)
     asked = tiny(*chosen) if options.tiny else smollm2(*chosen, options.seed)
@@ -150,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
         cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
         print("| " + " | ".join(cells) + " |", flush=True)
         if options.json:
-            write_json({"environment": environment("cpu"), "dtype": str(asked.model.dtype), "rows": done}, options.json)
+            write_json(document(options, asked.model.dtype, rows=done), options.json)
 
 
 if __name__ == "__main__":

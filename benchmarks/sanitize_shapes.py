@@ -13,21 +13,33 @@ import torch
 
 from benchmarks.gpu_check import check_device
 from kblam_kernels import BackendUnavailableError
-from tests.kernels.cases import EVIDENCE, GRID
+from tests.kernels.cases import EVIDENCE, GRID, Case
 from tests.kernels.problems import evidence_of, make, make_latent
 
 # Latents of each storage, resident, in two parts and streamed, each with a width that pads the last chunk.
 LATENT_WIDTHS = (384, 37, 1024, 1500)
 STORAGE = (torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
 DTYPES = (torch.bfloat16, torch.float32)
+# Prompts that Hopper's own prefill kernel takes: ragged tiles of rows and columns, shared lists and each row's own.
+LONG = (Case(2, 300, 200, 128, T=333), Case(1, 257, 130, 128, H=4, G=2, shared=False))
 
 
 def dense(device: str) -> Iterator[str]:
     """Runs the case grid; yields what ran."""
-    for case in GRID:
+    for case in (*GRID, *LONG):
         for dtype in DTYPES:
             case.problem(dtype).on(device).run("triton")
         yield case.name
+
+
+def gradients(device: str) -> Iterator[str]:
+    """Runs the backward over the case grid; yields what ran."""
+    for case in GRID:
+        leaves = case.problem(torch.bfloat16).on(device).leaves()
+        output, lse = leaves.run("triton")
+        total = output.sum() + lse[lse.isfinite()].sum()
+        torch.autograd.grad(total, [getattr(leaves, name) for name in leaves.differentiable])
+        yield f"gradients of {case.name}"
 
 
 def latents(device: str) -> Iterator[str]:
@@ -52,7 +64,12 @@ def scores(device: str) -> Iterator[str]:
             yield f"scores of latents in {storage}"
 
 
-PARTS: dict[str, Callable[[str], Iterator[str]]] = {"dense": dense, "latents": latents, "scores": scores}
+PARTS: dict[str, Callable[[str], Iterator[str]]] = {
+    "dense": dense,
+    "gradients": gradients,
+    "latents": latents,
+    "scores": scores,
+}
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:

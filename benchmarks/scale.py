@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from kblam.bench.environment import environment
+from benchmarks.options import at_least, check, document
 from kblam.bench.models import CONFIGS, EMBEDDING_DIM, TINY, SyntheticKnowledge, build
 from kblam.bench.output import STDOUT, write_json
 from kblam.knowledge import KnowledgeBase, Triple, load_encoder
@@ -201,16 +201,19 @@ def line(row: Row, beside: Beside) -> str:
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Prints the table; returns its rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--triples", type=int, nargs="+", default=None)
+    parser.add_argument("--triples", type=at_least(1), nargs="+", default=None)
     parser.add_argument("--storage", choices=["bfloat16", "float16", "int8"], default="bfloat16")
     parser.add_argument("--int8-products", action="store_true", help="int8 latents are multiplied as int8")
     parser.add_argument("--encoder", default=None, metavar="NAME", help="real triples through this encoder")
-    parser.add_argument("--rounds", type=int, default=9, help="pairs of decode steps")
+    parser.add_argument("--rounds", type=at_least(1), default=9, help="pairs of decode steps")
     parser.add_argument("--json", nargs="?", const=STDOUT, default=None, metavar="FILE", help="alone: on stdout")
     parser.add_argument("--smoke", action="store_true", help="a tiny model: tests the code, measures nothing")
     given = parser.parse_args(arguments)
+    check(parser, given.json)
+    if given.int8_products and given.storage != "int8":
+        parser.error(f"--int8-products multiplies int8 latents, and these are {given.storage}; add --storage int8")
     say = functools.partial(print, file=sys.stderr if given.json == STDOUT else sys.stdout, flush=True)
-    sizes = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
+    given.triples = given.triples or ([100, 2000] if given.smoke else [10_000, 100_000, 1_000_000])
     attachment = build(CONFIGS[TINY if given.smoke else "Llama-3.2-1B"], int8_products=given.int8_products)
     say(
         f"{'tiny' if given.smoke else 'Llama-3.2-1B shape'}, {given.storage} latents, {torch.get_num_threads()} "
@@ -219,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     say(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     rows = []
     source: Knowledge
-    for triples in sizes:
+    for triples in given.triples:
         if given.encoder is None:
             source, change = synthetic(attachment, triples, given.storage)
         else:
@@ -229,8 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         del source, change  # frees it before the next is built
         say(line(row, beside))
     if given.json is not None:
-        about = environment("cpu", torch.bfloat16)
-        write_json({"environment": about, "rows": [asdict(row) for row in rows]}, given.json)
+        write_json(document(given, torch.bfloat16, rows=[asdict(row) for row in rows]), given.json)
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -103,24 +104,35 @@ def _instruction_set() -> str | None:
 
 
 def check_device(device: str) -> None:
-    """Whether something can be measured there.
+    """Whether our kernels can be measured there.
 
     Raises:
         BenchmarkError: it is no device to measure, or a GPU that is not the first.
         BackendUnavailableError: there is no CUDA device, or there are no C++ kernels on a CPU.
     """
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise BenchmarkError(f"--device: {device!r} is not cpu or cuda")
+    check_is_here(device)
     if torch.device(device).type == "cuda":
-        if not torch.cuda.is_available():
-            raise BackendUnavailableError("no CUDA device here; --device cpu measures the CPU")
-        check_is_first(device)
         return
     from kblam_kernels.common import native
 
     reason = native.unavailable()
     if reason is not None:
         raise BackendUnavailableError(f"backend 'cpu' cannot be measured: {reason}")
+
+
+def check_is_here(device: str) -> None:
+    """Whether it is a CPU, or a GPU of this machine that can be measured.
+
+    Raises:
+        BenchmarkError: it is neither, or a GPU that is not the first.
+        BackendUnavailableError: there is no CUDA device.
+    """
+    if not re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", device):
+        raise BenchmarkError(f"--device: {device!r} is not cpu or cuda")
+    if torch.device(device).type == "cuda":
+        if not torch.cuda.is_available():
+            raise BackendUnavailableError("no CUDA device here; --device cpu measures the CPU")
+        check_is_first(device)
 
 
 def check_is_first(device: str) -> None:

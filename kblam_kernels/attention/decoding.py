@@ -26,7 +26,7 @@ from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.op import Op
 from kblam_kernels.dense.call import DenseCall
 from kblam_kernels.errors import refuse, tensors
-from kblam_kernels.knowledge import Knowledge, LatentKnowledge
+from kblam_kernels.knowledge import Knowledge, LatentKnowledge, check_layout
 from kblam_kernels.latent.call import LatentCall
 
 # Query, key, value, and the knowledge query or None.
@@ -70,6 +70,9 @@ class RectangularAttention:
         knowledge: `DenseKnowledge` or `LatentKnowledge`.
         int8_products, backend: as `rectangular_attention` takes them.
 
+    Raises:
+        UnsupportedInputError: if `knowledge` is neither.
+
     The arguments are attributes that cannot be set: other knowledge takes another object. Threads may share an object;
     each plans for itself.
 
@@ -86,6 +89,7 @@ class RectangularAttention:
     """
 
     def __init__(self, knowledge: Knowledge, *, int8_products: bool = False, backend: str = AUTO) -> None:
+        check_layout(knowledge)
         self._knowledge = knowledge
         self._int8_products = int8_products
         self._backend = backend

@@ -89,17 +89,32 @@ def evidence(
     if needs_gradient(weight):
         refuse("row_weight is a constant of the op and gets no gradient; pass row_weight.detach()")
     if isinstance(knowledge, LatentKnowledge) and knowledge.materialised:
-        bias = bias_rows(options.get("knowledge_bias", 0.0), len(lse), knowledge.num_tokens, knowledge_query)
-        parts = []
-        for tokens, piece in knowledge.pieces():
-            part_bias, part_range = of_tokens(tokens, bias, options.get("knowledge_range"))
-            part = call_of(knowledge_query, piece.to_dense(), lse, weight, options.get("scale"))
-            parts.append(_mass(part.but(bias=part_bias, knowledge_range=part_range), backend))
-        return torch.cat(parts, 1)
+        return _of_pieces(knowledge_query, knowledge, lse, weight, backend, **options)
     call = call_of(knowledge_query, knowledge, lse, weight, **options).but(int8_products=int8_products)
     if call.is_latent:
         call.check_gradients((), "evidence of latents has", "run it under torch.no_grad(), or take .to_dense() of them")
     return _mass(call, backend)
+
+
+def _of_pieces(
+    knowledge_query: Tensor,
+    knowledge: LatentKnowledge,
+    lse: Tensor,
+    row_weight: Tensor,
+    backend: str,
+    *,
+    scale: float | None = None,
+    knowledge_bias: float | Tensor = 0.0,
+    knowledge_range: Tensor | None = None,
+) -> Tensor:
+    """`evidence` of latents as the keys that they stand for, a piece at a time; of checked arguments."""
+    bias = bias_rows(knowledge_bias, len(lse), knowledge.num_tokens, knowledge_query)
+    parts = []
+    for tokens, piece in knowledge.pieces():
+        part_bias, part_range = of_tokens(tokens, bias, knowledge_range)
+        part = call_of(knowledge_query, piece.to_dense(), lse, row_weight, scale)
+        parts.append(_mass(part.but(bias=part_bias, knowledge_range=part_range), backend))
+    return torch.cat(parts, 1)
 
 
 def _mass(call: EvidenceCall, backend: str) -> Tensor:

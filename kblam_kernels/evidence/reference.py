@@ -74,5 +74,5 @@ def knowledge_lse(call: EvidenceCall) -> Tensor:
         before, maximum = maximum, torch.maximum(maximum, scores.detach().amax(-1))
         level = maximum.masked_fill(maximum == float("-inf"), 0.0)
         total = total * torch.exp(before - level) + torch.exp(scores - level[..., None]).sum(-1)
-    seen = maximum > float("-inf")
+    seen = maximum != float("-inf")  # NaN is not: it must show
     return torch.where(seen, level + torch.where(seen, total, 1.0).log(), float("-inf"))

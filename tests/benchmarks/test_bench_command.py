@@ -227,6 +227,7 @@ BAD = [
     (["--peers", "fastest"], "--peers: 'fastest' is not one of composed latent"),
     (["--peers", "two cuDNN calls + merge"], "cannot run here: needs a CUDA device"),
     (["--device", "tpu"], "--device: 'tpu' is not cpu or cuda"),
+    (["--device", "cuda:first"], "--device: 'cuda:first' is not cpu or cuda"),
     (["--compare", "nothing.json"], "cannot read nothing.json: No such file"),
     (["--compare", "old.json"], "old.json is a list of rows that do not say which machine and commit they are of"),
     (["--compare", "text.json"], "text.json is no result file of kblam bench: not JSON"),

@@ -480,6 +480,24 @@ def test_the_gate_judges_every_head(tmp_path: Path) -> None:
 
 
 @needs_no_gpu
+def test_a_match_of_nothing_leaves_an_earlier_file_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cpu" / "attention.json"
+    file.parent.mkdir()
+    file.write_text("rows of an hour")
+    assert run(tmp_path, "--match", "decod3") == 2
+    assert "--match: 'decod3' is in no name of the " in capsys.readouterr().err
+    assert file.read_text() == "rows of an hour"
+
+
+def test_what_cannot_be_measured_or_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_bench.main(["--device", "tpu", "--tiny", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "BenchmarkError: --device: 'tpu' is not cpu or cuda\n"
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert run(taken) == 2
+    assert "--results: " in capsys.readouterr().err
+
+
 def test_refuses_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_bench.main([]) == 2
     assert capsys.readouterr().err.startswith("BackendUnavailableError: no CUDA device here")

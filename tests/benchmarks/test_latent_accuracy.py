@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def test_the_command_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
     latent_accuracy.main(["--tokens", "3", "--backends", "reference", "--json", str(report)])
     assert len(json.loads(report.read_text())["rows"]) == 2 * 13
     assert "| reference | float32 | int8 | exact |" in capsys.readouterr().out
+
+
+def test_backends_that_cannot_run_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(native.BUILD_VARIABLE, "0")
+    monkeypatch.setattr(latent_accuracy, "draw", functools.partial(latent_accuracy.draw, width=24, heads=4))
+    with pytest.raises(SystemExit, match="2"):
+        latent_accuracy.main(["--tokens", "3", "--backends", "cpu"])
+    assert "--backends: cpu cannot run here" in capsys.readouterr().err

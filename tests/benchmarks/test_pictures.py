@@ -157,3 +157,11 @@ def test_what_cannot_be_drawn_is_refused(
     assert pictures.main([str(result(tmp_path))]) == 2
     assert "pip install 'kblam-kernels[eval]'" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = result(tmp_path)
+    assert pictures.main([str(file), "-o", str(file)]) == 2
+    assert capsys.readouterr().err == f"BenchmarkError: --output: {file} is no folder that may be written\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import sanitize_shapes
+from kblam_kernels.dense import triton_backward, triton_forward
+from tests.kernels.cases import Case
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: kernels are compiled")
@@ -29,6 +32,26 @@ def test_scores_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
         for dtype in ("bfloat16", "float32")
         for what in (f"dense small in torch.{dtype}", "latents in torch.int8")
     ]
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=0: kernels are compiled")
+def test_gradients_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[str] = []
+    launch = triton_backward.launch
+
+    def noted(kernel: Any, *arguments: Any, **options: Any) -> None:
+        launched.append(kernel.__name__)
+        launch(kernel, *arguments, **options)
+
+    monkeypatch.setattr(triton_backward, "launch", noted)
+    monkeypatch.setattr(sanitize_shapes, "GRID", (Case(1, 3, 5, 16),))
+    assert list(sanitize_shapes.gradients("cpu")) == ["gradients of B1-N3-M5-D16"]
+    assert set(launched) == {"dense_backward_rows_kernel", "dense_backward_columns_kernel"}
+
+
+@pytest.mark.parametrize("case", sanitize_shapes.LONG, ids=lambda case: case.name)
+def test_long_prompts_are_those_of_hoppers_own_kernel(case: Case) -> None:
+    assert triton_forward.is_for_hopper(case.problem(torch.bfloat16).call()[1], "sm_90")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA device")

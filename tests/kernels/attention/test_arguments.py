@@ -120,6 +120,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: evidence(QUERY[..., :0], DenseKnowledge(KNOWLEDGE.key[..., :0], KNOWLEDGE.value[..., :0]), LSE),
         r"head_dim at least 1; got torch.float32 \(2, 4, 3, 0\)",
     ),
+    "a loop over nothing": (lambda: RectangularAttention(NOTHING), "knowledge must be DenseKnowledge.*; got NoneType"),
     "a loop of nothing": (lambda: RectangularAttention(KNOWLEDGE)(NOTHING, KEY, KEY), "query must be a tensor"),
     "a run of nothing": (lambda: RectangularAttention(KNOWLEDGE).run(NOTHING, KEY, KEY), "query must be a tensor"),
     "hidden states of nothing": (lambda: of_hidden(NOTHING, WEIGHT), "hidden_states must be a tensor"),
@@ -155,6 +156,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "keys of text": (lambda: DenseKnowledge(TEXT, TEXT), "key must be a tensor; got str"),
     "no projection": (lambda: LatentProjection(NOTHING, NOTHING, NOTHING, NOTHING), "key_weight must be a tensor"),
+    "a projection of no width": (
+        lambda: LatentProjection(*[torch.zeros(4, 8, 0), torch.zeros(4, 8)] * 2),
+        r"key_weight must be \(Hq, D, P\), P at least 1; got shape \(4, 8, 0\)",
+    ),
     "a projection of text": (
         lambda: LatentKnowledge(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3), TEXT),
         "projection must be a LatentProjection; got str",
@@ -215,6 +220,19 @@ def test_it_is_refused_by_name_and_value(name: str) -> None:
     call, words = REFUSED[name]
     with pytest.raises(UnsupportedInputError, match=words):
         call()
+
+
+@pytest.mark.parametrize("is_materialised", [None, False, True], ids=["dense", "latents", "materialised"])
+def test_an_option_that_evidence_lacks_is_an_error_on_every_layout(is_materialised: bool | None) -> None:
+    """A name that is misspelt must not leave a bias out."""
+    problem = make(M=7) if is_materialised is None else make_latent(M=7)
+    knowledge, lse = problem.knowledge, evidence_of(problem).lse
+    if is_materialised:
+        knowledge = replace(knowledge, materialised=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'knowledge_bais'"):
+        evidence(problem.knowledge_query, knowledge, lse, knowledge_bais=1.0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'knowledge_bais'"):
+        top_evidence(problem.knowledge_query, knowledge, lse, 3, knowledge_bais=1.0)  # type: ignore[call-arg]
 
 
 def test_a_run_refuses_what_was_planned_without_gradients_too() -> None:

@@ -83,6 +83,16 @@ def test_knowledge_lse_is_the_share_that_went_to_knowledge(problem: Problem) -> 
     close(share.sum((1, 2)), mass(problem, lse).sum(-1))
 
 
+def test_nan_shows_in_the_lse_of_the_rows_that_see_it_and_in_no_other() -> None:
+    key = torch.randn(2, 9, 4)
+    key[1, 5, 2] = torch.nan
+    ranges = torch.tensor([[0, 5], [0, 9]])
+    lse = knowledge_lse(torch.randn(2, 2, 3, 4), DenseKnowledge(key, key), knowledge_range=ranges)
+    assert lse[1, 1].isnan().all(), "-inf would say that these see no knowledge"
+    assert lse[0].isfinite().all()
+    assert lse[1, 0].isfinite().all()
+
+
 def test_mass_is_the_derivative_of_lse_by_the_bias() -> None:
     p, step = make(), 1e-2
     measured = mass(p, p.run()[1])
