@@ -46,7 +46,7 @@ def a_model(given: Any) -> PreTrainedModel:
     if isinstance(model, PreTrainedModel):
         return model
     # PEFT's wrappers pass on what they lack, and have a `generate` that takes anything and calls the one inside.
-    decoder = model.get_decoder()
+    decoder = cast(Any, model).get_decoder()
     inside = (part for part in model.modules() if isinstance(part, PreTrainedModel) and part.get_decoder() is decoder)
     return cast(PreTrainedModel, next(inside, model))
 
