@@ -96,9 +96,10 @@ def _train(settings: Any, output: Path, kb: Path | None, *, resume: bool, cache:
     from kblam.training.card import write_card
     from kblam.training.checkpoints import check_output, check_settings
     from kblam.training.estimate import estimate
+    from kblam.training.log import summary_writer
     from kblam.training.material import gather
     from kblam.training.processes import base_device, own_device, start
-    from kblam.training.run import Trainer, lasting_settings, summary_writer
+    from kblam.training.run import Trainer, lasting_settings
 
     check_output(output, resume=resume)
     if settings.report_to == "tensorboard":

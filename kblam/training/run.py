@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from kblam.training.batches import AskedBatch, BatchBuilder
 from kblam.training.calibrate import Calibration
 from kblam.training.calibration_run import calibrated
 from kblam.training.checkpoints import (
-    LOG,
     RETRIEVAL_FOLDER,
     check_output,
     checkpoints,
@@ -40,6 +38,7 @@ from kblam.training.checkpoints import (
 )
 from kblam.training.config import TrainingConfig, setting
 from kblam.training.language import Learner, counts_of, rows_of, total_loss
+from kblam.training.log import RunLog, clock, in_words
 from kblam.training.material import Material
 from kblam.training.processes import check_accelerator, fsdp_of, start
 from kblam.training.questions import Facts
@@ -66,7 +65,8 @@ class Trainer:
         say: told what a person should read.
 
     Raises:
-        TrainingError: the launch asks for what is not served, or FSDP cannot shard the base.
+        TrainingError: the launch asks for what is not served, FSDP cannot shard the base, or there are fewer entities
+            to ask about than forward passes a step.
     """
 
     def __init__(
@@ -86,12 +86,26 @@ class Trainer:
         self.adapter = KnowledgeAdapter(material.adapter_config).to(material.model.device, torch.float32)
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.rows = per_step * self.accelerator.num_processes
+        self._check_parts()
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
         self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
         self.began = time.monotonic()
         self.resumed = False
         self.calibration: Calibration | None = None
-        self._board = self._tensorboard() if config.report_to == "tensorboard" else None
+        # Other processes report nothing.
+        is_main = self.accelerator.is_main_process
+        self._records = RunLog(output, tensorboard=config.report_to == "tensorboard") if is_main else None
+
+    def _check_parts(self) -> None:
+        """A step asks each entity once at most, and a forward pass needs a row."""
+        passes, processes = self.config.gradient_accumulation_steps, self.accelerator.num_processes
+        found = len(self.material.train.entities)
+        if self.config.max_steps and found < passes * processes:
+            raise TrainingError(
+                f"stage 2 asks about {found} entities in {passes * processes} forward passes a step "
+                f"({setting('gradient_accumulation_steps')} {passes}, processes {processes}): give more triples or "
+                f"{setting('train_entities')}, or fewer of these"
+            )
 
     @property
     def run(self) -> dict[str, Any]:
@@ -151,7 +165,7 @@ class Trainer:
             if step % (10 * config.logging_steps) == 0 or step == config.retrieval_steps:
                 left = (time.monotonic() - began) * (config.retrieval_steps / step - 1)
                 self._log({"stage": 1, "step": step, **figures})
-                self.say(f"retrieval {step}/{config.retrieval_steps}  {_words(figures)}  {_clock(left)} left")
+                self.say(f"retrieval {step}/{config.retrieval_steps}  {in_words(figures)}  {clock(left)} left")
 
         train_retrieval(
             self.adapter,
@@ -202,7 +216,7 @@ class Trainer:
                 seen = []
                 left = (time.monotonic() - began) / (done - start) * (config.max_steps - done)
                 self._log({"stage": 2, "step": done, **figures})
-                self.say(f"step {done}/{config.max_steps}  {_words(figures)}  {_clock(left)} left")
+                self.say(f"step {done}/{config.max_steps}  {in_words(figures)}  {clock(left)} left")
             if done % config.eval_steps == 0 or done == config.max_steps:
                 self._check(learner, done)
             if (done % config.save_steps == 0 or done == end) and self.accelerator.is_main_process:
@@ -302,7 +316,7 @@ class Trainer:
         # Of the user's own triples, which are learned from too, nothing is held out.
         name, shown = ("own", "own triples") if self.material.own else ("held_out", "held out")
         self._log({"stage": 2, "step": step, name: figures, "control_sentence": control})
-        self.say(f"  {shown}: {_words(figures)}  with random knowledge: sentence {control:.3f}")
+        self.say(f"  {shown}: {in_words(figures)}  with random knowledge: sentence {control:.3f}")
         if step >= _CONTROL_AFTER and control < _CONTROL_MARGIN * figures["sentence"]:
             self.say(
                 "  WARNING: the loss is as low with random knowledge, so it falls for another reason than the "
@@ -362,23 +376,12 @@ class Trainer:
             seed=seed,
         )
 
-    def _tensorboard(self) -> Any:
-        """Writes event files beside the log; None in processes that report nothing."""
-        return summary_writer()(str(self.output)) if self.accelerator.is_main_process else None
-
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
 
     def _log(self, record: dict[str, Any]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
-        with (self.output / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if self._board is not None:
-            for name, value in _scalars(record):
-                self._board.add_scalar(f"stage {record['stage']}/{name}", value, record.get("step", 0))
-            self._board.flush()
+        if self._records is not None:
+            self._records.write(record)
 
 
 def lasting_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -386,41 +389,7 @@ def lasting_settings(config: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in _FREE}
 
 
-def summary_writer() -> Any:
-    """TensorBoard's class that writes event files.
-
-    Raises:
-        TrainingError: the package is missing.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainingError(
-            f"{setting('report_to')} is tensorboard, which cannot be imported ({error}); "
-            "pip install 'kblam-kernels[train]'"
-        ) from error
-    return SummaryWriter
-
-
 def _told(facts: Facts) -> str:
     """How many, and which."""
     digest = hashlib.sha256("\0".join((*facts.key_texts, *facts.values)).encode("utf-8", "surrogatepass"))
     return f"{len(facts)}, {digest.hexdigest()[:12]}"
-
-
-def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The figures of a record by name, those inside another one by both names."""
-    for name, value in record.items():
-        if isinstance(value, float):
-            yield name, value
-        elif isinstance(value, dict):
-            yield from ((f"{name}/{inner}", figure) for inner, figure in _scalars(value))
-
-
-def _words(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
