@@ -31,11 +31,7 @@ _RUN_OF_MARKS = re.compile(r"[^\w\s]{2,}")
 def marked_parts(name: str) -> list[str]:
     """What a name has in quotes that marks tell from others: the "../a" of "Path: '../a'", the "..." of "It: '...'"."""
     parts = [found[1] for found in _IN_QUOTES.finditer(name)] if any(one in name for one in QUOTES) else []
-    return [
-        part
-        for part in parts
-        if re.search(r"\w", part) is None or any(not _USUAL.fullmatch(run) for run in _RUN_OF_MARKS.findall(part))
-    ]
+    return [part for part in parts if re.search(r"\w", part) is None or has_run_of_marks(part)]
 
 
 def has_part(text: str, part: str) -> bool:
@@ -48,6 +44,11 @@ def has_part(text: str, part: str) -> bool:
             return True
         at = text.find(part, at + 1)
     return False
+
+
+def has_run_of_marks(text: str) -> bool:
+    """Whether a text has several marks together that are none of a sentence's."""
+    return any(not _USUAL.fullmatch(run) for run in _RUN_OF_MARKS.findall(text))
 
 
 def is_mark(character: str) -> bool:

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from kblam.knowledge.edges import RUNS_ON, cuts_syllable, goes_on, has_part, is_mark, marked_parts, places_of_marks
+from kblam.knowledge.edges import (
+    RUNS_ON,
+    cuts_syllable,
+    goes_on,
+    has_part,
+    has_run_of_marks,
+    is_mark,
+    marked_parts,
+    places_of_marks,
+)
 from kblam.knowledge.identifiers import forms
 
 
@@ -107,7 +116,7 @@ class _Phrase(NamedTuple):
     runs_before: bool  # whether a word may go on before it, and after it
     runs_after: bool
     marks: str  # at its end
-    parts: list[str]  # that are to be said to the letter
+    parts: list[str]  # that are to be said to the letter where marks are said at all
 
 
 @lru_cache(maxsize=4096)
@@ -147,20 +156,25 @@ def spans_of(text: str, phrase: str) -> Iterator[tuple[int, int]]:
             and (found[0].isascii() or _words_of(found[0]) == known.words)  # a mark between two belongs to the first
             and places.are_ends(start, end)  # a vowel of Hangul belongs to the syllable before it
             and not _is_glued(text, known.marks, places.of(start, end)[1])
-            and (not known.parts or _has_parts(folded, start, end, known.parts))
+            and (not known.parts or _has_parts(folded, start, end, known))
         )
         if is_whole:
             yield places.of(start, end)
         found = known.found.search(folded, end if is_whole else start + 1)
 
 
-def _has_parts(folded: str, start: int, end: int, parts: list[str]) -> bool:
-    """Whether characters [start, end) of a text, with the marks around them, have all these parts."""
+def _has_parts(folded: str, start: int, end: int, known: _Phrase) -> bool:
+    """Whether characters [start, end) of a text, with the marks around them, have the parts of a name.
+
+    "Path Traversal (Multiple Dot)" is said without its '....', and "Path Traversal: '....//'" is not.
+    """
     while start > 0 and not folded[start - 1].isalnum():
         start -= 1
     while end < len(folded) and not folded[end].isalnum():
         end += 1
-    return all(has_part(folded[start:end], part) for part in parts)
+    said = folded[start:end]
+    missing = [part for part in known.parts if not has_part(said, part)]
+    return not missing or not (has_run_of_marks(said) or any(part in known.marks for part in missing))
 
 
 def _is_glued(text: str, own: str, end: int) -> bool:

@@ -84,6 +84,7 @@ def test_names_of_the_same_words_are_told_by_their_marks(text: str, names: list[
 
 
 DOTS, DOWN, UP = "Path Traversal: '....//'", "Path Traversal: '/../dir'", "Path Traversal: '../dir'"
+DOT = "Path Traversal: '....' (Multiple Dot)"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,11 @@ DOTS, DOWN, UP = "Path Traversal: '....//'", "Path Traversal: '/../dir'", "Path 
         ("What is the status of Path Traversal?", [DOTS, "Path Traversal"], ["Path Traversal"]),
         (f"What is the status of {DOWN}?", [UP, DOWN], [DOWN]),
         (f"What is the status of {UP}?", [DOWN], []),
-        ("What is the status of path traversal dir?", [UP], []),
+        ("What is the status of path traversal dir?", [UP], [UP]),  # its words tell it from others
+        ("What is the status of path traversal ../dir?", [UP, DOWN], [UP]),
+        ("What is the status of Path Traversal (Multiple Dot)?", [DOT], [DOT]),
+        (f"What is the status of {DOT}?", [DOT], [DOT]),
+        ("What is the status of Path Traversal: '....//' (Multiple Dot)?", [DOT], []),
         ("Who owns tom obrien?", ["Tom O'Brien '++'"], []),
         ("Who plays in The 'B-52s' Band, and in mr and mrs smith?", ["the b-52s band"], ["the b-52s band"]),
         ("Who plays in Face Off?", ["'Face/Off'"], ["'Face/Off'"]),  # one mark alone is often left out
