@@ -155,7 +155,9 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
         dataclasses.replace(k, norm=k.norm.float())
     with pytest.raises(UnsupportedInputError, match="one device"):
         dataclasses.replace(k, key=k.key.to("meta"))
-    with pytest.raises(UnsupportedInputError, match=r"key_weight must be \(Hq, D, P\); got shape \(16, 24\)"):
+    with pytest.raises(
+        UnsupportedInputError, match=r"key_weight must be \(Hq, D, P\), P at least 1; got shape \(16, 24\)"
+    ):
         dataclasses.replace(k.projection, key_weight=k.projection.key_weight[0])
     with pytest.raises(UnsupportedInputError, match="key_bias must be"):
         dataclasses.replace(k.projection, key_bias=k.projection.key_bias[:, :3])
