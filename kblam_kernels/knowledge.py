@@ -78,7 +78,7 @@ class LatentProjection:
     """How one layer reads latents: key `norm * (key_weight e + key_bias)`, value `value_weight f + value_bias`.
 
     Args:
-        key_weight, value_weight: (Hq, D, P), P at least 1; the key's centred (`kblam_kernels.latent.absorb` does that).
+        key_weight, value_weight: (Hq, D, P), each at least 1; the key's centred (`latent.absorb` does it).
         key_bias, value_bias: (Hq, D).
 
     All of one dtype, the model's, and on one device.
@@ -95,8 +95,8 @@ class LatentProjection:
     def __post_init__(self) -> None:
         weight = self.key_weight
         tensors(key_weight=weight)
-        if weight.dim() != 3 or weight.shape[2] == 0:
-            refuse(f"key_weight must be (Hq, D, P), P at least 1; got shape {tuple(weight.shape)}")
+        if weight.dim() != 3 or 0 in weight.shape:
+            refuse(f"key_weight must be (Hq, D, P), each at least 1; got shape {tuple(weight.shape)}")
         expect("value_weight", self.value_weight, "Hq, D, P", weight.shape, weight.device, weight.dtype)
         for name in ("key_bias", "value_bias"):
             expect(name, getattr(self, name), "Hq, D", weight.shape[:2], weight.device, weight.dtype)

@@ -119,7 +119,8 @@ def kernel_layout(
     With `batch`, a range that the batch shares is repeated for each of its rows.
     """
     if bias is not None and bias.stride(1) not in (0, 1):
-        bias = bias.contiguous()
+        # `contiguous` would leave the strides of one without rows as they are.
+        bias = bias.clone(memory_format=torch.contiguous_format)
     if prompt_mask is not None and prompt_mask.stride(1) != 1:
         prompt_mask = prompt_mask.contiguous()
     if knowledge_range is not None:

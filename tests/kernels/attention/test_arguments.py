@@ -158,7 +158,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no projection": (lambda: LatentProjection(NOTHING, NOTHING, NOTHING, NOTHING), "key_weight must be a tensor"),
     "a projection of no width": (
         lambda: LatentProjection(*[torch.zeros(4, 8, 0), torch.zeros(4, 8)] * 2),
-        r"key_weight must be \(Hq, D, P\), P at least 1; got shape \(4, 8, 0\)",
+        r"key_weight must be \(Hq, D, P\), each at least 1; got shape \(4, 8, 0\)",
+    ),
+    "a projection of no head": (
+        lambda: LatentProjection(*[torch.zeros(0, 8, 16), torch.zeros(0, 8)] * 2),
+        r"key_weight must be \(Hq, D, P\), each at least 1; got shape \(0, 8, 16\)",
     ),
     "a projection of text": (
         lambda: LatentKnowledge(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3), TEXT),
@@ -317,3 +321,13 @@ def test_a_bias_of_no_tokens_may_have_any_strides(maker: Callable[..., Problem])
     bias = torch.zeros(0, 2).T
     for ours, theirs in zip(replace(problem, knowledge_bias=bias).run("cpu"), problem.run("cpu"), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("maker", [make, make_latent])
+def test_a_bias_of_no_rows_may_have_any_strides(maker: Callable[..., Problem]) -> None:
+    problem = maker(B=0, N=1, T=12, M=7, dtype=torch.float32)
+    bias = torch.zeros(7, 2)[:, 0].expand(0, 7)
+    output, lse = replace(problem, knowledge_bias=bias).run("cpu")
+    assert output.shape == problem.query.shape
+    assert lse.shape == problem.query.shape[:3]

@@ -156,7 +156,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UnsupportedInputError, match="one device"):
         dataclasses.replace(k, key=k.key.to("meta"))
     with pytest.raises(
-        UnsupportedInputError, match=r"key_weight must be \(Hq, D, P\), P at least 1; got shape \(16, 24\)"
+        UnsupportedInputError, match=r"key_weight must be \(Hq, D, P\), each at least 1; got shape \(16, 24\)"
     ):
         dataclasses.replace(k.projection, key_weight=k.projection.key_weight[0])
     with pytest.raises(UnsupportedInputError, match="key_bias must be"):
