@@ -30,7 +30,7 @@ _RUN_OF_MARKS = re.compile(r"[^\w\s]{2,}")
 
 def marked_parts(name: str) -> list[str]:
     """What a name has in quotes that marks tell from others: the "../a" of "Path: '../a'", the "..." of "It: '...'"."""
-    parts = [found[1] for found in _IN_QUOTES.finditer(name)] if any(one in name for one in QUOTES) else []
+    parts = _IN_QUOTES.findall(name)
     return [part for part in parts if re.search(r"\w", part) is None or has_run_of_marks(part)]
 
 

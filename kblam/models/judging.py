@@ -194,12 +194,14 @@ class Judge:
         said = {name: compared.said.said_in(question, name) for name in names}
         of_others = compared.said.said_in(question, "")  # what is said beside a name that is not said
         there = set(self._names.meant_in(question))
-        # A name inside a longer one is not meant: "Path Traversal" in "Relative Path Traversal".
-        inside = {name for name in names for other in names | there if len(other) > len(name) and says(other, name)}
-        meant = to_the_letter(
-            question,
-            (name for name in names if name in there or (name not in inside and not self._names.looks_for(name))),
-        )
+
+        def is_meant(name: str) -> bool:
+            if name in there or self._names.looks_for(name):
+                return name in there
+            # A name inside a longer one is not: "Path Traversal" in "Relative Path Traversal".
+            return not any(len(other) > len(name) and says(other, name) for other in names | there)
+
+        meant = to_the_letter(question, filter(is_meant, names))
         return [
             Signs(
                 mass=mass,
