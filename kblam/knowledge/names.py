@@ -12,7 +12,8 @@ from kblam.knowledge.anywhere import Anywhere, Said
 from kblam.knowledge.edges import QUOTES
 from kblam.knowledge.filler import FILLER
 from kblam.knowledge.listed import listed
-from kblam.knowledge.mention import is_by_words, says, words, words_at
+from kblam.knowledge.longer_names import LongerNames
+from kblam.knowledge.mention import is_by_words, says, spans_of, words, words_at
 from kblam.knowledge.spelling import (
     PLAIN,
     Typed,
@@ -55,6 +56,7 @@ class Names:
         self._known: dict[str, tuple[str, ...]] = {}  # the names of the same words
         self._otherwise: dict[str, tuple[str, ...]] = {}  # of those that are often typed otherwise
         self._anywhere = Anywhere()
+        self._longer = LongerNames(self._known)
         self._longest = 0
         self.add(names)
 
@@ -67,6 +69,8 @@ class Names:
             if is_none or len(said) > _LONGEST or name in self._known.get(key, ()):
                 continue
             self._anywhere.add(key, name, said)
+            if key not in self._known:
+                self._longer.add(key)
             _put(self._known, key, name)
             if said:
                 self._longest = max(self._longest, len(said))
@@ -89,6 +93,20 @@ class Names:
     def meant_in(self, text: str) -> list[str]:
         """The names that a text says, as they are written; none that is part of a longer one there."""
         return [name for one in self.said_in(text) for name in self._known[one] if _is_said(text, name)]
+
+    def only_in_longer(self, text: str, name: str, is_asked: IsProperty) -> bool:
+        """Whether a text says this name only with more behind it, as a longer name of its family (`LongerNames`).
+
+        Args:
+            is_asked: whether words are a property, in any case: "Acme Annual Revenue" is no longer name.
+        """
+
+        def begins(behind: str) -> bool:  # with a property, or "Kind regards"
+            said = words_at(behind)[:_LONGEST_PROPERTY]
+            first = next(_stock_phrases()._runs([word for word, _, _ in said]), None)
+            return (first is not None and first[0] == 0) or _begins_with_property(behind, said, is_asked)
+
+        return self._longer.are_said(text, spans_of(text, name), begins)
 
     def spans_in(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each name, where it is first said; of two that overlap the first."""

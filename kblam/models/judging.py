@@ -194,10 +194,11 @@ class Judge:
         said = {name: compared.said.said_in(question, name) for name in names}
         of_others = compared.said.said_in(question, "")  # what is said beside a name that is not said
         there = set(self._names.meant_in(question))
+        is_asked = either(self.is_property, self.adapter.config.background)
 
         def is_meant(name: str) -> bool:
             if name in there or self._names.looks_for(name):
-                return name in there
+                return name in there and not self._names.only_in_longer(question, name, is_asked)
             # A name inside a longer one is not: "Path Traversal" in "Relative Path Traversal".
             return not any(len(other) > len(name) and says(other, name) for other in names | there)
 

@@ -69,6 +69,14 @@ def test_a_name_inside_a_longer_one_that_attention_did_not_find() -> None:
     assert not judge.says_a_name("the path of a traversal")
 
 
+def test_a_name_is_not_said_where_the_question_goes_on_as_its_family_does() -> None:
+    encoder, asking = HashingEncoder(16), adapter(background=("capacity",))
+    judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["Acme", "Acme Motors"])
+    acme = ("Acme", "price", 0.5)
+    asked = ["What is the price of Acme Foods?", "What is the Acme Price?", "What is the Acme Capacity?", "Acme price"]
+    assert [one.name for (one,) in judge.signs([judged(text, acme) for text in asked])] == [0, 1, 1, 1]
+
+
 def test_a_name_that_a_question_says_without_meaning_it_is_not_said() -> None:
     encoder, asking = HashingEncoder(16), adapter()
     judge = Judge(asking, lambda texts: vectors(encoder, texts), ["price"], ["mind", "one", "Anvil"])
