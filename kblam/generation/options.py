@@ -24,12 +24,13 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from kblam.errors import GenerationError
 from kblam.generation.prompt import TOKENIZING
+from kblam.models import cache_name
 from kblam.models.generate_check import merged
 
 # `Session` gives these itself.
 _OWN = (
     *("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "max_length"),
-    *("past_key_values", "cache"),  # one of them, by the release of transformers
+    *cache_name.NAMES,
 )
 _FOLLOWED = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 # What decides how many sequences, passes and tokens a step has. What a release of transformers lacks is left out.

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from kblam.errors import GenerationError
+from kblam.models import cache_name
 from kblam.models.generate_kinds import ARGUMENTS, OPTIONS, Call, Kind
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _merge(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, 
     known = {"self", "tokenizer", "assistant_tokenizer", "trust_remote_code"}
     named = inspect.signature(type(model).generate).parameters.keys() | known
     others = {name: value for name, value in arguments.items() if name not in named}
-    config, unused = model._prepare_generation_config(chosen, **others)
+    config, unused = model._prepare_generation_config(chosen, **cache_name.as_taken(model, others))
     model._validate_model_kwargs(dict(unused))
     found: GenerationConfig = config
     return found

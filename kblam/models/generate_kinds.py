@@ -18,6 +18,8 @@ from torch.nn import Module
 from transformers import Cache, GenerationConfig, PreTrainedModel, QuantizedCache
 from transformers.generation import StopStringCriteria
 
+from kblam.models import cache_name
+
 _LONG = 2**63  # what torch counts with
 # Smaller ones make infinity of float32 scores.
 _COLDEST = 1e-30
@@ -285,7 +287,7 @@ ARGUMENTS: dict[str, Kind] = {
     # Not only transformers' own: a compiled one, or one that PEFT has wrapped, drafts too.
     "assistant_model": Kind("a model", lambda v, _: isinstance(v, Module) and callable(getattr(v, "generate", None))),
     "negative_prompt_ids": Kind("a tensor (B, N) of token ids", _tensor, _guided),
-    "past_key_values": Kind("a cache of transformers", lambda v, _: isinstance(v, Cache)),
+    **dict.fromkeys(cache_name.NAMES, Kind("a cache of transformers", lambda v, _: isinstance(v, Cache))),
     "position_ids": Kind("a tensor", _tensor),
     "attention_mask": Kind("a tensor", _tensor),
     "synced_gpus": Kind("left out where torch.distributed is not set up", lambda v, _: not v or is_initialized()),

@@ -303,6 +303,11 @@ def multiprocessors(tensor: Tensor) -> int:
     return MULTIPROCESSORS[target_arch(tensor)]
 
 
+def options(tile: Tile) -> dict[str, Any]:
+    """How Triton compiles a launch with a tile. A product and a sum are one fma, whatever a release does by itself."""
+    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
+
+
 def launch(
     kernel: Any, grid: tuple[int, ...], tile: Tile, on: Tensor, *, follows: bool = False, **arguments: Any
 ) -> None:
@@ -319,5 +324,5 @@ def launch(
     if 0 in grid:
         return  # neither knowledge nor a prompt: there is only a merge
     with torch.cuda.device(on.device) if on.device.type == "cuda" else contextlib.nullcontext():
-        options = {"launch_pdl": True} if follows else {}
-        kernel[grid](**one_by_one(arguments), num_warps=tile.num_warps, num_stages=tile.num_stages, **options)
+        chained = {"launch_pdl": True} if follows else {}
+        kernel[grid](**one_by_one(arguments), **options(tile), **chained)

@@ -74,6 +74,12 @@ def finite(maximum):
 
 
 @triton.jit
+def only_if(condition, mask):
+    """A mask where one condition holds, else nothing. The interpreter of Triton 3.9 takes no `mask & condition`."""
+    return tl.where(condition, mask, False)
+
+
+@triton.jit
 def is_visible(last, column, window):
     """Which prompt columns rows see up to their own, `last`; of both one has an axis of 1."""
     visible = column <= last

@@ -1,6 +1,6 @@
 """Prefill over dense knowledge on Hopper: warps that copy beside warps that multiply (Triton's Gluon).
 
-After FlashAttention-3 (arXiv 2407.08608). Written for the Gluon of Triton 3.6 and 3.7 (its tutorials on TMA, wgmma and
+After FlashAttention-3 (arXiv 2407.08608). Written for the Gluon of Triton 3.6 to 3.9 (its tutorials on TMA, wgmma and
 warp specialisation). `triton_forward` says which calls come here; it serves the others, and all where Gluon is not.
 """
 

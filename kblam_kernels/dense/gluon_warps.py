@@ -16,6 +16,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 
 from kblam_kernels.common.triton_parts import LN2
 
+# Its name from Triton 3.8 on.
+async_load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
 # Rows of one wgmma.
 GROUP_ROWS = gl.constexpr(64)
 
@@ -24,7 +26,7 @@ GROUP_ROWS = gl.constexpr(64)
 def copy_rows(rows, batch, head, start, buffer, full):
     """Copies the rows from `start` on of one head, (1, 1, rows, D), zeros past the end, to a buffer (rows, D)."""
     target = buffer.reshape(rows.block_type.shape)
-    tma.async_copy_global_to_shared(rows, [batch, head, start, 0], full, target)
+    async_load(rows, [batch, head, start, 0], full, target)
 
 
 @gluon.jit

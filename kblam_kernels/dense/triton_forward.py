@@ -189,7 +189,7 @@ def shown(call: DenseCall) -> DenseCall:
 # Of Hopper's own kernel: two of its row tiles. The shortest that was timed are 1,024.
 FEWEST_HOPPER_ROWS = 256
 # The releases of Triton whose Gluon it was written for; Gluon is experimental there.
-GLUON_RELEASES = ("3.6", "3.7")
+GLUON_RELEASES = ("3.6", "3.7", "3.8", "3.9")
 
 
 def is_for_hopper(call: DenseCall, arch: Arch) -> bool:

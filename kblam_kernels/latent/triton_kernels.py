@@ -18,6 +18,7 @@ from kblam_kernels.common.triton_parts import (
     finite,
     let_next_start,
     load_range,
+    only_if,
     product,
     rounded,
     unseen,
@@ -148,7 +149,7 @@ def _take_in_streamed(
         tile = load_tile(value.data + start, first, inside, value.row, width, 0, LATENT, TILE.BLOCK_M)
         pointers, mask = _sums_at(partial_rows, present, start, width, LATENT, TILE.TOKENS)
         # Before the first tile the scratch memory is unwritten and may hold NaN, so it is not read.
-        acc = tl.load(pointers, mask=mask & seen_before, other=0.0) * _of_rows(shrink, TILE.TOKENS)
+        acc = tl.load(pointers, mask=only_if(seen_before, mask), other=0.0) * _of_rows(shrink, TILE.TOKENS)
         tl.store(pointers, _add_values(acc, weights, tile, TILE.TOKENS), mask=mask)
     # Other threads of the program read these sums for the next tile.
     tl.debug_barrier()
@@ -291,5 +292,6 @@ def latent_decode_kernel(
             pointers, mask = _sums_at(partial_rows, seen, start, LATENT.WIDTH - start, VALUES, TOKENS)
             tl.store(pointers, acc[i], mask=mask)
     at = row.to(tl.int64) * cut.splits + place
-    tl.store(states.maximum + at, row_max, mask=present & (part == 0))
-    tl.store(states.total + at, row_sum, mask=present & (part == 0))
+    is_first = only_if(part == 0, present)
+    tl.store(states.maximum + at, row_max, mask=is_first)
+    tl.store(states.total + at, row_sum, mask=is_first)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kblam_kernels.common.launch import Launch, one_by_one, recording
+from kblam_kernels.common.launch import Launch, one_by_one, options, recording
 from kblam_kernels.common.tiles import SHARED_LIMIT
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def measure(case: Case) -> Resources:
     compiled = triton_compile(
         source_of(launch),
         target=GPUTarget("cuda", int(case.arch.removeprefix("sm_")), 32),
-        options={"num_warps": tile.num_warps, "num_stages": tile.num_stages},
+        options=options(tile),
     )
     usage, assembly = _disassemble(compiled.asm["cubin"])
     opcodes = _INSTRUCTION.findall(assembly)

@@ -78,10 +78,11 @@ def test_every_call_decodes_the_same_tokens() -> None:
     attachment = models.build(CONFIGS[TINY])
     seen: list[tuple[list[int], torch.Tensor]] = []
 
-    def forward(token: torch.Tensor, past_key_values: StaticCache) -> Any:
-        length = int(past_key_values.get_seq_length())
-        out = attachment.model(token, past_key_values=past_key_values)
-        seen.append(([length, int(past_key_values.get_seq_length())], out.logits.clone()))
+    def forward(token: torch.Tensor, **cached: StaticCache) -> Any:
+        (cache,) = cached.values()
+        length = int(cache.get_seq_length())
+        out = attachment.model(token, **cached)
+        seen.append(([length, int(cache.get_seq_length())], out.logits.clone()))
         return out
 
     decode = Decoding(attachment.model, forward, 20)

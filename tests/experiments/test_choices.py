@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -64,4 +65,4 @@ def test_the_figures_name_commit_machine_and_versions(tmp_path: Path, monkeypatc
         "model": "tiny", "adapter": "mine", "encoder": "hashing", "dtype": "float32", "seed": 4, "questions": 8,
     }  # fmt: skip
     assert (stored["commit"], stored["device"]) == (commit(), device_name(model.device))
-    assert stored["versions"]["torch"] == torch.__version__
+    assert stored["versions"]["torch"] == importlib.metadata.version("torch")

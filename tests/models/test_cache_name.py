@@ -37,3 +37,11 @@ def test_a_hook_finds_the_cache_by_either_name(name: str) -> None:
     assert cache_name.of_call({name: cache, "use_cache": True}) is cache
     assert cache_name.of_call({"past_key_values": None}) is None
     assert cache_name.of_call({}) is None
+
+
+def test_a_cache_by_its_older_name_is_taken_by_the_modules() -> None:
+    old, new = SimpleNamespace(), SimpleNamespace()
+    assert cache_name.as_taken(Older(), {"past_key_values": old, "top_k": 3}) == {"past_key_values": old, "top_k": 3}
+    assert cache_name.as_taken(Newer(), {"past_key_values": old, "top_k": 3}) == {"cache": old, "top_k": 3}
+    assert cache_name.as_taken(Newer(), {"past_key_values": old, "cache": new}) == {"cache": new}
+    assert cache_name.as_taken(Newer(), {"top_k": 3}) == {"top_k": 3}

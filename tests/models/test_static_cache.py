@@ -33,15 +33,16 @@ def knowledge_base() -> Iterator[KnowledgeBase]:
 
 
 class Inputs:
-    """A compiler that changes nothing and keeps the names of the tensors that a replay would copy first."""
+    """A compiler that changes nothing and keeps the tensors that a replay would copy first."""
 
     def __init__(self) -> None:
-        self.copied: list[str] = []
+        self.copied: list[Tensor] = []
 
     def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        for node in graph.graph.nodes:
-            if node.op == "placeholder" and node.meta["tensor_dict"].get("_dynamo_static_input_type") is None:
-                self.copied.append(node.name)
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        for place, node in enumerate(placeholders):
+            if node.meta["tensor_dict"].get("_dynamo_static_input_type") is None:
+                self.copied.append(inputs[place])
         return graph.forward
 
 
@@ -61,7 +62,8 @@ def test_a_replay_copies_the_token_alone(options: dict[str, Any], knowledge_base
         cache = StaticCache(config=tied.model.config, max_cache_len=20)
         tied.model(ids[:, :5], past_key_values=cache)
         compiled(ids[:, 5:6], past_key_values=cache)
-    assert inputs.copied == ["l_args_0_"]
+    assert [tuple(copied.shape) for copied in inputs.copied] == [(len(ids), 1)]
+    assert torch.equal(inputs.copied[0], ids[:, 5:6])
 
 
 @pytest.mark.parametrize("plan", ["latent", "dense"])

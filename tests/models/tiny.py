@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from kblam.adapter import AdapterConfig, KnowledgeAdapter, ProjectedKnowledge
+from kblam.models.cache_name import as_argument
 
 EMBEDDING_DIM = 16
 VOCABULARY = 64
@@ -133,7 +134,7 @@ def stepwise(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, cache: ob
         for size in sizes:
             end = start + size
             seen = None if mask is None else mask[:, :end]
-            out = model(ids[:, start:end], attention_mask=seen, past_key_values=cache, use_cache=True)
+            out = model(ids[:, start:end], attention_mask=seen, use_cache=True, **as_argument(model, cache))
             pieces.append(out.logits)
             start = end
     whole = torch.cat(pieces, 1)
