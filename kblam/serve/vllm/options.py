@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,6 +57,14 @@ _REFUSED = {
 _REFUSED_BEGINNINGS = {"ssl-": _HTTP, "h11-": _HTTP, "uvicorn-": _HTTP, "data-parallel": _REPLICAS, "dp-": _REPLICAS}
 
 
+def cli_args() -> Any:
+    """vLLM's module with the options of its server, where the release has it: from 0.33 on, and before."""
+    try:
+        return importlib.import_module("vllm.entrypoints.common.cli_args")
+    except ModuleNotFoundError:
+        return importlib.import_module("vllm.entrypoints.launchers.cli_args")
+
+
 def arguments(own: Mapping[str, Any], passed: Sequence[str]) -> Any:
     """vLLM's arguments: what this server sets, and what the user passes on.
 
@@ -66,7 +75,6 @@ def arguments(own: Mapping[str, Any], passed: Sequence[str]) -> Any:
     Raises:
         ServingError: an option is not passed on, or vLLM has none of that name, or not with that value.
     """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):
@@ -76,10 +84,11 @@ def arguments(own: Mapping[str, Any], passed: Sequence[str]) -> Any:
     words = [
         f"--{key}" if value is True else f"--{key}={_said(value)}" for key, value in own.items() if value is not None
     ]
-    parser = make_arg_parser(Parser(prog="kblam serve --vllm", allow_abbrev=False))
+    theirs = cli_args()
+    parser = theirs.make_arg_parser(Parser(prog="kblam serve --vllm", allow_abbrev=False))
     found = parser.parse_args([*words, *map(_word, passed)])
     try:
-        validate_parsed_serve_args(found)
+        theirs.validate_parsed_serve_args(found)
     except (TypeError, ValueError) as error:
         raise ServingError(f"vLLM does not take these options: {error}; see --vllm") from error
     return found

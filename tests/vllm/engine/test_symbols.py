@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 import kblam.serve.vllm
 import kblam.vllm
 from kblam.extras import requirements
-from kblam.serve.vllm import llm
+from kblam.serve.vllm import llm, options
 from kblam.vllm import attention, connector, scheduler, state, tracker
 from kblam.vllm.families import ARCHITECTURES
 
@@ -44,6 +46,22 @@ def test_what_is_imported_is_there(module: str, name: str) -> None:
         pytest.skip("FlashAttention is in builds for CUDA alone")
     found = importlib.import_module(module)
     assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}")
+
+
+def test_the_options_of_its_server_are_there() -> None:
+    assert callable(options.cli_args().make_arg_parser)
+    assert callable(options.cli_args().validate_parsed_serve_args)
+
+
+@pytest.mark.parametrize("folder", ["common", "launchers"])
+def test_its_options_are_found_in_either_folder(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in ("common", "launchers"):
+        monkeypatch.setitem(sys.modules, f"vllm.entrypoints.{one}.cli_args", None)
+    there = ModuleType("cli_args")
+    monkeypatch.setitem(sys.modules, f"vllm.entrypoints.{folder}.cli_args", there)
+    if folder == "common":
+        monkeypatch.setitem(sys.modules, "vllm.entrypoints.common", ModuleType("common"))
+    assert options.cli_args() is there
 
 
 @pytest.mark.parametrize(

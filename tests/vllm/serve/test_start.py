@@ -88,10 +88,9 @@ def test_a_vllm_that_does_not_start_is_told(bases: dict[str, Path], monkeypatch:
 
 
 def test_every_option_that_is_refused_is_one_of_vllm_s() -> None:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = make_arg_parser(FlexibleArgumentParser())
+    parser = options.cli_args().make_arg_parser(FlexibleArgumentParser())
     known = {word.lstrip("-") for action in parser._actions for word in action.option_strings} | {"model-tag"}
     assert not [name for name in options._REFUSED if name not in known]
     for beginning in options._REFUSED_BEGINNINGS:
