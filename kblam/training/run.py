@@ -156,6 +156,7 @@ class Trainer:
 
     def _train_retrieval(self, measured: Measured) -> None:
         config = self.config
+        self._go_on(1)
         initialise(self.adapter, measured, config.seed)
         if config.question_head is None or not config.retrieval_steps:
             return
@@ -206,6 +207,8 @@ class Trainer:
         prepared = self._replicated(learner)
         began, end = time.monotonic(), config.max_steps if stop_after is None else min(stop_after, config.max_steps)
         seen: list[dict[str, float]] = []
+        if start < end:
+            self._go_on(2, start)
         for step in range(start, end):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step, config.max_steps, config.warmup_steps, config.lr_scheduler_type)
@@ -341,6 +344,7 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)
+        self._go_on(3)
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
         found = self.calibration
         self.say(
@@ -378,6 +382,10 @@ class Trainer:
 
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
+
+    def _go_on(self, stage: int, after: int = 0) -> None:
+        if self._records is not None:
+            self._records.go_on(stage, after)
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._records is not None:
