@@ -52,22 +52,23 @@ class RunLog:
     def write(self, record: dict[str, Any]) -> None:
         """One more; it has its "stage", and a "step" where there are some."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._writer is not None and self._board is None:
-            self._board = self._opened(self._writer)
+        if self._board is None:
+            self._open()
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._show(record)
 
-    def _opened(self, writer: Any) -> Any:
-        """A new file of events, with what the log has. Older ones are hidden whole: the readers hide all from a step
-        on or nothing, whatever its stage.
+    def _open(self) -> None:
+        """A file for TensorBoard, where one is asked for, with what the log has. Older ones are hidden whole: its readers
+        hide all from a step on or nothing, whatever the stage.
         """
-        self._board = writer(str(self._folder), purge_step=0)
+        if self._writer is None:
+            return
+        self._board = self._writer(str(self._folder), purge_step=0)
         file = self._folder / LOG
         for line in file.read_bytes().splitlines() if file.exists() else ():
             if (record := _record(line)) is not None:
                 self._show(record)
-        return self._board
 
     def _show(self, record: dict[str, Any]) -> None:
         if self._board is None:

@@ -23,7 +23,7 @@ from kblam.errors import TrainingError
 from kblam.knowledge.encoders.checked import encoded
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
-from kblam.training.batches import AskedBatch, BatchBuilder
+from kblam.training.batches import MOST_OF_VALUE, AskedBatch, BatchBuilder, cut_values
 from kblam.training.calibrate import Calibration
 from kblam.training.calibration_run import calibrated
 from kblam.training.checkpoints import (
@@ -87,6 +87,7 @@ class Trainer:
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.rows = per_step * self.accelerator.num_processes
         self._check_parts()
+        self._tell_cut_values()
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
         self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
         self.began = time.monotonic()
@@ -105,6 +106,17 @@ class Trainer:
                 f"stage 2 asks about {found} entities in {passes * processes} forward passes a step "
                 f"({setting('gradient_accumulation_steps')} {passes}, processes {processes}): give more triples or "
                 f"{setting('train_entities')}, or fewer of these"
+            )
+
+    def _tell_cut_values(self) -> None:
+        """Where a pointer copies the values, nothing is lost by that."""
+        if self.config.pointer or not self.config.max_steps:
+            return
+        if cut := cut_values(self.material.train, self.material.texts):
+            self.say(
+                f"of {len(self.material.train):,} values {len(cut):,} have more than {MOST_OF_VALUE} tokens (the "
+                f"longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so without "
+                f"a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
             )
 
     @property
