@@ -59,8 +59,9 @@ class RunLog:
         self._show(record)
 
     def _open(self) -> None:
-        """A file for TensorBoard, where one is asked for, with what the log has. Older ones are hidden whole: its readers
-        hide all from a step on or nothing, whatever the stage.
+        """A file for TensorBoard, where one is asked for, with what the log has.
+
+        Older ones are hidden whole: its readers hide all from a step on or nothing, whatever the stage.
         """
         if self._writer is None:
             return

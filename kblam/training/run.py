@@ -115,8 +115,8 @@ class Trainer:
         if cut := cut_values(self.material.train, self.material.texts):
             self.say(
                 f"of {len(self.material.train):,} values {len(cut):,} have more than {MOST_OF_VALUE} tokens (the "
-                f"longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so without "
-                f"a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
+                f"longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so "
+                f"without a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
             )
 
     @property
