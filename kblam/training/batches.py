@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kblam.adapter.sentences import answer_sentence
+from kblam.adapter.sentences import Fact, answer_sentence
 from kblam.data.batch import IGNORE, Batch
 from kblam.data.phrasing import general_questions, pair_question, question
 from kblam.models.prompt import answer_ids, prompt_ids
@@ -27,7 +27,7 @@ from kblam.training.vectors import Vectors
 FIRST, COPIED = 3.0, 0.1
 # An answer ends within a value with more tokens than this: what follows is copied or said in the same way, and one row
 # would make all rows of the batch as long.
-_MOST_OF_VALUE = 64
+MOST_OF_VALUE = 64
 # Of the unanswerable rows: the property is missing, the entity is, or the question is about nothing that can be known.
 _NO_PROPERTY, _NO_ENTITY = 0.7, 0.2
 _PAIRS = 0.1
@@ -224,17 +224,10 @@ class BatchBuilder:
             answer = [*answer_ids(texts.refusal, texts.tokenizer)[0], texts.end_id]
             return prompt, answer, [FIRST, *(1 / len(answer) for _ in answer[1:])], []
         facts = [(*self.facts.identities[base[column]], self.facts.values[base[column]]) for column in row.facts]
-        sentence = answer_sentence(texts.answer, facts)
-        ids, offsets = answer_ids(sentence.text, texts.tokenizer)
-        values = [
-            (
-                row.facts[span.fact],
-                [at for at, (left, right) in enumerate(offsets) if left < span.end and right > span.start],
-            )
-            for span in sentence.spans
-            if span.field == "value"
-        ]
-        stops = [places[0] + _MOST_OF_VALUE for _, places in values if len(places) > _MOST_OF_VALUE]
+        ids, said = _answer(texts, facts)
+        values = list(zip(row.facts, said, strict=True))
+        stops = [places[0] + MOST_OF_VALUE for _, places in values if len(places) > MOST_OF_VALUE]
+        # Nor has a cut answer an end token: it would teach to end in the middle of a value.
         answer = ids[: min(stops)] if stops else [*ids, texts.end_id]
         weights, spots = [1 / len(answer)] * len(answer), [(0, row.facts[0])]
         for column, places in values:
@@ -245,3 +238,24 @@ class BatchBuilder:
                 spots += [(inside[0], column), (inside[len(inside) // 2], column)]
         weights[0] = FIRST
         return prompt, answer, weights, spots
+
+
+def cut_values(facts: Facts, texts: Texts) -> list[int]:
+    """Of each value that an answer ends within, how many tokens it has."""
+    found = []
+    for (name, prop), value in zip(facts.identities, facts.values, strict=True):
+        if len(value.encode("utf-8", "surrogatepass")) >= MOST_OF_VALUE:  # no token stands for less than a byte
+            _, (places,) = _answer(texts, [(name, prop, value)])
+            found += [len(places)] if len(places) > MOST_OF_VALUE else []
+    return found
+
+
+def _answer(texts: Texts, facts: Sequence[Fact]) -> tuple[list[int], list[list[int]]]:
+    """An answer's tokens without the end, and of each fact those that its value is in."""
+    sentence = answer_sentence(texts.answer, facts)
+    ids, offsets = answer_ids(sentence.text, texts.tokenizer)
+    return ids, [
+        [at for at, (left, right) in enumerate(offsets) if left < span.end and right > span.start]
+        for span in sorted(sentence.spans, key=lambda span: span.fact)
+        if span.field == "value"
+    ]

@@ -23,7 +23,7 @@ from kblam.errors import TrainingError
 from kblam.knowledge.encoders.checked import encoded
 from kblam.models import attach, detach
 from kblam.models.prompt import prompt_ids
-from kblam.training.batches import AskedBatch, BatchBuilder
+from kblam.training.batches import MOST_OF_VALUE, AskedBatch, BatchBuilder, cut_values
 from kblam.training.calibrate import Calibration
 from kblam.training.calibration_run import calibrated
 from kblam.training.checkpoints import (
@@ -87,6 +87,7 @@ class Trainer:
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.rows = per_step * self.accelerator.num_processes
         self._check_parts()
+        self._tell_cut_values()
         self.builder = self._builder(material.train, config.unanswerable, config.seed)
         self.checker = self._builder(material.checks, config.unanswerable, config.seed + 1)
         self.began = time.monotonic()
@@ -105,6 +106,17 @@ class Trainer:
                 f"stage 2 asks about {found} entities in {passes * processes} forward passes a step "
                 f"({setting('gradient_accumulation_steps')} {passes}, processes {processes}): give more triples or "
                 f"{setting('train_entities')}, or fewer of these"
+            )
+
+    def _tell_cut_values(self) -> None:
+        """Where a pointer copies the values, nothing is lost by that."""
+        if self.config.pointer or not self.config.max_steps:
+            return
+        if cut := cut_values(self.material.train, self.material.texts):
+            self.say(
+                f"of {len(self.material.train):,} values {len(cut):,} have more than {MOST_OF_VALUE} tokens (the "
+                f"longest {max(cut):,}): of such a one stage 2 teaches the first {MOST_OF_VALUE} and no end, so "
+                f"without a pointer it will not be said whole; give shorter values, or leave {setting('pointer')} true"
             )
 
     @property
@@ -156,6 +168,7 @@ class Trainer:
 
     def _train_retrieval(self, measured: Measured) -> None:
         config = self.config
+        self._go_on(1)
         initialise(self.adapter, measured, config.seed)
         if config.question_head is None or not config.retrieval_steps:
             return
@@ -206,6 +219,8 @@ class Trainer:
         prepared = self._replicated(learner)
         began, end = time.monotonic(), config.max_steps if stop_after is None else min(stop_after, config.max_steps)
         seen: list[dict[str, float]] = []
+        if start < end:
+            self._go_on(2, start)
         for step in range(start, end):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step, config.max_steps, config.warmup_steps, config.lr_scheduler_type)
@@ -341,6 +356,7 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             adapter.save_pretrained(self.output)
+        self._go_on(3)
         self._log({"stage": 3, **dataclasses.asdict(self.calibration), "seconds": time.monotonic() - self.began})
         found = self.calibration
         self.say(
@@ -378,6 +394,10 @@ class Trainer:
 
     def _prompt(self, question: str) -> list[int]:
         return prompt_ids(self.material.texts.prompt, question, self.material.texts.tokenizer)
+
+    def _go_on(self, stage: int, after: int = 0) -> None:
+        if self._records is not None:
+            self._records.go_on(stage, after)
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._records is not None:

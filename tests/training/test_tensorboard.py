@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +36,8 @@ def test_figures_go_to_tensorboard(prepared: Prepare, tmp_path: Path, monkeypatc
     written: list[tuple[str, int]] = []
 
     class Board:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path)
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert (folder, purge_step) == (str(tmp_path), 0)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, step))
@@ -56,12 +57,18 @@ def test_event_files_can_be_read(prepared: Prepare, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; pip install 'kblam-kernels[train]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer_of(prepared, tmp_path).fit()
+    trainer_of(prepared, tmp_path).fit(stop_after=2)
+    # The next part does steps 1 and 2 again: they were done before there was a checkpoint.
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    trainer_of(prepared, tmp_path).fit(resume=True)
+    assert len(list(tmp_path.glob("events.*"))) == 2
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    read = {event.step: event.value for event in events.Scalars("stage 2/loss")}
+    found = events.Scalars("stage 2/loss")
+    read = {event.step: event.value for event in found}
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     logged = {line["step"]: line["loss"] for line in lines if line["stage"] == 2 and "loss" in line}
     assert read == pytest.approx(logged)
-    assert len(read) == 6
+    assert len(found) == len(read) == 6
+    assert [event.step for event in events.Scalars("stage 1/retrieval")] == [6], "of the first part"
     assert [event.step for event in events.Scalars("stage 2/held_out/top1")] == [3, 6]
