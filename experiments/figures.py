@@ -32,7 +32,7 @@ ANSWERS = (
     ("1,000, phrasings never trained on", "smollm2-unseen", "unseen"),
     ("chemical elements, 2,335 triples", "smollm2-real", "real", "elements"),
     ("airports, 3,907 triples", "smollm2-airports-compounds", "real", "airports"),
-    ("software weaknesses, 3,838 triples", "smollm2-real", "real", "weaknesses"),
+    ("software weaknesses, 3,838 triples", "smollm2-weaknesses", "real", "weaknesses"),
     ("chemical compounds, 4,102 triples", "smollm2-airports-compounds", "real", "compounds"),
     ("WordNet, 4,503 triples", "smollm2-real", "real", "wordnet"),
 )
