@@ -164,7 +164,9 @@ class Attachment:
                 one for each batch row, which the knowledge base's encoder encodes. Each is one text as `ask` takes it:
                 the last user turn, without a chat template. Or their float32 (B, P) or (1, P) sentence vectors.
 
-        With beam search or several return sequences, per-row values are repeated for the rows that `generate` adds.
+        Values with a row for each batch row have as many as the batch, or one for all. With beam search or several
+        return sequences they have a row for each row of the prompt, and are repeated for those that the model's
+        `generate` makes of it. A forward pass, and a loop of your own, get values for every row.
 
         Raises:
             KnowledgeError: if the knowledge, bias, range or question does not fit the model, or the model is detached.
