@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import sys
 from collections.abc import Sequence
+
+from kblam_kernels import interrupts
 
 # Command: module with a `main(arguments) -> int | None`, and what it does.
 COMMANDS = {
@@ -35,22 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def process() -> int:
-    """The exit status of this process: 130 after Ctrl-C, 1 where nobody reads on, without a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale lacks
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        status = main()
-        if sys.stdout is not None:  # else it is closed
-            sys.stdout.flush()
-    except KeyboardInterrupt:  # a build takes a minute
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it ends
-        return 1
-    return status
+    """The exit status of this process."""
+    return interrupts.status_of(main)
 
 
 if __name__ == "__main__":
-    sys.exit(process())
+    interrupts.leave(main)

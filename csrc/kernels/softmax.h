@@ -10,8 +10,9 @@
 
 namespace kblam::KBLAM_ISA {
 
-// Stands in for the maximum of a row that has seen nothing: e^(-inf - LOWEST) is 0, where -inf less itself were NaN.
-constexpr float LOWEST = -3.4e38f;
+// Stands in for the maximum of a row that has seen nothing: e^(-inf - LOWEST) is 0, where -inf less itself were NaN. A
+// score below it counts as -inf, on every backend (`common/softmax.py`): LOWEST / ln 2 is the least that float32 holds.
+constexpr float LOWEST = -2.3586e38f;
 
 constexpr float LOG2_E = 1.44269504f;
 

@@ -13,6 +13,7 @@ from transformers import LogitsProcessor
 from kblam.errors import GenerationError
 from kblam.generation.words import Found, Words
 from kblam.knowledge import Triple
+from kblam.models import calls
 from kblam.models.judging import CANDIDATES, CANDIDATES_NAMED
 from kblam.models.resident import ResidentKnowledge
 from kblam_kernels import evidence
@@ -169,11 +170,12 @@ def rows_of_each(questions: int, rows: int) -> int:
     """How many rows of a batch each question has: `generate` makes several for beams.
 
     Raises:
-        GenerationError: they are not shared out evenly.
+        GenerationError: the batch is not what `generate` makes of so many questions.
     """
-    if not questions or rows % questions:
+    each = calls.rows_of_each(questions, rows, calls.each_now())
+    if each is None:
         raise GenerationError(f"the pointer has {questions} questions and the batch {rows} rows; give one a row")
-    return rows // questions
+    return each
 
 
 def _read(masses: Sequence[Tensor], places: Sequence[Tensor]) -> list[_OfRows]:

@@ -49,6 +49,9 @@ from kblam_kernels.plan import check_pin
 
 # Guards the default of every attachment. It is global because a lock cannot be copied with a model.
 _DEFAULTS = threading.Lock()
+# Held while an adapter is attached or taken off, by one thread at a time: another one would find half of an attachment,
+# or put a second one beside it. Of all models, which may share a decoder; reentrant, since the proof runs the model.
+_ATTACHING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,9 @@ class Attachment:
                 one for each batch row, which the knowledge base's encoder encodes. Each is one text as `ask` takes it:
                 the last user turn, without a chat template. Or their float32 (B, P) or (1, P) sentence vectors.
 
-        With beam search or several return sequences, per-row values are repeated for the rows that `generate` adds.
+        Values with a row for each batch row have as many as the batch, or one for all. With beam search or several
+        return sequences they have a row for each row of the prompt, and are repeated for those that the model's
+        `generate` makes of it. A forward pass, and a loop of your own, get values for every row.
 
         Raises:
             KnowledgeError: if the knowledge, bias, range or question does not fit the model, or the model is detached.
@@ -335,8 +340,9 @@ def attach(
 ) -> Attachment:
     """Attaches an adapter to a causal language model.
 
-    Idempotent: the same adapter again returns the same attachment; another one replaces it. The adapter moves to
-    the model's device, its query heads to the model's dtype (the projections keep theirs).
+    Idempotent: the same adapter again returns the same attachment; another one replaces it. Threads that attach or
+    detach take turns. The adapter moves to the model's device, its query heads to the model's dtype (the projections
+    keep theirs).
 
     Args:
         model: any causal LM whose attention goes through the transformers attention registry.
@@ -367,14 +373,19 @@ def attach(
     """
     model = a_model(model)
     check_adapter(adapter)
-    current = attachment_of(model)
     options = Options(backend, plan, storage, query_storage, int8_products, trainable)
+    with _ATTACHING:
+        return _attached(model, adapter, options)
+
+
+def _attached(model: PreTrainedModel, adapter: KnowledgeAdapter, options: Options) -> Attachment:
+    current = attachment_of(model)
     if current is not None and (current.adapter, current.options) == (adapter, options):
         return current
-    check_switches(int8_products=int8_products, trainable=trainable)
-    check_storage(storage)
-    check_query_storage(query_storage, adapter, trainable=trainable)
-    check_pin(plan)
+    check_switches(int8_products=options.int8_products, trainable=options.trainable)
+    check_storage(options.storage)
+    check_query_storage(options.query_storage, adapter, trainable=options.trainable)
+    check_pin(options.plan)
     check_loaded(adapter)
     family_of(model)
     check_fit(model, adapter.config, len(attention_modules(model)))
@@ -399,9 +410,10 @@ def attach(
 
 def detach(model: PreTrainedModel) -> PreTrainedModel:
     """Undoes `attach`: removes hooks, restores the model's attention. A model with nothing attached is left alone."""
-    current = attachment_of(model)
-    if current is not None:
-        current._remove()
+    with _ATTACHING:
+        current = attachment_of(model)
+        if current is not None:
+            current._remove()
     return model
 
 

@@ -39,6 +39,7 @@ class KnowledgeCall:
         bias, knowledge_range, question: as `Attachment.using` takes them.
         observer: called after the attention of the evidence layer.
         probe: called before every attention of the model, with what it is asked for, see `proof.py`.
+        each: how many rows of a batch belong to each row of bias, range, question and knowledge, see `rows_of_each`.
     """
 
     source: KnowledgeSource
@@ -47,6 +48,7 @@ class KnowledgeCall:
     question: Tensor | None = None
     observer: Observer | None = None
     probe: Callable[..., None] | None = None
+    each: int | None = 1
     # By thread and layer: the last knowledge, and its attention from the second use on. Threads may share a call.
     _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
     # By layer: what the question adds to its queries, computed at the first step and used at every other.
@@ -105,6 +107,7 @@ class Scope:
         is_default: whether the attachment's default applies.
         observer: the block's observer.
         outer: the block around it.
+        each: how many rows of a batch `generate` makes of each, where this is a call of it; None where nobody knows.
 
     Attributes:
         key: of the block, whatever is around it.
@@ -117,6 +120,7 @@ class Scope:
     is_default: bool
     observer: Observer | None
     outer: Scope | None
+    each: int | None = 1
     key: object = field(default_factory=object)
     has_ended: list[bool] = field(default_factory=lambda: [False])
 
@@ -140,9 +144,32 @@ def call_of(owner: Attachment, default: KnowledgeCall | None) -> KnowledgeCall |
             "wait within it for the tasks that it starts"
         )
     call = default if scope.is_default else scope.call
-    if call is None or call.observer is scope.observer:
+    if call is None or (call.observer is scope.observer and call.each == scope.each):
         return call
-    return replace(call, observer=scope.observer)
+    return replace(call, observer=scope.observer, each=scope.each)
+
+
+def rows_of_each(given: int, batch: int, each: int | None) -> int | None:
+    """How many rows of a batch belong to each that the caller gave; None where the two do not fit.
+
+    One is for all. Otherwise a batch that is larger has to be larger because `generate` repeats its rows, or it would
+    be shared out by guess.
+
+    Args:
+        each: how many `generate` makes of each row of its prompt, 1 outside of one; None where nobody knows: what it
+            runs is code of the caller's.
+    """
+    if given == 1:
+        return batch
+    if each is None:
+        return batch // given if given and batch % given == 0 else None
+    return each if given * each == batch else None
+
+
+def each_now() -> int | None:
+    """`each` of the innermost block of this thread or task, whichever attachment it is about."""
+    scope: Scope | None = current.scope
+    return 1 if scope is None else scope.each
 
 
 @contextmanager
@@ -158,8 +185,22 @@ def knowing(owner: Attachment, call: KnowledgeCall | None) -> Iterator[None]:
 def observing(owner: Attachment, observer: Observer) -> Iterator[None]:
     """A block with an observer; its knowledge is that of the block around it."""
     around = innermost(owner)
-    call, is_default = (None, True) if around is None else (around.call, around.is_default)
-    with _entered(Scope(owner, call, is_default, observer, SCOPES.get())):
+    call, is_default, each = (None, True, 1) if around is None else (around.call, around.is_default, around.each)
+    with _entered(Scope(owner, call, is_default, observer, SCOPES.get(), each)):
+        yield
+
+
+@contextmanager
+def generating(owner: Attachment, each: int | None) -> Iterator[None]:
+    """A call of `generate` with knowledge in force, which makes `each` rows of every row of its prompt."""
+    around = innermost(owner)
+    if each == (1 if around is None else around.each):  # nothing that a forward pass has to be told
+        yield
+        return
+    call, is_default, observer = (
+        (None, True, None) if around is None else (around.call, around.is_default, around.observer)
+    )
+    with _entered(Scope(owner, call, is_default, observer, SCOPES.get(), each)):
         yield
 
 

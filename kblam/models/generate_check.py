@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from kblam.errors import GenerationError
-from kblam.models import cache_name
+from kblam.models import cache_name, calls
 from kblam.models.generate_kinds import ARGUMENTS, OPTIONS, Call, Kind
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def check_mode(model: Any, config: GenerationConfig, arguments: Mapping[str, Any
 
 
 class CheckedGenerate:
-    """`generate` of an attached model: with knowledge in force its options are checked first.
+    """`generate` of an attached model: with knowledge in force its options are checked first, and rows counted.
 
     Without knowledge it is transformers' own, whatever it is given. A class of this module, not a closure, so that a
     model with it can be copied and pickled.
@@ -98,10 +98,14 @@ class CheckedGenerate:
         if self.attachment.call is not None:
             bound = inspect.signature(own).bind_partial(*args, **kwargs).arguments
             given = {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
-            # A function of the caller's has options of its own, and what drafts for another call is part of that.
-            drafts = getattr(given.get("generation_config"), "is_assistant", None)
-            if given.get("custom_generate") is None and not drafts:
-                check_mode(model, merged(model, given), given)
+            # What drafts for another call is part of that. A function of the caller's has options of its own.
+            if not getattr(given.get("generation_config"), "is_assistant", None):
+                each = None
+                if given.get("custom_generate") is None:
+                    check_mode(model, config := merged(model, given), given)
+                    each = _each_of(config, given)
+                with calls.generating(self.attachment, each):
+                    return own(*args, **kwargs)
         return own(*args, **kwargs)
 
 
@@ -130,6 +134,13 @@ CHECKED: dict[str, type[CheckedGenerate | CheckedBatching]] = {
     "generate": CheckedGenerate,
     "init_continuous_batching": CheckedBatching,
 }
+
+
+def _each_of(config: GenerationConfig, arguments: Mapping[str, Any]) -> int | None:
+    """How many rows of a batch `generate` makes of each row of its prompt; None where code from the hub does it."""
+    if config.get_generation_mode(arguments.get("assistant_model")) in _ON_THE_HUB:
+        return None
+    return max(config.num_beams or 1, config.num_return_sequences or 1)
 
 
 def _merge(model: Any, chosen: GenerationConfig | None, arguments: Mapping[str, Any]) -> GenerationConfig:

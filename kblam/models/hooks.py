@@ -18,7 +18,7 @@ from kblam.adapter import AdapterConfig
 from kblam.errors import KnowledgeError
 from kblam.models import cache_name
 from kblam.models.attention import LayerKnowledge, QueryHead
-from kblam.models.calls import KnowledgeCall, Observer
+from kblam.models.calls import KnowledgeCall, Observer, rows_of_each
 from kblam.models.masks import flags_given, is_flags
 from kblam.models.switch import IMPLEMENTATION
 from kblam_kernels import DenseKnowledge, LatentKnowledge, RectangularAttention
@@ -92,7 +92,7 @@ class LayerHook:
         knowledge = call.source.layer(self.layer, new_tokens=new_tokens)
         top_k = config.top_k if config.top_k is not None and config.top_k < knowledge.num_tokens else None
         return LayerKnowledge(
-            attend=call.attention(self.layer, _repeat_knowledge(knowledge, batch), self._attention_over),
+            attend=call.attention(self.layer, _repeat_knowledge(call, knowledge, batch), self._attention_over),
             query=self._query(call, module, hidden_states, knowledge),
             bias=_total_bias(call, config, top_k, batch, knowledge.num_tokens),
             knowledge_range=_total_range(call, batch),
@@ -126,7 +126,7 @@ class LayerHook:
             return QueryHead(hidden_states, head.weight)
         part = call.question_part(adapter, self.layer, may_change=self.attachment.options.trainable)
         if part is not None:
-            part = _repeat_rows("question", part, hidden_states.shape[0])
+            part = _repeat_rows(call, "question", part, hidden_states.shape[0])
         return adapter.knowledge_query(
             self.layer, hidden_states, part, small, norm=None if norm is None else getattr(module, norm)
         )
@@ -145,23 +145,26 @@ def remove_hooks(module: nn.Module, attachment: Attachment) -> None:
             module._forward_pre_hooks_with_kwargs.pop(name, None)
 
 
-def _repeat_rows(name: str, tensor: Tensor, batch: int) -> Tensor:
+def _repeat_rows(call: KnowledgeCall, name: str, tensor: Tensor, batch: int) -> Tensor:
     """Row b of B becomes rows b * n .. b * n + n - 1 of `batch` = B * n: how `generate` expands for beams."""
     rows = tensor.shape[0]
-    if rows == batch:
-        return tensor
-    if batch % rows:
-        raise KnowledgeError(f"{name} has {rows} rows and the batch {batch}; give one per batch row")
-    return tensor.repeat_interleave(batch // rows, dim=0)
+    each = rows_of_each(rows, batch, call.each)
+    if each is None:
+        of_prompt = f", {call.each} for each row of generate's prompt" if call.each not in (1, None) else ""
+        row = "row of the prompt" if of_prompt else "batch row"
+        raise KnowledgeError(f"{name} has {rows} rows and the batch {batch}{of_prompt}; give one per {row}")
+    return tensor if each == 1 else tensor.repeat_interleave(each, dim=0)
 
 
-def _repeat_knowledge(knowledge: DenseKnowledge | LatentKnowledge, batch: int) -> DenseKnowledge | LatentKnowledge:
-    if isinstance(knowledge, LatentKnowledge) or knowledge.is_shared or knowledge.key.shape[0] == batch:
+def _repeat_knowledge(
+    call: KnowledgeCall, knowledge: DenseKnowledge | LatentKnowledge, batch: int
+) -> DenseKnowledge | LatentKnowledge:
+    if isinstance(knowledge, LatentKnowledge) or knowledge.is_shared:
         return knowledge
-    return DenseKnowledge(
-        _repeat_rows("per-row knowledge", knowledge.key, batch),
-        _repeat_rows("per-row knowledge", knowledge.value, batch),
-    )
+    key = _repeat_rows(call, "per-row knowledge", knowledge.key, batch)
+    if key is knowledge.key:
+        return knowledge
+    return DenseKnowledge(key, _repeat_rows(call, "per-row knowledge", knowledge.value, batch))
 
 
 def _total_bias(
@@ -170,7 +173,7 @@ def _total_bias(
     """The caller's bias plus log C - log M, which upstream applies only with a separate query head."""
     bias = call.bias
     if isinstance(bias, Tensor) and bias.dim() == 2:
-        bias = _repeat_rows("bias", bias, batch)
+        bias = _repeat_rows(call, "bias", bias, batch)
     if isinstance(bias, Tensor) and bias.dim() > 0 and bias.shape[-1] < num_tokens:
         # An over-allocated source has rows past its triples.
         bias = F.pad(bias, (0, num_tokens - bias.shape[-1]))
@@ -189,5 +192,5 @@ def _total_range(call: KnowledgeCall, batch: int) -> Tensor | None:
     filled = call.source.filled
     if call.knowledge_range is None:
         return filled if filled is None or batch == 1 else filled.expand(batch, 2)
-    ranges = _repeat_rows("knowledge_range", call.knowledge_range, batch)
+    ranges = _repeat_rows(call, "knowledge_range", call.knowledge_range, batch)
     return ranges if filled is None else torch.minimum(ranges, filled[:, 1:])

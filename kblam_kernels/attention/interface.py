@@ -89,8 +89,9 @@ def rectangular_attention(
             None and M = 0 give plain attention.
         knowledge_query: (B, Hq, N, D), never rotated; None uses `query`.
         scale: factor of all scores; None means D ** -0.5.
-        knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M). -inf hides a token,
-            whose numbers must be finite all the same.
+        knowledge_bias: added to the knowledge scores: a number, or float32 (), (M,) or (B, M), of at most 2e38. -inf
+            hides a token, whose numbers must be finite all the same; so does all below -2.36e38, such as
+            `torch.finfo(torch.float32).min`.
         prompt_mask: bool (B, T), False hides a prompt column (padding anywhere), which may hold NaN; None shows all.
         window: sliding-window size in tokens, counting the query's own; None is unlimited. Knowledge has no window.
         knowledge_range: int32 (B, 2), the [start, end) of M that each row sees, and no other is read; None is (0, M).

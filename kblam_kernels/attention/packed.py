@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kblam_kernels.attention.interface import call_of
 from kblam_kernels.common.call import AttentionCall
-from kblam_kernels.common.checks import check_range
+from kblam_kernels.common.checks import check_computed, check_range
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.launch import multiprocessors
 from kblam_kernels.common.op import Op
@@ -168,7 +168,7 @@ def check_rows(rows: Tensor, name: str) -> Tensor:
 
 def check_packed(query: Tensor, query_start_loc: Tensor, name: str = "knowledge_query") -> None:
     """Packed rows and where those of each request begin."""
-    check_rows(query, name)
+    check_computed(name, check_rows(query, name))
     tensors(query_start_loc=query_start_loc)
     starts = query_start_loc
     if starts.dim() != 1 or len(starts) == 0 or starts.dtype != torch.int32 or starts.device != query.device:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from kblam_kernels.common.checks import check_alike
+from kblam_kernels.common.checks import check_alike, check_computed
 from kblam_kernels.common.softmax import empty_output
 from kblam_kernels.errors import refuse
 
@@ -264,8 +264,7 @@ class AttentionCall(Call):
             UnsupportedInputError: the message names the value.
         """
         check_alike({"key": self.key, "value": self.value, "knowledge_query": self.knowledge_query}, self.query)
-        if not self.query.dtype.is_floating_point:
-            refuse(f"query must be a floating-point tensor; got {self.query.dtype}")
+        check_computed("query", self.query)
         if self.knowledge_query.shape != self.query.shape:
             refuse(
                 f"knowledge_query must have the shape of query {tuple(self.query.shape)}; "

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from kblam_kernels.errors import expect, number, refuse, tensors
 
+# What attention is computed of. Results in a narrower one would be overflow and rounding more than attention.
+COMPUTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # What a weight may be: flags say which rows count.
 WEIGHTS = (
-    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *COMPUTED,
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 )
 
@@ -32,6 +34,15 @@ def check_prompt(query: Tensor, key: Tensor, value: Tensor, *, is_alone: bool = 
         refuse(f"query heads must be a multiple of key heads; got {Hq} and {key.shape[1]}")
     if not is_alone:
         check_new_tokens(N, key)
+
+
+def check_computed(name: str, rows: Tensor, shape: str = "") -> None:
+    """Queries are of a dtype that attention is computed of."""
+    if rows.dtype not in COMPUTED:
+        refuse(
+            f"{name} must be a floating-point tensor{shape}: float32, float16, bfloat16 or float64; got {rows.dtype} "
+            f"{tuple(rows.shape)}"
+        )
 
 
 def check_new_tokens(N: int, key: Tensor) -> None:

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from kblam_kernels.common import memory
 
+# A score below it counts as -inf, on every backend: kernels that keep scores times log2(e) hold nothing less. So the
+# least number of float32, which masks of transformers have in place of -inf, hides a token as -inf does.
+LOWEST = -2.3586e38
+
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """float64 for float64 input, float32 for everything else."""
@@ -28,6 +32,11 @@ def in_model_layout(output: Tensor) -> Tensor:
     return output.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def highest(maximum: Tensor) -> Tensor:
+    """The largest scores of rows, -inf where none is as high as LOWEST."""
+    return maximum.masked_fill(maximum < LOWEST, float("-inf"))
+
+
 class OnlineSoftmax:
     """Running maximum, sum and weighted values of a softmax whose columns arrive in chunks."""
 
@@ -38,7 +47,7 @@ class OnlineSoftmax:
 
     def rescale(self, scores: Tensor) -> Tensor:
         """Adds scores (..., L) and returns exp(scores - new maximum), the caller's weights for the values."""
-        maximum = torch.maximum(self.maximum, scores.amax(-1))
+        maximum = highest(torch.maximum(self.maximum, scores.amax(-1)))
         # A row that has seen nothing keeps -inf; subtracting it from itself would be NaN.
         safe = maximum.masked_fill(maximum == float("-inf"), 0.0)
         shrink = torch.exp(self.maximum - safe)

@@ -9,7 +9,14 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from kblam_kernels.common.call import needs_gradient
-from kblam_kernels.common.checks import bias_rows, check_alike, check_masks, one_row_if_shared, row_weight_of
+from kblam_kernels.common.checks import (
+    bias_rows,
+    check_alike,
+    check_computed,
+    check_masks,
+    one_row_if_shared,
+    row_weight_of,
+)
 from kblam_kernels.common.columns import of_tokens
 from kblam_kernels.common.dispatch import AUTO
 from kblam_kernels.common.softmax import accumulation_dtype
@@ -172,11 +179,9 @@ def check_scores(knowledge_query: Tensor, knowledge: Knowledge, knowledge_range:
     check_layout(knowledge)
     if knowledge_query.dim() != 4:
         refuse(f"knowledge_query must be (batch, heads, tokens, head_dim); got {tuple(knowledge_query.shape)}")
-    if not knowledge_query.dtype.is_floating_point or knowledge_query.shape[3] == 0:
-        refuse(
-            "knowledge_query must be a floating-point tensor, head_dim at least 1; "
-            f"got {knowledge_query.dtype} {tuple(knowledge_query.shape)}"
-        )
+    check_computed("knowledge_query", knowledge_query)
+    if knowledge_query.shape[3] == 0:
+        refuse(f"head_dim must be at least 1; got knowledge_query {tuple(knowledge_query.shape)}")
     if isinstance(knowledge, LatentKnowledge):
         check_projection(knowledge.projection.key_weight, knowledge_query)
         check_alike({"the latents' projection": knowledge.projection.key_weight}, knowledge_query)

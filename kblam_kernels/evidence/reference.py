@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kblam_kernels.common.call import Saved
 from kblam_kernels.common.columns import inside_range, score_chunks, times_knowledge, without_unseen
-from kblam_kernels.common.softmax import accumulation_dtype, level_of
+from kblam_kernels.common.softmax import accumulation_dtype, highest, level_of
 from kblam_kernels.evidence.call import EvidenceCall
 
 
@@ -71,7 +71,7 @@ def knowledge_lse(call: EvidenceCall) -> Tensor:
     maximum = torch.full(call.rows.shape[:3], float("-inf"), dtype=dtype, device=device)
     level = total = torch.zeros(call.rows.shape[:3], dtype=dtype, device=device)
     for _, scores in _scores(call):
-        before, maximum = maximum, torch.maximum(maximum, scores.detach().amax(-1))
+        before, maximum = maximum, highest(torch.maximum(maximum, scores.detach().amax(-1)))
         level = maximum.masked_fill(maximum == float("-inf"), 0.0)
         total = total * torch.exp(before - level) + torch.exp(scores - level[..., None]).sum(-1)
     seen = maximum != float("-inf")  # NaN is not: it must show

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kblam_kernels.common.checks import COMPUTED
 from kblam_kernels.common.columns import chunks
 from kblam_kernels.errors import expect, number, refuse, tensors, whole
 from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
@@ -18,8 +19,6 @@ from kblam_kernels.knowledge import SCALED_DTYPES, LatentProjection, dequantise
 KEY_NORM_EPS = 1e-5
 # Latents normalised at a time: bounds the scratch memory of a large knowledge base.
 ROWS = 16384
-# What a model computes in.
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class KeyNorm:
                 f"got {tuple(latents.shape)} on {latents.device}"
             )
         is_scaled = latents.dtype in SCALED_DTYPES
-        if not is_scaled and latents.dtype not in DTYPES:
+        if not is_scaled and latents.dtype not in COMPUTED:
             refuse(f"latents must be floating point, int8 or float8_e4m3fn; got {latents.dtype}")
         if is_scaled != (scale is not None):
             why = "need their scale, the second result of quantise" if is_scaled else "have no scale"
@@ -133,7 +132,7 @@ def absorb(
     eps = number("eps", eps)
     if eps < 0:
         refuse(f"eps must not be below 0; got {eps}")
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and dtype not in COMPUTED:
         refuse(f"dtype must be torch.float32, float64, float16 or bfloat16, or None; got {dtype}")
     outputs = num_slots * num_heads * head_dim
     key_bias = _bias("key_bias", key_bias, "key_weight", key_weight, outputs)
@@ -194,7 +193,7 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outputs: int) -> Tensor:
     """Checks a projection and returns its bias, zeros if there is none."""
     tensors(**{weight_name: weight})
-    if weight.dim() != 2 or weight.shape[0] != outputs or weight.dtype not in DTYPES:
+    if weight.dim() != 2 or weight.shape[0] != outputs or weight.dtype not in COMPUTED:
         refuse(
             f"{weight_name} must be (slots * heads * head_dim = {outputs}, P), of floating-point numbers; "
             f"got {weight.dtype} {tuple(weight.shape)}"
@@ -202,7 +201,7 @@ def _bias(name: str, bias: Tensor | None, weight_name: str, weight: Tensor, outp
     if bias is None:
         return weight.new_zeros(outputs)
     tensors(**{name: bias})
-    if tuple(bias.shape) != (outputs,) or bias.dtype not in DTYPES:
+    if tuple(bias.shape) != (outputs,) or bias.dtype not in COMPUTED:
         refuse(
             f"{name} must be ({outputs},) to fit {weight_name}, of floating-point numbers; "
             f"got {bias.dtype} {tuple(bias.shape)}"

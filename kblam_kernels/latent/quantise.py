@@ -35,6 +35,10 @@ def quantise(latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         got = f"{latents.dtype} of shape {tuple(latents.shape)}"
         refuse(f"latents must be floating point (M, P); got {got}, and P is at least 1")
     rows = latents.float()
-    scale = torch.linalg.vector_norm(rows, torch.inf, dim=1) / LARGEST[dtype]
+    top, largest = torch.linalg.vector_norm(rows, torch.inf, dim=1), LARGEST[dtype]
+    scale = top / largest
+    # Scales that float32 holds in few bits are rounded up, or the row's largest number would be none of the dtype.
+    is_short = (scale < torch.finfo(torch.float32).tiny) & (scale * largest < top)
+    scale = torch.where(is_short, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)
     scaled = rows / torch.where(scale == 0, 1.0, scale)[:, None]
     return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from kblam_kernels.errors import UnsupportedInputError
+from kblam_kernels.interrupts import leave
 from kblam_kernels.plan.devices import SPECIFIED, device_of
 from kblam_kernels.plan.planner import AUTO, PLAN_VARIABLE, plan
 from kblam_kernels.plan.workload import MODELS
@@ -37,4 +38,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

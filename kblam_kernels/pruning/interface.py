@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kblam_kernels.common.checks import bias_rows, row_weight_of
 from kblam_kernels.common.columns import biased, chunks, inside_range, may_be_read
-from kblam_kernels.common.softmax import accumulation_dtype
+from kblam_kernels.common.softmax import LOWEST, accumulation_dtype
 from kblam_kernels.errors import refuse, tensors, whole
 from kblam_kernels.evidence.interface import check_scores
 from kblam_kernels.knowledge import DenseKnowledge, Knowledge, check_layout, dequantise
@@ -89,7 +89,7 @@ def choose(
     offset = _offset(knowledge_query, knowledge, knowledge_bias, knowledge_range)
     with exactly(knowledge_query.device):
         scores = summed_scores(knowledge_query, knowledge, row_weight_of(knowledge_query, row_weight))
-    return scores.masked_fill(offset == float("-inf"), float("-inf")).topk(min(k, scores.shape[1]), dim=-1).indices
+    return scores.masked_fill(offset < LOWEST, float("-inf")).topk(min(k, scores.shape[1]), dim=-1).indices
 
 
 def select(knowledge: Knowledge, index: Tensor) -> DenseKnowledge:

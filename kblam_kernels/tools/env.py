@@ -196,4 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if not __package__:  # a bare file, of a Python that may see no packages
+        sys.exit(main())
+    from kblam_kernels.interrupts import leave
+
+    leave(main)

@@ -48,16 +48,16 @@ def test_padding_is_no_part_of_the_shares(world: World) -> None:
         assert answer.evidence[0].mass == pytest.approx(1 / (3 + prompt), abs=1e-6)
 
 
-@pytest.mark.parametrize("questions", [2, 3])
-def test_names_of_more_questions_than_rows_are_refused(world: World, questions: int) -> None:
+@pytest.mark.parametrize(("questions", "rows"), [(2, 1), (3, 1), (2, 4)])
+def test_names_of_other_questions_than_rows_are_refused(world: World, questions: int, rows: int) -> None:
     recorder = EvidenceRecorder(torch.zeros(questions, 1, dtype=torch.int64))
     with (
         torch.no_grad(),
         world.attachment.using(resident_for(world.attachment, world.kb)),
         world.attachment.observing(recorder),
-        pytest.raises(GenerationError, match=f"has {questions} questions and the batch 1 rows; give one a row"),
+        pytest.raises(GenerationError, match=f"has {questions} questions and the batch {rows} rows; give one a row"),
     ):
-        world.model(torch.arange(4)[None])
+        world.model(torch.arange(4).expand(rows, -1))
 
 
 def test_what_a_pass_made_may_be_overwritten_by_the_next(world: World) -> None:
@@ -207,11 +207,12 @@ def test_the_rows_of_a_beam_search_keep_what_their_question_names(world: World) 
     with kb, torch.inference_mode():
         plain = EvidenceRecorder()
         with world.attachment.using(resident_for(world.attachment, kb)), world.attachment.observing(plain):
-            world.model(ids := torch.tensor([[5, 6, 7, 8]] * 2 + [[9, 8, 7, 6]] * 2))
+            how = {"num_beams": 2, "do_sample": False, "max_new_tokens": 1}
+            world.model.generate(ids := torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]]), **how)
         strong = {place for row in plain.newest() for place, _ in row}
         one, other = [place for place in range(40) if place not in strong][:2]
         recorder = EvidenceRecorder(torch.tensor([[one], [other]]))
         with world.attachment.using(resident_for(world.attachment, kb)), world.attachment.observing(recorder):
-            world.model(ids)
+            world.model.generate(ids, **how)
     held = [{place for place, mass in row if mass > 0} for row in recorder.newest()]
     assert [{one, other} & row for row in held] == [{one}, {one}, {other}, {other}]

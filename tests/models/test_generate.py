@@ -76,6 +76,14 @@ def test_a_draft_model_guesses_and_the_answer_stays(tied: Tied) -> None:
         assert torch.equal(tied.model.generate(ids, **options, assistant_model=draft), alone)
 
 
+def test_guidance_reads_both_texts_with_the_knowledge_of_their_row(tied: Tied) -> None:
+    knowledge, how = triples(tied.adapter, 2, 9), {"guidance_scale": 1.5, "num_beams": 2, "do_sample": False}
+    with tied.attachment.using(knowledge):
+        together = tied.model.generate(IDS, **LENGTH, **how)
+    for row in (0, 1):
+        assert torch.equal(together[row : row + 1], one_row(row, {}, knowledge, tied, **how))
+
+
 def test_the_prompt_may_be_embeddings(tied: Tied) -> None:
     embeddings = tied.model.get_input_embeddings()(IDS).detach()
     with tied.attachment.using(triples(tied.adapter, 9)):

@@ -227,14 +227,20 @@ def test_knowledge_of_another_adapter_is_refused(tied: Tied) -> None:
     ("options", "name"),
     [
         ({"rows": 3}, "per-row knowledge has 3 rows and the batch 2"),
+        ({"rows": 2, "copies": 2}, "per-row knowledge has 2 rows and the batch 4; give one per batch row"),
+        ({"bias": torch.zeros(2, 9), "copies": 2}, "bias has 2 rows and the batch 4; give one per batch row"),
+        (
+            {"knowledge_range": torch.zeros(2, 2, dtype=torch.int32), "copies": 2},
+            "knowledge_range has 2 rows and the batch 4; give one per batch row",
+        ),
         ({"bias": torch.zeros(3, 9)}, "bias has 3 rows and the batch 2"),
         ({"knowledge_range": torch.zeros(3, 2, dtype=torch.int32)}, "knowledge_range has 3 rows and the batch 2"),
     ],
-    ids=["knowledge", "bias", "range"],
+    ids=["knowledge", "twice the knowledge", "twice the bias", "twice the range", "bias", "range"],
 )
 def test_rows_that_are_not_the_batchs_are_refused(options: dict[str, Any], name: str, tied: Tied) -> None:
-    rows = options.pop("rows", None)
+    rows, copies = (options.pop(name, None) for name in ("rows", "copies"))
     knowledge = triples(tied.adapter, *([rows] if rows else []), 9)
-    ids, _ = prompts()
+    ids = prompts()[0].repeat_interleave(copies or 1, 0)
     with tied.attachment.using(knowledge, **options), pytest.raises(KnowledgeError, match=name):
         logits(tied.model, ids)

@@ -8,7 +8,7 @@ import torch
 from kblam.adapter import KnowledgeAdapter
 from kblam.errors import KnowledgeError
 from kblam.knowledge import KnowledgeBase, Triple
-from kblam.models import attach
+from kblam.models import attach, calls
 from kblam.models.resident import ResidentKnowledge
 from tests.fakes import HashingEncoder
 from tests.models.conftest import Tied, tie
@@ -112,9 +112,87 @@ def test_rows_that_generate_adds_keep_their_question() -> None:
     tied = tie(**HEADS[0])
     ids, _ = prompts()
     knowledge, e = triples(tied.adapter, 9), questions()
+    seen = []
+
+    def several(model: object, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
+        """Code of the caller's, which makes as many rows as it likes."""
+        seen.append(logits(model, input_ids.repeat_interleave(3, 0)))
+        return input_ids
+
+    for how in ({"num_beams": 3}, {"num_return_sequences": 3, "num_beams": 3}):
+        with tied.attachment.using(knowledge, question=e):
+            output = tied.model.generate(ids, max_new_tokens=4, do_sample=False, **how)
+        for row in (0, 1):
+            with tied.attachment.using(knowledge, question=e[row : row + 1]):
+                alone = tied.model.generate(ids[row : row + 1], max_new_tokens=4, do_sample=False, **how)
+            assert torch.equal(output[row * len(alone) : (row + 1) * len(alone)], alone)
     with tied.attachment.using(knowledge, question=e):
-        doubled = logits(tied.model, ids.repeat_interleave(2, 0))
-        close(doubled[::2], logits(tied.model, ids), 1e-5)
+        tied.model.generate(ids, custom_generate=several)
+        close(seen[0][::3], logits(tied.model, ids), 1e-5)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["plain", "compiled"])
+def test_only_rows_of_generate_are_shared_out(is_compiled: bool) -> None:
+    """A batch that happens to be twice as large may be anything: two questions for four prompts have no order."""
+    torch._dynamo.reset()
+    tied = tie(**HEADS[0])
+    ids, _ = prompts()
+    four, knowledge = ids.repeat_interleave(2, 0), triples(tied.adapter, 9)
+    model = torch.compile(tied.model, fullgraph=True, backend="aot_eager") if is_compiled else tied.model
+    refused = "KnowledgeError" if is_compiled else r"^question has 2 rows and the batch 4; give one per batch row$"
+    with torch.no_grad(), tied.attachment.using(knowledge, question=questions()):
+        wanted = model(ids, use_cache=False).logits
+        with calls.generating(tied.attachment, 2):
+            close(model(four, use_cache=False).logits[::2], wanted, 1e-5)
+        with pytest.raises(Exception if is_compiled else KnowledgeError, match=refused):
+            model(four, use_cache=False)
+        close(model(ids, use_cache=False).logits, wanted)
+    with torch.no_grad(), tied.attachment.using(knowledge, question=questions(1)):  # one is for all
+        close(model(four, use_cache=False).logits[::2], model(ids, use_cache=False).logits, 1e-5)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("rows", "how", "message"),
+    [
+        (4, {}, "^question has 2 rows and the batch 4; give one per batch row$"),
+        (4, {"num_beams": 3}, "^question has 2 rows and the batch 12, 3 for each row of generate's prompt; give one"),
+        (1, {"num_beams": 2}, "^question has 2 rows and the batch 2, 2 for each row of generate's prompt; give one"),
+        (1, {"do_sample": True, "num_return_sequences": 4}, "batch 4, 4 for each row of generate's prompt; give one"),
+    ],
+    ids=["plain", "beams", "one prompt", "samples"],
+)
+def test_generate_knows_how_many_rows_it_makes(rows: int, how: dict[str, object], message: str) -> None:
+    tied = tie(**HEADS[0])
+    ids = prompts(padding=0)[0][:1].expand(rows, -1)
+    with (
+        tied.attachment.using(triples(tied.adapter, 9), question=questions()),
+        pytest.raises(KnowledgeError, match=message),
+    ):
+        tied.model.generate(ids, max_new_tokens=2, **how)
+
+
+def test_a_block_within_generate_has_rows_of_its_own() -> None:
+    """What a processor asks the model for, in the middle of a beam search, is no row of that search."""
+    tied = tie(**HEADS[0])
+    ids, _ = prompts()
+    knowledge, found, refused = triples(tied.adapter, 9), [], []
+
+    def processor(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        with tied.attachment.using(knowledge, question=questions()):
+            found.append(logits(tied.model, ids))
+            found.append(tied.model.generate(ids, max_new_tokens=1, do_sample=False))
+            with pytest.raises(KnowledgeError) as told:
+                logits(tied.model, ids.repeat_interleave(3, 0))
+            refused.append(str(told.value))
+        return scores
+
+    with tied.attachment.using(knowledge, question=questions()):
+        wanted = [logits(tied.model, ids), tied.model.generate(ids, max_new_tokens=1, do_sample=False)]
+        tied.model.generate(ids, max_new_tokens=1, num_beams=3, logits_processor=[processor])
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    assert refused == ["question has 2 rows and the batch 6; give one per batch row"]
 
 
 def test_a_question_head_needs_the_question_and_others_take_none(tied: Tied) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import io
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,13 +17,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from kblam.adapter import KnowledgeAdapter
 from kblam.errors import KnowledgeError, UnsupportedModelError
-from kblam.models import attach, attachment_of
+from kblam.models import Attachment, attach, attachment_of, detach
+from kblam.models.checks import check_fit
+from kblam.models.hooks import hooks_of
 from tests.models.conftest import Tied, tie
 from tests.models.test_attach import implementation
 from tests.models.tiny import CONFIGS, differ, logits, prompts, stepwise, tiny_adapter, tiny_model, triples
 
 IDS, MASK = prompts(length=16, padding=3)
+ATTACHING = sys.modules["kblam.models.attach"]  # the package has a function of this name
 
 
 def elsewhere(work: Callable[[], Any]) -> Any:
@@ -288,3 +294,61 @@ def test_a_layer_that_drops_keyword_arguments_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(layer, "forward", lambda self, hidden_states, attention_mask=None: hidden_states)
     with pytest.raises(UnsupportedModelError, match="LlamaDecoderLayer does not pass keyword arguments on"):
         attach(model, tiny_adapter(model))
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one adapter", "two adapters"])
+def test_threads_that_attach_at_once_take_turns(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets a whole attachment; two of them never lie on one model."""
+    model = tiny_model()
+    adapters = [tiny_adapter(model)] * 2 if same else [tiny_adapter(model, seed=seed) for seed in (1, 2)]
+    both, inside, most = threading.Barrier(2), list[int](), list[int]()
+
+    def slow(*args: Any) -> None:
+        """Stays a moment with whoever else has come this far."""
+        inside.append(1)
+        time.sleep(0.1)
+        most.append(len(inside))
+        inside.pop()
+        check_fit(*args)
+
+    monkeypatch.setattr(ATTACHING, "check_fit", slow)
+
+    def work(adapter: KnowledgeAdapter) -> Attachment:
+        both.wait()
+        return attach(model, adapter)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(work, adapters))
+    assert set(most) == {1}
+    assert (found[0] is found[1]) is same
+    assert attachment_of(model) in found
+    hooks = [hook for module in model.modules() for hook in hooks_of(module)]
+    assert len(hooks) == 1 + model.config.num_hidden_layers
+    assert {hook.attachment for hook in hooks} == {attachment_of(model)}
+    detach(model)
+    assert not any(hooks_of(module) for module in model.modules())
+
+
+def test_nobody_gets_an_attachment_that_is_not_proven_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    adapter = tiny_adapter(model)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def unserved(attachment: Attachment) -> None:
+        begun.set()
+        may_end.wait(10)
+        raise UnsupportedModelError("it is not served")
+
+    monkeypatch.setattr(ATTACHING, "prove", unserved)
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(attach, model, adapter)
+        begun.wait(10)
+        later = threads.submit(attach, model, adapter), threads.submit(detach, model)
+        time.sleep(0.1)
+        assert not any(each.done() for each in later)
+        may_end.set()
+        for each in (first, later[0]):
+            with pytest.raises(UnsupportedModelError, match="it is not served"):
+                each.result()
+        later[1].result()
+    assert attachment_of(model) is None

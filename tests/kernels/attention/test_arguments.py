@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "an lse of whole numbers": (lambda: knowledge_lse(QUERY.long(), KNOWLEDGE), "floating-point.*got torch.int64"),
     "scores of no width": (
         lambda: evidence(QUERY[..., :0], DenseKnowledge(KNOWLEDGE.key[..., :0], KNOWLEDGE.value[..., :0]), LSE),
-        r"head_dim at least 1; got torch.float32 \(2, 4, 3, 0\)",
+        r"head_dim must be at least 1; got knowledge_query \(2, 4, 3, 0\)",
     ),
     "a loop over nothing": (lambda: RectangularAttention(NOTHING), "knowledge must be DenseKnowledge.*; got NoneType"),
     "a loop of nothing": (lambda: RectangularAttention(KNOWLEDGE)(NOTHING, KEY, KEY), "query must be a tensor"),

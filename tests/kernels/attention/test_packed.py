@@ -413,3 +413,18 @@ def test_merging_refuses(place: int, bad: Tensor, message: str) -> None:
     parts[place] = bad
     with pytest.raises(UnsupportedInputError, match=message):
         merge_states(*parts)
+
+
+@pytest.mark.parametrize("hides", [torch.finfo(torch.float32).min, -3e38], ids=["the least number", "-3e38"])
+@pytest.mark.parametrize(("is_latent", "storage"), LAYOUTS)
+def test_the_least_number_hides_as_minus_infinity_does(
+    backend: str, is_latent: bool, storage: torch.dtype | None, hides: float
+) -> None:
+    """As masks of transformers write it. Kernels that keep scores times log2(e) cannot tell the two apart."""
+    made = batch([1, 3, 2], [(0, 40), (5, 17), (0, 30)], is_latent=is_latent, dtype=torch.float32, storage=storage)
+    hidden, seen = (dataclasses.replace(made, bias=torch.tensor([0.5, bias, -1.0])) for bias in (hides, -INF))
+    (output, lse), (expected, expected_lse) = hidden.run(backend), seen.run(backend)
+    assert (output[1:4] == 0).all()
+    assert (lse[:, 1:4] == -INF).all()
+    assert torch.equal(output, expected)
+    assert torch.equal(lse, expected_lse)

@@ -13,9 +13,14 @@ from torch import Tensor
 from kblam_kernels import (
     DenseKnowledge,
     KernelError,
+    KnowledgePlan,
+    RectangularAttention,
     UnsupportedInputError,
     evidence,
+    explain,
     knowledge_lse,
+    paged_prompt_attention,
+    partial_knowledge_attention,
     prune,
     rectangular_attention,
 )
@@ -105,8 +110,33 @@ def test_what_only_engines_may_ask_for_is_no_option() -> None:
 
 def test_integer_tensors_are_refused() -> None:
     numbers = {name: torch.ones(1, 1, 1, 4, dtype=torch.int64) for name in ("query", "key", "value")}
-    with pytest.raises(UnsupportedInputError, match=r"floating-point tensor; got torch\.int64"):
+    with pytest.raises(UnsupportedInputError, match=r"floating-point tensor: .*; got torch\.int64"):
         rectangular_attention(**numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_queries_of_what_is_no_dtype_to_compute_in_are_refused(dtype: torch.dtype) -> None:
+    """Plain PyTorch would take them: rounded so, an output is overflow and noise more than attention."""
+    query, rows = torch.ones(1, 2, 3, 4).to(dtype), torch.ones(3, 2, 4).to(dtype)
+    lse, starts = torch.zeros(1, 2, 3), torch.tensor([0, 3]).int()
+    knowledge = DenseKnowledge(query[0], query[0])
+    cache, table = torch.ones(1, 16, 2, 4).to(dtype), torch.zeros(1, 1).int()
+    for call in (
+        lambda: rectangular_attention(query, query, query, knowledge, backend="reference"),
+        lambda: explain(query, query, query, knowledge),
+        lambda: RectangularAttention(knowledge)(query, query, query),
+        lambda: evidence(query, knowledge, lse, backend="reference"),
+        lambda: knowledge_lse(query, knowledge),
+        lambda: prune(query, knowledge, 2),
+        lambda: partial_knowledge_attention(rows, knowledge, starts),
+        lambda: paged_prompt_attention(rows, cache, cache, table, starts[1:], starts),
+        lambda: KnowledgePlan(knowledge, 3),
+    ):
+        wanted = (
+            rf"(knowledge_)?query must be a floating-point tensor.*float32, float16, bfloat16 or float64; got {dtype}"
+        )
+        with pytest.raises(UnsupportedInputError, match=wanted):
+            call()
 
 
 def test_heads_without_width_are_refused() -> None:

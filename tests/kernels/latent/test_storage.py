@@ -58,6 +58,21 @@ def test_rows_of_zeros_and_of_what_is_not_finite(dtype: torch.dtype) -> None:
     assert not scale[1:].isfinite().any()
 
 
+@pytest.mark.parametrize("dtype", SCALED_DTYPES)
+def test_the_smallest_numbers_are_rounded_and_never_overflow(dtype: torch.dtype) -> None:
+    """Of a scale that float32 holds in few bits, or in none, the row's largest number may lie far above `LARGEST`."""
+    least = 2.0**-149
+    tops = torch.cat([torch.arange(1, 2000), 2 ** torch.arange(11, 30)]).double() * least
+    latents = tops[:, None] * torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    quantised, scale = quantise(latents.float(), dtype)
+    found = quantised.double() * scale.double()[:, None]
+    assert found.isfinite().all()
+    # A step of the scale: half of one of the least number, and what the dtype rounds.
+    step = scale.double()[:, None] / 2 if dtype == torch.int8 else latents.float().double().abs() * ROUNDING[dtype]
+    assert ((found - latents.float().double()).abs() <= step + 0.5 * scale.double()[:, None] * 2.0**-9).all()
+    assert quantised.float().abs().max() <= LARGEST[dtype]
+
+
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_every_storage_under_every_model_equals_dense_attention(dtype: torch.dtype, storage: torch.dtype) -> None:

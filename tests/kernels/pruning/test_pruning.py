@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kblam_kernels import DenseKnowledge, evidence, prune, rectangular_attention
+from kblam_kernels import DenseKnowledge, evidence, knowledge_lse, prune, rectangular_attention
 from kblam_kernels.pruning import choose, interface, select
 from tests.kernels.problems import INF, Problem, make, make_latent
 from tests.kernels.ways import DTYPES, STORAGE, stored
@@ -252,3 +252,14 @@ def test_fewer_tokens_than_asked_for_leave_no_nan_of_others(maker: Callable[...,
     expected = problem.run()
     torch.testing.assert_close(output[:1], expected[0][:1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(lse[:1], expected[1][:1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_least_number_hides_a_token_as_minus_infinity_does() -> None:
+    problem = make(M=9)
+    for hides in (-float("inf"), torch.finfo(torch.float32).min):
+        bias = torch.zeros(9).index_fill(0, torch.tensor([0, 2, 3, 5, 6, 8]), hides)
+        *_, index = prune(problem.knowledge_query, problem.knowledge, 3, knowledge_bias=bias)
+        assert (index.sort().values == torch.tensor([1, 4, 7])).all()
+        assert knowledge_lse(problem.knowledge_query, problem.knowledge, knowledge_bias=bias).isfinite().all()
+        nothing = knowledge_lse(problem.knowledge_query, problem.knowledge, knowledge_bias=torch.full((9,), hides))
+        assert (nothing == -float("inf")).all()
