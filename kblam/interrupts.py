@@ -6,6 +6,7 @@ not there. Therefore it is remembered that it came, and an error after it is its
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -24,11 +25,16 @@ _came = False
 def leave(main: Callable[[], int | str | None]) -> NoReturn:
     """Runs a command and leaves the process with its exit status: 130 after an interrupt, without a traceback.
 
+    What the encoding of its output lacks is written as escapes, where Python would fail.
+
     Args:
         main: returns the status.
     """
     try:
         watch()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         status = main()
     except KeyboardInterrupt:  # wherever it came: while modules are imported, or while results are written
         status = say_so()

@@ -6,7 +6,6 @@ It exits 0 when everything that is here works, 1 otherwise. A part that is not h
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import sys
 import time
@@ -231,9 +230,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kblam.test", description="Tries each part on this machine.")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     as_json = parser.parse_args(arguments).json
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale lacks
-            stream.reconfigure(errors="backslashreplace")
     console = Console(stderr=as_json, highlight=False)
 
     def show(outcome: Outcome) -> None:

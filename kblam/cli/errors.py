@@ -69,6 +69,8 @@ class Commands(TyperGroup):
         super().__init__(**given)
         for command in self.commands.values():  # of a docstring, whose lines end where the source's do
             command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help) if command.help else command.help
+            for parameter in command.params:
+                _leave_reading_to_the_command(parameter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that runs now, which may be a group too."""
@@ -76,6 +78,15 @@ class Commands(TyperGroup):
         if found[1] is not None:
             runs(" ".join([*ctx.command_path.split()[1:], str(found[1].name)]))
         return found
+
+
+def _leave_reading_to_the_command(parameter: Any) -> None:
+    """Typer refuses a path that the user may not read in a box of its own, also one that is only to be written."""
+    described = getattr(parameter, "type_descriptor", None)
+    # Of Typer as it is now, and of that which was built on click.
+    for checked in (getattr(described, "parameter_info", None), getattr(parameter, "type", None)):
+        if hasattr(checked, "readable"):
+            checked.readable = False
 
 
 class ErrorsAsMessages(Commands):

@@ -10,6 +10,7 @@ import typer
 from kblam.cli.errors import CommandError
 from kblam.cli.loading import ModelOptions, complete
 from kblam.cli.options import AdapterSource, Backend, Device, Dtype, PlanPin, Precision, QueryStorage, Storage
+from kblam.serve import SEND_SECONDS
 
 _OWN = "knowledge"  # the name of a model folder's own knowledge base
 
@@ -55,6 +56,12 @@ def serve(
     ] = False,
     queue: Annotated[int, typer.Option("--queue", min=0, help="Requests of one tenant that may wait.")] = 64,
     max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="MiB of triples in one request.")] = 16,
+    send_timeout: Annotated[
+        int,
+        typer.Option(
+            "--send-timeout", min=1, help="Seconds after which a client that reads nothing of its response is cut off."
+        ),
+    ] = SEND_SECONDS,
     access_log: Annotated[bool, typer.Option("--access-log", help="Write a line on stderr for each request.")] = False,
     device: Device = None,
     dtype: Dtype = Precision.auto,
@@ -112,6 +119,7 @@ def serve(
             rag=rag,
             queue=queue,
             max_upload=max_upload,
+            send_timeout=send_timeout,
             access_log=access_log,
         )
         run(embedded(serving) if answering == "embedded" else on_vllm(serving, capacity, vllm or []))

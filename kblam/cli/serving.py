@@ -45,6 +45,7 @@ class Serving:
         listening: a socket that listens.
         hosts: names that a request may call this server by; None for any.
         max_upload: MiB.
+        send_timeout: seconds in which a client takes something of its response.
     """
 
     called: str
@@ -57,6 +58,7 @@ class Serving:
     rag: bool
     queue: int
     max_upload: int
+    send_timeout: int
     access_log: bool
 
 
@@ -220,6 +222,7 @@ async def _run(serving: Serving, service: Service, answers: APIRouter, *, connec
         ready=lambda: _tell(url_of(serving.listening), service),
         access_log=serving.access_log,
         connections=max(connections, CONNECTIONS),
+        send_seconds=serving.send_timeout,
     )
 
 

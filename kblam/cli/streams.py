@@ -61,11 +61,9 @@ class Stream:
 
 
 def prepare() -> None:
-    """What a stream's encoding lacks is escaped; bytes of stdin that are no text come as half surrogates."""
-    streams = {sys.stdout: "backslashreplace", sys.stderr: "backslashreplace", sys.stdin: "surrogateescape"}
-    for stream, errors in streams.items():
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    """Bytes of stdin that are no text come as half surrogates."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def finish() -> None:

@@ -38,11 +38,20 @@ def show(console: Console, question: str, answer: Answer, without: str | None = 
     lines.add_row("A", Text(answer.text, style="yellow" if answer.refused else "green"))
     console.print(lines)
     if not answer.refused:
-        for line in evidence_lines(answer.evidence, least=_LEAST)[:_SHOWN]:
+        for line in evidence_lines(answer.evidence, least=_LEAST, bars=_bars_of(console))[:_SHOWN]:
             console.print(line, no_wrap=True, overflow="ellipsis")
     if without is not None:
         said = " ".join(without.split())
         console.print(Text(f"  without knowledge: {said}", style="dim"), no_wrap=True, overflow="ellipsis")
+
+
+def _bars_of(console: Console) -> str:
+    """A full and an empty piece of a bar, in characters that the console has."""
+    try:
+        "█░".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "#."
+    return "█░"
 
 
 def next_steps(console: Console) -> None:

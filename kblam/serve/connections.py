@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from contextlib import suppress
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kblam.serve import SEND_SECONDS
 from kblam.serve.failures import ApiError, dumped
 
+logger = logging.getLogger("kblam")
+
 HEAD_SECONDS = 20.0
+# Bytes that the system keeps unsent for one client. It says that there is room only when much of it has gone: of its
+# usual megabytes a client of 20 kB a second takes too little in a minute for that.
+_UNSENT = 65_536
+_LOOKS = 4  # at a client that takes nothing, in the time that it has
 _NO_HTTP = ApiError(400, "this is no request of HTTP/1.1", "bad_http")
 
 
@@ -20,15 +29,25 @@ class Connection(H11Protocol):
 
     uvicorn waits for them for ever, so that a few hundred such connections would keep everybody out. After a response
     it closes an idle connection by itself.
+
+    It also waits for ever for a client to read what it is sent. One that takes nothing of it for `send_seconds` is cut
+    off here, and is to its request a client that has left.
     """
+
+    send_seconds: float = SEND_SECONDS
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called for the first byte that waits
+        connected = transport.get_extra_info("socket")
+        with suppress(AttributeError, OSError):  # not every system has it
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -39,8 +58,21 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sending):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """Called by asyncio when the system has no room for more of a response."""
+        super().pause_writing()
+        self._see_it_take(self.transport.get_write_buffer_size(), self.loop.time())
+
+    def resume_writing(self) -> None:
+        """Called by asyncio when nothing of it waits any more."""
+        super().resume_writing()
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is no HTTP; of itself it says so in plain text."""
@@ -68,3 +100,20 @@ class Connection(H11Protocol):
             self.transport.close()
         else:
             self._watch()
+
+    def _see_it_take(self, before: int, since: float) -> None:
+        """Looks whether the client takes something of the `before` bytes that wait, none of which it took since."""
+        now, left = self.loop.time(), self.transport.get_write_buffer_size()
+        if left < before:
+            since = now
+        elif now - since >= self.send_seconds:
+            who = "a client" if self.client is None else f"the client {self.client[0]}"
+            logger.warning("%s takes nothing of its response for %g seconds: it is cut off", who, self.send_seconds)
+            self.transport.abort()  # to close it would wait until it has taken the rest
+            return
+        self._sending = self.loop.call_later(self.send_seconds / _LOOKS, self._see_it_take, left, since)
+
+
+def waiting_for(send_seconds: float) -> type[Connection]:
+    """Connections that wait so long for a client to take something of a response."""
+    return type("Connection", (Connection,), {"send_seconds": send_seconds})

@@ -18,6 +18,16 @@ MOST_MESSAGES, MOST_CHOICES, MOST_STOPS, LONGEST_STOP, MOST_TOKENS = 256, 16, 4,
 GREEDY_ARE_ALIKE = "n > 1 needs a temperature above 0: greedy answers are all alike"
 
 
+def two_limits(max_tokens: object, max_completion_tokens: object) -> str | None:
+    """What is wrong with the two names of one limit where both are given, and differ; None where nothing is."""
+    if max_tokens is None or max_completion_tokens is None or max_tokens == max_completion_tokens:
+        return None
+    return (
+        f"max_tokens is {str(max_tokens)[:20]} and max_completion_tokens {str(max_completion_tokens)[:20]}, and they "
+        "are one limit; give one of them"
+    )
+
+
 class TextPart(Strict):
     """A part of a message."""
 
@@ -123,9 +133,8 @@ class ChatRequest(Strict):
 
     @model_validator(mode="after")
     def _together(self) -> ChatRequest:
-        given = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(given) > 1:
-            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        if (differ := two_limits(self.max_tokens, self.max_completion_tokens)) is not None:
+            raise ValueError(differ)
         if self.n > 1 and self.sampling is None:
             raise ValueError(GREEDY_ARE_ALIKE)
         if self.stream_options is not None and not self.stream:

@@ -16,7 +16,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from kblam.errors import EngineDiedError, ServingError
-from kblam.serve.connections import Connection
+from kblam.serve import SEND_SECONDS
+from kblam.serve.connections import waiting_for
 from kblam.serve.crowd import CROWDED
 from kblam.serve.service import Service
 
@@ -89,6 +90,7 @@ async def serve(
     ready: Callable[[], None],
     access_log: bool = False,
     connections: int = CONNECTIONS,
+    send_seconds: float = SEND_SECONDS,
 ) -> None:
     """Serves until a signal ends it.
 
@@ -98,11 +100,14 @@ async def serve(
         ready: called when requests are taken.
         access_log: a line on stderr for each request.
         connections: at once; with more, requests are refused, see `crowd`.
+        send_seconds: after which a client that takes nothing of its response is cut off.
 
     Raises:
         EngineDiedError: there is nothing to serve with any more.
     """
-    running = server(app, service, ready=ready, access_log=access_log, connections=connections)
+    running = server(
+        app, service, ready=ready, access_log=access_log, connections=connections, send_seconds=send_seconds
+    )
     watching = asyncio.ensure_future(_watch(service, running))
     try:
         await running.serve(sockets=[listening])
@@ -125,6 +130,7 @@ def server(
     ready: Callable[[], None],
     access_log: bool = False,
     connections: int = CONNECTIONS,
+    send_seconds: float = SEND_SECONDS,
 ) -> uvicorn.Server:
     """What serves an application, as `serve` has it run."""
     _log_to_stderr(access_log)
@@ -138,7 +144,7 @@ def server(
     config = uvicorn.Config(
         counted,
         loop="asyncio",
-        http=Connection,
+        http=waiting_for(send_seconds),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kblam import KnowledgeBase, Triple
+from kblam.data.exporting import BASE_SUFFIXES, FORMS
 from tests.cli.conftest import ENCODER, kblam
 
 
@@ -65,3 +66,29 @@ def test_example_questions_become_a_set_with_splits(tmp_path: Path) -> None:
     )
     assert "messages" in json.loads((tmp_path / "m.json").read_text())[0]
     kblam("data", "export", tmp_path / "q.kb", "-o", out, "--as", "plain", "--splits", "a").failed(2, "is no split")
+
+
+EMPTY = {"e.jsonl": "", "e.json": "[]", "e.csv": "name,property,value\n", "blank.csv": "", "blank.json": " \n"}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_file_without_records_is_refused_by_name_whatever_is_to_be_written(tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.write_text(EMPTY[name])
+    for suffix in BASE_SUFFIXES:
+        kblam("data", "export", source, "-o", tmp_path / f"out{suffix}").failed(2, str(source), "record")
+    for form in FORMS:
+        kblam("data", "export", source, "-o", tmp_path / "out.json", "--as", form).failed(2, str(source), "record")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_base_without_triples_is_an_empty_file_of_each_kind(tmp_path: Path) -> None:
+    source = tmp_path / "e.kb"
+    KnowledgeBase.create(source, ENCODER).close()
+    for suffix in BASE_SUFFIXES:
+        run = kblam("data", "export", source, "-o", tmp_path / f"out{suffix}").ok()
+        assert run.stderr.endswith(f"out{suffix}: 0 triples\n")
+        assert (tmp_path / f"out{suffix}").is_file()
+    for form in FORMS:
+        kblam("data", "export", source, "-o", tmp_path / "no.json", "--as", form).failed(2, "e.kb", "no triple of")
+    assert not (tmp_path / "no.json").exists()

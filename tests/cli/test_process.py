@@ -115,6 +115,31 @@ def test_a_path_that_the_system_refuses_is_one_line(kb: Path, monkeypatch: pytes
     kblam("kb", "list", kb).failed(2, f"{os.strerror(code)}: /locked/facts.kb; ")
 
 
+def test_a_file_that_may_not_be_read_is_said_by_the_command_and_not_by_typer(
+    facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typer would refuse it in a box, and a place that is only written too."""
+    target = tmp_path / "a.jsonl"
+    target.write_text("")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.R_OK and access(path, mode, **more))
+    kblam("data", "export", facts_file, "-o", target, "--overwrite").ok()
+    locked = OSError(errno.EACCES, os.strerror(errno.EACCES), str(facts_file))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise locked
+
+    for command in (("kb", "build", facts_file, "-o", "x.kb"), ("data", "import", facts_file, "-o", tmp_path / "x.kb")):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", refuse)
+            kblam(*command).failed(2, f"{facts_file}: cannot read: Permission denied")
+    with monkeypatch.context() as patched:
+        patched.setattr("kblam.knowledge.KnowledgeBase.open", refuse)
+        for command in (("kb", "list", facts_file.with_suffix(".kb")), ("kb", "info", facts_file.with_suffix(".kb"))):
+            command[2].touch()
+            kblam(*command).failed(2, "Permission denied")
+
+
 def _wrapped(error: OSError) -> RuntimeError:
     """As a library raises what the system told it."""
     wrapper = RuntimeError("cannot serialize")

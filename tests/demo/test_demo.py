@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,6 +100,25 @@ def test_every_line_fits_the_screen() -> None:
     assert "0.250" in tiny
     assert "…" not in "".join(lines[lines.index(tiny) - 3 :])
     assert "0.500" in row
+
+
+def test_what_the_locale_lacks_is_escaped_and_the_demo_goes_on() -> None:
+    code = r"""
+from rich.console import Console
+from kblam import Triple
+from kblam.demo.screen import show
+from kblam.generation import Answer, Evidence
+from kblam.interrupts import leave
+def main():
+    fact = Triple("Ingrid \xd8deg\xe5rd", "Stra\xdfe", "\u6771\u4eac")
+    show(Console(), "Stra\xdfe?", Answer("It is \u6771\u4eac.", (Evidence(fact, 0.9),), False, 3), "\xc4h")
+leave(main)
+"""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **ascii_only})
+    assert (run.returncode, run.stderr) == (0, "")
+    assert r"It is \u6771\u4eac." in run.stdout
+    assert r"##################.. 0.90  the Stra\xdfe of Ingrid \xd8deg\xe5rd: \u6771\u4eac" in run.stdout
 
 
 def test_a_refusal_rests_on_nothing() -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from kblam import KnowledgeBase, Triple
-from kblam.serve import chat
+from kblam.serve import SEND_SECONDS, chat
 from kblam.serve.app import make_app
 from kblam.serve.bases import Base, Bases, Place
 from kblam.serve.embedded import EmbeddedEngine
@@ -85,23 +86,31 @@ def serving(
     read_only: bool = False,
     with_rag: bool = False,
     connections: int = CONNECTIONS,
+    send_seconds: float = SEND_SECONDS,
     **limits: Any,
 ) -> Iterator[Served]:
     """A server for the time of the block."""
     engine = engine or embedded(bases, with_rag=with_rag)
     service = Service(MODEL, engine, bases, keys or Keys(), read_only, with_rag)
-    is_ready = threading.Event()
     app = make_app(service, chat.routes(service, engine), **limits)
-    running = server(app, service, ready=is_ready.set, connections=connections)
+    with running(app, service, connections=connections, send_seconds=send_seconds) as served:
+        yield served
+
+
+@contextmanager
+def running(app: FastAPI, service: Service, **options: Any) -> Iterator[Served]:
+    """A server of this application for the time of the block."""
+    is_ready = threading.Event()
+    uvicorn = server(app, service, ready=is_ready.set, **options)
     with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
+        thread = threading.Thread(target=uvicorn.run, args=([listening],), daemon=True)
         thread.start()
         assert is_ready.wait(120)
         try:
             with httpx.Client(base_url=url_of(listening), timeout=300) as client:
                 yield Served(url_of(listening), service, client)
         finally:
-            running.should_exit = True
+            uvicorn.should_exit = True
             thread.join(120)
             assert not thread.is_alive()
 

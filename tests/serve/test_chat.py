@@ -92,7 +92,7 @@ def test_a_top_p_that_keeps_one_token_is_greedy(server: Served) -> None:
         ({"temperature": 1e-9}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens is 3 and max_completion_tokens 4"),
         ({"max_tokens": 100_000}, "room"),
         ({"max_tokens": "3"}, "max_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kblam.serve import app, connections, guards, knowledge, protocol, run, triples
+from kblam.serve import SEND_SECONDS, app, connections, guards, knowledge, protocol, run, triples
 from tests.serve.contract import TRIPLES
 from tests.serve.served import MODEL, Served
 
@@ -29,6 +29,7 @@ LIMITS = {
     "`max_tokens`, and what the context has room for": protocol.MOST_TOKENS,
     "seconds until a body is whole": guards.BODY_SECONDS,
     "seconds until headers are whole": connections.HEAD_SECONDS,
+    "seconds in which a client reads nothing of its response (`--send-timeout`)": SEND_SECONDS,
     "connections (more where `--queue` asks for more)": run.CONNECTIONS,
 }
 

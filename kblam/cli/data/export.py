@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,8 +17,10 @@ from kblam.cli.output import err, waiting
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kblam.data.exporting import QuestionAnswer
     from kblam.knowledge import Triple
+
+
+Some = TypeVar("Some")
 
 
 class Form(str, Enum):
@@ -93,12 +95,17 @@ def _export_questions(
     options = {"form": form.value, "with_contexts": with_contexts, "overwrite": overwrite, "seed": seed}
     if _is_base(source):
         with open_file(source) as kb, waiting("writing"):
-            examples = _some(example_questions(kb.triples()), source)
+            no_examples = (
+                f"no triple of {source} has an example question; kblam data questions {source} -o questions.jsonl asks "
+                "about any base, and its file can be exported"
+            )
+            examples = _some(example_questions(kb.triples()), no_examples)
             counts = export_splits(output, examples, shares, **options)  # type: ignore[arg-type]
     else:
         check_is_file(source)
         with waiting("writing"):
-            counts = export_splits(output, read_questions(source), shares, **options)  # type: ignore[arg-type]
+            questions = _some(read_questions(source), f"{source}: it has no records; there is no question to export")
+            counts = export_splits(output, questions, shares, **options)  # type: ignore[arg-type]
     if form is not Form.plain:
         contexts = "" if with_contexts or form is Form.ragas else "contexts (--with-contexts writes them), "
         lost = f"not written: {contexts}kind, group, sources and names, for which {form.value} has no place"
@@ -108,21 +115,18 @@ def _export_questions(
         err.print(f"{file}: {count:,} question{'' if count == 1 else 's'}", markup=False, soft_wrap=True)
 
 
-def _some(questions: Iterable[QuestionAnswer], source: Path) -> Iterator[QuestionAnswer]:
-    """The example questions of a base.
+def _some(all_of: Iterable[Some], nothing: str) -> Iterator[Some]:
+    """All of them.
 
     Raises:
         CommandError: there are none.
     """
     is_empty = True
-    for one in questions:
+    for one in all_of:
         is_empty = False
         yield one
     if is_empty:
-        raise CommandError(
-            f"no triple of {source} has an example question; kblam data questions {source} -o questions.jsonl asks "
-            "about any base, and its file can be exported"
-        )
+        raise CommandError(nothing)
 
 
 @contextmanager
@@ -133,7 +137,7 @@ def _triples(source: Path) -> Iterator[Iterable[Triple]]:
         with open_file(source) as kb:
             yield kb.triples()
     else:
-        yield TripleFile(source)
+        yield _some(TripleFile(source), f"{source}: it has no records; there is no triple to export")
 
 
 def _is_base(source: Path) -> bool:

@@ -89,11 +89,13 @@ class Dropped:
         reason: the same words for the same reason, so that they can be counted.
         example: which one, in a few words.
         count: how many.
+        is_fact: whether it is a fact that was read, or only something about one that is kept.
     """
 
     reason: str
     example: str = ""
     count: int = 1
+    is_fact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,28 @@ _SCOPE = re.compile("\x1f\\d+\x1f")
 _SCOPE_OF = "CASE WHEN node GLOB char(31) || '*' THEN substr(node, 1, instr(substr(node, 2), char(31))) ELSE '' END"
 _DEEPEST = 8
 _MOST_WAYS = 100
-_LONGEST_LIST = 1000  # from an element to the head
 _REMEMBERED = 1000
 _MOST_NAMESPACES = 10_000
 # Parts of a measured value: `height: {numericValue: 20, unit: M}` is the height 20 M.
 _AMOUNTS = frozenset(("value", "numericValue", "hasNumericalValue", "hasNumericValue"))
 _UNITS = ("unitText", "unit", "hasUnit", "unitCode")
+# Of each element of a list its head, found from the head down: once for each, in whatever order they are written. An
+# element that several others go on with is a head itself, and so is met but once.
+_LISTS = f"""
+CREATE TABLE followers AS SELECT v AS node FROM statements WHERE vn AND v GLOB '_:*' AND p = '{REST}'
+    GROUP BY v HAVING count(DISTINCT s) = 1;
+CREATE UNIQUE INDEX follower ON followers (node);
+CREATE TABLE elements (node TEXT PRIMARY KEY, head TEXT) WITHOUT ROWID;
+INSERT OR IGNORE INTO elements
+WITH RECURSIVE found(node, head) AS (
+    SELECT v, s FROM statements WHERE vn AND v GLOB '_:*' AND p = '{REST}'
+        AND v IN (SELECT node FROM followers) AND s NOT IN (SELECT node FROM followers)
+    UNION
+    SELECT v, head FROM found JOIN statements ON sn AND s GLOB '_:*' AND s = found.node
+        WHERE p = '{REST}' AND vn AND v IN (SELECT node FROM followers)
+) SELECT node, head FROM found;
+DROP TABLE followers;
+"""
 _CIRCLE = "things without a name that lead back to themselves, or are nested too deeply"
 _NAMELESS = "a thing without a name that nothing leads to"
 _EMPTY = "a thing without a name of which nothing is known"
@@ -45,6 +61,7 @@ class Naming:
         # Only of things without a name: of all others nobody asks what leads to them.
         sql.execute("CREATE INDEX to_blank ON statements (v) WHERE vn AND v GLOB '_:*'")
         sql.execute("CREATE INDEX of_blank ON statements (s) WHERE sn AND s GLOB '_:*'")
+        sql.executescript(_LISTS)
         sql.execute(
             "INSERT INTO names "
             "SELECT s, kblam_clean(coalesce((SELECT text FROM labels WHERE node = s), kblam_name(s))) "
@@ -158,33 +175,30 @@ class Naming:
 
     def _find_owners(self, node: str) -> list[tuple[str, str]] | None:
         """(name, property) of what leads to a thing without a name; None where it is a circle, or too deep."""
-        if node not in self._owners:
+        head = self._head_of(node)
+        if head not in self._owners:
             if len(self._owners) >= _REMEMBERED:
                 self._owners.clear()
             try:
-                self._owners[node] = self._owners_of(node, (), 0)
+                self._owners[head] = self._owners_of(head, (), 0)
             except RecursionError:
-                self._owners[node] = None
-        return self._owners[node]
+                self._owners[head] = None
+        return self._owners[head]
+
+    def _head_of(self, node: str) -> str:
+        """Of an element of a list the head, whose owner all of them have; else the thing itself."""
+        found = self._sql.execute("SELECT head FROM elements WHERE node = ?", (node,)).fetchone()
+        return node if found is None else str(found[0])
 
     def _owners_of(self, node: str, seen: tuple[str, ...], depth: int) -> list[tuple[str, str]]:
+        node = self._head_of(node)
         if node in seen or depth > _DEEPEST:
             raise RecursionError
         found = []
         # What is nested deeper has more ways to its owners than anybody reads.
         for s, p, prop in self._leading_to(node, _MOST_WAYS if depth else -1):
-            steps = 0
-            while p == REST and s not in self._owners:  # up to the head of a list, or to an element that was met
-                steps += 1
-                above = self._leading_to(s, 1)
-                if steps > _LONGEST_LIST or not above:
-                    raise RecursionError
-                s, p, prop = above[0]
-            if p == REST:
-                found += self._owners[s] or []
-                continue
-            word = "" if p == FIRST else prop
-            if (name := self._known(s)) is not None:
+            word = "" if p in (FIRST, REST) else prop
+            if p != REST and (name := self._known(s)) is not None:
                 found.append((name, word))
             elif s.startswith("_:"):
                 for owner, path in self._owners_of(s, (*seen, node), depth + 1):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kblam.data.importing.compressed import open_file, plain_suffix
 from kblam.data.importing.guards import Guarded, JsonGuard, XmlGuard
-from kblam.data.importing.items import Bad, Item
+from kblam.data.importing.items import Bad, Dropped, Item
 from kblam.data.importing.rdf_terms import Literal, Terms, items_of
 from kblam.errors import TripleFormatError
 from kblam.knowledge.files.lines import refuse_other_encodings
@@ -40,7 +40,29 @@ SUFFIXES = {
 _BY_LINES = ("N_TRIPLES", "N_QUADS")
 _CHUNK = 2**20
 _LONGEST_LINE = 8 * 2**20
+_GRAPH = "the name of the graph that a fact is in, since the facts of all graphs are put together"
+_EXAMPLES = 3
 _PLACE = re.compile(r"^Parser error at line \d+[^:]*: |\s*\(line \d+\)$")
+
+
+class _Graphs:
+    """The names of graphs, of which nothing is kept: a triple has no place for one."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def see(self, name: str | None) -> None:
+        """A statement is in this graph; the default graph has no name."""
+        if not name:
+            return
+        if name not in self._counts and len(self._counts) == _EXAMPLES:
+            name = next(reversed(self._counts))
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def left_out(self) -> Iterator[Item]:
+        """How many statements there were of them."""
+        for name, count in self._counts.items():
+            yield Dropped(_GRAPH, name, count, is_fact=False)
 
 
 class RdfFile:
@@ -64,7 +86,7 @@ class RdfFile:
         """
         ox = needed("pyoxigraph", "rdf")
         syntax = getattr(ox.RdfFormat, self.format)
-        terms = Terms()
+        terms, graphs = Terms(), _Graphs()
         with open_file(self.path) as file:
             if self.format == "RDF_XML":
                 refuse_other_encodings(self.path, self._head(file))
@@ -78,7 +100,9 @@ class RdfFile:
                 if isinstance(quad, Bad):
                     yield quad
                 else:
+                    graphs.see(_id(quad.graph_name))
                     yield from items_of(terms, _id(quad.subject), quad.predicate.value, _term(ox, quad.object))
+        yield from graphs.left_out()
 
     def _skip_mark(self, file: Any) -> None:
         """UTF-8 may begin with a byte order mark, which pyoxigraph takes for text; other encodings are refused."""
@@ -164,13 +188,26 @@ class RdflibGraph:
         """Its statements, in the order of rdflib."""
         import rdflib
 
-        terms = Terms()
-        for subject, predicate, value in self._graph:
+        terms, graphs = Terms(), _Graphs()
+        for subject, predicate, value, graph in self._quads():
+            graphs.see(graph)
             if isinstance(value, rdflib.Literal):
                 found: str | Literal = Literal(str(value), value.language or "", str(value.datatype or ""))
             else:
                 found = _of_rdflib(value)
             yield from items_of(terms, _of_rdflib(subject), str(predicate), found)
+        yield from graphs.left_out()
+
+    def _quads(self) -> Iterator[tuple[Any, Any, Any, str | None]]:
+        """With the name of the graph; a data set of rdflib has several, which have one each, but for the default."""
+        if not hasattr(self._graph, "quads"):
+            yield from ((*triple, None) for triple in self._graph)
+            return
+        whole: Any = self._graph
+        default = (whole.default_graph if hasattr(whole, "default_graph") else whole.default_context).identifier
+        for *triple, graph in whole.quads():
+            name = getattr(graph, "identifier", graph)
+            yield *triple, (None if name is None or name == default else _of_rdflib(name))
 
 
 def _of_rdflib(term: Any) -> str:

@@ -123,7 +123,10 @@ class Reading:
         if isinstance(item, Label):
             self._stage.add(item)
             return
-        report.read += item.count if isinstance(item, Dropped) else 1
+        if isinstance(item, Dropped):
+            report.read += item.count if item.is_fact else 0
+        else:
+            report.read += 1
         if self._progress is not None and report.read % _TOLD == 0:
             self._progress(report.read, 0)
         if isinstance(item, Triple):

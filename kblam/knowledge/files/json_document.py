@@ -166,7 +166,7 @@ def read_json(path: Path, reader: RecordReader) -> Records:
     del raw
     start = text.peek()
     if not start:
-        raise TripleFormatError("the file is empty; it needs at least one triple", path=path)
+        raise TripleFormatError("the file is empty; it needs at least one record", path=path)
     if start == "[":
         yield from text.items()
     elif start == "{":

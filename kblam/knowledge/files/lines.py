@@ -64,7 +64,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str | TripleFormatError]]:
             empty = empty and not text.strip()
             yield number, text
         if empty:
-            raise TripleFormatError("the file is empty; it needs at least one triple", path=path)
+            raise TripleFormatError("the file is empty; it needs at least one record", path=path)
 
 
 def check_is_file(path: Path) -> None:

@@ -12,7 +12,7 @@ from kblam.adapter import AdapterConfig
 from kblam.serve import DEFAULT_TOKENS
 from kblam.serve.bases import Base
 from kblam.serve.failures import ApiError
-from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message, question_of
+from kblam.serve.protocol import GREEDY_ARE_ALIKE, MOST_CHOICES, MOST_MESSAGES, Message, question_of, two_limits
 from kblam.serve.reading import refused
 from kblam.serve.vllm.prompts import Prompts
 from kblam.vllm.admission import BASE, EVIDENCE, QUESTION
@@ -169,6 +169,9 @@ class Asking:
             _check_with_base(body)
         elif ours:
             raise _bad(f"{min(ours)} without a knowledge base; name one in the model's name", "vllm_xargs")
+        # Of two that differ vLLM takes one, and says nothing.
+        if (differ := two_limits(body.get("max_tokens"), body.get("max_completion_tokens"))) is not None:
+            raise _bad(differ, "max_tokens")
         count = 1 if base is None else _count_of(body)
         return Asked(model, base, {**body, "model": self._served}, count), (extra or {})
 

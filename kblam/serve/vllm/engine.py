@@ -7,6 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -30,6 +31,21 @@ _PATIENCE, _PAUSE = (
 _ENDING = 3.0  # seconds for its processes to end by themselves
 _AGAIN = 1.0  # seconds until a question tries again what a change could not
 _PREFIX = "Call to collective_rpc method failed: "
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A change that the engine could not follow.
+
+    Args:
+        at: when it gave up.
+        revision: that the file had at least.
+        reason: for clients.
+    """
+
+    at: float
+    revision: int
+    reason: str
 
 
 def names_of(bases: Bases) -> dict[str, Base]:
@@ -79,7 +95,7 @@ class VllmEngine:
         self._name_of = {id(base.knowledge_base): name for name, base in names_of(bases).items()}
         self._served: dict[str, dict[str, Any]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._tried: dict[str, float] = {}
+        self._failed: dict[str, _Failed] = {}
         self._taken: Counter[str | None] = Counter()
         self._is_closed = False
 
@@ -161,7 +177,8 @@ class VllmEngine:
     async def catch_up(self, base: Base) -> None:
         """Before a question: follows what other programs have changed, or what could not be followed before. If that
         cannot be, the answer comes from the version before, and says so by its revision."""
-        if asyncio.get_running_loop().time() - self._tried.get(self.name_of(base), -_AGAIN) < _AGAIN:
+        failed = self._failed.get(self.name_of(base))
+        if failed is not None and asyncio.get_running_loop().time() - failed.at < _AGAIN:
             return
         try:
             await self._follow(base, 0)
@@ -175,25 +192,24 @@ class VllmEngine:
         revision = await asyncio.to_thread(lambda: base.knowledge_base.revision)
         if self._served[name]["revision"] == revision:
             return
-        end = clock() + patience
+        came = clock()
+        end = came + patience
         async with self._locks[name]:
-            while self._served[name]["revision"] < revision:
+            while (served := self._served[name]["revision"]) < revision:
+                failed = self._failed.get(name)
+                # Of what failed while this waited, everybody is told; else they would all try it, one after another.
+                if failed is not None and failed.at >= came and failed.revision >= revision and clock() >= end:
+                    raise BehindError(revision, served, failed.reason)
                 try:
                     self._served = await self._call("kblam_update", name)
-                    self._tried.pop(name, None)
+                    self._failed.pop(name, None)
                 except Exception as error:  # vLLM passes on the message alone
                     if not self.is_alive():
                         raise
                     if clock() >= end:
-                        self._tried[name] = clock()
-                        reason = str(error).removeprefix(_PREFIX)
-                        _, no_room, rest = reason.partition(NO_ROOM)
-                        if no_room:  # of several workers, with words of vLLM's around it
-                            reason = no_room + rest.partition("', please")[0]
-                        else:  # it may name files, and clients read it
-                            logger.warning("%s: %s", base.place.label, reason)
-                            reason = "the engine could not read it; its log says why"
-                        raise BehindError(revision, self._served[name]["revision"], reason) from error
+                        reason = _reason(error, base)
+                        self._failed[name] = _Failed(clock(), revision, reason)
+                        raise BehindError(revision, served, reason) from error
                     await asyncio.sleep(_PAUSE)
 
     async def _call(self, method: str, *arguments: str) -> dict[str, Any]:
@@ -206,3 +222,13 @@ class VllmEngine:
         """Ends its processes."""
         self._is_closed = True
         self._llm.shutdown(timeout=_ENDING)
+
+
+def _reason(error: Exception, base: Base) -> str:
+    """Why the engine could not follow a change, as clients may read it: it may name files."""
+    reason = str(error).removeprefix(_PREFIX)
+    _, no_room, rest = reason.partition(NO_ROOM)
+    if no_room:  # of several workers, with words of vLLM's around it
+        return no_room + rest.partition("', please")[0]
+    logger.warning("%s: %s", base.place.label, reason)
+    return "the engine could not read it; its log says why"

@@ -187,6 +187,64 @@ def test_a_long_list_is_one_value_and_too_much_of_it_is_counted(tmp_path: Path) 
     assert sum(report.dropped.values()) == 300 - kept
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_a_list_of_any_length_belongs_to_its_owner_in_whatever_order_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    rdf, count, asked = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", 2500, list[str]()
+    leading_to = naming.Naming._leading_to
+    monkeypatch.setattr(
+        naming.Naming, "_leading_to", lambda self, node, most: asked.append(node) or leading_to(self, node, most)
+    )
+    lines = ["<http://e/a> <http://e/p> _:n0 .\n"]
+    for number in range(count):
+        after = f"_:n{number + 1}" if number + 1 < count else f"<{rdf}nil>"
+        lines += [f'_:n{number} <{rdf}first> "{number}" .\n', f"_:n{number} <{rdf}rest> {after} .\n"]
+    found, report = read(open_sources([str(written(tmp_path / "a.nt", "".join(lines[::order])))]))
+    assert list(found) == [("a", "p")]
+    values = found["a", "p"].split(", ")
+    assert values == [str(number) for number in range(count)][::order][: len(values)]
+    assert sum(report.dropped.values()) == count - len(values)
+    assert [reason.partition(",")[0] for reason in report.dropped] == ["a further value of one property"]
+    assert len(asked) == 1
+
+
+def test_an_end_that_two_lists_share_belongs_to_the_owners_of_both(tmp_path: Path) -> None:
+    text = """@prefix rdf: <http://www.w3.org/1999/02/22-rdf-syntax-ns#> . @prefix e: <http://e/> .
+    _:z rdf:first "z" ; rdf:rest () . _:y rdf:first "y" ; rdf:rest _:z .
+    _:b rdf:first "b" ; rdf:rest _:y . _:c rdf:first "c" ; rdf:rest _:y .
+    e:B e:p _:b . e:C e:p _:c ."""
+    assert facts(written(tmp_path / "a.ttl", text)) == {("B", "p"): "z, y, b", ("C", "p"): "z, y, c"}
+    circle = """@prefix rdf: <http://www.w3.org/1999/02/22-rdf-syntax-ns#> . @prefix e: <http://e/> .
+    _:a rdf:first "1" ; rdf:rest _:b . _:b rdf:first "2" ; rdf:rest _:a . e:A e:p _:a . _:x rdf:rest _:x ; rdf:first 3 .
+    e:B e:p "x" ."""
+    found, report = read(open_sources([str(written(tmp_path / "b.ttl", circle))]))
+    assert found == {("B", "p"): "x"}
+    assert sum(report.dropped.values()) == 3
+
+
+GRAPHS = '<http://e/a> <http://e/p> "1" <http://e/G> .\n<http://e/a> <http://e/q> "2" <http://e/H> .\n'
+
+
+@pytest.mark.parametrize("suffix", ["nq", "trig", "jsonld"])
+def test_names_of_graphs_are_counted_among_what_is_left_out(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    data = rdflib.Dataset()
+    data.parse(data=GRAPHS, format="nquads")
+    data.add((rdflib.URIRef("http://e/b"), rdflib.URIRef("http://e/p"), rdflib.Literal("3")))
+    written(path, data.serialize(format={"nq": "nquads", "jsonld": "json-ld"}.get(suffix, suffix)))
+    for source in (*open_sources([str(path)]), RdflibGraph(data)):
+        found, report = read([source])
+        assert found == {("a", "p"): "1", ("a", "q"): "2", ("b", "p"): "3"}
+        assert report.read == 3
+        (line,) = report.losses
+        assert line.startswith("2 x the name of the graph that a fact is in, since the facts of all graphs are put")
+        assert "http://e/G" in line
+        assert "http://e/H" in line
+    with pytest.raises(DataError, match="name of the graph"):
+        read(open_sources([str(path)]), strict=True)
+
+
 def test_compressed_dumps_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.nt.gz"
     path.write_bytes(gzip.compress(b'<http://e/a> <http://e/p> "1" .\n'))

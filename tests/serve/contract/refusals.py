@@ -83,6 +83,15 @@ def test_what_cannot_be_asked_of_a_base_is_400(server: Served, more: dict[str, A
     assert server.client.get("/health").json()["status"] == "ok"
 
 
+@pytest.mark.parametrize("base", ["facts", None])
+def test_two_limits_of_an_answer_that_differ_are_both_named(server: Served, base: str | None) -> None:
+    response = server.ask("Who?", base=base, max_tokens=3, max_completion_tokens=40)
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "max_tokens is 3 and max_completion_tokens 40" in message
+    assert server.ask(base=base, max_tokens=3, max_completion_tokens=3).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [

@@ -45,6 +45,7 @@ class Workers:
 
     def __init__(self, bases: dict[str, Base]) -> None:
         self.bases, self.errored, self.trouble, self.calls = bases, False, 0, []
+        self.seconds = 0.0  # until a change has failed
         self.reason = "no room for 64 rows of knowledge"
         self.served = {name: self._now(name) for name in bases}
 
@@ -57,6 +58,7 @@ class Workers:
         if method == "kblam_update":
             if self.trouble:
                 self.trouble -= 1
+                await asyncio.sleep(self.seconds)
                 raise Exception(f"Call to collective_rpc method failed: {self.reason}")
             self.served[args[0]] = self._now(args[0])
         return [dict(self.served), {}]
@@ -180,6 +182,16 @@ class Served:
 
     def ask(self, base: str | None = "facts", **more: Any) -> httpx.Response:
         return self.send(CHAT, self._asking(base) | more)
+
+    def ask_together(self, *bases: str | None) -> list[httpx.Response]:
+        """A question to each, all at once."""
+
+        async def together() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await asyncio.gather(*(client.post(CHAT, json=self._asking(base)) for base in bases))
+
+        return self._loop.run_until_complete(together())
 
     def ask_while(self, first: str | None, began: threading.Event, then: str | None) -> list[httpx.Response]:
         """A question to one base, and when that has begun one to another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from unittest import mock
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from kblam import Triple
 from kblam.errors import StoreError
 from kblam.knowledge.rows import room_for
-from kblam.serve.failures import NoRoomError
+from kblam.serve.failures import BehindError, NoRoomError
 from kblam.serve.vllm import engine as engine_module
 from kblam.vllm.past import Past
 from tests.generation.asking import FACTS
@@ -62,6 +63,46 @@ def test_a_change_that_cannot_be_served_says_so_and_the_next_request_tries_again
     assert served.workers.served["facts"]["revision"] == 1
     assert served.ask().status_code == 200
     assert served.workers.served["facts"]["revision"] == 2
+
+
+def test_a_failure_is_told_to_all_who_waited_for_it_and_the_next_request_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "_AGAIN", 0.0)
+    served = Served()
+    next(iter(served.bases)).knowledge_base.add(Triple("a", "b", "c"))
+    served.workers.trouble, served.workers.seconds = 2, 1.0
+    asked = served.workers.calls.copy()
+    assert [one.status_code for one in served.ask_together(*["facts"] * 6)] == [200] * 6
+    assert served.workers.calls == [*asked, "kblam_update"]
+    told = [record.getMessage() for record in caplog.records if "not served yet" in record.getMessage()]
+    assert len(told) == 6
+    assert all("revision 2" in line and "no room for 64 rows" in line for line in told)
+    served.ask("facts")
+    served.ask("facts")
+    assert served.workers.calls == [*asked, *["kblam_update"] * 3]
+    assert served.workers.served["facts"]["revision"] == 2
+
+
+def test_a_change_after_one_that_failed_is_tried_by_whoever_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be what makes room."""
+    monkeypatch.setattr(engine_module, "_PATIENCE", 0.0)
+    served = Served()
+    base = next(iter(served.bases))
+    base.knowledge_base.add(Triple("a", "b", "c"))
+    served.workers.trouble, served.workers.seconds = 1, 0.5
+
+    async def both() -> None:
+        first = asyncio.ensure_future(served.engine.follow(base))
+        while not served.engine._locks["facts"].locked():
+            await asyncio.sleep(0.01)
+        base.knowledge_base.remove("a")
+        await served.engine.follow(base)
+        with pytest.raises(BehindError, match="revision 2"):
+            await first
+
+    served._loop.run_until_complete(both())
+    assert served.workers.served["facts"]["revision"] == 3
 
 
 def test_a_client_is_not_told_the_servers_paths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,6 +351,20 @@ def test_a_whole_number_that_no_other_process_can_be_told_is_400(more: dict[str,
     assert served.ask(None, a=2**64 - 1, b=-(2**63)).status_code == 200
 
 
+@pytest.mark.parametrize("base", ["facts", None])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_two_limits_that_differ_are_refused_and_both_named(path: str, base: str | None) -> None:
+    """vLLM would take one of them in silence."""
+    served = Served()
+    model = "tiny" if base is None else f"tiny@{base}"
+    asked = {"model": model, "messages": [{"role": "user", "content": "Who?"}], "prompt": "Who?"}
+    response = served.send(path, {**asked, "max_tokens": 3, "max_completion_tokens": 40})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "max_tokens", "bad_parameter")
+    assert "max_tokens is 3 and max_completion_tokens 40" in error["message"]
+    assert served.send(path, {**asked, "max_tokens": 3, "max_completion_tokens": 3}).status_code == 200
+
+
 def test_more_requests_than_may_wait_are_429() -> None:
     served = Served(most=0)
     response = served.ask()
