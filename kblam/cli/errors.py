@@ -85,7 +85,7 @@ def _leave_reading_to_the_command(parameter: Any) -> None:
     described = getattr(parameter, "type_descriptor", None)
     # Of Typer as it is now, and of that which was built on click.
     for checked in (getattr(described, "parameter_info", None), getattr(parameter, "type", None)):
-        if hasattr(checked, "readable"):
+        if checked is not None and hasattr(checked, "readable"):
             checked.readable = False
 
 
