@@ -84,8 +84,9 @@ def _leave_reading_to_the_command(parameter: Any) -> None:
     """Typer refuses a path that the user may not read in a box of its own, also one that is only to be written."""
     described = getattr(parameter, "type_descriptor", None)
     # Of Typer as it is now, and of that which was built on click.
-    for checked in (getattr(described, "parameter_info", None), getattr(parameter, "type", None)):
-        if checked is not None and hasattr(checked, "readable"):
+    both: tuple[Any, Any] = getattr(described, "parameter_info", None), getattr(parameter, "type", None)
+    for checked in both:
+        if hasattr(checked, "readable"):
             checked.readable = False
 
 
