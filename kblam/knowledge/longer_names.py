@@ -97,12 +97,16 @@ class LongerNames:
 
 
 def _words_behind(text: str, end: int) -> list[str]:
-    """The next words behind a place of a text with nothing but spaces between, as they are written."""
+    """The next words behind a place of a text with nothing but spaces between, as they are written.
+
+    A number may stand behind a hyphen too: "737-900".
+    """
     rest, found, reached = text[end : end + _FAR_CHARACTERS], list[str](), 0
     for _, start, stop in words_at(rest)[:_FAR]:
-        if not rest[reached:start].isspace():
+        between, word = rest[reached:start], rest[start:stop]
+        if not between.isspace() and not (between == "-" and _kind(word) == "number"):
             break
-        found.append(rest[start:stop])
+        found.append(word)
         reached = stop
     return found
 

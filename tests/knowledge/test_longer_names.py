@@ -15,6 +15,7 @@ from kblam.knowledge.vocabulary import Vocabulary
 NAMES = [
     *("iPhone 15", "iPhone 15 Pro", "Windows", "Windows 10", "Battle", "Battle of Hastings", "Acme", "Acme Holdings"),
     *("Zenith", "Path Traversal", "Path Traversal used in a Link", "Zürich HB", "Zürich HB Süd", "Oak", "Oak tree"),
+    *("Boeing 737", "Boeing 737-800"),
 ]
 ASKED = Vocabulary(["annual revenue", "IATA code", "price"])
 
@@ -36,6 +37,7 @@ def only_in_longer(text: str, names: list[str] = NAMES) -> list[str]:
         ("What is the status of Path Traversal in Archives?", "Path Traversal"),  # another little word
         ("When does Zürich HB Nord close?", "Zürich HB"),
         ("Who founded Acme\tFoods, and when?", "Acme"),
+        ("What is the range of the Boeing 737-900?", "Boeing 737"),
     ],
 )
 def test_a_longer_name_of_the_family_is_said(text: str, name: str) -> None:
@@ -53,6 +55,9 @@ def test_a_longer_name_of_the_family_is_said(text: str, name: str) -> None:
         "Where did the Battle take place in France?",
         "Where was the Battle of the year?",
         "Who founded Acme, Foods or Bolt?",
+        "Who founded Acme-Foods?",
+        "What is the range of the Boeing 737-800?",
+        "Who flies a Boeing 737-like plane?",
         "Who founded Acme? Foods did.",
         "What was Acme's Foods division?",
         "What is the Acme Annual Revenue?",
