@@ -63,7 +63,8 @@ VLLM_STAMP := $(VLLM)/.setup-done
 TRITON_TESTS := tests/kernels/dense/test_triton.py tests/kernels/latent/test_triton.py tests/kernels/evidence
 
 test-vllm: $(VLLM_STAMP) ## knowledge in vLLM, and kblam serve on it, in an environment of its own (3.8 GB; CPU)
-	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm $(TRITON_TESTS)
+	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(TRITON_TESTS)
+	$(VLLM)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/vllm
 
 vllm-packages: setup ## whether pip can get vLLM for CPUs; reads metadata only, in seconds
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
