@@ -3,11 +3,6 @@
 Needs torch only; triton is imported when a CUDA tensor first asks for it.
 """
 
-# ruff: noqa: E402 - torch comes after what a command does at Ctrl-C
-from kblam_kernels import interrupts
-
-interrupts.begin()
-
 from kblam_kernels.attention.decoding import RectangularAttention
 from kblam_kernels.attention.engine import KnowledgePlan
 from kblam_kernels.attention.interface import explain, rectangular_attention
