@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,10 +37,20 @@ def evaluate(
         str | None,
         typer.Option("--real", help="Real bases, as `kblam data` has them, such as elements or wordnet=FOLDER."),
     ] = None,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="1,000 synthetic triples, asked in words that training never saw.")
+    ] = False,
+    general: Annotated[
+        bool, typer.Option("--general", help="Questions that no base answers, with the largest base attached.")
+    ] = False,
     questions: Annotated[int, typer.Option("--questions", "-n", min=8, max=MOST_QUESTIONS, help="Of each row.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the questions.")] = 0,
     baselines: Annotated[
         str | None, typer.Option("--baselines", help="The same model otherwise: rag, in-context, zero-shot.")
+    ] = None,
+    baseline_questions: Annotated[
+        int | None,
+        typer.Option("--baseline-questions", min=8, max=MOST_QUESTIONS, help="The first of each row; default: 50."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report here, row by row.")
@@ -75,7 +85,8 @@ def evaluate(
     """
     from kblam.evaluation.report import Report, check_files
 
-    plan = _plan(sizes, real, baselines, demo, questions, seed, has_own=kb is not None)
+    chosen = _Rows(sizes, real, unseen, general, demo, has_own=kb is not None)
+    plan = _plan(chosen, baselines, questions, baseline_questions, seed)
     searching = _searching(plan, rag_encoder, rag_instruction)
     check_files(json_file, markdown, png)
     if png is not None:
@@ -120,28 +131,46 @@ def evaluate(
     out.print(report.markdown(), markup=False, soft_wrap=True)
 
 
-def _plan(
-    sizes: str | None, real: str | None, baselines: str | None, demo: bool, questions: int, seed: int, *, has_own: bool
-) -> Plan:
-    from kblam.evaluation.baselines import NAMES
-    from kblam.evaluation.plan import Plan
+@dataclass(frozen=True)
+class _Rows:
+    """The options that choose what is asked, as they were typed."""
 
-    everything = demo or not (has_own or real or sizes)
+    sizes: str | None
+    real: str | None
+    unseen: bool
+    general: bool
+    demo: bool
+    has_own: bool
+
+    @property
+    def is_everything(self) -> bool:
+        return self.demo or not (self.has_own or self.real or self.sizes or self.unseen)
+
+
+def _plan(chosen: _Rows, baselines: str | None, questions: int, baseline_questions: int | None, seed: int) -> Plan:
+    from kblam.evaluation.baselines import NAMES
+    from kblam.evaluation.plan import BASELINE_QUESTIONS, Plan
+
+    everything = chosen.is_everything
+    sizes, real = chosen.sizes, chosen.real
     if sizes is None and everything:
         sizes = SIZES
-    if demo:
+    if chosen.demo:
         real, baselines = real or DEMO_REAL, baselines or ",".join(NAMES)
+    if baseline_questions is not None and not _words(baselines):
+        raise CommandError("--baseline-questions is of baselines, and none was asked for; add --baselines rag")
     triples = tuple(_number(word) for word in _words(sizes))
     return Plan(
         sizes=triples,
-        unseen=everything,
+        unseen=chosen.unseen or everything,
         real=tuple(_sources(real)),
         baselines=tuple(_known(word, "--baselines", NAMES) for word in _words(baselines)),
         # A prompt of a hundred triples fits into the context, ten thousand do not: two rows tell what there is to tell.
-        compared=(str(min(triples)), str(max(triples))) if demo and triples else None,
-        general=everything,
+        compared=(str(min(triples)), str(max(triples))) if chosen.demo and triples else None,
+        general=chosen.general or everything,
         questions=questions,
         seed=seed,
+        baseline_questions=BASELINE_QUESTIONS if baseline_questions is None else baseline_questions,
     )
 
 

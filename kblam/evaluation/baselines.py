@@ -93,47 +93,97 @@ def run_baseline(
     name: str,
     subject: Subject,
     encoder: Encoder,
-    quiz: Quiz,
+    quizzes: Sequence[Quiz],
     *,
     refusal: str,
     instruction: str | None = None,
     asked: Asked | None = None,
 ) -> BaselineRow:
-    """Puts a quiz to the model under an attached (or no) adapter, without knowledge.
+    """Puts the quizzes of a row to the model under an attached (or no) adapter, without knowledge.
 
     Args:
         name: one of NAMES.
         subject: whose model is asked.
         encoder: of the retrieval; not necessarily the adapter's.
-        quiz: the same as the adapter's.
+        quizzes: the same as the adapter's, each over its own facts.
         refusal: what it is told to say where the facts do not answer.
         instruction: of the retrieval, see `nearest`.
         asked: told of progress.
+
+    Returns:
+        The figures of all; times and `reading_seconds` are of the first. None of them where one does not fit.
     """
-    if name == "rag":
-        choose: Chooser = nearest(quiz, encoder, instruction=instruction)
-    elif name == "in-context":
-        choose = lambda _: quiz.facts  # noqa: E731
-    else:
-        choose = lambda _: ()  # noqa: E731
-    reader = Reader(subject)
     memory = PeakMemory(subject.model.device)
-    room = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
-    limits = answer_limits(quiz.questions, subject.tokenizer)
-    chosen: dict[str, Sequence[Fact]] = {}
+    parts: list[_Part] = []
+    for quiz in quizzes:
+        if name == "rag":
+            choose = nearest(quiz, encoder, instruction=instruction)
+        else:
+            choose = _always(quiz.facts if name == "in-context" else ())
+        try:
+            parts.append(_run_part(Reader(subject), encoder, quiz, choose, refusal, asked, is_timed=not parts))
+        except _NoRoomError as error:
+            return BaselineRow(None, prompt_tokens=error.tokens, reason=str(error))
+    outcomes = [outcome for part in parts for outcome in part.outcomes]
+    if name != "rag":
+        outcomes = [replace(outcome, evidence=()) for outcome in outcomes]
+    figures = score([question for quiz in quizzes for question in quiz.questions], outcomes)
+    if name != "rag":
+        figures = replace(figures, top1=math.nan, top5=math.nan)
+    longest = max(part.longest for part in parts)
+    return BaselineRow(figures, parts[0].times, parts[0].reading_seconds, memory.mib(), longest)
+
+
+def _always(facts: Sequence[Fact]) -> Chooser:
+    return lambda question: facts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was answered to one quiz, with the facts in its prompt as evidence; the longest prompt in tokens."""
+
+    outcomes: list[Outcome]
+    longest: int
+    times: Times | None
+    reading_seconds: float | None
+
+
+class _NoRoomError(Exception):
+    """Prompts of so many tokens do not fit."""
+
+    def __init__(self, reason: str, tokens: int) -> None:
+        super().__init__(reason)
+        self.tokens = tokens
+
+
+def _run_part(
+    reader: Reader,
+    encoder: Encoder,
+    quiz: Quiz,
+    choose: Chooser,
+    refusal: str,
+    asked: Asked | None,
+    *,
+    is_timed: bool,
+) -> _Part:
+    """All questions of a quiz; raises `_NoRoomError`."""
+    room = getattr(reader.model.config.get_text_config(), "max_position_embeddings", None)
+    limits = answer_limits(quiz.questions, reader.tokenizer)
+    chosen: list[Sequence[Fact]] = []
     prompts: list[list[int]] = []
-    longest = 0
-    for text in (question.text for question in quiz.questions):
-        chosen[text] = choose(text)
-        prompts.append(reader.encode(text, chosen[text], refusal))
-        longest = max(longest, len(prompts[-1]))
-        if room is not None and longest + max(limits) > room:
-            fitting = int(len(chosen[text]) * (room - max(limits)) / longest)
-            reason = (
-                f"{len(chosen[text]):,} triples take {longest:,} tokens and the model has room for {room:,}: "
-                f"about {fitting:,} triples fit"
+    for question in quiz.questions:
+        facts = choose(question.text)
+        prompt = reader.encode(question.text, facts, refusal)
+        chosen.append(facts)
+        prompts.append(prompt)
+        if room is not None and len(prompt) + max(limits) > room:
+            fitting = int(len(facts) * (room - max(limits)) / len(prompt))
+            raise _NoRoomError(
+                f"{len(facts):,} triples take {len(prompt):,} tokens and the model has room for {room:,}: "
+                f"about {fitting:,} triples fit",
+                len(prompt),
             )
-            return BaselineRow(None, prompt_tokens=longest, reason=reason)
+    longest = max(map(len, prompts))
 
     def ask(text: str, watch: Stopwatch) -> None:
         reader.answer([reader.encode(text, choose(text), refusal)], TIMED_TOKENS, streamer=watch)
@@ -141,22 +191,18 @@ def run_baseline(
     try:
         reading = reader.share(prompts)
         texts = _answers(reader, prompts, limits, max(1, min(BATCH, TOKENS_AT_ONCE // longest)), asked)
-        times = timed(quiz.questions, encoder, ask)
+        times = timed(quiz.questions, encoder, ask) if is_timed else None
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         reason = f"{len(quiz.facts):,} triples ({longest:,} tokens) do not fit into memory"
-        return BaselineRow(None, prompt_tokens=longest, reason=reason)
+        raise _NoRoomError(reason, longest) from error
     outcomes = []
-    for question, text in zip(quiz.questions, texts, strict=True):
+    for question, facts, text in zip(quiz.questions, chosen, texts, strict=True):
         says_value = question.facts and all(holds(text, value) for _, _, value in question.facts)
         refused = is_refusal(text, refusal) or (declines(text) and not says_value)
-        evidence = tuple(chosen[question.text]) if name == "rag" else ()
-        outcomes.append(Outcome(text, evidence, refused, learned=refused))
-    figures = score(quiz.questions, outcomes)
-    if name != "rag":
-        figures = replace(figures, top1=math.nan, top5=math.nan)
-    return BaselineRow(figures, times, reading, memory.mib(), longest)
+        outcomes.append(Outcome(text, tuple(facts), refused, learned=refused))
+    return _Part(outcomes, longest, times, reading)
 
 
 def _answers(

@@ -51,7 +51,7 @@ def estimate(plan: Plan, rows: Sequence[Row], general: int, pace: Pace) -> dict[
         # Each key and value; those of the user's own base are in its file.
         steps[row.title] = 0 if row.place[0] == "kb" else 2 * row.triples * parts * pace.text
         steps[row.title] += plan.questions * pace.question * (1 + row.triples / SLOWED_AT) + alone
-        asked = min(plan.questions // parts, plan.baseline_questions)
+        asked = min(plan.questions, plan.baseline_questions)
         for name in plan.baselines_of(row):
             one = pace.question * SLOWER_WITH_PROMPT[name]
             if name != "in-context" or row.triples <= FITS_INTO_CONTEXT:

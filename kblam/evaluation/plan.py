@@ -59,7 +59,7 @@ class Plan:
         general: ask general questions with the largest base of the world attached.
         questions: a row.
         seed: of the drawing.
-        baseline_questions: the first so many of each row's first base.
+        baseline_questions: the first so many of each row.
     """
 
     sizes: tuple[int, ...] = ()

@@ -103,7 +103,7 @@ class Evaluation:
                 self.noted(f"{row.title}: {_line(figures)}")
                 clock.end()
                 if self.plan.baselines_of(row):
-                    self._baselines(row, quizzes[0], outcomes, costs, clock)
+                    self._baselines(row, quizzes, outcomes, costs, clock)
                 if row is drawn and self.png is not None:
                     self._draw(first, quizzes[0].questions, self.png)
                 if row is irrelevant:
@@ -142,12 +142,13 @@ class Evaluation:
         self.encoder.encode(texts, progress=lambda done, total: clock.within(0))
 
     def _baselines(
-        self, row: Row, quiz: Quiz, outcomes: Sequence[Outcome], costs: dict[str, Any], clock: Clock
+        self, row: Row, quizzes: Sequence[Quiz], outcomes: Sequence[Outcome], costs: dict[str, Any], clock: Clock
     ) -> None:
         """The same questions to the same model, as many as the plan says; and our own figures on just these."""
-        few = replace(quiz, questions=quiz.questions[: self.plan.baseline_questions])
-        number = len(few.questions)
-        own = score(few.questions, outcomes[:number]).to_dict() | costs
+        few = _first(quizzes, self.plan.baseline_questions)
+        questions = [question for quiz in few for question in quiz.questions]
+        number = len(questions)
+        own = score(questions, outcomes[:number]).to_dict() | costs
         self.report.add("baselines", OURS, row.place[-1], figures=own)
         refusal = attached(self.subject.model).config.refusal
         for name in self.plan.baselines_of(row):
@@ -188,6 +189,16 @@ class Evaluation:
 
     def _knowledge_base(self, quiz: Quiz) -> KnowledgeBase:
         return KnowledgeBase.from_triples(triples_of(quiz), self.encoder)
+
+
+def _first(quizzes: Sequence[Quiz], questions: int) -> list[Quiz]:
+    """The first so many questions of all, each still over the facts of its own quiz."""
+    few: list[Quiz] = []
+    for quiz in quizzes:
+        left = questions - sum(len(part.questions) for part in few)
+        if left > 0:
+            few.append(replace(quiz, questions=quiz.questions[:left]))
+    return few
 
 
 def _line(figures: dict[str, Any]) -> str:

@@ -92,6 +92,31 @@ def test_sizes_unseen_words_general_questions_and_the_files(
         assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_baselines_get_as_many_questions_as_one_asks_for(
+    roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    """Sixteen questions about 20 triples are of two bases, so twelve are all of the first and two of the second."""
+    asked = ["eval", *roomy, "--sizes", "20", "--questions", "16", "--baselines", "rag", "--json", tmp_path / "r.json"]
+    kblam(*asked, "--baseline-questions", "12").ok()
+    report = Report.read(tmp_path / "r.json")
+    assert report.rows["sizes"]["20"]["questions"] == 16
+    assert [report.rows["baselines"][name]["20"]["questions"] for name in ("kblam", "rag")] == [12, 12]
+    asked = ["eval", *roomy, *FEW, "--baseline-questions", "12"]
+    kblam(*asked).failed(2, "--baseline-questions is of baselines, and none was asked for; add --baselines rag")
+
+
+def test_unseen_words_and_general_questions_are_asked_for_by_name(
+    roomy: Sequence[Any], hashing: HashingEncoder, tmp_path: Path
+) -> None:
+    asked = ["eval", *roomy, *FEW, "--json", tmp_path / "r.json"]
+    kblam(*asked, "--unseen").ok()
+    assert list(Report.read(tmp_path / "r.json").rows) == ["unseen"]
+    kblam(*asked, "--sizes", "60", "--general").ok()
+    report = Report.read(tmp_path / "r.json")
+    assert list(report.rows) == ["sizes", "general"]
+    assert report.rows["general"]["triples"] == 60
+
+
 def test_own_triples_alone_give_one_row(
     roomy: Sequence[Any], own: Path, hashing: HashingEncoder, tmp_path: Path
 ) -> None:

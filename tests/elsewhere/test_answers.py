@@ -144,7 +144,7 @@ def test_evaluation(moved: Asked) -> None:
         assert evidence_by_layer(subject, kb, [one.text for one in quiz.questions[:3]])
         assert time_questions(subject, kb, quiz.questions[:2]).to_dict()
     for name in ("rag", "zero-shot", "in-context"):
-        run_baseline(name, subject, encoder, quiz, refusal="I am sorry I cannot find relevant information in the KB.")
+        run_baseline(name, subject, encoder, [quiz], refusal="I am sorry I cannot find relevant information in the KB.")
 
 
 def test_questions_of_a_chat_template(there: torch.device) -> None:

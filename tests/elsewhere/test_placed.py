@@ -75,4 +75,4 @@ def test_evaluation_puts_tokens_where_the_model_reads_them(there: torch.device, 
         elif reads == "heat":
             assert heat_of(subject, found.kb, CURRENCY, asked=[("France", "currency")]).question == CURRENCY
         else:
-            run_baseline("in-context", subject, found.encoder, quiz, refusal="I do not know.")
+            run_baseline("in-context", subject, found.encoder, [quiz], refusal="I do not know.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
+from kblam.adapter.sentences import Fact
 from kblam.data.quiz import Quiz
 from kblam.errors import GenerationError
 from kblam.evaluation import baselines
@@ -88,7 +90,7 @@ class Bge(HashingEncoder):
 )
 def test_rag_puts_an_encoder_s_instruction_before_questions_alone(instruction: str | None, before: str) -> None:
     encoder = Bge(16)
-    row = run_baseline("rag", tiny_subject(), encoder, QUIZ, refusal=REFUSAL, instruction=instruction)
+    row = run_baseline("rag", tiny_subject(), encoder, [QUIZ], refusal=REFUSAL, instruction=instruction)
     assert row.figures is not None
     keys = [key_text(name, prop) for name, prop, _ in QUIZ.facts]
     assert encoder.calls[: len(keys)] == keys
@@ -133,7 +135,7 @@ def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_baseline_answers_the_whole_quiz(name: str) -> None:
-    row = run_baseline(name, tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)
+    row = run_baseline(name, tiny_subject(), ENCODER, [QUIZ], refusal=REFUSAL)
     assert row.figures is not None
     assert row.figures.questions == len(QUIZ.questions)
     assert row.times is not None
@@ -144,9 +146,41 @@ def test_each_baseline_answers_the_whole_quiz(name: str) -> None:
     assert ("top1" in record) == (name == "rag")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_several_bases_is_asked_of_each_over_its_own_facts(name: str) -> None:
+    other = tiny_quiz()
+    other = Quiz([(name, prop, "Zirconia") for name, prop, _ in QUIZ.facts], other.questions[:2])
+    prompts: list[str] = []
+    subject = tiny_subject()
+    encode = Reader.encode
+
+    def noted(self: Reader, question: str, facts: Sequence[Fact], refusal: str) -> list[int]:
+        prompts.append(" ".join(value for _, _, value in facts))
+        return encode(self, question, facts, refusal)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reader, "encode", noted)
+        row = run_baseline(name, subject, ENCODER, [QUIZ, other], refusal=REFUSAL)
+    assert row.figures is not None
+    assert row.figures.questions == len(QUIZ.questions) + 2
+    assert row.times is not None
+    last = {"rag": "Zirconia Zirconia Zirconia", "in-context": "Zirconia Zirconia Zirconia", "zero-shot": ""}[name]
+    assert prompts[-2:] == [last] * 2, "asked last, and not timed"
+    assert all("Zirconia Zirconia" not in prompt for prompt in prompts[:-2])
+    alone = run_baseline(name, subject, ENCODER, [QUIZ], refusal=REFUSAL)
+    assert alone.prompt_tokens <= row.prompt_tokens
+
+
+def test_a_row_of_which_one_base_does_not_fit_has_no_figures() -> None:
+    many = Quiz([(f"Thing {n}", "capital", "Zirconia") for n in range(200)], QUIZ.questions)
+    row = run_baseline("in-context", tiny_subject(), ENCODER, [QUIZ, many], refusal=REFUSAL)
+    assert row.figures is None
+    assert (row.reason or "").startswith("200 triples take")
+
+
 def test_where_the_context_ends_is_said() -> None:
     many = Quiz([(f"Thing {n}", "capital", "Zirconia") for n in range(200)], QUIZ.questions)
-    row = run_baseline("in-context", tiny_subject(), ENCODER, many, refusal=REFUSAL)
+    row = run_baseline("in-context", tiny_subject(), ENCODER, [many], refusal=REFUSAL)
     assert row.figures is None
     assert row.reason is not None
     assert "200 triples take" in row.reason
@@ -160,7 +194,7 @@ def test_where_the_memory_ends_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(baselines, "_answers", fails)
-    row = run_baseline("in-context", tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)
+    row = run_baseline("in-context", tiny_subject(), ENCODER, [QUIZ], refusal=REFUSAL)
     assert row.to_dict()["reason"].endswith("do not fit into memory")
 
     def breaks(*_: object) -> None:
@@ -168,4 +202,4 @@ def test_where_the_memory_ends_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(baselines, "_answers", breaks)
     with pytest.raises(RuntimeError, match="a bug"):
-        run_baseline("in-context", tiny_subject(), ENCODER, QUIZ, refusal=REFUSAL)
+        run_baseline("in-context", tiny_subject(), ENCODER, [QUIZ], refusal=REFUSAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kblam.evaluation.estimate import Pace, estimate
+from kblam.evaluation.estimate import SLOWER_WITH_PROMPT, Pace, estimate
 from kblam.evaluation.material import standard_material
 from kblam.evaluation.plan import Plan, Row, drawn_row, irrelevant_row, rows_of
 
@@ -36,6 +36,15 @@ def test_baselines_are_asked_about_the_rows_that_the_plan_names() -> None:
     assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), (), ("rag",), ()]
     plan = Plan(sizes=(100,), unseen=True, baselines=("rag",))
     assert [plan.baselines_of(row) for row in rows(plan)] == [("rag",), ("rag",)]
+
+
+def test_the_estimate_counts_a_baseline_s_questions_over_all_bases_of_a_row() -> None:
+    """1,000 questions about 100 triples are of twenty bases, with fifty each."""
+    took = []
+    for asked in (50, 200):
+        plan = Plan(sizes=(100,), questions=1000, baselines=("zero-shot",), baseline_questions=asked)
+        took.append(estimate(plan, rows(plan), 0, Pace(question=1.0, text=0.0))["100 triples, zero-shot"])
+    assert took[1] - took[0] == 150 * SLOWER_WITH_PROMPT["zero-shot"]
 
 
 def test_the_row_of_ones_own_base_says_that_an_adapter_may_have_learned_from_it() -> None:
